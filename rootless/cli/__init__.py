@@ -1,0 +1,1 @@
+"""What the user typed: option tables, the parser, one module a verb, the printing of results."""

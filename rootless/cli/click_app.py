@@ -1,0 +1,209 @@
+"""Build click's commands from the option tables: for help, completion and spelling errors.
+
+Only this module imports click (20 ms); the parser of a command line is `parse`. The commands
+built here are whole, though: click's own parser reads the same lines to the same values,
+which a property test holds, so that what help and completion say is what the parser does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rootless.cli import main as cli
+from rootless.cli import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.cli.parse import Refused, Row, Verb
+
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType
+
+
+class _Value(_Type):
+    """Convert a value by the function that the table names."""
+
+    name = "value"
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return parse.convert(self.row, self.row[0].split()[0], value)
+
+
+class _Refusal(_Type):
+    """Refuse a flag that Docker has."""
+
+    name = "refused"
+
+    def __init__(self, row: Refused) -> None:
+        self.row = row
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        raise parse.refusal(self.row)
+
+
+class _Option(click.Option):
+    """Show an option as Docker's help does: short name first, hidden spellings left out."""
+
+    def __init__(self, row: Row) -> None:
+        names = row[0].split()
+        self.row = row
+        self.key = names[0]
+        # Each value of an option is converted, as pflag does, not only the one that counts.
+        kind: dict[str, Any] = (
+            {"is_flag": True, "default": None}
+            if row[2] in ("flag", "optional")
+            else {"type": _Value(row), "multiple": True}
+        )
+        super().__init__(
+            [*names, parameter(names[0])],
+            metavar=row[1] or None,
+            help=row[5],
+            **kind,
+        )
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        names = self.row[0].split()
+        short = next((f"{name}, " for name in names if len(name) == 2), "    ")
+        value = f"[={self.row[1]}]" if self.row[2] == "optional" else f" {self.row[1]}".rstrip()
+        return f"{short}{names[0]}{value}", self.row[5]
+
+
+class _Refused(click.Option):
+    """Know a refused flag, without showing it."""
+
+    def __init__(self, row: Refused) -> None:
+        names = row[0].split()
+        kind: dict[str, Any] = {"type": _Refusal(row)} if row[1] else {"is_flag": True}
+        super().__init__([*names, parameter(names[0])], hidden=True, **kind)
+        self.row = row
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        if value is True:
+            raise parse.refusal(self.row)
+        return super().process_value(ctx, value)
+
+
+class _Command(click.Command):
+    """A verb with its options in groups."""
+
+    def __init__(self, verb: Verb, summary: str) -> None:
+        self.verb = verb
+        options: list[click.Parameter] = [_Option(row) for _, rows in verb.groups for row in rows]
+        options += [_Refused(row) for row in verb.refused]
+        options.append(click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED))
+        short = "-h" if "-h" not in {n for r in _rows(verb) for n in r[0].split()} else "--help"
+        super().__init__(
+            verb.name,
+            params=options,
+            help=f"{summary}.",
+            context_settings={
+                "allow_interspersed_args": verb.interspersed,
+                "help_option_names": list(dict.fromkeys((short, "--help"))),
+                "max_content_width": 100,
+            },
+        )
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return self.verb.usage.split()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = {p.key: p for p in self.params if isinstance(p, _Option)}
+        for heading, rows in self.verb.groups:
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [shown[row[0].split()[0]].get_help_record(ctx) for row in rows], col_max=34
+                )
+        with formatter.section("Help"):
+            names = ", ".join(self.get_help_option_names(ctx))
+            formatter.write_dl([(names if names[1] == "h" else f"    {names}", parse.HELP[5])])
+        if self.verb.refused:
+            names = " ".join(row[0].split()[0] for row in self.verb.refused)
+            with formatter.section("Known and refused, with the reason"):
+                for line in wrap(names, formatter.width - 2, break_on_hyphens=False):
+                    formatter.write(f"  {line}\n")
+
+
+def _rows(verb: Verb) -> list[Row]:
+    return [row for _, rows in verb.groups for row in rows]
+
+
+def parameter(name: str) -> str:
+    """Return the name of click's parameter for a long flag; not one that click uses itself."""
+    return "option_" + name.lstrip("-").replace("-", "_")
+
+
+def command(verb: str) -> click.Command:
+    """Return click's command for a verb."""
+    summary = next(verbs[verb][1] for verbs in cli.VERBS.values() if verb in verbs)
+    return _Command(cli.load(verb).VERB, summary)
+
+
+def help_of(verb: str) -> str:
+    """Return the help text of a verb."""
+    built = command(verb)
+    with click.Context(built, info_name=f"rless {verb}", max_content_width=100) as context:
+        return built.get_help(context) + "\n"
+
+
+def suggest(verb: Verb, name: str) -> str | None:
+    """Return the flag of `verb` that is spelled most like `name`, if one is near."""
+    from difflib import get_close_matches
+
+    if len(name) < 4:
+        return None
+    near = get_close_matches(name, [known for known in verb.index() if len(known) > 2], 1, 0.75)
+    return near[0] if near else None
+
+
+def read(verb: Verb, argv: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
+    """Parse `argv` by click itself.
+
+    Returns:
+        The values by the canonical name of their flag, in order, and the arguments.
+
+    Raises:
+        click.UsageError, RlessError: the line is wrong.
+    """
+    built = _Command(verb, "")
+    context = built.make_context(f"rless {verb.name}", list(argv))
+    found = {}
+    for option in built.params:
+        if isinstance(option, _Option):
+            value = context.params[option.name or ""]
+            if value is not None and value != ():
+                found[option.key] = list(value) if option.multiple else [value]
+    return found, list(context.params["arguments"])
+
+
+class _Rless(click.Group):
+    """All verbs, each built when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [verb for verbs in cli.VERBS.values() for verb in verbs]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return command(cmd_name) if cmd_name in self.list_commands(ctx) else None
+
+
+def complete() -> int:
+    """Answer the shell's request for completion, which it makes by $_RLESS_COMPLETE.
+
+    `eval "$(_RLESS_COMPLETE=bash_source rless)"` turns it on; zsh and fish likewise.
+    """
+    from click.shell_completion import shell_complete
+
+    options = [click.Option(["--debug"], is_flag=True), click.Option(["--storage"])]
+    app = _Rless("rless", params=[*options])
+    code = shell_complete(app, {}, "rless", "_RLESS_COMPLETE", os.environ["_RLESS_COMPLETE"])
+    sys.stdout.flush()
+    return code

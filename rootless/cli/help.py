@@ -1,0 +1,21 @@
+"""`rless help [VERB]`."""
+
+from __future__ import annotations
+
+from rootless.cli import streams
+from rootless.cli.parse import Verb
+
+VERB = Verb("help", "[VERB]", most=2)
+
+
+def main(values: dict[str, object], args: list[str]) -> int:
+    """Print the help of a verb, or of rless."""
+    from rootless.cli.main import find, help_text
+
+    if not args:
+        streams.write(help_text())
+        return 0
+    from rootless.cli.click_app import help_of
+
+    streams.write(help_of(find(args)[0]))
+    return 0

@@ -1,0 +1,58 @@
+"""Read the files of --env-file and --label-file: Docker's format, no more and no less.
+
+One KEY[=VALUE] a line. White space before a key is dropped, `#` starts a comment only at the
+start of a line, a byte order mark goes. Quotes, `$` and backslashes are ordinary characters.
+"""
+
+from __future__ import annotations
+
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LONGEST = 64 * 1024  # bytes of a line, as Docker (bufio.MaxScanTokenSize)
+
+
+def read(flag: str, path: str, lookup: Mapping[str, str] | None) -> list[str]:
+    """Return the lines of `path` as `KEY=VALUE`.
+
+    Args:
+        flag: for messages.
+        path: may be a pipe: it is read once, to its end.
+        lookup: where a bare KEY gets its value; it is left out if it is not there. None:
+            bare keys are left out.
+
+    Raises:
+        RlessError: the file cannot be read or has a line that is no pair.
+    """
+    result = []
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RlessError(f"{flag} {path}: {reason}") from error
+    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        where = f"{flag} {path}: line {number}"
+        if len(raw) >= _LONGEST:
+            raise RlessError(f"{where} is longer than {_LONGEST} bytes")
+        try:
+            line = raw.removesuffix(b"\r").decode().lstrip()
+        except UnicodeDecodeError:
+            raise RlessError(f"{where} is not UTF-8") from None
+        if not line or line.startswith("#"):
+            continue
+        key, equals, _ = line.partition("=")
+        if not key:
+            raise RlessError(f"{where} has no name before '='")
+        if " " in key or "\t" in key:
+            raise RlessError(f"{where} has white space in the name {key!r}")
+        if "\0" in line:
+            raise RlessError(f"{where} holds a NUL character")
+        if equals:
+            result.append(line)
+        elif lookup is not None and key in lookup:
+            result.append(f"{key}={lookup[key]}")
+    return result

@@ -1,0 +1,236 @@
+"""The options of `rless run`, declared once: read by the parser, by click and by docs/cli.md.
+
+Every flag of `docker run` (27/28) is here: in GROUPS if it does what it says, in REFUSED if
+it is refused by name. The form of a row is described in `parse`. All of it is constants, so
+the compiled module is read in one piece. `python -m rootless.cli.options` prints docs/cli.md.
+"""
+
+from __future__ import annotations
+
+from rootless.cli.parse import Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootless.cli.parse import Group, Refused
+
+_PROCESS: Group = (
+    "Process",
+    (
+        ("--detach -d", "", "flag", "detach", "boolean", "Run in the background and print the id"),
+        ("--interactive -i", "", "flag", "interactive", "boolean", "Keep standard input open"),
+        ("--tty -t", "", "flag", "tty", "boolean", "Give the container a terminal of its own"),
+        ("--rm", "", "flag", "rm", "boolean", "Remove the container when it ends"),
+        ("--init", "", "flag", "init", "boolean",
+         "Run a small init that forwards signals and reaps processes"),
+        ("--entrypoint", "COMMAND", "value", "entrypoint", "text",
+         "Replace the entrypoint of the image; empty: none"),
+        ("--env -e", "KEY[=VALUE]", "list", "env", "env",
+         "Set a variable; without a value it comes from here"),
+        ("--env-file", "FILE", "list", "env_file", "required", "Read variables from a file"),
+        ("--user -u", "USER[:GROUP]", "value", "user", "optional",
+         "Run as this user, names or numbers of the container"),
+        ("--group-add", "GROUP", "list", "group_add", "required", "Join a further group"),
+        ("--workdir -w", "DIR", "value", "workdir", "workdir",
+         "Start in this directory of the container, made if absent"),
+        ("--ulimit", "NAME=SOFT[:HARD]", "list", "ulimits", "ulimit",
+         "Set a resource limit; -1 is unlimited"),
+        ("--oom-score-adj", "N", "value", "oom_score_adj", "oom_score",
+         "Tune the kernel's choice when memory ends (-1000 to 1000)"),
+        ("--stop-signal", "SIGNAL", "value", "stop_signal", "signal",
+         "Signal by which `rless stop` asks the container to end"),
+        ("--stop-timeout", "SECONDS", "value", "stop_timeout", "seconds",
+         "How long `rless stop` waits before it kills; -1: for ever"),
+        ("--sig-proxy", "", "flag", "sig_proxy", "boolean",
+         "Forward signals to the process (true unless turned off)"),
+        ("--attach -a", "STREAM", "list", "attach", "compat.attach",
+         "Accepted for stdout and stderr together, and stdin with -i: what is attached anyway"),
+        ("--log-driver", "DRIVER", "value", "log_driver", "compat.log_driver",
+         "`none` keeps no log; other drivers are refused"),
+        ("--restart", "POLICY", "value", "accepted", "compat.restart",
+         "Only `no`: nothing restarts a container"),
+        ("--no-healthcheck", "", "flag", "accepted", "boolean",
+         "Accepted: rless runs no health checks"),
+    ),
+)  # fmt: skip
+
+_IDENTITY: Group = (
+    "Image and identity",
+    (
+        ("--name", "NAME", "value", "name", "container_name", "Name the container"),
+        ("--hostname -h", "NAME", "value", "hostname", "host_name", "Host name in the container"),
+        ("--domainname", "NAME", "value", "domainname", "host_name",
+         "NIS domain name in the container"),
+        ("--label -l", "KEY[=VALUE]", "map", "labels", "label", "Set a label"),
+        ("--label-file", "FILE", "list", "label_file", "required", "Read labels from a file"),
+        ("--annotation", "KEY[=VALUE]", "map", "annotations", "label",
+         "Set an annotation of the OCI config"),
+        ("--cidfile", "FILE", "value", "cidfile", "absolute", "Write the id to a new file"),
+        ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
+         "Which image of a multi-platform index to take"),
+        ("--pull", "POLICY", "value", "pull", "pull_policy",
+         "When to pull: always, missing (default) or never"),
+        ("--quiet -q", "", "flag", "quiet", "boolean", "Say nothing while pulling"),
+        ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
+         "Accepted: Docker Content Trust has ended"),
+    ),
+)  # fmt: skip
+
+_FILES: Group = (
+    "Files",
+    (
+        ("--volume -v", "[SOURCE:]TARGET[:OPTIONS]", "list", "mounts", "mounts.volume",
+         "Bind a host path (made if absent) or a named volume"),
+        ("--mount", "type=TYPE,src=SOURCE,dst=TARGET[,...]", "list", "mounts", "mounts.mount",
+         "Mount a bind, volume or tmpfs; a missing source is an error"),
+        ("--tmpfs", "TARGET[:OPTIONS]", "list", "mounts", "mounts.tmpfs", "Mount an empty tmpfs"),
+        ("--read-only", "", "flag", "read_only", "boolean", "Make the root filesystem read-only"),
+        ("--shm-size", "SIZE", "value", "shm_size", "shm_size", "Size of /dev/shm (64m)"),
+        ("--device", "HOST[:CONTAINER][:rwm]", "list", "devices", "mounts.device",
+         "Add a host device"),
+        ("--volume-driver", "DRIVER", "value", "accepted", "compat.volume_driver",
+         "Only `local`: volumes are directories of the storage"),
+    ),
+)  # fmt: skip
+
+_NAMESPACES: Group = (
+    "Namespaces",
+    (
+        ("--userns", "MODE", "value", "userns", "privileges.userns",
+         ("Map of ids: auto (the application's user is me), host-root (0 is me; also `host`), "
+          "keep-id[:uid=N,gid=N], nomap, container:NAME")),
+        ("--pid", "MODE", "value", "pid", "privileges.pid", "private, host, container:NAME"),
+        ("--ipc", "MODE", "value", "ipc", "privileges.ipc",
+         "private, shareable, host, none, container:NAME"),
+        ("--uts", "MODE", "value", "uts", "privileges.uts", "private, host, container:NAME"),
+        ("--cgroupns", "MODE", "value", "cgroupns", "privileges.cgroupns",
+         "private, host, container:NAME"),
+        ("--isolation", "MODE", "value", "accepted", "compat.isolation",
+         "Only `default`, as on Linux"),
+    ),
+)  # fmt: skip
+
+_NETWORK: Group = (
+    "Network",
+    (
+        ("--network --net", "MODE", "list", "network", "network.network",
+         "Default by pasta, or none, host, container:NAME"),
+        ("--publish -p", "[IP:]HOST_PORT:PORT[/PROTOCOL]", "list", "publish", "network.publish",
+         "Publish a port to the host"),
+        ("--expose", "PORT[-PORT][/PROTOCOL]", "list", "expose", "network.expose",
+         "Record that the container listens there; opens nothing, as in Docker"),
+        ("--add-host", "NAME:ADDRESS", "list", "add_host", "network.add_host",
+         "Add a line to /etc/hosts"),
+        ("--dns", "ADDRESS", "list", "dns", "network.dns", "Use this name server"),
+        ("--dns-search", "DOMAIN", "list", "dns_search", "network.dns_search",
+         "Search this domain; `.`: none"),
+        ("--dns-option --dns-opt", "OPTION", "list", "dns_option", "network.dns_option",
+         "Set an option of resolv.conf"),
+        ("--no-hosts", "", "flag", "no_hosts", "boolean", "Leave /etc/hosts as the image has it"),
+    ),
+)  # fmt: skip
+
+_SECURITY: Group = (
+    "Security",
+    (
+        ("--cap-add", "CAPABILITY", "list", "cap_add", "privileges.capability",
+         "Add a capability, or ALL"),
+        ("--cap-drop", "CAPABILITY", "list", "cap_drop", "privileges.capability",
+         "Drop a capability, or ALL"),
+        ("--privileged", "", "flag", "privileged", "boolean",
+         "All capabilities, no seccomp filter, no masks: within what you may do without root"),
+        ("--security-opt", "KEY[=VALUE]", "list", "security_opt", "privileges.security_opt",
+         ("no-new-privileges, seccomp=FILE|unconfined|builtin, systempaths=unconfined, "
+          "apparmor=unconfined, label=disable; of rless: unmask=PATH[:PATH]|ALL, nested-userns")),
+        ("--sysctl", "KEY=VALUE", "map", "sysctls", "privileges.sysctl",
+         "Set a namespaced kernel parameter"),
+    ),
+)  # fmt: skip
+
+_OWN: Group = (
+    "Of rless, not of Docker",
+    (
+        ("--rootfs", "DIR", "value", "rootfs", "absolute",
+         "Use this directory as the root filesystem, in place of IMAGE"),
+        ("--explain", "text|json", "optional", "explain", "explain",
+         "Tell what really happened, step by step, on standard error"),
+        ("--storage-driver", "DRIVER", "value", "driver", "storage_driver",
+         "overlay, fuse-overlayfs or copy; otherwise the first that works"),
+        ("--debug", "", "flag", "debug", "boolean", "Print the time line of the start"),
+    ),
+)  # fmt: skip
+
+GROUPS: tuple[Group, ...] = (
+    _PROCESS, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
+)  # fmt: skip
+
+_LIMIT = "limits by control groups are not built yet"
+_SCOPE = "start rless by systemd-run --user --scope -p "
+_BRIDGE = "networks of several containers are not built yet"
+_HEALTH = "health checks are not built yet"
+_WINDOWS = "it exists on Windows only"
+
+REFUSED: tuple[Refused, ...] = (
+    ("--memory -m", "SIZE", _LIMIT, _SCOPE + "MemoryMax=SIZE"),
+    ("--memory-reservation", "SIZE", _LIMIT, _SCOPE + "MemoryLow=SIZE"),
+    ("--memory-swap", "SIZE", _LIMIT, _SCOPE + "MemorySwapMax=SIZE"),
+    ("--memory-swappiness", "N", "control groups v2 have no swappiness", ""),
+    ("--kernel-memory", "SIZE", "the kernel has this limit no more, and Docker neither", ""),
+    ("--oom-kill-disable", "", "control groups v2 cannot turn it off", "use --oom-score-adj"),
+    ("--cpus", "N", _LIMIT, _SCOPE + "CPUQuota=N%"),
+    ("--cpu-shares -c", "N", _LIMIT, _SCOPE + "CPUWeight=N"),
+    ("--cpu-period", "MICROSECONDS", _LIMIT, _SCOPE + "CPUQuotaPeriodSec=TIME"),
+    ("--cpu-quota", "MICROSECONDS", _LIMIT, _SCOPE + "CPUQuota=N%"),
+    ("--cpu-rt-period", "MICROSECONDS", "real-time scheduling of groups needs root", ""),
+    ("--cpu-rt-runtime", "MICROSECONDS", "real-time scheduling of groups needs root", ""),
+    ("--cpuset-cpus", "LIST", _LIMIT, "use taskset(1) around rless"),
+    ("--cpuset-mems", "LIST", _LIMIT, "use numactl(8) around rless"),
+    ("--pids-limit", "N", _LIMIT, _SCOPE + "TasksMax=N"),
+    ("--blkio-weight", "N", _LIMIT, _SCOPE + "IOWeight=N"),
+    ("--blkio-weight-device", "DEVICE:N", _LIMIT, _SCOPE + "IODeviceWeight='DEVICE N'"),
+    ("--device-read-bps", "DEVICE:RATE", _LIMIT, _SCOPE + "IOReadBandwidthMax='DEVICE RATE'"),
+    ("--device-write-bps", "DEVICE:RATE", _LIMIT, _SCOPE + "IOWriteBandwidthMax='DEVICE RATE'"),
+    ("--device-read-iops", "DEVICE:RATE", _LIMIT, _SCOPE + "IOReadIOPSMax='DEVICE RATE'"),
+    ("--device-write-iops", "DEVICE:RATE", _LIMIT, _SCOPE + "IOWriteIOPSMax='DEVICE RATE'"),
+    ("--device-cgroup-rule", "RULE", "device rules of control groups need root",
+     "use --device: the host's file permissions decide"),
+    ("--cgroup-parent", "CGROUP", _LIMIT, "start rless by systemd-run --user --scope --slice=NAME"),
+    ("--cpu-count", "N", _WINDOWS, ""),
+    ("--cpu-percent", "N", _WINDOWS, ""),
+    ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
+    ("--io-maxiops", "N", _WINDOWS, ""),
+    ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
+    ("--health-cmd", "COMMAND", _HEALTH, ""),
+    ("--health-interval", "TIME", _HEALTH, ""),
+    ("--health-retries", "N", _HEALTH, ""),
+    ("--health-start-interval", "TIME", _HEALTH, ""),
+    ("--health-start-period", "TIME", _HEALTH, ""),
+    ("--health-timeout", "TIME", _HEALTH, ""),
+    ("--log-opt", "KEY=VALUE", "the log has no options yet", ""),
+    ("--publish-all -P", "", "random host ports are not built yet", "use --publish"),
+    ("--ip", "ADDRESS", _BRIDGE, ""),
+    ("--ip6", "ADDRESS", _BRIDGE, ""),
+    ("--link", "NAME", _BRIDGE, "use --network container:NAME"),
+    ("--link-local-ip", "ADDRESS", _BRIDGE, ""),
+    ("--mac-address", "ADDRESS", "not built yet", ""),
+    ("--network-alias --net-alias", "NAME", _BRIDGE, ""),
+    ("--volumes-from", "CONTAINER", "not built yet", "name the volumes by -v"),
+    ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
+    ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),
+    ("--detach-keys", "KEYS", "detaching from an attached container is not built yet",
+     "start it with --detach"),
+    ("--use-api-socket", "", "there is no Docker daemon behind rless", ""),
+)  # fmt: skip
+
+RUN = Verb(
+    "run",
+    "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    GROUPS,
+    REFUSED,
+    interspersed=False,
+)
+
+
+if __name__ == "__main__":
+    from rootless.cli.reference import main
+
+    main()

@@ -1,0 +1,95 @@
+"""Write docs/cli.md from the option tables: every flag, what it does, or why it is refused."""
+
+from __future__ import annotations
+
+from rootless.cli import main as cli
+from rootless.cli import streams
+from rootless.cli.options import GROUPS, REFUSED
+
+_HEAD = """\
+# The command line
+
+<!-- Written by `python -m rootless.cli.options > docs/cli.md`; a test keeps it current. -->
+
+`rless run` has every flag of `docker run` (27/28). Each one does what it says, or is refused by
+name with the reason and what to use instead. None is ignored: where a flag is accepted and
+changes nothing, the text says why that is the truth. `rless VERB --help` shows the same tables.
+
+Flags end at IMAGE, or at `--`. `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-nVALUE` and
+`-n=VALUE` are the same; short switches combine (`-it`); a switch is turned off by `--rm=false`.
+Before the verb stand `--debug`, `--storage DIR`, `--version` and `--help`.
+
+A wrong line is one line on standard error and exit code 125. Completion:
+`eval "$(_RLESS_COMPLETE=bash_source rless)"` (also `zsh_source`, `fish_source`).
+"""
+
+_MEANINGS = """\
+## Where rless differs
+
+- `--userns auto` maps the user that the application runs as to you, so what it writes to a
+  bind mount is yours. `host` means `host-root`: 0 is you, as in rootless Docker.
+- `--ipc shareable` and `--ipc private` are the same: any container of yours may be joined.
+- `--network` without a value of its own is a network by pasta: connections out, published
+  ports in. `bridge` is refused, because containers do not see each other on it.
+- `-v` takes Podman's `exec`, `suid`, `bind`/`rbind` besides Docker's options. `z` and `Z` are
+  accepted where there is no SELinux, as Docker does, and refused where there is.
+- `-e KEY` with no such variable here removes the KEY of the image, as in Docker.
+"""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _names(names: str, metavar: str, optional: bool = False) -> str:
+    words = sorted(names.split(), key=len)
+    spelled = ", ".join(f"`{word}`" for word in words)
+    value = f"[={metavar}]" if optional else f" {metavar}" if metavar else ""
+    return _cell(spelled[:-1] + value + "`")
+
+
+def text() -> str:
+    """Return the whole page."""
+    lines = [_HEAD, "## rless run", ""]
+    for heading, rows in GROUPS:
+        lines += [f"### {heading}", "", "| flag | what it does |", "|---|---|"]
+        for names, metavar, kind, _, _, help_text in rows:
+            what = help_text + (" (repeatable)" if kind in ("list", "map") else "")
+            lines.append(f"| {_names(names, metavar, kind == 'optional')} | {_cell(what)} |")
+        lines.append("")
+    lines += ["### Refused", "", "| flag | why | what to use |", "|---|---|---|"]
+    for names, metavar, why, use in REFUSED:
+        lines.append(f"| {_names(names, metavar)} | {_cell(why)} | {_cell(use)} |")
+    lines += ["", _MEANINGS, "## The other verbs", ""]
+    for verbs in cli.VERBS.values():
+        for verb, (_, summary) in verbs.items():
+            if verb != "run":
+                lines += _verb(verb, summary)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _verb(name: str, summary: str) -> list[str]:
+    verb = cli.load(name).VERB
+    aliases = [
+        f"`rless {group} {word}`"
+        for group, words in cli.ALIASES.items()
+        for word, target in words.items()
+        if target == name
+    ]
+    lines = [f"### rless {name} {verb.usage}".rstrip(), "", f"{summary}."]
+    if aliases:
+        lines[-1] += f" Also {', '.join(aliases)}."
+    rows = [row for _, group in verb.groups for row in group]
+    if rows or verb.refused:
+        lines += ["", "| flag | what it does |", "|---|---|"]
+    for names, metavar, _, _, _, help_text in rows:
+        lines.append(f"| {_names(names, metavar)} | {_cell(help_text)} |")
+    for names, metavar, why, use in verb.refused:
+        reason = f"refused: {why}" + (f"; {use}" if use else "")
+        lines.append(f"| {_names(names, metavar)} | {_cell(reason)} |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Print the page."""
+    streams.write(text())

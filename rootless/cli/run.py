@@ -1,0 +1,124 @@
+"""`rless run`: turn the command line into a `RunRequest` and hand it to the engine."""
+
+from __future__ import annotations
+
+import os
+
+from rootless.cli.options import RUN as VERB
+from rootless.engine.request import RunRequest
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Values that need more than being copied to the field of the same name.
+_SPECIAL = ("accepted", "attach", "env", "env_file", "label_file", "labels", "network", "ulimits")
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Run a container; return its exit status."""
+    request = build(values, args)
+    if request.debug:
+        from rootless import log
+
+        log.enabled = True
+    if request.tty and request.interactive and not request.detach and not os.isatty(0):
+        raise RlessError("standard input is not a terminal", "leave -t out")
+    from rootless.engine.run import run
+
+    code: int = run(request)
+    return code
+
+
+def build(values: dict[str, Any], args: list[str]) -> RunRequest:
+    """Return the request of a parsed command line.
+
+    Raises:
+        RlessError: flags contradict each other, or a file named by one cannot be read.
+    """
+    request = RunRequest()
+    for dest, value in values.items():
+        if dest not in _SPECIAL:
+            setattr(request, dest, value)
+    if request.rootfs is None:
+        if not args or not args[0]:
+            raise RlessError("'rless run' needs an image", VERB.see_help())
+        request.image, request.command = args[0], args[1:]
+    else:
+        request.command = args
+    _environment(request, values)
+    labels: dict[str, str] = {}
+    for path in values.get("label_file", ()):
+        from rootless.cli.kvfile import read
+
+        labels.update(line.partition("=")[::2] for line in read("--label-file", path, None))
+    request.labels = {**labels, **values.get("labels", {})}
+    request.ulimits = list({limit[0]: limit for limit in values.get("ulimits", ())}.values())
+    networks = values.get("network", [])
+    if len(networks) > 1:
+        raise RlessError("--network is given twice: several networks are not built yet")
+    request.network = networks[0] if networks else None
+    _check_attach(request, values.get("attach", []))
+    _check_conflicts(request)
+    return request
+
+
+def _environment(request: RunRequest, values: dict[str, Any]) -> None:
+    """Set `env`: the files first, then the flags; bare names are looked up here."""
+    for path in values.get("env_file", ()):
+        from rootless.cli.kvfile import read
+
+        request.env += read("--env-file", path, os.environ)
+    for entry in values.get("env", ()):
+        if "=" in entry:
+            request.env.append(entry)
+        elif entry in os.environ:
+            request.env.append(f"{entry}={os.environ[entry]}")
+        else:
+            request.env_remove.append(entry)
+
+
+def _check_attach(request: RunRequest, streams: list[str]) -> None:
+    """Accept the streams that are attached anyway; another choice is not built."""
+    if not streams:
+        return
+    usual = {"stdout", "stderr"} | ({"stdin"} if request.interactive else set())
+    if request.detach:
+        raise RlessError("--attach and --detach contradict each other")
+    if set(streams) | {"stdin"} != usual | {"stdin"} or not set(streams) <= usual:
+        raise RlessError(
+            "--attach for some streams only is not supported: not built yet",
+            "leave it out: stdout and stderr are attached, stdin with -i",
+        )
+
+
+def _check_conflicts(request: RunRequest) -> None:
+    """Refuse what Docker refuses too: options of a namespace that the container does not own."""
+    network = request.network or ""
+    borrowed = network.startswith("container:")
+    if request.uts != "private" and (request.hostname or request.domainname):
+        raise RlessError(f"--hostname and --uts {request.uts} contradict each other")
+    if borrowed:
+        for flag, given in (
+            ("--hostname", request.hostname),
+            ("--publish", request.publish),
+            ("--expose", request.expose),
+            ("--add-host", request.add_host),
+            ("--dns", request.dns or request.dns_search or request.dns_option),
+        ):
+            if given:
+                raise RlessError(f"{flag} and --network {network} contradict each other")
+    if request.publish and network in ("host", "none"):
+        from rootless import log
+
+        log.warn(f"published ports have no meaning with --network {network}")
+    if request.no_hosts and request.add_host:
+        raise RlessError("--no-hosts and --add-host contradict each other")
+    if request.ipc == "none" and request.shm_size is not None:
+        raise RlessError("--shm-size and --ipc none contradict each other")
+    targets: set[str] = set()
+    for mount in request.mounts:
+        if mount.target in targets:
+            raise RlessError(f"two mounts have the target {mount.target}")
+        targets.add(mount.target)

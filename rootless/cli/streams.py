@@ -1,0 +1,110 @@
+"""Write to standard output and error: whole, unbuffered, with every failure seen.
+
+Python's own buffers would report a full disk or a closed pipe only at exit, as a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rootless.errors import RlessError, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_BROKEN_PIPE = 128 + 13  # what a shell shows for a program that SIGPIPE ended
+
+
+def guard() -> None:
+    """Open /dev/null in place of standard descriptors that the caller closed.
+
+    Otherwise the next file opened (a lock, a log) would become standard output. `sys.stdout`
+    stays None then, by which `write` knows.
+    """
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        fd = os.open("/dev/null", os.O_RDWR)
+        while fd < 3:
+            os.set_inheritable(fd, True)
+            fd = os.dup(fd)
+        os.close(fd)
+
+
+def write(text: str, fd: int = 1) -> None:
+    """Write all of `text`.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        RlessError: it cannot be written: a full disk, a closed descriptor.
+    """
+    data = memoryview(text.encode("utf-8", "backslashreplace"))
+    try:
+        if fd == 1 and sys.stdout is None:
+            import errno
+
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        while data:
+            try:
+                data = data[os.write(fd, data) :]
+            except BlockingIOError:  # somebody made the terminal or pipe non-blocking
+                import select
+
+                select.select((), (fd,), ())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = "standard output" if fd == 1 else "standard error"
+        raise RlessError(f"cannot write to {name}: {error.strerror}") from error
+
+
+def _complain(line: str) -> None:
+    try:
+        write(f"rless: {escape(line)}\n", 2)
+    except (OSError, RlessError):
+        pass  # there is no other place to say it
+
+
+def report(error: BaseException, debug: bool = False) -> int:
+    """Print what went wrong on one line and return the exit code.
+
+    Args:
+        debug: print the traceback of an internal error.
+    """
+    if isinstance(error, RlessError):
+        _complain(str(error))
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, BrokenPipeError):
+        return _BROKEN_PIPE
+    if debug:
+        import traceback
+
+        for line in traceback.format_exception(error):
+            try:
+                write(line, 2)
+            except (OSError, RlessError):
+                break
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        _complain(f"{where}{error.strerror}")
+    else:
+        hint = "" if debug else "; run with --debug and report it"
+        _complain(f"internal error: {type(error).__name__}: {error}{hint}")
+    return 125
+
+
+def each(names: Iterable[str], action: Callable[[str], object]) -> int:
+    """Do `action` for every name, as Docker does: report a failure and go on.
+
+    Returns:
+        0, or the exit code of the last failure.
+    """
+    code = 0
+    for name in names:
+        try:
+            action(name)
+        except RlessError as error:
+            code = report(error)
+    return code

@@ -1,0 +1,517 @@
+"""What a container is on disk, and the truth about it.
+
+    <storage>/containers/<id>/       0700, the OCI bundle:
+        config.json                  the OCI config
+        container.json               name, image, labels, map: written once
+        exit.json                    exit code and time, once it has ended
+        upper/ work/ merged/         the writable layer
+        hosts hostname resolv.conf   bound into the container
+        log                          the output of a detached one
+    <storage>/names/<name>           a link to the id: made atomically, so a name is unique
+    <runtime>/live/<id>              JSON: the processes of a container that is being made, runs
+                                     or is being cleaned up
+
+State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
+directory that ends with the boot. An entry of `live` whose processes are all dead is what a
+SIGKILL left: `sweep`, at the start of every command that makes or shows containers, clears it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from rootless import paths
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap as idmaps
+from rootless.linux.idmap import IdMap
+from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+
+if TYPE_CHECKING:
+    from typing import Any
+
+KILLED = 137
+
+
+class Container:
+    """One container on disk; `facts` is container.json."""
+
+    __slots__ = ("directory", "facts", "id")
+
+    def __init__(self, container_id: str, directory: str, facts: dict[str, Any]) -> None:
+        self.id = container_id
+        self.directory = directory
+        self.facts = facts
+
+    @property
+    def live_path(self) -> str:
+        """Return the path of the entry in `live`."""
+        return f"{_live_root()}/{self.id}"
+
+    def live(self) -> dict[str, Any]:
+        """Return the entry in `live`; {} for a container that has ended."""
+        return _read_json(self.live_path) or {}
+
+    def record_live(self, **facts: Any) -> None:
+        """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start])."""
+        entry = self.live()
+        entry.update(facts)
+        write_json(self.live_path, entry)
+
+    def idmap(self) -> IdMap:
+        """Return the map that the container's files are stored under."""
+        stored = self.facts["idmap"]
+        return IdMap(stored["uids"], stored["gids"], stored["key"])
+
+    def init(self) -> tuple[int, int] | None:
+        """Return (pid, start time) of the container's first process, if it runs."""
+        process = self.live().get("init")
+        return (process[0], process[1]) if process and is_alive(process) else None
+
+    def status(self) -> tuple[str, int | None]:
+        """Return Docker's word for the state, and the exit code of one that has ended."""
+        if self.init():
+            return "running", None
+        ended = _read_json(f"{self.directory}/exit.json")
+        if ended:
+            return "exited", ended["code"]
+        if any(is_alive(self.live().get(name)) for name in ("owner", "monitor")):
+            return "created", None
+        # Everything that could have noted an exit code was killed with it.
+        return "exited", KILLED
+
+    def record_exit(self, code: int, error: str | None = None) -> None:
+        """Note how it ended."""
+        write_json(
+            f"{self.directory}/exit.json",
+            {"code": code, "finished": time.time(), "error": error},
+        )
+
+    def forget_name(self) -> None:
+        """Give the name back."""
+        _remove_name(self.facts["name"], self.id)
+
+    def forget_live(self) -> None:
+        """Remove the entry in `live`: nothing of this container needs looking after now."""
+        _unlink(self.live_path)
+
+    def send(self, number: int) -> None:
+        """Signal the container's first process.
+
+        Raises:
+            RlessError: it is not running.
+        """
+        process = self.init()
+        if process is None:
+            raise RlessError(f"container {self.facts['name']} is not running")
+        signal_process(process, number)
+
+
+def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
+    """Signal a process that is known by pid and start time; one that has ended is no error."""
+    pid, started = process
+    try:
+        pidfd = pidfd_open(pid)
+    except SyscallError:
+        return
+    try:
+        # Checked behind the pidfd: this number cannot change hands any more.
+        if start_time(pid) == started:
+            pidfd_send_signal(pidfd, number)
+    except SyscallError as error:
+        if error.errno != 3:
+            raise
+    finally:
+        os.close(pidfd)
+
+
+def is_alive(process: list[int] | tuple[int, int] | None) -> bool:
+    """Tell whether a process known by pid and start time still runs (a zombie does not)."""
+    if not process:
+        return False
+    try:
+        with open(f"/proc/{process[0]}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(fields[19]) == process[1] and fields[0] not in (b"Z", b"X")
+
+
+def this_process() -> list[int]:
+    """Return [pid, start time] of the caller."""
+    pid = os.getpid()
+    return [pid, start_time(pid) or 0]
+
+
+# -- making ------------------------------------------------------------------------------------
+
+
+def new_id() -> str:
+    """Return a new container id: 64 hexadecimal digits, as Docker's."""
+    return os.urandom(32).hex()
+
+
+def create(container_id: str, name: str | None, facts: dict[str, Any]) -> Container:
+    """Make a container on disk: its directory, its name, its entry in `live`.
+
+    Raises:
+        RlessError: the name is in use, or the disk is full.
+    """
+    root = _containers_root()
+    directory = f"{root}/{container_id}"
+    live = f"{_live_root()}/{container_id}"
+    try:
+        # The entry first: whatever is made after it will be found by the next sweep.
+        write_json(live, {"owner": this_process(), "rm": facts["rm"], "directory": directory})
+        os.mkdir(directory, 0o700)
+        facts["name"] = _take_name(container_id, name)
+        container = Container(container_id, directory, facts)
+        write_json(f"{directory}/container.json", facts)
+    except BaseException as error:
+        _remove_name(facts.get("name"), container_id)
+        for path, remove in (
+            (f"{directory}/container.json", os.unlink),
+            (directory, os.rmdir),
+            (live, os.unlink),
+        ):
+            try:
+                remove(path)
+            except OSError:
+                pass  # it was not made
+        if isinstance(error, OSError):
+            raise RlessError(f"cannot make the container in {root}: {error.strerror}") from error
+        raise
+    return container
+
+
+def _take_name(container_id: str, name: str | None) -> str:
+    names = f"{paths.storage_root()}/names"
+    while True:
+        candidate = name or _random_name()
+        try:
+            os.symlink(container_id, f"{names}/{candidate}")
+            return candidate
+        except FileNotFoundError:
+            paths.private_dir(names)
+        except FileExistsError:
+            owner = os.readlink(f"{names}/{candidate}")
+            if not os.path.lexists(f"{_containers_root()}/{owner}") and not os.path.lexists(
+                f"{_live_root()}/{owner}"
+            ):
+                _remove_name(candidate, owner)  # left by a removal that was cut short
+                continue
+            if name:
+                raise RlessError(
+                    f"the container name {name} is already in use by {owner[:12]}",
+                    f"remove that one (rless rm {name}) or choose another",
+                ) from None
+
+
+def _remove_name(name: str | None, container_id: str) -> None:
+    if not name:
+        return
+    path = f"{paths.storage_root()}/names/{name}"
+    try:
+        if os.readlink(path) == container_id:
+            os.unlink(path)
+    except OSError:
+        pass  # never taken, or taken by another
+
+
+_ADJECTIVES = "brave calm clever eager fair gentle happy keen kind lucid merry proud quiet wise"
+_NOUNS = "badger crane falcon finch heron ibex lynx marten otter raven seal stork swift wren"
+
+
+def _random_name() -> str:
+    """Return a name as Docker makes them: adjective_noun, with digits so that it is free."""
+    random = os.urandom(4)
+    adjectives, nouns = _ADJECTIVES.split(), _NOUNS.split()
+    number = int.from_bytes(random[2:], "little")
+    return (
+        f"{adjectives[random[0] % len(adjectives)]}_{nouns[random[1] % len(nouns)]}{number % 10000}"
+    )
+
+
+# -- finding -----------------------------------------------------------------------------------
+
+
+def find(reference: str) -> Container:
+    """Return a container by name, id, or unique beginning of an id.
+
+    Raises:
+        RlessError: there is none, or more than one.
+    """
+    if "/" not in reference and reference not in ("", ".", ".."):
+        try:
+            found = load(os.readlink(f"{paths.storage_root()}/names/{reference}"))
+        except OSError:
+            found = load(reference)
+        if found:
+            return found
+        matches = [name for name in _all_ids() if name.startswith(reference)]
+        if len(matches) > 1:
+            raise RlessError(f"{reference} is the beginning of {len(matches)} container ids")
+        found = load(matches[0]) if matches else None
+        if found:
+            return found
+    raise RlessError(f"no such container: {reference}", "`rless ps -a` lists them", 1)
+
+
+def load(container_id: str) -> Container | None:
+    """Return the container of an id; None: there is none, or it is not yet whole."""
+    directory = f"{_containers_root()}/{container_id}"
+    facts = _read_json(f"{directory}/container.json")
+    return Container(container_id, directory, facts) if facts else None
+
+
+def _all_ids() -> list[str]:
+    return os.listdir(_containers_root())
+
+
+def list_containers(all: bool = False) -> list[dict[str, Any]]:
+    """Return what `ps` shows, newest first; only running ones unless `all`."""
+    sweep()
+    rows = []
+    for container_id in _all_ids():
+        container = load(container_id)
+        if container is None:
+            continue
+        status, code = container.status()
+        if status != "running" and not all:
+            continue
+        facts = container.facts
+        process = container.init()
+        rows.append(
+            {
+                "id": container_id,
+                "name": facts["name"],
+                "image": facts["image"],
+                "command": facts["command"],
+                "created": facts["created"],
+                "status": status,
+                "exit_code": code,
+                "pid": process[0] if process else 0,
+                "ports": facts["ports"],
+                "labels": facts["labels"],
+            }
+        )
+    return sorted(rows, key=lambda row: float(row["created"]), reverse=True)
+
+
+# -- ending ------------------------------------------------------------------------------------
+
+
+def stop(reference: str, timeout: int | None) -> None:
+    """Ask a container to end by its stop signal, and kill it after `timeout` seconds.
+
+    Args:
+        timeout: None: the container's own; -1: wait for ever.
+    """
+    container = find(reference)
+    process = container.init()
+    if process is None:
+        return
+    limit = container.facts["stop_timeout"] if timeout is None else timeout
+    container.send(container.facts["stop_signal"])
+    if not _wait_end(container, None if limit < 0 else limit):
+        signal_process(process, signal.SIGKILL)
+        _wait_end(container, None)
+
+
+def kill(reference: str, name: str) -> None:
+    """Send a signal, by name or number, to a container."""
+    find(reference).send(signal_number(name))
+
+
+def signal_number(name: str) -> int:
+    """Return the number of SIGTERM, TERM, 15, RTMIN+3.
+
+    Raises:
+        RlessError: there is no such signal.
+    """
+    text = name.upper().removeprefix("SIG")
+    if text.isdigit() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    base, plus, offset = text.partition("+")
+    number = getattr(signal, f"SIG{base}", None)
+    if number is not None and (not plus or (base == "RTMIN" and offset.isdigit())):
+        return int(number) + (int(offset) if plus else 0)
+    raise RlessError(f"{name!r} is no signal")
+
+
+def wait(reference: str) -> int:
+    """Wait until a container has ended; return its exit code."""
+    container = find(reference)
+    _wait_end(container, None)
+    return container.status()[1] or 0
+
+
+def _wait_end(container: Container, timeout: float | None) -> bool:
+    """Wait until the container and what cleans up after it have ended; False: not in time."""
+    import select
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for name in ("init", "monitor"):
+        process = container.live().get(name)
+        if not process or not is_alive(process):
+            continue
+        try:
+            pidfd = pidfd_open(process[0])
+        except SyscallError:
+            continue
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            while is_alive(process):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if name == "monitor":
+                    left = None  # it only cleans up now
+                if left == 0.0:
+                    return False
+                poll.poll(None if left is None else 1000 * left)
+        finally:
+            os.close(pidfd)
+    return True
+
+
+def remove(reference: str, force: bool = False) -> None:
+    """Remove a container and all that it has on disk; `force` kills it first.
+
+    Raises:
+        RlessError: it runs.
+    """
+    container = find(reference)
+    process = container.init()
+    if process is not None:
+        if not force:
+            raise RlessError(
+                f"container {container.facts['name']} is running",
+                "stop it first (rless stop), or use rless rm -f",
+                1,
+            )
+        signal_process(process, signal.SIGKILL)
+    _wait_end(container, None)
+    if os.path.lexists(container.directory):
+        delete(container)
+
+
+def delete(container: Container) -> None:
+    """Delete what a container has on disk, whoever its files belong to."""
+    # The directory last but one: as long as it is there, `ps -a` shows it and rm can go on.
+    idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
+    container.forget_name()
+    container.forget_live()
+
+
+def discard(container: Container) -> None:
+    """Take back a container that was never started: no file of another id is there yet."""
+    delete_directory(container.directory)
+    container.forget_name()
+    container.forget_live()
+
+
+def delete_directory(directory: str) -> None:
+    """Delete a container's directory; runs as root of the container's id map."""
+    from rootless.rootfs import remove_workspace
+
+    remove_workspace(directory)
+
+
+# -- what a SIGKILL left -------------------------------------------------------------------------
+
+
+def sweep() -> None:
+    """Clear what killed commands left: processes, cgroups, directories; costs one listdir.
+
+    An entry is looked into only if the process that owns it is dead.
+    """
+    root = _live_root()
+    for container_id in os.listdir(root):
+        entry = _read_json(f"{root}/{container_id}")
+        if entry is None:
+            continue  # it ended just now, or is being written
+        if any(is_alive(entry.get(name)) for name in ("owner", "monitor")):
+            continue
+        _clear(container_id, entry)
+
+
+def _clear(container_id: str, entry: dict[str, Any]) -> None:
+    for name in ("init", "pasta"):
+        process = entry.get(name)
+        if process and is_alive(process):
+            signal_process(process, signal.SIGKILL)
+    if entry.get("cgroup"):
+        from rootless.runtime.cgroup import cgroupfs
+
+        try:
+            cgroupfs.remove(entry["cgroup"])
+        except OSError:
+            pass  # its parent was taken from us: the administrator's systemd removes it
+    container = load(container_id)
+    directory = entry["directory"]
+    if container is None:
+        # Killed while it was made: no map is known, so no foreign file is there yet.
+        if os.path.lexists(directory):
+            from rootless.engine.userns import Subordinate, build
+
+            idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+    elif entry["rm"]:
+        delete(container)
+    elif not os.path.exists(f"{directory}/exit.json"):
+        container.record_exit(KILLED, "rless was killed")
+    _unlink(f"{_live_root()}/{container_id}")
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def _containers_root() -> str:
+    return _made(f"{paths.storage_root()}/containers")
+
+
+def _live_root() -> str:
+    return _made(f"{paths.runtime_root()}/live")
+
+
+_known: set[str] = set()
+
+
+def _made(path: str) -> str:
+    """Return a directory, made and checked at its first use in this process."""
+    if path not in _known:
+        paths.private_dir(path)
+        _known.add(path)
+    return path
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write a file that is, at any moment, whole or not there (rename(2))."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+            json.dump(value, file)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read_json(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return json.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return None  # cut by a full disk or a power failure
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,115 @@
+"""The files that every container gets from us, and the host paths that a request names.
+
+They are written in the container's own directory and bound by descriptor: nothing is ever
+written through a path of the image (security class 29).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError
+
+if TYPE_CHECKING:
+    from rootless.engine.request import RunRequest
+
+_COPY_BLOCK = 1 << 20
+_TEXT_LIMIT = 1 << 20  # bytes
+
+
+def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
+    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
+
+    A container that joins another's network gets that one's files with it: the caller passes
+    them on by not calling this.
+    """
+    from rootless.network import resolv
+
+    network = request.network or "pasta"
+    with open("/etc/resolv.conf", "rb") as file:
+        host_resolv = file.read(_TEXT_LIMIT).decode("utf-8", "replace")
+    texts = {
+        "/etc/hostname": f"{hostname or os.uname().nodename}\n",
+        "/etc/resolv.conf": resolv.resolv_text(
+            host_resolv,
+            request.dns,
+            request.dns_search,
+            request.dns_option,
+            private_network=network != "host",
+        ),
+    }
+    if not request.no_hosts:
+        texts["/etc/hosts"] = resolv.hosts_text(
+            hostname or os.uname().nodename, request.domainname, request.add_host, None
+        )
+    files = {}
+    for path, text in texts.items():
+        file = f"{directory}/{path.rpartition('/')[2]}"
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            os.fchmod(fd, 0o644)  # whatever the umask: every user of the container reads them
+            os.write(fd, text.encode("utf-8", "surrogateescape"))
+        finally:
+            os.close(fd)
+        files[path] = file
+    return files
+
+
+def place_init(directory: str) -> str:
+    """Copy our init program into the container's directory; return its path.
+
+    A copy for each container: whatever a hostile root does to it hurts no other.
+
+    Raises:
+        RlessError: it was not built, because there was no compiler at the installation.
+    """
+    source = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bin", "rless-init")
+    target = f"{directory}/init"
+    try:
+        source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise RlessError(
+            "--init is not available: rless was installed without a C compiler",
+            "install gcc and libc6-dev, then install rless again",
+        ) from None
+    target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
+    try:
+        while os.sendfile(target_fd, source_fd, None, _COPY_BLOCK):
+            pass
+        os.fchmod(target_fd, 0o755)
+    finally:
+        os.close(source_fd)
+        os.close(target_fd)
+    return target
+
+
+def check_sources(request: RunRequest) -> None:
+    """Check the host paths of a request; make those that -v makes.
+
+    Raises:
+        RlessError: a bind source is missing and shall not be made, a device is none.
+    """
+    for mount in request.mounts:
+        if mount.type != "bind":
+            continue
+        assert mount.source is not None
+        if os.path.exists(mount.source):
+            continue
+        if not mount.create_source:
+            raise RlessError(
+                f"bind source path does not exist: {mount.source}",
+                "make it, or use -v, or bind-create-src=true",
+            )
+        try:
+            os.makedirs(mount.source, exist_ok=True)
+        except OSError as error:
+            raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
+    for device in request.devices:
+        try:
+            mode = os.stat(device.host).st_mode
+        except OSError as error:
+            raise RlessError(f"device {device.host}: {error.strerror}") from error
+        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
+            raise RlessError(f"device {device.host}: it is not a device")

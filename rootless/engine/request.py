@@ -1,0 +1,245 @@
+"""What one `rless run` asks for, as plain data: the seam between the command line and engine.
+
+Everything here was checked for its form (numbers, sizes, names, absolute paths) and nothing
+for whether this host or this image can do it: that is the engine's part. The classes have
+`__slots__` and no decorator, because this module is on the path of every cached `run`.
+"""
+
+from __future__ import annotations
+
+
+class Plain:
+    """Compare and show by value; the base of all classes of this module."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields as JSON-able values, the nested ones too."""
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # fields change, so never a key
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Plain):
+        return value.as_dict()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Mount(Plain):
+    """Ask for one mount: of -v, --mount or --tmpfs.
+
+    Attributes:
+        type: "bind", "volume" or "tmpfs".
+        source: absolute host path (bind), volume name (volume; None: anonymous), None (tmpfs).
+        target: absolute, normalised path in the container, never "/".
+        options: the rest, checked by name: exec noexec suid nosuid nodev; for tmpfs
+            also uid=N gid=N nr_inodes=N nr_blocks=N size=N% and other mount(8) flags.
+        create_source: make a missing bind source a directory (-v does, --mount by request).
+        tmpfs_size: bytes. tmpfs_mode: permission bits.
+        propagation: None, or one of private rprivate shared rshared slave rslave.
+        recursive: bring the mounts below a bind source too.
+        nocopy: do not fill a new volume with what the image has at the target.
+    """
+
+    __slots__ = (
+        "create_source",
+        "nocopy",
+        "options",
+        "propagation",
+        "read_only",
+        "recursive",
+        "source",
+        "target",
+        "tmpfs_mode",
+        "tmpfs_size",
+        "type",
+    )
+
+    def __init__(self, kind: str, source: str | None, target: str) -> None:
+        self.type = kind
+        self.source = source
+        self.target = target
+        self.read_only = False
+        self.options: list[str] = []
+        self.create_source = False
+        self.tmpfs_size: int | None = None
+        self.tmpfs_mode: int | None = None
+        self.propagation: str | None = None
+        self.recursive = True
+        self.nocopy = False
+
+
+class Device(Plain):
+    """Ask for a host device: its path, its path inside, and a subset of "rwm"."""
+
+    __slots__ = ("container", "host", "permissions")
+
+    def __init__(self, host: str, container: str, permissions: str = "rwm") -> None:
+        self.host = host
+        self.container = container
+        self.permissions = permissions
+
+
+class Port(Plain):
+    """Ask for a published port.
+
+    Attributes:
+        host_ip: an address of the host, None for all of them.
+        host_port: None means any free one (no spelling of the command line gives it yet).
+        protocol: "tcp" or "udp".
+    """
+
+    __slots__ = ("container_port", "host_ip", "host_port", "protocol")
+
+    def __init__(
+        self, host_ip: str | None, host_port: int | None, container_port: int, protocol: str
+    ) -> None:
+        self.host_ip = host_ip
+        self.host_port = host_port
+        self.container_port = container_port
+        self.protocol = protocol
+
+
+class RunRequest(Plain):
+    """Hold all that `rless run` can ask; the defaults are those of a bare `rless run IMAGE`."""
+
+    __slots__ = (
+        "add_host",
+        "annotations",
+        "cap_add",
+        "cap_drop",
+        "cgroupns",
+        "cidfile",
+        "command",
+        "debug",
+        "detach",
+        "devices",
+        "dns",
+        "dns_option",
+        "dns_search",
+        "domainname",
+        "driver",
+        "entrypoint",
+        "env",
+        "env_remove",
+        "explain",
+        "expose",
+        "group_add",
+        "hostname",
+        "image",
+        "init",
+        "interactive",
+        "ipc",
+        "labels",
+        "log_driver",
+        "mounts",
+        "name",
+        "network",
+        "no_hosts",
+        "oom_score_adj",
+        "pid",
+        "platform",
+        "privileged",
+        "publish",
+        "pull",
+        "quiet",
+        "read_only",
+        "rm",
+        "rootfs",
+        "security_opt",
+        "shm_size",
+        "sig_proxy",
+        "stop_signal",
+        "stop_timeout",
+        "sysctls",
+        "tty",
+        "ulimits",
+        "user",
+        "userns",
+        "uts",
+        "workdir",
+    )
+
+    def __init__(self) -> None:
+        # What to run. `image` is None exactly when `rootfs` (an absolute path) is given.
+        self.image: str | None = None
+        self.rootfs: str | None = None
+        self.command: list[str] = []
+        self.entrypoint: str | None = None  # None: the image's; "": none at all
+        self.platform: str | None = None  # "os/arch[/variant]"
+        self.pull = "missing"  # always, missing, never
+        self.quiet = False
+
+        # Who it is.
+        self.name: str | None = None
+        self.hostname: str | None = None
+        self.domainname: str | None = None
+        self.labels: dict[str, str] = {}
+        self.annotations: dict[str, str] = {}
+        self.cidfile: str | None = None
+
+        # The process. `env` has "KEY=VALUE", files first; a bare `-e KEY` is resolved already,
+        # and `env_remove` has the KEYs not set here: Docker drops these of the image.
+        self.env: list[str] = []
+        self.env_remove: list[str] = []
+        self.user: str | None = None  # as typed: user[:group], names or numbers
+        self.group_add: list[str] = []
+        self.workdir: str | None = None  # absolute
+        self.init = False
+        self.ulimits: list[tuple[str, int, int]] = []  # (name, soft, hard), -1: unlimited
+        self.oom_score_adj: int | None = None
+
+        # How it is held.
+        self.interactive = False
+        self.tty = False
+        self.detach = False
+        self.rm = False
+        self.sig_proxy = True
+        self.stop_signal: str | None = None  # "SIGTERM" or a number
+        self.stop_timeout: int | None = None  # seconds; -1: wait for ever
+        self.log_driver: str | None = None  # None: our own file; "none": keep no log
+
+        # Namespaces: private, host, container:NAME; ipc also none.
+        self.userns = "auto"  # auto, host-root, nomap, keep-id[:uid=N,gid=N], container:NAME
+        self.pid = "private"
+        self.ipc = "private"
+        self.uts = "private"
+        self.cgroupns = "private"
+        self.network: str | None = None  # None: pasta; none, host, container:NAME
+
+        # The network.
+        self.add_host: list[tuple[str, str]] = []  # (name, address)
+        self.dns: list[str] = []
+        self.dns_search: list[str] = []  # "." alone: no search domain
+        self.dns_option: list[str] = []
+        self.no_hosts = False
+        self.publish: list[Port] = []
+        self.expose: list[str] = []  # "80/tcp", "90-99/udp": recorded, never opened
+
+        # Files.
+        self.mounts: list[Mount] = []  # in the order given
+        self.read_only = False
+        self.shm_size: int | None = None  # bytes
+        self.devices: list[Device] = []
+        self.driver: str | None = None  # overlay, fuse-overlayfs, copy; None: by trying
+
+        # Privileges.
+        self.cap_add: list[str] = []  # "CAP_NET_ADMIN" or "ALL"
+        self.cap_drop: list[str] = []
+        self.privileged = False
+        self.security_opt: list[str] = []  # "key=value", seccomp files as absolute paths
+        self.sysctls: dict[str, str] = {}
+
+        # What to tell.
+        self.explain: str | None = None  # None, "text", "json"
+        self.debug = False

@@ -1,0 +1,448 @@
+"""`rless run`, told once from top to bottom.
+
+    1 image     the name -> layers on disk, and who the application runs as
+    2 map       which of the image's users is the invoking user
+    3 container its directory, name and files
+    4 spec      wishes + image + facts -> config.json
+    5 monitor   forked into the user namespace: root file system, runtime, clean-up
+    6 network   pasta, beside the mounts
+    7 attach    streams, signals, exit code
+
+The rootless order differs from how Docker tells it: the user namespace exists before the
+overlay can be mounted. Everything heavy is loaded where it is needed, not here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from rootless import log, paths
+from rootless.engine import container as containers
+from rootless.engine import defaults, specgen, userns
+from rootless.engine.attach import Pump, Signals, Terminal, window_size
+from rootless.engine.monitor import DETACH, REAP, Monitor, Source
+from rootless.engine.wires import Wires, receive_fd
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import caps, idmap, ns
+from rootless.runtime import seccomp, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from rootless.engine.container import Container
+    from rootless.engine.request import RunRequest
+    from rootless.image.store import Image
+    from rootless.linux.idmap import IdMap
+    from rootless.network.pasta import Pasta
+    from rootless.oci.runtime_spec import Spec
+
+_HOST_IMAGE = "host:"
+
+
+class Run:
+    """One `rless run`: what the steps have found out so far."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
+        self.times: list[tuple[str, float]] = []
+        self._began = time.monotonic()
+        self.storage = paths.storage_root()
+        self.image: Image | None = None
+        self.config: dict[str, Any] = {}
+        self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
+        self.subordinate = userns.Subordinate()
+        self.warned = False
+        self.idmap: IdMap
+        self.source: Source
+        self.container: Container
+        self.spec: Spec
+        self.joined: dict[str, str] = {}
+        self.volumes: list[tuple[str, str]] = []
+
+    def mark(self, step: str) -> None:
+        """Note what the time since the last mark was spent on."""
+        now = time.monotonic()
+        self.times.append((step, now - self._began))
+        self._began = now
+        log.debug(step)
+
+
+def run(request: RunRequest) -> int:
+    """Run a container; return its exit code, or 0 for one that was detached.
+
+    Raises:
+        RlessError: nothing is left of the container then.
+    """
+    state = Run(request)
+    if request.cidfile and os.path.lexists(request.cidfile):
+        raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
+    containers.sweep()
+    _join_others(state)
+    _find_image(state)
+    state.mark("image")
+    _make_container(state)
+    state.mark("container")
+    signals = Signals(request.sig_proxy)
+    try:
+        return _start(state, signals)
+    finally:
+        signals.restore()
+
+
+# -- 1 image, 2 map ------------------------------------------------------------------------------
+
+
+def _find_image(state: Run) -> None:
+    request = state.request
+    if request.rootfs is not None:
+        state.source = Source("directory")
+        state.source.path = request.rootfs
+        state.user = _resolve_user(state, request.user or "", b"", b"")
+        state.idmap = _choose_map(state)
+        return
+    name = request.image or ""
+    if name == _HOST_IMAGE:
+        state.source = Source("host")
+        state.source.cache = f"{state.storage}/host"
+        state.config = {"Cmd": ["/bin/sh"]}
+        state.user = _resolve_user(state, request.user or "", *_host_users())
+        state.idmap = _choose_map(state)
+        return
+    from rootless.image.store import Store
+
+    store = Store(state.storage)
+    image = None if request.pull == "always" else store.lookup(name, request.platform)
+    if image is None:
+        from rootless.image import pull
+
+        if request.pull == "never":
+            raise RlessError(
+                f"image {name} is not in the local store, and --pull never was given",
+                f"rless pull {name}",
+            )
+        image = pull.pull(
+            name,
+            store,
+            platform=request.platform,
+            policy=request.pull,
+            quiet=request.quiet,
+            idmap_for=lambda found: _adopt(state, found),
+        )
+    _adopt(state, image)
+    layers = image.layer_dirs(state.idmap.key)
+    if layers is None:
+        from rootless.image import pull
+
+        layers = pull.ensure_layers(image, state.idmap, store)
+    state.source = Source("layers")
+    state.source.layers = layers
+    state.source.driver = request.driver
+
+
+def _adopt(state: Run, image: Image) -> IdMap:
+    """Take an image: its config, its user, and with them the map."""
+    state.image = image
+    state.config = image.config
+    spec = state.request.user or state.config.get("User") or ""
+    state.user = _resolve_user(state, spec, image.passwd(), image.group())
+    state.idmap = _choose_map(state)
+    return state.idmap
+
+
+def _host_users() -> tuple[bytes, bytes]:
+    texts = []
+    for path in ("/etc/passwd", "/etc/group"):
+        with open(path, "rb") as file:
+            texts.append(file.read(1 << 20))
+    return texts[0], texts[1]
+
+
+def _resolve_user(
+    state: Run, spec: str, passwd: bytes, group: bytes
+) -> tuple[int, int, list[int], str]:
+    from rootless.image.user import resolve_user
+
+    if state.request.userns.startswith("keep-id") and not spec:
+        # As Podman: keep-id also runs the application as the kept user.
+        uid, gid = userns.keep_id(state.request.userns)
+        spec = f"{uid}:{gid}"
+    uid, gid, groups, home = resolve_user(spec, passwd=passwd, group=group)
+    for name in state.request.group_add:
+        groups = [*groups, _resolve_group(name, group)]
+    return uid, gid, groups, home
+
+
+def _resolve_group(name: str, group: bytes) -> int:
+    if name.isdigit() and name.isascii():
+        return int(name)
+    for line in group.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) >= 3 and fields[0] == name.encode() and fields[2].isdigit():
+            return int(fields[2])
+    raise RlessError(f"--group-add: unable to find group {name} in the image's group file")
+
+
+def _choose_map(state: Run) -> IdMap:
+    """Return the map; of a container that we join, its own."""
+    if state.joined:
+        other = containers.load(state.joined["id"])
+        assert other is not None
+        return other.idmap()
+    mapping = userns.choose(state.request.userns, state.user[:2], state.subordinate)
+    if mapping.single and not state.request.quiet and not state.warned:
+        state.warned = True
+        userns.warn_single(state.subordinate)
+    return mapping
+
+
+def _join_others(state: Run) -> None:
+    """Find the containers whose namespaces are joined; they must all be one.
+
+    Their namespaces belong to their user namespace, so ours is the same, with its map.
+    """
+    request = state.request
+    for kind in ("userns", "pid", "ipc", "uts", "cgroupns", "network"):
+        mode = getattr(request, kind) or ""
+        if not mode.startswith("container:"):
+            continue
+        other = containers.find(mode.partition(":")[2])
+        init = other.init()
+        if init is None:
+            raise RlessError(
+                f"--{kind} {mode}: that container is not running",
+                "run it with -d first",
+            )
+        if state.joined.get("id", other.id) != other.id:
+            raise RlessError("namespaces of two different containers cannot be joined at once")
+        state.joined["id"] = other.id
+        name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
+        file = {"network": "net"}.get(name, name)
+        state.joined[name] = f"/proc/{init[0]}/ns/{file}"
+        state.joined["user"] = f"/proc/{init[0]}/ns/user"
+
+
+# -- 3 container, 4 spec -------------------------------------------------------------------------
+
+
+def _make_container(state: Run) -> None:
+    request = state.request
+    container_id = containers.new_id()
+    stop_signal = request.stop_signal or state.config.get("StopSignal") or defaults.STOP_SIGNAL
+    timeout = request.stop_timeout
+    extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
+    state.container = containers.create(
+        container_id,
+        request.name,
+        {
+            "id": container_id,
+            "name": None,
+            "image": request.image or request.rootfs,
+            "image_id": state.image.id if state.image else None,
+            "command": specgen.command(request, state.config, None),
+            "created": time.time(),
+            "rm": request.rm,
+            "labels": {**(state.config.get("Labels") or {}), **request.labels},
+            "ports": [_show_port(port) for port in request.publish],
+            "stop_signal": containers.signal_number(stop_signal),
+            "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
+            "tty": request.tty,
+            "idmap": extents,
+        },
+    )
+    try:
+        facts = _gather_facts(state)
+        state.spec = specgen.generate(request, state.config, facts)
+        if request.tty and (size := window_size()):
+            state.spec["process"]["consoleSize"] = size
+        if request.cidfile:
+            _write_cidfile(request.cidfile, container_id)
+    except BaseException:
+        containers.discard(state.container)
+        raise
+
+
+def _show_port(port: Any) -> str:
+    host = f"{port.host_ip or '0.0.0.0'}:{port.host_port}"
+    return f"{host}->{port.container_port}/{port.protocol}"
+
+
+def _write_cidfile(path: str, container_id: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(container_id)
+    except OSError as error:
+        raise RlessError(f"--cidfile: cannot write {path}: {error.strerror}") from error
+
+
+def _gather_facts(state: Run) -> specgen.Facts:
+    from rootless.engine import files, volumes
+
+    request = state.request
+    uid, gid, groups, home = state.user
+    facts = specgen.Facts(state.idmap, uid, gid)
+    facts.groups = groups
+    facts.home = home
+    facts.last_cap = caps.last_capability()
+    facts.namespace_paths = {
+        kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
+    }
+    if request.userns == "nomap":
+        count = userns.count(state.subordinate)
+        inner = [{"containerID": 0, "hostID": 0, "size": count}]
+        facts.inner_map = (inner, inner)
+    if request.uts == "private":
+        facts.hostname = request.hostname or (
+            os.uname().nodename if request.network == "host" else state.container.id[:12]
+        )
+    facts.files = files.write(request, state.container.directory, facts.hostname)
+    facts.init = files.place_init(state.container.directory) if request.init else None
+    facts.no_new_privs = request.image == _HOST_IMAGE
+    facts.seccomp = _seccomp_profile(request, facts)
+    files.check_sources(request)
+    facts.volumes, state.volumes = volumes.prepare(
+        request, state.config, state.storage, state.container.directory
+    )
+    return facts
+
+
+def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:
+    nested = False
+    profile: str | None = None
+    for option in request.security_opt:
+        name, _, value = option.partition("=")
+        if name == "seccomp":
+            profile = value
+        elif name == "nested-userns":
+            nested = True
+    if profile == "unconfined" or (request.privileged and profile is None):
+        return None
+    if profile is not None and profile != "builtin":
+        return seccomp.load_profile_file(profile)
+    bounding = specgen.capabilities(request, facts.uid, facts.last_cap)["bounding"]
+    return seccomp.default_profile(bounding, allow_nested_userns=nested)
+
+
+# -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
+
+
+def _start(state: Run, signals: Signals) -> int:
+    """Fork the monitor, bring the network up beside it, and stay until the end."""
+    request = state.request
+    new_network = "network" not in state.joined and request.network != "host"
+    wires = Wires(request)
+    try:
+        monitor = Monitor(
+            state.container,
+            state.spec,
+            state.idmap,
+            state.source,
+            wires,
+            new_network=new_network,
+            want_report=request.explain is not None,
+            cache_dir=f"{state.storage}/seccomp",
+            volumes=state.volumes,
+        )
+        pid = _fork(state, ns.CLONE_NEWNS | (ns.CLONE_NEWNET if new_network else 0), monitor.run)
+    except BaseException:
+        wires.close_all()
+        containers.discard(state.container)
+        raise
+    wires.close_monitor_ends()
+    state.mark("user namespace")
+    pasta = None
+    detached = False
+    try:
+        if new_network and request.network != "none":
+            pasta = _start_pasta(state, pid)
+        code, detached = _attend(state, signals, wires, pasta)
+        return code
+    finally:
+        wires.close_all()  # a monitor that was not told to go on cleans up now
+        if pasta is not None and not detached:
+            pasta.stop()
+        if not detached:
+            os.waitpid(pid, 0)
+            if os.path.lexists(state.container.live_path):
+                containers.sweep()  # the monitor was killed
+
+
+def _fork(state: Run, namespaces: int, body: Callable[[], NoReturn]) -> int:
+    try:
+        if state.joined:
+            return idmap.spawn_joined(state.joined["user"], namespaces, body)
+        return idmap.spawn(state.idmap, namespaces, body)
+    except SyscallError as error:
+        if error.call.startswith("unshare"):
+            raise userns.explain_failure(error) from error
+        raise
+
+
+def _start_pasta(state: Run, pid: int) -> Pasta:
+    from rootless.network import pasta
+
+    options = (state.request.network or "").partition(":")[2]
+    return pasta.start(
+        f"/proc/{pid}/ns/net",
+        f"/proc/{pid}/ns/user",
+        state.request.publish,
+        state.container.directory,
+        options=options.split(",") if options else [],
+    )
+
+
+def _attend(
+    state: Run, signals: Signals, wires: Wires, pasta: Pasta | None
+) -> tuple[int, bool]:
+    """Follow the container to its end, or until it is detached; return (exit code, detached)."""
+    request = state.request
+    pump = Pump(wires.result)
+    frames: dict[bytes, Any] = {}
+    ready = pump.run_until(sync.READY, frames.__setitem__)
+    state.mark("created")
+    signals.forward_to(ready["init"])
+    if pasta is not None:
+        pasta.wait_ready()
+        state.container.record_live(pasta=pasta.process())
+        state.mark("network")
+    terminal = None
+    if wires.socket >= 0:
+        master, wires.socket = receive_fd(wires.socket), -1
+        terminal = Terminal(master)
+        pump.add(os.dup(master), 1)
+        if request.interactive:
+            pump.add(0, master)
+    elif not request.detach:
+        pump.add(wires.stdout, 1)
+        pump.add(wires.stderr, 2)
+        wires.stdout = wires.stderr = -1
+        if wires.stdin >= 0:
+            pump.add(0, wires.stdin, close_sink=True)
+            wires.stdin = -1
+    os.write(wires.gate, sync.START)
+    Pump(wires.result).run_until(sync.STARTED, frames.__setitem__)
+    state.mark("started")
+    if request.explain:
+        from rootless.engine import explain
+
+        explain.show(state, ready, pasta)
+        os.write(wires.orders, REAP)
+    if request.detach:
+        os.write(wires.orders, DETACH)
+        print(state.container.id)
+        return 0, True
+    with terminal or _nothing():
+        code = pump.run_until(sync.EXITED, frames.__setitem__)
+        pump.drain()
+    return int(code), False
+
+
+class _nothing:  # noqa: N801  # contextlib.nullcontext, without the import of contextlib
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *details: object) -> None:
+        pass

@@ -1,0 +1,194 @@
+"""The id map policy: which user of the container is the user who runs rless.
+
+The map sends the user that the application runs as to the invoking user, whoever that is in
+the image. So what the application writes to a bind mount is the invoking user's, without a
+flag. All other ids are subordinate ids, in order. See docs/decisions/0002-id-maps.md.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rootless import log
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap, ns, subid
+from rootless.linux.idmap import IdMap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    Extent = tuple[int, int, int]
+
+_MAX_ID = 2**31 - 1
+# Images expect at least the ids that adduser gives out and "nobody".
+USUAL_COUNT = 65536
+
+
+class Subordinate:
+    """The subordinate ids of the caller.
+
+    Attributes:
+        uids, gids: (start, count) ranges on the host.
+        why_none: what is lost and why, where there are none that can be used; else None.
+    """
+
+    __slots__ = ("gids", "uids", "why_none")
+
+    def __init__(self) -> None:
+        self.uids = subid.ranges("uid")
+        self.gids = subid.ranges("gid")
+        self.why_none: str | None = None
+        if not self.uids or not self.gids:
+            missing = "subuid" if not self.uids else "subgid"
+            self.why_none = f"you have no range in /etc/{missing}"
+        elif os.geteuid() != 0:
+            for program in ("newuidmap", "newgidmap"):
+                if idmap.find_helper(program) is None:
+                    self.why_none = f"{program} is not installed"
+        if self.why_none:
+            self.uids, self.gids = [], []
+
+
+def build(uid: int, gid: int, ids: Subordinate, include_me: bool = True) -> IdMap:
+    """Return the map that sends (uid, gid) of the container to the caller.
+
+    The other ids from 0 up are the subordinate ones in their order; as many as there are.
+
+    Args:
+        include_me: False leaves the caller out.
+    """
+    if not ids.uids:
+        return IdMap([(uid, os.getuid(), 1)], [(gid, os.getgid(), 1)], "single")
+    # The first range is in the name: where an administrator changes it, owners on disk differ.
+    key = f"u{uid}g{gid}-{ids.uids[0][0]}-{ids.gids[0][0]}"
+    if not include_me:
+        return IdMap(_fill(ids.uids, None, 0), _fill(ids.gids, None, 0), key)
+    return IdMap(_fill(ids.uids, uid, os.getuid()), _fill(ids.gids, gid, os.getgid()), key)
+
+
+def _fill(ranges: Sequence[tuple[int, int]], mine: int | None, me: int) -> list[Extent]:
+    """Lay the ranges side by side from container id 0 on, leaving out `mine`, which is `me`."""
+    extents = []
+    container_id = 0
+    for start, count in ranges:
+        while count:
+            if container_id == mine:
+                container_id += 1
+            length = count
+            if mine is not None and container_id < mine:
+                length = min(count, mine - container_id)
+            extents.append((container_id, start, length))
+            container_id, start, count = container_id + length, start + length, count - length
+    if mine is not None:
+        extents.append((mine, me, 1))
+    return sorted(extents)
+
+
+def count(ids: Subordinate) -> int:
+    """Return how many ids of both kinds the caller has beside her own."""
+    return min(sum(length for _, length in ids.uids), sum(length for _, length in ids.gids))
+
+
+def choose(mode: str, user: tuple[int, int], ids: Subordinate) -> IdMap:
+    """Return the map for a --userns mode.
+
+    Args:
+        mode: auto, host-root, nomap, keep-id[:uid=N,gid=N].
+        user: (uid, gid) that the application runs as.
+
+    Raises:
+        RlessError: the mode needs subordinate ids and there are none.
+    """
+    uid, gid = user
+    if uid > _MAX_ID or gid > _MAX_ID:
+        raise RlessError(f"user {uid}:{gid} is out of range", f"ids go up to {_MAX_ID}")
+    if mode == "auto":
+        return build(uid, gid, ids)
+    if mode == "host-root":
+        return build(0, 0, ids)
+    if mode == "nomap":
+        if not ids.uids:
+            raise RlessError(
+                f"--userns=nomap needs subordinate ids: {ids.why_none}",
+                "use --userns=auto, which goes on with your own id",
+            )
+        # Beyond the last subordinate id: the engine needs the caller's id to reach the storage;
+        # the container gets a user namespace of its own without it.
+        return build(count(ids), count(ids), ids)
+    return build(*keep_id(mode), ids)
+
+
+def keep_id(mode: str) -> tuple[int, int]:
+    """Return the (uid, gid) inside that keep-id[:uid=N,gid=N] means; the caller's by default."""
+    uid, gid = os.getuid(), os.getgid()
+    for option in mode.partition(":")[2].split(","):
+        name, _, value = option.partition("=")
+        if name == "uid" and value.isdigit():
+            uid = int(value)
+        elif name == "gid" and value.isdigit():
+            gid = int(value)
+        elif option:
+            raise RlessError(f"--userns={mode}: {option!r} is not uid=N or gid=N")
+    return uid, gid
+
+
+def warn_single(ids: Subordinate) -> None:
+    """Say in one line what is lost without subordinate ids."""
+    log.warn(
+        f"{ids.why_none}: only your own id exists in the container (other users of the image "
+        "do not; chown and setgroups fail); `rless doctor` tells how to get a range"
+    )
+
+
+def explain_failure(error: SyscallError) -> RlessError:
+    """Turn the errno of unshare into a reason and a hint that the user can act on."""
+    from rootless.host.hints import hint_for_userns_failure
+
+    why, hint = hint_for_userns_failure(error.errno)
+    return RlessError(f"cannot make a user namespace: {why}", hint)
+
+
+def unshare(command: list[str]) -> int:
+    """Run a command in the default map, as root of it; return its exit code.
+
+    To look at, or delete, files of subordinate ids.
+    """
+    import pwd
+
+    mapping = build(0, 0, Subordinate())
+    if not command:
+        try:
+            shell = pwd.getpwuid(os.getuid()).pw_shell
+        except KeyError:
+            shell = ""
+        command = [os.environ.get("SHELL") or shell or "/bin/sh"]
+
+    def body() -> NoReturn:
+        idmap.become_root()
+        try:
+            os.execvp(command[0], command)
+        except FileNotFoundError:
+            code = 127
+        except OSError:
+            code = 126
+        log.warn(f"cannot execute {command[0]}")
+        os._exit(code)
+
+    try:
+        pid = idmap.spawn(mapping, ns.CLONE_NEWNS, body)
+    except SyscallError as error:
+        raise explain_failure(error) from error
+    return _wait_like_a_shell(pid)
+
+
+def _wait_like_a_shell(pid: int) -> int:
+    import signal
+
+    # The terminal's signals are for the command; we only wait.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,91 @@
+"""Named and anonymous volumes: directories of ours that outlive, or not, their container.
+
+    <storage>/volumes/<name>/_data      a named volume, made at its first use
+    <container>/volumes/<number>        an anonymous one, of the image's VOLUME or `-v /path`
+
+A new volume is filled with what the image has at its target, as Docker does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rootless import paths
+from rootless.errors import RlessError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.engine.request import RunRequest
+
+# Class 18: a volume there would hide what the runtime must guard.
+_REFUSED = ("/", "/proc", "/sys", "/dev")
+
+
+def prepare(
+    request: RunRequest, config: dict[str, Any], storage: str, container: str
+) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str]]]:
+    """Make the volumes' directories.
+
+    Returns:
+        (directory, target, read only) of each, and (directory, target) of those to be filled.
+
+    Raises:
+        RlessError: an image's volume has a target that is no volume's.
+    """
+    mounted: list[tuple[str, str, bool]] = []
+    to_fill: list[tuple[str, str]] = []
+    taken = {mount.target.rstrip("/") for mount in request.mounts}
+    anonymous = [
+        (target, False, False)
+        for target in (config.get("Volumes") or {})
+        if target.rstrip("/") not in taken
+    ]
+    for mount in request.mounts:
+        if mount.type != "volume":
+            continue
+        if mount.source is None:
+            anonymous.append((mount.target, mount.read_only, mount.nocopy))
+            continue
+        directory = f"{storage}/volumes/{mount.source}/_data"
+        if not os.path.isdir(directory):
+            paths.private_dir(f"{storage}/volumes")
+            os.makedirs(directory, 0o755, exist_ok=True)
+        if not mount.nocopy and not os.listdir(directory):
+            to_fill.append((directory, mount.target))
+        mounted.append((directory, mount.target, mount.read_only))
+    for number, (target, read_only, nocopy) in enumerate(anonymous):
+        normal = os.path.normpath(target)
+        if not target.startswith("/") or normal in _REFUSED or normal.startswith("/proc/"):
+            raise RlessError(f"the image's volume {target!r} is not a place for a volume")
+        directory = f"{container}/volumes/{number}"
+        os.makedirs(directory, 0o755)
+        if not nocopy:
+            to_fill.append((directory, target))
+        mounted.append((directory, target, read_only))
+    return mounted, to_fill
+
+
+def fill(directory: str, root: str, target: str) -> None:
+    """Copy what the image has at `target` into an empty volume, with owners and modes.
+
+    Nothing there, or no directory, is no error. Runs in the engine's namespaces; the target is
+    looked up beneath the root, so a link in the image leads nowhere else.
+    """
+    from rootless.errors import SyscallError
+    from rootless.linux.openat2 import openat2
+
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        source_fd = openat2(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
+    except SyscallError:
+        return
+    finally:
+        os.close(root_fd)
+    from rootless.rootfs import copy
+
+    try:
+        copy.apply(f"/proc/self/fd/{source_fd}", directory)
+    finally:
+        os.close(source_fd)

@@ -1,0 +1,60 @@
+"""Errors that a user can meet, and how untrusted text is made safe to print.
+
+Every failure that can happen on a real host is an `RlessError`: what failed and why in
+`message`, what to do in `hint`. It is raised low, given context at most once a layer, and
+printed once, by the command line. Exit codes follow Docker: 125 the tool itself failed,
+126 the command cannot be executed, 127 the command was not found.
+"""
+
+from __future__ import annotations
+
+import os
+
+EXIT_TOOL = 125
+EXIT_CANNOT_EXECUTE = 126
+EXIT_NOT_FOUND = 127
+
+
+class RlessError(Exception):
+    """Report one failure: `message` is "what failed: why", `hint` is what to do."""
+
+    def __init__(self, message: str, hint: str | None = None, exit_code: int = EXIT_TOOL) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def within(self, context: str) -> RlessError:
+        """Return the same failure told from one layer up: "context: message"."""
+        return RlessError(f"{context}: {self.message}", self.hint, self.exit_code)
+
+
+class SyscallError(RlessError):
+    """Report a system call that failed; keeps the call and its errno for the layers above.
+
+    Args:
+        call: the system call with the arguments that matter, as `mount(tmpfs, /dev)`.
+        errno: the error number that the kernel gave.
+    """
+
+    def __init__(self, call: str, errno: int, hint: str | None = None) -> None:
+        super().__init__(f"{call}: {os.strerror(errno)}", hint)
+        self.call = call
+        self.errno = errno
+
+
+def escape(text: str) -> str:
+    r"""Return `text` on one line with nothing in it that a terminal obeys.
+
+    C0, DEL and C1 control characters and lone surrogates become \xNN or \uNNNN. Names from
+    images and registries are hostile: an escape sequence in one could rewrite the screen.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )

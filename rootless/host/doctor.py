@@ -1,0 +1,213 @@
+"""`rless doctor`: look at this host, and print each fact, what it means and how to change it.
+
+What decides is tried, not guessed: the namespaces are made, the ids mapped, the drivers mounted.
+`facts` reads, `trial` tries, `checks` judges.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+from typing import TYPE_CHECKING
+
+from rootless import paths
+from rootless.errors import RlessError, escape
+from rootless.host import checks, facts, trial
+from rootless.host.checks import FAIL, OK, WARN, Check
+from rootless.linux import idmap, subid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def collect() -> list[Check]:
+    """Make every check, in the order of the six steps of `run`."""
+    found = list(_host())
+    usable = not any(check.id == "userns" and check.status == FAIL for check in found)
+    return found + list(_identity(usable)) + list(_storage(usable)) + list(_surroundings())
+
+
+def _host() -> Iterator[Check]:
+    yield checks.check_python((sys.version_info[0], sys.version_info[1]), sys.executable)
+    yield checks.check_kernel(os.uname().release)
+    yield checks.check_confinement(_status())
+    usable = trial.bounded(trial.user_namespace)
+    yield checks.check_userns(usable)
+    if usable:
+        yield checks.check_kernel_mounts(trial.bounded(trial.kernel_mounts))
+
+
+def _status() -> dict[str, str]:
+    return facts.parse_status(facts.read("/proc/self/status") or "")
+
+
+def _ranges(kind: str) -> list[tuple[int, int]]:
+    outcome = trial.bounded(subid.ranges, kind)  # a directory service may hang
+    return [(start, count) for start, count in outcome.result or []]
+
+
+def _identity(usable: bool) -> Iterator[Check]:
+    uid = os.getuid()
+    name = facts.user_name(uid) or str(uid)
+    complete = True
+    for program, capability in (("newuidmap", facts.CAP_SETUID), ("newgidmap", facts.CAP_SETGID)):
+        path = idmap.find_helper(program)
+        if uid:  # root writes the maps itself
+            yield checks.check_idmap_program(program, capability, path)
+            complete = complete and path is not None
+    library = facts.find_library("libsubid.so.5", "libsubid.so.4", "libsubid.so.3")
+    uids, gids = _ranges("uid"), _ranges("gid")
+    for kind, ranges in (("uid", uids), ("gid", gids)):
+        text = facts.read(f"/etc/sub{kind}") or ""
+        yield checks.check_subids(kind, ranges, name, text, has_libsubid=library is not None)
+    if usable and uids and gids and complete:  # only without these `run` goes on with one id
+        yield checks.check_full_map(trial.bounded(trial.full_map, uids, gids))
+
+
+def _storage(usable: bool) -> Iterator[Check]:
+    try:
+        path = paths.storage_root()
+    except RlessError as error:
+        yield Check("storage", FAIL, error.message, "nothing can be stored", error.hint or "")
+        return
+    mount = facts.mount_of(os.path.realpath(path), facts.mounts())
+    yield checks.check_storage(path, mount, trial.bounded(trial.space, path))
+    if usable:
+        yield from _drivers(path)
+    try:
+        os.rmdir(path)  # only if it is empty: then this run of doctor has made it
+    except OSError:
+        pass
+
+
+def _drivers(path: str) -> Iterator[Check]:
+    """Try what the storage at `path` can hold, in directories that are removed again."""
+    made: list[str] = []
+
+    def fresh() -> str:
+        made.append(tempfile.mkdtemp(prefix=".doctor-", dir=path))
+        return made[-1]
+
+    try:
+        xattr = trial.bounded(trial.user_xattr, fresh())
+        uids, gids = _ranges("uid"), _ranges("gid")
+        if uids and gids and trial.bounded(trial.full_map, uids, gids):
+            yield checks.check_owners(trial.bounded(trial.foreign_owner, fresh(), uids, gids))
+        overlay = checks.check_overlay(trial.bounded(trial.kernel_overlay, fresh()), xattr)
+        program = facts.find_program("fuse-overlayfs")
+        device = trial.bounded(trial.device, "/dev/fuse")
+        tried = None
+        if program and device:
+            tried = trial.bounded(trial.fuse_overlay, fresh(), program)
+        fuse = checks.check_fuse(program, device, tried)
+        yield overlay
+        yield fuse
+        yield checks.check_driver(overlay, fuse)
+    except OSError as error:
+        yield Check("driver", FAIL, f"{path}: {error.strerror}", "nothing can be stored", "")
+    finally:
+        for directory in made:
+            trial.remove(directory)
+
+
+def _surroundings() -> Iterator[Check]:
+    uid = os.getuid()
+    name = facts.user_name(uid) or str(uid)
+    yield checks.check_runtime_dir(os.environ.get("XDG_RUNTIME_DIR"), uid)
+    pasta = facts.find_program("pasta")
+    said = trial.bounded(trial.version, pasta) if pasta else trial.Outcome(error="not installed")
+    yield checks.check_network(pasta, said, trial.bounded(trial.device, "/dev/net/tun"))
+    yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
+    groups = facts.cgroups()
+    session = _session_cgroup(uid)
+    yield checks.check_cgroup(groups, session)
+    yield checks.check_linger(
+        name,
+        systemd=os.path.isdir("/run/systemd/system"),
+        session=os.path.exists(f"/run/user/{uid}/systemd/private"),
+        linger=os.path.exists(f"/var/lib/systemd/linger/{name}"),
+    )
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    yield checks.check_init(f"{package}/bin/rless-init")
+
+
+def _session_cgroup(uid: int) -> str | None:
+    for mount in facts.mounts():
+        if mount.fstype == "cgroup2":
+            path = f"{mount.target}/user.slice/user-{uid}.slice/user@{uid}.service"
+            if facts.is_delegated(path):
+                return path
+    return None
+
+
+def render(found: list[Check], width: int, colour: bool) -> str:
+    """Return the checks as an aligned table, with the meaning and the fix where there are any."""
+    paint = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"} if colour else {}
+    column = max(len(check.id) for check in found) + 2
+    indent = " " * (6 + column)
+    lines = []
+    for check in found:
+        mark = f"{check.status:<4}"
+        if colour:
+            mark = f"{paint[check.status]}{mark}\033[0m"
+        first = f"{mark}  {check.id:<{column}}"
+        lines += _wrap(check.fact, width, first, indent, hidden=len(mark) - 4)
+        if check.meaning:
+            lines += _wrap(check.meaning, width, indent, indent)
+        if check.fix:
+            head, *rest = check.fix.split("\n")
+            lines += _wrap(f"fix: {head}", width, indent, indent + "     ")
+            lines += [f"{indent}  {line}".rstrip() for line in rest]  # a file: as it is
+    return "\n".join(lines)
+
+
+def _wrap(text: str, width: int, first: str, rest: str, hidden: int = 0) -> list[str]:
+    """Break escaped text into lines; `hidden` characters of `first` take no place."""
+    placeholder = first[hidden:] if hidden else first
+    lines = textwrap.wrap(
+        escape(text),
+        max(width, len(rest) + 40),
+        initial_indent=" " * len(placeholder),
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    head = lines[0][len(placeholder) :] if lines else ""
+    return [first + head, *lines[1:]]
+
+
+def summary(found: list[Check]) -> str:
+    """Return the closing line."""
+    failed = [check.id for check in found if check.status == FAIL]
+    warned = sum(check.status == WARN for check in found)
+    if failed:
+        return f"rless run does not work here yet: {', '.join(failed)}"
+    if warned:
+        return f"rless run works here; {warned} of {len(found)} checks have a remark"
+    return "rless run works here"
+
+
+def main(json_output: bool = False) -> int:
+    """Print the checks; return 0 if `rless run` would work, else 1."""
+    found = collect()
+    works = all(check.status != FAIL for check in found)
+    if json_output:
+        document = {
+            "works": works,
+            "summary": summary(found),
+            "checks": [check._asdict() for check in found],
+        }
+        text = json.dumps(document, indent=2)
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size((100, 24)).columns if terminal else 100
+        colour = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        text = f"{render(found, width, colour)}\n\n{summary(found)}"
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
+    return 0 if works else 1

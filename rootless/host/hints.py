@@ -1,0 +1,104 @@
+"""Say why a kernel refused and what to do about it: the errnos that mislead, as data.
+
+Used by the engine when a step fails and by `doctor` before one does, so that both say the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootless.host import facts
+
+APPARMOR_SYSCTL = "kernel.apparmor_restrict_unprivileged_userns"
+
+
+def apparmor_profile(programs: list[str]) -> str:
+    """Return the AppArmor profile that lets these programs make user namespaces.
+
+    Ubuntu 23.10 and later take all capabilities away in a user namespace, except from programs
+    with a profile that says `userns`. It confines nothing else (flags=unconfined), and what the
+    programs execute keeps it.
+    """
+    paths = programs[0] if len(programs) == 1 else "{" + ",".join(programs) + "}"
+    return (
+        "abi <abi/4.0>,\n"
+        "include <tunables/global>\n"
+        f'profile rless "{paths}" flags=(unconfined) {{\n'
+        "  userns,\n"
+        "  include if exists <local/rless>\n"
+        "}\n"
+    )
+
+
+def launchers() -> list[str]:
+    """Return the paths of rless and rless-oci, beside the program that runs now."""
+    import sys
+
+    directory = os.path.dirname(os.path.realpath(sys.argv[0]))
+    found = [f"{directory}/{name}" for name in ("rless", "rless-oci")]
+    found = [path for path in found if os.path.exists(path)]
+    return found or ["/usr/local/bin/rless", "/usr/local/bin/rless-oci"]
+
+
+_APPARMOR = (
+    "AppArmor keeps programs without a profile from using user namespaces (Ubuntu 23.10 and later)",
+    "the administrator installs a profile for rless: `rless doctor` prints it and the commands",
+)
+_IN_CONTAINER = (
+    "this process is in a container, and its seccomp filter or missing rights forbid it",
+    "start the outer container with --security-opt seccomp=unconfined "
+    "--security-opt apparmor=unconfined --security-opt systempaths=unconfined",
+)
+
+
+def hint_for_userns_failure(number: int) -> tuple[str, str]:
+    """Return (why, hint) for a user namespace that could not be made or used.
+
+    Args:
+        number: the errno of unshare(CLONE_NEWUSER), of clone3, or of the first write or mount
+            in the new namespace.
+    """
+    if facts.sysctl("kernel.unprivileged_userns_clone") == 0 and os.geteuid():
+        return (
+            "this kernel gives user namespaces to root only (kernel.unprivileged_userns_clone=0)",
+            "sudo sysctl -w kernel.unprivileged_userns_clone=1, and keep it in /etc/sysctl.d/",
+        )
+    if facts.sysctl("user.max_user_namespaces") == 0:
+        return (
+            "the number of user namespaces is limited to 0 (user.max_user_namespaces)",
+            "sudo sysctl -w user.max_user_namespaces=15000, and keep it in /etc/sysctl.d/",
+        )
+    if number in (errno.ENOSPC, errno.EUSERS):
+        return (
+            "the limit of user namespaces is reached: of a user (user.max_user_namespaces = "
+            f"{facts.sysctl('user.max_user_namespaces')}) or of their nesting (32)",
+            "end containers that are not needed, or raise the sysctl user.max_user_namespaces",
+        )
+    if number in (errno.EPERM, errno.EACCES):
+        if facts.sysctl(APPARMOR_SYSCTL) == 1:
+            return _APPARMOR
+        status = facts.parse_status(facts.read("/proc/self/status") or "")
+        if facts.inside_container() or status.get("Seccomp", "0") == "2":
+            return _IN_CONTAINER
+        if _in_chroot():
+            return (
+                "the kernel refuses user namespaces in a chroot",
+                "run rless outside of it, or enter the directory with pivot_root",
+            )
+        return (
+            "a security module or policy of this host forbids user namespaces",
+            "ask the administrator; `rless doctor` lists what is known of this host",
+        )
+    if number == errno.EINVAL:
+        return (
+            "this kernel was built without user namespaces (CONFIG_USER_NS), or the caller has "
+            "more than one thread",
+            "use the distribution's kernel",
+        )
+    return os.strerror(number), "see `rless doctor`"
+
+
+def _in_chroot() -> bool:
+    """Tell whether the root directory is not the root of a mount, as unshare(2) demands."""
+    return not any(mount.target == "/" for mount in facts.mounts())

@@ -1,0 +1,274 @@
+"""Images in files: docker-archive and oci-archive tars, and OCI layout directories.
+
+The outer tar is only ever indexed: its members' names are keys of a dictionary and never paths
+on the host, so a member called `../../etc/passwd` is a key that nobody asks for (security class
+13). Layers are read where they lie; nothing is extracted. A directory is read by openat2 without
+links. Only an archive that is compressed as a whole is written out once, uncompressed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rootless.errors import RlessError, SyscallError, escape
+from rootless.image import limits, manifest
+from rootless.image.blobstream import BlobStream
+from rootless.image.digest import chain_ids, is_hex, sha256
+from rootless.image.layers import LayerBlob
+from rootless.image.manifest import ManifestError
+from rootless.image.reference import parse
+from rootless.image.source import Found
+from rootless.image.tarstream import REGULAR, SYMLINK, TarReader
+from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.oci.image_spec import REF_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rootless.image.platforms import PlatformWish
+    from rootless.image.progress import Progress
+    from rootless.image.reference import Reference
+    from rootless.oci.image_spec import Descriptor
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Files(Protocol):
+    """Files by name inside an archive or a directory."""
+
+    def open(self, name: str) -> tuple[int, int, int] | None:
+        """Return (fd, offset, size) of a regular file; None: there is none of that name."""
+
+    def close(self) -> None:
+        """Close all that `open` gave."""
+
+
+class TarFiles:
+    """Look up the members of a tar without extracting any.
+
+    Args:
+        path: the archive. scratch: where it is written uncompressed if it is compressed.
+    """
+
+    def __init__(self, path: str, scratch: str) -> None:
+        self._path = path
+        self._fd = _open_regular(path)
+        try:
+            size = os.fstat(self._fd).st_size
+            whole = BlobStream(self._fd, 0, size, escape(path))
+            if whole.compression != "none":
+                size = self._decompress(whole, scratch)
+            self._size = size
+            self._index: dict[str, tuple[int, int]] = {}
+            self._links: dict[str, str] = {}
+            self._read_index()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _decompress(self, whole: BlobStream, scratch: str) -> int:
+        """Put an unlinked file with the plain archive in place of the compressed one."""
+        fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        size = 0
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                for chunk in whole:
+                    size += file.write(chunk)
+                    if size > limits.LAYER_BYTES:
+                        raise RlessError(f"{self._path} decompresses to too much")
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise RlessError(f"cannot decompress {self._path}: {error.strerror}") from error
+            raise
+        os.close(self._fd)
+        self._fd = fd
+        return size
+
+    def _read_index(self) -> None:
+        position = _Position(self._fd, self._size)
+        reader = TarReader(position, escape(self._path), skip=position.skip)
+        for member in reader:
+            if reader.members > limits.ARCHIVE_MEMBERS:
+                raise RlessError(f"{self._path} has more than {limits.ARCHIVE_MEMBERS} members")
+            name = member.name.decode("utf-8", "surrogateescape").removeprefix("./")
+            self._index.pop(name, None)
+            self._links.pop(name, None)
+            if member.kind == REGULAR and member.sparse is None:
+                self._index[name] = (reader.offset, member.size)
+            elif member.kind == SYMLINK:
+                self._links[name] = member.link.decode("utf-8", "surrogateescape")
+
+    def open(self, name: str) -> tuple[int, int, int] | None:
+        """Return (fd, offset, size) of a regular member."""
+        found = self._index.get(name)
+        return None if found is None else (self._fd, *found)
+
+    def open_layer(self, name: str) -> tuple[int, int, int] | None:
+        """Return a layer, which older `docker save` may have as a link to another member.
+
+        The link is a key for the same index: it can lead to a member and to nothing else.
+        """
+        link = self._links.get(name)
+        if link is not None:
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+        return self.open(name)
+
+    def close(self) -> None:
+        """Close the archive."""
+        os.close(self._fd)
+
+
+class _Position:
+    """Give a file in chunks, with jumps over what nobody reads."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._at = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := os.pread(self._fd, 16 << 10, self._at):
+            self._at += len(chunk)
+            yield chunk
+
+    def skip(self, size: int) -> bool:
+        """Jump forward; False: there is less."""
+        self._at += size
+        return self._at <= self._size
+
+
+class DirectoryFiles:
+    """Look up the files of an OCI layout directory."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RlessError(f"cannot open {path}: {error.strerror}") from error
+        self._open: list[int] = []
+
+    def open(self, name: str) -> tuple[int, int, int] | None:
+        """Return (fd, 0, size) of a file; links are refused wherever they lead."""
+        try:
+            fd = openat2(self._root, name, _READ, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+        except SyscallError:
+            return None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            return None
+        self._open.append(fd)
+        return fd, 0, status.st_size
+
+    def close(self) -> None:
+        """Close the directory and all files."""
+        for fd in (self._root, *self._open):
+            os.close(fd)
+
+
+def _open_regular(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise RlessError(f"cannot open {path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RlessError(f"{path} is not a regular file")
+    return fd
+
+
+def _read_document(files: Files, name: str, what: str) -> bytes:
+    found = files.open(name)
+    if found is None:
+        raise ManifestError(f"{what} has no file {escape(name)[:120]}")
+    fd, offset, size = found
+    if size > limits.JSON_BYTES:
+        raise ManifestError(f"{what}: {escape(name)[:120]} is larger than {limits.JSON_BYTES} bytes")
+    data = b""
+    while len(data) < size and (chunk := os.pread(fd, size - len(data), offset + len(data))):
+        data += chunk
+    return data
+
+
+class DockerArchive:
+    """Find an image in what `docker save` wrote."""
+
+    def __init__(self, reference: Reference, scratch: str) -> None:
+        self._reference = reference
+        self._what = escape(reference.path)
+        self._files = TarFiles(reference.path, scratch)
+        self._names: list[str] = []
+
+    def find(self, wish: PlatformWish) -> Found:
+        """Return the image that the reference names, or the only one."""
+        document = manifest.read_json(
+            _read_document(self._files, "manifest.json", self._what), f"{self._what}: manifest.json"
+        )
+        entry = self._choose(document)
+        config_name, self._names = _entry_files(entry, self._what)
+        data = _read_document(self._files, config_name, self._what)
+        image_id = sha256(data)
+        stem = posixpath.basename(config_name).removesuffix(".json")
+        if is_hex(stem, 64) and image_id != f"sha256:{stem}":
+            raise ManifestError(f"{self._what}: the config does not have the digest of its name")
+        what = f"{self._what}: image config"
+        config = manifest.parse_config(data, what, len(self._names))
+        manifest.check_platform(config, wish, self._what)
+        diff_ids = config["rootfs"]["diff_ids"]
+        layers = []
+        for name, diff_id, chain in zip(self._names, diff_ids, chain_ids(diff_ids), strict=True):
+            found = self._files.open_layer(name)
+            if found is None:
+                raise ManifestError(f"{self._what} has no layer {escape(name)[:120]}")
+            layers.append(LayerBlob(None, found[2], diff_id, chain))
+        return Found(
+            manifest=b"", digests=[], config_data=data, config=config, image_id=image_id,
+            layers=layers,
+        )  # fmt: skip
+
+    def _choose(self, document: object) -> dict[str, Any]:
+        if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
+            raise ManifestError(f"{self._what}: manifest.json is not a list of objects")
+        if len(document) > limits.INDEX_CHILDREN:
+            raise ManifestError(f"{self._what}: manifest.json has {len(document)} images")
+        tag = self._reference.tag
+        if tag and tag.startswith("@"):
+            number = int(tag[1:]) if tag[1:].isdigit() and len(tag) < 6 else -1
+            if 0 <= number < len(document):
+                return dict(document[number])
+            raise ManifestError(f"{self._what} has no image number {tag[1:]}")
+        names = [(item, name) for item in document for name in _repo_tags(item)]
+        if tag:
+            for item, name in names:
+                if name == tag:
+                    return item
+        elif len(document) == 1:
+            return dict(document[0])
+        shown = escape(", ".join(sorted(name for _, name in names)))[:300]
+        why = f"has no image {tag}" if tag else f"has {len(document)} images"
+        raise ManifestError(
+            f"{self._what} {why}", f"name one of: {shown}" if shown else "choose by :@NUMBER"
+        )
+
+    def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
+        """Point each layer to where it lies in the archive."""
+        by_chain = {}
+        for layer in layers:
+            by_chain[layer.chain] = layer
+        # The order of names is that of all layers; `layers` may be fewer.
+        for layer, name in self._pair(by_chain):
+            found = self._files.open_layer(name)
+            if found is None:
+                raise ManifestError(f"{self._what} has no layer {escape(name)[:120]}")
+            layer.fd, layer.offset, layer.size = found
+
+    def _pair(self, by_chain: dict[str, LayerBlob]) -> Iterator[tuple[LayerBlob, str]]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._files.close()

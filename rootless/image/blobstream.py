@@ -1,0 +1,134 @@
+"""Turn a stored layer into the bytes of its tar: decompressed, hashed on both sides, bounded.
+
+The compression is told by the first bytes, as Docker does: media types lie, and a lie changes
+nothing because the diff_id is verified over what comes out. Output arrives in chunks of at most
+`limits.CHUNK`, so that a bomb costs time but no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError
+from rootless.image import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50 … 0x5f
+_READ = 64 << 10
+
+
+class BlobStream:
+    """Give the tar of one layer that lies in a file, or in a part of one.
+
+    Args:
+        fd: the file; read by position, so many streams can share it.
+        offset, size: where the blob lies.
+        what: how errors name the layer.
+
+    Attributes:
+        compression: "gzip", "zstd" or "none".
+    """
+
+    def __init__(self, fd: int, offset: int, size: int, what: str = "layer") -> None:
+        self._fd = fd
+        self._position = offset
+        self._start = offset
+        self._end = offset + size
+        self._what = what
+        self._blob_hash = hashlib.sha256()
+        self._tar_hash = hashlib.sha256()
+        start = os.pread(fd, min(size, 6), offset)
+        if start.startswith(_GZIP):
+            self.compression = "gzip"
+        elif start.startswith(_ZSTD) or (
+            start[1:4] == _ZSTD_SKIPPABLE and 0x50 <= start[0] <= 0x5F
+        ):
+            self.compression = "zstd"
+        elif start.startswith((b"BZh", b"\xfd7zXZ")):
+            raise RlessError(f"{what} is compressed with bzip2 or xz, which is not supported")
+        else:
+            self.compression = "none"
+
+    def __iter__(self) -> Iterator[bytes]:
+        source = {"gzip": self._gzip, "zstd": self._zstd, "none": self._raw}[self.compression]
+        update = self._tar_hash.update
+        for chunk in source():
+            update(chunk)
+            yield chunk
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the blob as far as it was read."""
+        return "sha256:" + self._blob_hash.hexdigest()
+
+    @property
+    def diff_id(self) -> str:
+        """Return the digest of the tar as far as it was read."""
+        return "sha256:" + self._tar_hash.hexdigest()
+
+    @property
+    def taken(self) -> int:
+        """Return how many bytes of the blob were read."""
+        return self._position - self._start
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes of the blob as it is stored, b"" at its end."""
+        data = os.pread(self._fd, min(size, self._end - self._position), self._position)
+        if not data and self._position < self._end:
+            raise RlessError(f"{self._what} is shorter than it should be")
+        self._position += len(data)
+        self._blob_hash.update(data)
+        return data
+
+    def _raw(self) -> Iterator[bytes]:
+        while chunk := self.read(limits.CHUNK):
+            yield chunk
+
+    def _gzip(self) -> Iterator[bytes]:
+        """Decompress the members of a gzip file one after the other; zeros may follow."""
+        decoder = zlib.decompressobj(31)
+        limit = limits.CHUNK
+        while data := self.read(_READ):
+            while data or not decoder.eof:
+                if decoder.eof:
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        break
+                    decoder = zlib.decompressobj(31)
+                try:
+                    chunk = decoder.decompress(data, limit)
+                except zlib.error as error:
+                    raise RlessError(f"{self._what}: broken gzip data: {error}") from None
+                if chunk:
+                    yield chunk
+                data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+                if not data and len(chunk) < limit:
+                    break
+        if not decoder.eof:
+            raise RlessError(f"{self._what}: broken gzip data: it ends too early")
+
+    def _zstd(self) -> Iterator[bytes]:
+        try:
+            import zstandard
+        except ImportError:
+            raise RlessError(
+                f"{self._what} is compressed with zstd", "install the Python package zstandard"
+            ) from None
+        decoder = zstandard.ZstdDecompressor(max_window_size=limits.ZSTD_WINDOW)
+        try:
+            with decoder.stream_reader(
+                self, read_size=_READ, read_across_frames=True, closefd=False
+            ) as stream:
+                while chunk := stream.read(limits.CHUNK):
+                    yield chunk
+        except zstandard.ZstdError as error:
+            raise RlessError(f"{self._what}: broken zstd data: {error}") from None
+        while self.read(_READ):
+            pass  # whatever the decoder left is part of the digest

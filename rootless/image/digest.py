@@ -1,0 +1,44 @@
+"""Digests: the only names that blobs and layers have on disk.
+
+A digest from outside is text until `is_digest` has said yes: used as a path before that, it is
+a way to write anywhere (CVE-2024-3727).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PREFIX = "sha256:"
+_LENGTH = 71
+
+
+def is_digest(value: object) -> bool:
+    """Tell whether `value` is exactly "sha256:" and 64 lower-case hexadecimal digits."""
+    return isinstance(value, str) and value.startswith(_PREFIX) and is_hex(value[7:], 64)
+
+
+def is_hex(text: str, length: int) -> bool:
+    """Tell whether `text` is `length` lower-case hexadecimal digits."""
+    return len(text) == length and not text.strip("0123456789abcdef")
+
+
+def sha256(data: bytes) -> str:
+    """Return the digest of `data`."""
+    import hashlib
+
+    return _PREFIX + hashlib.sha256(data).hexdigest()
+
+
+def chain_ids(diff_ids: Iterable[str]) -> list[str]:
+    """Return the chain id of each layer: names it together with all layers below it.
+
+    The same layer over other layers is another directory: its implied parents differ.
+
+    Source: OCI image-spec, config.md, "Layer ChainID".
+    """
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        chain.append(sha256(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+    return chain

@@ -1,0 +1,315 @@
+"""Make the layers of an image: verify, unpack and put in place, in one child for all of them.
+
+The child is root of a user namespace with the map that the image's containers will have, so the
+owners on disk are right and no container has to change them again. It works in a scratch
+directory; a layer appears in the store by one rename, after both its digests were verified over
+every byte. The rename is made by the child too: a directory that belongs to a subordinate id
+cannot be moved by its user.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from typing import TYPE_CHECKING, Any
+
+from rootless.errors import RlessError, SyscallError, escape
+from rootless.image import limits
+from rootless.image.blobstream import BlobStream
+from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, LayerView, is_opaque
+from rootless.image.records import has_layer, write_json
+from rootless.image.store import layer_dir
+from rootless.image.tarstream import TarReader
+from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
+from rootless.linux import prctl
+from rootless.linux.idmap import call_in_userns
+from rootless.linux.tree import remove_tree
+from rootless.paths import private_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.image.progress import Progress
+    from rootless.linux.idmap import IdMap
+
+_USER_FILES = ("passwd", "group")
+
+
+class LayerBlob:
+    """Say where the bytes of one layer are.
+
+    Attributes:
+        digest: of the blob as it is stored; None: an archive that does not tell.
+        size: bytes of the blob. diff_id: digest of its tar. chain: its chain id.
+        fd, offset: the file that it lies in; fd is -1 until it was fetched.
+    """
+
+    __slots__ = ("chain", "diff_id", "digest", "fd", "offset", "size")
+
+    def __init__(self, digest: str | None, size: int, diff_id: str, chain: str) -> None:
+        self.digest = digest
+        self.size = size
+        self.diff_id = diff_id
+        self.chain = chain
+        self.fd = -1
+        self.offset = 0
+
+    @property
+    def short(self) -> str:
+        """Return the 12 digits that progress and errors name it by."""
+        return (self.digest or self.diff_id)[7:19]
+
+
+def unpack(
+    root: str, idmap: IdMap, layers: Sequence[LayerBlob], scratch: str, progress: Progress
+) -> None:
+    """Make the layers of one image that are not there yet for this map.
+
+    Args:
+        layers: all of the image, bottom first; those that are missing must have been fetched.
+        scratch: an empty directory of the store's file system.
+
+    Raises:
+        RlessError: a layer is broken or hostile, or there is no room. What was made until then
+            stays, whole; nothing else does.
+
+    Where it runs: the work in a child; the caller must have no second thread.
+    """
+    private_dir(f"{root}/layers/{idmap.key}")
+    call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, os.getpid())
+
+
+def prepare_child(parent: int) -> None:
+    """Make the child end with its parent, and take files with exactly the modes it asks for."""
+    prctl.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(70)
+    os.umask(0)
+    raise_descriptor_limit()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the hard limit has: one a layer is held."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _unpack_all(
+    root: str,
+    idmap: IdMap,
+    layers: Sequence[LayerBlob],
+    scratch: str,
+    progress: Progress,
+    parent: int,
+) -> None:
+    prepare_child(parent)
+    scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+    overlay = supports_overlay_whiteouts(scratch_fd)
+    lowers: list[int] = []
+    for layer in layers:
+        final = layer_dir(root, idmap.key, layer.chain)
+        if not has_layer(root, idmap.key, layer.chain):
+            if layer.fd < 0:
+                raise RlessError(
+                    f"layer {layer.short} vanished meanwhile", "start the pull once more"
+                )
+            progress.state(layer.short, "Extracting", layer.size)
+            name = f"layer-{len(lowers)}"
+            try:
+                meta = _unpack_one(scratch_fd, name, layer, lowers, idmap, overlay, progress)
+                write_json(f"{final}.json", meta, scratch, sync=False)
+                move_into_place(scratch_fd, name, final)
+            except BaseException:
+                remove_tree(scratch_fd, name)
+                raise
+            progress.state(layer.short, "Pull complete")
+        lowers.append(os.open(final, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def _unpack_one(
+    scratch_fd: int,
+    name: str,
+    layer: LayerBlob,
+    lowers: Sequence[int],
+    idmap: IdMap,
+    overlay: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Unpack one layer into a directory of the scratch directory; return its meta record."""
+    what = f"layer {layer.short}"
+    os.mkdir(name, 0o700, dir_fd=scratch_fd)
+    root_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=scratch_fd)
+    view = LayerView(root_fd, lowers)
+    try:
+        stream = BlobStream(layer.fd, layer.offset, layer.size, what)
+        unpacker = Unpacker(root_fd, view, idmap, overlay_whiteouts=overlay)
+        reader = TarReader(stream, what)
+        try:
+            unpacker.apply(reader, lambda: progress.advance(layer.short, stream.taken))
+        except SyscallError:
+            raise
+        except RlessError as error:
+            raise error.within(what) if what not in error.message else error
+        if layer.digest is not None and stream.digest != layer.digest:
+            raise RlessError(f"{what} does not have its digest", "the source is damaged or lies")
+        if stream.diff_id != layer.diff_id:
+            raise RlessError(
+                f"{what} unpacks to {stream.diff_id}, but the image says {layer.diff_id}",
+                "the source is damaged or lies",
+            )
+        return {
+            "chain": layer.chain,
+            "diff_id": layer.diff_id,
+            "blob": layer.digest,
+            "size": unpacker.bytes,
+            "whiteouts": "overlay" if overlay else "aufs",
+            "skipped_devices": unpacker.skipped_devices,
+            "lost_xattrs": unpacker.lost_xattrs,
+            "users": _user_files(root_fd),
+            "uids": idmap.uids,
+            "gids": idmap.gids,
+        }
+    finally:
+        view.close()
+        os.close(root_fd)
+
+
+def move_into_place(scratch_fd: int, name: str, final: str) -> None:
+    """Rename a finished layer to its place; if somebody was faster, theirs is as good."""
+    try:
+        os.rename(name, final, src_dir_fd=scratch_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        remove_tree(scratch_fd, name)
+
+
+# -- the users of an image -------------------------------------------------------------------
+
+
+def _user_files(root_fd: int) -> dict[str, str | None]:
+    """Return what a layer says about /etc/passwd and /etc/group.
+
+    A missing key means that the layers below tell; None that there is no (usable) file. Only
+    regular files count: a link could point anywhere once the host follows it.
+    """
+    found: dict[str, str | None] = {}
+    try:
+        etc = os.open("etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    except FileNotFoundError:
+        if _exists(root_fd, WHITEOUT_PREFIX + b"etc") or is_opaque(root_fd):
+            return dict.fromkeys(_USER_FILES)
+        return found
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return dict.fromkeys(_USER_FILES)
+        raise
+    try:
+        hidden = is_opaque(etc) or is_opaque(root_fd)
+        for name in _USER_FILES:
+            if _exists(etc, name.encode()):
+                found[name] = _read_user_file(etc, name)
+            elif hidden or _exists(etc, WHITEOUT_PREFIX + name.encode()):
+                found[name] = None
+    finally:
+        os.close(etc)
+    return found
+
+
+def _read_user_file(etc_fd: int, name: str) -> str | None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=etc_fd)
+    except OSError:
+        return None  # a link, a whiteout
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limits.USER_FILE_BYTES:
+            return None
+        data = b""
+        while chunk := os.read(fd, limits.USER_FILE_BYTES):
+            data += chunk
+        return data.decode("utf-8", "surrogateescape")
+    finally:
+        os.close(fd)
+
+
+def _exists(dir_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def merge_users(metas: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the user files of an image from the meta records of its layers, bottom first."""
+    users: dict[str, str] = {}
+    for name in _USER_FILES:
+        for meta in reversed(metas):
+            if name in meta["users"]:
+                users[name] = meta["users"][name] or ""
+                break
+    return users
+
+
+def scan_users(layers: Sequence[LayerBlob], known: Sequence[dict[str, Any] | None]) -> dict[str, str]:
+    """Find the user files of an image before it is unpacked, because its map depends on them.
+
+    Reads fetched layers from the top until one has the file. What is found here decides the
+    map only; the record is made from the files as they were unpacked.
+
+    Args:
+        known: the meta record of each layer, None where the layer has to be read.
+    """
+    wanted = dict.fromkeys(_USER_FILES, "")
+    missing = set(_USER_FILES)
+    for layer, meta in zip(reversed(layers), reversed(known), strict=True):
+        if not missing:
+            break
+        found = meta["users"] if meta is not None else _scan_layer(layer)
+        for name in missing & found.keys():
+            wanted[name] = found[name] or ""
+        missing -= found.keys()
+    return wanted
+
+
+def _scan_layer(layer: LayerBlob) -> dict[str, str | None]:
+    what = f"layer {layer.short}"
+    found: dict[str, str | None] = {}
+    reader = TarReader(BlobStream(layer.fd, layer.offset, layer.size, what), what)
+    hidden = False
+    for member in reader:
+        path = member.name.removeprefix(b"./").strip(b"/")
+        if not path.startswith((b"etc", WHITEOUT_PREFIX)):
+            continue
+        if path in (OPAQUE_MARKER, b".wh.etc", b"etc/" + OPAQUE_MARKER):
+            hidden = True
+        name = path.removeprefix(b"etc/").removeprefix(WHITEOUT_PREFIX).decode("latin-1")
+        if name not in _USER_FILES or not path.startswith(b"etc/"):
+            continue
+        if member.kind == b"0" and member.sparse is None and not path[4:].startswith(b".wh."):
+            if member.size <= limits.USER_FILE_BYTES:
+                found[name] = reader.read(member.size).decode("utf-8", "surrogateescape")
+                continue
+        found[name] = None
+    if hidden:
+        for name in _USER_FILES:
+            found.setdefault(name, None)
+    return found
+
+
+def describe(meta: dict[str, Any]) -> str | None:
+    """Return one line about what a layer lost on its way to disk; None: nothing."""
+    lost = []
+    if meta["skipped_devices"]:
+        lost.append(f"{meta['skipped_devices']} device nodes (rootless users cannot make them)")
+    if meta["lost_xattrs"]:
+        lost.append(f"{meta['lost_xattrs']} extended attributes")
+    return f"layer {escape(meta['diff_id'])[7:19]}: left out {' and '.join(lost)}" if lost else None

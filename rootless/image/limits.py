@@ -1,0 +1,48 @@
+"""How much an image may ask for before it is refused: ceilings against bombs.
+
+Each is far above what real images need and far below what hurts the host. They are module
+constants so that a test can lower them.
+"""
+
+from __future__ import annotations
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+# Documents.
+JSON_BYTES = 4 * MIB  # a manifest, an index or a config
+INDEX_CHILDREN = 1000
+INDEX_DEPTH = 2  # an index may hold indexes, these may not
+LAYERS = 512
+AUTH_BYTES = 1 * MIB
+TOKEN_BYTES = 1 * MIB
+USER_FILE_BYTES = 1 * MIB  # /etc/passwd or /etc/group of an image
+
+# Blobs and archives.
+BLOB_BYTES = 64 * GIB  # one compressed layer
+ARCHIVE_MEMBERS = 100_000  # members of a docker-archive or oci-archive itself
+ZSTD_WINDOW = 128 * MIB
+CHUNK = 256 * KIB  # read and decompressed at a time
+
+# Layers.
+LAYER_BYTES = 256 * GIB  # file contents in one layer, holes not counted
+SPARSE_BYTES = 16 * TIB  # apparent size of one file
+SPARSE_ENTRIES = 1 << 20
+MEMBERS = 10_000_000  # files of one layer
+EXTENSION_BYTES = 1 * MIB  # one pax header, GNU long name or long link
+NAME_BYTES = 4095  # PATH_MAX without its NUL
+LINKS = 40  # symbolic links followed for one name, as the kernel does
+TRAILING_BYTES = 1 * MIB  # zeros after the end of an archive
+XATTRS = 256  # extended attributes of one file
+XATTR_BYTES = 64 * KIB  # one value (XATTR_SIZE_MAX)
+
+# Time.
+CONNECT_SECONDS = 15.0
+IDLE_SECONDS = 60.0  # between two packets
+DOCUMENT_SECONDS = 60.0  # a manifest, a config or a token as a whole
+SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is given up
+REDIRECTS = 5
+ATTEMPTS = 5
+RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for

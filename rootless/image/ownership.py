@@ -1,0 +1,51 @@
+"""Reach files of every subordinate id: a map of all of them, and deletion under it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError
+from rootless.linux import subid
+from rootless.linux.idmap import IdMap, call_in_userns, find_helper
+from rootless.linux.tree import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.linux.idmap import Extent
+
+
+def everything() -> IdMap:
+    """Return a map that reaches all ids of the caller: root is the caller, then the ranges."""
+    uids = _extents(os.getuid(), subid.ranges("uid"))
+    gids = _extents(os.getgid(), subid.ranges("gid"))
+    if len(uids) == 1 or len(gids) == 1 or find_helper("newuidmap") is None:
+        return IdMap(uids[:1], gids[:1], "single")
+    return IdMap(uids, gids, "u0g0")
+
+
+def _extents(own: int, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
+    extents = [(0, own, 1)]
+    first = 1
+    for start, count in ranges:
+        extents.append((first, start, count))
+        first += count
+    return extents
+
+
+def delete_any(directory: str, name: str) -> None:
+    """Delete a tree that may have files of subordinate ids; absent is no error.
+
+    Raises:
+        RlessError: even as root of a user namespace it cannot be deleted.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            remove_tree(fd, name)
+        except RlessError:
+            # Directories of other ids: only root of a namespace that maps them may.
+            call_in_userns(everything(), remove_tree, fd, name)
+    finally:
+        os.close(fd)

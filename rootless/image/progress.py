@@ -1,0 +1,114 @@
+"""Show how a pull goes on: one line a layer redrawn on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from rootless.errors import escape
+
+_REDRAW_SECONDS = 0.1
+_BAR = 24
+
+
+class Progress:
+    """Report to a descriptor, standard error by default.
+
+    Args:
+        quiet: report nothing.
+    """
+
+    def __init__(self, fd: int = 2, *, quiet: bool = False) -> None:
+        self._fd = fd
+        self._quiet = quiet
+        self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
+        self._rows: dict[str, tuple[str, int, int]] = {}
+        self._drawn = 0
+        self._last = 0.0
+        self._lock = threading.Lock()
+
+    def say(self, text: str) -> None:
+        """Print one line above the layers."""
+        if self._quiet:
+            return
+        with self._lock:
+            self._erase()
+            self._write(escape(text) + "\n")
+            self._draw()
+
+    def state(self, layer: str, state: str, total: int = 0) -> None:
+        """Tell that a layer (by its short id) is "Waiting", "Downloading", ..."""
+        if self._quiet:
+            return
+        with self._lock:
+            self._rows[layer] = (state, 0, total)
+            if self._live:
+                self._redraw()
+            else:
+                self._write(f"{layer}: {state}\n")
+
+    def advance(self, layer: str, done: int) -> None:
+        """Tell how many bytes of a layer are done."""
+        if not self._live:
+            return
+        with self._lock:
+            state, _, total = self._rows.get(layer, ("", 0, 0))
+            self._rows[layer] = (state, done, total)
+            now = time.monotonic()
+            if now - self._last >= _REDRAW_SECONDS:
+                self._last = now
+                self._redraw()
+
+    def finish(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live:
+            with self._lock:
+                self._redraw()
+                self._rows = {}
+                self._drawn = 0
+
+    def _redraw(self) -> None:
+        self._erase()
+        self._draw()
+
+    def _erase(self) -> None:
+        if self._live and self._drawn:
+            self._write(f"\x1b[{self._drawn}A\x1b[J")
+            self._drawn = 0
+
+    def _draw(self) -> None:
+        if not self._live:
+            return
+        try:
+            columns, lines = os.get_terminal_size(self._fd)
+        except OSError:
+            columns, lines = 80, 24
+        rows = list(self._rows.items())[-max(1, lines - 2) :]
+        text = "".join(_row(layer, *row)[: max(20, columns - 1)] + "\n" for layer, row in rows)
+        self._drawn = len(rows)
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # a closed standard error must not end a pull
+
+
+def _row(layer: str, state: str, done: int, total: int) -> str:
+    if not total or not done:
+        return f"{layer}: {state}"
+    filled = min(_BAR, _BAR * done // total)
+    bar = "=" * filled + ">" * (filled < _BAR)
+    return f"{layer}: {state:<11} [{bar:<{_BAR}}] {_size(done)}/{_size(total)}"
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes as Docker shows it: powers of 1000, four digits."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.4g}{unit}"
+        value /= 1000
+    return f"{value:.4g}TB"

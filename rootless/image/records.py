@@ -1,0 +1,137 @@
+"""The write side of the store: records and blobs, each complete or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from rootless.errors import RlessError
+from rootless.image.digest import is_digest
+from rootless.image.store import RECORD_VERSION, Store, layer_dir, name_path
+from rootless.paths import private_dir
+
+if TYPE_CHECKING:
+    from rootless.image.reference import Reference
+    from rootless.image.store import Image
+
+NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
+
+
+def write_file(path: str, data: bytes, scratch: str, *, sync: bool = True) -> None:
+    """Write a file so that it is there as a whole or not at all.
+
+    Args:
+        scratch: a directory of the same file system that is cleared after a crash.
+        sync: survive a power cut too, without a sync of the file system after it.
+
+    Raises:
+        RlessError: no room, or the store is read-only.
+    """
+    temporary = f"{scratch}/{os.urandom(8).hex()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        hint = NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        raise RlessError(f"cannot write {path}: {error.strerror}", hint) from error
+
+
+def write_json(path: str, value: object, scratch: str, *, sync: bool = True) -> None:
+    """Write a JSON document as `write_file` does."""
+    data = json.dumps(value, separators=(",", ":")).encode()
+    write_file(path, data, scratch, sync=sync)
+
+
+def blob_path(root: str, digest: str) -> str:
+    """Return where a manifest or config lies."""
+    if not is_digest(digest):
+        raise RlessError("internal error: a blob without a digest")
+    return f"{root}/blobs/sha256/{digest[7:]}"
+
+
+def put_blob(root: str, digest: str, data: bytes, scratch: str) -> None:
+    """Keep a manifest or config, verified by the caller."""
+    path = blob_path(root, digest)
+    if not os.path.exists(path):
+        private_dir(os.path.dirname(path))
+        write_file(path, data, scratch, sync=False)
+
+
+def get_blob(root: str, digest: str) -> bytes | None:
+    """Return a manifest or config of an image of the store."""
+    try:
+        with open(blob_path(root, digest), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def save(
+    root: str,
+    record: dict[str, Any],
+    reference: Reference,
+    platform: str | None,
+    scratch: str,
+) -> None:
+    """Record an image under its name and its id; an image that had the name keeps its id."""
+    record = {**record, "version": RECORD_VERSION}
+    ids, names = f"{root}/images/ids", f"{root}/images/names"
+    private_dir(ids)
+    private_dir(names)
+    by_id = {**record, "name": record["id"], "source": None}
+    write_json(f"{ids}/{record['id'][7:]}.json", by_id, scratch)
+    write_json(name_path(root, reference, platform), record, scratch)
+
+
+def add_key(image: Image, key: str, whiteouts: str, scratch: str) -> None:
+    """Note in all records of an image that its layers are there for one more map."""
+    image.keys[key] = whiteouts
+    store = Store(image.root)
+    for kind in ("names", "ids"):
+        directory = f"{image.root}/images/{kind}"
+        for entry in _entries(directory):
+            record = store._read(f"{directory}/{entry}")
+            if record is not None and record["id"] == image.id and key not in record["keys"]:
+                record["keys"][key] = whiteouts
+                write_json(f"{directory}/{entry}", record, scratch)
+
+
+def has_layer(root: str, key: str, chain: str) -> bool:
+    """Tell whether a layer is there, and that it is this one and not its namesake.
+
+    Raises:
+        RlessError: two chain ids start alike: somebody made them so.
+    """
+    path = layer_dir(root, key, chain)
+    if not os.path.isdir(path):
+        return False
+    meta = read_meta(root, key, chain)
+    if meta is None:
+        return False
+    if meta["chain"] != chain:
+        raise RlessError(f"layer {chain} cannot be told from {meta['chain']}: refused")
+    return True
+
+
+def read_meta(root: str, key: str, chain: str) -> dict[str, Any] | None:
+    """Return what was found while a layer was unpacked."""
+    try:
+        with open(f"{layer_dir(root, key, chain)}.json", "rb") as file:
+            meta: dict[str, Any] = json.loads(file.read())
+            return meta
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return [entry for entry in os.listdir(directory) if entry.endswith(".json")]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,62 @@
+"""Where images come from: what a pull needs of a registry, an archive or a layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.image.layers import LayerBlob
+    from rootless.image.platforms import PlatformWish
+    from rootless.image.progress import Progress
+    from rootless.oci.image_spec import ImageConfig
+
+
+class Found:
+    """Hold the verified documents of one image.
+
+    Attributes:
+        digest: of the manifest; "" if the source has none.
+        digests: all that the source knows the image by, the index's first.
+        manifest: the manifest's bytes; b"" if the source has none.
+        config_data, config, id: the image config, its checked content and its digest.
+        layers: bottom first; none is fetched yet.
+    """
+
+    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest")
+
+    def __init__(
+        self,
+        *,
+        manifest: bytes,
+        digests: list[str],
+        config_data: bytes,
+        config: ImageConfig,
+        image_id: str,
+        layers: list[LayerBlob],
+    ) -> None:
+        self.manifest = manifest
+        self.digests = digests
+        self.digest = digests[-1] if digests else ""
+        self.config_data = config_data
+        self.config = config
+        self.id = image_id
+        self.layers = layers
+
+
+class Source(Protocol):
+    """One place that has an image."""
+
+    def find(self, wish: PlatformWish) -> Found:
+        """Return the image's documents for one platform, verified and checked."""
+
+    def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
+        """Make the layers readable: set `fd` and `offset` of each.
+
+        Args:
+            scratch: a directory for what has to be stored; deleted by the caller.
+        """
+
+    def close(self) -> None:
+        """Close connections and files."""

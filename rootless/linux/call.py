@@ -1,0 +1,87 @@
+"""How every other file here calls the kernel: libc by soname, errno turned into an error.
+
+`ctypes.util.find_library` costs 10 ms (it runs programs), the soname nothing. All bindings
+are made at import time: code that runs after the root has changed can import nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from rootless.errors import SyscallError
+
+# PyDLL keeps the interpreter lock: the calls are short, and clone3 must not switch threads.
+# musl names its libc otherwise; the process itself always has one.
+try:
+    libc = ctypes.PyDLL("libc.so.6", use_errno=True)
+except OSError:
+    libc = ctypes.PyDLL(None, use_errno=True)
+
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
+
+# x86_64 and aarch64 share the numbers from pidfd_send_signal (424) on.
+_MACHINE = os.uname().machine
+_LEGACY = {
+    "x86_64": {"pivot_root": 155, "gettid": 186, "keyctl": 250, "seccomp": 317, "capset": 126},
+    "aarch64": {"pivot_root": 41, "gettid": 178, "keyctl": 219, "seccomp": 277, "capset": 91},
+}.get(_MACHINE, {})
+SYS_PIVOT_ROOT = _LEGACY.get("pivot_root", -1)
+SYS_KEYCTL = _LEGACY.get("keyctl", -1)
+SYS_SECCOMP = _LEGACY.get("seccomp", -1)
+SYS_PIDFD_SEND_SIGNAL = 424
+SYS_OPEN_TREE = 428
+SYS_MOVE_MOUNT = 429
+SYS_FSOPEN = 430
+SYS_FSCONFIG = 431
+SYS_FSMOUNT = 432
+SYS_PIDFD_OPEN = 434
+SYS_CLONE3 = 435
+SYS_CLOSE_RANGE = 436
+SYS_OPENAT2 = 437
+SYS_MOUNT_SETATTR = 442
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_RECURSIVE = 0x8000
+
+
+def failed(call: str) -> SyscallError:
+    """Return the error of the libc call that has just failed, read from errno."""
+    return SyscallError(call, ctypes.get_errno())
+
+
+def syscall(name: str, number: int, *args: object) -> int:
+    """Make one raw system call.
+
+    Args:
+        name: the call as an error shall show it, as `openat2(/etc)`.
+        number: the architecture's number.
+        args: ints (passed as longs), bytes (as pointers), ctypes objects, None.
+
+    Raises:
+        SyscallError: the kernel returned an error.
+
+    Source: syscall(2).
+    """
+    result: int = _syscall(
+        ctypes.c_long(number),
+        *(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args),
+    )
+    if result == -1:
+        raise failed(name)
+    return result
+
+
+def encode(path: str | bytes | None) -> bytes | None:
+    """Return a path as the kernel wants it: bytes, with Python's surrogates undone."""
+    return path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
+
+
+def shown(path: str | bytes | None) -> str:
+    """Return a path as an error shall show it."""
+    if path is None:
+        return "none"
+    return path.decode("utf-8", "replace") if isinstance(path, bytes) else path

@@ -1,0 +1,110 @@
+"""Capabilities of the calling thread (capabilities(7), capset(2))."""
+
+from __future__ import annotations
+
+import ctypes
+
+from rootless.linux.call import failed, libc
+from rootless.linux.prctl import read_bounding
+from rootless.errors import SyscallError
+
+# In the kernel's order: the index is the capability's number (linux/capability.h).
+NAMES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+)
+NUMBERS = {name: number for number, name in enumerate(NAMES)}
+
+_VERSION_3 = 0x20080522
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _Data(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+_capset = libc.capset
+
+
+def mask(names: list[str]) -> int:
+    """Return the set of these capability names as a bit mask; KeyError for an unknown name."""
+    bits = 0
+    for name in names:
+        bits |= 1 << NUMBERS[name]
+    return bits
+
+
+def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the three sets of the calling thread, as bit masks.
+
+    Raises:
+        SyscallError: EPERM: more permitted than before, or inheritable beyond the bounding set.
+    """
+    data = (_Data * 2)(
+        *(
+            _Data(*((bits >> shift) & 0xFFFFFFFF for bits in (effective, permitted, inheritable)))
+            for shift in (0, 32)
+        )
+    )
+    if _capset(ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(data)) == -1:
+        raise failed("capset")
+
+
+def last_capability() -> int:
+    """Return the highest capability number of this kernel, without /proc."""
+    number = len(NAMES) - 1
+    while True:
+        try:
+            read_bounding(number + 1)
+        except SyscallError:
+            break
+        number += 1
+    while number > 0:
+        try:
+            read_bounding(number)
+            break
+        except SyscallError:
+            number -= 1
+    return number

@@ -1,0 +1,339 @@
+"""User namespaces with their id maps: made, mapped by newuidmap/newgidmap, entered.
+
+The kernel lets a user map one id, its own. More needs newuidmap(1), a setuid program that
+checks /etc/subuid. It must run outside, while the process that made the namespace waits on a
+pipe: so its pid cannot be reused (security class 44).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import mount, ns, process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+
+    Extent = tuple[int, int, int]
+
+# Only directories that root owns on every system: a newuidmap planted in $PATH is never run.
+_HELPER_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")
+_HELPER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+
+
+class IdMap:
+    """Map container ids to host ids, by extents of (container id, host id, count).
+
+    Attributes:
+        uids, gids: the extents, as in user_namespaces(7).
+        key: names the owners that files have on disk under this map; layers are unpacked once
+            for each key.
+        single: only one id is mapped; files on disk all belong to it.
+    """
+
+    __slots__ = ("gids", "key", "single", "uids")
+
+    def __init__(self, uids: Sequence[Extent], gids: Sequence[Extent], key: str) -> None:
+        self.uids = tuple(uids)
+        self.gids = tuple(gids)
+        self.key = key
+        self.single = sum(extent[2] for extent in uids) == 1
+
+    def host_uid(self, uid: int) -> int | None:
+        """Return the host's uid for a container's uid; None: it is not mapped."""
+        return _translate(self.uids, uid)
+
+    def host_gid(self, gid: int) -> int | None:
+        """Return the host's gid for a container's gid; None: it is not mapped."""
+        return _translate(self.gids, gid)
+
+
+def _translate(extents: Sequence[Extent], container_id: int) -> int | None:
+    for first, host, count in extents:
+        if first <= container_id < first + count:
+            return host + container_id - first
+    return None
+
+
+def find_helper(name: str) -> str | None:
+    """Return the absolute path of newuidmap or newgidmap; None: not installed."""
+    for directory in _HELPER_DIRECTORIES:
+        path = f"{directory}/{name}"
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if status.st_uid == 0 and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022:
+            return path
+    return None
+
+
+def write_maps(pid: int, idmap: IdMap) -> None:
+    """Write the maps of the user namespace of `pid`, a waiting child of ours.
+
+    The kernel takes one extent of our own id directly (setgroups is denied then); anything
+    else goes to newuidmap and newgidmap, both at once. As root the kernel takes all.
+
+    Raises:
+        RlessError: a helper is missing, is not setuid, or refuses; the message is its own.
+
+    Where it runs: in the parent user namespace.
+    Source: user_namespaces(7), newuidmap(1).
+    """
+    direct = os.geteuid() == 0
+    if not direct and idmap.single and sum(extent[2] for extent in idmap.gids) == 1:
+        _write(f"/proc/{pid}/setgroups", "deny")
+        direct = True
+    if direct:
+        _write(f"/proc/{pid}/uid_map", _format(idmap.uids))
+        _write(f"/proc/{pid}/gid_map", _format(idmap.gids))
+        return
+    running = [
+        _start_helper("newuidmap", pid, idmap.uids),
+        _start_helper("newgidmap", pid, idmap.gids),
+    ]
+    failures = [failure for failure in map(_finish_helper, running) if failure]
+    if failures:
+        raise failures[0]
+
+
+def _format(extents: Sequence[Extent]) -> str:
+    return "".join(f"{first} {host} {count}\n" for first, host, count in extents)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        raise SyscallError(f"write({path}, {text.strip()!r})", error.errno or 0) from error
+    finally:
+        os.close(fd)
+
+
+def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> tuple[str, int, int]:
+    program = find_helper(name)
+    if program is None:
+        raise RlessError(
+            f"cannot map subordinate ids: {name} is not installed",
+            "ask the administrator for the package uidmap (shadow-utils), "
+            "or use --userns=nomap to go on with one id",
+        )
+    arguments = [name, str(pid), *(str(number) for extent in extents for number in extent)]
+    reader, writer = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
+    actions.append((os.POSIX_SPAWN_DUP2, writer, 2))
+    try:
+        child = os.posix_spawn(program, arguments, _HELPER_ENVIRONMENT, file_actions=actions)
+    except OSError as error:
+        os.close(reader)
+        raise RlessError(f"cannot run {program}: {error.strerror}") from error
+    finally:
+        os.close(writer)
+        os.close(null)
+    return name, child, reader
+
+
+def _finish_helper(running: tuple[str, int, int]) -> RlessError | None:
+    name, child, reader = running
+    said = b""
+    while chunk := os.read(reader, 4096):
+        said += chunk[: 4096 - len(said)]
+    os.close(reader)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        return None
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    why = lines[-1].removeprefix(f"{name}: ") if lines else f"status {status}"
+    hint = "see `rless doctor`, or use --userns=nomap to go on with one id"
+    if "Operation not permitted" in why:
+        hint = f"{name} must be setuid root or have a file capability; " + hint
+    return RlessError(f"{name} refused the id map: {why}", hint)
+
+
+def become_root() -> None:
+    """Become uid and gid 0 of this user namespace, as far as they are mapped.
+
+    Where id 0 has no mapping (one id, and the application is not root) the caller stays who it
+    is, with all capabilities all the same.
+    """
+    try:
+        os.setgroups([])
+    except OSError as error:
+        if error.errno != errno.EPERM:  # setgroups is denied where one id is mapped
+            raise SyscallError("setgroups", error.errno or 0) from error
+    for change in (os.setresgid, os.setresuid):
+        try:
+            change(0, 0, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: 0 is not mapped
+                raise SyscallError("setresuid(0)", error.errno or 0) from error
+
+
+def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
+    """Fork a child into a new user namespace (and others); return its pid once it is mapped.
+
+    The child has all capabilities in its namespace and still the caller's own id. It then runs
+    `body`, which must end in os._exit or execve. Mounts that it makes are seen by nobody else.
+
+    Args:
+        namespaces: more CLONE_NEW* flags, made together with the user namespace.
+
+    Raises:
+        SyscallError: unshare failed in the child, with its errno.
+        RlessError: the maps could not be written. The child is gone then.
+    """
+    ready_reader, ready_writer = os.pipe()
+    go_reader, go_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ready_reader)
+        os.close(go_writer)
+        _enter(namespaces, ready_writer, go_reader)
+        body()
+        os._exit(70)  # body does not return
+    os.close(ready_writer)
+    os.close(go_reader)
+    try:
+        failure = _read_until(ready_reader, 4)
+        if len(failure) != 4:
+            raise RlessError("the child ended before it had a user namespace")
+        number = int.from_bytes(failure, "little")
+        if number:
+            raise SyscallError("unshare(CLONE_NEWUSER)", number)
+        write_maps(pid, idmap)
+        os.write(go_writer, b"g")
+    except BaseException:
+        os.close(go_writer)
+        go_writer = -1
+        os.waitpid(pid, 0)  # it reads the end of the pipe and exits
+        raise
+    finally:
+        os.close(ready_reader)
+        if go_writer >= 0:
+            os.close(go_writer)
+    return pid
+
+
+def spawn_joined(path: str, namespaces: int, body: Callable[[], NoReturn]) -> int:
+    """Fork a child into an existing user namespace, with new other ones; return its pid.
+
+    Args:
+        path: /proc/PID/ns/user of the caller's own process in that namespace.
+        namespaces: CLONE_NEW* flags of what the child makes anew inside it.
+
+    Raises:
+        RlessError: the namespace is gone, or not the caller's.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            ns.setns(fd, ns.CLONE_NEWUSER)
+            os.close(fd)
+            ns.unshare(namespaces)
+            mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+        except (OSError, RlessError) as error:
+            os.write(writer, str(error).encode())
+            os._exit(70)
+        os.close(writer)
+        body()
+    os.close(writer)
+    failure = os.read(reader, 4096)
+    os.close(reader)
+    if failure:
+        os.waitpid(pid, 0)
+        raise RlessError(f"cannot join the container's namespaces: {failure.decode()}")
+    return pid
+
+
+def _enter(namespaces: int, ready_writer: int, go_reader: int) -> None:
+    """Make the namespaces in the child, and wait there for the maps."""
+    try:
+        ns.unshare(ns.CLONE_NEWUSER | namespaces)
+        number = 0
+    except SyscallError as error:
+        number = error.errno
+    os.write(ready_writer, number.to_bytes(4, "little"))
+    os.close(ready_writer)
+    if os.read(go_reader, 1) != b"g":
+        os._exit(70)
+    os.close(go_reader)
+    if namespaces & ns.CLONE_NEWNS:
+        # What the host mounts later still arrives; nothing goes back.
+        mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+
+
+def _read_until(fd: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(fd, size - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def call_in_userns(
+    idmap: IdMap, function: Callable[..., Any], *args: object, namespaces: int = ns.CLONE_NEWNS
+) -> Any:
+    """Run `function(*args)` as root of a new user namespace; return its JSON-able result.
+
+    It runs in a forked child that sees the caller's memory as it was, uid 0 (where mapped) and
+    every capability over files of the mapped ids.
+
+    Raises:
+        RlessError: what `function` raised, or that the child died.
+    """
+    reader, writer = os.pipe()
+
+    def body() -> NoReturn:
+        code = 0
+        try:
+            os.close(reader)
+            become_root()
+            answer = {"result": function(*args)}
+        except RlessError as error:
+            answer = {"error": [error.message, error.hint, error.exit_code]}
+        except OSError as error:
+            answer = {"error": [_describe(error), None, 125]}
+        except KeyboardInterrupt:
+            os._exit(130)
+        except BaseException as error:
+            answer = {"error": [f"internal error: {type(error).__name__}: {error}", None, 125]}
+        try:
+            with open(writer, "w", encoding="utf-8", errors="backslashreplace") as stream:
+                json.dump(answer, stream)
+        except BaseException:
+            code = 70
+        os._exit(code)
+
+    try:
+        pid = spawn(idmap, namespaces, body)
+    except BaseException:
+        os.close(reader)
+        os.close(writer)
+        raise
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        text = stream.read()
+    _, status = os.waitpid(pid, 0)
+    if not text:
+        raise RlessError(f"the process in the user namespace ended early (status {status})")
+    answer = json.loads(text)
+    if "error" in answer:
+        raise RlessError(*answer["error"])
+    return answer["result"]
+
+
+def _describe(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

@@ -1,0 +1,99 @@
+"""Namespaces: make, join, and start a process in new ones (namespaces(7), clone(2))."""
+
+from __future__ import annotations
+
+import ctypes
+
+from rootless.linux.call import SYS_CLONE3, failed, libc, syscall
+
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_PIDFD = 0x00001000
+CLONE_INTO_CGROUP = 0x200000000
+_SIGCHLD = 17
+
+_unshare = libc.unshare
+_setns = libc.setns
+
+
+class _CloneArgs(ctypes.Structure):
+    """struct clone_args, version 2 (linux/sched.h, Linux 5.7)."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    ]
+
+
+def unshare(flags: int) -> None:
+    """Move the caller into new namespaces.
+
+    Raises:
+        SyscallError: EPERM: forbidden here (sysctl, LSM, seccomp), or a chroot for
+            CLONE_NEWUSER; EINVAL: CLONE_NEWUSER with a second thread; ENOSPC: the limit in
+            /proc/sys/user/max_*_namespaces; EUSERS on old kernels.
+
+    Where it runs: anywhere; other than CLONE_NEWUSER needs CAP_SYS_ADMIN in the user namespace.
+    Source: unshare(2).
+    """
+    if _unshare(flags) == -1:
+        raise failed(f"unshare({flags:#x})")
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Join the namespace of a /proc/PID/ns descriptor, or several of a pidfd (Linux 5.8).
+
+    Raises:
+        SyscallError: EINVAL: not that type, or the user namespace is the caller's own already;
+            EPERM: no CAP_SYS_ADMIN there.
+
+    Source: setns(2).
+    """
+    if _setns(fd, flags) == -1:
+        raise failed(f"setns({fd}, {flags:#x})")
+
+
+def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+    """Fork the caller into new namespaces; return (pid, pidfd), in the child (0, -1).
+
+    One call gives the child its namespaces, a pidfd that cannot be confused with another
+    process, and its cgroup. os.fork() with unshare() before it would need a third process for
+    the pid namespace. What os.fork() would do beside the system call (locks and threads of the
+    interpreter) has nothing to do in a process with one thread, and there must be only one:
+    the kernel demands the same for CLONE_NEWUSER.
+
+    Raises:
+        SyscallError: as unshare(2); EAGAIN: RLIMIT_NPROC or pids.max; EBUSY or EOPNOTSUPP:
+            the cgroup cannot take processes.
+
+    Source: clone3(2), Linux 5.3; CLONE_INTO_CGROUP 5.7.
+    """
+    pidfd = ctypes.c_int(-1)
+    args = _CloneArgs(
+        flags=flags | CLONE_PIDFD,
+        pidfd=ctypes.addressof(pidfd),
+        exit_signal=_SIGCHLD,
+    )
+    if cgroup_fd >= 0:
+        args.flags |= CLONE_INTO_CGROUP
+        args.cgroup = cgroup_fd
+    pid = syscall("clone3", SYS_CLONE3, ctypes.byref(args), ctypes.sizeof(args))
+    return (pid, pidfd.value) if pid else (0, -1)

@@ -1,0 +1,97 @@
+"""Open a path beneath a root that may be hostile (openat2(2), Linux 5.6)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from rootless.errors import SyscallError
+from rootless.linux.call import SYS_OPENAT2, encode, shown, syscall
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_ATTEMPTS = 64
+
+
+class _OpenHow(ctypes.Structure):
+    """struct open_how (linux/openat2.h)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+
+
+def openat2(
+    dir_fd: int,
+    path: str | bytes,
+    flags: int,
+    mode: int = 0,
+    resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+) -> int:
+    """Open `path` with `dir_fd` as the root of every lookup; return a close-on-exec descriptor.
+
+    With the default, absolute paths and links count from `dir_fd`, and `..` stops there.
+
+    Args:
+        mode: permission bits of a new file; only with O_CREAT.
+
+    Raises:
+        SyscallError: EXDEV: `..` raced with a rename, for the 64th time, or a forbidden mount
+            crossing; ELOOP: a forbidden link.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return syscall(
+                f"open({shown(path)})",
+                SYS_OPENAT2,
+                dir_fd,
+                encode(path),
+                ctypes.byref(how),
+                ctypes.sizeof(how),
+            )
+        except SyscallError as error:
+            # The kernel gives EAGAIN where a rename happened during `..`: try again.
+            if error.errno != errno.EAGAIN or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def make_dirs(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
+    """Open the directory `path` beneath `root_fd`, making what is missing; return an O_PATH fd.
+
+    Links inside the root are followed inside the root. Each component is made by descriptor in
+    the parent that was just opened, so a link swapped in gains nothing.
+
+    Raises:
+        SyscallError: ENOTDIR: a component is a file; ELOOP: a dangling link loops.
+    """
+    raw = encode(path) or b""
+    done = b""
+    current = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=root_fd)
+    try:
+        for name in raw.split(b"/"):
+            if name in (b"", b"."):
+                continue
+            done = done + b"/" + name
+            try:
+                following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
+            except SyscallError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                try:
+                    os.mkdir(name, mode, dir_fd=current)
+                except FileExistsError:
+                    pass  # a dangling link, or somebody was faster: the next open tells
+                except OSError as failure:
+                    raise SyscallError(f"mkdir({shown(done)})", failure.errno or 0) from failure
+                following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
+            os.close(current)
+            current = following
+        return current
+    except BaseException:
+        os.close(current)
+        raise

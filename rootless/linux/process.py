@@ -1,0 +1,75 @@
+"""Processes: held by pidfd, their descriptors closed, their credentials set."""
+
+from __future__ import annotations
+
+import os
+
+from rootless.errors import SyscallError
+from rootless.linux.call import (
+    SYS_CLOSE_RANGE,
+    SYS_PIDFD_OPEN,
+    SYS_PIDFD_SEND_SIGNAL,
+    syscall,
+)
+
+_CLOSE_RANGE_CLOEXEC = 4
+_LAST_FD = 0xFFFFFFFF
+
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor of the process (pidfd_open(2), Linux 5.3); ESRCH: there is none."""
+    return syscall(f"pidfd_open({pid})", SYS_PIDFD_OPEN, pid, 0)
+
+
+def pidfd_send_signal(pidfd: int, signal: int) -> None:
+    """Signal the process behind a pidfd, never one that took its number (pidfd_send_signal(2)).
+
+    Raises:
+        SyscallError: ESRCH: it has ended; EPERM: not ours to signal.
+    """
+    syscall("pidfd_send_signal", SYS_PIDFD_SEND_SIGNAL, pidfd, signal, None, 0)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot (proc_pid_stat(5) field 22).
+
+    With the boot id it tells a process from a later one with the same pid. None: no process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def close_on_exec_from(first: int) -> None:
+    """Mark every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11)."""
+    syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, _CLOSE_RANGE_CLOEXEC)
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on (close_range(2), Linux 5.9)."""
+    syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, 0)
+
+
+def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
+    """Become (uid, gid) for good: real, effective and saved; read back what came of it.
+
+    Args:
+        groups: supplementary groups; None leaves them (setgroups is denied in a user namespace
+            that was mapped without newgidmap).
+
+    Raises:
+        SyscallError: EINVAL: an id has no mapping in the user namespace; EPERM.
+    """
+    call = f"setresuid({uid}, {gid})"
+    try:
+        if groups is not None:
+            os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise SyscallError(call, error.errno or 0) from error
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
+        raise SyscallError(call, 1)

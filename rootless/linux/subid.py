@@ -1,0 +1,131 @@
+"""Subordinate ids: which host ids the caller may map into a user namespace (subuid(5)).
+
+libsubid knows also what LDAP or SSSD give; it is asked where /etc/nsswitch.conf names a
+`subid` source, and the plain files are read where it does not: the same answer, without
+loading nine shared libraries at each start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from rootless.errors import RlessError
+
+_KINDS = {"uid": "subuid", "gid": "subgid"}
+_LIMIT = 4 << 20  # bytes; the file is the administrator's, but a mistake must not eat memory
+_MAX_ID = 0xFFFFFFFE
+
+
+class _Range(ctypes.Structure):
+    """struct subid_range (shadow/subid.h)."""
+
+    _fields_ = [("start", ctypes.c_ulong), ("count", ctypes.c_ulong)]
+
+
+def ranges(kind: str, uid: int | None = None) -> list[tuple[int, int]]:
+    """Return the (start, count) ranges that belong to a user, in the order they are listed.
+
+    Args:
+        kind: "uid" or "gid".
+        uid: whose ranges; the caller's real uid by default, never a name from $USER.
+    """
+    owner = os.getuid() if uid is None else uid
+    if _has_subid_source():
+        found = _from_libsubid(kind, owner)
+        if found is not None:
+            return found
+    return _from_file(f"/etc/{_KINDS[kind]}", owner)
+
+
+def _has_subid_source() -> bool:
+    try:
+        with open("/etc/nsswitch.conf", "rb") as file:
+            text = file.read(_LIMIT)
+    except OSError:
+        return False
+    return any(line.lstrip().startswith(b"subid:") for line in text.split(b"\n"))
+
+
+def _login_name(uid: int) -> str | None:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
+
+
+def _from_libsubid(kind: str, uid: int) -> list[tuple[int, int]] | None:
+    """Return what libsubid says, None where it is absent or failed (subid.h)."""
+    for soname in ("libsubid.so.5", "libsubid.so.4", "libsubid.so.3"):
+        try:
+            library = ctypes.CDLL(soname)
+            break
+        except OSError:
+            continue
+    else:
+        return None
+    # libsubid 3 had the names without the prefix.
+    for name in (f"subid_get_{kind}_ranges", f"get_sub{kind}_ranges"):
+        if hasattr(library, name):
+            get_ranges = getattr(library, name)
+            break
+    else:
+        return None
+    array = ctypes.POINTER(_Range)()
+    owner = _login_name(uid) or str(uid)
+    count = get_ranges(owner.encode(), ctypes.byref(array))
+    if count < 0:
+        return None
+    found = [(array[index].start, array[index].count) for index in range(count)]
+    ctypes.CDLL(None).free(array)
+    return [(start, length) for start, length in found if _is_valid(start, length)]
+
+
+def _from_file(path: str, uid: int) -> list[tuple[int, int]]:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LIMIT)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RlessError(f"cannot read {path}: {error.strerror}") from error
+    return parse(text, uid, _login_name)
+
+
+def parse(text: bytes, uid: int, login_name: object = None) -> list[tuple[int, int]]:
+    """Return the ranges of `uid` in the text of a subuid(5) file.
+
+    Entries are by login name or by number. Lines that are not three fields with two numbers
+    are passed over, as newuidmap does.
+
+    Args:
+        login_name: gives the name of a uid, or None; asked only if a line has a name.
+    """
+    number = str(uid).encode()
+    name: bytes | None = None
+    asked = False
+    found = []
+    for line in text.split(b"\n"):
+        fields = line.strip().split(b":")
+        if len(fields) != 3 or line.startswith(b"#"):
+            continue
+        owner = fields[0]
+        if owner != number:
+            if not asked and callable(login_name):
+                answer = login_name(uid)
+                name = answer.encode() if answer else None
+                asked = True
+            if name is None or owner != name:
+                continue
+        if not (fields[1].isdigit() and fields[2].isdigit()):
+            continue
+        start, count = int(fields[1]), int(fields[2])
+        if _is_valid(start, count):
+            found.append((start, count))
+    return found
+
+
+def _is_valid(start: int, count: int) -> bool:
+    return count > 0 and 0 < start and start + count - 1 <= _MAX_ID

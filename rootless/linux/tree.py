@@ -1,0 +1,149 @@
+"""Delete directory trees that somebody else made: any depth, any modes, any names.
+
+Container images and containers leave trees that defeat shutil.rmtree: modes of 000, paths
+longer than PATH_MAX, millions of entries in one directory, and links planted to lead a deletion
+outside. Here every step is relative to a descriptor, no link is followed, no mount is entered,
+and the way back up is checked, so one descriptor is enough for any depth.
+
+Where it runs: in a user namespace that maps the owners of the tree, or outside if all is ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootless.errors import RlessError, SyscallError
+from rootless.linux.call import shown
+from rootless.linux.openat2 import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS
+
+
+def remove_tree(dir_fd: int, name: str | bytes) -> None:
+    """Delete `name`, a file or a whole tree, in the directory `dir_fd`; absent is no error.
+
+    Args:
+        name: one path component.
+
+    Raises:
+        RlessError: something was not deleted: a mount below it (EBUSY, EXDEV), an immutable
+            file, owners that are not mapped here.
+    """
+    raw = os.fsencode(name)
+    if b"/" in raw or raw in (b"", b".", b".."):
+        raise RlessError(f"cannot delete {shown(raw)}: not the name of a file")
+    try:
+        os.unlink(raw, dir_fd=dir_fd)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        # EISDIR on Linux, EPERM by POSIX; anything else may still be a directory in our way.
+        if error.errno not in (errno.EISDIR, errno.EPERM, errno.EACCES):
+            raise _failed(raw, error) from error
+    try:
+        current = _descend(dir_fd, raw)
+    except NotADirectoryError as error:
+        raise RlessError(f"cannot delete {shown(raw)}: permission denied") from error
+    # For each directory on the way down: its identity and the names left to do in it.
+    way: list[tuple[tuple[int, int], list[bytes], bytes]] = []
+    try:
+        names = _empty(current, raw)
+        here = raw
+        while True:
+            if names:
+                child = names.pop()
+                below = _descend(current, child)
+                way.append((_identity(current), names, here))
+                os.close(current)
+                current, here = below, child
+                names = _empty(current, child)
+                continue
+            if not way:
+                break
+            identity, names, upper = way.pop()
+            above = _open(current, b"..")
+            os.close(current)
+            current = above
+            if _identity(current) != identity:
+                raise RlessError(f"cannot delete {shown(raw)}: it was moved meanwhile")
+            _rmdir(current, here)
+            here = upper
+    finally:
+        os.close(current)
+    _rmdir(dir_fd, raw)
+
+
+def _empty(fd: int, here: bytes) -> list[bytes]:
+    """Delete all but the directories in `fd`; return the names of these."""
+    directories = []
+    with os.scandir(fd) as entries:
+        found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if is_directory:
+            directories.append(name)
+            continue
+        try:
+            os.unlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            directories.append(name)
+        except OSError as error:
+            raise _failed(here + b"/" + name, error) from error
+    return directories
+
+
+def _descend(dir_fd: int, name: bytes) -> int:
+    """Open a directory whose entries are to be deleted, made accessible if need be."""
+    try:
+        fd = _open(dir_fd, name)
+    except SyscallError as error:
+        if error.errno == errno.ENOTDIR:
+            raise NotADirectoryError(error.errno, error.message) from error
+        if error.errno != errno.EACCES:
+            raise
+        _chmod(dir_fd, name)
+        fd = _open(dir_fd, name)
+    mode = os.fstat(fd).st_mode
+    if mode & 0o700 != 0o700:
+        try:
+            os.fchmod(fd, 0o700)
+        except PermissionError:
+            pass  # not ours; the deletion itself tells whether that matters
+    return fd
+
+
+def _open(dir_fd: int, name: bytes) -> int:
+    return openat2(dir_fd, name, _OPEN, resolve=_RESOLVE)
+
+
+def _chmod(dir_fd: int, name: bytes) -> None:
+    """Give ourselves access to a directory; O_PATH needs no permission on it."""
+    fd = openat2(dir_fd, name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_RESOLVE)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    except OSError as error:
+        raise _failed(name, error) from error
+    finally:
+        os.close(fd)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _rmdir(dir_fd: int, name: bytes) -> None:
+    try:
+        os.rmdir(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _failed(name, error) from error
+
+
+def _failed(name: bytes, error: OSError) -> RlessError:
+    return RlessError(f"cannot delete {shown(name)}: {error.strerror}")

@@ -1,0 +1,185 @@
+"""The driver `overlay`: the kernel's overlayfs, mounted in the user namespace.
+
+With `userxattr` (Linux 5.11) the kernel keeps its marks in user.overlay.* attributes, which
+need no privilege. A mount is one system call, so this is also the fast path: three mkdir, the
+attributes of the root directory, one mount.
+
+The options must fit in one page, which some 30 layers with their paths do. Longer ones, and
+paths with the separators of the option string in them, are given as descriptors: the kernel
+looks `/proc/self/fd/7` up as any path, and from the working directory /proc/self/fd plain `7`
+is enough. So 500 layers (OVL_MAX_STACK) fit on every kernel, without the newer `lowerdir+`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import mount as mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# copy_mount_options() of the kernel takes one page and cuts the rest off silently.
+_PAGE = 4096
+_FDS = "/proc/self/fd"
+
+
+def prepare(workspace: str, like: str | None) -> None:
+    """Make upper, work and merged in `workspace`; the root directory looks as `like`'s.
+
+    Existing ones are those of the container's earlier start and stay as they are. `work` is
+    made last: where it exists, upper is complete.
+
+    Raises:
+        SyscallError: ENOSPC, EDQUOT; EOPNOTSUPP: no user xattrs on this file system.
+    """
+    try:
+        try:
+            os.mkdir(f"{workspace}/merged", 0o700)
+        except FileExistsError:
+            if os.path.exists(f"{workspace}/work"):
+                return
+        make_upper(workspace, like)
+    except OSError as error:
+        raise SyscallError(f"cannot prepare {error.filename}", error.errno or 0) from error
+
+
+def make_upper(workspace: str, like: str | None) -> None:
+    """Make `upper`, with owner and mode of the directory `like`, and then `work`.
+
+    Raises:
+        OSError: as `prepare`.
+    """
+    upper = f"{workspace}/upper"
+    try:
+        os.mkdir(upper, 0o700)
+    except FileExistsError:
+        pass
+    if like is None:
+        uid = gid = 0
+        mode = 0o755
+    else:
+        status = os.stat(like)
+        uid, gid, mode = status.st_uid, status.st_gid, status.st_mode & 0o7777
+    try:
+        os.chown(upper, uid, gid)
+    except OSError as error:
+        # An id without a mapping here: one id is mapped, or `like` is the host's. It stays ours.
+        if error.errno not in (errno.EINVAL, errno.EPERM):
+            raise
+    os.chmod(upper, mode)
+    os.mkdir(f"{workspace}/work", 0o700)
+
+
+def mount(
+    layers: Sequence[str], workspace: str, target: str, *, volatile: bool = False, flags: int = 0
+) -> str:
+    """Mount `layers` (bottom to top) under `workspace`/upper at `target`; return the options.
+
+    Args:
+        flags: more MS_* flags; MS_NODEV is always there.
+
+    Raises:
+        SyscallError: EPERM: not allowed in a user namespace (before 5.11, or an LSM); EINVAL:
+            an unknown option, a file system that cannot be upper (see dmesg), a lower directory
+            with mounts below it, over 500 layers; ELOOP: upper lies below a lower directory.
+    """
+    # Without user xattrs the mount would succeed, and `mkdir` over a deleted directory fail.
+    work = f"{workspace}/work"
+    try:
+        os.setxattr(work, "user.rless", b"")
+    except OSError as error:
+        raise SyscallError("setxattr(user.*)", error.errno or 0) from error
+    if not layers:
+        # The kernel wants one lower layer at least.
+        layers = [f"{workspace}/empty"]
+        os.makedirs(layers[0], 0o700, exist_ok=True)
+    if volatile:
+        try:
+            return _mount(layers, workspace, target, flags, ",volatile")
+        except SyscallError as error:
+            if error.errno != errno.EINVAL:
+                raise  # EINVAL: Linux before 5.10 doesn't know it, or the last try left its mark
+    try:
+        return _mount(layers, workspace, target, flags, "")
+    except SyscallError as error:
+        if error.errno != errno.EINVAL or not _forget_volatile(work):
+            raise
+    return _mount(layers, workspace, target, flags, "")
+
+
+def _mount(layers: Sequence[str], workspace: str, target: str, flags: int, more: str) -> str:
+    options = (
+        f"lowerdir={':'.join(reversed(layers))},upperdir={workspace}/upper,"
+        f"workdir={workspace}/work,userxattr{more}"
+    )
+    # Three commas and a colon between each pair of layers: none of them is part of a path.
+    plain = (
+        len(os.fsencode(options)) < _PAGE
+        and options.count(",") == 3 + more.count(",")
+        and options.count(":") == len(layers) - 1
+        and "\\" not in options
+    )
+    if plain:
+        mounts.mount("overlay", target, "overlay", flags | mounts.MS_NODEV, options)
+        return options
+    return _mount_by_fds(layers, workspace, target, flags, more)
+
+
+def _mount_by_fds(
+    layers: Sequence[str], workspace: str, target: str, flags: int, more: str
+) -> str:
+    """Mount as `_mount`, with every path in the options replaced by a descriptor."""
+    fds: list[int] = []
+    cwd_fd = -1
+    try:
+        try:
+            for path in (f"{workspace}/upper", f"{workspace}/work", *reversed(layers)):
+                fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise SyscallError(f"open({error.filename})", error.errno or 0) from error
+        options = _fd_options(fds, f"{_FDS}/", more)
+        if len(options) >= _PAGE:
+            options = _fd_options(fds, "", more)
+            if len(options) >= _PAGE:
+                raise RlessError(f"{len(layers)} layers are too many for one mount")
+            cwd_fd = os.open(".", os.O_PATH | os.O_CLOEXEC)
+            os.chdir(_FDS)
+        mounts.mount("overlay", target, "overlay", flags | mounts.MS_NODEV, options)
+        return options
+    finally:
+        if cwd_fd >= 0:
+            os.fchdir(cwd_fd)
+            os.close(cwd_fd)
+        for fd in fds:
+            os.close(fd)
+
+
+def _fd_options(fds: Sequence[int], prefix: str, more: str) -> str:
+    upper, work, *lower = (f"{prefix}{fd}" for fd in fds)
+    return f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work},userxattr{more}"
+
+
+def _forget_volatile(work: str) -> bool:
+    """Remove the mark of a volatile mount, which forbids every later one; True: there was one.
+
+    The kernel leaves it, because after a crash of the machine upper may lack data. A machine
+    that crashed has no container of ours that goes on, and a restart in the same boot is safe.
+    """
+    from rootless.linux import tree
+
+    try:
+        fd = os.open(f"{work}/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.stat("incompat/volatile", dir_fd=fd, follow_symlinks=False)
+        tree.remove_tree(fd, "incompat")
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,84 @@
+"""What this runtime can do (features.md of the runtime-spec), and a config to begin with."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rootless.linux.caps import NAMES
+from rootless.runtime.mounts import option_names
+from rootless.runtime.namespaces import FILES
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.oci.runtime_spec import Spec
+
+
+def features() -> dict[str, Any]:
+    """Return the features structure."""
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "hooks": [],
+        "mountOptions": option_names(),
+        "linux": {
+            "namespaces": sorted(FILES),
+            "capabilities": list(NAMES),
+            "cgroup": {"v1": False, "v2": True, "systemd": False, "systemdUser": False},
+            "seccomp": {"enabled": True},
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": False}},
+        },
+    }
+
+
+def example_spec() -> Spec:
+    """Return a config that a user without root can run, with one id mapped."""
+    kernel = ["nosuid", "noexec", "nodev"]
+    names = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
+    return {
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs", "readonly": True},
+        "hostname": "rless",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "cwd": "/",
+            "capabilities": {"bounding": names, "effective": names, "permitted": names},
+            "noNewPrivileges": True,
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": kernel},
+            {
+                "destination": "/dev",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+            },
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+            },
+            {
+                "destination": "/sys",
+                "type": "sysfs",
+                "source": "sysfs",
+                "options": [*kernel, "ro"],
+            },
+        ],
+        "linux": {
+            "uidMappings": [{"containerID": 0, "hostID": os.getuid(), "size": 1}],
+            "gidMappings": [{"containerID": 0, "hostID": os.getgid(), "size": 1}],
+            "namespaces": [
+                {"type": kind} for kind in ("user", "pid", "network", "ipc", "uts", "mount")
+            ],
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
+            "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
+        },
+    }

@@ -1,0 +1,118 @@
+"""Step 2, namespaces: which of a config's are new, which are joined, which stay the caller's.
+
+The order is the kernel's: a new user namespace must exist before the others, so that it owns
+them; a pid namespace applies to children, so it is joined before init is cloned; the cgroup
+namespace takes its root from the cgroup that the process is in, so it is made last.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError
+from rootless.linux import ns
+from rootless.linux.idmap import IdMap
+
+if TYPE_CHECKING:
+    from rootless.oci.runtime_spec import IdMapping, Spec
+
+FLAGS = {
+    "user": ns.CLONE_NEWUSER,
+    "mount": ns.CLONE_NEWNS,
+    "pid": ns.CLONE_NEWPID,
+    "network": ns.CLONE_NEWNET,
+    "ipc": ns.CLONE_NEWIPC,
+    "uts": ns.CLONE_NEWUTS,
+    "cgroup": ns.CLONE_NEWCGROUP,
+    "time": ns.CLONE_NEWTIME,
+}
+# The names under /proc/PID/ns.
+FILES = {
+    "user": "user",
+    "mount": "mnt",
+    "pid": "pid",
+    "network": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroup": "cgroup",
+}
+
+
+class Namespaces:
+    """The namespaces of one config, with those by path opened.
+
+    Attributes:
+        new: CLONE_NEW* flags for clone3; CLONE_NEWCGROUP is not among them.
+        joined: (flag, descriptor) for init to join, in this order.
+        new_cgroup: make a cgroup namespace once init is in its cgroup.
+        idmap: the maps of a new user namespace, None without one.
+    """
+
+    __slots__ = ("idmap", "joined", "new", "new_cgroup", "pid_fd")
+
+    def __init__(self, spec: Spec) -> None:
+        """Sort the namespaces of `spec.linux.namespaces`.
+
+        Raises:
+            RlessError: an unknown type, a path that is no such namespace, a user namespace
+                without mappings.
+        """
+        self.new = 0
+        self.joined: list[tuple[int, int]] = []
+        self.new_cgroup = False
+        self.pid_fd = -1
+        linux = spec.get("linux", {})
+        for namespace in linux.get("namespaces", ()):
+            kind, path = namespace["type"], namespace.get("path")
+            if kind not in FLAGS or kind == "time":
+                raise RlessError(f"linux.namespaces: type {kind!r} is not supported")
+            if path:
+                fd = _open(kind, path)
+                if kind == "pid":
+                    self.pid_fd = fd
+                else:
+                    self.joined.append((FLAGS[kind], fd))
+            elif kind == "cgroup":
+                self.new_cgroup = True
+            else:
+                self.new |= FLAGS[kind]
+        if not self.new & ns.CLONE_NEWNS:
+            raise RlessError("linux.namespaces: a new mount namespace is needed")
+        self.idmap = None
+        if self.new & ns.CLONE_NEWUSER:
+            uids, gids = linux.get("uidMappings", []), linux.get("gidMappings", [])
+            if not uids or not gids:
+                raise RlessError("linux.uidMappings and linux.gidMappings: missing for type user")
+            self.idmap = IdMap(_extents(uids), _extents(gids), "config")
+
+    def join_pid(self) -> None:
+        """Make later children of the caller members of the joined pid namespace."""
+        if self.pid_fd >= 0:
+            ns.setns(self.pid_fd, ns.CLONE_NEWPID)
+
+    def join(self) -> None:
+        """Join the namespaces that are given by path; the user namespace before all others."""
+        for flag, fd in sorted(self.joined, key=lambda pair: pair[0] != ns.CLONE_NEWUSER):
+            ns.setns(fd, flag)
+
+    def close(self) -> None:
+        """Close the descriptors of the joined namespaces."""
+        for _, fd in self.joined:
+            os.close(fd)
+        if self.pid_fd >= 0:
+            os.close(self.pid_fd)
+        self.joined, self.pid_fd = [], -1
+
+
+def _extents(mappings: list[IdMapping]) -> list[tuple[int, int, int]]:
+    return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in mappings]
+
+
+def _open(kind: str, path: str) -> int:
+    if kind in ("user", "mount"):
+        raise RlessError(f"linux.namespaces: type {kind} by path is not supported")
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RlessError(f"cannot join the {kind} namespace {path}: {error.strerror}") from error

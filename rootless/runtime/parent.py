@@ -1,0 +1,163 @@
+"""The host side of a container's start: prepare, clone init, say GO, wait for READY.
+
+Everything that can fail or take time is done before the clone: the seccomp filter is ready,
+namespaces are opened, the cgroup exists, and all modules that init needs are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap, ns
+from rootless.runtime import sync
+from rootless.runtime.init import Init
+from rootless.runtime.namespaces import Namespaces
+from rootless.runtime.seccomp import cached_filter, load_flags
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.oci.runtime_spec import Spec
+    from rootless.runtime.cgroup.base import Cgroup
+
+
+class Created:
+    """A container that is created: init waits at its gate (runtime.md, Lifecycle, step 6).
+
+    Attributes:
+        pid, pidfd: init, in the caller's pid namespace.
+        status_fd: gives the end of the file when the application has been executed, or FAILED.
+        report: what init saw (`sync.READY`).
+        cgroup: where it is.
+    """
+
+    __slots__ = ("cgroup", "pid", "pidfd", "report", "status_fd")
+
+    def __init__(
+        self, pid: int, pidfd: int, status_fd: int, report: dict[str, Any], cgroup: Cgroup
+    ) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.status_fd = status_fd
+        self.report = report
+        self.cgroup = cgroup
+
+    def wait_exec(self) -> None:
+        """Wait until the application runs.
+
+        Raises:
+            RlessError: it could not be executed (exit code 126 or 127).
+        """
+        try:
+            sync.expect_exec(self.status_fd)
+        finally:
+            os.close(self.status_fd)
+            self.status_fd = -1
+
+
+def create(
+    spec: Spec,
+    cgroup: Cgroup,
+    *,
+    cache_dir: str,
+    gate_fd: int,
+    stdio: tuple[int, int, int] | None = None,
+    console_fd: int = -1,
+    die_with_parent: bool = False,
+    want_report: bool = False,
+    use_pivot: bool = True,
+    keep_fds: tuple[int, ...] = (),
+) -> Created:
+    """Create a container; its init waits at the gate for one byte, `sync.START`.
+
+    Args:
+        spec: the config; `root.path` is absolute.
+        cgroup: made by `rootless.runtime.cgroup.choose`.
+        cache_dir: where compiled seccomp filters are kept.
+        gate_fd: what init reads before it executes the application; it keeps a copy.
+        stdio: descriptors for 0, 1 and 2; None: the caller's own.
+        console_fd: a connected unix socket that gets the pty's master; -1 without a terminal.
+        die_with_parent: kill the container when the caller ends.
+        want_report: have init read back the facts for `--explain`.
+        use_pivot: False on a root that is an initramfs.
+        keep_fds: descriptors that the application inherits.
+
+    Raises:
+        RlessError: of any step, from the parent or from init. Nothing is left then.
+    """
+    process = spec["process"]
+    linux = spec.get("linux", {})
+    seccomp = linux.get("seccomp")
+    bpf = cached_filter(seccomp, cache_dir) if seccomp else None
+    flags = load_flags(seccomp) if seccomp else 0
+    if console_fd >= 0:
+        import rootless.runtime.tty  # noqa: F401  # init cannot import it any more
+
+    namespaces = Namespaces(spec)
+    status_reader, status_writer = os.pipe()
+    go_reader, go_writer = os.pipe()
+    init = Init(
+        spec,
+        namespaces=namespaces,
+        seccomp_filter=bpf,
+        seccomp_flags=flags,
+        stdio=stdio,
+        console_fd=console_fd if process.get("terminal") else -1,
+        status_fd=status_writer,
+        go_fd=go_reader,
+        gate_fd=gate_fd,
+        parent_pid=os.getpid(),
+        die_with_parent=die_with_parent,
+        want_report=want_report,
+        use_pivot=use_pivot,
+        keep_fds=keep_fds,
+    )
+    cgroup_fd = -1
+    try:
+        namespaces.join_pid()
+        cgroup_fd = cgroup.open()
+        pid, pidfd = _clone(namespaces.new, cgroup_fd)
+        if pid == 0:
+            init.run()
+    finally:
+        for fd in (status_writer, go_reader, cgroup_fd):
+            if fd >= 0:
+                os.close(fd)
+        namespaces.close()
+    try:
+        if namespaces.idmap is not None:
+            idmap.write_maps(pid, namespaces.idmap)
+        os.write(go_writer, sync.GO)
+        report = sync.expect_ready(status_reader)
+    except BaseException as error:
+        os.close(go_writer)
+        go_writer = -1
+        os.close(status_reader)
+        _reap(pid, pidfd)
+        if isinstance(error, (BrokenPipeError, ConnectionError)):
+            raise RlessError("runtime: init ended before it began") from error
+        raise
+    finally:
+        if go_writer >= 0:
+            os.close(go_writer)
+    return Created(pid, pidfd, status_reader, report, cgroup)
+
+
+def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
+    try:
+        return ns.clone3(flags, cgroup_fd)
+    except SyscallError as error:
+        raise error.within("cannot make the container's namespaces") from error
+
+
+def _reap(pid: int, pidfd: int) -> None:
+    from rootless.linux.process import pidfd_send_signal
+
+    try:
+        pidfd_send_signal(pidfd, 9)
+    except SyscallError:
+        pass  # it has ended by itself
+    os.close(pidfd)
+    os.waitpid(pid, 0)

@@ -1,0 +1,170 @@
+"""Containers of the runtime's command line, on disk: one directory each below `--root`.
+
+    <root>/<id>/                0700, made with mkdir: two `create`s of one id cannot both win
+        state.json              pid, start time, boot id, bundle: written by rename
+        start.fifo              `start` writes one byte into it, init reads it
+
+A pid is believed only with its start time and boot id (security class 39).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from typing import TYPE_CHECKING
+
+from rootless import paths
+from rootless.errors import RlessError, SyscallError
+from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.oci.runtime_spec import State
+
+_OCI_VERSION = "1.2.0"
+_ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+def check_id(container_id: str) -> str:
+    """Return the id if it can be a file name: runc's alphabet, no leading dot.
+
+    Raises:
+        RlessError: it cannot.
+    """
+    if (
+        not container_id
+        or len(container_id) > 1024
+        or not _ALLOWED.issuperset(container_id)
+        or container_id.startswith(".")
+    ):
+        raise RlessError(f"container id {container_id!r} is not valid", exit_code=1)
+    return container_id
+
+
+class Record:
+    """One container's directory below the root."""
+
+    __slots__ = ("directory", "id", "root")
+
+    def __init__(self, root: str, container_id: str) -> None:
+        self.id = check_id(container_id)
+        self.root = root
+        self.directory = f"{root}/{self.id}"
+
+    @property
+    def fifo(self) -> str:
+        """Return the path of the start gate."""
+        return f"{self.directory}/start.fifo"
+
+    def make(self) -> None:
+        """Make the directory and the gate.
+
+        Raises:
+            RlessError: the id is in use.
+        """
+        try:
+            os.mkdir(self.directory, 0o700)
+        except FileExistsError:
+            raise RlessError(f"container {self.id} exists already", exit_code=1) from None
+        except OSError as error:
+            raise RlessError(f"cannot make {self.directory}: {error.strerror}") from error
+        os.mkfifo(self.fifo, 0o600)
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Write state.json."""
+        temporary = f"{self.directory}/.state.json"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(facts, file)
+        os.rename(temporary, f"{self.directory}/state.json")
+
+    def read(self) -> dict[str, Any]:
+        """Return what `write` wrote.
+
+        Raises:
+            RlessError: there is no such container.
+        """
+        try:
+            with open(f"{self.directory}/state.json", encoding="utf-8") as file:
+                facts: dict[str, Any] = json.load(file)
+                return facts
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except ValueError as error:
+            raise RlessError(f"container {self.id}: its state file is damaged: {error}") from error
+        if os.path.isdir(self.directory):
+            return {"pid": 0, "start": 0, "boot": "", "bundle": "", "annotations": {}}
+        raise RlessError(f"container {self.id} does not exist", exit_code=1)
+
+    def remove(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def state(self) -> State:
+        """Return the answer of `state`: status is creating, created, running or stopped."""
+        facts = self.read()
+        status = "stopped"
+        if not facts["pid"] and not facts["boot"]:
+            status = "creating"
+        elif _alive(facts):
+            status = "created" if os.path.exists(self.fifo) else "running"
+        answer: State = {
+            "ociVersion": _OCI_VERSION,
+            "id": self.id,
+            "status": status,
+            "pid": facts["pid"] if status in ("created", "running") else 0,
+            "bundle": facts["bundle"],
+            "annotations": facts["annotations"],
+        }
+        return answer
+
+    def open_start_gate(self) -> None:
+        """Let init go on: one byte into the FIFO, which is removed.
+
+        Raises:
+            RlessError: it is not in the state `created`.
+        """
+        if self.state()["status"] != "created":
+            raise RlessError(f"container {self.id} is not in the state created", exit_code=1)
+        try:
+            fd = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise RlessError(f"container {self.id}: init has ended", exit_code=1) from error
+        try:
+            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                raise RlessError(f"{self.fifo} is not a FIFO")
+            os.unlink(self.fifo)
+            os.write(fd, b"s")
+        finally:
+            os.close(fd)
+
+    def signal(self, number: int) -> None:
+        """Signal the container's first process.
+
+        Raises:
+            RlessError: it is not running.
+        """
+        facts = self.read()
+        if not facts["pid"] or facts["boot"] != paths.boot_id():
+            raise RlessError(f"container {self.id} is not running", exit_code=1)
+        try:
+            pidfd = pidfd_open(facts["pid"])
+        except SyscallError as error:
+            raise RlessError(f"container {self.id} is not running", exit_code=1) from error
+        try:
+            if not _alive(facts):
+                raise RlessError(f"container {self.id} is not running", exit_code=1)
+            pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+
+def _alive(facts: dict[str, Any]) -> bool:
+    if not facts["pid"] or facts["boot"] != paths.boot_id():
+        return False
+    if start_time(facts["pid"]) != facts["start"]:
+        return False
+    with open(f"/proc/{facts['pid']}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

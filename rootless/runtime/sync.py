@@ -1,0 +1,115 @@
+"""What the parent and the container's init say to each other, as one protocol.
+
+    init                                parent
+      |  <------------------- GO  ------  |   id maps written, cgroup entered
+      |  -- READY(report) ------------->  |   the root is entered, all but exec is done
+      |  <------------------- (gate) ---  |   `start`: a byte on the gate, pipe or FIFO
+      |  -- end of file --------------->  |   execve closed the pipe: the application runs
+
+or at any point, instead of what is due:
+
+      |  -- FAILED(error) ------------->  |   and init is gone
+
+A frame is one byte of kind, four of length (little endian), and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+GO = b"g"
+START = b"s"
+READY = b"R"
+FAILED = b"F"
+# The engine's monitor speaks the same frames to the command that started it:
+STARTED = b"S"  # the application runs
+EXITED = b"X"  # it has ended, and all is cleaned up
+_KINDS = (READY, FAILED, STARTED, EXITED)
+_LIMIT = 16 << 20  # bytes; a report holds mountinfo, which can be long
+
+
+class UnexpectedMessage(RlessError):
+    """Report a message that was not due, naming both sides."""
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(f"runtime: parent expected {expected} from init, got {got}")
+
+
+def send(fd: int, kind: bytes, payload: Any) -> None:
+    """Write one frame."""
+    body = json.dumps(payload).encode()
+    data = memoryview(kind + len(body).to_bytes(4, "little") + body)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def receive(fd: int) -> tuple[bytes, Any] | None:
+    """Read one frame; None at the end of the file.
+
+    Raises:
+        UnexpectedMessage: the frame is cut short or not of this protocol.
+    """
+    header = _read(fd, 5)
+    if not header:
+        return None
+    kind, length = header[:1], int.from_bytes(header[1:], "little")
+    if len(header) != 5 or kind not in _KINDS or length > _LIMIT:
+        raise UnexpectedMessage("a frame", repr(header))
+    body = _read(fd, length)
+    if len(body) != length:
+        raise UnexpectedMessage(f"{length} bytes", f"{len(body)}, then the end")
+    return kind, json.loads(body)
+
+
+def _read(fd: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(fd, size - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def error_payload(error: RlessError) -> list[Any]:
+    """Return an error as it travels in FAILED."""
+    return [error.message, error.hint, error.exit_code]
+
+
+def expect_ready(fd: int) -> dict[str, Any]:
+    """Wait for READY and return its report.
+
+    Raises:
+        RlessError: what init reports in FAILED.
+        UnexpectedMessage: init ended without a word (it was killed).
+    """
+    frame = receive(fd)
+    if frame is None:
+        raise UnexpectedMessage("READY", "the end: init was killed")
+    kind, payload = frame
+    if kind == FAILED:
+        raise RlessError(*payload)
+    report: dict[str, Any] = payload
+    return report
+
+
+def expect_exec(fd: int) -> None:
+    """Wait until init has executed the application.
+
+    Raises:
+        RlessError: execve failed; the exit code is 126 or 127.
+    """
+    frame = receive(fd)
+    if frame is None:
+        return
+    kind, payload = frame
+    if kind != FAILED:
+        raise UnexpectedMessage("the end or FAILED", repr(kind))
+    raise RlessError(*payload)

@@ -1,0 +1,88 @@
+"""Step 6, the terminal: a pty made inside the container, its master sent to the caller.
+
+The pty belongs to the container's own devpts, so the application sees /dev/pts/0 and no
+terminal of the host is in its reach (security class 37).
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import struct
+import termios
+from typing import TYPE_CHECKING
+
+import _socket
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import mount as api
+
+if TYPE_CHECKING:
+    from rootless.oci.runtime_spec import Box
+    from rootless.runtime.mounts import Root
+
+_TIOCGPTPEER = 0x5441
+_TIOCSPTLCK = 0x40045431
+_TIOCGPTN = 0x80045430
+
+
+class Console:
+    """The pty of a container: made in its devpts, bound to /dev/console, then handed over."""
+
+    __slots__ = ("slave",)
+
+    def __init__(self, root: Root, socket_fd: int, size: Box | None, owner: tuple[int, int]) -> None:
+        """Make the pty and send its master over the socket.
+
+        Args:
+            socket_fd: a connected unix socket (runc: docs/terminals.md).
+            owner: (uid, gid) of the application, who gets the slave.
+
+        Raises:
+            RlessError: no devpts in the container, or nobody listens.
+        """
+        try:
+            master = root.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+        except SyscallError as error:
+            raise error.within("cannot make a terminal") from error
+        try:
+            fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+            # TIOCGPTPEER opens the other end without a look at any path (Linux 4.13).
+            self.slave: int = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+            os.set_inheritable(self.slave, False)
+            if size:
+                window = struct.pack("HHHH", size["height"], size["width"], 0, 0)
+                fcntl.ioctl(self.slave, termios.TIOCSWINSZ, window)
+            os.fchown(self.slave, *owner)
+            number = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]
+            self._bind(root, number)
+            _send_fd(socket_fd, master)
+        except OSError as error:
+            raise RlessError(f"cannot make a terminal: {error.strerror}") from error
+        finally:
+            os.close(master)
+
+    def _bind(self, root: Root, number: int) -> None:
+        """Make /dev/console the same terminal, by descriptor (CVE-2025-52565)."""
+        pty = root.open(f"/dev/pts/{number}")
+        tree = api.open_tree(pty, b"", recursive=False)
+        target = root.target("/dev/console", os.fstat(pty))
+        api.move_mount(tree, target)
+        for fd in (pty, tree, target):
+            os.close(fd)
+
+    def become_stdio(self) -> None:
+        """Make it the controlling terminal (of a session that we lead) and descriptors 0 to 2."""
+        fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
+        for fd in (0, 1, 2):
+            os.dup2(self.slave, fd, inheritable=True)
+        os.close(self.slave)
+
+
+def _send_fd(socket_fd: int, fd: int) -> None:
+    channel = _socket.socket(fileno=os.dup(socket_fd))
+    try:
+        rights = array.array("i", [fd])
+        channel.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    finally:
+        channel.close()

@@ -1,0 +1,97 @@
+# shellcheck shell=bash disable=SC2034,SC2164
+# Functions that quickstart, test and check share; sourced by them.
+# Callers set: set -euo pipefail. After this, the current directory is the source tree.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TREE=$PWD
+TEST_USER=rless-test
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+    say "$(basename "$0"): $*"
+    exit 1
+}
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# Print the path of a Python that every user can run: the system's before one of pyenv or conda.
+find_python() {
+    local candidate
+    for candidate in /usr/bin/python3 /usr/bin/python3.1[0-9] /usr/local/bin/python3 \
+        "$(command -v python3 || true)"; do
+        [ -x "$candidate" ] || continue
+        "$candidate" -I -c 'import sys; sys.version_info >= (3, 10) or sys.exit(1)
+print(sys.executable)' 2>/dev/null && return
+    done
+    die "Python 3.10 or later was not found"
+}
+
+is_installed() { [ "$(dpkg-query -Wf '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# Print which of the packages are missing; "a|b" means the first that this release knows.
+missing_packages() {
+    local wanted name found
+    for wanted in "$@"; do
+        found=
+        for name in ${wanted//|/ }; do
+            is_installed "$name" && continue 2
+        done
+        for name in ${wanted//|/ }; do
+            [ -z "$found" ] && apt-cache show "$name" >/dev/null 2>&1 && found=$name
+        done
+        echo "${found:-${wanted%%|*}}"
+    done
+}
+
+# Install the packages that are missing. No root, no apt, or one that this release does not have:
+# say so and go on, the parts that need it say more.
+install_packages() {
+    local missing name known=()
+    command -v apt-get >/dev/null || {
+        say "this is not Debian or Ubuntu: rless doctor names what is missing"
+        return 0
+    }
+    missing=$(missing_packages "$@")
+    [ -n "$missing" ] || return 0
+    if ! is_root; then
+        say "missing system packages (going on without them): ${missing//$'\n'/ }"
+        return 0
+    fi
+    say "installing system packages: ${missing//$'\n'/ }"
+    apt-get update -qq || say "apt-get update failed: trying with the old lists"
+    for name in $(missing_packages "$@"); do
+        if apt-cache show "$name" >/dev/null 2>&1; then known+=("$name"); else
+            say "this release has no package $name (going on without it)"
+        fi
+    done
+    [ ${#known[@]} -gt 0 ] || return 0
+    local install=(apt-get install -qq -y --no-install-recommends "${known[@]}")
+    local log
+    log=$(mktemp)
+    DEBIAN_FRONTEND=noninteractive "${install[@]}" >"$log" 2>&1 </dev/null ||
+        { sleep 5 && DEBIAN_FRONTEND=noninteractive "${install[@]}" >"$log" 2>&1 </dev/null; } ||
+        { tail -n 5 "$log" >&2 && say "some packages could not be installed (going on)"; }
+    rm -f "$log"
+}
+
+RUN_PACKAGES=(python3-venv uidmap 'libsubid5|libsubid4t64|libsubid4' libseccomp2 passt fuse-overlayfs)
+command -v cc gcc clang >/dev/null || RUN_PACKAGES+=(gcc)
+RUN_PACKAGES+=(libc6-dev)
+
+# Make .venv in the current directory with the project installed editable, unless it is there and
+# nothing that it was made from has changed. Argument: "" or "[dev]".
+make_venv() {
+    local python state extra=$1
+    python=$(find_python)
+    state=$(printf '%s ' "$("$python" -VV | tr '\n' ' ')" "$PWD" &&
+        cat pyproject.toml setup.py helpers/* | sha256sum)
+    if [ -z "$extra" ] && [ "$(cat .venv/.made-from-dev 2>/dev/null)" = "$state" ]; then return; fi
+    if [ "$(cat ".venv/.made-from${extra:+-dev}" 2>/dev/null)" = "$state" ]; then return; fi
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        die "$python cannot make virtual environments: install the package python3-venv"
+    say "making .venv with $python"
+    rm -f .venv/.made-from*
+    .venv/bin/python3 -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+    .venv/bin/python3 -m pip install --quiet --disable-pip-version-check --editable ".$extra"
+    .venv/bin/python3 -m compileall -q rootless || true
+    printf '%s' "$state" >".venv/.made-from${extra:+-dev}"
+}

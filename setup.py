@@ -1,0 +1,188 @@
+"""Build what pyproject.toml cannot say: the helper programs and the launchers.
+
+- helpers/init.c is compiled, static, to rootless/bin/rless-init. No compiler, or no static libc:
+  the installation goes on without it, one line says so, and `rless run --init` is refused with
+  the reason.
+- rless and rless-oci are made from helpers/launch.sh.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Command, Distribution, setup  # first: it brings distutils
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+
+from distutils.command.build_scripts import build_scripts  # isort: skip
+
+HERE = Path(__file__).resolve().parent
+LAUNCHER = "helpers/launch.sh"
+COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}
+HELPERS = {"rless-init": "helpers/init.c"}
+CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s"]
+
+
+def scratch_directories() -> dict[str, dict[str, str]]:
+    """Build outside of the source tree, which then stays as it is.
+
+    A build/ left there would put modules that are gone since into the next wheel, and, made by
+    root, would stop the next user.
+    """
+    if "sdist" in sys.argv:
+        return {}  # it takes the metadata from the source tree
+    scratch = tempfile.mkdtemp(prefix="rless-build-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return {"build": {"build_base": scratch}, "egg_info": {"egg_base": scratch}}
+
+
+def say(line: str) -> None:
+    """Tell the person who installs; pip shows it with -v only, scripts/quickstart always."""
+    print(f"rless: {line}", file=sys.stderr)
+
+
+def find_compiler() -> list[str] | None:
+    """Return the command of the C compiler: $CC, or the first of cc, gcc and clang."""
+    chosen = os.environ.get("CC", "").split()
+    if chosen:
+        return chosen if shutil.which(chosen[0]) else None
+    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+
+
+def compile_helper(source: Path, target: Path) -> str | None:
+    """Compile one static program; return None, or the reason why there is none."""
+    if not source.exists():
+        return f"{source} is missing"
+    compiler = find_compiler()
+    if compiler is None:
+        return "no C compiler was found ($CC, cc, gcc, clang)"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    command = [*compiler, *CFLAGS, "-o", str(fresh), str(source)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            problems = [line for line in lines if "error" in line or "cannot find" in line]
+            return f"{compiler[0]}: {(problems or lines or ['it failed'])[0].strip()}"
+        fresh.chmod(0o755)
+        fresh.replace(target)  # a running container may still execute the old one
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return None
+
+
+class BuildHelpers(Command):
+    """Compile the helper programs into the package (a step of `build`)."""
+
+    description = "compile the helper programs"
+    user_options: list[tuple[str, str, str]] = []
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        """Set the options that setuptools knows of this step."""
+        self.build_lib = None
+
+    def finalize_options(self) -> None:
+        """Take the build directory from `build`."""
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        """Compile, or say what is missing and go on."""
+        for name, target in self._targets().items():
+            reason = compile_helper(HERE / HELPERS[name], target)
+            if reason is None:
+                continue
+            target.unlink(missing_ok=True)  # never an old program beside new code
+            say(
+                f"{name} was not built: {reason}. `rless run --init` will be refused; "
+                "install gcc and libc6-dev (or gcc and glibc-static) and install rless again"
+            )
+
+    def _targets(self) -> dict[str, Path]:
+        root = HERE if self.editable_mode else Path(self.build_lib or "")
+        return {name: root / "rootless" / "bin" / name for name in HELPERS}
+
+    def get_source_files(self) -> list[str]:
+        """Return what belongs into a source distribution for this step."""
+        return [path for path in HELPERS.values() if (HERE / path).exists()]
+
+    def get_outputs(self) -> list[str]:
+        """Return the files that this step has made."""
+        return [str(path) for path in self._targets().values() if path.exists()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return which outputs are copies of a source: none."""
+        return {}
+
+
+class Build(build):
+    """Build the package, the helper programs and the launchers."""
+
+    sub_commands = [*build.sub_commands, ("build_helpers", None)]
+
+
+class BuildScripts(build_scripts):
+    """Make the launchers from their one template."""
+
+    editable_mode = False
+
+    def run(self) -> None:
+        """Write each launcher, with the Python that installs it."""
+        template = (HERE / LAUNCHER).read_text(encoding="utf-8")
+        directory = Path(self.build_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        values = {
+            "SOURCE": str(HERE) if self.editable_mode else "",
+            # Not the link in the environment that pip and others make for the time of a build.
+            "PYTHON": os.path.realpath(sys.executable),
+            "VERSION": "{}.{}".format(*sys.version_info),
+        }
+        for name, module in COMMANDS.items():
+            text = template.replace("@NAME@", name).replace("@MODULE@", module)
+            for key, value in values.items():
+                text = text.replace(f"@{key}@", value.replace("'", "'\\''"))
+            path = directory / name
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755)
+
+    def get_source_files(self) -> list[str]:
+        """Return what belongs into a source distribution for this step."""
+        return [LAUNCHER]
+
+
+class Platform(Distribution):
+    """Belong to one architecture, because of rless-init."""
+
+    def has_ext_modules(self) -> bool:
+        """Say yes, so that the files go to the platform's directory."""
+        return True
+
+
+class PlatformWheel(bdist_wheel):
+    """Name the wheel for any Python 3 on this machine's architecture."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tag: no Python ABI, this platform."""
+        return ("py3", "none", super().get_tag()[2])
+
+
+setup(
+    distclass=Platform,
+    scripts=[LAUNCHER],
+    options=scratch_directories(),
+    cmdclass={
+        "build": Build,
+        "build_helpers": BuildHelpers,
+        "build_scripts": BuildScripts,
+        "bdist_wheel": PlatformWheel,
+    },
+)

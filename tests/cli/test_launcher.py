@@ -1,0 +1,191 @@
+"""The launchers: sealed from the caller's directory and environment, found by any path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = "python{}.{}".format(*sys.version_info)
+MAIN = """
+from __future__ import annotations
+import json, sys
+def main() -> int:
+    if "click" in sys.argv:
+        import fake_click
+        print(fake_click.__file__)
+        return 0
+    if "missing" in sys.argv:
+        import no_such_module
+    print(json.dumps({
+        "argv": sys.argv, "path": sys.path, "isolated": sys.flags.isolated,
+        "no_site": sys.flags.no_site, "json": json.__file__,
+        "main": __file__, "modules": sorted(sys.modules),
+    }))
+    return 7
+"""
+
+
+class Prefix:
+    """An installation made by hand: launcher, package, and the interpreter of these tests."""
+
+    def __init__(self, base: Path, lib: str, source: str = "", python: str = "") -> None:
+        self.base = base
+        self.lib = base / lib
+        self.launcher = base / "bin" / "rless"
+        package = self.lib / "rootless"
+        (package / "cli").mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "cli" / "__init__.py").touch()
+        (package / "cli" / "main.py").write_text(MAIN)
+        (package / "launch.py").write_text((ROOT / "rootless" / "launch.py").read_text())
+        (base / "bin").mkdir()
+        text = (ROOT / "helpers" / "launch.sh").read_text()
+        for key, value in {
+            "NAME": "rless",
+            "MODULE": "rootless.cli.main",
+            "SOURCE": source,
+            "PYTHON": python,
+            "VERSION": "{}.{}".format(*sys.version_info),
+        }.items():
+            text = text.replace(f"@{key}@", value)
+        self.launcher.write_text(text)
+        self.launcher.chmod(0o755)
+
+    def add_python(self) -> Prefix:
+        """Be a virtual environment."""
+        for name in ("python3", VERSION):
+            (self.base / "bin" / name).symlink_to(os.path.realpath(sys.executable))
+        home = os.path.dirname(os.path.realpath(sys.executable))
+        (self.base / "pyvenv.cfg").write_text(f"home = {home}\n")
+        return self
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Prefix:
+    return Prefix(tmp_path / "a 'b' $c", f"lib/{VERSION}/site-packages").add_python()
+
+
+def run(
+    *command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True
+    )
+
+
+def facts_of(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    import json
+
+    assert done.returncode == 7, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_arguments_and_exit_code(venv: Prefix) -> None:
+    arguments = ["run", "", "a b", "*", "-c", "$HOME", "--", "é\n"]
+    found = facts_of(run(venv.launcher, *arguments))
+    assert found["argv"] == [str(venv.launcher), *arguments]
+    assert found["isolated"] == found["no_site"] == 1
+
+
+def test_nothing_planted_is_imported(venv: Prefix, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    (planted / "rootless" / "cli").mkdir(parents=True)
+    for name in ("json", "sitecustomize", "usercustomize", "site", "os", "rootless/__init__",
+                 "rootless/launch", "rootless/cli/__init__", "rootless/cli/main"):  # fmt: skip
+        (planted / f"{name}.py").write_text("print('planted')\nraise SystemExit(99)\n")
+    environment = {
+        "PYTHONPATH": str(planted),
+        "PYTHONHOME": str(planted),
+        "PYTHONSTARTUP": str(planted / "json.py"),
+        "PYTHONUSERBASE": str(planted),
+        "PYTHONPLATLIBDIR": str(planted),
+        "PYTHONINSPECT": "1",
+        "PYTHONWARNINGS": "error",
+        "ENV": str(planted / "json.py"),
+        "BASH_ENV": str(planted / "json.py"),
+    }
+    found = facts_of(run(venv.launcher, cwd=planted, env=environment))
+    assert str(planted) not in str(found)
+    assert str(found["main"]).startswith(str(venv.lib))
+
+
+@pytest.mark.parametrize(
+    ("target", "command", "directory"),
+    [
+        ("{bin}/rless", "{home}/rless", "/"),
+        ("other", "./rless", "{home}"),
+        ("../a 'b' $c/bin/rless", "{home}/rless", "/"),
+        (None, "bin/rless", "{bin}/.."),
+        (None, "./rless", "{bin}"),
+        (None, "{bin}/../bin//rless", "/"),
+    ],
+    ids=["link", "link to link", "relative link", "relative", "dot", "dots"],
+)
+def test_found_by_any_path(
+    venv: Prefix, tmp_path: Path, target: str | None, command: str, directory: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    names = {"bin": str(venv.base / "bin"), "home": str(home)}
+    (home / "other").symlink_to(venv.launcher)
+    if target:
+        (home / "rless").symlink_to(target.format(**names))
+    done = run("env", command.format(**names), cwd=Path(directory.format(**names)))
+    found = facts_of(done)
+    assert found["path"][-1] == str(venv.lib)  # type: ignore[index]
+
+
+def test_found_in_path(venv: Prefix) -> None:
+    found = facts_of(run("env", f"PATH={venv.base}/bin:{os.environ['PATH']}", "rless"))
+    assert found["path"][-1] == str(venv.lib)  # type: ignore[index]
+
+
+def test_prefix_without_an_interpreter_uses_the_one_of_its_version(tmp_path: Path) -> None:
+    real = os.path.realpath(sys.executable)
+    for lib in (f"lib/{VERSION}/dist-packages", f"lib64/{VERSION}/site-packages"):
+        prefix = Prefix(tmp_path / lib.replace("/", "-"), lib, python=real)
+        assert facts_of(run(prefix.launcher))["path"][-1] == str(prefix.lib)  # type: ignore[index]
+
+
+def test_editable(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    prefix = Prefix(tree, ".", source=str(tree)).add_python()
+    found = facts_of(run(prefix.launcher))
+    assert found["path"][-1] == str(tree)  # type: ignore[index]
+
+
+def test_broken_installation_says_so(tmp_path: Path) -> None:
+    prefix = Prefix(tmp_path / "p", "elsewhere")
+    done = run(prefix.launcher)
+    assert done.returncode == 125
+    assert done.stderr.startswith("rless: the installation of ")
+    assert done.stderr.count("\n") == 1
+    moved = Prefix(tmp_path / "q", "lib", source="/gone", python=sys.executable)
+    assert "in /gone" in run(moved.launcher).stderr
+
+
+def test_third_party_packages_are_found_when_they_are_needed(venv: Prefix) -> None:
+    (venv.lib / "linked.pth").write_text(f"{venv.base}/more\n")
+    (venv.base / "more").mkdir()
+    (venv.base / "more" / "fake_click.py").touch()
+    found = facts_of(run(venv.launcher))
+    assert "site" not in found["modules"]  # type: ignore[operator]
+    done = run(venv.launcher, "click")
+    assert done.stdout == f"{venv.base}/more/fake_click.py\n", done.stderr
+
+
+def test_missing_module_is_an_error_once(venv: Prefix) -> None:
+    done = run(venv.launcher, "missing")
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+
+
+def test_sitecustomize_is_not_run(venv: Prefix) -> None:
+    (venv.lib / "sitecustomize.py").write_text("print('customized')\n")
+    (venv.lib / "fake_click.py").touch()
+    assert "customized" not in run(venv.launcher, "click").stdout

@@ -1,0 +1,167 @@
+"""fuse-overlayfs ends with the container, however the container ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rootless import rootfs
+from rootless.errors import RlessError
+from rootless.linux import idmap, ns
+from rootless.rootfs import fuse_overlayfs
+from tests.lib import engine_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import NoReturn
+
+pytestmark = pytest.mark.needs("user namespaces", "fuse", "fuse-overlayfs")
+SECONDS = 5.0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[str]:
+    path = str(tmp_path / "c")
+    os.makedirs(f"{path}/layer/from-the-layer")
+    yield path
+    engine_namespace.run(engine_namespace.make_map("single"), rootfs.remove_workspace, path)
+
+
+def state(pid: int) -> str:
+    """Return the state of a process, "gone" if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            letter = file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+    return "gone" if letter == "Z" else letter
+
+
+def wait_until_gone(pid: int) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while state(pid) != "gone":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def start(place: str) -> tuple[int, int, int]:
+    """Mount in a process like the engine's, with a child in a mount namespace of its own.
+
+    Returns:
+        The pids of the engine's process, of the container's, and of fuse-overlayfs.
+    """
+    map_ = engine_namespace.make_map("single")
+    reader, writer = os.pipe()
+
+    def body() -> NoReturn:
+        try:
+            os.close(reader)
+            mounted = rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
+            ready_reader, ready_writer = os.pipe()
+            container = os.fork()
+            if container == 0:
+                ns.unshare(ns.CLONE_NEWNS)
+                os.chdir(mounted.path)
+                os.write(ready_writer, b"r")
+                signal.pause()
+            os.read(ready_reader, 1)
+            os.write(writer, json.dumps([container, *mounted.helper_pids]).encode())
+            os.close(writer)
+            signal.pause()
+        finally:
+            os._exit(1)
+
+    engine = idmap.spawn(map_, ns.CLONE_NEWNS, body)
+    os.close(writer)
+    with open(reader) as file:
+        container, helper = json.load(file)
+    return engine, container, helper
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_it_ends_when_all_else_is_killed(place: str, order: tuple[int, int]) -> None:
+    pids = start(place)
+    helper = pids[2]
+    first, second = (pids[index] for index in order)
+    os.kill(first, signal.SIGKILL)
+    assert os.listdir(f"/proc/{second}/root{place}/merged") == ["from-the-layer"]
+    assert state(helper) != "gone"
+    os.kill(second, signal.SIGKILL)
+    os.waitpid(pids[0], 0)
+    assert wait_until_gone(helper)
+
+
+def test_unmount_waits_for_it(place: str) -> None:
+    def case() -> list[str]:
+        map_ = engine_namespace.make_map("single")
+        mounted = rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
+        pid = mounted.helper_pids[0]
+        before = state(pid)
+        rootfs.unmount(mounted)
+        return [before, "reaped" if not os.path.exists(f"/proc/{pid}") else state(pid)]
+
+    before, after = engine_namespace.run(engine_namespace.make_map("single"), case)
+    assert before != "gone"
+    assert after == "reaped"
+
+
+def test_it_gets_no_descriptor_no_environment_and_no_terminal(place: str) -> None:
+    """A secret in the caller's environment or an open file is none of its business."""
+
+    def case() -> dict[str, object]:
+        map_ = engine_namespace.make_map("single")
+        os.environ["SECRET"] = "x"
+        stray = os.open("/etc/passwd", os.O_RDONLY)
+        os.set_inheritable(stray, True)
+        mounted = rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
+        pid = mounted.helper_pids[0]
+        fds = f"/proc/{pid}/fd"
+        result = {
+            "files": [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)],
+            "environment": open(f"/proc/{pid}/environ").read(),
+            "session": os.getsid(pid) == pid,
+        }
+        rootfs.unmount(mounted)
+        return result
+
+    found = engine_namespace.run(engine_namespace.make_map("single"), case)
+    assert "/etc/passwd" not in found["files"]
+    assert "SECRET" not in found["environment"]
+    assert found["session"] is True
+
+
+def test_what_it_says_is_the_reason(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends at once; the mount that was made for it is taken away again."""
+    monkeypatch.setattr(fuse_overlayfs, "find_program", lambda: "/bin/false")
+
+    def case() -> list[object]:
+        map_ = engine_namespace.make_map("single")
+        with pytest.raises(RlessError) as caught:
+            rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
+        with open("/proc/self/mountinfo") as file:
+            return [str(caught.value), "fuse-overlayfs" in file.read()]
+
+    said, still_mounted = engine_namespace.run(engine_namespace.make_map("single"), case)
+    assert "fuse-overlayfs ended" in said
+    assert not still_mounted
+
+
+def test_a_program_of_ours_is_not_the_system_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = tmp_path / "fuse-overlayfs"
+    planted.write_text("#!/bin/sh\n")
+    planted.chmod(0o755)
+    monkeypatch.setattr(fuse_overlayfs, "_DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setattr(os, "getuid", lambda: planted.stat().st_uid or 1)
+    if planted.stat().st_uid == 0:
+        planted.chmod(0o777)
+    assert fuse_overlayfs.find_program() is None

@@ -1,0 +1,1 @@
+"""What tests share: facts of the machine, programs compiled for tests."""

@@ -1,0 +1,35 @@
+"""Programs in C that tests run in containers, compiled once for each version of the source."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def static_program(source: str) -> Path:
+    """Return the static program made from a C file, as "helpers/probe.c", readable by all."""
+    text = (ROOT / source).read_bytes()
+    name = f"{Path(source).stem}-{hashlib.sha256(text).hexdigest()[:16]}"
+    directory = ROOT / ".venv" / "test-programs"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        pass
+    if not os.access(directory, os.W_OK):
+        directory = Path(tempfile.mkdtemp(prefix="rless-test-programs-"))
+        directory.chmod(0o755)
+    target = directory / name
+    if not target.exists():
+        fresh = directory / f".{name}.{os.getpid()}"  # tests run in several processes
+        compiler = os.environ.get("CC", "cc").split()
+        command = [*compiler, "-std=gnu11", "-O2", "-static", "-o", str(fresh), str(ROOT / source)]
+        subprocess.run(command, check=True)
+        fresh.replace(target)
+    return target

@@ -1,0 +1,48 @@
+"""Facts of this machine that a test may need: `@pytest.mark.needs("name")`.
+
+A test without its fact is skipped by the name of the fact. .ci/run fails when more tests are
+skipped than tests/allowed-skips says.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from rootless.host import facts, trial
+from rootless.linux import subid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _program(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name) is not None
+
+
+def _delegated_cgroup() -> bool:
+    path = os.environ.get("RLESS_TEST_CGROUP")
+    return path is not None and facts.is_delegated(path)
+
+
+FACTS: dict[str, Callable[[], bool]] = {
+    "compiler": lambda: any(shutil.which(name) for name in ("cc", "gcc", "clang")),
+    "delegated cgroup": _delegated_cgroup,
+    "fuse": lambda: bool(trial.bounded(trial.device, "/dev/fuse")),
+    "libseccomp": lambda: facts.find_library("libseccomp.so.2") is not None,
+    "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
+    "ordinary user": lambda: os.getuid() != 0,
+    "root": lambda: os.getuid() == 0,
+    "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
+    "tun": lambda: bool(trial.bounded(trial.device, "/dev/net/tun")),
+    "user namespaces": lambda: bool(trial.bounded(trial.user_namespace)),
+    "x86_64": lambda: os.uname().machine == "x86_64",
+}
+
+
+@functools.cache
+def has(fact: str) -> bool:
+    """Tell whether this machine has a fact; a name that is not in FACTS is a program's name."""
+    return FACTS.get(fact, _program(fact))()

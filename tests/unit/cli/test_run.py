@@ -1,0 +1,129 @@
+"""From the parsed line to the request."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rootless.cli.options import RUN
+from rootless.cli.parse import parse
+from rootless.cli.run import build
+from rootless.engine.request import RunRequest
+from rootless.errors import RlessError
+
+
+def request(*argv: str) -> RunRequest:
+    return build(*parse(RUN, argv))
+
+
+def test_a_bare_run_has_the_defaults() -> None:
+    expected = RunRequest()
+    expected.image = "busybox"
+    assert request("busybox") == expected
+
+
+def test_the_command_is_the_rest() -> None:
+    found = request("--rm", "busybox", "sh", "-c", "echo")
+    assert (found.image, found.command, found.rm) == ("busybox", ["sh", "-c", "echo"], True)
+
+
+def test_rootfs_leaves_all_arguments_to_the_command() -> None:
+    found = request("--rootfs", "/tree", "sh", "-l")
+    assert (found.image, found.rootfs, found.command) == (None, "/tree", ["sh", "-l"])
+
+
+def test_no_image() -> None:
+    for argv in ([], ["--rm"], [""]):
+        with pytest.raises(RlessError, match="'rless run' needs an image"):
+            request(*argv)
+
+
+def test_environment(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(f"{tmp_path}/e", "w") as file:
+        file.write("A=file\nSET\nUNSET\n")
+    monkeypatch.setenv("SET", "here")
+    monkeypatch.delenv("UNSET", raising=False)
+    found = request("-e", "A=flag", "-e", "SET", "--env-file", f"{tmp_path}/e", "-e", "UNSET", "i")
+    assert found.env == ["A=file", "SET=here", "A=flag", "SET=here"]
+    assert found.env_remove == ["UNSET"]
+
+
+def test_labels_of_flags_win_over_files(tmp_path: object) -> None:
+    with open(f"{tmp_path}/l", "w") as file:
+        file.write("a=file\nb=file\nbare\n")
+    found = request("-l", "a=flag", "--label-file", f"{tmp_path}/l", "i")
+    assert found.labels == {"a": "flag", "b": "file"}
+
+
+def test_the_last_ulimit_of_a_name_wins() -> None:
+    found = request("--ulimit", "nofile=1", "--ulimit", "core=0", "--ulimit", "nofile=2", "i")
+    assert found.ulimits == [("nofile", 2, 2), ("core", 0, 0)]
+
+
+def test_entrypoint_reset() -> None:
+    assert request("--entrypoint", "", "i").entrypoint == ""
+    assert request("i").entrypoint is None
+
+
+def test_attach_as_it_is_anyway() -> None:
+    request("-a", "stdout", "-a", "STDERR", "i")
+    request("-i", "-a", "stdin", "-a", "stdout", "-a", "stderr", "i")
+    for argv in (
+        ["-a", "stdout"],
+        ["-a", "stdin", "-a", "stdout", "-a", "stderr"],
+        ["-a", "stdin"],
+    ):
+        with pytest.raises(RlessError, match="--attach for some streams only is not supported"):
+            request(*argv, "i")
+    with pytest.raises(RlessError, match="--attach and --detach"):
+        request("-d", "-a", "stdout", "-a", "stderr", "i")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    (
+        ["--uts", "host", "--hostname", "x"],
+        ["--network", "container:a", "-p", "80:80"],
+        ["--network", "container:a", "--hostname", "x"],
+        ["--network", "container:a", "--dns", "1.1.1.1"],
+        ["--network", "container:a", "--add-host", "a:1.1.1.1"],
+        ["--network", "host", "--network", "none"],
+        ["--no-hosts", "--add-host", "a:1.1.1.1"],
+        ["--ipc", "none", "--shm-size", "1m"],
+        ["-v", "/a:/x", "--tmpfs", "/x/"],
+    ),
+)
+def test_contradictions(argv: list[str]) -> None:
+    with pytest.raises(RlessError):
+        request(*argv, "i")
+
+
+def test_published_ports_without_a_network_warn(capfd: pytest.CaptureFixture[str]) -> None:
+    request("--network", "host", "-p", "80:80", "i")
+    assert "published ports have no meaning with --network host" in capfd.readouterr().err
+
+
+def test_a_request_is_plain_data() -> None:
+    import json
+
+    found = request("-v", "/a:/b", "-p", "1:2", "--device", "/dev/null", "i")
+    data = json.loads(json.dumps(found.as_dict()))
+    assert data["mounts"][0]["source"] == "/a"
+    assert data["publish"] == [
+        {"host_ip": None, "host_port": 1, "container_port": 2, "protocol": "tcp"}
+    ]
+    assert set(data) == set(RunRequest.__slots__)
+
+
+def test_accepted_flags_change_nothing() -> None:
+    found = request(
+        "--restart=no", "--no-healthcheck", "--isolation=default", "--disable-content-trust",
+        "--volume-driver=local", "--log-driver=", "i",
+    )  # fmt: skip
+    assert found == request("i")
+
+
+def test_relative_paths_are_those_of_here() -> None:
+    assert request("--cidfile", "c", "i").cidfile == f"{os.getcwd()}/c"
+    assert request("--rootfs", "r").rootfs == f"{os.getcwd()}/r"

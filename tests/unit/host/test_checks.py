@@ -1,0 +1,164 @@
+"""What is concluded from facts and trials."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rootless.host import checks, facts, hints
+from rootless.host.checks import FAIL, OK, WARN
+from rootless.host.trial import Outcome
+
+GOOD = Outcome("works")
+REFUSED = Outcome(error="unshare: Operation not permitted", number=errno.EPERM)
+
+
+def mount(fstype: str) -> facts.Mount:
+    return facts.Mount("/", "/", fstype, "none", frozenset())
+
+
+def test_kernel() -> None:
+    assert checks.check_kernel("5.12.0").status == OK
+    check = checks.check_kernel("5.10.0-28-amd64")
+    assert check.status == FAIL
+    assert check.fix
+    assert checks.check_python((3, 9), "/usr/bin/python3").status == FAIL
+
+
+def test_userns_on_ubuntu_prints_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "sysctl", {hints.APPARMOR_SYSCTL: 1}.get)
+    check = checks.check_userns(REFUSED)
+    assert check.status == FAIL
+    assert "AppArmor" in check.meaning
+    assert "/etc/apparmor.d/rless" in check.fix
+    assert "\n  userns,\n" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("failures", "status"),
+    [({}, OK), ({"mqueue": "no such device"}, WARN), ({"proc": "EPERM"}, FAIL)],
+)
+def test_kernel_mounts(failures: dict[str, str], status: str) -> None:
+    assert checks.check_kernel_mounts(Outcome(failures)).status == status
+
+
+def test_no_new_privs_is_named() -> None:
+    check = checks.check_confinement({"NoNewPrivs": "1", "Seccomp": "0"})
+    assert check.status == WARN
+    assert "no_new_privs" in check.fact
+
+
+def test_idmap_program(tmp_path: Path) -> None:
+    assert checks.check_idmap_program("newuidmap", facts.CAP_SETUID, None).status == WARN
+    program = tmp_path / "newuidmap"
+    program.touch()
+    check = checks.check_idmap_program("newuidmap", facts.CAP_SETUID, str(program))
+    assert check.status == WARN
+    assert check.fix == f"sudo chmod u+s {program}"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "status", "word"),
+    [
+        ([], WARN, "has no subordinate"),
+        ([(100000, 1000), (300000, 24)], WARN, "1024 subordinate uids (100000+1000, 300000+24)"),
+        ([(100000, 32768), (300000, 32768)], OK, "65536"),
+    ],
+)
+def test_subids(ranges: list[tuple[int, int]], status: str, word: str) -> None:
+    check = checks.check_subids("uid", ranges, "jo", "x:100000:65536\n", has_libsubid=True)
+    assert check.status == status
+    assert word in check.fact
+    if status != OK:
+        assert check.fix == "sudo usermod --add-subuids 165536-231071 jo"
+
+
+def test_subids_of_a_directory_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "read", lambda path: "subid: sss\n")
+    check = checks.check_subids("uid", [], "jo", "", has_libsubid=False)
+    assert "libsubid is not installed" in check.meaning
+    assert "libsubid" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("fstype", "space", "status", "word"),
+    [
+        ("ext4", (50 << 30, 10**6, 0), OK, "50.0 GiB"),
+        ("btrfs", (50 << 30, -1, 0), OK, "btrfs"),
+        ("nfs4", (50 << 30, 10**6, 0), WARN, "nfs4"),
+        ("lustre", (50 << 30, 10**6, 0), WARN, "lustre"),
+        ("ext4", (1 << 30, 10**6, 0), WARN, "1.0 GiB"),
+        ("ext4", (50 << 30, 5, 0), WARN, "5 inodes"),
+        ("ext4", (50 << 30, 10**6, os.ST_NOEXEC), WARN, "noexec"),
+        ("ext4", (50 << 30, 10**6, os.ST_RDONLY), FAIL, "read-only"),
+        ("tmpfs", (50 << 30, 10**6, 0), WARN, "tmpfs"),
+    ],
+)
+def test_storage(fstype: str, space: tuple[int, int, int], status: str, word: str) -> None:
+    check = checks.check_storage("/s", mount(fstype), Outcome(space))
+    assert check.status == status
+    assert word in check.fact
+
+
+def test_storage_on_a_dead_server() -> None:
+    late = Outcome(error="no answer within 10 s", number=errno.ETIMEDOUT)
+    assert checks.check_storage("/s", mount("nfs4"), late).status == FAIL
+
+
+@pytest.mark.parametrize(
+    ("overlay", "program", "device", "chosen", "status"),
+    [
+        (GOOD, "/usr/bin/fuse-overlayfs", GOOD, "overlay", OK),
+        (GOOD, None, REFUSED, "overlay", OK),
+        (REFUSED, "/usr/bin/fuse-overlayfs", GOOD, "fuse-overlayfs", OK),
+        (REFUSED, "/usr/bin/fuse-overlayfs", REFUSED, "copy", WARN),
+        (REFUSED, None, GOOD, "copy", WARN),
+    ],
+)
+def test_driver(
+    overlay: Outcome, program: str | None, device: Outcome, chosen: str, status: str
+) -> None:
+    fuse = checks.check_fuse(program, device, None)
+    check = checks.check_driver(checks.check_overlay(overlay, GOOD), fuse)
+    assert (check.fact, check.status) == (chosen, status)
+
+
+def test_runtime_dir(tmp_path: Path) -> None:
+    uid = os.getuid()
+    tmp_path.chmod(0o700)
+    assert checks.check_runtime_dir(None, uid).status == OK
+    assert checks.check_runtime_dir(str(tmp_path), uid).status == OK
+    assert "belongs to uid" in checks.check_runtime_dir(str(tmp_path), uid + 1).fact
+    assert "No such file" in checks.check_runtime_dir(str(tmp_path / "gone"), uid).fact
+    assert "absolute" in checks.check_runtime_dir("run", uid).fact
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    assert "not a directory" in checks.check_runtime_dir(str(link), uid).fact
+    tmp_path.chmod(0o755)
+    check = checks.check_runtime_dir(str(tmp_path), uid)
+    assert (check.status, check.fix) == (WARN, f"chmod 700 {tmp_path}")
+
+
+def test_network() -> None:
+    assert checks.check_network(None, REFUSED, GOOD).status == FAIL
+    assert checks.check_network("/usr/bin/pasta", GOOD, REFUSED).status == FAIL
+    assert checks.check_network("/usr/bin/pasta", GOOD, GOOD).status == OK
+
+
+@pytest.mark.parametrize("layout", ["none", "v1", "v2", "hybrid"])
+def test_cgroup_without_delegation(layout: str) -> None:
+    check = checks.check_cgroup(facts.Cgroups(layout, None, ()), None)
+    assert check.status == WARN
+    assert check.fix
+
+
+def test_cgroup_with_delegation(tmp_path: Path) -> None:
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (tmp_path / name).touch()
+    full = facts.Cgroups("v2", str(tmp_path), ("cpu", "memory", "pids"))
+    assert checks.check_cgroup(full, None).status == OK
+    part = facts.Cgroups("v2", str(tmp_path), ("memory",))
+    assert "cpu, pids" in checks.check_cgroup(part, None).meaning

@@ -1,0 +1,61 @@
+"""The hint for a user namespace that was refused, on hosts as they are."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from rootless.host import facts, hints
+
+
+@pytest.fixture(autouse=True)
+def plain_host(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Be a host where nothing is restricted; a test sets what is."""
+    values: dict[str, int] = {"user.max_user_namespaces": 15000}
+    monkeypatch.setattr(facts, "sysctl", values.get)
+    monkeypatch.setattr(facts, "inside_container", lambda: None)
+    monkeypatch.setattr(facts, "read", lambda path: "Seccomp:\t0\n" if "status" in path else None)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(hints, "_in_chroot", lambda: False)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "number", "why", "hint"),
+    [
+        ("kernel.unprivileged_userns_clone", 0, errno.EPERM, "root only", "sysctl -w kernel"),
+        ("user.max_user_namespaces", 0, errno.ENOSPC, "limited to 0", "sysctl -w user.max_user"),
+        ("user.max_user_namespaces", 9, errno.ENOSPC, "limit of user namespaces is", "raise"),
+        (hints.APPARMOR_SYSCTL, 1, errno.EPERM, "AppArmor", "profile"),
+        (hints.APPARMOR_SYSCTL, 1, errno.EACCES, "AppArmor", "profile"),
+        (hints.APPARMOR_SYSCTL, 0, errno.EPERM, "security module", "administrator"),
+        ("x", 0, errno.EINVAL, "CONFIG_USER_NS", "kernel"),
+        ("x", 0, errno.ENOMEM, "memory", "doctor"),
+    ],
+)
+def test_hint(
+    plain_host: dict[str, int], name: str, value: int, number: int, why: str, hint: str
+) -> None:
+    plain_host[name] = value
+    found_why, found_hint = hints.hint_for_userns_failure(number)
+    assert why in found_why
+    assert hint in found_hint
+
+
+def test_container_is_named_before_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "inside_container", lambda: "/.dockerenv")
+    why, hint = hints.hint_for_userns_failure(errno.EPERM)
+    assert "in a container" in why
+    assert "seccomp=unconfined" in hint
+
+
+def test_chroot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "_in_chroot", lambda: True)
+    assert "chroot" in hints.hint_for_userns_failure(errno.EPERM)[0]
+
+
+def test_profile_names_both_commands() -> None:
+    text = hints.apparmor_profile(["/opt/v/bin/rless", "/opt/v/bin/rless-oci"])
+    assert '"{/opt/v/bin/rless,/opt/v/bin/rless-oci}" flags=(unconfined)' in text
+    assert "\n  userns,\n" in text
