@@ -90,7 +90,8 @@ make_venv() {
         die "$python cannot make virtual environments: install the package python3-venv"
     say "making .venv with $python"
     rm -f .venv/.made-from*
-    .venv/bin/python3 -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+    [ "$(.venv/bin/python3 -VV 2>&1)" = "$("$python" -VV)" ] &&
+        .venv/bin/python3 -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
     .venv/bin/python3 -m pip install --quiet --disable-pip-version-check --editable ".$extra"
     .venv/bin/python3 -m compileall -q rootless || true
     printf '%s' "$state" >".venv/.made-from${extra:+-dev}"

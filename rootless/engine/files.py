@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from rootless import log, paths
 from rootless.engine import container as containers
@@ -28,6 +27,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
 from rootless.runtime import seccomp, sync
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
@@ -139,6 +139,7 @@ def _find_image(state: Run) -> None:
         layers = pull.ensure_layers(image, state.idmap, store)
     state.source = Source("layers")
     state.source.layers = layers
+    state.source.whiteouts = image.whiteouts(state.idmap.key)
     state.source.driver = request.driver
 
 
@@ -244,6 +245,7 @@ def _make_container(state: Run) -> None:
             "command": specgen.command(request, state.config, None),
             "created": time.time(),
             "rm": request.rm,
+            "detach": request.detach,
             "labels": {**(state.config.get("Labels") or {}), **request.labels},
             "ports": [_show_port(port) for port in request.publish],
             "stop_signal": containers.signal_number(stop_signal),
@@ -320,9 +322,9 @@ def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any
             nested = True
     if profile == "unconfined" or (request.privileged and profile is None):
         return None
-    if profile is not None and profile != "builtin":
-        return seccomp.load_profile_file(profile)
     bounding = specgen.capabilities(request, facts.uid, facts.last_cap)["bounding"]
+    if profile is not None and profile != "builtin":
+        return seccomp.load_profile_file(profile, bounding)
     return seccomp.default_profile(bounding, allow_nested_userns=nested)
 
 

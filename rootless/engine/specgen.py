@@ -7,12 +7,11 @@ what the runtime will do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rootless.engine import defaults
 from rootless.errors import RlessError
 from rootless.linux.caps import NAMES, NUMBERS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -244,7 +243,7 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         result.append(_mount("/proc", "proc", kernel))
     result.append(_mount("/dev", "tmpfs", private_dev))
     result.append(_mount("/dev/pts", "devpts", pts))
-    if request.network == "host":
+    if request.network == "host" or facts.inner_map:
         result.append(_bind("/sys", "/sys", ["rbind", *(f"r{option}" for option in system)]))
     else:
         result.append(_mount("/sys", "sysfs", system))

@@ -8,13 +8,13 @@ flag. All other ids are subordinate ids, in order. See docs/decisions/0002-id-ma
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless import log
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns, subid
 from rootless.linux.idmap import IdMap
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn

@@ -9,11 +9,11 @@ A new volume is filled with what the image has at its target, as Docker does.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -85,7 +85,4 @@ def fill(directory: str, root: str, target: str) -> None:
         os.close(root_fd)
     from rootless.rootfs import copy
 
-    try:
-        copy.apply(f"/proc/self/fd/{source_fd}", directory)
-    finally:
-        os.close(source_fd)
+    copy.apply_open(source_fd, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -7,8 +7,8 @@ command the monitor's: a pipe ends only when every copy of its other end is clos
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
 

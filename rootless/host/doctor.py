@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError, escape
@@ -20,6 +19,7 @@ from rootless.host import checks, facts, trial
 from rootless.host.checks import FAIL, OK, WARN, Check
 from rootless.linux import idmap, subid
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

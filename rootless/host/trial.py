@@ -14,11 +14,11 @@ import select
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, mount, ns, prctl
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

@@ -187,7 +187,9 @@ def _read_document(files: Files, name: str, what: str) -> bytes:
         raise ManifestError(f"{what} has no file {escape(name)[:120]}")
     fd, offset, size = found
     if size > limits.JSON_BYTES:
-        raise ManifestError(f"{what}: {escape(name)[:120]} is larger than {limits.JSON_BYTES} bytes")
+        raise ManifestError(
+            f"{what}: {escape(name)[:120]} is larger than {limits.JSON_BYTES} bytes"
+        )
     data = b""
     while len(data) < size and (chunk := os.pread(fd, size - len(data), offset + len(data))):
         data += chunk
@@ -201,7 +203,6 @@ class DockerArchive:
         self._reference = reference
         self._what = escape(reference.path)
         self._files = TarFiles(reference.path, scratch)
-        self._names: list[str] = []
 
     def find(self, wish: PlatformWish) -> Found:
         """Return the image that the reference names, or the only one."""
@@ -209,26 +210,32 @@ class DockerArchive:
             _read_document(self._files, "manifest.json", self._what), f"{self._what}: manifest.json"
         )
         entry = self._choose(document)
-        config_name, self._names = _entry_files(entry, self._what)
+        config_name, names = _entry_files(entry, self._what)
         data = _read_document(self._files, config_name, self._what)
         image_id = sha256(data)
         stem = posixpath.basename(config_name).removesuffix(".json")
         if is_hex(stem, 64) and image_id != f"sha256:{stem}":
             raise ManifestError(f"{self._what}: the config does not have the digest of its name")
         what = f"{self._what}: image config"
-        config = manifest.parse_config(data, what, len(self._names))
+        config = manifest.parse_config(data, what, len(names))
         manifest.check_platform(config, wish, self._what)
         diff_ids = config["rootfs"]["diff_ids"]
         layers = []
-        for name, diff_id, chain in zip(self._names, diff_ids, chain_ids(diff_ids), strict=True):
+        for name, diff_id, chain in zip(names, diff_ids, chain_ids(diff_ids), strict=True):
             found = self._files.open_layer(name)
             if found is None:
                 raise ManifestError(f"{self._what} has no layer {escape(name)[:120]}")
-            layers.append(LayerBlob(None, found[2], diff_id, chain))
+            layer = LayerBlob(None, found[2], diff_id, chain)
+            layer.fd, layer.offset, _ = found
+            layers.append(layer)
         return Found(
-            manifest=b"", digests=[], config_data=data, config=config, image_id=image_id,
+            manifest=b"",
+            digests=[],
+            config_data=data,
+            config=config,
+            image_id=image_id,
             layers=layers,
-        )  # fmt: skip
+        )
 
     def _choose(self, document: object) -> dict[str, Any]:
         if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
@@ -245,7 +252,7 @@ class DockerArchive:
         if tag:
             for item, name in names:
                 if name == tag:
-                    return item
+                    return dict(item)
         elif len(document) == 1:
             return dict(document[0])
         shown = escape(", ".join(sorted(name for _, name in names)))[:300]
@@ -255,20 +262,126 @@ class DockerArchive:
         )
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
-        """Point each layer to where it lies in the archive."""
-        by_chain = {}
-        for layer in layers:
-            by_chain[layer.chain] = layer
-        # The order of names is that of all layers; `layers` may be fewer.
-        for layer, name in self._pair(by_chain):
-            found = self._files.open_layer(name)
-            if found is None:
-                raise ManifestError(f"{self._what} has no layer {escape(name)[:120]}")
-            layer.fd, layer.offset, layer.size = found
-
-    def _pair(self, by_chain: dict[str, LayerBlob]) -> Iterator[tuple[LayerBlob, str]]:
-        raise NotImplementedError
+        """Do nothing: `find` has pointed each layer to where it lies in the archive."""
 
     def close(self) -> None:
         """Close the archive."""
         self._files.close()
+
+
+class OciLayout:
+    """Find an image in an OCI layout: a directory or a tar of one."""
+
+    def __init__(self, reference: Reference, scratch: str) -> None:
+        self._reference = reference
+        self._what = escape(reference.path)
+        self._files: Files
+        if reference.transport == "oci":
+            self._files = DirectoryFiles(reference.path)
+        else:
+            self._files = TarFiles(reference.path, scratch)
+
+    def find(self, wish: PlatformWish) -> Found:
+        """Return the image that the reference names, or the only one."""
+        what = self._what
+        layout = manifest.read_object(
+            _read_document(self._files, "oci-layout", what), f"{what}: oci-layout"
+        )
+        if layout.get("imageLayoutVersion") != "1.0.0":
+            raise ManifestError(f"{what} is not an OCI layout of version 1.0.0")
+        document = manifest.read_object(
+            _read_document(self._files, "index.json", what), f"{what}: index.json"
+        )
+        entry = self._choose(manifest.parse_index(document, f"{what}: index.json")["manifests"])
+        first = self._document(entry, what)
+        data, content = manifest.resolve(first, entry["mediaType"], wish, self._document, what)
+        config_data = self._document(content["config"], f"{what}: image config")
+        config = manifest.parse_config(config_data, f"{what}: image config", len(content["layers"]))
+        manifest.check_platform(config, wish, what)
+        diff_ids = config["rootfs"]["diff_ids"]
+        layers = []
+        for descriptor, diff_id, chain in zip(
+            content["layers"], diff_ids, chain_ids(diff_ids), strict=True
+        ):
+            layer = LayerBlob(descriptor["digest"], descriptor["size"], diff_id, chain)
+            _place(layer, self._files.open(_blob(descriptor["digest"])), what)
+            layers.append(layer)
+        digests = list(dict.fromkeys([entry["digest"], sha256(data)]))
+        return Found(
+            manifest=data,
+            digests=digests,
+            config_data=config_data,
+            config=config,
+            image_id=content["config"]["digest"],
+            layers=layers,
+        )
+
+    def _choose(self, entries: list[Descriptor]) -> Descriptor:
+        tag = self._reference.tag
+        names: dict[str, Descriptor] = {}
+        for entry in entries:
+            annotations = entry.get("annotations")
+            name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
+            if isinstance(name, str):
+                names.setdefault(name, entry)
+        if tag and tag.startswith("@"):
+            number = int(tag[1:]) if tag[1:].isdigit() and len(tag) < 6 else -1
+            if 0 <= number < len(entries):
+                return entries[number]
+        elif tag and tag in names:
+            return names[tag]
+        elif not tag and len(entries) == 1:
+            return entries[0]
+        shown = escape(", ".join(sorted(names)))[:300]
+        why = f"has no image {tag}" if tag else f"has {len(entries)} images"
+        raise ManifestError(
+            f"{self._what} {why}", f"name one of: {shown}" if shown else "choose by :@NUMBER"
+        )
+
+    def _document(self, descriptor: Descriptor, what: str) -> bytes:
+        data = _read_document(self._files, _blob(descriptor["digest"]), self._what)
+        return manifest.verify(data, descriptor, what)
+
+    def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
+        """Do nothing: `find` has pointed each layer to where it lies."""
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+
+
+def _blob(digest: str) -> str:
+    """Return a blob's place in a layout; the digest was checked with its descriptor."""
+    return f"blobs/sha256/{digest[7:]}"
+
+
+def _place(layer: LayerBlob, found: tuple[int, int, int] | None, what: str) -> None:
+    if found is None:
+        raise ManifestError(f"{what} does not have layer {layer.short}")
+    layer.fd, layer.offset, size = found
+    if size != layer.size:
+        raise ManifestError(f"{what}: layer {layer.short} has {size} bytes instead of {layer.size}")
+
+
+def _entry_files(entry: dict[str, Any], what: str) -> tuple[str, list[str]]:
+    """Return the names of config and layers in an entry of manifest.json."""
+    config, layers = entry.get("Config"), entry.get("Layers")
+    if layers is None:
+        layers = []
+    if not isinstance(config, str) or not isinstance(layers, list):
+        raise ManifestError(f"{what}: manifest.json has no Config or Layers")
+    if len(layers) > limits.LAYERS or not all(isinstance(name, str) for name in layers):
+        raise ManifestError(f"{what}: manifest.json has bad Layers")
+    return config, layers
+
+
+def _repo_tags(entry: dict[str, Any]) -> list[str]:
+    """Return the names that an archive claims, in full; what is no reference is passed over."""
+    names = []
+    tags = entry.get("RepoTags")
+    for tag in tags if isinstance(tags, list) else ():
+        try:
+            names.append(parse(tag).canonical if isinstance(tag, str) else "")
+        except RlessError:
+            continue
+    return [name for name in names if name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from rootless.errors import RlessError
 from rootless.image import limits
@@ -123,8 +123,9 @@ class BlobStream:
             ) from None
         decoder = zstandard.ZstdDecompressor(max_window_size=limits.ZSTD_WINDOW)
         try:
+            source = cast("IO[bytes]", self)  # its read() is all that is used
             with decoder.stream_reader(
-                self, read_size=_READ, read_across_frames=True, closefd=False
+                source, read_size=_READ, read_across_frames=True, closefd=False
             ) as stream:
                 while chunk := stream.read(limits.CHUNK):
                     yield chunk

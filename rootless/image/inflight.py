@@ -15,13 +15,13 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING
 
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.ownership import delete_any
 from rootless.paths import boot_id, private_dir
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -163,7 +163,7 @@ def _is_alive(fd: int) -> bool:
             return time.time() - os.fstat(fd).st_mtime < _FOREIGN_SECONDS
         if owner.get("boot") != boot_id():
             return False
-        return _start_time(int(owner["pid"])) == owner["start"]
+        return bool(_start_time(int(owner["pid"])) == owner["start"])
     except (ValueError, KeyError, AttributeError):
         # Not yet written, or lost: only age tells.
         return time.time() - os.fstat(fd).st_mtime < _FOREIGN_SECONDS

@@ -19,9 +19,10 @@ from rootless.errors import RlessError, SyscallError, escape
 from rootless.image import limits
 from rootless.image.blobstream import BlobStream
 from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, LayerView, is_opaque
-from rootless.image.records import has_layer, write_json
+from rootless.image.ownership import own_ids
+from rootless.image.records import has_layer, write_meta
 from rootless.image.store import layer_dir
-from rootless.image.tarstream import TarReader
+from rootless.image.tarstream import REGULAR, TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
 from rootless.linux.idmap import call_in_userns
@@ -78,16 +79,25 @@ def unpack(
     Where it runs: the work in a child; the caller must have no second thread.
     """
     private_dir(f"{root}/layers/{idmap.key}")
-    call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, os.getpid())
+    call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, Caller(idmap))
 
 
-def prepare_child(parent: int) -> None:
-    """Make the child end with its parent, and take files with exactly the modes it asks for."""
-    prctl.set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(70)
-    os.umask(0)
-    raise_descriptor_limit()
+class Caller:
+    """Know who started the child: its pid, and its ids as the child's namespace shows them."""
+
+    __slots__ = ("ids", "pid")
+
+    def __init__(self, idmap: IdMap) -> None:
+        self.pid = os.getpid()
+        self.ids = own_ids(idmap)
+
+    def bind_child(self) -> None:
+        """Make the child end with its parent, and make files with exactly the modes it asks."""
+        prctl.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != self.pid:
+            os._exit(70)
+        os.umask(0)
+        raise_descriptor_limit()
 
 
 def raise_descriptor_limit() -> None:
@@ -107,9 +117,9 @@ def _unpack_all(
     layers: Sequence[LayerBlob],
     scratch: str,
     progress: Progress,
-    parent: int,
+    caller: Caller,
 ) -> None:
-    prepare_child(parent)
+    caller.bind_child()
     scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
     overlay = supports_overlay_whiteouts(scratch_fd)
     lowers: list[int] = []
@@ -124,7 +134,7 @@ def _unpack_all(
             name = f"layer-{len(lowers)}"
             try:
                 meta = _unpack_one(scratch_fd, name, layer, lowers, idmap, overlay, progress)
-                write_json(f"{final}.json", meta, scratch, sync=False)
+                write_meta(root, idmap.key, meta, scratch, caller.ids)
                 move_into_place(scratch_fd, name, final)
             except BaseException:
                 remove_tree(scratch_fd, name)
@@ -156,7 +166,9 @@ def _unpack_one(
         except SyscallError:
             raise
         except RlessError as error:
-            raise error.within(what) if what not in error.message else error
+            if what in error.message:
+                raise
+            raise error.within(what) from error
         if layer.digest is not None and stream.digest != layer.digest:
             raise RlessError(f"{what} does not have its digest", "the source is damaged or lies")
         if stream.diff_id != layer.diff_id:
@@ -259,7 +271,9 @@ def merge_users(metas: Sequence[dict[str, Any]]) -> dict[str, str]:
     return users
 
 
-def scan_users(layers: Sequence[LayerBlob], known: Sequence[dict[str, Any] | None]) -> dict[str, str]:
+def scan_users(
+    layers: Sequence[LayerBlob], known: Sequence[dict[str, Any] | None]
+) -> dict[str, str]:
     """Find the user files of an image before it is unpacked, because its map depends on them.
 
     Reads fetched layers from the top until one has the file. What is found here decides the
@@ -294,11 +308,11 @@ def _scan_layer(layer: LayerBlob) -> dict[str, str | None]:
         name = path.removeprefix(b"etc/").removeprefix(WHITEOUT_PREFIX).decode("latin-1")
         if name not in _USER_FILES or not path.startswith(b"etc/"):
             continue
-        if member.kind == b"0" and member.sparse is None and not path[4:].startswith(b".wh."):
-            if member.size <= limits.USER_FILE_BYTES:
-                found[name] = reader.read(member.size).decode("utf-8", "surrogateescape")
-                continue
-        found[name] = None
+        is_file = member.kind == REGULAR and member.sparse is None
+        if is_file and member.size <= limits.USER_FILE_BYTES and b".wh." not in path:
+            found[name] = reader.read(member.size).decode("utf-8", "surrogateescape")
+        else:
+            found[name] = None
     if hidden:
         for name in _USER_FILES:
             found.setdefault(name, None)

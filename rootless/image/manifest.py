@@ -134,9 +134,7 @@ def parse_manifest(document: dict[str, Any], what: str) -> Manifest:
         "mediaType"
     ]
     if kind not in (spec.OCI_CONFIG, spec.DOCKER_CONFIG):
-        raise ManifestError(
-            f"{what} is no container image but an artifact: {escape(kind)[:100]}"
-        )
+        raise ManifestError(f"{what} is no container image but an artifact: {escape(kind)[:100]}")
     layers = document.get("layers")
     if not isinstance(layers, list):
         raise ManifestError(f"{what}: layers is not a list")
@@ -164,9 +162,7 @@ def choose(index: Index, wish: PlatformWish, what: str) -> Descriptor:
             return child
         if not isinstance(platform, dict):
             continue
-        names = [platform.get(key) or "" for key in ("os", "architecture", "variant")]
-        if not all(isinstance(name, str) for name in names):
-            raise ManifestError(f"{what}: a platform is not made of strings")
+        names = [_word(platform.get(key), what) for key in ("os", "architecture", "variant")]
         if "unknown" in names:
             continue  # attestations
         offered.append("/".join(name for name in names if name))
@@ -180,6 +176,12 @@ def choose(index: Index, wish: PlatformWish, what: str) -> Descriptor:
             f"use --platform with one of: {there}" if there else None,
         )
     return best
+
+
+def _word(value: object, what: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise ManifestError(f"{what}: a platform is not made of strings")
+    return value or ""
 
 
 def resolve(

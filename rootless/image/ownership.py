@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError
 from rootless.linux import subid
 from rootless.linux.idmap import IdMap, call_in_userns, find_helper
 from rootless.linux.tree import remove_tree
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,6 +23,18 @@ def everything() -> IdMap:
     if len(uids) == 1 or len(gids) == 1 or find_helper("newuidmap") is None:
         return IdMap(uids[:1], gids[:1], "single")
     return IdMap(uids, gids, "u0g0")
+
+
+def own_ids(idmap: IdMap) -> tuple[int, int]:
+    """Return what the caller's own uid and gid are inside a map; call it outside."""
+    return _inside(os.getuid(), idmap.uids), _inside(os.getgid(), idmap.gids)
+
+
+def _inside(host: int, extents: Sequence[Extent]) -> int:
+    for first, start, count in extents:
+        if start <= host < start + count:
+            return first + host - start
+    raise RlessError(f"your id {host} is not in the user map")
 
 
 def _extents(own: int, ranges: Sequence[tuple[int, int]]) -> list[Extent]:

@@ -96,7 +96,7 @@ def parse_platform(text: str | None) -> PlatformWish:
         return host
     parts = text.lower().split("/")
     plain = all(part and part.isascii() and part.replace("_", "").isalnum() for part in parts)
-    if not plain and text.lower() != "x86-64" or len(parts) > 3:
+    if (not plain and text.lower() != "x86-64") or len(parts) > 3:
         raise RlessError(
             f"invalid platform '{escape(text)[:80]}'", "write OS/ARCH or OS/ARCH/VARIANT"
         )

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
 
-def write_file(path: str, data: bytes, scratch: str, *, sync: bool = True) -> None:
+def write_file(
+    path: str,
+    data: bytes,
+    scratch: str,
+    *,
+    sync: bool = True,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """Write a file so that it is there as a whole or not at all.
 
     Args:
         scratch: a directory of the same file system that is cleared after a crash.
         sync: survive a power cut too, without a sync of the file system after it.
+        owner: uid and gid that it gets; needed inside a user namespace.
 
     Raises:
         RlessError: no room, or the store is read-only.
@@ -32,8 +40,13 @@ def write_file(path: str, data: bytes, scratch: str, *, sync: bool = True) -> No
     temporary = f"{scratch}/{os.urandom(8).hex()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Root of another map may have written it: the command reads it as nobody in particular.
+        # The store itself is closed to others.
+        os.fchmod(fd, 0o644)
         with open(fd, "wb") as file:
             file.write(data)
+            if owner is not None:
+                os.fchown(fd, *owner)
             if sync:
                 file.flush()
                 os.fsync(fd)
@@ -43,10 +56,9 @@ def write_file(path: str, data: bytes, scratch: str, *, sync: bool = True) -> No
         raise RlessError(f"cannot write {path}: {error.strerror}", hint) from error
 
 
-def write_json(path: str, value: object, scratch: str, *, sync: bool = True) -> None:
+def write_json(path: str, value: object, scratch: str) -> None:
     """Write a JSON document as `write_file` does."""
-    data = json.dumps(value, separators=(",", ":")).encode()
-    write_file(path, data, scratch, sync=sync)
+    write_file(path, json.dumps(value, separators=(",", ":")).encode(), scratch)
 
 
 def blob_path(root: str, digest: str) -> str:
@@ -97,7 +109,7 @@ def add_key(image: Image, key: str, whiteouts: str, scratch: str) -> None:
     for kind in ("names", "ids"):
         directory = f"{image.root}/images/{kind}"
         for entry in _entries(directory):
-            record = store._read(f"{directory}/{entry}")
+            record = store.read(f"{directory}/{entry}")
             if record is not None and record["id"] == image.id and key not in record["keys"]:
                 record["keys"][key] = whiteouts
                 write_json(f"{directory}/{entry}", record, scratch)
@@ -128,6 +140,19 @@ def read_meta(root: str, key: str, chain: str) -> dict[str, Any] | None:
             return meta
     except (FileNotFoundError, ValueError):
         return None
+
+
+def write_meta(
+    root: str, key: str, meta: dict[str, Any], scratch: str, owner: tuple[int, int]
+) -> None:
+    """Write what was found while a layer was unpacked, before the layer itself is there.
+
+    Args:
+        owner: the caller's own ids as the namespace shows them: the caller will read it outside.
+    """
+    path = f"{layer_dir(root, key, meta['chain'])}.json"
+    data = json.dumps(meta, separators=(",", ":")).encode()
+    write_file(path, data, scratch, sync=False, owner=owner)
 
 
 def _entries(directory: str) -> list[str]:

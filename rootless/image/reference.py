@@ -153,9 +153,7 @@ def _parse_registry(text: str, name: str) -> Reference:
         raise RlessError(f"invalid reference {_quote(text)}: bad registry {_quote(registry)}")
     if not _is_repository(repository):
         if _is_repository(repository.lower()):
-            raise RlessError(
-                f"invalid reference {_quote(text)}: repository name must be lowercase"
-            )
+            raise RlessError(f"invalid reference {_quote(text)}: repository name must be lowercase")
         raise RlessError(
             f"invalid reference {_quote(text)}: bad repository {_quote(repository)}",
             "its parts are lower-case letters and digits, joined by '.', '_', '__' or dashes",

@@ -19,9 +19,9 @@ compared before a directory is shared.
 
 from __future__ import annotations
 
-import json
 import os
 
+from rootless import jsontext
 from rootless.errors import RlessError, escape
 from rootless.image.digest import is_hex
 from rootless.image.reference import Reference, parse
@@ -131,7 +131,7 @@ class Store:
         if is_hex(bare, 64):
             return self._by_id(bare)
         reference = parse(name)
-        record = self._read(name_path(self.root, reference, platform))
+        record = self.read(name_path(self.root, reference, platform))
         if record is not None and _is_current(record, reference):
             return Image(self.root, record)
         if reference.transport != "docker":
@@ -142,7 +142,8 @@ class Store:
             return self._by_id(name)
         return None
 
-    def _read(self, path: str) -> dict[str, Any] | None:
+    def read(self, path: str) -> dict[str, Any] | None:
+        """Return the record in a file, None if there is none that can be read."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -150,7 +151,7 @@ class Store:
         with open(fd, "rb") as file:
             text = file.read()
         try:
-            record: dict[str, Any] = json.loads(text)
+            record: dict[str, Any] = jsontext.loads(text)
         except ValueError:
             return None  # lost in a power cut: as good as absent, a pull repairs it
         return record if record.get("version") == RECORD_VERSION else None
@@ -166,7 +167,7 @@ class Store:
                 return None
         if len(found) > 1:
             raise RlessError(f"{escape(start)} is the start of several image ids")
-        record = self._read(f"{directory}/{found[0]}") if found else None
+        record = self.read(f"{directory}/{found[0]}") if found else None
         return Image(self.root, record) if record else None
 
     def _by_digest(self, reference: Reference) -> Image | None:
@@ -185,7 +186,7 @@ class Store:
             entries = sorted(os.listdir(directory))
         except FileNotFoundError:
             return []
-        found = (self._read(f"{directory}/{entry}") for entry in entries if ".json" in entry)
+        found = (self.read(f"{directory}/{entry}") for entry in entries if ".json" in entry)
         return [record for record in found if record is not None]
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, escape
 from rootless.image import limits
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -82,10 +82,18 @@ class TarReader:
     Args:
         chunks: the archive; chunks of any size, read ahead by none.
         what: how errors name the archive.
+        skip: jumps over that many bytes of the source, False if there are fewer; None where
+            all must be read, because it is hashed.
     """
 
-    def __init__(self, chunks: Iterable[bytes], what: str = "layer") -> None:
+    def __init__(
+        self,
+        chunks: Iterable[bytes],
+        what: str = "layer",
+        skip: Callable[[int], bool] | None = None,
+    ) -> None:
         self._next_chunk: Callable[[], bytes] = _reader(chunks)
+        self._jump = skip
         self._what = what
         self._buffer = b""
         self._position = 0
@@ -138,6 +146,13 @@ class TarReader:
                 return
             self._position += here
             size -= here
+            if self._jump is not None:
+                self._passed += len(self._buffer) + size
+                self._buffer = b""
+                self._position = 0
+                if not self._jump(size):
+                    raise self._fail("it ends in the middle of a member")
+                return
             if not self._more():
                 raise self._fail("it ends in the middle of a member")
 
@@ -367,9 +382,7 @@ class TarReader:
         return sign * (_clamp(int(whole)) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0")))
 
     def _xattrs(self, pax: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
-        found = {
-            key[len(_XATTR) :]: value for key, value in pax.items() if key.startswith(_XATTR)
-        }
+        found = {key[len(_XATTR) :]: value for key, value in pax.items() if key.startswith(_XATTR)}
         if len(found) > limits.XATTRS:
             raise self._fail("too many extended attributes")
         return found or None
@@ -423,7 +436,7 @@ class TarReader:
 
     def _sparse_records(self, records: list[tuple[bytes, bytes]]) -> list[int]:
         """Read format 0.0: offset and numbytes records by turns."""
-        numbers = []
+        numbers: list[int] = []
         turn = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
         for key, value in records:
             if key in turn:

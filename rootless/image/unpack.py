@@ -19,11 +19,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.image import limits
-from rootless.image.layerview import LayerView, OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX
+from rootless.image.layerview import OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX, LayerView
 from rootless.image.tarstream import (
     BLOCK,
     CHARACTER,
@@ -37,6 +36,7 @@ from rootless.image.tarstream import (
 )
 from rootless.linux.tree import remove_tree
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -195,7 +195,7 @@ class Unpacker:
             os.lseek(fd, offset, os.SEEK_SET)
             reader.copy_to(fd, length)
 
-    def _directory(self, member: Member, parent: bytes, name: bytes, _: TarReader) -> None:
+    def _directory(self, member: Member, parent: bytes, name: bytes, reader: TarReader) -> None:
         dir_fd = self._parent(parent)
         opaque = False
         try:
@@ -231,7 +231,7 @@ class Unpacker:
         finally:
             os.close(fd)
 
-    def _symlink(self, member: Member, parent: bytes, name: bytes, _: TarReader) -> None:
+    def _symlink(self, member: Member, parent: bytes, name: bytes, reader: TarReader) -> None:
         self._make_symlink(member.link, member, parent, name)
 
     def _make_symlink(self, target: bytes, member: Member, parent: bytes, name: bytes) -> None:
@@ -244,7 +244,7 @@ class Unpacker:
             os.symlink(target, name, dir_fd=dir_fd)
         self._finish(member, dir_fd, name)
 
-    def _fifo(self, member: Member, parent: bytes, name: bytes, _: TarReader) -> None:
+    def _fifo(self, member: Member, parent: bytes, name: bytes, reader: TarReader) -> None:
         dir_fd = self._parent(parent)
         try:
             os.mkfifo(name, member.mode & 0o777, dir_fd=dir_fd)
@@ -264,7 +264,7 @@ class Unpacker:
         if not self._overlay:
             self._unmark(dir_fd, name)
 
-    def _device(self, member: Member, parent: bytes, name: bytes, _: TarReader) -> None:
+    def _device(self, member: Member, parent: bytes, name: bytes, reader: TarReader) -> None:
         """Skip a device node: the kernel would refuse it, and /dev is never the image's."""
         self.skipped_devices += 1
         try:
@@ -272,7 +272,7 @@ class Unpacker:
         except FileNotFoundError:
             pass
 
-    def _hard_link(self, member: Member, parent: bytes, name: bytes, _: TarReader) -> None:
+    def _hard_link(self, member: Member, parent: bytes, name: bytes, reader: TarReader) -> None:
         """Link to a file of this layer, or of one below, copied up first as overlayfs does.
 
         A link to a symbolic link becomes a second one with the same target: the kernel could
@@ -301,14 +301,18 @@ class Unpacker:
                 )
             dir_fd = self._parent(parent)
             try:
-                os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+                os.link(
+                    source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False
+                )
             except FileExistsError:
                 there = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
                 if (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino):
                     return  # linked to itself
                 self._make_room(dir_fd, name)
                 dir_fd = self._parent(parent)
-                os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+                os.link(
+                    source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False
+                )
             if not self._overlay:
                 self._unmark(dir_fd, name)
         finally:
@@ -377,8 +381,7 @@ class Unpacker:
                     raise RlessError(
                         f"{_show(b'', member.name)} belongs to {kind} {number}, "
                         "which your subordinate ids do not reach",
-                        "ask the administrator for a larger range in /etc/subuid and "
-                        "/etc/subgid, or use --userns=nomap to unpack all files as your own",
+                        "ask the administrator for a larger range in /etc/subuid and /etc/subgid",
                     )
             self._known_owners.add(owner)
         return owner

@@ -8,14 +8,14 @@ pipe: so its pid cannot be reused (security class 44).
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
-from typing import TYPE_CHECKING
 
+from rootless import jsontext
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount, ns, process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
@@ -77,8 +77,9 @@ def find_helper(name: str) -> str | None:
 def write_maps(pid: int, idmap: IdMap) -> None:
     """Write the maps of the user namespace of `pid`, a waiting child of ours.
 
-    The kernel takes one extent of our own id directly (setgroups is denied then); anything
-    else goes to newuidmap and newgidmap, both at once. As root the kernel takes all.
+    The kernel takes one extent of our own id directly (setgroups is denied then), and from a
+    caller with CAP_SETUID in the parent namespace all; anything else goes to newuidmap and
+    newgidmap, both at once.
 
     Raises:
         RlessError: a helper is missing, is not setuid, or refuses; the message is its own.
@@ -86,12 +87,14 @@ def write_maps(pid: int, idmap: IdMap) -> None:
     Where it runs: in the parent user namespace.
     Source: user_namespaces(7), newuidmap(1).
     """
-    direct = os.geteuid() == 0
-    if not direct and idmap.single and sum(extent[2] for extent in idmap.gids) == 1:
+    if idmap.single and sum(extent[2] for extent in idmap.gids) == 1 and os.geteuid() != 0:
         _write(f"/proc/{pid}/setgroups", "deny")
-        direct = True
-    if direct:
+    try:
         _write(f"/proc/{pid}/uid_map", _format(idmap.uids))
+    except SyscallError as error:
+        if error.errno != errno.EPERM:
+            raise
+    else:
         _write(f"/proc/{pid}/gid_map", _format(idmap.gids))
         return
     running = [
@@ -312,7 +315,7 @@ def call_in_userns(
             answer = {"error": [f"internal error: {type(error).__name__}: {error}", None, 125]}
         try:
             with open(writer, "w", encoding="utf-8", errors="backslashreplace") as stream:
-                json.dump(answer, stream)
+                stream.write(jsontext.dumps(answer))
         except BaseException:
             code = 70
         os._exit(code)
@@ -329,7 +332,7 @@ def call_in_userns(
     _, status = os.waitpid(pid, 0)
     if not text:
         raise RlessError(f"the process in the user namespace ended early (status {status})")
-    answer = json.loads(text)
+    answer = jsontext.loads(text)
     if "error" in answer:
         raise RlessError(*answer["error"])
     return answer["result"]

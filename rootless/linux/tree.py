@@ -80,7 +80,9 @@ def _empty(fd: int, here: bytes) -> list[bytes]:
     """Delete all but the directories in `fd`; return the names of these."""
     directories = []
     with os.scandir(fd) as entries:
-        found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        found = [
+            (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries
+        ]
     for name, is_directory in found:
         if is_directory:
             directories.append(name)

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError
 from rootless.linux import mount as mounts
 from rootless.rootfs import overlay
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any

@@ -17,11 +17,11 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rootless.errors import SyscallError
 from rootless.linux import tree
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -74,7 +74,12 @@ def apply(layer: str, target: str) -> None:
     Raises:
         OSError: the file system refused something.
     """
-    _Walk(os.open(layer, _DIRECTORY), os.open(target, _DIRECTORY)).run()
+    apply_open(os.open(layer, _DIRECTORY), os.open(target, _DIRECTORY))
+
+
+def apply_open(source_fd: int, target_fd: int) -> None:
+    """Do as `apply` with directories that are open already; both descriptors are closed."""
+    _Walk(source_fd, target_fd).run()
 
 
 class _Frame:

@@ -19,12 +19,12 @@ import os
 import signal
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, ns, prctl, process
 from rootless.linux import mount as mounts
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError
@@ -30,6 +29,7 @@ from rootless.linux import mount as mounts
 from rootless.rootfs import Mounted, overlay, skeleton, unmount
 from rootless.rootfs import mount as mount_layers
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -18,13 +18,13 @@ import json
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
 from rootless.rootfs import overlay
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

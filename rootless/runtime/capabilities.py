@@ -7,11 +7,10 @@ no_new_privs needs CAP_SYS_ADMIN to be loaded; only then come the final sets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rootless.errors import RlessError
 from rootless.linux import caps, prctl
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Capabilities
 

@@ -10,11 +10,11 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 from rootless import __version__, log, paths
 from rootless.errors import RlessError, escape
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Device
     from rootless.runtime.mounts import Root

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless.linux.caps import NAMES
 from rootless.runtime.mounts import option_names
 from rootless.runtime.namespaces import FILES
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def features() -> dict[str, Any]:
     """Return the features structure."""
+    from rootless.runtime import seccomp_compile
+
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
@@ -26,7 +28,12 @@ def features() -> dict[str, Any]:
             "namespaces": sorted(FILES),
             "capabilities": list(NAMES),
             "cgroup": {"v1": False, "v2": True, "systemd": False, "systemdUser": False},
-            "seccomp": {"enabled": True},
+            "seccomp": {
+                "enabled": True,
+                "actions": sorted(seccomp_compile.ACTIONS),
+                "operators": sorted(seccomp_compile.OPERATORS),
+                "archs": sorted(seccomp_compile.ARCHITECTURES),
+            },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": False}},

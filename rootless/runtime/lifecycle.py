@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
@@ -16,6 +15,7 @@ from rootless.runtime import cgroup as cgroups
 from rootless.runtime import parent
 from rootless.runtime.state import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 

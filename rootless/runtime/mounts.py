@@ -13,13 +13,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
 from rootless.linux.openat2 import make_dirs, openat2
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Mount
 

@@ -8,12 +8,12 @@ namespace takes its root from the cgroup that the process is in, so it is made l
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError
 from rootless.linux import ns
 from rootless.linux.idmap import IdMap
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.oci.runtime_spec import IdMapping, Spec
 
@@ -92,9 +92,13 @@ class Namespaces:
             ns.setns(self.pid_fd, ns.CLONE_NEWPID)
 
     def join(self) -> None:
-        """Join the namespaces that are given by path; the user namespace before all others."""
-        for flag, fd in sorted(self.joined, key=lambda pair: pair[0] != ns.CLONE_NEWUSER):
+        """Join the namespaces that are given by path, and close their descriptors.
+
+        In init, or in the parent before it clones init into a new user namespace.
+        """
+        for flag, fd in self.joined:
             ns.setns(fd, flag)
+        self.close()
 
     def close(self) -> None:
         """Close the descriptors of the joined namespaces."""

@@ -7,7 +7,6 @@ namespaces are opened, the cgroup exists, and all modules that init needs are lo
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns
@@ -16,6 +15,7 @@ from rootless.runtime.init import Init
 from rootless.runtime.namespaces import Namespaces
 from rootless.runtime.seccomp import cached_filter, load_flags
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -90,8 +90,8 @@ def create(
     process = spec["process"]
     linux = spec.get("linux", {})
     seccomp = linux.get("seccomp")
-    bpf = cached_filter(seccomp, cache_dir) if seccomp else None
-    flags = load_flags(seccomp) if seccomp else 0
+    bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
+    flags = load_flags(seccomp) if seccomp is not None else 0
     if console_fd >= 0:
         import rootless.runtime.tty  # noqa: F401  # init cannot import it any more
 
@@ -117,6 +117,9 @@ def create(
     cgroup_fd = -1
     try:
         namespaces.join_pid()
+        if namespaces.idmap is not None:
+            # A new user namespace has no rights over those that are joined: they come first.
+            namespaces.join()
         cgroup_fd = cgroup.open()
         pid, pidfd = _clone(namespaces.new, cgroup_fd)
         if pid == 0:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from typing import TYPE_CHECKING
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, RlessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

@@ -23,7 +23,6 @@ Where: all of this on the host side, before the root changes; only
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
@@ -33,6 +32,7 @@ try:
 except ImportError:  # a Python built without it
     from hashlib import blake2b
 
+from rootless import jsontext
 from rootless.errors import RlessError
 from rootless.log import debug
 
@@ -128,7 +128,7 @@ def cached_filter(seccomp: Mapping[str, Any], cache_dir: str) -> bytes:
         RlessError: it is not in the cache and cannot be compiled.
     """
     # Sorted: the same profile with its keys in another order is the same profile.
-    text = json.dumps(seccomp, sort_keys=True, separators=(",", ":"))
+    text = jsontext.dumps(seccomp, sort_keys=True)
     digest = blake2b(text.encode(), digest_size=20).hexdigest()
     key = f"profile-{COMPILER_VERSION}-{os.uname().machine}-{digest}"
     return _cached(key, cache_dir, lambda: seccomp)

@@ -259,7 +259,10 @@ def compile_filter(seccomp: Mapping[str, Any]) -> bytes:
 
     Where: on the host side, before the root changes. Takes some 20 ms.
     """
-    profile = Profile(seccomp)
+    try:
+        profile = Profile(seccomp)
+    except RlessError as error:
+        raise error.within("linux.seccomp") from None
     native = libseccomp.native_arch()
     with libseccomp.Builder(profile.default) as builder:
         architectures = [native]

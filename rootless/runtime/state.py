@@ -13,12 +13,12 @@ import json
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

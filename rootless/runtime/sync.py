@@ -10,17 +10,17 @@ or at any point, instead of what is due:
 
       |  -- FAILED(error) ------------->  |   and init is gone
 
-A frame is one byte of kind, four of length (little endian), and JSON.
+A frame is one byte of kind, four of length (little endian), and a JSON list of one.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from typing import TYPE_CHECKING
 
+from rootless import jsontext
 from rootless.errors import RlessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -44,7 +44,7 @@ class UnexpectedMessage(RlessError):
 
 def send(fd: int, kind: bytes, payload: Any) -> None:
     """Write one frame."""
-    body = json.dumps(payload).encode()
+    body = jsontext.dumps([payload]).encode()
     data = memoryview(kind + len(body).to_bytes(4, "little") + body)
     while data:
         data = data[os.write(fd, data) :]
@@ -65,7 +65,7 @@ def receive(fd: int) -> tuple[bytes, Any] | None:
     body = _read(fd, length)
     if len(body) != length:
         raise UnexpectedMessage(f"{length} bytes", f"{len(body)}, then the end")
-    return kind, json.loads(body)
+    return kind, jsontext.loads(body)[0]
 
 
 def _read(fd: int, size: int) -> bytes:

@@ -11,12 +11,12 @@ import fcntl
 import os
 import struct
 import termios
-from typing import TYPE_CHECKING
 
 import _socket
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Box
     from rootless.runtime.mounts import Root

@@ -7,12 +7,11 @@ beside them. No delegation is no error, unless a limit was asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rootless.errors import RlessError
 from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.none import NoCgroup
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.cgroup.base import Cgroup

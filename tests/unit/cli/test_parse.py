@@ -37,8 +37,26 @@ SAMPLES = [
     "net.ipv4.ip_forward=1",
     "80:80", "127.0.0.1:80:90/udp", "h:1.2.3.4", "h:::1", "8.8.8.8", "NET_ADMIN", "ALL", "SIGTERM",
     "type=tmpfs,dst=/t", "type=bind,src=/a,dst=/b,ro", "stdout", "always", "no-new-privileges",
-    "overlay", "keep-id", "/dev/null", "no", "--rm", "-i", "--", "é", "\x1b[2J", "a b",
+    "overlay", "keep-id", "/dev/null", "no", "--rm", "-i", "--", "é", "\x1b[2J", "a b", "-e",
+    "-a=1", " x=1 ", "-x ", "--a=b",
 ]  # fmt: skip
+
+
+def right(row: Row) -> list[str]:
+    """Return the samples that are good values of a flag."""
+    found = []
+    for text in SAMPLES:
+        try:
+            parse.convert(row, row[0], text)
+        except RlessError:
+            continue
+        found.append(text)
+    return found
+
+
+ROWS = [row for _, rows in GROUPS for row in rows]
+RIGHT = {row[0]: right(row) for row in ROWS}
+FREE = [row for row in ROWS if len(RIGHT[row[0]]) > 10]  # nearly any text is a value of these
 
 
 def both(verb: Verb, argv: list[str]) -> tuple[object, object]:
@@ -63,13 +81,14 @@ def both(verb: Verb, argv: list[str]) -> tuple[object, object]:
 
 @st.composite
 def flags(draw: st.DrawFn) -> list[str]:
-    row: Row = draw(st.sampled_from([row for _, rows in GROUPS for row in rows]))
+    row: Row = draw(st.sampled_from(ROWS) | st.sampled_from(FREE))
     name = draw(st.sampled_from(row[0].split()))
     if row[2] in ("flag", "optional"):
         return [name]
-    value = draw(st.sampled_from(SAMPLES) | st.text(max_size=8))
+    good = st.sampled_from(RIGHT[row[0]] or [""])
+    value = draw(st.one_of(*[good] * 5, st.sampled_from(SAMPLES), st.text(max_size=8)))
     if len(name) > 2:
-        return draw(st.sampled_from([[name, value], [f"{name}={value}"], [name]]))
+        return draw(st.sampled_from([[name, value], [f"{name}={value}"]] * 5 + [[name]]))
     # -n=VALUE is pflag's alone: see test_short_with_equals
     joined = (
         [] if value.startswith("=") or not value else [[f"{name}{value}"], [f"-it{name[1]}{value}"]]
@@ -81,10 +100,10 @@ WORDS = st.sampled_from(["--", "-", "", "image", "-Z", "--bogus", "--bogus=1", "
 REFUSALS = st.sampled_from([row[0].split()[0] for row in REFUSED]).map(lambda name: [name, "1"])
 
 
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=1000, deadline=None, database=None)
 @given(
     st.lists(flags() | st.just(["-it"]) | st.just(["-di"]), max_size=4),
-    st.lists(WORDS.map(lambda word: [word]) | REFUSALS, max_size=1),
+    st.one_of(*[st.just([])] * 3, st.lists(WORDS.map(lambda word: [word]) | REFUSALS, max_size=1)),
     st.lists(st.text(max_size=4) | st.sampled_from(SAMPLES), max_size=4),
 )
 def test_click_reads_run_alike(
@@ -209,6 +228,11 @@ def test_a_flag_needs_its_value() -> None:
 
 def test_a_value_may_look_like_a_flag() -> None:
     assert values("-e", "--rm")["env"] == ["--rm"]
+    assert values("-e--rm")["env"] == ["--rm"]
+
+
+def test_values_are_taken_as_they_are() -> None:
+    assert values("-e", " a= b ", "--env= c ")["env"] == [" a= b ", " c "]
 
 
 def test_a_wrong_value_says_what_is_expected() -> None:

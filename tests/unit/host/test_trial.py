@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.host import facts, trial
+from rootless.host import facts, hints, trial
 
 
 def _raise(error: BaseException) -> None:
@@ -70,6 +70,23 @@ def test_namespaces_and_kernel_mounts_leave_the_caller_alone() -> None:
     assert outcome, outcome.error
     assert set(outcome.result) <= {"proc", "sysfs", "mqueue", "devpts"}
     assert (os.readlink("/proc/self/ns/user"), facts.read("/proc/self/mountinfo")) == before
+
+
+@pytest.mark.needs("user namespaces")
+def test_limit_of_user_namespaces_is_recognized() -> None:
+    """The real errno of a real limit; the sysctl of a user namespace is its own."""
+
+    def limited() -> list[object]:
+        trial.user_namespace()
+        with open("/proc/sys/user/max_user_namespaces", "w", encoding="ascii") as file:
+            file.write("0")
+        outcome = trial.bounded(trial.user_namespace)
+        return [outcome.number, *hints.hint_for_userns_failure(outcome.number)]
+
+    number, why, hint = trial.bounded(limited).result
+    assert number == errno.ENOSPC
+    assert "limited to 0" in why
+    assert "user.max_user_namespaces=15000" in hint
 
 
 @pytest.mark.needs("user namespaces")

@@ -394,6 +394,7 @@ def test_unknown_names_are_ignored() -> None:
 def test_a_broken_profile_is_refused(broken: object, says: str) -> None:
     with pytest.raises(RlessError) as caught:
         compile_filter(broken)  # type: ignore[arg-type]
+    assert caught.value.message.startswith("linux.seccomp: ")
     assert says in caught.value.message
     assert "\n" not in caught.value.message
 

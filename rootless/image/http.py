@@ -1,0 +1,262 @@
+"""HTTP as a registry client needs it: bounded in size and time, retried, and never indiscreet.
+
+Redirects are followed here and not by the library, because that is where credentials leak: an
+Authorization header goes to the scheme, host and port it was meant for and to no other
+(CVE-2020-15157), a redirect never leaves https, and there are five of them at most. Bodies are
+taken as they are on the wire; nothing is decompressed behind the back of a digest.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import ssl
+import time
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+
+from rootless import log
+from rootless.errors import RlessError, escape
+from rootless.image import limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from urllib3.response import BaseHTTPResponse
+
+_RETRIED = (429, 500, 502, 503, 504)
+_REDIRECTED = (301, 302, 303, 307, 308)
+_USER_AGENT = "rless"
+
+
+class TransferError(RlessError):
+    """Report that a server was not reached or broke off."""
+
+
+class Client:
+    """Send requests over kept-alive connections; usable from several threads.
+
+    Args:
+        plain_hosts: "host:port" of servers that may be spoken to without TLS.
+    """
+
+    def __init__(self, plain_hosts: frozenset[str] = frozenset()) -> None:
+        self._plain_hosts = plain_hosts
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._context: ssl.SSLContext | None = None
+
+    def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def get(
+        self,
+        url: str,
+        headers: dict[str, str],
+        *,
+        deadline: float,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> BaseHTTPResponse:
+        """Return the response to a request, after redirects; its body is still to be read.
+
+        Statuses other than 429 and 5xx are the caller's to judge. Retries with growing
+        pauses, or as long as Retry-After says.
+
+        Args:
+            deadline: time.monotonic() at which all of it must be over.
+
+        Raises:
+            TransferError: the server cannot be reached, or keeps failing.
+        """
+        failure = ""
+        for attempt in range(limits.ATTEMPTS):
+            if attempt:
+                log.debug(f"{_shown(url)}: {failure}; trying again")
+            try:
+                response = self._follow(method, url, headers, body, deadline)
+            except SSLError as error:
+                raise TransferError(
+                    f"{_shown(url)}: {_reason(error)}",
+                    "the certificate is not trusted here, or the server does not speak TLS; "
+                    "RLESS_INSECURE_REGISTRIES names hosts to reach without",
+                ) from error
+            except MaxRetryError as error:
+                if isinstance(error.reason, SSLError):
+                    raise TransferError(f"{_shown(url)}: {_reason(error)}") from error
+                failure = _reason(error)
+            except HTTPError as error:
+                failure = _reason(error)
+            else:
+                if response.status not in _RETRIED:
+                    return response
+                failure = f"status {response.status}"
+                pause = _retry_after(response)
+                response.close()
+                if attempt + 1 < limits.ATTEMPTS:
+                    _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
+                continue
+            if attempt + 1 < limits.ATTEMPTS:
+                _sleep(_pause(attempt), deadline, url, failure)
+        raise TransferError(f"{_shown(url)}: {failure}, {limits.ATTEMPTS} times")
+
+    def _follow(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, deadline: float
+    ) -> BaseHTTPResponse:
+        origin = self._check(url)
+        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
+        for _ in range(limits.REDIRECTS + 1):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TransferError(f"{_shown(url)}: it took too long")
+            response = self._pool(url).urlopen(
+                method,
+                url,
+                body=body,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(
+                    connect=min(limits.CONNECT_SECONDS, left), read=min(limits.IDLE_SECONDS, left)
+                ),
+            )
+            if response.status not in _REDIRECTED:
+                return response
+            target = response.headers.get("Location", "")
+            response.close()
+            if body is not None:
+                raise TransferError(f"{_shown(url)} redirects a request that has a body")
+            previous, url = url, urljoin(url, target)
+            where = self._check(url)
+            if previous.startswith("https:") and not url.startswith("https:"):
+                raise TransferError(f"{_shown(previous)} redirects away from https: refused")
+            if where != origin:
+                headers.pop("Authorization", None)
+        raise TransferError(f"{_shown(url)}: more than {limits.REDIRECTS} redirects")
+
+    def _check(self, url: str) -> tuple[str, str, int]:
+        """Return scheme, host and port of a URL that may be asked."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise TransferError("the server redirects to something that is no URL") from None
+        if parts.username is not None or parts.password is not None:
+            raise TransferError("the server redirects to a URL with a password in it: refused")
+        if parts.scheme not in ("https", "http") or not host:
+            raise TransferError(f"{_shown(url)}: only https is spoken")
+        port = port or (443 if parts.scheme == "https" else 80)
+        if parts.scheme == "http" and not self.is_plain(parts.netloc):
+            raise TransferError(
+                f"{_shown(url)}: not spoken to without TLS",
+                "RLESS_INSECURE_REGISTRIES names hosts to trust like that",
+            )
+        return parts.scheme, host, port
+
+    def is_plain(self, netloc: str) -> bool:
+        """Tell whether a host may be spoken to without TLS: named so, or this machine."""
+        return netloc in self._plain_hosts or is_loopback(netloc)
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        proxy = None
+        if not is_loopback(parts.netloc) and not proxy_bypass(parts.hostname or ""):
+            proxy = getproxies().get(parts.scheme)
+        if proxy not in self._pools:
+            if self._context is None:
+                self._context = ssl.create_default_context()
+            if proxy is None:
+                pool = urllib3.PoolManager(ssl_context=self._context, maxsize=8)
+            else:
+                address = proxy if "://" in proxy else f"http://{proxy}"
+                pool = urllib3.ProxyManager(address, ssl_context=self._context, maxsize=8)
+            self._pools[proxy] = pool
+        return self._pools[proxy]
+
+
+def read_body(response: BaseHTTPResponse, most: int, deadline: float, what: str) -> bytes:
+    """Return the body of a response of at most `most` bytes.
+
+    Raises:
+        TransferError: it is larger, slower, or breaks off.
+    """
+    parts = []
+    total = 0
+    for chunk in stream_body(response, deadline, what):
+        total += len(chunk)
+        if total > most:
+            response.close()
+            raise TransferError(f"{what} is larger than {most} bytes")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def stream_body(response: BaseHTTPResponse, deadline: float, what: str) -> Iterator[bytes]:
+    """Yield the body of a response until `deadline`."""
+    try:
+        # read1 returns what is there: a slow drip is seen at every packet.
+        while chunk := response.read1(limits.CHUNK, decode_content=False):
+            yield chunk
+            if time.monotonic() > deadline:
+                response.close()
+                raise TransferError(f"{what}: the server is too slow")
+        response.release_conn()
+    except (HTTPError, OSError) as error:
+        response.close()
+        raise TransferError(f"{what}: {_reason(error)}") from error
+
+
+def is_loopback(netloc: str) -> bool:
+    """Tell whether a "host:port" is this machine: localhost, 127.0.0.0/8 or ::1."""
+    host = netloc.rpartition("@")[2]
+    if host.startswith("["):
+        return host.partition("]")[0] == "[::1"
+    host = host.partition(":")[0]
+    if host == "localhost":
+        return True
+    parts = host.split(".")
+    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() for part in parts)
+
+
+def insecure_registries() -> frozenset[str]:
+    """Return the hosts of $RLESS_INSECURE_REGISTRIES: "host:port", by comma or space."""
+    return frozenset(os.environ.get("RLESS_INSECURE_REGISTRIES", "").replace(",", " ").split())
+
+
+def _retry_after(response: BaseHTTPResponse) -> float | None:
+    """Return the seconds that a server wants to be left alone; dates are not read."""
+    text = response.headers.get("Retry-After", "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
+
+
+def _pause(attempt: int) -> float:
+    return float(0.5 * 2**attempt * random.uniform(0.75, 1.25))
+
+
+def _sleep(seconds: float, deadline: float, url: str, failure: str) -> None:
+    if seconds > limits.RETRY_AFTER_SECONDS or time.monotonic() + seconds > deadline:
+        raise TransferError(f"{_shown(url)}: {failure}; try again later")
+    time.sleep(seconds)
+
+
+def _shown(url: str) -> str:
+    """Return a URL without its query and user part: these may carry secrets."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return escape(f"{parts.scheme}://{host}{parts.path}")[:200]
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a request failed, without the library's wrapping."""
+    reason = getattr(error, "reason", None)
+    while isinstance(reason, BaseException):
+        error, reason = reason, getattr(reason, "reason", None)
+    text = str(error).rpartition(">: ")[2] or type(error).__name__
+    return escape(text)[:200]

@@ -1,0 +1,331 @@
+"""Pull: from a name to an image whose layers are on disk for the map that it will run under.
+
+The story, once: find the documents; see what is missing; lock it, so that another pull of the
+same layers waits and then shares; fetch; decide the id map, for which a named USER has to be
+looked up in layers that are not unpacked yet; unpack; write the record last, so that an image
+that can be found is complete.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from rootless import log
+from rootless.errors import RlessError, escape
+from rootless.image import convert, records
+from rootless.image import layers as layer_store
+from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
+from rootless.image.platforms import host_platform, parse_platform
+from rootless.image.progress import Progress
+from rootless.image.reference import Reference, parse
+from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
+from rootless.linux.filesystem import syncfs
+from rootless.paths import private_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rootless.image.layers import LayerBlob
+    from rootless.image.source import Found, Source
+    from rootless.linux.idmap import IdMap
+
+    MapFor = Callable[[Image], IdMap]
+
+
+def pull(
+    name: str,
+    store: Store,
+    *,
+    platform: str | None = None,
+    policy: str = "missing",
+    quiet: bool = False,
+    idmap_for: MapFor,
+    progress: Progress | None = None,
+) -> Image:
+    """Return the image of that name with its layers on disk for `idmap_for(image)`.
+
+    Args:
+        policy: "missing" asks the source only if the store does not have the image, "always"
+            asks for what the name means now, "never" asks nobody.
+
+    Raises:
+        RlessError: no such image, refused, unreachable, no room. The store is then as before,
+            apart from layers that were complete.
+
+    Where it runs: on the host; the caller must have no second thread (layers are unpacked in
+    a new user namespace).
+    """
+    if policy != "always":
+        image = store.lookup(name, platform)
+        if image is not None:
+            ensure_layers(image, idmap_for(image), store, quiet=quiet)
+            return image
+    if policy == "never":
+        raise RlessError(f"no such image here: {escape(name)}", "pull it, or use --pull=missing")
+    reference = parse(name)
+    if reference.transport == "host":
+        raise RlessError("host: is no image to pull", "run it: it is made of the host's programs")
+    progress = progress or Progress(quiet=quiet)
+    try:
+        return _pull(reference, store, platform, idmap_for, progress)
+    finally:
+        progress.finish()
+
+
+def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = False) -> list[str]:
+    """Return the directories of the image's layers for one more map, made if need be.
+
+    Copies the layers of another map with the owners translated. Files that were unpacked
+    under a map of a single id have lost their owners: then the image is pulled anew by its
+    digest.
+
+    Raises:
+        RlessError: neither is possible.
+    """
+    found = image.layer_dirs(idmap.key)
+    if found is not None:
+        return found
+    root = store.root
+    with store_lock(root), InFlight(root) as flight:
+        missing = [chain for chain in image.chain if not records.has_layer(root, idmap.key, chain)]
+        source_key = convert.find_source(root, missing, idmap) if missing else idmap.key
+        if source_key is not None:
+            if missing:
+                locks = LayerLocks(root)
+                try:
+                    for chain in missing:
+                        locks.take(chain)
+                    convert.convert(root, idmap, source_key, missing, flight.path)
+                finally:
+                    locks.release()
+            _note_key(store, image, idmap.key, flight.path)
+    if source_key is None:
+        _pull_again(image, idmap, store, quiet)
+    return [layer_dir(root, idmap.key, chain) for chain in image.chain]
+
+
+def _note_key(store: Store, image: Image, key: str, scratch: str) -> None:
+    metas = [records.read_meta(store.root, key, chain) for chain in image.chain]
+    _sync(store.root)
+    records.add_key(image, key, _whiteouts([meta for meta in metas if meta]), scratch)
+
+
+def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
+    reference = parse(image.name) if not image.name.startswith("sha256:") else None
+    if reference is None:
+        raise RlessError(
+            f"the layers of {image.id[7:19]} are not there for this user map",
+            "run the image by its name, so that it can be pulled anew",
+        )
+    if reference.transport == "docker" and image.digest:
+        reference.digest = image.digest
+    pinned = reference.canonical if reference.transport == "docker" else reference.text
+    log.debug(f"{escape(pinned)}: its layers have no owners; pulled anew")
+    progress = Progress(quiet=quiet)
+    try:
+        with store_lock(store.root), InFlight(store.root) as flight:
+            source = _open_source(reference, flight.path)
+            try:
+                found = source.find(parse_platform(_platform_text(image.platform)))
+                if found.id != image.id:
+                    raise RlessError(
+                        f"{escape(image.name)} is another image by now",
+                        "pull it with --pull=always",
+                    )
+                _make_layers(store, found, source, flight.path, lambda _: idmap, progress)
+                _note_key(store, image, idmap.key, flight.path)
+            finally:
+                source.close()
+    finally:
+        progress.finish()
+
+
+def _platform_text(platform: dict[str, str]) -> str | None:
+    parts = (platform.get("os"), platform.get("architecture"), platform.get("variant"))
+    return "/".join(part for part in parts if part) or None
+
+
+def _pull(
+    reference: Reference,
+    store: Store,
+    platform: str | None,
+    idmap_for: MapFor,
+    progress: Progress,
+) -> Image:
+    private_dir(store.root)
+    clear_leftovers(store.root)
+    wish = parse_platform(platform)
+    with store_lock(store.root), InFlight(store.root) as flight:
+        state = source_state(reference)
+        source = _open_source(reference, flight.path)
+        try:
+            progress.say(f"Pulling {reference.familiar}")
+            found = source.find(wish)
+            metas, key = _make_layers(store, found, source, flight.path, idmap_for, progress)
+        finally:
+            source.close()
+        record = _record(found, metas, record_name(reference))
+        record["source"] = state
+        record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+        if found.manifest:
+            records.put_blob(store.root, found.digest, found.manifest, flight.path)
+        records.put_blob(store.root, found.id, found.config_data, flight.path)
+        _sync(store.root)
+        records.save(store.root, record, reference, platform, flight.path)
+        image = Image(store.root, record)
+    for meta in metas:
+        lost = layer_store.describe(meta)
+        if lost:
+            log.debug(lost)
+    final = idmap_for(image)
+    if final.key != key:
+        # What was unpacked says otherwise than what was guessed: convert.
+        ensure_layers(image, final, store)
+    progress.say(f"Digest: {found.digests[0] if found.digests else found.id}")
+    return image
+
+
+def _open_source(reference: Reference, scratch: str) -> Source:
+    if reference.transport == "docker":
+        from rootless.image.registry import Registry
+
+        return Registry(reference)
+    from rootless.image.archive import DockerArchive, OciLayout
+
+    if reference.transport == "docker-archive":
+        return DockerArchive(reference, scratch)
+    return OciLayout(reference, scratch)
+
+
+def _make_layers(
+    store: Store,
+    found: Found,
+    source: Source,
+    scratch: str,
+    idmap_for: MapFor,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], str]:
+    """Fetch and unpack what is missing; return the layers' meta records and the map's key."""
+    root = store.root
+    layers = found.layers
+    draft = Image(root, _record(found, [], ""))
+    idmap = _early_map(idmap_for, draft)
+    usable = _usable_keys(root, idmap)
+    locks = LayerLocks(root)
+    try:
+        missing = [layer for layer in layers if _meta(root, usable, layer.chain) is None]
+        for layer in missing:
+            if locks.take(layer.chain):
+                progress.say(f"{layer.short}: another pull was at it")
+        missing = [layer for layer in missing if _meta(root, usable, layer.chain) is None]
+        for layer in layers:
+            if layer not in missing:
+                progress.state(layer.short, "Already exists")
+        _fetch(source, missing, scratch, progress)
+        if idmap is None:
+            known = [_meta(root, usable, layer.chain) for layer in layers]
+            draft.users = layer_store.scan_users(layers, known)
+            idmap = idmap_for(draft)
+        key = idmap.key
+        others = [
+            layer
+            for layer in layers
+            if layer not in missing and not records.has_layer(root, key, layer.chain)
+        ]
+        if others:
+            # There, but for another map: translated if that can be, else fetched after all.
+            chains = [layer.chain for layer in others]
+            source_key = convert.find_source(root, chains, idmap)
+            if source_key is not None:
+                convert.convert(root, idmap, source_key, chains, scratch)
+            else:
+                _fetch(source, others, scratch, progress)
+        if any(not records.has_layer(root, key, layer.chain) for layer in layers):
+            layer_store.unpack(root, idmap, layers, scratch, progress)
+    finally:
+        locks.release()
+    metas = [records.read_meta(root, key, layer.chain) for layer in layers]
+    if None in metas:
+        raise RlessError("a layer vanished meanwhile", "start the pull once more")
+    return [meta for meta in metas if meta is not None], key
+
+
+def _fetch(source: Source, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
+    wanted = [layer for layer in layers if layer.fd < 0]
+    if wanted:
+        source.fetch(wanted, scratch, progress)
+
+
+def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
+    """Return the map if it can be known before the layers: root's, or that of a single id.
+
+    Any other user's group is in the image's files. A wrong guess about root (whose passwd entry
+    may say another group) is seen after unpacking, see `_pull`.
+    """
+    draft.users = {"passwd": "root:x:0:0:root:/root:/bin/sh\n", "group": "root:x:0:\n"}
+    try:
+        idmap = idmap_for(draft)
+    except RlessError:
+        return None  # a name that only the layers know
+    is_root = idmap.host_uid(0) == os.getuid() and idmap.host_gid(0) == os.getgid()
+    return idmap if idmap.single or is_root else None
+
+
+def _usable_keys(root: str, idmap: IdMap | None) -> list[str]:
+    """Return the keys of maps whose layers can serve: the wanted one, or translated."""
+    if idmap is not None and idmap.single:
+        return [idmap.key]
+    return [key for key in convert.keys(root) if key != "single"]
+
+
+def _meta(root: str, keys: Sequence[str], chain: str) -> dict[str, Any] | None:
+    for key in keys:
+        if records.has_layer(root, key, chain):
+            return records.read_meta(root, key, chain)
+    return None
+
+
+def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return an image's record as `store.Image` reads it."""
+    config = found.config
+    platform = {
+        "os": config.get("os") or "linux",
+        "architecture": config.get("architecture") or host_platform().architecture,
+        "variant": config.get("variant") or "",
+    }
+    return {
+        "version": RECORD_VERSION,
+        "name": name,
+        "id": found.id,
+        "digest": found.digest,
+        "digests": found.digests,
+        "config": config["config"],
+        "platform": platform,
+        "chain": [layer.chain for layer in found.layers],
+        "users": layer_store.merge_users(metas),
+        "keys": {},
+        "size": sum(meta["size"] for meta in metas),
+        "created": config.get("created") or "",
+        "source": None,
+    }
+
+
+def _whiteouts(metas: Sequence[dict[str, Any]]) -> str:
+    """Return the form that a driver must understand; "aufs" drivers understand both."""
+    return "aufs" if any(meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
+
+
+def _known_keys(store: Store, image_id: str) -> dict[str, str]:
+    """Return for which maps the same image is unpacked already."""
+    image = store.lookup(image_id)
+    return image.keys if image is not None else {}
+
+
+def _sync(root: str) -> None:
+    """Bring everything to disk before a record says that it is there: one call for a pull."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)

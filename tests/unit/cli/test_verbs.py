@@ -1,0 +1,111 @@
+"""The small verbs: what they ask of the engine and what they print."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from rootless.cli.main import main
+from rootless.errors import RlessError
+
+Calls = list[tuple[object, ...]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Put a recorder in place of the engine."""
+    made: Calls = []
+
+    def recorder(name: str, result: object = None) -> object:
+        def call(*args: object) -> object:
+            made.append((name, *args))
+            if args and args[0] == "gone":
+                raise RlessError("no such thing: gone", exit_code=1)
+            return result
+
+        return call
+
+    image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
+    modules: dict[str, dict[str, object]] = {
+        "rootless.engine.container": {
+            "stop": None,
+            "kill": None,
+            "remove": None,
+            "wait": 7,
+            "logs": None,
+        },
+        "rootless.engine.images": {"pull": image, "remove": None},
+        "rootless.engine.userns": {"unshare": 3},
+        "rootless.engine.run": {"run": 42},
+        "rootless.host.doctor": {"main": 0},
+    }
+    for path, functions in modules.items():
+        module = ModuleType(path)
+        for name, result in functions.items():
+            setattr(module, name, recorder(name, result))
+        package, _, leaf = path.rpartition(".")
+        __import__(package)
+        monkeypatch.setitem(sys.modules, path, module)
+        monkeypatch.setattr(sys.modules[package], leaf, module, raising=False)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked", "code", "printed"),
+    (
+        (["stop", "a", "b", "-t", "3"], [("stop", "a", 3), ("stop", "b", 3)], 0, "a\nb\n"),
+        (["stop", "a"], [("stop", "a", None)], 0, "a\n"),
+        (["stop", "gone", "b"], [("stop", "gone", None), ("stop", "b", None)], 1, "b\n"),
+        (["kill", "a"], [("kill", "a", "SIGKILL")], 0, "a\n"),
+        (["kill", "-s", "hup", "a"], [("kill", "a", "SIGHUP")], 0, "a\n"),
+        (["rm", "a", "-f"], [("remove", "a", True)], 0, "a\n"),
+        (["container", "rm", "a"], [("remove", "a", False)], 0, "a\n"),
+        (["wait", "a", "b"], [("wait", "a"), ("wait", "b")], 0, "7\n7\n"),
+        (["logs", "-f", "a"], [("logs", "a", True, 1, 2)], 0, ""),
+        (["pull", "-q", "x"], [("pull", "x", None, True)], 0, "docker.io/library/x:latest\n"),
+        (["pull", "--platform", "linux/arm64", "x"], [("pull", "x", "linux/arm64", False)], 0,
+         "docker.io/library/x:latest\n"),
+        (["image", "rm", "-f", "x"], [("remove", "x", True)], 0, "Untagged: x\n"),
+        (["doctor", "--json"], [("main", True)], 0, ""),
+        (["unshare", "ls", "-l"], [("unshare", ["ls", "-l"])], 3, ""),
+        (["stop", "a\x1b[2J"], [("stop", "a\x1b[2J", None)], 0, "a\\x1b[2J\n"),
+    ),
+)  # fmt: skip
+def test_verb(
+    argv: list[str],
+    asked: Calls,
+    code: int,
+    printed: str,
+    calls: Calls,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(argv) == code
+    assert calls == asked
+    assert capfd.readouterr().out == printed
+
+
+def test_run_hands_over_a_request_and_returns_its_status(calls: Calls) -> None:
+    assert main(["run", "--rm", "busybox", "true"]) == 42
+    ((name, request),) = calls
+    assert name == "run"
+    assert (request.image, request.command, request.rm) == ("busybox", ["true"], True)  # type: ignore[attr-defined]
+
+
+def test_a_terminal_is_asked_for_without_one(
+    calls: Calls, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.isatty", lambda fd: False)
+    assert main(["run", "-it", "busybox"]) == 125
+    assert capfd.readouterr().err == "rless: standard input is not a terminal; leave -t out\n"
+    assert main(["run", "-t", "busybox"]) == 42
+    assert main(["run", "-dit", "busybox"]) == 42
+
+
+def test_unshare_takes_the_shell(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/zsh")
+    main(["unshare"])
+    monkeypatch.delenv("SHELL")
+    main(["unshare"])
+    assert calls == [("unshare", ["/bin/zsh"]), ("unshare", ["/bin/sh"])]
