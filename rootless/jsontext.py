@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    _Scan = Callable[[str, int], tuple[Any, int]]
+    _Encode = Callable[[Any, int], tuple[str, ...]]
+
 
 class _Context:
     """What the C scanner asks of a JSONDecoder."""
@@ -30,24 +33,28 @@ def _default(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _fast() -> tuple[Callable[[str, int], Any], Callable[[Any, int], Any], Callable[[Any, int], Any]]:
-    import _json
-
-    scan = _json.make_scanner(_Context)
+def _fast() -> tuple[_Scan, _Encode, _Encode] | None:
+    """Return the C functions: (scan, encode, encode with sorted keys); None: there are none."""
+    try:
+        import _json
+    except ImportError:
+        return None
+    context: Any = _Context
+    scan: _Scan = _json.make_scanner(context)
     ascii_string = _json.encode_basestring_ascii
     encoders = [
         _json.make_encoder(None, _default, ascii_string, None, ":", ",", sort, False, False)
         for sort in (False, True)
     ]
     if "".join(encoders[0]({"a": [1, None]}, 0)) != '{"a":[1,null]}' or scan("[1]", 0) != ([1], 3):
-        raise TypeError
+        return None
     return scan, encoders[0], encoders[1]
 
 
 try:
-    _scan, _encode, _encode_sorted = _fast()
-except (ImportError, TypeError, AttributeError):
-    _scan = None  # type: ignore[assignment]
+    _functions = _fast()
+except (TypeError, AttributeError):
+    _functions = None  # an interpreter that has them otherwise
 
 
 def loads(text: str | bytes) -> Any:
@@ -60,12 +67,12 @@ def loads(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogatepass")
     stripped = text.strip(" \t\n\r")
-    if _scan is None or stripped[:1] not in '{["':
+    if _functions is None or stripped[:1] not in '{["':
         import json
 
         return json.loads(text)
     try:
-        value, end = _scan(stripped, 0)
+        value, end = _functions[0](stripped, 0)
     except StopIteration as error:
         raise ValueError(f"JSON value expected at character {error.value}") from None
     if end != len(stripped):
@@ -80,8 +87,9 @@ def dumps(value: Any, sort_keys: bool = False) -> str:
         TypeError: it holds something that JSON cannot.
         ValueError: it holds a number that is none (NaN, infinity).
     """
-    if _scan is None or not isinstance(value, (dict, list)):
+    if _functions is None or not isinstance(value, (dict, list)):
         import json
 
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False)
-    return "".join((_encode_sorted if sort_keys else _encode)(value, 0))
+    _, encode, encode_sorted = _functions
+    return "".join((encode_sorted if sort_keys else encode)(value, 0))

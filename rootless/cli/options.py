@@ -97,7 +97,7 @@ _NAMESPACES: Group = (
     (
         ("--userns", "MODE", "value", "userns", "privileges.userns",
          ("Map of ids: auto (the application's user is me), host-root (0 is me; also `host`), "
-          "keep-id[:uid=N,gid=N], nomap, container:NAME")),
+          "keep-id[:uid=N,gid=N], nomap, single, container:NAME")),
         ("--pid", "MODE", "value", "pid", "privileges.pid", "private, host, container:NAME"),
         ("--ipc", "MODE", "value", "ipc", "privileges.ipc",
          "private, shareable, host, none, container:NAME"),

@@ -60,7 +60,7 @@ def userns(value: str) -> str:
         if len({part[:3] for part in ids}) != len(ids):
             raise ValueError("gives an id twice")
         return f"keep-id:{','.join(ids)}"
-    return _namespace(value, "auto", "host-root", "keep-id", "nomap")
+    return _namespace(value, "auto", "host-root", "keep-id", "nomap", "single")
 
 
 def capability(value: str) -> str:

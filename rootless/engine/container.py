@@ -85,6 +85,11 @@ class Container:
         # Everything that could have noted an exit code was killed with it.
         return "exited", KILLED
 
+    def finished(self) -> float | None:
+        """Return when it ended, in seconds since the epoch; None: it has not, or nobody knows."""
+        ended = _read_json(f"{self.directory}/exit.json")
+        return float(ended["finished"]) if ended else None
+
     def record_exit(self, code: int, error: str | None = None) -> None:
         """Note how it ended."""
         write_json(
@@ -295,6 +300,8 @@ def list_containers(all: bool = False) -> list[dict[str, Any]]:
                 "created": facts["created"],
                 "status": status,
                 "exit_code": code,
+                "started": (container.live() if process else facts).get("started"),
+                "finished": container.finished(),
                 "pid": process[0] if process else 0,
                 "ports": facts["ports"],
                 "labels": facts["labels"],

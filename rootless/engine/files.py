@@ -28,8 +28,8 @@ def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
     from rootless.network import resolv
 
     network = request.network or "pasta"
-    with open("/etc/resolv.conf", "rb") as file:
-        host_resolv = file.read(_TEXT_LIMIT).decode("utf-8", "replace")
+    with open("/etc/resolv.conf", "rb") as stream:
+        host_resolv = stream.read(_TEXT_LIMIT).decode("utf-8", "replace")
     texts = {
         "/etc/hostname": f"{hostname or os.uname().nodename}\n",
         "/etc/resolv.conf": resolv.resolv_text(

@@ -164,7 +164,7 @@ class Monitor:
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
-            self.container.record_live(init=init)
+            self.container.record_live(init=init, started=time.time())
             self.wires.close_init_ends()
             if self.wires.log_socket >= 0:
                 self.wires.log = receive_fd(self.wires.log_socket)

@@ -210,7 +210,7 @@ class RunRequest(Plain):
         self.log_driver: str | None = None  # None: our own file; "none": keep no log
 
         # Namespaces: private, host, container:NAME; ipc also none.
-        self.userns = "auto"  # auto, host-root, nomap, keep-id[:uid=N,gid=N], container:NAME
+        self.userns = "auto"  # also host-root nomap single keep-id[:uid=N,gid=N] container:NAME
         self.pid = "private"
         self.ipc = "private"
         self.uts = "private"

@@ -55,6 +55,7 @@ class Run:
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
         self.subordinate = userns.Subordinate()
         self.warned = False
+        self.added_groups: list[int] = []
         self.idmap: IdMap
         self.source: Source
         self.container: Container
@@ -171,8 +172,7 @@ def _resolve_user(
         uid, gid = userns.keep_id(state.request.userns)
         spec = f"{uid}:{gid}"
     uid, gid, groups, home = resolve_user(spec, passwd=passwd, group=group)
-    for name in state.request.group_add:
-        groups = [*groups, _resolve_group(name, group)]
+    state.added_groups = [_resolve_group(name, group) for name in state.request.group_add]
     return uid, gid, groups, home
 
 
@@ -193,7 +193,8 @@ def _choose_map(state: Run) -> IdMap:
         assert other is not None
         return other.idmap()
     mapping = userns.choose(state.request.userns, state.user[:2], state.subordinate)
-    if mapping.single and not state.request.quiet and not state.warned:
+    asked = state.request.userns == "single"
+    if mapping.single and not (asked or state.request.quiet or state.warned):
         state.warned = True
         userns.warn_single(state.subordinate)
     return mapping
@@ -247,6 +248,7 @@ def _make_container(state: Run) -> None:
             "rm": request.rm,
             "detach": request.detach,
             "labels": {**(state.config.get("Labels") or {}), **request.labels},
+            "exposed": sorted({*(state.config.get("ExposedPorts") or {}), *request.expose}),
             "ports": [_show_port(port) for port in request.publish],
             "stop_signal": containers.signal_number(stop_signal),
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
@@ -286,7 +288,15 @@ def _gather_facts(state: Run) -> specgen.Facts:
     request = state.request
     uid, gid, groups, home = state.user
     facts = specgen.Facts(state.idmap, uid, gid)
-    facts.groups = groups
+    # Groups that the image lists but the map does not have are lost; asked for, they are missed.
+    facts.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
+    for number in state.added_groups:
+        if state.idmap.host_gid(number) is None:
+            raise RlessError(
+                f"--group-add: group {number} is not in the container's id map",
+                "`rless doctor` shows your subordinate ids",
+            )
+        facts.groups.append(number)
     facts.home = home
     facts.last_cap = caps.last_capability()
     facts.namespace_paths = {

@@ -33,7 +33,7 @@ class Facts:
         files: container path -> file of ours to bind there (/etc/hosts, ...).
         namespace_paths: kind -> path, of namespaces of other containers and of the network.
         last_cap: the highest capability number of this kernel.
-        volumes: (host directory, target, read only) of named and anonymous volumes.
+        volumes: named and anonymous volumes, as bind mounts of their directories.
         init: our init program, to bind; None without --init.
         no_new_privs: where the request does not say.
         seccomp: the profile; None: unconfined.
@@ -69,7 +69,7 @@ class Facts:
         self.files: dict[str, str] = {}
         self.namespace_paths: dict[str, str] = {}
         self.last_cap = len(NAMES) - 1
-        self.volumes: list[tuple[str, str, bool]] = []
+        self.volumes: list[WishedMount] = []
         self.init: str | None = None
         self.no_new_privs = False
         self.seccomp: dict[str, Any] | None = None
@@ -262,9 +262,8 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
     for device in request.devices:
         access = "ro" if "w" not in device.permissions else "rw"
         result.append(_bind(device.container, device.host, ["bind", "nosuid", "noexec", access]))
-    wished = [_wished(entry) for entry in request.mounts if entry.type != "volume"]
-    for source, target, read_only in facts.volumes:
-        wished.append(_bind(target, source, ["rbind", "nodev", "rro" if read_only else "rw"]))
+    wishes = [entry for entry in request.mounts if entry.type != "volume"]
+    wished = [_wished(entry) for entry in (*wishes, *facts.volumes)]
     # A parent before what lies in it, whatever the order on the command line (as Docker).
     result += sorted(wished, key=lambda entry: entry["destination"].rstrip("/").count("/"))
     if facts.init:

@@ -60,12 +60,17 @@ def build(uid: int, gid: int, ids: Subordinate, include_me: bool = True) -> IdMa
         include_me: False leaves the caller out.
     """
     if not ids.uids:
-        return IdMap([(uid, os.getuid(), 1)], [(gid, os.getgid(), 1)], "single")
+        return build_single(uid, gid)
     # The first range is in the name: where an administrator changes it, owners on disk differ.
     key = f"u{uid}g{gid}-{ids.uids[0][0]}-{ids.gids[0][0]}"
     if not include_me:
         return IdMap(_fill(ids.uids, None, 0), _fill(ids.gids, None, 0), key)
     return IdMap(_fill(ids.uids, uid, os.getuid()), _fill(ids.gids, gid, os.getgid()), key)
+
+
+def build_single(uid: int, gid: int) -> IdMap:
+    """Return the map of one id, for which the kernel asks nobody."""
+    return IdMap([(uid, os.getuid(), 1)], [(gid, os.getgid(), 1)], "single")
 
 
 def _fill(ranges: Sequence[tuple[int, int]], mine: int | None, me: int) -> list[Extent]:
@@ -95,7 +100,7 @@ def choose(mode: str, user: tuple[int, int], ids: Subordinate) -> IdMap:
     """Return the map for a --userns mode.
 
     Args:
-        mode: auto, host-root, nomap, keep-id[:uid=N,gid=N].
+        mode: auto, host-root, nomap, single, keep-id[:uid=N,gid=N].
         user: (uid, gid) that the application runs as.
 
     Raises:
@@ -108,6 +113,8 @@ def choose(mode: str, user: tuple[int, int], ids: Subordinate) -> IdMap:
         return build(uid, gid, ids)
     if mode == "host-root":
         return build(0, 0, ids)
+    if mode == "single":
+        return build_single(uid, gid)
     if mode == "nomap":
         if not ids.uids:
             raise RlessError(

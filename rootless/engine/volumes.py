@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from rootless import paths
+from rootless.engine.request import Mount
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -25,20 +26,20 @@ _REFUSED = ("/", "/proc", "/sys", "/dev")
 
 def prepare(
     request: RunRequest, config: dict[str, Any], storage: str, container: str
-) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str]]]:
+) -> tuple[list[Mount], list[tuple[str, str]]]:
     """Make the volumes' directories.
 
     Returns:
-        (directory, target, read only) of each, and (directory, target) of those to be filled.
+        Each as a bind mount, and (directory, target) of those to be filled.
 
     Raises:
         RlessError: an image's volume has a target that is no volume's.
     """
-    mounted: list[tuple[str, str, bool]] = []
+    mounted: list[Mount] = []
     to_fill: list[tuple[str, str]] = []
     taken = {mount.target.rstrip("/") for mount in request.mounts}
     anonymous = [
-        (target, False, False)
+        Mount("volume", None, target)
         for target in (config.get("Volumes") or {})
         if target.rstrip("/") not in taken
     ]
@@ -46,7 +47,7 @@ def prepare(
         if mount.type != "volume":
             continue
         if mount.source is None:
-            anonymous.append((mount.target, mount.read_only, mount.nocopy))
+            anonymous.append(mount)
             continue
         directory = f"{storage}/volumes/{mount.source}/_data"
         if not os.path.isdir(directory):
@@ -54,17 +55,25 @@ def prepare(
             os.makedirs(directory, 0o755, exist_ok=True)
         if not mount.nocopy and not os.listdir(directory):
             to_fill.append((directory, mount.target))
-        mounted.append((directory, mount.target, mount.read_only))
-    for number, (target, read_only, nocopy) in enumerate(anonymous):
+        mounted.append(_as_bind(mount, directory))
+    for number, mount in enumerate(anonymous):
+        target = mount.target
         normal = os.path.normpath(target)
         if not target.startswith("/") or normal in _REFUSED or normal.startswith("/proc/"):
             raise RlessError(f"the image's volume {target!r} is not a place for a volume")
         directory = f"{container}/volumes/{number}"
         os.makedirs(directory, 0o755)
-        if not nocopy:
+        if not mount.nocopy:
             to_fill.append((directory, target))
-        mounted.append((directory, target, read_only))
+        mounted.append(_as_bind(mount, directory))
     return mounted, to_fill
+
+
+def _as_bind(volume: Mount, directory: str) -> Mount:
+    bind = Mount("bind", directory, volume.target)
+    bind.read_only, bind.options = volume.read_only, volume.options
+    bind.propagation, bind.recursive = volume.propagation, volume.recursive
+    return bind
 
 
 def fill(directory: str, root: str, target: str) -> None:

@@ -34,7 +34,7 @@ class InFlight:
     """Own a directory in tmp/ for the time of a `with` block; everything in it goes at the end."""
 
     def __init__(self, root: str) -> None:
-        self._tmp = f"{root}/tmp"
+        self._tmp = _scratch_root(root)
         self.path = ""
         self._lock = -1
 
@@ -71,7 +71,7 @@ class InFlight:
 
 def clear_leftovers(root: str) -> int:
     """Delete what killed commands left in tmp/; return how many there were."""
-    directory = f"{root}/tmp"
+    directory = _scratch_root(root)
     try:
         entries = os.listdir(directory)
     except FileNotFoundError:
@@ -90,6 +90,10 @@ def clear_leftovers(root: str) -> int:
         except (RlessError, OSError) as error:
             log.warn(f"a leftover of a killed command could not be deleted: {error}")
     return cleared
+
+
+def _scratch_root(root: str) -> str:
+    return f"{root}/tmp"  # noqa: S108  # below the private store
 
 
 def _clear(directory: str, name: str) -> bool:

@@ -350,7 +350,7 @@ class TarReader:
             member.mtime = self._nanoseconds(pax[b"mtime"])
         else:
             member.mtime = _clamp(self._number(fields[5], "time")) * 1_000_000_000
-        if kind == HARD_LINK or kind == SYMLINK:
+        if kind in (HARD_LINK, SYMLINK):
             link = long_link or fields[8].partition(b"\0")[0]
             member.link = pax.get(b"linkpath") or link
         if kind == b"S":

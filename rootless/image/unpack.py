@@ -389,19 +389,17 @@ class Unpacker:
     def _set_xattrs(self, fd: int, xattrs: dict[bytes, bytes]) -> None:
         """Set the attributes of the allow-list; what the file system refuses is counted."""
         for name, value in xattrs.items():
+            kept: bytes | None = value
             if name == _CAPABILITY:
+                # The kernel adds the root id of this namespace.
                 kept = None if self._single else plain_capability(value)
-                if kept is None:
-                    self.lost_xattrs += 1
-                    continue
-                value = kept  # the kernel adds the root id of this namespace
             elif not is_allowed_xattr(name):
                 continue
-            if len(name) > 255 or len(value) > limits.XATTR_BYTES:
+            if kept is None or len(name) > 255 or len(kept) > limits.XATTR_BYTES:
                 self.lost_xattrs += 1
                 continue
             try:
-                os.setxattr(fd, name, value)
+                os.setxattr(fd, name, kept)
             except OSError as error:
                 if error.errno not in _XATTR_LOST:
                     raise

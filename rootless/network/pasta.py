@@ -5,8 +5,8 @@ on by ordinary sockets of the host: no privilege is needed, and outgoing connect
 those of any program of the user.
 
 Left to itself it also lets the container reach services on the host's 127.0.0.1, by two ways:
-the gateway's address and the container's own 127.0.0.1 (security class 38). `command` closes
-both; `rootless.network.shield` closes a third one in the container.
+the gateway's address and the container's own 127.0.0.1 (security class 38). `pasta_options`
+closes both; `rootless.network.shield` closes a third one in the container.
 
 Theory of operation:
 
@@ -26,265 +26,23 @@ from __future__ import annotations
 import errno
 import os
 import select
-import stat
 import time
 from typing import TYPE_CHECKING
 
-import _signal  # `signal` takes 4 ms for its enums
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
-from rootless.network import resolv
+from rootless.network.pasta_options import ALTERNATIVE, command
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
-    from typing import NoReturn, Protocol
+    from typing import NoReturn
 
-    class Port(Protocol):
-        """What is asked of a published port (`rootless.engine.request.Port`)."""
+    from rootless.network.ports import Port
+else:
+    import _signal as signal  # `signal` takes 4 ms for its enums
 
-        host_ip: str | None
-        host_port: int | None
-        container_port: int
-        protocol: str
-
-
-# As for newuidmap: only what root has installed is run, wherever $PATH points.
-_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-_ALTERNATIVE = "use --network=host or --network=none"
-_PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
-
-# pasta's own address in the container's network; the version of 2023 takes that of the host's
-# interface by default, and gives up where it has none, as with a VPN (tun, WireGuard).
-_MAC = "9a:55:9a:55:9a:55"
-# For a host without a default route: addresses of its own instead of the host's.
-_OFFLINE = ["-4", "-i", "lo", "-a", "10.0.2.100", "-n", "24", "-g", "10.0.2.2"]
-
-# Options of pasta that --network=pasta:OPTIONS must not give, because they are how it is run.
-_RESERVED = {
-    "-P": "--pid",
-    "-F": "--fd",
-    "-f": "--foreground",
-    "-h": "--help",
-    "-s": "--socket",
-    "--netns": "--netns",
-    "--netns-only": "--netns-only",
-    "--no-netns-quit": "--no-netns-quit",
-    "--runas": "--runas",
-    "--userns": "--userns",
-    "--version": "--version",
-}
-_LONG = {
-    "--address": "-a",
-    "--fd": "-F",
-    "--foreground": "-f",
-    "--gateway": "-g",
-    "--help": "-h",
-    "--interface": "-i",
-    "--ipv4-only": "-4",
-    "--ipv6-only": "-6",
-    "--mac-addr": "-M",
-    "--ns-ifname": "-I",
-    "--pid": "-P",
-    "--socket": "-s",
-    "--tcp-ns": "-T",
-    "--tcp-ports": "-t",
-    "--udp-ns": "-U",
-    "--udp-ports": "-u",
-}
-
-
-def find() -> str | None:
-    """Return the absolute path of pasta; None: it is not installed (or not by root)."""
-    for directory in _DIRECTORIES:
-        path = f"{directory}/pasta"
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        if status.st_uid == 0 and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022:
-            return path
-    return None
-
-
-def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
-    """Return the arguments of pasta, from its absolute path on, all but the namespaces.
-
-    Args:
-        ports: what is published; nothing else is forwarded.
-        options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
-            the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
-
-    Raises:
-        RlessError: no pasta, no /dev/net/tun, an option that cannot be, or a port that is
-            taken or not ours to take.
-
-    Where it runs: on the host, as the user.
-    """
-    path = find()
-    if path is None:
-        raise RlessError(
-            "the default network needs pasta, which is not installed",
-            f"install the package passt, or {_ALTERNATIVE}",
-        )
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        raise RlessError(
-            "the default network needs /dev/net/tun, which is missing or closed to you",
-            f"ask the administrator for `modprobe tun` and mode 0666, or {_ALTERNATIVE}",
-        )
-    if ports:
-        check_ports(ports)
-    given = _given(options)
-    arguments = [path, "--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
-    if "--map-gw" not in given and "--map-host-loopback" not in given:
-        arguments.append("--no-map-gw")
-    for flag in ("-T", "-U"):
-        if flag not in given:
-            arguments += [flag, "none"]
-    for flag, protocol in (("-t", "tcp"), ("-u", "udp")):
-        published = [_port_spec(port) for port in ports if port.protocol == protocol]
-        for spec in published:
-            arguments += [flag, spec]
-        if not published and flag not in given:
-            arguments += [flag, "none"]
-    if "-I" not in given:
-        arguments += ["-I", "eth0"]  # as in Docker; the default is the host's name for it
-    if "-M" not in given:
-        arguments += ["-M", _MAC]
-    if not given & {"-4", "-6", "-a", "-g", "-i"}:
-        arguments += _families()
-    if "--dns-forward" not in given and resolv.needs_forward(resolv.read_host()):
-        arguments += ["--dns-forward", resolv.FORWARD]
-    return arguments + [option for option in options if option != "--map-gw"]
-
-
-def _given(options: Sequence[str]) -> set[str]:
-    """Return which options a user gives, by their short name where there is one.
-
-    Raises:
-        RlessError: one that decides how pasta is run.
-    """
-    given = set()
-    for option in options:
-        if not option.startswith("-"):
-            continue  # the value of the option before it
-        name = option.partition("=")[0] if option.startswith("--") else option[:2]
-        name = _LONG.get(name, name)
-        if name in _RESERVED:
-            raise RlessError(
-                f"--network=pasta: {option} is not supported: rless gives {_RESERVED[name]} itself"
-            )
-        given.add(name)
-    return given
-
-
-def _port_spec(port: Port) -> str:
-    address = f"{port.host_ip}/" if port.host_ip else ""
-    return f"{address}{port.host_port}:{port.container_port}"
-
-
-def _families() -> list[str]:
-    """Return the options for what the host has: both families, one, or no way out at all.
-
-    pasta copies the addresses of the interface with the default route. The version of 2023
-    refuses to start where there is none: then the container gets addresses of its own, and
-    published ports and connections to the host's other addresses work all the same.
-    """
-    ipv4 = ipv6 = False
-    try:
-        with open("/proc/net/route", "rb") as file:
-            for line in file:
-                fields = line.split()
-                # Interface, destination, gateway, flags, ..., mask; 0x1: up; 0x200: reject
-                if len(fields) > 7 and fields[1] == fields[7] == b"00000000":
-                    ipv4 = ipv4 or int(fields[3], 16) & 0x201 == 0x1
-    except OSError:
-        pass
-    try:
-        with open("/proc/net/ipv6_route", "rb") as file:
-            for line in file:
-                if line.startswith(b"0" * 32 + b" 00 "):
-                    fields = line.split()
-                    ipv6 = ipv6 or (int(fields[8], 16) & 0x201 == 0x1 and fields[9] != b"lo")
-    except OSError:
-        pass  # a kernel without IPv6
-    if ipv4 and ipv6:
-        return []
-    if ipv4:
-        return ["-4"]
-    return ["-6"] if ipv6 else _OFFLINE
-
-
-def check_ports(ports: Sequence[Port]) -> None:
-    """Check that each port can be had, by taking it for a moment.
-
-    pasta is content if it gets a port for one of the two families: the other one's connections
-    would go to whatever program has it. And its own message does not say why.
-
-    Raises:
-        RlessError: a port is taken, below the range that users may take, or on an address
-            that this host does not have.
-    """
-    import _socket
-
-    held = []
-    try:
-        for port in ports:
-            held += _take(_socket, port)
-    finally:
-        for socket in held:
-            socket.close()
-
-
-def _take(_socket: object, port: Port) -> list[object]:
-    import _socket as sockets
-
-    kind = sockets.SOCK_DGRAM if port.protocol == "udp" else sockets.SOCK_STREAM
-    addresses = [port.host_ip] if port.host_ip else ["0.0.0.0", "::"]
-    held = []
-    for address in addresses:
-        family = sockets.AF_INET6 if ":" in address else sockets.AF_INET
-        try:
-            socket = sockets.socket(family, kind | sockets.SOCK_CLOEXEC)
-        except OSError:
-            continue  # no IPv6 in this kernel
-        held.append(socket)
-        if kind == sockets.SOCK_STREAM:  # as pasta does: a connection that has ended is no bar
-            socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        if family == sockets.AF_INET6:
-            socket.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 1)
-        try:
-            socket.bind((address, port.host_port or 0))
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL and not port.host_ip:
-                continue  # IPv6 is switched off
-            for one in held:
-                one.close()
-            raise _port_error(port, error) from error
-    return held
-
-
-def _port_error(port: Port, error: OSError) -> RlessError:
-    where = f"{port.host_ip or 'any address'}, port {port.host_port}/{port.protocol}"
-    if error.errno == errno.EADDRINUSE:
-        return RlessError(
-            f"cannot publish on {where}: it is taken",
-            "publish on another port, or see by `ss -lntup` who has it",
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return RlessError(f"cannot publish on {where}: this host does not have the address")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        try:
-            with open(_PORT_START, encoding="ascii") as file:
-                first = file.read().strip()
-        except OSError:
-            first = "1024"
-        return RlessError(
-            f"cannot publish on {where}: users may take ports from {first} on",
-            f"publish on a higher port, or ask the administrator for "
-            f"`sysctl net.ipv4.ip_unprivileged_port_start={port.host_port}`",
-        )
-    return RlessError(f"cannot publish on {where}: {error.strerror}")
 
 
 class Pasta:
@@ -328,17 +86,18 @@ class Pasta:
     def _become(self, parent: int) -> NoReturn:
         os.setsid()
         if parent:
-            prctl.set_parent_death_signal(_signal.SIGKILL)
+            prctl.set_parent_death_signal(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(127)  # it ended before the line above
-        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.close(self._go[1])
         paths = b""
-        while chunk := os.read(self._go[0], 8192):
+        while paths.count(b"\n") < 2:
+            chunk = os.read(self._go[0], 8192)
+            if not chunk:
+                os._exit(127)  # the start was given up
             paths += chunk
-        if not paths.endswith(b"\n"):
-            os._exit(127)  # the start was given up
         netns, userns = paths.decode("utf-8", "surrogateescape").split("\n")[:2]
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for source, target in ((null, 0), (self._ready[1], 1), (self._errors[1], 2)):
@@ -385,7 +144,7 @@ class Pasta:
                 events = poll.poll(max(0, int(1000 * (deadline - time.monotonic()))))
                 if not events:
                     raise RlessError(
-                        f"the network was not ready after {timeout:g} seconds", _ALTERNATIVE
+                        f"the network was not ready after {timeout:g} seconds", ALTERNATIVE
                     )
                 for fd, _ in events:
                     chunk = os.read(fd, 4096)
@@ -408,7 +167,9 @@ class Pasta:
         while chunk := os.read(errors_fd, 4096):
             self._said = (self._said + chunk)[-4096:]
         lines = self._said.decode("utf-8", "replace").splitlines()
-        return RlessError(f"the network could not be made: pasta: {last_message(lines)}", _hint(lines))
+        return RlessError(
+            f"the network could not be made: pasta: {last_message(lines)}", _hint(lines)
+        )
 
     def process(self) -> list[int] | None:
         """Return [pid, start time] of a running pasta, as the record of a container has it."""
@@ -427,7 +188,7 @@ class Pasta:
         if self.pidfd < 0:
             return
         try:
-            process.pidfd_send_signal(self.pidfd, _signal.SIGKILL)
+            process.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except SyscallError as error:
             if error.errno != errno.ESRCH:
                 raise
@@ -472,8 +233,8 @@ def _hint(lines: Sequence[str]) -> str:
     if "bind" in text:
         return "somebody was faster and has the port now: publish on another one"
     if "/dev/net/tun" in text:
-        return f"ask the administrator for `modprobe tun`, or {_ALTERNATIVE}"
-    return f"see `rless doctor`, or {_ALTERNATIVE}"
+        return f"ask the administrator for `modprobe tun`, or {ALTERNATIVE}"
+    return f"see `rless doctor`, or {ALTERNATIVE}"
 
 
 def start(

@@ -141,10 +141,9 @@ def layer(entries: Entries) -> bytes:
     buffer = io.BytesIO()
     pairs = entries.items() if isinstance(entries, Mapping) else entries
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, value in pairs:
-            if value is None:
-                value = Dir()
-            elif isinstance(value, (bytes, str)):
+        for name, given in pairs:
+            value = Dir() if given is None else given
+            if isinstance(value, (bytes, str)):
                 value = File(value)
             info = tarfile.TarInfo(name)
             info.type = value.kind
