@@ -20,20 +20,15 @@ _TEXT_LIMIT = 1 << 20  # bytes
 
 
 def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
-    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
-
-    A container that joins another's network gets that one's files with it: the caller passes
-    them on by not calling this.
-    """
+    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside."""
     from rootless.network import resolv
 
     network = request.network or "pasta"
-    with open("/etc/resolv.conf", "rb") as stream:
-        host_resolv = stream.read(_TEXT_LIMIT).decode("utf-8", "replace")
+    own_name = hostname or os.uname().nodename
     texts = {
-        "/etc/hostname": f"{hostname or os.uname().nodename}\n",
+        "/etc/hostname": resolv.hostname_text(own_name),
         "/etc/resolv.conf": resolv.resolv_text(
-            host_resolv,
+            resolv.read_host(),
             request.dns,
             request.dns_search,
             request.dns_option,
@@ -42,7 +37,11 @@ def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
     }
     if not request.no_hosts:
         texts["/etc/hosts"] = resolv.hosts_text(
-            hostname or os.uname().nodename, request.domainname, request.add_host, None
+            own_name,
+            request.domainname,
+            request.add_host,
+            None,
+            _read("/etc/hosts") if network == "host" else None,
         )
     files = {}
     for path, text in texts.items():
@@ -55,6 +54,21 @@ def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
             os.close(fd)
         files[path] = file
     return files
+
+
+def of_other(directory: str) -> dict[str, str]:
+    """Return the files of another container, whose network we join: its names are ours."""
+    names = ("hosts", "hostname", "resolv.conf")
+    found = {f"/etc/{name}": f"{directory}/{name}" for name in names}
+    return {path: file for path, file in found.items() if os.path.exists(file)}
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(_TEXT_LIMIT).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
 
 
 def place_init(directory: str) -> str:

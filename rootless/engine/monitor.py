@@ -25,11 +25,12 @@ import select
 import time
 
 from rootless import rootfs
-from rootless.engine.container import delete_directory, signal_process, this_process, write_json
+from rootless.engine.container import delete_directory, this_process, write_json
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import netlink
 from rootless.linux.process import pidfd_send_signal, start_time
+from rootless.network import shield
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime import parent, sync
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from rootless.engine.container import Container
     from rootless.engine.wires import Wires
     from rootless.linux.idmap import IdMap
+    from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
     from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
@@ -87,6 +89,7 @@ class Monitor:
         wires: Wires,
         *,
         new_network: bool,
+        pasta: Pasta | None,
         want_report: bool,
         cache_dir: str,
         volumes: list[tuple[str, str]],
@@ -97,12 +100,18 @@ class Monitor:
         self.source = source
         self.wires = wires
         self.new_network = new_network
+        self.pasta = pasta
         self.want_report = want_report
         self.cache_dir = cache_dir
         self.volumes = volumes
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
         self.detached = False
+
+    def start_network(self) -> None:
+        """Fork pasta, while we are still in the host's network: it ends when we do."""
+        if self.pasta is not None:
+            self.pasta.fork(die_with_parent=True)
 
     def run(self) -> NoReturn:
         """Do all of it; never return into the command's stack."""
@@ -140,6 +149,8 @@ class Monitor:
     def _live(self) -> int:
         if self.new_network:
             netlink.loopback_up()
+            if self.pasta is not None:
+                shield.close_loopback()
             # The network namespace was made with our user namespace; the runtime joins it.
             path = f"/proc/{os.getpid()}/ns/net"
             self.spec["linux"]["namespaces"].append({"type": "network", "path": path})
@@ -249,9 +260,8 @@ class Monitor:
 
     def _clean_up(self, code: int, error: str | None) -> None:
         """Remove what was made, in the reverse order; keep what `rm` has not been asked for."""
-        live = self.container.live()
-        if live.get("pasta"):
-            signal_process(live["pasta"], signal.SIGKILL)
+        if self.pasta is not None:
+            self.pasta.stop()
         if self.cgroup is not None:
             try:
                 self.cgroup.destroy()

@@ -25,12 +25,12 @@ from rootless.engine.monitor import DETACH, REAP, Monitor, Source
 from rootless.engine.wires import Wires, receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
+from rootless.linux.process import start_time
 from rootless.runtime import seccomp, sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
     from rootless.engine.container import Container
     from rootless.engine.request import RunRequest
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
 
 _HOST_IMAGE = "host:"
+_NO_PACKET_SOCKETS = {
+    "names": ["socket"],
+    "action": "SCMP_ACT_ERRNO",
+    "errnoRet": 1,
+    "args": [{"index": 0, "value": 0xFFFFFFFF, "valueTwo": 17, "op": "SCMP_CMP_MASKED_EQ"}],
+}
 
 
 class Run:
@@ -310,7 +316,10 @@ def _gather_facts(state: Run) -> specgen.Facts:
         facts.hostname = request.hostname or (
             os.uname().nodename if request.network == "host" else state.container.id[:12]
         )
-    facts.files = files.write(request, state.container.directory, facts.hostname)
+    if "network" in state.joined:
+        facts.files = files.of_other(containers.find(state.joined["id"]).directory)
+    else:
+        facts.files = files.write(request, state.container.directory, facts.hostname)
     facts.init = files.place_init(state.container.directory) if request.init else None
     facts.no_new_privs = request.image == _HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
@@ -335,7 +344,12 @@ def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any
     bounding = specgen.capabilities(request, facts.uid, facts.last_cap)["bounding"]
     if profile is not None and profile != "builtin":
         return seccomp.load_profile_file(profile, bounding)
-    return seccomp.default_profile(bounding, allow_nested_userns=nested)
+    rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
+    if not {"CAP_NET_RAW", "CAP_NET_ADMIN", "ALL"}.intersection(request.cap_add):
+        # Whole frames can be addressed to the host's loopback, past every route: only for who
+        # asks. Docker's default CAP_NET_RAW still pings.
+        rules["syscalls"].append(_NO_PACKET_SOCKETS)
+    return rules
 
 
 # -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
@@ -346,7 +360,10 @@ def _start(state: Run, signals: Signals) -> int:
     request = state.request
     new_network = "network" not in state.joined and request.network != "host"
     wires = Wires(request)
+    pasta: Pasta | None = None
     try:
+        if new_network and request.network != "none":
+            pasta = _prepare_pasta(request)
         monitor = Monitor(
             state.container,
             state.spec,
@@ -354,56 +371,53 @@ def _start(state: Run, signals: Signals) -> int:
             state.source,
             wires,
             new_network=new_network,
+            pasta=pasta,
             want_report=request.explain is not None,
             cache_dir=f"{state.storage}/seccomp",
             volumes=state.volumes,
         )
-        pid = _fork(state, ns.CLONE_NEWNS | (ns.CLONE_NEWNET if new_network else 0), monitor.run)
+        namespaces = ns.CLONE_NEWNS | (ns.CLONE_NEWNET if new_network else 0)
+        pid = _fork(state, namespaces, monitor)
     except BaseException:
         wires.close_all()
+        if pasta is not None:
+            pasta.close()
         containers.discard(state.container)
         raise
     wires.close_monitor_ends()
     state.mark("user namespace")
-    pasta = None
     detached = False
     try:
-        if new_network and request.network != "none":
-            pasta = _start_pasta(state, pid)
+        if pasta is not None:
+            pasta.begin(f"/proc/{pid}/ns/net", f"/proc/{pid}/ns/user")
         code, detached = _attend(state, signals, wires, pasta)
         return code
     finally:
         wires.close_all()  # a monitor that was not told to go on cleans up now
-        if pasta is not None and not detached:
-            pasta.stop()
         if not detached:
             os.waitpid(pid, 0)
             if os.path.lexists(state.container.live_path):
                 containers.sweep()  # the monitor was killed
 
 
-def _fork(state: Run, namespaces: int, body: Callable[[], NoReturn]) -> int:
+def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
     try:
         if state.joined:
-            return idmap.spawn_joined(state.joined["user"], namespaces, body)
-        return idmap.spawn(state.idmap, namespaces, body)
+            path = state.joined["user"]
+            return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
+        return idmap.spawn(state.idmap, namespaces, monitor.run, monitor.start_network)
     except SyscallError as error:
         if error.call.startswith("unshare"):
             raise userns.explain_failure(error) from error
         raise
 
 
-def _start_pasta(state: Run, pid: int) -> Pasta:
-    from rootless.network import pasta
+def _prepare_pasta(request: RunRequest) -> Pasta:
+    from rootless.network import pasta, pasta_options
 
-    options = (state.request.network or "").partition(":")[2]
-    return pasta.start(
-        f"/proc/{pid}/ns/net",
-        f"/proc/{pid}/ns/user",
-        state.request.publish,
-        state.container.directory,
-        options=options.split(",") if options else [],
-    )
+    options = (request.network or "").partition(":")[2]
+    arguments = pasta_options.command(request.publish, options.split(",") if options else [])
+    return pasta.Pasta(arguments)
 
 
 def _attend(
@@ -418,7 +432,7 @@ def _attend(
     signals.forward_to(ready["init"])
     if pasta is not None:
         pasta.wait_ready()
-        state.container.record_live(pasta=pasta.process())
+        state.container.record_live(pasta=[pasta.pid, start_time(pasta.pid) or 0])
         state.mark("network")
     terminal = None
     if wires.socket >= 0:

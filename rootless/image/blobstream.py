@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
+import threading
 import zlib
 from typing import IO, TYPE_CHECKING, cast
 
@@ -22,6 +24,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50 … 0x5f
 _READ = 64 << 10
+_AHEAD = 8  # chunks
 
 
 class BlobStream:
@@ -86,6 +89,30 @@ class BlobStream:
         self._position += len(data)
         self._blob_hash.update(data)
         return data
+
+    def ahead(self) -> Iterator[bytes]:
+        """Iterate with a thread that reads, hashes and decompresses ahead.
+
+        zlib, zstandard and hashlib release the interpreter's lock, so this uses a second core.
+        Only for a process that makes no user namespace later.
+        """
+        chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+
+        def fill() -> None:
+            try:
+                for chunk in self:
+                    chunks.put(chunk)
+                chunks.put(None)
+            except BaseException as error:
+                chunks.put(error)
+
+        # A daemon: where the reader gives up, the thread waits for ever in put() and must not
+        # hold up the end of the process.
+        threading.Thread(target=fill, daemon=True).start()
+        while (chunk := chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
 
     def _raw(self) -> Iterator[bytes]:
         while chunk := self.read(limits.CHUNK):

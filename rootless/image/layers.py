@@ -160,7 +160,7 @@ def _unpack_one(
     try:
         stream = BlobStream(layer.fd, layer.offset, layer.size, what)
         unpacker = Unpacker(root_fd, view, idmap, overlay_whiteouts=overlay)
-        reader = TarReader(stream, what)
+        reader = TarReader(stream.ahead(), what)
         try:
             unpacker.apply(reader, lambda: progress.advance(layer.short, stream.taken))
         except SyscallError:

@@ -180,7 +180,12 @@ def become_root() -> None:
                 raise SyscallError("setresuid(0)", error.errno or 0) from error
 
 
-def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
+def spawn(
+    idmap: IdMap,
+    namespaces: int,
+    body: Callable[[], NoReturn],
+    before: Callable[[], None] | None = None,
+) -> int:
     """Fork a child into a new user namespace (and others); return its pid once it is mapped.
 
     The child has all capabilities in its namespace and still the caller's own id. It then runs
@@ -188,6 +193,7 @@ def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
 
     Args:
         namespaces: more CLONE_NEW* flags, made together with the user namespace.
+        before: what the child does first, while it is still in the caller's namespaces.
 
     Raises:
         SyscallError: unshare failed in the child, with its errno.
@@ -199,6 +205,8 @@ def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
     if pid == 0:
         os.close(ready_reader)
         os.close(go_writer)
+        if before is not None:
+            before()
         _enter(namespaces, ready_writer, go_reader)
         body()
         os._exit(70)  # body does not return
@@ -225,12 +233,18 @@ def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
     return pid
 
 
-def spawn_joined(path: str, namespaces: int, body: Callable[[], NoReturn]) -> int:
+def spawn_joined(
+    path: str,
+    namespaces: int,
+    body: Callable[[], NoReturn],
+    before: Callable[[], None] | None = None,
+) -> int:
     """Fork a child into an existing user namespace, with new other ones; return its pid.
 
     Args:
         path: /proc/PID/ns/user of the caller's own process in that namespace.
         namespaces: CLONE_NEW* flags of what the child makes anew inside it.
+        before: as in `spawn`.
 
     Raises:
         RlessError: the namespace is gone, or not the caller's.
@@ -240,6 +254,8 @@ def spawn_joined(path: str, namespaces: int, body: Callable[[], NoReturn]) -> in
     if pid == 0:
         os.close(reader)
         try:
+            if before is not None:
+                before()
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             ns.setns(fd, ns.CLONE_NEWUSER)
             os.close(fd)

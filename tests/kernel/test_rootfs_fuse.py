@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from tests.lib import engine_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import NoReturn
 
 pytestmark = pytest.mark.needs("user namespaces", "fuse", "fuse-overlayfs")
@@ -68,6 +68,7 @@ def start(place: str) -> tuple[int, int, int]:
             ready_reader, ready_writer = os.pipe()
             container = os.fork()
             if container == 0:
+                os.close(writer)
                 ns.unshare(ns.CLONE_NEWNS)
                 os.chdir(mounted.path)
                 os.write(ready_writer, b"r")
@@ -82,7 +83,9 @@ def start(place: str) -> tuple[int, int, int]:
     engine = idmap.spawn(map_, ns.CLONE_NEWNS, body)
     os.close(writer)
     with open(reader) as file:
-        container, helper = json.load(file)
+        text = file.read()
+    assert text, "the engine's process failed"
+    container, helper = json.loads(text)
     return engine, container, helper
 
 
@@ -126,7 +129,7 @@ def test_it_gets_no_descriptor_no_environment_and_no_terminal(place: str) -> Non
         fds = f"/proc/{pid}/fd"
         result = {
             "files": [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)],
-            "environment": open(f"/proc/{pid}/environ").read(),
+            "environment": Path(f"/proc/{pid}/environ").read_text(),
             "session": os.getsid(pid) == pid,
         }
         rootfs.unmount(mounted)
