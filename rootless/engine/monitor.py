@@ -24,15 +24,12 @@ import os
 import select
 import time
 
-from rootless import rootfs
 from rootless.engine.container import delete_directory, this_process, write_json
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import netlink
 from rootless.linux.process import pidfd_send_signal, start_time
-from rootless.network import shield
-from rootless.runtime import cgroup as cgroups
-from rootless.runtime import parent, sync
+from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +49,15 @@ else:
 
 DETACH = b"d"
 REAP = b"r"
+
+
+def load_runtime() -> None:
+    """Load what only the monitor needs, while newuidmap is at work: 3 ms that nobody waits for."""
+    from rootless import rootfs
+    from rootless.network import shield
+    from rootless.runtime import cgroup, parent
+
+    del rootfs, shield, cgroup, parent
 
 
 class Source:
@@ -147,9 +153,13 @@ class Monitor:
             pass  # the command has left
 
     def _live(self) -> int:
+        from rootless.runtime import cgroup, parent
+
         if self.new_network:
             netlink.loopback_up()
             if self.pasta is not None:
+                from rootless.network import shield
+
                 shield.close_loopback()
             # The network namespace was made with our user namespace; the runtime joins it.
             path = f"/proc/{os.getpid()}/ns/net"
@@ -160,7 +170,7 @@ class Monitor:
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         write_json(f"{self.container.directory}/config.json", self.spec)
-        self.cgroup = cgroups.choose(self.spec, self.container.id)
+        self.cgroup = cgroup.choose(self.spec, self.container.id)
         times.append(("control group", time.monotonic()))
         self.container.record_live(monitor=this_process(), cgroup=self.cgroup.path)
         created = parent.create(
@@ -202,6 +212,8 @@ class Monitor:
         return self._wait(created.pid, created.pidfd)
 
     def _mount(self) -> Mounted:
+        from rootless import rootfs
+
         workspace, source = self.container.directory, self.source
         volatile = bool(self.container.facts["rm"])
         if source.kind == "host":
@@ -268,6 +280,8 @@ class Monitor:
             except OSError as failure:
                 self._complain(f"cannot remove the cgroup {self.cgroup.path}: {failure.strerror}")
         if self.mounted is not None:
+            from rootless import rootfs
+
             rootfs.unmount(self.mounted)
         try:
             if self.container.facts["rm"] or error is not None:

@@ -21,12 +21,12 @@ from rootless import log, paths
 from rootless.engine import container as containers
 from rootless.engine import defaults, specgen, userns
 from rootless.engine.attach import Pump, Signals, Terminal, window_size
-from rootless.engine.monitor import DETACH, REAP, Monitor, Source
+from rootless.engine.monitor import DETACH, REAP, Monitor, Source, load_runtime
 from rootless.engine.wires import Wires, receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
 from rootless.linux.process import start_time
-from rootless.runtime import seccomp, sync
+from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -331,6 +331,8 @@ def _gather_facts(state: Run) -> specgen.Facts:
 
 
 def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:
+    from rootless.runtime import seccomp
+
     nested = False
     profile: str | None = None
     for option in request.security_opt:
@@ -405,7 +407,9 @@ def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
         if state.joined:
             path = state.joined["user"]
             return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
-        return idmap.spawn(state.idmap, namespaces, monitor.run, monitor.start_network)
+        return idmap.spawn(
+            state.idmap, namespaces, monitor.run, monitor.start_network, load_runtime
+        )
     except SyscallError as error:
         if error.call.startswith("unshare"):
             raise userns.explain_failure(error) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 from rootless import log
 from rootless.errors import RlessError, escape
@@ -20,6 +19,7 @@ from rootless.image.reference import familiar_repository
 from rootless.image.store import Store, layer_dir
 from rootless.linux.idmap import call_in_userns
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any

@@ -185,6 +185,7 @@ def spawn(
     namespaces: int,
     body: Callable[[], NoReturn],
     before: Callable[[], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> int:
     """Fork a child into a new user namespace (and others); return its pid once it is mapped.
 
@@ -194,6 +195,7 @@ def spawn(
     Args:
         namespaces: more CLONE_NEW* flags, made together with the user namespace.
         before: what the child does first, while it is still in the caller's namespaces.
+        meanwhile: what the child does while the maps are being written.
 
     Raises:
         SyscallError: unshare failed in the child, with its errno.
@@ -203,13 +205,15 @@ def spawn(
     go_reader, go_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(ready_reader)
-        os.close(go_writer)
-        if before is not None:
-            before()
-        _enter(namespaces, ready_writer, go_reader)
-        body()
-        os._exit(70)  # body does not return
+        try:  # whatever happens, the child does not come back into the caller's stack
+            os.close(ready_reader)
+            os.close(go_writer)
+            if before is not None:
+                before()
+            _enter(namespaces, ready_writer, go_reader, meanwhile)
+            body()
+        finally:
+            os._exit(70)
     os.close(ready_writer)
     os.close(go_reader)
     try:
@@ -252,8 +256,8 @@ def spawn_joined(
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(reader)
         try:
+            os.close(reader)
             if before is not None:
                 before()
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -261,11 +265,12 @@ def spawn_joined(
             os.close(fd)
             ns.unshare(namespaces)
             mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+            os.close(writer)
+            body()
         except (OSError, RlessError) as error:
             os.write(writer, str(error).encode())
+        finally:
             os._exit(70)
-        os.close(writer)
-        body()
     os.close(writer)
     failure = os.read(reader, 4096)
     os.close(reader)
@@ -275,7 +280,9 @@ def spawn_joined(
     return pid
 
 
-def _enter(namespaces: int, ready_writer: int, go_reader: int) -> None:
+def _enter(
+    namespaces: int, ready_writer: int, go_reader: int, meanwhile: Callable[[], None] | None
+) -> None:
     """Make the namespaces in the child, and wait there for the maps."""
     try:
         ns.unshare(ns.CLONE_NEWUSER | namespaces)
@@ -284,6 +291,8 @@ def _enter(namespaces: int, ready_writer: int, go_reader: int) -> None:
         number = error.errno
     os.write(ready_writer, number.to_bytes(4, "little"))
     os.close(ready_writer)
+    if meanwhile is not None:
+        meanwhile()
     if os.read(go_reader, 1) != b"g":
         os._exit(70)
     os.close(go_reader)

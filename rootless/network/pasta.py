@@ -27,12 +27,12 @@ import errno
 import os
 import select
 import time
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
 from rootless.network.pasta_options import ALTERNATIVE, command
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Sequence

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError
 from rootless.network import resolv
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -63,14 +63,19 @@ _LONG = {
 
 
 def find() -> str | None:
-    """Return the absolute path of pasta; None: it is not installed (or not by root)."""
+    """Return the absolute path of pasta; None: it is not installed (or not by root).
+
+    Whoever owns "/" counts as root: in a user namespace without id 0 that is the overflow id.
+    """
+    owner = os.stat("/").st_uid
     for directory in _DIRECTORIES:
         path = f"{directory}/pasta"
         try:
             status = os.stat(path)
         except OSError:
             continue
-        if status.st_uid == 0 and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022:
+        is_safe = stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022
+        if is_safe and status.st_uid in (0, owner):
             return path
     return None
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import _socket  # `socket` takes 8 ms for its enums
 import errno
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol

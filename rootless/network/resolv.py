@@ -7,10 +7,10 @@ newline in it would be a line of its own in the file (security class 29).
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, escape
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

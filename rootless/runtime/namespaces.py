@@ -90,6 +90,8 @@ class Namespaces:
         """Make later children of the caller members of the joined pid namespace."""
         if self.pid_fd >= 0:
             ns.setns(self.pid_fd, ns.CLONE_NEWPID)
+            os.close(self.pid_fd)
+            self.pid_fd = -1
 
     def join(self) -> None:
         """Join the namespaces that are given by path, and close their descriptors.

@@ -435,9 +435,18 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def push(image: Image | Sequence[Image], url: str, *, login: tuple[str, str] | None = None) -> str:
     """Push an image, or several as an index, to "HOST:PORT/NAME:TAG"; return the digest."""
+    with contextlib.closing(http.client.HTTPConnection(url.partition("/")[0], timeout=30)) as link:
+        return _push(image, url, login, link)
+
+
+def _push(
+    image: Image | Sequence[Image],
+    url: str,
+    login: tuple[str, str] | None,
+    connection: http.client.HTTPConnection,
+) -> str:
     host, _, rest = url.partition("/")
     name, _, tag = rest.rpartition(":")
-    connection = http.client.HTTPConnection(host, timeout=30)
     headers = {}
     if login:
         pair = base64.b64encode(":".join(login).encode()).decode()

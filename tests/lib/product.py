@@ -145,7 +145,7 @@ class Product:
         if not any(word.startswith(("--network", "--net")) for word in given):
             given = ["--network", "none", *given]
         named = [] if image == "" else [image or self.image]
-        return self("run", "--rm", *given, *named, *command, **more)
+        return self("run", "--rm", "-q", *given, *named, *command, **more)
 
     def sh(self, script: str, *flags: str, **more: Any) -> Result:
         """Run a shell script in a container; it must exit with 0."""
@@ -308,7 +308,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> An
 
 
 @functools.cache
-def test_layer() -> bytes:
+def probe_layer() -> bytes:
     """Return the layer with `probe` and what the tests look for."""
     program = Path(static_program("helpers/probe.c")).read_bytes()
     return images.layer(
@@ -323,9 +323,9 @@ def test_layer() -> bytes:
     )
 
 
-def test_image(**config: Any) -> images.Image:
+def probe_image(**config: Any) -> images.Image:
     """Return busybox with `probe`."""
-    return images.busybox_image([test_layer()], compression="none", **config)
+    return images.busybox_image([probe_layer()], compression="none", **config)
 
 
 @pytest.fixture(scope="session")
@@ -334,7 +334,7 @@ def shared_product() -> Iterator[Product]:
     become_subreaper()
     base = Path(tempfile.mkdtemp(prefix="rless-product-"))
     product = Product(base)
-    product.image = product.add_image("root", test_image())
+    product.image = product.add_image("root", probe_image())
     product("pull", "-q", product.image).expect()
     yield product
     product.remove()

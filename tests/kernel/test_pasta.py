@@ -1,0 +1,618 @@
+"""The default network on the real kernel with the real pasta, on a host that the test makes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rootless.engine.request import Port
+from rootless.errors import RlessError
+from rootless.network import pasta, pasta_options, resolv
+from tests.lib import fakehost
+from tests.lib.fakehost import ADDRESS, ADDRESS6, GATEWAY, OTHER_ADDRESS, OTHER_ADDRESS6, Host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.needs("user namespaces", "ordinary user", "tun", "pasta")
+
+_TIMEOUT = 0.4  # seconds; for what must not arrive
+_SO_BINDTODEVICE = 25
+
+# Other versions of pasta to run these tests with: absolute paths, separated by colons.
+_VERSIONS = [None, *filter(None, os.environ.get("RLESS_TEST_PASTA", "").split(":"))]
+
+
+@pytest.fixture(params=_VERSIONS, ids=lambda path: path or "installed")
+def on_host(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Any]:
+    """Return a function that calls another one on a fake host."""
+    if request.param:
+        monkeypatch.setattr(pasta_options, "find", lambda: request.param)
+
+    def call(function: Callable[[], Any], **facts: Any) -> Any:
+        return fakehost.run(Host(**facts), function, tmp_path)
+
+    return call
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.socket(family)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address, port))
+    server.listen()
+    return server
+
+
+def reaches(address: str, port: int, device: str | None = None) -> bool:
+    """Tell whether a TCP connection comes about."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(_TIMEOUT)
+        if device:
+            client.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
+        try:
+            client.connect((address, port))
+        except OSError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def echo(server: socket.socket) -> Iterator[None]:
+    """Answer each connection with what it sends."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                while data := connection.recv(65536):
+                    connection.sendall(data)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def exchange(address: str, port: int, data: bytes) -> bytes:
+    """Send all data over TCP while reading what comes back."""
+    answer = b""
+    with socket.create_connection((address, port), timeout=5) as client:
+        sender = threading.Thread(
+            target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR))
+        )
+        sender.start()
+        while chunk := client.recv(65536):
+            answer += chunk
+        sender.join()
+    return answer
+
+
+# -- class 38: the host's loopback ---------------------------------------------------------------
+
+
+def loopback_attacks(tcp: int, udp: int, udp6: int) -> dict[str, bool]:
+    """Try, in a container, every way to the host's loopback that needs no privilege there."""
+
+    def send(name: str, family: int, address: str, port: int, device: str | None) -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as client, contextlib.suppress(OSError):
+            if device:
+                client.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
+            client.sendto(name.encode(), (address, port))
+
+    for device in (None, "eth0"):
+        where = device or "any"
+        send(f"gateway {where}", socket.AF_INET, GATEWAY, udp, device)
+        send(f"loopback {where}", socket.AF_INET, "127.0.0.1", udp, device)
+        send(f"zero {where}", socket.AF_INET, "0.0.0.0", udp, device)
+        send(f"loopback6 {where}", socket.AF_INET6, "::1", udp6, device)
+        send(f"mapped {where}", socket.AF_INET6, "::ffff:127.0.0.1", udp, device)
+        send(f"forward {where}", socket.AF_INET, resolv.FORWARD, udp, device)
+    return {
+        "gateway": reaches(GATEWAY, tcp),
+        "loopback": reaches("127.0.0.1", tcp),
+        "forward": reaches(resolv.FORWARD, tcp),
+        "loopback by eth0": reaches("127.0.0.1", tcp, "eth0"),
+    }
+
+
+def received(*servers: socket.socket) -> list[str]:
+    """Return the datagrams that came."""
+    found = []
+    while ready := select.select(servers, [], [], _TIMEOUT)[0]:
+        found += [server.recv(1000).decode() for server in ready]
+    return found
+
+
+def raw_mapped_packet(port: int) -> None:
+    """Send UDP to ::ffff:127.0.0.1 by a raw IPv6 socket (CAP_NET_RAW, which Docker gives)."""
+    source = socket.inet_pton(socket.AF_INET6, ADDRESS6)
+    target = socket.inet_pton(socket.AF_INET6, "::ffff:127.0.0.1")
+    data = b"raw mapped"
+    length = 8 + len(data)
+    pseudo = source + target + struct.pack("!IHBB", length, 0, 0, socket.IPPROTO_UDP)
+    total = pseudo + struct.pack("!HHHH", 4444, port, length, 0) + data
+    total += b"\0" * (len(total) % 2)
+    checksum = sum(struct.unpack(f"!{len(total) // 2}H", total))
+    while checksum >> 16:
+        checksum = (checksum & 0xFFFF) + (checksum >> 16)
+    packet = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + source + target
+    packet += struct.pack("!HHHH", 4444, port, length, ~checksum & 0xFFFF) + data
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, b"eth0\0")
+        with contextlib.suppress(OSError):
+            raw.sendto(packet, ("::ffff:127.0.0.1", 0))
+
+
+def test_host_loopback_is_not_reached(on_host: Callable[..., Any]) -> None:
+    """Class 38, with our options and our routes."""
+
+    def story() -> Any:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        udp6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        udp6.bind(("::1", 0))
+        server = listen("127.0.0.1")
+        numbers = [one.getsockname()[1] for one in (server, udp, udp6)]
+
+        def inside() -> Any:
+            result = loopback_attacks(*numbers)
+            raw_mapped_packet(numbers[1])
+            return result
+
+        with fakehost.connected(inside) as container:
+            reached = container.run()
+            arrived = received(udp, udp6)
+        server.settimeout(0)
+        try:
+            server.accept()
+            accepted = True
+        except OSError:
+            accepted = False
+        return reached, arrived, accepted
+
+    reached, arrived, accepted = on_host(story, ipv6=True, resolv="nameserver 127.0.0.1\n")
+    assert not any(reached.values()), reached
+    assert arrived == []
+    assert not accepted
+
+
+def test_plain_pasta_reaches_the_host_loopback(
+    on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Show that the test above tests something: plain pasta lets the container through."""
+
+    def plain(*_: object) -> list[str]:
+        path = pasta_options.find()
+        assert path
+        return [path, "--config-net", "-q", "-f", "-I", "eth0", "-P", "/proc/self/fd/1"]
+
+    monkeypatch.setattr(pasta, "command", plain)
+
+    def story() -> Any:
+        server = listen("127.0.0.1", 7000)
+        with fakehost.connected(lambda: loopback_attacks(7000, 9, 9), shielded=False) as container:
+            result = container.run()
+        server.close()
+        return result
+
+    reached = on_host(story)
+    assert reached["gateway"]
+    assert reached["loopback"]
+
+
+# -- what must work ------------------------------------------------------------------------------
+
+
+def test_outgoing_connections(on_host: Callable[..., Any]) -> None:
+    data = os.urandom(3_000_000)
+
+    def story() -> Any:
+        server = listen(OTHER_ADDRESS)
+        port = server.getsockname()[1]
+        with (
+            echo(server),
+            fakehost.connected(
+                lambda: exchange(OTHER_ADDRESS, port, data) == data
+            ) as container,
+        ):
+            return container.run()
+
+    assert on_host(story)
+
+
+@pytest.mark.parametrize("facts", [{"ipv6": True}, {"ipv4": False, "ipv6": True}], ids=str)
+def test_outgoing_ipv6(on_host: Callable[..., Any], facts: dict[str, bool]) -> None:
+    def story() -> Any:
+        server = listen(OTHER_ADDRESS6)
+        port = server.getsockname()[1]
+
+        def inside() -> Any:
+            deadline = time.monotonic() + 3  # the link-local address needs a second
+            while time.monotonic() < deadline:
+                if reaches(OTHER_ADDRESS6, port):
+                    return True
+            return False
+
+        with echo(server), fakehost.connected(inside) as container:
+            return container.run()
+
+    assert on_host(story, **facts)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"default_route": False}, {"tunnel": True}], ids=["offline", "tunnel"]
+)
+def test_hosts_without_a_usual_interface(
+    on_host: Callable[..., Any], facts: dict[str, bool]
+) -> None:
+    """Without a default route, or with one by a device without a MAC address (a VPN)."""
+
+    def story() -> Any:
+        server = listen(OTHER_ADDRESS)
+        port = server.getsockname()[1]
+        with echo(server), fakehost.connected(lambda: reaches(OTHER_ADDRESS, port)) as container:
+            return container.run()
+
+    assert on_host(story, **facts)
+
+
+def ask_dns(server: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(3)
+        client.sendto(b"query", (server, 53))
+        answer, sender = client.recvfrom(100)
+        assert sender == (server, 53)
+        return answer.decode()
+
+
+@pytest.mark.parametrize(
+    ("nameserver", "inside_address"),
+    [("127.0.0.1", resolv.FORWARD), ("127.0.0.53", resolv.FORWARD), (OTHER_ADDRESS, OTHER_ADDRESS)],
+)
+def test_dns(
+    on_host: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    nameserver: str,
+    inside_address: str,
+) -> None:
+    """The host's resolver answers, wherever it listens, at what resolv.conf says."""
+    monkeypatch.setattr(resolv, "_RESOLVED_FILE", "/nonexistent")
+
+    def story() -> Any:
+        text = resolv.resolv_text(resolv.read_host(), [], [], [], private_network=True)
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((nameserver, 53))
+
+        def serve() -> None:
+            query, client = server.recvfrom(100)
+            server.sendto(b"answer to " + query, client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        address = text.split()[1]
+        with fakehost.connected(lambda: ask_dns(address)) as container:
+            thread.start()
+            return text, container.run()
+
+    text, answer = on_host(story, resolv=f"nameserver {nameserver}\n")
+    assert text == f"nameserver {inside_address}\n"
+    assert answer == "answer to query"
+
+
+# -- published ports -----------------------------------------------------------------------------
+
+
+def listening(protocol: str) -> set[tuple[str, int]]:
+    """Return (address, port) of what listens in this network namespace."""
+    found = set()
+    for name, size in ((protocol, 4), (f"{protocol}6", 16)):
+        with open(f"/proc/net/{name}", encoding="ascii") as file:
+            for line in list(file)[1:]:
+                address, port = line.split()[1].split(":")
+                if line.split()[3] not in ("0A", "07"):
+                    continue
+                raw = bytes.fromhex(address)
+                words = struct.unpack(f">{size // 4}I", raw)
+                packed = struct.pack(f"<{size // 4}I", *words)
+                family = socket.AF_INET if size == 4 else socket.AF_INET6
+                found.add((socket.inet_ntop(family, packed), int(port, 16)))
+    return found
+
+
+def test_published_ports(on_host: Callable[..., Any]) -> None:
+    """A connection from the host arrives, and nothing else listens than what was asked for."""
+
+    def story() -> Any:
+        ports = [
+            Port("127.0.0.1", 8080, 80, "tcp"),
+            Port(OTHER_ADDRESS, 8081, 80, "tcp"),
+            Port("127.0.0.1", 8080, 53, "udp"),
+        ]
+        ready_reader, ready_writer = os.pipe()
+
+        def inside() -> Any:
+            server = listen("0.0.0.0", 80)
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            udp.bind(("0.0.0.0", 53))
+            os.write(ready_writer, b"r")
+            got = []
+            for _ in range(2):
+                connection, _ = server.accept()
+                got.append(connection.recv(100).decode())
+                connection.close()
+            got.append(udp.recv(100).decode())
+            return got
+
+        def outside() -> None:
+            os.read(ready_reader, 1)
+            for address, port in (("127.0.0.1", 8080), (OTHER_ADDRESS, 8081)):
+                with socket.create_connection((address, port), timeout=3) as client:
+                    client.sendall(f"tcp {address}".encode())
+                    client.recv(1)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"udp", ("127.0.0.1", 8080))
+
+        with fakehost.connected(inside, ports) as container:
+            sockets = sorted(listening("tcp")), sorted(listening("udp"))
+            thread = threading.Thread(target=outside, daemon=True)
+            thread.start()
+            got = container.run()
+            thread.join()
+            return got, *sockets
+
+    got, tcp, udp = on_host(story)
+    assert got == ["tcp 127.0.0.1", f"tcp {OTHER_ADDRESS}", "udp"]
+    assert tcp == [["127.0.0.1", 8080], [OTHER_ADDRESS, 8081]]
+    assert udp == [["127.0.0.1", 8080]]
+
+
+def test_nothing_listens_without_published_ports(on_host: Callable[..., Any]) -> None:
+    def story() -> Any:
+        def inside() -> Any:
+            server = listen("0.0.0.0", 80)
+            time.sleep(1.5)  # "auto" would find it within a second
+            server.close()
+
+        with fakehost.connected(inside) as container:
+            container.run()
+            return sorted(listening("tcp") | listening("udp"))
+
+    assert on_host(story) == []
+
+
+def test_free_port(on_host: Callable[..., Any]) -> None:
+    def story() -> Any:
+        port = Port(None, None, 80, "tcp")
+        with fakehost.connected(ports=[port]):
+            return port.host_port, sorted(listening("tcp"))
+
+    number, tcp = on_host(story)
+    assert number > 1023
+    assert {port for _, port in tcp} == {number}
+
+
+@pytest.mark.parametrize("taken", ["0.0.0.0", "127.0.0.1", "::", "::1"])
+def test_taken_port(on_host: Callable[..., Any], taken: str) -> None:
+    """A port that any of the addresses has: pasta alone would be content with the rest."""
+
+    def story() -> Any:
+        family = socket.AF_INET6 if ":" in taken else socket.AF_INET
+        server = socket.socket(family)
+        if ":" in taken:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        server.bind((taken, 8080))
+        server.listen()
+        with fakehost.connected(ports=[Port(None, 8080, 80, "tcp")]):
+            return "started"
+
+    with pytest.raises(RlessError, match=r"port 8080/tcp: it is taken"):
+        on_host(story)
+
+
+def test_port_of_another_host_and_one_too_low(
+    on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def story(port: Port) -> Callable[[], Any]:
+        def body() -> Any:
+            # The fake host's user may take every port (it has all capabilities): drop that.
+            from rootless.linux import caps
+
+            caps.set_capabilities(0, 0, 0)
+            with fakehost.connected(ports=[port]):
+                return "started"
+
+        return body
+
+    with pytest.raises(RlessError, match="this host does not have the address"):
+        on_host(story(Port("203.0.113.9", 8080, 80, "tcp")))
+    with pytest.raises(RlessError, match="users may take ports from 1024 on") as caught:
+        on_host(story(Port(None, 80, 80, "tcp")))
+    assert "net.ipv4.ip_unprivileged_port_start=80" in (caught.value.hint or "")
+
+
+# -- the process ---------------------------------------------------------------------------------
+
+
+def _environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read()
+
+
+def test_it_inherits_nothing(on_host: Callable[..., Any]) -> None:
+    """No descriptor, no variable, not the terminal's session, not the directory."""
+
+    def story() -> Any:
+        secret = os.memfd_create("secret", 0)
+        os.set_inheritable(secret, True)
+        os.environ["SECRET"] = "x"
+        with fakehost.connected() as container:
+            pid = container.pasta.pid
+            links = [
+                os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")
+            ]
+            return (
+                [link for link in links if "secret" in link],
+                b"SECRET" in _environment(pid),
+                os.getsid(pid) == pid,
+                os.readlink(f"/proc/{pid}/cwd"),
+            )
+
+    secrets, leaked, own_session, directory = on_host(story)
+    assert secrets == []
+    assert not leaked
+    assert own_session
+    assert directory == "/"
+
+
+def test_stop(on_host: Callable[..., Any]) -> None:
+    def story() -> Any:
+        with fakehost.connected() as container:
+            running = container.pasta
+            pid, started = running.process()
+            running.stop(wait=True)
+            return pid == running.pid, started > 0, os.path.exists(f"/proc/{pid}")
+
+    assert on_host(story) == [True, True, False]
+
+
+def _is_gone(pid: int) -> bool:
+    """Tell whether a process has ended (it may wait for init to reap it)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def test_it_dies_with_its_parent(on_host: Callable[..., Any]) -> None:
+    """SIGKILL of the process that keeps the container leaves no pasta, in every version."""
+
+    def story() -> Any:
+        with fakehost.container() as container:
+            reader, writer = os.pipe()
+            keeper = os.fork()
+            if keeper == 0:
+                running = pasta.start(
+                    container.netns, container.userns, [], die_with_parent=True
+                )
+                running.wait_ready()
+                os.write(writer, str(running.pid).encode())
+                signal.pause()
+                os._exit(0)
+            pid = int(os.read(reader, 20))
+            before = _is_gone(pid)
+            os.kill(keeper, signal.SIGKILL)
+            os.waitpid(keeper, 0)
+            deadline = time.monotonic() + 5
+            while not _is_gone(pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return before, _is_gone(pid)
+
+    assert on_host(story) == [False, True]
+
+
+def test_fork_here_begin_there(on_host: Callable[..., Any]) -> None:
+    """The parent of pasta, who starts it and who waits for it can be different processes."""
+
+    def story() -> Any:
+        held = pasta.Pasta(pasta.command([]))
+        keeper = os.fork()
+        if keeper == 0:
+            held.fork(True)
+            held.close()
+            signal.pause()
+            os._exit(0)
+        with fakehost.container() as container:
+            held.begin(container.netns, container.userns)
+            held.wait_ready()
+            pid = held.pid
+            running = not _is_gone(pid)
+            held.stop()
+            os.kill(keeper, signal.SIGKILL)
+            os.waitpid(keeper, 0)
+        return running
+
+    assert on_host(story)
+
+
+def test_given_up_before_it_began(on_host: Callable[..., Any]) -> None:
+    def story() -> Any:
+        held = pasta.Pasta(pasta.command([]))
+        held.fork(False)
+        held.close()
+        _, status = os.waitpid(held.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    assert on_host(story) == 127
+
+
+def test_failure_is_told_in_one_line(on_host: Callable[..., Any]) -> None:
+    def story() -> Any:
+        running = pasta.start("/proc/self/nothing", "/proc/self/ns/user", [])
+        try:
+            running.wait_ready()
+        except RlessError as error:
+            return error.message, error.hint
+        finally:
+            running.stop(wait=True)
+
+    message, hint = on_host(story)
+    assert message.startswith("the network could not be made: pasta: ")
+    assert "syslog" not in message
+    assert "namespace" in message
+    assert "--network=host or --network=none" in hint
+
+
+def test_time_out(on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pasta, "command", lambda *_: ["/bin/sleep", "30"])
+
+    def story() -> Any:
+        running = pasta.Pasta(["/bin/sh"])
+        running.fork(True)
+        # Never told to begin.
+        try:
+            keep = os.dup(running._go[1])
+            running.wait_ready(timeout=0.1)
+        except RlessError as error:
+            return error.message
+        finally:
+            os.close(keep)
+            running.stop(wait=True)
+
+    assert on_host(story) == "the network was not ready after 0.1 seconds"
+
+
+def test_interface(on_host: Callable[..., Any]) -> None:
+    """The container has eth0 with the address of the host's interface, as soon as it is ready."""
+
+    def inside() -> Any:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            answer = fcntl.ioctl(control, 0x8915, struct.pack("16s24x", b"eth0"))  # SIOCGIFADDR
+        return socket.inet_ntoa(answer[20:24]), sorted(os.listdir("/sys/class/net"))[:0]
+
+    def story() -> Any:
+        with fakehost.connected(inside) as container:
+            return container.run()[0]
+
+    assert on_host(story) == ADDRESS

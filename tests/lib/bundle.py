@@ -1,0 +1,193 @@
+"""OCI bundles: a root with nothing but the probe in it, a config to edit, a runtime to run it.
+
+A test changes `spec`, runs verbs of the probe and reads facts back. The same bundle can be given
+to crun and runc, the oracles. These want cgroup v2 and real root; so all runtimes that are
+compared run as root of a user namespace of the test's, where a cgroup2 of its own is mounted
+(`inside`), and the config then has no user namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rootless.linux import idmap, mount, ns, subid
+from rootless.runtime.features import example_spec
+from tests.lib.compiled import ROOT, static_program
+from tests.lib.engine_namespace import make_map
+from tests.lib.product import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_START = """import sys
+del sys.argv[0]
+sys.path.append(sys.argv.pop(0))
+from rootless.launch import start
+start("rootless.runtime.cli")"""
+RLESS = [sys.executable, "-I", "-B", "-c", _START, "rless-oci", str(ROOT)]
+# What a runtime under test is called with: nothing of the test's environment matters to it.
+ENVIRONMENT = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+COMMANDS = {"rless-oci": RLESS, "crun": ["crun"], "runc": ["runc"]}
+# For tests that hold for every runtime; the oracles are skipped where they are not installed.
+every_runtime = pytest.mark.parametrize(
+    "runtime",
+    [
+        "rless-oci",
+        pytest.param("crun", marks=pytest.mark.needs("crun")),
+        pytest.param("runc", marks=pytest.mark.needs("runc")),
+    ],
+)
+
+
+class Bundle:
+    """One container to be: a bundle, a state directory, a runtime.
+
+    Attributes:
+        path, rootfs, state: directories.
+        spec: the config; written before each `run` and `create`.
+        inside: run the runtime as root of a user namespace with all subordinate ids mapped.
+    """
+
+    def __init__(self, base: Path, runtime: str = "rless-oci", inside: bool = False) -> None:
+        self.base = base
+        self.path = base / "bundle"
+        self.rootfs = self.path / "rootfs"
+        self.state = base / "state"
+        self.runtime = runtime
+        self.inside = inside or runtime != "rless-oci"
+        self.id = f"t{uuid.uuid4().hex[:12]}"
+        self.rootfs.mkdir(parents=True)
+        shutil.copy(static_program("helpers/probe.c"), self.rootfs / "probe")
+        self.spec: dict[str, Any] = dict(example_spec())
+        self.spec["ociVersion"] = "1.0.2"  # the oracles may be older than 1.2
+        self.spec["root"]["readonly"] = False
+        if self.inside:
+            self.remove_namespace("user")
+            del self.spec["linux"]["uidMappings"], self.spec["linux"]["gidMappings"]
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """Return the process object of the config."""
+        return self.spec["process"]  # type: ignore[no-any-return]
+
+    @property
+    def linux(self) -> dict[str, Any]:
+        """Return the linux object of the config."""
+        return self.spec["linux"]  # type: ignore[no-any-return]
+
+    def remove_namespace(self, kind: str) -> None:
+        """Let the container share the caller's namespace of this kind."""
+        wanted = [entry for entry in self.linux["namespaces"] if entry["type"] != kind]
+        self.linux["namespaces"] = wanted
+
+    def map_many_ids(self) -> None:
+        """Map 0 to the caller, and all subordinate ids from 1 on."""
+        for kind, own in (("uid", os.getuid()), ("gid", os.getgid())):
+            first, count = subid.ranges(kind)[0]
+            self.linux[f"{kind}Mappings"] = [
+                {"containerID": 0, "hostID": own, "size": 1},
+                {"containerID": 1, "hostID": first, "size": count},
+            ]
+
+    def mount(self, destination: str, fstype: str, source: object, *options: str) -> None:
+        """Add a mount at the end."""
+        entry = {"destination": destination, "type": fstype, "source": str(source)}
+        self.spec["mounts"].append({**entry, "options": list(options)})
+
+    def bind(self, source: object, destination: str, *options: str) -> None:
+        """Add a recursive bind mount at the end."""
+        self.mount(destination, "bind", source, "rbind", *options)
+
+    def write(self, *words: str) -> None:
+        """Write config.json, with these verbs of the probe as the command, if there are any."""
+        if words:
+            self.process["args"] = ["/probe", *words]
+        (self.path / "config.json").write_text(json.dumps(self.spec))
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        """Return the command line of one call of the runtime."""
+        command = [*COMMANDS[self.runtime], "--root", str(self.state), verb, *arguments]
+        if self.inside:
+            command = [sys.executable, "-B", __file__, *command]
+        return command
+
+    def call(self, verb: str, *arguments: str, **more: Any) -> Result:
+        """Call the runtime; return what it said."""
+        command = self.command(verb, *arguments)
+        more.setdefault("stdin", subprocess.DEVNULL) if "input" not in more else None
+        more.setdefault("env", ENVIRONMENT)
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False, **more)
+        return Result(command, done.returncode, done.stdout, done.stderr)
+
+    def run(self, *words: str, options: Sequence[str] = (), **more: Any) -> Result:
+        """Run a container whose command is these verbs of the probe."""
+        self.write(*words)
+        return self.call("run", *options, "-b", str(self.path), self.id, **more)
+
+    def facts(self, *words: str) -> dict[str, str]:
+        """Run a container that must work; return the facts that its probe printed."""
+        return self.run(*words).expect().facts()
+
+    def fails(self, *words: str, code: int | None = None, **more: Any) -> str:
+        """Run a container that must not work; return the complaint: one printable line.
+
+        Nothing may be left then.
+        """
+        done = self.run(*words, **more)
+        assert done.code != 0, repr(done)
+        assert code is None or done.code == code, repr(done)
+        assert done.out == "", repr(done)
+        if self.runtime == "rless-oci":
+            assert [name for name in self.containers() if name == self.id] == []
+            return complaint(done)
+        return done.err
+
+    def containers(self) -> list[str]:
+        """Return the names in the state directory."""
+        return sorted(os.listdir(self.state)) if self.state.exists() else []
+
+    def status(self) -> str:
+        """Return the status of the container."""
+        status: str = json.loads(self.call("state", self.id).expect().out)["status"]
+        return status
+
+    def pid(self) -> int:
+        """Return the pid of the container's first process."""
+        pid: int = json.loads(self.call("state", self.id).expect().out)["pid"]
+        return pid
+
+
+def complaint(done: Result) -> str:
+    """Return what rless-oci complained of, which must be one line that a terminal can show."""
+    assert done.err.endswith("\n"), repr(done)
+    assert done.err.count("\n") == 1, repr(done)
+    assert done.err.startswith("rless-oci: "), repr(done)
+    assert done.err[:-1].isprintable(), repr(done)
+    assert "internal error" not in done.err, repr(done)
+    return done.err.removeprefix("rless-oci: ")[:-1]
+
+
+def _run_inside(command: list[str]) -> int:
+    """Run a command as root of new user, mount and cgroup namespaces; return its exit code."""
+
+    def body() -> None:
+        idmap.become_root()
+        mount.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
+        os.execvp(command[0], command)
+
+    # In a process group of its own it would outlive a test that is stopped.
+    pid = idmap.spawn(make_map("host-root"), ns.CLONE_NEWNS | ns.CLONE_NEWCGROUP, body)  # type: ignore[arg-type]
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(_run_inside(sys.argv[1:]))
