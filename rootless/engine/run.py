@@ -305,6 +305,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
         facts.groups.append(number)
     facts.home = home
     facts.last_cap = caps.last_capability()
+    facts.host_mqueue = request.ipc == "host" and os.path.isdir("/dev/mqueue")
     facts.namespace_paths = {
         kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
     }

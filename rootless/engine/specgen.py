@@ -39,6 +39,7 @@ class Facts:
         seccomp: the profile; None: unconfined.
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
+        host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Facts:
         "gid",
         "groups",
         "home",
+        "host_mqueue",
         "hostname",
         "idmap",
         "init",
@@ -75,6 +77,7 @@ class Facts:
         self.seccomp: dict[str, Any] | None = None
         self.hostname = ""
         self.cgroup_namespace = True
+        self.host_mqueue = False
 
 
 def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
@@ -249,7 +252,8 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         result.append(_mount("/sys", "sysfs", system))
         result.append(_mount("/sys/fs/cgroup", "cgroup", [*system, "relatime"]))
     if request.ipc == "host":
-        result.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", *kernel]))
+        if facts.host_mqueue:
+            result.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", *kernel]))
         result.append(_bind("/dev/shm", "/dev/shm", ["rbind", *kernel]))
     else:
         result.append(_mount("/dev/mqueue", "mqueue", kernel))

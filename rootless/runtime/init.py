@@ -223,14 +223,13 @@ class Init:
         idmap.become_root()
 
     def write_sysctls(self) -> None:
-        """Write sysctls and the OOM score through a private procfs, before any mount is ours.
+        """Write sysctls through a private procfs, before any mount is ours.
 
         A path through /proc of the container could be redirected by its mounts
         (CVE-2025-52881); this procfs is attached nowhere.
         """
         sysctls = self.linux.get("sysctl", {})
-        score = self.process.get("oomScoreAdj")
-        if not sysctls and score is None:
+        if not sysctls:
             return
         try:
             proc = api.new_mount("proc")
@@ -240,9 +239,6 @@ class Init:
             for name, value in sysctls.items():
                 self._check_sysctl(name)
                 _write_proc(proc, f"sys/{name.replace('.', '/')}", value, f"sysctl {name}")
-            if score is not None:
-                own = str(os.getpid())
-                _write_proc(proc, f"{own}/oom_score_adj", str(score), "the OOM score")
         finally:
             os.close(proc)
 

@@ -132,6 +132,8 @@ def create(
     try:
         if namespaces.idmap is not None:
             idmap.write_maps(pid, namespaces.idmap)
+        if "oomScoreAdj" in process:
+            _set_oom_score(pid, process["oomScoreAdj"])
         os.write(go_writer, sync.GO)
         report = sync.expect_ready(status_reader)
     except BaseException as error:
@@ -153,6 +155,18 @@ def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
         return ns.clone3(flags, cgroup_fd)
     except SyscallError as error:
         raise error.within("cannot make the container's namespaces") from error
+
+
+def _set_oom_score(pid: int, score: int) -> None:
+    """Set oom_score_adj (proc(5)), while init is still dumpable and its files in /proc ours."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except OSError as error:
+        raise RlessError(
+            f"cannot set the OOM score to {score}: {error.strerror}",
+            "a user may raise it, but not go below what it is now",
+        ) from error
 
 
 def _reap(pid: int, pidfd: int) -> None:

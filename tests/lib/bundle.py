@@ -2,8 +2,8 @@
 
 A test changes `spec`, runs verbs of the probe and reads facts back. The same bundle can be given
 to crun and runc, the oracles. These want cgroup v2 and real root; so all runtimes that are
-compared run as root of a user namespace of the test's, where a cgroup2 of its own is mounted
-(`inside`), and the config then has no user namespace.
+compared run as root of a user namespace of the test's (tests/lib/inside.py), and the config
+then has no user namespace.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rootless.linux import idmap, mount, ns, subid
+from rootless.linux import subid
 from rootless.runtime.features import example_spec
 from tests.lib.compiled import ROOT, static_program
-from tests.lib.engine_namespace import make_map
 from tests.lib.product import Result
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
 from rootless.launch import start
 start("rootless.runtime.cli")"""
-RLESS = [sys.executable, "-I", "-B", "-c", _START, "rless-oci", str(ROOT)]
+RLESS = [sys.executable, "-I", "-S", "-B", "-c", _START, str(ROOT), "rless-oci"]
 # What a runtime under test is called with: nothing of the test's environment matters to it.
 ENVIRONMENT = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 COMMANDS = {"rless-oci": RLESS, "crun": ["crun"], "runc": ["runc"]}
@@ -117,7 +116,7 @@ class Bundle:
         """Return the command line of one call of the runtime."""
         command = [*COMMANDS[self.runtime], "--root", str(self.state), verb, *arguments]
         if self.inside:
-            command = [sys.executable, "-B", __file__, *command]
+            command = [sys.executable, "-B", str(ROOT / "tests/lib/inside.py"), *command]
         return command
 
     def call(self, verb: str, *arguments: str, **more: Any) -> Result:
@@ -175,19 +174,3 @@ def complaint(done: Result) -> str:
     assert "internal error" not in done.err, repr(done)
     return done.err.removeprefix("rless-oci: ")[:-1]
 
-
-def _run_inside(command: list[str]) -> int:
-    """Run a command as root of new user, mount and cgroup namespaces; return its exit code."""
-
-    def body() -> None:
-        idmap.become_root()
-        mount.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
-        os.execvp(command[0], command)
-
-    # In a process group of its own it would outlive a test that is stopped.
-    pid = idmap.spawn(make_map("host-root"), ns.CLONE_NEWNS | ns.CLONE_NEWCGROUP, body)  # type: ignore[arg-type]
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-if __name__ == "__main__":
-    sys.exit(_run_inside(sys.argv[1:]))

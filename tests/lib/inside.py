@@ -1,0 +1,35 @@
+"""python inside.py COMMAND...: run it as root of a user namespace, with a cgroup2 of its own.
+
+All subordinate ids are mapped. crun and runc want to be root and to see cgroup v2 alone at
+/sys/fs/cgroup; on a host with both versions of cgroups they run nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from rootless.linux import idmap, mount, ns
+from tests.lib.engine_namespace import make_map
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main(command: list[str]) -> int:
+    """Run the command; return its exit code."""
+
+    def body() -> NoReturn:
+        idmap.become_root()
+        mount.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
+        os.execvp(command[0], command)
+
+    pid = idmap.spawn(make_map("host-root"), ns.CLONE_NEWNS | ns.CLONE_NEWCGROUP, body)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
