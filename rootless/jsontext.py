@@ -26,7 +26,7 @@ class _Context:
     parse_float = float
     parse_int = int
     parse_constant = float
-    memo: dict[str, str] = {}  # noqa: RUF012  # the scanner clears it after each document
+    memo: dict[str, str] = {}  # the scanner clears it after each document
 
 
 def _default(value: object) -> object:

@@ -32,7 +32,8 @@ def debug(message: str) -> None:
     """Print one line of the time line, if `--debug` is on."""
     if enabled:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        _write(f"rless[{os.getpid()}] {1000 * (now - _process_start()):8.1f} ms  {escape(message)}\n")
+        spent = 1000 * (now - _process_start())
+        _write(f"rless[{os.getpid()}] {spent:8.1f} ms  {escape(message)}\n")
 
 
 def warn(message: str) -> None:

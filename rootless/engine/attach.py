@@ -170,9 +170,10 @@ def window_size() -> Box | None:
     """Return the size of the caller's terminal as OCI's consoleSize; None without one."""
     for fd in (0, 1, 2):
         try:
-            rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
+            window = fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
         except OSError:
             continue
+        rows, columns, _, _ = struct.unpack("HHHH", window)
         return {"height": rows, "width": columns}
     return None
 

@@ -25,7 +25,7 @@ from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux.idmap import IdMap
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.process import pidfd_open, pidfd_send_signal, signal_number, start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -278,8 +278,8 @@ def _all_ids() -> list[str]:
     return os.listdir(_containers_root())
 
 
-def list_containers(all: bool = False) -> list[dict[str, Any]]:
-    """Return what `ps` shows, newest first; only running ones unless `all`."""
+def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
+    """Return what `ps` shows, newest first; only running ones unless `ended_too`."""
     sweep()
     rows = []
     for container_id in _all_ids():
@@ -287,7 +287,7 @@ def list_containers(all: bool = False) -> list[dict[str, Any]]:
         if container is None:
             continue
         status, code = container.status()
-        if status != "running" and not all:
+        if status != "running" and not ended_too:
             continue
         facts = container.facts
         process = container.init()
@@ -333,22 +333,6 @@ def stop(reference: str, timeout: int | None) -> None:
 def kill(reference: str, name: str) -> None:
     """Send a signal, by name or number, to a container."""
     find(reference).send(signal_number(name))
-
-
-def signal_number(name: str) -> int:
-    """Return the number of SIGTERM, TERM, 15, RTMIN+3.
-
-    Raises:
-        RlessError: there is no such signal.
-    """
-    text = name.upper().removeprefix("SIG")
-    if text.isdigit() and 0 < int(text) < signal.NSIG:
-        return int(text)
-    base, plus, offset = text.partition("+")
-    number = getattr(signal, f"SIG{base}", None)
-    if number is not None and (not plus or (base == "RTMIN" and offset.isdigit())):
-        return int(number) + (int(offset) if plus else 0)
-    raise RlessError(f"{name!r} is no signal")
 
 
 def wait(reference: str) -> int:

@@ -60,7 +60,7 @@ def account(state: Run, ready: dict[str, Any], pasta: Pasta | None) -> list[dict
     ours = {step: 1000 * seconds for step, seconds in state.times}
     for step, seconds in ready["times"]:
         ours[step] = 1000 * seconds
-    sections = [
+    return [
         _section("image", _image(state), ours.get("image", 0)),
         _section("user namespace", _maps(state, report), ours.get("user namespace", 0)),
         _section("root filesystem", _rootfs(ready), ours.get("root filesystem", 0)),
@@ -71,7 +71,6 @@ def account(state: Run, ready: dict[str, Any], pasta: Pasta | None) -> list[dict
         _section("capabilities", _privileges(pid), spent.get("capabilities", 0)),
         _section("application", _application(state, pid), ours.get("started", 0)),
     ]
-    return sections
 
 
 def _section(name: str, facts: list[tuple[str, Any]], ms: float) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def remove(name: str, force: bool = False) -> list[str]:
 
 def _container_facts() -> list[dict[str, Any]]:
     found = []
-    for entry in container.list_containers(all=True):
+    for entry in container.list_containers(ended_too=True):
         loaded = container.load(entry["id"])
         if loaded is not None:
             found.append(loaded.facts)

@@ -25,7 +25,7 @@ from rootless.engine.monitor import DETACH, REAP, Monitor, Source, load_runtime
 from rootless.engine.wires import Wires, receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
-from rootless.linux.process import start_time
+from rootless.linux.process import signal_number, start_time
 from rootless.runtime import sync
 
 TYPE_CHECKING = False
@@ -256,7 +256,7 @@ def _make_container(state: Run) -> None:
             "labels": {**(state.config.get("Labels") or {}), **request.labels},
             "exposed": sorted({*(state.config.get("ExposedPorts") or {}), *request.expose}),
             "ports": [_show_port(port) for port in request.publish],
-            "stop_signal": containers.signal_number(stop_signal),
+            "stop_signal": signal_number(stop_signal),
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
             "idmap": extents,

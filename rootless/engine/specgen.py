@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Capabilities, Mount, Namespace, Rlimit, Spec
 
-_NEW = "private"
+_SHM = "/dev/shm"  # noqa: S108  # of the container
 
 
 class Facts:
@@ -254,12 +254,12 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
     if request.ipc == "host":
         if facts.host_mqueue:
             result.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", *kernel]))
-        result.append(_bind("/dev/shm", "/dev/shm", ["rbind", *kernel]))
+        result.append(_bind(_SHM, _SHM, ["rbind", *kernel]))
     else:
         result.append(_mount("/dev/mqueue", "mqueue", kernel))
         if request.ipc != "none":
             size = defaults.SHM_SIZE if request.shm_size is None else request.shm_size
-            result.append(_mount("/dev/shm", "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
+            result.append(_mount(_SHM, "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
     for path, source in facts.files.items():
         flag = "ro" if request.read_only else "rw"
         result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))

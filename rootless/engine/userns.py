@@ -77,15 +77,17 @@ def _fill(ranges: Sequence[tuple[int, int]], mine: int | None, me: int) -> list[
     """Lay the ranges side by side from container id 0 on, leaving out `mine`, which is `me`."""
     extents = []
     container_id = 0
-    for start, count in ranges:
-        while count:
+    for first, length in ranges:
+        host_id, end = first, first + length
+        while host_id < end:
             if container_id == mine:
                 container_id += 1
-            length = count
+            size = end - host_id
             if mine is not None and container_id < mine:
-                length = min(count, mine - container_id)
-            extents.append((container_id, start, length))
-            container_id, start, count = container_id + length, start + length, count - length
+                size = min(size, mine - container_id)
+            extents.append((container_id, host_id, size))
+            container_id += size
+            host_id += size
     if mine is not None:
         extents.append((mine, me, 1))
     return sorted(extents)

@@ -105,9 +105,8 @@ def receive_fd(socket_fd: int) -> int:
     Raises:
         OSError: none came.
     """
-    import array
-
     import _socket
+    import array
 
     channel = _socket.socket(fileno=socket_fd)
     try:

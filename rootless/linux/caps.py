@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 
+from rootless.errors import SyscallError
 from rootless.linux.call import failed, libc
 from rootless.linux.prctl import read_bounding
-from rootless.errors import SyscallError
 
 # In the kernel's order: the index is the capability's number (linux/capability.h).
 NAMES = (

@@ -217,7 +217,7 @@ def spawn(
     os.close(ready_writer)
     os.close(go_reader)
     try:
-        failure = _read_until(ready_reader, 4)
+        failure = process.read_exactly(ready_reader, 4)
         if len(failure) != 4:
             raise RlessError("the child ended before it had a user namespace")
         number = int.from_bytes(failure, "little")
@@ -299,16 +299,6 @@ def _enter(
     if namespaces & ns.CLONE_NEWNS:
         # What the host mounts later still arrives; nothing goes back.
         mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
-
-
-def _read_until(fd: int, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        chunk = os.read(fd, size - len(data))
-        if not chunk:
-            break
-        data += chunk
-    return data
 
 
 def call_in_userns(

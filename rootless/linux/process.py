@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 
-from rootless.errors import SyscallError
+from rootless.errors import RlessError, SyscallError
 from rootless.linux.call import (
     SYS_CLOSE_RANGE,
     SYS_PIDFD_OPEN,
     SYS_PIDFD_SEND_SIGNAL,
     syscall,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
 
 _CLOSE_RANGE_CLOEXEC = 4
 _LAST_FD = 0xFFFFFFFF
@@ -73,3 +80,30 @@ def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
         raise SyscallError(call, error.errno or 0) from error
     if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
         raise SyscallError(call, 1)
+
+
+def signal_number(name: str) -> int:
+    """Return the number of SIGTERM, TERM, 15, RTMIN+3 (signal(7)).
+
+    Raises:
+        RlessError: there is no such signal.
+    """
+    text = name.upper().removeprefix("SIG")
+    if text.isdigit() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    base, plus, offset = text.partition("+")
+    number = getattr(signal, f"SIG{base}", None)
+    if number is not None and (not plus or (base == "RTMIN" and offset.isdigit())):
+        return int(number) + (int(offset) if plus else 0)
+    raise RlessError(f"{name!r} is no signal")
+
+
+def read_exactly(fd: int, size: int) -> bytes:
+    """Return `size` bytes, or fewer at the end of the file."""
+    data = b""
+    while len(data) < size:
+        chunk = os.read(fd, size - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data

@@ -128,4 +128,4 @@ def parse(text: bytes, uid: int, login_name: object = None) -> list[tuple[int, i
 
 
 def _is_valid(start: int, count: int) -> bool:
-    return count > 0 and 0 < start and start + count - 1 <= _MAX_ID
+    return count > 0 and start > 0 and start + count - 1 <= _MAX_ID

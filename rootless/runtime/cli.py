@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 from rootless import __version__, log, paths
@@ -208,21 +207,12 @@ def _state(line: _Line) -> int:
 
 
 def _kill(line: _Line) -> int:
+    from rootless.linux.process import signal_number
     from rootless.runtime import lifecycle
 
     name = line.arguments[1] if len(line.arguments) > 1 else "TERM"
-    lifecycle.kill(line.root(), line.id(), _signal_number(name), line.has("--all", "-a"))
+    lifecycle.kill(line.root(), line.id(), signal_number(name), line.has("--all", "-a"))
     return 0
-
-
-def _signal_number(name: str) -> int:
-    text = name.upper().removeprefix("SIG")
-    if text.isdigit() and 0 < int(text) < signal.NSIG:
-        return int(text)
-    number = getattr(signal, f"SIG{text}", None)
-    if number is None:
-        raise RlessError(f"{name!r} is no signal", exit_code=1)
-    return int(number)
 
 
 def _delete(line: _Line) -> int:

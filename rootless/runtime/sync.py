@@ -19,6 +19,7 @@ import os
 
 from rootless import jsontext
 from rootless.errors import RlessError
+from rootless.linux.process import read_exactly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,26 +57,16 @@ def receive(fd: int) -> tuple[bytes, Any] | None:
     Raises:
         UnexpectedMessage: the frame is cut short or not of this protocol.
     """
-    header = _read(fd, 5)
+    header = read_exactly(fd, 5)
     if not header:
         return None
     kind, length = header[:1], int.from_bytes(header[1:], "little")
     if len(header) != 5 or kind not in _KINDS or length > _LIMIT:
         raise UnexpectedMessage("a frame", repr(header))
-    body = _read(fd, length)
+    body = read_exactly(fd, length)
     if len(body) != length:
         raise UnexpectedMessage(f"{length} bytes", f"{len(body)}, then the end")
     return kind, jsontext.loads(body)[0]
-
-
-def _read(fd: int, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        chunk = os.read(fd, size - len(data))
-        if not chunk:
-            break
-        data += chunk
-    return data
 
 
 def error_payload(error: RlessError) -> list[Any]:

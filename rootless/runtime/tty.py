@@ -6,13 +6,13 @@ terminal of the host is in its reach (security class 37).
 
 from __future__ import annotations
 
+import _socket
 import array
 import fcntl
 import os
 import struct
 import termios
 
-import _socket
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 
