@@ -54,7 +54,5 @@ def escape(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
+    # repr() and not the codec of that name: init can load no codec any more.
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -54,12 +54,13 @@ _OURS = {
     signal.SIGSYS,
     signal.SIGWINCH,
 }
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Signals:
     """Catch signals from the moment the container is being made, and forward them to it."""
 
-    __slots__ = ("_old", "_pending", "pidfd", "proxy")
+    __slots__ = ("_old", "_pending", "_target", "pidfd", "proxy")
 
     def __init__(self, proxy: bool) -> None:
         """Start to catch.
@@ -68,7 +69,7 @@ class Signals:
             proxy: forward them; else SIGINT and SIGTERM only end the command (Docker's
                 --sig-proxy=false), and with it the container.
         """
-        self.pidfd = -1
+        self.pidfd = self._target = -1
         self.proxy = proxy
         self._pending: list[int] = []
         self._old: dict[int, Any] = {}
@@ -90,30 +91,39 @@ class Signals:
             if error.errno != 3:  # it has just ended
                 raise
 
-    def forward_to(self, process: list[int]) -> None:
-        """Send what has arrived, and what arrives from now on, to this process.
+    def watch(self, process: list[int]) -> None:
+        """Hold the process that signals will go to; it waits at its gate, so it is there.
 
         Raises:
             RlessError: the process has ended, its number is another's.
         """
-        self.pidfd = pidfd_open(process[0])
+        self._target = pidfd_open(process[0])
         if start_time(process[0]) != process[1]:
             raise RlessError("the container ended while it was started")
+
+    def interrupted(self) -> int | None:
+        """Return a signal that asked for the end before the application was there to get it."""
+        return next((number for number in self._pending if number in _ENDING), None)
+
+    def forward(self) -> None:
+        """Send what has arrived, and what arrives from now on.
+
+        Not before the application runs: process 1 of a pid namespace loses each signal that it
+        has no handler for, so init would take what the application is to get.
+        """
+        self.pidfd, self._target = self._target, -1
         pending, self._pending = self._pending, []
         for number in pending:
             self._handle(number, None)
-
-    def interrupted(self) -> int | None:
-        """Return a signal that asked for the end before there was anything to forward it to."""
-        return self._pending[0] if self._pending and self.pidfd < 0 else None
 
     def restore(self) -> None:
         """Give the signals back."""
         for number, handler in self._old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for fd in (self.pidfd, self._target):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self._target = -1
 
 
 class Terminal:

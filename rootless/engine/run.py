@@ -216,7 +216,10 @@ def _join_others(state: Run) -> None:
         mode = getattr(request, kind) or ""
         if not mode.startswith("container:"):
             continue
-        other = containers.find(mode.partition(":")[2])
+        try:
+            other = containers.find(mode.partition(":")[2])
+        except RlessError as error:
+            raise RlessError(f"--{kind}: {error.message}", error.hint) from error
         init = other.init()
         if init is None:
             raise RlessError(
@@ -434,7 +437,7 @@ def _attend(
     frames: dict[bytes, Any] = {}
     ready = pump.run_until(sync.READY, frames.__setitem__)
     state.mark("created")
-    signals.forward_to(ready["init"])
+    signals.watch(ready["init"])
     if pasta is not None:
         pasta.wait_ready()
         state.container.record_live(pasta=[pasta.pid, start_time(pasta.pid) or 0])
@@ -453,8 +456,11 @@ def _attend(
         if wires.stdin >= 0:
             pump.add(0, wires.stdin, close_sink=True)
             wires.stdin = -1
+    if number := signals.interrupted():
+        return 128 + number, False
     os.write(wires.gate, sync.START)
     Pump(wires.result).run_until(sync.STARTED, frames.__setitem__)
+    signals.forward()
     state.mark("started")
     if request.explain:
         from rootless.engine import explain

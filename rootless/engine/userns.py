@@ -45,8 +45,11 @@ class Subordinate:
             self.why_none = f"you have no range in /etc/{missing}"
         elif os.geteuid() != 0:
             for program in ("newuidmap", "newgidmap"):
-                if idmap.find_helper(program) is None:
+                path = idmap.find_helper(program)
+                if path is None:
                     self.why_none = f"{program} is not installed"
+                elif why := idmap.why_powerless(path):
+                    self.why_none = why
         if self.why_none:
             self.uids, self.gids = [], []
 

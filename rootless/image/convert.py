@@ -21,7 +21,6 @@ from rootless.image.ownership import everything
 from rootless.image.store import layer_dir
 from rootless.linux.idmap import IdMap, call_in_userns
 from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
-from rootless.linux.tree import remove_tree
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -136,14 +135,10 @@ def _convert_all(
             records.write_meta(root, target.key, meta, scratch, caller.ids)
             move_into_place(scratch_fd, name, final)
         except OSError as error:
-            remove_tree(scratch_fd, name)
             hint = records.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise RlessError(
                 f"cannot copy layer {chain[7:19]} for another user map: {error.strerror}", hint
             ) from error
-        except BaseException:
-            remove_tree(scratch_fd, name)
-            raise
 
 
 class Owners:

@@ -21,7 +21,6 @@ from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
 from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
 from rootless.linux.filesystem import syncfs
-from rootless.paths import private_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,7 +152,7 @@ def _pull(
     idmap_for: MapFor,
     progress: Progress,
 ) -> Image:
-    private_dir(store.root)
+    records.make_frame(store.root)
     clear_leftovers(store.root)
     wish = parse_platform(platform)
     with store_lock(store.root), InFlight(store.root) as flight:

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
 
+_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers")
+
+
+def make_frame(root: str) -> None:
+    """Make the store's directories, each closed to others."""
+    for part in _FRAME:
+        private_dir(root + part)
+
+
 def write_file(
     path: str,
     data: bytes,
@@ -72,7 +81,6 @@ def put_blob(root: str, digest: str, data: bytes, scratch: str) -> None:
     """Keep a manifest or config, verified by the caller."""
     path = blob_path(root, digest)
     if not os.path.exists(path):
-        private_dir(os.path.dirname(path))
         write_file(path, data, scratch, sync=False)
 
 
@@ -95,8 +103,6 @@ def save(
     """Record an image under its name and its id; an image that had the name keeps its id."""
     record = {**record, "version": RECORD_VERSION}
     ids, names = f"{root}/images/ids", f"{root}/images/names"
-    private_dir(ids)
-    private_dir(names)
     by_id = {**record, "name": record["id"], "source": None}
     write_json(f"{ids}/{record['id'][7:]}.json", by_id, scratch)
     write_json(name_path(root, reference, platform), record, scratch)

@@ -13,7 +13,7 @@ import stat
 
 from rootless import jsontext
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import mount, ns, process
+from rootless.linux import mount, ns, prctl, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +71,24 @@ def find_helper(name: str) -> str | None:
             continue
         if status.st_uid == 0 and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022:
             return path
+    return None
+
+
+def why_powerless(path: str) -> str | None:
+    """Return why newuidmap or newgidmap has no privilege to write a map; None: it has.
+
+    Debian makes them setuid, others give them a file capability. A mount with nosuid, or a
+    caller with no_new_privs (a container, some batch systems), takes either away.
+    """
+    if os.statvfs(path).f_flag & os.ST_NOSUID:
+        return f"{path} lies on a file system mounted nosuid"
+    if prctl.has_no_new_privs():
+        return "your session runs with no_new_privs, in which set-id programs have no effect"
+    if not os.stat(path).st_mode & stat.S_ISUID:
+        try:
+            os.getxattr(path, "security.capability")
+        except OSError:
+            return f"{path} is neither setuid root nor has a file capability"
     return None
 
 

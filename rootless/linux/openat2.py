@@ -16,6 +16,7 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _ATTEMPTS = 64
+_LINKS = 40  # that dangle, one after the other; the kernel's limit of links in a path
 
 
 class _OpenHow(ctypes.Structure):
@@ -63,20 +64,33 @@ def openat2(
 def make_dirs(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
     """Open the directory `path` beneath `root_fd`, making what is missing; return an O_PATH fd.
 
-    Links inside the root are followed inside the root. Each component is made by descriptor in
-    the parent that was just opened, so a link swapped in gains nothing.
+    Links inside the root are followed inside the root, and where one dangles, what it points to
+    is made. Each component is made by descriptor in the parent that was just opened, so a link
+    swapped in gains nothing.
 
     Raises:
-        SyscallError: ENOTDIR: a component is a file; ELOOP: a dangling link loops.
+        SyscallError: ENOTDIR: a component is a file; ELOOP: links in a circle.
     """
-    raw = encode(path) or b""
+    return _make_dirs(root_fd, encode(path) or b"", mode, _LINKS)
+
+
+def make_file(root_fd: int, path: str | bytes, mode: int = 0o644) -> int:
+    """Open the file `path` beneath `root_fd`, made if it is missing; return an O_PATH fd.
+
+    Raises:
+        SyscallError: as `make_dirs`.
+    """
+    return _make_file(root_fd, encode(path) or b"", mode, _LINKS)
+
+
+def _make_dirs(root_fd: int, raw: bytes, mode: int, links: int) -> int:
     done = b""
     current = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=root_fd)
     try:
         for name in raw.split(b"/"):
             if name in (b"", b"."):
                 continue
-            done = done + b"/" + name
+            parent, done = done, done + b"/" + name
             try:
                 following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
             except SyscallError as error:
@@ -85,13 +99,47 @@ def make_dirs(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
                 try:
                     os.mkdir(name, mode, dir_fd=current)
                 except FileExistsError:
-                    pass  # a dangling link, or somebody was faster: the next open tells
+                    pass  # a dangling link, or somebody was faster
                 except OSError as failure:
                     raise SyscallError(f"mkdir({shown(done)})", failure.errno or 0) from failure
-                following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
+                try:
+                    following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
+                except SyscallError as failure:
+                    if failure.errno != errno.ENOENT:
+                        raise
+                    target = _dangling(current, name, parent, links)
+                    following = _make_dirs(root_fd, target, mode, links - 1)
             os.close(current)
             current = following
         return current
     except BaseException:
         os.close(current)
         raise
+
+
+def _make_file(root_fd: int, raw: bytes, mode: int, links: int) -> int:
+    parent, _, name = raw.rstrip(b"/").rpartition(b"/")
+    parent_fd = _make_dirs(root_fd, parent, 0o755, links)
+    try:
+        try:
+            # The kernel follows a last link that dangles, and makes its target.
+            os.close(openat2(root_fd, raw, os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, mode))
+            return openat2(root_fd, raw, os.O_PATH)
+        except SyscallError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        target = _dangling(parent_fd, name, parent, links)
+    finally:
+        os.close(parent_fd)
+    return _make_file(root_fd, target, mode, links - 1)
+
+
+def _dangling(dir_fd: int, name: bytes, parent: bytes, links: int) -> bytes:
+    """Return where the link `name` points to, as a path beneath the root."""
+    if not links:
+        raise SyscallError(f"open({shown(parent + b'/' + name)})", errno.ELOOP)
+    try:
+        target = os.readlink(name, dir_fd=dir_fd)
+    except OSError as error:
+        raise SyscallError(f"readlink({shown(name)})", error.errno or 0) from error
+    return target if target.startswith(b"/") else parent + b"/" + target

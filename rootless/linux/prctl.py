@@ -7,12 +7,14 @@ import ctypes
 from rootless.linux.call import SYS_KEYCTL, failed, libc, syscall
 
 _PR_SET_PDEATHSIG = 1
+_PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_GET_NO_NEW_PRIVS = 39
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -46,6 +48,11 @@ def set_dumpable(dumpable: bool) -> None:
     _call("PR_SET_DUMPABLE", _PR_SET_DUMPABLE, int(dumpable))
 
 
+def get_dumpable() -> bool:
+    """Tell whether the process is dumpable."""
+    return _call("PR_GET_DUMPABLE", _PR_GET_DUMPABLE) == 1
+
+
 def set_keep_caps(keep: bool) -> None:
     """Keep the permitted capabilities through the next change away from uid 0."""
     _call("PR_SET_KEEPCAPS", _PR_SET_KEEPCAPS, int(keep))
@@ -59,6 +66,11 @@ def set_child_subreaper() -> None:
 def set_no_new_privs() -> None:
     """Make sure that no later execve gives more rights (kernel: userspace-api/no_new_privs)."""
     _call("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def has_no_new_privs() -> bool:
+    """Tell whether no execve can give the caller more rights."""
+    return bool(_call("PR_GET_NO_NEW_PRIVS", _PR_GET_NO_NEW_PRIVS))
 
 
 def drop_bounding(capability: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.call import (
     SYS_CLOSE_RANGE,
+    SYS_GETCWD,
     SYS_PIDFD_OPEN,
     SYS_PIDFD_SEND_SIGNAL,
     syscall,
@@ -58,6 +60,17 @@ def close_on_exec_from(first: int) -> None:
 def close_from(first: int) -> None:
     """Close every descriptor from `first` on (close_range(2), Linux 5.9)."""
     syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, 0)
+
+
+def getcwd() -> bytes:
+    """Return the working directory as the kernel shows it (getcwd(2)).
+
+    Outside of the root it begins with "(unreachable)", which libc's function of the same name
+    does not show.
+    """
+    buffer = ctypes.create_string_buffer(4096 + 16)
+    syscall("getcwd", SYS_GETCWD, buffer, len(buffer))
+    return buffer.value
 
 
 def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:

@@ -30,7 +30,7 @@ import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
-from rootless.network.pasta_options import ALTERNATIVE, command
+from rootless.network.pasta_options import ALTERNATIVE, command, interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +52,21 @@ class Pasta:
     and another `begin` it and wait for it. A process that does neither calls `close`.
 
     Attributes:
+        interface: the name that it gives the container's interface.
         pid: 0 until it is known: after `fork` in that process, after `wait_ready` in others.
     """
 
-    __slots__ = ("_arguments", "_errors", "_go", "_parent", "_ready", "_said", "pid", "pidfd")
+    __slots__ = (
+        "_arguments",
+        "_errors",
+        "_go",
+        "_parent",
+        "_ready",
+        "_said",
+        "interface",
+        "pid",
+        "pidfd",
+    )
 
     def __init__(self, arguments: list[str]) -> None:
         self._arguments = arguments
@@ -64,6 +75,7 @@ class Pasta:
         self._errors = os.pipe()
         self._parent = 0
         self._said = b""
+        self.interface = interface(arguments)
         self.pid = 0
         self.pidfd = -1
 
@@ -79,6 +91,10 @@ class Pasta:
                 self._become(parent if die_with_parent else 0)
             finally:
                 os._exit(127)
+        # The ends that are only pasta's: while anybody else has them its end is not seen.
+        self._go = _without(self._go, 0)
+        self._ready = _without(self._ready, 1)
+        self._errors = _without(self._errors, 1)
         self._parent = parent
         self.pid = pid
         self.pidfd = process.pidfd_open(pid)
@@ -129,11 +145,9 @@ class Pasta:
             RlessError: it was not within `timeout` seconds, or pasta gave up: its last line.
         """
         self._close("_go")
-        for pair in (self._ready, self._errors):
-            if pair[1] >= 0:
-                os.close(pair[1])
-        ready_fd, self._ready = self._ready[0], (self._ready[0], -1)
-        errors_fd, self._errors = self._errors[0], (self._errors[0], -1)
+        self._ready = _without(self._ready, 1)
+        self._errors = _without(self._errors, 1)
+        ready_fd, errors_fd = self._ready[0], self._errors[0]
         poll = select.poll()
         poll.register(ready_fd, select.POLLIN)
         poll.register(errors_fd, select.POLLIN)
@@ -171,13 +185,6 @@ class Pasta:
             f"the network could not be made: pasta: {last_message(lines)}", _hint(lines)
         )
 
-    def process(self) -> list[int] | None:
-        """Return [pid, start time] of a running pasta, as the record of a container has it."""
-        if self.pid == 0:
-            return None
-        started = process.start_time(self.pid)
-        return None if started is None else [self.pid, started]
-
     def stop(self, wait: bool = False) -> None:
         """End pasta at once; it has nothing to save.
 
@@ -210,6 +217,13 @@ class Pasta:
             if fd >= 0:
                 os.close(fd)
         setattr(self, name, (-1, -1))
+
+
+def _without(pair: tuple[int, int], end: int) -> tuple[int, int]:
+    """Close one end of a pipe, if it is open; return the pair without it."""
+    if pair[end] >= 0:
+        os.close(pair[end])
+    return (-1, pair[1]) if end == 0 else (pair[0], -1)
 
 
 def last_message(lines: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
 ALTERNATIVE = "use --network=host or --network=none"
 
+_ROUTES4, _ROUTES6 = "/proc/net/route", "/proc/net/ipv6_route"
+
 # pasta's own address in the container's network; the version of 2023 takes that of the host's
 # interface by default, and gives up where it has none, as with a VPN (tun, WireGuard).
 _MAC = "9a:55:9a:55:9a:55"
@@ -29,19 +31,9 @@ _MAC = "9a:55:9a:55:9a:55"
 _OFFLINE = ["-4", "-i", "lo", "-a", "10.0.2.100", "-n", "24", "-g", "10.0.2.2"]
 
 # Options of pasta that --network=pasta:OPTIONS must not give, because they are how it is run.
-_RESERVED = {
-    "-P": "--pid",
-    "-F": "--fd",
-    "-f": "--foreground",
-    "-h": "--help",
-    "-s": "--socket",
-    "--netns": "--netns",
-    "--netns-only": "--netns-only",
-    "--no-netns-quit": "--no-netns-quit",
-    "--runas": "--runas",
-    "--userns": "--userns",
-    "--version": "--version",
-}
+_RESERVED = frozenset(
+    "-F -P -f -h -s --netns --netns-only --no-netns-quit --runas --userns --version".split()
+)
 _LONG = {
     "--address": "-a",
     "--fd": "-F",
@@ -111,6 +103,8 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
         take(ports)
     given = _given(options)
     arguments = [path, "--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
+    if os.geteuid() == 0:
+        arguments += ["--runas", "0"]  # it becomes nobody otherwise, who may not join
     if "--map-gw" not in given and "--map-host-loopback" not in given:
         arguments.append("--no-map-gw")
     for flag in ("-T", "-U"):
@@ -133,6 +127,19 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
     return arguments + [option for option in options if option != "--map-gw"]
 
 
+def interface(arguments: Sequence[str]) -> str:
+    """Return the name of the container's interface in the arguments of pasta."""
+    name = ""
+    for index, argument in enumerate(arguments):
+        if argument in ("-I", "--ns-ifname") and index + 1 < len(arguments):
+            name = arguments[index + 1]
+        elif argument.startswith("--ns-ifname="):
+            name = argument.partition("=")[2]
+        elif argument.startswith("-I"):
+            name = argument[2:]
+    return name or "eth0"
+
+
 def _given(options: Sequence[str]) -> set[str]:
     """Return which options a user gives, by their short name where there is one.
 
@@ -147,7 +154,7 @@ def _given(options: Sequence[str]) -> set[str]:
         name = _LONG.get(name, name)
         if name in _RESERVED:
             raise RlessError(
-                f"--network=pasta: {option} is not supported: rless gives {_RESERVED[name]} itself"
+                f"--network=pasta: {option} is not supported: rless itself decides how pasta runs"
             )
         given.add(name)
     return given
@@ -167,7 +174,7 @@ def _families() -> list[str]:
     """
     ipv4 = ipv6 = False
     try:
-        with open("/proc/net/route", "rb") as file:
+        with open(_ROUTES4, "rb") as file:
             for line in file:
                 fields = line.split()
                 # Interface, destination, gateway, flags, ..., mask; 0x1: up; 0x200: reject
@@ -176,7 +183,7 @@ def _families() -> list[str]:
     except OSError:
         pass
     try:
-        with open("/proc/net/ipv6_route", "rb") as file:
+        with open(_ROUTES6, "rb") as file:
             for line in file:
                 if line.startswith(b"0" * 32 + b" 00 "):
                     fields = line.split()

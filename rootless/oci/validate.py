@@ -7,28 +7,31 @@ does not implement are refused, because ignoring them would lie.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rootless.errors import RlessError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from rootless.oci.runtime_spec import Spec
 
-# A schema is a type, [schema] for a list, {key: schema} for an object; a key with "!" at its
-# end must be there.
-_MAPPING = {"containerID!": int, "hostID!": int, "size!": int}
+# A schema is a type, a range for a number, [schema] for a list, {key: schema} for an object; a
+# key with "!" at its end must be there, and "*" stands for every key.
+_ID = range(2**32 - 1)  # the last one means "leave it" to the kernel
+_LIMIT = range(2**64)
+_MAPPING = {"containerID!": _ID, "hostID!": _ID, "size!": range(1, 2**32)}
 _SCHEMA: dict[str, Any] = {
     "ociVersion!": str,
     "root!": {"path!": str, "readonly": bool},
     "hostname": str,
     "domainname": str,
-    "annotations": {},
+    "annotations": {"*": str},
     "mounts": [{"destination!": str, "type": str, "source": str, "options": [str]}],
     "process!": {
         "terminal": bool,
-        "consoleSize": {"height!": int, "width!": int},
-        "user": {"uid": int, "gid": int, "umask": int, "additionalGids": [int]},
+        "consoleSize": {"height!": range(65536), "width!": range(65536)},
+        "user": {"uid": _ID, "gid": _ID, "umask": range(0o1000), "additionalGids": [_ID]},
         "args!": [str],
         "env": [str],
         "cwd!": str,
@@ -39,9 +42,9 @@ _SCHEMA: dict[str, Any] = {
             "permitted": [str],
             "ambient": [str],
         },
-        "rlimits": [{"type!": str, "soft!": int, "hard!": int}],
+        "rlimits": [{"type!": str, "soft!": _LIMIT, "hard!": _LIMIT}],
         "noNewPrivileges": bool,
-        "oomScoreAdj": int,
+        "oomScoreAdj": range(-1000, 1001),
     },
     "linux": {
         "namespaces": [{"type!": str, "path": str}],
@@ -52,11 +55,12 @@ _SCHEMA: dict[str, Any] = {
         "resources": {},
         "rootfsPropagation": str,
         "seccomp": {},
-        "sysctl": {},
+        "sysctl": {"*": str},
         "maskedPaths": [str],
         "readonlyPaths": [str],
     },
 }
+_NAMES = {dict: "an object", list: "a list", str: "a string", int: "a number", bool: "a boolean"}
 # JSON path -> empty values of it are harmless, others are refused.
 _NOT_BUILT = (
     "hooks",
@@ -67,50 +71,56 @@ _NOT_BUILT = (
     "process.execCPUAffinity",
     "linux.mountLabel",
     "linux.intelRdt",
+    "linux.memoryPolicy",
+    "linux.netDevices",
     "linux.personality",
     "linux.timeOffsets",
     "linux.seccomp.listenerPath",
     "vm",
     "zos",
 )
+_PROPAGATION = frozenset(
+    {""}.union(*({name, f"r{name}"} for name in ("private", "slave", "shared", "unbindable")))
+)
+_HOST_NAME_LIMIT = 64  # __NEW_UTS_LEN, bytes
 
 
 def check(document: Any, path: str) -> Spec:
     """Return the document as a Spec.
 
+    Args:
+        path: of the file, for the messages.
+
     Raises:
         RlessError: the first thing that is wrong, with its JSON path.
     """
-    _check(document, _SCHEMA, "")
-    for name in _NOT_BUILT:
-        value = document
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, dict):
-            value = any(value.values())
-        if value:
-            raise RlessError(f"{path}: {name} is not supported: not built yet", exit_code=1)
-    if not document["process"]["args"]:
-        raise RlessError(f"{path}: process.args is empty", exit_code=1)
-    for index, mount in enumerate(document.get("mounts") or []):
-        # The specification wants an absolute path; a relative one counts from the root, as
-        # older runtimes had it.
-        if not mount["destination"].startswith("/"):
-            mount["destination"] = "/" + mount["destination"]
-        if "\0" in mount["destination"]:
-            raise RlessError(f"{path}: mounts[{index}].destination holds a NUL", exit_code=1)
+    try:
+        _check(document, _SCHEMA, "")
+        _refuse_unbuilt(document)
+        _check_process(document["process"])
+        for index, mount in enumerate(document.get("mounts", ())):
+            _check_mount(mount, f"mounts[{index}]")
+        _check_linux(document.get("linux", {}))
+        _check_names(document)
+    except RlessError as error:
+        raise RlessError(f"{path}: {error.message}", error.hint, 1) from None
     return document  # type: ignore[no-any-return]
 
 
 def _check(value: Any, schema: Any, where: str) -> None:
     if isinstance(schema, dict):
         _check_type(value, dict, where)
+        if "*" in schema:
+            for key, item in value.items():
+                _check_type(key, str, where)
+                _check(item, schema["*"], f"{where}.{key}")
+            return
         for entry, inner in schema.items():
             name = entry.rstrip("!")
             at = f"{where}.{name}" if where else name
             if value.get(name) is None:
                 if entry.endswith("!"):
-                    raise RlessError(f"config.json: {at} is missing", exit_code=1)
+                    raise RlessError(f"{at} is missing")
                 value.pop(name, None)  # null means absent, as in Go
                 continue
             _check(value[name], inner, at)
@@ -118,15 +128,91 @@ def _check(value: Any, schema: Any, where: str) -> None:
         _check_type(value, list, where)
         for index, item in enumerate(value):
             _check(item, schema[0], f"{where}[{index}]")
+    elif isinstance(schema, range):
+        _check_type(value, int, where)
+        if value not in schema:
+            raise RlessError(f"{where} is not between {schema.start} and {schema.stop - 1}")
     else:
         _check_type(value, schema, where)
 
 
-def _check_type(value: Any, wanted: type, where: str) -> None:
+def _check_type(value: Any, wanted: Any, where: str) -> None:
     # bool is an int to Python, but not to JSON.
-    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
-        return
-    names = {dict: "an object", list: "a list", str: "a string", int: "a number", bool: "a boolean"}
-    raise RlessError(
-        f"config.json: {where or 'the document'} is not {names[wanted]}", exit_code=1
-    )
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise RlessError(f"{where or 'the document'} is not {_NAMES[wanted]}")
+    if wanted is str:
+        if "\0" in value:
+            raise RlessError(f"{where} holds a NUL")
+        try:
+            # Bytes that are not UTF-8 come as U+DC80 to U+DCFF; other surrogates are nothing.
+            value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise RlessError(f"{where} holds half of a surrogate pair") from None
+
+
+def _refuse_unbuilt(document: dict[str, Any]) -> None:
+    for name in _NOT_BUILT:
+        value: Any = document
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = any(value.values())
+        if value:
+            raise RlessError(f"{name} is not supported: not built yet")
+
+
+def _check_process(process: dict[str, Any]) -> None:
+    if not process["args"]:
+        raise RlessError("process.args is empty")
+    if not process["cwd"].startswith("/"):
+        raise RlessError(f"process.cwd: {process['cwd']} is not an absolute path")
+    for index, entry in enumerate(process.get("env", ())):
+        if entry.find("=") < 1:
+            raise RlessError(f"process.env[{index}]: {entry} is not NAME=VALUE")
+    seen = set()
+    for index, limit in enumerate(process.get("rlimits", ())):
+        where = f"process.rlimits[{index}]: {limit['type']}"
+        if limit["type"] in seen:
+            raise RlessError(f"{where} is there twice")
+        if limit["soft"] > limit["hard"]:
+            raise RlessError(f"{where}: soft is above hard")
+        seen.add(limit["type"])
+
+
+def _check_mount(mount: dict[str, Any], where: str) -> None:
+    # The specification wants an absolute path; a relative one counts from the root, as older
+    # runtimes had it.
+    if not mount["destination"].startswith("/"):
+        mount["destination"] = "/" + mount["destination"]
+    options = mount.get("options", ())
+    if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
+        if not mount.get("source"):
+            raise RlessError(f"{where}.source is missing: the mount of type bind needs one")
+    elif not mount.get("type"):
+        raise RlessError(f"{where}.type is missing")
+
+
+def _check_linux(linux: dict[str, Any]) -> None:
+    seen = set()
+    for index, namespace in enumerate(linux.get("namespaces", ())):
+        if namespace["type"] in seen:
+            raise RlessError(f"linux.namespaces[{index}]: {namespace['type']} is there twice")
+        seen.add(namespace["type"])
+    for index, device in enumerate(linux.get("devices", ())):
+        if not device["path"].startswith("/"):
+            raise RlessError(f"linux.devices[{index}].path is not absolute")
+    propagation = linux.get("rootfsPropagation", "")
+    if propagation not in _PROPAGATION:
+        raise RlessError(f"linux.rootfsPropagation: {propagation} is none")
+
+
+def _check_names(document: dict[str, Any]) -> None:
+    kinds = {entry["type"] for entry in document.get("linux", {}).get("namespaces", ())}
+    for key in ("hostname", "domainname"):
+        name = document.get(key, "")
+        if name and "uts" not in kinds:
+            raise RlessError(f"{key}: the container shares the uts namespace of the host")
+        if not name.isprintable():
+            raise RlessError(f"{key}: {name} holds control characters")
+        if len(name.encode()) > _HOST_NAME_LIMIT:
+            raise RlessError(f"{key} is longer than {_HOST_NAME_LIMIT} bytes")

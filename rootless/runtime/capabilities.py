@@ -7,7 +7,9 @@ no_new_privs needs CAP_SYS_ADMIN to be loaded; only then come the final sets.
 
 from __future__ import annotations
 
-from rootless.errors import RlessError
+import errno
+
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, prctl
 
 TYPE_CHECKING = False
@@ -21,10 +23,10 @@ class CapabilitySets:
     __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
 
     def __init__(self, sets: Capabilities) -> None:
-        """Translate the names.
+        """Translate the names; what the running kernel does not know cannot be given.
 
         Raises:
-            RlessError: a name that no kernel knows.
+            RlessError: a name that no kernel knows, or sets that the kernel cannot hold.
         """
         known = (1 << caps.last_capability() + 1) - 1
         try:
@@ -35,6 +37,10 @@ class CapabilitySets:
             self.ambient = caps.mask(sets.get("ambient", [])) & known
         except KeyError as error:
             raise RlessError(f"process.capabilities: unknown capability {error.args[0]}") from None
+        if self.effective & ~self.permitted:
+            raise RlessError("process.capabilities: effective has more than permitted")
+        if self.ambient & ~(self.permitted & self.inheritable):
+            raise RlessError("process.capabilities: ambient has more than permitted, inheritable")
 
     def drop_bounding(self) -> None:
         """Drop from the bounding set all that is not in ours."""
@@ -45,7 +51,13 @@ class CapabilitySets:
     def regain(self) -> None:
         """Make all that is still permitted effective again, after the change of user."""
         everything = (1 << caps.last_capability() + 1) - 1
-        caps.set_capabilities(everything, everything, 0)
+        try:
+            caps.set_capabilities(everything, everything, 0)
+        except SyscallError as error:
+            if error.errno != errno.EPERM:
+                raise
+            # In the user namespace of another container, where we never had all. What needs
+            # one of them says so itself.
 
     def apply(self) -> None:
         """Set the final sets."""

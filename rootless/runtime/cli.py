@@ -6,16 +6,17 @@ interpreter and no more. Options may stand before or after the id.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from rootless import __version__, log, paths
+from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rootless.runtime import lifecycle
 
 _USAGE = """\
 usage: rless-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND ...
@@ -148,7 +149,7 @@ def _complain(message: str, line: _Line | None) -> None:
     path = line.get("--log") if line else None
     if path:
         if line and line.get("--log-format") == "json":
-            entry = json.dumps({"level": "error", "msg": text})
+            entry = jsontext.dumps({"level": "error", "msg": text})
         else:
             entry = f"rless-oci: {text}"
         try:
@@ -159,7 +160,7 @@ def _complain(message: str, line: _Line | None) -> None:
     sys.stderr.write(f"rless-oci: {text}\n")
 
 
-def _options(line: _Line) -> tuple[str, str, object]:
+def _options(line: _Line) -> tuple[str, str, lifecycle.Options]:
     from rootless.runtime import lifecycle
 
     options = lifecycle.Options()
@@ -171,6 +172,12 @@ def _options(line: _Line) -> tuple[str, str, object]:
     if not count.isdigit():
         raise RlessError(f"--preserve-fds: {count} is not a number", exit_code=1)
     options.preserve_fds = int(count)
+    for fd in range(3, 3 + options.preserve_fds):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # One of ours would get the number, and go to the application.
+            raise RlessError(f"--preserve-fds {count}: {fd} is not open", exit_code=1) from None
     options.use_pivot = not line.has("--no-pivot")
     return line.root(), line.id(), options
 
@@ -179,7 +186,6 @@ def _create(line: _Line) -> int:
     from rootless.runtime import lifecycle
 
     root, container_id, options = _options(line)
-    assert isinstance(options, lifecycle.Options)
     lifecycle.create(root, container_id, options)
     return 0
 
@@ -188,7 +194,6 @@ def _run(line: _Line) -> int:
     from rootless.runtime import lifecycle
 
     root, container_id, options = _options(line)
-    assert isinstance(options, lifecycle.Options)
     return lifecycle.run(root, container_id, options)
 
 
@@ -202,7 +207,7 @@ def _start(line: _Line) -> int:
 def _state(line: _Line) -> int:
     from rootless.runtime.state import Record
 
-    print(json.dumps(Record(line.root(), line.id()).state(), indent=2))
+    print(jsontext.dumps(Record(line.root(), line.id()).state()))
     return 0
 
 
@@ -230,7 +235,7 @@ def _list(line: _Line) -> int:
         for state in states:
             print(state["id"])
     elif line.get("--format", "-f") == "json":
-        print(json.dumps(states))
+        print(jsontext.dumps(states))
     else:
         print(f"{'ID':<30} {'PID':<8} {'STATUS':<9} BUNDLE")
         for state in states:
@@ -240,6 +245,8 @@ def _list(line: _Line) -> int:
 
 
 def _spec(line: _Line) -> int:
+    import json
+
     from rootless.runtime import features
 
     path = f"{line.get('--bundle', '-b') or '.'}/config.json"
@@ -253,6 +260,8 @@ def _spec(line: _Line) -> int:
 
 
 def _features(line: _Line) -> int:
+    import json
+
     from rootless.runtime import features
 
     print(json.dumps(features.features(), indent=2))

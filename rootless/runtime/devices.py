@@ -28,6 +28,7 @@ STANDARD = {
     "/dev/urandom": (1, 9),
     "/dev/tty": (5, 0),
 }
+_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK}
 _LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
@@ -46,28 +47,41 @@ def open_host_nodes(devices: list[Device]) -> dict[str, int]:
     """
     nodes = {}
     for path, number in STANDARD.items():
-        nodes[path] = _open_node(path, number)
+        nodes[path] = _open_node(path, stat.S_IFCHR, number)
     for device in devices:
         path = device["path"]
         if path in nodes:
             continue
-        if device.get("type", "c") not in ("c", "u", "b"):
-            raise RlessError(f"linux.devices: {path}: type {device.get('type')} is not a device")
-        nodes[path] = _open_node(path, (device.get("major", 0), device.get("minor", 0)))
+        if device["type"] not in _KINDS:
+            raise RlessError(f"linux.devices: {path}: type {device['type']} is not a device")
+        number = device.get("major", 0), device.get("minor", 0)
+        nodes[path] = _open_node(path, _KINDS[device["type"]], number)
     return nodes
 
 
-def _open_node(path: str, number: tuple[int, int]) -> int:
+def open_null() -> int:
+    """Return the host's /dev/null, which must be it: masks are made of it (CVE-2025-31133)."""
+    fd = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+    _check_node(fd, "/dev/null", stat.S_IFCHR, STANDARD["/dev/null"])
+    return fd
+
+
+def _open_node(path: str, kind: int, number: tuple[int, int]) -> int:
     try:
         fd = api.open_tree(AT_FDCWD, path, recursive=False)
     except SyscallError as error:
         raise RlessError(f"device {path}: {os.strerror(error.errno)}") from error
-    status = os.fstat(fd)
-    is_device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
-    if not is_device or (os.major(status.st_rdev), os.minor(status.st_rdev)) != number:
-        os.close(fd)
-        raise RlessError(f"device {path} on this host is not device {number[0]}:{number[1]}")
+    _check_node(fd, path, kind, number)
     return fd
+
+
+def _check_node(fd: int, path: str, kind: int, number: tuple[int, int]) -> None:
+    status = os.fstat(fd)
+    found = os.major(status.st_rdev), os.minor(status.st_rdev)
+    if stat.S_IFMT(status.st_mode) != kind or found != number:
+        os.close(fd)
+        what = "block" if kind == stat.S_IFBLK else "character"
+        raise RlessError(f"{path} on this host is not the {what} device {number[0]}:{number[1]}")
 
 
 def furnish(root: Root, nodes: dict[str, int]) -> None:

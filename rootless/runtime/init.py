@@ -25,7 +25,7 @@ import stat
 import sys
 import time
 
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import idmap, netlink, ns, openat2, prctl, process
 from rootless.linux import mount as api
 from rootless.linux.seccomp import load_filter
@@ -45,14 +45,6 @@ if TYPE_CHECKING:
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
-
-# The namespaced sysctls that a container may set; all others belong to the host (the list of
-# runc's validator).
-_SYSCTL_IPC = frozenset(
-    f"kernel.{name}"
-    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni")
-) | {"kernel.shm_rmid_forced"}
-_SYSCTL_UTS = frozenset({"kernel.domainname", "kernel.hostname"})
 
 
 class Init:
@@ -99,6 +91,8 @@ class Init:
         self.root_tree = -1
         self.sources: list[int] = []
         self.null_fd = -1
+        self.own_image = application.image_of_caller()
+        self.entered = False
         self.nodes: dict[str, int] = {}
         self.invoker = (0, 0)
         self.times: list[tuple[str, float]] = []
@@ -143,7 +137,7 @@ class Init:
             sync.send(self.status_fd, sync.FAILED, sync.error_payload(error))
         except OSError:
             # Created by one command and started by another: the first one is not there to tell.
-            os.write(2, f"rless-oci: {error}\n".encode("utf-8", "replace"))
+            os.write(2, f"rless-oci: {escape(str(error))}\n".encode())
         os._exit(error.exit_code)
 
     # -- detach ------------------------------------------------------------------------------
@@ -169,7 +163,8 @@ class Init:
                 os._exit(137)
         os.setsid()
         for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP):
+            # SIGPIPE stays ignored until `restrict`: the parent may have gone when we report.
+            if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE):
                 try:
                     signal.signal(number, signal.SIG_DFL)
                 except (OSError, ValueError):
@@ -180,7 +175,7 @@ class Init:
             for target, source in enumerate([os.dup(fd) for fd in self.stdio]):
                 os.dup2(source, target, inheritable=True)
         keep = {self.status_fd, self.go_fd, self.gate_fd, self.console_fd, *self.keep_fds}
-        keep.update(fd for _, fd in self.namespaces.joined)
+        keep.update(entry[1] for entry in self.namespaces.joined)
         first = 3
         for fd in sorted(fd for fd in keep if fd >= 3):
             if fd > first:
@@ -212,7 +207,7 @@ class Init:
         """Open what comes from the host, as the invoking user: root, devices, bind sources."""
         self.root_tree = open_root(self.spec["root"]["path"])
         self.nodes = devices.open_host_nodes(self.linux.get("devices", []))
-        self.null_fd = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        self.null_fd = devices.open_null()
         self.sources = [open_source(entry) for entry in self.spec.get("mounts", [])]
 
     # -- identity ----------------------------------------------------------------------------
@@ -223,37 +218,11 @@ class Init:
         idmap.become_root()
 
     def write_sysctls(self) -> None:
-        """Write sysctls through a private procfs, before any mount is ours.
+        """Write the sysctls, before any mount is the container's."""
+        if settings := self.linux.get("sysctl"):
+            from rootless.runtime import sysctl  # loaded by the parent
 
-        A path through /proc of the container could be redirected by its mounts
-        (CVE-2025-52881); this procfs is attached nowhere.
-        """
-        sysctls = self.linux.get("sysctl", {})
-        if not sysctls:
-            return
-        try:
-            proc = api.new_mount("proc")
-        except SyscallError:
-            proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for name, value in sysctls.items():
-                self._check_sysctl(name)
-                _write_proc(proc, f"sys/{name.replace('.', '/')}", value, f"sysctl {name}")
-        finally:
-            os.close(proc)
-
-    def _check_sysctl(self, name: str) -> None:
-        kinds = {entry["type"] for entry in self.linux.get("namespaces", [])}
-        if name in _SYSCTL_IPC or name.startswith("fs.mqueue."):
-            needed = "ipc"
-        elif name.startswith("net."):
-            needed = "network"
-        elif name in _SYSCTL_UTS:
-            needed = "uts"
-        else:
-            raise RlessError(f"sysctl {name}: it belongs to the whole host, not to a namespace")
-        if needed not in kinds:
-            raise RlessError(f"sysctl {name}: the container shares the {needed} namespace")
+            sysctl.write(settings, {entry["type"] for entry in self.linux.get("namespaces", [])})
 
     def name_host(self) -> None:
         """Set the host and domain names of the UTS namespace."""
@@ -266,14 +235,16 @@ class Init:
 
     def furnish_root(self) -> None:
         """Make the root a mount, and attach to it all that the config lists, in its order."""
-        self.root = Root(self.spec["root"]["path"], self.root_tree)
-        has_dev = False
-        for entry, source_fd in zip(self.spec.get("mounts", []), self.sources):
+        propagation = self.linux.get("rootfsPropagation", "")
+        self.root = Root(self.spec["root"]["path"], self.root_tree, propagation)
+        furnished = False
+        for entry, source_fd in zip(self.spec.get("mounts", []), self.sources, strict=True):
             self.root.attach(entry, source_fd)
-            if entry["destination"].rstrip("/") == "/dev":
-                has_dev = True
-                devices.furnish(self.root, self.nodes)
-        if not has_dev:
+            if entry["destination"].rstrip("/") == "/dev" and not furnished:
+                furnished = True
+                if source_fd < 0:  # a bound /dev has what its owner put there
+                    devices.furnish(self.root, self.nodes)
+        if not furnished:
             devices.furnish(self.root, self.nodes)
 
     def make_terminal(self) -> None:
@@ -299,8 +270,6 @@ class Init:
     def make_directory(self) -> None:
         """Make the working directory, if the image lacks it, beneath the root."""
         cwd = self.process["cwd"]
-        if not cwd.startswith("/"):
-            raise RlessError(f"process.cwd: {cwd} is not an absolute path")
         try:
             os.close(openat2.make_dirs(self.root.fd, cwd))
         except SyscallError as error:
@@ -311,20 +280,17 @@ class Init:
         if self.spec["root"].get("readonly"):
             api.mount_setattr(self.root.fd, set_=api.MOUNT_ATTR_RDONLY)
         pivot.enter_root(self.root.fd, self.use_pivot)
-        propagation = self.linux.get("rootfsPropagation", "")
-        if propagation.lstrip("r") == "shared":
-            api.mount_setattr(self.root.fd, propagation=api.MS_SHARED, recursive=True)
-        os.close(self.root.fd)
+        self.root.close()
         os.close(self.null_fd)
 
     # -- process -----------------------------------------------------------------------------
 
     def limit_process(self) -> None:
-        """Set limits, terminal, working directory and the file mode mask."""
-        application.set_rlimits(self.process.get("rlimits", []))
+        """Set terminal, working directory and the file mode mask; see that limits can be set."""
+        application.check_rlimits(self.process.get("rlimits", []))
         if self.console is not None:
             self.console.become_stdio()
-        application.enter_directory(self.process["cwd"])
+        self.entered = application.enter_directory(self.process["cwd"])
         os.umask(self.process.get("user", {}).get("umask", 0o022))
 
     def change_user(self) -> None:
@@ -352,6 +318,11 @@ class Init:
         if self.die_with_parent:
             # The kernel forgets it when credentials change.
             prctl.set_parent_death_signal(signal.SIGKILL)
+        if not self.entered and not application.enter_directory(self.process["cwd"]):
+            raise RlessError(
+                f"cannot enter the working directory {self.process['cwd']}: permission denied",
+                exit_code=EXIT_CANNOT_EXECUTE,
+            )
 
     def _give_stdio(self, uid: int) -> None:
         """Give pipes made for the container to its user, so that /dev/stdout can be opened."""
@@ -368,23 +339,12 @@ class Init:
     # -- start -------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
-        """Return what the kernel says of us now, for `--explain`, and what each step cost."""
+        """Return what each step cost, and what the kernel says of us now if it is wanted."""
         report: dict[str, Any] = {"times": self.times}
-        if not self.want_report:
-            return report
-        for name in ("mountinfo", "status", "uid_map", "gid_map", "cgroup"):
-            try:
-                with open(f"/proc/self/{name}", encoding="utf-8", errors="replace") as file:
-                    report[name] = file.read()
-            except OSError as error:
-                report[name] = f"({error.strerror})"
-        report["namespaces"] = {}
-        for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
-            try:
-                report["namespaces"][name] = os.readlink(f"/proc/self/ns/{name}")
-            except OSError as error:
-                report["namespaces"][name] = f"({error.strerror})"
-        report["hostname"] = os.uname().nodename
+        if self.want_report:
+            from rootless.runtime import report as facts  # loaded by the parent
+
+            report |= facts.read()
         return report
 
     def wait_for_start(self) -> None:
@@ -401,23 +361,26 @@ class Init:
 
     def restrict(self) -> None:
         """Take the last rights: capabilities, privileges by execve, system calls."""
+        self.capabilities.regain()  # to read what the application's user may only execute
+        application.guard_image(self.process["args"][0], self.environment, self.own_image)
         process.close_on_exec_from(3)
-        if not self.process.get("noNewPrivileges"):
-            # Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes first.
-            if self.seccomp_filter is not None:
-                self.capabilities.regain()
-                load_filter(self.seccomp_filter, self.seccomp_flags)
+        for fd in self.keep_fds:
+            os.set_inheritable(fd, True)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        application.set_rlimits(self.process.get("rlimits", []))
+        if self.process.get("noNewPrivileges"):
             self.capabilities.apply()
+            prctl.set_no_new_privs()
+            if self.seccomp_filter is not None:
+                load_filter(self.seccomp_filter, self.seccomp_flags)
             return
-        self.capabilities.apply()
-        prctl.set_no_new_privs()
+        # Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes first.
         if self.seccomp_filter is not None:
             load_filter(self.seccomp_filter, self.seccomp_flags)
+        self.capabilities.apply()
 
 
-def make_console(
-    root: Root, socket_fd: int, size: Any, owner: tuple[int, int]
-) -> Console:
+def make_console(root: Root, socket_fd: int, size: Any, owner: tuple[int, int]) -> Console:
     """Make a Console; its module is loaded by the parent only where a terminal is wanted."""
     from rootless.runtime.tty import Console
 
@@ -432,25 +395,3 @@ def forbid_imports() -> None:
     sys.meta_path.clear()
     sys.path.clear()
     sys.path_hooks.clear()
-
-
-def _write_proc(proc_fd: int, path: str, value: str, what: str) -> None:
-    try:
-        fd = openat2.openat2(
-            proc_fd,
-            path,
-            os.O_WRONLY,
-            resolve=openat2.RESOLVE_BENEATH
-            | openat2.RESOLVE_NO_XDEV
-            | openat2.RESOLVE_NO_SYMLINKS
-            | openat2.RESOLVE_NO_MAGICLINKS,
-        )
-    except SyscallError as error:
-        raise RlessError(f"cannot set {what}: {os.strerror(error.errno)}") from error
-    try:
-        os.write(fd, value.encode())
-    except OSError as error:
-        raise RlessError(f"cannot set {what} to {value}: {error.strerror}") from error
-    finally:
-        os.close(fd)
-

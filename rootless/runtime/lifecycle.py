@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
 
-from rootless import paths
+from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
-from rootless.linux.process import start_time
+from rootless.linux.process import pidfd_send_signal, start_time
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
-from rootless.runtime import parent
+from rootless.runtime import mounts, parent
 from rootless.runtime.state import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
 
     from rootless.oci.runtime_spec import Spec, State
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
 
 _CONFIG_LIMIT = 16 << 20  # bytes
 # About ourselves, or not to be caught.
@@ -41,12 +43,14 @@ def load(bundle: str, config: str | None = None) -> Spec:
     if len(text) > _CONFIG_LIMIT:
         raise RlessError(f"{path} is larger than {_CONFIG_LIMIT >> 20} MiB", exit_code=1)
     try:
-        document = json.loads(text)
+        document = jsontext.loads(text)
     except (ValueError, RecursionError) as error:
         raise RlessError(f"{path} is not JSON: {error}", exit_code=1) from error
     spec = validate.check(document, path)
-    root = spec["root"]["path"]
-    spec["root"]["path"] = root if root.startswith("/") else os.path.join(bundle, root)
+    spec["root"]["path"] = os.path.join(bundle, spec["root"]["path"])
+    for mount in spec.get("mounts", ()):
+        if mounts.is_bind(mount):
+            mount["source"] = os.path.join(bundle, mount["source"])
     return spec
 
 
@@ -81,45 +85,46 @@ def create(
     record = Record(root, container_id)
     record.make()
     console_fd = gate_fd = -1
+    created: parent.Created | None = None
+    cgroup = None
     try:
         if options.console_socket is not None:
             console_fd = _connect(options.console_socket)
         gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(gate_fd, True)
         cgroup = cgroups.choose(spec, container_id)
-        try:
-            created = parent.create(
-                spec,
-                cgroup,
-                cache_dir=f"{root}/.seccomp",
-                gate_fd=gate_fd,
-                console_fd=console_fd,
-                die_with_parent=die_with_parent,
-                use_pivot=options.use_pivot,
-                keep_fds=tuple(range(3, 3 + options.preserve_fds)),
-            )
-        except BaseException:
-            cgroup.destroy()
-            raise
-        os.close(created.pidfd)
-        record.write(
-            {
-                "pid": created.pid,
-                "start": start_time(created.pid),
-                "boot": paths.boot_id(),
-                "bundle": bundle,
-                "annotations": spec.get("annotations", {}),
-                "cgroup": cgroup.path,
-            }
+        facts = {
+            "boot": paths.boot_id(),
+            "bundle": bundle,
+            "annotations": spec.get("annotations", {}),
+            "cgroup": cgroup.path,
+        }
+        created = parent.create(
+            spec,
+            cgroup,
+            cache_dir=f"{root}/.seccomp",
+            gate_fd=gate_fd,
+            console_fd=console_fd,
+            die_with_parent=die_with_parent,
+            use_pivot=options.use_pivot,
+            keep_fds=tuple(range(3, 3 + options.preserve_fds)),
+            started=lambda pid: record.write({"pid": pid, "start": start_time(pid), **facts}),
         )
         if options.pid_file:
             _write_pid_file(options.pid_file, created.pid)
+        record.mark_created()
         return created
     except BaseException:
+        if created is not None:
+            pidfd_send_signal(created.pidfd, signal.SIGKILL)
+            os.waitpid(created.pid, 0)
+            os.close(created.status_fd)
+        if cgroup is not None:
+            cgroup.destroy()
         record.remove()
         raise
     finally:
-        for fd in (console_fd, gate_fd):
+        for fd in (console_fd, gate_fd, created.pidfd if created else -1):
             if fd >= 0:
                 os.close(fd)
 
@@ -153,23 +158,14 @@ def run(root: str, container_id: str, options: Options) -> int:
     return code if code >= 0 else 128 - code
 
 
-def start(root: str, container_id: str) -> None:
-    """Start a created container."""
-    Record(root, container_id).open_start_gate()
-
-
-def state(root: str, container_id: str) -> State:
-    """Return the state of a container."""
-    return Record(root, container_id).state()
-
-
 def kill(root: str, container_id: str, number: int, everything: bool) -> None:
-    """Signal the first process; `everything`: with SIGKILL all go, as its pid namespace ends."""
+    """Signal the first process; `everything`: all in its cgroup, where it has one."""
     record = Record(root, container_id)
     cgroup = record.read().get("cgroup")
     if everything and cgroup:
         _signal_cgroup(cgroup, number)
-    record.signal(number)
+    else:
+        record.signal(number)
 
 
 def _signal_cgroup(path: str, number: int) -> None:
@@ -197,6 +193,7 @@ def delete(root: str, container_id: str, force: bool) -> None:
         status = record.state()["status"]
     except RlessError:
         if force:
+            record.remove()  # where there is one, it is damaged
             return
         raise
     if status in ("created", "running", "creating"):
@@ -261,4 +258,3 @@ def _write_pid_file(path: str, pid: int) -> None:
         os.rename(temporary, path)
     except OSError as error:
         raise RlessError(f"--pid-file {path}: {error.strerror}", exit_code=1) from error
-

@@ -2,9 +2,10 @@
 
 Theory of operation. All of this runs in init, in the container's own mount namespace, before
 pivot_root, while the host is still in sight. Sources are opened first, as the user who runs
-rless: a file system that knows nothing of user namespaces (NFS, sshfs) obeys nobody else. The target of each mount is opened beneath the
-root by openat2(RESOLVE_IN_ROOT): a link in a hostile image leads nowhere but into the image.
-The mount is made detached (fsopen, open_tree) and attached to that very descriptor, so that
+rless: a file system that knows nothing of user namespaces (NFS, sshfs) obeys nobody else. The
+target of each mount is opened beneath the root by openat2(RESOLVE_IN_ROOT): a link in a hostile
+image leads nowhere but into the image, and for what the kernel provides not even there. The
+mount is made detached (fsopen, open_tree) and attached to that very descriptor, so that
 no name is looked up twice (security classes 26, 27, 29, 30).
 """
 
@@ -17,7 +18,14 @@ import stat
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
-from rootless.linux.openat2 import make_dirs, openat2
+from rootless.linux.openat2 import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    make_dirs,
+    make_file,
+    openat2,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +60,22 @@ _PROPAGATION = {
     "rshared": (api.MS_SHARED, True),
     "unbindable": (api.MS_UNBINDABLE, False),
     "runbindable": (api.MS_UNBINDABLE, True),
+}
+# What the kernel provides is never mounted through a link of the image: what is written to it
+# later, by its usual name, must get there (CVE-2019-19921, CVE-2025-52565).
+_KERNEL_TYPES = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup"})
+_KERNEL_PLACES = frozenset({"/proc", "/sys", "/dev"})
+# Why the kernel says EPERM to a new one.
+_HINTS = {
+    "proc": (
+        "the kernel refuses a new /proc, because parts of the present one are covered "
+        "(are we inside a container?)",
+        "use --pid host, or run the outer container with --security-opt unmask=ALL",
+    ),
+    "sysfs": (
+        "the kernel refuses a new /sys, because the network namespace is not the container's own",
+        "bind the host's /sys",
+    ),
 }
 # Mounts that may lie over files of a procfs, as lxcfs does (the list of runc).
 _PROC_FILES = frozenset(
@@ -136,21 +160,31 @@ def open_root(path: str) -> int:
         raise RlessError(f"root file system {path}: {error.strerror}") from error
 
 
+def is_bind(entry: Mount) -> bool:
+    """Tell whether a mount of the config is a bind mount."""
+    options = entry.get("options", [])
+    return entry.get("type") == "bind" or "bind" in options or "rbind" in options
+
+
 def open_source(entry: Mount) -> int:
     """Return the source of a bind mount as a detached mount; -1: the entry is no bind mount.
 
     Raises:
         RlessError: the source cannot be reached.
     """
-    options = entry.get("options", [])
-    if entry.get("type") != "bind" and "bind" not in options and "rbind" not in options:
+    if not is_bind(entry):
         return -1
-    source = entry.get("source", "")
+    source, recursive = entry["source"], "rbind" in entry.get("options", [])
     try:
-        return api.open_tree(AT_FDCWD, source, "rbind" in options)
+        return api.open_tree(AT_FDCWD, source, recursive)
     except SyscallError as error:
+        why, hint = os.strerror(error.errno), None
+        if error.errno == errno.EINVAL and not recursive:
+            # To leave them out would show what they cover (mount_namespaces(7)).
+            why = "it has other mounts below it, which cannot be left out without root"
+            hint = "bind it recursively"
         raise RlessError(
-            f"cannot mount {entry['destination']}: source {source}: {os.strerror(error.errno)}"
+            f"cannot mount {entry['destination']}: source {source}: {why}", hint
         ) from error
 
 
@@ -161,16 +195,21 @@ class Root:
         fd: its top directory.
     """
 
-    __slots__ = ("_proc_devices", "fd")
+    __slots__ = ("_proc_devices", "_propagation", "fd")
 
-    def __init__(self, path: str, tree_fd: int) -> None:
+    def __init__(self, path: str, tree_fd: int, propagation: str = "") -> None:
         """Attach the tree of `open_root` over `path`.
 
         Where the path itself cannot be walked any more (a private directory of a user who is
         not mapped here), any place that nobody sees does: it is the root in a moment.
+
+        Args:
+            propagation: `linux.rootfsPropagation`; it is private while we mount, or a slave.
         """
         self._proc_devices: set[int] = set()
-        api.mount_setattr(tree_fd, propagation=api.MS_PRIVATE, recursive=True)
+        self._propagation, _ = _PROPAGATION.get(propagation, (api.MS_PRIVATE, True))
+        first = api.MS_SLAVE if self._propagation == api.MS_SLAVE else api.MS_PRIVATE
+        api.mount_setattr(tree_fd, propagation=first, recursive=True)
         try:
             under = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except PermissionError:
@@ -178,6 +217,12 @@ class Root:
         api.move_mount(tree_fd, under)
         os.close(under)
         self.fd = tree_fd
+
+    def close(self) -> None:
+        """Let go of it, the mounts being made, with the propagation that is asked for."""
+        if self._propagation not in (api.MS_PRIVATE, api.MS_SLAVE):
+            api.mount_setattr(self.fd, propagation=self._propagation, recursive=True)
+        os.close(self.fd)
 
     def open(self, path: str | bytes, flags: int = os.O_PATH) -> int:
         """Open beneath the root."""
@@ -192,52 +237,49 @@ class Root:
         Raises:
             RlessError: with the destination and why.
         """
-        destination = entry["destination"]
+        destination, kind = entry["destination"], entry.get("type", "")
         try:
             options = Options(entry.get("options", []))
             if source_fd >= 0:
                 mount_fd = source_fd
                 _prepare_bind(mount_fd, options)
             else:
-                mount_fd = _new(entry.get("type", ""), options)
+                mount_fd = _new(kind, options)
             try:
-                target = self.target(destination, os.fstat(mount_fd))
-                self._refuse_procfs(destination, target)
+                for flags, recursive in options.propagation:
+                    api.mount_setattr(mount_fd, propagation=flags, recursive=recursive)
+                place = destination.rstrip("/") or "/"
+                links = kind not in _KERNEL_TYPES and place not in _KERNEL_PLACES
+                target = self.target(destination, os.fstat(mount_fd), links)
+                self._refuse_procfs(place, target)
                 api.move_mount(mount_fd, target)
                 os.close(target)
-                if entry.get("type") == "proc" or entry.get("source") == "/proc":
+                if kind == "proc" or entry.get("source") == "/proc":
                     self._proc_devices.add(os.fstat(mount_fd).st_dev)
             finally:
                 os.close(mount_fd)
         except RlessError as error:
             raise error.within(f"cannot mount {destination}") from error
 
-    def target(self, destination: str, source: os.stat_result) -> int:
-        """Open the mount point beneath the root, making it if it is missing."""
-        try:
-            return self.open(destination)
-        except SyscallError as error:
-            if error.errno != errno.ENOENT:
-                raise
-        if stat.S_ISDIR(source.st_mode):
-            return make_dirs(self.fd, destination)
-        parent, _, name = destination.rstrip("/").rpartition("/")
-        parent_fd = make_dirs(self.fd, parent)
-        try:
-            fd = os.open(
-                name,
-                os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDONLY | os.O_CLOEXEC,
-                0o644,
-                dir_fd=parent_fd,
-            )
-            os.close(fd)
-        except FileExistsError:
-            pass  # a dangling link: the open beneath the root tells
-        except OSError as error:
-            raise SyscallError(f"open({destination})", error.errno or 0) from error
-        finally:
-            os.close(parent_fd)
-        return self.open(destination)
+    def target(self, destination: str, source: os.stat_result, links: bool = True) -> int:
+        """Open the mount point beneath the root, making it if it is missing.
+
+        Args:
+            source: of what will be mounted there: a directory, or anything else.
+            links: follow symbolic links, inside the root.
+        """
+        resolve = RESOLVE_IN_ROOT | (RESOLVE_NO_MAGICLINKS if links else RESOLVE_NO_SYMLINKS)
+        for attempt in (1, 2):
+            try:
+                return openat2(self.fd, destination, os.O_PATH, resolve=resolve)
+            except SyscallError as error:
+                if error.errno == errno.ELOOP and not links:
+                    raise RlessError("the image has a symbolic link there") from error
+                if error.errno != errno.ENOENT or attempt == 2:
+                    raise
+            make = make_dirs if stat.S_ISDIR(source.st_mode) else make_file
+            os.close(make(self.fd, destination))
+        raise AssertionError("unreachable")
 
     def _refuse_procfs(self, destination: str, target: int) -> None:
         """Refuse to cover a part of our procfs: what the kernel shows there must be true."""
@@ -286,8 +328,10 @@ class Root:
 
 
 def _prepare_bind(tree: int, options: Options) -> None:
-    for flags, recursive in options.propagation or [(api.MS_PRIVATE, True)]:
-        api.mount_setattr(tree, propagation=flags, recursive=recursive)
+    if options.data:
+        raise RlessError(f"option {options.data[0][0]} means nothing for a bind mount")
+    if not options.propagation:
+        api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
     if options.set or options.clear:
         _set_attributes(tree, options.set, options.clear, recursive=False)
     if options.recursive_set or options.recursive_clear:
@@ -313,24 +357,31 @@ def _new(fstype: str, options: Options) -> int:
     """Return a new mount of `fstype`, detached."""
     attributes = options.set | options.recursive_set
     if fstype == "cgroup":
-        try:
-            return api.new_mount("cgroup2", [("source", "cgroup2")], attributes)
-        except SyscallError:
-            # No unified hierarchy here: an empty directory tells that best.
-            return api.new_mount("tmpfs", [("size", "0"), ("mode", "555")], attributes)
-    if fstype == "proc":
-        try:
-            return api.new_mount("proc", [("source", "proc"), *options.data], attributes)
-        except SyscallError as error:
-            if error.errno != errno.EPERM:
-                raise
-            raise RlessError(
-                "the kernel refuses a new /proc, because parts of the present one are covered "
-                "(are we inside a container?)",
-                "use --pid host, or run the outer container with --security-opt unmask=ALL",
-            ) from error
-    # The source is only a name, but tools show it.
-    return api.new_mount(fstype, [("source", fstype), *options.data], attributes)
+        return _new_cgroup(attributes)
+    try:
+        # The source is only a name, but tools show it.
+        return api.new_mount(fstype, [("source", fstype), *options.data], attributes)
+    except SyscallError as error:
+        if error.errno == errno.EPERM and fstype in _HINTS:
+            raise RlessError(*_HINTS[fstype]) from error
+        if error.errno == errno.ENODEV:
+            raise RlessError(f"this kernel has no file system {fstype}") from error
+        raise
+
+
+def _new_cgroup(attributes: int) -> int:
+    """Return a mount that shows the control groups: ours alone, else the host's, else nothing."""
+    try:
+        return api.new_mount("cgroup2", [("source", "cgroup2")], attributes)
+    except SyscallError:
+        pass  # the cgroup namespace is the host's, or there is no unified hierarchy
+    try:
+        tree = api.open_tree(AT_FDCWD, "/sys/fs/cgroup")
+        api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
+        _set_attributes(tree, attributes & ~api.MOUNT_ATTR_ATIME_MASK, 0, recursive=True)
+        return tree
+    except SyscallError:
+        return api.new_mount("tmpfs", [("size", "0"), ("mode", "555")], attributes)
 
 
 def option_names() -> list[str]:

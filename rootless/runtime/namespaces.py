@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.errors import RlessError
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import ns
 from rootless.linux.idmap import IdMap
 
@@ -27,6 +27,7 @@ FLAGS = {
     "cgroup": ns.CLONE_NEWCGROUP,
     "time": ns.CLONE_NEWTIME,
 }
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 # The names under /proc/PID/ns.
 FILES = {
     "user": "user",
@@ -44,7 +45,7 @@ class Namespaces:
 
     Attributes:
         new: CLONE_NEW* flags for clone3; CLONE_NEWCGROUP is not among them.
-        joined: (flag, descriptor) for init to join, in this order.
+        joined: (flag, descriptor, path) for init to join, in this order.
         new_cgroup: make a cgroup namespace once init is in its cgroup.
         idmap: the maps of a new user namespace, None without one.
     """
@@ -59,20 +60,20 @@ class Namespaces:
                 without mappings.
         """
         self.new = 0
-        self.joined: list[tuple[int, int]] = []
+        self.joined: list[tuple[int, int, str]] = []
         self.new_cgroup = False
         self.pid_fd = -1
         linux = spec.get("linux", {})
         for namespace in linux.get("namespaces", ()):
             kind, path = namespace["type"], namespace.get("path")
-            if kind not in FLAGS or kind == "time":
+            if kind not in FILES:
                 raise RlessError(f"linux.namespaces: type {kind!r} is not supported")
             if path:
                 fd = _open(kind, path)
                 if kind == "pid":
                     self.pid_fd = fd
                 else:
-                    self.joined.append((FLAGS[kind], fd))
+                    self.joined.append((FLAGS[kind], fd, path))
             elif kind == "cgroup":
                 self.new_cgroup = True
             else:
@@ -98,13 +99,16 @@ class Namespaces:
 
         In init, or in the parent before it clones init into a new user namespace.
         """
-        for flag, fd in self.joined:
-            ns.setns(fd, flag)
+        for flag, fd, path in self.joined:
+            try:
+                ns.setns(fd, flag)
+            except SyscallError as error:
+                raise RlessError(f"cannot join {path}: {os.strerror(error.errno)}") from error
         self.close()
 
     def close(self) -> None:
         """Close the descriptors of the joined namespaces."""
-        for _, fd in self.joined:
+        for _, fd, _ in self.joined:
             os.close(fd)
         if self.pid_fd >= 0:
             os.close(self.pid_fd)
@@ -118,7 +122,17 @@ def _extents(mappings: list[IdMapping]) -> list[tuple[int, int, int]]:
 def _open(kind: str, path: str) -> int:
     if kind in ("user", "mount"):
         raise RlessError(f"linux.namespaces: type {kind} by path is not supported")
+    import fcntl
+
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise RlessError(f"cannot join the {kind} namespace {path}: {error.strerror}") from error
+    try:
+        found = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        found = 0
+    if found != FLAGS[kind]:
+        os.close(fd)
+        raise RlessError(f"linux.namespaces: {path} is no {kind} namespace")
+    return fd

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import idmap, ns
+from rootless.linux import idmap, ns, prctl
 from rootless.runtime import sync
 from rootless.runtime.init import Init
 from rootless.runtime.namespaces import Namespaces
@@ -17,10 +17,13 @@ from rootless.runtime.seccomp import cached_filter, load_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.cgroup.base import Cgroup
+
+_OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
 
 class Created:
@@ -69,6 +72,7 @@ def create(
     want_report: bool = False,
     use_pivot: bool = True,
     keep_fds: tuple[int, ...] = (),
+    started: Callable[[int], None] | None = None,
 ) -> Created:
     """Create a container; its init waits at the gate for one byte, `sync.START`.
 
@@ -83,6 +87,8 @@ def create(
         want_report: have init read back the facts for `--explain`.
         use_pivot: False on a root that is an initramfs.
         keep_fds: descriptors that the application inherits.
+        started: told the pid of init before it is let go, so that a note of it exists whatever
+            happens to the caller.
 
     Raises:
         RlessError: of any step, from the parent or from init. Nothing is left then.
@@ -92,9 +98,7 @@ def create(
     seccomp = linux.get("seccomp")
     bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
     flags = load_flags(seccomp) if seccomp is not None else 0
-    if console_fd >= 0:
-        import rootless.runtime.tty  # noqa: F401  # init cannot import it any more
-
+    _load_modules(spec, console_fd >= 0, want_report)
     namespaces = Namespaces(spec)
     status_reader, status_writer = os.pipe()
     go_reader, go_writer = os.pipe()
@@ -121,9 +125,13 @@ def create(
             # A new user namespace has no rights over those that are joined: they come first.
             namespaces.join()
         cgroup_fd = cgroup.open()
-        pid, pidfd = _clone(namespaces.new, cgroup_fd)
-        if pid == 0:
-            init.run()
+        with _Inherited(process.get("oomScoreAdj"), namespaces.idmap is None):
+            pid, pidfd = _clone(namespaces.new, cgroup_fd)
+            if pid == 0:
+                # If we die, init must see the end of the pipe.
+                os.close(go_writer)
+                os.close(status_reader)
+                init.run()
     finally:
         for fd in (status_writer, go_reader, cgroup_fd):
             if fd >= 0:
@@ -132,8 +140,8 @@ def create(
     try:
         if namespaces.idmap is not None:
             idmap.write_maps(pid, namespaces.idmap)
-        if "oomScoreAdj" in process:
-            _set_oom_score(pid, process["oomScoreAdj"])
+        if started is not None:
+            started(pid)
         os.write(go_writer, sync.GO)
         report = sync.expect_ready(status_reader)
     except BaseException as error:
@@ -157,16 +165,57 @@ def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
         raise error.within("cannot make the container's namespaces") from error
 
 
-def _set_oom_score(pid: int, score: int) -> None:
-    """Set oom_score_adj (proc(5)), while init is still dumpable and its files in /proc ours."""
-    try:
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
-    except OSError as error:
-        raise RlessError(
-            f"cannot set the OOM score to {score}: {error.strerror}",
-            "a user may raise it, but not go below what it is now",
-        ) from error
+def _load_modules(spec: Spec, console: bool, want_report: bool) -> None:
+    """Import what only some configs need: init can import nothing any more."""
+    if console:
+        import rootless.runtime.tty
+    if want_report:
+        import rootless.runtime.report
+    if spec.get("linux", {}).get("sysctl"):
+        import rootless.runtime.sysctl  # noqa: F401
+
+
+class _Inherited:
+    """What init has from its first moment, as its parent has it while it clones.
+
+    Where init gets no user namespace of its own it is undumpable at once: in a pid namespace
+    that is shared, others can see it (CVE-2016-9962). Elsewhere it must wait: its id maps belong
+    to root while it is undumpable.
+    """
+
+    __slots__ = ("_dumpable", "_old", "_score", "_undumpable")
+
+    def __init__(self, score: int | None, undumpable: bool) -> None:
+        self._score = score
+        self._old = ""
+        self._undumpable = undumpable
+        self._dumpable = True
+
+    def __enter__(self) -> None:
+        if self._score is not None:
+            try:
+                with open(_OOM_SCORE, encoding="ascii") as file:
+                    self._old = file.read()
+                _write_oom_score(str(self._score))
+            except OSError as error:
+                raise RlessError(
+                    f"cannot set the OOM score to {self._score}: {error.strerror}",
+                    "a user may raise it, but not go below what it is now",
+                ) from error
+        if self._undumpable:
+            self._dumpable = prctl.get_dumpable()
+            prctl.set_dumpable(False)
+
+    def __exit__(self, *error: object) -> None:
+        if self._undumpable:
+            prctl.set_dumpable(self._dumpable)
+        if self._old:
+            _write_oom_score(self._old)
+
+
+def _write_oom_score(text: str) -> None:
+    with open(_OOM_SCORE, "w", encoding="ascii") as file:
+        file.write(text)
 
 
 def _reap(pid: int, pidfd: int) -> None:

@@ -2,21 +2,22 @@
 
     <root>/<id>/                0700, made with mkdir: two `create`s of one id cannot both win
         state.json              pid, start time, boot id, bundle: written by rename
-        start.fifo              `start` writes one byte into it, init reads it
+        gate                    a FIFO that init reads; `start` writes one byte into it
+        created                 its name from the end of `create` to `start`
 
-A pid is believed only with its start time and boot id (security class 39).
+So the status is a name, and init is known from before it does anything: whenever a `create` is
+killed, `delete --force` finds what it has left. A pid is believed only with its start time and
+boot id (security class 39).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import stat
 
-from rootless import paths
+from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.process import pidfd_open, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import State
 
 _OCI_VERSION = "1.2.0"
+_FACTS = frozenset({"pid", "start", "boot", "bundle", "annotations"})
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -56,8 +58,13 @@ class Record:
 
     @property
     def fifo(self) -> str:
-        """Return the path of the start gate."""
-        return f"{self.directory}/start.fifo"
+        """Return the path of the start gate, before the container is created."""
+        return f"{self.directory}/gate"
+
+    @property
+    def created(self) -> str:
+        """Return the path of the start gate of a created container."""
+        return f"{self.directory}/created"
 
     def make(self) -> None:
         """Make the directory and the gate.
@@ -77,8 +84,12 @@ class Record:
         """Write state.json."""
         temporary = f"{self.directory}/.state.json"
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(facts, file)
+            file.write(jsontext.dumps(facts))
         os.rename(temporary, f"{self.directory}/state.json")
+
+    def mark_created(self) -> None:
+        """Turn `creating` into `created`: `start` is possible now."""
+        os.rename(self.fifo, self.created)
 
     def read(self) -> dict[str, Any]:
         """Return what `write` wrote.
@@ -88,11 +99,13 @@ class Record:
         """
         try:
             with open(f"{self.directory}/state.json", encoding="utf-8") as file:
-                facts: dict[str, Any] = json.load(file)
+                facts: dict[str, Any] = jsontext.loads(file.read())
+                if not _FACTS.issubset(facts):
+                    raise ValueError("facts are missing")
                 return facts
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RlessError(f"container {self.id}: its state file is damaged: {error}") from error
         if os.path.isdir(self.directory):
             return {"pid": 0, "start": 0, "boot": "", "bundle": "", "annotations": {}}
@@ -100,21 +113,29 @@ class Record:
 
     def remove(self) -> None:
         """Remove the directory."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            for name in os.listdir(self.directory):
+                os.unlink(f"{self.directory}/{name}")
+            os.rmdir(self.directory)
+        except FileNotFoundError:
+            pass  # another `delete` was faster
 
     def state(self) -> State:
         """Return the answer of `state`: status is creating, created, running or stopped."""
         facts = self.read()
-        status = "stopped"
-        if not facts["pid"] and not facts["boot"]:
+        if not facts["boot"]:
             status = "creating"
-        elif _alive(facts):
-            status = "created" if os.path.exists(self.fifo) else "running"
+        elif not _alive(facts):
+            status = "stopped"
+        elif os.path.exists(self.created):
+            status = "created"
+        else:
+            status = "creating" if os.path.exists(self.fifo) else "running"
         answer: State = {
             "ociVersion": _OCI_VERSION,
             "id": self.id,
             "status": status,
-            "pid": facts["pid"] if status in ("created", "running") else 0,
+            "pid": 0 if status == "stopped" else facts["pid"],
             "bundle": facts["bundle"],
             "annotations": facts["annotations"],
         }
@@ -129,13 +150,13 @@ class Record:
         if self.state()["status"] != "created":
             raise RlessError(f"container {self.id} is not in the state created", exit_code=1)
         try:
-            fd = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self.created, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise RlessError(f"container {self.id}: init has ended", exit_code=1) from error
         try:
             if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-                raise RlessError(f"{self.fifo} is not a FIFO")
-            os.unlink(self.fifo)
+                raise RlessError(f"{self.created} is not a FIFO")
+            os.unlink(self.created)
             os.write(fd, b"s")
         finally:
             os.close(fd)
@@ -164,7 +185,9 @@ class Record:
 def _alive(facts: dict[str, Any]) -> bool:
     if not facts["pid"] or facts["boot"] != paths.boot_id():
         return False
-    if start_time(facts["pid"]) != facts["start"]:
+    try:
+        with open(f"/proc/{facts['pid']}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    with open(f"/proc/{facts['pid']}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    return fields[0] not in (b"Z", b"X") and int(fields[19]) == facts["start"]

@@ -36,7 +36,7 @@ _KINDS = (READY, FAILED, STARTED, EXITED)
 _LIMIT = 16 << 20  # bytes; a report holds mountinfo, which can be long
 
 
-class UnexpectedMessage(RlessError):
+class UnexpectedMessageError(RlessError):
     """Report a message that was not due, naming both sides."""
 
     def __init__(self, expected: str, got: str) -> None:
@@ -55,17 +55,17 @@ def receive(fd: int) -> tuple[bytes, Any] | None:
     """Read one frame; None at the end of the file.
 
     Raises:
-        UnexpectedMessage: the frame is cut short or not of this protocol.
+        UnexpectedMessageError: the frame is cut short or not of this protocol.
     """
     header = read_exactly(fd, 5)
     if not header:
         return None
     kind, length = header[:1], int.from_bytes(header[1:], "little")
     if len(header) != 5 or kind not in _KINDS or length > _LIMIT:
-        raise UnexpectedMessage("a frame", repr(header))
+        raise UnexpectedMessageError("a frame", repr(header))
     body = read_exactly(fd, length)
     if len(body) != length:
-        raise UnexpectedMessage(f"{length} bytes", f"{len(body)}, then the end")
+        raise UnexpectedMessageError(f"{length} bytes", f"{len(body)}, then the end")
     return kind, jsontext.loads(body)[0]
 
 
@@ -79,11 +79,11 @@ def expect_ready(fd: int) -> dict[str, Any]:
 
     Raises:
         RlessError: what init reports in FAILED.
-        UnexpectedMessage: init ended without a word (it was killed).
+        UnexpectedMessageError: init ended without a word (it was killed).
     """
     frame = receive(fd)
     if frame is None:
-        raise UnexpectedMessage("READY", "the end: init was killed")
+        raise UnexpectedMessageError("READY", "the end: init was killed")
     kind, payload = frame
     if kind == FAILED:
         raise RlessError(*payload)
@@ -102,5 +102,5 @@ def expect_exec(fd: int) -> None:
         return
     kind, payload = frame
     if kind != FAILED:
-        raise UnexpectedMessage("the end or FAILED", repr(kind))
+        raise UnexpectedMessageError("the end or FAILED", repr(kind))
     raise RlessError(*payload)

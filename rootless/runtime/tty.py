@@ -31,7 +31,9 @@ class Console:
 
     __slots__ = ("slave",)
 
-    def __init__(self, root: Root, socket_fd: int, size: Box | None, owner: tuple[int, int]) -> None:
+    def __init__(
+        self, root: Root, socket_fd: int, size: Box | None, owner: tuple[int, int]
+    ) -> None:
         """Make the pty and send its master over the socket.
 
         Args:

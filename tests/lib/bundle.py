@@ -173,4 +173,3 @@ def complaint(done: Result) -> str:
     assert done.err[:-1].isprintable(), repr(done)
     assert "internal error" not in done.err, repr(done)
     return done.err.removeprefix("rless-oci: ")[:-1]
-

@@ -164,7 +164,9 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(function: Callable[[], Any] = lambda: None, *, shielded: bool = True) -> Iterator[Any]:
+def container(
+    function: Callable[[], Any] = lambda: None, *, shielded: bool = True
+) -> Iterator[Any]:
     """Make a container that calls `function` when its `run` is called."""
     import json
 

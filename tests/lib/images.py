@@ -72,7 +72,9 @@ class File(Entry):
 
     def fill(self, info: tarfile.TarInfo) -> bytes:
         """Return the content."""
-        return self.content.encode() if isinstance(self.content, str) else self.content
+        if isinstance(self.content, bytes):
+            return self.content
+        return self.content.encode("utf-8", "surrogateescape")
 
 
 @dataclass

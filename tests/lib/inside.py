@@ -11,8 +11,8 @@ import sys
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from rootless.linux import idmap, mount, ns
-from tests.lib.engine_namespace import make_map
+from rootless.linux import idmap, mount, ns  # noqa: E402
+from tests.lib.engine_namespace import make_map  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

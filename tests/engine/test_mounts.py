@@ -1,0 +1,316 @@
+"""Step 3: what is mounted in the new root, and with which rights."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.lib import images
+from tests.lib.images import Dir, File, layer
+from tests.lib.product import Product, probe_image
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+def options(mount: str, path: str) -> set[str]:
+    """Return the options of a mount point in the text of mountinfo."""
+    for line in mount.splitlines():
+        fields = line.split()
+        if fields[4] == path:
+            return set(fields[5].split(","))
+    raise AssertionError(f"{path} is not mounted:\n{mount}")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    (directory / "file").write_text("host\n")
+    return directory
+
+
+# -- -v ----------------------------------------------------------------------------------------
+
+
+def test_bind_is_written_through_as_me(rless: Product, data: Path) -> None:
+    rless.sh("cat /mnt/x/file; echo new >/mnt/x/new; mkdir /mnt/x/d", "-v", f"{data}:/mnt/x")
+    assert (data / "new").read_text() == "new\n"
+    assert {path.stat().st_uid for path in data.iterdir()} == {os.getuid()}
+    assert {path.stat().st_gid for path in data.iterdir()} == {os.getgid()}
+
+
+def test_read_only_bind(rless: Product, data: Path) -> None:
+    done = rless.sh("cat /x/file; touch /x/new || echo no", "-v", f"{data}:/x:ro")
+    assert done.lines() == ["host", "no"]
+    assert "Read-only file system" in done.err
+
+
+def test_read_only_holds_for_mounts_below(rless: Product, data: Path) -> None:
+    """A mount below the source: /dev/shm of the host below /dev."""
+    done = rless.sh("touch /x/shm/rless-test || echo no", "-v", "/dev:/x:ro")
+    assert done.lines() == ["no"]
+
+
+def test_one_file(rless: Product, data: Path) -> None:
+    rless.sh("echo more >>/etc/one/file", "-v", f"{data}/file:/etc/one/file")
+    assert (data / "file").read_text() == "host\nmore\n"
+
+
+def test_nested_binds_whatever_the_order(rless: Product, data: Path, tmp_path: Path) -> None:
+    (data / "in").mkdir()
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "who").write_text("inner\n")
+    for order in ((inner, "/x/in", data, "/x"), (data, "/x", inner, "/x/in")):
+        flags = ["-v", f"{order[0]}:{order[1]}", "-v", f"{order[2]}:{order[3]}"]
+        assert rless.sh("cat /x/file /x/in/who", *flags).lines() == ["host", "inner"]
+
+
+def test_missing_source_is_made_by_v_and_refused_by_mount(rless: Product, tmp_path: Path) -> None:
+    source = tmp_path / "a" / "b"
+    rless.sh("echo x >/x/file", "-v", f"{source}:/x")
+    assert (source / "file").exists()
+    other = tmp_path / "none"
+    bind = f"type=bind,src={other},dst=/x"
+    error = rless.run(["--mount", bind], "true").expect(125).one_line_error()
+    assert str(other) in error
+    assert not other.exists()
+    rless.sh("echo x >/x/file", "--mount", f"{bind},bind-create-src=true")
+    assert (other / "file").exists()
+
+
+def test_the_target_is_made_in_the_root(rless: Product, data: Path) -> None:
+    assert rless.sh("ls -d /no/such/dir", "-v", f"{data}:/no/such/dir").out == "/no/such/dir\n"
+
+
+def test_flags_of_a_bind(rless: Product, data: Path) -> None:
+    program = data / "program"
+    program.write_text("#!/bin/sh\necho ran\n")
+    program.chmod(0o755)
+    assert rless.sh("/x/program", "-v", f"{data}:/x").out == "ran\n"
+    assert rless.run(["-v", f"{data}:/x:noexec"], "/x/program").code == 126
+    mount = rless.sh("cat /proc/self/mountinfo", "-v", f"{data}:/x:nosuid,noexec").out
+    assert options(mount, "/x") >= {"rw", "nosuid", "noexec", "nodev"}
+
+
+# -- --mount -----------------------------------------------------------------------------------
+
+
+def test_mount_bind(rless: Product, data: Path) -> None:
+    spec = f"type=bind,source={data},target=/x,readonly"
+    assert rless.sh("touch /x/y || echo no", "--mount", spec).out == "no\n"
+    rless.sh("touch /x/y", "--mount", f"type=bind,src={data},dst=/x")
+    assert (data / "y").exists()
+    # The kernel lets nobody but root leave out the mounts below a source: that could uncover.
+    spec = f"type=bind,src={data},dst=/x,bind-recursive=disabled"
+    assert rless.sh("cat /x/file", "--mount", spec).out == "host\n"
+    spec = "type=bind,src=/dev,dst=/x,bind-recursive=disabled"
+    error = rless.run(["--mount", spec], "true").expect(125).one_line_error()
+    assert "mounts below" in error
+
+
+@pytest.mark.parametrize("mode", ["rprivate", "private", "rslave", "slave", "rshared", "shared"])
+def test_mount_propagation(rless: Product, data: Path, mode: str) -> None:
+    spec = f"type=bind,src={data},dst=/x,bind-propagation={mode}"
+    mount = rless.sh("grep ' /x ' /proc/self/mountinfo", "--mount", spec).out
+    assert ("shared:" in mount) == mode.endswith("shared")
+    assert ("master:" in mount) == mode.endswith("slave") or "shared:" not in host_mount(data)
+
+
+def host_mount(path: Path) -> str:
+    """Return the line of the host's mount that `path` lies on."""
+    best = ""
+    with open("/proc/self/mountinfo") as stream:
+        for line in stream:
+            point = line.split()[4]
+            if str(path).startswith(point) and len(point) >= len((best.split() + [""] * 5)[4]):
+                best = line
+    return best
+
+
+def test_mount_tmpfs(rless: Product) -> None:
+    spec = "type=tmpfs,dst=/x,tmpfs-size=1m,tmpfs-mode=700"
+    done = rless.sh("df -k /x | tail -1; stat -c %a /x; cat /proc/self/mountinfo", "--mount", spec)
+    assert done.lines()[0].split()[1] == "1024"
+    assert done.lines()[1] == "700"
+    assert options("\n".join(done.lines()[2:]), "/x") >= {"nosuid", "nodev", "noexec"}
+
+
+def test_tmpfs(rless: Product) -> None:
+    script = "stat -c '%a %u' /x; df -k /x | tail -1; echo '#!/bin/sh' >/x/y; chmod +x /x/y; /x/y"
+    done = rless.run(["--tmpfs", "/x"], "sh", "-c", script).expect(126)
+    assert done.lines()[0] == "1777 0"
+    flags = ["--tmpfs", "/x:exec,size=2m,mode=755,uid=1000"]
+    done = rless.run(flags, "sh", "-c", script).expect()
+    assert done.lines()[0] == "755 1000"
+    assert done.lines()[1].split()[1] == "2048"
+    assert rless.sh("touch /x/y || echo no", "--tmpfs", "/x:ro").out == "no\n"
+
+
+def test_mount_volume(rless: Product) -> None:
+    rless.sh("echo kept >/x/file", "--mount", "type=volume,src=e2e-mount,dst=/x")
+    spec = "type=volume,src=e2e-mount,dst=/x,readonly"
+    assert rless.sh("cat /x/file; touch /x/y || echo no", "--mount", spec).out == "kept\nno\n"
+
+
+# -- volumes -------------------------------------------------------------------------------------
+
+
+def test_named_volume_persists_and_is_filled_once(rless: Product) -> None:
+    done = rless.sh("cat /data/seed; stat -c '%a %u' /data/seed; echo >/data/x", "-v", "v1:/data")
+    assert done.lines() == ["seed", "640 1000"]
+    assert rless.sh("rm /data/seed; ls /data", "-v", "v1:/data").out == "x\n"
+    assert rless.sh("ls /data", "-v", "v1:/data").out == "x\n"
+    assert rless.sh("ls /data", "-v", "v2:/data:nocopy").out == ""
+
+
+def test_image_volumes_are_anonymous_and_go_with_rm(rless: Product) -> None:
+    image = rless.add_image("volume", probe_image(Volumes={"/data": {}, "/new": {}}))
+    script = "cat /data/seed; touch /data/x /new/x; grep -c ' /data \\| /new ' /proc/self/mountinfo"
+    assert rless.sh(script, image=image).lines() == ["seed", "2"]
+    assert rless.sh("ls /new; ls /data", image=image).out == "seed\n"
+    # Not removed, the container keeps them.
+    rless("run", "--name", "keeper", "--network", "none", image, "touch", "/new/kept").expect()
+    assert list((rless.container() / "volumes").rglob("kept"))
+    rless("rm", "keeper").expect()
+    # One of the user's in its place:
+    flags = ["-v", "/data", "--tmpfs", "/new"]
+    assert rless.sh("ls /data; grep -c ' /new .* tmpfs' /proc/self/mountinfo", *flags,
+                    image=image).lines() == ["seed", "1"]  # fmt: skip
+
+
+def test_anonymous_volume(rless: Product) -> None:
+    script = "ls /data; grep -c ' /data ' /proc/self/mountinfo"
+    assert rless.sh(script, "-v", "/data").lines() == ["seed", "1"]
+
+
+def test_volume_below_a_read_only_root(rless: Product) -> None:
+    image = rless.add_image("volume", probe_image(Volumes={"/data": {}, "/new": {}}))
+    script = "touch /data/x /new/x && touch /x || echo no"
+    assert rless.sh(script, "--read-only", image=image).lines() == ["no"]
+
+
+# -- the root, /dev, /proc, /sys -------------------------------------------------------------------
+
+
+def test_read_only(rless: Product) -> None:
+    script = "for f in /x /etc/x /srv/x; do touch $f || echo no; done; touch /dev/shm/x /tmp/x"
+    done = rless.sh(script, "--read-only", "--tmpfs", "/tmp")
+    assert done.lines() == ["no"] * 3
+    done = rless.sh("echo >>/etc/hosts || echo no", "--read-only")
+    assert done.lines() == ["no"]
+
+
+def test_dev(rless: Product) -> None:
+    script = """
+        for n in null zero full random urandom tty; do stat -c '%n %F %t:%T' /dev/$n; done
+        for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done
+        echo x >/dev/null; head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c
+        ls -d /dev/pts /dev/shm /dev/mqueue
+        ls /dev
+    """
+    done = rless.sh(script).lines()
+    numbers = [line.split()[-1] for line in done[:6]]
+    assert numbers == ["1:3", "1:5", "1:7", "1:8", "1:9", "5:0"]
+    assert done[6:11] == [
+        "/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "pts/ptmx",
+    ]  # fmt: skip
+    assert done[11:16] == ["4", "4", "/dev/mqueue", "/dev/pts", "/dev/shm"]
+    allowed = set("core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+                  .split())  # fmt: skip
+    assert set(done[16:]) <= allowed
+
+
+@pytest.mark.needs("fuse")
+def test_device(rless: Product) -> None:
+    done = rless.sh("stat -c '%F %t:%T' /dev/fuse; exec 3<>/dev/fuse", "--device", "/dev/fuse")
+    assert done.lines() == ["character special file a:e5"]
+    done = rless.sh("stat -c %t:%T /dev/other", "--device", "/dev/fuse:/dev/other:r")
+    assert done.lines() == ["a:e5"]
+    assert rless.run("", "ls", "/dev/fuse").code == 1
+    error = rless.run("--device /dev/none", "true").expect(125).one_line_error()
+    assert "/dev/none" in error
+    error = rless.run("--device /etc/passwd", "true").expect(125).one_line_error()
+    assert "not a device" in error
+
+
+def test_docker_masks(rless: Product) -> None:
+    masked = (
+        "asound acpi interrupts kcore keys latency_stats timer_list timer_stats sched_debug scsi"
+    )
+    for name in masked.split():
+        path = f"/proc/{name}"
+        if not os.path.exists(path):
+            continue
+        script = f"[ -d {path} ] && ls {path} | wc -l || wc -c <{path}"
+        assert rless.sh(script).lines() == ["0"], name
+    assert rless.sh("ls -A /sys/firmware | wc -l").lines() == ["0"]
+
+
+def test_docker_read_only_paths(rless: Product) -> None:
+    mount = rless.sh("cat /proc/self/mountinfo").out
+    for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"):
+        if os.path.exists(f"/proc/{name}"):
+            assert "ro" in options(mount, f"/proc/{name}"), name
+    assert options(mount, "/proc") >= {"nosuid", "nodev", "noexec"}
+    assert options(mount, "/sys") >= {"ro", "nosuid", "nodev", "noexec"}
+    assert "ro" in options(mount, "/sys/fs/cgroup")
+    script = "echo 1 >/proc/sys/kernel/panic || echo no; mount -o remount,rw /proc/sys || echo no"
+    assert rless.sh(script).lines() == ["no", "no"]
+
+
+def test_what_is_unmasked(rless: Product) -> None:
+    script = "cat /proc/self/mountinfo"
+    mount = rless.sh(script, "--security-opt", "unmask=/proc/irq:/proc/keys").out
+    assert " /proc/irq " not in mount
+    assert " /proc/sys " in mount
+    assert " /proc/sys " not in rless.sh(script, "--security-opt", "systempaths=unconfined").out
+    assert " /proc/sys " not in rless.sh(script, "--privileged").out
+
+
+def test_the_old_root_is_gone(rless: Product, tmp_path: Path) -> None:
+    mount = rless.sh("cat /proc/self/mountinfo; ls -A /").out
+    assert str(rless.base) not in "".join(
+        line for line in mount.splitlines(keepends=True) if " overlay " not in line
+        and "/containers/" not in line
+    )  # fmt: skip
+    roots = [line for line in mount.splitlines() if len(line.split()) > 5 and line.split()[4] == "/"]
+    assert len(roots) == 1
+
+
+def test_nothing_propagates_out(rless: Product) -> None:
+    with open("/proc/self/mountinfo") as stream:
+        before = stream.read()
+    rless.sh("mount -t tmpfs x /mnt/y 2>/dev/null; mkdir /z; mount -t tmpfs x /z && ls / >/dev/null",
+             "--cap-add=SYS_ADMIN", "--security-opt", "seccomp=unconfined")  # fmt: skip
+    with open("/proc/self/mountinfo") as stream:
+        assert stream.read() == before
+
+
+def test_workdir_is_made(rless: Product) -> None:
+    assert rless.sh("pwd; stat -c '%u %a' .", "-w", "/no/such/place").lines() == [
+        "/no/such/place", "0 755",
+    ]  # fmt: skip
+    image = rless.add_image("workdir", probe_image(WorkingDir="/opt/new", User="1000"))
+    assert rless.sh("pwd", image=image).out == "/opt/new\n"
+    assert rless.sh("pwd", "-w", "/srv", image=image).out == "/srv\n"
+
+
+def test_umask_and_modes_of_the_root(rless: Product) -> None:
+    image = rless.add_image(
+        "modes", images.Image([images.busybox_layer(), layer({"m": Dir(mode=0o2775, gid=5),
+                                                              "t": File("", mode=0o4711)})],
+                              {"Env": ["PATH=/bin"]})
+    )  # fmt: skip
+    done = rless.sh("umask; stat -c '%a %g' /m; stat -c %a /t /tmp", image=image)
+    assert done.lines() == ["0022", "2775 5", "4711", "1777"]
+    root = rless.sh("stat -c '%a %u %g' /", image=image).out
+    assert root == "755 0 0\n"
+
+
+def test_the_storage_is_closed(rless: Product) -> None:
+    assert stat.S_IMODE(os.stat(rless.storage).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(rless.runtime / "rless").st_mode) == 0o700

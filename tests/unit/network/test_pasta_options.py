@@ -1,0 +1,215 @@
+"""What pasta is told."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rootless.engine.request import Port
+from rootless.errors import RlessError
+from rootless.network import pasta, pasta_options, ports, resolv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+ALWAYS = ["--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
+
+
+@pytest.fixture(autouse=True)
+def usual_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pasta_options, "find", lambda: "/usr/bin/pasta")
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(pasta_options, "_families", list)
+    monkeypatch.setattr(ports, "take", lambda _: None)
+    monkeypatch.setattr(resolv, "read_host", lambda: "nameserver 10.0.0.1\n")
+
+
+def command(published: Sequence[Port] = (), options: Sequence[str] = ()) -> list[str]:
+    path, *arguments = pasta_options.command(published, options)
+    assert path == "/usr/bin/pasta"
+    assert arguments[: len(ALWAYS)] == ALWAYS
+    return arguments[len(ALWAYS) :]
+
+
+def test_nothing_is_forwarded_by_default() -> None:
+    """Class 38: each of the five, always."""
+    closed = "--no-map-gw -T none -U none -t none -u none"
+    assert command() == [*closed.split(), "-I", "eth0", "-M", "9a:55:9a:55:9a:55"]
+
+
+def test_published_ports() -> None:
+    published = [
+        Port(None, 8080, 80, "tcp"),
+        Port("127.0.0.1", 8443, 443, "tcp"),
+        Port("::1", 53, 5353, "udp"),
+    ]
+    text = " ".join(command(published))
+    assert "-t 8080:80 -t 127.0.0.1/8443:443 -u ::1/53:5353" in text
+    assert "-t none" not in text
+    assert "-u none" not in text
+    assert "-T none -U none" in text
+
+
+def test_only_one_protocol() -> None:
+    assert "-t 80:80 -u none" in " ".join(command([Port(None, 80, 80, "tcp")]))
+    assert "-t none -u 80:80" in " ".join(command([Port(None, 80, 80, "udp")]))
+
+
+@pytest.mark.parametrize(
+    ("options", "present", "absent"),
+    [
+        ("-T 5432", "-T 5432", "-T none"),
+        ("--tcp-ns=5432", "--tcp-ns=5432", "-T none"),
+        ("-U5432", "-U5432", "-U none"),
+        ("-t auto", "-t auto", "-t none"),
+        ("--udp-ports 5", "--udp-ports 5", "-u none"),
+        ("-I tap0", "-I tap0", "-I eth0"),
+        ("-M 02:00:00:00:00:01", "-M 02:00:00:00:00:01", "-M 9a"),
+        ("--map-gw", "-T none", "map-gw"),
+        ("--map-host-loopback 10.0.0.9", "--map-host-loopback 10.0.0.9", "--no-map-gw"),
+    ],
+)
+def test_options_of_the_user_replace_ours(options: str, present: str, absent: str) -> None:
+    text = " ".join(command(options=options.split()))
+    assert present in text
+    assert absent not in text
+
+
+@pytest.mark.parametrize("option", ["-4", "-6", "--ipv4-only", "-a", "--address=10.0.0.2", "-i"])
+def test_families_are_left_to_the_user(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.setattr(pasta_options, "_families", lambda: ["FAMILIES"])
+    assert "FAMILIES" in command()
+    assert "FAMILIES" not in command(options=[option, "x"])
+
+
+@pytest.mark.parametrize(
+    "option", ["-P", "--pid", "--pid=/x", "-P/x", "-f", "--netns", "--userns=/x", "--fd", "-h"]
+)
+def test_reserved_options(option: str) -> None:
+    with pytest.raises(RlessError, match=r"--network=pasta: .* is not supported"):
+        command(options=[option])
+
+
+def test_dns_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only if it is needed: with it, answers of the real server get the wrong sender (2023)."""
+    assert "--dns-forward" not in command()
+    monkeypatch.setattr(resolv, "read_host", lambda: "nameserver 127.0.0.1\n")
+    assert command()[-2:] == ["--dns-forward", "169.254.1.1"]
+    given = command(options=["--dns-forward", "10.0.0.9"])
+    assert given.count("--dns-forward") == 1
+
+
+def test_interface() -> None:
+    assert pasta_options.interface(command()) == "eth0"
+    for options in (["-I", "tap0"], ["-Itap0"], ["--ns-ifname", "tap0"], ["--ns-ifname=tap0"]):
+        assert pasta_options.interface(command(options=options)) == "tap0"
+
+
+def test_root_stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--runas" not in command()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert command()[:2] == ["--runas", "0"]
+
+
+def test_no_pasta(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pasta_options, "find", lambda: None)
+    with pytest.raises(RlessError, match="needs pasta, which is not installed") as caught:
+        pasta_options.command([])
+    assert "--network=host or --network=none" in str(caught.value)
+
+
+def test_no_tun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != "/dev/net/tun")
+    with pytest.raises(RlessError, match="/dev/net/tun, which is missing or closed") as caught:
+        pasta_options.command([])
+    assert "--network=host or --network=none" in str(caught.value)
+
+
+@pytest.fixture
+def find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], str | None]:
+    """Return the real `find`, with one directory to look in."""
+    monkeypatch.undo()
+    monkeypatch.setattr(pasta_options, "_DIRECTORIES", (str(tmp_path),))
+    return pasta_options.find
+
+
+@pytest.mark.needs("ordinary user")
+def test_find_takes_only_what_root_installed(
+    find: Callable[[], str | None], tmp_path: Path
+) -> None:
+    """Class 44, for pasta: a program planted in a directory of the list is not run."""
+    assert find() is None
+    program = tmp_path / "pasta"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert find() is None  # ours, not root's
+    program.unlink()
+    program.symlink_to("/bin/sh")
+    assert find() == str(program)
+    program.unlink()
+    program.symlink_to("/etc")
+    assert find() is None
+
+
+ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+DEFAULT4 = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+LINK4 = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
+REJECT4 = "*\t00000000\t00000000\t0200\t0\t0\t0\t00000000\t0\t0\t0\n"
+ZERO = "0" * 32
+DEFAULT6 = f"{ZERO} 00 {ZERO} 00 fd{'0' * 29}1 00000400 00000002 00000000 00000003     eth0\n"
+LINK6 = f"fd{'0' * 30} 40 {ZERO} 00 {ZERO} 00000100 00000001 00000000 00000001     eth0\n"
+REJECT6 = f"{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200       lo\n"
+
+
+@pytest.mark.parametrize(
+    ("ipv4", "ipv6", "expected"),
+    [
+        (DEFAULT4 + LINK4, LINK6 + DEFAULT6 + REJECT6, []),
+        (DEFAULT4, LINK6 + REJECT6, ["-4"]),
+        (LINK4, DEFAULT6, ["-6"]),
+        (REJECT4, DEFAULT6, ["-6"]),
+        (DEFAULT4, None, ["-4"]),
+        (LINK4, REJECT6, pasta_options._OFFLINE),
+        ("", "", pasta_options._OFFLINE),
+        (None, None, pasta_options._OFFLINE),
+    ],
+)
+def test_families(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ipv4: str | None,
+    ipv6: str | None,
+    expected: list[str],
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(pasta_options, "_ROUTES4", str(tmp_path / "route"))
+    monkeypatch.setattr(pasta_options, "_ROUTES6", str(tmp_path / "ipv6_route"))
+    if ipv4 is not None:
+        (tmp_path / "route").write_text(ROUTE_HEAD + ipv4)
+    if ipv6 is not None:
+        (tmp_path / "ipv6_route").write_text(ipv6)
+    assert pasta_options._families() == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["Invalid port specifier x"], "Invalid port specifier x"),
+        (
+            [
+                "1795507949.9908: Couldn't install signal handlers",
+                "Failed to send 9 bytes to syslog",
+            ],
+            "Couldn't install signal handlers",
+        ),
+        (["Can't run AVX2 build, using non-AVX2 version: No such file"], "it ended without a word"),
+        (["Failed to sandbox process, exiting", ""], "Failed to sandbox process"),
+        ([], "it ended without a word"),
+    ],
+)
+def test_last_message(lines: list[str], expected: str) -> None:
+    assert pasta.last_message(lines) == expected
