@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from tests.lib import needs
@@ -15,3 +16,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"needs {fact}")
     if item.get_closest_marker("nosub") and not needs.has("no subordinate ids"):
         pytest.skip("needs no subordinate ids")
+
+
+# No database of examples: the tree may not be writable for who runs the tests. No deadline: CI
+# machines are slow by turns.
+hypothesis.settings.register_profile("rless", database=None, deadline=None)
+hypothesis.settings.load_profile("rless")

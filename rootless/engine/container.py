@@ -482,6 +482,12 @@ def sweep() -> None:
         _clear(container_id, entry)
 
 
+def clear(container: Container) -> None:
+    """Clear what a killed monitor left of a container; for the command that owns it."""
+    if entry := container.live():
+        _clear(container.id, entry)
+
+
 def _clear(container_id: str, entry: dict[str, Any]) -> None:
     for name in ("init", "pasta"):
         process = entry.get(name)

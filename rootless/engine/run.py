@@ -403,7 +403,7 @@ def _start(state: Run, signals: Signals) -> int:
         if not detached:
             os.waitpid(pid, 0)
             if os.path.lexists(state.container.live_path):
-                containers.sweep()  # the monitor was killed
+                containers.clear(state.container)  # the monitor was killed
 
 
 def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:

@@ -328,9 +328,10 @@ class OciLayout:
             number = int(tag[1:]) if tag[1:].isdigit() and len(tag) < 6 else -1
             if 0 <= number < len(entries):
                 return entries[number]
-        elif tag and tag in names:
+            raise ManifestError(f"{self._what} has no image number {tag[1:]}")
+        if tag and tag in names:
             return names[tag]
-        elif not tag and len(entries) == 1:
+        if not tag and len(entries) == 1:
             return entries[0]
         shown = escape(", ".join(sorted(names)))[:300]
         why = f"has no image {tag}" if tag else f"has {len(entries)} images"

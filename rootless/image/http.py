@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSLError
 
 from rootless import log
 from rootless.errors import RlessError, escape
@@ -90,6 +90,8 @@ class Client:
                 if isinstance(error.reason, SSLError):
                     raise TransferError(f"{_shown(url)}: {_reason(error)}") from error
                 failure = _reason(error)
+            except NewConnectionError as error:
+                raise TransferError(f"{_shown(url)}: {_reason(error)}") from error
             except HTTPError as error:
                 failure = _reason(error)
             else:

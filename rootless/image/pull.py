@@ -210,20 +210,19 @@ def _make_layers(
     layers = found.layers
     draft = Image(root, _record(found, [], ""))
     idmap = _early_map(idmap_for, draft)
-    usable = _usable_keys(root, idmap)
     locks = LayerLocks(root)
     try:
-        missing = [layer for layer in layers if _meta(root, usable, layer.chain) is None]
+        missing = [layer for layer in layers if _meta(root, idmap, layer.chain) is None]
         for layer in missing:
             if locks.take(layer.chain):
                 progress.say(f"{layer.short}: another pull was at it")
-        missing = [layer for layer in missing if _meta(root, usable, layer.chain) is None]
+        missing = [layer for layer in missing if _meta(root, idmap, layer.chain) is None]
         for layer in layers:
             if layer not in missing:
                 progress.state(layer.short, "Already exists")
         _fetch(source, missing, scratch, progress)
         if idmap is None:
-            known = [_meta(root, usable, layer.chain) for layer in layers]
+            known = [_meta(root, idmap, layer.chain) for layer in layers]
             draft.users = layer_store.scan_users(layers, known)
             idmap = idmap_for(draft)
         key = idmap.key
@@ -271,16 +270,11 @@ def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
     return idmap if idmap.single or is_root else None
 
 
-def _usable_keys(root: str, idmap: IdMap | None) -> list[str]:
-    """Return the keys of maps whose layers can serve: the wanted one, or translated."""
-    if idmap is not None and idmap.single:
-        return [idmap.key]
-    return [key for key in convert.keys(root) if key != "single"]
-
-
-def _meta(root: str, keys: Sequence[str], chain: str) -> dict[str, Any] | None:
-    for key in keys:
-        if records.has_layer(root, key, chain):
+def _meta(root: str, idmap: IdMap | None, chain: str) -> dict[str, Any] | None:
+    """Return the meta record of a layer that is there for this map or can be translated."""
+    wants_single = idmap is not None and idmap.single
+    for key in convert.keys(root):
+        if (key == "single") == wants_single and records.has_layer(root, key, chain):
             return records.read_meta(root, key, chain)
     return None
 

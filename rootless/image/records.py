@@ -102,9 +102,8 @@ def save(
 ) -> None:
     """Record an image under its name and its id; an image that had the name keeps its id."""
     record = {**record, "version": RECORD_VERSION}
-    ids, names = f"{root}/images/ids", f"{root}/images/names"
     by_id = {**record, "name": record["id"], "source": None}
-    write_json(f"{ids}/{record['id'][7:]}.json", by_id, scratch)
+    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
     write_json(name_path(root, reference, platform), record, scratch)
 
 

@@ -15,6 +15,7 @@ from rootless.errors import RlessError
 _KINDS = {"uid": "subuid", "gid": "subgid"}
 _LIMIT = 4 << 20  # bytes; the file is the administrator's, but a mistake must not eat memory
 _MAX_ID = 0xFFFFFFFE
+_MAX_DIGITS = 20
 
 
 class _Range(ctypes.Structure):
@@ -119,7 +120,8 @@ def parse(text: bytes, uid: int, login_name: object = None) -> list[tuple[int, i
                 asked = True
             if name is None or owner != name:
                 continue
-        if not (fields[1].isdigit() and fields[2].isdigit()):
+        # Python refuses to read thousands of digits, with an error of its own.
+        if not all(field.isdigit() and len(field) <= _MAX_DIGITS for field in fields[1:]):
             continue
         start, count = int(fields[1]), int(fields[2])
         if _is_valid(start, count):

@@ -47,10 +47,11 @@ class Namespaces:
         new: CLONE_NEW* flags for clone3; CLONE_NEWCGROUP is not among them.
         joined: (flag, descriptor, path) for init to join, in this order.
         new_cgroup: make a cgroup namespace once init is in its cgroup.
+        shares_pids: init will be seen by the processes of another container.
         idmap: the maps of a new user namespace, None without one.
     """
 
-    __slots__ = ("idmap", "joined", "new", "new_cgroup", "pid_fd")
+    __slots__ = ("idmap", "joined", "new", "new_cgroup", "pid_fd", "shares_pids")
 
     def __init__(self, spec: Spec) -> None:
         """Sort the namespaces of `spec.linux.namespaces`.
@@ -63,6 +64,7 @@ class Namespaces:
         self.joined: list[tuple[int, int, str]] = []
         self.new_cgroup = False
         self.pid_fd = -1
+        self.shares_pids = False
         linux = spec.get("linux", {})
         for namespace in linux.get("namespaces", ()):
             kind, path = namespace["type"], namespace.get("path")
@@ -72,6 +74,7 @@ class Namespaces:
                 fd = _open(kind, path)
                 if kind == "pid":
                     self.pid_fd = fd
+                    self.shares_pids = True
                 else:
                     self.joined.append((FLAGS[kind], fd, path))
             elif kind == "cgroup":

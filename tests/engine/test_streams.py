@@ -42,8 +42,8 @@ def test_a_hundred_megabytes_in(rless: Product, big: tuple[Path, str]) -> None:
 
 def test_a_hundred_megabytes_out(rless: Product, big: tuple[Path, str]) -> None:
     path, digest = big
-    process = rless.start("run", "--rm", "--network=none", "-v", f"{path}:/data:ro", rless.image,
-                          "cat", "/data")  # fmt: skip
+    process = rless.start("run", "--rm", "--network=none", "-v", f"{path}:/big:ro", rless.image,
+                          "cat", "/big")  # fmt: skip
     assert process.stdout is not None
     found = hashlib.sha256()
     while piece := process.stdout.read(1 << 20):
@@ -132,7 +132,9 @@ def test_an_application_that_closes_its_output(rless: Product) -> None:
 
 def test_a_reader_that_goes_away_ends_the_application(rless: Product) -> None:
     """As `| head -c 10` in a shell: SIGPIPE reaches the application, nothing hangs."""
-    process = rless.start("run", "--rm", "--network=none", rless.image, "cat", "/dev/zero")
+    # Process 1 of a pid namespace gets EPIPE where others are killed; its children are others.
+    script = "cat /dev/zero; exit $?"
+    process = rless.start("run", "--rm", "--network=none", rless.image, "sh", "-c", script)
     assert process.stdout is not None
     assert process.stdout.read(10) == bytes(10)
     process.stdout.close()
@@ -206,7 +208,6 @@ def test_the_callers_descriptors_stay_outside(rless: Product, tmp_path: Path) ->
         done = rless.sh("ls -l /proc/self/fd", "-i", stdin=b"", pass_fds=(secret,))
     finally:
         os.close(secret)
-    targets = [line.partition(" -> ")[2] for line in done.lines() if " -> " in line]
-    assert len(targets) == 4, done.out
-    assert [target.partition(":")[0] for target in targets[:3]] == ["pipe"] * 3
-    assert targets[3].startswith("/proc/")
+    links = [line.split()[8:] for line in done.lines()[1:]]
+    assert [link[0] for link in links] == ["0", "1", "2", "3"], done.out
+    assert [link[2].partition(":")[0] for link in links[:3]] == ["pipe"] * 3

@@ -105,7 +105,7 @@ def session(rless: Product) -> Iterator[Any]:
 
 
 def test_it_is_a_terminal_of_the_containers_own(session: Any) -> None:
-    shell = session("sh", "-c", "tty; stty size; echo $TERM; ls -l /dev/console; ls /dev/pts; id -u")
+    shell = session("sh", "-c", "tty; stty size; echo $TERM; ls -l /dev/console; ls -1 /dev/pts; id -u")
     assert shell.wait() == 0
     lines = shell.seen.decode().splitlines()
     assert lines[0] == "/dev/pts/0"
@@ -163,10 +163,11 @@ def test_restored_when_the_container_is_killed(rless: Product, session: Any) -> 
 def test_restored_when_the_monitor_is_killed(rless: Product, session: Any) -> None:
     shell = session("sleep", "60")
     wait_for(shell.is_raw, "raw mode")
-    pid = next(iter(children(shell.process.pid)))
-    os.kill(pid, signal.SIGKILL)
+    os.kill(children(shell.process.pid)[0], signal.SIGKILL)
     assert shell.wait() == 137
     assert shell.attributes() == shell.before
+    assert b"killed" in shell.seen
+    assert not rless.containers()  # the command has cleaned up in its place
 
 
 def children(pid: int) -> list[int]:

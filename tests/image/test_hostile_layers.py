@@ -458,7 +458,7 @@ def test_10_attributes_that_the_file_system_refuses_cost_nothing(workshop: Works
     assert workshop.tree(image)["f"]["text"] == "text"
 
 
-# -- 11: trees that cannot be deleted ----------------------------------------------------------------
+# -- 11: trees that cannot be deleted --------------------------------------------------------------
 
 
 def test_11_any_tree_can_be_deleted(workshop: Workshop) -> None:

@@ -8,16 +8,17 @@ then has no user namespace.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from rootless.linux import subid
 from rootless.runtime.features import example_spec
@@ -25,7 +26,7 @@ from tests.lib.compiled import ROOT, static_program
 from tests.lib.product import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _START = """import sys
 del sys.argv[0]
@@ -35,16 +36,8 @@ start("rootless.runtime.cli")"""
 RLESS = [sys.executable, "-I", "-S", "-B", "-c", _START, str(ROOT), "rless-oci"]
 # What a runtime under test is called with: nothing of the test's environment matters to it.
 ENVIRONMENT = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+INSIDE = [sys.executable, "-B", str(ROOT / "tests/lib/inside.py")]
 COMMANDS = {"rless-oci": RLESS, "crun": ["crun"], "runc": ["runc"]}
-# For tests that hold for every runtime; the oracles are skipped where they are not installed.
-every_runtime = pytest.mark.parametrize(
-    "runtime",
-    [
-        "rless-oci",
-        pytest.param("crun", marks=pytest.mark.needs("crun")),
-        pytest.param("runc", marks=pytest.mark.needs("runc")),
-    ],
-)
 
 
 class Bundle:
@@ -64,6 +57,7 @@ class Bundle:
         self.runtime = runtime
         self.inside = inside or runtime != "rless-oci"
         self.id = f"t{uuid.uuid4().hex[:12]}"
+        self._joined: list[str] = []
         self.rootfs.mkdir(parents=True)
         shutil.copy(static_program("helpers/probe.c"), self.rootfs / "probe")
         self.spec: dict[str, Any] = dict(example_spec())
@@ -116,21 +110,71 @@ class Bundle:
         """Return the command line of one call of the runtime."""
         command = [*COMMANDS[self.runtime], "--root", str(self.state), verb, *arguments]
         if self.inside:
-            command = [sys.executable, "-B", str(ROOT / "tests/lib/inside.py"), *command]
+            command = [*INSIDE, *self._joined, *command]
         return command
 
     def call(self, verb: str, *arguments: str, **more: Any) -> Result:
         """Call the runtime; return what it said."""
         command = self.command(verb, *arguments)
-        more.setdefault("stdin", subprocess.DEVNULL) if "input" not in more else None
+        if "input" not in more:
+            more.setdefault("stdin", subprocess.DEVNULL)
+        for name in ("stdout", "stderr"):
+            more.setdefault(name, subprocess.PIPE)
         more.setdefault("env", ENVIRONMENT)
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False, **more)
-        return Result(command, done.returncode, done.stdout, done.stderr)
+        done = subprocess.run(command, timeout=30, check=False, **more)
+        return Result(command, done.returncode, done.stdout or b"", done.stderr or b"")
 
     def run(self, *words: str, options: Sequence[str] = (), **more: Any) -> Result:
         """Run a container whose command is these verbs of the probe."""
         self.write(*words)
         return self.call("run", *options, "-b", str(self.path), self.id, **more)
+
+    def create(self, *words: str, options: Sequence[str] = (), **more: Any) -> Result:
+        """Create a container, which keeps the streams: they are the file that `output` reads."""
+        self.write(*words)
+        with open(self.base / "output", "wb") as output:
+            more = {"stdout": output, "stderr": output, **more}
+            done = self.call("create", *options, "-b", str(self.path), self.id, **more)
+        assert done.code == 0, (repr(done), self.output())
+        return done
+
+    def output(self) -> str:
+        """Return what a created container has written."""
+        return (self.base / "output").read_text()
+
+    def wait_output(self, text: str) -> str:
+        """Return the output once it holds `text`."""
+        deadline = time.monotonic() + 10
+        while text not in self.output():
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.01)
+        return self.output()
+
+    def wait_status(self, status: str) -> None:
+        """Wait until the container has this status."""
+        deadline = time.monotonic() + 10
+        while self.status() != status:
+            assert time.monotonic() < deadline, self.status()
+            time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Bundle]:
+        """Let all calls of the runtime share one user namespace; delete the container at the end."""
+        holder = None
+        if self.inside:
+            command = [*INSIDE, "sh", "-c", "echo ready; exec sleep 100"]
+            holder = subprocess.Popen(command, stdout=subprocess.PIPE)
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            with open(f"/proc/{holder.pid}/task/{holder.pid}/children") as file:
+                self._joined = ["--join", file.read().split()[0]]
+        try:
+            yield self
+        finally:
+            self.call("delete", "--force", self.id)
+            if holder is not None:
+                os.kill(int(self._joined[1]), signal.SIGKILL)
+                holder.communicate()
 
     def facts(self, *words: str) -> dict[str, str]:
         """Run a container that must work; return the facts that its probe printed."""

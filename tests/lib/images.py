@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import functools
 import gzip
 import hashlib
@@ -375,7 +376,7 @@ def registry(*, users: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run the distribution's docker-registry on a free loopback port; yield "127.0.0.1:PORT".
 
     Args:
-        users: name -> password for basic authentication (needs htpasswd or Python's crypt).
+        users: name -> password for basic authentication.
     """
     program = shutil.which("docker-registry") or "/usr/bin/docker-registry"
     with tempfile.TemporaryDirectory(prefix="rless-registry-") as directory:
@@ -388,7 +389,7 @@ def registry(*, users: Mapping[str, str] | None = None) -> Iterator[str]:
         }
         if users:
             Path(directory, "htpasswd").write_text(
-                "".join(f"{name}:{_bcrypt(name, password)}\n" for name, password in users.items())
+                "".join(f"{name}:{_bcrypt(password)}\n" for name, password in users.items())
             )
             config["auth"] = {"htpasswd": {"realm": "test", "path": f"{directory}/htpasswd"}}
         Path(directory, "config.yml").write_text(json.dumps(config))  # JSON is YAML
@@ -398,6 +399,8 @@ def registry(*, users: Mapping[str, str] | None = None) -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # It would take REGISTRY_AUTH_FILE of a test for its own configuration.
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
             )
         try:
             _wait_for(port, process, Path(directory, "log"))
@@ -407,12 +410,12 @@ def registry(*, users: Mapping[str, str] | None = None) -> Iterator[str]:
             process.wait()
 
 
-def _bcrypt(name: str, password: str) -> str:
-    """Return a bcrypt hash, the only kind that docker-registry takes."""
-    made = subprocess.run(
-        ["htpasswd", "-nbB", name, password], check=True, capture_output=True, text=True
-    )
-    return made.stdout.strip().partition(":")[2]
+def _bcrypt(password: str) -> str:
+    """Return a bcrypt hash, the only kind that docker-registry takes, by libcrypt."""
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt.restype = ctypes.c_char_p
+    made: bytes = library.crypt(password.encode(), b"$2b$05$abcdefghijklmnopqrstuu")
+    return made.decode()
 
 
 def free_port() -> int:

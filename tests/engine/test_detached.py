@@ -1,0 +1,203 @@
+"""Containers by name and id: started in the background, listed, stopped, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lib.product import Product, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+def test_the_whole_life(rless: Product) -> None:
+    made = rless.detach("life", "-e A=b -l k=v", "sh", "-c", "echo out; echo err >&2; sleep 60")
+    assert len(made) == 64
+    assert set(made) <= set("0123456789abcdef")
+    row = json.loads(rless("ps", "--format", "json").expect().lines()[0])
+    assert row["Names"] == "life"
+    assert row["State"] == "running"
+    assert made[:12] in rless("ps").out
+    wait_for(lambda: rless("logs", "life").out.count("\n") == 2, "the log")
+    assert rless("logs", made[:12]).expect().lines() == ["out", "err"]
+    began = time.monotonic()
+    assert rless("stop", "-t", "1", "life").expect().out == "life\n"
+    assert 0.9 < time.monotonic() - began < 5  # sh is process 1 and has no handler of TERM
+    assert rless("ps", "-q").expect().out == ""
+    assert "Exited (137)" in rless("ps", "-a").out
+    assert rless("wait", "life").expect().out == "137\n"
+    assert rless("rm", "life").expect().out == "life\n"
+    assert rless("ps", "-aq").expect().out == ""
+
+
+def test_stop_by_the_stop_signal(rless: Product) -> None:
+    rless.detach("polite", "--stop-signal USR1", "sh", "-c", "trap 'exit 3' USR1; echo ready; "
+                 "while :; do sleep 0.05; done")  # fmt: skip
+    wait_for(lambda: "ready" in rless("logs", "polite").out, "the start")
+    began = time.monotonic()
+    rless("stop", "polite").expect()
+    assert time.monotonic() - began < 5
+    assert rless("wait", "polite").out == "3\n"
+    rless("rm", "polite").expect()
+
+
+def test_kill_by_name_number_and_prefix(rless: Product) -> None:
+    for words, code in ((("-s", "INT"), 2), (("--signal=15",), 15), ((), 9)):
+        script = "trap 'exit 2' INT; trap 'exit 15' TERM; echo ready; while :; do sleep 0.05; done"
+        made = rless.detach("victim", "", "sh", "-c", script)
+        wait_for(lambda: "ready" in rless("logs", "victim").out, "the start")
+        rless("kill", *words, made[:10]).expect()
+        assert rless("wait", made).expect().out == f"{137 if code == 9 else code}\n"
+        rless("rm", made).expect()
+
+
+def test_names_that_are_none(rless: Product) -> None:
+    for words in (["stop"], ["kill"], ["rm"], ["wait"], ["logs"]):
+        for name in ("none", "../x", ".", "", "a/b", "-x" if words == ["?"] else "\x1b[2J"):
+            done = rless(*words, "--", name)
+            assert done.code == 1, (words, name, done)
+            done.one_line_error()
+
+
+def test_a_running_container_is_not_removed(rless: Product) -> None:
+    rless.detach("busy", "", "sleep", "60")
+    assert "running" in rless("rm", "busy").expect(1).one_line_error()
+    rless("rm", "-f", "busy").expect()
+    assert rless.containers() == []
+
+
+def test_a_name_is_unique_until_it_is_free(rless: Product) -> None:
+    rless.detach("taken", "", "sleep", "60")
+    again = rless.run("--name taken", "true").expect(125).one_line_error()
+    assert "already in use" in again
+    assert len(rless.containers()) == 1
+    rless("rm", "-f", "taken").expect()
+    rless.run("--name taken", "true").expect()
+    rless.run("--name taken", "true").expect()
+    bad = rless.run(["--name", "a/b"], "true").expect(125)
+    bad.one_line_error()
+
+
+def test_a_name_is_taken_once_by_many(rless: Product) -> None:
+    words = ("run", "-d", "--name", "race", "--network=none", rless.image, "sleep", "60")
+    racers = [rless.start(*words) for _ in range(6)]
+    assert sorted(racer.wait(30) for racer in racers) == [0] + [125] * 5
+    assert len(rless.containers()) == 1
+    rless("rm", "-f", "race").expect()
+
+
+def test_without_rm_it_stays(rless: Product) -> None:
+    assert rless("run", "--network=none", rless.image, "sh", "-c", "exit 4").code == 4
+    row = json.loads(rless("ps", "-a", "--format", "json").expect().lines()[0])
+    assert row["State"] == "exited"
+    assert "(4)" in row["Status"]
+    rless("rm", row["ID"]).expect()
+
+
+def test_rm_removes_whatever_root_made(rless: Product) -> None:
+    script = """
+        mkdir -p /a/b/c; chown -R 1000:1000 /a; chmod 000 /a /a/b; touch /srv/x; chmod 000 /srv
+        cd /tmp; for i in $(seq 300); do mkdir dddddddddddddddd && cd dddddddddddddddd; done
+        ln -s / /link; mkfifo /fifo
+    """
+    rless.sh(script)
+    rless("run", "--name", "mess", "--network=none", rless.image, "sh", "-c", script).expect()
+    rless("rm", "mess").expect()
+
+
+def test_detach_returns_at_once(rless: Product) -> None:
+    """In a shell's $(...), which waits until nobody holds the other end of its pipe."""
+    argv = " ".join(f"'{word}'" for word in rless.argv("run", "-d", "--rm", "--network=none"))
+    script = f"id=$({argv} {rless.image} sleep 60); echo ${{#id}}"
+    began = time.monotonic()
+    done = subprocess.run(["bash", "-c", script], env=rless.environment(), capture_output=True,
+                          timeout=30, text=True)  # fmt: skip
+    assert time.monotonic() - began < 5
+    assert done.stdout == "64\n"
+    assert done.stderr == ""
+    rless("rm", "-f", *rless.containers()).expect()
+
+
+def test_detached_ends_by_itself_and_is_removed(rless: Product) -> None:
+    rless.detach("brief", "--rm", "sh", "-c", "exit 3")
+    wait_for(lambda: not rless.containers(), "the removal")
+
+
+def test_detached_failure_is_told(rless: Product) -> None:
+    done = rless("run", "-d", "--name", "bad", "--network=none", rless.image, "no-such-command")
+    done.expect(127).one_line_error()
+    assert done.out == ""
+
+
+def test_it_survives_the_end_of_its_session(rless: Product) -> None:
+    argv = rless.argv("run", "-d", "--name", "survivor", "--network=none", rless.image, "sleep", "60")
+    subprocess.run(["setsid", "-w", *argv], env=rless.environment(), check=True,
+                   stdout=subprocess.DEVNULL, timeout=30)  # fmt: skip
+    assert "survivor" in rless("ps").out
+    session = {line.split()[5] for line in rless.processes().values()}
+    assert str(os.getsid(0)) not in session
+    rless("rm", "-f", "survivor").expect()
+
+
+def test_cidfile(rless: Product, tmp_path: Path) -> None:
+    file = tmp_path / "cid"
+    rless("run", "-d", "--cidfile", str(file), "--network=none", rless.image, "sleep", "60").expect()
+    assert file.read_text() == rless.containers()[0]
+    error = rless.run(["--cidfile", str(file)], "true").expect(125).one_line_error()
+    assert "exists" in error
+    assert len(rless.containers()) == 1
+    rless("rm", "-f", file.read_text()).expect()
+    error = rless.run(["--cidfile", str(tmp_path / "no" / "cid")], "true").expect(125)
+    error.one_line_error()
+    assert rless.containers() == []
+
+
+def test_logs_follow(rless: Product) -> None:
+    script = "for i in 1 2 3; do echo $i; sleep 0.1; done"
+    rless.detach("follow", "", "sh", "-c", script)
+    assert rless("logs", "-f", "follow").expect().lines() == ["1", "2", "3"]
+    rless("rm", "follow").expect()
+
+
+def test_logs_are_bounded(rless: Product) -> None:
+    """Class 41: an application that writes for ever fills no disk."""
+    rless.detach("loud", "", "sh", "-c", "head -c 45000000 /dev/zero; echo end")
+    rless("wait", "loud").expect()
+    directory = rless.container()
+    size = sum((directory / name).stat().st_size for name in ("log", "log.1"))
+    assert size < 25 << 20
+    assert rless("logs", "loud").expect().raw.endswith(b"end\n")
+    rless("rm", "loud").expect()
+
+
+def test_a_full_log_does_not_stop_it(rless: Product) -> None:
+    rless.detach("none", "--log-driver none", "sh", "-c", "head -c 9000000 /dev/zero; exit 6")
+    assert rless("wait", "none").expect().out == "6\n"
+    rless("rm", "none").expect()
+
+
+def test_stdin_of_a_detached_one(rless: Product) -> None:
+    rless.detach("closed", "", "cat")
+    assert rless("wait", "closed").expect().out == "0\n"
+    rless.detach("open", "-i", "cat")
+    time.sleep(0.2)
+    assert "open" in rless("ps").out
+    rless("rm", "-f", "open", "closed").expect()
+
+
+def test_fifty_runs_eight_at_a_time(rless: Product) -> None:
+    running: list[subprocess.Popen[bytes]] = []
+    codes = []
+    for number in range(50):
+        if len(running) == 8:
+            codes.append(running.pop(0).wait(60))
+        words = ("run", "--rm", "--network=none", rless.image, "sh", "-c", f"exit {number}")
+        running.append(rless.start(*words))
+    codes += [process.wait(60) for process in running]
+    assert codes == list(range(50))
+    rless.assert_clean(0)

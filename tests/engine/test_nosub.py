@@ -1,0 +1,55 @@
+"""A user without subordinate ids: one id, and everything that one id can do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.lib.product import Product, probe_image
+
+pytestmark = [pytest.mark.nosub, pytest.mark.needs("user namespaces")]
+
+
+def test_one_line_says_what_is_lost(rless: Product) -> None:
+    done = rless("run", "--rm", "--network=none", rless.image, "id", "-u").expect()
+    assert done.out == "0\n"
+    warning = done.one_line_error()
+    assert "only your own id" in warning
+    assert "doctor" in warning
+
+
+def test_files_and_users(rless: Product, tmp_path: Path) -> None:
+    for user in ("0", "1000", "user"):
+        flags = ["--user", user, "-v", f"{tmp_path}:/mnt/x"]
+        rless.sh("echo x >/mnt/x/file; stat -c %u /mnt/x/file", *flags)
+        assert (tmp_path / "file").stat().st_uid == os.getuid()
+    maps = rless.sh("cat /proc/self/uid_map").out.split()
+    assert maps == ["0", str(os.getuid()), "1"]
+    assert rless.sh("chown 1000 /srv || echo no").out == "no\n"
+
+
+def test_the_steps(rless: Product) -> None:
+    script = "mount | grep -c ' on /proc '; echo $$; cat /data/seed; touch /data/x; rm -r /data"
+    assert rless.sh(script).lines() == ["1", "1", "seed"]
+    image = rless.add_image("volume", probe_image(Volumes={"/data": {}}, User="1000"))
+    assert rless.sh("cat /data/seed; touch /data/x", image=image).out == "seed\n"
+    assert rless.run("-t", "tty").expect().raw == b"/dev/pts/0\r\n"
+    rless.detach("one", "--rm", "sleep", "60")
+    rless("kill", "one").expect()
+
+
+def test_modes_that_need_more_ids(rless: Product) -> None:
+    error = rless.run("--userns=nomap", "true").expect(125).one_line_error()
+    assert "subordinate" in error
+
+
+def test_set_id_bits_are_dropped(rless: Product) -> None:
+    """Class 9: such a file would be set-id to the invoking user, for every user of the host."""
+    found = rless("unshare", "find", str(rless.storage / "layers"), "-perm", "/6000").expect()
+    assert found.out == ""
+
+
+def test_unshare(rless: Product) -> None:
+    assert rless("unshare", "id", "-u").expect().out == "0\n"

@@ -1,0 +1,58 @@
+"""Errors, and untrusted text made safe to print."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rootless.errors import RlessError, SyscallError, escape
+
+
+@settings(database=None)
+@given(st.text(st.characters()))
+def test_what_is_escaped_is_printable_and_can_be_written(text: str) -> None:
+    """Class 37: whatever comes from an image or a registry, the terminal obeys none of it."""
+    result = escape(text)
+    assert result.isprintable()
+    result.encode()  # lone surrogates would fail
+    if text.isprintable():
+        assert result == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain text, ünïcode ✓", "plain text, ünïcode ✓"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\nb\tc\r", "a\\nb\\tc\\r"),
+        ("\x7f\x80\x9b", "\\x7f\\x80\\x9b"),
+        ("\udcff", "\\udcff"),
+        ("\u202e\u2028", "\\u202e\\u2028"),
+        ("it's \"quoted\" \\", "it's \"quoted\" \\"),
+        ("", ""),
+    ],
+)
+def test_escape(text: str, expected: str) -> None:
+    assert escape(text) == expected
+
+
+def test_message_and_hint() -> None:
+    error = RlessError("it failed", "do this")
+    assert str(error) == "it failed; do this"
+    assert error.exit_code == 125
+    assert str(RlessError("it failed")) == "it failed"
+
+
+def test_within() -> None:
+    outer = RlessError("it failed", "do this", 127).within("layer 3")
+    assert (outer.message, outer.hint, outer.exit_code) == ("layer 3: it failed", "do this", 127)
+
+
+def test_syscall_error() -> None:
+    error = SyscallError("mount(tmpfs, /dev)", errno.EPERM)
+    assert error.message == "mount(tmpfs, /dev): Operation not permitted"
+    assert (error.call, error.errno) == ("mount(tmpfs, /dev)", errno.EPERM)
+    assert isinstance(error, RlessError)
