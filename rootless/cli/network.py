@@ -21,7 +21,7 @@ def address(value: str) -> str:
 
 def network(value: str) -> str | None:
     """Return the network mode, None for the default one (pasta)."""
-    if "=" in value:
+    if "=" in value and not value.startswith("pasta:"):
         fields = dict(part.partition("=")[::2] for part in value.split(","))
         value = fields.pop("name", "")
         if fields:
@@ -30,6 +30,8 @@ def network(value: str) -> str | None:
         return None
     if value in ("none", "host"):
         return value
+    if value.startswith("pasta:"):
+        return line(value)
     if value.startswith("container:"):
         if value == "container:":
             raise ValueError("names no container")
@@ -37,7 +39,7 @@ def network(value: str) -> str | None:
     raise refuse(
         f"--network {value}",
         "networks of several containers are not built yet",
-        "leave it out (pasta), or use none, host, container:NAME",
+        "leave it out (pasta), or use pasta:OPTIONS, none, host, container:NAME",
     )
 
 
@@ -90,7 +92,7 @@ def _protocol(value: str, flag: str) -> str:
 
 def publish(value: str) -> Port:
     """Return the port of `[ip:]hostPort:containerPort[/tcp|udp]`, or of its long form."""
-    if "=" in value:
+    if "=" in value and not value.startswith("pasta:"):
         fields = dict(part.partition("=")[::2] for part in value.split(","))
         unknown = set(fields) - {"published", "target", "protocol", "mode"}
         if unknown or "target" not in fields:

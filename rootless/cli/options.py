@@ -113,7 +113,7 @@ _NETWORK: Group = (
     "Network",
     (
         ("--network --net", "MODE", "list", "network", "network.network",
-         "Default by pasta, or none, host, container:NAME"),
+         "pasta[:OPTION,...] (default), none, host, container:NAME"),
         ("--publish -p", "[IP:]HOST_PORT:PORT[/PROTOCOL]", "list", "publish", "network.publish",
          "Publish a port to the host"),
         ("--expose", "PORT[-PORT][/PROTOCOL]", "list", "expose", "network.expose",

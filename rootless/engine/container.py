@@ -113,7 +113,7 @@ class Container:
         """
         process = self.init()
         if process is None:
-            raise RlessError(f"container {self.facts['name']} is not running")
+            raise RlessError(f"container {self.facts['name']} is not running", exit_code=1)
         signal_process(process, number)
 
 
@@ -468,7 +468,7 @@ def delete_directory(directory: str) -> None:
 
 
 def sweep() -> None:
-    """Clear what killed commands left: processes, cgroups, directories; costs one listdir.
+    """Clear what killed commands left: processes, cgroups, directories; costs two listdirs.
 
     An entry is looked into only if the process that owns it is dead.
     """
@@ -480,6 +480,15 @@ def sweep() -> None:
         if any(is_alive(entry.get(name)) for name in ("owner", "monitor")):
             continue
         _clear(container_id, entry)
+    storage = paths.storage_root()
+    try:
+        in_flight = os.listdir(f"{storage}/tmp")
+    except FileNotFoundError:
+        return
+    if in_flight:
+        from rootless.image.inflight import clear_leftovers
+
+        clear_leftovers(storage)
 
 
 def clear(container: Container) -> None:

@@ -28,7 +28,7 @@ from rootless.engine.container import delete_directory, this_process, write_json
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import netlink
-from rootless.linux.process import pidfd_send_signal, start_time
+from rootless.linux.process import pidfd_send_signal, show_as, start_time
 from rootless.runtime import sync
 
 TYPE_CHECKING = False
@@ -123,6 +123,7 @@ class Monitor:
         """Do all of it; never return into the command's stack."""
         code = 125
         try:
+            show_as(f"rless: monitor of {self.container.id[:12]}")
             os.setsid()  # the terminal's signals are for the command, which forwards them
             self.wires.close_command_ends()
             if self.container.facts["detach"]:
@@ -160,7 +161,7 @@ class Monitor:
             if self.pasta is not None:
                 from rootless.network import shield
 
-                shield.close_loopback()
+                shield.close_loopback(self.pasta.interface)
             # The network namespace was made with our user namespace; the runtime joins it.
             path = f"/proc/{os.getpid()}/ns/net"
             self.spec["linux"]["namespaces"].append({"type": "network", "path": path})

@@ -25,7 +25,7 @@ from rootless.engine.monitor import DETACH, REAP, Monitor, Source, load_runtime
 from rootless.engine.wires import Wires, receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
-from rootless.linux.process import signal_number, start_time
+from rootless.linux.process import close_on_exec_from, signal_number, start_time
 from rootless.runtime import sync
 
 TYPE_CHECKING = False
@@ -83,6 +83,7 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
+    close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     state = Run(request)
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")

@@ -58,7 +58,7 @@ def prepare(
         mounted.append(_as_bind(mount, directory))
     for number, mount in enumerate(anonymous):
         target = mount.target
-        normal = os.path.normpath(target)
+        normal = os.path.normpath("/" + target.lstrip("/"))  # it would keep two of them
         if not target.startswith("/") or normal in _REFUSED or normal.startswith("/proc/"):
             raise RlessError(f"the image's volume {target!r} is not a place for a volume")
         directory = f"{container}/volumes/{number}"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _RETRIED = (429, 500, 502, 503, 504)
 _REDIRECTED = (301, 302, 303, 307, 308)
 _USER_AGENT = "rless"
+_NO_URL = "the server redirects to something that is no URL"
 
 
 class TransferError(RlessError):
@@ -62,6 +63,7 @@ class Client:
         deadline: float,
         method: str = "GET",
         body: bytes | None = None,
+        attempts: int | None = None,
     ) -> BaseHTTPResponse:
         """Return the response to a request, after redirects; its body is still to be read.
 
@@ -70,12 +72,14 @@ class Client:
 
         Args:
             deadline: time.monotonic() at which all of it must be over.
+            attempts: at most; `limits.ATTEMPTS` by default.
 
         Raises:
             TransferError: the server cannot be reached, or keeps failing.
         """
         failure = ""
-        for attempt in range(limits.ATTEMPTS):
+        attempts = attempts or limits.ATTEMPTS
+        for attempt in range(attempts):
             if attempt:
                 log.debug(f"{_shown(url)}: {failure}; trying again")
             try:
@@ -100,12 +104,12 @@ class Client:
                 failure = f"status {response.status}"
                 pause = _retry_after(response)
                 response.close()
-                if attempt + 1 < limits.ATTEMPTS:
+                if attempt + 1 < attempts:
                     _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
                 continue
-            if attempt + 1 < limits.ATTEMPTS:
+            if attempt + 1 < attempts:
                 _sleep(_pause(attempt), deadline, url, failure)
-        raise TransferError(f"{_shown(url)}: {failure}, {limits.ATTEMPTS} times")
+        raise TransferError(f"{_shown(url)}: {failure}, {attempts} times")
 
     def _follow(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, deadline: float
@@ -135,7 +139,7 @@ class Client:
             response.close()
             if body is not None:
                 raise TransferError(f"{_shown(url)} redirects a request that has a body")
-            previous, url = url, urljoin(url, target)
+            previous, url = url, _join(url, target)
             where = self._check(url)
             if previous.startswith("https:") and not url.startswith("https:"):
                 raise TransferError(f"{_shown(previous)} redirects away from https: refused")
@@ -149,7 +153,7 @@ class Client:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            raise TransferError("the server redirects to something that is no URL") from None
+            raise TransferError(_NO_URL) from None
         if parts.username is not None or parts.password is not None:
             raise TransferError("the server redirects to a URL with a password in it: refused")
         if parts.scheme not in ("https", "http") or not host:
@@ -181,6 +185,13 @@ class Client:
                 pool = urllib3.ProxyManager(address, ssl_context=self._context, maxsize=8)
             self._pools[proxy] = pool
         return self._pools[proxy]
+
+
+def _join(url: str, target: str) -> str:
+    try:
+        return urljoin(url, target)
+    except ValueError:
+        raise TransferError(_NO_URL) from None
 
 
 def read_body(response: BaseHTTPResponse, most: int, deadline: float, what: str) -> bytes:

@@ -48,8 +48,7 @@ class Registry:
         host = _HUB if reference.registry == "docker.io" else reference.registry
         self._host = host
         self._client = Client(http.insecure_registries())
-        scheme = "http" if self._client.is_plain(host) else "https"
-        self._base = f"{scheme}://{host}/v2/{reference.repository}"
+        self._base = f"https://{host}/v2/{reference.repository}"
         self._what = escape(reference.familiar)
         self._authorization = ""
         self._login = threading.Lock()
@@ -62,10 +61,31 @@ class Registry:
             os.close(fd)
         self._fetched = []
 
+    def _choose_scheme(self) -> None:
+        """Leave TLS out for a server that may be, and is, spoken to without it.
+
+        A TLS server answers a plain request with status 400 or with a closed connection.
+        Nothing secret is sent to find out.
+        """
+        if not self._client.is_plain(self._host):
+            return
+        deadline = time.monotonic() + limits.CONNECT_SECONDS
+        try:
+            response = self._client.get(
+                f"http://{self._host}/v2/", {}, deadline=deadline, attempts=1
+            )
+        except TransferError as error:
+            log.debug(f"{error.message}; trying TLS")
+            return
+        if response.status != 400:
+            self._base = f"http://{self._host}/v2/{self._reference.repository}"
+        response.close()
+
     # -- documents ---------------------------------------------------------------------------
 
     def find(self, wish: PlatformWish) -> Found:
         """Return the image's documents for one platform."""
+        self._choose_scheme()
         reference = self._reference
         wanted = reference.digest or reference.tag or "latest"
         data, declared = self._manifest(wanted, limits.JSON_BYTES)
@@ -332,13 +352,17 @@ def _write(fd: int, data: bytes, what: str) -> None:
 
 
 def _check_room(directory: str, size: int) -> None:
-    room = os.statvfs(directory)
-    free = room.f_bavail * room.f_frsize
+    free = _free(directory)
     if size > free:
         raise RlessError(
             f"no room for {size >> 20} MiB of layers: {free >> 20} MiB are free",
             "free some space, or set RLESS_STORAGE to a place with room",
         )
+
+
+def _free(directory: str) -> int:
+    room = os.statvfs(directory)
+    return room.f_bavail * room.f_frsize
 
 
 def _error_text(response: BaseHTTPResponse) -> str:

@@ -73,6 +73,22 @@ def getcwd() -> bytes:
     return buffer.value
 
 
+def show_as(title: str) -> None:
+    """Replace the command line that ps shows of this process, and of its later children.
+
+    Arguments may hold secrets (`-e TOKEN=x`); a process that outlives the command would show
+    them to every user of the host (security class 43). A title that is too long is cut.
+
+    Source: proc_pid_stat(5), fields 48 and 49; proc_pid_cmdline(5).
+    """
+    with open("/proc/self/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if 0 < start < end:
+        size = end - start
+        ctypes.memmove(start, title.encode()[: size - 1].ljust(size, b"\0"), size)
+
+
 def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
     """Become (uid, gid) for good: real, effective and saved; read back what came of it.
 
@@ -105,7 +121,7 @@ def signal_number(name: str) -> int:
     if text.isdigit() and 0 < int(text) < signal.NSIG:
         return int(text)
     base, plus, offset = text.partition("+")
-    number = getattr(signal, f"SIG{base}", None)
+    number = None if base.startswith("_") else getattr(signal, f"SIG{base}", None)  # SIG_DFL
     if number is not None and (not plus or (base == "RTMIN" and offset.isdigit())):
         return int(number) + (int(offset) if plus else 0)
     raise RlessError(f"{name!r} is no signal")

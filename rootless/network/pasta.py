@@ -30,7 +30,7 @@ import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
-from rootless.network.pasta_options import ALTERNATIVE, command, interface
+from rootless.network.pasta_options import command, interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # `signal` takes 4 ms for its enums
 
+_ALTERNATIVE = "use --network=host or --network=none"
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 
@@ -158,7 +159,7 @@ class Pasta:
                 events = poll.poll(max(0, int(1000 * (deadline - time.monotonic()))))
                 if not events:
                     raise RlessError(
-                        f"the network was not ready after {timeout:g} seconds", ALTERNATIVE
+                        f"the network was not ready after {timeout:g} seconds", _ALTERNATIVE
                     )
                 for fd, _ in events:
                     chunk = os.read(fd, 4096)
@@ -244,11 +245,13 @@ def last_message(lines: Sequence[str]) -> str:
 
 def _hint(lines: Sequence[str]) -> str:
     text = "\n".join(lines)
+    if "Overlapping" in text:
+        return "this version of pasta can publish a port on one address or on all, not on some"
     if "bind" in text:
         return "somebody was faster and has the port now: publish on another one"
     if "/dev/net/tun" in text:
-        return f"ask the administrator for `modprobe tun`, or {ALTERNATIVE}"
-    return f"see `rless doctor`, or {ALTERNATIVE}"
+        return f"ask the administrator for `modprobe tun`, or {_ALTERNATIVE}"
+    return f"see `rless doctor`, or {_ALTERNATIVE}"
 
 
 def start(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # As for newuidmap: only what root has installed is run, wherever $PATH points.
 _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
-ALTERNATIVE = "use --network=host or --network=none"
 
 _ROUTES4, _ROUTES6 = "/proc/net/route", "/proc/net/ipv6_route"
 
@@ -90,12 +89,13 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
     if path is None:
         raise RlessError(
             "the default network needs pasta, which is not installed",
-            f"install the package passt, or {ALTERNATIVE}",
+            "install the package passt, or use --network=host or --network=none",
         )
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         raise RlessError(
             "the default network needs /dev/net/tun, which is missing or closed to you",
-            f"ask the administrator for `modprobe tun` and mode 0666, or {ALTERNATIVE}",
+            "ask the administrator for `modprobe tun` and mode 0666, "
+            "or use --network=host or --network=none",
         )
     if ports:
         from rootless.network.ports import take

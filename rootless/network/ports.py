@@ -33,9 +33,10 @@ def take(ports: Sequence[Port]) -> None:
     host port gets a free one: its `host_port` is set.
 
     Raises:
-        RlessError: a port is taken, below the range that users may take, or on an address
-            that this host does not have.
+        RlessError: a port is taken or given twice, below the range that users may take, or on
+            an address that this host does not have.
     """
+    _check_twice(ports)
     held: list[_socket.socket] = []
     try:
         for port in ports:
@@ -56,6 +57,20 @@ def take(ports: Sequence[Port]) -> None:
     finally:
         for socket in held:
             socket.close()
+
+
+def _check_twice(ports: Sequence[Port]) -> None:
+    seen: dict[tuple[str, int], set[str | None]] = {}
+    for port in ports:
+        if port.host_port:
+            addresses = seen.setdefault((port.protocol, port.host_port), set())
+            if port.host_ip in addresses or (addresses and None in (port.host_ip, *addresses)):
+                raise RlessError(f"cannot publish on {_where(port)}: it is given twice")
+            addresses.add(port.host_ip)
+
+
+def _where(port: Port) -> str:
+    return f"{port.host_ip or 'any address'}, port {port.host_port}/{port.protocol}"
 
 
 def _bind(port: Port, held: list[_socket.socket]) -> int:
@@ -84,7 +99,7 @@ def _bind(port: Port, held: list[_socket.socket]) -> int:
 
 
 def _port_error(port: Port, error: OSError) -> RlessError:
-    where = f"{port.host_ip or 'any address'}, port {port.host_port}/{port.protocol}"
+    where = _where(port)
     if error.errno == errno.EADDRINUSE:
         return RlessError(
             f"cannot publish on {where}: it is taken",

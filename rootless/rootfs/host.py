@@ -152,8 +152,16 @@ def _bind(path: str, root: str, base: str, hidden: Sequence[str]) -> None:
     """Bind the host's `path` read-only, with all that is mounted below it."""
     _attach(f"/{path}", f"{root}/{path}", recursive=True)
     for private in (*hidden, *(f"/{name}" for name in skeleton.EMPTY)):
-        if private.startswith(f"/{path}/") and os.path.isdir(f"{root}{private}"):
+        # What is a link there is covered by its own name.
+        if private.startswith(f"/{path}/") and _is_directory(f"{root}{private}"):
             _attach(f"{base}/empty", f"{root}{private}", recursive=False)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _attach(source: str, target: str, recursive: bool) -> None:

@@ -188,7 +188,7 @@ class _Builder:
         self.tries = False
 
     def build(self) -> None:
-        for name in ("root", "dirs", "empty", "try", "try/empty", "try/merged"):
+        for name in ("root", "dirs", "empty", "try", "try/lower", "try/merged"):
             self._mkdir(f"{self.base}/{name}", 0o755)
         overlay.make_upper(f"{self.base}/try", None)
         # Where overlayfs doesn't work at all, nothing is to be learned about single directories.
@@ -254,10 +254,14 @@ class _Builder:
                 self._copy_small(child)
 
     def _refusal(self, path: str) -> str | None:
-        """Try an overlay over `path`; return what the kernel said, None if it mounted."""
+        """Try an overlay over `path`; return what the kernel said, None if it mounted.
+
+        With two lower layers, as it will be: the kernel refuses the two (ELOOP) where the storage
+        is below `path`.
+        """
         target = f"{self.base}/try/merged"
         try:
-            overlay.mount([path], f"{self.base}/try", target)
+            overlay.mount([path, f"{self.base}/try/lower"], f"{self.base}/try", target)
         except RlessError as error:
             return error.message
         mounts.umount(target)

@@ -133,6 +133,7 @@ class Init:
             self._fail(RlessError(f"runtime: internal error: {type(error).__name__}: {error}"))
 
     def _fail(self, error: RlessError) -> NoReturn:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         try:
             sync.send(self.status_fd, sync.FAILED, sync.error_payload(error))
         except OSError:
@@ -302,18 +303,15 @@ class Init:
         groups = sorted(set(user.get("additionalGids", [])))
         self._give_stdio(uid)
         try:
-            process.set_ids(uid, gid, groups)
+            _set_ids(uid, gid, groups)
         except SyscallError as error:
-            if error.errno == errno.EPERM and not groups:
-                process.set_ids(uid, gid, None)  # setgroups is denied with one mapped id
-            elif error.errno in (errno.EINVAL, errno.EPERM):
-                raise RlessError(
-                    f"cannot become user {uid}:{gid} with groups {groups}: "
-                    "an id is not in the container's id map",
-                    "see `rless doctor` for your subordinate ids",
-                ) from error
-            else:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
+            raise RlessError(
+                f"cannot become user {uid}:{gid} with groups {groups}: "
+                "an id is not in the container's id map",
+                "see `rless doctor` for your subordinate ids",
+            ) from error
         prctl.set_keep_caps(False)
         if self.die_with_parent:
             # The kernel forgets it when credentials change.
@@ -378,6 +376,15 @@ class Init:
         if self.seccomp_filter is not None:
             load_filter(self.seccomp_filter, self.seccomp_flags)
         self.capabilities.apply()
+
+
+def _set_ids(uid: int, gid: int, groups: list[int]) -> None:
+    try:
+        process.set_ids(uid, gid, groups)
+    except SyscallError as error:
+        if error.errno != errno.EPERM or groups:
+            raise
+        process.set_ids(uid, gid, None)  # setgroups is denied where one id is mapped
 
 
 def make_console(root: Root, socket_fd: int, size: Any, owner: tuple[int, int]) -> Console:

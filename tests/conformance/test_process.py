@@ -39,12 +39,12 @@ def test_program_is_found_in_the_containers_path(bundle: Bundle) -> None:
     assert bundle.run().code == 3
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 77, 125, 126, 127, 128, 200, 255])
+@pytest.mark.parametrize("code", [0, 1, 125, 127, 255])
 def test_exit_code_is_the_programs(bundle: Bundle, code: int) -> None:
     assert bundle.run("exit", str(code)).code == code
 
 
-@pytest.mark.parametrize("number", [9, 15, 11])
+@pytest.mark.parametrize("number", [9, 11])
 def test_killed_by_a_signal(bundle: Bundle, number: int) -> None:
     """As pid 1 of a namespace it cannot kill itself: so it shares the caller's pids."""
     bundle.remove_namespace("pid")
@@ -83,7 +83,7 @@ def test_unknown_limit(bundle: Bundle) -> None:
     bundle.fails("id")
 
 
-@pytest.mark.parametrize("umask", [0, 0o22, 0o77, 0o777])
+@pytest.mark.parametrize("umask", [0, 0o77])
 def test_umask(bundle: Bundle, umask: int) -> None:
     bundle.process["user"]["umask"] = umask
     assert bundle.facts("umask") == {"umask": f"{umask:04o}"}

@@ -221,7 +221,7 @@ def test_basic_authentication(
         images.push(image, f"{host}/private:1", login=("me", "secret:word"))
         with pytest.raises(RlessError, match="wants a name and password"):
             workshop.pull(f"{host}/private:1")
-        for password, works in (("wrong", False), ("secret:word", True)):
+        for password, works in (("incorrect", False), ("secret:word", True)):
             auth = base64.b64encode(f"me:{password}".encode()).decode()
             (tmp_path / "auth.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
             if works:
@@ -229,4 +229,4 @@ def test_basic_authentication(
             else:
                 with pytest.raises(RlessError, match="access denied") as caught:
                     workshop.pull(f"{host}/private:1")
-                assert "wrong" not in str(caught.value) and auth not in str(caught.value)
+                assert "incorrect" not in str(caught.value) and auth not in str(caught.value)

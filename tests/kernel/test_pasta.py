@@ -460,6 +460,23 @@ def test_taken_port(on_host: Callable[..., Any], taken: str) -> None:
         on_host(story)
 
 
+def test_port_given_twice(on_host: Callable[..., Any]) -> None:
+    def story(*ports: Port) -> Callable[[], Any]:
+        def body() -> Any:
+            with fakehost.connected(ports=ports):
+                return "started"
+
+        return body
+
+    for first, second in ((None, None), (None, "127.0.0.1"), ("127.0.0.1", "127.0.0.1")):
+        for addresses in ((first, second), (second, first)):
+            twice = [Port(address, 8080, 80, "tcp") for address in addresses]
+            with pytest.raises(RlessError, match="port 8080/tcp: it is given twice"):
+                on_host(story(*twice))
+    both = [Port("127.0.0.1", 8080, 80, protocol) for protocol in ("tcp", "udp")]
+    assert on_host(story(*both)) == "started"
+
+
 def test_port_of_another_host_and_one_too_low(
     on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,54 +52,84 @@ def wait_until_gone(pid: int) -> bool:
     return True
 
 
-def start(place: str) -> tuple[int, int, int]:
-    """Mount in a process like the engine's, with a child in a mount namespace of its own.
+class Running:
+    """A process like the engine's that has mounted, and one like the container's below it.
 
-    Returns:
-        The pids of the engine's process, of the container's, and of fuse-overlayfs.
+    The container's process has a mount namespace of its own and lists the root on request.
     """
-    map_ = engine_namespace.make_map("single")
-    reader, writer = os.pipe()
 
-    def body() -> NoReturn:
-        try:
-            os.close(reader)
-            mounted = rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
-            ready_reader, ready_writer = os.pipe()
-            container = os.fork()
-            if container == 0:
-                os.close(writer)
-                ns.unshare(ns.CLONE_NEWNS)
-                os.chdir(mounted.path)
-                os.write(ready_writer, b"r")
+    def __init__(self, place: str) -> None:
+        map_ = engine_namespace.make_map("single")
+        asked, self.ask = os.pipe()
+        self.answer, answering = os.pipe()
+
+        def body() -> NoReturn:
+            try:
+                os.close(self.ask)
+                os.close(self.answer)
+                mounted = rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
+                container = os.fork()
+                if container == 0:
+                    ns.unshare(ns.CLONE_NEWNS)
+                    while os.read(asked, 1):
+                        os.write(answering, json.dumps(os.listdir(mounted.path)).encode())
+                    os._exit(0)
+                os.write(answering, json.dumps([container, *mounted.helper_pids]).encode())
+                os.close(answering)
                 signal.pause()
-            os.read(ready_reader, 1)
-            os.write(writer, json.dumps([container, *mounted.helper_pids]).encode())
-            os.close(writer)
-            signal.pause()
-        finally:
-            os._exit(1)
+            finally:
+                os._exit(1)
 
-    engine = idmap.spawn(map_, ns.CLONE_NEWNS, body)
-    os.close(writer)
-    with open(reader) as file:
-        text = file.read()
-    assert text, "the engine's process failed"
-    container, helper = json.loads(text)
-    return engine, container, helper
+        self.engine = idmap.spawn(map_, ns.CLONE_NEWNS, body)
+        os.close(asked)
+        os.close(answering)
+        self.container, self.helper = json.loads(os.read(self.answer, 4096))
+
+    def list_root(self) -> list[str]:
+        os.write(self.ask, b"?")
+        names: list[str] = json.loads(os.read(self.answer, 4096))
+        return names
+
+    def kill_engine(self) -> None:
+        os.kill(self.engine, signal.SIGKILL)
+        os.waitpid(self.engine, 0)
+
+    def end(self) -> None:
+        for pid in (self.engine, self.container):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            os.waitpid(self.engine, 0)
+        except ChildProcessError:
+            pass
+        os.close(self.ask)
+        os.close(self.answer)
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_it_ends_when_all_else_is_killed(place: str, order: tuple[int, int]) -> None:
-    pids = start(place)
-    helper = pids[2]
-    first, second = (pids[index] for index in order)
-    os.kill(first, signal.SIGKILL)
-    assert os.listdir(f"/proc/{second}/root{place}/merged") == ["from-the-layer"]
-    assert state(helper) != "gone"
-    os.kill(second, signal.SIGKILL)
-    os.waitpid(pids[0], 0)
-    assert wait_until_gone(helper)
+@pytest.fixture
+def running(place: str) -> Iterator[Running]:
+    processes = Running(place)
+    yield processes
+    processes.end()
+
+
+def test_it_ends_when_all_else_is_killed(running: Running) -> None:
+    assert running.list_root() == ["from-the-layer"]
+    running.kill_engine()
+    assert running.list_root() == ["from-the-layer"]
+    assert state(running.helper) != "gone"
+    os.kill(running.container, signal.SIGKILL)
+    assert wait_until_gone(running.helper)
+
+
+def test_it_ends_when_the_container_and_then_the_engine_is_killed(running: Running) -> None:
+    os.kill(running.container, signal.SIGKILL)
+    assert wait_until_gone(running.container)
+    assert state(running.helper) != "gone"
+    running.kill_engine()
+    assert wait_until_gone(running.helper)
 
 
 def test_unmount_waits_for_it(place: str) -> None:

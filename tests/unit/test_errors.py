@@ -31,7 +31,7 @@ def test_what_is_escaped_is_printable_and_can_be_written(text: str) -> None:
         ("\x7f\x80\x9b", "\\x7f\\x80\\x9b"),
         ("\udcff", "\\udcff"),
         ("\u202e\u2028", "\\u202e\\u2028"),
-        ("it's \"quoted\" \\", "it's \"quoted\" \\"),
+        ('it\'s "quoted" \\', 'it\'s "quoted" \\'),
         ("", ""),
     ],
 )

@@ -1,0 +1,354 @@
+"""Hostile images and containers against the whole product; classes of docs/security.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lib.images import Dir, Entry, Fifo, File, Image, Link, busybox_layer, layer
+from tests.lib.product import Product, probe_image, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+def hostile(rless: Product, name: str, entries: dict[str, Entry | str], **config: object) -> str:
+    """Return the reference of busybox with a hostile layer on top."""
+    return rless.add_image(
+        name, Image([busybox_layer(), layer(entries)], {"Env": ["PATH=/bin"], **config})
+    )
+
+
+# -- 24: the interpreter of the host ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["/proc/self/exe", "/script", "/link", "/proc/1/exe", "/proc/self/fd/3", "/proc/thread-self/exe"],
+)
+def test_the_interpreter_is_never_executed(rless: Product, command: str) -> None:
+    """CVE-2019-5736: the program of the runtime itself as the entry point."""
+    image = hostile(rless, "exe", {
+        "script": File("#!/proc/self/exe\n", mode=0o755), "link": Link("/proc/self/exe"),
+    })  # fmt: skip
+    done = rless.run("", command, "-c", "print('python ' * 2)", image=image)
+    assert done.code in (126, 127), done
+    assert "python python" not in done.out
+
+
+def test_no_process_in_there_shows_a_program_of_the_host(rless: Product) -> None:
+    rless.detach("watch", "--cap-add=SYS_PTRACE", "sleep", "60")
+    script = "for p in /proc/[0-9]*; do readlink $p/exe; done"
+    done = rless.sh(script, "--pid=container:watch", "--cap-add=SYS_PTRACE")
+    assert set(done.lines()) == {"/bin/busybox"}
+    rless("rm", "-f", "watch").expect()
+
+
+def test_a_process_that_joins_cannot_be_looked_into(rless: Product) -> None:
+    """Class 35: the init of a second container in the pid namespace of a hostile first one."""
+    spy = """
+        while :; do for p in /proc/[0-9]*; do
+            case $(cat $p/cmdline 2>/dev/null | tr '\\0' ' ') in *rootle[s]s*)
+                cat $p/environ 2>/dev/null | tr '\\0' '\\n' | grep RLESS
+                readlink $p/exe | grep -i python; readlink $p/cwd | grep -v '^/$'; ls $p/fd 2>/dev/null
+                echo saw ;; esac; done; done
+    """
+    rless.detach("spy", "--cap-add=SYS_PTRACE", "sh", "-c", spy)
+    for _ in range(5):
+        rless.sh("true", "--pid=container:spy")
+    seen = set(rless("logs", "spy").expect().lines())
+    assert seen <= {"saw"}, seen
+    rless("rm", "-f", "spy").expect()
+
+
+# -- 25: descriptors and the working directory -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", [f"/proc/self/fd/{number}" for number in range(3, 12)] + ["/proc/self/cwd", "/proc/1/root"]
+)
+def test_workdir_through_proc(rless: Product, path: str) -> None:
+    """CVE-2024-21626."""
+    done = rless.run(["-w", path], "sh", "-c", "pwd; cat ../../../../etc/hostname")
+    host = Path("/etc/hostname").read_text()
+    assert host not in done.out
+    if done.code == 0:
+        assert done.lines()[0].startswith("/")
+    image = hostile(rless, "fd", {"w": Link(path)}, WorkingDir="/w")
+    done = rless.run("", "sh", "-c", "pwd; cat ../../../../etc/hostname", image=image)
+    assert host not in done.out
+
+
+# -- 26: targets through links ---------------------------------------------------------------------
+
+
+def test_mount_targets_through_links(rless: Product, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "file").write_text("data\n")
+    image = hostile(rless, "targets", {
+        "absolute": Link(str(outside)),
+        "dotdot": Link("../../../../../../../../../.." + str(outside)),
+        "magic": Link("/proc/self/root/" + str(outside)),
+    })  # fmt: skip
+    for name in ("absolute", "dotdot"):
+        done = rless.sh(f"cat {outside}/sub/file", "-v", f"{data}:/{name}/sub", image=image)
+        assert done.out == "data\n", name
+        assert not list(outside.iterdir())
+    rless.run(["-v", f"{data}:/magic/sub"], "true", image=image).expect(125)
+    assert not list(outside.iterdir())
+
+
+def test_mounts_into_proc_and_sys(rless: Product, tmp_path: Path) -> None:
+    image = hostile(rless, "procs", {"p": Link("/proc"), "s": Link("/proc/self/attr")})
+    for target in ("/proc/self/attr", "/proc/sys", "/p/sys/kernel", "/proc/1", "/s"):
+        done = rless.run(["-v", f"{tmp_path}:{target}"], "true", image=image)
+        assert done.code == 125, (target, done)
+        done.one_line_error()
+
+
+# -- 27: /dev ---------------------------------------------------------------------------------------
+
+
+def test_dev_of_the_image(rless: Product, tmp_path: Path) -> None:
+    image = hostile(rless, "dev", {"dev": Link("/etc"), "proc": Link("/tmp"), "sys": Link("/root")})
+    done = rless.run("", "sh", "-c", "stat -c '%F' /dev/null; mount | grep -c ' /proc'", image=image)
+    # Refused, or mounted where the link leads inside: never a device or a file of the image.
+    if done.code == 0:
+        assert done.lines()[0] == "character special file"
+    image = hostile(rless, "null", {
+        "dev/null": File("mine"), "dev/pts": Link("/etc"), "dev/console": Link("/etc/passwd"),
+        "dev/ptmx": Fifo(),
+    })  # fmt: skip
+    done = rless.run("-t", "sh", "-c", "stat -c '%t:%T' /dev/null; tty; wc -c </proc/keys", image=image)
+    assert done.expect().lines() == ["1:3", "/dev/pts/0", "0"]
+
+
+# -- 29: the files that we write --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["absolute", "dotdot", "dangling", "fifo", "directory link"])
+def test_files_of_ours_through_links_of_the_image(
+    rless: Product, tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched\n")
+    if kind == "directory link":
+        entries: dict[str, Entry | str] = {"etc": Link(str(tmp_path))}
+    else:
+        target: Entry = Fifo()
+        if kind != "fifo":
+            target = Link({"absolute": str(victim), "dangling": str(tmp_path / "new"),
+                           "dotdot": "../../../../../../.." + str(victim)}[kind])  # fmt: skip
+        entries = {f"etc/{name}": target for name in ("hosts", "hostname", "resolv.conf", "mtab")}
+    # A layer of its own at the bottom, so that no etc of busybox is in the way.
+    image = rless.add_image(
+        f"etc-{kind.replace(' ', '-')}",
+        Image([busybox_layer(), layer({".wh.etc": ""}), layer(entries)], {"Env": ["PATH=/bin"]}),
+    )
+    done = rless.run("--add-host evil:1.2.3.4", "cat", "/etc/hosts", image=image)
+    assert victim.read_text() == "untouched\n"
+    assert sorted(os.listdir(tmp_path)) == ["victim"]
+    if done.code == 0:
+        assert "localhost" in done.out
+
+
+def test_names_cannot_add_lines(rless: Product) -> None:
+    for flags in (["--hostname", "a\nb"], ["--add-host", "a\nb:1.2.3.4"], ["--dns", "1.1.1.1\nx"],
+                  ["--dns-search", "a\nb"], ["-e", "A=\0"]):  # fmt: skip
+        if "\0" in flags[1]:
+            continue  # execve cannot even pass that
+        done = rless.run(flags, "true").expect(125)
+        done.one_line_error()
+
+
+# -- 18: volumes of the image ------------------------------------------------------------------------
+
+
+def test_a_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret\n")
+    image = hostile(rless, "volumes", {
+        "v1": Link(str(tmp_path)), "v2": Link("../../../../../../../.." + str(tmp_path)),
+        "v3": Link("/proc/self/root" + str(tmp_path)),
+    }, Volumes={"/v1": {}, "/v2/x": {}})  # fmt: skip
+    done = rless.run("", "sh", "-c", "ls -R /v1/ /v2/ 2>&1", image=image)
+    assert "secret" not in done.out
+    assert os.listdir(tmp_path) == ["secret"]
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/proc", "/sys", "/dev", "/proc/sys", "relative", "/a/../proc", "//", "/x/../.."]
+)
+def test_a_volume_where_none_may_be(rless: Product, target: str) -> None:
+    image = hostile(rless, "bad-volume", {}, Volumes={target: {}})
+    done = rless.run("", "true", image=image).expect(125)
+    assert "volume" in done.one_line_error()
+
+
+# -- 12, 15, 20: metadata ----------------------------------------------------------------------------
+
+
+def test_metadata_of_wrong_types(rless: Product, tmp_path: Path) -> None:
+    for number, config in enumerate((
+        {"Env": "PATH=/bin"}, {"Env": [1]}, {"Cmd": {"a": 1}}, {"Cmd": [None]}, {"User": 7},
+        {"WorkingDir": ["x"]}, {"Labels": ["x"]}, {"Entrypoint": [["x"]]}, {"Volumes": ["/x"]},
+        {"StopSignal": 9}, {"User": "\x1b[2J"}, {"StopSignal": "NO\nSUCH"}, {"WorkingDir": "a\0b"},
+    )):  # fmt: skip
+        image = Image([busybox_layer()], {"Cmd": ["/bin/true"], **config})
+        done = rless.run("", image=rless.add_image(f"type-{number}", image))
+        if done.code:
+            assert done.code in (125, 126, 127), (config, done)
+            assert "internal error" not in done.one_line_error(), (config, done)
+        assert "\x1b" not in done.err
+
+
+def test_control_characters_of_an_image_are_shown_as_such(rless: Product) -> None:
+    image = hostile(rless, "escape", {}, Cmd=["/bin/\x1b[2Jno\x9b\nmore"], Labels={"a": "\x1b[2J"})
+    done = rless.run("", image=image).expect(127)
+    assert "\\x1b" in done.one_line_error()
+    rless("run", "-d", "--name", "esc", "--network=none", image, "sh", "-c", ": \x1b[2J; sleep 60").expect()
+    assert "\x1b" not in rless("ps", "--no-trunc").expect().out
+    rless("rm", "-f", "esc").expect()
+
+
+# -- 34, 43: secrets ----------------------------------------------------------------------------------
+
+
+def test_a_secret_is_in_no_command_line(rless: Product, tmp_path: Path) -> None:
+    """Class 43: -e by name or file; only what was typed as an argument is seen by others."""
+    env_file = tmp_path / "env"
+    env_file.write_text("FILE_SECRET=hunter3\n")
+    process = rless.start("run", "--rm", "--network=none", "-e", "SECRET", "--env-file",
+                          str(env_file), rless.image, "sh", "-c", "echo $SECRET; sleep 60",
+                          env={"SECRET": "hunter2"})  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"hunter2\n"
+    # A container that outlives its command keeps nothing of the command line either.
+    rless.detach("monitored", "-e TYPED=hunter4", "sleep", "60")
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                line = Path(f"/proc/{name}/cmdline").read_bytes()
+            except OSError:
+                continue
+            assert b"hunter" not in line, line
+    assert "rless: monitor of" in str(rless.processes())
+    rless("rm", "-f", *rless.containers()).expect()
+    process.wait(10)
+
+
+def test_secrets_on_disk_are_mine_alone(rless: Product) -> None:
+    rless.detach("secret", "-e SECRET=hunter2", "sleep", "60")
+    config = rless.container() / "config.json"
+    assert config.stat().st_mode & 0o077 == 0
+    assert rless.storage.stat().st_mode & 0o077 == 0
+    rless("rm", "-f", "secret").expect()
+
+
+def test_the_session_keyring_stays_outside(rless: Product) -> None:
+    if not os.path.exists("/proc/keys"):
+        return
+    facts = rless.probe("keyring", "--security-opt", "seccomp=unconfined").facts()
+    assert "hunter" not in str(facts)
+    # What the caller's session has is not what the container's has.
+    assert "host" not in str(facts)
+
+
+# -- 39: recycled pids --------------------------------------------------------------------------------
+
+
+def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
+    """The entry names a process of ours that started at another time: it must survive."""
+    rless.detach("reuse", "", "sleep", "60")
+    live = rless.runtime / "rless" / "live" / rless.containers()[0]
+    entry = json.loads(live.read_text())
+    real = dict(entry)
+    victim = subprocess.Popen(["sleep", "60"])
+    try:
+        start = int(Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        recycled = [victim.pid, start + 1]
+        live.write_text(json.dumps({**entry, "init": recycled}))
+        assert "not running" in rless("kill", "reuse").expect(1).one_line_error()
+        rless("stop", "-t", "0", "reuse").expect()
+        # A sweep, too: all owners are said to be dead.
+        dead = dict.fromkeys(("owner", "monitor", "init", "pasta"), recycled)
+        live.write_text(json.dumps({**entry, **dead}))
+        rless("ps", "-a").expect()
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+    for process in (real["init"], real["monitor"]):
+        try:
+            os.kill(process[0], 9)
+        except (ProcessLookupError, PermissionError):
+            pass
+    wait_for(lambda: not rless.processes(), "the end")
+    rless("rm", "-f", "reuse")
+
+
+# -- 42: planted directories --------------------------------------------------------------------------
+
+
+def test_planted_directories_are_refused(own_rless: Product, tmp_path: Path) -> None:
+    rless = own_rless
+    cases = []
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "open").chmod(0o755)
+    cases.append({"RLESS_STORAGE": str(tmp_path / "open")})
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    cases.append({"RLESS_STORAGE": str(tmp_path / "link")})
+    (tmp_path / "file").touch()
+    cases.append({"RLESS_STORAGE": str(tmp_path / "file")})
+    cases.append({"RLESS_STORAGE": "/root/rless"})
+    cases.append({"RLESS_STORAGE": "/usr"})
+    for env in cases:
+        done = rless.run("", "true", env=env).expect(125)
+        assert env["RLESS_STORAGE"] in done.one_line_error()
+
+
+def test_the_runtime_directory_is_checked(own_rless: Product, tmp_path: Path) -> None:
+    rless = own_rless
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide").chmod(0o755)
+    for value in (None, "", "/nonexistent", str(tmp_path / "wide"), "/usr", "relative"):
+        rless.run("", "true", env={"XDG_RUNTIME_DIR": value}).expect()
+    assert os.listdir(tmp_path / "wide") == []
+    # Ours, but something is planted where our directory goes:
+    (rless.runtime / "rless").rename(rless.runtime / "old") if (rless.runtime / "rless").exists() else None
+    (rless.runtime / "rless").symlink_to(tmp_path / "wide")
+    error = rless.run("", "true").expect(125).one_line_error()
+    assert str(rless.runtime / "rless") in error
+    (rless.runtime / "rless").unlink()
+
+
+def test_a_newuidmap_in_the_path_is_never_run(rless: Product, tmp_path: Path) -> None:
+    """Class 44."""
+    for name in ("newuidmap", "newgidmap", "fuse-overlayfs", "pasta"):
+        planted = tmp_path / name
+        planted.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        planted.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    rless.run("", "true", env=env).expect()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_python_reads_nothing_of_the_callers_directory(rless: Product, tmp_path: Path) -> None:
+    """Class 45."""
+    for name in ("json.py", "site.py", "sitecustomize.py", "os.py", "rootless.py", "click.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "site.py"),
+           "PYTHONHOME": None, "LD_PRELOAD": None}  # fmt: skip
+    rless.run("", "true", env=env, cwd=tmp_path).expect()
+    rless("--help", env=env, cwd=tmp_path).expect()
+    assert not (tmp_path / "ran").exists()
+    image = probe_image(Env=["LD_PRELOAD=/evil.so", "PYTHONPATH=/evil", "PATH=/bin"])
+    rless.run("", "true", image=rless.add_image("preload", image)).expect()
+    assert sys.executable

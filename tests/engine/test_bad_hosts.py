@@ -1,0 +1,253 @@
+"""Hosts that lack something: what is said, what still works, what is left behind.
+
+Each case is real: the file is covered, the disk is full, the kernel refuses. A user may arrange
+that in a user and mount namespace of her own. In there her one id is mapped to itself, so
+newuidmap has no power, and containers have that one id (`--userns=single`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lib import images
+from tests.lib.compiled import ROOT
+from tests.lib.product import Product, Result, probe_image
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+_DRIVER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from rootless.linux import idmap, mount, ns
+arrangement, command = sys.argv[2], sys.argv[3:]
+def bind(source, target):
+    mount.mount(source, target, None, mount.MS_BIND)
+def tmpfs(target, size):
+    mount.mount("tmpfs", target, "tmpfs", 0, f"size={size},mode=700")
+def read_only(target):
+    bind(target, target)
+    mount.mount(None, target, None, mount.MS_BIND | mount.MS_REMOUNT | mount.MS_RDONLY)
+def write(path, text):
+    with open(path, "w") as stream:
+        stream.write(text)
+def body():
+    try:
+        exec(arrangement)
+        os.execv(command[0], command)
+    finally:
+        os._exit(99)
+me = idmap.IdMap([(os.getuid(), os.getuid(), 1)], [(os.getgid(), os.getgid(), 1)], "single")
+status = os.waitpid(idmap.spawn(me, ns.CLONE_NEWNS, body), 0)[1]
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def on_a_host_where(rless: Product, arrangement: str, *words: str, **env: str | None) -> Result:
+    """Run rless where `arrangement`, Python lines that use the functions above, was made."""
+    driver = [sys.executable, "-c", _DRIVER, str(ROOT), arrangement]
+    done = subprocess.run(
+        [*driver, *rless.argv(*words)],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=rless.environment(env),
+        timeout=60,
+    )
+    assert done.returncode != 99, done.stderr.decode()
+    return Result(words, done.returncode, done.stdout, done.stderr)
+
+
+def run(rless: Product, arrangement: str, *words: str, **env: str | None) -> Result:
+    """Run a container there, with one id and without network."""
+    flags = ("--rm", "-q", "--userns=single", "--network=none")
+    return on_a_host_where(rless, arrangement, "run", *flags, *words, **env)
+
+
+def test_the_arrangement_itself_changes_nothing(rless: Product) -> None:
+    assert run(rless, "", rless.image, "id", "-u").expect().out == "0\n"
+
+
+def test_no_newuidmap(rless: Product) -> None:
+    """In a namespace without uid 0 these programs belong to nobody, and are not trusted either."""
+    hide = "bind('/dev/null', '/usr/bin/newuidmap'); bind('/dev/null', '/usr/bin/newgidmap')"
+    words = ("run", "--rm", "--network=none", rless.image, "id", "-u")
+    done = on_a_host_where(rless, hide, *words).expect()
+    assert done.out == "0\n"
+    assert "is not installed" in done.one_line_error()
+    assert "only your own id" in done.err
+
+
+def test_no_range_in_subuid(rless: Product, tmp_path: Path) -> None:
+    file = tmp_path / "subuid"
+    for text in ("", "somebody:100000:65536\n", "garbage\n::\nx:y:z\n"):
+        file.write_text(text)
+        hide = f"bind({str(file)!r}, '/etc/subuid')"
+        words = ("run", "--rm", "--network=none", rless.image, "id", "-u")
+        done = on_a_host_where(rless, hide, *words).expect()
+        assert done.out == "0\n"
+        assert "/etc/subuid" in done.one_line_error()
+
+
+def test_no_user_namespaces_left(rless: Product) -> None:
+    limit = "write('/proc/sys/user/max_user_namespaces', '0')"
+    done = run(rless, limit, rless.image, "true").expect(125)
+    assert "max_user_namespaces" in done.one_line_error()
+
+
+@pytest.mark.needs("pasta")
+def test_no_pasta(rless: Product) -> None:
+    hide = "bind('/dev/null', '/usr/bin/pasta')"
+    words = ("run", "--rm", "-q", "--userns=single", rless.image, "true")
+    error = on_a_host_where(rless, hide, *words).expect(125).one_line_error()
+    assert "pasta" in error
+    assert "--network" in error
+    run(rless, hide, rless.image, "true").expect()
+
+
+@pytest.mark.needs("fuse")
+def test_no_fuse(rless: Product) -> None:
+    hide = "bind('/dev/null', '/dev/fuse')"
+    run(rless, hide, rless.image, "true").expect()
+    error = run(rless, hide, "--storage-driver=fuse-overlayfs", rless.image, "true").expect(125)
+    assert "fuse" in error.one_line_error()
+
+
+def test_no_libseccomp(rless: Product) -> None:
+    """A filter that was compiled before still serves; a new one cannot be made: no container."""
+    run(rless, "", rless.image, "true").expect()
+    found = "/usr/lib/x86_64-linux-gnu/libseccomp.so.2"
+    if not os.path.exists(found):
+        return
+    hide = f"bind('/dev/null', os.path.realpath({found!r}))"
+    run(rless, hide, rless.image, "true").expect()
+    error = run(rless, hide, "--cap-add=SYS_TIME", rless.image, "true").expect(125)
+    assert "seccomp" in error.one_line_error()
+
+
+def test_read_only_storage(rless: Product) -> None:
+    run(rless, "", rless.image, "true").expect()
+    arrangement = f"read_only({str(rless.storage)!r})"
+    done = run(rless, arrangement, rless.image, "true").expect(125)
+    assert "Read-only file system" in done.one_line_error()
+    fresh = rless.add_image("read-only", probe_image(Env=["NEW=1"]))
+    done = run(rless, arrangement, fresh, "true").expect(125)
+    assert "Read-only file system" in done.one_line_error()
+
+
+# -- full disks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def layout(own_rless: Product) -> str:
+    """Return an image that is not in the storage."""
+    os.makedirs(own_rless.storage, mode=0o700, exist_ok=True)
+    return own_rless.add_image("full", images.busybox_image(Env=["PATH=/bin"]))
+
+
+@pytest.mark.parametrize("size", ["4k", "8k", "16k", "64k", "500k", "1m"])
+def test_full_while_the_image_is_stored(own_rless: Product, layout: str, size: str) -> None:
+    """At each of these sizes another step is the one that does not fit."""
+    arrangement = f"tmpfs({str(own_rless.storage)!r}, {size!r})"
+    done = run(own_rless, arrangement, layout, "true").expect(125)
+    assert "No space left on device" in done.one_line_error()
+
+
+# After the image is there, fill up the disk, try again, and say what was left behind.
+_FILL = """
+import subprocess
+storage = {storage!r}
+tmpfs(storage, "24m")
+tmpfs({runtime!r}, "4m")
+first = subprocess.run(command[:-2] + ["true"])
+assert first.returncode == 0
+before = sorted(os.listdir(storage + "/containers")) + sorted(os.listdir(storage + "/names"))
+with open(storage + "/filler", "wb", buffering=0) as stream:
+    try:
+        while True:
+            stream.write(bytes(4096))
+    except OSError:
+        pass
+if {spare}:
+    os.truncate(storage + "/filler", os.path.getsize(storage + "/filler") - {spare})
+done = subprocess.run(command)
+after = sorted(os.listdir(storage + "/containers")) + sorted(os.listdir(storage + "/names"))
+if before != after:
+    print("left behind:", after)
+os._exit(done.returncode)
+"""
+
+
+@pytest.mark.parametrize("spare", [0, 4096, 8192, 16384, 32768, 65536])
+def test_full_when_a_container_is_made(own_rless: Product, layout: str, spare: int) -> None:
+    arrangement = _FILL.format(
+        storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=spare
+    )
+    done = run(own_rless, arrangement, layout, "echo", "ran")
+    assert "left behind" not in done.out
+    if done.code == 0:
+        assert done.out == "ran\n"
+        assert spare >= 16384
+    else:
+        assert done.code == 125
+        assert "No space left on device" in done.one_line_error()
+
+
+def test_full_while_it_runs(own_rless: Product, layout: str) -> None:
+    """It is the application's to handle; the end of the container needs no space."""
+    arrangement = _FILL.format(
+        storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=1 << 20
+    ).replace("command[:-2]", "command[:-3]")
+    script = "head -c 3000000 /dev/zero >/file || echo told"
+    done = run(own_rless, arrangement, layout, "sh", "-c", script)
+    assert done.code == 0, done
+    assert done.out == "told\n"
+
+
+def test_full_while_the_layers_are_copied(own_rless: Product, layout: str) -> None:
+    arrangement = _FILL.format(
+        storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=100_000
+    )
+    done = run(own_rless, arrangement, "--storage-driver=copy", layout, "echo", "ran").expect(125)
+    assert "No space left on device" in done.one_line_error()
+    assert "left behind" not in done.out
+
+
+def test_a_full_runtime_directory(rless: Product) -> None:
+    run(rless, "", rless.image, "true").expect()
+    arrangement = (
+        f"tmpfs({str(rless.runtime)!r}, '4k')\n"
+        f"os.mkdir({str(rless.runtime / 'rless')!r}, 0o700)\n"
+        f"try: write({str(rless.runtime / 'filler')!r}, 'x' * 8192)\n"
+        "except OSError: pass"
+    )
+    done = run(rless, arrangement, rless.image, "true").expect(125)
+    assert "No space left on device" in done.one_line_error()
+
+
+# -- homes ---------------------------------------------------------------------------------------------
+
+
+def test_home_is_unset(rless: Product) -> None:
+    """As in a job of Slurm: the password database knows."""
+    import pwd
+
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    env = {"HOME": None, "RLESS_STORAGE": None, "XDG_DATA_HOME": None}
+    arrangement = f"tmpfs({home!r}, '1m')"
+    script = f"{arrangement}\nimport subprocess\ncode = subprocess.run(command).returncode\n"
+    script += f"print(os.listdir({home!r} + '/.local/share'))\nsys.stdout.flush()\nos._exit(code)"
+    done = on_a_host_where(rless, script, "ps", "-q", **env)
+    assert done.code == 0, done
+    assert done.out == "['rless']\n"
+
+
+def test_home_cannot_be_written(rless: Product) -> None:
+    env = {"HOME": "/proc", "RLESS_STORAGE": None, "XDG_DATA_HOME": None}
+    done = rless("run", "--rm", "host:", "true", env=env).expect(125)
+    error = done.one_line_error()
+    assert "/proc/.local/share/rless" in error
+    assert "RLESS_STORAGE" in error

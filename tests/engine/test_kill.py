@@ -1,0 +1,144 @@
+"""SIGKILL at any moment: the next command clears what is left.
+
+The moments are random but seeded: RLESS_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.lib.images import Image, busybox_layer, layer
+from tests.lib.product import Product, descendants
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+SEED = int(os.environ.get("RLESS_TEST_SEED", "20"))
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended, or is another user's in the container: the monitor's to kill
+
+
+def generations(process: subprocess.Popen[bytes], base: set[int]) -> list[list[int]]:
+    """Return the command, its monitor (and other children), and what is below, as they are now."""
+    found: list[list[int]] = [[process.pid], [], []]
+    for pid in descendants() - base - {process.pid}:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stream:
+                parent = int(stream.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue
+        found[1 if parent in (process.pid, os.getpid()) else 2].append(pid)
+    return found
+
+
+def clear_and_check(rless: Product) -> None:
+    """Run one command, then look."""
+    rless("ps", "-a").expect()
+    # The monitor of a command that was killed is at it just now; the next command again.
+    deadline = time.monotonic() + 5
+    while rless.processes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for name in rless("ps", "-aq").expect().lines():
+        rless("rm", "-f", name).expect()
+    rless.assert_clean(0.5)
+
+
+@pytest.mark.parametrize("victims", ["command", "monitor", "below", "all"])
+@pytest.mark.parametrize("flags", ["--rm", "-d --rm", "-d", "--rm -v vol:/data -i --network=pasta"])
+def test_killed_at_a_random_moment(own_rless: Product, victims: str, flags: str) -> None:
+    rless = own_rless
+    rless.run("", "true").expect()  # the image is there
+    chance = random.Random(f"{SEED} {victims} {flags}")
+    words = flags.replace("pasta", "private").split()
+    if "--network" not in flags:
+        words.append("--network=none")
+    for _ in range(6):
+        base = descendants()
+        process = rless.start("run", *words, rless.image, "sh", "-c", "touch /srv/x; sleep 30")
+        moment = chance.uniform(0, 0.12)
+        time.sleep(moment)
+        command, monitor, below = generations(process, base)
+        chosen = {"command": command, "monitor": monitor, "below": below,
+                  "all": [*command, *monitor, *below]}[victims]  # fmt: skip
+        chance.shuffle(chosen)
+        for pid in chosen:
+            kill(pid)
+        if victims == "below" or not chosen:
+            time.sleep(0.05)
+            kill(process.pid)
+        if victims == "monitor" and chosen:
+            assert process.wait(10) is not None  # it does not hang, it reports
+        else:
+            kill(process.pid)
+            process.wait(10)
+        clear_and_check(rless)
+
+
+def test_killed_while_the_image_is_stored(own_rless: Product) -> None:
+    rless = own_rless
+    chance = random.Random(f"{SEED} store")
+    for number in range(10):
+        content = {f"f{n}": os.urandom(20_000) for n in range(100)}
+        image = Image([busybox_layer(), layer({**content, "n": str(number)})], {"Cmd": ["true"]},
+                      compression="none")  # fmt: skip
+        reference = rless.add_image(f"killed-{number}", image)
+        base = descendants()
+        process = rless.start("run", "--rm", "-q", "--network=none", reference, "/bin/true")
+        time.sleep(chance.uniform(0.02, 0.25))
+        processes = [pid for group in generations(process, base) for pid in group]
+        for pid in processes if number % 2 else [process.pid]:
+            kill(pid)
+        process.wait(10)
+        clear_and_check(rless)
+        # What was stored is whole, what was not is fetched again.
+        rless.run("", "/bin/true", image=reference).expect()
+
+
+def test_a_killed_command_takes_its_container_with_it(rless: Product) -> None:
+    process = rless.start("run", "--rm", "--network=none", rless.image, "sh", "-c",
+                          "echo ready; sleep 60")  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    process.wait(10)
+    rless.assert_clean()  # the monitor does it, no other command is needed
+
+
+def test_a_killed_detached_container_is_shown_as_ended(rless: Product) -> None:
+    rless.detach("gone", "", "sleep", "60")
+    for pid in rless.processes():
+        kill(pid)
+    assert "Exited (137)" in rless("ps", "-a").expect().out
+    assert rless("ps", "-q").expect().out == ""
+    rless("rm", "gone").expect()
+
+
+def test_commands_that_clear_at_the_same_time(own_rless: Product) -> None:
+    rless = own_rless
+    rless.run("", "true").expect()
+    base = descendants()
+    for _ in range(3):
+        victims = [
+            rless.start("run", "--rm", "--network=none", rless.image, "sleep", "60")
+            for _ in range(4)
+        ]
+        time.sleep(0.25)
+        for pid in descendants() - base:
+            kill(pid)
+        for victim in victims:
+            victim.wait(10)
+        sweepers = [rless.start("ps", "-a") for _ in range(4)]
+        assert [sweeper.wait(20) for sweeper in sweepers] == [0] * 4, [
+            sweeper.stderr.read() for sweeper in sweepers if sweeper.stderr
+        ]
+        clear_and_check(rless)

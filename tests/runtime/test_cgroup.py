@@ -1,0 +1,88 @@
+"""rootless/runtime/cgroup: a place in a delegated part of the hierarchy, or none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.lib.bundle import Bundle
+
+pytestmark = pytest.mark.needs("compiler", "user namespaces")
+
+
+def own_cgroup() -> str:
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return next(line[3:] for line in lines if line.startswith("0::"))
+
+
+def unified(bundle: Bundle) -> str:
+    lines = bundle.run("cgroup").expect().lines()
+    return next(line[3:] for line in lines if line.startswith("0::"))
+
+
+def test_limits_are_refused_until_they_are_built(bundle: Bundle) -> None:
+    bundle.linux["resources"] = {"memory": {"limit": 1 << 20}}
+    assert "linux.resources.memory: limits are not built yet" in bundle.fails("id")
+
+
+def test_empty_resources_and_device_rules_ask_for_nothing(bundle: Bundle) -> None:
+    bundle.linux["resources"] = {"devices": [{"allow": False}], "memory": {}, "cpu": {}}
+    bundle.run("id").expect()
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_the_container_has_a_cgroup_of_its_own(bundle: Bundle) -> None:
+    assert unified(bundle) == f"{own_cgroup()}/rless-{bundle.id}".replace("//", "/")
+    assert not [name for name in os.listdir(directory()) if bundle.id in name]
+
+
+@pytest.mark.needs("delegated cgroup")
+@pytest.mark.parametrize("path", ["/a/b", "..", "../..", ".", "/", "a/../../b"])
+def test_the_path_of_the_config_stays_below(bundle: Bundle, path: str) -> None:
+    before = set(os.listdir(directory()))
+    bundle.linux["cgroupsPath"] = path
+    place = unified(bundle)
+    assert place.startswith(own_cgroup().rstrip("/") + "/")
+    assert "/" not in place[len(own_cgroup().rstrip("/")) + 1 :]
+    assert set(os.listdir(directory())) == before
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_its_namespace_hides_the_path(bundle: Bundle) -> None:
+    bundle.linux["namespaces"].append({"type": "cgroup"})
+    bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro")
+    assert unified(bundle) == "/"
+    assert "cgroup.procs" in bundle.run("ls", "/sys/fs/cgroup").expect().lines()
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_delete_ends_all_in_it(live: Bundle) -> None:
+    """Without a pid namespace, processes outlive init: the cgroup knows them."""
+    live.remove_namespace("pid")
+    live.spec["mounts"] = [m for m in live.spec["mounts"] if m["type"] != "proc"]
+    live.create("fork-bomb", "5", ",", "sleep", "60")
+    live.call("start", live.id).expect()
+    live.wait_status("running")
+    place = f"{directory()}/rless-{live.id}"
+    assert str(live.pid()) in Path(f"{place}/cgroup.procs").read_text().split()
+    live.call("delete", "--force", live.id).expect()
+    assert not os.path.exists(place)
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_kill_all_signals_all_in_it(live: Bundle) -> None:
+    live.create("ignore-term")
+    live.call("start", live.id).expect()
+    live.wait_output("ready")
+    live.call("kill", "--all", live.id, "KILL").expect()
+    live.wait_status("stopped")
+
+
+def directory() -> str:
+    """Return the directory of the tests' own cgroup."""
+    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        if os.path.exists(f"{root}{own_cgroup()}/cgroup.procs"):
+            return f"{root}{own_cgroup()}"
+    raise AssertionError("no unified hierarchy")

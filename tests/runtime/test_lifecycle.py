@@ -1,0 +1,381 @@
+"""rootless/runtime/lifecycle.py and state.py: who dies when, and what is left (class 39)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lib.bundle import ENVIRONMENT, Bundle, complaint
+
+pytestmark = pytest.mark.needs("compiler", "user namespaces")
+
+
+def children() -> set[int]:
+    """Return the pids of all processes of the user that run the probe or rless-oci."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                command = Path(f"/proc/{name}/cmdline").read_bytes()
+                state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if state not in "ZX" and (b"/probe" in command[:7] or b"rless-oci" in command):
+                found.add(int(name))
+    return found
+
+
+def assert_gone(pids: set[int]) -> None:
+    """Wait until none of these processes is left."""
+    deadline = time.monotonic() + 5
+    while pids & children():
+        assert time.monotonic() < deadline, pids & children()
+        time.sleep(0.01)
+
+
+def start_run(bundle: Bundle, *words: str, **more: object) -> subprocess.Popen[bytes]:
+    bundle.write(*words)
+    return subprocess.Popen(
+        bundle.command("run", "-b", str(bundle.path), bundle.id),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        **more,  # type: ignore[call-overload]
+    )
+
+
+def test_state_of_an_unknown_container(bundle: Bundle) -> None:
+    for verb in ("state", "start", "kill", "delete"):
+        done = bundle.call(verb, "unknown")
+        assert (done.code, done.out) == (1, "")
+        assert complaint(done) == "container unknown does not exist"
+
+
+@pytest.mark.parametrize(
+    "name", ["/", "a/b", "..", ".", "", ".hidden", "a b", "\x1b[2J", "x" * 1025, "ä", "a\nb", "*"]
+)
+def test_bad_ids(bundle: Bundle, name: str) -> None:
+    bundle.write("id")
+    for verb in ("create", "run"):
+        assert "is not valid" in complaint(bundle.call(verb, "-b", str(bundle.path), name))
+    for verb in ("state", "start", "kill", "delete"):
+        assert "is not valid" in complaint(bundle.call(verb, name))
+    assert bundle.call("delete", "--force", name).code == 1
+
+
+def test_good_ids(bundle: Bundle) -> None:
+    for name in ("a", "A.b_c+d-e", "0", "x" * 200):
+        bundle.id = name
+        bundle.run("id").expect()
+
+
+def test_delete_wants_a_stopped_container(live: Bundle) -> None:
+    live.create("sleep", "60")
+    assert "is created; use --force" in complaint(live.call("delete", live.id))
+    live.call("start", live.id).expect()
+    assert "is running; use --force" in complaint(live.call("delete", live.id))
+    pid = live.pid()
+    live.call("delete", "--force", live.id).expect()
+    assert_gone({pid})
+    assert live.containers() == []
+
+
+def test_kill_of_a_stopped_container(live: Bundle) -> None:
+    live.create("exit", "0")
+    live.call("start", live.id).expect()
+    live.wait_status("stopped")
+    assert live.pid() == 0
+    done = live.call("kill", live.id, "KILL")
+    assert complaint(done) == f"container {live.id} is not running"
+    live.call("delete", live.id).expect()
+
+
+@pytest.mark.parametrize("name", ["NONE", "0", "-1", "99", "SIG", "", "9x"])
+def test_unknown_signals(live: Bundle, name: str) -> None:
+    live.create("sleep", "60")
+    assert live.call("kill", live.id, name).code != 0
+    assert live.status() == "created"
+
+
+def test_two_creates_of_one_id(live: Bundle) -> None:
+    live.write("sleep", "60")
+    command = live.command("create", "-b", str(live.path), live.id)
+    null = subprocess.DEVNULL
+    started = [
+        subprocess.Popen(command, stdin=null, stdout=null, stderr=null, env=ENVIRONMENT)
+        for _ in range(4)
+    ]
+    assert sorted(process.wait(30) for process in started) == [0, 1, 1, 1]
+    assert live.status() == "created"
+
+
+def test_the_second_create_leaves_the_first_alone(live: Bundle) -> None:
+    live.create("args", "first")
+    live.write("args", "second")
+    done = live.call("create", "-b", str(live.path), live.id)
+    assert complaint(done) == f"container {live.id} exists already"
+    live.call("start", live.id).expect()
+    assert live.wait_output("first") == "arg 0 first\n"
+
+
+def test_a_failing_create_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    before = children()
+    bundle.write("sleep", "60")
+    arguments = ["-b", str(bundle.path), bundle.id]
+    done = bundle.call("create", "--pid-file", "/no/such/dir/pid", *arguments)
+    assert "--pid-file /no/such/dir/pid: No such file" in complaint(done)
+    assert bundle.containers() == []
+    assert_gone(children() - before)
+    bundle.spec["root"]["path"] = "missing"
+    bundle.write()
+    assert "root file system" in complaint(bundle.call("create", *arguments))
+    assert bundle.containers() == []
+
+
+def test_run_dies_with_its_container(bundle: Bundle) -> None:
+    process = start_run(bundle, "args", "up", ",", "sleep", "60")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"arg 0 up\n"
+    os.kill(bundle.pid(), signal.SIGKILL)
+    assert process.wait(10) == 137
+    assert bundle.containers() == []
+    process.communicate()
+
+
+def test_the_container_dies_with_its_run(bundle: Bundle) -> None:
+    """SIGKILL cannot be handled: the kernel ends init (PR_SET_PDEATHSIG)."""
+    process = start_run(bundle, "ignore-term")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    pid = bundle.pid()
+    process.kill()
+    process.communicate()
+    assert_gone({pid})
+    assert bundle.status() == "stopped"
+    bundle.call("delete", bundle.id).expect()
+    assert bundle.containers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_run_forwards_signals(bundle: Bundle, number: int) -> None:
+    process = start_run(bundle, "wait-signal", str(int(number)))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(number)
+    assert process.stdout.read() == f"signal {number}\n".encode()
+    assert process.wait(10) == 0
+    process.communicate()
+
+
+def test_killed_at_any_moment(bundle: Bundle) -> None:
+    """Whenever `create` is killed, one `delete --force` clears what it has left."""
+    before = children()
+    states = set()
+    for delay in range(0, 75, 5):
+        bundle.id = f"c{delay}"
+        bundle.write("sleep", "60")
+        process = subprocess.Popen(
+            bundle.command("create", "-b", str(bundle.path), bundle.id),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+        )
+        time.sleep(delay / 1000)
+        process.kill()
+        process.wait()
+        done = bundle.call("state", bundle.id)
+        states.add(json.loads(done.out)["status"] if done.code == 0 else "none")
+        bundle.call("delete", "--force", bundle.id).expect()
+    assert_gone(children() - before)
+    assert bundle.containers() == []
+    assert "none" in states and len(states) > 1, states
+
+
+# Stop the parent at a point of its story, to kill it there.
+_STOPPED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+from rootless.linux import idmap
+from rootless.runtime import cli, state, sync
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGSTOP)
+point = sys.argv.pop(1)
+if point == "maps":
+    idmap.write_maps = stop
+elif point == "go":
+    expect = sync.expect_ready
+    sync.expect_ready = lambda fd: stop() or expect(fd)
+else:
+    state.Record.mark_created = stop
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("point", "status"), [("maps", "creating"), ("go", None), ("ready", "creating")]
+)
+def test_killed_between_the_steps(bundle: Bundle, point: str, status: str | None) -> None:
+    """Before the maps init waits for GO, then it finds nobody to report to, then it waits."""
+    before = children()
+    bundle.write("sleep", "60")
+    command = bundle.command("create", "-b", str(bundle.path), bundle.id)
+    at = command.index("--root")
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", _STOPPED, root, point, *command[at:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    )
+    os.waitpid(process.pid, os.WUNTRACED)
+    if status:
+        assert bundle.status() == status
+    process.kill()
+    process.wait()
+    if point != "ready":
+        assert_gone(children() - before)
+    bundle.call("delete", "--force", bundle.id).expect()
+    assert_gone(children() - before)
+    assert bundle.containers() == []
+
+
+def test_a_program_that_is_missing_at_start(live: Bundle) -> None:
+    """`create` is gone when execve fails: the container says it on its own standard error."""
+    live.process["args"] = ["/no\x1bthing"]
+    live.create()
+    live.call("start", live.id).expect()
+    live.wait_status("stopped")
+    assert live.output() == (
+        "rless-oci: cannot execute /no\\x1bthing: no such file in the container\n"
+    )
+
+
+def test_a_program_that_is_missing_without_a_pid_namespace(live: Bundle) -> None:
+    """There SIGPIPE would end init before it has said a word."""
+    live.remove_namespace("pid")
+    live.spec["mounts"][0] = {
+        "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]
+    }  # fmt: skip
+    live.process["args"] = ["/nothing"]
+    live.create()
+    live.call("start", live.id).expect()
+    live.wait_status("stopped")
+    assert "no such file in the container" in live.output()
+
+
+def decoy() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "60"])
+
+
+def test_a_recycled_pid_is_not_believed(live: Bundle) -> None:
+    """Another process with the pid of the record is neither shown, nor killed (class 39)."""
+    live.create("exit", "0")
+    live.call("start", live.id).expect()
+    live.wait_status("stopped")
+    path = live.state / live.id / "state.json"
+    facts = json.loads(path.read_text())
+    with decoy() as other:
+        try:
+            for change in ({"pid": other.pid}, {"pid": other.pid, "boot": "another"}):
+                path.write_text(json.dumps(facts | change))
+                assert live.status() == "stopped"
+                assert "is not running" in complaint(live.call("kill", live.id, "KILL"))
+                assert other.poll() is None
+            live.call("delete", "--force", live.id).expect()
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "[" * 100_000, "\udcff"])
+def test_a_damaged_state_file(live: Bundle, text: str) -> None:
+    live.create("exit", "0")
+    live.call("start", live.id).expect()
+    live.wait_status("stopped")
+    path = live.state / live.id / "state.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert "its state file is damaged" in complaint(live.call("state", live.id))
+    assert live.call("list", "-q").expect().out == ""
+    live.call("delete", "--force", live.id).expect()
+    assert live.containers() == []
+
+
+def test_list(live: Bundle) -> None:
+    live.create("sleep", "60")
+    (live.state / "file").write_text("not a container")
+    table = live.call("list").expect().lines()
+    assert table[0].split() == ["ID", "PID", "STATUS", "BUNDLE"]
+    assert table[1].split() == [live.id, str(live.pid()), "created", str(live.path)]
+    (only,) = json.loads(live.call("list", "--format", "json").expect().out)
+    assert only["id"] == live.id
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o707])
+def test_a_state_directory_that_is_open_to_others(bundle: Bundle, mode: int) -> None:
+    bundle.state.mkdir()
+    bundle.state.chmod(mode)
+    assert "is open to other users" in bundle.fails("id")
+
+
+@pytest.mark.needs("ordinary user")
+def test_a_state_directory_of_somebody_else(bundle: Bundle, tmp_path: Path) -> None:
+    """Class 42: whoever made it first could read and swap what we keep there."""
+    bundle.state = Path("/usr")
+    bundle.write("id")
+    done = bundle.call("run", "-b", str(bundle.path), bundle.id)
+    assert "belongs to uid 0, not to you" in complaint(done)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    bundle.state = link
+    done = bundle.call("run", "-b", str(bundle.path), bundle.id)
+    assert "is not a directory" in complaint(done)
+
+
+def test_the_state_is_private(live: Bundle) -> None:
+    live.create("sleep", "60")
+    for path in (live.state, live.state / live.id):
+        assert path.stat().st_mode & 0o777 == 0o700
+    for path in (live.state / live.id).iterdir():
+        assert path.stat().st_mode & 0o077 in (0, 0o044), path
+
+
+def test_preserved_descriptors(bundle: Bundle) -> None:
+    reader, writer = os.pipe()
+    try:
+        fds = [fd for fd in (reader, writer) if fd >= 3]
+        command = ["bash", "-c", 'exec 3</dev/null 4<&3 5<&3; exec "$@"', "bash"]
+        bundle.write("fds")
+        command += bundle.command("run", "--preserve-fds", "2", "-b", str(bundle.path), bundle.id)
+        out = subprocess.run(
+            command, capture_output=True, text=True, pass_fds=fds, env=ENVIRONMENT, check=True
+        ).stdout
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert [line.split()[1] for line in out.splitlines()] == ["0", "1", "2", "3", "4"]
+
+
+def test_preserved_descriptors_that_are_not_open(bundle: Bundle) -> None:
+    """Else a number would be one of ours, and go to the application."""
+    assert "is not open" in bundle.fails("fds", options=["--preserve-fds", "9"])
+    assert "not a number" in bundle.fails("fds", options=["--preserve-fds", "x"])
+
+
+def test_init_keeps_the_end_of_no_pipe(live: Bundle) -> None:
+    """The caller's other descriptors are closed by the time that `create` returns."""
+    reader, writer = os.pipe()
+    live.create("sleep", "60", pass_fds=(writer,))
+    os.close(writer)
+    assert select.select([reader], [], [], 5)[0] and os.read(reader, 1) == b""
+    os.close(reader)
