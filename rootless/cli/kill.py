@@ -23,7 +23,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Signal containers one by one; print the name of each that got it."""
-    from rootless.engine.container import kill
+    from rootless.engine.control import kill
 
     def action(name: str) -> None:
         kill(name, values.get("signal", "SIGKILL"))

@@ -29,7 +29,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Copy the log to standard output and error, byte by byte as it was written."""
-    from rootless.engine.container import logs
+    from rootless.engine.control import logs
 
     logs(args[0], bool(values.get("follow")), 1, 2)
     return 0

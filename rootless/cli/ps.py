@@ -44,7 +44,7 @@ COLUMNS = (
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Print the containers, the newest first."""
-    from rootless.engine.container import list_containers
+    from rootless.engine.control import list_containers
 
     last = 1 if values.get("latest") else values.get("last", -1)
     found = list_containers(bool(values.get("all")) or last > 0)

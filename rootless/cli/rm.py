@@ -27,7 +27,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Remove containers one by one; print the name of each that went."""
-    from rootless.engine.container import remove
+    from rootless.engine.control import remove
 
     def action(name: str) -> None:
         remove(name, bool(values.get("force")))

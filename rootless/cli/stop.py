@@ -27,7 +27,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Stop containers one by one; print the name of each that ended."""
-    from rootless.engine.container import stop
+    from rootless.engine.control import stop
 
     def action(name: str) -> None:
         stop(name, values.get("timeout"))

@@ -12,6 +12,6 @@ VERB = Verb("wait", "CONTAINER [CONTAINER...]", least=1)
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Wait for containers one by one; print the exit code of each."""
-    from rootless.engine.container import wait
+    from rootless.engine.control import wait
 
     return streams.each(args, lambda name: streams.write(f"{wait(name)}\n"))

@@ -12,8 +12,8 @@
                                      or is being cleaned up
 
 State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
-directory that ends with the boot. An entry of `live` whose processes are all dead is what a
-SIGKILL left: `sweep`, at the start of every command that makes or shows containers, clears it.
+directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
+dead, and `sweep` clears it. `control` has the verbs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,11 @@ from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux.idmap import IdMap
-from rootless.linux.process import pidfd_open, pidfd_send_signal, signal_number, start_time
+from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 KILLED = 137
 
@@ -51,11 +47,11 @@ class Container:
     @property
     def live_path(self) -> str:
         """Return the path of the entry in `live`."""
-        return f"{_live_root()}/{self.id}"
+        return f"{live_root()}/{self.id}"
 
     def live(self) -> dict[str, Any]:
         """Return the entry in `live`; {} for a container that has ended."""
-        return _read_json(self.live_path) or {}
+        return read_json(self.live_path) or {}
 
     def record_live(self, **facts: Any) -> None:
         """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start])."""
@@ -77,17 +73,19 @@ class Container:
         """Return Docker's word for the state, and the exit code of one that has ended."""
         if self.init():
             return "running", None
-        ended = _read_json(f"{self.directory}/exit.json")
+        ended = read_json(f"{self.directory}/exit.json")
         if ended:
             return "exited", ended["code"]
         if any(is_alive(self.live().get(name)) for name in ("owner", "monitor")):
             return "created", None
+        if self.facts["host"] != os.uname().nodename:
+            return "unknown", None  # it may run there: only that machine can tell
         # Everything that could have noted an exit code was killed with it.
         return "exited", KILLED
 
     def finished(self) -> float | None:
         """Return when it ended, in seconds since the epoch; None: it has not, or nobody knows."""
-        ended = _read_json(f"{self.directory}/exit.json")
+        ended = read_json(f"{self.directory}/exit.json")
         return float(ended["finished"]) if ended else None
 
     def record_exit(self, code: int, error: str | None = None) -> None:
@@ -103,7 +101,7 @@ class Container:
 
     def forget_live(self) -> None:
         """Remove the entry in `live`: nothing of this container needs looking after now."""
-        _unlink(self.live_path)
+        unlink(self.live_path)
 
     def send(self, number: int) -> None:
         """Signal the container's first process.
@@ -167,9 +165,9 @@ def create(container_id: str, name: str | None, facts: dict[str, Any]) -> Contai
     Raises:
         RlessError: the name is in use, or the disk is full.
     """
-    root = _containers_root()
+    root = containers_root()
     directory = f"{root}/{container_id}"
-    live = f"{_live_root()}/{container_id}"
+    live = f"{live_root()}/{container_id}"
     try:
         # The entry first: whatever is made after it will be found by the next sweep.
         write_json(live, {"owner": this_process(), "rm": facts["rm"], "directory": directory})
@@ -205,8 +203,8 @@ def _take_name(container_id: str, name: str | None) -> str:
             paths.private_dir(names)
         except FileExistsError:
             owner = os.readlink(f"{names}/{candidate}")
-            if not os.path.lexists(f"{_containers_root()}/{owner}") and not os.path.lexists(
-                f"{_live_root()}/{owner}"
+            if not os.path.lexists(f"{containers_root()}/{owner}") and not os.path.lexists(
+                f"{live_root()}/{owner}"
             ):
                 _remove_name(candidate, owner)  # left by a removal that was cut short
                 continue
@@ -258,7 +256,7 @@ def find(reference: str) -> Container:
             found = load(reference)
         if found:
             return found
-        matches = [name for name in _all_ids() if name.startswith(reference)]
+        matches = [name for name in all_ids() if name.startswith(reference)]
         if len(matches) > 1:
             raise RlessError(f"{reference} is the beginning of {len(matches)} container ids")
         found = load(matches[0]) if matches else None
@@ -269,182 +267,24 @@ def find(reference: str) -> Container:
 
 def load(container_id: str) -> Container | None:
     """Return the container of an id; None: there is none, or it is not yet whole."""
-    directory = f"{_containers_root()}/{container_id}"
-    facts = _read_json(f"{directory}/container.json")
+    directory = f"{containers_root()}/{container_id}"
+    facts = read_json(f"{directory}/container.json")
     return Container(container_id, directory, facts) if facts else None
 
 
-def _all_ids() -> list[str]:
-    return os.listdir(_containers_root())
-
-
-def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
-    """Return what `ps` shows, newest first; only running ones unless `ended_too`."""
-    sweep()
-    rows = []
-    for container_id in _all_ids():
-        container = load(container_id)
-        if container is None:
-            continue
-        status, code = container.status()
-        if status != "running" and not ended_too:
-            continue
-        facts = container.facts
-        process = container.init()
-        rows.append(
-            {
-                "id": container_id,
-                "name": facts["name"],
-                "image": facts["image"],
-                "command": facts["command"],
-                "created": facts["created"],
-                "status": status,
-                "exit_code": code,
-                "started": (container.live() if process else facts).get("started"),
-                "finished": container.finished(),
-                "pid": process[0] if process else 0,
-                "ports": facts["ports"],
-                "labels": facts["labels"],
-            }
-        )
-    return sorted(rows, key=lambda row: float(row["created"]), reverse=True)
+def all_ids() -> list[str]:
+    return os.listdir(containers_root())
 
 
 # -- ending ------------------------------------------------------------------------------------
 
 
-def stop(reference: str, timeout: int | None) -> None:
-    """Ask a container to end by its stop signal, and kill it after `timeout` seconds.
-
-    Args:
-        timeout: None: the container's own; -1: wait for ever.
-    """
-    container = find(reference)
-    process = container.init()
-    if process is None:
-        return
-    limit = container.facts["stop_timeout"] if timeout is None else timeout
-    container.send(container.facts["stop_signal"])
-    if not _wait_end(container, None if limit < 0 else limit):
-        signal_process(process, signal.SIGKILL)
-        _wait_end(container, None)
-
-
-def kill(reference: str, name: str) -> None:
-    """Send a signal, by name or number, to a container."""
-    find(reference).send(signal_number(name))
-
-
-def wait(reference: str) -> int:
-    """Wait until a container has ended; return its exit code."""
-    container = find(reference)
-    _wait_end(container, None)
-    return container.status()[1] or 0
-
-
-def _wait_end(container: Container, timeout: float | None) -> bool:
-    """Wait until the container and what cleans up after it have ended; False: not in time."""
-    import select
-
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for name in ("init", "monitor"):
-        process = container.live().get(name)
-        if not process or not is_alive(process):
-            continue
-        try:
-            pidfd = pidfd_open(process[0])
-        except SyscallError:
-            continue
-        try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            while is_alive(process):
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if name == "monitor":
-                    left = None  # it only cleans up now
-                if left == 0.0:
-                    return False
-                poll.poll(None if left is None else 1000 * left)
-        finally:
-            os.close(pidfd)
-    return True
-
-
-def logs(reference: str, follow: bool, out_fd: int, err_fd: int) -> None:
-    """Copy the log of a detached container; `follow`: until the container has ended.
-
-    Standard output and standard error of the container are one stream in it.
-
-    Raises:
-        RlessError: it keeps none.
-    """
-    container = find(reference)
-    path = f"{container.directory}/log"
-    try:
-        with open(f"{path}.1", "rb") as older:
-            _copy_log(older.fileno(), out_fd)
-    except FileNotFoundError:
-        pass
-    while not os.path.exists(path):
-        if not (follow and container.init()):
-            if container.facts["detach"]:
-                return
-            raise RlessError(
-                f"container {container.facts['name']} has no log",
-                "it ran in the foreground; run it with -d",
-            )
-        time.sleep(_LOG_POLL)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while True:
-            # Looked at before the copy, so that nothing written in between is missed.
-            running = follow and container.init() is not None
-            _copy_log(fd, out_fd)
-            if not running:
-                return
-            if os.path.exists(path) and os.stat(path).st_ino != os.fstat(fd).st_ino:
-                os.close(fd)
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                continue
-            time.sleep(_LOG_POLL)
-    finally:
-        os.close(fd)
-
-
-_LOG_POLL = 0.1  # seconds
-
-
-def _copy_log(fd: int, out_fd: int) -> None:
-    while data := os.read(fd, 1 << 20):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(out_fd, view) :]
-
-
-def remove(reference: str, force: bool = False) -> None:
-    """Remove a container and all that it has on disk; `force` kills it first.
-
-    Raises:
-        RlessError: it runs.
-    """
-    container = find(reference)
-    process = container.init()
-    if process is not None:
-        if not force:
-            raise RlessError(
-                f"container {container.facts['name']} is running",
-                "stop it first (rless stop), or use rless rm -f",
-                1,
-            )
-        signal_process(process, signal.SIGKILL)
-    _wait_end(container, None)
-    if os.path.lexists(container.directory):
-        delete(container)
-
-
 def delete(container: Container) -> None:
-    """Delete what a container has on disk, whoever its files belong to."""
-    # The directory last but one: as long as it is there, `ps -a` shows it and rm can go on.
+    """Delete what a container has on disk, whoever its files belong to.
+
+    Killed half-way, it is finished by the next sweep.
+    """
+    container.record_live(owner=this_process(), rm=True, directory=container.directory)
     idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
     container.forget_name()
     container.forget_live()
@@ -464,74 +304,14 @@ def delete_directory(directory: str) -> None:
     remove_workspace(directory)
 
 
-# -- what a SIGKILL left -------------------------------------------------------------------------
-
-
-def sweep() -> None:
-    """Clear what killed commands left: processes, cgroups, directories; costs two listdirs.
-
-    An entry is looked into only if the process that owns it is dead.
-    """
-    root = _live_root()
-    for container_id in os.listdir(root):
-        entry = _read_json(f"{root}/{container_id}")
-        if entry is None:
-            continue  # it ended just now, or is being written
-        if any(is_alive(entry.get(name)) for name in ("owner", "monitor")):
-            continue
-        _clear(container_id, entry)
-    storage = paths.storage_root()
-    try:
-        in_flight = os.listdir(f"{storage}/tmp")
-    except FileNotFoundError:
-        return
-    if in_flight:
-        from rootless.image.inflight import clear_leftovers
-
-        clear_leftovers(storage)
-
-
-def clear(container: Container) -> None:
-    """Clear what a killed monitor left of a container; for the command that owns it."""
-    if entry := container.live():
-        _clear(container.id, entry)
-
-
-def _clear(container_id: str, entry: dict[str, Any]) -> None:
-    for name in ("init", "pasta"):
-        process = entry.get(name)
-        if process and is_alive(process):
-            signal_process(process, signal.SIGKILL)
-    if entry.get("cgroup"):
-        from rootless.runtime.cgroup import cgroupfs
-
-        try:
-            cgroupfs.remove(entry["cgroup"])
-        except OSError:
-            pass  # its parent was taken from us: the administrator's systemd removes it
-    container = load(container_id)
-    directory = entry["directory"]
-    if container is None:
-        # Killed while it was made: no map is known, so no foreign file is there yet.
-        if os.path.lexists(directory):
-            from rootless.engine.userns import Subordinate, build
-
-            idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
-    elif entry["rm"]:
-        delete(container)
-    elif not os.path.exists(f"{directory}/exit.json"):
-        container.record_exit(KILLED, "rless was killed")
-    _unlink(f"{_live_root()}/{container_id}")
-
-
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _containers_root() -> str:
+def containers_root() -> str:
     return _made(f"{paths.storage_root()}/containers")
 
 
-def _live_root() -> str:
+def live_root() -> str:
     return _made(f"{paths.runtime_root()}/live")
 
 
@@ -559,7 +339,7 @@ def write_json(path: str, value: Any) -> None:
         raise
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return jsontext.loads(file.read())
@@ -569,7 +349,7 @@ def _read_json(path: str) -> Any:
         return None  # cut by a full disk or a power failure
 
 
-def _unlink(path: str) -> None:
+def unlink(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:

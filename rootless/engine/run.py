@@ -19,7 +19,7 @@ import time
 
 from rootless import log, paths
 from rootless.engine import container as containers
-from rootless.engine import defaults, specgen, userns
+from rootless.engine import defaults, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals, Terminal, window_size
 from rootless.engine.monitor import DETACH, REAP, Monitor, Source, load_runtime
 from rootless.engine.wires import Wires, receive_fd
@@ -87,7 +87,7 @@ def run(request: RunRequest) -> int:
     state = Run(request)
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
-    containers.sweep()
+    sweep.sweep()
     _join_others(state)
     _find_image(state)
     state.mark("image")
@@ -255,6 +255,8 @@ def _make_container(state: Run) -> None:
             "image_id": state.image.id if state.image else None,
             "command": specgen.command(request, state.config, None),
             "created": time.time(),
+            "host": os.uname().nodename,
+            "boot": paths.boot_id(),
             "rm": request.rm,
             "detach": request.detach,
             "labels": {**(state.config.get("Labels") or {}), **request.labels},
@@ -404,7 +406,7 @@ def _start(state: Run, signals: Signals) -> int:
         if not detached:
             os.waitpid(pid, 0)
             if os.path.lexists(state.container.live_path):
-                containers.clear(state.container)  # the monitor was killed
+                sweep.clear(state.container)  # the monitor was killed
 
 
 def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:

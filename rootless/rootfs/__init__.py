@@ -102,7 +102,7 @@ def mount(
         try:
             mounted = _mount_with(name, layers, workspace, idmap, volatile, whiteouts)
         except RlessError as error:
-            _check_fatal(error, layers)
+            check_fatal(error, layers)
             refused.append(f"{name}: {error.message}")
             continue
         mounted.why = refused + mounted.why
@@ -142,7 +142,7 @@ def _mount_with(
     return mounted
 
 
-def _check_fatal(error: RlessError, layers: Sequence[str]) -> None:
+def check_fatal(error: RlessError, layers: Sequence[str]) -> None:
     """Raise what no other driver can cure: a full disk, a missing layer."""
     if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
         raise RlessError(
@@ -165,9 +165,7 @@ def mount_host(
     return host.mount(workspace, idmap, cache, exclude=exclude, volatile=volatile)
 
 
-def mount_directory(
-    path: str, workspace: str, idmap: IdMap, *, volatile: bool = False
-) -> Mounted:
+def mount_directory(path: str, workspace: str, idmap: IdMap, *, volatile: bool = False) -> Mounted:
     """Use the directory of `--rootfs` as the root: itself, or with `:O` an overlay on top.
 
     Args:

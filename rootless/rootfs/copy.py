@@ -20,6 +20,7 @@ import stat
 
 from rootless.errors import SyscallError
 from rootless.linux import tree
+from rootless.rootfs import overlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,12 +57,11 @@ def fill(layers: Sequence[str], workspace: str) -> None:
                 tree.remove_tree(workspace_fd, "merged")
             os.mkdir("merged", 0o700, dir_fd=workspace_fd)
             if not layers:
-                os.chown("merged", 0, 0, dir_fd=workspace_fd)
-                os.chmod("merged", 0o755, dir_fd=workspace_fd)
+                overlay.look_like(f"{workspace}/merged", None)
             for layer in layers:
                 call = f"copy {layer}"
                 apply(layer, f"{workspace}/merged")
-            os.close(os.open(_DONE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=workspace_fd))
+            os.mkdir(_DONE, 0o700, dir_fd=workspace_fd)
         finally:
             os.close(workspace_fd)
     except OSError as error:
@@ -144,8 +144,8 @@ class _Walk:
         frame.xattrs, opaque = _xattrs(self.source_fd)
         names = [os.fsencode(name) for name in os.listdir(self.source_fd)]
         if opaque or _OPAQUE in names:
-            for name in os.listdir(self.target_fd):
-                self._remove(os.fsencode(name))
+            for old in os.listdir(self.target_fd):
+                self._remove(os.fsencode(old))
         rest = []
         for name in names:
             if name.startswith(_WHITEOUT):
@@ -269,17 +269,13 @@ def _chown(name: bytes | int, status: os.stat_result, dir_fd: int | None = None)
         if isinstance(name, int):
             os.chown(name, status.st_uid, status.st_gid)
         else:
-            os.chown(
-                name, status.st_uid, status.st_gid, dir_fd=dir_fd, follow_symlinks=False
-            )
+            os.chown(name, status.st_uid, status.st_gid, dir_fd=dir_fd, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EPERM):  # no such id here: it stays ours
             raise
 
 
-def _set_attributes(
-    fd: int, status: os.stat_result, xattrs: list[tuple[str, bytes]]
-) -> None:
+def _set_attributes(fd: int, status: os.stat_result, xattrs: list[tuple[str, bytes]]) -> None:
     """Set owner, mode, xattrs and times, in the order in which none undoes another.
 
     chown clears set-id bits and file capabilities; all of them change ctime only.

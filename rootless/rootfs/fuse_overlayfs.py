@@ -44,13 +44,13 @@ def mount(
     target: str,
     *,
     volatile: bool = False,
-    squash: bool = False,
+    squash: tuple[int, int] | None = None,
     flags: int = 0,
 ) -> tuple[str, int]:
     """Serve `layers` (bottom to top) under `workspace`/upper at `target`.
 
     Args:
-        squash: show every file as owned by container root: lower layers whose owners have no
+        squash: show every file as owned by this (uid, gid): lower layers whose owners have no
             mapping can be changed then.
         flags: more MS_* flags; MS_NODEV is always there.
 
@@ -67,11 +67,13 @@ def mount(
         layers = [f"{workspace}/empty"]
         os.makedirs(layers[0], 0o700, exist_ok=True)
     lower = ":".join(_quote(layer) for layer in reversed(layers))
-    options = f"lowerdir={lower},upperdir={_quote(workspace)}/upper,workdir={_quote(workspace)}/work"
+    options = (
+        f"lowerdir={lower},upperdir={_quote(workspace)}/upper,workdir={_quote(workspace)}/work"
+    )
     if volatile:
         options += ",volatile"
-    if squash:
-        options += ",squash_to_root"
+    if squash is not None:
+        options += f",squash_to_uid={squash[0]},squash_to_gid={squash[1]}"
     log = f"{workspace}/{_LOG}"
     try:
         fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 from rootless import paths
-from rootless.errors import RlessError
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
-from rootless.rootfs import Mounted, overlay, skeleton, unmount
+from rootless.rootfs import DRIVERS, Mounted, check_fatal, overlay, skeleton, unmount
 from rootless.rootfs import mount as mount_layers
 
 TYPE_CHECKING = False
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
 
 _ATTRIBUTES = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
-_FLAGS = mounts.MS_NOSUID
 
 
 def mount(
@@ -65,31 +65,26 @@ def mount(
         with open(f"{base}/plan.json", encoding="utf-8") as file:
             plan = json.load(file)
         mounted = mount_layers([f"{base}/root"], workspace, idmap, volatile=volatile)
-        # One umount shall detach all, also where the root is a plain directory.
-        if mounted.driver == "copy":
-            mounts.mount(mounted.path, mounted.path, None, mounts.MS_BIND)
         mounted.lock_fd = lock_fd
         lock_fd = -1
     finally:
         if lock_fd >= 0:
             os.close(lock_fd)
-    root_driver = mounted.driver
-    mounted.driver = "host"
-    mounted.why += plan["why"]
     try:
-        os.makedirs(f"{workspace}/host", 0o700, exist_ok=True)
-        used: dict[str, list[str]] = {}
+        view = _View(mounted, workspace, base, hidden, volatile)
         for path in plan["overlay"]:
-            kind = _mount_one(path, workspace, base, mounted, root_driver, volatile, hidden)
-            used.setdefault(kind, []).append("/" + path)
+            view.show(path)
         for path in plan["bind"]:
-            _bind(path, mounted.path, base, hidden)
-            used.setdefault("bind,ro", []).append("/" + path)
-    except BaseException:
+            view.bind(path)
+    except BaseException as error:
         unmount(mounted)
+        if isinstance(error, RlessError):
+            check_fatal(error, ())
         raise
-    mounted.options = "; ".join(f"{kind}: {' '.join(paths)}" for kind, paths in used.items())
+    mounted.driver = "host"
+    mounted.options = "; ".join(f"{name}: {' '.join(found)}" for name, found in view.used.items())
     mounted.layers = [f"{base}/root", *(f"/{path}" for path in plan["overlay"])]
+    mounted.why += plan["why"]
     return mounted
 
 
@@ -99,62 +94,98 @@ def _hidden(exclude: Sequence[str]) -> list[str]:
     return sorted({os.path.realpath(path) for path in private if path.startswith("/")} - {"/"})
 
 
-def _mount_one(
-    path: str,
-    workspace: str,
-    base: str,
-    mounted: Mounted,
-    root_driver: str,
-    volatile: bool,
-    hidden: Sequence[str],
-) -> str:
-    """Show the host's directory `path` (relative to /) in the root; return by which driver."""
-    target = f"{mounted.path}/{path}"
-    own = f"{workspace}/host/{path.replace('/', '%')}"
-    layers = [f"/{path}", f"{base}/dirs/{path}"]
-    refused = ""
-    try:
-        os.mkdir(own, 0o700)
-    except FileExistsError:
-        pass
-    if root_driver == "overlay":
-        try:
-            _prepare(own, layers[1])
-            overlay.mount(layers, own, target, volatile=volatile, flags=_FLAGS)
-            return "overlay"
-        except RlessError as error:
-            refused = error.message
-    if root_driver != "copy":
+class _View:
+    """The root directory in the making: the host's directories are mounted into it.
+
+    Attributes:
+        used: driver -> the directories that it shows, for `Mounted.options`.
+        union: the drivers that can work here: what the root directory has refused is not
+            tried again for each of its parts.
+    """
+
+    __slots__ = ("base", "hidden", "mounted", "squash", "union", "used", "volatile", "workspace")
+
+    def __init__(
+        self, mounted: Mounted, workspace: str, base: str, hidden: Sequence[str], volatile: bool
+    ) -> None:
+        self.mounted = mounted
+        self.workspace = f"{workspace}/host"
+        self.base = base
+        self.hidden = hidden
+        self.volatile = volatile
+        self.union = DRIVERS[DRIVERS.index(mounted.driver) :]
+        self.used: dict[str, list[str]] = {}
+        status = os.stat(f"{base}/root")
+        self.squash = (status.st_uid, status.st_gid)
+        if mounted.driver == "copy":
+            # A plain directory; as a mount, one umount detaches it with all that is in it.
+            mounts.mount(mounted.path, mounted.path, None, mounts.MS_BIND)
+        else:
+            _mkdir(self.workspace)
+
+    def show(self, path: str) -> None:
+        """Show the host's directory `path` (relative to /): writable, else read-only.
+
+        Raises:
+            RlessError: the disk is full; all else is a reason to take the next driver.
+        """
+        refused: list[str] = []
+        for driver in self.union:
+            if driver == "copy":
+                break  # of /usr, for each container?
+            try:
+                self._union(path, driver)
+            except RlessError as error:
+                check_fatal(error, ())
+                refused.append(f"{driver}: {error.message}")
+                continue
+            if refused:
+                self.mounted.why.append(f"/{path}: {driver}, as {'; '.join(refused)}")
+            self.used.setdefault(driver, []).append(f"/{path}")
+            return
+        why = "; ".join(refused) or "no union file system works here"
+        self.mounted.why.append(f"/{path}: read-only, as {why}")
+        self.bind(path)
+
+    def _union(self, path: str, driver: str) -> None:
+        target = f"{self.mounted.path}/{path}"
+        own = f"{self.workspace}/{path.replace('/', '%')}"
+        layers = [f"/{path}", f"{self.base}/dirs/{path}"]
+        _mkdir(own)
+        overlay.prepare(own, layers[1], mount_point=False)
+        if driver == "overlay":
+            overlay.mount(layers, own, target, volatile=self.volatile, flags=mounts.MS_NOSUID)
+            return
         from rootless.rootfs import fuse_overlayfs
 
-        try:
-            _prepare(own, layers[1])
-            _, pid = fuse_overlayfs.mount(
-                layers, own, target, volatile=volatile, squash=True, flags=_FLAGS
-            )
-            mounted.helper_pids.append(pid)
-            if refused:
-                mounted.why.append(f"/{path}: fuse-overlayfs, as overlay refused: {refused}")
-            return "fuse-overlayfs"
-        except RlessError as error:
-            refused = refused or error.message
-    mounted.why.append(f"/{path}: read-only" + (f", as {refused}" if refused else ""))
-    _bind(path, mounted.path, base, hidden)
-    return "bind,ro"
+        _, pid = fuse_overlayfs.mount(
+            layers,
+            own,
+            target,
+            volatile=self.volatile,
+            squash=self.squash,
+            flags=mounts.MS_NOSUID,
+        )
+        self.mounted.helper_pids.append(pid)
+
+    def bind(self, path: str) -> None:
+        """Bind the host's `path` read-only, with all that is mounted below it."""
+        root = self.mounted.path
+        _attach(f"/{path}", f"{root}/{path}", recursive=True)
+        self.used.setdefault("bind,ro", []).append(f"/{path}")
+        for private in (*self.hidden, *(f"/{name}" for name in skeleton.EMPTY)):
+            # What is a link there is covered by its own name.
+            if private.startswith(f"/{path}/") and _is_directory(f"{root}{private}"):
+                _attach(f"{self.base}/empty", f"{root}{private}", recursive=False)
 
 
-def _prepare(own: str, like: str) -> None:
-    if not os.path.exists(f"{own}/work"):
-        overlay.make_upper(own, like)
-
-
-def _bind(path: str, root: str, base: str, hidden: Sequence[str]) -> None:
-    """Bind the host's `path` read-only, with all that is mounted below it."""
-    _attach(f"/{path}", f"{root}/{path}", recursive=True)
-    for private in (*hidden, *(f"/{name}" for name in skeleton.EMPTY)):
-        # What is a link there is covered by its own name.
-        if private.startswith(f"/{path}/") and _is_directory(f"{root}{private}"):
-            _attach(f"{base}/empty", f"{root}{private}", recursive=False)
+def _mkdir(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass  # of the container's earlier start
+    except OSError as error:
+        raise SyscallError(f"mkdir({path})", error.errno or 0) from error
 
 
 def _is_directory(path: str) -> bool:

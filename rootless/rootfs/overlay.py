@@ -27,41 +27,41 @@ _PAGE = 4096
 _FDS = "/proc/self/fd"
 
 
-def prepare(workspace: str, like: str | None) -> None:
+def prepare(workspace: str, like: str | None, mount_point: bool = True) -> None:
     """Make upper, work and merged in `workspace`; the root directory looks as `like`'s.
 
     Existing ones are those of the container's earlier start and stay as they are. `work` is
     made last: where it exists, upper is complete.
 
+    Args:
+        like: a directory of the topmost layer; None: the root directory is root's, 0755.
+        mount_point: whether merged is wanted.
+
     Raises:
-        SyscallError: ENOSPC, EDQUOT; EOPNOTSUPP: no user xattrs on this file system.
+        SyscallError: ENOSPC, EDQUOT...
     """
+    upper, work = f"{workspace}/upper", f"{workspace}/work"
     try:
+        if mount_point:
+            try:
+                os.mkdir(f"{workspace}/merged", 0o700)
+            except FileExistsError:
+                pass
         try:
-            os.mkdir(f"{workspace}/merged", 0o700)
+            os.mkdir(upper, 0o700)
         except FileExistsError:
-            if os.path.exists(f"{workspace}/work"):
+            if os.path.exists(work):
                 return
-        make_upper(workspace, like)
+        look_like(upper, like)
+        os.mkdir(work, 0o700)
     except OSError as error:
         raise SyscallError(f"cannot prepare {error.filename}", error.errno or 0) from error
 
 
-def make_upper(workspace: str, like: str | None) -> None:
-    """Make `upper`, with owner and mode of the directory `like`, and then `work`.
-
-    Raises:
-        OSError: as `prepare`.
-    """
-    upper = f"{workspace}/upper"
-    try:
-        os.mkdir(upper, 0o700)
-    except FileExistsError:
-        pass
-    if like is None:
-        uid = gid = 0
-        mode = 0o755
-    else:
+def look_like(upper: str, like: str | None) -> None:
+    """Give `upper` the owner and mode of the directory `like`; None: of a usual root."""
+    uid, gid, mode = 0, 0, 0o755
+    if like is not None:
         status = os.stat(like)
         uid, gid, mode = status.st_uid, status.st_gid, status.st_mode & 0o7777
     try:
@@ -71,7 +71,6 @@ def make_upper(workspace: str, like: str | None) -> None:
         if error.errno not in (errno.EINVAL, errno.EPERM):
             raise
     os.chmod(upper, mode)
-    os.mkdir(f"{workspace}/work", 0o700)
 
 
 def mount(
@@ -129,9 +128,7 @@ def _mount(layers: Sequence[str], workspace: str, target: str, flags: int, more:
     return _mount_by_fds(layers, workspace, target, flags, more)
 
 
-def _mount_by_fds(
-    layers: Sequence[str], workspace: str, target: str, flags: int, more: str
-) -> str:
+def _mount_by_fds(layers: Sequence[str], workspace: str, target: str, flags: int, more: str) -> str:
     """Mount as `_mount`, with every path in the options replaced by a descriptor."""
     fds: list[int] = []
     cwd_fd = -1

@@ -26,14 +26,13 @@ from rootless.rootfs import overlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from rootless.linux.idmap import IdMap
 
 _FORMAT = 1  # of a skeleton; another one makes another name
 # Directories with programs and what they need; the first six are links on most systems.
-_SHOWN = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_SHOWN += ("etc", "opt", "usr", "var", "nix", "gnu")
+_SHOWN = "bin sbin lib lib32 lib64 libx32 etc opt usr var nix gnu".split()
 # Whose change tells of directories that came or went.
 _STAMPED = ("/", "/etc", "/opt", "/usr", "/usr/local", "/usr/bin", "/usr/lib", "/var", "/var/lib")
 _ROOT = {
@@ -188,9 +187,9 @@ class _Builder:
         self.tries = False
 
     def build(self) -> None:
-        for name in ("root", "dirs", "empty", "try", "try/lower", "try/merged"):
+        for name in ("root", "dirs", "empty", "try", "try/lower"):
             self._mkdir(f"{self.base}/{name}", 0o755)
-        overlay.make_upper(f"{self.base}/try", None)
+        overlay.prepare(f"{self.base}/try", None)
         # Where overlayfs doesn't work at all, nothing is to be learned about single directories.
         self.tries = self._refusal(f"{self.base}/empty") is None
         for name, mode in _ROOT.items():
@@ -295,8 +294,10 @@ class _Builder:
         tops = self.plan["overlay"]
         for path in tops:
             self._make_dirs(path)
-        for path in sorted({*EMPTY, *self.hidden}):
-            if _is_below(path, tops) and os.path.isdir(f"/{path}"):
+        empty = {*EMPTY, *self.hidden}
+        for path in sorted(empty):
+            # Below another one it isn't there at all.
+            if _is_below(path, tops) and not _is_below(path, empty) and os.path.isdir(f"/{path}"):
                 self._make_opaque(path, EMPTY.get(path, 0o755))
         for path in _ENGINE_FILES:
             if _is_below(path, tops):
@@ -394,5 +395,5 @@ def _own(path: str) -> None:
             raise
 
 
-def _is_below(path: str, tops: Sequence[str]) -> bool:
+def _is_below(path: str, tops: Collection[str]) -> bool:
     return any(path.startswith(f"{top}/") for top in tops)

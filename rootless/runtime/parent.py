@@ -125,7 +125,8 @@ def create(
             # A new user namespace has no rights over those that are joined: they come first.
             namespaces.join()
         cgroup_fd = cgroup.open()
-        with _Inherited(process.get("oomScoreAdj"), namespaces.shares_pids):
+        closed = namespaces.shares_pids and namespaces.idmap is None
+        with _Inherited(process.get("oomScoreAdj"), closed):
             pid, pidfd = _clone(namespaces.new, cgroup_fd)
             if pid == 0:
                 # If we die, init must see the end of the pipe.
@@ -179,8 +180,9 @@ class _Inherited:
     """What init has from its first moment, as its parent has it while it clones.
 
     In a pid namespace that is shared, others can see it, and so it is undumpable at once
-    (CVE-2016-9962). Elsewhere it need not be, and the parent must not: for as long as it is,
-    its /proc/PID/ns is closed to pasta, and the id maps of init to us.
+    (CVE-2016-9962); only a user namespace of its own keeps them out until its maps are written.
+    Elsewhere it need not be, and the parent must not: for as long as it is, its /proc/PID/ns is
+    closed to pasta, and the id maps of init to us.
     """
 
     __slots__ = ("_dumpable", "_old", "_score", "_undumpable")

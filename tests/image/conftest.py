@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from rootless.image.ownership import delete_any
 from tests.lib import images
 from tests.lib.image_store import Workshop
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    """Return an empty store."""
-    return Workshop(tmp_path)
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    """Return an empty store; deleted as rless would, because pytest cannot."""
+    made = Workshop(tmp_path)
+    yield made
+    delete_any(str(tmp_path), "store")
 
 
 @pytest.fixture(scope="session")

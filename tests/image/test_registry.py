@@ -163,7 +163,7 @@ def test_progress_in_a_pipe_is_plain_lines(workshop: Workshop, registry_host: st
     assert "Already exists" in text and text.count("Digest: sha256:") == 2
 
 
-def test_two_pulls_at_once_do_the_work_once(tmp_path: Path, registry_host: str) -> None:
+def test_two_pulls_at_once_do_the_work_once(workshop: Workshop, registry_host: str) -> None:
     """Both end with the image; each layer is fetched by one of them only."""
     layers = [layer({f"f{n}": os.urandom(500_000)}) for n in range(5)]
     images.push(Image(layers), f"{registry_host}/twice:1")
@@ -175,7 +175,7 @@ def test_two_pulls_at_once_do_the_work_once(tmp_path: Path, registry_host: str) 
         if pid == 0:
             code = 1
             try:
-                Workshop(tmp_path).pull(
+                workshop.pull(
                     f"{registry_host}/twice:1", progress=Progress(writer), quiet=False
                 )
                 code = 0
@@ -196,8 +196,8 @@ def test_two_pulls_at_once_do_the_work_once(tmp_path: Path, registry_host: str) 
     text = "".join(lines)
     assert text.count(": Download complete") == 5
     assert text.count(": Pull complete") == 5
-    assert os.listdir(tmp_path / "store/tmp") == []
-    assert os.listdir(tmp_path / "store/locks") == []
+    assert os.listdir(f"{workshop.root}/tmp") == []
+    assert os.listdir(f"{workshop.root}/locks") == []
 
 
 def test_the_guess_about_root_is_corrected(workshop: Workshop, registry_host: str) -> None:

@@ -207,6 +207,7 @@ def test_skeleton_is_made_by_one_of_several_at_the_same_time(storage: str) -> No
 
 def test_half_made_skeleton_is_cleared(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> list[str]:
+        os.mkdir(f"{storage}/storage", 0o700)
         os.makedirs(f"{storage}/storage/host/.{map_.key}-dead/dirs/etc", 0o700)
         rootfs.unmount(mount(storage, map_))
         return skeletons(storage)
@@ -235,7 +236,7 @@ def test_directory_with_mounts_below_is_shown_in_parts(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> None:
         mounts.mount("tmpfs", "/usr/share", "tmpfs")
         with open("/usr/share/below-the-mount", "w") as file:
-            file.write("seen")
+            file.write("seen\n")
 
         def inner() -> list[str]:
             mounted = mount(storage, map_)
@@ -308,7 +309,8 @@ def test_it_is_read_only_where_no_union_works(
 def test_full_disk_leaves_nothing_mounted(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> tuple[str, bool]:
         os.mkdir(f"{storage}/c")
-        mounts.mount("tmpfs", f"{storage}/c", "tmpfs", 0, "size=8k,nr_inodes=7")
+        # Room for the root directory, not for all that is mounted in it.
+        mounts.mount("tmpfs", f"{storage}/c", "tmpfs", 0, "nr_inodes=9")
         with pytest.raises(RlessError) as caught:
             mount(storage, map_)
         with open("/proc/self/mountinfo") as file:

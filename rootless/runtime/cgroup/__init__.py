@@ -40,6 +40,7 @@ def choose(spec: Spec, container_id: str) -> Cgroup:
     if isinstance(delegated, str):
         return NoCgroup(delegated)
     try:
-        return delegated.make(linux.get("cgroupsPath") or f"rless-{container_id}")
+        path = linux.get("cgroupsPath", "").strip("/")
+        return delegated.make(f"rless-{container_id}" if path in ("", ".", "..") else path)
     except OSError as error:
         return NoCgroup(f"{error.filename}: {error.strerror}")

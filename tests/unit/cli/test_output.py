@@ -123,7 +123,7 @@ def test_ps(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         asked.append(everything)
         return list(CONTAINERS)
 
-    fake(monkeypatch, "rootless.engine.container", list_containers=list_containers)
+    fake(monkeypatch, "rootless.engine.control", list_containers=list_containers)
     ps.main({"all": True, "format": "{{.ID}} {{.Names}} {{.Command}} {{.Labels}} {{.State}}"}, [])
     assert capfd.readouterr().out.splitlines() == [
         'bbbbbbbbbbbb new "true" k=v running',

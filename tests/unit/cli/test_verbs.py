@@ -29,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
     modules: dict[str, dict[str, object]] = {
-        "rootless.engine.container": {
+        "rootless.engine.control": {
             "stop": None,
             "kill": None,
             "remove": None,

@@ -1,0 +1,159 @@
+"""Clear what a SIGKILL, a power cut or a reboot left; the start of each command that looks.
+
+Two cases, told apart by the entry in `live` (see `container`):
+
+- An entry whose owner and monitor are dead: a SIGKILL of this boot. What it names is cleared:
+  processes, cgroup, directory. One listdir finds it.
+- No entry for a container that has no exit code, or that was to be removed: it was there when
+  the machine went down. Looked for once a boot, when the directory `live` is new.
+
+A storage on a shared file system is used from several machines: each clears only its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from rootless import paths
+from rootless.engine.container import (
+    KILLED,
+    Container,
+    all_ids,
+    delete,
+    delete_directory,
+    is_alive,
+    live_root,
+    load,
+    read_json,
+    signal_process,
+    unlink,
+)
+from rootless.linux import idmap as idmaps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+
+def sweep() -> None:
+    """Clear what killed commands left; costs two listdirs where there is nothing.
+
+    An entry is looked into only if the process that owns it is dead.
+    """
+    root = live_root()
+    names = os.listdir(root)
+    if _BOOTED not in names:
+        _clear_last_boot()
+        os.close(os.open(f"{root}/{_BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    for name in names:
+        if name == _BOOTED:
+            continue
+        if name.endswith(".tmp"):
+            _drop_temporary(f"{root}/{name}")
+            continue
+        entry = read_json(f"{root}/{name}")
+        if entry is None:
+            continue  # it ended just now
+        if not any(is_alive(entry.get(process)) for process in ("owner", "monitor")):
+            _clear_once(name)
+    _clear_images()
+
+
+# Below the storage: images that are being fetched (image.inflight).
+_IN_FLIGHT = "/tmp"  # noqa: S108
+# A name that no container id can have.
+_BOOTED = "booted"
+
+
+def clear(container: Container) -> None:
+    """Clear what a killed monitor left of a container; for the command that owns it."""
+    if container.live():
+        _clear_once(container.id)
+
+
+def _drop_temporary(path: str) -> None:
+    """Remove what a writer left that was killed between its write and its rename."""
+    pid = path.split(".")[-2]
+    if not os.path.exists(f"/proc/{pid}"):
+        unlink(path)
+
+
+def _clear_once(container_id: str) -> None:
+    """Clear one entry, unless another command is at it already."""
+    path = f"{live_root()}/{container_id}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return
+            # A file system without locks: two at once meet at files that are gone already.
+        entry = read_json(path)
+        if entry is not None:
+            _clear(container_id, entry)
+    finally:
+        os.close(fd)
+
+
+def _clear(container_id: str, entry: dict[str, Any]) -> None:
+    for name in ("init", "pasta"):
+        process = entry.get(name)
+        if process and is_alive(process):
+            signal_process(process, signal.SIGKILL)
+    if entry.get("cgroup"):
+        from rootless.runtime.cgroup import cgroupfs
+
+        try:
+            cgroupfs.remove(entry["cgroup"])
+        except OSError:
+            pass  # its parent was taken from us: the administrator's systemd removes it
+    container = load(container_id)
+    directory = entry["directory"]
+    if container is None:
+        # Killed while it was made: no map is known, so no foreign file is there yet.
+        if os.path.lexists(directory):
+            from rootless.engine.userns import Subordinate, build
+
+            idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+    elif entry["rm"]:
+        delete(container)
+    elif not os.path.exists(f"{directory}/exit.json"):
+        container.record_exit(KILLED, "rless was killed")
+    unlink(f"{live_root()}/{container_id}")
+
+
+def _clear_last_boot() -> None:
+    """Clear the containers of this machine that a reboot or a power cut ended."""
+    here, boot = os.uname().nodename, paths.boot_id()
+    for container_id in all_ids():
+        container = load(container_id)
+        if container is None or container.live():
+            continue
+        if container.facts["host"] != here or container.facts["boot"] == boot:
+            continue
+        if container.facts["rm"]:
+            delete(container)
+        elif container.finished() is None:
+            container.record_exit(KILLED, "the machine went down")
+
+
+def _clear_images() -> None:
+    storage = paths.storage_root()
+    try:
+        in_flight = os.listdir(storage + _IN_FLIGHT)
+    except FileNotFoundError:
+        return
+    if in_flight:
+        from rootless.image.inflight import clear_leftovers
+
+        clear_leftovers(storage)
