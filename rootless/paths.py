@@ -39,18 +39,28 @@ def storage_root() -> str:
     Raises:
         RlessError: it cannot be made, is not ours or is open to others.
     """
+    asked = tuple(os.environ.get(name) for name in _STORAGE_VARIABLES)
+    if asked in _storage:
+        return _storage[asked]
     path = os.environ.get("RLESS_STORAGE")
     if not path:
         data = os.environ.get("XDG_DATA_HOME", "")
         path = f"{data}/rless" if data.startswith("/") else f"{_home()}/.local/share/rless"
     path = os.path.abspath(path)
     private_dir(path, "set RLESS_STORAGE to a directory of yours")
+    _storage[asked] = path
     return path
+
+
+# What was found and checked, by what it depends on: asked for at every step of a run.
+_STORAGE_VARIABLES = ("RLESS_STORAGE", "XDG_DATA_HOME", "HOME")
+_storage: dict[tuple[str | None, ...], str] = {}
+_runtime: dict[tuple[str, str], str] = {}
 
 
 def boot_id() -> str:
     """Return the id of this boot of the kernel (random(4)); it changes with every reboot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 
@@ -64,11 +74,15 @@ def runtime_root() -> str:
         RlessError: as `storage_root`.
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
+    asked = (base, storage_root())
+    if asked in _runtime:
+        return _runtime[asked]
     if base.startswith("/") and _is_private(base):
         path = f"{base}/rless"
     else:
         path = f"{storage_root()}/run/{boot_id()}"
     private_dir(path, "set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
+    _runtime[asked] = path
     return path
 
 
@@ -114,3 +128,14 @@ def private_dir(path: str, hint: str | None = None) -> None:
             f"{path} is open to other users (mode {status.st_mode & 0o7777:04o})",
             f"chmod 700 {path}",
         )
+
+
+_checked: set[str] = set()
+
+
+def checked(path: str) -> str:
+    """Return a directory after `private_dir`, which is asked at the first use in a process."""
+    if path not in _checked:
+        private_dir(path)
+        _checked.add(path)
+    return path

@@ -308,22 +308,13 @@ def delete_directory(directory: str) -> None:
 
 
 def containers_root() -> str:
-    return _made(f"{paths.storage_root()}/containers")
+    """Return the directory of the containers' directories."""
+    return paths.checked(f"{paths.storage_root()}/containers")
 
 
 def live_root() -> str:
-    return _made(f"{paths.runtime_root()}/live")
-
-
-_known: set[str] = set()
-
-
-def _made(path: str) -> str:
-    """Return a directory, made and checked at its first use in this process."""
-    if path not in _known:
-        paths.private_dir(path)
-        _known.add(path)
-    return path
+    """Return the directory `live`."""
+    return paths.checked(f"{paths.runtime_root()}/live")
 
 
 def write_json(path: str, value: Any) -> None:

@@ -82,7 +82,7 @@ def _image(state: Run) -> list[tuple[str, Any]]:
         what = "the host's own programs, under a private copy-on-write view"
         if state.source.kind == "directory":
             what = "a directory"
-        return [("source", f"{state.request.image or state.source.path}: {what}")]
+        return [("source", f"{state.request.image or state.source.path} ({what})")]
     return [
         ("name", state.image.name),
         ("id", state.image.id),
@@ -143,7 +143,7 @@ def _new_root(report: dict[str, Any]) -> list[tuple[str, Any]]:
         fields, kind = left.split(), right.split()
         if len(fields) >= 6 and len(kind) >= 2:
             mounts.append(f"{fields[4]} {kind[0]} {fields[5]} ({fields[3]} of {kind[1]})")
-    return [("entered by", "pivot_root; the old root is detached"), ("mounts", mounts)]
+    return [("mounts", mounts)]
 
 
 def _cgroup(ready: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -154,8 +154,20 @@ def _cgroup(ready: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, An
         ("directory", path or "the caller's"),
         ("why", why),
         ("seen inside as", own[0][3:] if own else "nothing: no unified hierarchy"),
-        ("limits", "none asked for"),
+        ("limits", _limits(path)),
     ]
+
+
+def _limits(path: str | None) -> list[str]:
+    """Return the limits that the kernel has for this cgroup; "max" is none."""
+    found = []
+    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "cpuset.cpus"):
+        try:
+            with open(f"{path}/{name}", encoding="ascii") as file:
+                found.append(f"{name}: {file.read().strip()}")
+        except OSError:
+            continue  # that controller is not delegated, or there is no cgroup of our own
+    return found
 
 
 def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:

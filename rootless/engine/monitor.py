@@ -54,10 +54,9 @@ REAP = b"r"
 def load_runtime() -> None:
     """Load what only the monitor needs, while newuidmap is at work: 3 ms that nobody waits for."""
     from rootless import rootfs
-    from rootless.network import shield
     from rootless.runtime import cgroup, parent
 
-    del rootfs, shield, cgroup, parent
+    del rootfs, cgroup, parent
 
 
 class Source:
@@ -216,18 +215,16 @@ class Monitor:
         from rootless import rootfs
 
         workspace, source = self.container.directory, self.source
-        volatile = bool(self.container.facts["rm"])
+        options: dict[str, Any] = {
+            "driver": source.driver,
+            "volatile": bool(self.container.facts["rm"]),
+        }
         if source.kind == "host":
-            return rootfs.mount_host(workspace, self.idmap, source.cache, volatile=volatile)
+            return rootfs.mount_host(workspace, self.idmap, source.cache, **options)
         if source.kind == "directory":
-            return rootfs.mount_directory(source.path, workspace, self.idmap, volatile=volatile)
+            return rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         return rootfs.mount(
-            source.layers,
-            workspace,
-            self.idmap,
-            driver=source.driver,
-            volatile=volatile,
-            whiteouts=source.whiteouts,
+            source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
         )
 
     def _fill_volumes(self, root: str) -> None:

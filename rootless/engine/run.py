@@ -108,6 +108,7 @@ def _find_image(state: Run) -> None:
     if request.rootfs is not None:
         state.source = Source("directory")
         state.source.path = request.rootfs
+        state.source.driver = request.driver
         state.user = _resolve_user(state, request.user or "", b"", b"")
         state.idmap = _choose_map(state)
         return
@@ -115,6 +116,7 @@ def _find_image(state: Run) -> None:
     if name == _HOST_IMAGE:
         state.source = Source("host")
         state.source.cache = f"{state.storage}/host"
+        state.source.driver = request.driver
         state.config = {"Cmd": ["/bin/sh"]}
         state.user = _resolve_user(state, request.user or "", *_host_users())
         state.idmap = _choose_map(state)

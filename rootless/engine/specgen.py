@@ -178,19 +178,19 @@ def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> lis
 def capabilities(request: RunRequest, uid: int, last_cap: int) -> Capabilities:
     """Return the five sets, as Docker since 20.10.14: nothing inheritable, nothing ambient.
 
+    --privileged gives all of them, less those of --cap-drop (Docker ignores that one).
     A user other than root has no capability until a set-id program gives some of the bounding
     set, and then only without no_new_privs.
     """
     everything = NAMES[: last_cap + 1]
+    add, drop = _cap_names(request.cap_add), _cap_names(request.cap_drop)
     if request.privileged:
-        chosen = list(everything)
-    else:
-        add, drop = _cap_names(request.cap_add), _cap_names(request.cap_drop)
-        base = () if "ALL" in drop else everything if "ALL" in add else defaults.CAPABILITIES
-        wanted = (set(base) | (add - {"ALL"})) - (drop - {"ALL"})
-        if "ALL" in drop and "ALL" in add:
-            wanted = set(everything) - (drop - {"ALL"})
-        chosen = [name for name in everything if name in wanted]
+        add.add("ALL")
+    base = everything if "ALL" in add else () if "ALL" in drop else defaults.CAPABILITIES
+    if request.privileged and "ALL" in drop:
+        base = ()
+    wanted = (set(base) | (add - {"ALL"})) - (drop - {"ALL"})
+    chosen = [name for name in everything if name in wanted]
     held = chosen if uid == 0 else []
     return {
         "bounding": chosen,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from rootless import log
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, subid
 from rootless.linux.idmap import IdMap
 
@@ -150,7 +150,8 @@ def warn_single(ids: Subordinate) -> None:
     """Say in one line what is lost without subordinate ids."""
     log.warn(
         f"{ids.why_none}: only your own id exists in the container (other users of the image "
-        "do not; chown and setgroups fail); `rless doctor` tells how to get a range"
+        "do not; chown fails; your supplementary groups stay); `rless doctor` tells how to get "
+        "a range"
     )
 
 
@@ -185,7 +186,7 @@ def unshare(command: list[str]) -> int:
             code = 127
         except OSError:
             code = 126
-        log.warn(f"cannot execute {command[0]}")
+        os.write(2, f"rless: cannot execute {escape(command[0])}\n".encode())
         os._exit(code)
 
     try:

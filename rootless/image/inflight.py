@@ -77,16 +77,14 @@ def clear_leftovers(root: str) -> int:
     except FileNotFoundError:
         return 0
     cleared = 0
-    for entry in entries:
-        name = entry.removesuffix(".lock")
-        if name == entry and os.path.lexists(f"{directory}/{name}.lock"):
-            continue  # the lock file's turn
+    for name in sorted({entry.removesuffix(".lock") for entry in entries}):
         try:
-            if name == entry:
-                delete_any(directory, name)  # never without a lock file while it lives
-            elif not _clear(directory, name):
-                continue
-            cleared += 1
+            if os.path.lexists(f"{directory}/{name}.lock"):
+                cleared += _clear(directory, name)
+            else:
+                # A maker has its lock file before and after its directory: this one has none.
+                delete_any(directory, name)
+                cleared += 1
         except (RlessError, OSError) as error:
             log.warn(f"a leftover of a killed command could not be deleted: {error}")
     return cleared

@@ -19,10 +19,13 @@ from rootless.linux.openat2 import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS
+_ATTEMPTS = 1000  # each one that fails has seen another's progress
 
 
 def remove_tree(dir_fd: int, name: str | bytes) -> None:
     """Delete `name`, a file or a whole tree, in the directory `dir_fd`; absent is no error.
+
+    Others may delete it at the same time: two commands that clear up after a third one.
 
     Args:
         name: one path component.
@@ -34,6 +37,16 @@ def remove_tree(dir_fd: int, name: str | bytes) -> None:
     raw = os.fsencode(name)
     if b"/" in raw or raw in (b"", b".", b".."):
         raise RlessError(f"cannot delete {shown(raw)}: not the name of a file")
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _remove(dir_fd, raw)
+        except SyscallError as error:
+            # What we were in is gone: another one was faster there. From the top again.
+            if error.errno != errno.ENOENT or attempt + 1 == _ATTEMPTS:
+                raise
+
+
+def _remove(dir_fd: int, raw: bytes) -> None:
     try:
         os.unlink(raw, dir_fd=dir_fd)
         return

@@ -90,7 +90,7 @@ def mount(
             start, because each stores changes in its own form.
         volatile: never sync the writable layer; for containers that are removed at their end.
         whiteouts: how the layers say that a file of a lower layer is gone: "overlay" (character
-            devices 0:0, user.overlay.opaque) or "wh" (the `.wh.` files of the archive).
+            devices 0:0, user.overlay.opaque) or "aufs" (the `.wh.` files of the archive).
 
     Raises:
         RlessError: no driver works, or the disk is full, or a layer is missing.
@@ -157,19 +157,33 @@ def check_fatal(error: RlessError, layers: Sequence[str]) -> None:
 
 
 def mount_host(
-    workspace: str, idmap: IdMap, cache: str, *, exclude: Sequence[str] = (), volatile: bool = False
+    workspace: str,
+    idmap: IdMap,
+    cache: str | None = None,
+    *,
+    exclude: Sequence[str] = (),
+    driver: str | None = None,
+    volatile: bool = False,
 ) -> Mounted:
     """Mount the image `host:`; see `rootless.rootfs.host.mount`."""
     from rootless.rootfs import host
 
-    return host.mount(workspace, idmap, cache, exclude=exclude, volatile=volatile)
+    return host.mount(workspace, idmap, cache, exclude=exclude, driver=driver, volatile=volatile)
 
 
-def mount_directory(path: str, workspace: str, idmap: IdMap, *, volatile: bool = False) -> Mounted:
+def mount_directory(
+    path: str,
+    workspace: str,
+    idmap: IdMap,
+    *,
+    driver: str | None = None,
+    volatile: bool = False,
+) -> Mounted:
     """Use the directory of `--rootfs` as the root: itself, or with `:O` an overlay on top.
 
     Args:
         path: `DIR`, written to directly, or `DIR:O`, kept as it is.
+        driver: for `DIR:O` use this one only.
 
     Raises:
         RlessError: it is no directory, or no driver can mount over it.
@@ -180,7 +194,7 @@ def mount_directory(path: str, workspace: str, idmap: IdMap, *, volatile: bool =
         why = "is not a directory" if os.path.lexists(directory) else "does not exist"
         raise RlessError(f"--rootfs: {directory} {why}")
     if over:
-        return mount([directory], workspace, idmap, volatile=volatile)
+        return mount([directory], workspace, idmap, driver=driver, volatile=volatile)
     return Mounted(directory, "directory", layers=[directory])
 
 

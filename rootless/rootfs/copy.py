@@ -150,8 +150,8 @@ class _Walk:
         for name in names:
             if name.startswith(_WHITEOUT):
                 hidden = name[len(_WHITEOUT) :]
-                # The others of .wh..wh.* are aufs' own; `.` and `..` are an attack.
-                if hidden not in (b"", b".", b"..") and not hidden.startswith(_WHITEOUT):
+                # `.` and `..` are an attack. aufs' own .wh..wh.* have nothing to hide here.
+                if hidden not in (b"", b".", b".."):
                     self._remove(hidden)
             else:
                 rest.append(name)

@@ -45,6 +45,7 @@ def mount(
     cache: str | None = None,
     *,
     exclude: Sequence[str] = (),
+    driver: str | None = None,
     volatile: bool = False,
 ) -> Mounted:
     """Compose the host's programs into a root directory at `workspace`/merged.
@@ -54,6 +55,8 @@ def mount(
         cache: where skeletons are kept; a private directory in the storage.
         exclude: more absolute paths that shall appear empty. The home directory and the
             storage always do.
+        driver: use this one only; "copy" copies the root directory, and the host's directories
+            are read-only.
 
     Raises:
         RlessError: no driver can mount the root directory, or the disk is full.
@@ -64,14 +67,15 @@ def mount(
     try:
         with open(f"{base}/plan.json", encoding="utf-8") as file:
             plan = json.load(file)
-        mounted = mount_layers([f"{base}/root"], workspace, idmap, volatile=volatile)
+        mounted = mount_layers([f"{base}/root"], workspace, idmap, driver=driver, volatile=volatile)
         mounted.lock_fd = lock_fd
         lock_fd = -1
     finally:
         if lock_fd >= 0:
             os.close(lock_fd)
     try:
-        view = _View(mounted, workspace, base, hidden, volatile)
+        union = DRIVERS[DRIVERS.index(mounted.driver) :] if driver is None else (driver,)
+        view = _View(mounted, workspace, base, hidden, union, volatile)
         for path in plan["overlay"]:
             view.show(path)
         for path in plan["bind"]:
@@ -99,21 +103,27 @@ class _View:
 
     Attributes:
         used: driver -> the directories that it shows, for `Mounted.options`.
-        union: the drivers that can work here: what the root directory has refused is not
-            tried again for each of its parts.
+        union: the drivers to try: what has refused the root directory is not tried again for
+            each of its parts.
     """
 
     __slots__ = ("base", "hidden", "mounted", "squash", "union", "used", "volatile", "workspace")
 
     def __init__(
-        self, mounted: Mounted, workspace: str, base: str, hidden: Sequence[str], volatile: bool
+        self,
+        mounted: Mounted,
+        workspace: str,
+        base: str,
+        hidden: Sequence[str],
+        union: Sequence[str],
+        volatile: bool,
     ) -> None:
         self.mounted = mounted
         self.workspace = f"{workspace}/host"
         self.base = base
         self.hidden = hidden
         self.volatile = volatile
-        self.union = DRIVERS[DRIVERS.index(mounted.driver) :]
+        self.union = union
         self.used: dict[str, list[str]] = {}
         status = os.stat(f"{base}/root")
         self.squash = (status.st_uid, status.st_gid)

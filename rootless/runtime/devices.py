@@ -72,6 +72,7 @@ def _open_node(path: str, kind: int, number: tuple[int, int]) -> int:
     except SyscallError as error:
         raise RlessError(f"device {path}: {os.strerror(error.errno)}") from error
     _check_node(fd, path, kind, number)
+    api.mount_setattr(fd, propagation=api.MS_PRIVATE)
     return fd
 
 

@@ -308,6 +308,7 @@ class Root:
             )
         else:
             cover = api.open_tree(null_fd, b"", recursive=False)
+            api.mount_setattr(cover, propagation=api.MS_PRIVATE)
         api.move_mount(cover, target)
         os.close(cover)
         os.close(target)

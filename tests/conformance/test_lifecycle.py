@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import subprocess
 from collections.abc import Iterator
 
@@ -96,7 +97,10 @@ def test_forced_delete(live: Bundle) -> None:
     live.call("start", live.id).expect()
     pid = live.pid()
     live.call("delete", "--force", live.id).expect()
-    assert is_gone(pid)
+    deadline = time.monotonic() + 10
+    while not is_gone(pid):  # crun does not wait for its end
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert live.call("list", "-q").expect().out == ""
     live.call("delete", "--force", live.id).expect()
 

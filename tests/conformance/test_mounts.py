@@ -143,9 +143,9 @@ def test_root_is_the_whole_view(bundle: Bundle) -> None:
     out = bundle.run("mounts", ",", "stat", "/..", "/").expect().out
     places = [line.split()[4] for line in out.splitlines() if not line.startswith("stat")]
     assert places.count("/") == 1
-    assert all(
-        place == "/" or place.startswith(("/proc", "/sys", "/dev")) for place in places
-    ), places
+    assert all(place == "/" or place.startswith(("/proc", "/sys", "/dev")) for place in places), (
+        places
+    )
 
 
 def test_dev_has_the_standard_nodes_and_links(bundle: Bundle) -> None:

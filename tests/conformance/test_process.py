@@ -121,7 +121,8 @@ def test_streams_are_exact(bundle: Bundle) -> None:
     size = 3_000_001
     out = bundle.run("emit", str(size)).expect().raw
     expected = b"".join(
-        bytes((i * 31 + block) % 256 for i in range(256)) * 256 for block in range(size // 65536 + 1)
+        bytes((i * 31 + block) % 256 for i in range(256)) * 256
+        for block in range(size // 65536 + 1)
     )[:size]
     assert hashlib.sha256(out).digest() == hashlib.sha256(expected).digest()
 

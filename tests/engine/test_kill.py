@@ -42,15 +42,11 @@ def generations(process: subprocess.Popen[bytes], base: set[int]) -> list[list[i
 
 
 def clear_and_check(rless: Product) -> None:
-    """Run one command, then look."""
-    rless("ps", "-a").expect()
-    # The monitor of a command that was killed is at it just now; the next command again.
-    deadline = time.monotonic() + 5
-    while rless.processes() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    """Run one command, then look; what still runs was detached in time, and is removed."""
     for name in rless("ps", "-aq").expect().lines():
-        rless("rm", "-f", name).expect()
-    rless.assert_clean(0.5)
+        done = rless("rm", "-f", name)
+        assert done.code == 0 or "no such container" in done.err, done
+    rless.assert_clean(5)
 
 
 @pytest.mark.parametrize("victims", ["command", "monitor", "below", "all"])

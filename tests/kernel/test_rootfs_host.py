@@ -306,6 +306,27 @@ def test_it_is_read_only_where_no_union_works(
     assert any("not installed" in line for line in why)
 
 
+@pytest.mark.parametrize(
+    ("driver", "shown_by"),
+    [
+        ("overlay", "overlay: "),
+        pytest.param(
+            "fuse-overlayfs",
+            "fuse-overlayfs: ",
+            marks=pytest.mark.needs("fuse", "fuse-overlayfs"),
+        ),
+        ("copy", "bind,ro: "),
+    ],
+)
+def test_a_driver_that_was_asked_for_is_taken(storage: str, driver: str, shown_by: str) -> None:
+    def case(storage: str, map_: IdMap) -> str:
+        mounted = mount(storage, map_, driver=driver)
+        rootfs.unmount(mounted)
+        return mounted.options
+
+    assert run(storage, "single", case).startswith(shown_by)
+
+
 def test_full_disk_leaves_nothing_mounted(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> tuple[str, bool]:
         os.mkdir(f"{storage}/c")

@@ -159,7 +159,7 @@ class Bundle:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Bundle]:
-        """Let all calls of the runtime share one user namespace; delete the container at the end."""
+        """Let all calls of the runtime share one user namespace; delete the container after."""
         holder = None
         if self.inside:
             command = [*INSIDE, "sh", "-c", "echo ready; exec sleep 100"]

@@ -197,7 +197,8 @@ class Product:
         for directory in ("containers", "names", "tmp"):
             found += [f"{directory}/{name}" for name in _names(self.storage / directory)]
         live = self.runtime / "rless" / "live"
-        found += [f"live/{name}" for name in _names(live)]
+        # The mark of this boot stays.
+        found += [f"live/{name}" for name in _names(live) if name != "booted"]
         if group := os.environ.get("RLESS_TEST_CGROUP"):
             found += [f"cgroup {path}" for path in Path(group).rglob("rless-*")]
         return found

@@ -217,9 +217,7 @@ def test_the_filter_is_loaded(bundle: Bundle, no_new_privs: bool, uid: int) -> N
     bundle.process["noNewPrivileges"] = no_new_privs
     bundle.linux["seccomp"] = {
         "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [
-            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}
-        ],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
     }
     facts = bundle.facts("seccomp", ",", "mkdir", "/x", ",", "caps")
     assert facts["seccomp"] == "2"

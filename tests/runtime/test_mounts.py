@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rootless.linux import idmap, ns
 from rootless.linux import mount as api
-from tests.lib.bundle import Bundle
+from tests.lib.bundle import ENVIRONMENT, INSIDE, Bundle
+from tests.lib.compiled import ROOT
 from tests.lib.engine_namespace import make_map
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
@@ -113,9 +116,7 @@ def test_dev_pts_of_the_image_is_no_link(bundle: Bundle, outside: Path) -> None:
 @pytest.mark.parametrize(
     "link", ["{outside}/null", "../../outside/null", "/run/missing/deep/file", "run/../missing"]
 )
-def test_files_of_etc_through_links(
-    bundle: Bundle, source: Path, outside: Path, link: str
-) -> None:
+def test_files_of_etc_through_links(bundle: Bundle, source: Path, outside: Path, link: str) -> None:
     """resolv.conf is a link, that dangles or leads out: it is one inside (class 29)."""
     (bundle.rootfs / "etc").mkdir()
     (bundle.rootfs / "etc/resolv.conf").symlink_to(link.format(outside=outside))
@@ -253,11 +254,39 @@ def test_propagation_of_the_root(bundle: Bundle, value: str) -> None:
     assert (" unbindable" in root) == (value == "unbindable")
 
 
-def test_mounts_do_not_show_outside(bundle: Bundle) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+# Share all mounts, as systemd does; run a container; say what has changed.
+_SHARED = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from rootless.linux import mount
+mount.mount(None, "/", None, mount.MS_REC | mount.MS_SHARED)
+def table():
+    with open("/proc/self/mountinfo") as file:
+        return file.read()
+before = table()
+subprocess.run(sys.argv[2:], check=True)
+sys.exit(table() != before)
+"""
+
+
+@pytest.mark.needs("subordinate ids")
+@pytest.mark.parametrize("options", [(), ("--no-pivot",)])
+def test_mounts_do_not_show_outside(tmp_path: Path, source: Path, options: tuple[str, ...]) -> None:
+    """Where mounts are shared, neither ours go out nor later ones of the host come in."""
+    bundle = Bundle(tmp_path, inside=True)
     bundle.mount("/scratch", "tmpfs", "tmpfs")
-    bundle.run("id").expect()
-    assert Path("/proc/self/mountinfo").read_text() == before
+    bundle.bind(source, "/data")
+    bundle.linux["maskedPaths"].append("/dev/zero")
+    bundle.write("mounts")
+    command = bundle.command("run", *options, "-b", str(bundle.path), bundle.id)[len(INSIDE) :]
+    done = subprocess.run(
+        [*INSIDE, sys.executable, "-c", _SHARED, str(ROOT), *command],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert " master:" not in done.stdout and " shared:" not in done.stdout
 
 
 def test_a_bound_dev_is_left_as_it_is(bundle: Bundle) -> None:

@@ -116,7 +116,8 @@ def test_the_interpreter_on_a_mount_is_the_users_wish(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "link", ["/proc/self/fd/7", "/proc/self/fd", "/proc/self/cwd", "/proc/self/root", "/proc/1/fd/9"]
+    "link",
+    ["/proc/self/fd/7", "/proc/self/fd", "/proc/self/cwd", "/proc/self/root", "/proc/1/fd/9"],
 )
 def test_directory_through_a_descriptor(bundle: Bundle, tmp_path: Path, link: str) -> None:
     """CVE-2024-21626: a WORKDIR that is a link to a descriptor of the host."""

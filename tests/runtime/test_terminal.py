@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import shutil
 import socket
+import struct
 import tempfile
 import termios
 from collections.abc import Iterator
@@ -95,9 +97,7 @@ def test_input_signals_and_size(live: Bundle, listener: Listener) -> None:
     live.call("start", live.id).expect()
     assert os.read(master, 100) == b"ready\r\n"
     os.write(master, b"\x03")  # the terminal turns it into SIGINT
-    termios.tcsetwinsize(master, (11, 22)) if hasattr(termios, "tcsetwinsize") else os.system(
-        f"stty rows 11 cols 22 < /proc/{os.getpid()}/fd/{master}"
-    )
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 11, 22, 0, 0))
     out = read_all(master)
     assert "signal 2\r\n" in out and "signal 28\r\n" in out
     assert "winsize 11 22" in out

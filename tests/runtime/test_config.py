@@ -1,0 +1,175 @@
+"""rootless/runtime/lifecycle.py, load: files that are no config, and the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.lib.bundle import Bundle, complaint
+
+pytestmark = pytest.mark.needs("compiler", "user namespaces")
+
+
+def run_file(bundle: Bundle, content: bytes) -> str:
+    (bundle.path / "config.json").write_bytes(content)
+    done = bundle.call("run", "-b", str(bundle.path), bundle.id)
+    assert done.code == 1, repr(done)
+    assert bundle.containers() == []
+    return complaint(done)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"nul",
+        b'{"a": }',
+        b'{"a": "\x00"}',
+        b"\xff\xfe\xfd",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b'{"linux": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"a": 1' + b"0" * 5000 + b"}",
+        b'{"a": "\\ud800',
+        b"{} {}",
+    ],
+    ids=range(12),
+)
+def test_no_json(bundle: Bundle, content: bytes) -> None:
+    assert "is not JSON" in run_file(bundle, content) or content.startswith(b'{"linux"')
+
+
+@pytest.mark.parametrize("content", [b"1", b'"x"', b"null", b"[]", b"true", b"1.5", b"NaN"])
+def test_no_object(bundle: Bundle, content: bytes) -> None:
+    assert "the document is not an object" in run_file(bundle, content)
+
+
+def test_too_large(bundle: Bundle) -> None:
+    assert "is larger than 16 MiB" in run_file(bundle, b'{"a": "' + b"x" * (17 << 20) + b'"}')
+
+
+def test_no_file(bundle: Bundle) -> None:
+    done = bundle.call("run", "-b", str(bundle.path), bundle.id)
+    assert "config.json: No such file" in complaint(done)
+    done = bundle.call("run", "-b", "/no/such\x1b/bundle", bundle.id)
+    assert "cannot read /no/such\\x1b/bundle/config.json: No such file" in complaint(done)
+    (bundle.path / "config.json").mkdir()
+    assert "Is a directory" in complaint(bundle.call("run", "-b", str(bundle.path), bundle.id))
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("annotations", {"a": nested(300)}),
+        ("annotations", {"a": 1}),
+        ("hostname", 1),
+        ("mounts", {}),
+        ("mounts", ["x"]),
+        ("process", []),
+        ("root", "rootfs"),
+        ("linux", [1]),
+        ("ociVersion", 1.0),
+    ],
+)
+def test_wrong_types(bundle: Bundle, place: str, value: Any) -> None:
+    bundle.spec[place] = value
+    content = json.dumps(bundle.spec).encode()
+    assert place in run_file(bundle, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("namespaces", [{"type": "mount"}, {"type": "time"}], "'time' is not supported"),
+        ("namespaces", [{"type": "user"}, {"type": "uts"}], "a new mount namespace is needed"),
+        (
+            "namespaces",
+            [{"type": "mount", "path": "/proc/self/ns/mnt"}, {"type": "uts"}],
+            "by path",
+        ),
+        (
+            "namespaces",
+            [{"type": "mount"}, {"type": "uts"}, {"type": "pid", "path": "/etc"}],
+            "is no",
+        ),
+        ("uidMappings", [], "missing for type user"),
+        ("seccomp", {"defaultAction": 1}, "seccomp"),
+        ("seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": nested(300)}, "seccomp"),
+    ],
+)
+def test_what_linux_cannot_be(bundle: Bundle, name: str, value: Any, says: str) -> None:
+    del bundle.spec["hostname"]
+    bundle.linux[name] = value
+    assert says in bundle.fails("id")
+
+
+def test_a_root_that_is_missing_or_a_file(bundle: Bundle) -> None:
+    bundle.spec["root"]["path"] = "missing"
+    assert "root file system" in bundle.fails("id")
+    bundle.spec["root"]["path"] = "rootfs/probe"
+    assert "Not a directory" in bundle.fails("id")
+
+
+def test_config_beside_the_bundle(bundle: Bundle) -> None:
+    bundle.write("exit", "5")
+    config = bundle.base / "other.json"
+    (bundle.path / "config.json").rename(config)
+    assert bundle.call("run", "-f", str(config), "-b", str(bundle.path), bundle.id).code == 5
+
+
+def test_bundle_is_the_current_directory(bundle: Bundle) -> None:
+    bundle.write("exit", "6")
+    assert bundle.call("run", bundle.id, cwd=bundle.path).code == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing"], "unknown command nothing"),
+        (["state", "--bogus", "x"], "unknown option --bogus"),
+        (["state"], "state needs a container id"),
+        (["run", "-b"], "-b needs a value"),
+        (["--systemd-cgroup", "state", "x"], "not built yet"),
+        (["run", "--no-new-keyring", "x"], "not supported"),
+    ],
+)
+def test_command_lines(bundle: Bundle, words: list[str], says: str) -> None:
+    done = bundle.call(words[0], *words[1:])
+    assert done.code == 1
+    assert says in complaint(done)
+
+
+def test_log_file(bundle: Bundle) -> None:
+    log = bundle.base / "log"
+    done = bundle.call("--log", str(log), "--log-format", "json", "state", "unknown")
+    assert done.code == 1
+    assert json.loads(log.read_text()) == {
+        "level": "error",
+        "msg": "container unknown does not exist",
+    }
+
+
+def test_spec_is_one_that_runs(bundle: Bundle) -> None:
+    bundle.call("spec", "-b", str(bundle.path)).expect()
+    spec = json.loads((bundle.path / "config.json").read_text())
+    spec["process"]["args"] = ["/probe", "exit", "3"]
+    (bundle.path / "config.json").write_text(json.dumps(spec))
+    assert bundle.call("run", "-b", str(bundle.path), bundle.id).code == 3
+    assert "exists" in complaint(bundle.call("spec", "-b", str(bundle.path)))
+
+
+def test_features(bundle: Bundle) -> None:
+    features = json.loads(bundle.call("features").expect().out)
+    assert features["ociVersionMin"] == "1.0.0"
+    assert "rro" in features["mountOptions"]
+    assert features["linux"]["seccomp"]["enabled"]
