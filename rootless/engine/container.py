@@ -135,8 +135,8 @@ def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
 
 def is_alive(process: list[int] | tuple[int, int] | None) -> bool:
     """Tell whether a process known by pid and start time still runs (a zombie does not)."""
-    if not process:
-        return False
+    if not isinstance(process, (list, tuple)) or len(process) != 2:
+        return False  # not known, or the file was damaged
     try:
         with open(f"/proc/{process[0]}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
@@ -202,7 +202,10 @@ def _take_name(container_id: str, name: str | None) -> str:
         except FileNotFoundError:
             paths.private_dir(names)
         except FileExistsError:
-            owner = os.readlink(f"{names}/{candidate}")
+            try:
+                owner = os.readlink(f"{names}/{candidate}")
+            except FileNotFoundError:
+                continue  # given back just now
             if not os.path.lexists(f"{containers_root()}/{owner}") and not os.path.lexists(
                 f"{live_root()}/{owner}"
             ):
@@ -243,13 +246,18 @@ def _random_name() -> str:
 # -- finding -----------------------------------------------------------------------------------
 
 
+def _is_name(text: str) -> bool:
+    return text.isascii() and text[:1].isalnum() and len(text) < 256 and "/" not in text
+
+
 def find(reference: str) -> Container:
     """Return a container by name, id, or unique beginning of an id.
 
     Raises:
         RlessError: there is none, or more than one.
     """
-    if "/" not in reference and reference not in ("", ".", ".."):
+    # What cannot be a name or an id is never a path of ours.
+    if _is_name(reference):
         try:
             found = load(os.readlink(f"{paths.storage_root()}/names/{reference}"))
         except OSError:
@@ -258,7 +266,9 @@ def find(reference: str) -> Container:
             return found
         matches = [name for name in all_ids() if name.startswith(reference)]
         if len(matches) > 1:
-            raise RlessError(f"{reference} is the beginning of {len(matches)} container ids")
+            raise RlessError(
+                f"{reference} is the beginning of {len(matches)} container ids", exit_code=1
+            )
         found = load(matches[0]) if matches else None
         if found:
             return found
@@ -330,14 +340,16 @@ def write_json(path: str, value: Any) -> None:
         raise
 
 
-def read_json(path: str) -> Any:
+def read_json(path: str) -> dict[str, Any] | None:
+    """Return the object in a file of `write_json`; None: no file, or a damaged one."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return jsontext.loads(file.read())
+            value = jsontext.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         return None  # cut by a full disk or a power failure
+    return value if isinstance(value, dict) else None
 
 
 def unlink(path: str) -> None:

@@ -21,6 +21,7 @@ from rootless.engine.container import (
     KILLED,
     Container,
     all_ids,
+    containers_root,
     delete,
     delete_directory,
     is_alive,
@@ -118,14 +119,14 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
         except OSError:
             pass  # its parent was taken from us: the administrator's systemd removes it
     container = load(container_id)
-    directory = entry["directory"]
+    directory = f"{containers_root()}/{container_id}"
     if container is None:
         # Killed while it was made: no map is known, so no foreign file is there yet.
         if os.path.lexists(directory):
             from rootless.engine.userns import Subordinate, build
 
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
-    elif entry["rm"]:
+    elif entry.get("rm"):
         delete(container)
     elif not os.path.exists(f"{directory}/exit.json"):
         container.record_exit(KILLED, "rless was killed")

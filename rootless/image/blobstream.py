@@ -58,11 +58,14 @@ class BlobStream:
             raise RlessError(f"{what} is compressed with bzip2 or xz, which is not supported")
         else:
             self.compression = "none"
+            self._tar_hash = self._blob_hash  # the same bytes: hashed once, by read()
 
     def __iter__(self) -> Iterator[bytes]:
-        source = {"gzip": self._gzip, "zstd": self._zstd, "none": self._raw}[self.compression]
+        if self.compression == "none":
+            yield from self._raw()
+            return
         update = self._tar_hash.update
-        for chunk in source():
+        for chunk in self._gzip() if self.compression == "gzip" else self._zstd():
             update(chunk)
             yield chunk
 

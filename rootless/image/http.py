@@ -16,7 +16,13 @@ from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    SSLError,
+)
 
 from rootless import log
 from rootless.errors import RlessError, escape
@@ -94,8 +100,12 @@ class Client:
                 if isinstance(error.reason, SSLError):
                     raise TransferError(f"{_shown(url)}: {_reason(error)}") from error
                 failure = _reason(error)
-            except NewConnectionError as error:
-                raise TransferError(f"{_shown(url)}: {_reason(error)}") from error
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                # Nobody there: asking again at once would only make the user wait.
+                raise TransferError(
+                    f"{_shown(url)}: {_reason(error)}",
+                    "check the network, the proxy settings and the name of the registry",
+                ) from error
             except HTTPError as error:
                 failure = _reason(error)
             else:
@@ -271,5 +281,8 @@ def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None)
     while isinstance(reason, BaseException):
         error, reason = reason, getattr(reason, "reason", None)
-    text = str(error).rpartition(">: ")[2] or type(error).__name__
+    text = str(error)
+    for mark in (">: ", "): "):
+        text = text.partition(mark)[2] if text.partition(mark)[2] else text
+    text = text or type(error).__name__
     return escape(text)[:200]

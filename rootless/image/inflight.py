@@ -60,7 +60,12 @@ class InFlight:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            delete_any(self._tmp, os.path.basename(self.path))
+            try:
+                delete_any(self._tmp, os.path.basename(self.path))
+            except RlessError:
+                # After Ctrl-C the child that fills it may be dying only now.
+                time.sleep(0.3)
+                delete_any(self._tmp, os.path.basename(self.path))
             os.unlink(f"{self.path}.lock")
         except (RlessError, OSError) as error:
             # The block's own failure matters more; the next command tries again.
@@ -70,7 +75,7 @@ class InFlight:
 
 
 def clear_leftovers(root: str) -> int:
-    """Delete what killed commands left in tmp/; return how many there were."""
+    """Delete what killed commands left in tmp/ and locks/; return how many trees there were."""
     directory = _scratch_root(root)
     try:
         entries = os.listdir(directory)
@@ -87,7 +92,19 @@ def clear_leftovers(root: str) -> int:
                 cleared += 1
         except (RlessError, OSError) as error:
             log.warn(f"a leftover of a killed command could not be deleted: {error}")
+    _clear_locks(f"{root}/locks")
     return cleared
+
+
+def _clear_locks(directory: str) -> None:
+    """Delete the files of layer locks that nobody holds; whoever waits for one notices."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if _try_lock(fd) and _is_at(fd, path):
+                os.unlink(path)
+            os.close(fd)
 
 
 def _scratch_root(root: str) -> str:
@@ -206,6 +223,8 @@ class LayerLocks:
         for fd, path in self._held:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+                # Not only by closing: a child that was forked meanwhile would still hold it.
+                fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
         self._held = []
 

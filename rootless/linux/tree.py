@@ -39,7 +39,8 @@ def remove_tree(dir_fd: int, name: str | bytes) -> None:
         raise RlessError(f"cannot delete {shown(raw)}: not the name of a file")
     for attempt in range(_ATTEMPTS):
         try:
-            return _remove(dir_fd, raw)
+            _remove(dir_fd, raw)
+            return
         except SyscallError as error:
             # What we were in is gone: another one was faster there. From the top again.
             if error.errno != errno.ENOENT or attempt + 1 == _ATTEMPTS:

@@ -7,10 +7,9 @@ does not implement are refused, because ignoring them would lie.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rootless.errors import RlessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -17,7 +17,7 @@ from tests.lib.product import Product, probe_image, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-# -- argv --------------------------------------------------------------------------------------
+# -- argv ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,17 @@ def test_no_command_at_all(rless: Product) -> None:
 
 
 def test_argv_is_passed_byte_for_byte(rless: Product) -> None:
-    words = ["", " a ", "-x", "--", "é", "*", "$HOME", "a\tb", b"\xff\xfe".decode("utf-8", "surrogateescape")]
+    words = [
+        "",
+        " a ",
+        "-x",
+        "--",
+        "é",
+        "*",
+        "$HOME",
+        "a\tb",
+        b"\xff\xfe".decode("utf-8", "surrogateescape"),
+    ]
     done = rless.run("", "sh", "-c", 'for w; do printf "[%s]" "$w"; done', "x", *words).expect()
     assert done.raw == b"".join(b"[" + os.fsencode(word) + b"]" for word in words)
 
@@ -77,7 +87,7 @@ def test_environment_is_built_from_nothing(rless: Product) -> None:
 def test_environment_of_image_and_flags(rless: Product, tmp_path: Path) -> None:
     image = rless.add_image("env", probe_image(Env=["PATH=/bin", "A=image", "B=image", "C=image"]))
     file = tmp_path / "env"
-    file.write_text("# comment\nB=file\n\nFROM_HERE\nD=with spaces # and this\nQ=\"quoted\"\n")
+    file.write_text('# comment\nB=file\n\nFROM_HERE\nD=with spaces # and this\nQ="quoted"\n')
     flags = ["--env-file", str(file), "-e", "A=flag", "-e", "GIVEN", "-e", "C", "-e", "E=a=b"]
     done = rless.run(flags, "env", image=image, env={"FROM_HERE": "here", "GIVEN": "given"})
     found = env(done.expect().lines())
@@ -178,7 +188,7 @@ def test_passwd_of_the_image_that_leads_out(rless: Product) -> None:
     rless.run("--user dev", "id", image=reference).expect(125).one_line_error()
 
 
-# -- names -----------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------
 
 
 def test_hosts_hostname_and_resolv_conf(rless: Product) -> None:
@@ -211,7 +221,7 @@ def test_no_hosts(rless: Product) -> None:
     assert "localhost" in rless.sh("cat /etc/hosts", image=reference).out
 
 
-# -- the end ---------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------
 
 
 def test_exit_codes(rless: Product) -> None:
@@ -248,8 +258,13 @@ def test_death_by_signal(rless: Product) -> None:
     ],
 )
 def test_what_cannot_be_executed(rless: Product, command: str, code: int, says: str) -> None:
-    more = layer({"noloader": File("#!/no/such/shell\n", mode=0o755),
-                  "garbage": File(b"\x7fELFgarbage", mode=0o755), "loop": Link("/loop")})  # fmt: skip
+    more = layer(
+        {
+            "noloader": File("#!/no/such/shell\n", mode=0o755),
+            "garbage": File(b"\x7fELFgarbage", mode=0o755),
+            "loop": Link("/loop"),
+        }
+    )
     image = rless.add_image("broken", images.Image([busybox_layer(), more], {"Env": ["PATH=/bin"]}))
     done = rless.run("", command, image=image).expect(code)
     assert says.lower() in done.one_line_error().lower()
@@ -271,7 +286,9 @@ def test_signals_are_forwarded(rless: Product, name: str) -> None:
 
 def test_a_default_action_of_process_one(rless: Product) -> None:
     """The kernel drops what process 1 does not handle; as with Docker, --init is the answer."""
-    process = rless.start("run", "--rm", "--network", "none", rless.image, "probe", "trap-term", "9")
+    process = rless.start(
+        "run", "--rm", "--network", "none", rless.image, "probe", "trap-term", "9"
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.terminate()
@@ -279,8 +296,17 @@ def test_a_default_action_of_process_one(rless: Product) -> None:
 
 
 def test_signals_are_not_forwarded(rless: Product) -> None:
-    process = rless.start("run", "--rm", "--network", "none", "--sig-proxy=false", rless.image,
-                          "sh", "-c", "trap 'echo got' TERM; echo ready; sleep 60 & wait")  # fmt: skip
+    process = rless.start(
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--sig-proxy=false",
+        rless.image,
+        "sh",
+        "-c",
+        "trap 'echo got' TERM; echo ready; sleep 60 & wait",
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.terminate()
@@ -290,7 +316,9 @@ def test_signals_are_not_forwarded(rless: Product) -> None:
 
 def test_a_signal_before_the_container_runs(rless: Product) -> None:
     for delay in (0.0, 0.02, 0.04, 0.06):
-        process = rless.start("run", "--rm", "--network", "none", rless.image, "probe", "trap-term", "0")
+        process = rless.start(
+            "run", "--rm", "--network", "none", rless.image, "probe", "trap-term", "0"
+        )
         time.sleep(delay)
         process.terminate()
         # Before Python runs, while the container is made, or by the application's handler. Only
@@ -302,7 +330,7 @@ def test_a_signal_before_the_container_runs(rless: Product) -> None:
             assert process.wait(10) == 0
 
 
-# -- init ------------------------------------------------------------------------------------------
+# -- init ----------------------------------------------------------------------------------------
 
 
 def init_is_built() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.images import Dir, Entry, Fifo, File, Image, Link, busybox_layer, layer
+from tests.lib.images import Entry, Fifo, File, Image, Link, busybox_layer, layer
 from tests.lib.product import Product, probe_image, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -23,12 +23,19 @@ def hostile(rless: Product, name: str, entries: dict[str, Entry | str], **config
     )
 
 
-# -- 24: the interpreter of the host ---------------------------------------------------------------
+# -- 24: the interpreter of the host -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "command",
-    ["/proc/self/exe", "/script", "/link", "/proc/1/exe", "/proc/self/fd/3", "/proc/thread-self/exe"],
+    [
+        "/proc/self/exe",
+        "/script",
+        "/link",
+        "/proc/1/exe",
+        "/proc/self/fd/3",
+        "/proc/thread-self/exe",
+    ],
 )
 def test_the_interpreter_is_never_executed(rless: Product, command: str) -> None:
     """CVE-2019-5736: the program of the runtime itself as the entry point."""
@@ -54,7 +61,8 @@ def test_a_process_that_joins_cannot_be_looked_into(rless: Product) -> None:
         while :; do for p in /proc/[0-9]*; do
             case $(cat $p/cmdline 2>/dev/null | tr '\\0' ' ') in *rootle[s]s*)
                 cat $p/environ 2>/dev/null | tr '\\0' '\\n' | grep RLESS
-                readlink $p/exe | grep -i python; readlink $p/cwd | grep -v '^/$'; ls $p/fd 2>/dev/null
+                readlink $p/exe | grep -i python; readlink $p/cwd | grep -v '^/$'
+                ls $p/fd 2>/dev/null
                 echo saw ;; esac; done; done
     """
     rless.detach("spy", "--cap-add=SYS_PTRACE", "sh", "-c", spy)
@@ -65,11 +73,12 @@ def test_a_process_that_joins_cannot_be_looked_into(rless: Product) -> None:
     rless("rm", "-f", "spy").expect()
 
 
-# -- 25: descriptors and the working directory -----------------------------------------------------
+# -- 25: descriptors and the working directory ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "path", [f"/proc/self/fd/{number}" for number in range(3, 12)] + ["/proc/self/cwd", "/proc/1/root"]
+    "path",
+    [f"/proc/self/fd/{number}" for number in range(3, 12)] + ["/proc/self/cwd", "/proc/1/root"],
 )
 def test_workdir_through_proc(rless: Product, path: str) -> None:
     """CVE-2024-21626."""
@@ -83,7 +92,7 @@ def test_workdir_through_proc(rless: Product, path: str) -> None:
     assert host not in done.out
 
 
-# -- 26: targets through links ---------------------------------------------------------------------
+# -- 26: targets through links -------------------------------------------------------------------
 
 
 def test_mount_targets_through_links(rless: Product, tmp_path: Path) -> None:
@@ -113,24 +122,34 @@ def test_mounts_into_proc_and_sys(rless: Product, tmp_path: Path) -> None:
         done.one_line_error()
 
 
-# -- 27: /dev ---------------------------------------------------------------------------------------
+# -- 27: /dev ------------------------------------------------------------------------------------
 
 
 def test_dev_of_the_image(rless: Product, tmp_path: Path) -> None:
     image = hostile(rless, "dev", {"dev": Link("/etc"), "proc": Link("/tmp"), "sys": Link("/root")})
-    done = rless.run("", "sh", "-c", "stat -c '%F' /dev/null; mount | grep -c ' /proc'", image=image)
+    done = rless.run(
+        "", "sh", "-c", "stat -c '%F' /dev/null; mount | grep -c ' /proc'", image=image
+    )
     # Refused, or mounted where the link leads inside: never a device or a file of the image.
     if done.code == 0:
         assert done.lines()[0] == "character special file"
-    image = hostile(rless, "null", {
-        "dev/null": File("mine"), "dev/pts": Link("/etc"), "dev/console": Link("/etc/passwd"),
-        "dev/ptmx": Fifo(),
-    })  # fmt: skip
-    done = rless.run("-t", "sh", "-c", "stat -c '%t:%T' /dev/null; tty; wc -c </proc/keys", image=image)
+    image = hostile(
+        rless,
+        "null",
+        {
+            "dev/null": File("mine"),
+            "dev/pts": Link("/etc"),
+            "dev/console": Link("/etc/passwd"),
+            "dev/ptmx": Fifo(),
+        },
+    )
+    done = rless.run(
+        "-t", "sh", "-c", "stat -c '%t:%T' /dev/null; tty; wc -c </proc/keys", image=image
+    )
     assert done.expect().lines() == ["1:3", "/dev/pts/0", "0"]
 
 
-# -- 29: the files that we write --------------------------------------------------------------------
+# -- 29: the files that we write -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["absolute", "dotdot", "dangling", "fifo", "directory link"])
@@ -168,22 +187,29 @@ def test_names_cannot_add_lines(rless: Product) -> None:
         done.one_line_error()
 
 
-# -- 18: volumes of the image ------------------------------------------------------------------------
+# -- 18: volumes of the image --------------------------------------------------------------------
 
 
 def test_a_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret\n")
-    image = hostile(rless, "volumes", {
-        "v1": Link(str(tmp_path)), "v2": Link("../../../../../../../.." + str(tmp_path)),
-        "v3": Link("/proc/self/root" + str(tmp_path)),
-    }, Volumes={"/v1": {}, "/v2/x": {}})  # fmt: skip
+    image = hostile(
+        rless,
+        "volumes",
+        {
+            "v1": Link(str(tmp_path)),
+            "v2": Link("../../../../../../../.." + str(tmp_path)),
+            "v3": Link("/proc/self/root" + str(tmp_path)),
+        },
+        Volumes={"/v1": {}, "/v2/x": {}},
+    )
     done = rless.run("", "sh", "-c", "ls -R /v1/ /v2/ 2>&1", image=image)
     assert "secret" not in done.out
     assert os.listdir(tmp_path) == ["secret"]
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "/proc", "/sys", "/dev", "/proc/sys", "relative", "/a/../proc", "//", "/x/../.."]
+    "target",
+    ["/", "/proc", "/sys", "/dev", "/proc/sys", "relative", "/a/../proc", "//", "/x/../.."],
 )
 def test_a_volume_where_none_may_be(rless: Product, target: str) -> None:
     image = hostile(rless, "bad-volume", {}, Volumes={target: {}})
@@ -191,15 +217,26 @@ def test_a_volume_where_none_may_be(rless: Product, target: str) -> None:
     assert "volume" in done.one_line_error()
 
 
-# -- 12, 15, 20: metadata ----------------------------------------------------------------------------
+# -- 12, 15, 20: metadata ------------------------------------------------------------------------
 
 
 def test_metadata_of_wrong_types(rless: Product, tmp_path: Path) -> None:
-    for number, config in enumerate((
-        {"Env": "PATH=/bin"}, {"Env": [1]}, {"Cmd": {"a": 1}}, {"Cmd": [None]}, {"User": 7},
-        {"WorkingDir": ["x"]}, {"Labels": ["x"]}, {"Entrypoint": [["x"]]}, {"Volumes": ["/x"]},
-        {"StopSignal": 9}, {"User": "\x1b[2J"}, {"StopSignal": "NO\nSUCH"}, {"WorkingDir": "a\0b"},
-    )):  # fmt: skip
+    configs: list[dict[str, object]] = [
+        {"Env": "PATH=/bin"},
+        {"Env": [1]},
+        {"Cmd": {"a": 1}},
+        {"Cmd": [None]},
+        {"User": 7},
+        {"WorkingDir": ["x"]},
+        {"Labels": ["x"]},
+        {"Entrypoint": [["x"]]},
+        {"Volumes": ["/x"]},
+        {"StopSignal": 9},
+        {"User": "\x1b[2J"},
+        {"StopSignal": "NO\nSUCH"},
+        {"WorkingDir": "a\0b"},
+    ]
+    for number, config in enumerate(configs):
         image = Image([busybox_layer()], {"Cmd": ["/bin/true"], **config})
         done = rless.run("", image=rless.add_image(f"type-{number}", image))
         if done.code:
@@ -212,21 +249,34 @@ def test_control_characters_of_an_image_are_shown_as_such(rless: Product) -> Non
     image = hostile(rless, "escape", {}, Cmd=["/bin/\x1b[2Jno\x9b\nmore"], Labels={"a": "\x1b[2J"})
     done = rless.run("", image=image).expect(127)
     assert "\\x1b" in done.one_line_error()
-    rless("run", "-d", "--name", "esc", "--network=none", image, "sh", "-c", ": \x1b[2J; sleep 60").expect()
+    rless(
+        "run", "-d", "--name", "esc", "--network=none", image, "sh", "-c", ": \x1b[2J; sleep 60"
+    ).expect()
     assert "\x1b" not in rless("ps", "--no-trunc").expect().out
     rless("rm", "-f", "esc").expect()
 
 
-# -- 34, 43: secrets ----------------------------------------------------------------------------------
+# -- 34, 43: secrets -----------------------------------------------------------------------------
 
 
 def test_a_secret_is_in_no_command_line(rless: Product, tmp_path: Path) -> None:
     """Class 43: -e by name or file; only what was typed as an argument is seen by others."""
     env_file = tmp_path / "env"
     env_file.write_text("FILE_SECRET=hunter3\n")
-    process = rless.start("run", "--rm", "--network=none", "-e", "SECRET", "--env-file",
-                          str(env_file), rless.image, "sh", "-c", "echo $SECRET; sleep 60",
-                          env={"SECRET": "hunter2"})  # fmt: skip
+    process = rless.start(
+        "run",
+        "--rm",
+        "--network=none",
+        "-e",
+        "SECRET",
+        "--env-file",
+        str(env_file),
+        rless.image,
+        "sh",
+        "-c",
+        "echo $SECRET; sleep 60",
+        env={"SECRET": "hunter2"},
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"hunter2\n"
     # A container that outlives its command keeps nothing of the command line either.
@@ -260,7 +310,7 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
     assert "host" not in str(facts)
 
 
-# -- 39: recycled pids --------------------------------------------------------------------------------
+# -- 39: recycled pids ---------------------------------------------------------------------------
 
 
 def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
@@ -293,7 +343,7 @@ def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
     rless("rm", "-f", "reuse")
 
 
-# -- 42: planted directories --------------------------------------------------------------------------
+# -- 42: planted directories ---------------------------------------------------------------------
 
 
 def test_planted_directories_are_refused(own_rless: Product, tmp_path: Path) -> None:
@@ -322,7 +372,9 @@ def test_the_runtime_directory_is_checked(own_rless: Product, tmp_path: Path) ->
         rless.run("", "true", env={"XDG_RUNTIME_DIR": value}).expect()
     assert os.listdir(tmp_path / "wide") == []
     # Ours, but something is planted where our directory goes:
-    (rless.runtime / "rless").rename(rless.runtime / "old") if (rless.runtime / "rless").exists() else None
+    (rless.runtime / "rless").rename(rless.runtime / "old") if (
+        rless.runtime / "rless"
+    ).exists() else None
     (rless.runtime / "rless").symlink_to(tmp_path / "wide")
     error = rless.run("", "true").expect(125).one_line_error()
     assert str(rless.runtime / "rless") in error

@@ -138,7 +138,7 @@ def test_read_only_storage(rless: Product) -> None:
     assert "Read-only file system" in done.one_line_error()
 
 
-# -- full disks --------------------------------------------------------------------------------------
+# -- full disks ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_full_runtime_directory(rless: Product) -> None:
     assert "No space left on device" in done.one_line_error()
 
 
-# -- homes ---------------------------------------------------------------------------------------------
+# -- homes ---------------------------------------------------------------------------------------
 
 
 def test_home_is_unset(rless: Product) -> None:

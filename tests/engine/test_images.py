@@ -153,10 +153,13 @@ def test_layers_are_right_on_each_driver(
         rm opaque/new && ls opaque && mv opaque moved && ls moved
     """
     done = rless.sh(script, "--storage-driver", driver, image=image)
-    assert done.out.split() == (
-        "becomes-dir: in d: hard kept opaque: new file kept 2 1234567890 4755 1000 1000 linked "
-        "new x x x"
-    ).split()
+    assert (
+        done.out.split()
+        == (
+            "becomes-dir: in d: hard kept opaque: new file kept 2 1234567890 4755 1000 1000 linked "
+            "new x x x"
+        ).split()
+    )
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -95,7 +95,9 @@ def test_nomap(rless: Product, tmp_path: Path) -> None:
 def test_a_root_that_drops_to_another_user(rless: Product, tmp_path: Path) -> None:
     """Images that start as root and become another: keep-id names the one that shall be me."""
     script = "su user -s /bin/sh -c 'echo x >/mnt/bound/file' && chown user /mnt/bound/file"
-    rless.sh(script, "--userns=keep-id:uid=1000,gid=1000", "--user=0", "-v", f"{tmp_path}:/mnt/bound")
+    rless.sh(
+        script, "--userns=keep-id:uid=1000,gid=1000", "--user=0", "-v", f"{tmp_path}:/mnt/bound"
+    )
     assert (tmp_path / "file").stat().st_uid == os.getuid()
 
 
@@ -111,9 +113,9 @@ def test_a_second_map_is_cached(own_rless: Product) -> None:
     script = "stat -c '%u %g' /data/seed"
 
     def layers() -> list[str]:
-        return sorted(
-            str(path) for path in (rless.storage / "layers").glob("*/*")
-        ) + sorted(os.listdir(rless.storage / "layers"))
+        return sorted(str(path) for path in (rless.storage / "layers").glob("*/*")) + sorted(
+            os.listdir(rless.storage / "layers")
+        )
 
     assert rless.sh(script, image=image).out == "1000 1000\n"
     first = layers()

@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
-# -- -v ----------------------------------------------------------------------------------------
+# -- -v ------------------------------------------------------------------------------------------
 
 
 def test_bind_is_written_through_as_me(rless: Product, data: Path) -> None:
@@ -96,7 +96,7 @@ def test_flags_of_a_bind(rless: Product, data: Path) -> None:
     assert options(mount, "/x") >= {"rw", "nosuid", "noexec", "nodev"}
 
 
-# -- --mount -----------------------------------------------------------------------------------
+# -- --mount -------------------------------------------------------------------------------------
 
 
 def test_mount_bind(rless: Product, data: Path) -> None:
@@ -193,7 +193,7 @@ def test_volume_below_a_read_only_root(rless: Product) -> None:
     assert rless.sh(script, "--read-only", image=image).lines() == ["no"]
 
 
-# -- the root, /dev, /proc, /sys -------------------------------------------------------------------
+# -- the root, /dev, /proc, /sys -----------------------------------------------------------------
 
 
 def test_read_only(rless: Product) -> None:
@@ -219,8 +219,9 @@ def test_dev(rless: Product) -> None:
         "/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "pts/ptmx",
     ]  # fmt: skip
     assert done[11:16] == ["4", "4", "/dev/mqueue", "/dev/pts", "/dev/shm"]
-    allowed = set("core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
-                  .split())  # fmt: skip
+    allowed = set(
+        "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+    )
     assert set(done[16:]) <= allowed
 
 
@@ -277,15 +278,21 @@ def test_the_old_root_is_gone(rless: Product, tmp_path: Path) -> None:
         line for line in mount.splitlines(keepends=True) if " overlay " not in line
         and "/containers/" not in line
     )  # fmt: skip
-    roots = [line for line in mount.splitlines() if len(line.split()) > 5 and line.split()[4] == "/"]
+    roots = [
+        line for line in mount.splitlines() if len(line.split()) > 5 and line.split()[4] == "/"
+    ]
     assert len(roots) == 1
 
 
 def test_nothing_propagates_out(rless: Product) -> None:
     with open("/proc/self/mountinfo") as stream:
         before = stream.read()
-    rless.sh("mount -t tmpfs x /mnt/y 2>/dev/null; mkdir /z; mount -t tmpfs x /z && ls / >/dev/null",
-             "--cap-add=SYS_ADMIN", "--security-opt", "seccomp=unconfined")  # fmt: skip
+    rless.sh(
+        "mount -t tmpfs x /mnt/y 2>/dev/null; mkdir /z; mount -t tmpfs x /z && ls / >/dev/null",
+        "--cap-add=SYS_ADMIN",
+        "--security-opt",
+        "seccomp=unconfined",
+    )
     with open("/proc/self/mountinfo") as stream:
         assert stream.read() == before
 

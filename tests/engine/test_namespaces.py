@@ -88,7 +88,9 @@ def test_uts(rless: Product) -> None:
     assert rless.sh("hostname", "--hostname", "box").out == "box\n"
     assert rless.sh("hostname", "--uts=host").out == f"{os.uname().nodename}\n"
     assert len(rless.sh("hostname").out.strip()) == 12
-    names = rless.sh("hostname; cat /proc/sys/kernel/domainname", "--hostname=a", "--domainname=b.example")
+    names = rless.sh(
+        "hostname; cat /proc/sys/kernel/domainname", "--hostname=a", "--domainname=b.example"
+    )
     assert names.lines() == ["a", "b.example"]
 
 
@@ -127,7 +129,9 @@ def rless_namespaces(rless: Product, name: str) -> dict[str, str]:
     pid = json.loads((live / rless.containers()[0]).read_text())["init"][0]
     # Its entries are closed to us, as to anybody; root of the same user namespace may look.
     script = f"for n in {' '.join(KINDS)}; do readlink /proc/{pid}/ns/$n; done"
-    done = rless.run(["--pid=host", "--userns=container:first", "--cap-add=ALL"], "sh", "-c", script)
+    done = rless.run(
+        ["--pid=host", "--userns=container:first", "--cap-add=ALL"], "sh", "-c", script
+    )
     return dict(zip(KINDS, done.expect().lines(), strict=True))
 
 

@@ -105,7 +105,9 @@ def session(rless: Product) -> Iterator[Any]:
 
 
 def test_it_is_a_terminal_of_the_containers_own(session: Any) -> None:
-    shell = session("sh", "-c", "tty; stty size; echo $TERM; ls -l /dev/console; ls -1 /dev/pts; id -u")
+    shell = session(
+        "sh", "-c", "tty; stty size; echo $TERM; ls -l /dev/console; ls -1 /dev/pts; id -u"
+    )
     assert shell.wait() == 0
     lines = shell.seen.decode().splitlines()
     assert lines[0] == "/dev/pts/0"
@@ -144,7 +146,9 @@ def test_raw_while_it_runs_and_restored_after(session: Any) -> None:
 def test_restored_after_a_signal(session: Any, number: int) -> None:
     shell = session("probe", "trap-term", "5")
     if number != signal.SIGTERM:
-        shell = session("sh", "-c", f"trap 'exit 5' {int(number)}; echo ready; while :; do sleep 0.05; done")
+        shell = session(
+            "sh", "-c", f"trap 'exit 5' {int(number)}; echo ready; while :; do sleep 0.05; done"
+        )
     shell.expect(b"ready")
     wait_for(shell.is_raw, "raw mode")
     shell.process.send_signal(number)

@@ -67,7 +67,9 @@ def test_what_is_missing_is_told(workshop: Workshop, registry_host: str) -> None
         with pytest.raises(RlessError, match="has no such image"):
             workshop.pull(name)
     free = images.free_port()
-    with pytest.raises(RlessError, match=f"http://127.0.0.1:{free}/.*refused"):
+    with pytest.raises(
+        RlessError, match=rf"https://127.0.0.1:{free}/v2/x/manifests/latest: .*refused"
+    ):
         workshop.pull(f"127.0.0.1:{free}/x")
 
 
@@ -175,9 +177,7 @@ def test_two_pulls_at_once_do_the_work_once(workshop: Workshop, registry_host: s
         if pid == 0:
             code = 1
             try:
-                workshop.pull(
-                    f"{registry_host}/twice:1", progress=Progress(writer), quiet=False
-                )
+                workshop.pull(f"{registry_host}/twice:1", progress=Progress(writer), quiet=False)
                 code = 0
             finally:
                 os._exit(code)

@@ -16,8 +16,10 @@ from rootless.errors import RlessError
 from rootless.image import inflight, remove
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers
 from rootless.image.store import Store
+from rootless.linux import mount
+from rootless.linux.idmap import IdMap, call_in_userns
 from tests.lib import images
-from tests.lib.image_store import Workshop, map_for
+from tests.lib.image_store import SINGLE, Workshop, map_for
 from tests.lib.images import Dir, File, Image, layer
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -249,6 +251,73 @@ def test_without_locks_the_first_rename_wins(
     image = workshop.store.lookup(f"oci-archive:{path}")
     assert image is not None and workshop.tree(image)["f7"]["size"] == 1000
     assert os.listdir(f"{workshop.root}/tmp") == []
+
+
+# -- no room, Ctrl-C -----------------------------------------------------------------------------
+
+
+def _pull_into_small_store(directory: str, name: str, size: str, options: str) -> list[object]:
+    """Pull into a tmpfs of that size, in a mount namespace of its own."""
+    mount.mount("tmpfs", directory, "tmpfs", 0, f"size={size},mode=0700{options}")
+    small = Workshop(Path(directory))
+    try:
+        small.pull(name, idmap_for=lambda image: SINGLE_ROOT)
+    except RlessError as error:
+        return [error.message, error.hint, list(small.contents())]
+    return ["", None, []]
+
+
+SINGLE_ROOT = IdMap([(0, 0, 1)], [(0, 0, 1)], "single")
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "files"),
+    [
+        ("1m", "", {"f": b"x" * 3_000_000}),
+        ("64k", "", {f"f{n}": b"x" * 1000 for n in range(50)}),
+        ("9m", ",nr_inodes=60", {f"f{n}": "x" for n in range(100)}),
+        ("4k", "", {"f": "x"}),
+        ("200k", "", {"f": b"y" * 190_000, "g": "z"}),
+    ],
+)
+def test_no_room_is_one_line_and_leaves_nothing(
+    tmp_path: Path, size: str, options: str, files: dict[str, images.Value]
+) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    archive = images.write_oci_archive(
+        Image([layer(files)], compression="none"), tmp_path / "a.tar"
+    )
+    message, hint, left = call_in_userns(
+        SINGLE, _pull_into_small_store, str(place), f"oci-archive:{archive}", size, options
+    )
+    assert "No space left on device" in message or "no room" in message
+    assert "RLESS_STORAGE" in (hint or "")
+    assert left == []
+
+
+def test_a_store_that_cannot_be_written(workshop: Workshop) -> None:
+    os.mkdir(workshop.root, 0o500)
+    with pytest.raises(RlessError, match="Permission denied"):
+        workshop.unpack([layer({"f": "x"})])
+
+
+def test_ctrl_c_leaves_a_whole_store(workshop: Workshop) -> None:
+    entries = {f"d{n}/f{n}": File("x" * 100, uid=n % 9) for n in range(4000)}
+    name = f"oci-archive:{images.write_oci_archive(Image([layer(entries)]), workshop.directory / 'a.tar')}"
+    command = [sys.executable, "-c", PULL.format(root=str(ROOT), name=name, store=workshop.root)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = list(Path(workshop.root, "tmp").glob("*/layer-0/d*"))
+        if len(found) > 20:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode != 0 and b"could not be deleted" not in said
+    assert os.listdir(f"{workshop.root}/tmp") == []
+    assert workshop.store.lookup(name) is None
+    assert workshop.pull(name).id
 
 
 # -- SIGKILL -------------------------------------------------------------------------------------

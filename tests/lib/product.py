@@ -45,7 +45,9 @@ class Result:
         self.err = err.decode("utf-8", "surrogateescape")
 
     def __repr__(self) -> str:
-        return f"{' '.join(self.args)} -> {self.code}\nstdout: {self.out[-2000:]}\nstderr: {self.err}"
+        return (
+            f"{' '.join(self.args)} -> {self.code}\nstdout: {self.out[-2000:]}\nstderr: {self.err}"
+        )
 
     def expect(self, code: int = 0) -> Result:
         """Return itself, if the exit code is this one."""

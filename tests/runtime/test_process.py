@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.lib.bundle import Bundle
+from tests.lib.bundle import ENVIRONMENT, Bundle
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
 
@@ -134,14 +135,17 @@ def test_directory_through_a_descriptor(bundle: Bundle, tmp_path: Path, link: st
 
 def test_directory_through_a_kept_descriptor(bundle: Bundle, tmp_path: Path) -> None:
     """Even one that is kept on purpose leads nowhere."""
-    fd = os.open(tmp_path, os.O_RDONLY)
     bundle.process["cwd"] = "/proc/self/fd/3"
-    try:
-        os.dup2(fd, 3) if fd != 3 else None
-        message = bundle.fails("cwd", options=["--preserve-fds", "1"], pass_fds=(3,))
-    finally:
-        os.close(fd)
-    assert "cannot make the working directory" in message
+    bundle.write("cwd")
+    command = bundle.command("run", "--preserve-fds", "1", "-b", str(bundle.path), bundle.id)
+    done = subprocess.run(
+        ["bash", "-c", 'exec 3<"$0"; exec "$@"', str(tmp_path), *command],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode != 0
+    assert "cannot make the working directory" in done.stderr
 
 
 def test_directory_that_only_the_user_may_enter(bundle: Bundle) -> None:

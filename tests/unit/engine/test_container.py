@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine.container import Container
 from rootless.engine.sweep import sweep
 from rootless.errors import RlessError
+from rootless.linux.process import start_time
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +35,24 @@ def make(name: str | None = None, **facts: Any) -> Container:
         containers.new_id(),
         name,
         {
-            "name": None, "image": "i", "image_id": None, "command": ["true"], "created": 1.0,
-            "rm": False, "detach": False, "labels": {}, "ports": [], "stop_signal": 15,
-            "stop_timeout": 10, "tty": False, "idmap": {"uids": uids, "gids": uids, "key": "k"},
+            "name": None,
+            "image": "i",
+            "image_id": None,
+            "command": ["true"],
+            "created": 1.0,
+            "rm": False,
+            "detach": False,
+            "labels": {},
+            "ports": [],
+            "stop_signal": 15,
+            "stop_timeout": 10,
+            "tty": False,
+            "host": os.uname().nodename,
+            "boot": paths.boot_id(),
+            "idmap": {"uids": uids, "gids": uids, "key": "k"},
             **facts,
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -49,7 +63,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def known(made: subprocess.Popen[bytes]) -> list[int]:
-    return [made.pid, containers.start_time(made.pid) or 0]
+    return [made.pid, start_time(made.pid) or 0]
 
 
 def test_an_id_is_dockers() -> None:
@@ -63,7 +77,8 @@ def test_it_is_found_by_name_id_and_prefix() -> None:
     made = make("web")
     for reference in ("web", made.id, made.id[:12], made.id[:1]):
         assert containers.find(reference).id == made.id
-    for reference in ("", ".", "..", "we", "WEB", "web/", f"../containers/{made.id}", "\0", "x" * 5000):
+    for reference in ("", ".", "..", "we", "WEB", "web/", f"../containers/{made.id}", "x" * 5000,
+                      "é" * 250, "\x1b"):  # fmt: skip
         with pytest.raises(RlessError) as error:
             containers.find(reference)
         assert error.value.exit_code == 1
@@ -154,8 +169,22 @@ def test_a_sweep_keeps_what_lives(process: subprocess.Popen[bytes]) -> None:
     assert containers.find("kept").id == made.id
 
 
-@pytest.mark.parametrize("entry", ["", "{", "[]", "null", "{}", '{"owner": null}', '{"rm": true}', "7",
-                                   '{"owner": 5}', '{"init": ["x", 1]}', "\0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"owner": null}',
+        '{"rm": true}',
+        "7",
+        '{"owner": 5}',
+        '{"init": ["x", 1]}',
+        "\0",
+    ],
+)
 def test_a_sweep_survives_odd_entries(entry: str) -> None:
     """A power failure, another version: no command may fail for ever on them."""
     made = make("whole")
@@ -173,15 +202,25 @@ def test_odd_directories_are_no_containers(storage: Path) -> None:
         (storage / "containers" / name / "container.json").write_text(text)
     (storage / "containers" / ("f" * 64)).mkdir()
     (storage / "containers" / "file").touch()
-    assert containers.find("whole")
+    assert containers.find("whole").facts["name"] == "whole"
     with pytest.raises(RlessError):
         containers.find("a" * 64)
 
 
-@given(value=st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10,
-))  # fmt: skip
+@given(
+    value=st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.text()
+            | st.floats(allow_nan=False, allow_infinity=False),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=10,
+        ),
+    )
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_files_are_whole_or_not_there(tmp_path: Path, value: Any) -> None:
     path = str(tmp_path / "file")

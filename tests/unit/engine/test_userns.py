@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,7 @@ def check(extents: tuple[tuple[int, int, int], ...]) -> None:
     for side in (0, 1):
         spans = sorted((extent[side], extent[side] + extent[2]) for extent in extents)
         assert all(low < high for low, high in spans)
-        assert all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False))
+        assert all(one[1] <= two[0] for one, two in pairwise(spans))
         assert spans[0][0] >= 0
         assert spans[-1][1] <= 2**32 - 1
 
@@ -64,9 +65,7 @@ def test_every_map_is_valid_and_sends_the_user_to_me(
 
 
 @given(ranges(), ids)
-def test_all_subordinate_ids_are_used_in_their_order(
-    uids: list[tuple[int, int]], uid: int
-) -> None:
+def test_all_subordinate_ids_are_used_in_their_order(uids: list[tuple[int, int]], uid: int) -> None:
     mapping = userns.build(uid, 0, subordinate(uids))
     host = [start + offset for start, count in uids for offset in (0, count // 2, count - 1)]
     inside = {}

@@ -27,7 +27,9 @@ def prepare(
     """Return the mounts by target, and what is to be filled."""
     request = RunRequest()
     request.mounts = mounts
-    config = {"Volumes": {target: {} for target in targets}} if targets is not None else {}
+    config: dict[str, Any] = (
+        {"Volumes": {target: {} for target in targets}} if targets is not None else {}
+    )
     mounted, to_fill = volumes.prepare(request, config, *places)
     return {mount.target: mount for mount in mounted}, to_fill
 
