@@ -67,6 +67,7 @@ class Run:
         self.container: Container
         self.spec: Spec
         self.joined: dict[str, str] = {}
+        self.joined_init: tuple[int, int] | None = None
         self.volumes: list[tuple[str, str]] = []
 
     def mark(self, step: str) -> None:
@@ -236,6 +237,7 @@ def _join_others(state: Run) -> None:
         file = {"network": "net"}.get(name, name)
         state.joined[name] = f"/proc/{init[0]}/ns/{file}"
         state.joined["user"] = f"/proc/{init[0]}/ns/user"
+        state.joined_init = init
 
 
 # -- 3 container, 4 spec -------------------------------------------------------------------------
@@ -442,6 +444,9 @@ def _attend(
     frames: dict[bytes, Any] = {}
     ready = pump.run_until(sync.READY, frames.__setitem__)
     state.mark("created")
+    if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
+        # Had it ended before we joined, its pid could have been another's: all is given up.
+        raise RlessError("the container whose namespaces are joined has just ended")
     signals.watch(ready["init"])
     if pasta is not None:
         pasta.wait_ready()

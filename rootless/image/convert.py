@@ -15,7 +15,7 @@ import os
 import stat
 
 from rootless.errors import RlessError
-from rootless.image import records
+from rootless.image import limits, records
 from rootless.image.layers import Caller, move_into_place
 from rootless.image.ownership import everything
 from rootless.image.store import layer_dir
@@ -135,7 +135,7 @@ def _convert_all(
             records.write_meta(root, target.key, meta, scratch, caller.ids)
             move_into_place(scratch_fd, name, final)
         except OSError as error:
-            hint = records.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+            hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise RlessError(
                 f"cannot copy layer {chain[7:19]} for another user map: {error.strerror}", hint
             ) from error

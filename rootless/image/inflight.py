@@ -18,6 +18,7 @@ import time
 
 from rootless import log
 from rootless.errors import RlessError, escape
+from rootless.image import limits
 from rootless.image.ownership import delete_any
 from rootless.paths import boot_id, private_dir
 
@@ -47,10 +48,17 @@ class InFlight:
             if _is_at(fd, f"{name}.lock"):
                 break
             os.close(fd)  # a cleaner took it for dead before it was locked
-        os.write(fd, json.dumps(_identity()).encode())
         self._lock = fd
         self.path = name
-        os.mkdir(name, 0o700)
+        try:
+            os.write(fd, json.dumps(_identity()).encode())
+            os.mkdir(name, 0o700)
+        except OSError as error:
+            os.unlink(f"{name}.lock")
+            os.close(fd)
+            raise RlessError(
+                f"cannot write to {self._tmp}: {error.strerror}", limits.NO_ROOM
+            ) from error
         return self
 
     def __exit__(
@@ -132,7 +140,10 @@ def _clear(directory: str, name: str) -> bool:
 
 
 def _open_lock(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise RlessError(f"cannot write {path}: {error.strerror}", limits.NO_ROOM) from error
 
 
 def _try_lock(fd: int, *, wait: bool = False, shared: bool = False) -> bool | None:

@@ -9,7 +9,6 @@ cannot be moved by its user.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -73,18 +72,13 @@ def unpack(
         scratch: an empty directory of the store's file system.
 
     Raises:
-        RlessError: a layer is broken or hostile, or there is no room. Nothing is left then,
-            once the scratch directory is deleted. (A killed pull leaves its complete layers.)
+        RlessError: a layer is broken or hostile, or there is no room. Layers that were complete
+            before stay; the caller deletes those that no image has.
 
     Where it runs: the work in a child; the caller must have no second thread.
     """
     private_dir(f"{root}/layers/{idmap.key}")
-    try:
-        call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, Caller(idmap))
-    except RlessError:
-        with contextlib.suppress(OSError):
-            os.rmdir(f"{root}/layers/{idmap.key}")  # if nothing was made for this map yet
-        raise
+    call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, Caller(idmap))
 
 
 class Caller:
@@ -128,29 +122,20 @@ def _unpack_all(
     scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
     overlay = supports_overlay_whiteouts(scratch_fd)
     lowers: list[int] = []
-    made: list[str] = []
-    try:
-        for layer in layers:
-            final = layer_dir(root, idmap.key, layer.chain)
-            if not has_layer(root, idmap.key, layer.chain):
-                if layer.fd < 0:
-                    raise RlessError(
-                        f"layer {layer.short} vanished meanwhile", "start the pull once more"
-                    )
-                progress.state(layer.short, "Extracting", layer.size)
-                name = f"layer-{len(lowers)}"
-                meta = _unpack_one(scratch_fd, name, layer, lowers, idmap, overlay, progress)
-                write_meta(root, idmap.key, meta, scratch, caller.ids)
-                if move_into_place(scratch_fd, name, final):
-                    made.append(final)
-                progress.state(layer.short, "Pull complete")
-            lowers.append(os.open(final, os.O_RDONLY | os.O_DIRECTORY))
-    except (RlessError, OSError):
-        # A refused image leaves nothing: what is left in the scratch directory goes with that.
-        for number, final in enumerate(made):
-            os.rename(final, f"refused-{number}", dst_dir_fd=scratch_fd)
-            os.unlink(f"{final}.json")
-        raise
+    for layer in layers:
+        final = layer_dir(root, idmap.key, layer.chain)
+        if not has_layer(root, idmap.key, layer.chain):
+            if layer.fd < 0:
+                raise RlessError(
+                    f"layer {layer.short} vanished meanwhile", "start the pull once more"
+                )
+            progress.state(layer.short, "Extracting", layer.size)
+            name = f"layer-{len(lowers)}"
+            meta = _unpack_one(scratch_fd, name, layer, lowers, idmap, overlay, progress)
+            write_meta(root, idmap.key, meta, scratch, caller.ids)
+            move_into_place(scratch_fd, name, final)
+            progress.state(layer.short, "Pull complete")
+        lowers.append(os.open(final, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def _unpack_one(
@@ -203,15 +188,13 @@ def _unpack_one(
         os.close(root_fd)
 
 
-def move_into_place(scratch_fd: int, name: str, final: str) -> bool:
-    """Rename a finished layer to its place; False: somebody was faster, theirs is as good."""
+def move_into_place(scratch_fd: int, name: str, final: str) -> None:
+    """Rename a finished layer to its place; if somebody was faster, theirs is as good."""
     try:
         os.rename(name, final, src_dir_fd=scratch_fd)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        return False
-    return True
 
 
 # -- the users of an image -------------------------------------------------------------------

@@ -6,6 +6,9 @@ constants so that a test can lower them.
 
 from __future__ import annotations
 
+# What to do when the room itself is the limit.
+NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30

@@ -8,6 +8,7 @@ that can be found is complete.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store
 from rootless.image.platforms import host_platform, parse_platform
 from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
+from rootless.image.remove import collect
 from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
 from rootless.linux.filesystem import syncfs
 
@@ -154,6 +156,40 @@ def _pull(
 ) -> Image:
     records.make_frame(store.root)
     clear_leftovers(store.root)
+    chains: set[str] = set()
+    try:
+        image, key, metas = _record_image(reference, store, platform, idmap_for, progress, chains)
+    except RlessError:
+        # What a refused image has brought so far goes; unless another pull is at work, which
+        # may rely on it.
+        with contextlib.suppress(RlessError, OSError):
+            collect(store, chains)
+        raise
+    for meta in metas:
+        lost = layer_store.describe(meta)
+        if lost:
+            log.debug(lost)
+    final = idmap_for(image)
+    if final.key != key:
+        # What was unpacked says otherwise than what was guessed: convert.
+        ensure_layers(image, final, store)
+    progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
+    return image
+
+
+def _record_image(
+    reference: Reference,
+    store: Store,
+    platform: str | None,
+    idmap_for: MapFor,
+    progress: Progress,
+    chains: set[str],
+) -> tuple[Image, str, list[dict[str, Any]]]:
+    """Do all of a pull up to the record; return the image, its map's key, the layers' meta.
+
+    Args:
+        chains: gets the chain ids of the image as soon as they are known.
+    """
     wish = parse_platform(platform)
     with store_lock(store.root), InFlight(store.root) as flight:
         state = source_state(reference)
@@ -161,6 +197,7 @@ def _pull(
         try:
             progress.say(f"Pulling {reference.familiar}")
             found = source.find(wish)
+            chains.update(layer.chain for layer in found.layers)
             metas, key = _make_layers(store, found, source, flight.path, idmap_for, progress)
         finally:
             source.close()
@@ -172,17 +209,7 @@ def _pull(
         records.put_blob(store.root, found.id, found.config_data, flight.path)
         _sync(store.root)
         records.save(store.root, record, reference, platform, flight.path)
-        image = Image(store.root, record)
-    for meta in metas:
-        lost = layer_store.describe(meta)
-        if lost:
-            log.debug(lost)
-    final = idmap_for(image)
-    if final.key != key:
-        # What was unpacked says otherwise than what was guessed: convert.
-        ensure_layers(image, final, store)
-    progress.say(f"Digest: {found.digests[0] if found.digests else found.id}")
-    return image
+        return Image(store.root, record), key, metas
 
 
 def _open_source(reference: Reference, scratch: str) -> Source:

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
+from rootless.image import limits
 from rootless.image.digest import is_digest
 from rootless.image.store import RECORD_VERSION, Store, layer_dir, name_path
 from rootless.paths import private_dir
@@ -15,8 +16,6 @@ from rootless.paths import private_dir
 if TYPE_CHECKING:
     from rootless.image.reference import Reference
     from rootless.image.store import Image
-
-NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
 
 _FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers")
@@ -61,7 +60,7 @@ def write_file(
                 os.fsync(fd)
         os.rename(temporary, path)
     except OSError as error:
-        hint = NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         raise RlessError(f"cannot write {path}: {error.strerror}", hint) from error
 
 

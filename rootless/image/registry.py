@@ -347,7 +347,7 @@ def _write(fd: int, data: bytes, what: str) -> None:
     except OSError as error:
         raise RlessError(
             f"{what} cannot be stored: {error.strerror}",
-            "free some space, or set RLESS_STORAGE to a place with room",
+            limits.NO_ROOM,
         ) from error
 
 
@@ -356,7 +356,7 @@ def _check_room(directory: str, size: int) -> None:
     if size > free:
         raise RlessError(
             f"no room for {size >> 20} MiB of layers: {free >> 20} MiB are free",
-            "free some space, or set RLESS_STORAGE to a place with room",
+            limits.NO_ROOM,
         )
 
 

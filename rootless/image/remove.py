@@ -103,6 +103,7 @@ def collect(store: Store, candidates: set[str] | None = None) -> int:
             and (looked_at is None or f"/layers//{name}" in looked_at)
         ]
         _delete_layers(root, doomed)
+        _delete_empty_keys(root)
         _delete_blobs(root, records)
     return len(doomed)
 
@@ -132,9 +133,14 @@ def _delete_layers(root: str, doomed: list[tuple[str, str]]) -> None:
         for source, _ in moves:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{source}.json")
-    for key in {key for key, _ in doomed}:
-        with contextlib.suppress(OSError):
-            os.rmdir(f"{root}/layers/{key}")
+
+
+def _delete_empty_keys(root: str) -> None:
+    """Delete the directories of maps that no layer is left for."""
+    with contextlib.suppress(OSError):
+        for key in os.listdir(f"{root}/layers"):
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{root}/layers/{key}")
 
 
 def _move(moves: list[tuple[str, str]]) -> list[tuple[str, str]]:

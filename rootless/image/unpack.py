@@ -589,5 +589,5 @@ def _show(parent: bytes, name: bytes) -> str:
 def _failed(path: bytes, number: int) -> RlessError:
     hint = None
     if number in (errno.ENOSPC, errno.EDQUOT):
-        hint = "free some space, or set RLESS_STORAGE to a place with room"
+        hint = limits.NO_ROOM
     return RlessError(f"cannot unpack {_show(b'', path)}: {os.strerror(number)}", hint)

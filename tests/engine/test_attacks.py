@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.compiled import static_program
 from tests.lib.images import Entry, Fifo, File, Image, Link, busybox_layer, layer
 from tests.lib.product import Product, probe_image, wait_for
 
@@ -45,6 +47,19 @@ def test_the_interpreter_is_never_executed(rless: Product, command: str) -> None
     done = rless.run("", command, "-c", "print('python ' * 2)", image=image)
     assert done.code in (126, 127), done
     assert "python python" not in done.out
+
+
+def test_the_interpreter_is_not_executed_where_it_would_run(rless: Product, tmp_path: Path) -> None:
+    """In `host:` it would find its loader and its modules."""
+    script = tmp_path / "script"
+    script.write_text("#!/proc/self/exe\nprint('python ' * 2)\n")
+    script.chmod(0o755)
+    (tmp_path / "link").symlink_to("/proc/self/exe")
+    for command in (["/proc/self/exe", "-c", "print('python ' * 2)"], ["/mnt/script"],
+                    ["/mnt/link", "-c", "print('python ' * 2)"]):  # fmt: skip
+        done = rless.run(["-v", f"{tmp_path}:/mnt"], *command, image="host:").expect(126)
+        assert "leads to the program" in done.one_line_error()
+        assert not done.out
 
 
 def test_no_process_in_there_shows_a_program_of_the_host(rless: Product) -> None:
@@ -190,20 +205,20 @@ def test_names_cannot_add_lines(rless: Product) -> None:
 # -- 18: volumes of the image --------------------------------------------------------------------
 
 
-def test_a_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["absolute", "dotdot", "parent", "magic"])
+def test_a_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path, how: str) -> None:
+    """CVE-2022-23648."""
     (tmp_path / "secret").write_text("secret\n")
-    image = hostile(
-        rless,
-        "volumes",
-        {
-            "v1": Link(str(tmp_path)),
-            "v2": Link("../../../../../../../.." + str(tmp_path)),
-            "v3": Link("/proc/self/root" + str(tmp_path)),
-        },
-        Volumes={"/v1": {}, "/v2/x": {}},
-    )
-    done = rless.run("", "sh", "-c", "ls -R /v1/ /v2/ 2>&1", image=image)
+    link, target = {
+        "absolute": (str(tmp_path), "/v"),
+        "dotdot": (f"../../../../../../../..{tmp_path}", "/v"),
+        "parent": (str(tmp_path.parent), f"/v/{tmp_path.name}"),
+        "magic": (f"/proc/self/root{tmp_path}", "/v"),
+    }[how]
+    image = hostile(rless, f"volume-{how}", {"v": Link(link)}, Volumes={target: {}})
+    done = rless.run("", "ls", f"{target}/", image=image)
     assert "secret" not in done.out
+    assert done.code == (125 if how == "magic" else 0)
     assert os.listdir(tmp_path) == ["secret"]
 
 
@@ -301,13 +316,41 @@ def test_secrets_on_disk_are_mine_alone(rless: Product) -> None:
     rless("rm", "-f", "secret").expect()
 
 
+# keyctl(2), add_key(2)
+_KEYCTL, _ADD_KEY = {"x86_64": (250, 248), "aarch64": (219, 217)}.get(os.uname().machine, (0, 0))
+_READ_SECRET = f"""
+    id=$(grep rless-secret /proc/keys | cut -d ' ' -f 1)
+    probe syscall {_KEYCTL} 11 0x$id 0 0
+"""
+
+
+def join_keyring_with_a_key() -> None:
+    """Join a new session keyring that has a key; in a child of the tests."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.syscall(_KEYCTL, 1, b"rless-test") > 0  # KEYCTL_JOIN_SESSION_KEYRING
+    session = -3  # KEY_SPEC_SESSION_KEYRING
+    assert libc.syscall(_ADD_KEY, b"user", b"rless-secret", b"hunter2", 7, session) > 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/keys"), reason="needs keys in the kernel")
 def test_the_session_keyring_stays_outside(rless: Product) -> None:
-    if not os.path.exists("/proc/keys"):
-        return
-    facts = rless.probe("keyring", "--security-opt", "seccomp=unconfined").facts()
-    assert "hunter" not in str(facts)
-    # What the caller's session has is not what the container's has.
-    assert "host" not in str(facts)
+    """Class 34: the description of a key is seen by its owner anywhere; read it is by a session.
+
+    Without a filter and masks; with them, even the description is out of reach.
+    """
+    program = static_program("helpers/probe.c")
+    mine = subprocess.run(
+        ["sh", "-c", _READ_SECRET.replace("probe", str(program))],
+        preexec_fn=join_keyring_with_a_key,
+        capture_output=True,
+        text=True,
+    )
+    assert mine.stdout.endswith(" ok\n"), mine  # the caller can read it
+    flags = ("--security-opt=systempaths=unconfined", "--security-opt=seccomp=unconfined")
+    for more in ((), ("--user=1000",)):
+        done = rless.sh(_READ_SECRET, *flags, *more, preexec_fn=join_keyring_with_a_key)
+        assert done.out.endswith(" EACCES\n"), done
+    assert "rless" not in rless.sh("cat /proc/keys", preexec_fn=join_keyring_with_a_key).out
 
 
 # -- 39: recycled pids ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +157,15 @@ def test_default_network(rless: Product) -> None:
     done = rless.sh("ip route; cat /etc/resolv.conf", "--network=private")
     assert "default via" in done.out
     assert "nameserver" in done.out
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_the_cgroup(rless: Product) -> None:
+    """Step 4: a cgroup of its own, which the application sees as the root of all."""
+    made = rless.detach("grouped", "", "sleep", "60")
+    pid = next(pid for pid, what in rless.processes().items() if "b'sleep'" in what)
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("0::")).endswith(f"/rless-{made}")
+    rless("rm", "-f", "grouped").expect()
+    assert "0::/\n" in rless.sh("cat /proc/self/cgroup").out
+    assert "/rless-" in rless.sh("cat /proc/self/cgroup", "--cgroupns=host").out

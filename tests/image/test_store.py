@@ -304,7 +304,8 @@ def test_a_store_that_cannot_be_written(workshop: Workshop) -> None:
 
 def test_ctrl_c_leaves_a_whole_store(workshop: Workshop) -> None:
     entries = {f"d{n}/f{n}": File("x" * 100, uid=n % 9) for n in range(4000)}
-    name = f"oci-archive:{images.write_oci_archive(Image([layer(entries)]), workshop.directory / 'a.tar')}"
+    archive = images.write_oci_archive(Image([layer(entries)]), workshop.directory / "a.tar")
+    name = f"oci-archive:{archive}"
     command = [sys.executable, "-c", PULL.format(root=str(ROOT), name=name, store=workshop.root)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 20
