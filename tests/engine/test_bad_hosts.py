@@ -237,9 +237,12 @@ def test_home_is_unset(rless: Product) -> None:
 
     home = pwd.getpwuid(os.getuid()).pw_dir
     env = {"HOME": None, "RLESS_STORAGE": None, "XDG_DATA_HOME": None}
-    arrangement = f"tmpfs({home!r}, '1m')"
+    # Not over the whole home: the tests themselves may lie there.
+    share = f"{home}/.local/share"
+    os.makedirs(share, exist_ok=True)
+    arrangement = f"tmpfs({share!r}, '1m')"
     script = f"{arrangement}\nimport subprocess\ncode = subprocess.run(command).returncode\n"
-    script += f"print(os.listdir({home!r} + '/.local/share'))\nsys.stdout.flush()\nos._exit(code)"
+    script += f"print(os.listdir({share!r}))\nsys.stdout.flush()\nos._exit(code)"
     done = on_a_host_where(rless, script, "ps", "-q", **env)
     assert done.code == 0, done
     assert done.out == "['rless']\n"

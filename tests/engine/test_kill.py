@@ -10,11 +10,15 @@ import random
 import signal
 import subprocess
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lib.images import Image, busybox_layer, layer
 from tests.lib.product import Product, descendants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -26,6 +30,20 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass  # it has ended, or is another user's in the container: the monitor's to kill
+
+
+def wait_dead(pids: Iterable[int]) -> None:
+    """Wait until killed processes have ended: the kernel takes its time on a busy machine."""
+    deadline = time.monotonic() + 10
+    for pid in pids:
+        while time.monotonic() < deadline:
+            try:
+                with open(f"/proc/{pid}/stat", "rb") as stream:
+                    if stream.read().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
+                        break
+            except (FileNotFoundError, ProcessLookupError):
+                break
+            time.sleep(0.005)
 
 
 def generations(process: subprocess.Popen[bytes], base: set[int]) -> list[list[int]]:
@@ -112,8 +130,10 @@ def test_a_killed_command_takes_its_container_with_it(rless: Product) -> None:
 
 def test_a_killed_detached_container_is_shown_as_ended(rless: Product) -> None:
     rless.detach("gone", "", "sleep", "60")
-    for pid in rless.processes():
+    pids = rless.processes()
+    for pid in pids:
         kill(pid)
+    wait_dead(pids)
     assert "Exited (137)" in rless("ps", "-a").expect().out
     assert rless("ps", "-q").expect().out == ""
     rless("rm", "gone").expect()

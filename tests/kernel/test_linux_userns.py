@@ -22,6 +22,13 @@ subordinate = pytest.mark.needs("subordinate ids", "newuidmap", "newgidmap")
 ME, MINE = os.getuid(), os.getgid()
 
 
+def children() -> set[str]:
+    """Return the children of the test process: other tests may have left it some (a subreaper)."""
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as stream:
+        return set(stream.read().split())
+
+
+
 def single(uid: int = 0, gid: int = 0) -> IdMap:
     return IdMap([(uid, ME, 1)], [(gid, MINE, 1)], "single")
 
@@ -105,6 +112,7 @@ def test_becoming_root_needs_no_capability_of_the_host(tmp_path: Path) -> None:
 
 @subordinate
 def test_refused_map_gives_the_words_of_the_helper() -> None:
+    before = children()
     """An id that is not ours: newuidmap says so, and nobody is left behind."""
     bad = IdMap([(0, ME, 1), (1, 1, 5)], several().gids, "bad")
     with pytest.raises(RlessError, match=r"newuidmap refused the id map: .*not allowed") as caught:
@@ -113,18 +121,17 @@ def test_refused_map_gives_the_words_of_the_helper() -> None:
     bad = IdMap(several().uids, [(0, MINE, 1), (1, 1, 5)], "bad")
     with pytest.raises(RlessError, match="newgidmap refused the id map: "):
         idmap.call_in_userns(bad, read_maps)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= before
 
 
 @subordinate
 def test_missing_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children()
     monkeypatch.setattr(idmap, "find_helper", lambda name: None)
     with pytest.raises(RlessError, match="newuidmap is not installed") as caught:
         idmap.call_in_userns(several(), read_maps)
     assert "uidmap" in (caught.value.hint or "")
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= before
 
 
 @subordinate
@@ -278,6 +285,7 @@ def test_namespaces_are_new() -> None:
 
 
 def test_unshare_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children()
     """The child's errno arrives here, and the child is gone."""
 
     def refuse(flags: int) -> None:
@@ -287,8 +295,7 @@ def test_unshare_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SyscallError) as caught:
         idmap.call_in_userns(single(), lambda: None)
     assert caught.value.errno == errno.ENOSPC
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= before
 
 
 # -- clone3 --------------------------------------------------------------------------------------
