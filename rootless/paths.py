@@ -102,7 +102,7 @@ def private_dir(path: str, hint: str | None = None) -> None:
     """Make `path` with mode 0700 if it is absent, and check that it is ours alone.
 
     Args:
-        path: absolute; missing parents are made with mode 0700 too.
+        path: absolute; missing parents are made as `mkdir -p` does.
         hint: what to tell the user when it cannot be.
 
     Raises:

@@ -294,6 +294,8 @@ def _scan_layer(layer: LayerBlob) -> dict[str, str | None]:
     reader = TarReader(BlobStream(layer.fd, layer.offset, layer.size, what), what)
     hidden = False
     for member in reader:
+        if reader.offset > limits.LAYER_BYTES:
+            raise RlessError(f"{what} unpacks to more than {limits.LAYER_BYTES} bytes")
         path = member.name.removeprefix(b"./").strip(b"/")
         if not path.startswith((b"etc", WHITEOUT_PREFIX)):
             continue

@@ -21,7 +21,7 @@ import os
 import stat
 
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.image import limits
+from rootless.image import limits, xattrs
 from rootless.image.layerview import OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX, LayerView
 from rootless.image.tarstream import (
     BLOCK,
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _META = b".wh..wh."  # aufs' own bookkeeping: nothing that an image may define
-_FORBIDDEN_XATTRS = (b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.")
-_CAPABILITY = b"security.capability"
-# Where an attribute cannot be kept the file is still right without it.
-_XATTR_LOST = frozenset(
-    (errno.ENOTSUP, errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE, errno.EPERM)
-)
 _DEFERRED = 200_000  # directories whose times are kept in memory
 _CHECK_ROOM = 16 << 20  # a file larger than this is compared with the free space first
 
@@ -334,7 +328,7 @@ class Unpacker:
                 if not self._single:
                     os.fchown(fd, status.st_uid, status.st_gid)
                     os.fchmod(fd, stat.S_IMODE(status.st_mode))
-                self._set_xattrs(fd, _read_xattrs(below))
+                self._set_xattrs(fd, xattrs.read(below))
                 os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
                 return os.fstat(fd)
             finally:
@@ -386,27 +380,11 @@ class Unpacker:
             self._known_owners.add(owner)
         return owner
 
-    def _set_xattrs(self, fd: int, xattrs: dict[bytes, bytes]) -> None:
-        """Set the attributes of the allow-list; what the file system refuses is counted."""
-        for name, value in xattrs.items():
-            kept: bytes | None = value
-            if name == _CAPABILITY:
-                # The kernel adds the root id of this namespace.
-                kept = None if self._single else plain_capability(value)
-            elif not is_allowed_xattr(name):
-                continue
-            if kept is None or len(name) > 255 or len(kept) > limits.XATTR_BYTES:
-                self.lost_xattrs += 1
-                continue
-            try:
-                os.setxattr(fd, name, kept)
-            except OSError as error:
-                if error.errno not in _XATTR_LOST:
-                    raise
-                self.lost_xattrs += 1
+    def _set_xattrs(self, fd: int, found: dict[bytes, bytes]) -> None:
+        self.lost_xattrs += xattrs.write(fd, found, keep_capabilities=not self._single)
 
     def _copy_xattrs(self, lower_fd: int, dir_fd: int, name: bytes) -> None:
-        found = _read_xattrs(lower_fd)
+        found = xattrs.read(lower_fd)
         if found:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
             try:
@@ -526,26 +504,6 @@ def normalise(name: bytes) -> bytes:
     return name
 
 
-def is_allowed_xattr(name: bytes) -> bool:
-    """Tell whether an image may set this attribute: user.*, without what drivers believe."""
-    return name.startswith(b"user.") and not name.startswith(_FORBIDDEN_XATTRS)
-
-
-def plain_capability(value: bytes) -> bytes | None:
-    """Return file capabilities without a root id; None if they are of another namespace.
-
-    Source: linux/capability.h: struct vfs_cap_data, vfs_ns_cap_data (little-endian).
-    """
-    if len(value) < 20:
-        return None
-    revision = value[3]
-    if revision == 2 and len(value) == 20:
-        return value
-    if revision == 3 and len(value) == 24 and value[20:24] == b"\0\0\0\0":
-        return value[:3] + b"\x02" + value[4:20]
-    return None
-
-
 def supports_overlay_whiteouts(dir_fd: int) -> bool:
     """Tell whether overlayfs' whiteouts can be kept in this directory, by trying."""
     name = b".probe"
@@ -566,19 +524,6 @@ def supports_overlay_whiteouts(dir_fd: int) -> bool:
     finally:
         os.rmdir(name, dir_fd=dir_fd)
     return True
-
-
-def _read_xattrs(fd: int) -> dict[bytes, bytes]:
-    found = {}
-    try:
-        for name in os.listxattr(fd):
-            raw = os.fsencode(name)
-            if raw == _CAPABILITY or is_allowed_xattr(raw):
-                found[raw] = os.getxattr(fd, name)
-    except OSError as error:
-        if error.errno not in _XATTR_LOST:
-            raise
-    return found
 
 
 def _show(parent: bytes, name: bytes) -> str:

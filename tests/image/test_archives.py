@@ -328,6 +328,19 @@ def test_hostile_layouts(workshop: Workshop, tmp_path: Path, change: Change, why
     assert not workshop.contents()
 
 
+def test_a_layer_must_have_its_digest_even_if_it_unpacks_to_the_right_one(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    image = Image([layer({"f": "x"})])
+    digest = "sha256:" + "0" * 64
+    image.manifest["layers"][0]["digest"] = digest  # type: ignore[index]
+    images.write_oci_layout(image, tmp_path / "layout")
+    (tmp_path / "layout/blobs/sha256" / digest[7:]).write_bytes(image.blobs[0])
+    with pytest.raises(RlessError, match="does not have its digest"):
+        workshop.pull(f"oci:{tmp_path}/layout")
+    assert not workshop.contents()
+
+
 def test_broken_outer_archives(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     whole = Path(images.write_docker_archive(PLAIN, path)).read_bytes()

@@ -127,6 +127,7 @@ def test_a_named_user_decides_the_map_before_unpacking(
         {".wh.etc": ""},
         {"etc": images.Link("/usr/etc")},
         {"etc/passwd": images.Link("/usr/passwd")},
+        {"etc/passwd": images.Link("/etc/passwd")},
         {"etc/passwd": images.Fifo()},
         {"etc/passwd": "a" * ((1 << 20) + 1)},
         {"etc/passwd": None},
