@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
 
 from tests.lib import needs
+
+
+def pytest_configure() -> None:
+    """Put each xdist worker into a cgroup of its own: what it finds there is its own."""
+    group, worker = os.environ.get("RLESS_TEST_CGROUP"), os.environ.get("PYTEST_XDIST_WORKER")
+    if not group or not worker:
+        return
+    own = f"{group}/tests/{worker}"
+    os.makedirs(own, exist_ok=True)
+    with open(f"{own}/cgroup.procs", "w", encoding="ascii") as stream:
+        stream.write(str(os.getpid()))
+    os.environ["RLESS_TEST_CGROUP"] = own
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

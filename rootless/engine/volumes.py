@@ -81,6 +81,9 @@ def fill(directory: str, root: str, target: str) -> None:
 
     Nothing there, or no directory, is no error. Runs in the engine's namespaces; the target is
     looked up beneath the root, so a link in the image leads nowhere else.
+
+    Raises:
+        RlessError: the disk is full, or another container interferes.
     """
     from rootless.errors import SyscallError
     from rootless.linux.openat2 import openat2
@@ -94,4 +97,13 @@ def fill(directory: str, root: str, target: str) -> None:
         os.close(root_fd)
     from rootless.rootfs import copy
 
-    copy.apply_open(source_fd, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    target_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        copy.apply_open(source_fd, target_fd)
+    except OSError as error:
+        raise RlessError(
+            f"cannot fill the volume at {target}: {error.strerror}",
+            "volume-nocopy (-v NAME:PATH:nocopy) leaves it empty",
+        ) from error
+    except RlessError as error:
+        raise error.within(f"cannot fill the volume at {target}") from error

@@ -70,7 +70,7 @@ def _remove(dir_fd: int, raw: bytes) -> None:
             if names:
                 child = names.pop()
                 below = _descend(current, child)
-                way.append((_identity(current), names, here))
+                way.append((identity(current), names, here))
                 os.close(current)
                 current, here = below, child
                 names = _empty(current, child)
@@ -81,7 +81,7 @@ def _remove(dir_fd: int, raw: bytes) -> None:
             above = _open(current, b"..")
             os.close(current)
             current = above
-            if _identity(current) != identity:
+            if identity(current) != identity:
                 raise RlessError(f"cannot delete {shown(raw)}: it was moved meanwhile")
             _rmdir(current, here)
             here = upper
@@ -147,7 +147,8 @@ def _chmod(dir_fd: int, name: bytes) -> None:
         os.close(fd)
 
 
-def _identity(fd: int) -> tuple[int, int]:
+def identity(fd: int) -> tuple[int, int]:
+    """Return what tells an open file from all others: device and inode."""
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
 

@@ -5,9 +5,10 @@ image for each container (less where the file system shares blocks between files
 all that an overlay would show: owners, modes, times, xattrs, hard links, holes.
 
 Theory of operation. Each layer is walked in order, holding one source and one target directory
-at a time: down by name, up by `..`. The target is in a private directory that nobody else
-renames, so `..` is where we came from, and neither depth nor the length of a path matters.
-Every name is opened without following links. Whiteouts are read in both forms, the overlay
+at a time: down by name, up by `..`, so neither depth nor the length of a path matters. The
+target may be a volume that a hostile container works in meanwhile. So `..` is believed only if
+it is the directory that we came from: one that was moved upwards would lead out of the volume.
+Every name is opened without following links, those of earlier files too. Whiteouts are read in both forms, the overlay
 one (character device 0:0, user.overlay.opaque) and the archive one (.wh.NAME, .wh..wh..opq).
 """
 
@@ -18,8 +19,10 @@ import fcntl
 import os
 import stat
 
-from rootless.errors import SyscallError
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import tree
+from rootless.linux.call import shown
+from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from rootless.rootfs import overlay
 
 TYPE_CHECKING = False
@@ -33,6 +36,7 @@ _OPAQUE = b".wh..wh..opq"
 _OPAQUE_XATTRS = ("user.overlay.opaque", "user.fuseoverlayfs.opaque")
 _OUR_XATTRS = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _can_clone = True
@@ -83,13 +87,18 @@ def apply_open(source_fd: int, target_fd: int) -> None:
 
 
 class _Frame:
-    """One directory on the way down: what is still to do there."""
+    """One directory on the way down: what is still to do there.
 
-    __slots__ = ("name", "status", "todo", "xattrs")
+    Attributes:
+        places: which directories the source and the target are.
+    """
+
+    __slots__ = ("name", "places", "status", "todo", "xattrs")
 
     def __init__(self, name: bytes, status: os.stat_result) -> None:
         self.name = name
         self.status = status
+        self.places: tuple[tuple[int, int], ...] = ()
         self.todo: list[bytes] = []
         self.xattrs: list[tuple[str, bytes]] = []
 
@@ -138,9 +147,13 @@ class _Walk:
         os.close(self.target_fd)
         self.target_fd = target_fd
 
+    def _places(self) -> tuple[tuple[int, int], ...]:
+        return tree.identity(self.source_fd), tree.identity(self.target_fd)
+
     def _enter(self, frame: _Frame) -> None:
         """Copy all of the current directory but its subdirectories, which are left to do."""
         self.frames.append(frame)
+        frame.places = self._places()
         frame.xattrs, opaque = _xattrs(self.source_fd)
         names = [os.fsencode(name) for name in os.listdir(self.source_fd)]
         if opaque or _OPAQUE in names:
@@ -163,11 +176,17 @@ class _Walk:
                 self._copy(name, status)
 
     def _leave(self) -> None:
-        """Give the finished directory its attributes (its times were changed until now)."""
+        """Give the finished directory its attributes (its times were changed until now).
+
+        Raises:
+            RlessError: somebody moved it, and the way up is not the way back.
+        """
         frame = self.frames.pop()
         _set_attributes(self.target_fd, frame.status, frame.xattrs)
         if self.frames:
             self._move(b"..")
+            if self._places() != self.frames[-1].places:
+                raise RlessError(f"the directory {shown(frame.name)} was moved meanwhile")
 
     def _copy(self, name: bytes, status: os.stat_result) -> None:
         """Copy what is no directory.
@@ -187,7 +206,13 @@ class _Walk:
         elif stat.S_ISFIFO(mode):
             os.mkfifo(name, 0o600, dir_fd=self.target_fd)
             self._set_by_name(name, status)
-            os.chmod(name, stat.S_IMODE(mode), dir_fd=self.target_fd)
+            # Not by its name, which may be a link by now: chmod would follow it.
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.target_fd)
+            try:
+                if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                    os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(mode))
+            finally:
+                os.close(fd)
 
     def _set_by_name(self, name: bytes, status: os.stat_result) -> None:
         _chown(name, status, self.target_fd)
@@ -200,17 +225,22 @@ class _Walk:
         first = self.links.get(key)
         if first is not None:
             try:
-                os.link(
-                    first,
-                    name,
-                    src_dir_fd=self.root_fd,
-                    dst_dir_fd=self.target_fd,
-                    follow_symlinks=False,
-                )
+                # By descriptor: a directory of its path may be a link by now, to a file of ours.
+                file_fd = openat2(self.root_fd, first, os.O_PATH, resolve=_BENEATH)
+                try:
+                    os.link(
+                        f"/proc/self/fd/{file_fd}",
+                        name,
+                        dst_dir_fd=self.target_fd,
+                        follow_symlinks=True,
+                    )
+                finally:
+                    os.close(file_fd)
                 return True
+            except SyscallError:
+                pass  # its path is too long to name, or it is gone: the next copy is the first
             except OSError as error:
-                # Too many links, or its path is too long to name: the next copy is the first.
-                if error.errno not in (errno.EMLINK, errno.ENAMETOOLONG):
+                if error.errno != errno.EMLINK:
                     raise
         self.links[key] = b"/".join([*(frame.name for frame in self.frames[1:]), name])
         return False

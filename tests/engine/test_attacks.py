@@ -319,7 +319,7 @@ def test_secrets_on_disk_are_mine_alone(rless: Product) -> None:
 # keyctl(2), add_key(2)
 _KEYCTL, _ADD_KEY = {"x86_64": (250, 248), "aarch64": (219, 217)}.get(os.uname().machine, (0, 0))
 _READ_SECRET = f"""
-    id=$(grep rless-secret /proc/keys | cut -d ' ' -f 1)
+    id=$(grep rless-secret /proc/keys | head -n 1 | cut -d ' ' -f 1)
     probe syscall {_KEYCTL} 11 0x$id 0 0
 """
 

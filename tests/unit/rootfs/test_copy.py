@@ -1,16 +1,19 @@
-"""Copying contents: holes stay holes, whatever the file system offers."""
+"""Copying: holes stay holes, and who works in the target meanwhile gains nothing."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rootless.errors import RlessError
 from rootless.rootfs import copy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MIB = 1 << 20
@@ -93,3 +96,108 @@ def test_a_link_in_a_lower_layer_is_replaced_not_followed(tmp_path: Path) -> Non
     assert (outside / "secret").read_text() == "outside"
     assert os.listdir(f"{target}/dir") == ["secret"]
     assert not os.path.islink(f"{target}/file")
+
+
+class Hostile:
+    """A container that works in the volume while it is filled: acts after a file was copied."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: bytes, act: Callable[[], object]):
+        self.name, self.act = name, act
+        self.original = copy._Walk._copy
+        monkeypatch.setattr(copy._Walk, "_copy", lambda *args: self.copy(*args))
+
+    def copy(self, walk: copy._Walk, name: bytes, status: os.stat_result) -> None:
+        self.original(walk, name, status)
+        if name == self.name:
+            self.act()
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    (tmp_path / "host" / "volume").mkdir(parents=True)
+    return tmp_path / "host" / "volume"
+
+
+def test_security_class_18_a_directory_that_moves_leads_nowhere(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way up from a directory that was moved towards the top ends outside of the volume."""
+    for path in ("a/b/c/marker", *(f"a/evil{number}/file" for number in range(9))):
+        (tmp_path / "image" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "image" / path).write_text("evil")
+    Hostile(monkeypatch, b"marker", lambda: (volume / "a/b/c").rename(volume / "c"))
+    with pytest.raises(RlessError, match="moved meanwhile"):
+        copy.apply(str(tmp_path / "image"), str(volume))
+    assert os.listdir(volume.parent) == ["volume"]
+
+
+def test_security_class_18_a_second_name_leads_nowhere(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a file's first name may be a link by the time of its second one."""
+    (volume.parent / "key").write_text("secret")
+    (tmp_path / "image").mkdir()
+    for number in (1, 2):  # which comes first is the file system's choice
+        directory = tmp_path / "image" / str(number)
+        directory.mkdir()
+        if number == 1:
+            (directory / "key").write_text("public")
+        else:
+            os.link(tmp_path / "image" / "1" / "key", directory / "key")
+
+    def swap() -> None:
+        for directory in volume.iterdir():
+            if directory.is_dir() and not (directory / "key").is_symlink():
+                directory.rename(volume / "aside")
+                directory.symlink_to(volume.parent)
+                return
+
+    original = copy._Walk._leave
+
+    def leave(walk: copy._Walk) -> None:
+        original(walk)
+        if len(walk.frames) == 1 and not (volume / "aside").exists():
+            swap()
+
+    monkeypatch.setattr(copy._Walk, "_leave", leave)
+    copy.apply(str(tmp_path / "image"), str(volume))
+    texts = {path.read_text() for path in volume.glob("[12]/key")}
+    assert "public" in texts
+    assert os.stat(volume.parent / "key").st_nlink == 1
+
+
+def test_security_class_18_a_fifo_that_becomes_a_link_changes_no_mode(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = volume.parent / "key"
+    key.touch(0o600)
+    (tmp_path / "image").mkdir()
+    os.mkfifo(tmp_path / "image" / "fifo", 0o666)
+    original = copy._Walk._set_by_name
+
+    def swap(walk: copy._Walk, name: bytes, status: os.stat_result) -> None:
+        original(walk, name, status)
+        (volume / "fifo").unlink()
+        (volume / "fifo").symlink_to(key)
+
+    monkeypatch.setattr(copy._Walk, "_set_by_name", swap)
+    copy.apply(str(tmp_path / "image"), str(volume))
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fifo_and_a_second_name_are_copied(tmp_path: Path) -> None:
+    image, target = tmp_path / "image", tmp_path / "target"
+    (image / "d").mkdir(parents=True)
+    target.mkdir()
+    os.mkfifo(image / "fifo", 0o600)
+    os.chmod(image / "fifo", 0o622)
+    (image / "d" / "one").write_text("x")
+    os.link(image / "d" / "one", image / "d" / "two")
+    os.link(image / "d" / "one", image / "three")
+    copy.apply(str(image), str(target))
+    status = os.lstat(target / "fifo")
+    assert stat.S_ISFIFO(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o622
+    assert {os.stat(target / name).st_ino for name in ("d/one", "d/two", "three")} == {
+        os.stat(target / "three").st_ino
+    }
