@@ -4,12 +4,15 @@
   the installation goes on without it, one line says so, and `rless run --init` is refused with
   the reason.
 - rless and rless-oci are made from helpers/launch.sh.
+- helpers/hot.py writes the modules that a start needs into one file, unless the install is
+  editable.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from distutils.command.build_scripts import build_scripts  # isort: skip
 HERE = Path(__file__).resolve().parent
 LAUNCHER = "helpers/launch.sh"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}
+HOT = "helpers/hot.py"
 HELPERS = {"rless-init": "helpers/init.c"}
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s"]
 
@@ -124,10 +128,45 @@ class BuildHelpers(Command):
         return {}
 
 
-class Build(build):
-    """Build the package, the helper programs and the launchers."""
+class BuildHot(Command):
+    """Write the modules that a start needs into one file (a step of `build`)."""
 
-    sub_commands = [*build.sub_commands, ("build_helpers", None)]
+    description = "compile the modules that a start needs into one file"
+    user_options: list[tuple[str, str, str]] = []
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        """Set the options that setuptools knows of this step."""
+        self.build_lib = None
+
+    def finalize_options(self) -> None:
+        """Take the build directory from `build`."""
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        """Write the file; an editable install has none, its sources are meant to change."""
+        if not self.editable_mode:
+            runpy.run_path(str(HERE / HOT))["write"](Path(self.build_lib or ""))
+
+    def get_source_files(self) -> list[str]:
+        """Return what belongs into a source distribution for this step."""
+        return [HOT]
+
+    def get_outputs(self) -> list[str]:
+        """Return the files that this step has made."""
+        path = Path(self.build_lib or "") / "rootless" / "hot.bin"
+        return [] if self.editable_mode else [str(path)]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return which outputs are copies of a source: none."""
+        return {}
+
+
+class Build(build):
+    """Build the package, the helper programs, the file of hot modules and the launchers."""
+
+    # In the order that they are run in: build_hot reads what build_py has copied.
+    sub_commands = [*build.sub_commands, ("build_helpers", None), ("build_hot", None)]
 
 
 class BuildScripts(build_scripts):
@@ -182,6 +221,7 @@ setup(
     cmdclass={
         "build": Build,
         "build_helpers": BuildHelpers,
+        "build_hot": BuildHot,
         "build_scripts": BuildScripts,
         "bdist_wheel": PlatformWheel,
     },

@@ -56,16 +56,28 @@ def storage_root() -> str:
 _STORAGE_VARIABLES = ("RLESS_STORAGE", "XDG_DATA_HOME", "HOME")
 _storage: dict[tuple[str | None, ...], str] = {}
 _runtime: dict[tuple[str, str], str] = {}
+_boot: list[str] = []
 
 
 def boot_id() -> str:
     """Return the id of this boot of the kernel (random(4)); it changes with every reboot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return file.read().strip()
+    if not _boot:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            _boot.append(file.read().strip())
+    return _boot[0]
+
+
+def boot_root() -> str:
+    """Return the directory, in the storage, of what is true until the next boot.
+
+    Not in $XDG_RUNTIME_DIR: that differs between a login, cron and `su`, and ends with the last
+    session of the user, while containers may go on.
+    """
+    return f"{storage_root()}/run/{boot_id()}"
 
 
 def runtime_root() -> str:
-    """Return the directory of volatile state, made if absent.
+    """Return the directory of the OCI runtime's state, made if absent.
 
     $XDG_RUNTIME_DIR/rless where that directory is ours alone; else a directory of this boot
     in the storage: never a guessable name in a shared /tmp.
@@ -80,7 +92,7 @@ def runtime_root() -> str:
     if base.startswith("/") and _is_private(base):
         path = f"{base}/rless"
     else:
-        path = f"{storage_root()}/run/{boot_id()}"
+        path = boot_root()
     private_dir(path, "set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
     _runtime[asked] = path
     return path

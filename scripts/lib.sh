@@ -77,22 +77,35 @@ RUN_PACKAGES=(python3-venv uidmap 'libsubid5|libsubid4t64|libsubid4' libseccomp2
 command -v cc gcc clang >/dev/null || RUN_PACKAGES+=(gcc)
 RUN_PACKAGES+=(libc6-dev)
 
-# Make .venv in the current directory with the project installed editable, unless it is there and
-# nothing that it was made from has changed. Argument: "" or "[dev]".
+# Print one word that changes with these files and directories.
+hash_of() {
+    find "$@" -type f ! -path '*/__pycache__/*' ! -path 'rootless/bin/*' -print0 | LC_ALL=C sort -z |
+        xargs -0 sha256sum | sha256sum | cut -c 1-32
+}
+
+# Make .venv in the current directory, unless it is there and nothing that it was made from has
+# changed. Argument: "" installs the project as users do, which starts fastest; "[dev]" installs it
+# editable, with what the tests need. The latter does for both.
 make_venv() {
-    local python state extra=$1
+    local python version state extra=$1
     python=$(find_python)
-    state=$(printf '%s ' "$("$python" -VV | tr '\n' ' ')" "$PWD" &&
-        cat pyproject.toml setup.py helpers/* | sha256sum)
-    if [ -z "$extra" ] && [ "$(cat .venv/.made-from-dev 2>/dev/null)" = "$state" ]; then return; fi
-    if [ "$(cat ".venv/.made-from${extra:+-dev}" 2>/dev/null)" = "$state" ]; then return; fi
+    version=$("$python" -VV | tr '\n' ' ')
+    state="$version $PWD $(hash_of pyproject.toml setup.py helpers)"
+    if [ "$(cat .venv/.made-from-dev 2>/dev/null)" = "$state" ]; then return; fi
+    [ -n "$extra" ] || state+=" $(hash_of rootless)"
+    if [ "$(cat .venv/.made-from 2>/dev/null)" = "$state" ]; then return; fi
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         die "$python cannot make virtual environments: install the package python3-venv"
     say "making .venv with $python"
     rm -f .venv/.made-from*
-    [ "$(.venv/bin/python3 -VV 2>&1)" = "$("$python" -VV)" ] &&
+    [ "$(.venv/bin/python3 -VV 2>&1 | tr '\n' ' ')" = "$version" ] &&
         .venv/bin/python3 -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-    .venv/bin/python3 -m pip install --quiet --disable-pip-version-check --editable ".$extra"
-    .venv/bin/python3 -m compileall -q rootless || true
+    local pip=(.venv/bin/python3 -m pip install --quiet --disable-pip-version-check)
+    if [ -n "$extra" ]; then
+        "${pip[@]}" --editable ".$extra"
+        .venv/bin/python3 -m compileall -q rootless || true
+    else
+        "${pip[@]}" .
+    fi
     printf '%s' "$state" >".venv/.made-from${extra:+-dev}"
 }

@@ -310,6 +310,13 @@ def device(value: str) -> Device:
     for path in (host, container):
         if not path.startswith("/"):
             raise ValueError(f"has {path!r}, not an absolute path")
+    if not {"r", "w"} <= set(permissions):
+        # A read-only mount does not keep anyone from writing to a device.
+        raise refuse(
+            f"--device with the mode {permissions}",
+            "device rules of control groups need root",
+            "leave the mode out: the host's file permissions decide",
+        )
     return Device(_absolute(host), _absolute(container), permissions)
 
 

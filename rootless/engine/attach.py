@@ -173,7 +173,10 @@ class Terminal:
         if self.fd >= 0:
             signal.signal(signal.SIGWINCH, signal.SIG_DFL)
         if self._saved is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+            try:
+                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+            except termios.error:
+                pass  # it was hung up: there is nothing to restore
 
 
 def window_size() -> Box | None:
@@ -191,12 +194,14 @@ def window_size() -> Box | None:
 class _Stream:
     """One direction: from a descriptor of ours to another, with at most one block in between."""
 
-    __slots__ = ("buffer", "close_sink", "paced", "sink", "source")
+    __slots__ = ("back", "buffer", "close_sink", "paced", "sink", "source")
 
     def __init__(self, source: int, sink: int, close_sink: bool) -> None:
         self.source = source
         self.sink = sink
         self.close_sink = close_sink
+        # From the same terminal: without its keys it is to be hung up as a whole.
+        self.back: _Stream | None = None
         self.buffer = memoryview(b"")
         # Regular files take what they get; the others might make us wait.
         self.paced = not _is_regular(sink)
@@ -209,8 +214,13 @@ class _Stream:
             data = b""  # a pty says EIO when its last writer has gone
         if data:
             self.buffer = memoryview(data)
-        else:
-            self.finish()
+            return
+        self.finish()
+        if self.back is not None:
+            # The kernel hangs up a terminal when its last master is closed.
+            self.back.finish()
+            os.close(self.sink)
+            self.sink = -1
 
     def write(self) -> None:
         """Give on what fits."""
@@ -254,6 +264,18 @@ class Pump:
         """Copy from `source` to `sink`; `close_sink` passes on the end of the file."""
         self.streams.append(_Stream(source, sink, close_sink))
 
+    def add_terminal(self, master: int, keys: bool) -> None:
+        """Copy from the container's terminal and, with `keys`, to it.
+
+        When the caller's terminal has gone (a closed window, a broken connection), so has the
+        container's: else a shell would wait for ever for keys that nobody can type.
+        """
+        screen = _Stream(os.dup(master), 1, close_sink=False)
+        self.streams.append(screen)
+        if keys:
+            self.add(0, master)
+            self.streams[-1].back = screen
+
     def run_until(self, wanted: bytes, on_frame: Callable[[bytes, Any], None]) -> Any:
         """Copy until the monitor sends a frame of the wanted kind; return what it carries.
 
@@ -279,7 +301,7 @@ class Pump:
     def drain(self) -> None:
         """Copy what the application has written before it ended, to the last byte."""
         for stream in self.streams:
-            if stream.close_sink:  # towards the container: nobody is there
+            if stream.close_sink or stream.back:  # towards the container: nobody is there
                 stream.source = -1
         while any(stream.source >= 0 or stream.buffer for stream in self.streams):
             if not self._turn(watch_result=False):

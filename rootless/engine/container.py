@@ -8,7 +8,7 @@
         hosts hostname resolv.conf   bound into the container
         log                          the output of a detached one
     <storage>/names/<name>           a link to the id: made atomically, so a name is unique
-    <runtime>/live/<id>              JSON: the processes of a container that is being made, runs
+    <storage>/run/<boot>/live/<id>   JSON: the processes of a container that is being made, runs
                                      or is being cleaned up
 
 State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
@@ -324,7 +324,7 @@ def containers_root() -> str:
 
 def live_root() -> str:
     """Return the directory `live`."""
-    return paths.checked(f"{paths.runtime_root()}/live")
+    return paths.checked(f"{paths.boot_root()}/live")
 
 
 def write_json(path: str, value: Any) -> None:

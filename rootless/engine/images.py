@@ -71,7 +71,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _seconds(created: str) -> float:
-    """Return an RFC 3339 time in seconds; 0.0 for what cannot be read."""
+    """Return an RFC 3339 time in seconds; 0.0 for what cannot be read or is Go's zero time."""
     from datetime import datetime, timezone
 
     whole, dot, rest = created.replace("Z", "+00:00").partition(".")
@@ -82,7 +82,7 @@ def _seconds(created: str) -> float:
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return moment.timestamp()
+    return max(0.0, moment.timestamp())
 
 
 def remove(name: str, force: bool = False) -> list[str]:

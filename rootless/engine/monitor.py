@@ -271,7 +271,8 @@ class Monitor:
     def _clean_up(self, code: int, error: str | None) -> None:
         """Remove what was made, in the reverse order; keep what `rm` has not been asked for."""
         if self.pasta is not None:
-            self.pasta.stop()
+            # A published port is free again when the container is gone; else nobody would see it.
+            self.pasta.stop(wait=bool(self.container.facts["ports"]))
         if self.cgroup is not None:
             try:
                 self.cgroup.destroy()

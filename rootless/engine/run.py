@@ -40,12 +40,19 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
 
 _HOST_IMAGE = "host:"
-_NO_PACKET_SOCKETS = {
-    "names": ["socket"],
-    "action": "SCMP_ACT_ERRNO",
-    "errnoRet": 1,
-    "args": [{"index": 0, "value": 0xFFFFFFFF, "valueTwo": 17, "op": "SCMP_CMP_MASKED_EQ"}],
-}
+
+
+def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
+    test = {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+    return {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [test]}
+
+
+# Whole frames can be addressed to the host's loopback, past every route (network.shield).
+_NO_PACKET_SOCKETS = [
+    _refuse_socket(0, 0xFFFFFFFF, 17),  # AF_PACKET
+    _refuse_socket(0, 0xFFFFFFFF, 44),  # AF_XDP, which sends frames too
+    _refuse_socket(1, 0xF, 10),  # SOCK_PACKET: the kernel makes AF_PACKET of any AF_INET with it
+]
 
 
 class Run:
@@ -175,25 +182,18 @@ def _host_users() -> tuple[bytes, bytes]:
 def _resolve_user(
     state: Run, spec: str, passwd: bytes, group: bytes
 ) -> tuple[int, int, list[int], str]:
-    from rootless.image.user import resolve_user
+    from rootless.image.user import resolve_group, resolve_user
 
     if state.request.userns.startswith("keep-id") and not spec:
         # As Podman: keep-id also runs the application as the kept user.
         uid, gid = userns.keep_id(state.request.userns)
         spec = f"{uid}:{gid}"
     uid, gid, groups, home = resolve_user(spec, passwd=passwd, group=group)
-    state.added_groups = [_resolve_group(name, group) for name in state.request.group_add]
+    try:
+        state.added_groups = [resolve_group(name, group=group) for name in state.request.group_add]
+    except RlessError as error:
+        raise error.within("--group-add") from error
     return uid, gid, groups, home
-
-
-def _resolve_group(name: str, group: bytes) -> int:
-    if name.isdigit() and name.isascii():
-        return int(name)
-    for line in group.split(b"\n"):
-        fields = line.split(b":")
-        if len(fields) >= 3 and fields[0] == name.encode() and fields[2].isdigit():
-            return int(fields[2])
-    raise RlessError(f"--group-add: unable to find group {name} in the image's group file")
 
 
 def _choose_map(state: Run) -> IdMap:
@@ -247,6 +247,12 @@ def _make_container(state: Run) -> None:
     request = state.request
     container_id = containers.new_id()
     stop_signal = request.stop_signal or state.config.get("StopSignal") or defaults.STOP_SIGNAL
+    try:
+        stop_number = signal_number(stop_signal)
+    except RlessError as error:
+        raise RlessError(
+            f"the image's StopSignal: {error.message}", "give another one with --stop-signal"
+        ) from error
     timeout = request.stop_timeout
     extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
     state.container = containers.create(
@@ -266,7 +272,7 @@ def _make_container(state: Run) -> None:
             "labels": {**(state.config.get("Labels") or {}), **request.labels},
             "exposed": sorted({*(state.config.get("ExposedPorts") or {}), *request.expose}),
             "ports": [_show_port(port) for port in request.publish],
-            "stop_signal": signal_number(stop_signal),
+            "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
             "idmap": extents,
@@ -292,7 +298,7 @@ def _show_port(port: Any) -> str:
 def _write_cidfile(path: str, container_id: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(fd, "w", encoding="ascii") as file:
+        with open(fd, "w", encoding="utf-8") as file:
             file.write(container_id)
     except OSError as error:
         raise RlessError(f"--cidfile: cannot write {path}: {error.strerror}") from error
@@ -359,9 +365,8 @@ def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any
         return seccomp.load_profile_file(profile, bounding)
     rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
     if not {"CAP_NET_RAW", "CAP_NET_ADMIN", "ALL"}.intersection(request.cap_add):
-        # Whole frames can be addressed to the host's loopback, past every route: only for who
-        # asks. Docker's default CAP_NET_RAW still pings.
-        rules["syscalls"].append(_NO_PACKET_SOCKETS)
+        # Only for who asks. Docker's default CAP_NET_RAW still pings.
+        rules["syscalls"] += _NO_PACKET_SOCKETS
     return rules
 
 
@@ -435,9 +440,7 @@ def _prepare_pasta(request: RunRequest) -> Pasta:
     return pasta.Pasta(arguments)
 
 
-def _attend(
-    state: Run, signals: Signals, wires: Wires, pasta: Pasta | None
-) -> tuple[int, bool]:
+def _attend(state: Run, signals: Signals, wires: Wires, pasta: Pasta | None) -> tuple[int, bool]:
     """Follow the container to its end, or until it is detached; return (exit code, detached)."""
     request = state.request
     pump = Pump(wires.result)
@@ -456,9 +459,7 @@ def _attend(
     if wires.socket >= 0:
         master, wires.socket = receive_fd(wires.socket), -1
         terminal = Terminal(master)
-        pump.add(os.dup(master), 1)
-        if request.interactive:
-            pump.add(0, master)
+        pump.add_terminal(master, keys=request.interactive)
     elif not request.detach:
         pump.add(wires.stdout, 1)
         pump.add(wires.stderr, 2)

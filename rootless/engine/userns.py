@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     Extent = tuple[int, int, int]
 
 _MAX_ID = 2**31 - 1
-# Images expect at least the ids that adduser gives out and "nobody".
-USUAL_COUNT = 65536
 
 
 class Subordinate:

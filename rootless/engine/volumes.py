@@ -52,7 +52,7 @@ def prepare(
         directory = f"{storage}/volumes/{mount.source}/_data"
         if not os.path.isdir(directory):
             paths.private_dir(f"{storage}/volumes")
-            os.makedirs(directory, 0o755, exist_ok=True)
+            _make(directory)
         if not mount.nocopy and not os.listdir(directory):
             to_fill.append((directory, mount.target))
         mounted.append(_as_bind(mount, directory))
@@ -62,11 +62,17 @@ def prepare(
         if not target.startswith("/") or normal in _REFUSED or normal.startswith("/proc/"):
             raise RlessError(f"the image's volume {target!r} is not a place for a volume")
         directory = f"{container}/volumes/{number}"
-        os.makedirs(directory, 0o755)
+        _make(directory)
         if not mount.nocopy:
             to_fill.append((directory, target))
         mounted.append(_as_bind(mount, directory))
     return mounted, to_fill
+
+
+def _make(directory: str) -> None:
+    os.makedirs(directory, exist_ok=True)
+    # Whatever the umask: every user of the container may enter; on the host nobody can get here.
+    os.chmod(directory, 0o755)  # noqa: S103
 
 
 def _as_bind(volume: Mount, directory: str) -> Mount:

@@ -266,7 +266,7 @@ def check_driver(overlay: Check, fuse: Check) -> Check:
 
 def check_runtime_dir(value: str | None, uid: int) -> Check:
     """Judge $XDG_RUNTIME_DIR."""
-    instead = "state is kept in the storage instead"
+    instead = "rless-oci keeps its state in the storage instead"
     fix = "log in by a way that starts a session (ssh, not su), or unset XDG_RUNTIME_DIR"
     if not value:
         return Check("runtime-dir", OK, "XDG_RUNTIME_DIR is not set", instead)

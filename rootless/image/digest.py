@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _PREFIX = "sha256:"
-_LENGTH = 71
 
 
 def is_digest(value: object) -> bool:

@@ -85,7 +85,7 @@ def _number(text: str, spec: str) -> int | None:
     # int() of thousands of digits is slow and, from 4,300 on, an error.
     digits = text.lstrip("0") or "0"
     if len(digits) > 10 or int(digits) > MAX_ID:
-        raise RlessError(f"invalid user {escape(spec)[:200]}: an id must be between 0 and {MAX_ID}")
+        raise RlessError(f"invalid id {escape(spec)[:200]}: an id must be between 0 and {MAX_ID}")
     return int(digits)
 
 

@@ -25,7 +25,6 @@ _CLOSE_RANGE_CLOEXEC = 4
 _LAST_FD = 0xFFFFFFFF
 
 
-
 def pidfd_open(pid: int) -> int:
     """Return a descriptor of the process (pidfd_open(2), Linux 5.3); ESRCH: there is none."""
     return syscall(f"pidfd_open({pid})", SYS_PIDFD_OPEN, pid, 0)
@@ -118,13 +117,20 @@ def signal_number(name: str) -> int:
         RlessError: there is no such signal.
     """
     text = name.upper().removeprefix("SIG")
-    if text.isdigit() and 0 < int(text) < signal.NSIG:
-        return int(text)
     base, plus, offset = text.partition("+")
-    number = None if base.startswith("_") else getattr(signal, f"SIG{base}", None)  # SIG_DFL
-    if number is not None and (not plus or (base == "RTMIN" and offset.isdigit())):
-        return int(number) + (int(offset) if plus else 0)
+    if not plus and not base.startswith("_"):  # SIG_DFL
+        number = getattr(signal, f"SIG{base}", None) or _number(text)
+    else:
+        number = signal.SIGRTMIN + _number(offset) if base == "RTMIN" and offset else 0
+    if 0 < number < signal.NSIG:
+        return int(number)
     raise RlessError(f"{name!r} is no signal")
+
+
+def _number(text: str) -> int:
+    """Return what some digits say, and for anything else a number that no signal has."""
+    few = len(text) < 4 and text.isascii() and text.isdigit()
+    return int(text) if few else signal.NSIG
 
 
 def read_exactly(fd: int, size: int) -> bytes:

@@ -77,11 +77,11 @@ def _remove(dir_fd: int, raw: bytes) -> None:
                 continue
             if not way:
                 break
-            identity, names, upper = way.pop()
+            place, names, upper = way.pop()
             above = _open(current, b"..")
             os.close(current)
             current = above
-            if identity(current) != identity:
+            if identity(current) != place:
                 raise RlessError(f"cannot delete {shown(raw)}: it was moved meanwhile")
             _rmdir(current, here)
             here = upper

@@ -16,7 +16,7 @@ Theory of operation:
 - It says that it is ready by writing its "pid file", which is a pipe to us: the option does
   so in the foreground as well, after all is configured, in every version.
 - Its end takes 25 to 45 ms, the time that the kernel needs to take the tap device away: nobody
-  waits for it.
+  waits for it, unless ports are published, which it holds until then.
 - It needs SIGPIPE at its default: Python ignores the signal, children inherit that, and the
   version of 2023 ("Couldn't install signal handlers") gives up.
 """

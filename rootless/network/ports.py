@@ -109,7 +109,7 @@ def _port_error(port: Port, error: OSError) -> RlessError:
         return RlessError(f"cannot publish on {where}: this host does not have the address")
     if error.errno in (errno.EACCES, errno.EPERM):
         try:
-            with open(_PORT_START, encoding="ascii") as file:
+            with open(_PORT_START, encoding="utf-8") as file:
                 first = file.read().strip()
         except OSError:
             first = "1024"

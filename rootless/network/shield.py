@@ -8,8 +8,8 @@ can send). Security class 38.
 So the interface is made here, before pasta attaches to it, with local routes: what is sent by it
 to a loopback address is delivered in the container. Two ways around stay, and both need a
 capability that says so: CAP_NET_ADMIN can remove the routes, and CAP_NET_RAW can write whole
-frames by a packet socket, which no route sees. So the seccomp filter must refuse
-socket(AF_PACKET) unless the user asked for one of the two.
+frames, which no route sees. So the seccomp filter must refuse the sockets that do (AF_PACKET, its
+old form SOCK_PACKET, AF_XDP) unless the user asked for one of the two.
 
 The interface outlives pasta, by this: pasta's end need not wait for it to be taken away (40 ms),
 and one that is started anew finds it again.

@@ -8,8 +8,9 @@ Theory of operation. Each layer is walked in order, holding one source and one t
 at a time: down by name, up by `..`, so neither depth nor the length of a path matters. The
 target may be a volume that a hostile container works in meanwhile. So `..` is believed only if
 it is the directory that we came from: one that was moved upwards would lead out of the volume.
-Every name is opened without following links, those of earlier files too. Whiteouts are read in both forms, the overlay
-one (character device 0:0, user.overlay.opaque) and the archive one (.wh.NAME, .wh..wh..opq).
+Every name is opened without following links, those of earlier files too. Whiteouts are read in
+both forms, the overlay one (character device 0:0, user.overlay.opaque) and the archive one
+(.wh.NAME, .wh..wh..opq).
 """
 
 from __future__ import annotations

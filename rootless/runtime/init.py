@@ -163,6 +163,7 @@ class Init:
             if os.getppid() not in (0, self.parent_pid):
                 os._exit(137)
         os.setsid()
+        os.umask(0o022)  # the caller's is not for the directories that we make for all users
         for number in range(1, signal.NSIG):
             # SIGPIPE stays ignored until `restrict`: the parent may have gone when we report.
             if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE):

@@ -170,7 +170,7 @@ def kill(root: str, container_id: str, number: int, everything: bool) -> None:
 
 def _signal_cgroup(path: str, number: int) -> None:
     try:
-        with open(f"{path}/cgroup.procs", encoding="ascii") as file:
+        with open(f"{path}/cgroup.procs", encoding="utf-8") as file:
             pids = [int(line) for line in file]
     except OSError:
         return
@@ -253,7 +253,7 @@ def _connect(path: str) -> int:
 def _write_pid_file(path: str, pid: int) -> None:
     temporary = f"{path}.{os.getpid()}"
     try:
-        with open(temporary, "w", encoding="ascii") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(str(pid))
         os.rename(temporary, path)
     except OSError as error:

@@ -196,7 +196,7 @@ class _Inherited:
     def __enter__(self) -> None:
         if self._score is not None:
             try:
-                with open(_OOM_SCORE, encoding="ascii") as file:
+                with open(_OOM_SCORE, encoding="utf-8") as file:
                     self._old = file.read()
                 _write_oom_score(str(self._score))
             except OSError as error:
@@ -216,7 +216,7 @@ class _Inherited:
 
 
 def _write_oom_score(text: str) -> None:
-    with open(_OOM_SCORE, "w", encoding="ascii") as file:
+    with open(_OOM_SCORE, "w", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -249,6 +249,7 @@ def test_metadata_of_wrong_types(rless: Product, tmp_path: Path) -> None:
         {"StopSignal": 9},
         {"User": "\x1b[2J"},
         {"StopSignal": "NO\nSUCH"},
+        {"StopSignal": "\u00b2"},
         {"WorkingDir": "a\0b"},
     ]
     for number, config in enumerate(configs):
@@ -359,7 +360,7 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
 def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
     """The entry names a process of ours that started at another time: it must survive."""
     rless.detach("reuse", "", "sleep", "60")
-    live = rless.runtime / "rless" / "live" / rless.containers()[0]
+    live = rless.live / rless.containers()[0]
     entry = json.loads(live.read_text())
     real = dict(entry)
     victim = subprocess.Popen(["sleep", "60"])
@@ -407,7 +408,7 @@ def test_planted_directories_are_refused(own_rless: Product, tmp_path: Path) -> 
         assert env["RLESS_STORAGE"] in done.one_line_error()
 
 
-def test_the_runtime_directory_is_checked(own_rless: Product, tmp_path: Path) -> None:
+def test_the_state_directory_is_checked(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     (tmp_path / "wide").mkdir()
     (tmp_path / "wide").chmod(0o755)
@@ -415,13 +416,11 @@ def test_the_runtime_directory_is_checked(own_rless: Product, tmp_path: Path) ->
         rless.run("", "true", env={"XDG_RUNTIME_DIR": value}).expect()
     assert os.listdir(tmp_path / "wide") == []
     # Ours, but something is planted where our directory goes:
-    (rless.runtime / "rless").rename(rless.runtime / "old") if (
-        rless.runtime / "rless"
-    ).exists() else None
-    (rless.runtime / "rless").symlink_to(tmp_path / "wide")
+    rless.live.rename(tmp_path / "old")
+    rless.live.symlink_to(tmp_path / "wide")
     error = rless.run("", "true").expect(125).one_line_error()
-    assert str(rless.runtime / "rless") in error
-    (rless.runtime / "rless").unlink()
+    assert str(rless.live) in error
+    rless.live.unlink()
 
 
 def test_a_newuidmap_in_the_path_is_never_run(rless: Product, tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def test_missing_archives(rless: Product, tmp_path: Path) -> None:
         "--rootfs=/none",
         "--label-file=/none",
         "--group-add=none",
+        "--group-add=\udcff",
+        "--group-add=" + "1" * 5000,
+        "--userns=keep-id:uid=" + "1" * 5000,
+        "--userns=keep-id:uid=\u00b2",
     ],
 )
 def test_bad_flags(rless: Product, flags: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -69,6 +70,38 @@ def test_a_running_container_is_not_removed(rless: Product) -> None:
     assert "running" in rless("rm", "busy").expect(1).one_line_error()
     rless("rm", "-f", "busy").expect()
     assert rless.containers() == []
+
+
+def test_a_container_is_known_in_every_session(rless: Product, tmp_path: Path) -> None:
+    """A login, cron and `su` differ in XDG_RUNTIME_DIR, and a logout removes its content."""
+    rless.detach("busy", "--rm", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
+    (tmp_path / "other").mkdir(mode=0o700)
+    for value in (None, str(tmp_path / "other"), "/nonexistent"):
+        env = {"XDG_RUNTIME_DIR": value}
+        assert rless("ps", "--format", "{{.Names}}", env=env).expect().out == "busy\n"
+        assert "running" in rless("rm", "busy", env=env).expect(1).one_line_error()
+        rless.run("", "true", env=env).expect()  # it sweeps
+    rless("stop", "busy", env={"XDG_RUNTIME_DIR": None}).expect()
+    wait_for(lambda: rless.containers() == [], "the removal")
+
+
+@pytest.mark.needs("tun", "pasta")
+def test_a_published_port_is_free_when_its_container_is_gone(rless: Product) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    publish = f"--network pasta -p 127.0.0.1:{port}:80"
+    for end in (("rm", "-f", "web"), ("stop", "-t", "0", "web")):
+        rless.detach("web", publish, "sleep", "60")
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        taken = rless.run(f"--network pasta -p {port}:80", "true").expect(125)
+        assert "taken" in taken.one_line_error()
+        rless(*end).expect()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5).close()
+    rless("rm", "web").expect()
+    for _ in range(3):
+        rless.run(publish, "true").expect()
 
 
 def test_a_name_is_unique_until_it_is_free(rless: Product) -> None:

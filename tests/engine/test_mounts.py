@@ -229,8 +229,10 @@ def test_dev(rless: Product) -> None:
 def test_device(rless: Product) -> None:
     done = rless.sh("stat -c '%F %t:%T' /dev/fuse; exec 3<>/dev/fuse", "--device", "/dev/fuse")
     assert done.lines() == ["character special file a:e5"]
-    done = rless.sh("stat -c %t:%T /dev/other", "--device", "/dev/fuse:/dev/other:r")
+    done = rless.sh("stat -c %t:%T /dev/other", "--device", "/dev/fuse:/dev/other:rw")
     assert done.lines() == ["a:e5"]
+    error = rless.run("--device /dev/null:/dev/other:r", "true").expect(125).one_line_error()
+    assert "--device with the mode r" in error
     assert rless.run("", "ls", "/dev/fuse").code == 1
     error = rless.run("--device /dev/none", "true").expect(125).one_line_error()
     assert "/dev/none" in error
@@ -304,6 +306,19 @@ def test_workdir_is_made(rless: Product) -> None:
     image = rless.add_image("workdir", probe_image(WorkingDir="/opt/new", User="1000"))
     assert rless.sh("pwd", image=image).out == "/opt/new\n"
     assert rless.sh("pwd", "-w", "/srv", image=image).out == "/srv\n"
+
+
+def test_the_callers_umask_is_not_the_containers(rless: Product) -> None:
+    before = os.umask(0o077)
+    try:
+        done = rless.sh(
+            "pwd; stat -c %a /a /new /vol /named", "-w", "/a/b", "-v", "/vol",
+            "-v", "umask:/named", "--tmpfs", "/new/tmp", "--user", "1000",
+        )  # fmt: skip
+    finally:
+        os.umask(before)
+    assert done.out.splitlines()[0] == "/a/b"
+    assert done.out.splitlines()[1:] == ["755"] * 4
 
 
 def test_umask_and_modes_of_the_root(rless: Product) -> None:

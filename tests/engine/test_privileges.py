@@ -97,6 +97,16 @@ def test_what_the_default_filter_refuses(rless: Product) -> None:
     assert facts["try-vsock"] != "ok"
 
 
+def test_security_class_38_whole_frames_only_for_who_asks(rless: Product) -> None:
+    """They reach the host's 127.0.0.1 through pasta, whatever the routes say."""
+    probe = "try-packet , try-packet-old , try-xdp , try-raw"
+    assert rless.probe(probe).facts() == {
+        "try-packet": "EPERM", "try-packet-old": "EPERM", "try-xdp": "EPERM", "try-raw": "ok",
+    }  # fmt: skip
+    for capability in ("NET_RAW", "NET_ADMIN"):
+        assert rless.probe(probe, "--cap-add", capability).facts()["try-packet"] == "ok"
+
+
 def test_nested_user_namespaces_by_a_switch(rless: Product) -> None:
     facts = rless.probe("try-unshare-user", "--security-opt", "nested-userns").facts()
     assert facts["try-unshare-user"] == "ok"

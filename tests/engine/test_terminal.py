@@ -174,6 +174,25 @@ def test_restored_when_the_monitor_is_killed(rless: Product, session: Any) -> No
     assert not rless.containers()  # the command has cleaned up in its place
 
 
+@pytest.mark.parametrize("command", [("sh",), ("cat",), ("sh", "-c", "sleep 60 & cat; sleep 60")])
+def test_the_container_ends_with_the_callers_terminal(
+    rless: Product, session: Any, command: tuple[str, ...]
+) -> None:
+    """A window is closed, a connection breaks: no shell stays that nobody can reach."""
+    shell = session(*command)
+    wait_for(shell.is_raw, "raw mode")
+    os.close(shell.master)
+    os.close(shell.slave)
+    shell.master, shell.slave = pty.openpty()  # for the fixture to close
+    if len(command) == 1:
+        shell.process.wait(timeout=10)
+        wait_for(lambda: not rless.containers(), "the removal")
+    else:  # it does not care; it goes on, as under nohup
+        assert rless.containers()
+        rless("rm", "-f", rless.containers()[0]).expect()
+        shell.process.wait(timeout=10)
+
+
 def children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as stream:
         return [int(word) for word in stream.read().split()]

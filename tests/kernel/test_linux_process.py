@@ -394,6 +394,7 @@ def test_read_exactly() -> None:
         ("9", 9),
         ("RTMIN+3", signal.SIGRTMIN + 3),
         ("SIGRTMIN", signal.SIGRTMIN),
+        ("RTMIN+30", signal.SIGRTMAX),
     ],
 )
 def test_signal_number(name: str, number: int) -> None:
@@ -402,7 +403,10 @@ def test_signal_number(name: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "SIG", "0", "65", "-9", "NOPE", "_DFL", "DFL", "TERM+1", "RTMIN+x", "9 ", "SIGSIGTERM"],
+    [
+        *"SIG 0 65 -9 NOPE _DFL DFL TERM+1 RTMIN+x RTMIN+ RTMIN+31 SIGSIGTERM".split(),
+        *("", "9 ", "\u00b2", "RTMIN+\u00b2", "1" * 5000),
+    ],
 )
 def test_no_signal(name: str) -> None:
     with pytest.raises(RlessError, match="is no signal"):

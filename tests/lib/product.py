@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from rootless.paths import boot_id
 from tests.lib import images
 from tests.lib.compiled import ROOT, static_program
 
@@ -191,6 +192,11 @@ class Product:
                 found[pid] = what
         return found
 
+    @property
+    def live(self) -> Path:
+        """Where the processes of this boot's containers are noted."""
+        return self.storage / "run" / boot_id() / "live"
+
     def leftovers(self) -> list[str]:
         """Return what is there that should not be when no container exists."""
         found = [f"process {pid}: {what}" for pid, what in self.processes().items()]
@@ -198,9 +204,8 @@ class Product:
             found += [f"mount {line.strip()}" for line in stream if str(self.base) in line]
         for directory in ("containers", "names", "tmp"):
             found += [f"{directory}/{name}" for name in _names(self.storage / directory)]
-        live = self.runtime / "rless" / "live"
         # The mark of this boot stays.
-        found += [f"live/{name}" for name in _names(live) if name != "booted"]
+        found += [f"live/{name}" for name in _names(self.live) if name != "booted"]
         if group := os.environ.get("RLESS_TEST_CGROUP"):
             for directory, names, _ in os.walk(group):  # one that goes meanwhile is no error
                 found += [f"cgroup {directory}/{name}" for name in names if name[:6] == "rless-"]

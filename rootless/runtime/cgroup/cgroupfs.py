@@ -53,7 +53,7 @@ class CgroupfsCgroup:
 def remove(path: str) -> None:
     """Kill all that is in the cgroup at `path`, and remove it with those below it."""
     try:
-        with open(f"{path}/cgroup.kill", "w", encoding="ascii") as file:
+        with open(f"{path}/cgroup.kill", "w", encoding="utf-8") as file:
             file.write("1")
     except OSError:
         pass  # before Linux 5.14, or it is gone: the removal tells

@@ -163,7 +163,7 @@ def test_bad_tmpfs(text: str) -> None:
 def test_device() -> None:
     assert device("/dev/fuse") == Device("/dev/fuse", "/dev/fuse", "rwm")
     assert device("/dev/a:/dev/b") == Device("/dev/a", "/dev/b", "rwm")
-    assert device("/dev/a:r") == Device("/dev/a", "/dev/a", "r")
+    assert device("/dev/a:rw") == Device("/dev/a", "/dev/a", "rw")
     assert device("/dev/a:/dev/b:rw") == Device("/dev/a", "/dev/b", "rw")
 
 
@@ -172,6 +172,12 @@ def test_device() -> None:
 )
 def test_bad_device(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has) "):
+        device(text)
+
+
+@pytest.mark.parametrize("text", ("/dev/a:r", "/dev/a:/dev/b:w", "/dev/a:/dev/b:rm"))
+def test_a_device_mode_that_nothing_would_enforce_is_refused(text: str) -> None:
+    with pytest.raises(RlessError, match="--device with the mode"):
         device(text)
 
 

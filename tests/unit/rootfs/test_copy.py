@@ -13,7 +13,6 @@ from rootless.errors import RlessError
 from rootless.rootfs import copy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 MIB = 1 << 20
@@ -98,20 +97,6 @@ def test_a_link_in_a_lower_layer_is_replaced_not_followed(tmp_path: Path) -> Non
     assert not os.path.islink(f"{target}/file")
 
 
-class Hostile:
-    """A container that works in the volume while it is filled: acts after a file was copied."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: bytes, act: Callable[[], object]):
-        self.name, self.act = name, act
-        self.original = copy._Walk._copy
-        monkeypatch.setattr(copy._Walk, "_copy", lambda *args: self.copy(*args))
-
-    def copy(self, walk: copy._Walk, name: bytes, status: os.stat_result) -> None:
-        self.original(walk, name, status)
-        if name == self.name:
-            self.act()
-
-
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
     (tmp_path / "host" / "volume").mkdir(parents=True)
@@ -125,7 +110,14 @@ def test_security_class_18_a_directory_that_moves_leads_nowhere(
     for path in ("a/b/c/marker", *(f"a/evil{number}/file" for number in range(9))):
         (tmp_path / "image" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "image" / path).write_text("evil")
-    Hostile(monkeypatch, b"marker", lambda: (volume / "a/b/c").rename(volume / "c"))
+    original = copy._Walk._copy
+
+    def move(walk: copy._Walk, name: bytes, status: os.stat_result) -> None:
+        original(walk, name, status)
+        if name == b"marker":
+            (volume / "a/b/c").rename(volume / "c")
+
+    monkeypatch.setattr(copy._Walk, "_copy", move)
     with pytest.raises(RlessError, match="moved meanwhile"):
         copy.apply(str(tmp_path / "image"), str(volume))
     assert os.listdir(volume.parent) == ["volume"]
@@ -136,33 +128,22 @@ def test_security_class_18_a_second_name_leads_nowhere(
 ) -> None:
     """The path of a file's first name may be a link by the time of its second one."""
     (volume.parent / "key").write_text("secret")
-    (tmp_path / "image").mkdir()
-    for number in (1, 2):  # which comes first is the file system's choice
-        directory = tmp_path / "image" / str(number)
-        directory.mkdir()
-        if number == 1:
-            (directory / "key").write_text("public")
-        else:
-            os.link(tmp_path / "image" / "1" / "key", directory / "key")
-
-    def swap() -> None:
-        for directory in volume.iterdir():
-            if directory.is_dir() and not (directory / "key").is_symlink():
-                directory.rename(volume / "aside")
-                directory.symlink_to(volume.parent)
-                return
-
+    for name in ("1", "2"):  # which of them comes first is the file system's choice
+        (tmp_path / "image" / name).mkdir(parents=True)
+    (tmp_path / "image/1/key").write_text("public")
+    os.link(tmp_path / "image/1/key", tmp_path / "image/2/key")
     original = copy._Walk._leave
 
-    def leave(walk: copy._Walk) -> None:
+    def swap(walk: copy._Walk) -> None:
+        name = os.fsdecode(walk.frames[-1].name)
         original(walk)
         if len(walk.frames) == 1 and not (volume / "aside").exists():
-            swap()
+            (volume / name).rename(volume / "aside")
+            (volume / name).symlink_to(volume.parent)
 
-    monkeypatch.setattr(copy._Walk, "_leave", leave)
+    monkeypatch.setattr(copy._Walk, "_leave", swap)
     copy.apply(str(tmp_path / "image"), str(volume))
-    texts = {path.read_text() for path in volume.glob("[12]/key")}
-    assert "public" in texts
+    assert "public" in {path.read_text() for path in volume.glob("[12]/key")}
     assert os.stat(volume.parent / "key").st_nlink == 1
 
 

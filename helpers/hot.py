@@ -1,0 +1,156 @@
+"""Write rootless/hot.bin: the modules that a start may load, compiled, in one file.
+
+From a file of its own a module costs the import system nine file calls, each a round trip to
+the server on a network file system, and 0.1 ms more. `rootless/launch.py` reads the file. Run by
+setup.py when the package is built; by hand: `python helpers/hot.py DIRECTORY`, the one that
+`rootless` lies in.
+
+The file: a header (the interpreter's bytecode magic; the start of the index, the ends of both
+parts, 4 bytes each; 16 bytes of the content's SHA-256), then two parts. The first one is read at
+every start: the marshalled code of the modules of `rless --version`, and the index (marshalled:
+module -> (source below DIRECTORY, part, start, end)). The second one is read as a whole when a
+module of it is wanted first: a read of 0.5 MB costs less than 60 files, but is not free.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import hashlib
+import importlib.util
+import marshal
+import os
+import sys
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+NAME = "hot.bin"
+COMMANDS = ("rootless.cli.main", "rootless.runtime.cli")
+VERBS = ("rootless.cli.run",)  # those that shall be fast
+
+# Modules of the standard library that a start loads anyway, or that cost next to nothing. What
+# loads others is slow by itself, so it and all that only it needs is left out.
+CHEAP = frozenset(
+    "__future__ _blake2 _signal _socket array ctypes errno fcntl marshal os pwd resource select"
+    " stat struct sys termios time".split()
+)
+
+
+class Module:
+    """A module's source, and what it imports."""
+
+    def __init__(self, name: str, source: Path, relative: str) -> None:
+        self.name = name
+        self.relative = relative
+        self.tree = ast.parse(source.read_bytes(), relative)
+        self.at_start = set(_imports(self.tree.body, at_start=True))
+        self.ever = set(_imports(self.tree.body, at_start=False))
+        # Tables name functions by strings: "network.publish" in rootless.cli.options.
+        package = name.rpartition(".")[0]
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.ever.add(f"{package}.{node.value.partition('.')[0]}")
+
+    def compile(self) -> bytes:
+        """Return the marshalled code; it does what `__future__` says without loading it."""
+        body = [node for node in self.tree.body if not _is_future(node)]
+        flags = __future__.annotations.compiler_flag if len(body) < len(self.tree.body) else 0
+        tree = ast.Module(body, self.tree.type_ignores)
+        code = compile(tree, self.relative, "exec", flags, dont_inherit=True, optimize=0)
+        return marshal.dumps(code)
+
+
+def _is_future(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _imports(body: Iterable[ast.AST], at_start: bool) -> Iterator[str]:
+    """Yield the names that statements import; at_start: not what functions do when called."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _imports(node.orelse, at_start)
+        elif not (at_start and isinstance(node, (ast.FunctionDef, ast.ExceptHandler))):
+            yield from _imports(ast.iter_child_nodes(node), at_start)
+
+
+def read_modules(directory: Path) -> dict[str, Module]:
+    """Return all modules of the package below `directory`."""
+    modules = {}
+    for source in sorted((directory / "rootless").rglob("*.py")):
+        relative = source.relative_to(directory)
+        parts = relative.with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules[name] = Module(name, source, str(relative))
+    return modules
+
+
+def closure(names: Iterable[str], modules: dict[str, Module]) -> list[str]:
+    """Return the modules that importing `names` loads for certain, with them."""
+    found = [name for name in names if name in modules]
+    for name in found:
+        wanted = {name.rpartition(".")[0], *modules[name].at_start}
+        found += sorted(wanted & modules.keys() - set(found))
+    return found
+
+
+def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
+    """Return the modules that every start of a command loads, and those that it may load.
+
+    Not those that load something slow, nor what can be reached through them only.
+    """
+    slow = {
+        name
+        for name, module in modules.items()
+        if any(
+            top in sys.stdlib_module_names and top not in CHEAP
+            for top in (other.partition(".")[0] for other in module.at_start)
+        )
+    }
+    while more := {name for name in modules if modules[name].at_start & slow} - slow:
+        slow |= more
+    first = [name for name in closure(COMMANDS, modules) if name not in slow]
+    found: set[str] = set()
+    queue = [*COMMANDS, *VERBS]
+    while queue:
+        name = queue.pop()
+        if name in modules and name not in found | slow:
+            found.add(name)
+            queue += [name.rpartition(".")[0], *modules[name].ever]
+    return first, sorted(found.difference(first))
+
+
+def write(directory: Path) -> Path:
+    """Write the file for the package below `directory`; return its path."""
+    modules = read_modules(directory)
+    index: dict[str, tuple[str, int, int, int]] = {}
+    parts = []
+    for number, names in enumerate(select(modules)):
+        part = b""
+        for name in names:
+            code = modules[name].compile()
+            index[name] = (modules[name].relative, number, len(part), len(part) + len(code))
+            part += code
+        parts.append(part)
+    content = parts[0] + marshal.dumps(index)
+    places = (len(parts[0]), len(content), len(content) + len(parts[1]))
+    content += parts[1]
+    header = importlib.util.MAGIC_NUMBER + b"".join(n.to_bytes(4, "little") for n in places)
+    header += hashlib.sha256(content).digest()[:16]
+    target = directory / "rootless" / NAME
+    fresh = target.with_name(f".{NAME}.{os.getpid()}")
+    fresh.write_bytes(header + content)
+    fresh.chmod(0o644)
+    fresh.replace(target)  # never a half of it to somebody who starts just now
+    return target
+
+
+if __name__ == "__main__":
+    print(write(Path(sys.argv[1])))
