@@ -10,12 +10,14 @@ reader that goes away is passed on: the application then gets SIGPIPE, as in a s
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 import struct
 import termios
 
+from rootless import log
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.runtime import sync
@@ -228,7 +230,10 @@ class _Stream:
             size = os.write(self.sink, self.buffer[:_PIPE_BUF] if self.paced else self.buffer)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            # EPIPE, EIO: who reads has gone away. Anything else nobody would hear of.
+            if error.errno not in (errno.EPIPE, errno.EIO) and self.sink in (1, 2):
+                log.warn(f"output of the container is lost: {error.strerror}")
             self.buffer = memoryview(b"")
             self.finish()
             return

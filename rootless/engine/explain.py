@@ -122,7 +122,7 @@ def _rootfs(ready: dict[str, Any]) -> list[tuple[str, Any]]:
         ("driver", rootfs["driver"]),
         ("options", rootfs["options"]),
         ("mounted at", rootfs["path"]),
-        ("why", rootfs["why"] or [f"{rootfs['driver']} was tried first, and works"]),
+        ("why", rootfs["why"] or [f"{rootfs['driver']} works, and nothing was tried before it"]),
     ]
 
 

@@ -161,6 +161,9 @@ class Monitor:
                 from rootless.network import shield
 
                 shield.close_loopback(self.pasta.interface)
+                # Only now: the shield and pasta both open the tap device, which one at a time can.
+                own = f"/proc/{os.getpid()}/ns"
+                self.pasta.begin(f"{own}/net", f"{own}/user")
             # The network namespace was made with our user namespace; the runtime joins it.
             path = f"/proc/{os.getpid()}/ns/net"
             self.spec["linux"]["namespaces"].append({"type": "network", "path": path})

@@ -406,8 +406,6 @@ def _start(state: Run, signals: Signals) -> int:
     state.mark("user namespace")
     detached = False
     try:
-        if pasta is not None:
-            pasta.begin(f"/proc/{pid}/ns/net", f"/proc/{pid}/ns/user")
         code, detached = _attend(state, signals, wires, pasta)
         return code
     finally:

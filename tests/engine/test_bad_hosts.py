@@ -216,18 +216,6 @@ def test_full_while_the_layers_are_copied(own_rless: Product, layout: str) -> No
     assert "left behind" not in done.out
 
 
-def test_a_full_runtime_directory(rless: Product) -> None:
-    run(rless, "", rless.image, "true").expect()
-    arrangement = (
-        f"tmpfs({str(rless.runtime)!r}, '4k')\n"
-        f"os.mkdir({str(rless.runtime / 'rless')!r}, 0o700)\n"
-        f"try: write({str(rless.runtime / 'filler')!r}, 'x' * 8192)\n"
-        "except OSError: pass"
-    )
-    done = run(rless, arrangement, rless.image, "true").expect(125)
-    assert "No space left on device" in done.one_line_error()
-
-
 # -- homes ---------------------------------------------------------------------------------------
 
 

@@ -335,4 +335,4 @@ def test_umask_and_modes_of_the_root(rless: Product) -> None:
 
 def test_the_storage_is_closed(rless: Product) -> None:
     assert stat.S_IMODE(os.stat(rless.storage).st_mode) == 0o700
-    assert stat.S_IMODE(os.stat(rless.runtime / "rless").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(rless.live).st_mode) == 0o700

@@ -126,8 +126,7 @@ def rless_namespaces(rless: Product, name: str) -> dict[str, str]:
     """Return the namespaces of a running container, seen from the host as its owner."""
     import json
 
-    live = rless.runtime / "rless" / "live"
-    pid = json.loads((live / rless.containers()[0]).read_text())["init"][0]
+    pid = json.loads((rless.live / rless.containers()[0]).read_text())["init"][0]
     # Its entries are closed to us, as to anybody; root of the same user namespace may look.
     script = f"for n in {' '.join(KINDS)}; do readlink /proc/{pid}/ns/$n; done"
     done = rless.run(

@@ -84,6 +84,7 @@ def test_output_to_a_file_and_to_a_full_device(rless: Product, tmp_path: Path) -
     with open("/dev/full", "wb") as stream:
         done = rless.run("", "sh", "-c", "echo x; echo x; exit 3", stdout=stream.fileno())
     assert done.code in (3, 141)
+    assert "output of the container is lost: No space left on device" in done.err
 
 
 def test_both_outputs_stay_apart(rless: Product) -> None:

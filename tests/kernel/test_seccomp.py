@@ -101,6 +101,10 @@ def probe(bpf: bytes | None, *words: str, stdin: int | None = None) -> str:
     return text
 
 
+# By other tests: they depend on capabilities and on what the engine adds to the profile.
+JUDGED_ELSEWHERE = {"mknod", "packet", "packet-old", "raw", "xdp"}
+
+
 def attempts(bpf: bytes | None) -> dict[str, str]:
     lines = probe(bpf, "try-all").splitlines()
     return {name.removeprefix("try-"): said for name, said in (line.split() for line in lines)}
@@ -142,7 +146,7 @@ def test_allowed(filtered: dict[str, str], unfiltered: dict[str, str], attempt: 
 
 
 def test_every_attempt_is_judged(unfiltered: dict[str, str]) -> None:
-    assert set(unfiltered) == set(REFUSED) | set(ALLOWED) | {"mknod"}
+    assert set(unfiltered) == set(REFUSED) | set(ALLOWED) | JUDGED_ELSEWHERE
 
 
 def test_the_filter_is_on(default: bytes) -> None:
