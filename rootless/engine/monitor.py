@@ -68,10 +68,10 @@ class Source:
         whiteouts: their form.
         path: of --rootfs.
         driver: asked for by --storage-driver, or None.
-        cache: for `host:`.
+        cache, hidden: for `host:`; the latter are directories to leave out, beside $HOME.
     """
 
-    __slots__ = ("cache", "driver", "kind", "layers", "path", "whiteouts")
+    __slots__ = ("cache", "driver", "hidden", "kind", "layers", "path", "whiteouts")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -80,6 +80,7 @@ class Source:
         self.path = ""
         self.driver: str | None = None
         self.cache = ""
+        self.hidden: list[str] = []
 
 
 class Monitor:
@@ -106,6 +107,8 @@ class Monitor:
         self.wires = wires
         self.new_network = new_network
         self.pasta = pasta
+        self.network_begun = False
+        self.network_error: RlessError | None = None
         self.want_report = want_report
         self.cache_dir = cache_dir
         self.volumes = volumes
@@ -117,6 +120,30 @@ class Monitor:
         """Fork pasta, while we are still in the host's network: it ends when we do."""
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
+
+    def meanwhile(self) -> None:
+        """Use the time that newuidmap takes: begin the network, load what only we need.
+
+        Neither needs the id maps: the capabilities are there from the first moment. pasta has
+        the longest way to go of all, so it goes first.
+        """
+        try:
+            if self.new_network:
+                self._begin_network()
+        except RlessError as error:
+            self.network_error = error  # told when there is somebody to tell
+        load_runtime()
+
+    def _begin_network(self) -> None:
+        self.network_begun = True
+        netlink.loopback_up()
+        if self.pasta is not None:
+            from rootless.network import shield
+
+            shield.close_loopback(self.pasta.interface)
+            # Only now: the shield and pasta both open the tap device, which one at a time can.
+            own = f"/proc/{os.getpid()}/ns"
+            self.pasta.begin(f"{own}/net", f"{own}/user")
 
     def run(self) -> NoReturn:
         """Do all of it; never return into the command's stack."""
@@ -155,15 +182,11 @@ class Monitor:
     def _live(self) -> int:
         from rootless.runtime import cgroup, parent
 
+        if self.network_error is not None:
+            raise self.network_error
         if self.new_network:
-            netlink.loopback_up()
-            if self.pasta is not None:
-                from rootless.network import shield
-
-                shield.close_loopback(self.pasta.interface)
-                # Only now: the shield and pasta both open the tap device, which one at a time can.
-                own = f"/proc/{os.getpid()}/ns"
-                self.pasta.begin(f"{own}/net", f"{own}/user")
+            if not self.network_begun:
+                self._begin_network()
             # The network namespace was made with our user namespace; the runtime joins it.
             path = f"/proc/{os.getpid()}/ns/net"
             self.spec["linux"]["namespaces"].append({"type": "network", "path": path})
@@ -223,7 +246,9 @@ class Monitor:
             "volatile": bool(self.container.facts["rm"]),
         }
         if source.kind == "host":
-            return rootfs.mount_host(workspace, self.idmap, source.cache, **options)
+            return rootfs.mount_host(
+                workspace, self.idmap, source.cache, exclude=source.hidden, **options
+            )
         if source.kind == "directory":
             return rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         return rootfs.mount(

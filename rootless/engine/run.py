@@ -21,7 +21,7 @@ from rootless import log, paths
 from rootless.engine import container as containers
 from rootless.engine import defaults, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals, Terminal, window_size
-from rootless.engine.monitor import DETACH, REAP, Monitor, Source, load_runtime
+from rootless.engine.monitor import DETACH, REAP, Monitor, Source
 from rootless.engine.wires import Wires, receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
@@ -124,6 +124,7 @@ def _find_image(state: Run) -> None:
     if name == _HOST_IMAGE:
         state.source = Source("host")
         state.source.cache = f"{state.storage}/host"
+        state.source.hidden = _homes()
         state.source.driver = request.driver
         state.config = {"Cmd": ["/bin/sh"]}
         state.user = _resolve_user(state, request.user or "", *_host_users())
@@ -169,6 +170,16 @@ def _adopt(state: Run, image: Image) -> IdMap:
     state.user = _resolve_user(state, spec, image.passwd(), image.group())
     state.idmap = _choose_map(state)
     return state.idmap
+
+
+def _homes() -> list[str]:
+    """Return the caller's home by the password database: $HOME may be unset, or another."""
+    import pwd
+
+    try:
+        return [pwd.getpwuid(os.getuid()).pw_dir]
+    except KeyError:
+        return []
 
 
 def _host_users() -> tuple[bytes, bytes]:
@@ -422,7 +433,7 @@ def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
             path = state.joined["user"]
             return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
         return idmap.spawn(
-            state.idmap, namespaces, monitor.run, monitor.start_network, load_runtime
+            state.idmap, namespaces, monitor.run, monitor.start_network, monitor.meanwhile
         )
     except SyscallError as error:
         if error.call.startswith("unshare"):
