@@ -6,20 +6,20 @@ are made at import time: code that runs after the root has changed can import no
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from rootless.errors import SyscallError
+from rootless.linux import ffi
 
 # PyDLL keeps the interpreter lock: the calls are short, and clone3 must not switch threads.
 # musl names its libc otherwise; the process itself always has one.
 try:
-    libc = ctypes.PyDLL("libc.so.6", use_errno=True)
+    libc = ffi.PyDLL("libc.so.6", use_errno=True)
 except OSError:
-    libc = ctypes.PyDLL(None, use_errno=True)
+    libc = ffi.PyDLL(None, use_errno=True)
 
 _syscall = libc.syscall
-_syscall.restype = ctypes.c_long
+_syscall.restype = ffi.c_long
 
 # x86_64 and aarch64 share the numbers from pidfd_send_signal (424) on.
 _MACHINE = os.uname().machine
@@ -50,7 +50,7 @@ AT_RECURSIVE = 0x8000
 
 def failed(call: str) -> SyscallError:
     """Return the error of the libc call that has just failed, read from errno."""
-    return SyscallError(call, ctypes.get_errno())
+    return SyscallError(call, ffi.get_errno())
 
 
 def syscall(name: str, number: int, *args: object) -> int:
@@ -67,8 +67,8 @@ def syscall(name: str, number: int, *args: object) -> int:
     Source: syscall(2).
     """
     result: int = _syscall(
-        ctypes.c_long(number),
-        *(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args),
+        ffi.c_long(number),
+        *(ffi.c_long(arg) if isinstance(arg, int) else arg for arg in args),
     )
     if result == -1:
         raise failed(name)

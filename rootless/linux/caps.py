@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-
 from rootless.errors import SyscallError
+from rootless.linux import ffi
 from rootless.linux.call import failed, libc
 from rootless.linux.prctl import read_bounding
 
@@ -57,12 +56,12 @@ NUMBERS = {name: number for number, name in enumerate(NAMES)}
 _VERSION_3 = 0x20080522
 
 
-class _Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+class _Header(ffi.Structure):
+    _fields_ = [("version", ffi.c_uint32), ("pid", ffi.c_int)]
 
 
-class _Data(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+class _Data(ffi.Structure):
+    _fields_ = [(name, ffi.c_uint32) for name in ("effective", "permitted", "inheritable")]
 
 
 _capset = libc.capset
@@ -88,7 +87,7 @@ def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
             for shift in (0, 32)
         )
     )
-    if _capset(ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(data)) == -1:
+    if _capset(ffi.byref(_Header(_VERSION_3, 0)), ffi.byref(data)) == -1:
         raise failed("capset")
 
 

@@ -7,9 +7,9 @@ to a descriptor too: no path is looked up twice, so nobody can swap a component 
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from rootless.linux import ffi
 from rootless.linux.call import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
@@ -68,20 +68,20 @@ _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 _mount = libc.mount
 _mount.argtypes = [
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_ulong,
-    ctypes.c_char_p,
+    ffi.c_char_p,
+    ffi.c_char_p,
+    ffi.c_char_p,
+    ffi.c_ulong,
+    ffi.c_char_p,
 ]
 _umount2 = libc.umount2
 
 
-class _MountAttr(ctypes.Structure):
+class _MountAttr(ffi.Structure):
     """struct mount_attr, version 0 (linux/mount.h)."""
 
     _fields_ = [
-        (name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")
+        (name, ffi.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")
     ]
 
 
@@ -221,7 +221,7 @@ def mount_setattr(
         fd,
         encode(path),
         flags,
-        ctypes.byref(attr),
-        ctypes.sizeof(attr),
+        ffi.byref(attr),
+        ffi.sizeof(attr),
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
+from rootless.linux import ffi
 from rootless.linux.call import SYS_CLONE3, failed, libc, syscall
 
 CLONE_NEWTIME = 0x00000080
@@ -22,11 +21,11 @@ _unshare = libc.unshare
 _setns = libc.setns
 
 
-class _CloneArgs(ctypes.Structure):
+class _CloneArgs(ffi.Structure):
     """struct clone_args, version 2 (linux/sched.h, Linux 5.7)."""
 
     _fields_ = [
-        (name, ctypes.c_uint64)
+        (name, ffi.c_uint64)
         for name in (
             "flags",
             "pidfd",
@@ -86,14 +85,14 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
 
     Source: clone3(2), Linux 5.3; CLONE_INTO_CGROUP 5.7.
     """
-    pidfd = ctypes.c_int(-1)
+    pidfd = ffi.c_int(-1)
     args = _CloneArgs(
         flags=flags | CLONE_PIDFD,
-        pidfd=ctypes.addressof(pidfd),
+        pidfd=ffi.addressof(pidfd),
         exit_signal=_SIGCHLD,
     )
     if cgroup_fd >= 0:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd
-    pid = syscall("clone3", SYS_CLONE3, ctypes.byref(args), ctypes.sizeof(args))
+    pid = syscall("clone3", SYS_CLONE3, ffi.byref(args), ffi.sizeof(args))
     return (pid, pidfd.value) if pid else (0, -1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
 from rootless.errors import SyscallError
+from rootless.linux import ffi
 from rootless.linux.call import SYS_OPENAT2, encode, shown, syscall
 
 RESOLVE_NO_XDEV = 0x01
@@ -19,10 +19,10 @@ _ATTEMPTS = 64
 _LINKS = 40  # that dangle, one after the other; the kernel's limit of links in a path
 
 
-class _OpenHow(ctypes.Structure):
+class _OpenHow(ffi.Structure):
     """struct open_how (linux/openat2.h)."""
 
-    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+    _fields_ = [(name, ffi.c_uint64) for name in ("flags", "mode", "resolve")]
 
 
 def openat2(
@@ -51,8 +51,8 @@ def openat2(
                 SYS_OPENAT2,
                 dir_fd,
                 encode(path),
-                ctypes.byref(how),
-                ctypes.sizeof(how),
+                ffi.byref(how),
+                ffi.sizeof(how),
             )
         except SyscallError as error:
             # The kernel gives EAGAIN where a rename happened during `..`: try again.

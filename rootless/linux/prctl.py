@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
+from rootless.linux import ffi
 from rootless.linux.call import SYS_KEYCTL, failed, libc, syscall
 
 _PR_SET_PDEATHSIG = 1
@@ -22,13 +21,13 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _prctl = libc.prctl
 _personality = libc.personality
-_personality.argtypes = [ctypes.c_ulong]
+_personality.argtypes = [ffi.c_ulong]
 _sethostname = libc.sethostname
 _setdomainname = libc.setdomainname
 
 
 def _call(name: str, option: int, *args: int) -> int:
-    padded = [ctypes.c_ulong(arg) for arg in (*args, 0, 0, 0, 0)[:4]]
+    padded = [ffi.c_ulong(arg) for arg in (*args, 0, 0, 0, 0)[:4]]
     result: int = _prctl(option, *padded)
     if result == -1:
         raise failed(f"prctl({name})")
@@ -107,12 +106,12 @@ def set_personality(persona: int) -> None:
 def set_hostname(name: str) -> None:
     """Set the host name of the UTS namespace (sethostname(2)); needs CAP_SYS_ADMIN in it."""
     raw = name.encode()
-    if _sethostname(raw, ctypes.c_size_t(len(raw))) == -1:
+    if _sethostname(raw, ffi.c_size_t(len(raw))) == -1:
         raise failed(f"sethostname({name})")
 
 
 def set_domainname(name: str) -> None:
     """Set the NIS domain name of the UTS namespace (setdomainname(2))."""
     raw = name.encode()
-    if _setdomainname(raw, ctypes.c_size_t(len(raw))) == -1:
+    if _setdomainname(raw, ffi.c_size_t(len(raw))) == -1:
         raise failed(f"setdomainname({name})")

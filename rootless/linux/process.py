@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from rootless.errors import RlessError, SyscallError
+from rootless.linux import ffi
 from rootless.linux.call import (
     SYS_CLOSE_RANGE,
     SYS_GETCWD,
     SYS_PIDFD_OPEN,
     SYS_PIDFD_SEND_SIGNAL,
+    libc,
     syscall,
 )
 
@@ -67,7 +68,7 @@ def getcwd() -> bytes:
     Outside of the root it begins with "(unreachable)", which libc's function of the same name
     does not show.
     """
-    buffer = ctypes.create_string_buffer(4096 + 16)
+    buffer = ffi.create_string_buffer(4096 + 16)
     syscall("getcwd", SYS_GETCWD, buffer, len(buffer))
     return buffer.value
 
@@ -85,7 +86,8 @@ def show_as(title: str) -> None:
     start, end = int(fields[45]), int(fields[46])
     if 0 < start < end:
         size = end - start
-        ctypes.memmove(start, title.encode()[: size - 1].ljust(size, b"\0"), size)
+        text = title.encode()[: size - 1].ljust(size, b"\0")
+        libc.memmove(ffi.c_ulong(start), text, ffi.c_size_t(size))
 
 
 def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:

@@ -8,11 +8,11 @@ Source: seccomp(2), include/uapi/linux/seccomp.h.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import struct
 
 from rootless.errors import RlessError
+from rootless.linux import ffi
 from rootless.linux.call import SYS_SECCOMP, failed, libc
 
 FLAG_TSYNC = 1
@@ -60,21 +60,21 @@ def load_filter(bpf: bytes, flags: int = 0) -> None:
     Where: in the container's init, after the import barrier. Source: seccomp(2).
     """
     check_program(bpf)
-    buffer = ctypes.create_string_buffer(bpf, len(bpf))
-    program = _PROGRAM.pack(len(bpf) // _INSTRUCTION_BYTES, ctypes.addressof(buffer))
+    buffer = ffi.create_string_buffer(bpf, len(bpf))
+    program = _PROGRAM.pack(len(bpf) // _INSTRUCTION_BYTES, ffi.addressof(buffer))
     if SYS_SECCOMP >= 0:
         result = _syscall(
-            ctypes.c_long(SYS_SECCOMP),
-            ctypes.c_ulong(_SET_MODE_FILTER),
-            ctypes.c_ulong(flags),
+            ffi.c_long(SYS_SECCOMP),
+            ffi.c_ulong(_SET_MODE_FILTER),
+            ffi.c_ulong(flags),
             program,
         )
         if result == 0:
             return
-        if ctypes.get_errno() != errno.ENOSYS:
+        if ffi.get_errno() != errno.ENOSYS:
             raise failed("seccomp(SET_MODE_FILTER)")
     # The older call has no flags. SPEC_ALLOW only saves time, so it may be dropped; LOG not.
     if flags & ~FLAG_SPEC_ALLOW:
         raise RlessError(f"this kernel takes no seccomp flags ({flags:#x} wanted)")
-    if _prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_PR_MODE_FILTER), program) != 0:
+    if _prctl(_PR_SET_SECCOMP, ffi.c_ulong(_PR_MODE_FILTER), program) != 0:
         raise failed("prctl(PR_SET_SECCOMP)")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rootless.errors import RlessError
-from rootless.linux import subid
+from rootless.linux import libsubid, subid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,12 +135,12 @@ class _Library:
             return -1
         malloc = ctypes.CDLL(None).malloc
         malloc.restype = ctypes.c_void_p
-        size = ctypes.sizeof(subid._Range)
+        size = ctypes.sizeof(libsubid._Range)
         memory = malloc(ctypes.c_size_t(size * max(1, len(ranges))))
         for index, (start, count) in enumerate(ranges):
-            one = subid._Range.from_address(memory + index * size)
+            one = libsubid._Range.from_address(memory + index * size)
             one.start, one.count = start, count
-        array._obj.contents = ctypes.cast(memory, ctypes.POINTER(subid._Range)).contents
+        array._obj.contents = ctypes.cast(memory, ctypes.POINTER(libsubid._Range)).contents
         return len(ranges)
 
 

@@ -1,0 +1,123 @@
+"""What the bindings here need of `ctypes`, taken from the C module that does its work.
+
+`import ctypes` takes 3 ms of every start, for types and loaders that nobody here uses; `_ctypes`
+takes none. Names and behaviour are those of `ctypes`, which is used itself where an interpreter
+has its C module otherwise. See docs/decisions/0003-hot-path.md.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctypes import (
+        PyDLL,
+        Structure,
+        addressof,
+        byref,
+        c_char_p,
+        c_int,
+        c_long,
+        c_size_t,
+        c_uint32,
+        c_uint64,
+        c_ulong,
+        create_string_buffer,
+        get_errno,
+        sizeof,
+    )
+else:
+    try:
+        from _ctypes import (
+            FUNCFLAG_CDECL,
+            FUNCFLAG_PYTHONAPI,
+            FUNCFLAG_USE_ERRNO,
+            CFuncPtr,
+            Structure,
+            _SimpleCData,
+            addressof,
+            byref,
+            dlopen,
+            get_errno,
+            sizeof,
+        )
+
+        class c_int(_SimpleCData):  # noqa: N801
+            _type_ = "i"
+
+        class c_uint32(_SimpleCData):  # noqa: N801
+            _type_ = "I"
+
+        class c_long(_SimpleCData):  # noqa: N801
+            _type_ = "l"
+
+        class c_ulong(_SimpleCData):  # noqa: N801
+            _type_ = "L"
+
+        class c_char_p(_SimpleCData):  # noqa: N801
+            _type_ = "z"
+
+        class _Char(_SimpleCData):
+            _type_ = "c"
+
+        # Linux is LP64 wherever rless runs; the check below holds it to that.
+        c_uint64 = c_size_t = c_ulong
+
+        class _Function(CFuncPtr):
+            _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
+            _restype_ = c_int
+
+        class PyDLL:
+            """A shared library whose functions are called with the interpreter's lock held."""
+
+            def __init__(self, name, use_errno=True):
+                self._handle = dlopen(name, 0)
+
+            def __getattr__(self, name):
+                function = _Function((name, self))
+                setattr(self, name, function)
+                return function
+
+        def create_string_buffer(init, size=0):
+            """Return a mutable buffer of `init`, or of that many zero bytes."""
+            if isinstance(init, int):
+                return (_Char * init)()
+            buffer = (_Char * (size or len(init) + 1))()
+            buffer.value = init
+            return buffer
+
+        if sizeof(c_ulong) != 8 or sizeof(c_uint32) != 4:
+            raise ImportError("not LP64")
+    except (ImportError, AttributeError, TypeError):
+        from ctypes import (
+            PyDLL,
+            Structure,
+            addressof,
+            byref,
+            c_char_p,
+            c_int,
+            c_long,
+            c_size_t,
+            c_uint32,
+            c_uint64,
+            c_ulong,
+            create_string_buffer,
+            get_errno,
+            sizeof,
+        )
+
+__all__ = [
+    "PyDLL",
+    "Structure",
+    "addressof",
+    "byref",
+    "c_char_p",
+    "c_int",
+    "c_long",
+    "c_size_t",
+    "c_uint32",
+    "c_uint64",
+    "c_ulong",
+    "create_string_buffer",
+    "get_errno",
+    "sizeof",
+]
