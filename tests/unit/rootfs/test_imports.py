@@ -10,6 +10,7 @@ _ALLOWED = {
     "rootless.errors",
     "rootless.linux",
     "rootless.linux.call",
+    "rootless.linux.ffi",
     "rootless.linux.mount",
     "rootless.rootfs",
     "rootless.rootfs.overlay",
