@@ -84,10 +84,9 @@ def compile_helper(source: Path, target: Path) -> str | None:
     return None
 
 
-class BuildHelpers(Command):
-    """Compile the helper programs into the package (a step of `build`)."""
+class BuildStep(Command):
+    """A step of `build` that makes files of its own in the package."""
 
-    description = "compile the helper programs"
     user_options: list[tuple[str, str, str]] = []
     editable_mode = False
 
@@ -98,6 +97,16 @@ class BuildHelpers(Command):
     def finalize_options(self) -> None:
         """Take the build directory from `build`."""
         self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return which outputs are copies of a source: none."""
+        return {}
+
+
+class BuildHelpers(BuildStep):
+    """Compile the helper programs into the package (a step of `build`)."""
+
+    description = "compile the helper programs"
 
     def run(self) -> None:
         """Compile, or say what is missing and go on."""
@@ -123,25 +132,11 @@ class BuildHelpers(Command):
         """Return the files that this step has made."""
         return [str(path) for path in self._targets().values() if path.exists()]
 
-    def get_output_mapping(self) -> dict[str, str]:
-        """Return which outputs are copies of a source: none."""
-        return {}
 
-
-class BuildHot(Command):
+class BuildHot(BuildStep):
     """Write the modules that a start needs into one file (a step of `build`)."""
 
     description = "compile the modules that a start needs into one file"
-    user_options: list[tuple[str, str, str]] = []
-    editable_mode = False
-
-    def initialize_options(self) -> None:
-        """Set the options that setuptools knows of this step."""
-        self.build_lib = None
-
-    def finalize_options(self) -> None:
-        """Take the build directory from `build`."""
-        self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self) -> None:
         """Write the file; an editable install has none, its sources are meant to change."""
@@ -156,10 +151,6 @@ class BuildHot(Command):
         """Return the files that this step has made."""
         path = Path(self.build_lib or "") / "rootless" / "hot.bin"
         return [] if self.editable_mode else [str(path)]
-
-    def get_output_mapping(self) -> dict[str, str]:
-        """Return which outputs are copies of a source: none."""
-        return {}
 
 
 class Build(build):

@@ -25,7 +25,6 @@ from rootless.runtime import sync
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -281,7 +280,7 @@ class Pump:
             self.add(0, master)
             self.streams[-1].back = screen
 
-    def run_until(self, wanted: bytes, on_frame: Callable[[bytes, Any], None]) -> Any:
+    def run_until(self, wanted: bytes) -> Any:
         """Copy until the monitor sends a frame of the wanted kind; return what it carries.
 
         Raises:
@@ -299,7 +298,6 @@ class Pump:
             kind, payload = frame
             if kind == sync.FAILED:
                 raise RlessError(*payload)
-            on_frame(kind, payload)
             if kind == wanted:
                 return payload
 

@@ -25,7 +25,7 @@ from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux.idmap import IdMap
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal, start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,12 +137,7 @@ def is_alive(process: list[int] | tuple[int, int] | None) -> bool:
     """Tell whether a process known by pid and start time still runs (a zombie does not)."""
     if not isinstance(process, (list, tuple)) or len(process) != 2:
         return False  # not known, or the file was damaged
-    try:
-        with open(f"/proc/{process[0]}/stat", "rb") as stat:
-            fields = stat.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return int(fields[19]) == process[1] and fields[0] not in (b"Z", b"X")
+    return is_running(process[0], process[1])
 
 
 def this_process() -> list[int]:

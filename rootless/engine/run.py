@@ -453,8 +453,7 @@ def _attend(state: Run, signals: Signals, wires: Wires, pasta: Pasta | None) -> 
     """Follow the container to its end, or until it is detached; return (exit code, detached)."""
     request = state.request
     pump = Pump(wires.result)
-    frames: dict[bytes, Any] = {}
-    ready = pump.run_until(sync.READY, frames.__setitem__)
+    ready = pump.run_until(sync.READY)
     state.mark("created")
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
@@ -479,7 +478,7 @@ def _attend(state: Run, signals: Signals, wires: Wires, pasta: Pasta | None) -> 
     if number := signals.interrupted():
         return 128 + number, False
     os.write(wires.gate, sync.START)
-    Pump(wires.result).run_until(sync.STARTED, frames.__setitem__)
+    Pump(wires.result).run_until(sync.STARTED)
     signals.forward()
     state.mark("started")
     if request.explain:
@@ -492,7 +491,7 @@ def _attend(state: Run, signals: Signals, wires: Wires, pasta: Pasta | None) -> 
         print(state.container.id)
         return 0, True
     with terminal or _nothing():
-        code = pump.run_until(sync.EXITED, frames.__setitem__)
+        code = pump.run_until(sync.EXITED)
         pump.drain()
     return int(code), False
 

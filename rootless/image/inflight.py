@@ -20,6 +20,7 @@ from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image import limits
 from rootless.image.ownership import delete_any
+from rootless.linux.process import start_time
 from rootless.paths import boot_id, private_dir
 
 TYPE_CHECKING = False
@@ -176,13 +177,8 @@ def _identity() -> dict[str, object]:
         "host": os.uname().nodename,
         "boot": boot_id(),
         "pid": pid,
-        "start": _start_time(pid),
+        "start": start_time(pid),
     }
-
-
-def _start_time(pid: int) -> str:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[19].decode()
 
 
 def _is_alive(fd: int) -> bool:
@@ -193,7 +189,7 @@ def _is_alive(fd: int) -> bool:
             return time.time() - os.fstat(fd).st_mtime < _FOREIGN_SECONDS
         if owner.get("boot") != boot_id():
             return False
-        return bool(_start_time(int(owner["pid"])) == owner["start"])
+        return bool(start_time(int(owner["pid"])) == owner["start"])
     except (ValueError, KeyError, AttributeError):
         # Not yet written, or lost: only age tells.
         return time.time() - os.fstat(fd).st_mtime < _FOREIGN_SECONDS

@@ -52,6 +52,16 @@ def start_time(pid: int) -> int | None:
         return None
 
 
+def is_running(pid: int, start: int) -> bool:
+    """Tell whether the process of this pid and start time still runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(fields[19]) == start and fields[0] not in (b"Z", b"X")
+
+
 def close_on_exec_from(first: int) -> None:
     """Mark every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11)."""
     syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, _CLOSE_RANGE_CLOEXEC)

@@ -17,7 +17,7 @@ import stat
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
-from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,9 +185,4 @@ class Record:
 def _alive(facts: dict[str, Any]) -> bool:
     if not facts["pid"] or facts["boot"] != paths.boot_id():
         return False
-    try:
-        with open(f"/proc/{facts['pid']}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return fields[0] not in (b"Z", b"X") and int(fields[19]) == facts["start"]
+    return is_running(facts["pid"], facts["start"])
