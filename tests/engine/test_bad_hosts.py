@@ -67,6 +67,13 @@ def run(rless: Product, arrangement: str, *words: str, **env: str | None) -> Res
     return on_a_host_where(rless, arrangement, "run", *flags, *words, **env)
 
 
+@pytest.fixture(name="rless")
+def rless_with_layers(rless: Product) -> Product:
+    """Have the layers unpacked for one id: a broken host is to be met by the run itself."""
+    run(rless, "", rless.image, "true").expect()
+    return rless
+
+
 def test_the_arrangement_itself_changes_nothing(rless: Product) -> None:
     assert run(rless, "", rless.image, "id", "-u").expect().out == "0\n"
 
