@@ -17,43 +17,109 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
-# verb -> (module of rootless.cli, what it does), by the headings of the help text
+# verb -> (module of rootless.cli, what it does), by the headings of the help text; a verb of two
+# words is found through ALIASES only
 VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Containers": {
         "run": ("run", "Create and run a new container from an image"),
+        "create": ("create", "Create a container without starting it"),
+        "start": ("start", "Start containers that are not running"),
+        "exec": ("exec", "Run a command in a running container"),
+        "attach": ("attach", "Connect this terminal to a running container"),
         "ps": ("ps", "List containers"),
         "logs": ("logs", "Show what a container wrote"),
         "stop": ("stop", "Ask containers to end, then kill them"),
+        "restart": ("restart", "Stop containers and start them again"),
         "kill": ("kill", "Send a signal to containers"),
+        "pause": ("pause", "Halt all processes of containers"),
+        "unpause": ("unpause", "Let paused containers go on"),
         "wait": ("wait", "Wait until containers end and print their exit codes"),
         "rm": ("rm", "Remove containers"),
+        "rename": ("rename", "Give a container another name"),
+        "update": ("update", "Change the options of containers"),
+        "inspect": ("inspect", "Show all about containers, images or volumes as JSON"),
+        "top": ("top", "Show the processes of a container"),
+        "stats": ("stats", "Show what containers use, live"),
+        "port": ("port", "Show the published ports of a container"),
+        "diff": ("diff", "Show what a container changed in its files"),
+        "cp": ("cp", "Copy files between a container and here"),
+        "export": ("export", "Write the files of a container as a tar archive"),
+        "commit": ("commit", "Make an image of what a container changed"),
+        "container prune": ("container_prune", "Remove all containers that have ended"),
+        "container inspect": ("container_inspect", "Show all about containers as JSON"),
     },
     "Images": {
         "pull": ("pull", "Fetch an image from a registry or an archive"),
+        "push": ("push", "Send an image to a registry"),
         "images": ("images", "List images"),
         "rmi": ("rmi", "Remove images"),
+        "tag": ("tag", "Give an image a further name"),
+        "history": ("history", "Show the layers of an image"),
+        "save": ("save", "Write images to an archive"),
+        "load": ("load", "Read images from an archive"),
+        "import": ("import_", "Make an image of a tar archive of files"),
+        "search": ("search", "Search a registry"),
+        "login": ("login", "Log in to a registry"),
+        "logout": ("logout", "Forget the log-in of a registry"),
+        "image inspect": ("image_inspect", "Show all about images as JSON"),
+        "image prune": ("image_prune", "Remove images that nothing needs"),
+    },
+    "Volumes": {
+        "volume create": ("volume_create", "Create a volume"),
+        "volume ls": ("volume_ls", "List volumes"),
+        "volume inspect": ("volume_inspect", "Show all about volumes as JSON"),
+        "volume rm": ("volume_rm", "Remove volumes"),
+        "volume prune": ("volume_prune", "Remove volumes that no container uses"),
     },
     "Host": {
+        "info": ("info", "Show the state of rless and of this host"),
+        "events": ("events", "Show what happens to containers, images and volumes"),
+        "system df": ("system_df", "Show what images, containers and volumes take on disk"),
+        "system prune": ("system_prune", "Remove all that nothing uses"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
+        "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
+        "completion": ("completion", "Print the completion script of a shell"),
         "version": ("version", "Show the version of rless, Python and the kernel"),
         "help": ("help", "Show the help of a verb"),
     },
 }
 ALIASES: dict[str, dict[str, str]] = {
     "container": {
-        **{verb: verb for verb in ("run", "logs", "stop", "kill", "wait", "rm", "ps")},
+        **{
+            verb: verb
+            for verb in (
+                "run create start exec attach ps logs stop restart kill pause unpause wait rm"
+                " rename update top stats port diff cp export commit"
+            ).split()
+        },
+        "inspect": "container inspect",
+        "prune": "container prune",
         "ls": "ps",
         "list": "ps",
     },
-    "image": {"pull": "pull", "ls": "images", "list": "images", "rm": "rmi"},
+    "image": {
+        **{verb: verb for verb in "pull push tag history save load import search".split()},
+        "inspect": "image inspect",
+        "prune": "image prune",
+        "ls": "images",
+        "list": "images",
+        "rm": "rmi",
+    },
+    "volume": {
+        **{verb: f"volume {verb}" for verb in "create ls inspect rm prune".split()},
+        "list": "volume ls",
+    },
+    "system": {
+        "df": "system df",
+        "prune": "system prune",
+        "info": "info",
+        "events": "events",
+    },
+    "generate": {"systemd": "generate systemd"},
 }
 # verbs of Docker that are known to be missing
-_LATER = (
-    "attach build builder buildx commit compose cp create diff events exec export history import"
-    " info inspect load login logout network pause plugin port push rename restart save search"
-    " start stats swarm system tag top unpause update volume"
-)
+_LATER = "build builder buildx compose network plugin swarm"
 
 
 def help_text() -> str:
@@ -61,7 +127,7 @@ def help_text() -> str:
     lines = ["Usage: rless [--debug] [--storage DIR] VERB ...", "", "Run containers without root."]
     for heading, verbs in VERBS.items():
         lines += ["", f"{heading}:"]
-        lines += [f"  {verb:<10}{summary}" for verb, (_, summary) in verbs.items()]
+        lines += [f"  {verb:<18}{summary}" for verb, (_, summary) in verbs.items()]
     lines += [
         "",
         "Options:",
@@ -70,7 +136,7 @@ def help_text() -> str:
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
-        "'rless container' and 'rless image' take the same verbs as Docker's.",
+        "'rless container', 'rless image' and 'rless system' take the same verbs as Docker's.",
         "'rless VERB --help' tells more about a verb.",
         "",
     ]
@@ -90,7 +156,7 @@ def find(words: list[str]) -> tuple[str, list[str]]:
             what = f"{word} {rest[0]}" if rest else word
             raise RlessError(f"no such verb: {what}", f"'rless {word}' takes {names}")
         return ALIASES[word][rest[0]], rest[1:]
-    if any(word in verbs for verbs in VERBS.values()):
+    if " " not in word and any(word in verbs for verbs in VERBS.values()):
         return word, rest
     if word in _LATER.split():
         raise RlessError(f"the verb {word} is not supported: not built yet", "see 'rless --help'")
