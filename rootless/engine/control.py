@@ -117,54 +117,58 @@ def _wait_end(container: Container, timeout: float | None) -> bool:
 
 
 def logs(reference: str, follow: bool, out_fd: int, err_fd: int) -> None:
-    """Copy the log of a detached container; `follow`: until the container has ended.
-
-    Standard output and standard error of the container are one stream in it.
+    """Copy the log of a container; `follow`: until the container has ended.
 
     Raises:
         RlessError: it keeps none.
     """
     container = find(reference)
     path = f"{container.directory}/log"
-    try:
-        with open(f"{path}.1", "rb") as older:
-            _copy_log(older.fileno(), out_fd)
-    except FileNotFoundError:
-        pass
+    if container.facts["log"]["driver"] != "local":
+        raise RlessError(f"container {container.facts['name']} has no log", exit_code=1)
+    for number in range(9, 0, -1):
+        try:
+            with open(f"{path}.{number}", "rb") as older:
+                _copy_log(older, out_fd, err_fd)
+        except FileNotFoundError:
+            pass
     while not os.path.exists(path):
         if not (follow and container.init()):
-            if container.facts["detach"]:
-                return
-            raise RlessError(
-                f"container {container.facts['name']} has no log",
-                "it ran in the foreground; run it with -d",
-            )
+            return
         time.sleep(_LOG_POLL)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = open(path, "rb")  # noqa: SIM115
     try:
         while True:
             # Looked at before the copy, so that nothing written in between is missed.
             running = follow and container.init() is not None
-            _copy_log(fd, out_fd)
+            _copy_log(file, out_fd, err_fd)
             if not running:
                 return
-            if os.path.exists(path) and os.stat(path).st_ino != os.fstat(fd).st_ino:
-                os.close(fd)
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if os.path.exists(path) and os.stat(path).st_ino != os.fstat(file.fileno()).st_ino:
+                file.close()
+                file = open(path, "rb")  # noqa: SIM115
                 continue
             time.sleep(_LOG_POLL)
     finally:
-        os.close(fd)
+        file.close()
 
 
 _LOG_POLL = 0.1  # seconds
 
 
-def _copy_log(fd: int, out_fd: int) -> None:
-    while data := os.read(fd, 1 << 20):
-        view = memoryview(data)
+def _copy_log(file: Any, out_fd: int, err_fd: int) -> None:
+    """Copy the frames of a log of the driver `local`."""
+    while True:
+        start = file.tell()
+        _, _, rest = file.readline().partition(b" ")
+        stream, _, size = rest.partition(b" ")
+        data = file.read(int(size) + 1) if size.endswith(b"\n") else b""
+        if not data.endswith(b"\n") or len(data) != int(size) + 1:
+            file.seek(start)
+            return
+        view = memoryview(data)[:-1]
         while view:
-            view = view[os.write(out_fd, view) :]
+            view = view[os.write(err_fd if stream == b"stderr" else out_fd, view) :]
 
 
 def remove(reference: str, force: bool = False) -> None:

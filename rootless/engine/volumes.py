@@ -62,8 +62,9 @@ def prepare(
         if not target.startswith("/") or normal in _REFUSED or normal.startswith("/proc/"):
             raise RlessError(f"the image's volume {target!r} is not a place for a volume")
         directory = f"{container}/volumes/{number}"
+        fresh = not os.path.isdir(directory)
         _make(directory)
-        if not mount.nocopy:
+        if fresh and not mount.nocopy:
             to_fill.append((directory, target))
         mounted.append(_as_bind(mount, directory))
     return mounted, to_fill
