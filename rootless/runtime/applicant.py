@@ -64,12 +64,16 @@ class Applicant:
         self.status_fd = status_fd
         self.keep_fds = keep_fds
         self.die_with_parent = die_with_parent
-        self.capabilities = CapabilitySets(description.get("capabilities", {}))
-        self.environment = application.parse_environment(description.get("env", []))
+        self.read_description()
         self.console: Terminal | None = None
         self.own_image = application.image_of_caller()
         self.entered = False
         self.invoker = (0, 0)
+
+    def read_description(self) -> None:
+        """Translate what the `process` object says of capabilities and environment."""
+        self.capabilities = CapabilitySets(self.process.get("capabilities", {}))
+        self.environment = application.parse_environment(self.process.get("env", []))
 
     def fail(self, error: RlessError) -> NoReturn:
         """Report a failure to the parent, and end."""
@@ -107,12 +111,7 @@ class Applicant:
             # Through copies above 2, so that no dup2 closes what a later one needs.
             for target, source in enumerate([os.dup(fd) for fd in self.stdio]):
                 os.dup2(source, target, inheritable=True)
-        first = 3
-        for fd in sorted(fd for fd in {*fds, *self.keep_fds} if fd >= 3):
-            if fd > first:
-                os.closerange(first, fd)
-            first = fd + 1
-        process.close_from(first)
+        process.close_others({*fds, *self.keep_fds})
 
     def limit_process(self) -> None:
         """Set terminal, working directory and the file mode mask; see that limits can be set."""
@@ -141,6 +140,7 @@ class Applicant:
                 "see `rless doctor` for your subordinate ids",
             ) from error
         prctl.set_keep_caps(False)
+        prctl.set_dumpable(False)  # fs.suid_dumpable decides with each change of user: not ours
         if self.die_with_parent:
             # The kernel forgets it when credentials change.
             prctl.set_parent_death_signal(signal.SIGKILL)
