@@ -24,7 +24,6 @@ import time
 from rootless.engine import events
 from rootless.engine.container import (
     Container,
-    all_ids,
     containers_root,
     drop_name,
     find,
@@ -620,41 +619,7 @@ def rewrite(container: Container, **changes: Any) -> None:
     container.facts = facts
 
 
-# -- ps, logs --------------------------------------------------------------------------------------
-
-
-def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
-    """Return what `ps` shows, newest first; only running ones unless `ended_too`."""
-    from rootless.engine.sweep import sweep
-
-    sweep()
-    rows = []
-    for container_id in all_ids():
-        container = load(container_id)
-        if container is None:
-            continue
-        status, code = container.status()
-        if status != "running" and not ended_too:
-            continue
-        facts = container.facts
-        process = container.init()
-        rows.append(
-            {
-                "id": container_id,
-                "name": facts["name"],
-                "image": facts["image"],
-                "command": facts["command"],
-                "created": facts["created"],
-                "status": status,
-                "exit_code": code,
-                "started": (container.live() if process else facts).get("started"),
-                "finished": container.finished(),
-                "pid": process[0] if process else 0,
-                "ports": facts["ports"],
-                "labels": facts["labels"],
-            }
-        )
-    return sorted(rows, key=lambda row: float(row["created"]), reverse=True)
+# -- logs --------------------------------------------------------------------------------------
 
 
 def logs(reference: str, follow: bool, out_fd: int, err_fd: int) -> None:
