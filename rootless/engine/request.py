@@ -49,10 +49,12 @@ class Mount(Plain):
         propagation: None, or one of private rprivate shared rshared slave rslave.
         recursive: bring the mounts below a bind source too.
         nocopy: do not fill a new volume with what the image has at the target.
+        labels: of a volume that is made.
     """
 
     __slots__ = (
         "create_source",
+        "labels",
         "nocopy",
         "options",
         "propagation",
@@ -77,6 +79,7 @@ class Mount(Plain):
         self.propagation: str | None = None
         self.recursive = True
         self.nocopy = False
+        self.labels: dict[str, str] = {}
 
 
 class Device(Plain):
@@ -167,6 +170,7 @@ class RunRequest(Plain):
         "user",
         "userns",
         "uts",
+        "volumes_from",
         "workdir",
     )
 
@@ -228,6 +232,7 @@ class RunRequest(Plain):
 
         # Files.
         self.mounts: list[Mount] = []  # in the order given
+        self.volumes_from: list[str] = []  # "CONTAINER[:ro|rw]"
         self.read_only = False
         self.shm_size: int | None = None  # bytes
         self.devices: list[Device] = []
