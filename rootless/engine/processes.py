@@ -18,12 +18,13 @@ class Process:
     """What /proc/PID/stat says of one process (proc_pid_stat(5)).
 
     Attributes:
-        state: one letter. user, system: clock ticks. start: clock ticks since boot.
+        state: one letter. user, system: clock ticks; children: of those that it waited for.
+        start: clock ticks since boot.
         virtual: bytes. resident: pages. tty: device number, 0 for none.
     """
 
     __slots__ = (
-        "comm", "foreground", "group", "nice", "parent", "pid", "priority", "resident",
+        "children", "comm", "foreground", "group", "nice", "parent", "pid", "priority", "resident",
         "session", "start", "state", "system", "threads", "tty", "user", "virtual",
     )  # fmt: skip
 
@@ -36,14 +37,14 @@ class Process:
         with open(f"/proc/{pid}/stat", "rb") as file:
             head, _, tail = file.read().rpartition(b")")
         fields = tail.split()
-        number = [0, 0, 0, *(int(field) for field in fields[1:])]  # by the page's numbers
+        number = [0, 0, 0, 0, *(int(field) for field in fields[1:])]  # by the page's numbers
         self.pid = pid
         self.comm = head.partition(b"(")[2].decode("utf-8", "surrogateescape")
         self.state = fields[0].decode()
-        self.parent, self.group, self.session, self.tty, self.foreground = number[3:8]
-        self.user, self.system = number[13], number[14]
-        self.priority, self.nice, self.threads = number[17], number[18], number[19]
-        self.start, self.virtual, self.resident = number[21], number[22], number[23]
+        self.parent, self.group, self.session, self.tty, self.foreground = number[4:9]
+        self.user, self.system, self.children = number[14], number[15], number[16] + number[17]
+        self.priority, self.nice, self.threads = number[18], number[19], number[20]
+        self.start, self.virtual, self.resident = number[22], number[23], number[24]
 
 
 def of(container: Container) -> list[Process]:

@@ -138,6 +138,12 @@ class RunRequest(Plain):
         "explain",
         "expose",
         "group_add",
+        "health_cmd",
+        "health_interval",
+        "health_retries",
+        "health_start_interval",
+        "health_start_period",
+        "health_timeout",
         "hostname",
         "image",
         "init",
@@ -148,6 +154,7 @@ class RunRequest(Plain):
         "mounts",
         "name",
         "network",
+        "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
         "pid",
@@ -212,6 +219,15 @@ class RunRequest(Plain):
         self.stop_signal: str | None = None  # "SIGTERM" or a number
         self.stop_timeout: int | None = None  # seconds; -1: wait for ever
         self.log_driver: str | None = None  # None: our own file; "none": keep no log
+
+        # Its health check; seconds; 0 or None: as the image says, else Docker's default.
+        self.health_cmd: str | None = None
+        self.health_interval = 0.0
+        self.health_timeout = 0.0
+        self.health_retries = 0
+        self.health_start_period = 0.0
+        self.health_start_interval = 0.0
+        self.no_healthcheck = False
 
         # Namespaces: private, host, container:NAME; ipc also none.
         self.userns = "auto"  # also host-root nomap single keep-id[:uid=N,gid=N] container:NAME
