@@ -59,10 +59,12 @@ class Mount(Plain):
         propagation: None, or one of private rprivate shared rshared slave rslave.
         recursive: bring the mounts below a bind source too.
         nocopy: do not fill a new volume with what the image has at the target.
+        labels: of a volume that is made.
     """
 
     __slots__ = (
         "create_source",
+        "labels",
         "nocopy",
         "options",
         "propagation",
@@ -87,6 +89,7 @@ class Mount(Plain):
         self.propagation: str | None = None
         self.recursive = True
         self.nocopy = False
+        self.labels: dict[str, str] = {}
 
 
 class Device(Plain):
@@ -147,6 +150,12 @@ class RunRequest(Plain):
         "explain",
         "expose",
         "group_add",
+        "health_cmd",
+        "health_interval",
+        "health_retries",
+        "health_start_interval",
+        "health_start_period",
+        "health_timeout",
         "hostname",
         "image",
         "init",
@@ -158,6 +167,7 @@ class RunRequest(Plain):
         "mounts",
         "name",
         "network",
+        "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
         "pid",
@@ -182,6 +192,7 @@ class RunRequest(Plain):
         "user",
         "userns",
         "uts",
+        "volumes_from",
         "workdir",
     )
 
@@ -229,6 +240,15 @@ class RunRequest(Plain):
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore
 
+        # Its health check; seconds; 0 or None: as the image says, else Docker's default.
+        self.health_cmd: str | None = None
+        self.health_interval = 0.0
+        self.health_timeout = 0.0
+        self.health_retries = 0
+        self.health_start_period = 0.0
+        self.health_start_interval = 0.0
+        self.no_healthcheck = False
+
         # Namespaces: private, host, container:NAME; ipc also none.
         self.userns = "auto"  # also host-root nomap single keep-id[:uid=N,gid=N] container:NAME
         self.pid = "private"
@@ -248,6 +268,7 @@ class RunRequest(Plain):
 
         # Files.
         self.mounts: list[Mount] = []  # in the order given
+        self.volumes_from: list[str] = []  # "CONTAINER[:ro|rw]"
         self.read_only = False
         self.shm_size: int | None = None  # bytes
         self.devices: list[Device] = []

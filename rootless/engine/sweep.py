@@ -127,7 +127,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
 
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
     elif entry.get("rm"):
-        delete(container)
+        delete(container, volumes=entry.get("volumes", container.facts["rm"]))
     elif ended := entry.get("ended"):
         container.record_exit(ended["code"])  # noted by the monitor, on a full disk
     elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
@@ -145,7 +145,7 @@ def _clear_last_boot() -> None:
         if container.facts["host"] != here or container.facts["boot"] == boot:
             continue
         if container.facts["rm"]:
-            delete(container)
+            delete(container, volumes=True)
         elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")
 
