@@ -146,10 +146,13 @@ def _host_ids(layer: str) -> dict[int, tuple[int, int]]:
     return found
 
 
-def adopt(image: Image, root: str, scratch: str) -> None:
+def adopt(image: Image, root: str, scratch: str, *, named: bool = True) -> None:
     """Record an image of an additional store in our own; its layers are still to be provided.
 
     The record says that it is a copy, so it never hides what the name means there later on.
+
+    Args:
+        named: under its name too, not only by its id.
     """
     records.make_frame(root)
     source = image.root
@@ -160,7 +163,7 @@ def adopt(image: Image, root: str, scratch: str) -> None:
     same = Store(root).own(image.id)
     keys = same.keys if same is not None else {}
     record = record_of(image) | {"copy_of": source, "keys": keys}
-    reference = parse(image.name) if image.name != image.id else None
+    reference = parse(image.name) if named and image.name != image.id else None
     if reference is not None and reference.transport == "docker":
         platform = "/".join(part for part in image.platform.values() if part)
         records.save(root, record, reference, platform, scratch)
