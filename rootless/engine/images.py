@@ -390,15 +390,17 @@ def inspect_image(name: str, platform: str | None = None) -> dict[str, Any]:
     document = _document(image)
     tags, digests, stamps = [], [], []
     for path, full, known in _named(image):
+        if not path:
+            continue  # of an archive: no name that a registry could have
         familiar = familiar_repository(full)
         if "@" in familiar:
             digests.append(familiar)
         else:
             tags.append(familiar)
             repository = familiar_repository(_repository(full))
-            digests += [f"{repository}@{digest}" for digest in known[:1] if path]
+            digests += [f"{repository}@{digest}" for digest in known[:1]]
         try:
-            stamps.append(os.stat(path).st_mtime if path else 0.0)
+            stamps.append(os.stat(path).st_mtime)
         except OSError:
             pass
     data = {}

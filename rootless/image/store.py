@@ -142,9 +142,14 @@ class Store:
                 continue
             if found is not None and found.id == other.id:
                 return found
-            if not mine:
-                other.keys = {}  # its owners are not those that any map of ours shows
-            return other
+            if mine:
+                return other
+            # Its owners are not those that any map of ours shows: only a copy can run.
+            other.keys = {}
+            copy = self._by_id(other.id[7:])
+            if copy is not None:
+                copy.name = other.name
+            return copy or other
         return found
 
     def own(self, name: str, platform: str | None = None) -> Image | None:
