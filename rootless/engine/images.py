@@ -58,7 +58,7 @@ def find(name: str, platform: str | None = None) -> Image:
     Raises:
         RlessError: there is none.
     """
-    image = Store(paths.storage_root()).lookup(name, platform)
+    image = Store(paths.storage_root()).lookup(name, platform, stale=True)
     if image is None:
         what = f" for {platform}" if platform else ""
         raise RlessError(
@@ -244,7 +244,7 @@ def remove(name: str, force: bool = False) -> list[str]:
 
     containers = containers_of_images()
     store = Store(paths.storage_root())
-    before = store.own(name)
+    before = store.own(name, stale=True)
     lines = remover.remove(
         store,
         name,

@@ -148,3 +148,11 @@ def test_a_store_that_is_read_only_is_one_line(workshop: Workshop, image: Stored
     finally:
         os.chmod(f"{workshop.root}/images/names", 0o700)
     assert workshop.store.lookup(image.name) is not None
+
+
+def test_the_image_of_an_archive_that_is_gone(workshop: Workshop, image: StoredImage) -> None:
+    """It is listed by that name, so it is removed by it; a run would read the archive anew."""
+    os.unlink(image.name.partition(":")[2])
+    assert workshop.store.lookup(image.name) is None
+    assert rm(workshop, image.name)[0] == f"Untagged: {image.name}"
+    assert workshop.contents() == {}
