@@ -15,12 +15,11 @@ from rootless import config, paths
 from rootless.errors import RlessError
 from rootless.image import convert, remove
 from rootless.image.ownership import delete_any
-from rootless.image.store import Store
 from rootless.linux.idmap import IdMap
 from tests.lib import images
 from tests.lib.image_store import SINGLE, Workshop, map_for, map_of
 from tests.lib.images import File, Image, layer
-from tests.lib.product import Product, own_rless, probe_image, shared_product
+from tests.lib.product import Product, own_rless, shared_product
 
 __all__ = ["own_rless", "shared_product"]
 
@@ -301,8 +300,3 @@ def test_the_verbs_work_with_them(own_rless: Product, tmp_path: Path) -> None:
     assert "can be written by others" in error
     shared.chmod(0o700)
     rless("unshare", "rm", "-rf", str(shared))
-
-
-def test_probe_image_is_what_the_test_counts_on() -> None:
-    assert len(probe_image().layers) == 2
-    assert Store("/none").lookup("a") is None
