@@ -206,7 +206,7 @@ def test_inspect_has_the_shape_of_docker(rless: Product) -> None:
     assert shown["Size"] > 2000 and shown["Id"].startswith("sha256:")
     form = "{{.Architecture}} {{index .Config.Env 0}} {{json .Config.Cmd}}"
     out = rless("image", "inspect", "--format", form, "team/app:2").expect().out
-    assert out == f"{shown['Architecture']} PATH=/bin [\"sh\"]\n"
+    assert out == f'{shown["Architecture"]} PATH=/bin ["sh"]\n'
 
 
 def test_inspect_of_several_shows_what_is_there(rless: Product) -> None:

@@ -174,9 +174,7 @@ def test_layers_pulled_on_top_reuse_those_there(
     assert workshop.contents() == {}
 
 
-def test_removal_leaves_what_a_link_shows(
-    workshop: Workshop, shared: Workshop, image: str
-) -> None:
+def test_removal_leaves_what_a_link_shows(workshop: Workshop, shared: Workshop, image: str) -> None:
     before = shared.contents()
     made = workshop.unpack([BASE])
     remove.remove(workshop.store, made.name, force=False, used=())

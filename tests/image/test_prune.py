@@ -160,9 +160,7 @@ def test_until_and_labels(store: Workshop) -> None:
         engine.prune(True, {"until": ["nonsense"]})
 
 
-def test_beside_a_pull_layers_stay(
-    store: Workshop, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_beside_a_pull_layers_stay(store: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
     image = store.unpack([layer({"a": "1"})])
     (key,) = image.keys
     with store_lock(store.root):

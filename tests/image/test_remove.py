@@ -142,7 +142,7 @@ def test_a_full_disk_is_emptied(tmp_path: Path, options: str) -> None:
 def test_a_store_that_is_read_only_is_one_line(workshop: Workshop, image: StoredImage) -> None:
     os.chmod(f"{workshop.root}/images/names", 0o500)
     try:
-        with pytest.raises(RlessError, match="cannot delete .*: Permission denied") as caught:
+        with pytest.raises(RlessError, match=r"cannot delete .*: Permission denied") as caught:
             rm(workshop, image.name)
         assert "\n" not in str(caught.value)
     finally:
