@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
 
 
-_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers")
+_FRAME = (
+    "",
+    "/blobs",
+    "/blobs/sha256",
+    "/images",
+    "/images/ids",
+    "/images/names",
+    "/layers",
+    "/splits",
+)
 
 
 def make_frame(root: str) -> None:
@@ -98,11 +107,18 @@ def save(
     reference: Reference,
     platform: str | None,
     scratch: str,
+    *,
+    by_id: bool = True,
 ) -> None:
-    """Record an image under its name and its id; an image that had the name keeps its id."""
+    """Record an image under its name and its id; an image that had the name keeps its id.
+
+    Args:
+        by_id: False: the record of its id is there and stays as it is.
+    """
     record = {**record, "version": RECORD_VERSION}
-    by_id = {**record, "name": record["id"], "source": None}
-    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
+    if by_id:
+        own = {**record, "name": record["id"], "source": None}
+        write_json(f"{root}/images/ids/{record['id'][7:]}.json", own, scratch)
     write_json(name_path(root, reference, platform), record, scratch)
 
 
