@@ -290,7 +290,8 @@ def tag(source: str, target: str) -> None:
         record = additional.record_of(image) | {"name": reference.canonical}
         if _repository(image.name) != _repository(reference.canonical):
             record["digests"] = []  # the other repository's registry has not told
-        records.save(store.root, record, reference, None, flight.path, by_id=False)
+        path = name_path(store.root, reference)
+        records.write_json(path, record, flight.path)
     events.record("tag", "image", image.id, name=reference.familiar)
 
 
@@ -299,13 +300,13 @@ def _repository(name: str) -> str:
 
 
 def prune(
-    everything: bool = False, given: Mapping[str, Sequence[str]] | None = None
+    given: Mapping[str, Sequence[str]] | None = None, everything: bool = False
 ) -> tuple[list[str], int]:
     """Remove images without a name, or all, that no container is made of.
 
     Args:
-        everything: those with names too.
         given: values of PRUNE_FILTERS by key.
+        everything: those with names too.
 
     Returns:
         Lines as `remove` gives them, and how many bytes are free again.

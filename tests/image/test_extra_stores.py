@@ -15,6 +15,7 @@ from rootless import config, paths
 from rootless.errors import RlessError
 from rootless.image import convert, remove
 from rootless.image.ownership import delete_any
+from rootless.image.tarsplit import open_layer
 from rootless.linux.idmap import IdMap
 from tests.lib import images
 from tests.lib.image_store import SINGLE, Workshop, map_for, map_of
@@ -298,3 +299,16 @@ def test_the_verbs_work_with_them(own_rless: Product, tmp_path: Path) -> None:
     assert "can be written by others" in error
     shared.chmod(0o700)
     rless("unshare", "rm", "-rf", str(shared))
+
+
+def test_the_archive_of_a_layer_is_given_back(workshop: Workshop, of_root: Workshop) -> None:
+    made = Image([BASE, layer({"f": File("x" * 3000, uid=4)})])
+    name = of_root.unpack(made).name
+    found = workshop.store.lookup(name)
+    assert found is not None and found.root == of_root.root
+    for number, expected in enumerate(made.layers):
+        with open_layer(workshop.store, found, number) as stream:
+            data = b""
+            while chunk := stream.read(1 << 16):
+                data += chunk
+        assert data == expected

@@ -84,11 +84,11 @@ def test_any_sequence_keeps_what_is_needed(store: Workshop, seed: int) -> None:
             except RlessError as error:
                 assert "names" in error.message or "no such image" in error.message
         elif step == "prune":
-            engine.prune(chance.random() < 0.2)
+            engine.prune(None, chance.random() < 0.2)
             assert all(row["name"] for row in engine.list_images())
         check(store.root)
         assert not os.path.exists(f"{store.root}/tmp") or os.listdir(f"{store.root}/tmp") == []
-    engine.prune(True)
+    engine.prune(None, True)
     assert contents(store) == {}
 
 
@@ -139,9 +139,9 @@ def test_only_what_has_no_name_goes_without_all(store: Workshop) -> None:
             os.unlink(path)
     lines, _ = engine.prune()
     assert lines == [f"Deleted: {third.id}", f"Deleted: {third.chain[0]}"]
-    lines, freed = engine.prune(True, {"label": ["none"]})
+    lines, freed = engine.prune({"label": ["none"]}, True)
     assert (lines, freed) == ([], 0)
-    lines, freed = engine.prune(True)
+    lines, freed = engine.prune(None, True)
     assert {"Untagged: app:1", "Untagged: app:2", f"Deleted: {second.id}"} <= set(lines)
     assert freed >= 1000
     assert not engine.list_images()
@@ -151,20 +151,20 @@ def test_until_and_labels(store: Workshop) -> None:
     old = store.unpack(Image([layer({"a": "1"})], {"Labels": {"keep": "yes"}},
                              document={"created": "2020-01-01T00:00:00Z"}))  # fmt: skip
     new = store.unpack(Image([layer({"b": "1"})], document={"created": "2025-01-01T00:00:00Z"}))
-    assert engine.prune(True, {"until": ["2019-01-01"]})[0] == []
-    assert engine.prune(True, {"until": ["2021-01-01"], "label!": ["keep"]})[0] == []
-    lines, _ = engine.prune(True, {"until": ["2021-01-01"], "label": ["keep=yes"]})
+    assert engine.prune({"until": ["2019-01-01"]}, True)[0] == []
+    assert engine.prune({"until": ["2021-01-01"], "label!": ["keep"]}, True)[0] == []
+    lines, _ = engine.prune({"until": ["2021-01-01"], "label": ["keep=yes"]}, True)
     assert f"Deleted: {old.id}" in lines
     assert [row["id"] for row in engine.list_images()] == [new.id]
     with pytest.raises(RlessError, match="is no moment"):
-        engine.prune(True, {"until": ["nonsense"]})
+        engine.prune({"until": ["nonsense"]}, True)
 
 
 def test_beside_a_pull_layers_stay(store: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
     image = store.unpack([layer({"a": "1"})])
     (key,) = image.keys
     with store_lock(store.root):
-        lines, freed = engine.prune(True)
+        lines, freed = engine.prune(None, True)
     assert f"Deleted: {image.id}" in lines and freed == 0
     assert os.path.isdir(layer_dir(store.root, key, image.chain[0]))
     assert "a pull is at work" in capfd.readouterr().err
