@@ -124,8 +124,7 @@ def system(given: Filters, every: bool, with_volumes: bool) -> SystemGone:
 def _images(given: Filters, every: bool) -> list[str]:
     from rootless.engine import images
 
-    lines: list[str] = images.prune(given, every)
-    return lines
+    return images.prune(given, every)[0]
 
 
 def _leftovers(every: bool) -> None:
