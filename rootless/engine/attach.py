@@ -18,9 +18,7 @@ import struct
 import termios
 
 from rootless import log
-from rootless.errors import RlessError, SyscallError
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
-from rootless.runtime import sync
+from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from rootless.engine.monitor_client import Client
     from rootless.oci.runtime_spec import Box
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -61,17 +60,17 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Signals:
     """Catch signals from the moment the container is being made, and forward them to it."""
 
-    __slots__ = ("_old", "_pending", "_target", "pidfd", "proxy")
+    __slots__ = ("_client", "_old", "_pending", "proxy")
 
     def __init__(self, proxy: bool) -> None:
         """Start to catch.
 
         Args:
             proxy: forward them; else SIGINT and SIGTERM only end the command (Docker's
-                --sig-proxy=false), and with it the container.
+                --sig-proxy=false), and with it a container that it keeps.
         """
-        self.pidfd = self._target = -1
         self.proxy = proxy
+        self._client: Client | None = None
         self._pending: list[int] = []
         self._old: dict[int, Any] = {}
         if not proxy:
@@ -83,36 +82,22 @@ class Signals:
                 continue  # the C library keeps two for itself
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.pidfd < 0:
+        if self._client is None:
             self._pending.append(number)
-            return
-        try:
-            pidfd_send_signal(self.pidfd, number)
-        except SyscallError as error:
-            if error.errno != 3:  # it has just ended
-                raise
-
-    def watch(self, process: list[int]) -> None:
-        """Hold the process that signals will go to; it waits at its gate, so it is there.
-
-        Raises:
-            RlessError: the process has ended, its number is another's.
-        """
-        self._target = pidfd_open(process[0])
-        if start_time(process[0]) != process[1]:
-            raise RlessError("the container ended while it was started")
+        else:
+            self._client.forward(number)
 
     def interrupted(self) -> int | None:
         """Return a signal that asked for the end before the application was there to get it."""
         return next((number for number in self._pending if number in _ENDING), None)
 
-    def forward(self) -> None:
+    def forward(self, client: Client) -> None:
         """Send what has arrived, and what arrives from now on.
 
         Not before the application runs: process 1 of a pid namespace loses each signal that it
         has no handler for, so init would take what the application is to get.
         """
-        self.pidfd, self._target = self._target, -1
+        self._client = client
         pending, self._pending = self._pending, []
         for number in pending:
             self._handle(number, None)
@@ -121,19 +106,16 @@ class Signals:
         """Give the signals back."""
         for number, handler in self._old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        for fd in (self.pidfd, self._target):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self._target = -1
+        self._old = {}
 
 
 class Terminal:
     """The caller's terminal in raw mode, restored whatever happens."""
 
-    __slots__ = ("_saved", "fd", "master")
+    __slots__ = ("_client", "_saved", "fd")
 
-    def __init__(self, master: int) -> None:
-        self.master = master
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self.fd = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         self._saved: list[Any] | None = None
 
@@ -166,9 +148,10 @@ class Terminal:
     def _resize(self, number: int, frame: FrameType | None) -> None:
         try:
             window = fcntl.ioctl(self.fd, termios.TIOCGWINSZ, bytes(8))
-            fcntl.ioctl(self.master, termios.TIOCSWINSZ, window)
         except OSError:
-            pass  # the other side has just closed
+            return  # it was hung up just now
+        rows, columns, _, _ = struct.unpack("HHHH", window)
+        self._client.resize(rows, columns)
 
     def __exit__(self, *details: object) -> None:
         if self.fd >= 0:
@@ -195,33 +178,29 @@ def window_size() -> Box | None:
 class _Stream:
     """One direction: from a descriptor of ours to another, with at most one block in between."""
 
-    __slots__ = ("back", "buffer", "close_sink", "paced", "sink", "source")
+    __slots__ = ("buffer", "keys", "paced", "sink", "source", "towards")
 
-    def __init__(self, source: int, sink: int, close_sink: bool) -> None:
+    def __init__(self, source: int, sink: int, towards: bool, keys: DetachKeys | None) -> None:
         self.source = source
         self.sink = sink
-        self.close_sink = close_sink
-        # From the same terminal: without its keys it is to be hung up as a whole.
-        self.back: _Stream | None = None
+        self.towards = towards  # the container: then the end of the file is passed on
+        self.keys = keys
         self.buffer = memoryview(b"")
         # Regular files take what they get; the others might make us wait.
         self.paced = not _is_regular(sink)
 
-    def read(self) -> None:
-        """Take the next block; at the end there is no source any more."""
+    def read(self) -> bool:
+        """Take the next block; at the end there is no source any more. True: the keys came."""
         try:
             data = os.read(self.source, _BLOCK)
         except OSError:
-            data = b""  # a pty says EIO when its last writer has gone
-        if data:
-            self.buffer = memoryview(data)
-            return
-        self.finish()
-        if self.back is not None:
-            # The kernel hangs up a terminal when its last master is closed.
-            self.back.finish()
-            os.close(self.sink)
-            self.sink = -1
+            data = b""  # a terminal that was hung up says EIO
+        if not data:
+            self.finish()
+        elif self.keys is not None:
+            data = self.keys.filter(data)
+        self.buffer = memoryview(data)
+        return self.keys is not None and self.keys.pressed
 
     def write(self) -> None:
         """Give on what fits."""
@@ -240,7 +219,7 @@ class _Stream:
 
     def finish(self) -> None:
         """End this direction: the other end of the source learns that nobody reads."""
-        if self.close_sink and self.sink >= 0:
+        if self.towards and self.sink >= 0:
             os.close(self.sink)
             self.sink = -1
         if self.source > 2:
@@ -257,67 +236,103 @@ def _is_regular(fd: int) -> bool:
         return False
 
 
-class Pump:
-    """Copies between the caller's streams and the container's, and listens to the monitor."""
+class DetachKeys:
+    """Find the keys in what is typed that detach from the container.
 
-    def __init__(self, result: int) -> None:
-        self.result = result
+    Keys that begin the sequence wait for those that follow: if these are others, all go on.
+    """
+
+    __slots__ = ("_held", "_sequence", "pressed")
+
+    def __init__(self, sequence: bytes) -> None:
+        self._sequence = sequence
+        self._held = b""
+        self.pressed = False
+
+    def filter(self, data: bytes) -> bytes:
+        """Return what goes on to the container; `pressed` tells whether the keys came."""
+        passed = bytearray()
+        for number in data:
+            key = bytes((number,))
+            if self._sequence.startswith(self._held + key):
+                self._held += key
+                if self._held == self._sequence:
+                    self.pressed = True
+                    break
+            else:
+                passed += self._held
+                self._held = key if self._sequence.startswith(key) else b""
+                passed += b"" if self._held else key
+        return bytes(passed)
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """Return the bytes of Docker's form: letters, or ctrl-KEY of a-z @ [ \\ ] ^ _, by commas.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    sequence = b""
+    for key in text.split(","):
+        name = key.removeprefix("ctrl-")
+        if len(name) != 1 or not name.isascii():
+            raise ValueError(f"has an unknown key {key!r}")
+        if name == key:
+            sequence += name.encode()
+        elif name.isalpha() and name.islower():
+            sequence += bytes((ord(name) - ord("a") + 1,))
+        elif name in "@[\\]^_":
+            sequence += bytes((ord(name) & 31,))
+        else:
+            raise ValueError(f"has an unknown key {key!r}")
+    return sequence
+
+
+DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
+
+
+class Pump:
+    """Copies between the caller's streams and the monitor's, and listens to it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
         self.streams: list[_Stream] = []
 
-    def add(self, source: int, sink: int, close_sink: bool = False) -> None:
-        """Copy from `source` to `sink`; `close_sink` passes on the end of the file."""
-        self.streams.append(_Stream(source, sink, close_sink))
+    def add_output(self, source: int, sink: int) -> None:
+        """Copy what the container writes from `source` to `sink`."""
+        self.streams.append(_Stream(source, sink, False, None))
 
-    def add_terminal(self, master: int, keys: bool) -> None:
-        """Copy from the container's terminal and, with `keys`, to it.
+    def add_input(self, sink: int, keys: DetachKeys | None) -> None:
+        """Copy our standard input to `sink`, and pass its end on."""
+        self.streams.append(_Stream(0, sink, True, keys))
 
-        When the caller's terminal has gone (a closed window, a broken connection), so has the
-        container's: else a shell would wait for ever for keys that nobody can type.
-        """
-        screen = _Stream(os.dup(master), 1, close_sink=False)
-        self.streams.append(screen)
-        if keys:
-            self.add(0, master)
-            self.streams[-1].back = screen
-
-    def run_until(self, wanted: bytes) -> Any:
-        """Copy until the monitor sends a frame of the wanted kind; return what it carries.
+    def run(self) -> int | None:
+        """Copy until the container has ended; return its exit code, None when detached.
 
         Raises:
-            RlessError: the monitor reports FAILED, or was killed.
+            RlessError: the monitor was killed.
         """
-        while True:
-            self._turn(watch_result=True)
-            if not self._result_ready:
-                continue
-            frame = sync.receive(self.result)
-            if frame is None:
-                raise RlessError(
-                    "the container's monitor was killed, and the container with it", exit_code=137
-                )
-            kind, payload = frame
-            if kind == sync.FAILED:
-                raise RlessError(*payload)
-            if kind == wanted:
-                return payload
-
-    def drain(self) -> None:
-        """Copy what the application has written before it ended, to the last byte."""
+        client = self.client
+        while client.code is None and not client.gone:
+            if self._turn(True):
+                return None
         for stream in self.streams:
-            if stream.close_sink or stream.back:  # towards the container: nobody is there
-                stream.source = -1
+            if stream.towards:  # nobody is there any more
+                stream.source, stream.buffer = -1, memoryview(b"")
         while any(stream.source >= 0 or stream.buffer for stream in self.streams):
-            if not self._turn(watch_result=False):
-                return  # what is open still belongs to processes that outlive the container
+            self._turn(False)
+        if client.code is None:
+            raise RlessError(
+                "the container's monitor was killed, and the container with it", exit_code=137
+            )
+        return client.code
 
-    _result_ready = False
-
-    def _turn(self, watch_result: bool) -> bool:
-        """Wait for one round of events and handle them; False: nothing came, nothing will."""
+    def _turn(self, listen: bool) -> bool:
+        """Wait for one round of events and handle them; True: the detach keys came."""
         poll = select.poll()
         wanted: dict[int, int] = {}
-        if watch_result:
-            wanted[self.result] = select.POLLIN
+        if listen:
+            wanted[self.client.fd] = select.POLLIN
         for stream in self.streams:
             if stream.buffer:
                 wanted[stream.sink] = wanted.get(stream.sink, 0) | select.POLLOUT
@@ -325,13 +340,14 @@ class Pump:
                 wanted[stream.source] = wanted.get(stream.source, 0) | select.POLLIN
         for fd, mask in wanted.items():
             poll.register(fd, mask)
-        waits_for_reader = any(stream.buffer for stream in self.streams)
-        events = dict(poll.poll(None if watch_result or waits_for_reader else 0))
-        self._result_ready = self.result in events and watch_result
+        events = dict(poll.poll())
+        if listen and self.client.fd in events:
+            self.client.hear()
         for stream in self.streams:
             if stream.buffer:
                 if events.get(stream.sink, 0) & ~select.POLLIN:
                     stream.write()
             elif stream.source >= 0 and events.get(stream.source, 0) & ~select.POLLOUT:
-                stream.read()
-        return bool(events)
+                if stream.read():
+                    return True
+        return False

@@ -595,7 +595,10 @@ def rename(reference: str, name: str) -> None:
     old = container.facts["name"]
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
-    take_name(container.id, name)
+    try:
+        take_name(container.id, name)
+    except RlessError as error:
+        raise RlessError(error.message, error.hint, 1) from error
     try:
         rewrite(container, name=name)
     except BaseException:

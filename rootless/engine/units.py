@@ -102,6 +102,8 @@ def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple
         "SuccessExitStatus=143",
     ]
     if wishes.new:
+        # Where `run` was called: paths of its flags may be relative.
+        lines.append(f"WorkingDirectory={escape(facts['request']['cwd'])}")
         words = " ".join(quote(word) for word in arguments)
         lines += [
             f"ExecStartPre=-{program} rm -f -v {quote(name)}",
