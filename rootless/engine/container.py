@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILLED = 137
+STOPPED = "stopped"  # a note in its directory that the user wants it down; a start takes it away
 
 
 class Container:

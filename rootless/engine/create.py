@@ -59,7 +59,11 @@ class Run:
 
         if not self.prepared:
             self.mounts, self.volumes = volumes.prepare(
-                self.request, self.config, self.storage, container.directory
+                self.request,
+                self.config,
+                self.storage,
+                container.directory,
+                container.facts["mounts"],
             )
         self.prepared = True
 
@@ -230,6 +234,8 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
+    from rootless.engine import volumes
+
     container_id = containers.new_id()
     stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
     try:
@@ -270,8 +276,8 @@ def _make_container(state: Run, run: bool) -> None:
             "stdin_once": request.interactive and not request.detach,
             "log": {"driver": request.log_driver or "local", "options": request.log_options},
             "restart": request.restart or {"name": "no", "max": 0},
-            "health": None,
-            "mounts": [],
+            "health": _health(request, config),
+            "mounts": volumes.describe(request, config, state.storage, container_id),
             "idmap": extents,
             "user": state.user,
             "added_groups": state.added_groups,
@@ -285,37 +291,22 @@ def _make_container(state: Run, run: bool) -> None:
 
 
 def _furnish(state: Run, container: Container) -> None:
-    """Complete a container's facts: its volumes, the file with its id."""
+    """Make what belongs to a container: its volumes, the file with its id."""
     from rootless.engine import files
 
-    request = state.request
-    files.check_sources(request)
+    files.check_sources(state.request)
     state.prepare_volumes(container)
-    container.facts["mounts"] = _show_mounts(request, state.mounts)
-    if request.cidfile:
-        _write_cidfile(request.cidfile, container.id)
+    if state.request.cidfile:
+        _write_cidfile(state.request.cidfile, container.id)
 
 
-def _show_mounts(request: RunRequest, volumes: list[Any]) -> list[dict[str, Any]]:
-    """Return the mounts as `inspect` shows them; `volumes` as `volumes.prepare` returns them."""
-    named = {mount.target: mount.source for mount in request.mounts if mount.type == "volume"}
-    shown = []
-    for mount in [mount for mount in request.mounts if mount.type != "volume"] + volumes:
-        volume = mount in volumes
-        name = named.get(mount.target) if volume else None
-        shown.append(
-            {
-                "type": "volume" if volume else mount.type,
-                "name": name,
-                "source": mount.source or "",
-                "target": mount.target,
-                "rw": not mount.read_only,
-                "options": mount.options,
-                "propagation": mount.propagation or ("" if volume else "rprivate"),
-                "anonymous": volume and name is None,
-            }
-        )
-    return shown
+def _health(request: RunRequest, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the health check; its module is loaded only where one may be."""
+    if not (config.get("Healthcheck") or request.asks_health()):
+        return None
+    from rootless.engine import health
+
+    return health.wanted(request, config)
 
 
 def _show_network(state: Run) -> str:
