@@ -53,13 +53,18 @@ class Run:
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
 
-    def prepare_volumes(self, container: Container) -> None:
+    def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""
         from rootless.engine import volumes
 
         if not self.prepared:
             self.mounts, self.volumes = volumes.prepare(
-                self.request, self.config, self.storage, container.directory
+                self.request,
+                self.config,
+                self.storage,
+                container.directory,
+                container.facts["mounts"],
+                first=first,
             )
         self.prepared = True
 
@@ -280,42 +285,27 @@ def _make_container(state: Run, run: bool) -> None:
         },
         lambda container: _furnish(state, container),
     )
+    try:
+        # Only now that its facts are on disk: they keep others from removing its volumes.
+        state.prepare_volumes(state.container, first=True)
+    except BaseException:
+        containers.discard(state.container)
+        raise
     facts = state.container.facts
     events.record("create", "container", container_id, image=facts["image"], name=facts["name"])
 
 
 def _furnish(state: Run, container: Container) -> None:
-    """Complete a container's facts: its volumes, the file with its id."""
-    from rootless.engine import files
+    """Complete a container's facts: its mounts, the file with its id."""
+    from rootless.engine import files, volumes
 
     request = state.request
     files.check_sources(request)
-    state.prepare_volumes(container)
-    container.facts["mounts"] = _show_mounts(request, state.mounts)
+    container.facts["mounts"] = volumes.describe(
+        request, state.config, state.storage, container.id
+    )
     if request.cidfile:
         _write_cidfile(request.cidfile, container.id)
-
-
-def _show_mounts(request: RunRequest, volumes: list[Any]) -> list[dict[str, Any]]:
-    """Return the mounts as `inspect` shows them; `volumes` as `volumes.prepare` returns them."""
-    named = {mount.target: mount.source for mount in request.mounts if mount.type == "volume"}
-    shown = []
-    for mount in [mount for mount in request.mounts if mount.type != "volume"] + volumes:
-        volume = mount in volumes
-        name = named.get(mount.target) if volume else None
-        shown.append(
-            {
-                "type": "volume" if volume else mount.type,
-                "name": name,
-                "source": mount.source or "",
-                "target": mount.target,
-                "rw": not mount.read_only,
-                "options": mount.options,
-                "propagation": mount.propagation or ("" if volume else "rprivate"),
-                "anonymous": volume and name is None,
-            }
-        )
-    return shown
 
 
 def _show_network(state: Run) -> str:

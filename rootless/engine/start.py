@@ -249,7 +249,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     facts.seccomp = _seccomp_profile(request, facts)
     if not state.prepared:
         files.check_sources(request)
-        state.prepare_volumes(state.container)
+        state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
     return facts
 
@@ -358,6 +358,7 @@ def _forget_last_run(container: Container, keep: bool) -> None:
     if container.facts["run"] and not keep:
         return  # it was made just now
     containers.unlink(f"{container.directory}/exit.json")
+    containers.unlink(f"{container.directory}/{containers.STOPPED}")
     if not container.facts["run"]:
         flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
         os.close(os.open(f"{container.directory}/started", flags, 0o600))
