@@ -379,6 +379,7 @@ class _Exit:
 
     def __init__(self, container: Container) -> None:
         self._container = container
+        self._before = container.finished()
         self._running = take(container)
 
     def code(self, condition: str) -> int:
@@ -386,6 +387,8 @@ class _Exit:
         while self._running is None and condition == NEXT_EXIT:
             if load(self._container.id) is None:
                 raise RlessError(f"container {self._container.facts['name']} is gone", exit_code=1)
+            if self._container.finished() not in (None, self._before):
+                break  # it has come and gone between two looks
             time.sleep(_LAST_LOOK)
             self._running = take(self._container)
         code = self._recorded() if self._running is None else self._wait(self._running)

@@ -194,7 +194,7 @@ def to_restart() -> list[Container]:
         policy = (container.facts.get("restart") or {}).get("name", "no")
         if policy not in ("always", "unless-stopped") or container.live():
             continue
-        if not os.path.exists(f"{container.directory}/started"):
+        if not container.was_started():
             continue  # made, and never started: nobody has asked for it yet
         if policy == "unless-stopped" and os.path.exists(f"{container.directory}/{STOPPED}"):
             continue
