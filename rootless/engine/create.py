@@ -235,6 +235,8 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
+    from rootless.engine import volumes
+
     container_id = containers.new_id()
     stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
     try:
@@ -275,8 +277,8 @@ def _make_container(state: Run, run: bool) -> None:
             "stdin_once": request.interactive and not request.detach,
             "log": {"driver": request.log_driver or "local", "options": request.log_options},
             "restart": request.restart or {"name": "no", "max": 0},
-            "health": None,
-            "mounts": [],
+            "health": _health(request, config),
+            "mounts": volumes.describe(request, config, state.storage, container_id),
             "idmap": extents,
             "user": state.user,
             "added_groups": state.added_groups,
@@ -296,16 +298,21 @@ def _make_container(state: Run, run: bool) -> None:
 
 
 def _furnish(state: Run, container: Container) -> None:
-    """Complete a container's facts: its mounts, the file with its id."""
-    from rootless.engine import files, volumes
+    """Make what belongs to a container: the sources of its mounts, the file with its id."""
+    from rootless.engine import files
 
-    request = state.request
-    files.check_sources(request)
-    container.facts["mounts"] = volumes.describe(
-        request, state.config, state.storage, container.id
-    )
-    if request.cidfile:
-        _write_cidfile(request.cidfile, container.id)
+    files.check_sources(state.request)
+    if state.request.cidfile:
+        _write_cidfile(state.request.cidfile, container.id)
+
+
+def _health(request: RunRequest, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the health check; its module is loaded only where one may be."""
+    if not (config.get("Healthcheck") or request.asks_health()):
+        return None
+    from rootless.engine import health
+
+    return health.wanted(request, config)
 
 
 def _show_network(state: Run) -> str:
