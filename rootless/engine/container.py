@@ -316,6 +316,16 @@ def drop_name(name: str | None, container_id: str) -> None:
         pass  # never taken, or taken by another
 
 
+def drop_names_of(container_id: str) -> None:
+    """Give back whatever names a container has, of which nothing else is known."""
+    try:
+        names = os.listdir(f"{paths.storage_root()}/names")
+    except FileNotFoundError:
+        return
+    for name in names:
+        drop_name(name, container_id)
+
+
 _ADJECTIVES = "brave calm clever eager fair gentle happy keen kind lucid merry proud quiet wise"
 _NOUNS = "badger crane falcon finch heron ibex lynx marten otter raven seal stork swift wren"
 
