@@ -42,7 +42,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     everything = bool(values.get("all"))
     if not values.get("force") and not _is_agreed(everything):
         return 0
-    lines, freed = images.prune(everything, given)
+    lines, freed = images.prune(given, everything)
     if lines:
         listed = "".join(f"{line[0].lower()}{line[1:]}\n" for line in lines)
         streams.write(f"Deleted Images:\n{listed}\n")

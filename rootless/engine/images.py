@@ -58,7 +58,7 @@ def find(name: str, platform: str | None = None) -> Image:
     Raises:
         RlessError: there is none.
     """
-    image = Store(paths.storage_root()).lookup(name, platform)
+    image = Store(paths.storage_root()).lookup(name, platform, stale=True)
     if image is None:
         what = f" for {platform}" if platform else ""
         raise RlessError(
@@ -244,7 +244,7 @@ def remove(name: str, force: bool = False) -> list[str]:
 
     containers = containers_of_images()
     store = Store(paths.storage_root())
-    before = store.own(name)
+    before = store.own(name, stale=True)
     lines = remover.remove(
         store,
         name,
@@ -290,7 +290,8 @@ def tag(source: str, target: str) -> None:
         record = additional.record_of(image) | {"name": reference.canonical}
         if _repository(image.name) != _repository(reference.canonical):
             record["digests"] = []  # the other repository's registry has not told
-        records.save(store.root, record, reference, None, flight.path, by_id=False)
+        path = name_path(store.root, reference)
+        records.write_json(path, record, flight.path)
     events.record("tag", "image", image.id, name=reference.familiar)
 
 
@@ -299,13 +300,13 @@ def _repository(name: str) -> str:
 
 
 def prune(
-    everything: bool = False, given: Mapping[str, Sequence[str]] | None = None
+    given: Mapping[str, Sequence[str]] | None = None, everything: bool = False
 ) -> tuple[list[str], int]:
     """Remove images without a name, or all, that no container is made of.
 
     Args:
-        everything: those with names too.
         given: values of PRUNE_FILTERS by key.
+        everything: those with names too.
 
     Returns:
         Lines as `remove` gives them, and how many bytes are free again.
@@ -390,15 +391,17 @@ def inspect_image(name: str, platform: str | None = None) -> dict[str, Any]:
     document = _document(image)
     tags, digests, stamps = [], [], []
     for path, full, known in _named(image):
+        if not path:
+            continue  # of an archive: no name that a registry could have
         familiar = familiar_repository(full)
         if "@" in familiar:
             digests.append(familiar)
         else:
             tags.append(familiar)
             repository = familiar_repository(_repository(full))
-            digests += [f"{repository}@{digest}" for digest in known[:1] if path]
+            digests += [f"{repository}@{digest}" for digest in known[:1]]
         try:
-            stamps.append(os.stat(path).st_mtime if path else 0.0)
+            stamps.append(os.stat(path).st_mtime)
         except OSError:
             pass
     data = {}

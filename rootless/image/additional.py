@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
 
+_said: set[str] = set()  # stores that were warned of
+
 
 def provide(root: str, idmap: IdMap | None, chains: Sequence[str], scratch: str) -> None:
     """Bring those layers into the store that it lacks and an additional one has.
@@ -121,6 +123,9 @@ def _copy(
             except (RlessError, OSError) as error:
                 if "Permission denied" not in str(error):
                     raise
+                if other in _said:
+                    return
+                _said.add(other)
                 log.warn(
                     f"the additional store {other} has layers that you may not read; they are "
                     "fetched instead (its owner: rless unshare chmod -R a+rX,ug-s DIR)"
@@ -171,6 +176,7 @@ def adopt(image: Image, root: str, scratch: str, *, named: bool = True) -> None:
         path = f"{root}/images/ids/{image.id[7:]}.json"
         records.write_json(path, record | {"name": image.id}, scratch)
     image.root = root
+    image.copy_of = source
     image.keys = keys
 
 

@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
 
 
-_FRAME = (
-    "",
-    "/blobs",
-    "/blobs/sha256",
-    "/images",
-    "/images/ids",
-    "/images/names",
-    "/layers",
-    "/splits",
-)
+_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers", "/splits")
 
 
 def make_frame(root: str) -> None:
@@ -107,18 +98,11 @@ def save(
     reference: Reference,
     platform: str | None,
     scratch: str,
-    *,
-    by_id: bool = True,
 ) -> None:
-    """Record an image under its name and its id; an image that had the name keeps its id.
-
-    Args:
-        by_id: False: the record of its id is there and stays as it is.
-    """
+    """Record an image under its name and its id; an image that had the name keeps its id."""
     record = {**record, "version": RECORD_VERSION}
-    if by_id:
-        own = {**record, "name": record["id"], "source": None}
-        write_json(f"{root}/images/ids/{record['id'][7:]}.json", own, scratch)
+    by_id = {**record, "name": record["id"], "source": None}
+    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
     write_json(name_path(root, reference, platform), record, scratch)
 
 

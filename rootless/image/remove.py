@@ -74,9 +74,9 @@ def remove(
     Raises:
         RlessError: no such image; in use, or several names for an id, and not `force`.
     """
-    image = store.own(name)
+    image = store.own(name, stale=True)
     if image is None:
-        other = store.lookup(name)
+        other = store.lookup(name, stale=True)
         if other is None:
             raise NotFoundError(name)
         raise RlessError(

@@ -172,11 +172,7 @@ def test_wrong_times(log: Log, text: str) -> None:
         return
     assert done.returncode == 125
     assert done.stderr.count(b"\n") == 1
-    assert (
-        b"is not a time such as" in done.stderr
-        or b"out of range" in done.stderr
-        or (b"must be in" in done.stderr)
-    )
+    assert b"is not a time such as" in done.stderr
 
 
 def test_timestamps(log: Log) -> None:

@@ -148,7 +148,7 @@ def test_values_in_their_units(home: Path) -> None:
         ("[images.limits]\nidle-seconds = 'x'", "is not a number of seconds"),
         ("[images.limits]\nidle-seconds = nan", "is not a number of seconds"),
         ("[containers]\nnetwork = ''", "is not a word in quotes"),
-        ("[containers]\nnetwork = \"a\\nb\"", "is not a word in quotes"),
+        ('[containers]\nnetwork = "a\\nb"', "is not a word in quotes"),
         ("images.limits = 3", "is not a section"),
         ("a = " + "[" * 5000, "is not valid TOML"),
         ("\xff\x00", "is not valid TOML"),
@@ -175,7 +175,10 @@ def test_each_limit_has_a_key_and_each_key_a_limit() -> None:
 
 def test_limits_are_set(tmp_path: Path) -> None:
     text = "[images]\nmax-concurrent-uploads = 9\n[images.limits]\nlayers = 7\nidle-seconds = 2\n"
-    code = "from rootless.image import limits as l; print(l.LAYERS, l.IDLE_SECONDS, l.CONCURRENT_UPLOADS)"
+    code = (
+        "from rootless.image import limits as l\n"
+        "print(l.LAYERS, l.IDLE_SECONDS, l.CONCURRENT_UPLOADS)"
+    )
     env = {"RLESS_CONFIG": str(put(tmp_path / "c.toml", text)), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout == "7 2.0 9\n", done.stderr

@@ -142,9 +142,17 @@ def test_a_full_disk_is_emptied(tmp_path: Path, options: str) -> None:
 def test_a_store_that_is_read_only_is_one_line(workshop: Workshop, image: StoredImage) -> None:
     os.chmod(f"{workshop.root}/images/names", 0o500)
     try:
-        with pytest.raises(RlessError, match="cannot delete .*: Permission denied") as caught:
+        with pytest.raises(RlessError, match=r"cannot delete .*: Permission denied") as caught:
             rm(workshop, image.name)
         assert "\n" not in str(caught.value)
     finally:
         os.chmod(f"{workshop.root}/images/names", 0o700)
     assert workshop.store.lookup(image.name) is not None
+
+
+def test_the_image_of_an_archive_that_is_gone(workshop: Workshop, image: StoredImage) -> None:
+    """It is listed by that name, so it is removed by it; a run would read the archive anew."""
+    os.unlink(image.name.partition(":")[2])
+    assert workshop.store.lookup(image.name) is None
+    assert rm(workshop, image.name)[0] == f"Untagged: {image.name}"
+    assert workshop.contents() == {}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rootless.cli.moments import duration, moment
+from rootless.cli.moments import moment
 
 SECOND = 10**9
 
@@ -22,7 +22,7 @@ SECOND = 10**9
         ("2023-11-14T22:13:20.123456789Z", 1_700_000_000 * SECOND + 123456789),
         ("2023-11-14T23:13:20+01:00", 1_700_000_000 * SECOND),
         ("2023-11-14 22:13Z", 1_699_999_980 * SECOND),
-        ("1970-01-02Z", 86400 * SECOND),
+        ("2023-11-14t22:13:20z", 1_700_000_000 * SECOND),
     ),
 )
 def test_moments(text: str, expected: int) -> None:
@@ -44,30 +44,16 @@ def test_spans_are_before_now(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moment("10m") == 400 * SECOND
     assert moment("1m30s") == 910 * SECOND
     assert moment("-10s") == 1010 * SECOND
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    (
-        ("1h30m", 5400 * SECOND),
-        ("1.5s", 1_500_000_000),
-        ("100ms", 10**8),
-        ("2us3ns", 2003),
-        ("-2h", -7200 * SECOND),
-        (".5s", 5 * 10**8),
-    ),
-)
-def test_spans(text: str, expected: int) -> None:
-    assert duration(text) == expected
+    assert moment("1.5s") == 998_500_000_000
+    assert moment("100ms") == 999_900_000_000
+    assert moment("1h30m") == -4400 * SECOND
 
 
 @pytest.mark.parametrize(
     "text",
-    ("", "x", "1h30", "1d", "2023-13-01", "2023-11-14T99:00:00", "-", "m", "1 h", "٣s",
+    ("", "x", "1h30", "1d", "2023-13-01", "2023-11-14T99:00:00", "-", "m", "1.2.3", "٣s",
      "9999999999999999", "99999-01-01"),
 )  # fmt: skip
 def test_wrong_ones(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="is not a time such as"):
         moment(text)
-    with pytest.raises(ValueError, match=r"."):
-        duration(text)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
 from rootless import __version__
-from rootless.cli import output, ps, version
+from rootless.cli import images, output, ps, version
 from rootless.errors import RlessError
 
 COLUMNS = (("ID", "CONTAINER ID"), ("Names", "NAMES"))
@@ -130,6 +133,55 @@ def test_ports() -> None:
     )
     assert shown_ports("::1:80->80/tcp", exposed=("80/tcp", "9/udp")) == "::1:80->80/tcp, 9/udp"
     assert shown_ports("0.0.0.0:80->80/tcp", status="exited") == ""
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, name: str, **functions: object) -> None:
+    module = ModuleType(name)
+    for key, value in functions.items():
+        setattr(module, key, value)
+    monkeypatch.setitem(sys.modules, name, module)
+    package, _, leaf = name.rpartition(".")
+    monkeypatch.setattr(import_module(package), leaf, module, raising=False)
+
+
+def test_images(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = []
+    found = [
+        {
+            "repository": "busybox",
+            "tag": "1",
+            "id": "sha256:" + "c" * 64,
+            "created": 1.0,
+            "size": 1000,
+            "digest": "",
+            "read_only": False,
+        },
+        {
+            "repository": "",
+            "tag": "",
+            "id": "sha256:" + "d" * 64,
+            "created": 0.0,
+            "size": 5,
+            "digest": "sha256:" + "e" * 64,
+            "read_only": False,
+        },
+    ]
+
+    def list_images(given: dict[str, list[str]]) -> list[dict[str, object]]:
+        asked.append(given)
+        return found
+
+    filters = ("label", "reference")
+    fake(monkeypatch, "rootless.engine.images", list_images=list_images, LIST_FILTERS=filters)
+    images.main({"format": "{{.Repository}} {{.Tag}} {{.ID}} {{.Size}}"}, [])
+    assert capfd.readouterr().out == "busybox 1 cccccccccccc 1kB\n<none> <none> dddddddddddd 5B\n"
+    images.main({"quiet": True, "full": True, "filters": ["label=a"]}, ["busybox:1"])
+    assert capfd.readouterr().out == f"sha256:{'c' * 64}\nsha256:{'d' * 64}\n"
+    assert asked == [{}, {"label": ["a"], "reference": ["busybox:1"]}]
+    images.main({"digests": True}, [])
+    assert capfd.readouterr().out.splitlines()[2].split()[:3] == [
+        "<none>", "<none>", f"sha256:{'e' * 64}"
+    ]  # fmt: skip
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
