@@ -1,4 +1,4 @@
-"""Read the times of `logs` and `events`, to the nanosecond: what one of them showed can be asked for.
+"""Read the times of `logs` and `events`, to the nanosecond: one that was shown can be asked for.
 
 The grammar is that of `engine.moments`, whose moments are floats: of today, they end at 240 ns.
 """

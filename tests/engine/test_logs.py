@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -307,7 +308,7 @@ def test_frames_are_read_back_however_they_are_cut(
     written = b"".join(frame(text, "stderr" if err else "stdout") for text, err in pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(written)), max_size=6)))
     bounds = [0, *cuts, len(written)]
-    parts = [(0, written[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    parts = [(0, written[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
     found = [
         (bytes(text), stream == 2)
         for batch in logs._decode(parts, logs.local_frames)
