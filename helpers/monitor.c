@@ -591,6 +591,48 @@ static void check_memory(void)
 	}
 }
 
+/* -- Python's work ---------------------------------------------------------------------------- */
+
+/* Become Python for `verb`; only after a fork or at the end of all. */
+static void become_python(const char *verb)
+{
+	char *argv[32], *environment[8];
+	char fd[16], count[24], delay[24];
+	int used = 0, variables = 0;
+	struct rlimit core;
+
+	for (const char *word = NULL; (word = next_order("python", word)) && used < 20;)
+		argv[used++] = (char *)word;
+	for (const char *word = NULL; (word = next_order("environment", word)) && variables < 7;)
+		environment[variables++] = (char *)word;
+	environment[variables] = NULL;
+	snprintf(fd, sizeof(fd), "%d", me.orders);
+	snprintf(count, sizeof(count), "%lld", restart.count);
+	snprintf(delay, sizeof(delay), "%lld", restart.delay);
+	argv[used++] = (char *)verb;
+	argv[used++] = (char *)me.id;
+	argv[used++] = fd;
+	argv[used++] = count;
+	argv[used++] = delay;
+	argv[used] = NULL;
+	if (getrlimit(RLIMIT_CORE, &core) == 0) {
+		core.rlim_cur = me.core; /* ours is 0, the container's is not */
+		setrlimit(RLIMIT_CORE, &core);
+	}
+	execve(argv[0], argv, environment);
+}
+
+/* Become Python in a child, which ends with us. */
+static void be_child(const char *verb)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	for (int sign = 1; sign < NSIG; sign++)
+		signal(sign, SIG_DFL);
+	fcntl(me.orders, F_SETFD, 0);
+	become_python(verb);
+	_exit(127);
+}
+
 /* -- cleaning up ----------------------------------------------------------------------------- */
 
 struct entry { /* struct linux_dirent64 of getdents64(2) */
@@ -737,6 +779,7 @@ static void reap_helpers(void)
 static void clean_up(void)
 {
 	int error = 0;
+	pid_t child;
 
 	if (me.pasta > 0)
 		kill(me.pasta, SIGKILL);
@@ -744,6 +787,13 @@ static void clean_up(void)
 	if (*me.mount)
 		umount2(me.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
 	reap_helpers();
+	if (number("volumes", 0)) { /* anonymous ones; who else has them takes more to find out */
+		child = fork();
+		if (child == 0)
+			be_child("volumes");
+		if (child > 0)
+			waitpid(child, NULL, 0);
+	}
 	if (me.remove) {
 		forget_name();
 		error = empty(me.dir, me.dir);
@@ -1147,47 +1197,13 @@ static void tell_end(void)
 	}
 }
 
-/* -- the health check, and starting again: Python's work ------------------------------------- */
-
-/* Become Python for `verb`; only after a fork or at the end of all. */
-static void become_python(const char *verb)
-{
-	char *argv[32], *environment[8];
-	char fd[16], count[24], delay[24];
-	int used = 0, variables = 0;
-	struct rlimit core;
-
-	for (const char *word = NULL; (word = next_order("python", word)) && used < 20;)
-		argv[used++] = (char *)word;
-	for (const char *word = NULL; (word = next_order("environment", word)) && variables < 7;)
-		environment[variables++] = (char *)word;
-	environment[variables] = NULL;
-	snprintf(fd, sizeof(fd), "%d", me.orders);
-	snprintf(count, sizeof(count), "%lld", restart.count);
-	snprintf(delay, sizeof(delay), "%lld", restart.delay);
-	argv[used++] = (char *)verb;
-	argv[used++] = (char *)me.id;
-	argv[used++] = fd;
-	argv[used++] = count;
-	argv[used++] = delay;
-	argv[used] = NULL;
-	if (getrlimit(RLIMIT_CORE, &core) == 0) {
-		core.rlim_cur = me.core; /* ours is 0, the container's is not */
-		setrlimit(RLIMIT_CORE, &core);
-	}
-	for (int signal_number = 1; signal_number < NSIG; signal_number++)
-		signal(signal_number, SIG_DFL);
-	execve(argv[0], argv, environment);
-}
+/* -- the health check, and starting again --------------------------------------------------- */
 
 static void begin_health(void)
 {
 	me.health = fork();
-	if (me.health == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-		become_python("health");
-		_exit(127);
-	}
+	if (me.health == 0)
+		be_child("health");
 	me.health_at = 0;
 	me.health_fd = me.health > 0 ? pidfd_of(me.health) : -1;
 	if (me.health_fd < 0)
@@ -1424,6 +1440,7 @@ static void start_again(void)
 	}
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
+	fcntl((int)number("lock", -1), F_SETFD, 0);
 	become_python("restart");
 	stop_restarts(); /* there is no interpreter any more */
 }

@@ -80,10 +80,9 @@ _READ = {
 
 def detach_keys(value: str) -> str:
     """Return the keys as typed, once they are seen to be ones; "" turns them off."""
-    from rootless.engine.attach import parse_detach_keys
+    from rootless.engine.keys import parse
 
-    if value:
-        parse_detach_keys(value)
+    parse(value)
     return value
 
 

@@ -18,15 +18,15 @@ import struct
 import termios
 
 from rootless import log
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
-    from rootless.engine.monitor_client import Client
+    from rootless.engine.keys import Keys
     from rootless.oci.runtime_spec import Box
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -60,7 +60,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Signals:
     """Catch signals from the moment the container is being made, and forward them to it."""
 
-    __slots__ = ("_client", "_old", "_pending", "proxy")
+    __slots__ = ("_old", "_pending", "_send", "proxy")
 
     def __init__(self, proxy: bool) -> None:
         """Start to catch.
@@ -70,7 +70,7 @@ class Signals:
                 --sig-proxy=false), and with it a container that it keeps.
         """
         self.proxy = proxy
-        self._client: Client | None = None
+        self._send: Callable[[int], None] | None = None
         self._pending: list[int] = []
         self._old: dict[int, Any] = {}
         if not proxy:
@@ -82,22 +82,22 @@ class Signals:
                 continue  # the C library keeps two for itself
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._client is None:
+        if self._send is None:
             self._pending.append(number)
         else:
-            self._client.forward(number)
+            self._send(number)
 
     def interrupted(self) -> int | None:
         """Return a signal that asked for the end before the application was there to get it."""
         return next((number for number in self._pending if number in _ENDING), None)
 
-    def forward(self, client: Client) -> None:
+    def forward(self, send: Callable[[int], None]) -> None:
         """Send what has arrived, and what arrives from now on.
 
         Not before the application runs: process 1 of a pid namespace loses each signal that it
         has no handler for, so init would take what the application is to get.
         """
-        self._client = client
+        self._send = send
         pending, self._pending = self._pending, []
         for number in pending:
             self._handle(number, None)
@@ -112,10 +112,11 @@ class Signals:
 class Terminal:
     """The caller's terminal in raw mode, restored whatever happens."""
 
-    __slots__ = ("_client", "_saved", "fd")
+    __slots__ = ("_give_size", "_saved", "fd")
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, give_size: Callable[[int, int], object]) -> None:
+        """Prepare; `give_size` is told the rows and columns whenever they change."""
+        self._give_size = give_size
         self.fd = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         self._saved: list[Any] | None = None
 
@@ -151,7 +152,7 @@ class Terminal:
         except OSError:
             return  # it was hung up just now
         rows, columns, _, _ = struct.unpack("HHHH", window)
-        self._client.resize(rows, columns)
+        self._give_size(rows, columns)
 
     def __exit__(self, *details: object) -> None:
         if self.fd >= 0:
@@ -161,6 +162,14 @@ class Terminal:
                 termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
             except termios.error:
                 pass  # it was hung up: there is nothing to restore
+
+
+def resize(master: int, rows: int, columns: int) -> None:
+    """Set the size of the terminal with this master."""
+    try:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    except OSError:
+        pass  # its other side has just closed
 
 
 def window_size() -> Box | None:
@@ -178,29 +187,34 @@ def window_size() -> Box | None:
 class _Stream:
     """One direction: from a descriptor of ours to another, with at most one block in between."""
 
-    __slots__ = ("buffer", "keys", "paced", "sink", "source", "towards")
+    __slots__ = ("back", "buffer", "inward", "keys", "paced", "sink", "source")
 
-    def __init__(self, source: int, sink: int, towards: bool, keys: DetachKeys | None) -> None:
+    def __init__(self, source: int, sink: int, inward: bool, keys: Keys | None = None) -> None:
         self.source = source
         self.sink = sink
-        self.towards = towards  # the container: then the end of the file is passed on
+        self.inward = inward  # towards the application: the end of the file is passed on
         self.keys = keys
+        # From the same terminal: without its keys it is to be hung up as a whole.
+        self.back: _Stream | None = None
         self.buffer = memoryview(b"")
         # Regular files take what they get; the others might make us wait.
         self.paced = not _is_regular(sink)
 
     def read(self) -> bool:
-        """Take the next block; at the end there is no source any more. True: the keys came."""
+        """Take the next block; at the end there is no source any more. False: the keys came."""
         try:
             data = os.read(self.source, _BLOCK)
         except OSError:
-            data = b""  # a terminal that was hung up says EIO
+            data = b""  # a pty says EIO when its last writer has gone
         if not data:
             self.finish()
+            if self.back is not None:
+                # The kernel hangs up a terminal when its last master is closed.
+                self.back.finish()
         elif self.keys is not None:
-            data = self.keys.filter(data)
+            data = self.keys.feed(data)
         self.buffer = memoryview(data)
-        return self.keys is not None and self.keys.pressed
+        return self.keys is None or not self.keys.typed
 
     def write(self) -> None:
         """Give on what fits."""
@@ -219,7 +233,7 @@ class _Stream:
 
     def finish(self) -> None:
         """End this direction: the other end of the source learns that nobody reads."""
-        if self.towards and self.sink >= 0:
+        if self.inward and self.sink >= 0:
             os.close(self.sink)
             self.sink = -1
         if self.source > 2:
@@ -236,118 +250,81 @@ def _is_regular(fd: int) -> bool:
         return False
 
 
-class DetachKeys:
-    """Find the keys in what is typed that detach from the container.
-
-    Keys that begin the sequence wait for those that follow: if these are others, all go on.
-    """
-
-    __slots__ = ("_held", "_sequence", "pressed")
-
-    def __init__(self, sequence: bytes) -> None:
-        self._sequence = sequence
-        self._held = b""
-        self.pressed = False
-
-    def filter(self, data: bytes) -> bytes:
-        """Return what goes on to the container; `pressed` tells whether the keys came."""
-        passed = bytearray()
-        for number in data:
-            key = bytes((number,))
-            if self._sequence.startswith(self._held + key):
-                self._held += key
-                if self._held == self._sequence:
-                    self.pressed = True
-                    break
-            else:
-                passed += self._held
-                self._held = key if self._sequence.startswith(key) else b""
-                passed += b"" if self._held else key
-        return bytes(passed)
-
-
-def parse_detach_keys(text: str) -> bytes:
-    """Return the bytes of Docker's form: letters, or ctrl-KEY of a-z @ [ \\ ] ^ _, by commas.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    sequence = b""
-    for key in text.split(","):
-        name = key.removeprefix("ctrl-")
-        if len(name) != 1 or not name.isascii():
-            raise ValueError(f"has an unknown key {key!r}")
-        if name == key:
-            sequence += name.encode()
-        elif name.isalpha() and name.islower():
-            sequence += bytes((ord(name) - ord("a") + 1,))
-        elif name in "@[\\]^_":
-            sequence += bytes((ord(name) & 31,))
-        else:
-            raise ValueError(f"has an unknown key {key!r}")
-    return sequence
-
-
-DETACH_KEYS = b"\x10\x11"  # ctrl-p, ctrl-q
-
-
 class Pump:
-    """Copies between the caller's streams and the monitor's, and listens to it."""
+    """Copies between the caller's streams and the application's until something happens."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, fd: int) -> None:
+        """Begin without streams; `fd` is readable when there is news of the application."""
+        self.fd = fd
         self.streams: list[_Stream] = []
 
     def add_output(self, source: int, sink: int) -> None:
-        """Copy what the container writes from `source` to `sink`."""
-        self.streams.append(_Stream(source, sink, False, None))
+        """Copy what the application writes from `source` to `sink`."""
+        self.streams.append(_Stream(source, sink, False))
 
-    def add_input(self, sink: int, keys: DetachKeys | None) -> None:
+    def add_input(self, sink: int, keys: Keys | None = None) -> None:
         """Copy our standard input to `sink`, and pass its end on."""
         self.streams.append(_Stream(0, sink, True, keys))
 
-    def run(self) -> int | None:
-        """Copy until the container has ended; return its exit code, None when detached.
+    def add_terminal(self, master: int, typed: bool, keys: Keys | None = None) -> None:
+        """Copy from the terminal with this master and, with `typed`, to it.
 
-        Raises:
-            RlessError: the monitor was killed.
+        When the caller's terminal has gone (a closed window, a broken connection), so has the
+        application's: else a shell would wait for ever for keys that nobody can type.
         """
-        client = self.client
-        while client.code is None and not client.gone:
-            if self._turn(True):
-                return None
+        screen = _Stream(os.dup(master), 1, False)
+        self.streams.append(screen)
+        if typed:
+            self.add_input(master, keys)
+            self.streams[-1].back = screen
+
+    def wait(self) -> bool:
+        """Copy until there is news; False: the keys to detach were typed."""
+        while True:
+            poll = self._poll()
+            poll.register(self.fd, select.POLLIN)
+            events = dict(poll.poll())
+            if not self._copy(events):
+                return False
+            if self.fd in events:
+                return True
+
+    def drain(self, to_the_end: bool) -> None:
+        """Copy what the application has written before it ended, to the last byte.
+
+        Args:
+            to_the_end: all streams end soon; else what is open still may belong to processes
+                that outlive the application, and is not waited for.
+        """
         for stream in self.streams:
-            if stream.towards:  # nobody is there any more
+            if stream.inward:  # nobody is there any more
                 stream.source, stream.buffer = -1, memoryview(b"")
         while any(stream.source >= 0 or stream.buffer for stream in self.streams):
-            self._turn(False)
-        if client.code is None:
-            raise RlessError(
-                "the container's monitor was killed, and the container with it", exit_code=137
-            )
-        return client.code
+            patient = to_the_end or any(stream.buffer for stream in self.streams)
+            events = dict(self._poll().poll(None if patient else 0))
+            if not events:
+                return
+            self._copy(events)
 
-    def _turn(self, listen: bool) -> bool:
-        """Wait for one round of events and handle them; True: the detach keys came."""
-        poll = select.poll()
+    def _poll(self) -> select.poll:
         wanted: dict[int, int] = {}
-        if listen:
-            wanted[self.client.fd] = select.POLLIN
         for stream in self.streams:
             if stream.buffer:
                 wanted[stream.sink] = wanted.get(stream.sink, 0) | select.POLLOUT
             elif stream.source >= 0:
                 wanted[stream.source] = wanted.get(stream.source, 0) | select.POLLIN
+        poll = select.poll()
         for fd, mask in wanted.items():
             poll.register(fd, mask)
-        events = dict(poll.poll())
-        if listen and self.client.fd in events:
-            self.client.hear()
+        return poll
+
+    def _copy(self, events: dict[int, int]) -> bool:
+        """Handle one round of events; False: the keys to detach were typed."""
         for stream in self.streams:
             if stream.buffer:
                 if events.get(stream.sink, 0) & ~select.POLLIN:
                     stream.write()
             elif stream.source >= 0 and events.get(stream.source, 0) & ~select.POLLOUT:
-                if stream.read():
-                    return True
-        return False
+                if not stream.read():
+                    return False
+        return True

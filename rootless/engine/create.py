@@ -53,13 +53,18 @@ class Run:
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
 
-    def prepare_volumes(self, container: Container) -> None:
+    def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""
         from rootless.engine import volumes
 
         if not self.prepared:
             self.mounts, self.volumes = volumes.prepare(
-                self.request, self.config, self.storage, container.directory
+                self.request,
+                self.config,
+                self.storage,
+                container.directory,
+                container.facts["mounts"],
+                first=first,
             )
         self.prepared = True
 
@@ -230,6 +235,8 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
+    from rootless.engine import volumes
+
     container_id = containers.new_id()
     stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
     try:
@@ -270,8 +277,8 @@ def _make_container(state: Run, run: bool) -> None:
             "stdin_once": request.interactive and not request.detach,
             "log": {"driver": request.log_driver or "local", "options": request.log_options},
             "restart": request.restart or {"name": "no", "max": 0},
-            "health": None,
-            "mounts": [],
+            "health": _health(request, config),
+            "mounts": volumes.describe(request, config, state.storage, container_id),
             "idmap": extents,
             "user": state.user,
             "added_groups": state.added_groups,
@@ -280,42 +287,32 @@ def _make_container(state: Run, run: bool) -> None:
         },
         lambda container: _furnish(state, container),
     )
+    try:
+        # Only now that its facts are on disk: they keep others from removing its volumes.
+        state.prepare_volumes(state.container, first=True)
+    except BaseException:
+        containers.discard(state.container)
+        raise
     facts = state.container.facts
     events.record("create", "container", container_id, image=facts["image"], name=facts["name"])
 
 
 def _furnish(state: Run, container: Container) -> None:
-    """Complete a container's facts: its volumes, the file with its id."""
+    """Make what belongs to a container: the sources of its mounts, the file with its id."""
     from rootless.engine import files
 
-    request = state.request
-    files.check_sources(request)
-    state.prepare_volumes(container)
-    container.facts["mounts"] = _show_mounts(request, state.mounts)
-    if request.cidfile:
-        _write_cidfile(request.cidfile, container.id)
+    files.check_sources(state.request)
+    if state.request.cidfile:
+        _write_cidfile(state.request.cidfile, container.id)
 
 
-def _show_mounts(request: RunRequest, volumes: list[Any]) -> list[dict[str, Any]]:
-    """Return the mounts as `inspect` shows them; `volumes` as `volumes.prepare` returns them."""
-    named = {mount.target: mount.source for mount in request.mounts if mount.type == "volume"}
-    shown = []
-    for mount in [mount for mount in request.mounts if mount.type != "volume"] + volumes:
-        volume = mount in volumes
-        name = named.get(mount.target) if volume else None
-        shown.append(
-            {
-                "type": "volume" if volume else mount.type,
-                "name": name,
-                "source": mount.source or "",
-                "target": mount.target,
-                "rw": not mount.read_only,
-                "options": mount.options,
-                "propagation": mount.propagation or ("" if volume else "rprivate"),
-                "anonymous": volume and name is None,
-            }
-        )
-    return shown
+def _health(request: RunRequest, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the health check; its module is loaded only where one may be."""
+    if not (config.get("Healthcheck") or request.asks_health()):
+        return None
+    from rootless.engine import health
+
+    return health.wanted(request, config)
 
 
 def _show_network(state: Run) -> str:

@@ -30,12 +30,12 @@ FDS = (
     "client_err",
     "lock",
 )
-# What the interpreter is told when the monitor needs it (`again`): sealed as by the launcher.
+# What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys
 del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
 from rootless.launch import start
-start("rootless.engine.again")"""
+start("rootless.engine.errand")"""
 
 
 def interpreter() -> list[str]:

@@ -303,7 +303,10 @@ class Monitor:
             "restart_most": facts["restart"]["max"],
         }
         pairs = [(key, str(value)) for key, value in orders.items()]
-        if facts["restart"]["name"] != "no" or facts["health"]:
+        has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])
+        if has_volumes:
+            pairs.append(("volumes", "1"))
+        if facts["restart"]["name"] != "no" or facts["health"] or not facts["rm"] or has_volumes:
             pairs += [("python", word) for word in hold.interpreter()]
             pairs += [("environment", f"RLESS_STORAGE={storage}")]
             pairs += [("environment", "PATH=/usr/bin:/bin")]

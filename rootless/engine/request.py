@@ -289,6 +289,10 @@ class RunRequest(Plain):
         self.explain: str | None = None  # None, "text", "json"
         self.debug = False
 
+    def asks_health(self) -> bool:
+        """Tell whether anything is said of the health check."""
+        return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
+
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, for container.json."""
         return self.as_dict()

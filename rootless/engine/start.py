@@ -17,22 +17,16 @@ import os
 from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
-from rootless.engine.attach import (
-    DETACH_KEYS,
-    DetachKeys,
-    Pump,
-    Signals,
-    Terminal,
-    parse_detach_keys,
-    window_size,
-)
+from rootless.engine.attach import Pump, Signals, Terminal, window_size
 from rootless.engine.create import Run, find_joined
+from rootless.engine.keys import Keys
 from rootless.engine.monitor import Monitor, Source
 from rootless.engine.monitor_client import Client
 from rootless.engine.request import RunRequest
 from rootless.engine.wires import Wires
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, idmap, ns
+from rootless.linux.process import close_on_exec_from
 from rootless.runtime import sync
 
 TYPE_CHECKING = False
@@ -64,7 +58,7 @@ class Attachment:
 
     Attributes:
         streams: those that it passes on, of stdin, stdout, stderr; () leaves the container alone.
-        keys: that detach, where there is a terminal.
+        keys: that detach, where there is a terminal, as typed; None: the default.
         leash: the container ends with the command, until that is detached.
         signals: caught from the beginning, and passed on.
     """
@@ -75,7 +69,7 @@ class Attachment:
         self, streams: Sequence[str], keys: str | None, leash: bool, signals: Signals
     ) -> None:
         self.streams = tuple(streams)
-        self.keys = DETACH_KEYS if keys is None else parse_detach_keys(keys) if keys else b""
+        self.keys = keys
         self.leash = leash
         self.signals = signals
 
@@ -104,32 +98,44 @@ def load(container: Container) -> Run:
     return state
 
 
-def start(reference: str, streams: Sequence[str], keys: str | None, sig_proxy: bool) -> int:
+def start(
+    container: Container,
+    streams: Sequence[str] = (),
+    keys: str | None = None,
+    sig_proxy: bool = True,
+) -> int:
     """Start a container that exists; return its exit code, or 0 where it is not attached.
 
     One that runs already is left alone, as Docker does; its streams are attached then too.
 
+    Args:
+        streams: to attach, of stdin, stdout and stderr.
+        keys: that detach, as typed; None: the default.
+
     Raises:
         RlessError: it cannot be started; exit.json has the reason as well.
     """
-    from rootless.linux.process import close_on_exec_from
-
     close_on_exec_from(3)
     sweep.sweep()
-    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():
             if container.status()[0] in ("running", "paused", "restarting"):
-                return _join_running(container, streams, keys, signals)
+                return attach(container, streams, keys, signals) if streams else 0
+            if container.live().get("removing"):
+                raise RlessError(
+                    f"container {container.facts['name']} is being removed", exit_code=1
+                )
             if not containers.await_entry(container):
                 raise RlessError(
-                    f"container {reference} is being started or ended by another command",
+                    f"container {container.facts['name']} is being started or ended by another "
+                    "command, which takes too long",
                     "try again",
                     1,
                 )
             sweep.sweep()
         try:
+            _reread(container)
             state = load(container)
             state.mark("container")
         except BaseException:
@@ -140,12 +146,12 @@ def start(reference: str, streams: Sequence[str], keys: str | None, sig_proxy: b
         signals.restore()
 
 
-def _join_running(
-    container: Container, streams: Sequence[str], keys: str | None, signals: Signals
-) -> int:
-    if not streams:
-        return 0
-    return attach(container, streams, keys, signals)
+def _reread(container: Container) -> None:
+    """Take the facts as they are, now that nobody else may change them but by a rename."""
+    current = containers.load(container.id)
+    if current is None:
+        raise RlessError(f"no such container: {container.facts['name']}", exit_code=1)
+    container.facts = current.facts
 
 
 def attach(
@@ -170,7 +176,7 @@ def attach(
         for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
             os.close(fd)
     events.record("attach", "container", container.id, image=image, name=name)
-    signals.forward(client)
+    signals.forward(client.forward)
     attachment = Attachment(streams, keys, False, signals)
     stdin = pipes[0][1] if with_input else -1
     if not with_input:
@@ -183,14 +189,14 @@ def attach(
 
 def _make_spec(state: Run) -> None:
     request = state.request
-    _enter_joined(state)
+    enter_joined(state)
     facts = _gather_facts(state)
     state.spec = specgen.generate(request, state.config, facts)
     if request.tty and (size := window_size()):
         state.spec["process"]["consoleSize"] = size
 
 
-def _enter_joined(state: Run) -> None:
+def enter_joined(state: Run) -> None:
     """Find the namespaces of the container that is joined; it must run."""
     if not state.joined:
         return
@@ -249,7 +255,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     facts.seccomp = _seccomp_profile(request, facts)
     if not state.prepared:
         files.check_sources(request)
-        state.prepare_volumes(state.container)
+        state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
     return facts
 
@@ -303,6 +309,10 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         if new_network and request.network != "none":
             pasta = _prepare_pasta(request)
         _forget_last_run(container, keep)
+        if container.facts.get("health"):
+            from rootless.engine import health
+
+            health.reset(container)
         monitor = Monitor(
             container,
             state.spec,
@@ -358,6 +368,7 @@ def _forget_last_run(container: Container, keep: bool) -> None:
     if container.facts["run"] and not keep:
         return  # it was made just now
     containers.unlink(f"{container.directory}/exit.json")
+    containers.unlink(f"{container.directory}/{containers.STOPPED}")
     if not container.facts["run"]:
         flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
         os.close(os.open(f"{container.directory}/started", flags, 0o600))
@@ -466,7 +477,7 @@ def _attend(
             client.let_go()
         _notify(request, monitor)
         return None
-    signals.forward(client)
+    signals.forward(client.forward)
     streams = (wires.stdin, wires.stdout, wires.stderr)
     wires.stdin = wires.stdout = wires.stderr = -1
     code = _pump(container, client, attachment, streams)
@@ -492,7 +503,7 @@ def _pump(
     """Copy between our streams and the container's; return its exit code, 0 when detached."""
     stdin, stdout, stderr = pipes
     tty = container.facts["tty"]
-    pump = Pump(client)
+    pump = Pump(client.fd)
     if "stdout" in attachment.streams or tty:
         pump.add_output(stdout, 1)
     elif stdout >= 0:
@@ -502,12 +513,20 @@ def _pump(
     elif stderr >= 0:
         os.close(stderr)
     if stdin >= 0:
-        keys = DetachKeys(attachment.keys) if tty and attachment.keys else None
-        pump.add_input(stdin, keys)
-    with Terminal(client) if tty else _nothing():
-        code = pump.run()
-    if code is not None:
-        return code
+        pump.add_input(stdin, Keys(attachment.keys) if tty else None)
+    with Terminal(client.resize) if tty else _nothing():
+        while client.code is None and not client.gone:
+            if not pump.wait():
+                break
+            client.hear()
+        else:
+            pump.drain(to_the_end=True)
+    if client.code is not None:
+        return client.code
+    if client.gone:
+        raise RlessError(
+            "the container's monitor was killed, and the container with it", exit_code=137
+        )
     client.let_go()
     os.write(2, b"read escape sequence\n")
     facts = container.facts

@@ -204,7 +204,7 @@ def test_recording_never_fails(storage: Path, monkeypatch: pytest.MonkeyPatch) -
     """Labels of a hostile image may have any name and length; the disk may be full."""
     labels: dict[str, Any] = {"id": "x", "kind": "y", "action": "z", "self": "\ud800\n", "n": 1}
     events.record("start", "container", ID, **labels)
-    events.record("start", "container", ID, name="web", **{"big": "x" * (1 << 20)})
+    events.record("start", "container", ID, name="web", big="x" * (1 << 20))
     first, second = map(json.loads, (storage / "events").read_text().splitlines())
     assert first["attributes"]["kind"] == "y"
     assert second["attributes"] == {"name": "web"}

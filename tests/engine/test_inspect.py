@@ -205,6 +205,7 @@ TEMPLATES = (
     ("{{.State.Status}}", "running"),
     ("{{.Name}}", "/web"),
     ("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", ""),
+    ("{{.NetworkSettings.IPAddress}}", ""),
     ("{{range $k, $v := .NetworkSettings.Networks}}{{$k}}{{end}}", "pasta"),
     ("{{.State.Health.Status}}", "healthy"),
     ("{{json .State.Paused}}", "false"),

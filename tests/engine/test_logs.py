@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -172,11 +173,7 @@ def test_wrong_times(log: Log, text: str) -> None:
         return
     assert done.returncode == 125
     assert done.stderr.count(b"\n") == 1
-    assert (
-        b"is not a time such as" in done.stderr
-        or b"out of range" in done.stderr
-        or (b"must be in" in done.stderr)
-    )
+    assert b"is not a time such as" in done.stderr
 
 
 def test_timestamps(log: Log) -> None:
@@ -311,7 +308,7 @@ def test_frames_are_read_back_however_they_are_cut(
     written = b"".join(frame(text, "stderr" if err else "stdout") for text, err in pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(written)), max_size=6)))
     bounds = [0, *cuts, len(written)]
-    parts = [(0, written[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    parts = [(0, written[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
     found = [
         (bytes(text), stream == 2)
         for batch in logs._decode(parts, logs.local_frames)
@@ -535,7 +532,7 @@ def test_the_journal_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     program = tmp_path / "journalctl"
     program.write_text(
         "#!/bin/sh\n"
-        'case "$*" in *CONTAINER_ID_FULL=abc) ;; *) echo bad >&2; exit 1;; esac\n'
+        f'case "$*" in *" _UID={os.getuid()} CONTAINER_ID_FULL=abc") ;; *) echo bad >&2; exit 1;; esac\n'
         'echo \'{"MESSAGE":"hi","__REALTIME_TIMESTAMP":"1700000000000000"}\'\n'
     )
     program.chmod(0o755)
