@@ -76,6 +76,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "events": ("events", "Show what happens to containers, images and volumes"),
         "system df": ("system_df", "Show what images, containers and volumes take on disk"),
         "system prune": ("system_prune", "Remove all that nothing uses"),
+        "system start": ("system_start", "Start the containers that restart after a boot"),
+        "system stop": ("system_stop", "Stop the containers that restart after a boot"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
@@ -113,6 +115,8 @@ ALIASES: dict[str, dict[str, str]] = {
     "system": {
         "df": "system df",
         "prune": "system prune",
+        "start": "system start",
+        "stop": "system stop",
         "info": "info",
         "events": "events",
     },
