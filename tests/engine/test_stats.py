@@ -1,0 +1,105 @@
+"""`stats`: numbers from the control group, else from /proc."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from rootless.cli.stats import _binary, _decimal
+from rootless.engine.stats import Sample
+from tests.engine.test_terminal import Session
+from tests.lib.product import Product, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+HEAD = "CONTAINER ID   NAME   CPU %   MEM USAGE / LIMIT   MEM %   NET I/O   BLOCK I/O   PIDS"
+
+
+def test_a_busy_one_and_an_idle_one(rless: Product) -> None:
+    rless.detach("busy", "", "sh", "-c", "while :; do :; done")
+    rless.detach("idle", "", "sleep", "600")
+    done = rless("stats", "--no-stream").expect()
+    assert done.lines()[0].split() == HEAD.split()
+    found = {line.split()[1]: line.split() for line in done.lines()[1:]}
+    assert set(found) == {"busy", "idle"}
+    assert float(found["busy"][2].rstrip("%")) > 5
+    assert float(found["idle"][2].rstrip("%")) < 5
+    assert found["idle"][3].endswith("iB")
+    assert found["idle"][-1] == "1"
+    rless("rm", "-f", "busy", "idle").expect()
+
+
+def test_memory_is_counted(rless: Product) -> None:
+    rless.detach("m", "", "sh", "-c", "x=$(head -c 30000000 /dev/zero | tr '\\0' a); sleep 600")
+
+    def used() -> float:
+        (row,) = rless("stats", "--no-stream", "--format", "json", "m").expect().lines()
+        size = json.loads(row)["MemUsage"].split()[0]
+        return float(size.removesuffix("MiB")) if size.endswith("MiB") else 0.0
+
+    wait_for(lambda: used() > 25, "30 MB", 30)
+    rless("rm", "-f", "m").expect()
+
+
+def test_formats_and_ids(rless: Product) -> None:
+    container = rless.detach("s", "", "sleep", "600")
+    rless.detach("ended", "", "true")
+    wait_for(lambda: "Exited" in rless("ps", "-a").out, "its end")
+    out = rless("stats", "--no-stream", "--format", "{{.Name}} {{.ID}} {{.PIDs}}").expect().out
+    assert out == f"s {container[:12]} 1\n"
+    out = rless("stats", "--no-stream", "--no-trunc", "--format", "{{.ID}}", "s").expect().out
+    assert out == f"{container}\n"
+    rows = rless("stats", "--no-stream", "-a", "--format", "json").expect().lines()
+    found = {json.loads(row)["Name"]: json.loads(row) for row in rows}
+    assert found["ended"] == {
+        "BlockIO": "0B / 0B", "CPUPerc": "0.00%", "Container": found["ended"]["ID"],
+        "ID": found["ended"]["ID"], "MemPerc": "0.00%", "MemUsage": "0B / 0B", "Name": "ended",
+        "NetIO": "0B / 0B", "PIDs": "0",
+    }  # fmt: skip
+    assert "no such container" in rless("stats", "nosuch").expect(1).one_line_error()
+    rless("rm", "-f", "s", "ended").expect()
+
+
+def test_it_goes_on_until_it_is_interrupted(rless: Product) -> None:
+    rless.detach("s", "", "sleep", "600")
+    process = rless.start("stats", "--format", "{{.Name}}")
+    assert process.stdout
+    assert [process.stdout.readline() for _ in range(2)] == [b"s\n", b"s\n"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    screen = Session(rless, "stats")
+    try:
+        screen.expect(b"\x1b[H\x1b[J")
+        screen.expect(b"\x1b[H\x1b[J")
+        os.kill(screen.process.pid, signal.SIGINT)
+        assert screen.wait() == 0
+    finally:
+        os.close(screen.master)
+        os.close(screen.slave)
+    rless("rm", "-f", "s").expect()
+
+
+def test_units_are_dockers() -> None:
+    assert [_binary(size) for size in (0, 512, 1536, 1 << 20, 25_276_000_000)] == [
+        "0B", "512B", "1.5KiB", "1MiB", "23.54GiB",
+    ]  # fmt: skip
+    assert [_decimal(size) for size in (0, 999, 1450, 12_345_678)] == [
+        "0B", "999B", "1.45kB", "12.3MB",
+    ]  # fmt: skip
+
+
+def test_cpu_is_a_difference() -> None:
+    class Ended:
+        facts: dict[str, object] = {}
+
+        def init(self) -> None:
+            return None
+
+    one, two = Sample(Ended()), Sample(Ended())  # type: ignore[arg-type]
+    assert two.cpu_percent(one) == 0
+    one.running = two.running = True
+    one.at, two.at, one.cpu, two.cpu = 10.0, 12.0, 5.0, 6.0
+    assert two.cpu_percent(one) == 50
