@@ -317,22 +317,12 @@ def drop_name(name: str | None, container_id: str) -> None:
 
 
 def drop_names_of(container_id: str) -> None:
-<<<<<<< HEAD
     """Give back whatever names a container has, of which nothing else is known."""
     try:
         names = os.listdir(f"{paths.storage_root()}/names")
     except FileNotFoundError:
         return
     for name in names:
-=======
-    """Give back the names of a container that was killed before it had noted its own."""
-    names = f"{paths.storage_root()}/names"
-    try:
-        taken = os.listdir(names)
-    except FileNotFoundError:
-        return
-    for name in taken:
->>>>>>> core
         drop_name(name, container_id)
 
 

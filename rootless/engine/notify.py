@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from rootless import log
 from rootless.engine.request import Mount
 from rootless.errors import RlessError
 
@@ -22,11 +23,10 @@ _INSIDE = "/run/notify"
 def started(mode: str, monitor: int) -> None:
     """Say that the monitor is the main process and, but for `container`, that all is up.
 
+    The container runs by now: if nobody listens, that is a warning.
+
     Args:
         mode: of --sdnotify. monitor: its pid.
-
-    Raises:
-        RlessError: nobody listens.
     """
     import _socket
 
@@ -36,7 +36,7 @@ def started(mode: str, monitor: int) -> None:
     try:
         channel.sendto(said.encode(), f"\0{address[1:]}" if address[:1] == "@" else address)
     except OSError as error:
-        raise RlessError(f"cannot tell {address} that it is up: {error.strerror}") from error
+        log.warn(f"cannot tell {address} that the container is up: {error.strerror}")
     finally:
         channel.close()
 
