@@ -39,10 +39,13 @@ _STREAMS = ("stdout", "stderr")
 
 def run(orders_fd: int) -> NoReturn:
     """Stay with the container to its end, with the orders in a memfd."""
+    code = 125
     try:
-        _Holder(orders_fd).run()
+        holder = _Holder(orders_fd)
+        holder.run()
+        code = holder.code  # systemd's Restart=on-failure looks at it
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 class _Log:

@@ -257,6 +257,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        if (mount := notify.pass_on(request)) is not None:
+            facts.volumes = [*state.mounts, mount]
     return facts
 
 

@@ -89,8 +89,8 @@ class Storm:
             "rm-fv": ("rm", "-f", "-v", name),
             "restart": ("restart", "-t", "1", name),
             "stop": ("stop", "-t", "1", name),
-            "exec": ("exec", name, "sh", "-c", "sleep 600", f"exec-{_MARK}{name}"),
-            "exec-d": ("exec", "-d", name, "sh", "-c", "sleep 600", f"exec-{_MARK}{name}"),
+            "exec": ("exec", name, "sh", "-c", "sleep 600; :", f"exec-{_MARK}{name}"),
+            "exec-d": ("exec", "-d", name, "sh", "-c", "sleep 600; :", f"exec-{_MARK}{name}"),
             "logs": ("logs", "-f", name),
             "ps": ("ps", "-a"),
         }.get(verb, (verb, name))
@@ -196,8 +196,10 @@ class Storm:
                 ours = [name for name in directories if name.startswith("rless-")]
                 leaks += [f"leak: cgroup {name}" for name in ours if name[6:] not in running]
         accounted = below([entry["monitor"][0] for entry in self._live() if entry.get("monitor")])
+        # What was begun by `exec` belongs to the container, too, whoever its parent is now.
+        inside = {namespace(pid) for shells in marked().values() for pid in shells}
         for pid, what in rless.processes().items():
-            if pid not in accounted:
+            if pid not in accounted and namespace(pid) not in inside:
                 leaks.append(f"leak: process {pid} {what}")
         return leaks
 
@@ -224,6 +226,14 @@ def marked(prefix: str = "") -> dict[str, list[int]]:
         if is_shell and state not in b"ZX" and (prefix or inner[-1] == "1"):
             found.setdefault(words[3][len(mark) :].decode(), []).append(pid)
     return found
+
+
+def namespace(pid: int) -> str:
+    """Return which pid namespace a process is in; "" for one that has gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
 
 
 def below(pids: list[int]) -> set[int]:
