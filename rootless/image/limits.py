@@ -29,6 +29,14 @@ ARCHIVE_MEMBERS = 100_000  # members of a docker-archive or oci-archive itself
 ZSTD_WINDOW = 128 * MIB
 CHUNK = 256 * KIB  # read and decompressed at a time
 
+# Transfers.
+DOWNLOADS = 3  # at once, as Docker's max-concurrent-downloads
+UPLOADS = 5  # at once, as Docker's max-concurrent-uploads
+UPLOAD_WHOLE = 4 * MIB  # a blob up to this is sent by one request
+UPLOAD_CHUNK = 32 * MIB  # a larger one by requests of this size: what a cut costs at most
+PROGRESS_BYTES = 1 * MIB  # an attempt that got this far was not in vain
+PAGES = 1000  # of a list of tags or repositories
+
 # Layers.
 LAYER_BYTES = 256 * GIB  # file contents in one layer, holes not counted
 SPARSE_BYTES = 16 * TIB  # apparent size of one file
@@ -49,3 +57,8 @@ SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is giv
 REDIRECTS = 5
 ATTEMPTS = 5
 RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for
+
+
+def transfer_seconds(size: int) -> float:
+    """Return how long the transfer of a blob of `size` bytes may take in all."""
+    return 2 * IDLE_SECONDS + size / SLOWEST_BYTES_PER_SECOND

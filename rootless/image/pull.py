@@ -69,6 +69,10 @@ def pull(
         raise RlessError("host: is no image to pull", "run it: it is made of the host's programs")
     progress = progress or Progress(quiet=quiet)
     try:
+        if reference.short:
+            from rootless.image.registry import resolve
+
+            reference = resolve(reference, progress.say)
         return _pull(reference, store, platform, idmap_for, progress)
     finally:
         progress.finish()
