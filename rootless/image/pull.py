@@ -22,6 +22,7 @@ from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
 from rootless.image.remove import collect
 from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
+from rootless.image.tarsplit import has_split
 from rootless.linux.filesystem import syncfs
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def _make_layers(
         others = [
             layer
             for layer in layers
-            if layer not in missing and not records.has_layer(root, key, layer.chain)
+            if layer not in missing and not layer_store.is_complete(root, key, layer.chain)
         ]
         if others:
             # There, but for another map: translated if that can be, else fetched after all.
@@ -270,7 +271,7 @@ def _make_layers(
                 convert.convert(root, idmap, source_key, chains, scratch)
             else:
                 _fetch(source, others, scratch, progress)
-        if any(not records.has_layer(root, key, layer.chain) for layer in layers):
+        if any(not layer_store.is_complete(root, key, layer.chain) for layer in layers):
             layer_store.unpack(root, idmap, layers, scratch, progress)
     finally:
         locks.release()
@@ -303,6 +304,8 @@ def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
 
 def _meta(root: str, idmap: IdMap | None, chain: str) -> dict[str, Any] | None:
     """Return the meta record of a layer that is there for this map or can be translated."""
+    if not has_split(root, chain):
+        return None  # unpacked by a version that kept no record of the tar: once more
     wants_single = idmap is not None and idmap.single
     for key in convert.keys(root):
         if (key == "single") == wants_single and records.has_layer(root, key, chain):
