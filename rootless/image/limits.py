@@ -1,10 +1,13 @@
 """How much an image may ask for before it is refused: ceilings against bombs.
 
 Each is far above what real images need and far below what hurts the host. They are module
-constants so that a test can lower them.
+constants so that a test can lower them; the section [images.limits] of the configuration sets
+them by name, LAYER_BYTES as `layer-bytes`.
 """
 
 from __future__ import annotations
+
+from rootless import config
 
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
@@ -30,8 +33,6 @@ ZSTD_WINDOW = 128 * MIB
 CHUNK = 256 * KIB  # read and decompressed at a time
 
 # Transfers.
-DOWNLOADS = 3  # at once, as Docker's max-concurrent-downloads
-UPLOADS = 5  # at once, as Docker's max-concurrent-uploads
 UPLOAD_WHOLE = 4 * MIB  # a blob up to this is sent by one request
 UPLOAD_CHUNK = 32 * MIB  # a larger one by requests of this size: what a cut costs at most
 PROGRESS_BYTES = 1 * MIB  # an attempt that got this far was not in vain
@@ -59,6 +60,13 @@ SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is giv
 REDIRECTS = 5
 ATTEMPTS = 5
 RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for
+
+# Transfers at a time, layers of one image.
+CONCURRENT_DOWNLOADS: int = config.get("images", "max-concurrent-downloads") or 3
+CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
+
+for _name, _value in config.load()[1].get("images.limits", {}).items():
+    globals()[_name.upper().replace("-", "_")] = _value
 
 
 def transfer_seconds(size: int) -> float:

@@ -173,7 +173,7 @@ class Registry:
         for group in unique.values():
             progress.state(group[0].short, "Waiting", group[0].size)
         stop = threading.Event()
-        with ThreadPoolExecutor(limits.DOWNLOADS) as pool:
+        with ThreadPoolExecutor(limits.CONCURRENT_DOWNLOADS) as pool:
             futures = [
                 pool.submit(self._download, group, scratch, progress, stop)
                 for group in unique.values()
