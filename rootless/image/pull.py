@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import convert, records
+from rootless.image import additional, convert, records
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
 from rootless.image.platforms import host_platform, parse_platform
@@ -70,6 +70,10 @@ def pull(
         raise RlessError("host: is no image to pull", "run it: it is made of the host's programs")
     progress = progress or Progress(quiet=quiet)
     try:
+        if reference.short:
+            from rootless.image.registry import resolve
+
+            reference = resolve(reference, progress.say)
         return _pull(reference, store, platform, idmap_for, progress)
     finally:
         progress.finish()
@@ -90,6 +94,9 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
         return found
     root = store.root
     with store_lock(root), InFlight(root) as flight:
+        if image.root != root:
+            additional.adopt(image, root, flight.path)
+        additional.provide(root, idmap, image.chain, flight.path)
         missing = [chain for chain in image.chain if not records.has_layer(root, idmap.key, chain)]
         source_key = convert.find_source(root, missing, idmap) if missing else idmap.key
         if source_key is not None:
@@ -238,6 +245,7 @@ def _make_layers(
     layers = found.layers
     draft = Image(root, _record(found, [], ""))
     idmap = _early_map(idmap_for, draft)
+    additional.provide(root, idmap, [layer.chain for layer in layers], scratch)
     locks = LayerLocks(root)
     try:
         missing = [layer for layer in layers if _meta(root, idmap, layer.chain) is None]
