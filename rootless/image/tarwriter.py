@@ -99,10 +99,10 @@ class TarWriter:
             records.append((b"mtime", _time(mtime)))
         fields = []
         for key, value, width in ((b"uid", uid, 8), (b"gid", gid, 8), (b"size", size, 12)):
-            if value > _MOST[width]:
+            fits = value <= _MOST[width]
+            if not fits:
                 records.append((key, str(value).encode()))
-                value = 0
-            fields.append(_octal(value, width))
+            fields.append(_octal(value if fits else 0, width))
         for key in sorted(xattrs or ()):
             records.append((b"SCHILY.xattr." + key, (xattrs or {})[key]))
         if records:
