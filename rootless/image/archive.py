@@ -264,6 +264,10 @@ class DockerArchive:
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Do nothing: `find` has pointed each layer to where it lies in the archive."""
 
+    def may_restart(self) -> bool:
+        """Tell that a file does not change its mind."""
+        return False
+
     def close(self) -> None:
         """Close the archive."""
         self._files.close()
@@ -345,6 +349,10 @@ class OciLayout:
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Do nothing: `find` has pointed each layer to where it lies."""
+
+    def may_restart(self) -> bool:
+        """Tell that files do not change their mind."""
+        return False
 
     def close(self) -> None:
         """Close all files."""

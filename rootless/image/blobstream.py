@@ -20,6 +20,8 @@ from rootless.image import limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rootless.image.workers import Arrival
+
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50 … 0x5f
@@ -34,20 +36,29 @@ class BlobStream:
         fd: the file; read by position, so many streams can share it.
         offset, size: where the blob lies.
         what: how errors name the layer.
+        arrival: tells of more where the file is still growing; then reading waits.
 
     Attributes:
         compression: "gzip", "zstd" or "none".
     """
 
-    def __init__(self, fd: int, offset: int, size: int, what: str = "layer") -> None:
+    def __init__(
+        self,
+        fd: int,
+        offset: int,
+        size: int,
+        what: str = "layer",
+        arrival: Arrival | None = None,
+    ) -> None:
         self._fd = fd
         self._position = offset
         self._start = offset
         self._end = offset + size
         self._what = what
+        self._arrival = arrival
         self._blob_hash = hashlib.sha256()
         self._tar_hash = hashlib.sha256()
-        start = os.pread(fd, min(size, 6), offset)
+        start = self._first(min(size, 6))
         if start.startswith(_GZIP):
             self.compression = "gzip"
         elif start.startswith(_ZSTD) or (
@@ -59,6 +70,13 @@ class BlobStream:
         else:
             self.compression = "none"
             self._tar_hash = self._blob_hash  # the same bytes: hashed once, by read()
+
+    def _first(self, size: int) -> bytes:
+        """Return the first bytes of the blob without taking them."""
+        while len(start := os.pread(self._fd, size, self._start)) < size:
+            if self._arrival is None or not self._arrival.wait():
+                break
+        return start
 
     def __iter__(self) -> Iterator[bytes]:
         if self.compression == "none":
@@ -86,9 +104,12 @@ class BlobStream:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes of the blob as it is stored, b"" at its end."""
-        data = os.pread(self._fd, min(size, self._end - self._position), self._position)
-        if not data and self._position < self._end:
-            raise RlessError(f"{self._what} is shorter than it should be")
+        wanted = min(size, self._end - self._position)
+        data = os.pread(self._fd, wanted, self._position)
+        while not data and wanted:
+            if self._arrival is None or not self._arrival.wait():
+                raise RlessError(f"{self._what} is shorter than it should be")
+            data = os.pread(self._fd, wanted, self._position)
         self._position += len(data)
         self._blob_hash.update(data)
         return data

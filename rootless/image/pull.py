@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import additional, convert, records
+from rootless.image import additional, convert, records, workers
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
 from rootless.image.platforms import host_platform, parse_platform
@@ -256,8 +257,8 @@ def _make_layers(
         for layer in layers:
             if layer not in missing:
                 progress.state(layer.short, "Already exists")
-        _fetch(source, missing, scratch, progress)
         if idmap is None:
+            _fetch(source, missing, scratch, progress)
             known = [_meta(root, idmap, layer.chain) for layer in layers]
             draft.users = layer_store.scan_users(layers, known)
             idmap = idmap_for(draft)
@@ -273,10 +274,7 @@ def _make_layers(
             source_key = convert.find_source(root, chains, idmap)
             if source_key is not None:
                 convert.convert(root, idmap, source_key, chains, scratch)
-            else:
-                _fetch(source, others, scratch, progress)
-        if any(not layer_store.is_complete(root, key, layer.chain) for layer in layers):
-            layer_store.unpack(root, idmap, layers, scratch, progress)
+        _bring(source, root, idmap, layers, scratch, progress)
     finally:
         locks.release()
     metas = [records.read_meta(root, key, layer.chain) for layer in layers]
@@ -289,6 +287,89 @@ def _fetch(source: Source, layers: Sequence[LayerBlob], scratch: str, progress: 
     wanted = [layer for layer in layers if layer.fd < 0]
     if wanted:
         source.fetch(wanted, scratch, progress)
+
+
+def _bring(
+    source: Source,
+    root: str,
+    idmap: IdMap,
+    layers: Sequence[LayerBlob],
+    scratch: str,
+    progress: Progress,
+) -> None:
+    """Unpack the layers that are missing, and fetch meanwhile those that were not fetched yet."""
+    todo = [
+        layer for layer in layers if not layer_store.is_complete(root, idmap.key, layer.chain)
+    ]
+    wanted = [layer for layer in todo if layer.fd < 0]
+    if not wanted:
+        if todo:
+            workers.unpack(root, idmap, layers, scratch, progress)
+        return
+    with workers.Arrivals(wanted, scratch) as arrivals:
+        try:
+            with workers.Unpacking(root, idmap, layers, scratch, progress) as work:
+                _Download(source, wanted, scratch, progress, arrivals).during(work)
+        except RlessError:
+            if not arrivals.has_restarted:
+                raise
+            # A mirror sent something else than the place that was asked after it, and some of
+            # that was unpacked. By now the blobs are there, and verified.
+            again = f"{scratch}/again"
+            os.mkdir(again, 0o700)
+            workers.unpack(root, idmap, layers, again, progress)
+
+
+class _Download:
+    """Fetch layers in a thread."""
+
+    def __init__(
+        self,
+        source: Source,
+        layers: Sequence[LayerBlob],
+        scratch: str,
+        progress: Progress,
+        arrivals: workers.Arrivals,
+    ) -> None:
+        self._work = (source, layers, scratch, progress)
+        self._arrivals = arrivals
+        self._failure: BaseException | None = None
+        self._end, self._writer = os.pipe()
+
+    def during(self, work: workers.Unpacking) -> None:
+        """Fetch while the layers are unpacked; return when both are done.
+
+        Raises:
+            RlessError: the failure of either. Where blobs may begin anew, all are there then.
+        """
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            work.watch(self._end)
+            if self._failure is None:
+                try:
+                    work.watch()
+                    work.result()
+                except RlessError:
+                    if self._work[0].may_restart():
+                        thread.join()
+                    if self._failure is None:
+                        raise
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._arrivals.give_up()
+            thread.join()
+            os.close(self._end)
+
+    def _run(self) -> None:
+        source, layers, scratch, progress = self._work
+        try:
+            source.fetch(layers, scratch, progress)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            os.close(self._writer)
 
 
 def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
