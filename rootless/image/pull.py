@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rootless.image.layers import LayerBlob
+    from rootless.image.platforms import PlatformWish
     from rootless.image.source import Found, Source
     from rootless.linux.idmap import IdMap
 
@@ -165,12 +166,60 @@ def _pull(
 ) -> Image:
     records.make_frame(store.root)
     clear_leftovers(store.root)
+    with InFlight(store.root) as flight:
+        state = source_state(reference)
+        source = _open_source(reference, flight.path)
+        try:
+            progress.say(f"Pulling {reference.familiar}")
+            image = install(
+                store,
+                source,
+                parse_platform(platform),
+                [reference],
+                platform=platform,
+                idmap_for=idmap_for,
+                progress=progress,
+                scratch=flight.path,
+                state=state,
+            )
+        finally:
+            source.close()
+    progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
+    return image
+
+
+def install(
+    store: Store,
+    source: Source,
+    wish: PlatformWish,
+    names: Sequence[Reference] | None,
+    *,
+    platform: str | None = None,
+    idmap_for: MapFor,
+    progress: Progress,
+    scratch: str,
+    state: list[int] | None = None,
+) -> Image:
+    """Bring the image of an open source into the store and record it, last of all.
+
+    Args:
+        names: what it is recorded as, beside its id; empty: its id alone.
+        platform: as typed, if the names are meant for that platform only.
+        scratch: the directory of an `InFlight`.
+        state: what tells whether the source has changed since.
+
+    Raises:
+        RlessError: the image was refused. What it has brought so far is gone then; unless
+            another pull is at work, which may rely on it.
+    """
     chains: set[str] = set()
     try:
-        image, key, metas = _record_image(reference, store, platform, idmap_for, progress, chains)
+        with store_lock(store.root):
+            found = source.find(wish)
+            chains.update(layer.chain for layer in found.layers)
+            metas, key = _make_layers(store, found, source, scratch, idmap_for, progress)
+            image = _record_image(store, found, metas, key, names, platform, state, scratch)
     except RlessError:
-        # What a refused image has brought so far goes; unless another pull is at work, which
-        # may rely on it.
         with contextlib.suppress(RlessError, OSError):
             collect(store, chains)
         raise
@@ -182,43 +231,32 @@ def _pull(
     if final.key != key:
         # What was unpacked says otherwise than what was guessed: convert.
         ensure_layers(image, final, store)
-    progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
     return image
 
 
 def _record_image(
-    reference: Reference,
     store: Store,
+    found: Found,
+    metas: Sequence[dict[str, Any]],
+    key: str,
+    names: Sequence[Reference] | None,
     platform: str | None,
-    idmap_for: MapFor,
-    progress: Progress,
-    chains: set[str],
-) -> tuple[Image, str, list[dict[str, Any]]]:
-    """Do all of a pull up to the record; return the image, its map's key, the layers' meta.
-
-    Args:
-        chains: gets the chain ids of the image as soon as they are known.
-    """
-    wish = parse_platform(platform)
-    with store_lock(store.root), InFlight(store.root) as flight:
-        state = source_state(reference)
-        source = _open_source(reference, flight.path)
-        try:
-            progress.say(f"Pulling {reference.familiar}")
-            found = source.find(wish)
-            chains.update(layer.chain for layer in found.layers)
-            metas, key = _make_layers(store, found, source, flight.path, idmap_for, progress)
-        finally:
-            source.close()
-        record = _record(found, metas, record_name(reference))
-        record["source"] = state
-        record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
-        if found.manifest:
-            records.put_blob(store.root, found.digest, found.manifest, flight.path)
-        records.put_blob(store.root, found.id, found.config_data, flight.path)
-        _sync(store.root)
-        records.save(store.root, record, reference, platform, flight.path)
-        return Image(store.root, record), key, metas
+    state: list[int] | None,
+    scratch: str,
+) -> Image:
+    root = store.root
+    record = _record(found, metas, found.id)
+    record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    if found.manifest:
+        records.put_blob(root, found.digest, found.manifest, scratch)
+    records.put_blob(root, found.id, found.config_data, scratch)
+    _sync(root)
+    if not names:
+        records.write_json(f"{root}/images/ids/{found.id[7:]}.json", record, scratch)
+    for reference in names or ():
+        record = {**record, "name": record_name(reference), "source": state}
+        records.save(root, record, reference, platform, scratch)
+    return Image(root, record)
 
 
 def _open_source(reference: Reference, scratch: str) -> Source:
