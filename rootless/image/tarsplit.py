@@ -415,7 +415,7 @@ def open_layer(store: Store, image: Image, index: int) -> LayerStream:
         size = 0
     if magic != _MAGIC:
         raise RlessError(f"the record of layer {diff_id[7:19]} is damaged", _AGAIN)
-    for key in image.keys:
+    for key in image.keys or os.listdir(f"{root}/layers"):  # none: of an additional store
         directory = layer_dir(root, key, chain)
         if os.path.isdir(directory):
             return LayerStream(directory, split_path(root, chain), size, diff_id)
