@@ -15,19 +15,15 @@ import signal
 import stat
 from typing import TYPE_CHECKING, Any
 
-from rootless.errors import RlessError, SyscallError, escape
+from rootless.errors import RlessError, escape
 from rootless.image import limits
 from rootless.image.blobstream import BlobStream
-from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, LayerView, is_opaque
+from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, is_opaque
 from rootless.image.ownership import own_ids
-from rootless.image.records import has_layer, write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, has_split, split_path
+from rootless.image.records import has_layer
+from rootless.image.tarsplit import has_split
 from rootless.image.tarstream import REGULAR, TarReader
-from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
-from rootless.linux.idmap import call_in_userns
-from rootless.paths import private_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

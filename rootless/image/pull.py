@@ -336,9 +336,7 @@ def _bring(
     progress: Progress,
 ) -> None:
     """Unpack the layers that are missing, and fetch meanwhile those that were not fetched yet."""
-    todo = [
-        layer for layer in layers if not layer_store.is_complete(root, idmap.key, layer.chain)
-    ]
+    todo = [layer for layer in layers if not layer_store.is_complete(root, idmap.key, layer.chain)]
     wanted = [layer for layer in todo if layer.fd < 0]
     if not wanted:
         if todo:

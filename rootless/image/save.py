@@ -319,9 +319,7 @@ class Output:
 
     def _failed(self, error: OSError) -> RlessError:
         hint = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        return RlessError(
-            f"cannot write {escape(self._path)}: {error.strerror}", hint, exit_code=1
-        )
+        return RlessError(f"cannot write {escape(self._path)}: {error.strerror}", hint, exit_code=1)
 
     def __exit__(
         self,
@@ -345,7 +343,8 @@ class Output:
     def _appear(self) -> None:
         if not self._temporary:
             name = self._free_name()
-            os.link(f"/proc/self/fd/{self.fd}", name, follow_symlinks=True)
+            # With a descriptor Python asks for linkat(2), which can follow; the path is absolute.
+            os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd, follow_symlinks=True)
             self._temporary = name
         os.rename(self._temporary, self._path)
         self._temporary = ""
@@ -371,9 +370,7 @@ class Directory:
 
     def _failed(self, error: OSError) -> RlessError:
         hint = "name one that is not there yet" if error.errno == errno.EEXIST else None
-        return RlessError(
-            f"cannot write {escape(self._path)}: {error.strerror}", hint, exit_code=1
-        )
+        return RlessError(f"cannot write {escape(self._path)}: {error.strerror}", hint, exit_code=1)
 
     def __exit__(
         self,
