@@ -12,6 +12,9 @@ from rootless import config
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
+# A server of a home that squashes root refuses what belongs to others.
+NO_OWNERS = "set RLESS_STORAGE to a local directory: this file system refuses foreign owners (NFS?)"
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
