@@ -45,7 +45,8 @@ class Endpoint:
     Args:
         location: where it is.
         what: how errors name it.
-        actions: what a token must allow: "pull" or "pull,push"; "" for no repository at all.
+        actions: what a token must allow: "pull" or "pull,push"; "catalog" for the list of
+            repositories, "" for none of them.
         credentials: to use in place of those in the user's files.
     """
 
@@ -66,6 +67,8 @@ class Endpoint:
         self._what = what
         self._origin = ""
         self._scopes = [f"repository:{location.repository}:{actions}"] if actions else []
+        if actions == "catalog":
+            self._scopes = ["registry:catalog:*"]
         self._credentials = credentials
         self._authorization = ""
         self._lock = threading.Lock()
@@ -185,7 +188,8 @@ class Endpoint:
             raise AbsentError(
                 f"{self._what}: {self.name} has no such image ({what} not found{detail})"
             )
-        raise TransferError(f"{self._what}: {self.name} answers {status} for {what}{detail}")
+        kind = TransferError if status >= 500 else RlessError
+        raise kind(f"{self._what}: {self.name} answers {status} for {what}{detail}")
 
     # -- who we are --------------------------------------------------------------------------
 

@@ -49,7 +49,13 @@ _NO_URL = "the server redirects to something that is no URL"
 
 
 class TransferError(RlessError):
-    """Report that a server was not reached or broke off."""
+    """Report that a server was not reached or broke off.
+
+    Attributes:
+        pause: seconds that the server wants to be left alone, None if it did not say.
+    """
+
+    pause: float | None = None
 
 
 class Client:
@@ -99,7 +105,7 @@ class Client:
         Raises:
             TransferError: the server cannot be reached, or keeps failing.
         """
-        failure = ""
+        failure, pause = "", None
         attempts = attempts or limits.ATTEMPTS
         for attempt in range(attempts):
             if attempt:
@@ -107,9 +113,9 @@ class Client:
             pause = None
             try:
                 response = self._follow(method, url, headers, body, deadline)
-            except HTTPError as error:
-                self._give_up(url, error)
-                failure = _reason(error)
+            except HTTPError as problem:
+                self._give_up(url, problem)
+                failure = _reason(problem)
             else:
                 self._reached.add(urlsplit(url).netloc)
                 if response.status not in _RETRIED:
@@ -119,7 +125,9 @@ class Client:
                 response.close()
             if attempt + 1 < attempts:
                 _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
-        raise TransferError(f"{_shown(url)}: {failure}, {attempts} times")
+        error = TransferError(f"{_shown(url)}: {failure}" + f", {attempts} times" * (attempts > 1))
+        error.pause = pause
+        raise error
 
     def _give_up(self, url: str, error: HTTPError) -> None:
         """Raise for a failure that another attempt does not mend."""
@@ -302,6 +310,14 @@ def stream_body(response: BaseHTTPResponse, deadline: float, what: str) -> Itera
     except (HTTPError, OSError) as error:
         response.close()
         raise TransferError(f"{what}: {_reason(error)}") from error
+
+
+def finish(response: BaseHTTPResponse) -> None:
+    """Take away a body that does not matter, so that the connection can be used again."""
+    try:
+        read_body(response, 64 << 10, time.monotonic() + 5, "answer")
+    except TransferError:
+        response.close()
 
 
 def is_loopback(netloc: str) -> bool:

@@ -174,6 +174,20 @@ class Registries:
         """Return the one place that images are pushed to: no mirror."""
         return self.locations(reference)[-1]
 
+    def server(self, host: str) -> Location:
+        """Return where a registry as a whole is; its `repository` is "".
+
+        Raises:
+            RlessError: it is blocked.
+        """
+        entry = self._entries.get(host)
+        if entry is None:
+            return Location(host, "")
+        if entry.blocked:
+            raise RlessError(f"registry {host} is blocked by registries.conf")
+        moved = entry.place.location or host
+        return Location(moved.partition("/")[0], "", insecure=entry.place.insecure)
+
     # -- reading -----------------------------------------------------------------------------
 
     def read(self, path: str, *, required: bool = False) -> None:
