@@ -1,21 +1,20 @@
-"""Print lists as Docker does: tables, JSON lines and the simple Go templates.
+"""Print lists as Docker does: tables, JSON lines and Go templates.
 
 Rows are dicts with Docker's own field names ("ID", "Names", "Status"); a template names them
-as `{{.ID}}`. Of Go's template language there is exactly this: literal text, `\\t`, `\\n`,
-`{{.Field}}`, `{{json .Field}}`, `{{json .}}` and a leading `table`; the rest is refused.
+as `{{.ID}}`, and `template` has the language. A value of a row that is a function is a method
+of it, as `{{.Label "x"}}` of `ps`: `json` leaves it out.
 """
 
 from __future__ import annotations
 
-import json
 import time
 
 from rootless.cli import streams
-from rootless.errors import RlessError, escape
+from rootless.errors import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     Row = Mapping[str, object]
 
@@ -28,6 +27,7 @@ def show(
     *,
     template: str | None = None,
     ids: str | None = None,
+    headings: Mapping[str, object] | None = None,
 ) -> None:
     """Print `rows`.
 
@@ -35,28 +35,31 @@ def show(
         columns: (field, heading) of the table.
         template: the value of --format; None or "table" for the table.
         ids: the only field to print, one a line (the flag -q).
+        headings: headings of further fields, for `table TEMPLATE`; without one a field is
+            headed by its name in capitals.
     """
-    if ids is not None and template is None:
-        streams.write("".join(f"{escape(str(row[ids]))}\n" for row in rows))
-        return
     if template in (None, "", "table"):
+        if ids is not None:
+            streams.write("".join(f"{escape(str(row[ids]))}\n" for row in rows))
+            return
         streams.write(
             table([[str(row[f]) for f, _ in columns] for row in rows], [h for _, h in columns])
         )
         return
     assert template is not None
+    from rootless.cli.template import Renderer, compile_template
+
     if template == "json":
-        streams.write("".join(f"{json.dumps(row)}\n" for row in rows))
+        template = "{{json .}}"
+    tabular = template.startswith("table ")
+    nodes = compile_template(template[6:] if tabular else template, escapes=True)
+    renderer = Renderer(nodes, strict=True)
+    lines = [renderer.render(row) for row in rows]
+    if tabular:
+        head = Renderer(nodes, heading=True).render({**dict(columns), **(headings or {})})
+        streams.write(table([_cells(line) for line in lines], _cells(head)))
         return
-    headings = dict(columns)
-    if template.startswith("table "):
-        cells = compile_template(template[6:])
-        head = _cells("".join(_heading(p, headings) for p in cells))
-        body = [_cells("".join(part(row) for part in cells)) for row in rows]
-        streams.write(table(body, head))
-        return
-    parts = compile_template(template)
-    streams.write("".join("".join(part(row) for part in parts) + "\n" for row in rows))
+    streams.write("".join(f"{line}\n" for line in lines))
 
 
 def _cells(line: str) -> list[str]:
@@ -74,68 +77,6 @@ def table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
         padded = (cell.ljust(width + _GAP) for cell, width in zip(line, widths, strict=False))
         text += "".join(padded).rstrip() + "\n"
     return text
-
-
-class _Field:
-    """Print one field of a row, as text or as JSON; `name` is "" for the whole row."""
-
-    def __init__(self, name: str, as_json: bool) -> None:
-        self.name = name
-        self.as_json = as_json
-
-    def __call__(self, row: Row) -> str:
-        if self.name and self.name not in row:
-            raise RlessError(
-                f"--format: there is no field {self.name!r}", f"fields are {', '.join(row)}"
-            )
-        value = row[self.name] if self.name else row
-        return json.dumps(value) if self.as_json else escape(str(value))
-
-
-class _Literal:
-    """Print the same text for every row."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __call__(self, row: Row) -> str:
-        return self.text
-
-
-def _heading(part: Callable[[Row], str], headings: Mapping[str, str]) -> str:
-    if isinstance(part, _Field):
-        return headings.get(part.name, part.name.upper())
-    return part({})
-
-
-def compile_template(template: str) -> list[_Field | _Literal]:
-    """Return the parts of a template.
-
-    Raises:
-        RlessError: it needs more than fields and text.
-    """
-    parts: list[_Field | _Literal] = []
-    rest = template
-    while rest:
-        text, opening, rest = rest.partition("{{")
-        if text:
-            parts.append(_Literal(text.replace("\\t", "\t").replace("\\n", "\n")))
-        if not opening:
-            break
-        action, closing, rest = rest.partition("}}")
-        words = action.split()
-        as_json = words[:1] == ["json"]
-        if as_json:
-            del words[0]
-        name = words[0][1:] if len(words) == 1 else ""
-        whole = as_json and words == ["."]
-        if not closing or not (whole or (words and words[0][0] == "." and name.isidentifier())):
-            raise RlessError(
-                f"--format: {{{{{action}{'}}' if closing else ''} is not supported",
-                "use {{.Field}}, {{json .Field}}, {{json .}}, json or table",
-            )
-        parts.append(_Field(name, as_json))
-    return parts
 
 
 def human_size(size: float) -> str:

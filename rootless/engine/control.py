@@ -1,4 +1,4 @@
-"""What a user does to containers that exist: list, stop, kill, wait, logs, rm."""
+"""What a user does to containers that exist: stop, kill, wait, logs, rm."""
 
 from __future__ import annotations
 
@@ -7,56 +7,20 @@ import time
 
 from rootless.engine.container import (
     Container,
-    all_ids,
     delete,
     find,
     is_alive,
-    load,
     signal_process,
 )
-from rootless.engine.sweep import sweep
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, signal_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Any
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
-
-
-def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
-    """Return what `ps` shows, newest first; only running ones unless `ended_too`."""
-    sweep()
-    rows = []
-    for container_id in all_ids():
-        container = load(container_id)
-        if container is None:
-            continue
-        status, code = container.status()
-        if status != "running" and not ended_too:
-            continue
-        facts = container.facts
-        process = container.init()
-        rows.append(
-            {
-                "id": container_id,
-                "name": facts["name"],
-                "image": facts["image"],
-                "command": facts["command"],
-                "created": facts["created"],
-                "status": status,
-                "exit_code": code,
-                "started": (container.live() if process else facts).get("started"),
-                "finished": container.finished(),
-                "pid": process[0] if process else 0,
-                "ports": facts["ports"],
-                "labels": facts["labels"],
-            }
-        )
-    return sorted(rows, key=lambda row: float(row["created"]), reverse=True)
 
 
 def stop(reference: str, timeout: int | None) -> None:

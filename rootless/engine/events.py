@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 20  # bytes of one file
 _LONGEST = 1 << 16  # bytes of one line: labels of an image may be of any length
-_LEGACY = ("image", "name", "exitCode", "signal")
+_KEPT = ("image", "name", "exitCode", "signal")
 
 
 def path() -> str:
@@ -50,7 +50,7 @@ def record(action: str, kind: str, identifier: str, /, **attributes: Any) -> Non
     try:
         line = jsontext.dumps(event).encode()
         if len(line) > _LONGEST:
-            short = {name: str(attributes[name])[:256] for name in _LEGACY if name in attributes}
+            short = {name: str(attributes[name])[:256] for name in _KEPT if name in attributes}
             line = jsontext.dumps({**event, "attributes": short}).encode()
         _append(path(), line + b"\n")
     except (OSError, RlessError, ValueError, TypeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rootless import paths
-from rootless.engine import control, userns
+from rootless.engine import listing, userns
 from rootless.engine.container import load
 from rootless.image import pull as puller
 from rootless.image import remove as remover
@@ -100,7 +100,7 @@ def remove(name: str, force: bool = False) -> list[str]:
 
 def _container_facts() -> list[dict[str, Any]]:
     found = []
-    for entry in control.list_containers(ended_too=True):
+    for entry in listing.list_containers(ended_too=True):
         loaded = load(entry["id"])
         if loaded is not None:
             found.append(loaded.facts)

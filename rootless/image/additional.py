@@ -22,6 +22,7 @@ from rootless.image import convert, records
 from rootless.image.inflight import LayerLocks
 from rootless.image.reference import parse
 from rootless.image.store import RECORD_VERSION, Store, layer_dir
+from rootless.image.tarsplit import has_split, split_path
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -81,8 +82,20 @@ def _link(root: str, other: str, key: str, chains: Sequence[str], scratch: str) 
             continue
         private_dir(os.path.dirname(path))
         records.write_meta(root, key, meta, scratch, (os.getuid(), os.getgid()))
+        _copy_split(root, other, chain, scratch)
         with contextlib.suppress(FileExistsError):
             os.symlink(layer_dir(other, key, chain), path)
+
+
+def _copy_split(root: str, other: str, chain: str, scratch: str) -> None:
+    """Copy the record of a layer's tar, if there is one that may be read."""
+    private_dir(f"{root}/splits")
+    if has_split(root, chain):
+        return
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        with open(split_path(other, chain), "rb") as file:
+            data = file.read()
+        records.write_file(split_path(root, chain), data, scratch, sync=False)
 
 
 def _copy(
@@ -103,6 +116,8 @@ def _copy(
             try:
                 hosts = {} if mine else {c: _host_ids(layer_dir(other, key, c)) for c in there}
                 convert.convert(root, idmap, key, there, scratch, other, hosts)
+                for chain in there:
+                    _copy_split(root, other, chain, scratch)
             except (RlessError, OSError) as error:
                 if "Permission denied" not in str(error):
                     raise

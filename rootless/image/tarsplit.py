@@ -329,7 +329,7 @@ def _send(directory: str, split: str, reader: int, writer: int) -> None:
     Where it runs: in the user namespace.
     """
     os.close(reader)
-    root_fd = os.open(directory, _DIRECTORY)
+    root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # may be a link
     split_fd = os.open(split, os.O_RDONLY | os.O_CLOEXEC)
     parts: list[bytes] = []
     pending = 0
