@@ -59,9 +59,7 @@ def push(
     target = _target(destination if destination is not None else image.name, name)
     progress = Progress(1, quiet=quiet)
     try:
-        progress.say(
-            f"The push refers to repository [{target.registry}/{target.repository}]"
-        )
+        progress.say(f"The push refers to repository [{target.registry}/{target.repository}]")
         records.make_frame(store.root)
         clear_leftovers(store.root)
         with store_lock(store.root), InFlight(store.root) as flight:
@@ -231,7 +229,9 @@ def _search_catalog(
     found: list[dict[str, Any]] = []
     seen = 0
     try:
-        for page in pages(endpoint, f"{endpoint.origin}/v2/_catalog?n=1000", f"catalog of {server}"):
+        for page in pages(
+            endpoint, f"{endpoint.origin}/v2/_catalog?n=1000", f"catalog of {server}"
+        ):
             names = page.get("repositories") or []
             if not isinstance(names, list):
                 raise RlessError(f"the catalog of {server} is malformed")

@@ -218,8 +218,9 @@ class Endpoint:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             seconds = _TOKEN_SECONDS
         if self._credentials is None:
+            key = (self._origin, *self._scopes)
             until = time.monotonic() + min(seconds, 3600) * 0.9
-            _TOKENS[self._origin, *self._scopes] = (f"Bearer {token}", until)
+            _TOKENS[key] = (f"Bearer {token}", until)
         return f"Bearer {token}"
 
     def _ask_token(

@@ -133,7 +133,8 @@ class Client:
         """Raise for a failure that another attempt does not mend."""
         cause: BaseException = error
         if isinstance(error, MaxRetryError | ProxyError):
-            cause = getattr(error, "reason", None) or getattr(error, "original_error", error)
+            inner = getattr(error, "reason", None) or getattr(error, "original_error", None)
+            cause = inner if isinstance(inner, BaseException) else error
         if isinstance(cause, SSLError):
             raise TransferError(
                 f"{_shown(url)}: {_reason(error)}",

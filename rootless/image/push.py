@@ -32,7 +32,7 @@ from rootless.image.upload import Blob
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from rootless.image.progress import Progress

@@ -314,7 +314,9 @@ def resolve(reference: Reference, say: Callable[[str], None]) -> Reference:
         registry = Registry(candidate)
         try:
             if registry.has_image():
-                say(f"{reference.short} is {candidate.canonical}, of the registries that were asked")
+                say(
+                    f"{reference.short} is {candidate.canonical}, of the registries that were asked"
+                )
                 return candidate
         finally:
             registry.close()

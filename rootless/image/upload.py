@@ -190,7 +190,7 @@ def _finish(
 
 
 def _pieces(blob: Blob, start: int, deadline: float, what: str) -> Iterable[bytes]:
-    """Yield a blob from an offset on, in small pieces: each has the time limit of the connection."""
+    """Yield a blob from an offset on, in small pieces: each has a time limit of its own."""
     assert blob.read_at is not None
     read_at, advance = blob.read_at, blob.advance
 
