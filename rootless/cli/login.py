@@ -92,8 +92,8 @@ def _piped() -> str:
 
 def _ask(prompt: str, *, hidden: bool = False) -> str:
     """Ask on the terminal; what is hidden is not shown while it is typed."""
-    streams.write(prompt, 2)
     if not hidden:
+        streams.write(prompt, 2)
         return _text(sys.stdin.buffer.readline(_LONGEST)).strip()
     import termios
 
@@ -101,7 +101,9 @@ def _ask(prompt: str, *, hidden: bool = False) -> str:
     silent = [*before]
     silent[3] &= ~termios.ECHO
     try:
+        # Before the prompt: what is typed at once is neither shown nor lost.
         termios.tcsetattr(0, termios.TCSAFLUSH, silent)
+        streams.write(prompt, 2)
         return _text(sys.stdin.buffer.readline(_LONGEST)).rstrip("\r\n")
     finally:
         termios.tcsetattr(0, termios.TCSAFLUSH, before)

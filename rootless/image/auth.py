@@ -130,8 +130,9 @@ def _look_up(document: dict[str, Any], names: list[str], path: str) -> Credentia
 
 
 def _spellings(name: str) -> list[str]:
-    return [name, *(f"{scheme}{name}{end}" for scheme in ("https://", "http://")
-                    for end in ("", "/", "/v1/", "/v2/", "/v1", "/v2"))]  # fmt: skip
+    """Return the keys that tools have written for a name, the plain one first."""
+    ends = ("", "/", "/v1/", "/v2/", "/v1", "/v2")
+    return [f"{scheme}{name}{end}" for scheme in ("", "https://", "http://") for end in ends]
 
 
 _WARNED: set[str] = set()

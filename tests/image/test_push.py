@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,7 +197,7 @@ def test_a_store_that_was_changed_pushes_nothing(
     assert tags(registry_host, "changed") == []
 
 
-# -- a faulty line -----------------------------------------------------------------------------
+# -- a faulty line ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_a_cut_upload_goes_on_where_it_broke(workshop: Workshop) -> None:
     assert image.id in registry.blobs
 
 
-# -- who may ---------------------------------------------------------------------------------------
+# -- who may -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +415,7 @@ def test_with_a_password(workshop: Workshop, tmp_path: Path) -> None:
         assert workshop.pull(f"{host}/x:1").id == image.id
 
 
-# -- what others read --------------------------------------------------------------------------------
+# -- what others read ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -429,9 +430,23 @@ def pushed(workshop: Workshop, registry_host: str, tmp_path: Path) -> Iterator[t
 
 
 def tool(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    env = {"HOME": os.environ["HOME"], "PATH": os.environ["PATH"]}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def storage() -> Iterator[list[str]]:
+    """Return the options by which podman and buildah have a storage of their own.
+
+    They take no long path for it.
+    """
+    base = tempfile.mkdtemp(prefix="rless-p")
+    try:
+        yield ["--root", f"{base}/root", "--runroot", f"{base}/run", "--storage-driver=vfs"]
+    finally:
+        subprocess.run(["buildah", "unshare", "rm", "-rf", base], check=False)
 
 
 @pytest.mark.needs("skopeo")
@@ -445,32 +460,24 @@ def test_skopeo_reads_it(pushed: tuple[str, str], compression: str, tmp_path: Pa
     assert (tmp_path / "layout/blobs/sha256" / image_id[7:]).exists()
 
 
-@pytest.mark.needs("podman")
-def test_podman_pulls_it(pushed: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.needs("podman", "buildah")
+def test_podman_pulls_it(pushed: tuple[str, str], storage: list[str]) -> None:
     name, image_id = pushed
-    dirs = ["--root", f"{tmp_path}/root", "--runroot", f"{tmp_path}/run", "--storage-driver=vfs"]
-    try:
-        tool("podman", *dirs, "pull", "--tls-verify=false", "-q", f"{name}:gzip")
-        out = tool("podman", *dirs, "image", "inspect", "--format", "{{.Id}}", f"{name}:gzip")
-        assert out.strip() == image_id[7:]
-    finally:
-        subprocess.run(["podman", "unshare", "rm", "-rf", f"{tmp_path}/root"], check=False)
+    tool("podman", *storage, "pull", "--tls-verify=false", "-q", f"{name}:gzip")
+    form = ["--format", "{{.Id}}"]
+    out = tool("podman", *storage, "image", "inspect", *form, f"{name}:gzip")
+    assert out.strip() == image_id[7:]
 
 
 @pytest.mark.needs("buildah")
-def test_buildah_starts_from_it(pushed: tuple[str, str], tmp_path: Path) -> None:
+def test_buildah_starts_from_it(pushed: tuple[str, str], storage: list[str]) -> None:
     name, image_id = pushed
-    dirs = ["--root", f"{tmp_path}/root", "--runroot", f"{tmp_path}/run", "--storage-driver=vfs"]
-    try:
-        made = tool("buildah", *dirs, "from", "--tls-verify=false", f"{name}:gzip").strip()
-        form = "{{.FromImageID}}"
-        out = tool("buildah", *dirs, "inspect", "--format", form, made)
-        assert out.strip() == image_id[7:]
-    finally:
-        subprocess.run(["podman", "unshare", "rm", "-rf", f"{tmp_path}/root"], check=False)
+    made = tool("buildah", *storage, "from", "--tls-verify=false", f"{name}:gzip").strip()
+    out = tool("buildah", *storage, "inspect", "--format", "{{.FromImageID}}", made)
+    assert out.strip() == image_id[7:]
 
 
-# -- the command -----------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------
 
 
 def test_the_command(own_rless: Product, registry_host: str) -> None:
