@@ -19,6 +19,7 @@ import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InsecureRequestWarning,
     LocationValueError,
     MaxRetryError,
     NameResolutionError,
@@ -228,6 +229,9 @@ class Client:
         verify = netloc not in self._insecure
         name = netloc if directory is not None or not verify else ""
         if name not in self._contexts:
+            if not verify:
+                # The user has said so; a warning at each request would tell nothing new.
+                urllib3.disable_warnings(InsecureRequestWarning)
             self._contexts[name] = certificates.make_context(directory, verify=verify)
         return name, self._contexts[name]
 

@@ -195,7 +195,7 @@ class Fault:
 
     Attributes:
         method, path: whose requests: a method ("" for any) and a part of the path.
-        status, headers: answered in place of the registry.
+        status, headers, body: answered in place of the registry.
         cut: bytes of the answer's body after which the connection ends.
         cut_upload: bytes of the request's body after which both connections end.
         lose: the request is carried out, but its answer is lost.
@@ -206,6 +206,7 @@ class Fault:
     path: str
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
     cut: int = -1
     cut_upload: int = -1
     lose: bool = False
@@ -273,9 +274,13 @@ class FaultyProxy:
             if fault.status:
                 handler.rfile.read(length)
                 handler.send_response(fault.status)
-                for name, value in {"Content-Length": "0", **fault.headers}.items():
+                for name, value in {
+                    "Content-Length": str(len(fault.body)),
+                    **fault.headers,
+                }.items():
                     handler.send_header(name, value)
                 handler.end_headers()
+                handler.wfile.write(fault.body)
                 return
         line = http.client.HTTPConnection(upstream, timeout=30)
         with contextlib.closing(line):
