@@ -40,6 +40,14 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Log in to a registry."""
+    try:
+        return _main(values, args)
+    except RlessError as error:
+        error.exit_code = 1  # as Docker's
+        raise
+
+
+def _main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine import registries
 
     server = registries.server_of(args[0] if args else "")

@@ -26,6 +26,14 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Forget credentials, wherever rless would find them."""
+    try:
+        return _main(values, args)
+    except RlessError as error:
+        error.exit_code = 1  # as Docker's
+        raise
+
+
+def _main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine import registries
 
     if values.get("all"):

@@ -15,9 +15,10 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rootless import log
@@ -32,7 +33,7 @@ from rootless.image.upload import Blob
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from rootless.image.progress import Progress
@@ -140,6 +141,7 @@ class _Push:
         self._compression = compression
         self._scratch = scratch
         self._what = escape(destination.familiar)
+        self._stop = threading.Event()
         self._config = records.get_blob(image.root, image.id) or b""
         self._manifest = _recorded_manifest(image)
 
@@ -152,14 +154,34 @@ class _Push:
         for layer in layers:
             self._progress.state(layer.short, "Preparing")
         unique = list({layer.diff_id: layer for layer in layers}.values())
-        with ThreadPoolExecutor(limits.CONCURRENT_UPLOADS) as pool:
-            list(pool.map(self._find, unique))
+        self._at_once(self._find, [(layer,) for layer in unique])
         self._upload([layer for layer in unique if layer.descriptor is None])
         made = {layer.diff_id: layer.descriptor for layer in unique}
         self._send_config()
         data, kind = self._document([cast("Descriptor", made[one.diff_id]) for one in layers])
         self._put_manifest(data, kind)
         return sha256(data), len(data)
+
+    def _at_once(self, action: Callable[..., None], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Do `action` for each row in threads of their own; a failure or Ctrl-C stops them all."""
+        with ThreadPoolExecutor(limits.CONCURRENT_UPLOADS) as pool:
+            futures = [pool.submit(action, *row) for row in rows]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future.done():
+                        future.result()
+            except BaseException:
+                self._stop.set()
+                for future in futures:
+                    future.cancel()
+                raise
+
+    def _go_on(self, layer: _Layer, done: int) -> None:
+        """Report how far a layer is; end its thread if another one has failed."""
+        if self._stop.is_set():
+            raise RlessError(f"{self._what}: layer {layer.short}: given up")
+        self._progress.advance(layer.short, done)
 
     # -- layers ------------------------------------------------------------------------------
 
@@ -219,8 +241,7 @@ class _Push:
                     stack.enter_context(open_layer(self._store, self._image, layer.index))
                     for layer in some
                 ]
-                with ThreadPoolExecutor(len(some)) as pool:
-                    list(pool.map(self._send, some, streams))
+                self._at_once(self._send, list(zip(some, streams, strict=True)))
 
     def _send(self, layer: _Layer, stream: LayerStream) -> None:
         compression = self._compression or _compression_of(layer.original) or "gzip"
@@ -231,14 +252,14 @@ class _Push:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.unlink(path)
         try:
-            digest, size = _compress(stream, compression, fd, layer.short)
+            digest, size = self._compress(layer, stream, compression, fd)
             if not upload.exists(self._endpoint, digest):
                 self._progress.state(layer.short, "Pushing", size)
                 blob = Blob(
                     digest,
                     size,
                     lambda offset, count: os.pread(fd, count, offset),
-                    lambda done: self._progress.advance(layer.short, done),
+                    lambda done: self._go_on(layer, done),
                 )
                 upload.upload(self._endpoint, blob, f"{self._what}: layer {layer.short}")
                 self._progress.state(layer.short, "Pushed")
@@ -251,6 +272,29 @@ class _Push:
             "digest": digest,
             "size": size,
         }
+
+    def _compress(
+        self, layer: _Layer, stream: LayerStream, compression: str, fd: int
+    ) -> tuple[str, int]:
+        """Write a layer compressed into a file; return digest and size.
+
+        The same tar gives the same blob each time, so that a second push finds the first one's.
+        """
+        hasher = hashlib.sha256()
+        size = 0
+        try:
+            for chunk in _compressed(stream, compression):
+                self._go_on(layer, 0)
+                hasher.update(chunk)
+                size += len(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+        except OSError as error:
+            raise RlessError(
+                f"layer {layer.short} cannot be stored: {error.strerror}", limits.NO_ROOM
+            ) from error
+        return f"sha256:{hasher.hexdigest()}", size
 
     # -- documents ---------------------------------------------------------------------------
 
@@ -343,27 +387,6 @@ def _compression_of(descriptor: Descriptor | None) -> str:
 
 def _fits_docker(descriptor: Descriptor) -> bool:
     return _compression_of(descriptor) == "gzip"
-
-
-def _compress(stream: LayerStream, compression: str, fd: int, short: str) -> tuple[str, int]:
-    """Write a layer compressed into a file; return digest and size.
-
-    The same tar gives the same blob each time, so that a second push finds the first one's.
-    """
-    hasher = hashlib.sha256()
-    size = 0
-    try:
-        for chunk in _compressed(stream, compression):
-            hasher.update(chunk)
-            size += len(chunk)
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(fd, view) :]
-    except OSError as error:
-        raise RlessError(
-            f"layer {short} cannot be stored: {error.strerror}", limits.NO_ROOM
-        ) from error
-    return f"sha256:{hasher.hexdigest()}", size
 
 
 def _compressed(stream: LayerStream, compression: str) -> Iterator[bytes]:
