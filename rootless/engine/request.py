@@ -49,10 +49,12 @@ class Mount(Plain):
         propagation: None, or one of private rprivate shared rshared slave rslave.
         recursive: bring the mounts below a bind source too.
         nocopy: do not fill a new volume with what the image has at the target.
+        labels: of a volume that is made.
     """
 
     __slots__ = (
         "create_source",
+        "labels",
         "nocopy",
         "options",
         "propagation",
@@ -77,6 +79,7 @@ class Mount(Plain):
         self.propagation: str | None = None
         self.recursive = True
         self.nocopy = False
+        self.labels: dict[str, str] = {}
 
 
 class Device(Plain):
@@ -116,11 +119,13 @@ class RunRequest(Plain):
     __slots__ = (
         "add_host",
         "annotations",
+        "argv",
         "cap_add",
         "cap_drop",
         "cgroupns",
         "cidfile",
         "command",
+        "cwd",
         "debug",
         "detach",
         "devices",
@@ -167,6 +172,7 @@ class RunRequest(Plain):
         "user",
         "userns",
         "uts",
+        "volumes_from",
         "workdir",
     )
 
@@ -179,6 +185,8 @@ class RunRequest(Plain):
         self.platform: str | None = None  # "os/arch[/variant]"
         self.pull = "missing"  # always, missing, never
         self.quiet = False
+        self.argv: list[str] = []  # the words as typed and where, for `generate systemd --new`
+        self.cwd = ""
 
         # Who it is.
         self.name: str | None = None
@@ -228,6 +236,7 @@ class RunRequest(Plain):
 
         # Files.
         self.mounts: list[Mount] = []  # in the order given
+        self.volumes_from: list[str] = []  # "CONTAINER[:ro|rw]"
         self.read_only = False
         self.shm_size: int | None = None  # bytes
         self.devices: list[Device] = []
