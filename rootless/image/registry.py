@@ -246,7 +246,6 @@ class _Transfer:
     def _restart(self) -> None:
         self._hasher = hashlib.sha256()
         self._done = 0
-        os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     def run(self, endpoint: Endpoint) -> None:
