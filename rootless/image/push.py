@@ -151,13 +151,14 @@ class _Push:
             _Layer(index, diff_id, originals[index] if originals else None)
             for index, diff_id in enumerate(diff_ids(self._image))
         ]
+        # First, because it is small and shows whether this user may push at all.
+        self._send_config()
         for layer in layers:
             self._progress.state(layer.short, "Preparing")
         unique = list({layer.diff_id: layer for layer in layers}.values())
         self._at_once(self._find, [(layer,) for layer in unique])
         self._upload([layer for layer in unique if layer.descriptor is None])
         made = {layer.diff_id: layer.descriptor for layer in unique}
-        self._send_config()
         data, kind = self._document([cast("Descriptor", made[one.diff_id]) for one in layers])
         self._put_manifest(data, kind)
         return sha256(data), len(data)

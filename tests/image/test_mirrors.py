@@ -212,6 +212,15 @@ def test_a_registry_that_cannot_be_asked_ends_the_search(
     assert mirror.requests == []
 
 
+def test_all_tags_of_a_short_name(home: Path, own: FaultyProxy, mirror_host: str) -> None:
+    """Which registry is meant does not hang on a tag `latest`."""
+    from rootless.engine.archives import all_tags
+
+    images.push(make(), f"{mirror_host}/short/tags:7")
+    configure(home, f'unqualified-search-registries = ["{own.host}", "{mirror_host}"]')
+    assert all_tags("short/tags") == [f"{mirror_host}/short/tags:7"]
+
+
 def test_an_alias(workshop: Workshop, home: Path, mirror_host: str) -> None:
     image = make()
     images.push(image, f"{mirror_host}/long/name:latest")
