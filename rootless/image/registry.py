@@ -296,17 +296,20 @@ class _Transfer:
             raise RlessError(f"{what} does not have its digest", "the registry is damaged or lies")
 
     def _receive(self, response: BaseHTTPResponse, deadline: float) -> None:
-        for chunk in stream_body(response, deadline, self._what):
-            if self._done + len(chunk) > self._layer.size:
-                response.close()
-                self._restart()
-                raise RlessError(
-                    f"{self._what} is larger than the {self._layer.size} bytes it should be"
-                )
-            self._done += len(chunk)
-            self._hasher.update(chunk)
-            _write(self._fd, chunk, self._what)
-            self._advance(self._done)
+        try:
+            for chunk in stream_body(response, deadline, self._what):
+                if self._done + len(chunk) > self._layer.size:
+                    self._restart()
+                    raise RlessError(
+                        f"{self._what} is larger than the {self._layer.size} bytes it should be"
+                    )
+                self._done += len(chunk)
+                self._hasher.update(chunk)
+                _write(self._fd, chunk, self._what)
+                self._advance(self._done)
+        except BaseException:
+            response.close()  # or the server would go on sending
+            raise
 
 
 def resolve(

@@ -196,6 +196,7 @@ def test_the_first_registry_that_has_it(
     mirror.requests.clear()
     assert workshop.pull("short/name:1", policy="missing").id == image.id
     assert workshop.pull("short/name:1", policy="never").id == image.id
+    assert workshop.pull(f"short/name@{image.digest}", policy="never").id == image.id
     assert mirror.requests == []
     with pytest.raises(RlessError, match=f"none of {own.host}, {mirror.host} has"):
         workshop.pull("short/other")
