@@ -108,16 +108,15 @@ class Endpoint:
         for scheme in order:
             try:
                 response = self._client.get(
-                    f"{scheme}://{self._host}/v2/", {}, deadline=deadline, attempts=1
+                    f"{scheme}://{self._host}/v2/", {}, deadline=deadline, attempts=1, redirects=0
                 )
             except TransferError as error:
                 log.debug(f"{error.message}; it may speak otherwise")
                 continue
-            plain_to_tls = scheme == "http" and (
-                response.status == 400 or (response.url or "").startswith("https:")
-            )
+            # A plain server that sends everybody to TLS is not the one to talk to.
+            to_tls = response.headers.get("Location", "").startswith("https:")
             response.close()
-            if not plain_to_tls:
+            if scheme == "https" or not (to_tls or response.status == 400):
                 return scheme
         return "https"
 

@@ -92,6 +92,7 @@ class Client:
         method: str = "GET",
         body: Body | None = None,
         attempts: int | None = None,
+        redirects: int | None = None,
     ) -> BaseHTTPResponse:
         """Return the response to a request, after redirects; its body is still to be read.
 
@@ -102,6 +103,8 @@ class Client:
         Args:
             deadline: time.monotonic() at which all of it must be over.
             attempts: at most; `limits.ATTEMPTS` by default.
+            redirects: how many are followed, `limits.REDIRECTS` by default; 0: a redirect is
+                an answer like others.
 
         Raises:
             TransferError: the server cannot be reached, or keeps failing.
@@ -113,7 +116,7 @@ class Client:
                 log.debug(f"{_shown(url)}: {failure}; trying again")
             pause = None
             try:
-                response = self._follow(method, url, headers, body, deadline)
+                response = self._follow(method, url, headers, body, deadline, redirects)
             except HTTPError as problem:
                 self._give_up(url, problem)
                 failure = _reason(problem)
@@ -153,11 +156,18 @@ class Client:
             ) from error
 
     def _follow(
-        self, method: str, url: str, headers: dict[str, str], body: Body | None, deadline: float
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body | None,
+        deadline: float,
+        redirects: int | None,
     ) -> BaseHTTPResponse:
         origin = self._check(url)
+        most = limits.REDIRECTS if redirects is None else redirects
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
-        for _ in range(limits.REDIRECTS + 1):
+        for _ in range(most + 1):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TransferError(f"{_shown(url)}: it took too long")
@@ -174,11 +184,12 @@ class Client:
                     connect=min(limits.CONNECT_SECONDS, left), read=min(limits.IDLE_SECONDS, left)
                 ),
             )
-            if response.status not in _REDIRECTED:
+            if response.status not in _REDIRECTED or most == 0:
                 return response
             target = response.headers.get("Location", "")
             response.close()
-            if body is not None:
+            if body is not None and not (callable(body) and response.status in (307, 308)):
+                # What is sent as bytes may be secret; a layer is not, and made anew.
                 raise TransferError(f"{_shown(url)} redirects a request that has a body")
             previous, url = url, _join(url, target)
             where = self._check(url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -366,6 +367,20 @@ def test_a_client_certificate(workshop: Workshop, home: Path, authority: Authori
             workshop.pull(f"{host}/x:1")
 
 
+@pytest.mark.needs("openssl")
+def test_an_insecure_host_that_sends_to_tls(
+    workshop: Workshop, home: Path, authority: Authority, own: FaultyProxy
+) -> None:
+    """The plain server is asked once, and nothing secret goes to it."""
+    with images.registry(tls=authority.tls()) as host:
+        configure(home, f'[[registry]]\nlocation = "{own.host}"\ninsecure = true\n')
+        target = {"Location": f"https://{host}/v2/"}
+        own.faults = [Fault("GET", "/v2/", status=301, headers=target)]
+        with pytest.raises(RlessError, match=f"https://{own.host}/v2/"):
+            workshop.pull(f"{own.host}/x:1")
+        assert own.requests == ["GET /v2/"]
+
+
 # -- proxies ---------------------------------------------------------------------------------------
 
 
@@ -464,6 +479,49 @@ def test_loopback_never_goes_through_a_proxy(
     image = make()
     images.push(image, f"{registry_host}/direct:1")
     assert workshop.pull(f"{registry_host}/direct:1").id == image.id
+
+
+# -- connections -----------------------------------------------------------------------------
+
+
+def test_a_server_that_starts_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never answered is given up at once; one that did may be back soon."""
+    monkeypatch.setattr(client, "_pause", lambda attempt: 0.3)
+    asking = client.Client()
+    url = "http://{}/v2/"
+    nobody = dead()
+    start = time.monotonic()
+    with pytest.raises(client.TransferError, match="refused"):
+        asking.get(url.format(nobody), {}, deadline=start + 30)
+    assert time.monotonic() - start < 0.3
+
+    def serve() -> socketserver.ThreadingTCPServer:
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while self.rfile.readline().strip():
+                    pass
+                self.wfile.write(b"HTTP/1.1 204 ok\r\nConnection: close\r\n\r\n")
+
+        made = Server(("127.0.0.1", int(nobody.rpartition(":")[2])), Handler)
+        threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
+        return made
+
+    server = serve()
+    assert asking.get(url.format(nobody), {}, deadline=start + 30).status == 204
+    server.shutdown()
+    server.server_close()
+    late: list[socketserver.ThreadingTCPServer] = []
+    timer = threading.Timer(0.5, lambda: late.append(serve()))
+    timer.start()
+    assert asking.get(url.format(nobody), {}, deadline=start + 30).status == 204
+    timer.join()
+    late[0].shutdown()
+    late[0].server_close()
+    asking.close()
 
 
 # -- waiting -----------------------------------------------------------------------------------

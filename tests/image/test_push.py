@@ -253,6 +253,25 @@ def test_a_registry_that_wants_an_hour_is_not_waited_for(
         send(workshop, image, f"{proxy.host}/hour:1")
 
 
+def test_an_upload_may_be_redirected_without_the_password(
+    workshop: Workshop, proxy: FaultyProxy, registry_host: str, tmp_path: Path
+) -> None:
+    log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
+    image = workshop.unpack(big_image())
+    with FaultyProxy(registry_host) as other:
+        path = "/v2/redirected/blobs/uploads/"
+        ask = {"WWW-Authenticate": 'Basic realm="x"'}
+        proxy.faults = [Fault("HEAD", "/blobs/", status=401, headers=ask)]
+        send(workshop, image, f"{proxy.host}/redirected:1")
+        assert any("Authorization" in headers for headers in proxy.headers)
+        fresh = workshop.unpack(big_image())
+        target = {"Location": f"http://{other.host}{path}nowhere"}
+        proxy.faults = [Fault("PATCH", "", status=307, headers=target)]
+        send(workshop, fresh, f"{proxy.host}/redirected:2")
+        assert other.requests == [f"PATCH {path}nowhere"]
+        assert "Authorization" not in other.headers[0]
+
+
 def test_one_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyProxy) -> None:
     """What would take long is given up at once."""
     image = workshop.unpack(Image([layer({f"f{number}": os.urandom(5000)}) for number in range(4)]))
