@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import random
 import signal
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from rootless.image import http as client
 from rootless.image import limits, records
 from rootless.image.digest import sha256
 from rootless.image.inflight import InFlight
+from rootless.image.ownership import delete_any
 from rootless.image.progress import Progress
 from rootless.image.push import push
 from rootless.image.reference import parse
@@ -230,6 +232,41 @@ def test_one_fault_is_overcome(workshop: Workshop, proxy: FaultyProxy, fault: Fa
     send(workshop, image, name)
     assert proxy.faults == []
     assert workshop.pull(name).id == made.id
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_faults_at_random(
+    workshop: Workshop, proxy: FaultyProxy, registry_host: str, seed: int, tmp_path: Path
+) -> None:
+    """Whatever breaks on the way, both sides end with the same image, or the tag is not there."""
+    chance = random.Random(seed)
+    made = Image([layer({f"f{number}": chance.randbytes(300_000)}) for number in range(3)])
+
+    def fault() -> Fault:
+        how: dict[str, Any] = chance.choice(
+            [
+                {"status": chance.choice([429, 500, 502, 503, 504])},
+                {"cut": chance.randrange(200_000)},
+                {"cut_upload": chance.randrange(300_000)},
+                {"lose": True},
+                {"slow": 0.05},
+            ]
+        )
+        return Fault(chance.choice(["", "GET", "HEAD", "POST", "PUT", "PATCH"]), "/x", **how)
+
+    image = workshop.unpack(made)
+    name = f"{proxy.host}/x/seed{seed}:1"
+    proxy.faults = [fault() for _ in range(chance.randrange(1, 5))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "UPLOAD_WHOLE", 100_000)  # so that PATCH breaks too
+        digest, _ = send(workshop, image, name)
+    data, _ = manifest(registry_host, f"x/seed{seed}", "1")
+    assert sha256(data) == digest
+    proxy.faults = [fault() for _ in range(chance.randrange(1, 5))]
+    other = Workshop(tmp_path / "other")
+    found = other.pull(name)
+    assert found.id == made.id and os.listdir(f"{other.root}/tmp") == []
+    delete_any(str(tmp_path), "other")
 
 
 def test_a_line_that_stays_broken_is_given_up(
@@ -456,6 +493,23 @@ def test_with_a_password(workshop: Workshop, tmp_path: Path) -> None:
         with pytest.raises(RlessError, match="wants a name and password"):
             send(workshop, image, f"{host}/x:1")
         log_in(tmp_path / "auth.json", host, b"me:secret")
+        send(workshop, image, f"{host}/x:1")
+        assert workshop.pull(f"{host}/x:1").id == image.id
+
+
+@pytest.mark.needs("openssl")
+def test_with_tls_and_a_password(
+    workshop: Workshop, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    image = workshop.unpack(big_image())
+    with images.registry(tls=authority.tls(), users={"me": "secret"}) as host:
+        log_in(tmp_path / "auth.json", host, b"me:secret")
+        with pytest.raises(RlessError, match="certificate verify failed"):
+            send(workshop, image, f"{host}/x:1")
+        directory = tmp_path / ".config/containers/certs.d" / host
+        directory.mkdir(parents=True)
+        (directory / "ca.crt").write_bytes(authority.certificate.read_bytes())
         send(workshop, image, f"{host}/x:1")
         assert workshop.pull(f"{host}/x:1").id == image.id
 
