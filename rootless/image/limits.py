@@ -37,7 +37,6 @@ CHUNK = 256 * KIB  # read and decompressed at a time
 
 # Transfers.
 UPLOAD_WHOLE = 4 * MIB  # a blob up to this is sent by one request
-UPLOAD_CHUNK = 32 * MIB  # a larger one by requests of this size: what a cut costs at most
 PROGRESS_BYTES = 1 * MIB  # an attempt that got this far was not in vain
 PAGES = 1000  # of a list of tags or repositories
 
