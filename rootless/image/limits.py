@@ -1,10 +1,13 @@
 """How much an image may ask for before it is refused: ceilings against bombs.
 
 Each is far above what real images need and far below what hurts the host. They are module
-constants so that a test can lower them.
+constants so that a test can lower them; the section [images.limits] of the configuration sets
+them by name, LAYER_BYTES as `layer-bytes`.
 """
 
 from __future__ import annotations
+
+from rootless import config
 
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
@@ -29,6 +32,12 @@ ARCHIVE_MEMBERS = 100_000  # members of a docker-archive or oci-archive itself
 ZSTD_WINDOW = 128 * MIB
 CHUNK = 256 * KIB  # read and decompressed at a time
 
+# Transfers.
+UPLOAD_WHOLE = 4 * MIB  # a blob up to this is sent by one request
+UPLOAD_CHUNK = 32 * MIB  # a larger one by requests of this size: what a cut costs at most
+PROGRESS_BYTES = 1 * MIB  # an attempt that got this far was not in vain
+PAGES = 1000  # of a list of tags or repositories
+
 # Layers.
 LAYER_BYTES = 256 * GIB  # file contents in one layer, holes not counted
 SPARSE_BYTES = 16 * TIB  # apparent size of one file
@@ -37,6 +46,8 @@ MEMBERS = 10_000_000  # files of one layer
 EXTENSION_BYTES = 1 * MIB  # one pax header, GNU long name or long link
 NAME_BYTES = 4095  # PATH_MAX without its NUL
 LINKS = 40  # symbolic links followed for one name, as the kernel does
+REPLACED = 100_000  # files of a layer that the same layer replaces later
+SPLIT_RECORD_BYTES = 16 * MIB  # of a record that was made by ourselves
 TRAILING_BYTES = 1 * MIB  # zeros after the end of an archive
 XATTRS = 256  # extended attributes of one file
 XATTR_BYTES = 64 * KIB  # one value (XATTR_SIZE_MAX)
@@ -49,3 +60,15 @@ SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is giv
 REDIRECTS = 5
 ATTEMPTS = 5
 RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for
+
+# Transfers at a time, layers of one image.
+CONCURRENT_DOWNLOADS: int = config.get("images", "max-concurrent-downloads") or 3
+CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
+
+for _name, _value in config.load()[1].get("images.limits", {}).items():
+    globals()[_name.upper().replace("-", "_")] = _value
+
+
+def transfer_seconds(size: int) -> float:
+    """Return how long the transfer of a blob of `size` bytes may take in all."""
+    return 2 * IDLE_SECONDS + size / SLOWEST_BYTES_PER_SECOND

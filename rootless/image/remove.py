@@ -105,6 +105,9 @@ def collect(store: Store, candidates: set[str] | None = None) -> int:
         _delete_layers(root, doomed)
         _delete_empty_keys(root)
         _delete_blobs(root, records)
+        from rootless.image import tarsplit
+
+        tarsplit.collect(root, {name.removeprefix("/layers//") for name in needed})
     return len(doomed)
 
 

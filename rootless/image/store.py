@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 
-from rootless import jsontext
+from rootless import jsontext, paths
 from rootless.errors import RlessError, escape
 from rootless.image.digest import is_hex
 from rootless.image.reference import Reference, parse
@@ -53,11 +53,13 @@ class Image:
         keys: map key -> form of the whiteouts ("overlay" or "aufs") of the unpacked layers.
         size: bytes of the unpacked files. created: RFC 3339 text or "".
         digests: all digests the registry knows it by, that of the index too.
+        copy_of: the additional store that the record is a copy of, "" for one of our own.
     """
 
     __slots__ = (
         "chain",
         "config",
+        "copy_of",
         "created",
         "digest",
         "digests",
@@ -83,6 +85,7 @@ class Image:
         self.keys: dict[str, str] = record["keys"]
         self.size: int = record["size"]
         self.created: str = record["created"]
+        self.copy_of: str = record.get("copy_of", "")
 
     def passwd(self) -> bytes:
         """Return the image's /etc/passwd."""
@@ -111,7 +114,7 @@ class Image:
 
 
 class Store:
-    """Find images in the storage directory `root`."""
+    """Find images in the storage directory `root`, and in the additional stores."""
 
     __slots__ = ("root",)
 
@@ -121,12 +124,31 @@ class Store:
     def lookup(self, name: str, platform: str | None = None) -> Image | None:
         """Return the image of that name, or of that id or start of an id; None: not here.
 
+        What the user herself has pulled or tagged hides what an additional store has by that
+        name; nothing else does, so a name moves on when it moves on there.
+
         Args:
             platform: as `--platform`; None means that of the host.
 
         Raises:
             RlessError: it is neither a name nor an id, or an id's start fits several images.
         """
+        found = self.own(name, platform)
+        if found is not None and not found.copy_of:
+            return found
+        for root, mine in paths.additional_stores():
+            other = Store(root).own(name, platform)
+            if other is None:
+                continue
+            if found is not None and found.id == other.id:
+                return found
+            if not mine:
+                other.keys = {}  # its owners are not those that any map of ours shows
+            return other
+        return found
+
+    def own(self, name: str, platform: str | None = None) -> Image | None:
+        """Return the image as `lookup` does, from this store alone."""
         bare = name.removeprefix("sha256:")
         if is_hex(bare, 64):
             return self._by_id(bare)
@@ -138,9 +160,8 @@ class Store:
             return None
         if reference.digest:
             return self._by_digest(reference)
-        if len(name) >= 2 and is_hex(name, len(name)):
-            return self._by_id(name)
-        return None
+        found = self._by_id(name) if len(name) >= 2 and is_hex(name, len(name)) else None
+        return found or (self._by_short_name(reference, platform) if reference.short else None)
 
     def read(self, path: str) -> dict[str, Any] | None:
         """Return the record in a file, None if there is none that can be read."""
@@ -169,6 +190,16 @@ class Store:
             raise RlessError(f"{escape(start)} is the start of several image ids")
         record = self.read(f"{directory}/{found[0]}") if found else None
         return Image(self.root, record) if record else None
+
+    def _by_short_name(self, reference: Reference, platform: str | None) -> Image | None:
+        """Find an image that registries.conf gives the short name to."""
+        from rootless.image import registries_conf
+
+        for candidate in registries_conf.load().candidates(reference):
+            record = self.read(name_path(self.root, candidate, platform))
+            if record is not None:
+                return Image(self.root, record)
+        return None
 
     def _by_digest(self, reference: Reference) -> Image | None:
         """Find an image that was pulled by a tag and is asked for by digest."""
