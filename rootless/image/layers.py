@@ -192,7 +192,7 @@ def _unpack_one(
             "whiteouts": "overlay" if overlay else "aufs",
             "skipped_devices": unpacker.skipped_devices,
             "lost_xattrs": unpacker.lost_xattrs,
-            "users": _user_files(root_fd),
+            "users": user_files(root_fd),
             "uids": idmap.uids,
             "gids": idmap.gids,
         }
@@ -225,7 +225,7 @@ def move_into_place(scratch_fd: int, name: str, final: str) -> None:
 # -- the users of an image -------------------------------------------------------------------
 
 
-def _user_files(root_fd: int) -> dict[str, str | None]:
+def user_files(root_fd: int) -> dict[str, str | None]:
     """Return what a layer says about /etc/passwd and /etc/group.
 
     A missing key means that the layers below tell; None that there is no (usable) file. Only

@@ -100,10 +100,15 @@ def save(
     scratch: str,
 ) -> None:
     """Record an image under its name and its id; an image that had the name keeps its id."""
+    save_nameless(root, record, scratch)
     record = {**record, "version": RECORD_VERSION}
-    by_id = {**record, "name": record["id"], "source": None}
-    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
     write_json(name_path(root, reference, platform), record, scratch)
+
+
+def save_nameless(root: str, record: dict[str, Any], scratch: str) -> None:
+    """Record an image under its id alone."""
+    by_id = {**record, "version": RECORD_VERSION, "name": record["id"], "source": None}
+    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
 
 
 def add_key(image: Image, key: str, whiteouts: str, scratch: str) -> None:
