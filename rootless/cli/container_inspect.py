@@ -14,4 +14,6 @@ VERB = Verb("container inspect", "", ())
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Refuse: a stub."""
-    raise RlessError("the verb container inspect is not supported: not built yet", "see 'rless --help'")
+    raise RlessError(
+        "the verb container inspect is not supported: not built yet", "see 'rless --help'"
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rootless.cli import streams
 from rootless.cli.parse import Verb
-from rootless.errors import escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERB = Verb(
     "kill",
@@ -22,11 +23,7 @@ VERB = Verb(
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Signal containers one by one; print the name of each that got it."""
+    """Signal containers; print the name of each that got it."""
     from rootless.engine.control import kill
 
-    def action(name: str) -> None:
-        kill(name, values.get("signal", "SIGKILL"))
-        streams.write(f"{escape(name)}\n")
-
-    return streams.each(args, action)
+    return streams.outcomes(kill(args, values.get("signal", "SIGKILL")))

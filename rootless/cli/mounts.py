@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from rootless.cli.values import boolean, choice, name_ok, refuse, size, text
+from rootless.cli.values import label as label_of
 from rootless.engine.request import Device, Mount
 
 _PROPAGATION = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -121,6 +122,16 @@ def volume(value: str) -> Mount:
     return result
 
 
+def volumes_from(value: str) -> str:
+    """Return `CONTAINER[:ro|rw]`, checked."""
+    name, colon, mode = value.partition(":")
+    if not name:
+        raise ValueError("names no container")
+    if colon and mode not in ("ro", "rw"):
+        raise ValueError(f"has the mode {mode!r}, neither ro nor rw")
+    return text(value)
+
+
 def _csv(line: str) -> list[str]:
     """Split one CSV record as Go's encoding/csv: a field with quotes is quoted as a whole."""
     if "\n" in line or "\r" in line:
@@ -227,8 +238,13 @@ def _mount_field(result: Mount, key: str, content: str) -> None:
     elif key == "volume-driver":
         if content != "local":
             raise refuse(f"--mount volume-driver={content}", "volumes are local directories")
-    elif key in ("volume-subpath", "volume-label", "volume-opt", "image-subpath"):
-        raise refuse(f"--mount {key}", "not built yet")
+    elif key == "volume-label":
+        name, label = label_of(content)
+        result.labels[name] = label
+    elif key in ("volume-subpath", "volume-opt", "image-subpath"):
+        raise refuse(
+            f"--mount {key}", "not built yet", "volume-opt: use rless volume create --opt before"
+        )
     else:
         raise ValueError(f"has the unknown key {key!r}")
 

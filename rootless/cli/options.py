@@ -48,8 +48,26 @@ _PROCESS: Group = (
          "`none` keeps no log; other drivers are refused"),
         ("--restart", "POLICY", "value", "accepted", "compat.restart",
          "Only `no`: nothing restarts a container"),
-        ("--no-healthcheck", "", "flag", "accepted", "boolean",
-         "Accepted: rless runs no health checks"),
+    ),
+)  # fmt: skip
+
+_HEALTH: Group = (
+    "Health",
+    (
+        ("--health-cmd", "COMMAND", "value", "health_cmd", "text",
+         "Shell command that tells whether the container is healthy, by exit code 0"),
+        ("--health-interval", "TIME", "value", "health_interval", "health.duration",
+         "Time between two runs of it (30s)"),
+        ("--health-timeout", "TIME", "value", "health_timeout", "health.duration",
+         "How long a run may take (30s)"),
+        ("--health-retries", "N", "value", "health_retries", "health.retries",
+         "Failures in a row that make the container unhealthy (3)"),
+        ("--health-start-period", "TIME", "value", "health_start_period", "health.duration",
+         "Time after the start in which failures do not count (0s)"),
+        ("--health-start-interval", "TIME", "value", "health_start_interval", "health.duration",
+         "Time between two runs in the start period (5s)"),
+        ("--no-healthcheck", "", "flag", "no_healthcheck", "boolean",
+         "Turn off the image's health check"),
     ),
 )  # fmt: skip
 
@@ -82,6 +100,8 @@ _FILES: Group = (
          "Bind a host path (made if absent) or a named volume"),
         ("--mount", "type=TYPE,src=SOURCE,dst=TARGET[,...]", "list", "mounts", "mounts.mount",
          "Mount a bind, volume or tmpfs; a missing source is an error"),
+        ("--volumes-from", "CONTAINER[:ro|rw]", "list", "volumes_from", "mounts.volumes_from",
+         "Mount what another container has of volumes and host paths"),
         ("--tmpfs", "TARGET[:OPTIONS]", "list", "mounts", "mounts.tmpfs", "Mount an empty tmpfs"),
         ("--read-only", "", "flag", "read_only", "boolean", "Make the root filesystem read-only"),
         ("--shm-size", "SIZE", "value", "shm_size", "shm_size", "Size of /dev/shm (64m)"),
@@ -160,13 +180,12 @@ _OWN: Group = (
 )  # fmt: skip
 
 GROUPS: tuple[Group, ...] = (
-    _PROCESS, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
+    _PROCESS, _HEALTH, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
 )  # fmt: skip
 
 _LIMIT = "limits by control groups are not built yet"
 _SCOPE = "start rless by systemd-run --user --scope -p "
 _BRIDGE = "networks of several containers are not built yet"
-_HEALTH = "health checks are not built yet"
 _WINDOWS = "it exists on Windows only"
 
 REFUSED: tuple[Refused, ...] = (
@@ -199,12 +218,6 @@ REFUSED: tuple[Refused, ...] = (
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
     ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
-    ("--health-cmd", "COMMAND", _HEALTH, ""),
-    ("--health-interval", "TIME", _HEALTH, ""),
-    ("--health-retries", "N", _HEALTH, ""),
-    ("--health-start-interval", "TIME", _HEALTH, ""),
-    ("--health-start-period", "TIME", _HEALTH, ""),
-    ("--health-timeout", "TIME", _HEALTH, ""),
     ("--log-opt", "KEY=VALUE", "the log has no options yet", ""),
     ("--publish-all -P", "", "random host ports are not built yet", "use --publish"),
     ("--ip", "ADDRESS", _BRIDGE, ""),
@@ -213,7 +226,6 @@ REFUSED: tuple[Refused, ...] = (
     ("--link-local-ip", "ADDRESS", _BRIDGE, ""),
     ("--mac-address", "ADDRESS", "not built yet", ""),
     ("--network-alias --net-alias", "NAME", _BRIDGE, ""),
-    ("--volumes-from", "CONTAINER", "not built yet", "name the volumes by -v"),
     ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
     ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),
     ("--detach-keys", "KEYS", "detaching from an attached container is not built yet",

@@ -142,7 +142,9 @@ def ports(item: dict[str, Any]) -> str:
         host, _, inner = text.rpartition("->")
         address, _, number = host.rpartition(":")
         port, _, protocol = inner.partition("/")
-        published.append((address, protocol, int(port or 0), int(number) if number.isdigit() else 0))
+        published.append(
+            (address, protocol, int(port or 0), int(number) if number.isdigit() else 0)
+        )
     taken = {(port, protocol) for _, protocol, port, _ in published}
     shown = []
     runs: list[list[Any]] = []

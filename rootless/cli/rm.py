@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rootless.cli import streams
 from rootless.cli.parse import Verb
-from rootless.errors import escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERB = Verb(
     "rm",
@@ -14,23 +15,23 @@ VERB = Verb(
     (
         (
             "Options",
-            (("--force -f", "", "flag", "force", "boolean", "Kill those that still run"),),
+            (
+                ("--force -f", "", "flag", "force", "boolean", "Kill those that still run"),
+                ("--volumes -v", "", "flag", "volumes", "boolean",
+                 "Remove their anonymous volumes, too"),
+            ),
         ),
     ),
-    (
-        ("--volumes -v", "", "removing anonymous volumes alone is not built yet", ""),
-        ("--link -l", "", "there are no links", ""),
-    ),
+    (("--link -l", "", "there are no links", ""),),
     least=1,
-)
+)  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Remove containers one by one; print the name of each that went."""
+    """Remove containers, all at once; print the name of each that went."""
     from rootless.engine.control import remove
 
-    def action(name: str) -> None:
-        remove(name, bool(values.get("force")))
-        streams.write(f"{escape(name)}\n")
-
-    return streams.each(args, action)
+    force = bool(values.get("force"))
+    return streams.outcomes(
+        remove(args, force, bool(values.get("volumes"))), missing_is_fine=force
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rootless.cli import streams
 from rootless.cli.parse import Verb
-from rootless.errors import escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERB = Verb(
     "stop",
@@ -17,20 +18,17 @@ VERB = Verb(
             (
                 ("--timeout --time -t", "SECONDS", "value", "timeout", "seconds",
                  "How long to wait before the kill (10); -1: for ever"),
+                ("--signal -s", "SIGNAL", "value", "signal", "signal",
+                 "Ask by this signal, not by the container's own"),
             ),
         ),
     ),
-    (("--signal -s", "SIGNAL", "not built yet", "use rless kill --signal"),),
     least=1,
 )  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Stop containers one by one; print the name of each that ended."""
+    """Stop containers, all at once; print the name of each that ended."""
     from rootless.engine.control import stop
 
-    def action(name: str) -> None:
-        stop(name, values.get("timeout"))
-        streams.write(f"{escape(name)}\n")
-
-    return streams.each(args, action)
+    return streams.outcomes(stop(args, values.get("timeout"), values.get("signal")))

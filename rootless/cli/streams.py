@@ -108,3 +108,25 @@ def each(names: Iterable[str], action: Callable[[str], object]) -> int:
         except RlessError as error:
             code = report(error)
     return code
+
+
+def outcomes(
+    results: Iterable[tuple[str, RlessError | None]], *, missing_is_fine: bool = False
+) -> int:
+    """Print the name of each container that a verb has done its work on, else why not.
+
+    Args:
+        missing_is_fine: as Docker's `rm --force`: one that is not there is told, and no failure.
+
+    Returns:
+        0, or the exit code of the last failure.
+    """
+    code = 0
+    for name, error in results:
+        if error is None:
+            write(f"{escape(name)}\n")
+        else:
+            failed = report(error)
+            if not (missing_is_fine and error.message.startswith("no such container")):
+                code = failed
+    return code

@@ -58,9 +58,7 @@ def to_json(value: object, indent: int | None = None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(
-        char if char == "\n" or char.isprintable() else _escaped(char) for char in text
-    )
+    return "".join(char if char == "\n" or char.isprintable() else _escaped(char) for char in text)
 
 
 # -- reading: text -> tokens -> nodes ----------------------------------------------------------
@@ -114,7 +112,9 @@ def _tokens(action: str) -> list[_Token]:
     return found
 
 
-_ACTION_END = re.compile(r"""(?:"(?:[^"\\\n]|\\.)*"|`[^`]*`|'(?:[^'\\\n]|\\.)+'|(?!}}).)*""", re.DOTALL)
+_ACTION_END = re.compile(
+    r"""(?:"(?:[^"\\\n]|\\.)*"|`[^`]*`|'(?:[^'\\\n]|\\.)+'|(?!}}).)*""", re.DOTALL
+)
 
 
 def _split(template: str, escapes: bool) -> Iterator[tuple[str, str]]:
@@ -266,7 +266,7 @@ class _Pipeline:
         return ("pipe", commands)
 
     def command(self) -> list[Any]:
-        words = []
+        words: list[Any] = []
         while self.peek()[0] != "end" and self.peek()[1] not in ("|", ")"):
             if words and not self.peek()[2]:
                 raise self.fail(f"a space is missing before {self.peek()[1]!r}")
@@ -390,13 +390,13 @@ def _index(value: Any, *keys: Any) -> Any:
     return value
 
 
-def _slice(value: Any, *bounds: Any) -> Any:
-    if _kind(value) not in ("string", "list") or len(bounds) > 2:
-        raise error("slice needs a string or a list, and at most two positions")
-    low, high = (*bounds, *(0, len(value))[len(bounds) :])
-    if not 0 <= low <= high <= len(value):
-        raise error(f"slice: {low}:{high} is out of range, the length is {len(value)}")
-    return value[low:high]
+def _slice(value: Any, low: int = 0, high: int | None = None) -> Any:
+    if _kind(value) not in ("string", "list"):
+        raise error(f"slice needs a string or a list, not a {_kind(value)}")
+    end = len(value) if high is None else high
+    if not 0 <= low <= end <= len(value):
+        raise error(f"slice: {low}:{end} is out of range, the length is {len(value)}")
+    return value[low:end]
 
 
 def _length(value: Any) -> int:
@@ -515,7 +515,9 @@ class _Functions:
             if verb in "eEfFgG" and isinstance(value, float):
                 return f"{value:{sign}.{precision or 6}{verb}}"
         if verb in "xX" and kind == "string":
-            return format(int.from_bytes(value.encode(), "big"), f"0{2 * len(value.encode())}{verb}")
+            return format(
+                int.from_bytes(value.encode(), "big"), f"0{2 * len(value.encode())}{verb}"
+            )
         return f"%!{verb}({kind}={self.show(value)})"
 
 
@@ -664,7 +666,8 @@ class Renderer:
         depth = len(self.scopes)
         try:
             for key, item in pairs:
-                self.scopes.append(dict(zip(names, (key, item) if len(names) == 2 else (item,))))
+                both = (key, item) if len(names) == 2 else (item,)
+                self.scopes.append(dict(zip(names, both, strict=False)))
                 try:
                     self.block(body, item, out)
                 except _Continue:
@@ -742,7 +745,9 @@ class Renderer:
                     value = name.upper()
                 elif value is self.root or name[:1].isupper():
                     where = f" in {path}" if path else ""
-                    raise error(f"there is no field {name!r}{where}", f"fields are {_fields(value)}")
+                    raise error(
+                        f"there is no field {name!r}{where}", f"fields are {_fields(value)}"
+                    )
                 else:
                     value = NO_VALUE
             elif value is not NO_VALUE:

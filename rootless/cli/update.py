@@ -1,7 +1,9 @@
-"""`rless update`."""
+"""`rless update`: change what containers were made with."""
 
 from __future__ import annotations
 
+from rootless.cli import streams
+from rootless.cli.options import REFUSED
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
 
@@ -9,9 +11,46 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("update", "", ())
+# Docker's update has these; they are refused as `run` refuses them.
+_LIMITS = (
+    "--blkio-weight --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares"
+    " --cpus --cpuset-cpus --cpuset-mems --kernel-memory --memory --memory-reservation"
+    " --memory-swap --pids-limit"
+).split()
+
+VERB = Verb(
+    "update",
+    "[OPTIONS] CONTAINER [CONTAINER...]",
+    (
+        (
+            "Options",
+            (
+                ("--restart", "POLICY", "value", "restart", "update.policy",
+                 "no, on-failure[:MAX], always or unless-stopped"),
+            ),
+        ),
+    ),
+    tuple(row for row in REFUSED if row[0].split()[0] in _LIMITS),
+    least=1,
+)  # fmt: skip
+
+
+def policy(value: str) -> dict[str, object]:
+    """Return a restart policy: its name and the most restarts (0: any number)."""
+    name, colon, limit = value.partition(":")
+    if name not in ("no", "on-failure", "always", "unless-stopped"):
+        raise ValueError("is not a restart policy")
+    if colon and name != "on-failure":
+        raise ValueError("has a maximum, which is for on-failure")
+    if colon and not (limit.isascii() and limit.isdigit() and len(limit) < 10):
+        raise ValueError("has a maximum that is not a whole number")
+    return {"name": name, "max": int(limit or 0)}
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb update is not supported: not built yet", "see 'rless --help'")
+    """Change containers one by one; print the name of each."""
+    from rootless.engine.control import update
+
+    if "restart" not in values:
+        raise RlessError("'rless update' needs a flag: what shall change", VERB.see_help(), 1)
+    return streams.outcomes(update(args, values["restart"]))

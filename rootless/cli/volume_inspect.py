@@ -1,7 +1,10 @@
-"""`rless volume inspect`."""
+"""`rless volume inspect`: show all about volumes as JSON."""
 
 from __future__ import annotations
 
+import json
+
+from rootless.cli import streams, templates
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
 
@@ -9,9 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("volume inspect", "", ())
-
-
-def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb volume inspect is not supported: not built yet", "see 'rless --help'")
+VERB = Verb(
+    "volume inspect",
+    "[OPTIONS] VOLUME [VOLUME...]",
+    (
+        (
+            "Options",
+            (("--format -f", "FORMAT", "value", "format", "text", "json, or a Go template"),),
+        ),
+    ),
+    least=1,
+)

@@ -1,17 +1,44 @@
-"""`rless wait`: wait until containers end."""
+"""`rless wait`: wait until containers end, and print their exit codes."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from rootless.cli import streams
 from rootless.cli.parse import Verb
+from rootless.cli.values import choice
 
-VERB = Verb("wait", "CONTAINER [CONTAINER...]", least=1)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "wait",
+    "[OPTIONS] CONTAINER [CONTAINER...]",
+    (
+        (
+            "Options",
+            (
+                ("--condition", "CONDITION", "value", "condition", "wait.condition",
+                 "not-running (default), next-exit or removed"),
+            ),
+        ),
+    ),
+    least=1,
+)  # fmt: skip
+
+
+def condition(value: str) -> str:
+    """Return what is waited for."""
+    return choice(value, "not-running", "next-exit", "removed")
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Wait for containers one by one; print the exit code of each."""
+    """Wait for each; print the exit codes in the order of the names."""
     from rootless.engine.control import wait
 
-    return streams.each(args, lambda name: streams.write(f"{wait(name)}\n"))
+    result = 0
+    for code, error in wait(args, values.get("condition", "not-running")):
+        if error is None:
+            streams.write(f"{code}\n")
+        else:
+            result = streams.report(error)
+    return result

@@ -97,7 +97,7 @@ class Container:
 
     def forget_name(self) -> None:
         """Give the name back."""
-        _remove_name(self.facts["name"], self.id)
+        drop_name(self.facts["name"], self.id)
 
     def forget_live(self) -> None:
         """Remove the entry in `live`: nothing of this container needs looking after now."""
@@ -167,11 +167,11 @@ def create(container_id: str, name: str | None, facts: dict[str, Any]) -> Contai
         # The entry first: whatever is made after it will be found by the next sweep.
         write_json(live, {"owner": this_process(), "rm": facts["rm"], "directory": directory})
         os.mkdir(directory, 0o700)
-        facts["name"] = _take_name(container_id, name)
+        facts["name"] = take_name(container_id, name)
         container = Container(container_id, directory, facts)
         write_json(f"{directory}/container.json", facts)
     except BaseException as error:
-        _remove_name(facts.get("name"), container_id)
+        drop_name(facts.get("name"), container_id)
         for path, remove in (
             (f"{directory}/container.json", os.unlink),
             (directory, os.rmdir),
@@ -187,7 +187,12 @@ def create(container_id: str, name: str | None, facts: dict[str, Any]) -> Contai
     return container
 
 
-def _take_name(container_id: str, name: str | None) -> str:
+def take_name(container_id: str, name: str | None) -> str:
+    """Take a name, or a random one, for a container; return it.
+
+    Raises:
+        RlessError: it is another one's.
+    """
     names = f"{paths.storage_root()}/names"
     while True:
         candidate = name or _random_name()
@@ -204,7 +209,7 @@ def _take_name(container_id: str, name: str | None) -> str:
             if not os.path.lexists(f"{containers_root()}/{owner}") and not os.path.lexists(
                 f"{live_root()}/{owner}"
             ):
-                _remove_name(candidate, owner)  # left by a removal that was cut short
+                drop_name(candidate, owner)  # left by a removal that was cut short
                 continue
             if name:
                 raise RlessError(
@@ -213,7 +218,8 @@ def _take_name(container_id: str, name: str | None) -> str:
                 ) from None
 
 
-def _remove_name(name: str | None, container_id: str) -> None:
+def drop_name(name: str | None, container_id: str) -> None:
+    """Give a name back, if it is this container's."""
     if not name:
         return
     path = f"{paths.storage_root()}/names/{name}"
@@ -284,14 +290,23 @@ def all_ids() -> list[str]:
 # -- ending ------------------------------------------------------------------------------------
 
 
-def delete(container: Container) -> None:
+def delete(container: Container, volumes: bool) -> None:
     """Delete what a container has on disk, whoever its files belong to.
 
     Killed half-way, it is finished by the next sweep.
+
+    Args:
+        volumes: its anonymous volumes, too.
     """
-    container.record_live(owner=this_process(), rm=True, directory=container.directory)
-    idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
+    container.record_live(
+        owner=this_process(), rm=True, volumes=volumes, directory=container.directory
+    )
+    if volumes and any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
+        from rootless.engine.volumes import remove_anonymous
+
+        remove_anonymous(container)
     container.forget_name()
+    idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
     container.forget_live()
 
 

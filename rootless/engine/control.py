@@ -1,83 +1,625 @@
-"""What a user does to containers that exist: stop, kill, wait, logs, rm."""
+"""What a user does to containers that exist: stop, kill, wait, rm, rename, update.
+
+Theory of operation. Verbs take several containers, and do each step to all of them before they
+wait: to stop fifty takes as long as the slowest of them. What fails for one is noted beside its
+name and the others go on.
+
+A container runs exactly as long as its monitor does: when that has ended, all is recorded and
+cleaned up. So waiting is waiting for the monitor, by pidfd. Signals go through it, too, since it
+may signal every id of the container and we may not; only where no monitor answers they go to the
+first process directly.
+
+Starts, stops and removals meet at the entry in `live`: it is made exclusively, by a start and by
+a removal, and whoever comes second says so. Who only signals waits until a start that is under
+way has got to its application.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import time
 
+from rootless.engine import events
 from rootless.engine.container import (
     Container,
-    delete,
+    containers_root,
+    drop_name,
     find,
     is_alive,
+    live_root,
+    load,
+    read_json,
     signal_process,
+    take_name,
+    this_process,
+    unlink,
+    write_json,
 )
+from rootless.engine.monitor_client import connect
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, signal_number
+from rootless.linux.tree import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+    from rootless.engine.monitor_client import Client
+
+    # (the name as it was given, what went wrong)
+    Outcome = tuple[str, RlessError | None]
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
+_FIRST_LOOK = 0.002  # seconds between two looks at a start that is under way; doubled each time
+_LAST_LOOK = 0.1
+_START_TIME = 60.0  # seconds that a start may take before a stop gives up
 
-def stop(reference: str, timeout: int | None) -> None:
-    """Ask a container to end by its stop signal, and kill it after `timeout` seconds.
+
+class Running:
+    """A running container in hand: its monitor, held so that it cannot be mistaken.
+
+    Attributes:
+        end_fd: a pidfd that can be read once the container has ended and all is cleaned up.
+        deadline: when it is killed; None: never.
+    """
+
+    __slots__ = ("_init", "client", "container", "deadline", "end_fd")
+
+    def __init__(self, container: Container, entry: dict[str, Any]) -> None:
+        self.container = container
+        self._init = entry.get("init")
+        self.client: Client | None = connect(container)
+        self.end_fd = _open_process(entry.get("monitor")) if entry.get("monitor") else -1
+        if self.end_fd < 0:
+            self.end_fd = _open_process(self._init)
+        self.deadline: float | None = None
+
+    def signal(self, number: int) -> None:
+        """Signal the container's first process; one that has ended is no error."""
+        if self.client is not None:
+            try:
+                self.client.signal(number)
+                return
+            except (OSError, RlessError) as error:
+                if getattr(error, "errno", 0) == errno.ESRCH:
+                    return  # the application has ended, or is between two starts
+        if self._init:
+            signal_process(self._init, number)
+
+    def keep_down(self) -> None:
+        """Tell the monitor that this end is wanted: no restart by policy."""
+        if self.client is not None:
+            try:
+                self.client.stop_restarts()
+            except (OSError, RlessError):
+                pass  # it has just ended: so it restarts nothing
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self.client is not None:
+            self.client.close()
+            self.client = None
+        if self.end_fd >= 0:
+            os.close(self.end_fd)
+            self.end_fd = -1
+
+
+def _open_process(process: Sequence[int] | None) -> int:
+    """Return a pidfd of a process known by pid and start time; -1: it has ended."""
+    if not process:
+        return -1
+    try:
+        pidfd = pidfd_open(process[0])
+    except SyscallError:
+        return -1
+    if is_alive((process[0], process[1])):
+        return pidfd
+    os.close(pidfd)
+    return -1
+
+
+def take(container: Container) -> Running | None:
+    """Return a container that runs, or waits for a restart, in hand; None: it does neither.
+
+    A start that is under way is waited for.
+
+    Raises:
+        RlessError: that start takes too long.
+    """
+    pause, deadline = _FIRST_LOOK, time.monotonic() + _START_TIME
+    while True:
+        entry = container.live()
+        monitor = is_alive(entry.get("monitor"))
+        if not monitor and not is_alive(entry.get("owner")):
+            return None  # it is not there, or was killed: sweep's
+        if entry.get("removing"):
+            return None
+        if monitor and entry.get("init"):
+            held = Running(container, entry)
+            if held.end_fd >= 0:
+                return held
+            held.close()
+            continue  # it ended just now
+        if time.monotonic() > deadline:
+            raise RlessError(
+                f"container {container.facts['name']} is being started and does not come up",
+                "rless rm -f removes it",
+                1,
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_LOOK)
+
+
+class _Ends:
+    """Wait for several containers to end, and kill each one that is late."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._waiting: dict[int, Running] = {}
+
+    def add(self, running: Running, seconds: float | None) -> None:
+        """Wait for this one, too; after `seconds` it is killed, None: never."""
+        running.deadline = None if seconds is None else time.monotonic() + seconds
+        self._waiting[running.end_fd] = running
+        self._poll.register(running.end_fd, select.POLLIN)
+
+    def wait_for(self, running: Running) -> None:
+        """Wait until this one has ended; the others get what is due to them meanwhile."""
+        while running.end_fd in self._waiting:
+            due = [other.deadline for other in self._waiting.values() if other.deadline is not None]
+            left = None if not due else max(0.0, 1000 * (min(due) - time.monotonic()))
+            for fd, _ in self._poll.poll(left):
+                self._poll.unregister(fd)
+                del self._waiting[fd]
+            now = time.monotonic()
+            for other in self._waiting.values():
+                if other.deadline is not None and other.deadline <= now:
+                    other.deadline = None
+                    other.signal(signal.SIGKILL)
+        container = running.container
+        running.close()
+        _clear(container)
+
+
+def _clear(container: Container) -> None:
+    """Clear what a killed monitor left, if this one was."""
+    entry = container.live()
+    if entry and not any(is_alive(entry.get(process)) for process in ("owner", "monitor")):
+        from rootless.engine import sweep
+
+        sweep.clear(container)
+
+
+def _note(action: str, container: Container, **attributes: Any) -> None:
+    """Record an event of a container."""
+    facts = container.facts
+    known = {**facts["labels"], "image": facts["image"], "name": facts["name"]}
+    events.record(action, "container", container.id, **{**known, **attributes})
+
+
+def _thaw(running: Running) -> None:
+    """Let a paused container go on: else it could not obey a signal."""
+    if running.container.status()[0] == "paused":
+        from rootless.engine.pause import unpause
+
+        unpause(running.container)
+
+
+# -- stop, kill, restart ---------------------------------------------------------------------------
+
+
+def stop(
+    references: Iterable[str], timeout: int | None = None, name: str | None = None
+) -> Iterator[Outcome]:
+    """Ask containers to end by their stop signals; kill those that have not after a while.
+
+    One that does not run is stopped already. Yields what came of each, in order.
 
     Args:
-        timeout: None: the container's own; -1: wait for ever.
+        timeout: seconds; None: each container's own; -1: wait for ever.
+        name: another signal than each container's own.
+    """
+    ends = _Ends()
+    asked: list[tuple[str, Running | None, RlessError | None]] = []
+    for reference in references:
+        try:
+            running = take(find(reference))
+            if running is not None:
+                facts = running.container.facts
+                number = facts["stop_signal"] if name is None else signal_number(name)
+                limit = facts["stop_timeout"] if timeout is None else timeout
+                _end(running, number)
+                ends.add(running, None if limit < 0 else limit)
+            asked.append((reference, running, None))
+        except RlessError as error:
+            asked.append((reference, None, error))
+    for reference, running, error in asked:
+        if running is not None:
+            ends.wait_for(running)
+            _note("stop", running.container)
+        yield reference, error
+
+
+def _end(running: Running, number: int) -> None:
+    """Send a signal that is to end the container for good."""
+    running.keep_down()
+    running.signal(number)
+    _note("kill", running.container, signal=number)
+    _thaw(running)
+
+
+def kill(references: Iterable[str], name: str = "SIGKILL") -> Iterator[Outcome]:
+    """Send a signal, by name or number, to containers; after SIGKILL wait for their ends."""
+    number = signal_number(name)
+    ends = _Ends()
+    asked: list[tuple[str, Running | None, RlessError | None]] = []
+    for reference in references:
+        try:
+            container = find(reference)
+            running = take(container)
+            if running is None:
+                raise RlessError(
+                    f"cannot kill container {container.facts['name']}: it is not running",
+                    exit_code=1,
+                )
+            # As Docker: by these two the user wants it down, by others she tells it something.
+            if number in (signal.SIGKILL, container.facts["stop_signal"]):
+                _end(running, number)
+            else:
+                running.signal(number)
+                _note("kill", container, signal=number)
+            if number == signal.SIGKILL:
+                ends.add(running, None)
+            else:
+                running.close()
+                running = None
+            asked.append((reference, running, None))
+        except RlessError as error:
+            asked.append((reference, None, error))
+    for reference, running, error in asked:
+        if running is not None:
+            ends.wait_for(running)
+        yield reference, error
+
+
+def restart(
+    references: Iterable[str], timeout: int | None = None, name: str | None = None
+) -> Iterator[Outcome]:
+    """Stop containers and start them again, with what they were made of."""
+    from rootless.engine.start import start
+
+    for reference, error in stop(references, timeout, name):
+        if error is None:
+            try:
+                container = find(reference)
+                start(container)
+                _note("restart", container)
+            except RlessError as failure:
+                yield reference, failure
+                continue
+        yield reference, error
+
+
+# -- wait ------------------------------------------------------------------------------------------
+
+NOT_RUNNING, NEXT_EXIT, REMOVED = "not-running", "next-exit", "removed"
+
+
+def wait(
+    references: Iterable[str], condition: str = NOT_RUNNING
+) -> Iterator[tuple[int, RlessError | None]]:
+    """Yield the exit codes of containers, in order, each once it has ended.
+
+    Args:
+        condition: NOT_RUNNING: it does not run now; NEXT_EXIT: it ends from now on; REMOVED: it
+            is there no more.
+    """
+    waits: list[tuple[_Exit | None, RlessError | None]] = []
+    for reference in references:
+        try:
+            waits.append((_Exit(find(reference)), None))
+        except RlessError as error:
+            waits.append((None, error))
+    for awaited, error in waits:
+        if awaited is None:
+            yield 0, error
+            continue
+        try:
+            yield awaited.code(condition), None
+        except RlessError as failure:
+            yield 0, failure
+
+
+class _Exit:
+    """The next end of a container; held from the start, since it may be gone by then."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._before = container.finished()
+        self._running = take(container)
+
+    def code(self, condition: str) -> int:
+        """Wait, and return the exit code."""
+        while self._running is None and condition == NEXT_EXIT:
+            if load(self._container.id) is None:
+                raise RlessError(f"container {self._container.facts['name']} is gone", exit_code=1)
+            time.sleep(_LAST_LOOK)
+            self._running = take(self._container)
+        code = self._recorded() if self._running is None else self._wait(self._running)
+        while condition == REMOVED and os.path.lexists(self._container.directory):
+            time.sleep(_LAST_LOOK)
+        return code
+
+    def _wait(self, running: Running) -> int:
+        """Wait for this end, after which a restart by policy may follow."""
+        poll = select.poll()
+        poll.register(running.end_fd, select.POLLIN)
+        if running.client is not None:
+            poll.register(running.client.fd, select.POLLIN)
+        init = self._container.init()
+        init_fd = _open_process(init)
+        if init_fd >= 0:
+            poll.register(init_fd, select.POLLIN)
+        try:
+            while True:
+                ready = [fd for fd, _ in poll.poll(None if init_fd >= 0 else 1000 * _LAST_LOOK)]
+                if running.client is not None and running.client.fd in ready:
+                    code = running.client.wait(0)
+                    if code is not None:
+                        return code
+                    poll.unregister(running.client.fd)
+                if running.end_fd in ready:
+                    _clear(self._container)
+                    return self._recorded()
+                if self._container.finished() not in (None, self._before):
+                    return self._recorded()
+                if init_fd in ready:
+                    poll.unregister(init_fd)
+                    os.close(init_fd)
+                    init_fd = -1
+        finally:
+            if init_fd >= 0:
+                os.close(init_fd)
+            running.close()
+
+    def _recorded(self) -> int:
+        ended = read_json(f"{self._container.directory}/exit.json")
+        return int(ended["code"]) if ended else self._container.status()[1] or 0
+
+
+# -- rm --------------------------------------------------------------------------------------------
+
+
+def remove(
+    references: Iterable[str], force: bool = False, volumes: bool = False
+) -> Iterator[Outcome]:
+    """Remove containers and all that they have on disk; yield what came of each, in order.
+
+    Args:
+        force: kill those that run: all are signalled, then all are waited for. One that is gone
+            by itself meanwhile is removed, too.
+        volumes: their anonymous volumes, too.
+    """
+    outcomes: dict[str, RlessError | None] = {}
+    going: dict[str, Container] = {}
+    ends, running = _Ends(), []
+    for reference in dict.fromkeys(references):
+        outcomes[reference] = None
+        try:
+            container = find(reference)
+            held = _take_to_remove(container, force)
+            if held is not None:
+                running.append(held)
+                _end(held, signal.SIGKILL)
+                ends.add(held, None)
+            going[reference] = container
+        except RlessError as error:
+            outcomes[reference] = error
+    for held in running:
+        ends.wait_for(held)
+    claimed: list[Container] = []
+    for reference, container in going.items():
+        try:
+            if _claim(container, force, volumes):
+                claimed.append(container)
+        except RlessError as error:
+            outcomes[reference] = error
+    failures = _delete_all(claimed, volumes)
+    for reference, error in outcomes.items():
+        if reference in going and going[reference].id in failures:
+            error = failures[going[reference].id]
+        yield reference, error
+
+
+def _take_to_remove(container: Container, force: bool) -> Running | None:
+    """Return a running container that may be killed; None: it does not run."""
+    if force:
+        return take(container)
+    entry = container.live()
+    if entry.get("removing") or not any(is_alive(entry.get(p)) for p in ("owner", "monitor")):
+        return None
+    state = container.status()[0]
+    state = "being started" if state in ("created", "exited") else state
+    raise RlessError(
+        f"cannot remove container {container.facts['name']}: it is {state}",
+        "stop it first (rless stop), or use rless rm -f",
+        1,
+    )
+
+
+def _claim(container: Container, force: bool, volumes: bool) -> bool:
+    """Make the container's entry in `live` ours, so that nobody starts it; False: it is gone.
+
+    Raises:
+        RlessError: another one is removing or starting it.
+    """
+    entry = {
+        "owner": this_process(),
+        "rm": True,
+        "removing": True,
+        "volumes": volumes,
+        "directory": container.directory,
+    }
+    name = container.facts["name"]
+    while True:
+        if claim_live(container, entry):
+            if os.path.lexists(container.directory):
+                return True
+            container.forget_live()
+            return False
+        held = container.live()
+        if not any(is_alive(held.get(process)) for process in ("owner", "monitor")):
+            _clear(container)
+        elif held.get("removing"):
+            raise RlessError(f"removal of container {name} is already in progress", exit_code=1)
+        elif not force:
+            raise RlessError(
+                f"cannot remove container {name}: it was started just now", "rless rm -f", 1
+            )
+        else:
+            running = take(container)
+            if running is not None:
+                ends = _Ends()
+                _end(running, signal.SIGKILL)
+                ends.add(running, None)
+                ends.wait_for(running)
+
+
+def claim_live(container: Container, entry: dict[str, Any]) -> bool:
+    """Make the entry in `live` unless there is one (link(2)): of several only one gets it."""
+    fresh = f"{live_root()}/{container.id}.{os.getpid()}.tmp"
+    write_json(fresh, entry)
+    try:
+        os.link(fresh, container.live_path)
+    except FileExistsError:
+        return False
+    finally:
+        unlink(fresh)
+    return True
+
+
+def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessError]:
+    """Delete what containers have on disk; return id -> what went wrong.
+
+    Names go first, directories after them, entries in `live` last: killed anywhere between, the
+    next sweep finishes it. Directories that have nothing of another id go without a user
+    namespace; all the others in one.
+    """
+    failures: dict[str, RlessError] = {}
+    foreign = []
+    root_fd = os.open(containers_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for container in containers:
+            try:
+                if volumes or container.facts["rm"]:
+                    _delete_volumes(container)
+                container.forget_name()
+                remove_tree(root_fd, container.id)
+            except RlessError:
+                foreign.append(container.id)
+        if foreign:
+            from rootless.image.ownership import everything
+            from rootless.linux.idmap import call_in_userns
+
+            said = call_in_userns(everything(), _delete_foreign, root_fd, foreign)
+            failures = {name: RlessError(text, exit_code=1) for name, text in said.items()}
+    finally:
+        os.close(root_fd)
+    for container in containers:
+        if container.id not in failures:
+            container.forget_live()
+            _note("destroy", container)
+    return failures
+
+
+def _delete_volumes(container: Container) -> None:
+    if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
+        from rootless.engine.volumes import remove_anonymous
+
+        remove_anonymous(container)
+
+
+def _delete_foreign(root_fd: int, names: list[str]) -> dict[str, str]:
+    """Delete directories as root of all our ids; return name -> why not."""
+    failures = {}
+    for name in names:
+        try:
+            remove_tree(root_fd, name)
+        except RlessError as error:
+            failures[name] = error.message
+    return failures
+
+
+# -- rename, update --------------------------------------------------------------------------------
+
+
+def rename(reference: str, name: str) -> None:
+    """Give a container another name, running or not.
+
+    Raises:
+        RlessError: the name is another one's, or its own.
     """
     container = find(reference)
-    process = container.init()
-    if process is None:
-        return
-    limit = container.facts["stop_timeout"] if timeout is None else timeout
-    container.send(container.facts["stop_signal"])
-    if not _wait_end(container, None if limit < 0 else limit):
-        signal_process(process, signal.SIGKILL)
-        _wait_end(container, None)
+    old = container.facts["name"]
+    if name == old:
+        raise RlessError(f"container {old} has that name already", exit_code=1)
+    take_name(container.id, name)
+    try:
+        rewrite(container, name=name)
+    except BaseException:
+        drop_name(name, container.id)
+        raise
+    drop_name(old, container.id)
+    _note("rename", container, oldName=old)
 
 
-def kill(reference: str, name: str) -> None:
-    """Send a signal, by name or number, to a container."""
-    find(reference).send(signal_number(name))
+def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcome]:
+    """Change the restart policy of containers; a running one has it from now on.
 
-
-def wait(reference: str) -> int:
-    """Wait until a container has ended; return its exit code."""
-    container = find(reference)
-    _wait_end(container, None)
-    return container.status()[1] or 0
-
-
-def _wait_end(container: Container, timeout: float | None) -> bool:
-    """Wait until the container and what cleans up after it have ended; False: not in time."""
-    import select
-
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for name in ("init", "monitor"):
-        process = container.live().get(name)
-        if not process or not is_alive(process):
-            continue
+    Args:
+        policy: name (no, on-failure, always, unless-stopped) and max.
+    """
+    for reference in references:
         try:
-            pidfd = pidfd_open(process[0])
-        except SyscallError:
-            continue
-        try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            while is_alive(process):
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if name == "monitor":
-                    left = None  # it only cleans up now
-                if left == 0.0:
-                    return False
-                poll.poll(None if left is None else 1000 * left)
-        finally:
-            os.close(pidfd)
-    return True
+            container = find(reference)
+            if container.facts["rm"] and policy["name"] != "no":
+                raise RlessError(
+                    f"cannot update container {container.facts['name']}: it is removed at its "
+                    "end (--rm), so it has no restart policy",
+                    exit_code=1,
+                )
+            rewrite(container, restart=policy)
+            running = take(container)
+            if running is not None:
+                if running.client is not None:
+                    running.client.set_restart(policy)
+                running.close()
+            _note("update", container)
+            yield reference, None
+        except RlessError as error:
+            yield reference, error
+
+
+def rewrite(container: Container, **changes: Any) -> None:
+    """Change facts of a container on disk, whole and at once."""
+    path = f"{container.directory}/container.json"
+    facts = {**(read_json(path) or container.facts), **changes}
+    if "restart" in changes and isinstance(facts.get("request"), dict):
+        facts["request"] = {**facts["request"], "restart": changes["restart"]}
+    try:
+        write_json(path, facts)
+    except OSError as error:
+        raise RlessError(f"cannot write {path}: {error.strerror}") from error
+    container.facts = facts
+
+
+# -- logs --------------------------------------------------------------------------------------
 
 
 def logs(reference: str, follow: bool, out_fd: int, err_fd: int) -> None:
@@ -129,24 +671,3 @@ def _copy_log(fd: int, out_fd: int) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(out_fd, view) :]
-
-
-def remove(reference: str, force: bool = False) -> None:
-    """Remove a container and all that it has on disk; `force` kills it first.
-
-    Raises:
-        RlessError: it runs.
-    """
-    container = find(reference)
-    process = container.init()
-    if process is not None:
-        if not force:
-            raise RlessError(
-                f"container {container.facts['name']} is running",
-                "stop it first (rless stop), or use rless rm -f",
-                1,
-            )
-        signal_process(process, signal.SIGKILL)
-    _wait_end(container, None)
-    if os.path.lexists(container.directory):
-        delete(container)

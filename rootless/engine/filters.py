@@ -47,7 +47,9 @@ def parse(texts: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
         if key in _REFUSED and key not in known:
             raise RlessError(f"--filter {key} is not supported: {_REFUSED[key]}")
         if key not in known:
-            raise RlessError(f"--filter: there is no filter {key!r}", f"filters are {', '.join(known)}")
+            raise RlessError(
+                f"--filter: there is no filter {key!r}", f"filters are {', '.join(known)}"
+            )
         found.setdefault(key, []).append(value.strip())
     return found
 
@@ -220,8 +222,12 @@ def _ancestor_test(text: str) -> Callable[[dict[str, Any]], bool]:
     bare = text.removeprefix("sha256:")
     if image is None:
         # Its name may mean nothing any more; the containers still say what they were made of.
-        return lambda row: row["image"] == text or (
-            len(bare) >= 4 and str(row["image_id"] or "").removeprefix("sha256:").startswith(bare)
+        return lambda row: (
+            row["image"] == text
+            or (
+                len(bare) >= 4
+                and str(row["image_id"] or "").removeprefix("sha256:").startswith(bare)
+            )
         )
     chain = image.chain
     above = {

@@ -49,10 +49,12 @@ class Mount(Plain):
         propagation: None, or one of private rprivate shared rshared slave rslave.
         recursive: bring the mounts below a bind source too.
         nocopy: do not fill a new volume with what the image has at the target.
+        labels: of a volume that is made.
     """
 
     __slots__ = (
         "create_source",
+        "labels",
         "nocopy",
         "options",
         "propagation",
@@ -77,6 +79,7 @@ class Mount(Plain):
         self.propagation: str | None = None
         self.recursive = True
         self.nocopy = False
+        self.labels: dict[str, str] = {}
 
 
 class Device(Plain):
@@ -135,6 +138,12 @@ class RunRequest(Plain):
         "explain",
         "expose",
         "group_add",
+        "health_cmd",
+        "health_interval",
+        "health_retries",
+        "health_start_interval",
+        "health_start_period",
+        "health_timeout",
         "hostname",
         "image",
         "init",
@@ -145,6 +154,7 @@ class RunRequest(Plain):
         "mounts",
         "name",
         "network",
+        "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
         "pid",
@@ -167,6 +177,7 @@ class RunRequest(Plain):
         "user",
         "userns",
         "uts",
+        "volumes_from",
         "workdir",
     )
 
@@ -209,6 +220,15 @@ class RunRequest(Plain):
         self.stop_timeout: int | None = None  # seconds; -1: wait for ever
         self.log_driver: str | None = None  # None: our own file; "none": keep no log
 
+        # Its health check; seconds; 0 or None: as the image says, else Docker's default.
+        self.health_cmd: str | None = None
+        self.health_interval = 0.0
+        self.health_timeout = 0.0
+        self.health_retries = 0
+        self.health_start_period = 0.0
+        self.health_start_interval = 0.0
+        self.no_healthcheck = False
+
         # Namespaces: private, host, container:NAME; ipc also none.
         self.userns = "auto"  # also host-root nomap single keep-id[:uid=N,gid=N] container:NAME
         self.pid = "private"
@@ -228,6 +248,7 @@ class RunRequest(Plain):
 
         # Files.
         self.mounts: list[Mount] = []  # in the order given
+        self.volumes_from: list[str] = []  # "CONTAINER[:ro|rw]"
         self.read_only = False
         self.shm_size: int | None = None  # bytes
         self.devices: list[Device] = []

@@ -255,6 +255,8 @@ def _join_others(state: Run) -> None:
 
 
 def _make_container(state: Run) -> None:
+    from rootless.engine import volumes
+
     request = state.request
     container_id = containers.new_id()
     stop_signal = request.stop_signal or state.config.get("StopSignal") or defaults.STOP_SIGNAL
@@ -283,6 +285,7 @@ def _make_container(state: Run) -> None:
             "labels": {**(state.config.get("Labels") or {}), **request.labels},
             "exposed": sorted({*(state.config.get("ExposedPorts") or {}), *request.expose}),
             "ports": [_show_port(port) for port in request.publish],
+            "mounts": volumes.describe(request, state.config, state.storage, container_id),
             "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
@@ -353,7 +356,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
     facts.seccomp = _seccomp_profile(request, facts)
     files.check_sources(request)
     facts.volumes, state.volumes = volumes.prepare(
-        request, state.config, state.storage, state.container.directory
+        request,
+        state.config,
+        state.storage,
+        state.container.directory,
+        state.container.facts["mounts"],
     )
     return facts
 

@@ -127,7 +127,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
 
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
     elif entry.get("rm"):
-        delete(container)
+        delete(container, volumes=entry.get("volumes", container.facts["rm"]))
     elif not os.path.exists(f"{directory}/exit.json"):
         container.record_exit(KILLED, "rless was killed")
     unlink(f"{live_root()}/{container_id}")
@@ -143,7 +143,7 @@ def _clear_last_boot() -> None:
         if container.facts["host"] != here or container.facts["boot"] == boot:
             continue
         if container.facts["rm"]:
-            delete(container)
+            delete(container, volumes=True)
         elif container.finished() is None:
             container.record_exit(KILLED, "the machine went down")
 

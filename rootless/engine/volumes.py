@@ -1,85 +1,201 @@
-"""Named and anonymous volumes: directories of ours that outlive, or not, their container.
+"""Volumes: directories of ours that outlive, or not, the containers that use them.
 
-    <storage>/volumes/<name>/_data      a named volume, made at its first use
-    <container>/volumes/<number>        an anonymous one, of the image's VOLUME or `-v /path`
+    <storage>/volumes/<name>/_data          what a container sees
+    <storage>/volumes/<name>/volume.json    created, labels, driver, options, anonymous, container
+    <storage>/volumes/.lock                 held shared while volumes are made, alone to remove one
+    <storage>/volumes/.removed-<random>     one that is being deleted: out of sight at once
 
-A new volume is filled with what the image has at its target, as Docker does.
+A named volume is made at its first use. One without a name (`-v /path`, VOLUME of an image) is
+called by 64 hexadecimal digits, found again from the container's id and the target, so that a
+start after a start has the same ones. A new volume is filled with what the image has at its
+target, as Docker does.
+
+Who uses a volume is not counted but read: from `mounts` in the facts of the containers, which
+are on disk before their volumes are made.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import time
 
 from rootless import paths
+from rootless.engine.container import Container, all_ids, find, load, read_json, unlink, write_json
 from rootless.engine.request import Mount
 from rootless.errors import RlessError
 
+try:
+    from _blake2 import blake2b  # hashlib costs 3 ms
+except ImportError:
+    from hashlib import blake2b
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from rootless.engine.request import RunRequest
 
 # Class 18: a volume there would hide what the runtime must guard.
 _REFUSED = ("/", "/proc", "/sys", "/dev")
+_LOCK = ".lock"
+_REMOVED = ".removed-"
+# How Docker marks one that nobody named; `volume prune` takes these.
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+
+
+# -- of a container ------------------------------------------------------------------------------
+
+
+def describe(
+    request: RunRequest, config: dict[str, Any], storage: str, container_id: str
+) -> list[dict[str, Any]]:
+    """Return the facts of all mounts that a container asks for; nothing is made.
+
+    Those of the request, then those of --volumes-from, then the volumes of the image. Each has
+    type (bind, volume, tmpfs), name, source, target, rw, options, propagation and anonymous.
+
+    Raises:
+        RlessError: a target is no place for a volume, or a container of --volumes-from is
+            not there.
+    """
+    facts = [_facts(mount, storage, container_id) for mount in request.mounts]
+    taken = {mount["target"] for mount in facts}
+    for reference in request.volumes_from:
+        for mount in _of_other(reference):
+            if mount["target"] not in taken:
+                facts.append(mount)
+                taken.add(mount["target"])
+    for target in config.get("Volumes") or {}:
+        normal = _normal(target)
+        if normal not in taken:
+            facts.append(_facts(Mount("volume", None, target), storage, container_id))
+            taken.add(normal)
+    return facts
+
+
+def _normal(target: str) -> str:
+    return os.path.normpath("/" + target.lstrip("/"))  # it would keep two of them
+
+
+def _facts(mount: Mount, storage: str, container_id: str) -> dict[str, Any]:
+    target = _normal(mount.target)
+    name, source, options = None, mount.source or "", list(mount.options)
+    if mount.type == "volume":
+        if not mount.target.startswith("/") or target in _REFUSED or target.startswith("/proc/"):
+            raise RlessError(f"the image's volume {mount.target!r} is not a place for a volume")
+        name = mount.source or _anonymous_name(container_id, target)
+        source = f"{storage}/volumes/{name}/_data"
+        if mount.nocopy:
+            options.append("nocopy")
+        bound = (read_json(_record_path(storage, name)) or {}).get("options") or {}
+        if bound.get("device"):
+            source = bound["device"]
+            options.append("nocopy")
+    elif mount.type == "bind" and not mount.recursive:
+        options.append("bind")
+    elif mount.type == "tmpfs":
+        if mount.tmpfs_size is not None:
+            options.append(f"size={mount.tmpfs_size}")
+        if mount.tmpfs_mode is not None:
+            options.append(f"mode={mount.tmpfs_mode:o}")
+    return {
+        "type": mount.type,
+        "name": name,
+        "source": source,
+        "target": target,
+        "rw": not mount.read_only,
+        "options": options,
+        "propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
+        "anonymous": mount.type == "volume" and mount.source is None,
+    }
+
+
+def _anonymous_name(container_id: str, target: str) -> str:
+    text = f"{container_id}\0{target}".encode("utf-8", "surrogateescape")
+    return blake2b(text, digest_size=32).hexdigest()
+
+
+def _of_other(reference: str) -> Iterator[dict[str, Any]]:
+    """Yield the mounts of `CONTAINER[:ro|rw]`, which are not anonymous for who joins them."""
+    name, _, mode = reference.partition(":")
+    try:
+        other = find(name)
+    except RlessError as error:
+        raise error.within("--volumes-from") from error
+    for mount in other.facts["mounts"]:
+        if mount["type"] != "tmpfs":
+            writable = mount["rw"] and mode != "ro"
+            yield {**mount, "rw": writable, "anonymous": False}
 
 
 def prepare(
-    request: RunRequest, config: dict[str, Any], storage: str, container: str
+    request: RunRequest,
+    config: dict[str, Any],
+    storage: str,
+    container: str,
+    known: list[dict[str, Any]] | None = None,
 ) -> tuple[list[Mount], list[tuple[str, str]]]:
     """Make the volumes' directories.
+
+    Args:
+        container: the container's directory, whose name is its id.
+        known: what `describe` said when the container was made.
 
     Returns:
         Each as a bind mount, and (directory, target) of those to be filled.
 
     Raises:
-        RlessError: an image's volume has a target that is no volume's.
+        RlessError: as `describe`, or the disk is full.
     """
+    container_id = os.path.basename(container)
+    if known is None:
+        known = describe(request, config, storage, container_id)
+    own = {_normal(mount.target): mount for mount in request.mounts}
+    chosen = [mount for mount in known if mount["type"] == "volume" or mount["target"] not in own]
+    if not chosen:
+        return [], []
     mounted: list[Mount] = []
     to_fill: list[tuple[str, str]] = []
-    taken = {mount.target.rstrip("/") for mount in request.mounts}
-    anonymous = [
-        Mount("volume", None, target)
-        for target in (config.get("Volumes") or {})
-        if target.rstrip("/") not in taken
-    ]
-    for mount in request.mounts:
-        if mount.type != "volume":
-            continue
-        if mount.source is None:
-            anonymous.append(mount)
-            continue
-        directory = f"{storage}/volumes/{mount.source}/_data"
-        if not os.path.isdir(directory):
-            paths.private_dir(f"{storage}/volumes")
-            _make(directory)
-        if not mount.nocopy and not os.listdir(directory):
-            to_fill.append((directory, mount.target))
-        mounted.append(_as_bind(mount, directory))
-    for number, mount in enumerate(anonymous):
-        target = mount.target
-        normal = os.path.normpath("/" + target.lstrip("/"))  # it would keep two of them
-        if not target.startswith("/") or normal in _REFUSED or normal.startswith("/proc/"):
-            raise RlessError(f"the image's volume {target!r} is not a place for a volume")
-        directory = f"{container}/volumes/{number}"
-        _make(directory)
-        if not mount.nocopy:
-            to_fill.append((directory, target))
-        mounted.append(_as_bind(mount, directory))
+    with _Locked(storage):
+        for facts in chosen:
+            wish = own.get(facts["target"])
+            if facts["type"] == "volume":
+                labels = dict(wish.labels) if wish else {}
+                owner = container_id if facts["anonymous"] else None
+                _make(storage, facts["name"], labels, {}, owner)
+                if "nocopy" not in facts["options"] and not os.listdir(facts["source"]):
+                    to_fill.append((facts["source"], facts["target"]))
+            mounted.append(_as_bind(facts, wish))
     return mounted, to_fill
 
 
-def _make(directory: str) -> None:
-    os.makedirs(directory, exist_ok=True)
-    # Whatever the umask: every user of the container may enter; on the host nobody can get here.
-    os.chmod(directory, 0o755)  # noqa: S103
-
-
-def _as_bind(volume: Mount, directory: str) -> Mount:
-    bind = Mount("bind", directory, volume.target)
-    bind.read_only, bind.options = volume.read_only, volume.options
-    bind.propagation, bind.recursive = volume.propagation, volume.recursive
+def _as_bind(facts: dict[str, Any], wish: Mount | None) -> Mount:
+    bind = Mount("bind", facts["source"], facts["target"])
+    bind.read_only = not facts["rw"]
+    bind.options = [option for option in facts["options"] if option not in ("nocopy", "bind")]
+    if wish is not None:
+        bind.propagation, bind.recursive = wish.propagation, wish.recursive
+    elif facts["type"] == "bind":
+        bind.propagation, bind.recursive = facts["propagation"], "bind" not in facts["options"]
     return bind
+
+
+def remove_anonymous(container: Container) -> None:
+    """Remove the volumes that were made for a container and that nobody else uses.
+
+    For `rm -v`, and for a container that is removed at its end.
+    """
+    mounts = container.facts.get("mounts") or []
+    names = [mount["name"] for mount in mounts if mount["anonymous"]]
+    if not names:
+        return
+    used = users()
+    for name in names:
+        if set(used.get(name, ())) <= {container.id}:
+            _remove(paths.storage_root(), name, container.id)
 
 
 def fill(directory: str, root: str, target: str) -> None:
@@ -113,3 +229,266 @@ def fill(directory: str, root: str, target: str) -> None:
         ) from error
     except RlessError as error:
         raise error.within(f"cannot fill the volume at {target}") from error
+
+
+# -- by themselves -------------------------------------------------------------------------------
+
+
+class Volume:
+    """A volume on disk.
+
+    Attributes:
+        path: what a container sees: `_data`, or the host's directory of `--opt device=`.
+        created: seconds since the epoch.
+    """
+
+    __slots__ = ("anonymous", "created", "labels", "name", "options", "path")
+
+    def __init__(self, storage: str, name: str, record: dict[str, Any]) -> None:
+        directory = f"{storage}/volumes/{name}"
+        self.name = name
+        self.labels: dict[str, str] = record.get("labels") or {}
+        self.options: dict[str, str] = record.get("options") or {}
+        self.anonymous = bool(record.get("anonymous"))
+        self.path: str = self.options.get("device") or f"{directory}/_data"
+        # One of before there were records has its directory's time.
+        self.created: float = record.get("created") or os.stat(directory).st_mtime
+
+
+def create(name: str | None, labels: dict[str, str], options: dict[str, str]) -> str:
+    """Make a volume and return its name; one that is there stays as it is, as Docker does.
+
+    Args:
+        name: None: one of 64 hexadecimal digits.
+        options: of Docker's local driver, checked: device, with type=none and o=bind.
+    """
+    storage = paths.storage_root()
+    made = name or os.urandom(32).hex()
+    with _Locked(storage):
+        is_new = not os.path.lexists(f"{storage}/volumes/{made}")
+        _make(storage, made, labels, options, "" if name is None else None)
+    if is_new:
+        _record_event("create", made)
+    return made
+
+
+def _make(
+    storage: str, name: str, labels: dict[str, str], options: dict[str, str], owner: str | None
+) -> None:
+    """Make what is missing of a volume; of several at once the first one writes its record."""
+    directory = f"{storage}/volumes/{name}"
+    data = f"{directory}/_data"
+    if os.path.isdir(data):
+        return
+    try:
+        if not os.path.isdir(directory):
+            os.mkdir(directory)
+            # Whatever the umask: every user of the container may enter; on the host nobody can
+            # get here.
+            os.chmod(directory, 0o755)  # noqa: S103
+            if owner is not None:
+                labels = {**labels, ANONYMOUS_LABEL: ""}
+            record = {
+                "created": time.time(),
+                "driver": "local",
+                "labels": labels,
+                "options": options,
+                "anonymous": owner is not None,
+                "container": owner or None,
+            }
+            write_json(_record_path(storage, name), record)
+        os.mkdir(data)
+        os.chmod(data, 0o755)  # noqa: S103
+    except FileExistsError:
+        _make(storage, name, labels, options, owner)  # another one is at it
+    except OSError as error:
+        raise RlessError(f"cannot make the volume {name}: {error.strerror}") from error
+
+
+def get(name: str) -> Volume:
+    """Return the volume of that name.
+
+    Raises:
+        RlessError: there is none.
+    """
+    storage = paths.storage_root()
+    if not is_name(name) or not os.path.isdir(f"{storage}/volumes/{name}"):
+        raise RlessError(f"no such volume: {name}", "`rless volume ls` lists them", 1)
+    return Volume(storage, name, read_json(_record_path(storage, name)) or {})
+
+
+def all_volumes() -> list[Volume]:
+    """Return all volumes, by name."""
+    found = []
+    for name in all_names():
+        try:
+            found.append(get(name))
+        except (RlessError, OSError):
+            continue  # removed just now
+    return found
+
+
+def all_names() -> list[str]:
+    """Return the names of all volumes, in order."""
+    try:
+        names = os.listdir(f"{paths.storage_root()}/volumes")
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if is_name(name))
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` can be a volume's name, by Docker's grammar; never a path."""
+    return (
+        1 < len(text) < 256
+        and text.isascii()
+        and text[0].isalnum()
+        and all(char.isalnum() or char in "_.-" for char in text)
+    )
+
+
+def inspect_volume(name: str) -> dict[str, Any]:
+    """Return a volume in Docker's shape.
+
+    Raises:
+        RlessError: there is none.
+    """
+    volume = get(name)
+    return {
+        "CreatedAt": _rfc3339(volume.created),
+        "Driver": "local",
+        "Labels": volume.labels or None,
+        "Mountpoint": volume.path,
+        "Name": volume.name,
+        "Options": volume.options or None,
+        "Scope": "local",
+    }
+
+
+def _rfc3339(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def users() -> dict[str, list[str]]:
+    """Return volume -> ids of the containers that have it, ended ones too."""
+    found: dict[str, list[str]] = {}
+    for container_id in all_ids():
+        container = load(container_id)
+        for mount in (container.facts.get("mounts") or ()) if container else ():
+            if mount["type"] == "volume":
+                found.setdefault(mount["name"], []).append(container_id)
+    return found
+
+
+def remove(name: str) -> None:
+    """Remove a volume and all that is in it.
+
+    Raises:
+        RlessError: there is none, or a container has it.
+    """
+    get(name)
+    storage = paths.storage_root()
+    in_use = _remove(storage, name)
+    if in_use:
+        shown = []
+        for container_id in in_use:
+            container = load(container_id)
+            shown.append(container.facts["name"] if container else container_id[:12])
+        raise RlessError(
+            f"cannot remove volume {name}: volume is in use by {', '.join(sorted(shown))}",
+            "remove the containers first",
+            1,
+        )
+    _record_event("destroy", name)
+
+
+def _remove(storage: str, name: str, for_container: str | None = None) -> list[str]:
+    """Delete a volume unless a container has it; return which ones do."""
+    hidden = f"{storage}/volumes/{_REMOVED}{os.urandom(8).hex()}"
+    with _Locked(storage, alone=True):
+        others = [user for user in users().get(name, ()) if user != for_container]
+        if others:
+            return others
+        try:
+            # Out of sight whole: half of a volume is never seen, whenever this is killed.
+            os.rename(f"{storage}/volumes/{name}", hidden)
+        except FileNotFoundError:
+            return []
+    _delete(storage, [os.path.basename(hidden)])
+    return []
+
+
+def _delete(storage: str, names: Iterable[str]) -> None:
+    from rootless.image.ownership import delete_any
+
+    for name in names:
+        delete_any(f"{storage}/volumes", name)
+
+
+def clear_leftovers() -> None:
+    """Finish removals that were killed."""
+    storage = paths.storage_root()
+    try:
+        names = os.listdir(f"{storage}/volumes")
+    except FileNotFoundError:
+        return
+    _delete(storage, [name for name in names if name.startswith(_REMOVED)])
+    for name in names:
+        if name.endswith(".tmp"):
+            unlink(f"{storage}/volumes/{name}")
+
+
+def unused(every: bool) -> list[Volume]:
+    """Return what `prune` would remove: anonymous volumes that no container has.
+
+    Args:
+        every: named ones, too.
+    """
+    used = users()
+    return [
+        volume
+        for volume in all_volumes()
+        if volume.name not in used and (every or volume.anonymous)
+    ]
+
+
+def _record_path(storage: str, name: str) -> str:
+    return f"{storage}/volumes/{name}/volume.json"
+
+
+def _record_event(action: str, name: str) -> None:
+    from rootless.engine import events
+
+    events.record(action, "volume", name, driver="local")
+
+
+class _Locked:
+    """Hold the lock of the volumes.
+
+    A container's facts are on disk before its volumes are made under the shared lock, and who
+    removes one looks at them under the exclusive one: so no volume goes that a container is
+    about to use.
+    """
+
+    def __init__(self, storage: str, alone: bool = False) -> None:
+        self._path = f"{storage}/volumes"
+        self._kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        directory = paths.checked(self._path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(f"{directory}/{_LOCK}", flags, 0o600)
+        except OSError as error:
+            raise RlessError(f"cannot write to {directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, self._kind)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+            # A file system without locks: the removal and the use of one volume at one moment
+            # are the caller's own doing.
+
+    def __exit__(self, *details: object) -> None:
+        os.close(self._fd)

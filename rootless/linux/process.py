@@ -72,6 +72,16 @@ def close_from(first: int) -> None:
     syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, 0)
 
 
+def close_others(kept: set[int]) -> None:
+    """Close every descriptor above 2 but these; a number below 3 in `kept` means none."""
+    first = 3
+    for fd in sorted(fd for fd in kept if fd >= 3):
+        if fd > first:
+            os.closerange(first, fd)
+        first = fd + 1
+    close_from(first)
+
+
 def getcwd() -> bytes:
     """Return the working directory as the kernel shows it (getcwd(2)).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,21 @@ def test_a_named_volume_is_shared_and_filled_while_empty(places: tuple[str, str]
     assert prepare(places, [nocopy])[1] == []
 
 
-def test_an_anonymous_volume_belongs_to_the_container(places: tuple[str, str]) -> None:
-    _, container = places
+def test_an_anonymous_volume_is_found_again_by_its_container(places: tuple[str, str]) -> None:
+    storage, _ = places
     mounted, to_fill = prepare(places, [Mount("volume", None, "/srv")], ["/image", "/other/"])
     assert len(mounted) == len(to_fill) == 3
     sources = {mount.source for mount in mounted.values()}
     assert len(sources) == 3
-    assert all(source.startswith(f"{container}/volumes/") for source in sources)
-    assert all(os.path.isdir(source) for source in sources)
+    for source in sources:
+        name = source.removeprefix(f"{storage}/volumes/").removesuffix("/_data")
+        assert len(name) == 64
+        assert set(name) <= set("0123456789abcdef")
+        record = json.loads(Path(storage, "volumes", name, "volume.json").read_text())
+        assert (record["anonymous"], record["container"]) == (True, "container")
+        assert os.path.isdir(source)
+    again, _ = prepare(places, [Mount("volume", None, "/srv")], ["/image", "/other/"])
+    assert {mount.source for mount in again.values()} == sources
 
 
 def test_a_mount_of_the_users_takes_the_place_of_the_images(places: tuple[str, str]) -> None:
