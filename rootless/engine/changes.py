@@ -341,7 +341,9 @@ def diff(reference: str) -> list[tuple[str, str]]:
     return [(kind, path) for kind, path in found]
 
 
-def _lines(find_parts: Callable[[], list[Part]], hidden: Collection[bytes]) -> list[tuple[str, str]]:
+def _lines(
+    find_parts: Callable[[], list[Part]], hidden: Collection[bytes]
+) -> list[tuple[str, str]]:
     raise_descriptor_limit()
     lines = []
     for part in find_parts():

@@ -185,7 +185,7 @@ def _container_config(container: Container, image: Image) -> dict[str, Any]:
         if value:
             config[field] = value
     config["Labels"] = {**(config.get("Labels") or {}), **(request.get("labels") or {})}
-    ports = dict.fromkeys(request.get("expose") or (), {})
+    ports: dict[str, Any] = {port: {} for port in request.get("expose") or ()}
     if ports or config.get("ExposedPorts"):
         config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
     return {key: value for key, value in config.items() if value not in ({}, [])}
@@ -214,9 +214,8 @@ def _record(
         raise RlessError(f"the config of image {image.id[7:19]} is gone", "pull it again", 1)
     old: dict[str, Any] = json.loads(data)
     step = {"created": now, **{field: value for field, value in history.items() if value}}
-    document = {
+    document: dict[str, Any] = {
         "created": now,
-        **({"author": history["author"]} if history["author"] else {}),
         **{field: old[field] for field in ("architecture", "os", "variant") if field in old},
         "config": config,
         "rootfs": {
@@ -225,6 +224,8 @@ def _record(
         },
         "history": [*(old.get("history") or ()), step],
     }
+    if history["author"]:
+        document["author"] = history["author"]
     text = json.dumps(document, separators=(",", ":")).encode("ascii")
     chain = [*image.chain, made["chain"]]
     parsed = parse_config(text, "the new image's config", len(chain))

@@ -113,7 +113,9 @@ def _result(pid: int, reader: int, failure: BaseException | None) -> Any:
     _, status = os.waitpid(pid, 0)
     answer = jsontext.loads(text.decode()) if text else {}
     error = answer.get("error")
-    if failure is not None and (error is None or error[3] or not isinstance(failure, RlessError)):
+    if failure is not None and (
+        error is None or error[3] or not isinstance(failure, (RlessError, OSError))
+    ):
         raise failure
     if error is not None:
         raise RlessError(*error[:3])
@@ -198,7 +200,9 @@ def _body(
                 channel[0].close()
             answer = {"result": function(enter())}
         except RlessError as error:
-            answer = {"error": [error.message, error.hint, error.exit_code, False]}
+            # What the other side of a copy has caused is less worth than what it says.
+            consequence = getattr(error, "consequence", False)
+            answer = {"error": [error.message, error.hint, error.exit_code, consequence]}
         except BrokenPipeError:
             # The other side has given up, and knows why.
             answer = {"error": ["the other side of the copy has ended", None, 1, True]}
@@ -242,7 +246,7 @@ def _seal() -> None:
     idmaps.become_root()
     _shield()
     os.umask(0)
-    sys.meta_path[:] = [_NoImports()]  # type: ignore[list-item]
+    sys.meta_path[:] = [_NoImports()]
     sys.path[:] = []
 
 

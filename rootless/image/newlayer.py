@@ -178,9 +178,7 @@ class _Source:
             raise RlessError(f"the process that reads the container's files ended ({status})")
 
 
-def _write(
-    write: Callable[[int], None], writer: int, failure: int, others: Sequence[int]
-) -> None:
+def _write(write: Callable[[int], None], writer: int, failure: int, others: Sequence[int]) -> None:
     """Run the writer in its process; never return into the caller's stack."""
     code = 0
     try:

@@ -23,7 +23,6 @@ from rootless.image.reference import Reference, parse
 from rootless.image.remove import collect
 from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
 from rootless.image.tarsplit import has_split
-from rootless.linux.filesystem import syncfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +115,7 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
 
 def _note_key(store: Store, image: Image, key: str, scratch: str) -> None:
     metas = [records.read_meta(store.root, key, chain) for chain in image.chain]
-    _sync(store.root)
+    records.sync(store.root)
     records.add_key(image, key, _whiteouts([meta for meta in metas if meta]), scratch)
 
 
@@ -215,7 +214,7 @@ def _record_image(
         if found.manifest:
             records.put_blob(store.root, found.digest, found.manifest, flight.path)
         records.put_blob(store.root, found.id, found.config_data, flight.path)
-        _sync(store.root)
+        records.sync(store.root)
         records.save(store.root, record, reference, platform, flight.path)
         return Image(store.root, record), key, metas
 
@@ -351,12 +350,3 @@ def _known_keys(store: Store, image_id: str) -> dict[str, str]:
     """Return for which maps the same image is unpacked already."""
     image = store.lookup(image_id)
     return image.keys if image is not None else {}
-
-
-def _sync(root: str) -> None:
-    """Bring everything to disk before a record says that it is there: one call for a pull."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)

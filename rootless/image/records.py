@@ -11,6 +11,7 @@ from rootless.errors import RlessError
 from rootless.image import limits
 from rootless.image.digest import is_digest
 from rootless.image.store import RECORD_VERSION, Store, layer_dir, name_path
+from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
@@ -169,3 +170,12 @@ def _entries(directory: str) -> list[str]:
         return [entry for entry in os.listdir(directory) if entry.endswith(".json")]
     except FileNotFoundError:
         return []
+
+
+def sync(root: str) -> None:
+    """Bring everything to disk before a record says that it is there: one call for a pull."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
