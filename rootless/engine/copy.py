@@ -559,6 +559,8 @@ def _inflate(start: bytes, make: Callable[[], object]) -> Iterator[bytes]:
             data = stream.unused_data  # type: ignore[attr-defined]
             if piece:
                 yield piece
+    if not stream.eof:  # type: ignore[attr-defined]
+        raise RlessError("standard input: broken archive: it is cut short", None, 1)
 
 
 # -- what is told --------------------------------------------------------------------------------

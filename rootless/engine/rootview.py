@@ -117,6 +117,8 @@ def _result(pid: int, reader: int, failure: BaseException | None) -> Any:
         error is None or error[3] or not isinstance(failure, (RlessError, OSError))
     ):
         raise failure
+    if answer.get("pipe"):
+        raise BrokenPipeError(errno.EPIPE, error[0])
     if error is not None:
         raise RlessError(*error[:3])
     if not text:
@@ -204,8 +206,7 @@ def _body(
             consequence = getattr(error, "consequence", False)
             answer = {"error": [error.message, error.hint, error.exit_code, consequence]}
         except BrokenPipeError:
-            # The other side has given up, and knows why.
-            answer = {"error": ["the other side of the copy has ended", None, 1, True]}
+            answer = {"error": ["nobody reads what is written", None, 1, True], "pipe": True}
         except OSError as error:
             answer = {"error": [_describe(error), None, 1, False]}
         except KeyboardInterrupt:
