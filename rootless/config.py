@@ -36,15 +36,15 @@ KEYS: dict[str, dict[str, str]] = {
         **dict.fromkeys(
             (
                 "json-bytes auth-bytes token-bytes user-file-bytes blob-bytes zstd-window chunk"
-                " layer-bytes sparse-bytes extension-bytes name-bytes trailing-bytes xattr-bytes"
-                " slowest-bytes-per-second"
+                " layer-bytes sparse-bytes split-record-bytes extension-bytes name-bytes"
+                " trailing-bytes xattr-bytes slowest-bytes-per-second"
             ).split(),
             "size",
         ),
         **dict.fromkeys(
             (
                 "index-children index-depth layers archive-members sparse-entries members links"
-                " xattrs redirects attempts"
+                " xattrs redirects attempts replaced"
             ).split(),
             "count",
         ),
@@ -151,7 +151,7 @@ def parse(data: bytes, path: str) -> dict[str, dict[str, Any]]:
     """
     what = f"the configuration {path}"
     try:
-        import tomllib as toml
+        import tomllib as toml  # type: ignore[import-not-found, unused-ignore]
     except ImportError:  # Python 3.10
         try:
             import tomli as toml  # type: ignore[import-not-found, no-redef, unused-ignore]
@@ -228,14 +228,10 @@ def _path(value: object, what: str) -> str:
     """
     if not isinstance(value, str) or "\0" in value:
         raise RlessError(f"{what} is not a path in quotes")
-    parts = []
-    for number, part in enumerate(value.split("/")):
-        if part == "~" and number == 0:
-            part = "$HOME"
-        if part.startswith("$"):
-            part = _variable(part[1:], what)
-        parts.append(part)
-    path = "/".join(parts)
+    parts = value.split("/")
+    if parts[0] == "~":
+        parts[0] = "$HOME"
+    path = "/".join(_variable(part[1:], what) if part[:1] == "$" else part for part in parts)
     if not path.startswith("/"):
         raise RlessError(f"{what}: {escape(value)[:200]!r} is not an absolute path")
     return os.path.normpath(path)

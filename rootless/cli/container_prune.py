@@ -1,17 +1,46 @@
-"""`rless container prune`."""
+"""`rless container prune`: remove the containers that do not run."""
 
 from __future__ import annotations
 
+from rootless.cli import streams
 from rootless.cli.parse import Verb
+from rootless.cli.volume_prune import listed, reclaimed
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("container prune", "", ())
+VERB = Verb(
+    "container prune",
+    "[OPTIONS]",
+    (
+        (
+            "Options",
+            (
+                ("--filter", "KEY=VALUE", "list", "filters", "text",
+                 "Remove only some: by until, label, label!"),
+                ("--force -f", "", "flag", "force", "boolean", "Do not ask"),
+            ),
+        ),
+    ),
+    most=0,
+)  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb container prune is not supported: not built yet", "see 'rless --help'")
+    """Ask, remove, and print what went and how much room that made."""
+    from rootless.cli.confirm import confirmed
+    from rootless.engine import filters, prune
+
+    given = filters.parse(values.get("filters", ()), ("until", "label", "label!"))
+    prune.until(given)
+    if not values.get("force") and not confirmed(
+        "WARNING! This will remove all stopped containers."
+    ):
+        raise RlessError("container prune has been cancelled", exit_code=1)
+    gone = prune.containers(given)
+    for error in gone.failures:
+        streams.report(error)
+    streams.write(listed("Deleted Containers:", gone.names) + reclaimed(gone.size))
+    return 1 if gone.failures else 0

@@ -76,6 +76,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "events": ("events", "Show what happens to containers, images and volumes"),
         "system df": ("system_df", "Show what images, containers and volumes take on disk"),
         "system prune": ("system_prune", "Remove all that nothing uses"),
+        "system start": ("system_start", "Start the containers that restart after a boot"),
+        "system stop": ("system_stop", "Stop the containers that restart after a boot"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
@@ -113,6 +115,8 @@ ALIASES: dict[str, dict[str, str]] = {
     "system": {
         "df": "system df",
         "prune": "system prune",
+        "start": "system start",
+        "stop": "system stop",
         "info": "info",
         "events": "events",
     },
@@ -136,11 +140,20 @@ def help_text() -> str:
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
-        "'rless container', 'rless image' and 'rless system' take the same verbs as Docker's.",
+        "'rless container', 'rless image', 'rless volume' and 'rless system' group the verbs as",
+        "Docker does: 'rless container ls' is 'rless ps'.",
         "'rless VERB --help' tells more about a verb.",
         "",
     ]
     return "\n".join(lines)
+
+
+def group_help(group: str) -> str:
+    """Return the help of a first word that has verbs of its own."""
+    summaries = {verb: row[1] for verbs in VERBS.values() for verb, row in verbs.items()}
+    lines = [f"Usage: rless {group} VERB ...", "", "Verbs:"]
+    lines += [f"  {name:<18}{summaries[verb]}" for name, verb in ALIASES[group].items()]
+    return "\n".join([*lines, "", f"'rless {group} VERB --help' tells more about a verb.", ""])
 
 
 def find(words: list[str]) -> tuple[str, list[str]]:
@@ -217,8 +230,8 @@ def _dispatch(args: list[str]) -> int:
     if not args:
         streams.write(help_text())
         return 0
-    if args[0] in ALIASES and args[1:] in ([], ["--help"]):
-        streams.write(f"Usage: rless {args[0]} {'|'.join(ALIASES[args[0]])} ...\n")
+    if args[0] in ALIASES and args[1:] in ([], ["--help"], ["-h"]):
+        streams.write(group_help(args[0]))
         return 0
     return run_verb(*find(args))
 

@@ -32,6 +32,4 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.control import remove
 
     force = bool(values.get("force"))
-    return streams.outcomes(
-        remove(args, force, bool(values.get("volumes"))), missing_is_fine=force
-    )
+    return streams.outcomes(remove(args, force, bool(values.get("volumes"))), missing_is_fine=force)

@@ -1,7 +1,8 @@
-"""`rless system df`."""
+"""`rless system df`: show what images, containers and volumes take on disk."""
 
 from __future__ import annotations
 
+from rootless.cli import output, streams
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
 
@@ -9,9 +10,123 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("system df", "", ())
+    from rootless.engine.usage import Share, Usage
+
+VERB = Verb(
+    "system df",
+    "[OPTIONS]",
+    (
+        (
+            "Options",
+            (
+                ("--format", "FORMAT", "value", "format", "text",
+                 "table, json, or a template such as '{{.Type}} {{.Size}}'"),
+                ("--verbose -v", "", "flag", "verbose", "boolean",
+                 "Show each image, container and volume"),
+            ),
+        ),
+    ),
+    most=0,
+)  # fmt: skip
+
+COLUMNS = (
+    ("Type", "TYPE"),
+    ("TotalCount", "TOTAL"),
+    ("Active", "ACTIVE"),
+    ("Size", "SIZE"),
+    ("Reclaimable", "RECLAIMABLE"),
+)
+_IMAGES = (
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("Size", "SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("Containers", "CONTAINERS"),
+)
+_CONTAINERS = (
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Size", "SIZE"),
+    ("RunningFor", "CREATED"),
+    ("Status", "STATUS"),
+    ("Names", "NAMES"),
+)
+_VOLUMES = (("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE"))
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb system df is not supported: not built yet", "see 'rless --help'")
+    """Measure and print."""
+    from rootless.engine.usage import measure
+
+    template = values.get("format")
+    if values.get("verbose") and template not in (None, "", "table"):
+        raise RlessError("--verbose and --format contradict each other", VERB.see_help())
+    usage = measure()
+    if values.get("verbose"):
+        _verbose(usage)
+        return 0
+    rows = [_row(kind, share) for kind, share in usage.shares.items()]
+    output.show(rows, COLUMNS, template=template)
+    return 0
+
+
+def _row(kind: str, share: Share) -> dict[str, object]:
+    percent = f" ({100 * share.reclaimable // share.size}%)" if share.size else ""
+    return {
+        "Active": str(share.active),
+        "Reclaimable": output.human_size(share.reclaimable) + percent,
+        "Size": output.human_size(share.size),
+        "TotalCount": str(share.total),
+        "Type": kind,
+    }
+
+
+def _verbose(usage: Usage) -> None:
+    from rootless.cli import ps
+    from rootless.engine.images import list_images
+
+    sizes = {image["id"]: image for image in usage.images}
+    images: list[dict[str, object]] = []
+    for item in sorted(list_images(), key=lambda item: -float(item["created"] or 0)):
+        image = sizes.get(item["id"])
+        if image is None:
+            continue
+        images.append(
+            {
+                "Repository": item["repository"] or "<none>",
+                "Tag": item["tag"] or "<none>",
+                "ID": output.short_id(item["id"]),
+                "CreatedSince": output.ago(item["created"] or 0),
+                "Size": output.human_size(image["size"]),
+                "SharedSize": output.human_size(image["shared"]),
+                "UniqueSize": output.human_size(image["size"] - image["shared"]),
+                "Containers": str(image["containers"]),
+            }
+        )
+    containers = [
+        {**ps.row(item, False), "Size": output.human_size(item["size"])}
+        for item in usage.containers
+    ]
+    volumes: list[dict[str, object]] = [
+        {
+            "Name": volume["name"],
+            "Links": str(volume["links"]),
+            "Size": output.human_size(volume["size"]),
+        }
+        for volume in usage.volumes
+    ]
+    for heading, rows, columns in (
+        ("Images", images, _IMAGES),
+        ("Containers", containers, _CONTAINERS),
+        ("Local Volumes", volumes, _VOLUMES),
+    ):
+        streams.write(f"{heading} space usage:\n\n")
+        output.show(rows, columns)
+        streams.write("\n")
+    for kind in ("Caches", "In Flight"):
+        streams.write(f"{kind} usage: {output.human_size(usage.shares[kind].size)}\n")

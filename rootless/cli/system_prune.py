@@ -1,17 +1,74 @@
-"""`rless system prune`."""
+"""`rless system prune`: remove all that nothing uses."""
 
 from __future__ import annotations
 
+from rootless.cli import streams
 from rootless.cli.parse import Verb
+from rootless.cli.volume_prune import listed, reclaimed
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("system prune", "", ())
+VERB = Verb(
+    "system prune",
+    "[OPTIONS]",
+    (
+        (
+            "Options",
+            (
+                ("--all -a", "", "flag", "all", "boolean",
+                 "All images that no container uses, not only those without a name"),
+                ("--filter", "KEY=VALUE", "list", "filters", "text",
+                 "Remove only some: by until, label, label!"),
+                ("--force -f", "", "flag", "force", "boolean", "Do not ask"),
+                ("--volumes", "", "flag", "volumes", "boolean",
+                 "Anonymous volumes, too; with --all the named ones as well"),
+            ),
+        ),
+    ),
+    most=0,
+)  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb system prune is not supported: not built yet", "see 'rless --help'")
+    """Ask, remove, and print what went and how much room that made."""
+    from rootless.cli.confirm import confirmed
+    from rootless.engine import filters, prune
+
+    given = filters.parse(values.get("filters", ()), ("until", "label", "label!"))
+    prune.until(given)
+    every, volumes = bool(values.get("all")), bool(values.get("volumes"))
+    if volumes and "until" in given:
+        raise RlessError("--filter until is not supported with --volumes", exit_code=1)
+    if not values.get("force") and not confirmed(_warning(every, volumes, values)):
+        raise RlessError("system prune has been cancelled", exit_code=1)
+    gone = prune.system(given, every, volumes)
+    failures = [*gone.containers.failures, *gone.volumes.failures]
+    for error in failures:
+        streams.report(error)
+    streams.write(
+        listed("Deleted Containers:", gone.containers.names)
+        + listed("Deleted Volumes:", gone.volumes.names)
+        + listed("Deleted Images:", gone.images)
+        + reclaimed(gone.size)
+    )
+    return 1 if failures else 0
+
+
+def _warning(every: bool, volumes: bool, values: dict[str, Any]) -> str:
+    lines = ["WARNING! This will remove:", "  - all stopped containers"]
+    if volumes:
+        which = "all" if every else "all anonymous"
+        lines.append(f"  - {which} volumes not used by at least one container")
+    if every:
+        lines.append("  - all images without at least one container associated to them")
+        lines.append("  - all caches")
+    else:
+        lines.append("  - all dangling images")
+    lines.append("  - all leftovers of commands that were killed")
+    if values.get("filters"):
+        lines += ["", "  Items to be pruned will be filtered with:"]
+        lines += [f"  - {text}" for text in sorted(values["filters"])]
+    return "\n".join([*lines, ""])

@@ -16,7 +16,6 @@ way has got to its application.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
@@ -58,6 +57,7 @@ else:
 
 _FIRST_LOOK = 0.002  # seconds between two looks at a start that is under way; doubled each time
 _LAST_LOOK = 0.1
+STOPPED = "stopped"  # the name of that note; a start takes it away
 _START_TIME = 60.0  # seconds that a start may take before a stop gives up
 
 
@@ -65,49 +65,64 @@ class Running:
     """A running container in hand: its monitor, held so that it cannot be mistaken.
 
     Attributes:
-        end_fd: a pidfd that can be read once the container has ended and all is cleaned up.
+        fd: readable when there may be news of the end.
+        monitor: (pid, start time).
         deadline: when it is killed; None: never.
     """
 
-    __slots__ = ("_init", "client", "container", "deadline", "end_fd")
+    __slots__ = ("_end_fd", "_init", "client", "container", "deadline", "monitor")
 
     def __init__(self, container: Container, entry: dict[str, Any]) -> None:
         self.container = container
+        self.monitor = entry["monitor"]
         self._init = entry.get("init")
         self.client: Client | None = connect(container)
-        self.end_fd = _open_process(entry.get("monitor")) if entry.get("monitor") else -1
-        if self.end_fd < 0:
-            self.end_fd = _open_process(self._init)
+        self._end_fd = _open_process(self.monitor)
         self.deadline: float | None = None
+
+    @property
+    def fd(self) -> int:
+        return self._end_fd if self.client is None else self.client.fd
+
+    def has_ended(self) -> bool:
+        """Tell, once `fd` can be read, whether the container has ended and all is recorded.
+
+        The monitor says so; without its word its own end does. It may live on for a while, for
+        readers that are slow.
+        """
+        if self.client is None:
+            return True
+        if self.client.wait(0) is not None:
+            return True
+        if self.client.gone:
+            self.client.close()
+            self.client = None
+        return False
 
     def signal(self, number: int) -> None:
         """Signal the container's first process; one that has ended is no error."""
         if self.client is not None:
             try:
                 self.client.signal(number)
-                return
-            except (OSError, RlessError) as error:
-                if getattr(error, "errno", 0) == errno.ESRCH:
-                    return  # the application has ended, or is between two starts
+            except RlessError:
+                pass  # it has ended, or is between two starts
+            return
         if self._init:
             signal_process(self._init, number)
 
     def keep_down(self) -> None:
         """Tell the monitor that this end is wanted: no restart by policy."""
         if self.client is not None:
-            try:
-                self.client.stop_restarts()
-            except (OSError, RlessError):
-                pass  # it has just ended: so it restarts nothing
+            self.client.stop_restarts()
 
     def close(self) -> None:
         """Let go of it."""
         if self.client is not None:
             self.client.close()
             self.client = None
-        if self.end_fd >= 0:
-            os.close(self.end_fd)
-            self.end_fd = -1
+        if self._end_fd >= 0:
+            os.close(self._end_fd)
+            self._end_fd = -1
 
 
 def _open_process(process: Sequence[int] | None) -> int:
@@ -142,7 +157,7 @@ def take(container: Container) -> Running | None:
             return None
         if monitor and entry.get("init"):
             held = Running(container, entry)
-            if held.end_fd >= 0:
+            if held.fd >= 0:
                 return held
             held.close()
             continue  # it ended just now
@@ -160,31 +175,43 @@ class _Ends:
     """Wait for several containers to end, and kill each one that is late."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
-        self._waiting: dict[int, Running] = {}
+        self._waiting: list[Running] = []
 
     def add(self, running: Running, seconds: float | None) -> None:
         """Wait for this one, too; after `seconds` it is killed, None: never."""
         running.deadline = None if seconds is None else time.monotonic() + seconds
-        self._waiting[running.end_fd] = running
-        self._poll.register(running.end_fd, select.POLLIN)
+        self._waiting.append(running)
 
     def wait_for(self, running: Running) -> None:
         """Wait until this one has ended; the others get what is due to them meanwhile."""
-        while running.end_fd in self._waiting:
-            due = [other.deadline for other in self._waiting.values() if other.deadline is not None]
+        while running in self._waiting:
+            poll = select.poll()
+            for other in self._waiting:
+                poll.register(other.fd, select.POLLIN)
+            due = [other.deadline for other in self._waiting if other.deadline is not None]
             left = None if not due else max(0.0, 1000 * (min(due) - time.monotonic()))
-            for fd, _ in self._poll.poll(left):
-                self._poll.unregister(fd)
-                del self._waiting[fd]
+            ready = {fd for fd, _ in poll.poll(left)}
             now = time.monotonic()
-            for other in self._waiting.values():
-                if other.deadline is not None and other.deadline <= now:
+            for other in self._waiting[:]:
+                if other.fd in ready and other.has_ended():
+                    self._waiting.remove(other)
+                elif other.deadline is not None and other.deadline <= now:
                     other.deadline = None
                     other.signal(signal.SIGKILL)
-        container = running.container
         running.close()
-        _clear(container)
+        _clear(running.container)
+
+    def wait_down(self, running: Running, number: int) -> None:
+        """Wait until one that was asked to end is down for good."""
+        self.wait_for(running)
+        # It may have ended by itself just before it was asked, and been started by its policy.
+        again = take(running.container)
+        if again is not None and again.monitor == running.monitor:
+            _end(again, number)
+            self.add(again, 0.0)
+            self.wait_for(again)
+        elif again is not None:
+            again.close()  # somebody has started it since
 
 
 def _clear(container: Container) -> None:
@@ -215,7 +242,10 @@ def _thaw(running: Running) -> None:
 
 
 def stop(
-    references: Iterable[str], timeout: int | None = None, name: str | None = None
+    references: Iterable[str],
+    timeout: int | None = None,
+    name: str | None = None,
+    by_user: bool = True,
 ) -> Iterator[Outcome]:
     """Ask containers to end by their stop signals; kill those that have not after a while.
 
@@ -224,6 +254,7 @@ def stop(
     Args:
         timeout: seconds; None: each container's own; -1: wait for ever.
         name: another signal than each container's own.
+        by_user: the user wants it down, also after a reboot.
     """
     ends = _Ends()
     asked: list[tuple[str, Running | None, RlessError | None]] = []
@@ -234,16 +265,27 @@ def stop(
                 facts = running.container.facts
                 number = facts["stop_signal"] if name is None else signal_number(name)
                 limit = facts["stop_timeout"] if timeout is None else timeout
+                if by_user:
+                    _mark_stopped(running.container)
                 _end(running, number)
                 ends.add(running, None if limit < 0 else limit)
             asked.append((reference, running, None))
         except RlessError as error:
             asked.append((reference, None, error))
-    for reference, running, error in asked:
+    for reference, running, outcome in asked:
         if running is not None:
-            ends.wait_for(running)
+            ends.wait_down(running, signal.SIGKILL)
             _note("stop", running.container)
-        yield reference, error
+        yield reference, outcome
+
+
+def _mark_stopped(container: Container) -> None:
+    """Note that the user wants it down: unless-stopped does not bring it back after a boot."""
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        os.close(os.open(f"{container.directory}/{STOPPED}", flags, 0o600))
+    except OSError:
+        pass  # it is removed just now, or the disk is full: then it may come back
 
 
 def _end(running: Running, number: int) -> None:
@@ -270,6 +312,7 @@ def kill(references: Iterable[str], name: str = "SIGKILL") -> Iterator[Outcome]:
                 )
             # As Docker: by these two the user wants it down, by others she tells it something.
             if number in (signal.SIGKILL, container.facts["stop_signal"]):
+                _mark_stopped(container)
                 _end(running, number)
             else:
                 running.signal(number)
@@ -282,10 +325,10 @@ def kill(references: Iterable[str], name: str = "SIGKILL") -> Iterator[Outcome]:
             asked.append((reference, running, None))
         except RlessError as error:
             asked.append((reference, None, error))
-    for reference, running, error in asked:
+    for reference, running, outcome in asked:
         if running is not None:
-            ends.wait_for(running)
-        yield reference, error
+            ends.wait_down(running, number)
+        yield reference, outcome
 
 
 def restart(
@@ -294,8 +337,8 @@ def restart(
     """Stop containers and start them again, with what they were made of."""
     from rootless.engine.start import start
 
-    for reference, error in stop(references, timeout, name):
-        if error is None:
+    for reference, outcome in stop(references, timeout, name):
+        if outcome is None:
             try:
                 container = find(reference)
                 start(container)
@@ -303,7 +346,7 @@ def restart(
             except RlessError as failure:
                 yield reference, failure
                 continue
-        yield reference, error
+        yield reference, outcome
 
 
 # -- wait ------------------------------------------------------------------------------------------
@@ -326,9 +369,9 @@ def wait(
             waits.append((_Exit(find(reference)), None))
         except RlessError as error:
             waits.append((None, error))
-    for awaited, error in waits:
+    for awaited, outcome in waits:
         if awaited is None:
-            yield 0, error
+            yield 0, outcome
             continue
         try:
             yield awaited.code(condition), None
@@ -341,7 +384,6 @@ class _Exit:
 
     def __init__(self, container: Container) -> None:
         self._container = container
-        self._before = container.finished()
         self._running = take(container)
 
     def code(self, condition: str) -> int:
@@ -359,33 +401,18 @@ class _Exit:
     def _wait(self, running: Running) -> int:
         """Wait for this end, after which a restart by policy may follow."""
         poll = select.poll()
-        poll.register(running.end_fd, select.POLLIN)
-        if running.client is not None:
-            poll.register(running.client.fd, select.POLLIN)
-        init = self._container.init()
-        init_fd = _open_process(init)
-        if init_fd >= 0:
-            poll.register(init_fd, select.POLLIN)
         try:
             while True:
-                ready = [fd for fd, _ in poll.poll(None if init_fd >= 0 else 1000 * _LAST_LOOK)]
-                if running.client is not None and running.client.fd in ready:
-                    code = running.client.wait(0)
-                    if code is not None:
-                        return code
-                    poll.unregister(running.client.fd)
-                if running.end_fd in ready:
-                    _clear(self._container)
-                    return self._recorded()
-                if self._container.finished() not in (None, self._before):
-                    return self._recorded()
-                if init_fd in ready:
-                    poll.unregister(init_fd)
-                    os.close(init_fd)
-                    init_fd = -1
+                poll.register(running.fd, select.POLLIN)
+                fd = running.fd
+                poll.poll()
+                if running.has_ended():
+                    break
+                poll.unregister(fd)
+            code = None if running.client is None else running.client.code
+            _clear(self._container)
+            return self._recorded() if code is None else code
         finally:
-            if init_fd >= 0:
-                os.close(init_fd)
             running.close()
 
     def _recorded(self) -> int:
@@ -422,7 +449,7 @@ def remove(
         except RlessError as error:
             outcomes[reference] = error
     for held in running:
-        ends.wait_for(held)
+        ends.wait_down(held, signal.SIGKILL)
     claimed: list[Container] = []
     for reference, container in going.items():
         try:
@@ -431,10 +458,9 @@ def remove(
         except RlessError as error:
             outcomes[reference] = error
     failures = _delete_all(claimed, volumes)
-    for reference, error in outcomes.items():
-        if reference in going and going[reference].id in failures:
-            error = failures[going[reference].id]
-        yield reference, error
+    for reference, outcome in outcomes.items():
+        identifier = going[reference].id if reference in going else ""
+        yield reference, failures.get(identifier, outcome)
 
 
 def _take_to_remove(container: Container, force: bool) -> Running | None:
@@ -488,7 +514,7 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
                 ends = _Ends()
                 _end(running, signal.SIGKILL)
                 ends.add(running, None)
-                ends.wait_for(running)
+                ends.wait_down(running, signal.SIGKILL)
 
 
 def claim_live(container: Container, entry: dict[str, Any]) -> bool:
@@ -518,7 +544,7 @@ def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessEr
         for container in containers:
             try:
                 if volumes or container.facts["rm"]:
-                    _delete_volumes(container)
+                    _delete_volumes(container, [other.id for other in containers])
                 container.forget_name()
                 remove_tree(root_fd, container.id)
             except RlessError:
@@ -538,11 +564,11 @@ def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessEr
     return failures
 
 
-def _delete_volumes(container: Container) -> None:
+def _delete_volumes(container: Container, going: list[str]) -> None:
     if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
         from rootless.engine.volumes import remove_anonymous
 
-        remove_anonymous(container)
+        remove_anonymous(container, going)
 
 
 def _delete_foreign(root_fd: int, names: list[str]) -> dict[str, str]:
@@ -576,6 +602,11 @@ def rename(reference: str, name: str) -> None:
         drop_name(name, container.id)
         raise
     drop_name(old, container.id)
+    running = take(container)
+    if running is not None:
+        if running.client is not None:
+            running.client.rename(name)
+        running.close()
     _note("rename", container, oldName=old)
 
 

@@ -119,11 +119,13 @@ class RunRequest(Plain):
     __slots__ = (
         "add_host",
         "annotations",
+        "argv",
         "cap_add",
         "cap_drop",
         "cgroupns",
         "cidfile",
         "command",
+        "cwd",
         "debug",
         "detach",
         "devices",
@@ -190,6 +192,8 @@ class RunRequest(Plain):
         self.platform: str | None = None  # "os/arch[/variant]"
         self.pull = "missing"  # always, missing, never
         self.quiet = False
+        self.argv: list[str] = []  # the words as typed and where, for `generate systemd --new`
+        self.cwd = ""
 
         # Who it is.
         self.name: str | None = None

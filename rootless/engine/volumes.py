@@ -33,7 +33,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Any
 
     from rootless.engine.request import RunRequest
@@ -183,19 +183,18 @@ def _as_bind(facts: dict[str, Any], wish: Mount | None) -> Mount:
     return bind
 
 
-def remove_anonymous(container: Container) -> None:
+def remove_anonymous(container: Container, going: Collection[str] = ()) -> None:
     """Remove the volumes that were made for a container and that nobody else uses.
 
     For `rm -v`, and for a container that is removed at its end.
+
+    Args:
+        going: ids of containers that are removed at the same time: they use nothing any more.
     """
     mounts = container.facts.get("mounts") or []
     names = [mount["name"] for mount in mounts if mount["anonymous"]]
-    if not names:
-        return
-    used = users()
     for name in names:
-        if set(used.get(name, ())) <= {container.id}:
-            _remove(paths.storage_root(), name, container.id)
+        _remove(paths.storage_root(), name, {container.id, *going})
 
 
 def fill(directory: str, root: str, target: str) -> None:
@@ -402,11 +401,11 @@ def remove(name: str) -> None:
     _record_event("destroy", name)
 
 
-def _remove(storage: str, name: str, for_container: str | None = None) -> list[str]:
-    """Delete a volume unless a container has it; return which ones do."""
+def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
+    """Delete a volume unless a container has it, but those that go; return which ones do."""
     hidden = f"{storage}/volumes/{_REMOVED}{os.urandom(8).hex()}"
     with _Locked(storage, alone=True):
-        others = [user for user in users().get(name, ()) if user != for_container]
+        others = [user for user in users().get(name, ()) if user not in going]
         if others:
             return others
         try:

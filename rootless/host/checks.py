@@ -349,14 +349,30 @@ def check_cgroup(groups: facts.Cgroups, session: str | None) -> Check:
     return Check("cgroup", OK, fact)
 
 
-def check_linger(name: str, *, systemd: bool, session: bool, linger: bool) -> Check:
-    """Judge whether containers outlive the login session."""
+def check_linger(
+    name: str, *, systemd: bool, session: bool, linger: bool, kills: bool | None
+) -> Check:
+    """Judge whether containers outlive the login session, and come back after a boot.
+
+    Args:
+        session: a systemd of the user runs.
+        linger: it runs from boot on, without a login.
+        kills: logind ends all processes of a session with it; None: it cannot be read.
+    """
     if not systemd:
         return Check("linger", OK, "no systemd: nothing ends containers at logout")
     if linger:
         return Check("linger", OK, f"{name} lingers: containers outlive the login session")
     fact = f"{name} does not linger" + ("" if session else " and has no systemd user session")
-    meaning = "systemd may end detached containers at logout"
+    if kills is not False:
+        fact += ", KillUserProcesses=yes" if kills else ""
+        meaning = "systemd ends detached containers at logout, and starts none at boot"
+    else:
+        fact += ", KillUserProcesses=no"
+        meaning = (
+            "containers of user units end with the last session, and none are started at boot; "
+            "others go on"
+        )
     return Check("linger", WARN, fact, meaning, f"loginctl enable-linger {name}")
 
 

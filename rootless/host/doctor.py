@@ -130,6 +130,7 @@ def _surroundings() -> Iterator[Check]:
         systemd=os.path.isdir("/run/systemd/system"),
         session=os.path.exists(f"/run/user/{uid}/systemd/private"),
         linger=os.path.exists(f"/var/lib/systemd/linger/{name}"),
+        kills=facts.kills_user_processes(),
     )
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     yield checks.check_init(f"{package}/bin/rless-init")

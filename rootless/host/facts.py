@@ -243,6 +243,35 @@ def is_delegated(path: str) -> bool:
     )
 
 
+_LOGIND = ("/usr/lib/systemd", "/usr/local/lib/systemd", "/run/systemd", "/etc/systemd")
+
+
+def kills_user_processes(directories: tuple[str, ...] = _LOGIND) -> bool | None:
+    """Return whether logind ends all processes of a session with it; None: nothing says so.
+
+    Source: logind.conf(5): one file, the last of the directories that has it; then the drop-ins
+    of all directories by name, of those with the same name the last.
+    """
+    main = None
+    drop_ins: dict[str, str] = {}
+    for directory in directories:
+        main = read(f"{directory}/logind.conf") or main
+        try:
+            names = os.listdir(f"{directory}/logind.conf.d")
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(".conf"):
+                drop_ins[name] = read(f"{directory}/logind.conf.d/{name}") or ""
+    found = None
+    for text in [main or "", *(drop_ins[name] for name in sorted(drop_ins))]:
+        for line in text.splitlines():
+            key, equals, value = line.partition("=")
+            if equals and key.strip() == "KillUserProcesses":
+                found = value.strip().lower() in ("1", "yes", "y", "true", "t", "on")
+    return found
+
+
 def inside_container() -> str | None:
     """Return what says that this process is in a container already; None: nothing does."""
     for path in ("/run/.containerenv", "/.dockerenv"):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
 
+_said: set[str] = set()  # stores that were warned of
+
 
 def provide(root: str, idmap: IdMap | None, chains: Sequence[str], scratch: str) -> None:
     """Bring those layers into the store that it lacks and an additional one has.
@@ -121,6 +123,9 @@ def _copy(
             except (RlessError, OSError) as error:
                 if "Permission denied" not in str(error):
                     raise
+                if other in _said:
+                    return
+                _said.add(other)
                 log.warn(
                     f"the additional store {other} has layers that you may not read; they are "
                     "fetched instead (its owner: rless unshare chmod -R a+rX,ug-s DIR)"
@@ -146,10 +151,13 @@ def _host_ids(layer: str) -> dict[int, tuple[int, int]]:
     return found
 
 
-def adopt(image: Image, root: str, scratch: str) -> None:
+def adopt(image: Image, root: str, scratch: str, *, named: bool = True) -> None:
     """Record an image of an additional store in our own; its layers are still to be provided.
 
     The record says that it is a copy, so it never hides what the name means there later on.
+
+    Args:
+        named: under its name too, not only by its id.
     """
     records.make_frame(root)
     source = image.root
@@ -160,7 +168,7 @@ def adopt(image: Image, root: str, scratch: str) -> None:
     same = Store(root).own(image.id)
     keys = same.keys if same is not None else {}
     record = record_of(image) | {"copy_of": source, "keys": keys}
-    reference = parse(image.name) if image.name != image.id else None
+    reference = parse(image.name) if named and image.name != image.id else None
     if reference is not None and reference.transport == "docker":
         platform = "/".join(part for part in image.platform.values() if part)
         records.save(root, record, reference, platform, scratch)
@@ -168,6 +176,7 @@ def adopt(image: Image, root: str, scratch: str) -> None:
         path = f"{root}/images/ids/{image.id[7:]}.json"
         records.write_json(path, record | {"name": image.id}, scratch)
     image.root = root
+    image.copy_of = source
     image.keys = keys
 
 

@@ -9,7 +9,8 @@ import time
 from rootless.errors import escape
 
 _REDRAW_SECONDS = 0.1
-_BAR = 24
+_BAR = 50
+_MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
 
 
 class Progress:
@@ -23,10 +24,16 @@ class Progress:
         self._fd = fd
         self._quiet = quiet
         self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
-        self._rows: dict[str, tuple[str, int, int]] = {}
+        # Layer -> state, bytes done, bytes in all, when the state began.
+        self._rows: dict[str, tuple[str, int, int, float]] = {}
         self._drawn = 0
         self._last = 0.0
         self._lock = threading.Lock()
+
+    @property
+    def wanted(self) -> bool:
+        """Tell whether anything is shown."""
+        return not self._quiet
 
     def say(self, text: str) -> None:
         """Print one line above the layers."""
@@ -42,10 +49,10 @@ class Progress:
         if self._quiet:
             return
         with self._lock:
-            self._rows[layer] = (state, 0, total)
+            self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
-            else:
+            elif state not in _MOVING:
                 self._write(f"{layer}: {state}\n")
 
     def advance(self, layer: str, done: int) -> None:
@@ -53,9 +60,9 @@ class Progress:
         if not self._live:
             return
         with self._lock:
-            state, _, total = self._rows.get(layer, ("", 0, 0))
-            self._rows[layer] = (state, done, total)
             now = time.monotonic()
+            state, _, total, began = self._rows.get(layer, ("", 0, 0, now))
+            self._rows[layer] = (state, done, total, began)
             if now - self._last >= _REDRAW_SECONDS:
                 self._last = now
                 self._redraw()
@@ -85,7 +92,10 @@ class Progress:
         except OSError:
             columns, lines = 80, 24
         rows = list(self._rows.items())[-max(1, lines - 2) :]
-        text = "".join(_row(layer, *row)[: max(20, columns - 1)] + "\n" for layer, row in rows)
+        now = time.monotonic()
+        width = max(10, min(_BAR, columns - 60))
+        lines_of = (_row(layer, *row, now, width) for layer, row in rows)
+        text = "".join(line[: max(20, columns - 1)] + "\n" for line in lines_of)
         self._drawn = len(rows)
         self._write(text)
 
@@ -96,12 +106,15 @@ class Progress:
             pass  # a closed standard error must not end a pull
 
 
-def _row(layer: str, state: str, done: int, total: int) -> str:
+def _row(
+    layer: str, state: str, done: int, total: int, began: float, now: float, width: int
+) -> str:
     if not total or not done:
         return f"{layer}: {state}"
-    filled = min(_BAR, _BAR * done // total)
-    bar = "=" * filled + ">" * (filled < _BAR)
-    return f"{layer}: {state:<11} [{bar:<{_BAR}}] {_size(done)}/{_size(total)}"
+    filled = min(width, width * done // total)
+    bar = "=" * filled + ">" * (filled < width)
+    rate = f" {_size(int(done / (now - began)))}/s" if now - began > 0.5 else ""
+    return f"{layer}: {state:<11} [{bar:<{width}}] {_size(done)}/{_size(total)}{rate}"
 
 
 def _size(count: int) -> str:

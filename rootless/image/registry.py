@@ -171,7 +171,7 @@ class Registry:
             unique.setdefault(layer.digest or "", []).append(layer)
         _check_room(scratch, sum(group[0].size for group in unique.values()))
         for group in unique.values():
-            progress.state(group[0].short, "Waiting", group[0].size)
+            progress.state(group[0].short, "Pulling fs layer", group[0].size)
         stop = threading.Event()
         with ThreadPoolExecutor(limits.CONCURRENT_DOWNLOADS) as pool:
             futures = [
@@ -190,18 +190,26 @@ class Registry:
             for future in futures:
                 future.result()
 
+    def may_restart(self) -> bool:
+        """Tell whether a place may send something else than the one that is asked after it."""
+        return len(self._endpoints) > 1
+
     def _download(
         self, group: list[LayerBlob], scratch: str, progress: Progress, stop: threading.Event
     ) -> None:
         """Download one blob for all layers that are made of it."""
         layer = group[0]
         progress.state(layer.short, "Downloading", layer.size)
-        fd = os.open(f"{scratch}/{layer.short}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._fetched.append(fd)
-        os.unlink(f"{scratch}/{layer.short}")
+        fd = layer.fd  # given where it is unpacked meanwhile
+        if fd < 0:
+            fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            self._fetched.append(fd)
 
         def advance(done: int) -> None:
             progress.advance(layer.short, done)
+            for one in group:
+                if one.arrival is not None:
+                    one.arrival.note(done)
             if stop.is_set():
                 raise RlessError(f"{self._what}: layer {layer.short}: given up")
 
@@ -314,7 +322,9 @@ def resolve(reference: Reference, say: Callable[[str], None]) -> Reference:
         registry = Registry(candidate)
         try:
             if registry.has_image():
-                say(f"{reference.short} is {candidate.canonical}, of the registries that were asked")
+                say(
+                    f"{reference.short} is {candidate.canonical}, of the registries that were asked"
+                )
                 return candidate
         finally:
             registry.close()

@@ -121,7 +121,9 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def lookup(self, name: str, platform: str | None = None) -> Image | None:
+    def lookup(
+        self, name: str, platform: str | None = None, *, stale: bool = False
+    ) -> Image | None:
         """Return the image of that name, or of that id or start of an id; None: not here.
 
         What the user herself has pulled or tagged hides what an additional store has by that
@@ -129,32 +131,38 @@ class Store:
 
         Args:
             platform: as `--platform`; None means that of the host.
+            stale: the image of an archive too that has changed or gone since.
 
         Raises:
             RlessError: it is neither a name nor an id, or an id's start fits several images.
         """
-        found = self.own(name, platform)
+        found = self.own(name, platform, stale=stale)
         if found is not None and not found.copy_of:
             return found
         for root, mine in paths.additional_stores():
-            other = Store(root).own(name, platform)
+            other = Store(root).own(name, platform, stale=stale)
             if other is None:
                 continue
             if found is not None and found.id == other.id:
                 return found
-            if not mine:
-                other.keys = {}  # its owners are not those that any map of ours shows
-            return other
+            if mine:
+                return other
+            # Its owners are not those that any map of ours shows: only a copy can run.
+            other.keys = {}
+            copy = self._by_id(other.id[7:])
+            if copy is not None:
+                copy.name = other.name
+            return copy or other
         return found
 
-    def own(self, name: str, platform: str | None = None) -> Image | None:
+    def own(self, name: str, platform: str | None = None, *, stale: bool = False) -> Image | None:
         """Return the image as `lookup` does, from this store alone."""
         bare = name.removeprefix("sha256:")
         if is_hex(bare, 64):
             return self._by_id(bare)
         reference = parse(name)
         record = self.read(name_path(self.root, reference, platform))
-        if record is not None and _is_current(record, reference):
+        if record is not None and (stale or _is_current(record, reference)):
             return Image(self.root, record)
         if reference.transport != "docker":
             return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.call import shown
@@ -88,6 +89,89 @@ def _remove(dir_fd: int, raw: bytes) -> None:
     finally:
         os.close(current)
     _rmdir(dir_fd, raw)
+
+
+def disk_usage(dir_fd: int, name: str | bytes, seen: set[tuple[int, int]]) -> int:
+    """Return the bytes that a file or a whole tree has on disk, as du(1) counts them.
+
+    Blocks, so that holes cost nothing, and each inode once. What is deleted meanwhile, and what
+    lies on a mount below, is not counted.
+
+    Args:
+        name: one path component, or "." for the directory itself.
+        seen: what was counted before; is added to.
+
+    Raises:
+        RlessError: a directory cannot be read.
+    """
+    raw = os.fsencode(name)
+    total, is_directory = _blocks(dir_fd, raw, seen)
+    if not is_directory:
+        return total
+    current = _open_to_read(dir_fd, raw)
+    if current < 0:
+        return total
+    way: list[tuple[tuple[int, int], list[bytes]]] = []
+    try:
+        below, names = _count(current, seen)
+        total += below
+        while True:
+            if names:
+                child = _open_to_read(current, names.pop())
+                if child < 0:
+                    continue
+                way.append((identity(current), names))
+                os.close(current)
+                current = child
+                below, names = _count(current, seen)
+                total += below
+                continue
+            if not way:
+                return total
+            place, names = way.pop()
+            above = _open(current, b"..")
+            os.close(current)
+            current = above
+            if identity(current) != place:
+                return total  # it was moved away meanwhile: what was below is not ours to count
+    finally:
+        os.close(current)
+
+
+def _open_to_read(dir_fd: int, name: bytes) -> int:
+    """Open a directory; -1: it has gone, or is a mount."""
+    try:
+        return _open(dir_fd, name)
+    except SyscallError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+            return -1
+        raise
+
+
+def _count(fd: int, seen: set[tuple[int, int]]) -> tuple[int, list[bytes]]:
+    """Return the bytes of what lies in a directory, and the names of the directories there."""
+    total, directories = 0, []
+    with os.scandir(fd) as entries:
+        names = [os.fsencode(entry.name) for entry in entries]
+    for name in names:
+        size, is_directory = _blocks(fd, name, seen)
+        total += size
+        if is_directory:
+            directories.append(name)
+    return total, directories
+
+
+def _blocks(dir_fd: int, name: bytes, seen: set[tuple[int, int]]) -> tuple[int, bool]:
+    try:
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0, False
+    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+        key = (status.st_dev, status.st_ino)
+        if key in seen:
+            return 0, False
+        seen.add(key)
+    return 512 * status.st_blocks, stat.S_ISDIR(status.st_mode)
 
 
 def _empty(fd: int, here: bytes) -> list[bytes]:

@@ -144,6 +144,7 @@ def test_status() -> None:
 
 
 def test_images(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = []
     found = [
         {
             "repository": "busybox",
@@ -151,21 +152,35 @@ def test_images(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
             "id": "sha256:" + "c" * 64,
             "created": 1.0,
             "size": 1000,
+            "digest": "",
+            "read_only": False,
         },
-        {"repository": None, "tag": None, "id": "sha256:" + "d" * 64, "created": 0, "size": 5},
+        {
+            "repository": "",
+            "tag": "",
+            "id": "sha256:" + "d" * 64,
+            "created": 0.0,
+            "size": 5,
+            "digest": "sha256:" + "e" * 64,
+            "read_only": False,
+        },
     ]
-    fake(monkeypatch, "rootless.engine.images", list_images=lambda: found)
+
+    def list_images(given: dict[str, list[str]]) -> list[dict[str, object]]:
+        asked.append(given)
+        return found
+
+    filters = ("label", "reference")
+    fake(monkeypatch, "rootless.engine.images", list_images=list_images, LIST_FILTERS=filters)
     images.main({"format": "{{.Repository}} {{.Tag}} {{.ID}} {{.Size}}"}, [])
     assert capfd.readouterr().out == "busybox 1 cccccccccccc 1kB\n<none> <none> dddddddddddd 5B\n"
-    images.main({"quiet": True, "full": True}, ["busybox:1"])
-    assert capfd.readouterr().out == f"sha256:{'c' * 64}\n"
-    images.main({"quiet": True}, ["busybox:2"])
-    assert capfd.readouterr().out == ""
-
-
-def test_image_filter() -> None:
-    assert images.split("localhost:5000/a") == ("localhost:5000/a", None)
-    assert images.split("localhost:5000/a:1") == ("localhost:5000/a", "1")
+    images.main({"quiet": True, "full": True, "filters": ["label=a"]}, ["busybox:1"])
+    assert capfd.readouterr().out == f"sha256:{'c' * 64}\nsha256:{'d' * 64}\n"
+    assert asked == [{}, {"label": ["a"], "reference": ["busybox:1"]}]
+    images.main({"digests": True}, [])
+    assert capfd.readouterr().out.splitlines()[2].split()[:3] == [
+        "<none>", "<none>", f"sha256:{'e' * 64}"
+    ]  # fmt: skip
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:

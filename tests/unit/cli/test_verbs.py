@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             "wait": 7,
             "logs": None,
         },
-        "rootless.engine.images": {"pull": image, "remove": None},
+        "rootless.engine.images": {"pull": image, "remove": ["Untagged: x"]},
         "rootless.engine.userns": {"unshare": 3},
         "rootless.engine.run": {"run": 42},
         "rootless.host.doctor": {"main": 0},
