@@ -56,7 +56,8 @@ class Change:
     """One line of `diff`.
 
     Attributes:
-        kind: ADDED, CHANGED or DELETED. path: in the container, without a slash in front.
+        kind: ADDED, CHANGED or DELETED. path: in the container, without a slash in front; b"" for
+            the root, if its mode or owner was changed.
         entry: the file in the writable layer; None for what was deleted.
     """
 
@@ -106,6 +107,10 @@ class Below:
             if is_opaque(fd):
                 break
         return stack
+
+    def root_status(self) -> os.stat_result | None:
+        """Return what the root directory is below; None: there are no layers."""
+        return os.fstat(self._fds[0]) if self._fds else None
 
     def list(
         self, path: bytes, stack: Sequence[int], wanted: Collection[bytes] | None
@@ -201,6 +206,11 @@ class _Finder:
             elif entry.path:
                 yield from self._look(entry, path)
             else:
+                before = self.below.root_status()
+                if not path and before is not None and _attributes(before) != _attributes(
+                    entry.status
+                ):
+                    yield Change(CHANGED, path, entry)
                 yield from self._enter(entry, "", self.below.root())
 
     def _path(self, path: bytes) -> bytes:
@@ -347,7 +357,11 @@ def _lines(
     raise_descriptor_limit()
     lines = []
     for part in find_parts():
-        lines += [(b"/" + change.path, change.kind) for change in changes(part, hidden)]
+        lines += [
+            (b"/" + change.path, change.kind)
+            for change in changes(part, hidden)
+            if change.path  # of the root itself Docker says nothing
+        ]
     return [(kind, os.fsdecode(path)) for path, kind in sorted(lines)]
 
 

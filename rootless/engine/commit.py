@@ -154,7 +154,7 @@ def _write(find_parts: Callable[[], list[Part]], hidden: Collection[bytes], out:
                     log.warn(f"/{change.path.decode('utf-8', 'backslashreplace')}: left out: "
                              "in a layer, that name would delete a file")  # fmt: skip
                     continue
-                archiver.add(change.path, change.entry)
+                archiver.add(change.path or b".", change.entry)
     writer.end()
 
 

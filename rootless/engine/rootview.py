@@ -118,7 +118,7 @@ def _result(pid: int, reader: int, failure: BaseException | None) -> Any:
     ):
         raise failure
     if answer.get("pipe"):
-        raise BrokenPipeError(errno.EPIPE, error[0])
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     if error is not None:
         raise RlessError(*error[:3])
     if not text:

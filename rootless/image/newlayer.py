@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
@@ -107,12 +108,14 @@ def _unpack(
         root_fd = os.open(_NAME, os.O_RDONLY | os.O_DIRECTORY, dir_fd=scratch_fd)
         split = SplitWriter(scratch_fd, f"{_NAME}.split")
         lower_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in lowers]
-        view = LayerView(root_fd, lower_fds)
+        view = LayerView(root_fd, lambda: lower_fds)
         unpacker = Unpacker(root_fd, view, idmap, split, overlay_whiteouts=overlay)
         unpacker.apply(TarReader(source, split=split))
         source.check()
         split.finish()
         view.close()
+        if not unpacker.has_root:
+            _like(root_fd, os.fstat(lower_fds[-1]) if lower_fds else None, idmap)
     except OSError as error:
         hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         raise RlessError(str(error.strerror), hint) from error
@@ -135,6 +138,17 @@ def _unpack(
         place_split(scratch_fd, f"{_NAME}.split", split_path(root, chain), caller.ids)
         move_into_place(scratch_fd, _NAME, layer_dir(root, idmap.key, chain))
     return meta
+
+
+def _like(root_fd: int, below: os.stat_result | None, idmap: IdMap) -> None:
+    """Give a layer that says nothing of its root what the root is below."""
+    if below is None:
+        os.fchmod(root_fd, 0o755)
+        return
+    if not idmap.single:
+        os.fchown(root_fd, below.st_uid, below.st_gid)
+    os.fchmod(root_fd, stat.S_IMODE(below.st_mode))
+    os.utime(root_fd, ns=(below.st_mtime_ns, below.st_mtime_ns))
 
 
 class _Source:
