@@ -22,6 +22,7 @@ import time
 
 from rootless.engine import events
 from rootless.engine.container import (
+    STOPPED,
     Container,
     containers_root,
     drop_name,
@@ -57,7 +58,6 @@ else:
 
 _FIRST_LOOK = 0.002  # seconds between two looks at a start that is under way; doubled each time
 _LAST_LOOK = 0.1
-STOPPED = "stopped"  # the name of that note; a start takes it away
 _START_TIME = 60.0  # seconds that a start may take before a stop gives up
 
 
@@ -595,7 +595,10 @@ def rename(reference: str, name: str) -> None:
     old = container.facts["name"]
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
-    take_name(container.id, name)
+    try:
+        take_name(container.id, name)
+    except RlessError as error:
+        raise RlessError(error.message, error.hint, 1) from error
     try:
         rewrite(container, name=name)
     except BaseException:

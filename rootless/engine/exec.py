@@ -21,7 +21,7 @@ import select
 from rootless import jsontext, paths
 from rootless.engine import container as containers
 from rootless.engine import events
-from rootless.engine.attach import Pump, Signals, Terminal, window_size
+from rootless.engine.attach import Pump, Signals, Terminal, resize, window_size
 from rootless.engine.keys import Keys
 from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
@@ -127,8 +127,7 @@ def execute(request: ExecRequest) -> int:
             if master >= 0:
                 keep(started.pidfd, -1, master)
             return 0
-        signals.watch([started.pid, start_time_of(started.pid) or 0])
-        signals.forward()
+        signals.forward(lambda number: _signal(started.pidfd, number))
         code = Attendance(started, streams, master, keys if request.interactive else None).run()
         if code is None:
             keep(started.pidfd, -1, master)
@@ -373,17 +372,15 @@ class Attendance(Pump):
     ) -> None:
         super().__init__(started.pidfd)
         self.started = started
-        self.keys = keys
         self.terminal: Terminal | None = None
         if master >= 0:
-            self.terminal = Terminal(master)
-            self.add_terminal(master, keys=keys is not None)
+            self.terminal = Terminal(lambda rows, columns: resize(master, rows, columns))
+            self.add_terminal(master, keys is not None, keys)
             return
-        self.keys = None
-        self.add(streams.stdout, 1)
-        self.add(streams.stderr, 2)
+        self.add_output(streams.stdout, 1)
+        self.add_output(streams.stderr, 2)
         if streams.stdin >= 0:
-            self.add(0, streams.stdin, close_sink=True)
+            self.add_input(streams.stdin)
         streams.stdin = streams.stdout = streams.stderr = -1
 
     def run(self) -> int | None:
@@ -394,19 +391,19 @@ class Attendance(Pump):
             return self._run()
 
     def _run(self) -> int | None:
-        typed = self.streams[-1] if self.keys is not None else None
-        while True:
-            waiting = typed is not None and bool(typed.buffer)
-            self._turn(watch_result=True)
-            if self._result_ready:
-                break
-            if self.keys is not None and typed is not None and typed.buffer and not waiting:
-                typed.buffer = memoryview(self.keys.feed(bytes(typed.buffer)))
-                if self.keys.typed:
-                    return None
+        if not self.wait():
+            return None
         code = self.started.wait()
-        self.drain()
+        self.drain(to_the_end=False)
         return code
+
+
+def _signal(pidfd: int, number: int) -> None:
+    try:
+        pidfd_send_signal(pidfd, number)
+    except SyscallError as error:
+        if error.errno != 3:  # it has just ended
+            raise
 
 
 # -- the keeper ----------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
-    elif not os.path.exists(f"{directory}/exit.json"):
+    elif ended := entry.get("ended"):
+        container.record_exit(ended["code"])  # noted by the monitor, on a full disk
+    elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
         container.record_exit(KILLED, "rless was killed")
     unlink(f"{live_root()}/{container_id}")
 
@@ -144,7 +146,7 @@ def _clear_last_boot() -> None:
             continue
         if container.facts["rm"]:
             delete(container, volumes=True)
-        elif container.finished() is None:
+        elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")
 
 

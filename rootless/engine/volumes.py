@@ -124,7 +124,7 @@ def _of_other(reference: str) -> Iterator[dict[str, Any]]:
     try:
         other = find(name)
     except RlessError as error:
-        raise error.within("--volumes-from") from error
+        raise RlessError(f"--volumes-from: {error.message}", error.hint) from error
     for mount in other.facts["mounts"]:
         if mount["type"] != "tmpfs":
             writable = mount["rw"] and mode != "ro"

@@ -43,6 +43,8 @@ class Applicant:
         status_fd: tells the parent of a failure, in the words of `sync`; closed by execve.
         keep_fds: descriptors that the application inherits.
         die_with_parent: whether it is killed when its parent ends.
+        hold_program: others run in there who could exchange the program, and our own could be
+            written: see `process.Held`.
         invoker: (uid, gid) that it has before it is anybody of the container.
     """
 
@@ -67,6 +69,8 @@ class Applicant:
         self.read_description()
         self.console: Terminal | None = None
         self.own_image = application.image_of_caller()
+        self.hold_program = False
+        self.held: list[application.Held | OSError] | None = None
         self.entered = False
         self.invoker = (0, 0)
 
@@ -165,7 +169,10 @@ class Applicant:
     def restrict(self) -> None:
         """Take the last rights: capabilities, privileges by execve, system calls."""
         self.capabilities.regain()  # to read what the application's user may only execute
-        application.guard_image(self.process["args"][0], self.environment, self.own_image)
+        if self.hold_program:
+            self.held = application.hold_all(self.process["args"], self.environment)
+        else:
+            application.guard_image(self.process["args"][0], self.environment, self.own_image)
         process.close_on_exec_from(3)
         for fd in self.keep_fds:
             os.set_inheritable(fd, True)

@@ -233,6 +233,7 @@ class Entrant(Applicant):
         self.joined_fd = joined_fd
         self.console_fd = console_fd
         self.entrant_status = -1
+        self.hold_program = application.is_own_image_writable()
 
     def join(self) -> NoReturn:
         """Go into the container; become the entrant there."""
@@ -347,6 +348,6 @@ class Entrant(Applicant):
             self.limit_process()
             self.change_user()
             self.restrict()
-            application.execute(self.process["args"], self.environment)
+            application.execute(self.process["args"], self.environment, self.held)
         except BaseException as error:
             self.fail_by(error)
