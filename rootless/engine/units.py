@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 
 from rootless import paths
-from rootless.engine.container import Container, all_ids, find, load
-from rootless.engine.control import STOPPED, stop
+from rootless.engine.container import STOPPED, Container, all_ids, find, load
+from rootless.engine.control import stop
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -219,7 +219,7 @@ def restart_after_boot() -> Iterator[tuple[str, RlessError | None]]:
 
     for container in to_restart():
         try:
-            start(container)
+            start(container.id, (), None, False)
             yield container.facts["name"], None
         except RlessError as error:
             yield container.facts["name"], error

@@ -40,7 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
     modules: dict[str, dict[str, object]] = {
         "rootless.engine.control": {"logs": None},
-        "rootless.engine.images": {"pull": image, "remove": None},
+        "rootless.engine.images": {"pull": image, "remove": ["Untagged: x"]},
         "rootless.engine.userns": {"unshare": 3},
         "rootless.engine.run": {"run": 42},
         "rootless.host.doctor": {"main": 0},
