@@ -1,6 +1,8 @@
-"""`rless attach`."""
+"""`rless attach`: connect this terminal to a running container."""
 
 from __future__ import annotations
+
+import os
 
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
@@ -9,9 +11,49 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("attach", "", ())
+VERB = Verb(
+    "attach",
+    "[OPTIONS] CONTAINER",
+    (
+        (
+            "Options",
+            (
+                ("--detach-keys", "KEYS", "value", "detach_keys", "logging.detach_keys",
+                 "Keys that leave a container with a terminal alone (ctrl-p,ctrl-q)"),
+                ("--no-stdin", "", "flag", "no_stdin", "boolean",
+                 "Do not attach standard input"),
+                ("--sig-proxy", "", "flag", "sig_proxy", "boolean",
+                 "Forward signals to the process (true unless turned off)"),
+            ),
+        ),
+    ),
+    least=1,
+    most=1,
+)  # fmt: skip
+
+_NOT = {
+    "paused": ("a paused container", "rless unpause it first"),
+    "restarting": ("a restarting container", "wait until it is running"),
+}
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb attach is not supported: not built yet", "see 'rless --help'")
+    """Attach to a container; return its exit code, or 0 when detached by the keys."""
+    from rootless.engine import container as containers
+    from rootless.engine.attach import Signals
+    from rootless.engine.start import attach
+
+    container = containers.find(args[0])
+    status = container.status()[0]
+    if status != "running":
+        what, hint = _NOT.get(status, ("a stopped container", "start it first"))
+        raise RlessError(f"you cannot attach to {what}", hint, 1)
+    stdin = not values.get("no_stdin")
+    if stdin and container.facts["tty"] and container.facts["stdin_open"] and not os.isatty(0):
+        raise RlessError("standard input is not a terminal", "use --no-stdin", 1)
+    wanted = [*(["stdin"] if stdin else []), "stdout", "stderr"]
+    signals = Signals(values.get("sig_proxy", True))
+    try:
+        return attach(container, wanted, values.get("detach_keys"), signals)
+    finally:
+        signals.restore()

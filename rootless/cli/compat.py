@@ -5,23 +5,6 @@ from __future__ import annotations
 from rootless.cli.values import boolean, choice, refuse
 
 
-def restart(value: str) -> None:
-    """Accept "no": nothing restarts a container."""
-    if value.partition(":")[0] not in ("", "no"):
-        raise refuse("--restart", "not built yet", "let systemd restart the unit, or use no")
-
-
-def log_driver(value: str) -> str | None:
-    """Accept "none": keep no log."""
-    if value not in ("", "none"):
-        raise refuse(
-            f"--log-driver {value}",
-            "rless keeps one kind of log, a file of its own",
-            "leave it out, or use none",
-        )
-    return value or None
-
-
 def isolation(value: str) -> None:
     """Accept "default": on Linux there is no other."""
     if value not in ("", "default"):
@@ -45,5 +28,5 @@ def content_trust(value: str) -> None:
 
 
 def attach(value: str) -> str:
-    """Return a stream's name; `run` accepts the set that is attached anyway."""
+    """Return a stream's name."""
     return choice(value.lower(), "stdin", "stdout", "stderr")

@@ -1,17 +1,23 @@
-"""`rless create`."""
+"""`rless create`: make a container that `start` will run."""
 
 from __future__ import annotations
 
-from rootless.cli.parse import Verb
-from rootless.errors import RlessError
+from rootless.cli import streams
+from rootless.cli.options import CREATE as VERB
+from rootless.cli.run import build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("create", "", ())
+__all__ = ["VERB", "main"]
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb create is not supported: not built yet", "see 'rless --help'")
+    """Create a container; print its id."""
+    from rootless.engine.create import create
+
+    state = create(build(values, args, VERB))
+    state.container.forget_live()
+    streams.write(f"{state.container.id}\n")
+    return 0

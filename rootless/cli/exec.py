@@ -1,6 +1,8 @@
-"""`rless exec`."""
+"""`rless exec`: run a command in a running container."""
 
 from __future__ import annotations
+
+import os
 
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
@@ -9,9 +11,57 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("exec", "", ())
+VERB = Verb(
+    "exec",
+    "[OPTIONS] CONTAINER COMMAND [ARG...]",
+    (
+        (
+            "Options",
+            (
+                ("--detach -d", "", "flag", "detach", "boolean",
+                 "Leave the command running in the background"),
+                ("--interactive -i", "", "flag", "interactive", "boolean",
+                 "Keep standard input open"),
+                ("--tty -t", "", "flag", "tty", "boolean", "Give the command a terminal of its own"),
+                ("--user -u", "USER[:GROUP]", "value", "user", "optional",
+                 "Run as this user, names or numbers of the container"),
+                ("--workdir -w", "DIR", "value", "workdir", "workdir",
+                 "Start in this directory of the container"),
+                ("--env -e", "KEY[=VALUE]", "list", "env", "env",
+                 "Set a variable; without a value it comes from here"),
+                ("--env-file", "FILE", "list", "env_file", "required",
+                 "Read variables from a file"),
+                ("--privileged", "", "flag", "privileged", "boolean",
+                 "All capabilities: within what you may do without root"),
+                ("--detach-keys", "KEYS", "value", "detach_keys", "text",
+                 "Keys that leave the command running (ctrl-p,ctrl-q)"),
+            ),
+        ),
+    ),
+    least=2,
+    interspersed=False,
+)  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb exec is not supported: not built yet", "see 'rless --help'")
+    """Run the command; return its exit status."""
+    from rootless.engine.exec import ExecRequest, execute
+
+    request = ExecRequest(args[0], args[1:])
+    for dest, value in values.items():
+        if dest not in ("env", "env_file"):
+            setattr(request, dest, value)
+    for path in values.get("env_file", ()):
+        from rootless.cli.kvfile import read
+
+        request.env += read("--env-file", path, os.environ)
+    for entry in values.get("env", ()):
+        if "=" in entry:
+            request.env.append(entry)
+        elif entry in os.environ:
+            request.env.append(f"{entry}={os.environ[entry]}")
+        else:
+            request.env_remove.append(entry)
+    if request.tty and request.interactive and not request.detach and not os.isatty(0):
+        raise RlessError("standard input is not a terminal", "leave -t out", 1)
+    return execute(request)

@@ -43,13 +43,35 @@ _PROCESS: Group = (
         ("--sig-proxy", "", "flag", "sig_proxy", "boolean",
          "Forward signals to the process (true unless turned off)"),
         ("--attach -a", "STREAM", "list", "attach", "compat.attach",
-         "Accepted for stdout and stderr together, and stdin with -i: what is attached anyway"),
-        ("--log-driver", "DRIVER", "value", "log_driver", "compat.log_driver",
-         "`none` keeps no log; other drivers are refused"),
-        ("--restart", "POLICY", "value", "accepted", "compat.restart",
-         "Only `no`: nothing restarts a container"),
-        ("--no-healthcheck", "", "flag", "accepted", "boolean",
-         "Accepted: rless runs no health checks"),
+         "Attach stdin, stdout or stderr only (default: all)"),
+        ("--detach-keys", "KEYS", "value", "detach_keys", "logging.detach_keys",
+         "Keys that leave a container with a terminal alone (ctrl-p,ctrl-q)"),
+        ("--log-driver", "DRIVER", "value", "log_driver", "logging.driver",
+         "Where the output is kept: local (default), json-file, journald, none"),
+        ("--log-opt", "KEY=VALUE", "map", "log_options", "logging.option",
+         "max-size (20m) and max-file (5) of local and json-file, tag of journald"),
+        ("--restart", "POLICY", "value", "restart", "logging.restart",
+         "Start it again when it ends: no, on-failure[:MAX], always, unless-stopped"),
+    ),
+)  # fmt: skip
+
+_HEALTH: Group = (
+    "Health",
+    (
+        ("--health-cmd", "COMMAND", "value", "health_cmd", "text",
+         "Shell command that tells whether the container is healthy, by exit code 0"),
+        ("--health-interval", "TIME", "value", "health_interval", "health.duration",
+         "Time between two runs of it (30s)"),
+        ("--health-timeout", "TIME", "value", "health_timeout", "health.duration",
+         "How long a run may take (30s)"),
+        ("--health-retries", "N", "value", "health_retries", "health.retries",
+         "Failures in a row that make the container unhealthy (3)"),
+        ("--health-start-period", "TIME", "value", "health_start_period", "health.duration",
+         "Time after the start in which failures do not count (0s)"),
+        ("--health-start-interval", "TIME", "value", "health_start_interval", "health.duration",
+         "Time between two runs in the start period (5s)"),
+        ("--no-healthcheck", "", "flag", "no_healthcheck", "boolean",
+         "Turn off the image's health check"),
     ),
 )  # fmt: skip
 
@@ -157,18 +179,20 @@ _OWN: Group = (
          "Tell what really happened, step by step, on standard error"),
         ("--storage-driver", "DRIVER", "value", "driver", "storage_driver",
          "overlay, fuse-overlayfs or copy; otherwise the first that works"),
+        ("--sdnotify", "MODE", "value", "sdnotify", "logging.sdnotify",
+         ("Who tells the systemd of $NOTIFY_SOCKET: conmon (rless, once it is started), container, "
+          "ignore")),
         ("--debug", "", "flag", "debug", "boolean", "Print the time line of the start"),
     ),
 )  # fmt: skip
 
 GROUPS: tuple[Group, ...] = (
-    _PROCESS, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
+    _PROCESS, _HEALTH, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
 )  # fmt: skip
 
 _LIMIT = "limits by control groups are not built yet"
 _SCOPE = "start rless by systemd-run --user --scope -p "
 _BRIDGE = "networks of several containers are not built yet"
-_HEALTH = "health checks are not built yet"
 _WINDOWS = "it exists on Windows only"
 
 REFUSED: tuple[Refused, ...] = (
@@ -201,13 +225,6 @@ REFUSED: tuple[Refused, ...] = (
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
     ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
-    ("--health-cmd", "COMMAND", _HEALTH, ""),
-    ("--health-interval", "TIME", _HEALTH, ""),
-    ("--health-retries", "N", _HEALTH, ""),
-    ("--health-start-interval", "TIME", _HEALTH, ""),
-    ("--health-start-period", "TIME", _HEALTH, ""),
-    ("--health-timeout", "TIME", _HEALTH, ""),
-    ("--log-opt", "KEY=VALUE", "the log has no options yet", ""),
     ("--publish-all -P", "", "random host ports are not built yet", "use --publish"),
     ("--ip", "ADDRESS", _BRIDGE, ""),
     ("--ip6", "ADDRESS", _BRIDGE, ""),
@@ -217,8 +234,6 @@ REFUSED: tuple[Refused, ...] = (
     ("--network-alias --net-alias", "NAME", _BRIDGE, ""),
     ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
     ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),
-    ("--detach-keys", "KEYS", "detaching from an attached container is not built yet",
-     "start it with --detach"),
     ("--use-api-socket", "", "there is no Docker daemon behind rless", ""),
 )  # fmt: skip
 
@@ -226,6 +241,18 @@ RUN = Verb(
     "run",
     "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     GROUPS,
+    REFUSED,
+    interspersed=False,
+)
+
+# `create` has all of it but what is about the process that `run` stays.
+_RUN_ONLY = ("--detach -d", "--sig-proxy", "--detach-keys", "--explain", "--debug")
+CREATE = Verb(
+    "create",
+    "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    tuple(
+        (title, tuple(row for row in rows if row[0] not in _RUN_ONLY)) for title, rows in GROUPS
+    ),
     REFUSED,
     interspersed=False,
 )

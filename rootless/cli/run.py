@@ -13,8 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rootless.cli.parse import Verb
+
 # Values that need more than being copied to the field of the same name.
-_SPECIAL = ("accepted", "attach", "env", "env_file", "label_file", "labels", "network", "ulimits")
+_SPECIAL = (
+    *("accepted", "attach", "env", "env_file", "label_file", "labels", "log_options"),
+    *("network", "ulimits"),
+)
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
@@ -32,7 +37,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     return code
 
 
-def build(values: dict[str, Any], args: list[str]) -> RunRequest:
+def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequest:
     """Return the request of a parsed command line.
 
     Raises:
@@ -48,7 +53,7 @@ def build(values: dict[str, Any], args: list[str]) -> RunRequest:
             setattr(request, dest, value)
     if request.rootfs is None:
         if not args or not args[0]:
-            raise RlessError("'rless run' needs an image", VERB.see_help())
+            raise RlessError(f"'rless {verb.name}' needs an image", verb.see_help())
         request.image, request.command = args[0], args[1:]
     else:
         request.command = args
@@ -64,7 +69,8 @@ def build(values: dict[str, Any], args: list[str]) -> RunRequest:
     if len(networks) > 1:
         raise RlessError("--network is given twice: several networks are not built yet")
     request.network = networks[0] if networks else None
-    _check_attach(request, values.get("attach", []))
+    request.attach = _streams(request, values.get("attach", []))
+    _log_options(request, values.get("log_options", {}))
     _check_conflicts(request)
     return request
 
@@ -84,18 +90,21 @@ def _environment(request: RunRequest, values: dict[str, Any]) -> None:
             request.env_remove.append(entry)
 
 
-def _check_attach(request: RunRequest, streams: list[str]) -> None:
-    """Accept the streams that are attached anyway; another choice is not built."""
-    if not streams:
-        return
-    usual = {"stdout", "stderr"} | ({"stdin"} if request.interactive else set())
-    if request.detach:
+def _streams(request: RunRequest, streams: list[str]) -> list[str]:
+    """Return the streams to attach, in order; [] for all."""
+    if streams and request.detach:
         raise RlessError("--attach and --detach contradict each other")
-    if set(streams) | {"stdin"} != usual | {"stdin"} or not set(streams) <= usual:
-        raise RlessError(
-            "--attach for some streams only is not supported: not built yet",
-            "leave it out: stdout and stderr are attached, stdin with -i",
-        )
+    if "stdin" in streams and not request.interactive:
+        raise RlessError("--attach stdin needs --interactive")
+    return [name for name in ("stdin", "stdout", "stderr") if name in streams]
+
+
+def _log_options(request: RunRequest, given: dict[str, str]) -> None:
+    """Check --log-opt by the driver that it is for."""
+    if given:
+        from rootless.cli import logging
+
+        request.log_options = logging.options(request.log_driver or "local", given)
 
 
 def _check_conflicts(request: RunRequest) -> None:
@@ -118,6 +127,8 @@ def _check_conflicts(request: RunRequest) -> None:
         from rootless import log
 
         log.warn(f"published ports have no meaning with --network {network}")
+    if request.restart and request.restart["name"] != "no" and request.rm:
+        raise RlessError("--restart and --rm contradict each other")
     if request.no_hosts and request.add_host:
         raise RlessError("--no-hosts and --add-host contradict each other")
     if request.ipc == "none" and request.shm_size is not None:

@@ -1,17 +1,23 @@
-"""`rless unpause`."""
+"""`rless unpause`: let paused containers go on."""
 
 from __future__ import annotations
 
+from rootless.cli import streams
 from rootless.cli.parse import Verb
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("unpause", "", ())
+VERB = Verb("unpause", "CONTAINER [CONTAINER...]", least=1)
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb unpause is not supported: not built yet", "see 'rless --help'")
+    """Let containers go on; print each name."""
+    from rootless.engine import container, pause
+
+    def go_on(name: str) -> None:
+        pause.unpause(container.find(name))
+        streams.write(f"{name}\n")
+
+    return streams.each(args, go_on)

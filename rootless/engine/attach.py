@@ -18,16 +18,15 @@ import struct
 import termios
 
 from rootless import log
-from rootless.errors import RlessError, SyscallError
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
-from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
+    from rootless.engine.keys import Keys
     from rootless.oci.runtime_spec import Box
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -61,17 +60,17 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Signals:
     """Catch signals from the moment the container is being made, and forward them to it."""
 
-    __slots__ = ("_old", "_pending", "_target", "pidfd", "proxy")
+    __slots__ = ("_old", "_pending", "_send", "proxy")
 
     def __init__(self, proxy: bool) -> None:
         """Start to catch.
 
         Args:
             proxy: forward them; else SIGINT and SIGTERM only end the command (Docker's
-                --sig-proxy=false), and with it the container.
+                --sig-proxy=false), and with it a container that it keeps.
         """
-        self.pidfd = self._target = -1
         self.proxy = proxy
+        self._send: Callable[[int], None] | None = None
         self._pending: list[int] = []
         self._old: dict[int, Any] = {}
         if not proxy:
@@ -83,36 +82,22 @@ class Signals:
                 continue  # the C library keeps two for itself
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.pidfd < 0:
+        if self._send is None:
             self._pending.append(number)
-            return
-        try:
-            pidfd_send_signal(self.pidfd, number)
-        except SyscallError as error:
-            if error.errno != 3:  # it has just ended
-                raise
-
-    def watch(self, process: list[int]) -> None:
-        """Hold the process that signals will go to; it waits at its gate, so it is there.
-
-        Raises:
-            RlessError: the process has ended, its number is another's.
-        """
-        self._target = pidfd_open(process[0])
-        if start_time(process[0]) != process[1]:
-            raise RlessError("the container ended while it was started")
+        else:
+            self._send(number)
 
     def interrupted(self) -> int | None:
         """Return a signal that asked for the end before the application was there to get it."""
         return next((number for number in self._pending if number in _ENDING), None)
 
-    def forward(self) -> None:
+    def forward(self, send: Callable[[int], None]) -> None:
         """Send what has arrived, and what arrives from now on.
 
         Not before the application runs: process 1 of a pid namespace loses each signal that it
         has no handler for, so init would take what the application is to get.
         """
-        self.pidfd, self._target = self._target, -1
+        self._send = send
         pending, self._pending = self._pending, []
         for number in pending:
             self._handle(number, None)
@@ -121,19 +106,17 @@ class Signals:
         """Give the signals back."""
         for number, handler in self._old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        for fd in (self.pidfd, self._target):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self._target = -1
+        self._old = {}
 
 
 class Terminal:
     """The caller's terminal in raw mode, restored whatever happens."""
 
-    __slots__ = ("_saved", "fd", "master")
+    __slots__ = ("_give_size", "_saved", "fd")
 
-    def __init__(self, master: int) -> None:
-        self.master = master
+    def __init__(self, give_size: Callable[[int, int], object]) -> None:
+        """Prepare; `give_size` is told the rows and columns whenever they change."""
+        self._give_size = give_size
         self.fd = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         self._saved: list[Any] | None = None
 
@@ -166,9 +149,10 @@ class Terminal:
     def _resize(self, number: int, frame: FrameType | None) -> None:
         try:
             window = fcntl.ioctl(self.fd, termios.TIOCGWINSZ, bytes(8))
-            fcntl.ioctl(self.master, termios.TIOCSWINSZ, window)
         except OSError:
-            pass  # the other side has just closed
+            return  # it was hung up just now
+        rows, columns, _, _ = struct.unpack("HHHH", window)
+        self._give_size(rows, columns)
 
     def __exit__(self, *details: object) -> None:
         if self.fd >= 0:
@@ -178,6 +162,14 @@ class Terminal:
                 termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
             except termios.error:
                 pass  # it was hung up: there is nothing to restore
+
+
+def resize(master: int, rows: int, columns: int) -> None:
+    """Set the size of the terminal with this master."""
+    try:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    except OSError:
+        pass  # its other side has just closed
 
 
 def window_size() -> Box | None:
@@ -195,33 +187,34 @@ def window_size() -> Box | None:
 class _Stream:
     """One direction: from a descriptor of ours to another, with at most one block in between."""
 
-    __slots__ = ("back", "buffer", "close_sink", "paced", "sink", "source")
+    __slots__ = ("back", "buffer", "inward", "keys", "paced", "sink", "source")
 
-    def __init__(self, source: int, sink: int, close_sink: bool) -> None:
+    def __init__(self, source: int, sink: int, inward: bool, keys: Keys | None = None) -> None:
         self.source = source
         self.sink = sink
-        self.close_sink = close_sink
+        self.inward = inward  # towards the application: the end of the file is passed on
+        self.keys = keys
         # From the same terminal: without its keys it is to be hung up as a whole.
         self.back: _Stream | None = None
         self.buffer = memoryview(b"")
         # Regular files take what they get; the others might make us wait.
         self.paced = not _is_regular(sink)
 
-    def read(self) -> None:
-        """Take the next block; at the end there is no source any more."""
+    def read(self) -> bool:
+        """Take the next block; at the end there is no source any more. False: the keys came."""
         try:
             data = os.read(self.source, _BLOCK)
         except OSError:
             data = b""  # a pty says EIO when its last writer has gone
-        if data:
-            self.buffer = memoryview(data)
-            return
-        self.finish()
-        if self.back is not None:
-            # The kernel hangs up a terminal when its last master is closed.
-            self.back.finish()
-            os.close(self.sink)
-            self.sink = -1
+        if not data:
+            self.finish()
+            if self.back is not None:
+                # The kernel hangs up a terminal when its last master is closed.
+                self.back.finish()
+        elif self.keys is not None:
+            data = self.keys.feed(data)
+        self.buffer = memoryview(data)
+        return self.keys is None or not self.keys.typed
 
     def write(self) -> None:
         """Give on what fits."""
@@ -240,7 +233,7 @@ class _Stream:
 
     def finish(self) -> None:
         """End this direction: the other end of the source learns that nobody reads."""
-        if self.close_sink and self.sink >= 0:
+        if self.inward and self.sink >= 0:
             os.close(self.sink)
             self.sink = -1
         if self.source > 2:
@@ -258,80 +251,80 @@ def _is_regular(fd: int) -> bool:
 
 
 class Pump:
-    """Copies between the caller's streams and the container's, and listens to the monitor."""
+    """Copies between the caller's streams and the application's until something happens."""
 
-    def __init__(self, result: int) -> None:
-        self.result = result
+    def __init__(self, fd: int) -> None:
+        """Begin without streams; `fd` is readable when there is news of the application."""
+        self.fd = fd
         self.streams: list[_Stream] = []
 
-    def add(self, source: int, sink: int, close_sink: bool = False) -> None:
-        """Copy from `source` to `sink`; `close_sink` passes on the end of the file."""
-        self.streams.append(_Stream(source, sink, close_sink))
+    def add_output(self, source: int, sink: int) -> None:
+        """Copy what the application writes from `source` to `sink`."""
+        self.streams.append(_Stream(source, sink, False))
 
-    def add_terminal(self, master: int, keys: bool) -> None:
-        """Copy from the container's terminal and, with `keys`, to it.
+    def add_input(self, sink: int, keys: Keys | None = None) -> None:
+        """Copy our standard input to `sink`, and pass its end on."""
+        self.streams.append(_Stream(0, sink, True, keys))
+
+    def add_terminal(self, master: int, typed: bool, keys: Keys | None = None) -> None:
+        """Copy from the terminal with this master and, with `typed`, to it.
 
         When the caller's terminal has gone (a closed window, a broken connection), so has the
-        container's: else a shell would wait for ever for keys that nobody can type.
+        application's: else a shell would wait for ever for keys that nobody can type.
         """
-        screen = _Stream(os.dup(master), 1, close_sink=False)
+        screen = _Stream(os.dup(master), 1, False)
         self.streams.append(screen)
-        if keys:
-            self.add(0, master)
+        if typed:
+            self.add_input(master, keys)
             self.streams[-1].back = screen
 
-    def run_until(self, wanted: bytes) -> Any:
-        """Copy until the monitor sends a frame of the wanted kind; return what it carries.
-
-        Raises:
-            RlessError: the monitor reports FAILED, or was killed.
-        """
+    def wait(self) -> bool:
+        """Copy until there is news; False: the keys to detach were typed."""
         while True:
-            self._turn(watch_result=True)
-            if not self._result_ready:
-                continue
-            frame = sync.receive(self.result)
-            if frame is None:
-                raise RlessError(
-                    "the container's monitor was killed, and the container with it", exit_code=137
-                )
-            kind, payload = frame
-            if kind == sync.FAILED:
-                raise RlessError(*payload)
-            if kind == wanted:
-                return payload
+            poll = self._poll()
+            poll.register(self.fd, select.POLLIN)
+            events = dict(poll.poll())
+            if not self._copy(events):
+                return False
+            if self.fd in events:
+                return True
 
-    def drain(self) -> None:
-        """Copy what the application has written before it ended, to the last byte."""
+    def drain(self, to_the_end: bool) -> None:
+        """Copy what the application has written before it ended, to the last byte.
+
+        Args:
+            to_the_end: all streams end soon; else what is open still may belong to processes
+                that outlive the application, and is not waited for.
+        """
         for stream in self.streams:
-            if stream.close_sink or stream.back:  # towards the container: nobody is there
-                stream.source = -1
+            if stream.inward:  # nobody is there any more
+                stream.source, stream.buffer = -1, memoryview(b"")
         while any(stream.source >= 0 or stream.buffer for stream in self.streams):
-            if not self._turn(watch_result=False):
-                return  # what is open still belongs to processes that outlive the container
+            patient = to_the_end or any(stream.buffer for stream in self.streams)
+            events = dict(self._poll().poll(None if patient else 0))
+            if not events:
+                return
+            self._copy(events)
 
-    _result_ready = False
-
-    def _turn(self, watch_result: bool) -> bool:
-        """Wait for one round of events and handle them; False: nothing came, nothing will."""
-        poll = select.poll()
+    def _poll(self) -> select.poll:
         wanted: dict[int, int] = {}
-        if watch_result:
-            wanted[self.result] = select.POLLIN
         for stream in self.streams:
             if stream.buffer:
                 wanted[stream.sink] = wanted.get(stream.sink, 0) | select.POLLOUT
             elif stream.source >= 0:
                 wanted[stream.source] = wanted.get(stream.source, 0) | select.POLLIN
+        poll = select.poll()
         for fd, mask in wanted.items():
             poll.register(fd, mask)
-        waits_for_reader = any(stream.buffer for stream in self.streams)
-        events = dict(poll.poll(None if watch_result or waits_for_reader else 0))
-        self._result_ready = self.result in events and watch_result
+        return poll
+
+    def _copy(self, events: dict[int, int]) -> bool:
+        """Handle one round of events; False: the keys to detach were typed."""
         for stream in self.streams:
             if stream.buffer:
                 if events.get(stream.sink, 0) & ~select.POLLIN:
                     stream.write()
             elif stream.source >= 0 and events.get(stream.source, 0) & ~select.POLLOUT:
-                stream.read()
-        return bool(events)
+                if not stream.read():
+                    return False
+        return True

@@ -1,15 +1,17 @@
 """What a container is on disk, and the truth about it.
 
     <storage>/containers/<id>/       0700, the OCI bundle:
-        config.json                  the OCI config
-        container.json               name, image, labels, map: written once
-        exit.json                    exit code and time, once it has ended
+        config.json                  the OCI config of the last start
+        container.json               the facts: name, image, request, map, ...; whole at any moment
+        started                      empty: a container that `create` made was started once
+        exit.json                    how it ended: code, times; not there while it runs
+        monitor                      the socket of its monitor, while that lives
         upper/ work/ merged/         the writable layer
         hosts hostname resolv.conf   bound into the container
-        log                          the output of a detached one
+        log log.1 ...                what it wrote
     <storage>/names/<name>           a link to the id: made atomically, so a name is unique
     <storage>/run/<boot>/live/<id>   JSON: the processes of a container that is being made, runs
-                                     or is being cleaned up
+                                     or is being cleaned up; also the lock of a start
 
 State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
 directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
@@ -25,24 +27,36 @@ from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux.idmap import IdMap
-from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.process import (
+    is_running,
+    pidfd_open,
+    pidfd_send_signal,
+    process_state,
+    start_time,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 KILLED = 137
+# A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
+# it back after a boot. A start takes it away.
+STOPPED = "stopped"
 
 
 class Container:
     """One container on disk; `facts` is container.json."""
 
-    __slots__ = ("directory", "facts", "id")
+    __slots__ = ("_entry", "directory", "facts", "id")
 
     def __init__(self, container_id: str, directory: str, facts: dict[str, Any]) -> None:
         self.id = container_id
         self.directory = directory
         self.facts = facts
+        # What this process has written to `live`; None: it is not the one that starts it.
+        self._entry: dict[str, Any] | None = None
 
     @property
     def live_path(self) -> str:
@@ -55,9 +69,40 @@ class Container:
 
     def record_live(self, **facts: Any) -> None:
         """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start])."""
-        entry = self.live()
+        entry = self.live() if self._entry is None else self._entry
         entry.update(facts)
         write_json(self.live_path, entry)
+
+    def claim(self, **more: Any) -> bool:
+        """Make the entry in `live`, with the caller as owner; False: there is one already."""
+        entry = {
+            "owner": this_process(),
+            "rm": self.facts["rm"],
+            "directory": self.directory,
+            "monitor": None,
+            "init": None,
+            "pasta": None,
+            "cgroup": "",
+            **more,
+        }
+        path = self.live_path
+        temporary = f"{path}.{os.getpid()}.tmp"
+        write_json(temporary, entry)
+        try:
+            os.link(temporary, path)  # unlike a rename it takes nobody's place
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        self._entry = entry
+        return True
+
+    def update_facts(self, **facts: Any) -> None:
+        """Change facts of container.json, which is whole at any moment."""
+        current = read_json(f"{self.directory}/container.json") or self.facts
+        current.update(facts)
+        self.facts = current
+        write_json(f"{self.directory}/container.json", current)
 
     def idmap(self) -> IdMap:
         """Return the map that the container's files are stored under."""
@@ -69,30 +114,56 @@ class Container:
         process = self.live().get("init")
         return (process[0], process[1]) if process and is_alive(process) else None
 
+    def ended(self) -> dict[str, Any] | None:
+        """Return how it ended, if that was noted: what exit.json holds."""
+        # On a full disk the monitor has noted it where its entry was.
+        return read_json(f"{self.directory}/exit.json") or self.live().get("ended")
+
     def status(self) -> tuple[str, int | None]:
-        """Return Docker's word for the state, and the exit code of one that has ended."""
-        if self.init():
-            return "running", None
-        ended = read_json(f"{self.directory}/exit.json")
+        """Return Docker's word for the state, and the exit code of one that has ended.
+
+        created, running, paused, restarting, exited; unknown: only another machine can tell.
+        """
+        live = self.live()
+        if is_alive(live.get("init")):
+            return "paused" if _is_paused(live) else "running", None
+        held = any(is_alive(live.get(name)) for name in ("owner", "monitor"))
+        ended = self.ended()
         if ended:
-            return "exited", ended["code"]
-        if any(is_alive(self.live().get(name)) for name in ("owner", "monitor")):
+            waits = held and ended.get("restart_at") is not None
+            return "restarting" if waits else "exited", ended["code"]
+        if held:
+            # Its end is being noted just now; or it has no first process yet.
+            return "running" if live.get("init") else "created", None
+        if not self.was_started():
             return "created", None
         if self.facts["host"] != os.uname().nodename:
             return "unknown", None  # it may run there: only that machine can tell
         # Everything that could have noted an exit code was killed with it.
         return "exited", KILLED
 
+    def was_started(self) -> bool:
+        """Tell whether it was ever started; `run` does so at once."""
+        return self.facts.get("run", True) or os.path.exists(f"{self.directory}/started")
+
     def finished(self) -> float | None:
         """Return when it ended, in seconds since the epoch; None: it has not, or nobody knows."""
-        ended = read_json(f"{self.directory}/exit.json")
+        ended = self.ended()
         return float(ended["finished"]) if ended else None
 
     def record_exit(self, code: int, error: str | None = None) -> None:
-        """Note how it ended."""
+        """Note how it ended, in place of a monitor that did not."""
+        live = self.live()
         write_json(
             f"{self.directory}/exit.json",
-            {"code": code, "finished": time.time(), "error": error},
+            {
+                "code": code,
+                "started": live.get("started"),
+                "finished": time.time(),
+                "error": error,
+                "oom": False,
+                "restarts": live.get("restarts", 0),
+            },
         )
 
     def forget_name(self) -> None:
@@ -113,6 +184,18 @@ class Container:
         if process is None:
             raise RlessError(f"container {self.facts['name']} is not running", exit_code=1)
         signal_process(process, number)
+
+
+def _is_paused(live: dict[str, Any]) -> bool:
+    """Tell whether the processes of a running container are halted, by its cgroup or by SIGSTOP."""
+    if live.get("cgroup"):
+        try:
+            with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:
+                if file.read(1) == b"1":
+                    return True
+        except OSError:
+            pass  # it is just going
+    return process_state(live["init"][0]) == "T"
 
 
 def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
@@ -154,33 +237,36 @@ def new_id() -> str:
     return os.urandom(32).hex()
 
 
-def create(container_id: str, name: str | None, facts: dict[str, Any]) -> Container:
+def create(
+    container_id: str,
+    name: str | None,
+    facts: dict[str, Any],
+    furnish: Callable[[Container], None] | None = None,
+) -> Container:
     """Make a container on disk: its directory, its name, its entry in `live`.
 
+    Args:
+        furnish: completes the facts, where that needs the directory.
+
     Raises:
-        RlessError: the name is in use, or the disk is full.
+        RlessError: the name is in use, or the disk is full, or of `furnish`.
     """
     root = containers_root()
     directory = f"{root}/{container_id}"
-    live = f"{live_root()}/{container_id}"
+    container = Container(container_id, directory, facts)
     try:
         # The entry first: whatever is made after it will be found by the next sweep.
-        write_json(live, {"owner": this_process(), "rm": facts["rm"], "directory": directory})
+        container.claim()
         os.mkdir(directory, 0o700)
         facts["name"] = take_name(container_id, name)
-        container = Container(container_id, directory, facts)
+        if furnish is not None:
+            furnish(container)
         write_json(f"{directory}/container.json", facts)
     except BaseException as error:
-        drop_name(facts.get("name"), container_id)
-        for path, remove in (
-            (f"{directory}/container.json", os.unlink),
-            (directory, os.rmdir),
-            (live, os.unlink),
-        ):
-            try:
-                remove(path)
-            except OSError:
-                pass  # it was not made
+        try:
+            discard(container)
+        except (OSError, RlessError):
+            pass  # the next sweep does it
         if isinstance(error, OSError):
             raise RlessError(f"cannot make the container in {root}: {error.strerror}") from error
         raise
@@ -228,6 +314,16 @@ def drop_name(name: str | None, container_id: str) -> None:
             os.unlink(path)
     except OSError:
         pass  # never taken, or taken by another
+
+
+def drop_names_of(container_id: str) -> None:
+    """Give back whatever names a container has, of which nothing else is known."""
+    try:
+        names = os.listdir(f"{paths.storage_root()}/names")
+    except FileNotFoundError:
+        return
+    for name in names:
+        drop_name(name, container_id)
 
 
 _ADJECTIVES = "brave calm clever eager fair gentle happy keen kind lucid merry proud quiet wise"
@@ -283,6 +379,19 @@ def load(container_id: str) -> Container | None:
     return Container(container_id, directory, facts) if facts else None
 
 
+def await_entry(container: Container, seconds: float = 10) -> bool:
+    """Wait until another command has started the container or done with it; False: not in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        live = container.live()
+        if is_alive(live.get("init")):
+            return True
+        if not any(is_alive(live.get(name)) for name in ("owner", "monitor")):
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def all_ids() -> list[str]:
     return os.listdir(containers_root())
 
@@ -301,18 +410,25 @@ def delete(container: Container, volumes: bool) -> None:
     container.record_live(
         owner=this_process(), rm=True, volumes=volumes, directory=container.directory
     )
-    if volumes and any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
-        from rootless.engine.volumes import remove_anonymous
-
-        remove_anonymous(container)
+    if volumes:
+        _delete_volumes(container)
     container.forget_name()
     idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
     container.forget_live()
 
 
+def _delete_volumes(container: Container) -> None:
+    if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
+        from rootless.engine.volumes import remove_anonymous
+
+        remove_anonymous(container)
+
+
 def discard(container: Container) -> None:
     """Take back a container that was never started: no file of another id is there yet."""
-    delete_directory(container.directory)
+    _delete_volumes(container)
+    if os.path.lexists(container.directory):
+        delete_directory(container.directory)
     container.forget_name()
     container.forget_live()
 

@@ -46,7 +46,9 @@ def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
     files = {}
     for path, text in texts.items():
         file = f"{directory}/{path.rpartition('/')[2]}"
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        # Anew at each start, in place: what binds the file keeps it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(file, flags, 0o644)
         try:
             os.fchmod(fd, 0o644)  # whatever the umask: every user of the container reads them
             os.write(fd, text.encode("utf-8", "surrogateescape"))
@@ -88,6 +90,10 @@ def place_init(directory: str) -> str:
             "--init is not available: rless was installed without a C compiler",
             "install gcc and libc6-dev, then install rless again",
         ) from None
+    try:
+        os.unlink(target)  # of an earlier start
+    except FileNotFoundError:
+        pass
     target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
     try:
         while os.sendfile(target_fd, source_fd, None, _COPY_BLOCK):

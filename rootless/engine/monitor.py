@@ -1,27 +1,26 @@
-"""The container's parent: from the mounted root file system to the removed directory.
+"""The container's parent: from the mounted root file system to the program that stays.
 
-Theory of operation. The command (see `run`) forks this process into the engine's user and
-mount namespace. It makes the root file system there, calls the runtime, and stays init's
-parent: it reaps it, notes the exit code and removes what was made. It has the invoking user's
-own id in the namespace, and every capability over files of mapped ids.
+Theory of operation. The command (see `start`) forks this process into the engine's user and
+mount namespace. It makes the root file system there, calls the runtime, and becomes the monitor
+by execve (`hold`), still init's parent. It has the invoking user's own id in the namespace, and
+every capability over files of mapped ids.
 
-    command                          monitor
-       |  <-- READY(facts) ----------   |   created; init waits at the gate
-       |  -- gate: START --> init       |   the network is up: the command opens the gate
-       |  <-- STARTED ---------------   |   the application runs
-       |  -- DETACH ---------------->   |   -d: the command leaves
-       |  -- REAP ------------------>   |   --explain: it has looked at the process
-       |  <-- EXITED(code) ----------   |   over, and cleaned up
+    command                          monitor                           init
+       |  <-- READY(facts) ----------   |   created                      |  waits at the gate
+       |                                |   execve: rless-monitor        |
+       |  -- gate: START ------------------------------------------->   |  the network is up
+       |  <-- status: closed by execve, or FAILED -------------------   |  the application runs
+       |  <-> link: a client as others, and the leash                   |
+       |  <-- X code ----------------   |   over, and cleaned up
 
-If the command is killed, its end of the orders pipe closes: the container is killed and
-cleaned up, unless it was told to DETACH. If the monitor is killed, the kernel kills init; the
-command, or the next one, clears the rest (`container.sweep`).
+If the command is killed while it keeps the container, its link ends: the container is killed and
+cleaned up. A detached one is nobody's. If the monitor is killed, the kernel kills init; the
+command, or the next one, clears the rest (`sweep`).
 """
 
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from rootless.engine.container import delete_directory, this_process, write_json
@@ -37,26 +36,26 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.engine.container import Container
+    from rootless.engine.hold import Orders
     from rootless.engine.wires import Wires
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
     from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
+    from rootless.runtime.parent import Created
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
-
-DETACH = b"d"
-REAP = b"r"
 
 
 def load_runtime() -> None:
     """Load what only the monitor needs, while newuidmap is at work: 3 ms that nobody waits for."""
     from rootless import rootfs
+    from rootless.engine import hold
     from rootless.runtime import cgroup, parent
 
-    del rootfs, cgroup, parent
+    del rootfs, cgroup, hold, parent
 
 
 class Source:
@@ -82,9 +81,21 @@ class Source:
         self.cache = ""
         self.hidden: list[str] = []
 
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data, for container.json."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Source:
+        """Return what `to_data` has given."""
+        made = cls(data["kind"])
+        for name, value in data.items():
+            setattr(made, name, value)
+        return made
+
 
 class Monitor:
-    """The parent of one container."""
+    """The parent of one container, until it becomes the program that stays."""
 
     def __init__(
         self,
@@ -97,9 +108,17 @@ class Monitor:
         new_network: bool,
         pasta: Pasta | None,
         want_report: bool,
+        leash: bool,
+        keep: bool,
         cache_dir: str,
         volumes: list[tuple[str, str]],
     ) -> None:
+        """Hold what the start needs.
+
+        Args:
+            leash: the container ends with the command, until that lets go.
+            keep: a start that fails leaves the container, with the reason.
+        """
         self.container = container
         self.spec = spec
         self.idmap = idmap
@@ -110,11 +129,12 @@ class Monitor:
         self.network_begun = False
         self.network_error: RlessError | None = None
         self.want_report = want_report
+        self.leash = leash
+        self.keep = keep
         self.cache_dir = cache_dir
         self.volumes = volumes
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
-        self.detached = False
 
     def start_network(self) -> None:
         """Fork pasta, while we are still in the host's network: it ends when we do."""
@@ -152,34 +172,27 @@ class Monitor:
             show_as(f"rless: monitor of {self.container.id[:12]}")
             os.setsid()  # the terminal's signals are for the command, which forwards them
             self.wires.close_command_ends()
-            if self.container.facts["detach"]:
-                _leave_stdio()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
                 signal.signal(number, signal.SIG_IGN)
-            code = self._live()
-            self._tell(sync.EXITED, code)
+            orders = self._create()
+            from rootless.engine import hold
+
+            hold.hold(orders, self.container.id)
         except RlessError as error:
-            self._clean_up(error.exit_code, error.message)
-            self._tell(sync.FAILED, sync.error_payload(error))
+            self._give_up(error)
             code = error.exit_code
         except OSError as error:
             text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-            self._clean_up(code, text)
-            self._tell(sync.FAILED, [text, None, code])
+            self._give_up(RlessError(text))
         except BaseException as error:
             text = f"internal error: {type(error).__name__}: {error}"
-            self._clean_up(code, text)
-            self._tell(sync.FAILED, [text, "run with --debug and report it", code])
+            self._give_up(RlessError(text, "run with --debug and report it"))
         finally:
             os._exit(code)
 
-    def _tell(self, kind: bytes, payload: Any) -> None:
-        try:
-            sync.send(self.wires.monitor_result, kind, payload)
-        except OSError:
-            pass  # the command has left
-
-    def _live(self) -> int:
+    def _create(self) -> Orders:
+        """Make the container up to its gate; return the orders for what comes then."""
+        from rootless.engine import monitor_client
         from rootless.runtime import cgroup, parent
 
         if self.network_error is not None:
@@ -198,44 +211,108 @@ class Monitor:
         write_json(f"{self.container.directory}/config.json", self.spec)
         self.cgroup = cgroup.choose(self.spec, self.container.id)
         times.append(("control group", time.monotonic()))
-        self.container.record_live(monitor=this_process(), cgroup=self.cgroup.path)
+        pasta = self.pasta
+        self.container.record_live(
+            monitor=this_process(),
+            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            cgroup=self.cgroup.path or "",
+            manager=self.cgroup.manager,
+            rootfs=self.mounted.describe(),
+            restarts=0,
+        )
+        listener = monitor_client.listen(self.container.directory)
+        wires = self.wires
         created = parent.create(
             self.spec,
             self.cgroup,
             cache_dir=self.cache_dir,
-            gate_fd=self.wires.init_gate,
-            stdio=self.wires.stdio,
-            console_fd=self.wires.console,
+            gate_fd=wires.init_gate,
+            status=(wires.status, wires.init_status),
+            stdio=wires.stdio,
+            console_fd=wires.console,
             die_with_parent=True,
             want_report=self.want_report,
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
-            self.container.record_live(init=init, started=time.time())
-            self.wires.close_init_ends()
-            if self.wires.log_socket >= 0:
-                self.wires.log = receive_fd(self.wires.log_socket)
-            sync.send(
-                self.wires.monitor_result,
-                sync.READY,
-                {
-                    "init": init,
-                    "report": created.report,
-                    "rootfs": self.mounted.describe(),
-                    "times": [
-                        (name, at - times[index][1])
-                        for index, (name, at) in enumerate(times[1:])
-                    ],
-                    "cgroup": [self.cgroup.manager, self.cgroup.path, self.cgroup.why],
-                },
-            )
-            created.wait_exec()
-            self._tell(sync.STARTED, None)
+            started = time.time()
+            self.container.record_live(init=init, started=started)
+            os.close(created.status_fd)  # the command has a copy
+            wires.status = wires.init_status = -1
+            wires.close_init_ends()
+            pty = receive_fd(wires.console_socket) if wires.console_socket >= 0 else -1
+            orders = self._orders(created, started, listener, pty)
+            ready = {
+                "init": init,
+                "report": created.report,
+                "rootfs": self.mounted.describe(),
+                "times": [
+                    (name, at - times[index][1]) for index, (name, at) in enumerate(times[1:])
+                ],
+                "cgroup": [self.cgroup.manager, self.cgroup.path, self.cgroup.why],
+            }
+            sync.send(wires.monitor_result, sync.READY, ready)
         except BaseException:
             _kill(created.pidfd)
             os.waitpid(created.pid, 0)
             raise
-        return self._wait(created.pid, created.pidfd)
+        return orders
+
+    def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
+        """Return what the monitor must know (helpers/monitor.c)."""
+        from rootless import jsontext, paths
+        from rootless.engine import hold
+
+        container, wires, mounted = self.container, self.wires, self.mounted
+        assert mounted is not None and self.cgroup is not None
+        facts = container.facts
+        storage = paths.storage_root()
+        helpers = mounted.helper_pids or (self.pasta is not None and facts["ports"])
+        mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
+        orders = {
+            "id": container.id,
+            "directory": container.directory,
+            "name": facts["name"],
+            "image": jsontext.dumps([str(facts["image"])])[1:-1],
+            "live": container.live_path,
+            "names": f"{storage}/names",
+            "events": f"{storage}/events",
+            "started": repr(started),
+            "remove": int(facts["rm"]),
+            "stdin_once": int(facts["stdin_once"]),
+            "leash": int(self.leash),
+            "hold": int(self.want_report),
+            "cgroup": self.cgroup.path or "",
+            "mount": mount_point,
+            "wait_helpers": int(bool(helpers)),
+            "pasta": self.pasta.pid if self.pasta is not None else 0,
+            "init": created.pid,
+            "init_fd": created.pidfd,
+            "listener": listener,
+            "pty": pty,
+            "in": wires.app_in,
+            "out": wires.app_out,
+            "err": wires.app_err,
+            "client": wires.client,
+            "client_in": wires.client_in,
+            "client_out": wires.client_out,
+            "client_err": wires.client_err,
+            "lock": mounted.lock_fd,
+            **log_orders(facts),
+            "restart": facts["restart"]["name"],
+            "restart_most": facts["restart"]["max"],
+        }
+        pairs = [(key, str(value)) for key, value in orders.items()]
+        has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])
+        if has_volumes:
+            pairs.append(("volumes", "1"))
+        if facts["restart"]["name"] != "no" or facts["health"] or not facts["rm"] or has_volumes:
+            pairs += [("python", word) for word in hold.interpreter()]
+            pairs += [("environment", f"RLESS_STORAGE={storage}")]
+            pairs += [("environment", "PATH=/usr/bin:/bin")]
+        if facts["health"]:
+            pairs += health_orders(facts["health"])
+        return pairs
 
     def _mount(self) -> Mounted:
         from rootless import rootfs
@@ -246,14 +323,20 @@ class Monitor:
             "volatile": bool(self.container.facts["rm"]),
         }
         if source.kind == "host":
-            return rootfs.mount_host(
+            mounted = rootfs.mount_host(
                 workspace, self.idmap, source.cache, exclude=source.hidden, **options
             )
-        if source.kind == "directory":
-            return rootfs.mount_directory(source.path, workspace, self.idmap, **options)
-        return rootfs.mount(
-            source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
-        )
+        elif source.kind == "directory":
+            mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
+        else:
+            mounted = rootfs.mount(
+                source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
+            )
+        if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
+            # Each stores changes in its own form, so a later start takes the same one.
+            source.driver = mounted.driver
+            self.container.update_facts(source=source.to_data())
+        return mounted
 
     def _fill_volumes(self, root: str) -> None:
         if self.volumes:
@@ -262,123 +345,77 @@ class Monitor:
             for directory, target in self.volumes:
                 volumes.fill(directory, root, target)
 
-    def _wait(self, pid: int, pidfd: int) -> int:
-        """Wait for the end of the application; return its exit code, all being cleaned up."""
-        log = _Log(self.wires.log, f"{self.container.directory}/log")
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.register(self.wires.monitor_orders, select.POLLIN)
-        if log.fd >= 0:
-            poll.register(log.fd, select.POLLIN)
-        ended, may_reap = False, not self.want_report
-        while not (ended and may_reap):
-            for fd, _ in poll.poll():
-                if fd == pidfd:
-                    ended = True
-                    poll.unregister(pidfd)
-                elif fd == log.fd and fd >= 0:
-                    if not log.copy():
-                        poll.unregister(fd)
-                else:
-                    order = os.read(fd, 1)
-                    if order == DETACH:
-                        self.detached = True
-                    elif not order:
-                        poll.unregister(fd)
-                        if not self.detached and not ended:
-                            _kill(pidfd)
-                    may_reap = may_reap or order in (REAP, b"")
-        _, status = os.waitpid(pid, 0)
-        os.close(pidfd)
-        log.drain()
-        code = os.waitstatus_to_exitcode(status)
-        code = code if code >= 0 else 128 - code
-        self._clean_up(code, None)
-        return code
-
-    def _clean_up(self, code: int, error: str | None) -> None:
-        """Remove what was made, in the reverse order; keep what `rm` has not been asked for."""
+    def _give_up(self, error: RlessError) -> None:
+        """Take back what was made, in the reverse order, and tell the command why."""
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
             self.pasta.stop(wait=bool(self.container.facts["ports"]))
         if self.cgroup is not None:
             try:
                 self.cgroup.destroy()
-            except OSError as failure:
-                self._complain(f"cannot remove the cgroup {self.cgroup.path}: {failure.strerror}")
+            except OSError:
+                pass  # the next sweep finds it by the entry in `live`
         if self.mounted is not None:
             from rootless import rootfs
 
             rootfs.unmount(self.mounted)
         try:
-            if self.container.facts["rm"] or error is not None:
+            if self.keep:
+                self.container.record_exit(error.exit_code, error.message)
+            else:
                 self.container.forget_name()
                 delete_directory(self.container.directory)
-            else:
-                self.container.record_exit(code, error)
-        except (OSError, RlessError) as failure:
-            # What is left is found by the next sweep: the entry in `live` stays.
-            self._complain(f"cannot clean up {self.container.directory}: {failure}")
-            return
-        self.container.forget_live()
-
-    def _complain(self, text: str) -> None:
-        from rootless import log
-
-        if not self.detached:
-            log.warn(text)
-
-
-class _Log:
-    """The output of a detached container, in a file that is bounded: two times `_LIMIT`."""
-
-    _LIMIT = 10 << 20  # bytes
-
-    def __init__(self, fd: int, path: str) -> None:
-        self.fd = fd
-        self.path = path
-        self.file = -1
-        self.size = 0
-
-    def copy(self) -> bool:
-        """Copy what is there; False at the end."""
+            self.container.forget_live()
+        except (OSError, RlessError):
+            pass  # what is left is found by the next sweep: the entry in `live` stays
         try:
-            data = os.read(self.fd, 65536)
+            sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(error))
         except OSError:
-            return False  # a pty says EIO when its last writer has gone
-        if not data:
-            return False
-        if self.file < 0 or self.size + len(data) > self._LIMIT:
-            self._open()
-        try:
-            self.size += os.write(self.file, data)
-        except OSError:
-            pass  # a full disk loses output, not the container
-        return True
-
-    def _open(self) -> None:
-        if self.file >= 0:
-            os.close(self.file)
-            os.rename(self.path, f"{self.path}.1")
-        self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self.size = 0
-
-    def drain(self) -> None:
-        """Copy what is still in the pipe, without waiting for writers that live on."""
-        if self.fd < 0:
-            return
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        while poll.poll(0) and self.copy():
-            pass
+            pass  # the command has left
 
 
-def _leave_stdio() -> None:
-    """Let go of the caller's streams: who reads them must see their end."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
+def log_orders(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the orders about the log; `facts` is container.json."""
+    log = facts["log"]
+    options = log["options"]
+    orders = {
+        "log": log["driver"],
+        "log_size": options.get("max-size", LOG_SIZE),
+        "log_files": options.get("max-file", LOG_FILES),
+    }
+    if log["driver"] == "journald":
+        short = facts["id"][:12]
+        tag = options.get("tag") or short
+        fields = {
+            "CONTAINER_ID": short,
+            "CONTAINER_ID_FULL": facts["id"],
+            "CONTAINER_NAME": facts["name"],
+            "CONTAINER_TAG": tag,
+            "IMAGE_NAME": facts["image"] or "",
+            "SYSLOG_IDENTIFIER": tag,
+        }
+        text = "".join(
+            f"{name}={' '.join(str(value).splitlines())}\n" for name, value in fields.items()
+        )
+        orders |= {"journal": JOURNAL, "journal_fields": text}
+    return orders
+
+
+LOG_SIZE = 20 << 20  # bytes
+LOG_FILES = 5
+JOURNAL = "/run/systemd/journal/socket"
+
+
+def health_orders(health: dict[str, Any]) -> Orders:
+    """Return the orders about the health check, in milliseconds."""
+    interval = int(1000 * (health["interval"] or 30))
+    while_starting = int(1000 * (health["start_interval"] or 5))
+    first = min(interval, while_starting) if health["start_period"] else interval
+    return [
+        ("health_interval", str(interval)),
+        ("health_start_interval", str(while_starting if health["start_period"] else interval)),
+        ("health_first", str(first)),
+    ]
 
 
 def _kill(pidfd: int) -> None:
@@ -387,4 +424,3 @@ def _kill(pidfd: int) -> None:
     except SyscallError as error:
         if error.errno != 3:
             raise
-

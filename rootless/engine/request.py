@@ -1,4 +1,4 @@
-"""What one `rless run` asks for, as plain data: the seam between the command line and engine.
+"""What one `rless run` or `create` asks for, as plain data: the seam between the command line and engine.
 
 Everything here was checked for its form (numbers, sizes, names, absolute paths) and nothing
 for whether this host or this image can do it: that is the engine's part. The classes have
@@ -6,6 +6,10 @@ for whether this host or this image can do it: that is the engine's part. The cl
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Plain:
@@ -16,6 +20,12 @@ class Plain:
     def as_dict(self) -> dict[str, object]:
         """Return the fields as JSON-able values, the nested ones too."""
         return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+    def fill(self, data: dict[str, Any]) -> None:
+        """Take the fields from what `as_dict` gave; those of another version are left out."""
+        for name, value in data.items():
+            if name in self.__slots__:
+                setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.as_dict() == other.as_dict()
@@ -120,6 +130,7 @@ class RunRequest(Plain):
         "add_host",
         "annotations",
         "argv",
+        "attach",
         "cap_add",
         "cap_drop",
         "cgroupns",
@@ -128,6 +139,7 @@ class RunRequest(Plain):
         "cwd",
         "debug",
         "detach",
+        "detach_keys",
         "devices",
         "dns",
         "dns_option",
@@ -140,6 +152,12 @@ class RunRequest(Plain):
         "explain",
         "expose",
         "group_add",
+        "health_cmd",
+        "health_interval",
+        "health_retries",
+        "health_start_interval",
+        "health_start_period",
+        "health_timeout",
         "hostname",
         "image",
         "init",
@@ -147,9 +165,11 @@ class RunRequest(Plain):
         "ipc",
         "labels",
         "log_driver",
+        "log_options",
         "mounts",
         "name",
         "network",
+        "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
         "pid",
@@ -159,8 +179,10 @@ class RunRequest(Plain):
         "pull",
         "quiet",
         "read_only",
+        "restart",
         "rm",
         "rootfs",
+        "sdnotify",
         "security_opt",
         "shm_size",
         "sig_proxy",
@@ -215,7 +237,21 @@ class RunRequest(Plain):
         self.sig_proxy = True
         self.stop_signal: str | None = None  # "SIGTERM" or a number
         self.stop_timeout: int | None = None  # seconds; -1: wait for ever
-        self.log_driver: str | None = None  # None: our own file; "none": keep no log
+        self.log_driver: str | None = None  # None: local; json-file, journald, none
+        self.log_options: dict[str, Any] = {}  # max-size: bytes, max-file: files, tag: text
+        self.restart: dict[str, Any] | None = None  # {"name": ..., "max": ...}; None: no
+        self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
+        self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
+        self.sdnotify: str | None = None  # container, conmon, ignore
+
+        # Its health check; seconds; 0 or None: as the image says, else Docker's default.
+        self.health_cmd: str | None = None
+        self.health_interval = 0.0
+        self.health_timeout = 0.0
+        self.health_retries = 0
+        self.health_start_period = 0.0
+        self.health_start_interval = 0.0
+        self.no_healthcheck = False
 
         # Namespaces: private, host, container:NAME; ipc also none.
         self.userns = "auto"  # also host-root nomap single keep-id[:uid=N,gid=N] container:NAME
@@ -252,3 +288,37 @@ class RunRequest(Plain):
         # What to tell.
         self.explain: str | None = None  # None, "text", "json"
         self.debug = False
+
+    def asks_health(self) -> bool:
+        """Tell whether anything is said of the health check."""
+        return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data, for container.json."""
+        return self.as_dict()
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> RunRequest:
+        """Return the request that `to_data` has given, of this version or an older one."""
+        request = cls()
+        request.fill(data)
+        request.mounts = [_mount(entry) for entry in data.get("mounts", ())]
+        request.devices = [_device(entry) for entry in data.get("devices", ())]
+        request.publish = [_port(entry) for entry in data.get("publish", ())]
+        request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
+        request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
+        return request
+
+
+def _mount(data: dict[str, Any]) -> Mount:
+    mount = Mount(data["type"], data["source"], data["target"])
+    mount.fill(data)
+    return mount
+
+
+def _device(data: dict[str, Any]) -> Device:
+    return Device(data["host"], data["container"], data["permissions"])
+
+
+def _port(data: dict[str, Any]) -> Port:
+    return Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])

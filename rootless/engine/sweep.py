@@ -24,6 +24,7 @@ from rootless.engine.container import (
     containers_root,
     delete,
     delete_directory,
+    drop_names_of,
     is_alive,
     live_root,
     load,
@@ -121,14 +122,18 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
     if container is None:
-        # Killed while it was made: no map is known, so no foreign file is there yet.
+        # Killed while it was made: no map is known, so no foreign file is there yet. Or while it
+        # was deleted, after its facts.
+        drop_names_of(container_id)
         if os.path.lexists(directory):
             from rootless.engine.userns import Subordinate, build
 
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
-    elif not os.path.exists(f"{directory}/exit.json"):
+    elif ended := entry.get("ended"):
+        container.record_exit(ended["code"])  # noted by the monitor, on a full disk
+    elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
         container.record_exit(KILLED, "rless was killed")
     unlink(f"{live_root()}/{container_id}")
 
@@ -144,7 +149,7 @@ def _clear_last_boot() -> None:
             continue
         if container.facts["rm"]:
             delete(container, volumes=True)
-        elif container.finished() is None:
+        elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")
 
 

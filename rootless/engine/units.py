@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 
 from rootless import paths
-from rootless.engine.container import Container, all_ids, find, load
-from rootless.engine.control import STOPPED, stop
+from rootless.engine.container import STOPPED, Container, all_ids, find, load
+from rootless.engine.control import stop
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -102,6 +102,8 @@ def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple
         "SuccessExitStatus=143",
     ]
     if wishes.new:
+        # Where `run` was called: paths of its flags may be relative.
+        lines.append(f"WorkingDirectory={escape(facts['request']['cwd'])}")
         words = " ".join(quote(word) for word in arguments)
         lines += [
             f"ExecStartPre=-{program} rm -f -v {quote(name)}",
@@ -192,7 +194,7 @@ def to_restart() -> list[Container]:
         policy = (container.facts.get("restart") or {}).get("name", "no")
         if policy not in ("always", "unless-stopped") or container.live():
             continue
-        if not os.path.exists(f"{container.directory}/started"):
+        if not container.was_started():
             continue  # made, and never started: nobody has asked for it yet
         if policy == "unless-stopped" and os.path.exists(f"{container.directory}/{STOPPED}"):
             continue
@@ -217,7 +219,7 @@ def restart_after_boot() -> Iterator[tuple[str, RlessError | None]]:
 
     for container in to_restart():
         try:
-            start(container)
+            start(container.id, (), None, False)
             yield container.facts["name"], None
         except RlessError as error:
             yield container.facts["name"], error

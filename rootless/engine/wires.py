@@ -1,7 +1,16 @@
-"""The pipes between the command, the monitor and the application, made before the fork.
+"""The descriptors between the command, the monitor and the application, made before the fork.
 
-Each descriptor belongs to one side. The monitor closes the command's after the fork and the
-command the monitor's: a pipe ends only when every copy of its other end is closed.
+Each one belongs to one side. The monitor closes the command's after the fork and the command
+the monitor's: a pipe ends only when every copy of its other end is closed.
+
+    application                    monitor                      command
+      0  <------ in ------------- app_in        client_in <-- stdin
+      1  ------- out -----------> app_out      client_out --> stdout
+      2  ------- err -----------> app_err      client_err --> stderr
+      or a pty -----------------> (console)        client <-> link
+    init, before it is the application:
+      status ------------------------------------------------> status
+      gate <-------------------------------------------------- gate
 """
 
 from __future__ import annotations
@@ -10,86 +19,107 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rootless.engine.request import RunRequest
+    from collections.abc import Collection
 
 
 class Wires:
-    """All descriptors of one container; -1 for what it does not have.
+    """All descriptors of one start; -1 for what it does not have.
 
     Attributes:
-        result, monitor_result: frames from the monitor to the command.
-        orders, monitor_orders: bytes from the command to the monitor.
+        result, monitor_result: frames from the monitor, until it waits for the application.
+        status, init_status: what init says (`sync`): first to the monitor, of its execve to the
+            command; each of them has a copy of the reading end.
         gate, init_gate: the start gate of init.
-        stdin, stdout, stderr: the command's ends of the application's pipes.
-        socket: the command's end of what gives it the pty's master.
+        link, client: the command as the monitor's first client (`monitor_client`).
+        stdin, stdout, stderr: the command's ends of its pipes to the monitor.
+        client_in, client_out, client_err: the monitor's ends of them.
+        app_in, app_out, app_err: the monitor's ends of the application's pipes.
         stdio: the application's descriptors 0 to 2; None with a terminal.
-        console: init's end of `socket`.
-        log: what the monitor of a detached container copies to its log.
-        log_socket: what gives it the pty's master for that.
+        console, console_socket: init's end, and the monitor's, of what gives it the pty's master.
     """
 
-    def __init__(self, request: RunRequest) -> None:
-        self.stdin = self.stdout = self.stderr = self.socket = -1
-        self.console = self.log = self.log_socket = -1
-        self.stdio: tuple[int, int, int] | None = None
-        self._held = -1  # the open end of a detached container's standard input
-        self.result, self.monitor_result = os.pipe()
-        self.monitor_orders, self.orders = os.pipe()
-        self.init_gate, self.gate = os.pipe()
-        if request.tty:
-            # Not the module `socket`, which takes 8 ms to import.
-            import _socket
+    _COMMAND = ("result", "gate", "link", "stdin", "stdout", "stderr")
+    _MONITOR = (
+        *("monitor_result", "client", "client_in", "client_out", "client_err"),
+        *("app_in", "app_out", "app_err", "console_socket"),
+    )
+    _INIT = ("init_status", "init_gate", "console")
 
-            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-            self.console = theirs.detach()
-            if request.detach:
-                self.log_socket = ours.detach()
-            else:
-                self.socket = ours.detach()
+    def __init__(
+        self, tty: bool, interactive: bool, attach: Collection[str], link: bool = False
+    ) -> None:
+        """Make them.
+
+        Args:
+            interactive: the application's standard input stays open.
+            attach: the streams that the command passes on: stdin, stdout, stderr.
+            link: make a link even if there are none.
+        """
+        for name in ("status", *self._COMMAND, *self._MONITOR, *self._INIT):
+            setattr(self, name, -1)
+        self.stdio: tuple[int, int, int] | None = None
+        self.result, self.monitor_result = os.pipe()
+        self.status, self.init_status = os.pipe()
+        self.init_gate, self.gate = os.pipe()
+        if attach or link:
+            self.link, self.client = _pair(5)  # SOCK_SEQPACKET
+        if "stdin" in attach:
+            self.client_in, self.stdin = os.pipe()
+        if "stdout" in attach or (tty and "stderr" in attach):
+            self.stdout, self.client_out = os.pipe()
+        if "stderr" in attach and not tty:
+            self.stderr, self.client_err = os.pipe()
+        if tty:
+            self.console_socket, self.console = _pair(1)  # SOCK_STREAM
             return
-        if request.detach:
-            self._make_detached(request)
-            return
-        if request.interactive:
-            stdin, self.stdin = os.pipe()
+        if interactive:
+            stdin, self.app_in = os.pipe()
         else:
             stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self.stdout, stdout = os.pipe()
-        self.stderr, stderr = os.pipe()
+        self.app_out, stdout = os.pipe()
+        self.app_err, stderr = os.pipe()
         self.stdio = (stdin, stdout, stderr)
 
-    def _make_detached(self, request: RunRequest) -> None:
-        if request.interactive:
-            stdin, self._held = os.pipe()
-        else:
-            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        if request.log_driver == "none":
-            null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-            self.stdio = (stdin, null, null)
-            return
-        self.log, writer = os.pipe()
-        self.stdio = (stdin, writer, writer)
+    result: int
+    monitor_result: int
+    status: int
+    init_status: int
+    gate: int
+    init_gate: int
+    link: int
+    client: int
+    stdin: int
+    stdout: int
+    stderr: int
+    client_in: int
+    client_out: int
+    client_err: int
+    app_in: int
+    app_out: int
+    app_err: int
+    console: int
+    console_socket: int
 
-    def _close(self, *names: str) -> None:
+    def _close(self, names: tuple[str, ...]) -> None:
         for name in names:
             fd = getattr(self, name)
             if fd >= 0:
                 os.close(fd)
-            setattr(self, name, -1)
+                setattr(self, name, -1)
 
     def close_command_ends(self) -> None:
         """Close what the monitor must not keep; in the monitor."""
-        self._close("result", "orders", "gate", "stdin", "stdout", "stderr", "socket")
+        self._close(self._COMMAND)
 
     def close_monitor_ends(self) -> None:
         """Close what the command must not keep; in the command."""
         self.close_init_ends()
-        self._close("monitor_result", "monitor_orders", "log", "log_socket", "_held")
+        self._close(self._MONITOR)
 
     def close_init_ends(self) -> None:
         """Close what only the application shall hold."""
-        self._close("init_gate", "console")
-        for fd in set(self.stdio or ()):
+        self._close(self._INIT)
+        for fd in self.stdio or ():
             os.close(fd)
         self.stdio = None
 
@@ -97,6 +127,15 @@ class Wires:
         """Close everything that is still open."""
         self.close_monitor_ends()
         self.close_command_ends()
+        self._close(("status",))
+
+
+def _pair(kind: int) -> tuple[int, int]:
+    # Not the module `socket`, which takes 8 ms to import.
+    import _socket
+
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
+    return ours.detach(), theirs.detach()
 
 
 def receive_fd(socket_fd: int) -> int:

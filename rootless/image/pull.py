@@ -32,7 +32,6 @@ from rootless.image.store import (
     source_state,
 )
 from rootless.image.tarsplit import has_split
-from rootless.linux.filesystem import syncfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,7 +125,7 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
 
 def _note_key(store: Store, image: Image, key: str, scratch: str) -> None:
     metas = [records.read_meta(store.root, key, chain) for chain in image.chain]
-    _sync(store.root)
+    records.sync(store.root)
     records.add_key(image, key, _whiteouts([meta for meta in metas if meta]), scratch)
 
 
@@ -263,7 +262,7 @@ def _record_image(
     if found.manifest:
         records.put_blob(root, found.digest, found.manifest, scratch)
     records.put_blob(root, found.id, found.config_data, scratch)
-    _sync(root)
+    records.sync(root)
     if not names:
         records.write_json(f"{root}/images/ids/{found.id[7:]}.json", record, scratch)
     for reference in names or ():
@@ -491,12 +490,3 @@ def _known_keys(store: Store, image_id: str) -> dict[str, str]:
     """Return for which maps the same image is unpacked already."""
     image = store.lookup(image_id)
     return image.keys if image is not None else {}
-
-
-def _sync(root: str) -> None:
-    """Bring everything to disk before a record says that it is there: one call for a pull."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)

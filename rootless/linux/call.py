@@ -24,13 +24,14 @@ _syscall.restype = ffi.c_long
 # x86_64 and aarch64 share the numbers from pidfd_send_signal (424) on.
 _MACHINE = os.uname().machine
 _LEGACY = {
-    "x86_64": {"pivot_root": 155, "gettid": 186, "keyctl": 250, "seccomp": 317, "getcwd": 79},
-    "aarch64": {"pivot_root": 41, "gettid": 178, "keyctl": 219, "seccomp": 277, "getcwd": 17},
+    "x86_64": {"pivot_root": 155, "gettid": 186, "keyctl": 250, "seccomp": 317, "getcwd": 79, "execveat": 322},
+    "aarch64": {"pivot_root": 41, "gettid": 178, "keyctl": 219, "seccomp": 277, "getcwd": 17, "execveat": 281},
 }.get(_MACHINE, {})
 SYS_PIVOT_ROOT = _LEGACY.get("pivot_root", -1)
 SYS_KEYCTL = _LEGACY.get("keyctl", -1)
 SYS_SECCOMP = _LEGACY.get("seccomp", -1)
 SYS_GETCWD = _LEGACY.get("getcwd", -1)
+SYS_EXECVEAT = _LEGACY.get("execveat", -1)
 SYS_PIDFD_SEND_SIGNAL = 424
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
@@ -44,6 +45,7 @@ SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
 
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 

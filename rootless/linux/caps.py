@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from rootless.errors import SyscallError
 from rootless.linux import ffi
 from rootless.linux.call import failed, libc
-from rootless.linux.prctl import read_bounding
+from rootless.linux.prctl import raise_ambient, read_bounding
 
 # In the kernel's order: the index is the capability's number (linux/capability.h).
 NAMES = (
@@ -89,6 +91,20 @@ def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     )
     if _capset(ffi.byref(_Header(_VERSION_3, 0)), ffi.byref(data)) == -1:
         raise failed("capset")
+
+
+def keep_over_exec() -> None:
+    """Make all capabilities survive execve; uid 0 keeps them by itself.
+
+    Where it runs: in a user namespace of the caller's, with all capabilities there.
+    """
+    if os.geteuid() == 0:
+        return
+    last = last_capability()
+    every = (1 << (last + 1)) - 1
+    set_capabilities(every, every, every)
+    for number in range(last + 1):
+        raise_ambient(number)
 
 
 def last_capability() -> int:

@@ -14,6 +14,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 0x200000000
 _SIGCHLD = 17
 
@@ -79,6 +80,8 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     interpreter) has nothing to do in a process with one thread, and there must be only one:
     the kernel demands the same for CLONE_NEWUSER.
 
+    With CLONE_PARENT the new process is a child of the caller's parent, as the caller is.
+
     Raises:
         SyscallError: as unshare(2); EAGAIN: RLIMIT_NPROC or pids.max; EBUSY or EOPNOTSUPP:
             the cgroup cannot take processes.
@@ -89,7 +92,7 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     args = _CloneArgs(
         flags=flags | CLONE_PIDFD,
         pidfd=ffi.addressof(pidfd),
-        exit_signal=_SIGCHLD,
+        exit_signal=0 if flags & CLONE_PARENT else _SIGCHLD,  # then it is the caller's own
     )
     if cgroup_fd >= 0:
         args.flags |= CLONE_INTO_CGROUP

@@ -7,10 +7,13 @@ import os
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ffi
 from rootless.linux.call import (
+    AT_SYMLINK_NOFOLLOW,
     SYS_CLOSE_RANGE,
+    SYS_EXECVEAT,
     SYS_GETCWD,
     SYS_PIDFD_OPEN,
     SYS_PIDFD_SEND_SIGNAL,
+    encode,
     libc,
     syscall,
 )
@@ -18,6 +21,8 @@ from rootless.linux.call import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Iterable
+    from typing import Any, NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
@@ -62,6 +67,15 @@ def is_running(pid: int, start: int) -> bool:
     return int(fields[19]) == start and fields[0] not in (b"Z", b"X")
 
 
+def process_state(pid: int) -> str:
+    """Return the letter of a process's state (proc_pid_stat(5) field 3); "": no process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def close_on_exec_from(first: int) -> None:
     """Mark every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11)."""
     syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, _CLOSE_RANGE_CLOEXEC)
@@ -70,6 +84,49 @@ def close_on_exec_from(first: int) -> None:
 def close_from(first: int) -> None:
     """Close every descriptor from `first` on (close_range(2), Linux 5.9)."""
     syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, 0)
+
+
+def close_others(kept: set[int]) -> None:
+    """Close every descriptor above 2 but these; a number below 3 in `kept` means none."""
+    first = 3
+    for fd in sorted(fd for fd in kept if fd >= 3):
+        if fd > first:
+            os.closerange(first, fd)
+        first = fd + 1
+    close_from(first)
+
+
+def execute_in(
+    dir_fd: int, name: str, args: list[str], environment: dict[str, str]
+) -> NoReturn:
+    """Become the program `name` of a directory; a link of that name is not followed.
+
+    With a close-on-exec `dir_fd` the kernel runs no script: its interpreter could not open it.
+
+    Raises:
+        OSError: as execve(2); ELOOP: it is a link; ENOENT: also a script.
+
+    Source: execveat(2), Linux 3.19.
+    """
+    try:
+        syscall(
+            f"execveat({name})",
+            SYS_EXECVEAT,
+            dir_fd,
+            encode(name),
+            _pointers(args),
+            _pointers(f"{key}={value}" for key, value in environment.items()),
+            AT_SYMLINK_NOFOLLOW,
+        )
+    except SyscallError as error:
+        raise OSError(error.errno, os.strerror(error.errno), name) from None
+    raise AssertionError("unreachable")
+
+
+def _pointers(words: Iterable[str]) -> Any:
+    """Return an array of C strings that NULL ends."""
+    values = [*(encode(word) for word in words), None]
+    return (ffi.c_char_p * len(values))(*values)
 
 
 def getcwd() -> bytes:

@@ -12,26 +12,22 @@ new namespaces, still seeing the host's files. It ends in execve or os._exit and
  process    limits, capabilities, user    every right that the config does not give
  start      gate, seccomp, execve         system calls, and this program
 
-Nothing can be imported after the first stage: what lies on sys.path belongs to the image once
-the root has changed. `forbid_imports` makes that a certainty.
+Nothing can be imported after the first stage (see `runtime.applicant`, which has the stages
+`process` and `start`: an exec'd process goes through them as well).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import select
-import stat
-import sys
 import time
 
-from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
-from rootless.linux import idmap, netlink, ns, openat2, prctl, process
+from rootless.errors import SyscallError
+from rootless.linux import idmap, netlink, ns, openat2, prctl
 from rootless.linux import mount as api
-from rootless.linux.seccomp import load_filter
 from rootless.runtime import devices, pivot, sync
 from rootless.runtime import process as application
-from rootless.runtime.capabilities import CapabilitySets
+from rootless.runtime.applicant import Applicant, forbid_imports, leave_keyring
 from rootless.runtime.mounts import Root, open_root, open_source
 
 TYPE_CHECKING = False
@@ -41,13 +37,12 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.namespaces import Namespaces
-    from rootless.runtime.tty import Console
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
 
-class Init:
+class Init(Applicant):
     """One container's init: the config, what the parent prepared, and the steps."""
 
     def __init__(
@@ -68,33 +63,29 @@ class Init:
         use_pivot: bool,
         keep_fds: tuple[int, ...],
     ) -> None:
+        super().__init__(
+            spec["process"],
+            seccomp_filter=seccomp_filter,
+            seccomp_flags=seccomp_flags,
+            stdio=stdio,
+            status_fd=status_fd,
+            keep_fds=keep_fds,
+            die_with_parent=die_with_parent,
+        )
         self.spec = spec
-        self.process = spec["process"]
         self.linux = spec.get("linux", {})
         self.namespaces = namespaces
-        self.seccomp_filter = seccomp_filter
-        self.seccomp_flags = seccomp_flags
-        self.stdio = stdio
         self.console_fd = console_fd
-        self.status_fd = status_fd
         self.go_fd = go_fd
         self.gate_fd = gate_fd
         self.parent_pid = parent_pid
-        self.die_with_parent = die_with_parent
         self.want_report = want_report
         self.use_pivot = use_pivot
-        self.keep_fds = keep_fds
-        self.capabilities = CapabilitySets(self.process.get("capabilities", {}))
-        self.environment = application.parse_environment(self.process.get("env", []))
-        self.console: Console | None = None
         self.root: Root
         self.root_tree = -1
         self.sources: list[int] = []
         self.null_fd = -1
-        self.own_image = application.image_of_caller()
-        self.entered = False
         self.nodes: dict[str, int] = {}
-        self.invoker = (0, 0)
         self.times: list[tuple[str, float]] = []
 
     def run(self) -> NoReturn:
@@ -124,22 +115,8 @@ class Init:
             self.wait_for_start()
             self.restrict()
             application.execute(self.process["args"], self.environment)
-        except RlessError as error:
-            self._fail(error)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            self._fail(RlessError(f"runtime: {where}{error.strerror}"))
         except BaseException as error:
-            self._fail(RlessError(f"runtime: internal error: {type(error).__name__}: {error}"))
-
-    def _fail(self, error: RlessError) -> NoReturn:
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        try:
-            sync.send(self.status_fd, sync.FAILED, sync.error_payload(error))
-        except OSError:
-            # Created by one command and started by another: the first one is not there to tell.
-            os.write(2, f"rless-oci: {escape(str(error))}\n".encode())
-        os._exit(error.exit_code)
+            self.fail_by(error)
 
     # -- detach ------------------------------------------------------------------------------
 
@@ -164,32 +141,10 @@ class Init:
                 os._exit(137)
         os.setsid()
         os.umask(0o022)  # the caller's is not for the directories that we make for all users
-        for number in range(1, signal.NSIG):
-            # SIGPIPE stays ignored until `restrict`: the parent may have gone when we report.
-            if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE):
-                try:
-                    signal.signal(number, signal.SIG_DFL)
-                except (OSError, ValueError):
-                    pass  # the C library keeps two for itself
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if self.stdio is not None:
-            # Through copies above 2, so that no dup2 closes what a later one needs.
-            for target, source in enumerate([os.dup(fd) for fd in self.stdio]):
-                os.dup2(source, target, inheritable=True)
-        keep = {self.status_fd, self.go_fd, self.gate_fd, self.console_fd, *self.keep_fds}
-        keep.update(entry[1] for entry in self.namespaces.joined)
-        first = 3
-        for fd in sorted(fd for fd in keep if fd >= 3):
-            if fd > first:
-                os.closerange(first, fd)
-            first = fd + 1
-        process.close_from(first)
-        try:
-            prctl.join_new_session_keyring()
-        except SyscallError as error:
-            # No keys in this kernel, or a seccomp filter around us: nothing to leave then.
-            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EDQUOT):
-                raise
+        self.reset_signals()
+        joined = (entry[1] for entry in self.namespaces.joined)
+        self.keep_only({self.status_fd, self.go_fd, self.gate_fd, self.console_fd, *joined})
+        leave_keyring()
 
     # -- namespaces --------------------------------------------------------------------------
 
@@ -254,7 +209,9 @@ class Init:
         if self.console_fd < 0:
             return
         user = self.process.get("user", {})
-        self.console = make_console(
+        from rootless.runtime import tty  # loaded by the parent
+
+        self.console = tty.make_console(
             self.root,
             self.console_fd,
             self.process.get("consoleSize"),
@@ -285,56 +242,6 @@ class Init:
         self.root.close()
         os.close(self.null_fd)
 
-    # -- process -----------------------------------------------------------------------------
-
-    def limit_process(self) -> None:
-        """Set terminal, working directory and the file mode mask; see that limits can be set."""
-        application.check_rlimits(self.process.get("rlimits", []))
-        if self.console is not None:
-            self.console.become_stdio()
-        self.entered = application.enter_directory(self.process["cwd"])
-        os.umask(self.process.get("user", {}).get("umask", 0o022))
-
-    def change_user(self) -> None:
-        """Drop the bounding set, then become the application's user."""
-        user = self.process.get("user", {})
-        uid, gid = user.get("uid", 0), user.get("gid", 0)
-        self.capabilities.drop_bounding()
-        prctl.set_keep_caps(True)
-        groups = sorted(set(user.get("additionalGids", [])))
-        self._give_stdio(uid)
-        try:
-            _set_ids(uid, gid, groups)
-        except SyscallError as error:
-            if error.errno not in (errno.EINVAL, errno.EPERM):
-                raise
-            raise RlessError(
-                f"cannot become user {uid}:{gid} with groups {groups}: "
-                "an id is not in the container's id map",
-                "see `rless doctor` for your subordinate ids",
-            ) from error
-        prctl.set_keep_caps(False)
-        if self.die_with_parent:
-            # The kernel forgets it when credentials change.
-            prctl.set_parent_death_signal(signal.SIGKILL)
-        if not self.entered and not application.enter_directory(self.process["cwd"]):
-            raise RlessError(
-                f"cannot enter the working directory {self.process['cwd']}: permission denied",
-                exit_code=EXIT_CANNOT_EXECUTE,
-            )
-
-    def _give_stdio(self, uid: int) -> None:
-        """Give pipes made for the container to its user, so that /dev/stdout can be opened."""
-        if uid == self.invoker[0]:
-            return
-        for fd in (0, 1, 2):
-            status = os.fstat(fd)
-            if stat.S_ISFIFO(status.st_mode) and self.stdio is not None:
-                try:
-                    os.fchown(fd, uid, -1)
-                except OSError:
-                    pass  # not ours to give: the descriptor itself still works
-
     # -- start -------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
@@ -357,49 +264,3 @@ class Init:
         if os.read(self.gate_fd, 1) != sync.START:
             os._exit(137)
         os.close(self.gate_fd)
-
-    def restrict(self) -> None:
-        """Take the last rights: capabilities, privileges by execve, system calls."""
-        self.capabilities.regain()  # to read what the application's user may only execute
-        application.guard_image(self.process["args"][0], self.environment, self.own_image)
-        process.close_on_exec_from(3)
-        for fd in self.keep_fds:
-            os.set_inheritable(fd, True)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        application.set_rlimits(self.process.get("rlimits", []))
-        if self.process.get("noNewPrivileges"):
-            self.capabilities.apply()
-            prctl.set_no_new_privs()
-            if self.seccomp_filter is not None:
-                load_filter(self.seccomp_filter, self.seccomp_flags)
-            return
-        # Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes first.
-        if self.seccomp_filter is not None:
-            load_filter(self.seccomp_filter, self.seccomp_flags)
-        self.capabilities.apply()
-
-
-def _set_ids(uid: int, gid: int, groups: list[int]) -> None:
-    try:
-        process.set_ids(uid, gid, groups)
-    except SyscallError as error:
-        if error.errno != errno.EPERM or groups:
-            raise
-        process.set_ids(uid, gid, None)  # setgroups is denied where one id is mapped
-
-
-def make_console(root: Root, socket_fd: int, size: Any, owner: tuple[int, int]) -> Console:
-    """Make a Console; its module is loaded by the parent only where a terminal is wanted."""
-    from rootless.runtime.tty import Console
-
-    return Console(root, socket_fd, size, owner)
-
-
-def forbid_imports() -> None:
-    """Make every later import fail: the files that it would read are the image's.
-
-    Modules that are loaded already stay usable.
-    """
-    sys.meta_path.clear()
-    sys.path.clear()
-    sys.path_hooks.clear()

@@ -66,6 +66,7 @@ def create(
     *,
     cache_dir: str,
     gate_fd: int,
+    status: tuple[int, int] | None = None,
     stdio: tuple[int, int, int] | None = None,
     console_fd: int = -1,
     die_with_parent: bool = False,
@@ -81,6 +82,8 @@ def create(
         cgroup: made by `rootless.runtime.cgroup.choose`.
         cache_dir: where compiled seccomp filters are kept.
         gate_fd: what init reads before it executes the application; it keeps a copy.
+        status: (reader, writer) of the pipe by which init reports, where another process shall
+            hear of its execve; both are taken over. None: one is made.
         stdio: descriptors for 0, 1 and 2; None: the caller's own.
         console_fd: a connected unix socket that gets the pty's master; -1 without a terminal.
         die_with_parent: kill the container when the caller ends.
@@ -100,7 +103,7 @@ def create(
     flags = load_flags(seccomp) if seccomp is not None else 0
     _load_modules(spec, console_fd >= 0, want_report)
     namespaces = Namespaces(spec)
-    status_reader, status_writer = os.pipe()
+    status_reader, status_writer = status or os.pipe()
     go_reader, go_writer = os.pipe()
     init = Init(
         spec,

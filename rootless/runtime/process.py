@@ -14,7 +14,7 @@ import stat
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, RlessError, SyscallError
 from rootless.linux.call import AT_FDCWD
 from rootless.linux.openat2 import RESOLVE_NO_MAGICLINKS, openat2
-from rootless.linux.process import getcwd
+from rootless.linux.process import execute_in, getcwd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _INFINITY = 2**63 - 1
 _SCRIPT_DEPTH = 6  # the kernel follows 5 interpreters of scripts
+_LINKS = 40  # the kernel's limit of links in a path
 _RLIMITS = {
     f"RLIMIT_{name[7:]}": getattr(resource, name)
     for name in dir(resource)
@@ -113,6 +114,88 @@ def _candidates(program: str, environment: dict[str, str]) -> list[str]:
     return [f"{directory or '.'}/{program}" for directory in path.split(":")]
 
 
+def is_own_image_writable() -> bool:
+    """Tell whether the caller may write the program that runs us: a Python of the user's own."""
+    return os.stat("/proc/self/exe").st_uid == os.geteuid() or os.access("/proc/self/exe", os.W_OK)
+
+
+class Held:
+    """A program by the directory that it is in, no link being left on the way to it.
+
+    Where processes of the container run already, one of them can put a link to /proc/self/exe
+    in the place of a program between the look of `guard_image` and execve. What is held here can
+    only be exchanged for another file of the container: the kernel follows no link, and runs no
+    script, whose interpreter it would look up anew. The interpreter's name is read, and held,
+    here. It shows in /proc/PID/comm: the name of the program, where otherwise that of a link to
+    it stands.
+    """
+
+    __slots__ = ("args", "dir_fd", "name")
+
+    def __init__(self, path: str, args: list[str]) -> None:
+        """Find what execve would run in the end for `path`, and with which arguments.
+
+        Raises:
+            OSError: it is not there, or not to be reached.
+        """
+        self.args = args
+        for _ in range(_SCRIPT_DEPTH):
+            self._hold(path)
+            interpreter, argument = self._read_script()
+            if not interpreter:
+                return
+            self.args = [interpreter, *([argument] if argument else []), path, *self.args[1:]]
+            path = interpreter
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    def _hold(self, path: str) -> None:
+        for _ in range(_LINKS):
+            parent, slash, self.name = path.rpartition("/")
+            where = (parent or "/") if slash else "."
+            try:
+                self.dir_fd = openat2(
+                    AT_FDCWD, where, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS
+                )
+            except SyscallError as error:
+                raise OSError(error.errno, os.strerror(error.errno), path) from None
+            try:
+                # Of a magic link, this is the text only: as good a path as any other.
+                target = os.readlink(self.name, dir_fd=self.dir_fd)
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    return  # no link
+                raise
+            path = target if target.startswith("/") else f"{where}/{target}"
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    def _read_script(self) -> tuple[str, str]:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(self.name, flags, dir_fd=self.dir_fd)
+        except OSError:
+            return "", ""  # to be executed, not read
+        return _script_of(fd)
+
+    def execute(self, environment: dict[str, str]) -> NoReturn:
+        """Become it.
+
+        Raises:
+            OSError: as execve(2).
+        """
+        execute_in(self.dir_fd, self.name, self.args, environment)
+
+
+def hold_all(args: list[str], environment: dict[str, str]) -> list[Held | OSError]:
+    """Return each candidate of the container's PATH: held, or why it is not."""
+    held: list[Held | OSError] = []
+    for candidate in _candidates(args[0], environment):
+        try:
+            held.append(Held(candidate, args))
+        except OSError as error:
+            held.append(error)
+    return held
+
+
 def image_of_caller() -> tuple[int, int]:
     """Return the identity of the program that runs us: the interpreter of the host."""
     status = os.stat("/proc/self/exe")
@@ -164,18 +247,31 @@ def _interpreter(path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return ""
+    return _script_of(fd)[0]
+
+
+def _script_of(fd: int) -> tuple[str, str]:
+    """Return (interpreter, argument) of the first line of a script, ("", "") for no script."""
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ""
+            return "", ""
         head = os.read(fd, 256)  # BINPRM_BUF_SIZE
     finally:
         os.close(fd)
-    words = head[2:].partition(b"\n")[0].split(None, 1) if head.startswith(b"#!") else []
-    return os.fsdecode(words[0]) if words else ""
+    if not head.startswith(b"#!"):
+        return "", ""
+    words = head[2:].partition(b"\n")[0].strip(b" \t").split(None, 1)
+    words += [b""] * (2 - len(words))
+    return os.fsdecode(words[0]), os.fsdecode(words[1])
 
 
-def execute(args: list[str], environment: dict[str, str]) -> NoReturn:
+def execute(
+    args: list[str], environment: dict[str, str], held: list[Held | OSError] | None = None
+) -> NoReturn:
     """Become the program `args[0]`, looked up in the container's own PATH.
+
+    Args:
+        held: of `hold_all`, where others may exchange the program meanwhile.
 
     Raises:
         RlessError: exit code 127: not found; 126: found, but it cannot be executed.
@@ -183,9 +279,14 @@ def execute(args: list[str], environment: dict[str, str]) -> NoReturn:
     program = args[0]
     candidates = _candidates(program, environment)
     denied: OSError | None = None
-    for candidate in candidates:
+    for index, candidate in enumerate(candidates):
         try:
-            os.execve(candidate, args, environment)
+            if held is None:
+                os.execve(candidate, args, environment)
+            one = held[index]
+            if isinstance(one, OSError):
+                raise one
+            one.execute(environment)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 if denied is None:

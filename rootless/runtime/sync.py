@@ -29,10 +29,7 @@ GO = b"g"
 START = b"s"
 READY = b"R"
 FAILED = b"F"
-# The engine's monitor speaks the same frames to the command that started it:
-STARTED = b"S"  # the application runs
-EXITED = b"X"  # it has ended, and all is cleaned up
-_KINDS = (READY, FAILED, STARTED, EXITED)
+_KINDS = (READY, FAILED)  # the engine's monitor sends them too, to the command
 _LIMIT = 16 << 20  # bytes; a report holds mountinfo, which can be long
 
 

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import os
 import stat
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rootless.errors import SyscallError
-from rootless.linux import idmap, mount
+from rootless.linux import idmap, mount, tree
 from rootless.linux.idmap import IdMap
 from rootless.linux.openat2 import (
     RESOLVE_BENEATH,
@@ -440,3 +441,35 @@ def test_the_call_is_named_in_the_error() -> None:
     assert in_namespace(inside) == "fsopen(nofs): No such device"
     with pytest.raises(SyscallError, match=r"umount\(/nothing\): "):
         mount.umount("/nothing")
+
+
+def test_disk_usage_is_what_du_says(tmp_path: Path) -> None:
+    """Holes, hard links, links, depth beyond PATH_MAX; each inode once, over several calls too."""
+    tree_ = tmp_path / "tree"
+    (tree_ / "sub").mkdir(parents=True)
+    (tree_ / "full").write_bytes(bytes(100_000))
+    os.link(tree_ / "full", tree_ / "sub" / "again")
+    os.link(tree_ / "full", tmp_path / "outside")
+    (tree_ / "link").symlink_to("/")
+    with open(tree_ / "sparse", "wb") as file:
+        file.truncate(1 << 30)
+    deep = os.open(tree_, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(400):
+        os.mkdir("d" * 20, dir_fd=deep)
+        below = os.open("d" * 20, os.O_RDONLY | os.O_DIRECTORY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    done = subprocess.run(["du", "-sB1", str(tree_)], capture_output=True, text=True, check=True)
+    expected = int(done.stdout.split()[0])
+    dir_fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        seen: set[tuple[int, int]] = set()
+        assert tree.disk_usage(dir_fd, "tree", seen) == expected
+        assert tree.disk_usage(dir_fd, "outside", seen) == 0
+        assert tree.disk_usage(dir_fd, "outside", set()) > 0
+        assert tree.disk_usage(dir_fd, "absent", seen) == 0
+        assert tree.disk_usage(dir_fd, ".", set()) >= expected
+    finally:
+        tree.remove_tree(dir_fd, "tree")
+        os.close(dir_fd)

@@ -27,15 +27,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
         return call
 
+    def outcomes(name: str) -> object:
+        """Return a verb of `control` that takes many containers."""
+
+        def call(names: list[str], *args: object) -> list[tuple[object, RlessError | None]]:
+            made.append((name, names, *args))
+            error = RlessError("no such container: gone", exit_code=1)
+            return [(7 if name == "wait" else n, error if n == "gone" else None) for n in names]
+
+        return call
+
     image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
     modules: dict[str, dict[str, object]] = {
-        "rootless.engine.control": {
-            "stop": None,
-            "kill": None,
-            "remove": None,
-            "wait": 7,
-            "logs": None,
-        },
+        "rootless.engine.control": {"logs": None},
         "rootless.engine.images": {"pull": image, "remove": ["Untagged: x"]},
         "rootless.engine.userns": {"unshare": 3},
         "rootless.engine.run": {"run": 42},
@@ -45,6 +49,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         module = ModuleType(path)
         for name, result in functions.items():
             setattr(module, name, recorder(name, result))
+        if path == "rootless.engine.control":
+            for name in ("stop", "kill", "restart", "remove", "wait", "update"):
+                setattr(module, name, outcomes(name))
         package, _, leaf = path.rpartition(".")
         __import__(package)
         monkeypatch.setitem(sys.modules, path, module)
@@ -55,14 +62,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 @pytest.mark.parametrize(
     ("argv", "asked", "code", "printed"),
     (
-        (["stop", "a", "b", "-t", "3"], [("stop", "a", 3), ("stop", "b", 3)], 0, "a\nb\n"),
-        (["stop", "a"], [("stop", "a", None)], 0, "a\n"),
-        (["stop", "gone", "b"], [("stop", "gone", None), ("stop", "b", None)], 1, "b\n"),
-        (["kill", "a"], [("kill", "a", "SIGKILL")], 0, "a\n"),
-        (["kill", "-s", "hup", "a"], [("kill", "a", "SIGHUP")], 0, "a\n"),
-        (["rm", "a", "-f"], [("remove", "a", True)], 0, "a\n"),
-        (["container", "rm", "a"], [("remove", "a", False)], 0, "a\n"),
-        (["wait", "a", "b"], [("wait", "a"), ("wait", "b")], 0, "7\n7\n"),
+        (["stop", "a", "b", "-t", "3"], [("stop", ["a", "b"], 3, None)], 0, "a\nb\n"),
+        (["stop", "a", "-s", "int"], [("stop", ["a"], None, "SIGINT")], 0, "a\n"),
+        (["stop", "gone", "b"], [("stop", ["gone", "b"], None, None)], 1, "b\n"),
+        (["restart", "-t", "1", "a"], [("restart", ["a"], 1, None)], 0, "a\n"),
+        (["kill", "a"], [("kill", ["a"], "SIGKILL")], 0, "a\n"),
+        (["kill", "-s", "hup", "a"], [("kill", ["a"], "SIGHUP")], 0, "a\n"),
+        (["rm", "a", "-f"], [("remove", ["a"], True, False)], 0, "a\n"),
+        (["rm", "-f", "gone", "a"], [("remove", ["gone", "a"], True, False)], 0, "a\n"),
+        (["rm", "gone", "a"], [("remove", ["gone", "a"], False, False)], 1, "a\n"),
+        (["container", "rm", "-v", "a"], [("remove", ["a"], False, True)], 0, "a\n"),
+        (["update", "--restart", "on-failure:2", "a"],
+         [("update", ["a"], {"name": "on-failure", "max": 2})], 0, "a\n"),
+        (["wait", "a", "gone", "b"], [("wait", ["a", "gone", "b"], "not-running")], 1, "7\n7\n"),
         (["logs", "-f", "a"], [("logs", "a", True, 1, 2)], 0, ""),
         (["pull", "-q", "x"], [("pull", "x", None, True)], 0, "docker.io/library/x:latest\n"),
         (["pull", "--platform", "linux/arm64", "x"], [("pull", "x", "linux/arm64", False)], 0,
@@ -70,7 +82,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["image", "rm", "-f", "x"], [("remove", "x", True)], 0, "Untagged: x\n"),
         (["doctor", "--json"], [("main", True)], 0, ""),
         (["unshare", "ls", "-l"], [("unshare", ["ls", "-l"])], 3, ""),
-        (["stop", "a\x1b[2J"], [("stop", "a\x1b[2J", None)], 0, "a\\x1b[2J\n"),
+        (["stop", "a\x1b[2J"], [("stop", ["a\x1b[2J"], None, None)], 0, "a\\x1b[2J\n"),
     ),
 )  # fmt: skip
 def test_verb(

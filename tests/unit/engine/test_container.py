@@ -123,7 +123,7 @@ def test_states(process: subprocess.Popen[bytes]) -> None:
     assert made.init() == tuple(known(process))
     process.kill()
     process.wait()
-    assert made.status() == ("created", None)  # its owner, this test, has not noted the end
+    assert made.status() == ("running", None)  # its owner, this test, has not noted the end
     made.record_exit(3)
     assert made.status() == ("exited", 3)
     other = make()

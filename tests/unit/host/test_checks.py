@@ -162,3 +162,39 @@ def test_cgroup_with_delegation(tmp_path: Path) -> None:
     assert checks.check_cgroup(full, None).status == OK
     part = facts.Cgroups("v2", str(tmp_path), ("memory",))
     assert "cpu, pids" in checks.check_cgroup(part, None).meaning
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "words"),
+    [
+        ({"systemd": False, "session": False, "linger": False, "kills": None}, OK, "no systemd"),
+        ({"systemd": True, "session": True, "linger": True, "kills": True}, OK, "outlive"),
+        ({"systemd": True, "session": True, "linger": False, "kills": True}, WARN,
+         "KillUserProcesses=yes"),
+        ({"systemd": True, "session": True, "linger": False, "kills": None}, WARN, "at logout"),
+        ({"systemd": True, "session": False, "linger": False, "kills": False}, WARN,
+         "others go on"),
+    ],
+)  # fmt: skip
+def test_linger(given: dict[str, bool | None], status: str, words: str) -> None:
+    check = checks.check_linger("me", **given)  # type: ignore[arg-type]
+    assert check.status == status
+    assert words in f"{check.fact} {check.meaning}"
+    assert (check.fix == "loginctl enable-linger me") == (status == WARN)
+
+
+def test_kill_user_processes(tmp_path: Path) -> None:
+    vendor, admin = tmp_path / "usr", tmp_path / "etc"
+    places = (str(vendor), str(admin))
+    assert facts.kills_user_processes(places) is None
+    for directory in (vendor, admin):
+        (directory / "logind.conf.d").mkdir(parents=True)
+    (vendor / "logind.conf").write_text("[Login]\nKillUserProcesses=yes\n")
+    assert facts.kills_user_processes(places) is True
+    (admin / "logind.conf").write_text("[Login]\n#KillUserProcesses=yes\n")
+    assert facts.kills_user_processes(places) is None
+    (vendor / "logind.conf.d/50.conf").write_text("[Login]\nKillUserProcesses = on\n")
+    (vendor / "logind.conf.d/60.txt").write_text("[Login]\nKillUserProcesses=no\n")
+    assert facts.kills_user_processes(places) is True
+    (admin / "logind.conf.d/50.conf").write_text("[Login]\nKillUserProcesses=no\n")
+    assert facts.kills_user_processes(places) is False

@@ -1,0 +1,336 @@
+"""Steps 1 to 3 of a container's life: its image, its map, and what it is on disk.
+
+What is found out here is kept in container.json, so that every later start has the same image,
+map and wishes, whatever has become of the names they were given by. See `start` for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rootless import log, paths
+from rootless.engine import container as containers
+from rootless.engine import defaults, events, specgen, sweep, userns
+from rootless.engine.monitor import Source
+from rootless.errors import RlessError
+from rootless.linux.process import close_on_exec_from, signal_number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.engine.container import Container
+    from rootless.engine.request import Mount, RunRequest
+    from rootless.image.store import Image
+    from rootless.linux.idmap import IdMap
+    from rootless.oci.runtime_spec import Spec
+
+_HOST_IMAGE = "host:"
+
+
+class Run:
+    """One container in the making, or one start of it: what the steps have found out so far."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
+        self.times: list[tuple[str, float]] = []
+        self._began = time.monotonic()
+        self.storage = paths.storage_root()
+        self.image: Image | None = None
+        self.config: dict[str, Any] = {}
+        self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
+        self.subordinate = userns.Subordinate()
+        self.warned = False
+        self.prepared = False
+        self.added_groups: list[int] = []
+        self.idmap: IdMap
+        self.source: Source
+        self.container: Container
+        self.spec: Spec
+        self.joined: dict[str, str] = {}
+        self.joined_init: tuple[int, int] | None = None
+        self.mounts: list[Mount] = []
+        self.volumes: list[tuple[str, str]] = []
+
+    def prepare_volumes(self, container: Container, first: bool) -> None:
+        """Make the volumes' directories: once, whether it is created or started."""
+        from rootless.engine import volumes
+
+        if not self.prepared:
+            self.mounts, self.volumes = volumes.prepare(
+                self.request,
+                self.config,
+                self.storage,
+                container.directory,
+                container.facts["mounts"],
+                first=first,
+            )
+        self.prepared = True
+
+    def mark(self, step: str) -> None:
+        """Note what the time since the last mark was spent on."""
+        now = time.monotonic()
+        self.times.append((step, now - self._began))
+        self._began = now
+        log.debug(step)
+
+
+def create(request: RunRequest, run: bool = False) -> Run:
+    """Make a container, which then waits to be started.
+
+    Args:
+        run: it is started at once, as `rless run` does.
+
+    Raises:
+        RlessError: nothing is left of the container then.
+    """
+    close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
+    state = Run(request)
+    if request.cidfile and os.path.lexists(request.cidfile):
+        raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
+    sweep.sweep()
+    find_joined(state)
+    _find_image(state)
+    state.mark("image")
+    _make_container(state, run)
+    state.mark("container")
+    return state
+
+
+# -- 1 image, 2 map ------------------------------------------------------------------------------
+
+
+def _find_image(state: Run) -> None:
+    request = state.request
+    if request.rootfs is not None:
+        state.source = Source("directory")
+        state.source.path = request.rootfs
+        state.source.driver = request.driver
+        state.user = _resolve_user(state, request.user or "", b"", b"")
+        state.idmap = _choose_map(state)
+        return
+    name = request.image or ""
+    if name == _HOST_IMAGE:
+        state.source = Source("host")
+        state.source.cache = f"{state.storage}/host"
+        state.source.hidden = _homes()
+        state.source.driver = request.driver
+        state.config = {"Cmd": ["/bin/sh"]}
+        state.user = _resolve_user(state, request.user or "", *_host_users())
+        state.idmap = _choose_map(state)
+        return
+    from rootless.image.store import Store
+
+    store = Store(state.storage)
+    image = None if request.pull == "always" else store.lookup(name, request.platform)
+    if image is None:
+        from rootless.image import pull
+
+        if request.pull == "never":
+            raise RlessError(
+                f"image {name} is not in the local store, and --pull never was given",
+                f"rless pull {name}",
+            )
+        image = pull.pull(
+            name,
+            store,
+            platform=request.platform,
+            policy=request.pull,
+            quiet=request.quiet,
+            idmap_for=lambda found: _adopt(state, found),
+        )
+    _adopt(state, image)
+    layers = image.layer_dirs(state.idmap.key)
+    if layers is None:
+        from rootless.image import pull
+
+        layers = pull.ensure_layers(image, state.idmap, store)
+    state.source = Source("layers")
+    state.source.layers = layers
+    state.source.whiteouts = image.whiteouts(state.idmap.key)
+    state.source.driver = request.driver
+
+
+def _adopt(state: Run, image: Image) -> IdMap:
+    """Take an image: its config, its user, and with them the map."""
+    state.image = image
+    state.config = image.config
+    spec = state.request.user or state.config.get("User") or ""
+    state.user = _resolve_user(state, spec, image.passwd(), image.group())
+    state.idmap = _choose_map(state)
+    return state.idmap
+
+
+def _homes() -> list[str]:
+    """Return the caller's home by the password database: $HOME may be unset, or another."""
+    import pwd
+
+    try:
+        return [pwd.getpwuid(os.getuid()).pw_dir]
+    except KeyError:
+        return []
+
+
+def _host_users() -> tuple[bytes, bytes]:
+    texts = []
+    for path in ("/etc/passwd", "/etc/group"):
+        with open(path, "rb") as file:
+            texts.append(file.read(1 << 20))
+    return texts[0], texts[1]
+
+
+def _resolve_user(
+    state: Run, spec: str, passwd: bytes, group: bytes
+) -> tuple[int, int, list[int], str]:
+    from rootless.image.user import resolve_group, resolve_user
+
+    if state.request.userns.startswith("keep-id") and not spec:
+        # As Podman: keep-id also runs the application as the kept user.
+        uid, gid = userns.keep_id(state.request.userns)
+        spec = f"{uid}:{gid}"
+    uid, gid, groups, home = resolve_user(spec, passwd=passwd, group=group)
+    try:
+        state.added_groups = [resolve_group(name, group=group) for name in state.request.group_add]
+    except RlessError as error:
+        raise error.within("--group-add") from error
+    return uid, gid, groups, home
+
+
+def _choose_map(state: Run) -> IdMap:
+    """Return the map; of a container that we join, its own."""
+    if state.joined:
+        return containers.find(state.joined["id"]).idmap()
+    mapping = userns.choose(state.request.userns, state.user[:2], state.subordinate)
+    asked = state.request.userns == "single"
+    if mapping.single and not (asked or state.request.quiet or state.warned):
+        state.warned = True
+        userns.warn_single(state.subordinate)
+    return mapping
+
+
+def find_joined(state: Run) -> None:
+    """Find the containers whose namespaces are joined; they must all be one.
+
+    Their namespaces belong to their user namespace, so ours is the same, with its map.
+    """
+    request = state.request
+    for kind in ("userns", "pid", "ipc", "uts", "cgroupns", "network"):
+        mode = getattr(request, kind) or ""
+        if not mode.startswith("container:"):
+            continue
+        try:
+            other = containers.find(mode.partition(":")[2])
+        except RlessError as error:
+            raise RlessError(f"--{kind}: {error.message}", error.hint) from error
+        if state.joined.get("id", other.id) != other.id:
+            raise RlessError("namespaces of two different containers cannot be joined at once")
+        state.joined["id"] = other.id
+        # The name may pass to another container before the next start.
+        setattr(request, kind, f"container:{other.id}")
+
+
+# -- 3 container ---------------------------------------------------------------------------------
+
+
+def _make_container(state: Run, run: bool) -> None:
+    request, config = state.request, state.config
+    from rootless.engine import volumes
+
+    container_id = containers.new_id()
+    stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
+    try:
+        stop_number = signal_number(stop_signal)
+    except RlessError as error:
+        raise RlessError(
+            f"the image's StopSignal: {error.message}", "give another one with --stop-signal"
+        ) from error
+    timeout = request.stop_timeout
+    extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
+    command = specgen.command(request, config, None)
+    state.container = containers.create(
+        container_id,
+        request.name,
+        {
+            "id": container_id,
+            "name": None,
+            "image": request.image or request.rootfs,
+            "image_id": state.image.id if state.image else None,
+            "image_config": config,
+            "command": command,
+            "path": command[0],
+            "args": command[1:],
+            "created": time.time(),
+            "host": os.uname().nodename,
+            "boot": paths.boot_id(),
+            "run": run,
+            "rm": request.rm,
+            "detach": request.detach,
+            "labels": {**(config.get("Labels") or {}), **request.labels},
+            "exposed": sorted({*(config.get("ExposedPorts") or {}), *request.expose}),
+            "ports": [_show_port(port) for port in request.publish],
+            "network": _show_network(state),
+            "stop_signal": stop_number,
+            "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
+            "tty": request.tty,
+            "stdin_open": request.interactive,
+            "stdin_once": request.interactive and not request.detach,
+            "log": {"driver": request.log_driver or "local", "options": request.log_options},
+            "restart": request.restart or {"name": "no", "max": 0},
+            "health": _health(request, config),
+            "mounts": volumes.describe(request, config, state.storage, container_id),
+            "idmap": extents,
+            "user": state.user,
+            "added_groups": state.added_groups,
+            "source": state.source.to_data(),
+            "request": request.to_data(),
+        },
+        lambda container: _furnish(state, container),
+    )
+    try:
+        # Only now that its facts are on disk: they keep others from removing its volumes.
+        state.prepare_volumes(state.container, first=True)
+    except BaseException:
+        containers.discard(state.container)
+        raise
+    facts = state.container.facts
+    events.record("create", "container", container_id, image=facts["image"], name=facts["name"])
+
+
+def _furnish(state: Run, container: Container) -> None:
+    """Make what belongs to a container: the sources of its mounts, the file with its id."""
+    from rootless.engine import files
+
+    files.check_sources(state.request)
+    if state.request.cidfile:
+        _write_cidfile(state.request.cidfile, container.id)
+
+
+def _health(request: RunRequest, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the health check; its module is loaded only where one may be."""
+    if not (config.get("Healthcheck") or request.asks_health()):
+        return None
+    from rootless.engine import health
+
+    return health.wanted(request, config)
+
+
+def _show_network(state: Run) -> str:
+    mode = state.request.network or "pasta"
+    return mode if mode.startswith("container:") else mode.partition(":")[0]
+
+
+def _show_port(port: Any) -> str:
+    host = f"{port.host_ip or '0.0.0.0'}:{port.host_port}"
+    return f"{host}->{port.container_port}/{port.protocol}"
+
+
+def _write_cidfile(path: str, container_id: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(container_id)
+    except OSError as error:
+        raise RlessError(f"--cidfile: cannot write {path}: {error.strerror}") from error
+
+

@@ -1,0 +1,146 @@
+"""What the monitor has Python do: start a container again, check its health, remove volumes.
+
+The monitor (helpers/monitor.c) starts this in its own user, mount and network namespace, with
+its capabilities. `restart` takes its place, and becomes the monitor again by execve: init has
+the same parent as ever, and the namespaces, mounts and network are those of the first start.
+The others are children of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from rootless import jsontext
+from rootless.engine import container as containers
+from rootless.engine import events, hold
+from rootless.errors import RlessError
+from rootless.linux.process import start_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+
+    from rootless.engine.container import Container
+    from rootless.engine.hold import Orders
+    from rootless.oci.runtime_spec import Spec
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+
+def main() -> int:
+    """Do what the words of the monitor say: verb, id, descriptor of the orders, two counts."""
+    verb, container_id, orders_fd, count, delay = sys.argv[1:]
+    if verb == "health":
+        from rootless.engine import health
+
+        return health.main(container_id)
+    container = containers.load(container_id)
+    if verb == "volumes":
+        if container is not None:
+            from rootless.engine import volumes
+
+            volumes.remove_anonymous(container)
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    orders = dict(hold.decode(int(orders_fd)))
+    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS]
+    if container is None:
+        return 1  # it was removed, which its entry in `live` forbids
+    orders = {key: value for key, value in orders.items() if key not in _LISTS}
+    orders.update(_FRESH)
+    orders.update(name=container.facts["name"], restarts=count, delay=delay)
+    try:
+        orders.update(_start(container, int(count)))
+        policy = container.facts["restart"]
+        orders.update(restart=policy["name"], restart_most=str(policy["max"]))
+    except (RlessError, OSError) as error:
+        # As Docker: what cannot be started again stays down, and says why.
+        code = error.exit_code if isinstance(error, RlessError) else 125
+        orders.update(init="0", code=str(code), restart="no")
+        orders["error"] = jsontext.dumps([str(error)])[1:-1]
+    hold.hold([*orders.items(), *lists], container_id)
+
+
+# Orders that may be given more than once.
+_LISTS = ("python", "environment")
+# What a new start does not take over from the last one.
+_FRESH = {
+    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock")},
+    "leash": "0",
+    "hold": "0",
+}
+
+
+def _start(container: Container, count: int) -> dict[str, str]:
+    """Start the container in the namespaces that we are in; return what is new for the monitor."""
+    from rootless import paths
+    from rootless.engine.wires import Wires, receive_fd
+    from rootless.linux.process import pidfd_send_signal
+    from rootless.runtime import parent, sync
+    from rootless.runtime.cgroup.cgroupfs import CgroupfsCgroup
+    from rootless.runtime.cgroup.none import NoCgroup
+
+    facts = container.facts
+    spec = _read_spec(container)
+    path = container.live().get("cgroup")
+    cgroup = CgroupfsCgroup(path, "kept") if path else NoCgroup("kept")
+    wires = Wires(facts["tty"], facts["stdin_open"], ())
+    created = parent.create(
+        spec,
+        cgroup,
+        cache_dir=f"{paths.storage_root()}/seccomp",
+        gate_fd=wires.init_gate,
+        status=(wires.status, wires.init_status),
+        stdio=wires.stdio,
+        console_fd=wires.console,
+        die_with_parent=True,
+    )
+    started = time.time()
+    wires.init_status = -1
+    try:
+        container.record_live(
+            init=[created.pid, start_time(created.pid) or 0], started=started, restarts=count
+        )
+        wires.close_init_ends()
+        pty = receive_fd(wires.console_socket) if wires.console_socket >= 0 else -1
+        containers.unlink(f"{container.directory}/exit.json")
+        if facts["health"]:
+            from rootless.engine import health
+
+            health.reset(container)
+        os.write(wires.gate, sync.START)
+        sync.expect_exec(created.status_fd)
+    except BaseException:
+        pidfd_send_signal(created.pidfd, 9)
+        os.waitpid(created.pid, 0)
+        raise
+    events.record(
+        "start", "container", container.id, image=facts["image"], name=facts["name"]
+    )
+    return {
+        "init": str(created.pid),
+        "init_fd": str(created.pidfd),
+        "started": repr(started),
+        "pty": str(pty),
+        "in": str(wires.app_in),
+        "out": str(wires.app_out),
+        "err": str(wires.app_err),
+    }
+
+
+def _read_spec(container: Container) -> Spec:
+    """Return the config of the first start, with the namespaces that are joined as they are now."""
+    from rootless.engine import start
+
+    with open(f"{container.directory}/config.json", "rb") as file:
+        spec: Spec = jsontext.loads(file.read())
+    state = start.load(container)
+    start.enter_joined(state)
+    for namespace in spec["linux"]["namespaces"]:
+        if namespace["type"] in state.joined:
+            namespace["path"] = state.joined[namespace["type"]]
+    return spec

@@ -1,0 +1,91 @@
+"""Become the program that stays with the container (helpers/monitor.c).
+
+It gets its orders by a memfd, KEY NUL VALUE NUL ..., so that nothing shows in its arguments, an
+empty environment, and the descriptors that the orders name. Where it was not built, or may not
+be executed, `hold_loop` does its work here.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    Orders = list[tuple[str, str]]
+
+_PROGRAM = "rless-monitor"
+# Orders whose value is a descriptor.
+FDS = (
+    "listener",
+    "init_fd",
+    "in",
+    "out",
+    "err",
+    "pty",
+    "client",
+    "client_in",
+    "client_out",
+    "client_err",
+    "lock",
+)
+# What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
+_START = """import sys
+del sys.argv[0]
+sys.path.append(sys.argv.pop(0))
+from rootless.launch import start
+start("rootless.engine.errand")"""
+
+
+def interpreter() -> list[str]:
+    """Return the words that start Python for the monitor, less those of the verb."""
+    import sys
+
+    package = os.path.dirname(os.path.dirname(__file__))
+    # The launcher's words, without those that a test or a debugger has added.
+    return [sys.executable, "-I", "-S", "-c", _START, os.path.dirname(package), "rless"]
+
+
+def encode(orders: Orders) -> int:
+    """Return a memfd with the orders."""
+    text = "".join(f"{key}\0{value}\0" for key, value in orders)
+    fd = os.memfd_create("rless-orders", 1)  # MFD_CLOEXEC
+    os.write(fd, text.encode("utf-8", "surrogateescape"))
+    return fd
+
+
+def decode(fd: int) -> Orders:
+    """Return the orders in a memfd."""
+    size = os.fstat(fd).st_size
+    words = os.pread(fd, size, 0).decode("utf-8", "surrogateescape").split("\0")[:-1]
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def hold(orders: Orders, container_id: str) -> NoReturn:
+    """Stay with the container to its end, as the monitor; never return."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)  # who reads the caller's streams must see their end
+    os.chdir("/")
+    orders_fd = encode(orders)
+    try:
+        program = os.open(
+            f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_PROGRAM}",
+            os.O_PATH | os.O_CLOEXEC,
+        )
+        from rootless.linux import caps
+
+        caps.keep_over_exec()
+        for key, value in orders:
+            if key in FDS and int(value) >= 0:
+                os.set_inheritable(int(value), True)
+        os.set_inheritable(orders_fd, True)
+        os.execve(
+            program, [f"rless: monitor of {container_id[:12]}", str(orders_fd)], {}
+        )
+    except OSError:
+        from rootless.engine import hold_loop  # no program, or on a mount with noexec
+
+        hold_loop.run(orders_fd)
+    os._exit(0)

@@ -1,0 +1,549 @@
+"""Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
+
+    4 spec      wishes + image + facts of now -> config.json
+    5 monitor   forked into the user namespace: root file system, runtime, then the program that
+                stays
+    6 network   pasta, beside the mounts
+    7 attach    streams, signals, exit code
+
+The spec is made at every start: what it names outside (containers whose namespaces are joined,
+the host's name servers, devices) is looked up when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless import paths
+from rootless.engine import container as containers
+from rootless.engine import events, specgen, sweep, userns
+from rootless.engine.attach import Pump, Signals, Terminal, window_size
+from rootless.engine.create import Run, find_joined
+from rootless.engine.keys import Keys
+from rootless.engine.monitor import Monitor, Source
+from rootless.engine.monitor_client import Client
+from rootless.engine.request import RunRequest
+from rootless.engine.wires import Wires
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import caps, idmap, ns
+from rootless.linux.process import close_on_exec_from
+from rootless.runtime import sync
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootless.engine.container import Container
+    from rootless.network.pasta import Pasta
+
+_HOST_IMAGE = "host:"
+
+
+def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
+    test = {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+    return {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [test]}
+
+
+# Whole frames can be addressed to the host's loopback, past every route (network.shield).
+_NO_PACKET_SOCKETS = [
+    _refuse_socket(0, 0xFFFFFFFF, 17),  # AF_PACKET
+    _refuse_socket(0, 0xFFFFFFFF, 44),  # AF_XDP, which sends frames too
+    _refuse_socket(1, 0xF, 10),  # SOCK_PACKET: the kernel makes AF_PACKET of any AF_INET with it
+]
+
+
+class Attachment:
+    """How the command takes part in the container that it starts.
+
+    Attributes:
+        streams: those that it passes on, of stdin, stdout, stderr; () leaves the container alone.
+        keys: that detach, where there is a terminal, as typed; None: the default.
+        leash: the container ends with the command, until that is detached.
+        signals: caught from the beginning, and passed on.
+    """
+
+    __slots__ = ("keys", "leash", "signals", "streams")
+
+    def __init__(
+        self, streams: Sequence[str], keys: str | None, leash: bool, signals: Signals
+    ) -> None:
+        self.streams = tuple(streams)
+        self.keys = keys
+        self.leash = leash
+        self.signals = signals
+
+
+def load(container: Container) -> Run:
+    """Return the state from which a container that exists is started.
+
+    Raises:
+        RlessError: another version has made it, or a container that it joins is gone.
+    """
+    facts = container.facts
+    if "request" not in facts or "source" not in facts:
+        raise RlessError(
+            f"container {facts['name']} was made by an older rless and cannot be started again",
+            "rless rm it, and run it anew",
+        )
+    state = Run(RunRequest.from_data(facts["request"]))
+    state.container = container
+    state.config = facts["image_config"]
+    uid, gid, groups, home = facts["user"]
+    state.user = (uid, gid, groups, home)
+    state.added_groups = facts["added_groups"]
+    state.idmap = container.idmap()
+    state.source = Source.from_data(facts["source"])
+    find_joined(state)
+    return state
+
+
+def start(
+    container: Container,
+    streams: Sequence[str] = (),
+    keys: str | None = None,
+    sig_proxy: bool = True,
+) -> int:
+    """Start a container that exists; return its exit code, or 0 where it is not attached.
+
+    One that runs already is left alone, as Docker does; its streams are attached then too.
+
+    Args:
+        streams: to attach, of stdin, stdout and stderr.
+        keys: that detach, as typed; None: the default.
+
+    Raises:
+        RlessError: it cannot be started; exit.json has the reason as well.
+    """
+    close_on_exec_from(3)
+    sweep.sweep()
+    signals = Signals(sig_proxy and bool(streams))
+    try:
+        while not container.claim():
+            if container.status()[0] in ("running", "paused", "restarting"):
+                return attach(container, streams, keys, signals) if streams else 0
+            if container.live().get("removing"):
+                raise RlessError(
+                    f"container {container.facts['name']} is being removed", exit_code=1
+                )
+            if not containers.await_entry(container):
+                raise RlessError(
+                    f"container {container.facts['name']} is being started or ended by another "
+                    "command, which takes too long",
+                    "try again",
+                    1,
+                )
+            sweep.sweep()
+        try:
+            _reread(container)
+            state = load(container)
+            state.mark("container")
+        except BaseException:
+            container.forget_live()
+            raise
+        return follow(state, Attachment(streams, keys, False, signals), keep=True)
+    finally:
+        signals.restore()
+
+
+def _reread(container: Container) -> None:
+    """Take the facts as they are, now that nobody else may change them but by a rename."""
+    current = containers.load(container.id)
+    if current is None:
+        raise RlessError(f"no such container: {container.facts['name']}", exit_code=1)
+    container.facts = current.facts
+
+
+def attach(
+    container: Container, streams: Sequence[str], keys: str | None, signals: Signals
+) -> int:
+    """Attach to a container that runs; return its exit code, or 0 when detached.
+
+    Raises:
+        RlessError: it does not run, or its monitor was killed.
+    """
+    from rootless.engine import monitor_client
+
+    client = monitor_client.connect(container)
+    if client is None:
+        raise RlessError(f"container {container.facts['name']} is not running", exit_code=1)
+    name, image = container.facts["name"], container.facts["image"]
+    pipes = [os.pipe() for _ in range(3)]
+    with_input = "stdin" in streams and container.facts["stdin_open"]
+    try:
+        client.attach(pipes[0][0] if with_input else -1, pipes[1][1], pipes[2][1])
+    finally:
+        for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
+            os.close(fd)
+    events.record("attach", "container", container.id, image=image, name=name)
+    signals.forward(client.forward)
+    attachment = Attachment(streams, keys, False, signals)
+    stdin = pipes[0][1] if with_input else -1
+    if not with_input:
+        os.close(pipes[0][1])
+    return _pump(container, client, attachment, (stdin, pipes[1][0], pipes[2][0]))
+
+
+# -- 4 spec --------------------------------------------------------------------------------------
+
+
+def _make_spec(state: Run) -> None:
+    request = state.request
+    enter_joined(state)
+    facts = _gather_facts(state)
+    state.spec = specgen.generate(request, state.config, facts)
+    if request.tty and (size := window_size()):
+        state.spec["process"]["consoleSize"] = size
+
+
+def enter_joined(state: Run) -> None:
+    """Find the namespaces of the container that is joined; it must run."""
+    if not state.joined:
+        return
+    other = containers.find(state.joined["id"])
+    init = other.init()
+    if init is None:
+        raise RlessError(
+            f"container:{other.facts['name']}: that container is not running",
+            "start it first",
+        )
+    request = state.request
+    for kind in ("userns", "pid", "ipc", "uts", "cgroupns", "network"):
+        if (getattr(request, kind) or "").startswith("container:"):
+            name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
+            file = {"network": "net"}.get(name, name)
+            state.joined[name] = f"/proc/{init[0]}/ns/{file}"
+    state.joined["user"] = f"/proc/{init[0]}/ns/user"
+    state.joined_init = init
+
+
+def _gather_facts(state: Run) -> specgen.Facts:
+    from rootless.engine import files
+
+    request = state.request
+    uid, gid, groups, home = state.user
+    facts = specgen.Facts(state.idmap, uid, gid)
+    # Groups that the image lists but the map does not have are lost; asked for, they are missed.
+    facts.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
+    for number in state.added_groups:
+        if state.idmap.host_gid(number) is None:
+            raise RlessError(
+                f"--group-add: group {number} is not in the container's id map",
+                "`rless doctor` shows your subordinate ids",
+            )
+        facts.groups.append(number)
+    facts.home = home
+    facts.last_cap = caps.last_capability()
+    facts.host_mqueue = request.ipc == "host" and os.path.isdir("/dev/mqueue")
+    facts.namespace_paths = {
+        kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
+    }
+    if request.userns == "nomap":
+        count = userns.count(state.subordinate)
+        inner = [{"containerID": 0, "hostID": 0, "size": count}]
+        facts.inner_map = (inner, inner)
+    if request.uts == "private":
+        facts.hostname = request.hostname or (
+            os.uname().nodename if request.network == "host" else state.container.id[:12]
+        )
+    if "network" in state.joined:
+        facts.files = files.of_other(containers.find(state.joined["id"]).directory)
+    else:
+        facts.files = files.write(request, state.container.directory, facts.hostname)
+    facts.init = files.place_init(state.container.directory) if request.init else None
+    facts.no_new_privs = request.image == _HOST_IMAGE
+    facts.seccomp = _seccomp_profile(request, facts)
+    if not state.prepared:
+        files.check_sources(request)
+        state.prepare_volumes(state.container, first=not state.container.was_started())
+    facts.volumes = state.mounts
+    return facts
+
+
+def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:
+    from rootless.runtime import seccomp
+
+    nested = False
+    profile: str | None = None
+    for option in request.security_opt:
+        name, _, value = option.partition("=")
+        if name == "seccomp":
+            profile = value
+        elif name == "nested-userns":
+            nested = True
+    if profile == "unconfined" or (request.privileged and profile is None):
+        return None
+    bounding = specgen.capabilities(request, facts.uid, facts.last_cap)["bounding"]
+    if profile is not None and profile != "builtin":
+        return seccomp.load_profile_file(profile, bounding)
+    rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
+    if not {"CAP_NET_RAW", "CAP_NET_ADMIN", "ALL"}.intersection(request.cap_add):
+        # Only for who asks. Docker's default CAP_NET_RAW still pings.
+        rules["syscalls"] += _NO_PACKET_SOCKETS
+    return rules
+
+
+# -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
+
+
+def follow(state: Run, attachment: Attachment, keep: bool) -> int:
+    """Start the container, which this process has claimed, and follow it as far as attached.
+
+    Args:
+        keep: a start that fails leaves the container, with the reason in exit.json.
+
+    Returns:
+        Its exit code; 0 if it was left alone.
+    """
+    container = state.container
+    keep = keep and not container.facts["rm"]
+    request = state.request
+    new_network = "network" not in request_joins(request) and request.network != "host"
+    pasta: Pasta | None = None
+    wires = None
+    try:
+        _make_spec(state)
+        wires = Wires(
+            request.tty, request.interactive, attachment.streams, request.explain is not None
+        )
+        if new_network and request.network != "none":
+            pasta = _prepare_pasta(request)
+        _forget_last_run(container, keep)
+        if container.facts.get("health"):
+            from rootless.engine import health
+
+            health.reset(container)
+        monitor = Monitor(
+            container,
+            state.spec,
+            state.idmap,
+            state.source,
+            wires,
+            new_network=new_network,
+            pasta=pasta,
+            want_report=request.explain is not None,
+            leash=attachment.leash,
+            keep=keep,
+            cache_dir=f"{state.storage}/seccomp",
+            volumes=state.volumes,
+        )
+        namespaces = ns.CLONE_NEWNS | (ns.CLONE_NEWNET if new_network else 0)
+        pid = _fork(state, namespaces, monitor)
+    except BaseException as error:
+        if wires is not None:
+            wires.close_all()
+        if pasta is not None:
+            pasta.close()
+        _undo(container, keep, error)
+        raise
+    wires.close_monitor_ends()
+    state.mark("user namespace")
+    left = False
+    try:
+        code = _attend(state, attachment, wires, pasta, pid)
+        left = code is None
+        return code or 0
+    except _Interrupted as interruption:
+        _end_start(wires, pid, container, keep, None)
+        return interruption.code
+    except RlessError as error:
+        _end_start(wires, pid, container, keep, error)
+        raise
+    finally:
+        wires.close_all()
+        if not left:
+            _reap(pid)
+            if os.path.lexists(container.live_path):
+                sweep.clear(container)  # the monitor was killed
+
+
+def request_joins(request: RunRequest) -> set[str]:
+    """Return the namespaces of another container that a request joins."""
+    kinds = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
+    return {kind for kind in kinds if (getattr(request, kind) or "").startswith("container:")}
+
+
+def _forget_last_run(container: Container, keep: bool) -> None:
+    """Make room for what the monitor will note; what is there is of an earlier start."""
+    if container.facts["run"] and not keep:
+        return  # it was made just now
+    containers.unlink(f"{container.directory}/exit.json")
+    containers.unlink(f"{container.directory}/{containers.STOPPED}")
+    if not container.facts["run"]:
+        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(f"{container.directory}/started", flags, 0o600))
+
+
+def _undo(container: Container, keep: bool, error: BaseException) -> None:
+    """Take back a start that failed before there was a monitor."""
+    try:
+        if keep:
+            reason = error.message if isinstance(error, RlessError) else str(error)
+            if container.was_started():
+                container.record_exit(getattr(error, "exit_code", 125), reason)
+            container.forget_live()
+        elif container.facts["run"]:
+            containers.discard(container)
+        else:
+            containers.delete(container)
+    except (OSError, RlessError):
+        pass  # the first reason is the one to tell; the next sweep clears up
+
+
+def _end_start(
+    wires: Wires, pid: int, container: Container, keep: bool, error: RlessError | None
+) -> None:
+    """Leave of a start that failed what is to stay: nothing of `run`, the reason of `start`."""
+    wires.close_all()  # what waits for us ends now
+    _reap(pid)
+    if os.path.lexists(container.live_path):
+        sweep.clear(container)  # the monitor was killed
+    if not os.path.lexists(container.directory):
+        return
+    if not keep:
+        containers.delete(container)
+    elif error is not None and container.ended():
+        container.record_exit(error.exit_code, error.message)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # it was, after a start that failed
+
+
+class _Interrupted(Exception):
+    """A signal asked for the end before the application ran."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
+def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
+    try:
+        if state.joined:
+            path = state.joined["user"]
+            return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
+        return idmap.spawn(
+            state.idmap, namespaces, monitor.run, monitor.start_network, monitor.meanwhile
+        )
+    except SyscallError as error:
+        if error.call.startswith("unshare"):
+            raise userns.explain_failure(error) from error
+        raise
+
+
+def _prepare_pasta(request: RunRequest) -> Pasta:
+    from rootless.network import pasta, pasta_options
+
+    options = (request.network or "").partition(":")[2]
+    arguments = pasta_options.command(request.publish, options.split(",") if options else [])
+    return pasta.Pasta(arguments)
+
+
+def _attend(
+    state: Run, attachment: Attachment, wires: Wires, pasta: Pasta | None, monitor: int
+) -> int | None:
+    """Open the gate once all is ready, then follow; return the exit code, None: left alone."""
+    request, container, signals = state.request, state.container, attachment.signals
+    ready = _expect_ready(wires.result)
+    state.mark("created")
+    if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
+        # Had it ended before we joined, its pid could have been another's: all is given up.
+        raise RlessError("the container whose namespaces are joined has just ended")
+    if pasta is not None:
+        pasta.wait_ready()
+        state.mark("network")
+    if number := signals.interrupted():
+        raise _Interrupted(number)
+    try:
+        os.write(wires.gate, sync.START)
+    except BrokenPipeError:
+        pass  # init was killed: the status tells
+    sync.expect_exec(wires.status)
+    state.mark("started")
+    facts = container.facts
+    events.record("start", "container", container.id, image=facts["image"], name=facts["name"])
+    client = Client(wires.link) if wires.link >= 0 else None
+    if request.explain and client is not None:
+        from rootless.engine import explain
+
+        explain.show(state, ready, pasta)
+        client.may_reap()
+    if not attachment.streams or client is None:
+        if client is not None:
+            client.let_go()
+        _notify(request, monitor)
+        return None
+    signals.forward(client.forward)
+    streams = (wires.stdin, wires.stdout, wires.stderr)
+    wires.stdin = wires.stdout = wires.stderr = -1
+    code = _pump(container, client, attachment, streams)
+    return None if client.code is None else code
+
+
+def _expect_ready(fd: int) -> dict[str, Any]:
+    frame = sync.receive(fd)
+    if frame is None:
+        raise RlessError(
+            "the container's monitor was killed, and the container with it", exit_code=137
+        )
+    kind, payload = frame
+    if kind == sync.FAILED:
+        raise RlessError(*payload)
+    ready: dict[str, Any] = payload
+    return ready
+
+
+def _pump(
+    container: Container, client: Client, attachment: Attachment, pipes: tuple[int, int, int]
+) -> int:
+    """Copy between our streams and the container's; return its exit code, 0 when detached."""
+    stdin, stdout, stderr = pipes
+    tty = container.facts["tty"]
+    pump = Pump(client.fd)
+    if "stdout" in attachment.streams or tty:
+        pump.add_output(stdout, 1)
+    elif stdout >= 0:
+        os.close(stdout)
+    if "stderr" in attachment.streams and not tty:
+        pump.add_output(stderr, 2)
+    elif stderr >= 0:
+        os.close(stderr)
+    if stdin >= 0:
+        pump.add_input(stdin, Keys(attachment.keys) if tty else None)
+    with Terminal(client.resize) if tty else _nothing():
+        while client.code is None and not client.gone:
+            if not pump.wait():
+                break
+            client.hear()
+        else:
+            pump.drain(to_the_end=True)
+    if client.code is not None:
+        return client.code
+    if client.gone:
+        raise RlessError(
+            "the container's monitor was killed, and the container with it", exit_code=137
+        )
+    client.let_go()
+    os.write(2, b"read escape sequence\n")
+    facts = container.facts
+    events.record("detach", "container", container.id, image=facts["image"], name=facts["name"])
+    return 0
+
+
+def _notify(request: RunRequest, monitor: int) -> None:
+    if request.sdnotify != "ignore" and "NOTIFY_SOCKET" in os.environ:
+        from rootless.engine import notify
+
+        notify.started(request.sdnotify or "conmon", monitor)
+
+
+class _nothing:  # noqa: N801  # contextlib.nullcontext, without the import of contextlib
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *details: object) -> None:
+        pass

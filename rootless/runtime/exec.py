@@ -1,0 +1,353 @@
+"""One more process in a running container: what is already there cannot see it come.
+
+Theory of operation. Three processes, the last two forks of the first:
+
+    caller                       joiner                           entrant
+      | holds init by a pidfd      |                                |
+      | ------------- fork ------> | undumpable                     |
+      |                            | the container's cgroup         |
+      |                            | descriptors, keyring           |
+      |                            | setns(init's pidfd)            |
+      |                            | root; user; pty                |
+      |                            | -- clone3(CLONE_PARENT) -----> | first moment in the pid namespace
+      | <--- READY(pid) ---------- | exits                          | session, terminal, directory
+      |                                                             | capabilities, user
+      | <--- end of file, or FAILED ------------------------------- | seccomp, execve
+
+The joiner is in no pid namespace of the container: nobody in there can name it. By the time
+that the entrant can be named, nothing in it is worth a look: no descriptor of the host but the
+streams it is given, no key, no argument; and it cannot be traced, nor its memory or its program
+be opened through /proc: it is undumpable, and its memory belongs to the host's user namespace
+until execve (CVE-2016-9962, CVE-2019-5736, CVE-2022-1227). The program is opened by the
+kernel in the container's own root, with the container's own rights.
+
+All namespaces are entered by one setns(2), by a pidfd: all of one process, or none (Linux 5.8).
+The entrant is a child of the caller, who so gets its exit code without a process in between.
+
+Nothing of the image is run or imported for our own purposes (`applicant.forbid_imports`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
+from rootless.linux import idmap, ns, prctl
+from rootless.linux.process import pidfd_open, show_as, start_time
+from rootless.runtime import process as application
+from rootless.runtime import sync
+from rootless.runtime.applicant import Applicant, forbid_imports, leave_keyring
+from rootless.runtime.namespaces import FILES, FLAGS
+from rootless.runtime.seccomp import cached_filter, load_flags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from rootless.oci.runtime_spec import Process, Spec
+
+_OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
+
+
+class Init:
+    """A container's first process, held: its number cannot become another's any more.
+
+    Attributes:
+        pidfd: of it.
+        namespaces: CLONE_NEW* of those of its namespaces that are not the caller's.
+        shares_pids: its pid namespace is not its own: a process in there may outlive it.
+    """
+
+    __slots__ = ("namespaces", "pid", "pidfd", "shares_pids")
+
+    def __init__(self, pid: int, start: int) -> None:
+        """Hold the process of this pid and start time.
+
+        Raises:
+            RlessError: it has ended, or may not be looked into.
+        """
+        try:
+            self.pidfd = pidfd_open(pid)
+        except SyscallError as error:
+            raise RlessError("the container has ended", exit_code=1) from error
+        self.pid = pid
+        try:
+            self.namespaces = sum(FLAGS[kind] for kind in FILES if _differs(pid, FILES[kind]))
+            self.shares_pids = _pid_in_namespace(pid) != 1
+        except (FileNotFoundError, ProcessLookupError):
+            self.namespaces = 0
+        except PermissionError as error:
+            os.close(self.pidfd)
+            raise RlessError(
+                f"cannot look at the container's first process, {pid}: {error.strerror}",
+                exit_code=EXIT_CANNOT_EXECUTE,
+            ) from error
+        # Asked last: all that was read by number was about this process.
+        if start_time(pid) != start or not self.namespaces:
+            os.close(self.pidfd)
+            raise RlessError("the container has ended", exit_code=1)
+
+    def close(self) -> None:
+        """Let it go."""
+        os.close(self.pidfd)
+
+
+def _differs(pid: int, name: str) -> bool:
+    theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
+    return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
+
+
+def _pid_in_namespace(pid: int) -> int:
+    """Return its number in its own pid namespace: 1 if that one ends with it."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        line = next((line for line in file if line.startswith(b"NSpid:")), b"0")
+    return int(line.split()[-1])
+
+
+class Started:
+    """A process that was started in a container, a child of the caller.
+
+    Attributes:
+        pid, pidfd: in the caller's pid namespace.
+    """
+
+    __slots__ = ("pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+
+    def wait(self) -> int:
+        """Wait for its end; return the exit code, 128+n for one that signal n ended."""
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
+
+def start(
+    spec: Spec,
+    description: Process,
+    init: Init,
+    *,
+    cgroup: str | None,
+    cache_dir: str,
+    stdio: tuple[int, int, int] | None = None,
+    console_fd: int = -1,
+    prepare: Callable[[Process], None] | None = None,
+    keep_fds: tuple[int, ...] = (),
+) -> Started:
+    """Start a process in a running container; return once its program runs.
+
+    Args:
+        spec: the container's config.
+        description: an OCI `process` object. What it leaves out is not taken from the config,
+            but no_new_privs and the seccomp filter always are the container's.
+        init: its first process.
+        cgroup: the directory of its control group, if it has one.
+        cache_dir: where compiled seccomp filters are kept.
+        stdio: descriptors for 0, 1 and 2; None: the caller's own.
+        console_fd: a connected unix socket that gets the pty's master; for `terminal`.
+        prepare: called in the container's namespaces, as its root, before the process is made;
+            it may complete `description` by what it reads beneath "/". It can import nothing,
+            and all that it opens may be hostile.
+        keep_fds: descriptors that the process inherits.
+
+    Raises:
+        RlessError: of any step (exit code 126 or 127 for the program). Nothing is left then.
+    """
+    seccomp = spec.get("linux", {}).get("seccomp")
+    bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
+    if spec["process"].get("noNewPrivileges"):
+        description["noNewPrivileges"] = True
+    if description.get("terminal"):
+        import rootless.runtime.tty  # noqa: F401  # nothing can be imported later
+    status_reader, status_writer = os.pipe()
+    joined_reader, joined_writer = os.pipe()
+    entrant = Entrant(
+        description,
+        init=init,
+        cgroup=cgroup,
+        limited=_has_limits(spec),
+        oom_score=spec["process"].get("oomScoreAdj"),
+        prepare=prepare,
+        joined_fd=joined_writer,
+        seccomp_filter=bpf,
+        seccomp_flags=load_flags(seccomp) if seccomp is not None else 0,
+        stdio=stdio,
+        console_fd=console_fd if description.get("terminal") else -1,
+        status_fd=status_writer,
+        keep_fds=keep_fds,
+    )
+    joiner = os.fork()
+    if joiner == 0:
+        entrant.join()
+    os.close(status_writer)
+    os.close(joined_writer)
+    try:
+        try:
+            pid: int = sync.expect_ready(joined_reader)["pid"]
+        finally:
+            os.close(joined_reader)
+            os.waitpid(joiner, 0)
+        pidfd = pidfd_open(pid)  # our child: the number is its own until we wait for it
+        try:
+            sync.expect_exec(status_reader)
+        except BaseException:
+            os.close(pidfd)
+            os.waitpid(pid, 0)
+            raise
+    finally:
+        os.close(status_reader)
+    return Started(pid, pidfd)
+
+
+def _has_limits(spec: Spec) -> bool:
+    limits = spec.get("linux", {}).get("resources", {})
+    return any(value for name, value in limits.items() if name != "devices")
+
+
+class Entrant(Applicant):
+    """The joiner and, after its clone3, the entrant."""
+
+    def __init__(
+        self,
+        description: Process,
+        *,
+        init: Init,
+        cgroup: str | None,
+        limited: bool,
+        oom_score: int | None,
+        prepare: Callable[[Process], None] | None,
+        joined_fd: int,
+        console_fd: int,
+        **common: Any,
+    ) -> None:
+        super().__init__(description, die_with_parent=False, **common)
+        self.init = init
+        self.cgroup = cgroup
+        self.limited = limited
+        self.oom_score = oom_score
+        self.prepare = prepare
+        self.joined_fd = joined_fd
+        self.console_fd = console_fd
+        self.entrant_status = -1
+        self.hold_program = application.is_own_image_writable()
+
+    def join(self) -> NoReturn:
+        """Go into the container; become the entrant there."""
+        # What fails in the joiner is told by its own pipe: the other is for the entrant.
+        self.entrant_status, self.status_fd = self.status_fd, self.joined_fd
+        try:
+            forbid_imports()
+            for step in (
+                self.hide,
+                self.enter_cgroup,
+                self.leave_caller,
+                self.enter_namespaces,
+                self.become_known,
+                self.make_terminal,
+            ):
+                step()
+            pid, _ = ns.clone3(ns.CLONE_PARENT)
+            if pid:
+                sync.send(self.joined_fd, sync.READY, {"pid": pid})
+                os._exit(0)
+        except BaseException as error:
+            self.fail_by(error)
+        self.status_fd = self.entrant_status
+        self.enter()
+
+    # -- the joiner -----------------------------------------------------------------------------
+
+    def hide(self) -> None:
+        """Let nobody look into us, before there is anybody who could.
+
+        Arguments may hold secrets, and /proc/PID/cmdline asks for no right (class 43).
+        """
+        if self.oom_score is not None:
+            try:
+                with open(_OOM_SCORE, "w", encoding="utf-8") as file:
+                    file.write(str(self.oom_score))
+            except OSError as error:
+                raise RlessError(
+                    f"cannot set the OOM score to {self.oom_score}: {error.strerror}",
+                    "a user may raise it, but not go below what it is now",
+                ) from error
+        show_as("rless: exec")
+        prctl.set_dumpable(False)
+
+    def enter_cgroup(self) -> None:
+        """Enter the container's control group, while we still see the host's."""
+        if not self.cgroup:
+            return
+        try:
+            fd = os.open(f"{self.cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            # From a session whose own group is not ours to leave. The container's end still
+            # ends the process, by its pid namespace; but a limit must not be left behind.
+            if self.limited:
+                raise RlessError(
+                    f"cannot enter the container's control group: {error.strerror}",
+                    "call rless from the session that the container was started in",
+                ) from error
+
+    def leave_caller(self) -> None:
+        """Give up the caller's descriptors, signals, umask and keys."""
+        self.reset_signals()
+        os.umask(0o022)
+        joined = {self.joined_fd, self.entrant_status, self.console_fd, self.init.pidfd}
+        self.keep_only(joined)
+        leave_keyring()
+
+    def enter_namespaces(self) -> None:
+        """Join all namespaces of init that are not ours; become root in there."""
+        try:
+            ns.setns(self.init.pidfd, self.init.namespaces)
+        except SyscallError as error:
+            if error.errno == errno.ESRCH:
+                raise RlessError("the container has ended", exit_code=1) from error
+            raise error.within("cannot join the container's namespaces") from error
+        os.close(self.init.pidfd)
+        self.invoker = (os.geteuid(), os.getegid())
+        idmap.become_root()
+        prctl.set_dumpable(False)  # fs.suid_dumpable decides with each change of user: not ours
+
+    def become_known(self) -> None:
+        """Find out who the process is to be."""
+        if self.prepare is not None:
+            self.prepare(self.process)
+            self.read_description()
+
+    def make_terminal(self) -> None:
+        """Make the pty in the container's devpts, and hand its master over."""
+        if self.console_fd < 0:
+            return
+        from rootless.runtime import tty  # loaded by the caller
+
+        user = self.process.get("user", {})
+        root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        owner = (user.get("uid", 0), user.get("gid", 0))
+        size = self.process.get("consoleSize")
+        self.console = tty.make_terminal(root_fd, self.console_fd, size, owner)
+        os.close(root_fd)
+        os.close(self.console_fd)
+
+    # -- the entrant ----------------------------------------------------------------------------
+
+    def enter(self) -> NoReturn:
+        """Become the program."""
+        try:
+            os.close(self.joined_fd)
+            os.setsid()
+            self.limit_process()
+            self.change_user()
+            self.restrict()
+            application.execute(self.process["args"], self.environment, self.held)
+        except BaseException as error:
+            self.fail_by(error)

@@ -1,0 +1,54 @@
+"""`kill`: which signal reaches whom, and what it says of one that does not run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lib.life import obedient, row
+from tests.lib.product import Product, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+def test_kill_ends_it_before_it_returns(rless: Product) -> None:
+    obedient(rless, "victim")
+    assert rless("kill", "victim").expect().out == "victim\n"
+    assert row(rless, "victim")["Status"].startswith("Exited (137)")
+    error = rless("kill", "victim").expect(1).one_line_error()
+    assert error == "cannot kill container victim: it is not running"
+    rless("rm", "victim").expect()
+
+
+def test_another_signal_ends_nothing(rless: Product) -> None:
+    script = "trap 'echo got' USR1; echo ready; while :; do sleep 0.05; done"
+    rless.detach("told", "", "sh", "-c", script)
+    wait_for(lambda: "ready" in rless("logs", "told").out, "the application")
+    rless("kill", "-s", "SIGUSR1", "told").expect()
+    wait_for(lambda: "got" in rless("logs", "told").out, "the signal")
+    assert row(rless, "told")["State"] == "running"
+    rless("rm", "-f", "told").expect()
+
+
+def test_an_application_of_another_id_is_signalled(rless: Product) -> None:
+    """Its uid on the host is a subordinate one: only the monitor may."""
+    rless.detach("other", "--user 1000 --userns host-root", "sleep", "600")
+    rless("kill", "other").expect()
+    assert row(rless, "other")["Status"].startswith("Exited (137)")
+    rless("rm", "other").expect()
+
+
+def test_several(rless: Product) -> None:
+    for name in ("k1", "k2"):
+        rless.detach(name, "", "sleep", "600")
+    done = rless("kill", "k1", "none", "k2").expect(1)
+    assert done.lines() == ["k1", "k2"]
+    assert "no such container" in done.one_line_error()
+    rless("rm", "k1", "k2").expect()
+
+
+def test_kill_is_against_the_restart_policy(rless: Product) -> None:
+    """As Docker: what the user has killed is not started by its policy."""
+    obedient(rless, "always", "--restart always")
+    rless("kill", "always").expect()
+    assert row(rless, "always")["State"] == "exited"
+    rless("rm", "always").expect()

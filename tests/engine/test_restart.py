@@ -1,0 +1,147 @@
+"""`restart` and restart policies against stop, and what comes back after a boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.lib.life import facts, init_of, monitor_of, obedient, row
+from tests.lib.product import Product, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+def test_restart_of_a_running_one(rless: Product) -> None:
+    made = obedient(rless, "again", "-e A=b -l k=v")
+    before, first = facts(rless, made), init_of(rless, made)
+    assert rless("restart", "again").expect().out == "again\n"
+    assert row(rless, "again")["State"] == "running"
+    assert init_of(rless, made) != first
+    assert facts(rless, made) == before
+    rless("restart", "-t", "0", "-s", "USR1", "again").expect()
+    assert rless("logs", "again").out.count("bye") == 1
+    rless("rm", "-f", "again").expect()
+
+
+def test_restart_of_an_ended_one_and_of_none(rless: Product) -> None:
+    rless.detach("ended", "", "sh", "-c", "echo once more")
+    rless("wait", "ended").expect()
+    done = rless("restart", "none", "ended").expect(1)
+    assert done.out == "ended\n"
+    assert "no such container" in done.one_line_error()
+    rless("wait", "ended").expect()
+    assert rless("logs", "ended").lines() == ["once more"] * 2
+    rless("rm", "ended").expect()
+
+
+def test_what_it_wrote_is_there_again(rless: Product) -> None:
+    rless.detach("kept", "", "sh", "-c", "echo x >>/srv/file; wc -l </srv/file; sleep 600")
+    wait_for(lambda: rless("logs", "kept").out == "1\n", "the first start")
+    rless("restart", "-t", "0", "kept").expect()
+    wait_for(lambda: rless("logs", "kept").out == "1\n2\n", "the second start")
+    rless("rm", "-f", "kept").expect()
+
+
+def test_two_starts_of_one(rless: Product) -> None:
+    """One wins; the other finds it running, which is what was asked for, or says so."""
+    rless.detach("pair", "", "sleep", "600")
+    for _ in range(5):
+        rless("stop", "-t", "0", "pair").expect()
+        both = [rless.start("start", "pair") for _ in range(3)]
+        results = [process.communicate(timeout=30) for process in both]
+        assert 0 in [process.returncode for process in both], results
+        for process, (_, err) in zip(both, results, strict=True):
+            assert process.returncode == 0 or b"another command" in err, results
+        assert row(rless, "pair")["State"] == "running"
+        running = [
+            pid for pid, what in rless.processes().items() if "sleep" in what and "600" in what
+        ]
+        assert len(running) == 1, rless.processes()
+    rless("rm", "-f", "pair").expect()
+
+
+# -- restart policies against what the user wants ----------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_what_the_user_ends_stays_down(rless: Product, verb: str) -> None:
+    obedient(rless, "always", "--restart always")
+    rless(verb, "always").expect()
+    time.sleep(0.5)
+    assert row(rless, "always")["State"] == "exited"
+    rless("rm", "always").expect()
+
+
+def test_stop_between_two_starts(rless: Product) -> None:
+    """It has ended and waits for its restart: a stop ends that wait."""
+    rless.detach("failing", "--restart always", "false")
+    wait_for(lambda: row(rless, "failing")["State"] == "restarting", "the wait")
+    rless("stop", "failing").expect()
+    assert row(rless, "failing")["State"] == "exited"
+    time.sleep(0.4)
+    assert row(rless, "failing")["State"] == "exited"
+    rless("rm", "failing").expect()
+
+
+def test_rm_force_between_two_starts(rless: Product) -> None:
+    for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
+        rless.detach("failing", "--restart always", "false")
+        time.sleep(delay)
+        rless("rm", "-f", "failing").expect()
+        rless.assert_clean()
+
+
+def test_stop_against_restarts_at_any_moment(rless: Product) -> None:
+    for number in range(8):
+        rless.detach("quick", "--restart always", "sh", "-c", "sleep 0.05; exit 1")
+        time.sleep(0.1 + 0.03 * number)
+        rless("stop", "-t", "1", "quick").expect()
+        time.sleep(0.3)
+        assert row(rless, "quick")["State"] == "exited"
+        rless("rm", "quick").expect()
+
+
+# -- after a boot ----------------------------------------------------------------------------------
+
+
+def crash(rless: Product, *made: str) -> None:
+    """End containers as a power cut does: nobody notes it, and no process is left."""
+    for name in made:
+        monitor, init = monitor_of(rless, name), init_of(rless, name)
+        os.kill(monitor, signal.SIGKILL)
+        wait_for(lambda init=init: not os.path.exists(f"/proc/{init}/root"), "the end")
+
+
+def test_what_is_started_after_a_boot(rless: Product) -> None:
+    policies = ("always", "unless-stopped", "on-failure", "no")
+    made = [rless.detach(f"boot-{p}", f"--restart {p}", "sleep", "600") for p in policies]
+    stopped = ("always", "unless-stopped")
+    also = [rless.detach(f"down-{p}", f"--restart {p}", "sleep", "600") for p in stopped]
+    rless("create", "--name", "never-started", "--restart", "always", "--network=none", rless.image,
+          "sleep", "600").expect()  # fmt: skip
+    rless("stop", "-t", "0", *also).expect()
+    crash(rless, *made)
+    # As Docker's daemon at its start: always comes back even if it was stopped.
+    expected = ["boot-always", "boot-unless-stopped", "down-always"]
+    assert sorted(rless("system", "start").expect().lines()) == expected
+    for name in expected:
+        assert row(rless, name)["State"] == "running"
+    assert rless("system", "start").expect().out == ""
+    assert sorted(rless("system", "stop").expect().lines()) == expected
+    # That was no stop by the user.
+    assert sorted(rless("system", "start").expect().lines()) == expected
+    rless("rm", "-f", *rless.containers()).expect()
+
+
+def test_a_start_by_the_user_takes_the_mark_of_a_stop_away(rless: Product) -> None:
+    made = rless.detach("marked", "--restart unless-stopped", "sleep", "600")
+    rless("stop", "-t", "0", "marked").expect()
+    rless("start", "marked").expect()
+    crash(rless, made)
+    assert rless("system", "start").expect().out == "marked\n"
+    assert json.loads((rless.live / made).read_text())["init"]
+    rless("rm", "-f", "marked").expect()

@@ -1,0 +1,132 @@
+"""`rm`: nothing is left, many at once, whoever is in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.lib.life import init_of, obedient, row
+from tests.lib.product import Product, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+def test_a_removed_container_leaves_nothing(rless: Product) -> None:
+    obedient(rless, "gone")
+    rless("stop", "gone").expect()
+    assert rless("rm", "gone").expect().out == "gone\n"
+    rless.assert_clean(0)
+
+
+def test_force_kills_all_first_and_waits_after(rless: Product) -> None:
+    names = [f"rm{number}" for number in range(5)]
+    made = [rless.detach(name, "", "sleep", "600") for name in names]
+    inits = [init_of(rless, name) for name in made]
+    assert rless("rm", "-f", *names).expect().lines() == names
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in inits)
+    rless.assert_clean(0)
+
+
+def test_errors_by_name(rless: Product) -> None:
+    rless.detach("busy", "", "sleep", "600")
+    rless.detach("ended", "", "true")
+    rless("wait", "ended").expect()
+    done = rless("rm", "busy", "none", "ended").expect(1)
+    assert done.lines() == ["ended"]
+    first, second = done.err.splitlines()
+    assert first.startswith("rless: cannot remove container busy: it is running;")
+    assert second.startswith("rless: no such container: none")
+    # As Docker: with --force what is not there is told, and no failure.
+    done = rless("rm", "-f", "none", "busy").expect()
+    assert done.out == "busy\n"
+    assert "no such container: none" in done.one_line_error()
+
+
+def test_files_of_other_ids_go_too(rless: Product) -> None:
+    script = "mkdir /srv/d; chown 1000:1000 /srv/d; chmod 700 /srv/d; echo x >/srv/d/f"
+    rless("run", "--name", "foreign", "--network=none", rless.image, "sh", "-c", script).expect()
+    rless("run", "--name", "plain", "--network=none", rless.image, "true").expect()
+    assert rless("rm", "plain", "foreign").expect().lines() == ["plain", "foreign"]
+    rless.assert_clean(0)
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next_command(rless: Product) -> None:
+    """At each moment: the entry in `live` says what was begun, and the sweep ends it."""
+    for delay in (0.03, 0.05, 0.06, 0.07, 0.08, 0.1):
+        rless("run", "--name", "half", "--network=none", "-v", "/anonymous", rless.image,
+              "sh", "-c", "for i in $(seq 200); do mkdir -p /srv/$i/x; done").expect()  # fmt: skip
+        removing = rless.start("rm", "-v", "half")
+        time.sleep(delay)
+        removing.kill()
+        removing.wait(10)
+        left = rless("ps", "-aq").expect().lines()
+        if left:  # it was killed before it had begun
+            assert row(rless, "half")["State"] == "exited"
+            rless("rm", "-v", "half").expect()
+        rless.assert_clean(0)
+        assert os.listdir(rless.storage / "volumes") == [".lock"]
+
+
+def test_two_removals_of_one(rless: Product) -> None:
+    """One of them does it; the other says that it is being done, or that it is done."""
+    for _ in range(5):
+        rless.detach("pair", "", "sleep", "600")
+        both = [rless.start("rm", "-f", "pair") for _ in range(2)]
+        codes = sorted(process.wait(20) for process in both)
+        said = [process.stderr.read().decode() for process in both if process.stderr]
+        assert codes[0] == 0, said
+        for text in said:
+            assert text == "" or "already in progress" in text or "no such container" in text
+        rless.assert_clean()
+
+
+def test_force_against_one_that_removes_itself(rless: Product) -> None:
+    for delay in (0.0, 0.01, 0.02, 0.04):
+        made = rless.detach("self", "--rm", "sleep", "600")
+        os.kill(init_of(rless, made), signal.SIGKILL)
+        time.sleep(delay)
+        done = rless("rm", "-f", "self")
+        assert done.code == 0, done
+        assert rless("ps", "-aq").out == ""
+        rless.assert_clean()
+
+
+def test_it_can_be_made_again_at_once(rless: Product) -> None:
+    for _ in range(5):
+        rless.detach("phoenix", "", "sleep", "600")
+        rless("rm", "-f", "phoenix").expect()
+
+
+def test_the_event(rless: Product) -> None:
+    made = rless.detach("told", "-l a=b", "true")
+    rless("wait", "told").expect()
+    rless("rm", "told").expect()
+    lines = (rless.storage / "events").read_text().splitlines()
+    event = json.loads(lines[-1])
+    assert (event["action"], event["id"]) == ("destroy", made)
+    assert event["attributes"]["name"] == "told"
+    assert event["attributes"]["a"] == "b"
+
+
+def test_links_are_refused(rless: Product) -> None:
+    assert "there are no links" in rless("rm", "-l", "x").expect(125).one_line_error()
+
+
+def test_one_that_is_being_started_is_not_removed(rless: Product) -> None:
+    """Without --force; with it, the start is waited for and what it started is killed."""
+    words = ("run", "-d", "--name", "young", "--network=none", rless.image, "sleep", "600")
+    for _ in range(3):
+        starting = rless.start(*words)
+        wait_for(lambda: (rless.storage / "names" / "young").is_symlink(), "the name")
+        done = rless("rm", "young").expect(1)
+        assert "being started" in done.err or "running" in done.err or "no such" in done.err
+        rless("rm", "-f", "young").expect()
+        code = starting.wait(20)
+        if rless("ps", "-aq").out:  # the name was there before the rest: rm knew nothing yet
+            assert code == 0
+            rless("rm", "-f", "young").expect()
+        rless.assert_clean()

@@ -1,0 +1,169 @@
+"""`generate systemd`: units that systemd takes, and the readiness that rless tells it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rootless.engine import units
+from tests.lib.life import monitor_of, obedient
+from tests.lib.product import Product
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+@pytest.fixture(autouse=True)
+def program(tmp_path: Path, rless: Product, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program `rless` where generate finds it: the tests start the tree itself."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    path = directory / "rless"
+    words = " ".join(f"'{word}'" for word in rless.argv())
+    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setitem(rless.env, "PATH", f"{directory}:/usr/bin:/bin")
+    return path
+
+
+def verify(path: Path) -> None:
+    """Let systemd read a unit; anything it says of it is a failure."""
+    if shutil.which("systemd-analyze") is None:
+        return
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", "--man=no", "--recursive-errors=no", str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(path.parent)},
+        timeout=60,
+    )
+    said = [line for line in done.stderr.splitlines() if path.name in line]
+    assert not said, said
+
+
+def entries(text: str, key: str) -> list[str]:
+    return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
+
+
+def test_the_unit_of_a_container(rless: Product, program: Path, tmp_path: Path) -> None:
+    made = rless.detach("web", "--stop-timeout 7", "sleep", "600")
+    text = rless("generate", "systemd", "web").expect().out
+    assert entries(text, "Type") == ["notify"]
+    assert entries(text, "NotifyAccess") == ["all"]
+    assert entries(text, "Restart") == ["on-failure"]
+    assert entries(text, "TimeoutStopSec") == ["67"]
+    assert entries(text, "ExecStart") == [f"{program} start {made}"]
+    assert entries(text, "ExecStop") == [f"{program} stop -t 7 {made}"]
+    assert entries(text, "Environment") == [f"RLESS_STORAGE={rless.storage}"]
+    words = ("-n", "--restart-policy=always", "-t", "3", "--wants", "a.service", "--after",
+             "b.service", "--requires=c.service", "--files")  # fmt: skip
+    done = rless("generate", "systemd", *words, "web", cwd=tmp_path).expect()
+    assert done.out == f"{tmp_path}/container-web.service\n"
+    text = (tmp_path / "container-web.service").read_text()
+    assert entries(text, "Wants")[-1:] == ["a.service"]
+    assert entries(text, "After")[-1:] == ["b.service"]
+    assert entries(text, "Requires") == ["c.service"]
+    assert entries(text, "Restart") == ["always"]
+    assert entries(text, "ExecStop") == [f"{program} stop -t 3 web"]
+    verify(tmp_path / "container-web.service")
+    rless("rm", "-f", "web").expect()
+
+
+def test_what_cannot_be(rless: Product) -> None:
+    assert "no such container" in rless("generate", "systemd", "none").expect(1).one_line_error()
+    rless("generate", "systemd").expect(125).one_line_error()
+    rless.detach("self", "--restart always", "sleep", "600")
+    error = rless("generate", "systemd", "self").expect(1).one_line_error()
+    assert "restart policy always" in error
+    for words in (("--restart-policy", "sometimes"), ("--after", "a b"), ("--wants", "x\ny")):
+        rless("generate", "systemd", *words, "self").expect(125).one_line_error()
+    rless("rm", "-f", "self").expect()
+
+
+def test_a_new_container_at_each_start(rless: Product, tmp_path: Path) -> None:
+    """What the unit runs makes a container as the first one was: quoting and all."""
+    strange = "a b\"c'd\\e$f%g"
+    rless("run", "-d", "--name", "fresh", "--network=none", "-e", f"X={strange}", "-l", "k=v",
+          "--restart", "always", "-v", f"{tmp_path}:/host dir", rless.image, "sh", "-c",
+          'printf %s "$X" >"/host dir/out"; sleep 600').expect()  # fmt: skip
+    text = rless("generate", "systemd", "--new", "-n", "fresh").expect().out
+    (start,) = entries(text, "ExecStart")
+    rless("rm", "-f", "fresh").expect()
+    (tmp_path / "out").unlink()
+    words = unquoted(start)
+    assert words[1:5] == ["run", "--detach", "--rm", "--name=fresh"]
+    assert not [word for word in words if word.startswith("--restart")]
+    rless(*words[1:], cwd=entries(text, "WorkingDirectory")[0]).expect()
+    deadline = 200
+    while not (tmp_path / "out").exists() and deadline:
+        deadline -= 1
+        subprocess.run(["sleep", "0.05"], check=True)
+    assert (tmp_path / "out").read_text() == strange
+    assert entries(text, "ExecStopPost")[0].endswith("rm -f -v fresh")
+    path = tmp_path / "container-fresh.service"
+    path.write_text(text)
+    verify(path)
+    rless("rm", "-f", "fresh").expect()
+
+
+def unquoted(line: str) -> list[str]:
+    """Split a command line of a unit file as systemd does (systemd.service(5))."""
+    words, word, rest = [], "", line
+    inside = False
+    while rest:
+        char, rest = rest[0], rest[1:]
+        if char == '"':
+            inside = not inside
+        elif char == "\\" and inside:
+            word += {"n": "\n", "t": "\t", "r": "\r"}.get(rest[0], rest[0])
+            rest = rest[1:]
+        elif char in "%$":
+            assert rest[0] == char
+            word, rest = word + char, rest[1:]
+        elif char == " " and not inside:
+            words.append(word)
+            word = ""
+        else:
+            word += char
+    return [*words, word]
+
+
+@pytest.mark.parametrize("word", ["", "a b", "%h", "$HOME", '"', "\\", "tab\tand\nline", "ä", "'"])
+def test_quoting(word: str) -> None:
+    assert unquoted(f"x {units.quote(word)}") == ["x", word]
+
+
+def test_the_unit_for_a_boot(rless: Product, program: Path, tmp_path: Path) -> None:
+    done = rless("generate", "systemd", "--restart", "--files", cwd=tmp_path).expect()
+    path = Path(done.out.strip())
+    assert path.name == "rless-restart.service"
+    text = path.read_text()
+    assert entries(text, "ExecStart") == [f"{program} system start"]
+    assert entries(text, "ExecStop") == [f"{program} system stop"]
+    verify(path)
+    rless("generate", "systemd", "--restart", "x").expect(1).one_line_error()
+
+
+@pytest.mark.parametrize("verb", ["run", "start"])
+def test_readiness_is_told(rless: Product, tmp_path: Path, verb: str) -> None:
+    """Type=notify: the monitor is the main process, and the unit is up with the container."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(10)
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    if verb == "run":
+        made = rless("run", "-d", "--name", "told", "--network=none", rless.image, "sleep", "600",
+                     env=env).expect().out.strip()  # fmt: skip
+    else:
+        made = obedient(rless, "told")
+        rless("stop", "told").expect()
+        rless("start", "told", env=env).expect()
+    said = listener.recv(4096).decode().splitlines()
+    listener.close()
+    assert "READY=1" in said
+    assert f"MAINPID={monitor_of(rless, made)}" in said
+    rless("rm", "-f", "told").expect()

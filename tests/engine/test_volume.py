@@ -1,0 +1,258 @@
+"""Volumes: made, filled, shared, listed, removed, and who keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lib import images
+from tests.lib.images import Dir, layer
+from tests.lib.life import facts
+from tests.lib.product import Product, probe_layer
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+@pytest.fixture(autouse=True)
+def no_volume_stays(rless: Product) -> Iterator[None]:
+    yield
+    rless.clear()
+    rless("volume", "prune", "-a", "-f").expect()
+    assert names(rless) == []
+
+
+def names(rless: Product) -> list[str]:
+    return rless("volume", "ls", "-q").expect().lines()
+
+
+def run(rless: Product, name: str, *words: str) -> str:
+    """Run a container to its end, which stays; return its id."""
+    rless("run", "--name", name, "--network=none", *words).expect()
+    found: str = json.loads(rless("ps", "-a", "--no-trunc", "--format", "json",
+                                  "--filter", f"name=^{name}$").expect().out)["ID"]  # fmt: skip
+    return found
+
+
+# -- by themselves ---------------------------------------------------------------------------------
+
+
+def test_create_ls_inspect_rm(rless: Product) -> None:
+    began = int(time.time())
+    assert rless("volume", "create", "--label", "a=b", "-d", "local", "data").expect().out == (
+        "data\n"
+    )
+    assert rless("volume", "create", "data").expect().out == "data\n"  # as Docker: it is there
+    assert rless("volume", "ls").expect().out == "DRIVER   VOLUME NAME\nlocal    data\n"
+    (found,) = json.loads(rless("volume", "inspect", "data").expect().out)
+    assert time.mktime(time.strptime(found.pop("CreatedAt"), "%Y-%m-%dT%H:%M:%SZ")) >= began - 1
+    assert found == {
+        "Driver": "local",
+        "Labels": {"a": "b"},
+        "Mountpoint": str(rless.storage / "volumes/data/_data"),
+        "Name": "data",
+        "Options": None,
+        "Scope": "local",
+    }
+    assert rless("volume", "inspect", "-f", "{{.Name}} {{.Labels.a}}", "data").out == "data b\n"
+    assert rless("volume", "rm", "data").expect().out == "data\n"
+    assert "no such volume" in rless("volume", "rm", "data").expect(1).one_line_error()
+    assert rless("volume", "rm", "-f", "data").expect().out == "data\n"
+    done = rless("volume", "inspect", "data").expect(1)
+    assert done.out == "[]\n"
+    assert "no such volume: data" in done.one_line_error()
+
+
+def test_one_without_a_name(rless: Product) -> None:
+    name = rless("volume", "create").expect().out.strip()
+    assert len(name) == 64
+    assert set(name) <= set("0123456789abcdef")
+    rless("volume", "create", "named").expect()
+    out = rless("volume", "prune", "-f").expect().out
+    assert out.startswith(f"Deleted Volumes:\n{name}\n\nTotal reclaimed space: ")
+    assert names(rless) == ["named"]
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "../x", ".x", "-x", "x y", "\x1b[2J", "x" * 300])
+def test_names_by_dockers_grammar(rless: Product, name: str) -> None:
+    done = rless("volume", "create", "--", name).expect(1)
+    done.one_line_error()
+    rless("volume", "inspect", "--", name).expect(1).one_line_error()
+    rless("volume", "rm", "--", name).expect(1).one_line_error()
+
+
+def test_options_that_need_root_are_refused_by_name(rless: Product) -> None:
+    for words, text in (
+        (["-o", "type=nfs", "-o", "device=:/x"], "type=nfs"),
+        (["-o", "type=tmpfs", "-o", "device=tmpfs"], "type=tmpfs"),
+        (["-o", "type=none", "-o", "o=size=1", "-o", "device=/x"], "o=size=1"),
+        (["-o", "size=1g"], "size"),
+        (["-o", "type=none", "-o", "o=bind"], "device"),
+        (["-d", "nfs"], "volume driver nfs"),
+    ):
+        done = rless("volume", "create", *words, "some")
+        assert done.code in (1, 125), done
+        assert text in done.one_line_error()
+    assert names(rless) == []
+
+
+def test_one_that_is_a_directory_of_the_host(rless: Product, tmp_path: os.PathLike[str]) -> None:
+    (tmp_path / "file").write_text("host\n")  # type: ignore[operator]
+    rless("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", f"device={tmp_path}",
+          "bound").expect()  # fmt: skip
+    assert rless.sh("cat /x/file; echo more >/x/new", "-v", "bound:/x").out == "host\n"
+    assert (tmp_path / "new").read_text() == "more\n"  # type: ignore[operator]
+    rless("volume", "rm", "bound").expect()
+    assert (tmp_path / "file").exists()  # type: ignore[operator]
+
+
+def test_filters_and_formats(rless: Product) -> None:
+    rless("volume", "create", "--label", "k=v", "one").expect()
+    rless("volume", "create", "two").expect()
+    run(rless, "user", "-v", "two:/x", rless.image, "true")
+
+    def chosen(*filters: str) -> list[str]:
+        words = [word for text in filters for word in ("--filter", text)]
+        return rless("volume", "ls", "-q", *words).expect().lines()
+
+    assert chosen("dangling=true") == ["one"]
+    assert chosen("dangling=0") == ["two"]
+    assert chosen("label=k") == chosen("label=k=v") == ["one"]
+    assert chosen("label=k=w") == []
+    assert chosen("name=w") == ["two"]
+    assert chosen("driver=local") == ["one", "two"]
+    assert chosen("driver=nfs") == []
+    assert "dangling" in rless("volume", "ls", "-f", "dangling=x").one_line_error()
+    assert "no filter" in rless("volume", "ls", "-f", "size=1").one_line_error()
+    out = rless("volume", "ls", "--format", '{{.Name}} {{.Label "k"}} {{.Driver}} {{.Links}}').out
+    assert out == "one v local 0\ntwo  local 1\n"
+    assert json.loads(rless("volume", "ls", "--format", "json").lines()[0])["Labels"] == "k=v"
+
+
+# -- of containers ---------------------------------------------------------------------------------
+
+
+def test_the_content_of_the_image_is_copied_up(rless: Product) -> None:
+    assert rless.sh("stat -c '%u:%g %a' /data/seed; cat /data/seed", "-v", "data:/data").lines() == [
+        "1000:1000 640",
+        "seed",
+    ]
+    rless.sh("rm /data/seed; echo mine >/data/own", "-v", "data:/data")
+    assert rless.sh("ls /data", "-v", "data:/data").lines() == ["own"]
+    assert rless.sh("ls /data", "-v", "bare:/data:nocopy").lines() == []
+    mount = "type=volume,src=bare2,dst=/data,volume-nocopy,volume-label=a=b,volume-label=c"
+    assert rless.sh("ls /data", "--mount", mount).lines() == []
+    (found,) = json.loads(rless("volume", "inspect", "bare2").out)
+    assert found["Labels"] == {"a": "b", "c": ""}
+
+
+def test_a_volume_in_use_is_kept(rless: Product) -> None:
+    run(rless, "user", "-v", "used:/x", rless.image, "true")
+    run(rless, "user2", "-v", "used:/x", rless.image, "true")
+    error = rless("volume", "rm", "used").expect(1).one_line_error()
+    assert "volume is in use by user, user2" in error
+    assert rless("volume", "prune", "-a", "-f").expect().out == "Total reclaimed space: 0B\n"
+    rless("rm", "user", "user2").expect()
+    assert names(rless) == ["used"]
+    rless("volume", "rm", "used").expect()
+
+
+def anonymous_image(rless: Product) -> str:
+    image = images.busybox_image(
+        [probe_layer(), layer({"var/x": Dir()})], compression="none", Volumes={"/var/x": {}}
+    )
+    return rless.add_image("with-volume", image)
+
+
+def test_anonymous_ones_are_kept_by_rm_and_go_with_v(rless: Product) -> None:
+    image = anonymous_image(rless)
+    for words, left in ((("rm",), 2), (("rm", "-v"), 0), (("rm", "-fv"), 0)):
+        made = run(rless, "owner", "-v", "/other", image, "sh", "-c", "echo x >/var/x/file")
+        mounts = facts(rless, made)["mounts"]
+        assert [(mount["type"], mount["target"], mount["anonymous"]) for mount in mounts] == [
+            ("volume", "/other", True),
+            ("volume", "/var/x", True),
+        ]
+        assert sorted(mount["name"] for mount in mounts) == names(rless)
+        assert (rless.storage / "volumes" / mounts[1]["name"] / "_data/file").read_text() == "x\n"
+        rless(*words, "owner").expect()
+        assert len(names(rless)) == left
+        rless("volume", "prune", "-f").expect()
+        assert names(rless) == []
+
+
+def test_anonymous_ones_go_with_a_container_that_is_removed_at_its_end(rless: Product) -> None:
+    image = anonymous_image(rless)
+    rless("run", "--rm", "--network=none", "-v", "/other", "-v", "named:/named", image,
+          "true").expect()  # fmt: skip
+    assert names(rless) == ["named"]
+    rless("run", "-d", "--rm", "--name", "detached", "--network=none", "-v", "/other", image,
+          "sleep", "600").expect()  # fmt: skip
+    assert len(names(rless)) == 3
+    rless("stop", "-t", "0", "detached").expect()
+    rless.assert_clean()
+    assert names(rless) == ["named"]
+
+
+def test_an_anonymous_one_survives_a_restart(rless: Product) -> None:
+    run(rless, "again", "-v", "/x", rless.image, "sh", "-c", "echo more >>/x/file; wc -l </x/file")
+    rless("start", "again").expect()
+    rless("wait", "again").expect()
+    assert rless("logs", "again").expect().lines() == ["1", "2"]
+    assert len(names(rless)) == 1
+
+
+def test_files_of_other_ids_are_deleted(rless: Product) -> None:
+    rless.sh("mkdir /x/d; chown 1000:1000 /x/d; chmod 700 /x/d; touch /x/d/f", "-v", "foreign:/x")
+    rless("volume", "rm", "foreign").expect()
+    assert os.listdir(rless.storage / "volumes") == [".lock"]
+
+
+def test_volumes_from(rless: Product, tmp_path: os.PathLike[str]) -> None:
+    run(rless, "source", "-v", "data:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/host",
+        "--tmpfs", "/tmp/x", rless.image, "sh", "-c", "echo a >/anonymous/file")  # fmt: skip
+    script = "cat /anonymous/file; touch /host/new; ls /data; [ -d /tmp/x ] || echo none"
+    done = rless.sh(script, "--volumes-from", "source")
+    assert done.lines() == ["a", "seed", "none"]
+    assert (tmp_path / "new").exists()  # type: ignore[operator]
+    done = rless.sh("touch /host/no || echo ro", "--volumes-from", "source:ro")
+    assert done.lines() == ["ro"]
+    # A mount of one's own comes before; of two sources the first.
+    assert rless.sh("ls /data", "-v", "mine:/data:nocopy", "--volumes-from", "source").out == ""
+    for wrong in ("none", "source:rx", ""):
+        rless.run(["--volumes-from", wrong], "true").expect(125).one_line_error()
+    # Who came by it keeps it, and does not remove it.
+    run(rless, "joiner", "--volumes-from", "source", rless.image, "true")
+    rless("rm", "-v", "source").expect()
+    assert len(names(rless)) == 3
+    rless("rm", "-v", "joiner").expect()
+    assert len(names(rless)) == 3
+
+
+def test_the_volume_of_two_that_are_removed_together_goes(rless: Product) -> None:
+    run(rless, "source", "-v", "/anonymous", rless.image, "true")
+    run(rless, "joiner", "--volumes-from", "source", rless.image, "true")
+    rless("rm", "-v", "source", "joiner").expect()
+    assert names(rless) == []
+
+
+def test_many_make_one_volume_at_once(rless: Product) -> None:
+    words = ("run", "--rm", "-q", "--network=none", "-v", "common:/data", rless.image, "cat",
+             "/data/seed")  # fmt: skip
+    runs = [rless.start(*words) for _ in range(6)]
+    assert [process.wait(60) for process in runs] == [0] * 6
+    assert names(rless) == ["common"]
+
+
+def test_a_removal_against_new_uses(rless: Product) -> None:
+    """Never a container whose volume is gone under it: one of them comes first."""
+    for _ in range(6):
+        using = rless.start("run", "--rm", "--network=none", "-v", "race:/data", rless.image, "cat",
+                            "/data/seed")  # fmt: skip
+        rless("volume", "rm", "race")
+        out, err = using.communicate(timeout=30)
+        assert (using.returncode, out) == (0, b"seed\n"), err
+        rless("volume", "rm", "-f", "race").expect()
