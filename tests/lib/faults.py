@@ -23,8 +23,8 @@ _MARK = "container-of-a-storm-"
 _SCRIPT = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
 _CALM = 15.0  # seconds that the kernel and the monitors may take until all is as it will stay
 _VERBS = (
-    "run run run-rm create start start stop stop rm rm-f rm-fv restart kill exec exec-d logs pause"
-    " wait ps"
+    "run run run-rm run-always create start start stop stop rm rm-f rm-fv restart kill exec exec-d"
+    " logs pause unpause wait ps update"
 ).split()
 
 
@@ -84,6 +84,8 @@ class Storm:
         words = {
             "run": ("run", "-d", "--name", name, *image),
             "run-rm": ("run", "-d", "--rm", "--name", name, *image),
+            "run-always": ("run", "-d", "--restart", "always", "--name", name, *image),
+            "update": ("update", "--restart", self.chance.choice(("no", "always")), name),
             "create": ("create", "--name", name, *image),
             "rm-f": ("rm", "-f", name),
             "rm-fv": ("rm", "-f", "-v", name),
@@ -166,10 +168,11 @@ class Storm:
             if runs == 0 and marked("exec-").get(name):
                 wrong.append(f"leak: an exec of {name} has outlived it")
         for state in said.values():
-            if state not in ("created", "running", "paused", "exited"):
+            if state not in ("created", "running", "paused", "exited", "restarting"):
                 wrong.append(f"lie: a state {state}")
         wrong += self._leaks({key for key, row in rows.items()
-                              if row["State"] in ("running", "paused")}, set(rows))  # fmt: skip
+                              if row["State"] in ("running", "paused", "restarting")},
+                             set(rows))  # fmt: skip
         return wrong
 
     def _leaks(self, running: set[str], known: set[str]) -> list[str]:
@@ -250,5 +253,3 @@ def below(pids: list[int]) -> set[int]:
                 found.add(child)
                 queue.append(child)
     return found
-
-
