@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
 
 
-_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers", "/splits")
+_FRAME = (
+    "",
+    "/blobs",
+    "/blobs/sha256",
+    "/images",
+    "/images/ids",
+    "/images/names",
+    "/layers",
+    "/splits",
+)
 
 
 def make_frame(root: str) -> None:
