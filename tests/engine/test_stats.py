@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from rootless.cli.stats import _binary, _decimal
+from rootless.engine import stats
 from rootless.engine.stats import Sample
 from tests.engine.test_terminal import Session
 from tests.lib.product import Product, wait_for
@@ -103,3 +105,33 @@ def test_cpu_is_a_difference() -> None:
     one.running = two.running = True
     one.at, two.at, one.cpu, two.cpu = 10.0, 12.0, 5.0, 6.0
     assert two.cpu_percent(one) == 50
+
+
+def test_numbers_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel accounts for it, its numbers are taken, and the cache is no use."""
+    for name, text in {
+        "cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
+        "memory.current": "3000\n",
+        "memory.stat": "anon 5\ninactive_file 1000\n",
+        "memory.max": "4000\n",
+        "io.stat": "8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2\n",
+        "pids.current": "7\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+
+    class Live:
+        facts: dict[str, object] = {}
+
+        def init(self) -> tuple[int, int]:
+            return os.getpid(), 0
+
+        def live(self) -> dict[str, str]:
+            return {"cgroup": str(tmp_path)}
+
+    monkeypatch.setattr(stats.processes, "of", lambda container: [])
+    sample = Sample(Live())  # type: ignore[arg-type]
+    assert (sample.cpu, sample.memory, sample.limit, sample.pids) == (2.5, 2000, 4000, 7)
+    assert (sample.read, sample.written) == (11, 22)
+    assert sample.memory_percent() == 50
+    (tmp_path / "memory.max").write_text("max\n")
+    assert Sample(Live()).limit > 1 << 20  # type: ignore[arg-type]

@@ -171,3 +171,40 @@ def test_keys_are_held_back(typed: list[bytes], passed: bytes, detached: bool) -
     keys = Keys(None)
     assert b"".join(map(keys.feed, typed)) == passed
     assert keys.typed is detached
+
+
+# -- the control group ---------------------------------------------------------------------------
+
+
+def entrant(cgroup: Path, limited: bool) -> runtime.Entrant:
+    class Held:
+        pidfd, namespaces, shares_pids = -1, 0, False
+
+    return runtime.Entrant(
+        {"args": ["/bin/true"], "cwd": "/", "env": []},
+        init=Held(),  # type: ignore[arg-type]
+        cgroup=str(cgroup),
+        limited=limited,
+        oom_score=None,
+        prepare=None,
+        joined_fd=-1,
+        console_fd=-1,
+        seccomp_filter=None,
+        seccomp_flags=0,
+        stdio=None,
+        status_fd=-1,
+        keep_fds=(),
+    )
+
+
+def test_it_enters_the_control_group(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").write_text("")
+    entrant(tmp_path, limited=True).enter_cgroup()
+    assert (tmp_path / "cgroup.procs").read_text() == "0"
+
+
+def test_a_limit_is_never_left_behind(tmp_path: Path) -> None:
+    """From a session that may not enter the group: no limit, no refusal."""
+    entrant(tmp_path / "gone", limited=False).enter_cgroup()
+    with pytest.raises(RlessError, match="control group: No such file"):
+        entrant(tmp_path / "gone", limited=True).enter_cgroup()
