@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.cli")
-VERBS = tuple(f"rootless.cli.{verb}" for verb in ("run", "create", "start", "exec"))  # shall be fast
+_FAST = "run create start exec stop kill rm"
+VERBS = tuple(f"rootless.cli.{verb}" for verb in _FAST.split())
 
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
 # loads others is slow by itself, so it and all that only it needs is left out.

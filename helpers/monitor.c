@@ -1566,5 +1566,5 @@ int main(int argc, char **argv)
 	begin_client();
 	forget_start();
 	run();
-	return 0;
+	return me.code; /* systemd's Restart=on-failure looks at it */
 }

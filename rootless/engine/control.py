@@ -336,8 +336,9 @@ def restart(
     for reference, outcome in stop(references, timeout, name):
         if outcome is None:
             try:
-                start(reference, (), None, False)
-                _note("restart", find(reference))
+                container = find(reference)
+                start(container)
+                _note("restart", container)
             except RlessError as failure:
                 yield reference, failure
                 continue

@@ -154,9 +154,7 @@ def _reread(container: Container) -> None:
     container.facts = current.facts
 
 
-def attach(
-    container: Container, streams: Sequence[str], keys: str | None, signals: Signals
-) -> int:
+def attach(container: Container, streams: Sequence[str], keys: str | None, signals: Signals) -> int:
     """Attach to a container that runs; return its exit code, or 0 when detached.
 
     Raises:
@@ -257,6 +255,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        if (mount := notify.pass_on(request)) is not None:
+            facts.volumes = [*state.mounts, mount]
     return facts
 
 
@@ -385,7 +388,7 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
         elif container.facts["run"]:
             containers.discard(container)
         else:
-            containers.delete(container)
+            containers.delete(container, volumes=True)
     except (OSError, RlessError):
         pass  # the first reason is the one to tell; the next sweep clears up
 
@@ -401,7 +404,7 @@ def _end_start(
     if not os.path.lexists(container.directory):
         return
     if not keep:
-        containers.delete(container)
+        containers.delete(container, volumes=True)
     elif error is not None and container.ended():
         container.record_exit(error.exit_code, error.message)
 

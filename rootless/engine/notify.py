@@ -1,0 +1,59 @@
+"""Tell the service manager that a container is up (sd_notify(3)), or let the container tell it.
+
+A unit of Type=notify waits for READY=1, and takes MAINPID as its main process: the monitor, since
+the command that started it ends. With --sdnotify container the application says that it is ready
+itself: it gets the manager's socket, and systemd takes its word with NotifyAccess=all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless import log
+from rootless.engine.request import Mount
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootless.engine.request import RunRequest
+
+_INSIDE = "/run/notify"
+
+
+def started(mode: str, monitor: int) -> None:
+    """Say that the monitor is the main process and, but for `container`, that all is up.
+
+    The container runs by now: if nobody listens, that is a warning.
+
+    Args:
+        mode: of --sdnotify. monitor: its pid.
+    """
+    import _socket
+
+    address = os.environ["NOTIFY_SOCKET"]
+    said = f"MAINPID={monitor}" + ("" if mode == "container" else "\nREADY=1")
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        channel.sendto(said.encode(), f"\0{address[1:]}" if address[:1] == "@" else address)
+    except OSError as error:
+        log.warn(f"cannot tell {address} that the container is up: {error.strerror}")
+    finally:
+        channel.close()
+
+
+def pass_on(request: RunRequest) -> Mount | None:
+    """Give the manager's socket to the application of --sdnotify container; return its mount.
+
+    Raises:
+        RlessError: it is no file, so it cannot be mounted.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if request.sdnotify != "container" or not address:
+        return None
+    if not address.startswith("/"):
+        raise RlessError(
+            f"--sdnotify container: {address} is no file that could be mounted",
+            "use --sdnotify conmon",
+        )
+    request.env.append(f"NOTIFY_SOCKET={_INSIDE}")
+    return Mount("bind", address, _INSIDE)
