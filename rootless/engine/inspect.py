@@ -272,8 +272,17 @@ class _Inspected:
         init = self.row["pid"]
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
         return {
+            "Bridge": "",
+            "SandboxID": "",
             "SandboxKey": f"/proc/{init}/ns/net" if init else "",
             "Ports": ports,
+            # pasta gives the container the host's addresses: it has none of its own to be
+            # reached by. Scripts ask for these, so they are there.
+            "EndpointID": "",
+            "Gateway": "",
+            "IPAddress": "",
+            "IPPrefixLen": 0,
+            "MacAddress": "",
             "Networks": {
                 mode: {
                     "IPAMConfig": None,
