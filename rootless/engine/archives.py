@@ -49,7 +49,7 @@ def all_tags(name: str) -> list[str]:
     from rootless.image.registry import Registry, resolve
 
     if reference.short:
-        reference = resolve(reference, lambda _: None)
+        reference = resolve(reference, lambda _: None, Registry.has_tags)
     registry = Registry(reference)
     try:
         tags = registry.tags()

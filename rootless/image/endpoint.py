@@ -45,7 +45,8 @@ class Endpoint:
     Args:
         location: where it is.
         what: how errors name it.
-        actions: what a token must allow: "pull" or "pull,push"; "" for no repository at all.
+        actions: what a token must allow: "pull" or "pull,push"; "catalog" for the list of
+            repositories, "" for none of them.
         credentials: to use in place of those in the user's files.
     """
 
@@ -66,6 +67,8 @@ class Endpoint:
         self._what = what
         self._origin = ""
         self._scopes = [f"repository:{location.repository}:{actions}"] if actions else []
+        if actions == "catalog":
+            self._scopes = ["registry:catalog:*"]
         self._credentials = credentials
         self._authorization = ""
         self._lock = threading.Lock()
@@ -105,16 +108,15 @@ class Endpoint:
         for scheme in order:
             try:
                 response = self._client.get(
-                    f"{scheme}://{self._host}/v2/", {}, deadline=deadline, attempts=1
+                    f"{scheme}://{self._host}/v2/", {}, deadline=deadline, attempts=1, redirects=0
                 )
             except TransferError as error:
                 log.debug(f"{error.message}; it may speak otherwise")
                 continue
-            plain_to_tls = scheme == "http" and (
-                response.status == 400 or (response.url or "").startswith("https:")
-            )
+            # A plain server that sends everybody to TLS is not the one to talk to.
+            to_tls = response.headers.get("Location", "").startswith("https:")
             response.close()
-            if not plain_to_tls:
+            if scheme == "https" or not (to_tls or response.status == 400):
                 return scheme
         return "https"
 
@@ -185,7 +187,8 @@ class Endpoint:
             raise AbsentError(
                 f"{self._what}: {self.name} has no such image ({what} not found{detail})"
             )
-        raise TransferError(f"{self._what}: {self.name} answers {status} for {what}{detail}")
+        kind = TransferError if status >= 500 else RlessError
+        raise kind(f"{self._what}: {self.name} answers {status} for {what}{detail}")
 
     # -- who we are --------------------------------------------------------------------------
 
@@ -214,8 +217,9 @@ class Endpoint:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             seconds = _TOKEN_SECONDS
         if self._credentials is None:
+            key = (self._origin, *self._scopes)
             until = time.monotonic() + min(seconds, 3600) * 0.9
-            _TOKENS[self._origin, *self._scopes] = (f"Bearer {token}", until)
+            _TOKENS[key] = (f"Bearer {token}", until)
         return f"Bearer {token}"
 
     def _ask_token(

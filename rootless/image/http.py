@@ -19,6 +19,7 @@ import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InsecureRequestWarning,
     LocationValueError,
     MaxRetryError,
     NameResolutionError,
@@ -49,7 +50,13 @@ _NO_URL = "the server redirects to something that is no URL"
 
 
 class TransferError(RlessError):
-    """Report that a server was not reached or broke off."""
+    """Report that a server was not reached or broke off.
+
+    Attributes:
+        pause: seconds that the server wants to be left alone, None if it did not say.
+    """
+
+    pause: float | None = None
 
 
 class Client:
@@ -85,6 +92,7 @@ class Client:
         method: str = "GET",
         body: Body | None = None,
         attempts: int | None = None,
+        redirects: int | None = None,
     ) -> BaseHTTPResponse:
         """Return the response to a request, after redirects; its body is still to be read.
 
@@ -95,21 +103,23 @@ class Client:
         Args:
             deadline: time.monotonic() at which all of it must be over.
             attempts: at most; `limits.ATTEMPTS` by default.
+            redirects: how many are followed, `limits.REDIRECTS` by default; 0: a redirect is
+                an answer like others.
 
         Raises:
             TransferError: the server cannot be reached, or keeps failing.
         """
-        failure = ""
+        failure, pause = "", None
         attempts = attempts or limits.ATTEMPTS
         for attempt in range(attempts):
             if attempt:
                 log.debug(f"{_shown(url)}: {failure}; trying again")
             pause = None
             try:
-                response = self._follow(method, url, headers, body, deadline)
-            except HTTPError as error:
-                self._give_up(url, error)
-                failure = _reason(error)
+                response = self._follow(method, url, headers, body, deadline, redirects)
+            except HTTPError as problem:
+                self._give_up(url, problem)
+                failure = _reason(problem)
             else:
                 self._reached.add(urlsplit(url).netloc)
                 if response.status not in _RETRIED:
@@ -119,13 +129,16 @@ class Client:
                 response.close()
             if attempt + 1 < attempts:
                 _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
-        raise TransferError(f"{_shown(url)}: {failure}, {attempts} times")
+        error = TransferError(f"{_shown(url)}: {failure}" + f", {attempts} times" * (attempts > 1))
+        error.pause = pause
+        raise error
 
     def _give_up(self, url: str, error: HTTPError) -> None:
         """Raise for a failure that another attempt does not mend."""
         cause: BaseException = error
         if isinstance(error, MaxRetryError | ProxyError):
-            cause = getattr(error, "reason", None) or getattr(error, "original_error", error)
+            inner = getattr(error, "reason", None) or getattr(error, "original_error", None)
+            cause = inner if isinstance(inner, BaseException) else error
         if isinstance(cause, SSLError):
             raise TransferError(
                 f"{_shown(url)}: {_reason(error)}",
@@ -143,11 +156,18 @@ class Client:
             ) from error
 
     def _follow(
-        self, method: str, url: str, headers: dict[str, str], body: Body | None, deadline: float
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body | None,
+        deadline: float,
+        redirects: int | None,
     ) -> BaseHTTPResponse:
         origin = self._check(url)
+        most = limits.REDIRECTS if redirects is None else redirects
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
-        for _ in range(limits.REDIRECTS + 1):
+        for _ in range(most + 1):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TransferError(f"{_shown(url)}: it took too long")
@@ -164,11 +184,12 @@ class Client:
                     connect=min(limits.CONNECT_SECONDS, left), read=min(limits.IDLE_SECONDS, left)
                 ),
             )
-            if response.status not in _REDIRECTED:
+            if response.status not in _REDIRECTED or most == 0:
                 return response
             target = response.headers.get("Location", "")
             response.close()
-            if body is not None:
+            if body is not None and not (callable(body) and response.status in (307, 308)):
+                # What is sent as bytes may be secret; a layer is not, and made anew.
                 raise TransferError(f"{_shown(url)} redirects a request that has a body")
             previous, url = url, _join(url, target)
             where = self._check(url)
@@ -219,6 +240,9 @@ class Client:
         verify = netloc not in self._insecure
         name = netloc if directory is not None or not verify else ""
         if name not in self._contexts:
+            if not verify:
+                # The user has said so; a warning at each request would tell nothing new.
+                urllib3.disable_warnings(InsecureRequestWarning)
             self._contexts[name] = certificates.make_context(directory, verify=verify)
         return name, self._contexts[name]
 
@@ -302,6 +326,14 @@ def stream_body(response: BaseHTTPResponse, deadline: float, what: str) -> Itera
     except (HTTPError, OSError) as error:
         response.close()
         raise TransferError(f"{what}: {_reason(error)}") from error
+
+
+def finish(response: BaseHTTPResponse) -> None:
+    """Take away a body that does not matter, so that the connection can be used again."""
+    try:
+        read_body(response, 64 << 10, time.monotonic() + 5, "answer")
+    except TransferError:
+        response.close()
 
 
 def is_loopback(netloc: str) -> bool:

@@ -12,6 +12,9 @@ from rootless import config
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
+# A server of a home that squashes root refuses what belongs to others.
+NO_OWNERS = "set RLESS_STORAGE to a local directory: this file system refuses foreign owners (NFS?)"
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -34,7 +37,6 @@ CHUNK = 256 * KIB  # read and decompressed at a time
 
 # Transfers.
 UPLOAD_WHOLE = 4 * MIB  # a blob up to this is sent by one request
-UPLOAD_CHUNK = 32 * MIB  # a larger one by requests of this size: what a cut costs at most
 PROGRESS_BYTES = 1 * MIB  # an attempt that got this far was not in vain
 PAGES = 1000  # of a list of tags or repositories
 

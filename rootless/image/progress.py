@@ -10,6 +10,7 @@ from rootless.errors import escape
 
 _REDRAW_SECONDS = 0.1
 _BAR = 50
+_LAST = "Pull complete"
 _MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
 
 
@@ -49,20 +50,31 @@ class Progress:
         if self._quiet:
             return
         with self._lock:
+            before = self._rows[layer][0] if layer in self._rows else ""
+            if before == _LAST:
+                return  # told late: what unpacks can be faster than who says that it has all
+            if state == _LAST and before == "Downloading" and not self._live:
+                self._write(f"{layer}: Download complete\n")
             self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
             elif state not in _MOVING:
                 self._write(f"{layer}: {state}\n")
 
-    def advance(self, layer: str, done: int) -> None:
-        """Tell how many bytes of a layer are done."""
+    def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
+        """Tell how many bytes of a layer are done.
+
+        Args:
+            state, total: what is being done, if it may not have been told yet.
+        """
         if not self._live:
             return
         with self._lock:
             now = time.monotonic()
-            state, _, total, began = self._rows.get(layer, ("", 0, 0, now))
-            self._rows[layer] = (state, done, total, began)
+            there = self._rows.get(layer, ("", 0, 0, now))
+            if state and there[0] != state:
+                there = (state, 0, total, now)
+            self._rows[layer] = (there[0], done, there[2], there[3])
             if now - self._last >= _REDRAW_SECONDS:
                 self._last = now
                 self._redraw()
@@ -90,7 +102,8 @@ class Progress:
         try:
             columns, lines = os.get_terminal_size(self._fd)
         except OSError:
-            columns, lines = 80, 24
+            columns = lines = 0
+        columns, lines = columns or 80, lines or 24
         rows = list(self._rows.items())[-max(1, lines - 2) :]
         now = time.monotonic()
         width = max(10, min(_BAR, columns - 60))

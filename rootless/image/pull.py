@@ -22,7 +22,15 @@ from rootless.image.platforms import host_platform, parse_platform
 from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
 from rootless.image.remove import collect
-from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
+from rootless.image.store import (
+    RECORD_VERSION,
+    Image,
+    Store,
+    layer_dir,
+    name_path,
+    record_name,
+    source_state,
+)
 from rootless.image.tarsplit import has_split
 
 if TYPE_CHECKING:
@@ -165,6 +173,7 @@ def _pull(
 ) -> Image:
     records.make_frame(store.root)
     clear_leftovers(store.root)
+    before = store.read(name_path(store.root, reference, platform))
     with InFlight(store.root) as flight:
         state = source_state(reference)
         source = _open_source(reference, flight.path)
@@ -183,7 +192,11 @@ def _pull(
             )
         finally:
             source.close()
+    progress.finish()
     progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
+    is_old = before is not None and before["id"] == image.id
+    status = "Image is up to date" if is_old else "Downloaded newer image"
+    progress.say(f"Status: {status} for {reference.familiar}")
     return image
 
 
@@ -342,21 +355,27 @@ def _bring(
             workers.unpack(root, idmap, layers, scratch, progress)
         return
     with workers.Arrivals(wanted, scratch) as arrivals:
+        download = _Download(source, wanted, scratch, progress, arrivals)
         try:
             with workers.Unpacking(root, idmap, layers, scratch, progress) as work:
-                _Download(source, wanted, scratch, progress, arrivals).during(work)
+                download.during(work)
         except RlessError:
-            if not arrivals.has_restarted:
+            if not (download.is_complete and arrivals.has_restarted):
                 raise
             # A mirror sent something else than the place that was asked after it, and some of
             # that was unpacked. By now the blobs are there, and verified.
+            arrivals.all_are_there()
             again = f"{scratch}/again"
             os.mkdir(again, 0o700)
             workers.unpack(root, idmap, layers, again, progress)
 
 
 class _Download:
-    """Fetch layers in a thread."""
+    """Fetch layers in a thread.
+
+    Attributes:
+        is_complete: all are there, and verified.
+    """
 
     def __init__(
         self,
@@ -369,7 +388,8 @@ class _Download:
         self._work = (source, layers, scratch, progress)
         self._arrivals = arrivals
         self._failure: BaseException | None = None
-        self._end, self._writer = os.pipe()
+        self.is_complete = False
+        self._writer = -1
 
     def during(self, work: workers.Unpacking) -> None:
         """Fetch while the layers are unpacked; return when both are done.
@@ -377,10 +397,12 @@ class _Download:
         Raises:
             RlessError: the failure of either. Where blobs may begin anew, all are there then.
         """
+        # Made here: the children must not have the other end too.
+        end, self._writer = os.pipe()
         thread = threading.Thread(target=self._run)
         thread.start()
         try:
-            work.watch(self._end)
+            work.watch(end)
             if self._failure is None:
                 try:
                     work.watch()
@@ -395,12 +417,13 @@ class _Download:
         finally:
             self._arrivals.give_up()
             thread.join()
-            os.close(self._end)
+            os.close(end)
 
     def _run(self) -> None:
         source, layers, scratch, progress = self._work
         try:
             source.fetch(layers, scratch, progress)
+            self.is_complete = True
         except BaseException as error:
             self._failure = error
         finally:

@@ -165,14 +165,26 @@ class Registries:
         ]
         if entry.place.location:
             return [*wanted, entry.place.of(rest)]
-        own = Location(
-            reference.registry, reference.repository, insecure=entry.place.insecure
-        )
+        own = Location(reference.registry, reference.repository, insecure=entry.place.insecure)
         return [*wanted, own]
 
     def own(self, reference: Reference) -> Location:
         """Return the one place that images are pushed to: no mirror."""
         return self.locations(reference)[-1]
+
+    def server(self, host: str) -> Location:
+        """Return where a registry as a whole is; its `repository` is "".
+
+        Raises:
+            RlessError: it is blocked.
+        """
+        entry = self._entries.get(host)
+        if entry is None:
+            return Location(host, "")
+        if entry.blocked:
+            raise RlessError(f"registry {host} is blocked by registries.conf")
+        moved = entry.place.location or host
+        return Location(moved.partition("/")[0], "", insecure=entry.place.insecure)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -289,15 +301,15 @@ def _entry(value: dict[str, Any], what: str) -> _Entry:
     mirrors = []
     for number, mirror in enumerate(_tables(value, "mirror", what), 1):
         whose = f"{what}: mirror {number}"
-        place = _text(mirror, "location", whose)
-        _check_name(place, f"{whose}: location")
+        where = _text(mirror, "location", whose)
+        _check_name(where, f"{whose}: location")
         pull_from = _text(mirror, "pull-from-mirror", whose)
         if pull_from and pull_from not in _FROM:
             raise RlessError(f"{whose}: pull-from-mirror is none of {', '.join(_FROM)}")
         if pull_from and digests_only:
             raise RlessError(f"{whose}: pull-from-mirror and mirror-by-digest-only exclude another")
         how = pull_from or ("digest-only" if digests_only else "all")
-        mirrors.append(_Place(place, _flag(mirror, "insecure", whose), how))
+        mirrors.append(_Place(where, _flag(mirror, "insecure", whose), how))
     place = _Place(location, _flag(value, "insecure", what))
     return _Entry(prefix, place, mirrors, _flag(value, "blocked", what))
 

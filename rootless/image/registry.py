@@ -79,6 +79,13 @@ class Registry:
             return True
         return False
 
+    def has_tags(self) -> bool:
+        """Tell whether the registry has the repository, and shows it to this user."""
+        try:
+            return bool(self.tags())
+        except AbsentError:
+            return False
+
     def tags(self) -> list[str]:
         """Return all tags of the repository, page by page."""
         endpoint = self._endpoints[-1]
@@ -246,7 +253,6 @@ class _Transfer:
     def _restart(self) -> None:
         self._hasher = hashlib.sha256()
         self._done = 0
-        os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     def run(self, endpoint: Endpoint) -> None:
@@ -290,20 +296,27 @@ class _Transfer:
             raise RlessError(f"{what} does not have its digest", "the registry is damaged or lies")
 
     def _receive(self, response: BaseHTTPResponse, deadline: float) -> None:
-        for chunk in stream_body(response, deadline, self._what):
-            if self._done + len(chunk) > self._layer.size:
-                response.close()
-                self._restart()
-                raise RlessError(
-                    f"{self._what} is larger than the {self._layer.size} bytes it should be"
-                )
-            self._done += len(chunk)
-            self._hasher.update(chunk)
-            _write(self._fd, chunk, self._what)
-            self._advance(self._done)
+        try:
+            for chunk in stream_body(response, deadline, self._what):
+                if self._done + len(chunk) > self._layer.size:
+                    self._restart()
+                    raise RlessError(
+                        f"{self._what} is larger than the {self._layer.size} bytes it should be"
+                    )
+                self._done += len(chunk)
+                self._hasher.update(chunk)
+                _write(self._fd, chunk, self._what)
+                self._advance(self._done)
+        except BaseException:
+            response.close()  # or the server would go on sending
+            raise
 
 
-def resolve(reference: Reference, say: Callable[[str], None]) -> Reference:
+def resolve(
+    reference: Reference,
+    say: Callable[[str], None],
+    has_it: Callable[[Registry], bool] = Registry.has_image,
+) -> Reference:
     """Return what a short name means: of the registries that it may be in, the first that has it.
 
     One that cannot be reached ends the search: what another has under the name may be
@@ -311,6 +324,7 @@ def resolve(reference: Reference, say: Callable[[str], None]) -> Reference:
 
     Args:
         say: gets a line if there was a choice.
+        has_it: asks one registry; `Registry.has_tags` where no tag is meant.
 
     Raises:
         RlessError: none has it, or one cannot be asked.
@@ -321,7 +335,7 @@ def resolve(reference: Reference, say: Callable[[str], None]) -> Reference:
     for candidate in candidates:
         registry = Registry(candidate)
         try:
-            if registry.has_image():
+            if has_it(registry):
                 say(
                     f"{reference.short} is {candidate.canonical}, of the registries that were asked"
                 )

@@ -166,9 +166,11 @@ class Store:
             return Image(self.root, record)
         if reference.transport != "docker":
             return None
+        found = None
         if reference.digest:
-            return self._by_digest(reference)
-        found = self._by_id(name) if len(name) >= 2 and is_hex(name, len(name)) else None
+            found = self._by_digest(reference)
+        elif len(name) >= 2 and is_hex(name, len(name)):
+            found = self._by_id(name)
         return found or (self._by_short_name(reference, platform) if reference.short else None)
 
     def read(self, path: str) -> dict[str, Any] | None:
@@ -207,6 +209,9 @@ class Store:
             record = self.read(name_path(self.root, candidate, platform))
             if record is not None:
                 return Image(self.root, record)
+            found = self._by_digest(candidate) if candidate.digest else None
+            if found is not None:
+                return found
         return None
 
     def _by_digest(self, reference: Reference) -> Image | None:

@@ -534,4 +534,6 @@ def _failed(path: bytes, number: int) -> RlessError:
     hint = None
     if number in (errno.ENOSPC, errno.EDQUOT):
         hint = limits.NO_ROOM
+    elif number == errno.EPERM:
+        hint = limits.NO_OWNERS
     return RlessError(f"cannot unpack {_show(b'', path)}: {os.strerror(number)}", hint)

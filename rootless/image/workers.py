@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
 
 _MOST_WORKERS = 8
+_EXTRACTING = "Extracting"
 _REPORT_BYTES = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A layer in its place may be a link into an additional store.
@@ -94,6 +95,7 @@ class Unpacking:
     ) -> None:
         private_dir(f"{root}/layers/{idmap.key}")
         self._progress = progress
+        self._layers = layers
         self._text = b""
         self._reader, writer = os.pipe()
         report = _Report(writer, wanted=progress.wanted)
@@ -117,6 +119,10 @@ class Unpacking:
         traceback: TracebackType | None,
     ) -> None:
         self._call.close()
+        # Its workers die with the foreman, but not at once: each holds the other end, and the
+        # store's lock.
+        while os.read(self._reader, 1 << 16):
+            pass
         os.close(self._reader)
 
     def watch(self, other: int = -1) -> None:
@@ -138,11 +144,13 @@ class Unpacking:
     def _show(self, data: bytes) -> None:
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
-            kind, layer, number, text = line.decode().split(" ", 3)
-            if kind == "state":
-                self._progress.state(layer, text, int(number))
-            else:
-                self._progress.advance(layer, int(number))
+            number, done, state = line.decode().split(" ", 2)
+            layer = self._layers[int(number)]
+            if state != _EXTRACTING:
+                self._progress.state(layer.short, state)
+            elif layer.arrival is None or layer.arrival.done >= layer.size:
+                # Before that its line tells of the download.
+                self._progress.advance(layer.short, int(done), state, layer.size)
 
     def result(self) -> None:
         """Wait for the end.
@@ -161,14 +169,14 @@ class _Report:
         self._wanted = wanted
         self._told = 0
 
-    def state(self, layer: str, state: str, total: int = 0) -> None:
+    def state(self, number: int, state: str, done: int = 0) -> None:
         if self._wanted:
-            os.write(self._fd, f"state {layer} {total} {state}\n".encode())
+            os.write(self._fd, f"{number} {done} {state}\n".encode())
 
-    def advance(self, layer: str, done: int) -> None:
-        if self._wanted and done - self._told >= _REPORT_BYTES:
+    def advance(self, number: int, done: int) -> None:
+        if done - self._told >= _REPORT_BYTES:
             self._told = done
-            os.write(self._fd, f"bytes {layer} {done} \n".encode())
+            self.state(number, _EXTRACTING, done)
 
 
 # -- the foreman -------------------------------------------------------------------------------
@@ -294,7 +302,7 @@ class _Foreman:
         move_into_place(self._scratch_fd, name, final)
         for end in self._places.pop(number):
             os.close(end)
-        self._report.state(layer.short, "Pull complete")
+        self._report.state(number, "Pull complete")
 
     def _copy_root(self, number: int) -> None:
         """Give a layer's root, of which the layer says nothing, the attributes it has below."""
@@ -324,7 +332,7 @@ class _Foreman:
             root_fd = os.open(name, _DIRECTORY, dir_fd=self._scratch_fd)
             split = SplitWriter(self._scratch_fd, f"{name}.split")
             stream = BlobStream(layer.fd, layer.offset, layer.size, what, layer.arrival)
-            self._report.state(layer.short, "Extracting", layer.size)
+            self._report.state(number, _EXTRACTING)
             meta, has_root = self._unpack(number, root_fd, split, stream)
             split.finish()
         except OSError as error:
@@ -343,7 +351,7 @@ class _Foreman:
         reader = TarReader(stream.ahead(), what, split=split)
         report = self._report
         try:
-            unpacker.apply(reader, lambda: report.advance(layer.short, stream.taken))
+            unpacker.apply(reader, lambda: report.advance(number, stream.taken))
         except SyscallError:
             raise
         except RlessError as error:
@@ -414,6 +422,13 @@ class Arrivals:
             if layer.arrival is not None:
                 layer.arrival.given_up = True
 
+    def all_are_there(self) -> None:
+        """Make the layers such that are read without waiting."""
+        for layer in self._layers:
+            if layer.arrival is not None:
+                layer.arrival.close()
+            layer.arrival = None
+
     def __enter__(self) -> Arrivals:
         return self
 
@@ -423,10 +438,8 @@ class Arrivals:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.all_are_there()
         for layer in self._layers:
-            if layer.arrival is not None:
-                layer.arrival.close()
-            layer.arrival = None
             layer.fd = -1
         for fd in self._fds.values():
             os.close(fd)
@@ -438,7 +451,7 @@ class Arrival:
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._done = 0
+        self.done = 0
         self.restarted = False
         self.given_up = False
 
@@ -450,9 +463,9 @@ class Arrival:
         """
         if self.given_up:
             raise RlessError("given up")
-        if done < self._done:
+        if done < self.done:
             self.restarted = True
-        self._done = done
+        self.done = done
         with contextlib.suppress(BlockingIOError):  # it has not even read what it was told before
             os.write(self._writer, b".")
 

@@ -52,7 +52,7 @@ def test_in_a_pipe() -> None:
         r"Pulling x\x1b[2J",
         "aaaa: Waiting",
         "bbbb: Already exists",
-        "aaaa: Downloading",
+        "aaaa: Download complete",
         "aaaa: Pull complete",
         "Digest: sha256:1",
     ]
