@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from rootless import log
 from rootless.image import xattrs
 from rootless.image.tarstream import (
     BLOCK,
@@ -15,6 +16,7 @@ from rootless.image.tarstream import (
     REGULAR,
     SYMLINK,
 )
+from rootless.linux.call import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +31,16 @@ class Archiver:
 
     Times are those of whole seconds, as Docker's layers have them. Sockets are left out: no
     archive can hold one.
+
+    Args:
+        lenient: leave a file out that must not be read, with a warning.
     """
 
-    __slots__ = ("_links", "_writer")
+    __slots__ = ("_lenient", "_links", "_writer")
 
-    def __init__(self, writer: TarWriter) -> None:
+    def __init__(self, writer: TarWriter, *, lenient: bool = False) -> None:
         self._writer = writer
+        self._lenient = lenient
         self._links: dict[tuple[int, int], bytes] = {}
 
     def add(self, name: bytes, entry: Entry) -> None:
@@ -63,7 +69,13 @@ class Archiver:
         self._writer.add(parent + b"/" + marker if parent else marker, 0)
 
     def _file(self, name: bytes, entry: Entry) -> None:
-        fd = entry.open()
+        try:
+            fd = entry.open()
+        except PermissionError:
+            if not self._lenient:
+                raise
+            log.warn(f"/{shown(name)}: permission denied: left out")
+            return
         if fd < 0:
             return
         try:

@@ -207,8 +207,10 @@ class _Finder:
                 yield from self._look(entry, path)
             else:
                 before = self.below.root_status()
-                if not path and before is not None and _attributes(before) != _attributes(
-                    entry.status
+                if (
+                    not path
+                    and before is not None
+                    and _attributes(before) != _attributes(entry.status)
                 ):
                     yield Change(CHANGED, path, entry)
                 yield from self._enter(entry, "", self.below.root())

@@ -393,8 +393,6 @@ def _to_container(
         reader = Reader(sender, str(path), progress.show)
         reader.give(spot.dir_fd, spot.name, path.name or b"root")
         sender.end()
-        ours.shutdown(socket.SHUT_WR)
-        ours.recv(1)  # until the other side has written all
         copied.append(reader.copied)
 
     copied: list[int] = []

@@ -27,15 +27,22 @@ def export(reference: str, output: Callable[[], int]) -> None:
     """
     container = find(reference)
     out = output()
+    # The root of `host:` is made of many mounts. There the others are known by their targets.
+    is_host = rootview.source_kind(container) == "host"
+    hidden = rootview.mount_targets(container) if is_host else set()
 
     def send(root_fd: int) -> None:
         top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
         writer = TarWriter(out)
-        archiver = Archiver(writer)
+        archiver = Archiver(writer, lenient=is_host)
         for entry in walk(top):
+            if entry.path in hidden:
+                entry.skip = True
+                if entry.fd < 0:
+                    continue
             if entry.path and not entry.leaving:
                 archiver.add(entry.path, entry)
         writer.end()
 
-    rootview.call(container, send, volumes=False, purpose="export")
+    rootview.call(container, send, volumes=is_host, purpose="export")
     record("export", "container", container.id, name=container.facts["name"])

@@ -184,6 +184,15 @@ def kind_of(mode: int) -> str:
 # -- over the socket -----------------------------------------------------------------------------
 
 
+class EndedError(RlessError):
+    """Report that the other side has ended; it knows better why."""
+
+    consequence = True
+
+    def __init__(self) -> None:
+        super().__init__("the other side of the copy has ended", None, 1)
+
+
 class Sender:
     """A sink at the other end of a socket."""
 
@@ -205,6 +214,7 @@ class Sender:
         self._send(b"L", name, status, target)
 
     def end(self) -> None:
+        """Say that all was given."""
         self._send(b"E", b"", _NOTHING)
 
     def _send(
@@ -214,24 +224,14 @@ class Sender:
             kind, status.mode, status.uid, status.gid, status.mtime, status.size, status.number
         )
         message = [head + name + b"\0" + target]
-        flags = socket.MSG_NOSIGNAL
-        if fd < 0:
-            self._socket.sendmsg(message, (), flags)
-        else:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
-            self._socket.sendmsg(message, (rights,), flags)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, "little", signed=True))
+        try:
+            self._socket.sendmsg(message, () if fd < 0 else (rights,), socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise EndedError from error
 
 
 _NOTHING = Facts(0, 0, 0, 0)
-
-
-class EndedError(RlessError):
-    """Report that the other side has ended; it knows better why."""
-
-    consequence = True
-
-    def __init__(self) -> None:
-        super().__init__("the other side of the copy has ended", None, 1)
 
 
 class Message:
@@ -254,9 +254,12 @@ def receive(connection: socket.socket) -> Message:
         EndedError: the other side is gone.
         RlessError: it says what no side of ours says.
     """
-    data, ancillary, flags, _ = connection.recvmsg(
-        _LONGEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
-    )
+    try:
+        data, ancillary, flags, _ = connection.recvmsg(
+            _LONGEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError as error:
+        raise EndedError from error
     fd = -1
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

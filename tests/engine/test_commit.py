@@ -24,13 +24,16 @@ CHANGE = """
 echo new > /new; mkdir -p /made/deep; echo x > /made/deep/file; ln -s x /made/link
 ln /made/deep/file /made/hard; chown 5:6 /made/deep/file; chmod 4755 /made/deep/file
 echo more >> /a/changed; rm /a/gone; rm -r /dir; mkdir /dir; echo x > /dir/other; rm -r /whole
-chmod 711 /; rm /link; mkdir /link; echo x > /link/x; rm -r /replaced; echo f > /replaced; chmod 700 /mode
+chmod 711 /; rm /link; mkdir /link; echo x > /link/x; rm -r /replaced; echo f > /replaced
+chmod 700 /mode
 echo vol > /vol/file; touch /a/.wh.changed; mkfifo /fifo; echo done > /tmp/done
 """
 
 LOOK = """
 cat /new /made/deep/file /made/link /a/changed /dir/other /link/x /replaced 2>&1
-for d in /a /dir /vol /whole; do echo $d: $(ls -A $d 2>&1); done; stat -c '%u:%g %a %h' /made/deep/file /made/hard; stat -c '%u:%g %a' /mode /link /fifo /
+for d in /a /dir /vol /whole; do echo $d: $(ls -A $d 2>&1); done
+stat -c '%u:%g %a %h' /made/deep/file /made/hard
+stat -c '%u:%g %a' /mode /link /fifo /
 """
 
 EXPECTED = """new
@@ -80,9 +83,7 @@ def config(rless: Product, identifier: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("driver", ["overlay", "fuse-overlayfs", "copy"])
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_the_changes_are_in_it(
-    rless: Product, driver: str, state: str, tmp_path: Path
-) -> None:
+def test_the_changes_are_in_it(rless: Product, driver: str, state: str, tmp_path: Path) -> None:
     if driver == "fuse-overlayfs" and not shutil.which(driver):
         pytest.skip("fuse-overlayfs is not installed")
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
@@ -220,6 +221,7 @@ def layout(own_rless: Product) -> str:
 _FULL = """
 import subprocess
 storage = {storage!r}
+os.makedirs(storage, 0o700, exist_ok=True)
 tmpfs(storage, "32m")
 tmpfs({runtime!r}, "4m")
 name = {layout!r}
@@ -227,7 +229,7 @@ run = command[:-2]
 assert subprocess.run(run + ["run", "--name", "box", "--network", "none", "-q", name, "sh", "-c",
     "head -c 3000000 /dev/urandom > /big; mkdir /many; for i in $(seq 99); do echo > /many/$i; done"
 ]).returncode == 0
-def look():
+def look(storage=storage, os=os):
     found = []
     for directory, names, files in os.walk(storage):
         if "/containers/" not in directory and "/run/" not in directory:
@@ -295,7 +297,9 @@ def test_random_changes_are_the_same_in_the_image(rless: Product, tmp_path: Path
     made = []
     for part in (lines[:half], lines[half:]):
         script = "; ".join(f"({line}) 2>/dev/null" for line in ["mkdir /w", *part])
-        rless("run", "--name", "box", "--network", "none", image, "sh", "-c", f"{script}; true").expect()
+        rless(
+            "run", "--name", "box", "--network", "none", image, "sh", "-c", f"{script}; true"
+        ).expect()
         before = listing(rless, "box")
         made.append(rless("commit", "box").expect().out.strip())
         rless("rm", "box").expect()

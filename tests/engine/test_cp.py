@@ -302,8 +302,12 @@ def test_read_only(rless: Product, tree: Path) -> None:
              "-v", "cp-test:/vol"]  # fmt: skip
     rless("run", "-d", *flags, rless.image, "sleep", "1000").expect()
     for _ in range(2):
-        for target, what in (("/", "container rootfs"), ("/ro", "mounted volume"),
-                             ("/ro/file", "mounted volume"), ("/etc/x", "container rootfs")):  # fmt: skip
+        for target, what in (
+            ("/", "container rootfs"),
+            ("/ro", "mounted volume"),
+            ("/ro/file", "mounted volume"),
+            ("/etc/x", "container rootfs"),
+        ):
             done = rless("cp", f"{tree}/file", f"box:{target}").expect(1)
             assert done.one_line_error() == f"{what} is marked read-only"
         rless("cp", f"{tree}/file", "box:/vol/x").expect()
@@ -479,12 +483,17 @@ def test_no_file_of_the_container_becomes_a_module(rless: Product, tmp_path: Pat
     roots = {os.path.dirname(os.__file__), "/usr/lib/python3", "/usr/lib"}
     script = "; ".join(
         f"mkdir -p {root}; for m in encodings codecs traceback json re posixpath array; do "
-        f"echo 'open(\"/pwned\", \"w\")' > {root}/$m.py; done"
+        f'echo \'open("/pwned", "w")\' > {root}/$m.py; done'
         for root in sorted(roots)
     )
     hostile(rless, f"{script}; touch /ready")
-    for words in (("box:/none", str(tmp_path)), ("box:/etc", f"{tmp_path}/etc"),
-                  (f"{tmp_path}/etc", "box:/root"), ("box:/bin", "-"), ("box:/dev/null", "-")):  # fmt: skip
+    for words in (
+        ("box:/none", str(tmp_path)),
+        ("box:/etc", f"{tmp_path}/etc"),
+        (f"{tmp_path}/etc", "box:/root"),
+        ("box:/bin", "-"),
+        ("box:/dev/null", "-"),
+    ):
         rless("cp", *words)
     rless("export", "box").expect()
     assert "Could not find" in rless("cp", "box:/pwned", "-").expect(1).err

@@ -90,8 +90,8 @@ def test_nothing_was_changed(rless: Product) -> None:
 
 
 def test_the_host_as_the_image(rless: Product) -> None:
-    rless("run", "--name", "box", "--network", "none", "host:", "sh", "-c",
-          "echo x > /etc/rless-test; mkdir /usr/local/rless-test; echo y > /srv/file").expect()  # fmt: skip
+    script = "echo x > /etc/rless-test; mkdir /usr/local/rless-test; echo y > /srv/file"
+    rless("run", "--name", "box", "--network", "none", "host:", "sh", "-c", script).expect()
     found = rless("diff", "box").expect().lines()
     assert {"A /etc/rless-test", "A /usr/local/rless-test", "A /srv/file"} <= set(found)
     assert len(found) < 12, found

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -95,6 +96,32 @@ def test_what_is_refused(rless: Product, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     rless("export", "-o", "/dev/null", "box").expect()
     rless("rm", "box").expect()
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_the_host_as_the_image(rless: Product, state: str, tmp_path: Path) -> None:
+    script = "echo x > /etc/rless-test; echo y > /srv/file"
+    flags = ["--name", "box", "--network", "none", "-v", f"{tmp_path}:/media"]
+    (tmp_path / "bound").write_text("x")
+    if state == "running":
+        rless("run", "-d", *flags, "host:", "sh", "-c", script + "; sleep 1000").expect()
+        wait_for(lambda: rless("cp", "box:/srv/file", "-").code == 0, "the files")
+    else:
+        rless("run", *flags, "host:", "sh", "-c", script).expect()
+    process = rless.start("export", "box", stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    found = set()
+    with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+        for member in archive:
+            found.add(member.name)
+            if member.name >= "mnt":
+                break  # /opt and /usr are large
+    process.kill()
+    assert {"etc/rless-test", "etc/passwd", "media"} <= found
+    assert "media/bound" not in found
+    assert "etc/shadow" not in found
+    assert not any(name.startswith(("proc/", "dev/", "sys/")) for name in found)
+    rless("rm", "-f", "box").expect()
 
 
 def test_who_stops_reading_ends_it(rless: Product) -> None:
