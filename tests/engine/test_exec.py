@@ -368,6 +368,9 @@ def test_a_python_of_the_users_own(box: Any, rless: Product, tmp_path: Path) -> 
     assert run("echo", "a") == (0, "a\n")
     assert run("/bin/sh", "-c", "echo $0") == (0, "/bin/sh\n")
     assert run("sx", "b") == (0, "/bin/sx b\n")
+    comm = ("sh", "-c", "read x < /proc/$$/comm; echo $x")  # tells by which way it was executed
+    assert run(*comm) == (0, "busybox\n")
+    assert box("box", *comm).out == "sh\n"
     assert run("/tmp/s", "c d") == (0, "/tmp/s c d\n")
     assert run("nosuch")[0] == 127
     assert run("/etc")[0] == 126
