@@ -313,6 +313,17 @@ def drop_name(name: str | None, container_id: str) -> None:
         pass  # never taken, or taken by another
 
 
+def drop_names_of(container_id: str) -> None:
+    """Give back the names of a container that was killed before it had noted its own."""
+    names = f"{paths.storage_root()}/names"
+    try:
+        taken = os.listdir(names)
+    except FileNotFoundError:
+        return
+    for name in taken:
+        drop_name(name, container_id)
+
+
 _ADJECTIVES = "brave calm clever eager fair gentle happy keen kind lucid merry proud quiet wise"
 _NOUNS = "badger crane falcon finch heron ibex lynx marten otter raven seal stork swift wren"
 

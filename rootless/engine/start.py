@@ -385,7 +385,7 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
         elif container.facts["run"]:
             containers.discard(container)
         else:
-            containers.delete(container)
+            containers.delete(container, volumes=True)
     except (OSError, RlessError):
         pass  # the first reason is the one to tell; the next sweep clears up
 
@@ -401,7 +401,7 @@ def _end_start(
     if not os.path.lexists(container.directory):
         return
     if not keep:
-        containers.delete(container)
+        containers.delete(container, volumes=True)
     elif error is not None and container.ended():
         container.record_exit(error.exit_code, error.message)
 

@@ -24,6 +24,7 @@ from rootless.engine.container import (
     containers_root,
     delete,
     delete_directory,
+    drop_names_of,
     is_alive,
     live_root,
     load,
@@ -122,6 +123,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     directory = f"{containers_root()}/{container_id}"
     if container is None:
         # Killed while it was made: no map is known, so no foreign file is there yet.
+        drop_names_of(container_id)
         if os.path.lexists(directory):
             from rootless.engine.userns import Subordinate, build
 

@@ -1,0 +1,858 @@
+"""The work of rless-monitor in Python, where that program could not be built.
+
+The same orders, messages, files and rules as helpers/monitor.c, which explains them; the two are
+held against each other by the same tests. It takes 10 MB of memory for each container, and so is
+never used where there is a choice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import time
+
+from rootless import jsontext
+from rootless.engine import hold
+from rootless.linux import mount as mounts
+from rootless.linux import tree
+from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.errors import RlessError, SyscallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any, NoReturn
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+_CHUNK = 65536
+_LINE = 16384
+_GRACE = 0.1  # seconds that a slow client may hold up all
+_BACKLOG = 256 << 20
+_CLEAN_UP = 2.0
+_FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
+_STREAMS = ("stdout", "stderr")
+
+
+def run(orders_fd: int) -> NoReturn:
+    """Stay with the container to its end, with the orders in a memfd."""
+    try:
+        _Holder(orders_fd).run()
+    finally:
+        os._exit(0)
+
+
+class _Log:
+    """The log of one container, by its driver."""
+
+    def __init__(self, orders: dict[str, str]) -> None:
+        self.driver = orders.get("log", "none")
+        self.path = f"{orders['directory']}/log"
+        self.limit = int(orders.get("log_size", 20 << 20))
+        self.files = int(orders.get("log_files", 5))
+        self.fd = -1
+        self.size = 0
+        self.lost = 0
+        self.lines = [b"", b""]
+        self.journal = orders.get("journal", "")
+        self.fields = orders.get("journal_fields", "").encode("utf-8", "surrogateescape")
+
+    def write(self, stream: int, data: bytes) -> None:
+        """Keep what was written; a full disk loses it, and that is said once it can be."""
+        if self.driver == "local":
+            self._keep(stream, data)
+        elif self.driver != "none":
+            self._cut(stream, data)
+
+    def _keep(self, stream: int, data: bytes) -> None:
+        """Put one record into the log, after the word of what is missing before it, if any."""
+        records = [(stream, data)] if data else []
+        if self.lost:
+            said = "rless: %d bytes of output are missing here: the log could not be written\n"
+            records.insert(0, (1, (said % self.lost).encode()))
+        self.lost = 0 if self._put(records) else self.lost + len(data)
+
+    def _cut(self, stream: int, data: bytes) -> None:
+        """Cut into lines; what has no end yet waits for it, or for 16 KiB."""
+        rest = self.lines[stream] + data
+        while rest:
+            end = rest.find(b"\n", 0, _LINE) + 1
+            if not end and len(rest) < _LINE:
+                break
+            line, rest = rest[: end or _LINE], rest[end or _LINE :]
+            self._keep(stream, line)
+        self.lines[stream] = rest
+
+    def _put(self, records: list[tuple[int, bytes]]) -> bool:
+        if self.driver == "journald":
+            return all(self._send(stream, data) for stream, data in records)
+        now = time.time_ns()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
+        stamp += f".{now % 10**9:09d}Z"
+        text = b""
+        for stream, data in records:
+            name = _STREAMS[stream]
+            if self.driver == "local":
+                text += f"{stamp} {name} {len(data)}\n".encode() + data + b"\n"
+            else:
+                log = data.decode("utf-8", "surrogateescape")
+                line = jsontext.dumps({"log": log, "stream": name, "time": stamp})
+                text += line.encode() + b"\n"
+        try:
+            self._append(text)
+        except OSError:
+            return False
+        return True
+
+    def _append(self, record: bytes) -> None:
+        """Append one record: all of it, or nothing."""
+        if self.fd < 0:
+            self._open()
+        if self.size and self.size + len(record) > self.limit:
+            self._rotate()
+        try:
+            done = os.write(self.fd, record)
+        except OSError:
+            done = 0
+        if done != len(record):
+            os.ftruncate(self.fd, self.size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.size += done
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(self.path, flags, 0o600)
+        self.size = os.fstat(self.fd).st_size
+
+    def _rotate(self) -> None:
+        os.close(self.fd)
+        self.fd = -1
+        names = [self.path, *(f"{self.path}.{number}" for number in range(1, self.files))]
+        if len(names) == 1:
+            os.unlink(self.path)
+        for newer, older in zip(names[-2::-1], names[:0:-1], strict=True):
+            try:
+                os.rename(newer, older)
+            except FileNotFoundError:
+                pass  # so many there are not yet
+        self._open()
+
+    def _send(self, stream: int, data: bytes) -> bool:
+        import _socket
+
+        whole = data.endswith(b"\n")
+        message = data.removesuffix(b"\n")
+        record = b"" if whole else b"CONTAINER_PARTIAL_MESSAGE=true\n"
+        record += b"PRIORITY=3\n" if stream else b"PRIORITY=6\n"
+        record += b"MESSAGE\n" + len(message).to_bytes(8, "little") + message + b"\n"
+        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        try:
+            channel.setblocking(False)
+            channel.sendto(self.fields + record, self.journal)
+        except OSError:
+            return False
+        finally:
+            channel.close()
+        return True
+
+    def end(self) -> None:
+        """Write what had no end, and close."""
+        for stream, line in enumerate(self.lines):
+            if line:
+                self._keep(stream, line)
+            self.lines[stream] = b""
+        if self.lost:
+            self._keep(1, b"")
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _Sink:
+    """One output stream of a client: its pipe, and the backlog in an unlinked file."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.spill = -1
+        self.at = self.end = 0
+        self.todo = b""  # of the chunk
+
+    def close(self) -> None:
+        for fd in (self.fd, self.spill):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.spill = -1
+        self.at = self.end = 0
+        self.todo = b""
+
+    @property
+    def behind(self) -> bool:
+        return self.at < self.end
+
+    def give(self) -> bool:
+        """Write what the pipe takes; False: the reader has gone."""
+        while self.fd >= 0 and (self.behind or self.todo):
+            data = os.pread(self.spill, _CHUNK, self.at) if self.behind else self.todo
+            try:
+                given = os.write(self.fd, data)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not self.behind:
+                self.todo = self.todo[given:]
+                continue
+            self.at += given
+            if not self.behind:
+                os.ftruncate(self.spill, 0)
+                self.at = self.end = 0
+        return True
+
+    def keep(self, directory: str) -> bool:
+        """Keep for later what is left of the chunk; False: there is no room."""
+        if self.end - self.at + len(self.todo) > _BACKLOG:
+            return False
+        try:
+            if self.spill < 0:
+                self.spill = _unlinked_file(directory)
+            while self.todo:
+                size = os.pwrite(self.spill, self.todo, self.end)
+                self.end += size
+                self.todo = self.todo[size:]
+        except OSError:
+            return False
+        return True
+
+
+def _unlinked_file(directory: str) -> int:
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        path = f"{directory}/.backlog-{os.getpid()}"  # NFS has no O_TMPFILE
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
+        return fd
+
+
+class _Client:
+    """A connection, and what is attached by it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.stdin = -1
+        self.sinks = [_Sink(-1), _Sink(-1)]
+        self.attached = self.leash = False
+
+    @property
+    def behind(self) -> bool:
+        return any(sink.behind for sink in self.sinks)
+
+    def send(self, message: bytes) -> None:
+        try:
+            os.write(self.fd, message)
+        except OSError:
+            pass  # it has gone, or does not read: its own loss
+
+    def close(self) -> None:
+        for fd in (self.fd, self.stdin):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.stdin = -1
+        for sink in self.sinks:
+            sink.close()
+
+
+class _Holder:
+    """One container in hand."""
+
+    def __init__(self, orders_fd: int) -> None:
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+                try:
+                    signal.signal(number, signal.SIG_IGN)
+                except (OSError, ValueError):
+                    pass  # the C library keeps two for itself
+        self.core = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, self.core[1]))
+        pairs = hold.decode(orders_fd)
+        self.orders_fd = orders_fd
+        self.orders = dict(pairs)
+        self.python = [value for key, value in pairs if key == "python"]
+        variables = [value.partition("=") for key, value in pairs if key == "environment"]
+        self.environment = {name: value for name, _, value in variables}
+        self.name = self.orders["name"]
+        self.directory = self.orders["directory"]
+        self.remove = bool(self.number("remove"))
+        self.listener = self.number("listener", -1)
+        self.init = self.number("init")
+        self.init_fd = self.number("init_fd", -1)
+        self.stdin, self.pty = self.number("in", -1), self.number("pty", -1)
+        out = self.pty if self.pty >= 0 else self.number("out", -1)
+        self.sources = [out, self.number("err", -1)]
+        self.typed = b""
+        self.code = self.number("code")
+        self.ended = self.init == 0
+        self.may_reap = not self.number("hold")
+        self.out_of_memory = self.done = False
+        self.policy, self.most = self.orders["restart"], self.number("restart_most")
+        self.restarts, self.delay = self.number("restarts"), self.number("delay")
+        self.restart_at = 0.0
+        self.begun = time.monotonic()
+        self.health_pid, self.health_fd, self.health_at = 0, -1, 0.0
+        if "health_interval" in self.orders:
+            self.health_at = self.begun + self.number("health_first") / 1000
+        self.log = _Log(self.orders)
+        self.clients: list[_Client] = []
+        self.stream, self.since = 0, 0.0  # of the chunk that is being given
+        if (fd := self.number("client", -1)) >= 0:
+            client = _Client(fd)
+            client.stdin = self.number("client_in", -1)
+            client.sinks = [_Sink(self.number(f"client_{name}", -1)) for name in ("out", "err")]
+            client.attached, client.leash = True, bool(self.number("leash"))
+            self.clients.append(client)
+            for pipe in (fd, client.stdin, *(sink.fd for sink in client.sinks)):
+                _never_wait(pipe)
+        for fd in (self.stdin, *self.sources):
+            _never_wait(fd)
+
+    def number(self, key: str, otherwise: int = 0) -> int:
+        return int(self.orders.get(key, otherwise))
+
+    # -- what is told ------------------------------------------------------------------------
+
+    def _record_exit(self) -> None:
+        if self.remove:
+            return
+        now = time.time()
+        exit_ = {
+            "code": self.code,
+            "started": float(self.orders["started"]),
+            "finished": now,
+            "error": jsontext.loads(f"[{self.orders.get('error', 'null')}]")[0],
+            "oom": self.out_of_memory,
+            "restarts": self.restarts,
+        }
+        if self.restart_at:
+            exit_["restart_at"] = now + self.delay / 1000
+        from rootless.engine.container import write_json
+
+        try:
+            write_json(f"{self.directory}/exit.json", exit_)
+        except OSError:
+            said = jsontext.dumps({"ended": {"code": self.code, "finished": now}}).encode()
+            fd = os.open(self.orders["live"], os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            os.write(fd, said)
+            os.ftruncate(fd, len(said))
+            os.close(fd)
+            self.orders["live"] = ""  # the only witness now
+
+    def _event(self, action: str, **more: str) -> None:
+        event = {
+            "time": time.time_ns(),
+            "type": "container",
+            "action": action,
+            "id": self.orders["id"],
+            "attributes": {
+                "image": jsontext.loads(f"[{self.orders['image']}]")[0],
+                "name": self.name,
+                **more,
+            },
+        }
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self.orders["events"], flags, 0o600)
+            os.write(fd, jsontext.dumps(event).encode() + b"\n")
+            os.close(fd)
+        except OSError:
+            pass  # what it tells of has happened all the same
+
+    def _check_memory(self) -> None:
+        try:
+            with open(f"{self.orders.get('cgroup')}/memory.events", encoding="utf-8") as file:
+                lines = dict(line.split() for line in file)
+        except OSError:
+            return
+        if int(lines.get("oom_kill", 0)) and not self.out_of_memory:
+            self.out_of_memory = True
+            self._event("oom")
+
+    # -- clients -----------------------------------------------------------------------------
+
+    def _is_alone(self, client: _Client) -> bool:
+        others = any(other.attached for other in self.clients if other is not client)
+        return not others and (client.leash or self.log.driver == "none")
+
+    def _drop(self, client: _Client) -> None:
+        client.close()
+        if client in self.clients:
+            self.clients.remove(client)
+
+    def _lose_reader(self, client: _Client, stream: int) -> None:
+        client.sinks[stream].close()
+        if client.leash and self._is_alone(client) and self.pty < 0 and self.sources[stream] >= 0:
+            os.close(self.sources[stream])  # the application gets SIGPIPE
+            self.sources[stream] = -1
+
+    def _give(self, client: _Client, stream: int) -> None:
+        if not client.sinks[stream].give():
+            self._lose_reader(client, stream)
+
+    def _deliver(self) -> bool:
+        """Bring the chunk to those who have not had all of it; True: somebody still wants it."""
+        late = time.monotonic() - self.since >= _GRACE
+        wanted = False
+        for client in self.clients[:]:
+            sink = client.sinks[self.stream]
+            if sink.todo and not sink.behind:
+                self._give(client, self.stream)
+            if sink.todo and (late or sink.behind) and not sink.keep(self.directory):
+                if not self._is_alone(client):
+                    self._drop(client)
+            wanted = wanted or bool(sink.todo)
+        return wanted
+
+    def _take(self, stream: int) -> bool:
+        """Take what the application has written; False: there is nothing now."""
+        fd = self.sources[stream]
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""  # a terminal says EIO when its last writer has gone
+        if not data:
+            if fd != self.pty:
+                os.close(fd)
+            self.sources[stream] = -1
+            return False
+        self.log.write(stream, data)
+        self.stream, self.since = stream, time.monotonic()
+        for client in self.clients:
+            if client.sinks[stream].fd >= 0:
+                client.sinks[stream].todo = data
+        self._deliver()
+        return True
+
+    def _hang_up(self) -> None:
+        if self.pty >= 0:
+            if self.sources[0] == self.pty:
+                self.sources[0] = -1
+            os.close(self.pty)
+            self.pty = -1
+
+    def _close_input(self) -> None:
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def _pass_input(self) -> None:
+        fd = self.pty if self.pty >= 0 else self.stdin
+        while self.typed and fd >= 0:
+            try:
+                self.typed = self.typed[os.write(fd, self.typed) :]
+            except BlockingIOError:
+                return
+            except OSError:
+                self._close_input()
+                break
+        self.typed = b""
+
+    def _take_input(self, client: _Client) -> None:
+        try:
+            self.typed = os.read(client.stdin, _CHUNK)
+        except BlockingIOError:
+            return
+        if self.typed:
+            self._pass_input()
+            return
+        os.close(client.stdin)
+        client.stdin = -1
+        if self.number("stdin_once"):
+            self._close_input()
+            self._hang_up()
+
+    def _signal_init(self, number: int) -> int:
+        if self.ended:
+            return errno.ESRCH
+        try:
+            pidfd_send_signal(self.init_fd, number)
+        except SyscallError as error:
+            return error.errno
+        return 0
+
+    def _stop_restarts(self) -> None:
+        self.policy = "no"
+        if self.restart_at:
+            self.restart_at = 0.0
+            self._record_exit()
+            self.done = True
+
+    def _attach(self, client: _Client, flags: int, fds: list[int]) -> int:
+        import stat
+
+        with_input = flags & 1
+        if self.ended:
+            return errno.ESRCH
+        if client.attached or len(fds) != 2 + with_input:
+            return errno.EINVAL
+        if not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in fds):
+            return errno.EINVAL
+        for fd in fds:
+            _never_wait(fd)
+        client.attached = True
+        client.stdin = fds[0] if with_input else -1
+        client.sinks = [_Sink(fd) for fd in fds[-2:]]
+        return 0
+
+    def _hear(self, client: _Client) -> None:
+        import _socket
+        import array
+
+        channel = _socket.socket(fileno=client.fd)
+        fds = array.array("i")
+        try:
+            said, ancillary, _, _ = channel.recvmsg(
+                4096, _socket.CMSG_SPACE(8 * fds.itemsize), 0x40000040
+            )
+            for level, kind, data in ancillary:
+                if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        finally:
+            channel.detach()
+        kind, rest = said[:1], said[1:]
+        if not said:
+            self._lose(client)
+        elif kind == b"A":
+            error = self._attach(client, rest[0] if rest else 0, list(fds))
+            client.send(b"a" + bytes([error]))
+            if not error:
+                return
+        elif kind == b"W" and len(rest) == 4 and self.pty >= 0:
+            from rootless.engine.attach import resize
+
+            resize(self.pty, rest[0] | rest[1] << 8, rest[2] | rest[3] << 8)
+        elif kind == b"K" and rest:
+            client.send(b"k" + bytes([self._signal_init(rest[0])]))
+        elif kind == b"S":
+            self._stop_restarts()
+        elif kind == b"U":
+            policy = jsontext.loads(rest)["restart"]
+            self.policy, self.most = policy["name"], policy.get("max", 0)
+        elif kind == b"N":
+            self.name = rest.decode("utf-8", "replace")
+        elif kind == b"D":
+            client.leash = False
+        elif kind == b"R":
+            self.may_reap = True
+        for fd in fds:
+            os.close(fd)
+
+    def _lose(self, client: _Client) -> None:
+        if client.leash and not self.ended:
+            self._stop_restarts()
+            self._signal_init(signal.SIGKILL)
+        self.may_reap = self.may_reap or client.leash
+        self._drop(client)
+
+    def _admit(self) -> None:
+        import _socket
+
+        listener = _socket.socket(fileno=os.dup(self.listener))
+        try:
+            fd, _ = listener._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return
+        finally:
+            listener.close()
+        channel = _socket.socket(fileno=fd)
+        peer = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        channel.detach()
+        if int.from_bytes(peer[4:8], "little") != os.getuid():
+            os.close(fd)
+            return
+        _never_wait(fd)
+        self.clients.append(_Client(fd))
+
+    def _tell_end(self) -> None:
+        for client in self.clients[:]:
+            client.send(b"X" + self.code.to_bytes(4, "little"))
+            if not client.behind:
+                self._drop(client)
+                continue
+            for sink in client.sinks:
+                if not sink.behind:
+                    sink.close()
+
+    # -- Python's work -------------------------------------------------------------------------
+
+    def _become(self, verb: str) -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, self.core)
+        words = [verb, self.orders["id"], str(self.orders_fd), str(self.restarts), str(self.delay)]
+        os.execve(self.python[0], [*self.python, *words], self.environment)
+
+    def _child(self, verb: str) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            from rootless.linux import prctl
+
+            prctl.set_parent_death_signal(signal.SIGKILL)
+            for number in range(1, signal.NSIG):
+                if number not in (signal.SIGKILL, signal.SIGSTOP):
+                    try:
+                        signal.signal(number, signal.SIG_DFL)
+                    except (OSError, ValueError):
+                        pass  # the C library keeps two for itself
+            os.set_inheritable(self.orders_fd, True)
+            self._become(verb)
+        finally:
+            os._exit(127)
+
+    def _begin_health(self) -> None:
+        self.health_pid = self._child("health")
+        self.health_fd = pidfd_open(self.health_pid)
+        self.health_at = 0.0
+
+    def _end_health(self) -> None:
+        _, status = os.waitpid(self.health_pid, 0)
+        os.close(self.health_fd)
+        self.health_fd = -1
+        starting = os.waitstatus_to_exitcode(status) == 2
+        interval = self.number("health_start_interval" if starting else "health_interval")
+        self.health_at = time.monotonic() + interval / 1000
+
+    def _schedule_restart(self) -> None:
+        wanted = self.policy in ("always", "unless-stopped") or (
+            self.policy == "on-failure"
+            and self.code != 0
+            and (self.most == 0 or self.restarts < self.most)
+        )
+        if not wanted or self.remove:
+            return
+        if self.delay == 0 or time.monotonic() - self.begun >= _LONG_RUN:
+            self.delay = _FIRST_DELAY
+        else:
+            self.delay = min(2 * self.delay, _LONGEST_DELAY)
+        self.restarts += 1
+        self.restart_at = time.monotonic() + self.delay / 1000
+
+    def _start_again(self) -> None:
+        if self.clients and os.fork() == 0:
+            self.restart_at = 0.0
+            self._linger()
+            os._exit(0)
+        for fd in (self.orders_fd, self.listener, self.number("lock", -1)):
+            if fd >= 0:
+                os.set_inheritable(fd, True)
+        try:
+            self._become("restart")
+        except OSError:
+            self._stop_restarts()
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _end_cgroup(self, remove: bool) -> None:
+        path = self.orders.get("cgroup")
+        if not path:
+            return
+        from rootless.runtime.cgroup import cgroupfs
+
+        try:
+            if remove:
+                cgroupfs.remove(path)
+            else:
+                with open(f"{path}/cgroup.kill", "w", encoding="utf-8") as file:
+                    file.write("1")
+        except OSError:
+            pass  # the administrator's systemd removes it
+
+    def _clean_up(self) -> None:
+        if pasta := self.number("pasta"):
+            os.kill(pasta, signal.SIGKILL)
+        self._end_cgroup(True)
+        if self.orders["mount"]:
+            try:
+                mounts.umount(self.orders["mount"])
+            except RlessError:
+                pass  # it is unmounted already
+        deadline = time.monotonic() + _CLEAN_UP
+        try:
+            while self.number("wait_helpers") and time.monotonic() < deadline:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    time.sleep(0.002)
+        except ChildProcessError:
+            pass  # all have ended
+        if self.number("volumes"):
+            os.waitpid(self._child("volumes"), 0)
+        try:
+            if self.remove:
+                self._remove()
+            else:
+                os.unlink(f"{self.directory}/monitor")
+        except (OSError, RlessError):
+            return  # the next sweep finds the entry in `live`
+        if self.orders["live"]:
+            os.unlink(self.orders["live"])
+
+    def _remove(self) -> None:
+        name = f"{self.orders['names']}/{self.name}"
+        if os.path.islink(name) and os.readlink(name) == self.orders["id"]:
+            os.unlink(name)
+        parent = os.open(os.path.dirname(self.directory), os.O_RDONLY | os.O_DIRECTORY)
+        tree.remove_tree(parent, self.orders["id"])
+        os.close(parent)
+        self._event("destroy")
+
+    def _end_run(self) -> None:
+        if self.init:
+            _, status = os.waitpid(self.init, 0)
+            code = os.waitstatus_to_exitcode(status)
+            self.code = code if code >= 0 else 128 - code
+            os.close(self.init_fd)
+        self._check_memory()
+        if self.health_fd >= 0:
+            os.kill(self.health_pid, signal.SIGKILL)
+            self._end_health()
+        self.health_at = 0.0
+        self._schedule_restart()
+        self._record_exit()
+        self._event("die", exitCode=str(self.code))
+        while True:
+            if any(client.sinks[self.stream].todo for client in self.clients):
+                self._turn()
+            elif not any(fd >= 0 and self._take(n) for n, fd in enumerate(self.sources)):
+                break
+        self.log.end()
+        for fd in self.sources:
+            if fd not in (self.pty, -1):
+                os.close(fd)
+        self.sources = [-1, -1]
+        self._hang_up()
+        self._close_input()
+        self.done = not self.restart_at
+
+    def _linger(self) -> None:
+        """Feed those who are slow to the end."""
+        while True:
+            for client in self.clients[:]:
+                if not client.behind:
+                    self._drop(client)
+            if not self.clients:
+                return
+            self._turn()
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        drained = False
+        while not self.done:
+            now = time.monotonic()
+            if self.ended and self.may_reap and not drained:
+                drained = True
+                self._end_run()
+                if not self.done:
+                    self._end_cgroup(False)
+                    self._tell_end()
+                continue
+            if self.restart_at and now >= self.restart_at:
+                self._start_again()
+            if self.health_at and now >= self.health_at and not self.ended:
+                self._begin_health()
+            if not self.done:
+                self._turn()
+        self._clean_up()
+        os.close(self.listener)
+        self.listener = -1
+        self._tell_end()
+        self._linger()
+
+    def _watch(self) -> dict[int, tuple[int, Any, tuple[Any, ...]]]:
+        """Return descriptor -> (events, what to do, about what), in the order of their handling."""
+        topics: dict[int, tuple[int, Any, tuple[Any, ...]]] = {}
+        pending = any(client.sinks[self.stream].todo for client in self.clients)
+        if not self.ended and self.init_fd >= 0:
+            topics[self.init_fd] = (select.POLLIN, self._note_end, ())
+        for client in self.clients:
+            topics[client.fd] = (select.POLLIN, self._hear, (client,))
+            for stream, sink in enumerate(client.sinks):
+                if sink.fd >= 0:
+                    wanted = select.POLLOUT if sink.behind or sink.todo else 0
+                    topics[sink.fd] = (wanted, self._serve, (client, stream, sink.fd))
+            if client.stdin >= 0 and not self.typed and not self.ended:
+                if self.pty < 0 and self.stdin < 0:
+                    os.close(client.stdin)
+                    client.stdin = -1
+                else:
+                    topics[client.stdin] = (select.POLLIN, self._take_input, (client,))
+        for stream, fd in enumerate(self.sources):
+            if fd >= 0 and not pending:
+                topics[fd] = (select.POLLIN, self._take_if_free, (stream,))
+        fd = self.pty if self.pty >= 0 else self.stdin
+        if fd >= 0 and (self.typed or self.pty < 0):
+            events = topics.get(fd, (0,))[0] | (select.POLLOUT if self.typed else 0)
+            topics[fd] = (events, self._serve_input, (fd,))
+        if self.health_fd >= 0:
+            topics[self.health_fd] = (select.POLLIN, self._end_health, ())
+        if self.listener >= 0:
+            topics[self.listener] = (select.POLLIN, self._admit, ())
+        return topics
+
+    def _note_end(self) -> None:
+        self.ended = True
+
+    def _serve(self, client: _Client, stream: int, fd: int) -> None:
+        if client.sinks[stream].fd != fd:
+            return
+        if self._events & select.POLLERR:
+            self._lose_reader(client, stream)
+        else:
+            self._give(client, stream)
+
+    def _take_if_free(self, stream: int) -> None:
+        if self.sources[stream] >= 0 and not any(
+            client.sinks[self.stream].todo for client in self.clients
+        ):
+            self._take(stream)
+
+    def _serve_input(self, fd: int) -> None:
+        if self.pty < 0 and self._events & select.POLLERR:
+            self._close_input()
+        self._pass_input()
+        if fd == self.sources[0] and self._events & ~select.POLLOUT:
+            self._take_if_free(0)
+
+    _events = 0
+
+    def _turn(self) -> None:
+        topics = self._watch()
+        poll = select.poll()
+        for fd, (events, _, _) in topics.items():
+            poll.register(fd, events)
+        due = [moment for moment in (self.restart_at,) if moment]
+        if self.health_at and not self.ended:
+            due.append(self.health_at)
+        pending = any(client.sinks[self.stream].todo for client in self.clients)
+        if pending and time.monotonic() - self.since < _GRACE:
+            due.append(self.since + _GRACE)
+        left = 1000 * max(0.0, min(due) - time.monotonic()) if due else None
+        ready = dict(poll.poll(left))
+        for fd, (_, act, arguments) in topics.items():
+            self._events = ready.get(fd, 0)
+            gone = arguments and isinstance(arguments[0], _Client) and arguments[0].fd < 0
+            if self._events and not gone:
+                act(*arguments)
+        if pending:
+            self._deliver()
+
+
+def _never_wait(fd: int) -> None:
+    if fd >= 0:
+        os.set_blocking(fd, False)
