@@ -223,6 +223,18 @@ def test_it_ends_with_the_container(box: Any, rless: Product) -> None:
     assert process.wait(10) == 137
 
 
+def test_a_stopped_command_does_not_hold_the_container_up(box: Any, rless: Product) -> None:
+    """A pid namespace ends when all in it were waited for: by the keeper, not by the command."""
+    box.up()
+    process = rless.start("exec", "box", "sh", "-c", "echo r; sleep 600")
+    assert process.stdout
+    assert process.stdout.readline() == b"r\n"
+    process.send_signal(signal.SIGSTOP)
+    rless("rm", "-f", "box", timeout=20).expect()
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(10) == 137
+
+
 @pytest.mark.parametrize("detached", [False, True])
 def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     box: Any, rless: Product, detached: bool
