@@ -223,6 +223,18 @@ def test_it_ends_with_the_container(box: Any, rless: Product) -> None:
     assert process.wait(10) == 137
 
 
+def test_a_stopped_command_does_not_hold_the_container_up(box: Any, rless: Product) -> None:
+    """A pid namespace ends when all in it were waited for: by the keeper, not by the command."""
+    box.up()
+    process = rless.start("exec", "box", "sh", "-c", "echo r; sleep 600")
+    assert process.stdout
+    assert process.stdout.readline() == b"r\n"
+    process.send_signal(signal.SIGSTOP)
+    rless("rm", "-f", "box", timeout=20).expect()
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(10) == 137
+
+
 @pytest.mark.parametrize("detached", [False, True])
 def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     box: Any, rless: Product, detached: bool
@@ -368,6 +380,9 @@ def test_a_python_of_the_users_own(box: Any, rless: Product, tmp_path: Path) -> 
     assert run("echo", "a") == (0, "a\n")
     assert run("/bin/sh", "-c", "echo $0") == (0, "/bin/sh\n")
     assert run("sx", "b") == (0, "/bin/sx b\n")
+    comm = ("sh", "-c", "read x < /proc/$$/comm; echo $x")  # tells by which way it was executed
+    assert run(*comm) == (0, "busybox\n")
+    assert box("box", *comm).out == "sh\n"
     assert run("/tmp/s", "c d") == (0, "/tmp/s c d\n")
     assert run("nosuch")[0] == 127
     assert run("/etc")[0] == 126
