@@ -35,6 +35,11 @@ LOST = {
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
 }
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s"]
+# Without the C library, on the processors that bare.h knows: a twentieth of the size.
+BARE = (
+    "-DBARE -nostdlib -no-pie -fno-builtin -fno-tree-loop-distribute-patterns"
+    " -fno-stack-protector -U_FORTIFY_SOURCE"
+).split()
 
 
 def scratch_directories() -> dict[str, dict[str, str]]:
@@ -65,6 +70,14 @@ def find_compiler() -> list[str] | None:
 
 def compile_helper(source: Path, target: Path) -> str | None:
     """Compile one static program; return None, or the reason why there is none."""
+    if (source.with_name("bare.h")).exists() and '"bare.h"' in source.read_text(encoding="utf-8"):
+        if compile_with([*CFLAGS, *BARE], source, target) is None:
+            return None
+    return compile_with(CFLAGS, source, target)
+
+
+def compile_with(flags: list[str], source: Path, target: Path) -> str | None:
+    """Compile with these flags; return as `compile_helper`."""
     if not source.exists():
         return f"{source} is missing"
     compiler = find_compiler()
@@ -72,7 +85,7 @@ def compile_helper(source: Path, target: Path) -> str | None:
         return "no C compiler was found ($CC, cc, gcc, clang)"
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*compiler, *CFLAGS, "-o", str(fresh), str(source)]
+    command = [*compiler, *flags, "-o", str(fresh), str(source)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:

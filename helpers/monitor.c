@@ -59,6 +59,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef BARE
+#include "bare.h"
+#endif
+
 enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
@@ -152,6 +156,11 @@ static const char *next_order(const char *key, const char *last)
 	return NULL;
 }
 
+static long long to_number(const char *text)
+{
+	return strtoll(text, NULL, 10);
+}
+
 static const char *text(const char *key)
 {
 	const char *value = next_order(key, NULL);
@@ -163,7 +172,7 @@ static long long number(const char *key, long long otherwise)
 {
 	const char *value = next_order(key, NULL);
 
-	return value ? atoll(value) : otherwise;
+	return value ? to_number(value) : otherwise;
 }
 
 static void read_orders(int fd)
@@ -270,7 +279,7 @@ static void log_rotate(void)
 	for (int number = logs.files - 1; number > 0; number--) {
 		log_name(from, number - 1);
 		log_name(to, number);
-		renameat(me.dir, from, me.dir, to); /* ENOENT: so many there are not yet */
+		renameat2(me.dir, from, me.dir, to, 0); /* ENOENT: so many there are not yet */
 	}
 	let_go(&logs.fd);
 }
@@ -299,17 +308,37 @@ static bool log_append(struct iovec *parts, int count)
 	return false;
 }
 
-static bool frame(int stream, const char *data, size_t size)
+/* What is said in the log of what a full disk has swallowed. */
+static size_t say_lost(char *said, size_t room)
 {
-	char head[64];
-	struct iovec parts[] = {
-		{ head, snprintf(head, sizeof(head), "%s %s %zu\n", stamp(),
-				 stream == ERR ? "stderr" : "stdout", size) },
-		{ (void *)data, size },
-		{ "\n", 1 },
-	};
+	return snprintf(said, room, "rless: %lld bytes of output are missing here: the log could "
+			"not be written\n", logs.lost);
+}
 
-	return log_append(parts, 3);
+static int add_frame(struct iovec *parts, char *head, size_t room, int stream, const char *data,
+		     size_t size)
+{
+	parts[0].iov_base = head;
+	parts[0].iov_len = snprintf(head, room, "%s %s %zu\n", stamp(),
+				    stream == ERR ? "stderr" : "stdout", size);
+	parts[1] = (struct iovec){ (void *)data, size };
+	parts[2] = (struct iovec){ "\n", 1 };
+	return 3;
+}
+
+/* Append a frame of the driver local, after the word of what is missing before it, if any. */
+static void frame(int stream, const char *data, size_t size)
+{
+	char lost[128], lost_head[64], head[64];
+	struct iovec parts[6];
+	int count = 0;
+
+	if (logs.lost)
+		count = add_frame(parts, lost_head, sizeof(lost_head), ERR, lost,
+				  say_lost(lost, sizeof(lost)));
+	if (size)
+		count += add_frame(parts + count, head, sizeof(head), stream, data, size);
+	logs.lost = log_append(parts, count) ? 0 : logs.lost + (long long)size;
 }
 
 /* The bytes of the UTF-8 character at `data`; 0: it is none (Unicode, table 3-7). */
@@ -336,15 +365,21 @@ static struct {
 	char data[6 * LINE + 128 + CHUNK];
 } json;
 
-static bool json_flush(void)
+static void json_flush(void)
 {
 	struct iovec part = { json.data, json.size };
-	bool written = json.size == 0 || log_append(&part, 1);
 
-	if (!written)
+	if (json.size && !log_append(&part, 1))
 		logs.lost += logs.buffered;
 	json.size = logs.buffered = 0;
-	return written;
+}
+
+static void json_text(const char *text)
+{
+	size_t size = strlen(text);
+
+	memcpy(json.data + json.size, text, size);
+	json.size += size;
 }
 
 /* Put one line into the buffer as Docker's json-file has it. Bytes that are no UTF-8 become lone
@@ -352,27 +387,26 @@ static bool json_flush(void)
 static void json_line(int stream, const char *bytes, size_t size)
 {
 	const unsigned char *data = (const unsigned char *)bytes;
-	char *at = json.data + json.size;
 
-	at = stpcpy(at, "{\"log\":\"");
+	json_text("{\"log\":\"");
 	for (size_t i = 0; i < size;) {
 		int length = utf8_length(data + i, size - i);
+		char escaped[8];
 
-		if (length == 0)
-			at += sprintf(at, "\\udc%02x", data[i++]);
-		else if (length > 1 || (data[i] >= ' ' && data[i] != '"' && data[i] != '\\'))
-			for (; length; length--)
-				*at++ = (char)data[i++];
-		else if (data[i] == '"' || data[i] == '\\')
-			*at++ = '\\', *at++ = (char)data[i++];
-		else if (data[i] == '\n')
-			*at++ = '\\', *at++ = 'n', i++;
-		else
-			at += sprintf(at, "\\u%04x", data[i++]);
+		if (length > 1 || (length && data[i] >= ' ' && data[i] != '"' && data[i] != '\\')) {
+			memcpy(json.data + json.size, data + i, length);
+			json.size += length;
+			i += length;
+			continue;
+		}
+		snprintf(escaped, sizeof(escaped), length ? "\\u%04x" : "\\udc%02x", data[i++]);
+		json_text(escaped);
 	}
-	at += sprintf(at, "\",\"stream\":\"%s\",\"time\":\"%s\"}\n",
-		      stream == ERR ? "stderr" : "stdout", stamp());
-	json.size = at - json.data;
+	json_text("\",\"stream\":\"");
+	json_text(stream == ERR ? "stderr" : "stdout");
+	json_text("\",\"time\":\"");
+	json_text(stamp());
+	json_text("\"}\n");
 	logs.buffered += size;
 	if (json.size >= CHUNK)
 		json_flush();
@@ -397,7 +431,7 @@ static bool journal_line(int stream, const char *data, size_t size)
 	struct msghdr message = { .msg_name = &address, .msg_namelen = sizeof(address),
 				  .msg_iov = parts, .msg_iovlen = 6 };
 
-	strncpy(address.sun_path, text("journal"), sizeof(address.sun_path) - 1);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
 	if (logs.fd < 0)
 		logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	return sendmsg(logs.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
@@ -441,46 +475,46 @@ static void log_lines(int stream, const char *data, size_t size)
 	}
 }
 
-/* Say once how much a full disk has swallowed, as soon as it takes something again. */
-static bool log_admit(void)
+/* Say in lines what is missing; where that fails too, it is missing still. */
+static void tell_lost(void)
 {
-	char said[96];
+	char said[128];
+	size_t size = say_lost(said, sizeof(said));
 	long long lost = logs.lost;
-	int size = snprintf(said, sizeof(said), "rless: %lld bytes of output are missing here: "
-			    "the log could not be written\n", lost);
 
-	if (lost == 0)
-		return true;
 	logs.lost = 0;
-	if (logs.driver == LOG_LOCAL ? frame(ERR, said, size) :
-	    logs.driver == LOG_JSON ? (json_line(ERR, said, size), json_flush()) :
-	    journal_line(ERR, said, size))
-		return true;
-	logs.lost = lost;
-	return false;
+	if (logs.driver == LOG_JOURNAL) {
+		if (!journal_line(ERR, said, size))
+			logs.lost = lost;
+		return;
+	}
+	json_line(ERR, said, size);
+	logs.buffered += lost - (long long)size;
 }
 
 static void log_write(int stream, const char *data, size_t size)
 {
-	if (logs.driver == LOG_NONE)
-		return;
-	if (!log_admit())
-		logs.lost += size;
-	else if (logs.driver != LOG_LOCAL)
+	if (logs.driver == LOG_LOCAL)
+		frame(stream, data, size);
+	else if (logs.driver != LOG_NONE) {
+		if (logs.lost)
+			tell_lost();
 		log_lines(stream, data, size);
-	else if (!frame(stream, data, size))
-		logs.lost += size;
-	json_flush();
+		json_flush();
+	}
 }
 
 static void log_end(void)
 {
-	if (logs.driver == LOG_NONE)
-		return;
-	for (int stream = OUT; stream <= ERR; stream++)
-		end_line(stream);
-	json_flush();
-	log_admit();
+	if (logs.driver == LOG_LOCAL && logs.lost)
+		frame(ERR, "", 0);
+	else if (logs.driver > LOG_LOCAL) {
+		if (logs.lost)
+			tell_lost();
+		for (int stream = OUT; stream <= ERR; stream++)
+			end_line(stream);
+		json_flush();
+	}
 	let_go(&logs.fd);
 }
 
@@ -509,7 +543,7 @@ static bool write_file(const char *name, const char *data, size_t size)
 	bool whole = write(fd, data, size) == (ssize_t)size;
 
 	close(fd);
-	if (whole && renameat(me.dir, temporary, me.dir, name) == 0)
+	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);
 	return false;
@@ -541,7 +575,7 @@ static void record_exit(bool again)
 		return;
 	size = snprintf(said, sizeof(said), "{\"ended\":{\"code\":%d,\"finished\":%lld}}",
 			me.code, (long long)time.tv_sec);
-	fd = open(me.live, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+	fd = openat(AT_FDCWD, me.live, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return;
 	if (write(fd, said, size) == size && ftruncate(fd, size) == 0)
@@ -566,7 +600,7 @@ static void event(const char *action)
 			me.name, code);
 	if (size < 0 || (size_t)size >= sizeof(said))
 		return;
-	fd = open(text("events"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	fd = openat(AT_FDCWD, text("events"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return; /* what it tells of has happened all the same */
 	if (write(fd, said, size) < 0)
@@ -585,7 +619,7 @@ static void check_memory(void)
 		return;
 	said[size] = 0;
 	kills = strstr(said, "oom_kill ");
-	if (kills && atoll(kills + 9) > 0 && !me.out_of_memory) {
+	if (kills && to_number(kills + 9) > 0 && !me.out_of_memory) {
 		me.out_of_memory = true;
 		event("oom");
 	}
@@ -713,8 +747,8 @@ static void forget_name(void)
 	int size = snprintf(path, sizeof(path), "%s/%s", me.names, me.name);
 
 	if (size > 0 && (size_t)size < sizeof(path) &&
-	    readlink(path, owner, sizeof(owner)) == 64 && memcmp(owner, me.id, 64) == 0)
-		unlink(path);
+	    readlinkat(AT_FDCWD, path, owner, sizeof(owner)) == 64 && memcmp(owner, me.id, 64) == 0)
+		unlinkat(AT_FDCWD, path, 0);
 }
 
 static void rest(int ms)
@@ -749,16 +783,16 @@ static void remove_cgroups(int dir)
 static void end_cgroup(bool remove)
 {
 	long long deadline = now() + CLEAN_UP;
-	int dir = *me.cgroup ? open(me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int dir = *me.cgroup ? openat(AT_FDCWD, me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
 
 	if (kill >= 0 && write(kill, "1", 1) < 0)
 		remove = remove; /* the removal tells */
 	let_go(&kill);
-	while (dir >= 0 && remove && rmdir(me.cgroup) < 0 && errno != ENOENT && now() < deadline) {
+	while (dir >= 0 && remove && unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT && now() < deadline) {
 		lseek(dir, 0, SEEK_SET);
 		remove_cgroups(dir);
-		if (rmdir(me.cgroup) == 0)
+		if (unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) == 0)
 			break;
 		rest(5);
 	}
@@ -797,13 +831,13 @@ static void clean_up(void)
 	if (me.remove) {
 		forget_name();
 		error = empty(me.dir, me.dir);
-		if (error == 0 && rmdir(text("directory")) < 0 && errno != ENOENT)
+		if (error == 0 && unlinkat(AT_FDCWD, text("directory"), AT_REMOVEDIR) < 0 && errno != ENOENT)
 			error = errno;
 		event("destroy");
 	} else
 		unlinkat(me.dir, "monitor", 0);
 	if (error == 0 && *me.live)
-		unlink(me.live);
+		unlinkat(AT_FDCWD, me.live, 0);
 }
 
 /* -- clients --------------------------------------------------------------------------------- */
@@ -1049,19 +1083,23 @@ static int attach(struct client *client, int flags, const int *fds, int count)
 /* Set the restart policy that a JSON object of ours names. */
 static void change_policy(const char *said)
 {
-	const char *name = strstr(said, "\"name\":"), *most = strstr(said, "\"max\":");
+	const char *name = strstr(said, "\"name\":"), *most = strstr(said, "\"max\":"), *end;
 
 	if (!name)
 		return;
-	name += strcspn(name + 7, "\"") + 8;
-	snprintf(restart.policy, sizeof(restart.policy), "%.*s", (int)strcspn(name, "\""), name);
-	restart.most = most ? atoll(most + 6) : 0;
+	name += 7;
+	while (*name == ' ' || *name == '"')
+		name++;
+	for (end = name; *end && *end != '"';)
+		end++;
+	snprintf(restart.policy, sizeof(restart.policy), "%.*s", (int)(end - name), name);
+	restart.most = most ? to_number(most + 6) : 0;
 }
 
 /* No restart any more: the one that was due will not be. */
 static void stop_restarts(void)
 {
-	strcpy(restart.policy, "no");
+	snprintf(restart.policy, sizeof(restart.policy), "no");
 	if (restart.at) {
 		restart.at = 0;
 		record_exit(false);
@@ -1097,7 +1135,7 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 		change_policy((const char *)said + 1);
 		break;
 	case 'N':
-		snprintf(me.name, sizeof(me.name), "%.255s", (const char *)said + 1);
+		snprintf(me.name, sizeof(me.name), "%.*s", 255, (const char *)said + 1);
 		break;
 	case 'D':
 		client->leash = false;
@@ -1380,11 +1418,11 @@ static void turn(bool block)
 /* Give the last words to all, and note the end; then the choice: again, or never. */
 static void end_run(void)
 {
-	siginfo_t info = { 0 };
+	int status = 0;
 
 	if (me.init > 0) {
-		waitid(P_PID, me.init, &info, WEXITED);
-		me.code = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+		waitpid(me.init, &status, 0);
+		me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	}
 	let_go(&me.init_fd);
 	check_memory();
@@ -1492,7 +1530,7 @@ static void begin(int fd)
 	me.cgroup = cgroup = text("cgroup");
 	me.mount = text("mount");
 	snprintf(me.name, sizeof(me.name), "%s", text("name"));
-	me.dir = open(text("directory"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	me.dir = openat(AT_FDCWD, text("directory"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	me.listener = (int)number("listener", -1);
 	me.init = (pid_t)number("init", 0);
 	me.init_fd = (int)number("init_fd", -1);
@@ -1523,7 +1561,7 @@ static void begin(int fd)
 		char path[4096];
 
 		snprintf(path, sizeof(path), "%s/memory.events", cgroup);
-		me.oom_fd = open(path, O_RDONLY | O_CLOEXEC);
+		me.oom_fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	}
 }
 
@@ -1548,23 +1586,12 @@ static void begin_client(void)
 	never_wait(client->sinks[ERR].fd);
 }
 
-/* Give back the pages of this program that only the start has needed: half of what it takes
- * while it idles. Those that are wanted again come from the page cache. */
-static void forget_start(void)
-{
-	extern const char __executable_start[], __etext[];
-	uintptr_t page = sysconf(_SC_PAGESIZE), start = (uintptr_t)__executable_start & -page;
-
-	madvise((void *)start, ((uintptr_t)__etext & -page) - start, MADV_DONTNEED);
-}
-
 int main(int argc, char **argv)
 {
 	if (argc != 2)
 		return 70;
-	begin(atoi(argv[1]));
+	begin((int)to_number(argv[1]));
 	begin_client();
-	forget_start();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */
 }

@@ -65,17 +65,18 @@ class _Log:
 
     def write(self, stream: int, data: bytes) -> None:
         """Keep what was written; a full disk loses it, and that is said once it can be."""
-        if self.driver == "none":
-            return
-        if self.lost:
-            lost, self.lost = self.lost, 0
-            said = f"rless: {lost} bytes of output are missing here: the log could not be written\n"
-            if not self._put(1, said.encode()):
-                self.lost = lost
-        if self.lost or (self.driver == "local" and not self._put(stream, data)):
-            self.lost += len(data)
-        elif self.driver != "local":
+        if self.driver == "local":
+            self._keep(stream, data)
+        elif self.driver != "none":
             self._cut(stream, data)
+
+    def _keep(self, stream: int, data: bytes) -> None:
+        """Put one record into the log, after the word of what is missing before it, if any."""
+        records = [(stream, data)] if data else []
+        if self.lost:
+            said = "rless: %d bytes of output are missing here: the log could not be written\n"
+            records.insert(0, (1, (said % self.lost).encode()))
+        self.lost = 0 if self._put(records) else self.lost + len(data)
 
     def _cut(self, stream: int, data: bytes) -> None:
         """Cut into lines; what has no end yet waits for it, or for 16 KiB."""
@@ -85,24 +86,26 @@ class _Log:
             if not end and len(rest) < _LINE:
                 break
             line, rest = rest[: end or _LINE], rest[end or _LINE :]
-            if not self._put(stream, line):
-                self.lost += len(line)
+            self._keep(stream, line)
         self.lines[stream] = rest
 
-    def _put(self, stream: int, data: bytes) -> bool:
+    def _put(self, records: list[tuple[int, bytes]]) -> bool:
         if self.driver == "journald":
-            return self._send(stream, data)
+            return all(self._send(stream, data) for stream, data in records)
         now = time.time_ns()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
         stamp += f".{now % 10**9:09d}Z"
-        if self.driver == "local":
-            record = f"{stamp} {_STREAMS[stream]} {len(data)}\n".encode() + data + b"\n"
-        else:
-            text = data.decode("utf-8", "surrogateescape")
-            line = jsontext.dumps({"log": text, "stream": _STREAMS[stream], "time": stamp})
-            record = line.encode() + b"\n"
+        text = b""
+        for stream, data in records:
+            name = _STREAMS[stream]
+            if self.driver == "local":
+                text += f"{stamp} {name} {len(data)}\n".encode() + data + b"\n"
+            else:
+                log = data.decode("utf-8", "surrogateescape")
+                line = jsontext.dumps({"log": log, "stream": name, "time": stamp})
+                text += line.encode() + b"\n"
         try:
-            self._append(record)
+            self._append(text)
         except OSError:
             return False
         return True
@@ -161,11 +164,11 @@ class _Log:
     def end(self) -> None:
         """Write what had no end, and close."""
         for stream, line in enumerate(self.lines):
-            if line and not self._put(stream, line):
-                self.lost += len(line)
+            if line:
+                self._keep(stream, line)
             self.lines[stream] = b""
         if self.lost:
-            self.write(1, b"")
+            self._keep(1, b"")
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -371,7 +374,7 @@ class _Holder:
 
     def _check_memory(self) -> None:
         try:
-            with open(f"{self.orders['cgroup']}/memory.events", encoding="utf-8") as file:
+            with open(f"{self.orders.get('cgroup')}/memory.events", encoding="utf-8") as file:
                 lines = dict(line.split() for line in file)
         except OSError:
             return

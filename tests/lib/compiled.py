@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
-def static_program(source: str) -> Path:
+def static_program(source: str, flags: str = "", includes: str = "") -> Path:
     """Return the static program made from a C file, as "helpers/probe.c", readable by all."""
-    text = (ROOT / source).read_bytes()
+    text = flags.encode()
+    for file in (source, *includes.split()):
+        text += (ROOT / file).read_bytes()
     name = f"{Path(source).stem}-{hashlib.sha256(text).hexdigest()[:16]}"
     directory = ROOT / ".venv" / "test-programs"
     try:
@@ -29,7 +31,8 @@ def static_program(source: str) -> Path:
     if not target.exists():
         fresh = directory / f".{name}.{os.getpid()}"  # tests run in several processes
         compiler = os.environ.get("CC", "cc").split()
-        command = [*compiler, "-std=gnu11", "-O2", "-static", "-o", str(fresh), str(ROOT / source)]
+        command = [*compiler, "-std=gnu11", "-O2", "-static", *flags.split()]
+        command += ["-o", str(fresh), str(ROOT / source)]
         subprocess.run(command, check=True)
         fresh.replace(target)
     return target

@@ -1,0 +1,576 @@
+"""What stays with a container: the C program, without and with libc, and its stand-in in Python."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootless.errors import RlessError
+from tests.lib.held import Held, frames, small_files
+from tests.lib.product import wait_for
+
+Start = Callable[..., Held]
+PROGRAMS = pytest.mark.parametrize("program", ["c", "libc", "python"])
+pytestmark = PROGRAMS
+
+
+@pytest.fixture
+def start(tmp_path: Path, program: str) -> Iterator[Start]:
+    """Give a function that starts a command under the monitor."""
+    made: list[Held] = []
+
+    def begin(*command: str, **more: Any) -> Held:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        made.append(Held(directory, program, command, **more))
+        return made[-1]
+
+    yield begin
+    for held in made:
+        held.close()
+
+
+def emitter(size: int) -> tuple[str, ...]:
+    """Return a command that writes that many bytes, each place its own."""
+    return (
+        sys.executable,
+        "-Sc",
+        "import sys\n"
+        f"for n in range({size // 16}): sys.stdout.write('%015d\\n' % n)",
+    )
+
+
+def expected(size: int) -> str:
+    digest = hashlib.sha256()
+    for first in range(0, size // 16, 65536):
+        last = min(first + 65536, size // 16)
+        digest.update("".join(f"{n:015d}\n" for n in range(first, last)).encode())
+    return digest.hexdigest()
+
+
+class Reader(threading.Thread):
+    """Reads a pipe to its end."""
+
+    def __init__(self, fd: int, pause: float = 0) -> None:
+        super().__init__(daemon=True)
+        self.fd, self.pause = fd, pause
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.start()
+
+    def run(self) -> None:
+        while data := os.read(self.fd, 1 << 16):
+            self.digest.update(data)
+            self.size += len(data)
+            time.sleep(self.pause)
+        os.close(self.fd)
+
+    def result(self) -> str:
+        self.join(60)
+        assert not self.is_alive()
+        return self.digest.hexdigest()
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def test_the_end_is_noted_and_told(start: Start) -> None:
+    held = start("sh", "-c", "sleep 0.2; exit 7")
+    client = held.connect()
+    assert client.wait(0.01) is None
+    assert client.wait(10) == 7
+    held.wait()
+    assert held.exit().items() >= {
+        "code": 7, "started": 12.5, "error": None, "oom": False, "restarts": 0,
+    }.items()  # fmt: skip
+    assert abs(held.exit()["finished"] - time.time()) < 30
+    event = json.loads(held.events.read_text())
+    assert event["action"] == "die"
+    assert event["attributes"] == {"image": "an image", "name": "held", "exitCode": "7"}
+    assert abs(event["time"] / 1e9 - time.time()) < 30
+    assert not held.live.exists()
+    assert sorted(os.listdir(held.directory)) == ["exit.json"]
+    assert (held.base / "names" / "held").is_symlink()
+
+
+def test_a_signal_is_128_more(start: Start) -> None:
+    held = start("sleep", "60")
+    client = held.connect()
+    client.signal(signal.SIGTERM)
+    assert client.wait(10) == 143
+    held.wait()
+    with pytest.raises(RlessError, match="not running"):
+        client.signal(signal.SIGTERM)
+
+
+def test_a_signal_that_is_none_is_refused(start: Start) -> None:
+    client = start("sleep", "60").connect()
+    with pytest.raises(RlessError, match="Invalid argument"):
+        client.signal(99)
+
+
+def test_signals_are_not_for_the_monitor(start: Start) -> None:
+    held = start("sleep", "60")
+    held.connect().signal(signal.SIGWINCH)  # it is at work
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        os.kill(held.pid, number)
+    client = held.connect()
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
+def test_removed_at_the_end(start: Start, program: str) -> None:
+    script = "mkdir -p {0}/a/b && cd {0}/a && touch x && chmod 500 b && ln -s / link; i=0; "
+    script += "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
+    held = start("sleep", "60", remove=1)
+    upper = held.directory / "upper"
+    assert os.system(script.format(upper)) == 0
+    client = held.connect()
+    client.rename("other")
+    (held.base / "names" / "held").rename(held.base / "names" / "other")
+    client.signal(signal.SIGKILL)
+    assert client.wait(20) == 137
+    held.wait()
+    assert not held.directory.exists()
+    assert not held.live.exists()
+    assert not (held.base / "names" / "other").is_symlink()
+    assert held.actions() == ["die", "destroy"]
+
+
+def test_the_name_of_another_stays(start: Start) -> None:
+    held = start("sleep", "60", remove=1)
+    link = held.base / "names" / "held"
+    link.unlink()
+    link.symlink_to("d" * 64)
+    client = held.connect()
+    client.signal(signal.SIGKILL)
+    client.wait(10)
+    held.wait()
+    assert link.is_symlink()
+
+
+def test_a_full_disk_at_the_end(start: Start) -> None:
+    """What the monitor cannot write anew it writes where its entry was."""
+    held = start("sh", "-c", "sleep 0.3; exit 9", prepare=lambda: small_files(70))
+    client = held.connect()
+    assert client.wait(10) == 9
+    held.wait()
+    assert os.listdir(held.directory) == []
+    assert json.loads(held.live.read_text())["ended"]["code"] == 9
+
+
+# -- the leash -----------------------------------------------------------------------------------
+
+
+def with_link(start: Start, *command: str, **more: Any) -> tuple[Held, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.set_inheritable(False)
+    held = start(*command, client=theirs.fileno(), leash=1, prepare=ours.close, **more)
+    theirs.close()
+    return held, ours
+
+
+def test_the_end_of_the_command_is_the_end(start: Start) -> None:
+    held, ours = with_link(start, "sleep", "60", restart="always")
+    held.connect()
+    ours.close()
+    held.wait()
+    assert held.exit()["code"] == 137
+
+
+def test_unless_it_lets_go(start: Start) -> None:
+    held, ours = with_link(start, "sleep", "60")
+    ours.send(b"D")
+    ours.close()
+    client = held.connect()
+    assert client.wait(0.3) is None
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
+def test_it_waits_to_be_looked_at(start: Start) -> None:
+    held, ours = with_link(start, "true", hold=1)
+    held.connect()
+    time.sleep(0.2)
+    assert Path(f"/proc/{held.init}/stat").read_text().split()[2] == "Z"
+    ours.send(b"R")
+    held.wait()
+    ours.close()
+    assert held.exit()["code"] == 0
+
+
+# -- the log -------------------------------------------------------------------------------------
+
+
+def test_local_is_exact(start: Start) -> None:
+    data = bytes(range(256)) * 1000
+    code = "import os; os.write(1, bytes(range(256)) * 1000); os.write(2, b'no newline')"
+    held = start(sys.executable, "-Sc", code)
+    held.wait()
+    found = list(frames(held.directory / "log"))
+    assert b"".join(part for stream, part in found if stream == "stdout") == data
+    assert b"".join(part for stream, part in found if stream == "stderr") == b"no newline"
+
+
+def test_rotation_loses_nothing(start: Start) -> None:
+    size = 1 << 20
+    held = start(*emitter(size), log_size=100_000, log_files=50)
+    held.wait()
+    logs = sorted(held.directory.glob("log*"))
+    assert len(logs) > 8
+    assert all(file.stat().st_size <= 100_000 for file in logs)
+    data = b"".join(part for _, part in frames(held.directory / "log"))
+    assert hashlib.sha256(data).hexdigest() == expected(size)
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_rotation_is_bounded(start: Start, files: int) -> None:
+    held = start(*emitter(1 << 20), log_size=100_000, log_files=files)
+    held.wait()
+    names = sorted(file.name for file in held.directory.glob("log*"))
+    assert names == ["log", "log.1", "log.2"][:files]
+    assert b"".join(part for _, part in frames(held.directory / "log")).endswith(b"65535\n")
+
+
+def test_json_file_is_dockers(start: Start) -> None:
+    code = (
+        "import os; os.write(1, b'a \"line\" \\\\ \\t\\x01 \\xc3\\xa9 \\xff\\xed\\xa0\\x80\\n');"
+        "os.write(1, b'half'); os.write(2, b'e' * 40000 + b'\\n')"
+    )
+    held = start(sys.executable, "-Sc", code, log="json-file")
+    held.wait()
+    lines = [json.loads(line) for line in (held.directory / "log").read_text().splitlines()]
+    assert all(line.keys() == {"log", "stream", "time"} for line in lines)
+    assert all(len(line["time"]) == 30 for line in lines)
+    out = [line["log"] for line in lines if line["stream"] == "stdout"]
+    assert out == ['a "line" \\ \t\x01 \u00e9 \udcff\udced\udca0\udc80\n', "half"]
+    err = [line["log"] for line in lines if line["stream"] == "stderr"]
+    assert [len(text) for text in err] == [16384, 16384, 40001 - 32768]
+    assert "".join(err) == "e" * 40000 + "\n"
+
+
+def test_json_file_of_any_bytes(start: Start) -> None:
+    data = os.urandom(300_000)
+    held = start("cat", stdin=True, log="json-file", stdin_once=1, log_size=50_000, log_files=99)
+    _, stdin, out, _ = held.attach(stdin=True)
+    reader = Reader(out)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stdin, view[:50_000]) :]
+    os.close(stdin)
+    assert reader.result() == hashlib.sha256(data).hexdigest()
+    held.wait()
+    files = sorted(held.directory.glob("log.*"), key=lambda file: -int(file.suffix[1:]))
+    found = b""
+    for file in [*files, held.directory / "log"]:
+        for line in file.read_bytes().splitlines():
+            found += json.loads(line)["log"].encode("utf-8", "surrogateescape")
+    assert found == data
+
+
+def test_journald(start: Start, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "journal"))
+        journal.settimeout(10)
+        fields = "CONTAINER_NAME=held\nSYSLOG_IDENTIFIER=tag\n"
+        script = "echo one; printf two; echo three >&2"
+        held = start("sh", "-c", script, log="journald", journal=tmp_path / "journal",
+                     journal_fields=fields)  # fmt: skip
+        held.wait()
+        records = sorted(journal.recv(65536) for _ in range(3))
+    head = fields.encode()
+    size = [number.to_bytes(8, "little") for number in (3, 3, 5)]
+    assert records == sorted(
+        [
+            head + b"PRIORITY=6\nMESSAGE\n" + size[0] + b"one\n",
+            head + b"CONTAINER_PARTIAL_MESSAGE=true\nPRIORITY=6\nMESSAGE\n" + size[1] + b"two\n",
+            head + b"PRIORITY=3\nMESSAGE\n" + size[2] + b"three\n",
+        ]
+    )
+    assert not (held.directory / "log").exists()
+
+
+def test_a_journal_that_is_not_there(start: Start, tmp_path: Path) -> None:
+    held = start("sh", "-c", "echo one", log="journald", journal=tmp_path / "none")
+    held.wait()
+    assert held.exit()["code"] == 0
+
+
+def test_no_log(start: Start) -> None:
+    held = start("sh", "-c", "head -c 9000000 /dev/zero; exit 6", log="none")
+    held.wait()
+    assert held.exit()["code"] == 6
+    assert not (held.directory / "log").exists()
+
+
+def test_a_full_disk_stops_nobody_and_is_told(start: Start) -> None:
+    """What the log lacks is said in it, once; the frames around are whole."""
+    limit = 200_000
+    script = "read x; head -c 1000000 /dev/zero; read x; echo last"
+    held = start("sh", "-c", script, stdin=True, prepare=lambda: small_files(limit),
+                 log_size=1 << 30)  # fmt: skip
+    _, stdin, out, _ = held.attach(stdin=True)
+    reader = Reader(out)
+    os.write(stdin, b"go\n")
+    wait_for(lambda: reader.size == 1_000_000, "the output")
+    log = held.directory / "log"
+    kept = sum(len(part) for _, part in frames(log))
+    assert 0 < kept < limit
+    os.truncate(log, 0)  # there is room again
+    os.write(stdin, b"go\n")
+    held.wait()
+    assert reader.size == 1_000_005
+    marker = f"rless: {1_000_000 - kept} bytes of output are missing here: "
+    found = [(stream, part) for stream, part in frames(log)]
+    assert [stream for stream, _ in found] == ["stderr", "stdout"]
+    assert found[0][1].startswith(marker.encode())
+    assert found[1][1] == b"last\n"
+
+
+# -- clients -------------------------------------------------------------------------------------
+
+
+def test_what_is_typed_arrives(start: Start) -> None:
+    held = start("cat", stdin=True)
+    client, stdin, out, _ = held.attach(stdin=True)
+    for word in (b"one\n", b"two\n"):
+        os.write(stdin, word)
+        assert os.read(out, 100) == word
+    os.close(stdin)
+    # Only this one has nothing more to say.
+    assert client.wait(0.2) is None
+    client, stdin, out, _ = held.attach(stdin=True)
+    os.write(stdin, b"three\n")
+    assert os.read(out, 100) == b"three\n"
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
+def test_the_end_of_what_is_typed_is_passed_on(start: Start) -> None:
+    held = start("cat", stdin=True, stdin_once=1)
+    client, stdin, out, _ = held.attach(stdin=True)
+    os.write(stdin, b"word")
+    os.close(stdin)
+    assert client.wait(10) == 0
+    assert os.read(out, 100) == b"word"
+
+
+def test_a_megabyte_is_typed(start: Start) -> None:
+    data = os.urandom(1 << 20)
+    held = start("cat", stdin=True, stdin_once=1)
+    _, stdin, out, _ = held.attach(stdin=True)
+    reader = Reader(out)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stdin, view[:77_777]) :]
+    os.close(stdin)
+    assert reader.result() == hashlib.sha256(data).hexdigest()
+
+
+def test_an_application_that_does_not_read(start: Start) -> None:
+    held = start("sh", "-c", "exec <&-; sleep 0.3; exit 4", stdin=True)
+    client, stdin, _, _ = held.attach(stdin=True)
+    with pytest.raises(BrokenPipeError):
+        while True:
+            os.write(stdin, bytes(100_000))
+    assert client.wait(10) == 4
+
+
+def test_two_readers_of_whom_one_has_stopped(start: Start) -> None:
+    """All of it to both, and nobody waits for the one who does not read."""
+    size = 100 << 20
+    script = f"read x; exec {shlex.join(emitter(size))}"
+    held = start("sh", "-c", script, stdin=True, log_size=1 << 20, log_files=2)
+    _, stdin, quick, _ = held.attach(stdin=True)
+    stopped_client, _, stopped, _ = held.attach()
+    reader = Reader(quick)
+    os.write(stdin, b"go\n")
+    assert reader.result() == expected(size)
+    assert stopped_client.wait(10) == 0  # the end is told beside the backlog
+    assert held.exit()["code"] == 0
+    late = Reader(stopped)
+    assert late.result() == expected(size)
+    held.wait()
+
+
+def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
+    held = start("sh", "-c", "read x; head -c 3000000 /dev/zero; exit 3", stdin=True)
+    _, stdin, out, _ = held.attach(stdin=True)
+    going, _, other, other_err = held.attach()
+    reader = Reader(out)
+    os.write(stdin, b"go\n")
+    os.read(other, 10)
+    for fd in (other, other_err):
+        os.close(fd)
+    going.close()
+    reader.join(20)
+    assert reader.size == 3_000_000
+    held.wait()
+    assert held.exit()["code"] == 3
+
+
+def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
+    """They are made not to block, and so must be nobody else's."""
+    client = start("sleep", "60").connect()
+    with (tmp_path / "file").open("w") as file:
+        with pytest.raises(RlessError, match="Invalid argument"):
+            client.attach(-1, file.fileno(), file.fileno())
+
+
+def test_odd_messages_change_nothing(start: Start) -> None:
+    held = start("sleep", "60")
+    client = held.connect()
+    odd = (b"?", b"A", b"W", b"W\1", b"K", b"U", b"U{", b'U{"restart":{', b"\0" * 4000, b"N" * 900)
+    for message in odd:
+        if message != b"K" and not message.startswith(b"U"):
+            os.write(client.fd, message)
+    other = held.connect()
+    other.signal(signal.SIGKILL)
+    assert other.wait(10) == 137
+
+
+def test_many_clients(start: Start) -> None:
+    """More than there are places for wait for one."""
+    held = start("sleep", "60")
+    clients = [held.connect() for _ in range(64)]
+    clients[0].signal(signal.SIGWINCH)
+    waiting = held.connect()
+    clients[1].close()
+    waiting.signal(signal.SIGKILL)
+    assert clients[2].wait(10) == 137
+
+
+def test_a_terminal(start: Start) -> None:
+    master, slave = os.openpty()
+    try:
+        held = start("sleep", "60", pty=master, out=-1, err=-1)
+    finally:
+        os.close(master)
+    client, stdin, out, _ = held.attach(stdin=True)
+    client.resize(33, 99)
+    wait_for(lambda: os.get_terminal_size(slave) == (99, 33), "the size")
+    os.write(slave, b"output\n")
+    assert os.read(out, 100) == b"output\r\n"
+    os.write(stdin, b"input\n")
+    assert os.read(slave, 100) == b"input\n"
+    os.close(slave)
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
+# -- restart ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "most", "code", "again"),
+    [
+        ("no", 0, 1, False),
+        ("always", 0, 0, True),
+        ("unless-stopped", 0, 0, True),
+        ("on-failure", 0, 1, True),
+        ("on-failure", 0, 0, False),
+        ("on-failure", 2, 1, True),
+    ],
+)
+def test_what_the_policies_mean(
+    start: Start, policy: str, most: int, code: int, again: bool
+) -> None:
+    held = start("sh", "-c", f"sleep 0.1; exit {code}", restart=policy, restart_most=most,
+                 delay=30000)  # fmt: skip
+    client = held.connect()
+    assert client.wait(10) == code
+    if not again:
+        held.wait()
+        assert "restart_at" not in held.exit()
+        return
+    assert held.exit()["restart_at"] - held.exit()["finished"] == pytest.approx(60, abs=1)
+    assert held.exit()["restarts"] == 1
+    held.connect().stop_restarts()
+    held.wait()
+    assert "restart_at" not in held.exit()
+    assert not held.live.exists()
+
+
+def test_on_failure_ends_after_its_number(start: Start) -> None:
+    held = start("sh", "-c", "exit 1", restart="on-failure", restart_most=2, restarts=2)
+    held.wait()
+    assert held.exit()["restarts"] == 2
+
+
+def test_a_stop_ends_the_policy(start: Start) -> None:
+    held = start("sleep", "60", restart="always")
+    client = held.connect()
+    client.stop_restarts()
+    client.signal(signal.SIGTERM)
+    assert client.wait(10) == 143
+    held.wait()
+    assert "restart_at" not in held.exit()
+
+
+def test_the_policy_is_changed(start: Start) -> None:
+    held = start("sleep", "60", restart="always")
+    client = held.connect()
+    client.set_restart({"name": "no", "max": 0})
+    client.signal(signal.SIGTERM)
+    assert client.wait(10) == 143
+    held.wait()
+    held = start("sleep", "60", delay=30000)
+    client = held.connect()
+    client.set_restart({"name": "on-failure", "max": 3})
+    client.signal(signal.SIGTERM)
+    assert client.wait(10) == 143
+    assert held.exit()["restart_at"]
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+def test_it_is_small(start: Start, program: str) -> None:
+    held = start("sh", "-c", "echo ready; exec sleep 60")
+    wait_for(lambda: (held.directory / "log").exists(), "the log")
+    time.sleep(0.1)
+    if program == "c":
+        assert held.memory() <= 600
+
+
+def test_it_sleeps(start: Start) -> None:
+    """No timer, no polling: an idle container takes no processor time."""
+    held = start("sleep", "60")
+    held.connect()
+    held.attach()
+    time.sleep(0.2)
+
+    def switches() -> str:
+        text = Path(f"/proc/{held.pid}/status").read_text()
+        return text[text.index("voluntary_ctxt_switches") :]
+
+    before = switches()
+    time.sleep(0.5)
+    assert switches() == before
+
+
+def test_a_terminal_that_is_hung_up_does_not_spin(start: Start) -> None:
+    master, slave = os.openpty()
+    os.close(slave)
+    held = start("sleep", "60", pty=master, out=-1, err=-1)
+    os.close(master)
+    held.attach(stdin=True)
+    time.sleep(0.2)
+    stat = Path(f"/proc/{held.pid}/stat").read_text().rpartition(")")[2].split()
+    before = int(stat[11]) + int(stat[12])
+    select.select((), (), (), 0.5)
+    stat = Path(f"/proc/{held.pid}/stat").read_text().rpartition(")")[2].split()
+    assert int(stat[11]) + int(stat[12]) - before <= 2  # ticks of 10 ms
