@@ -1,20 +1,24 @@
-"""`rless pull`: fetch an image."""
+"""`rless pull`: fetch images."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rootless.cli import streams
 from rootless.cli.parse import Verb
 from rootless.errors import escape
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 VERB = Verb(
     "pull",
-    "[OPTIONS] IMAGE",
+    "[OPTIONS] IMAGE [IMAGE...]",
     (
         (
             "Options",
             (
+                ("--all-tags -a", "", "flag", "all_tags", "boolean",
+                 "Fetch every tag of the repository"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image of a multi-platform index to take"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Print the name only"),
@@ -23,16 +27,21 @@ VERB = Verb(
             ),
         ),
     ),
-    (("--all-tags -a", "", "not built yet", "pull each tag"),),
     least=1,
-    most=1,
 )  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Fetch one image and print its full name."""
+    """Fetch the images, one after the other, and print the full name of each."""
     from rootless.engine.images import pull
 
-    image = pull(args[0], values.get("platform"), bool(values.get("quiet")))
-    streams.write(f"{escape(str(image.name))}\n")
+    for arg in args:
+        names = [arg]
+        if values.get("all_tags"):
+            from rootless.engine.archives import all_tags
+
+            names = all_tags(arg)
+        for name in names:
+            image = pull(name, values.get("platform"), bool(values.get("quiet")))
+            streams.write(f"{escape(str(image.name))}\n")
     return 0

@@ -8,6 +8,7 @@ links. Only an archive that is compressed as a whole is written out once, uncomp
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import stat
@@ -23,7 +24,7 @@ from rootless.image.reference import parse
 from rootless.image.source import Found
 from rootless.image.tarstream import REGULAR, SYMLINK, TarReader
 from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
-from rootless.oci.image_spec import REF_NAME
+from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,11 +52,12 @@ class TarFiles:
 
     Args:
         path: the archive. scratch: where it is written uncompressed if it is compressed.
+        fd: the archive, if it is open already; it is closed here. Then `path` only names it.
     """
 
-    def __init__(self, path: str, scratch: str) -> None:
+    def __init__(self, path: str, scratch: str, fd: int = -1) -> None:
         self._path = path
-        self._fd = _open_regular(path)
+        self._fd = fd if fd >= 0 else _open_regular(path)
         try:
             size = os.fstat(self._fd).st_size
             whole = BlobStream(self._fd, 0, size, escape(path))
@@ -197,19 +199,21 @@ def _read_document(files: Files, name: str, what: str) -> bytes:
 
 
 class DockerArchive:
-    """Find an image in what `docker save` wrote."""
+    """Find an image in what `docker save` wrote.
 
-    def __init__(self, reference: Reference, scratch: str) -> None:
+    Args:
+        files: the archive, if it is open already; it is left open then.
+    """
+
+    def __init__(self, reference: Reference, scratch: str, files: TarFiles | None = None) -> None:
         self._reference = reference
         self._what = escape(reference.path)
-        self._files = TarFiles(reference.path, scratch)
+        self._files = files or TarFiles(reference.path, scratch)
+        self._keeps_open = files is not None
 
     def find(self, wish: PlatformWish) -> Found:
         """Return the image that the reference names, or the only one."""
-        document = manifest.read_json(
-            _read_document(self._files, "manifest.json", self._what), f"{self._what}: manifest.json"
-        )
-        entry = self._choose(document)
+        entry = self._choose(self._document())
         config_name, names = _entry_files(entry, self._what)
         data = _read_document(self._files, config_name, self._what)
         image_id = sha256(data)
@@ -237,11 +241,17 @@ class DockerArchive:
             layers=layers,
         )
 
-    def _choose(self, document: object) -> dict[str, Any]:
+    def _document(self) -> list[dict[str, Any]]:
+        document = manifest.read_json(
+            _read_document(self._files, "manifest.json", self._what), f"{self._what}: manifest.json"
+        )
         if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
             raise ManifestError(f"{self._what}: manifest.json is not a list of objects")
         if len(document) > limits.INDEX_CHILDREN:
             raise ManifestError(f"{self._what}: manifest.json has {len(document)} images")
+        return document
+
+    def _choose(self, document: list[dict[str, Any]]) -> dict[str, Any]:
         tag = self._reference.tag
         if tag and tag.startswith("@"):
             number = int(tag[1:]) if tag[1:].isdigit() and len(tag) < 6 else -1
@@ -264,19 +274,35 @@ class DockerArchive:
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Do nothing: `find` has pointed each layer to where it lies in the archive."""
 
+    def may_restart(self) -> bool:
+        """Tell that a file does not change its mind."""
+        return False
+
     def close(self) -> None:
         """Close the archive."""
-        self._files.close()
+        if not self._keeps_open:
+            self._files.close()
+
+    def entries(self) -> list[list[str]]:
+        """Return the names of each image in the archive, in full."""
+        return [_repo_tags(item) for item in self._document()]
 
 
 class OciLayout:
-    """Find an image in an OCI layout: a directory or a tar of one."""
+    """Find an image in an OCI layout: a directory or a tar of one.
 
-    def __init__(self, reference: Reference, scratch: str) -> None:
+    Args:
+        files: the layout, if it is open already; it is left open then.
+    """
+
+    def __init__(self, reference: Reference, scratch: str, files: Files | None = None) -> None:
         self._reference = reference
         self._what = escape(reference.path)
         self._files: Files
-        if reference.transport == "oci":
+        self._keeps_open = files is not None
+        if files is not None:
+            self._files = files
+        elif reference.transport == "oci":
             self._files = DirectoryFiles(reference.path)
         else:
             self._files = TarFiles(reference.path, scratch)
@@ -284,15 +310,7 @@ class OciLayout:
     def find(self, wish: PlatformWish) -> Found:
         """Return the image that the reference names, or the only one."""
         what = self._what
-        layout = manifest.read_object(
-            _read_document(self._files, "oci-layout", what), f"{what}: oci-layout"
-        )
-        if layout.get("imageLayoutVersion") != "1.0.0":
-            raise ManifestError(f"{what} is not an OCI layout of version 1.0.0")
-        document = manifest.read_object(
-            _read_document(self._files, "index.json", what), f"{what}: index.json"
-        )
-        entry = self._choose(manifest.parse_index(document, f"{what}: index.json")["manifests"])
+        entry = self._choose(self._index())
         first = self._document(entry, what)
         data, content = manifest.resolve(first, entry["mediaType"], wish, self._document, what)
         config_data = self._document(content["config"], f"{what}: image config")
@@ -315,6 +333,22 @@ class OciLayout:
             image_id=content["config"]["digest"],
             layers=layers,
         )
+
+    def _index(self) -> list[Descriptor]:
+        what = self._what
+        layout = manifest.read_object(
+            _read_document(self._files, "oci-layout", what), f"{what}: oci-layout"
+        )
+        if layout.get("imageLayoutVersion") != "1.0.0":
+            raise ManifestError(f"{what} is not an OCI layout of version 1.0.0")
+        document = manifest.read_object(
+            _read_document(self._files, "index.json", what), f"{what}: index.json"
+        )
+        return list(manifest.parse_index(document, f"{what}: index.json")["manifests"])
+
+    def entries(self) -> list[list[str] | None]:
+        """Return the names of each image in the layout, in full; None: it is no image to run."""
+        return [_annotated_names(entry) for entry in self._index()]
 
     def _choose(self, entries: list[Descriptor]) -> Descriptor:
         tag = self._reference.tag
@@ -346,9 +380,14 @@ class OciLayout:
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Do nothing: `find` has pointed each layer to where it lies."""
 
+    def may_restart(self) -> bool:
+        """Tell that files do not change their mind."""
+        return False
+
     def close(self) -> None:
         """Close all files."""
-        self._files.close()
+        if not self._keeps_open:
+            self._files.close()
 
 
 def _blob(digest: str) -> str:
@@ -376,13 +415,38 @@ def _entry_files(entry: dict[str, Any], what: str) -> tuple[str, list[str]]:
     return config, layers
 
 
+def _annotated_names(entry: Descriptor) -> list[str] | None:
+    """Return the names that an entry of a layout claims; None for provenance and the like.
+
+    containerd and Docker write the whole name beside the tag, buildah writes it in place of the
+    tag; a bare tag is no name.
+    """
+    annotations = entry.get("annotations")
+    annotations = annotations if isinstance(annotations, dict) else {}
+    platform = entry.get("platform")
+    if "vnd.docker.reference.type" in annotations or (
+        isinstance(platform, dict) and platform.get("os") == "unknown"
+    ):
+        return None
+    for key in (CONTAINERD_NAME, REF_NAME):
+        name = annotations.get(key)
+        if isinstance(name, str) and ("/" in name or ":" in name):
+            with contextlib.suppress(RlessError):
+                reference = parse(name)
+                if reference.transport == "docker":
+                    return [reference.canonical]
+    return []
+
+
 def _repo_tags(entry: dict[str, Any]) -> list[str]:
     """Return the names that an archive claims, in full; what is no reference is passed over."""
     names = []
     tags = entry.get("RepoTags")
     for tag in tags if isinstance(tags, list) else ():
         try:
-            names.append(parse(tag).canonical if isinstance(tag, str) else "")
+            reference = parse(tag) if isinstance(tag, str) else None
+            if reference is not None and reference.transport == "docker":
+                names.append(reference.canonical)
         except RlessError:
             continue
-    return [name for name in names if name]
+    return names

@@ -10,29 +10,38 @@ from __future__ import annotations
 
 import os
 import random
-import ssl
+import threading
 import time
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InsecureRequestWarning,
+    LocationValueError,
     MaxRetryError,
+    NameResolutionError,
     NewConnectionError,
+    ProxyError,
+    ProxySchemeUnknown,
     SSLError,
 )
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import limits
+from rootless.image import certificates, limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ssl
+    from collections.abc import Callable, Iterable, Iterator
 
     from urllib3.response import BaseHTTPResponse
+
+    # Bytes, or what gives their pieces anew for each attempt.
+    Body = bytes | Callable[[], Iterable[bytes]]
 
 _RETRIED = (429, 500, 502, 503, 504)
 _REDIRECTED = (301, 302, 303, 307, 308)
@@ -41,25 +50,38 @@ _NO_URL = "the server redirects to something that is no URL"
 
 
 class TransferError(RlessError):
-    """Report that a server was not reached or broke off."""
+    """Report that a server was not reached or broke off.
+
+    Attributes:
+        pause: seconds that the server wants to be left alone, None if it did not say.
+    """
+
+    pause: float | None = None
 
 
 class Client:
     """Send requests over kept-alive connections; usable from several threads.
 
     Args:
-        plain_hosts: "host:port" of servers that may be spoken to without TLS.
+        insecure: "HOST:PORT" of servers whose certificates are not verified, and that may be
+            spoken to without TLS.
     """
 
-    def __init__(self, plain_hosts: frozenset[str] = frozenset()) -> None:
-        self._plain_hosts = plain_hosts
-        self._pools: dict[str | None, urllib3.PoolManager] = {}
-        self._context: ssl.SSLContext | None = None
+    def __init__(self, insecure: frozenset[str] = frozenset()) -> None:
+        self._insecure = set(insecure)
+        self._pools: dict[tuple[str | None, str], urllib3.PoolManager] = {}
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+        self._reached: set[str] = set()
 
     def close(self) -> None:
         """Close all connections."""
         for pool in self._pools.values():
             pool.clear()
+
+    def trust(self, host: str) -> None:
+        """Take "HOST:PORT" without a valid certificate, and without TLS."""
+        self._insecure.add(host)
 
     def get(
         self,
@@ -68,72 +90,91 @@ class Client:
         *,
         deadline: float,
         method: str = "GET",
-        body: bytes | None = None,
+        body: Body | None = None,
         attempts: int | None = None,
+        redirects: int | None = None,
     ) -> BaseHTTPResponse:
         """Return the response to a request, after redirects; its body is still to be read.
 
         Statuses other than 429 and 5xx are the caller's to judge. Retries with growing
-        pauses, or as long as Retry-After says.
+        pauses, or as long as Retry-After says. A server that never answered is given up at
+        once: its name may be wrong; one that did is tried again.
 
         Args:
             deadline: time.monotonic() at which all of it must be over.
             attempts: at most; `limits.ATTEMPTS` by default.
+            redirects: how many are followed, `limits.REDIRECTS` by default; 0: a redirect is
+                an answer like others.
 
         Raises:
             TransferError: the server cannot be reached, or keeps failing.
         """
-        failure = ""
+        failure, pause = "", None
         attempts = attempts or limits.ATTEMPTS
         for attempt in range(attempts):
             if attempt:
                 log.debug(f"{_shown(url)}: {failure}; trying again")
+            pause = None
             try:
-                response = self._follow(method, url, headers, body, deadline)
-            except SSLError as error:
-                raise TransferError(
-                    f"{_shown(url)}: {_reason(error)}",
-                    "the certificate is not trusted here, or the server does not speak TLS; "
-                    "RLESS_INSECURE_REGISTRIES names hosts to reach without",
-                ) from error
-            except MaxRetryError as error:
-                if isinstance(error.reason, SSLError):
-                    raise TransferError(f"{_shown(url)}: {_reason(error)}") from error
-                failure = _reason(error)
-            except (NewConnectionError, ConnectTimeoutError) as error:
-                # Nobody there: asking again at once would only make the user wait.
-                raise TransferError(
-                    f"{_shown(url)}: {_reason(error)}",
-                    "check the network, the proxy settings and the name of the registry",
-                ) from error
-            except HTTPError as error:
-                failure = _reason(error)
+                response = self._follow(method, url, headers, body, deadline, redirects)
+            except HTTPError as problem:
+                self._give_up(url, problem)
+                failure = _reason(problem)
             else:
+                self._reached.add(urlsplit(url).netloc)
                 if response.status not in _RETRIED:
                     return response
                 failure = f"status {response.status}"
                 pause = _retry_after(response)
                 response.close()
-                if attempt + 1 < attempts:
-                    _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
-                continue
             if attempt + 1 < attempts:
-                _sleep(_pause(attempt), deadline, url, failure)
-        raise TransferError(f"{_shown(url)}: {failure}, {attempts} times")
+                _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
+        error = TransferError(f"{_shown(url)}: {failure}" + f", {attempts} times" * (attempts > 1))
+        error.pause = pause
+        raise error
+
+    def _give_up(self, url: str, error: HTTPError) -> None:
+        """Raise for a failure that another attempt does not mend."""
+        cause: BaseException = error
+        if isinstance(error, MaxRetryError | ProxyError):
+            inner = getattr(error, "reason", None) or getattr(error, "original_error", None)
+            cause = inner if isinstance(inner, BaseException) else error
+        if isinstance(cause, SSLError):
+            raise TransferError(
+                f"{_shown(url)}: {_reason(error)}",
+                "the certificate is not trusted here, or the server does not speak TLS; certs.d "
+                "has further authorities, insecure = true in registries.conf goes without",
+            ) from error
+        if isinstance(error, LocationValueError):
+            raise TransferError(_NO_URL) from error
+        unreached = isinstance(cause, NewConnectionError | ConnectTimeoutError)
+        known = urlsplit(url).netloc in self._reached
+        if unreached and (not known or isinstance(cause, NameResolutionError)):
+            raise TransferError(
+                f"{_shown(url)}: {_reason(error)}",
+                "check the network, the proxy settings and the name of the registry",
+            ) from error
 
     def _follow(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, deadline: float
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body | None,
+        deadline: float,
+        redirects: int | None,
     ) -> BaseHTTPResponse:
         origin = self._check(url)
+        most = limits.REDIRECTS if redirects is None else redirects
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
-        for _ in range(limits.REDIRECTS + 1):
+        for _ in range(most + 1):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TransferError(f"{_shown(url)}: it took too long")
             response = self._pool(url).urlopen(
                 method,
                 url,
-                body=body,
+                body=body() if callable(body) else body,
                 headers=headers,
                 redirect=False,
                 retries=False,
@@ -143,11 +184,12 @@ class Client:
                     connect=min(limits.CONNECT_SECONDS, left), read=min(limits.IDLE_SECONDS, left)
                 ),
             )
-            if response.status not in _REDIRECTED:
+            if response.status not in _REDIRECTED or most == 0:
                 return response
             target = response.headers.get("Location", "")
             response.close()
-            if body is not None:
+            if body is not None and not (callable(body) and response.status in (307, 308)):
+                # What is sent as bytes may be secret; a layer is not, and made anew.
                 raise TransferError(f"{_shown(url)} redirects a request that has a body")
             previous, url = url, _join(url, target)
             where = self._check(url)
@@ -172,29 +214,79 @@ class Client:
         if parts.scheme == "http" and not self.is_plain(parts.netloc):
             raise TransferError(
                 f"{_shown(url)}: not spoken to without TLS",
-                "RLESS_INSECURE_REGISTRIES names hosts to trust like that",
+                "insecure = true in registries.conf, or RLESS_INSECURE_REGISTRIES, trusts a host "
+                "like that",
             )
         return parts.scheme, host, port
 
     def is_plain(self, netloc: str) -> bool:
         """Tell whether a host may be spoken to without TLS: named so, or this machine."""
-        return netloc in self._plain_hosts or is_loopback(netloc)
+        return netloc in self._insecure or is_loopback(netloc)
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
         proxy = None
-        if not is_loopback(parts.netloc) and not proxy_bypass(parts.hostname or ""):
+        if not is_loopback(parts.netloc) and not _bypasses_proxy(parts.netloc):
             proxy = getproxies().get(parts.scheme)
-        if proxy not in self._pools:
-            if self._context is None:
-                self._context = ssl.create_default_context()
-            if proxy is None:
-                pool = urllib3.PoolManager(ssl_context=self._context, maxsize=8)
-            else:
-                address = proxy if "://" in proxy else f"http://{proxy}"
-                pool = urllib3.ProxyManager(address, ssl_context=self._context, maxsize=8)
-            self._pools[proxy] = pool
-        return self._pools[proxy]
+        with self._lock:
+            name, context = self._context(parts.netloc)
+            if (proxy, name) not in self._pools:
+                self._pools[proxy, name] = _make_pool(proxy, context)
+            return self._pools[proxy, name]
+
+    def _context(self, netloc: str) -> tuple[str, ssl.SSLContext]:
+        """Return how TLS is spoken with a host, and what to keep that by."""
+        directory = certificates.directory_of(netloc)
+        verify = netloc not in self._insecure
+        name = netloc if directory is not None or not verify else ""
+        if name not in self._contexts:
+            if not verify:
+                # The user has said so; a warning at each request would tell nothing new.
+                urllib3.disable_warnings(InsecureRequestWarning)
+            self._contexts[name] = certificates.make_context(directory, verify=verify)
+        return name, self._contexts[name]
+
+
+def _make_pool(proxy: str | None, context: ssl.SSLContext) -> urllib3.PoolManager:
+    if proxy is None:
+        return urllib3.PoolManager(ssl_context=context, maxsize=8)
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(address)
+        headers = None
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = urllib3.make_headers(proxy_basic_auth=pair)
+        return urllib3.ProxyManager(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            ssl_context=context,
+            proxy_headers=headers,
+            maxsize=8,
+        )
+    except (ValueError, LocationValueError, ProxySchemeUnknown):
+        raise TransferError(
+            "the proxy of the environment is no http:// or https:// URL", "see HTTPS_PROXY"
+        ) from None
+
+
+def _bypasses_proxy(netloc: str) -> bool:
+    """Tell whether NO_PROXY names a host: by name, domain, address or network of addresses."""
+    host = netloc.rpartition("@")[2]
+    if proxy_bypass(host):
+        return True
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+    for word in getproxies().get("no", "").replace(",", " ").split():
+        try:
+            if "/" in word and address in ipaddress.ip_network(word, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
 
 
 def _join(url: str, target: str) -> str:
@@ -236,6 +328,14 @@ def stream_body(response: BaseHTTPResponse, deadline: float, what: str) -> Itera
         raise TransferError(f"{what}: {_reason(error)}") from error
 
 
+def finish(response: BaseHTTPResponse) -> None:
+    """Take away a body that does not matter, so that the connection can be used again."""
+    try:
+        read_body(response, 64 << 10, time.monotonic() + 5, "answer")
+    except TransferError:
+        response.close()
+
+
 def is_loopback(netloc: str) -> bool:
     """Tell whether a "host:port" is this machine: localhost, 127.0.0.0/8 or ::1."""
     host = netloc.rpartition("@")[2]
@@ -254,9 +354,16 @@ def insecure_registries() -> frozenset[str]:
 
 
 def _retry_after(response: BaseHTTPResponse) -> float | None:
-    """Return the seconds that a server wants to be left alone; dates are not read."""
+    """Return the seconds that a server wants to be left alone (RFC 9110, section 10.2.3)."""
     text = response.headers.get("Retry-After", "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
+    if text.isascii() and text.isdigit() and len(text) < 8:
+        return float(text)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _pause(attempt: int) -> float:

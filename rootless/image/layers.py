@@ -1,10 +1,10 @@
-"""Make the layers of an image: verify, unpack and put in place, in one child for all of them.
+"""What a layer is, from its blob to its place in the store; `workers` makes them.
 
-The child is root of a user namespace with the map that the image's containers will have, so the
-owners on disk are right and no container has to change them again. It works in a scratch
-directory; a layer appears in the store by one rename, after both its digests were verified over
-every byte. The rename is made by the child too: a directory that belongs to a subordinate id
-cannot be moved by its user.
+Layers are made by a child that is root of a user namespace with the map that the image's
+containers will have, so the owners on disk are right and no container has to change them again.
+It works in a scratch directory; a layer appears in the store by one rename, after both its
+digests were verified over every byte. The rename is made by the child too: a directory that
+belongs to a subordinate id cannot be moved by its user.
 """
 
 from __future__ import annotations
@@ -15,24 +15,20 @@ import signal
 import stat
 from typing import TYPE_CHECKING, Any
 
-from rootless.errors import RlessError, SyscallError, escape
+from rootless.errors import RlessError, escape
 from rootless.image import limits
 from rootless.image.blobstream import BlobStream
-from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, LayerView, is_opaque
+from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, is_opaque
 from rootless.image.ownership import own_ids
-from rootless.image.records import has_layer, write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, has_split, split_path
+from rootless.image.records import has_layer
+from rootless.image.tarsplit import has_split
 from rootless.image.tarstream import REGULAR, TarReader
-from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
-from rootless.linux.idmap import call_in_userns
-from rootless.paths import private_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rootless.image.progress import Progress
+    from rootless.image.workers import Arrival
     from rootless.linux.idmap import IdMap
 
 _USER_FILES = ("passwd", "group")
@@ -45,9 +41,10 @@ class LayerBlob:
         digest: of the blob as it is stored; None: an archive that does not tell.
         size: bytes of the blob. diff_id: digest of its tar. chain: its chain id.
         fd, offset: the file that it lies in; fd is -1 until it was fetched.
+        arrival: set while the file is still growing.
     """
 
-    __slots__ = ("chain", "diff_id", "digest", "fd", "offset", "size")
+    __slots__ = ("arrival", "chain", "diff_id", "digest", "fd", "offset", "size")
 
     def __init__(self, digest: str | None, size: int, diff_id: str, chain: str) -> None:
         self.digest = digest
@@ -56,30 +53,12 @@ class LayerBlob:
         self.chain = chain
         self.fd = -1
         self.offset = 0
+        self.arrival: Arrival | None = None
 
     @property
     def short(self) -> str:
         """Return the 12 digits that progress and errors name it by."""
         return (self.digest or self.diff_id)[7:19]
-
-
-def unpack(
-    root: str, idmap: IdMap, layers: Sequence[LayerBlob], scratch: str, progress: Progress
-) -> None:
-    """Make the layers of one image that are not there yet for this map.
-
-    Args:
-        layers: all of the image, bottom first; those that are missing must have been fetched.
-        scratch: an empty directory of the store's file system.
-
-    Raises:
-        RlessError: a layer is broken or hostile, or there is no room. Layers that were complete
-            before stay; the caller deletes those that no image has.
-
-    Where it runs: the work in a child; the caller must have no second thread.
-    """
-    private_dir(f"{root}/layers/{idmap.key}")
-    call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, Caller(idmap))
 
 
 def is_complete(root: str, key: str, chain: str) -> bool:
@@ -116,92 +95,6 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _unpack_all(
-    root: str,
-    idmap: IdMap,
-    layers: Sequence[LayerBlob],
-    scratch: str,
-    progress: Progress,
-    caller: Caller,
-) -> None:
-    caller.bind_child()
-    scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
-    overlay = supports_overlay_whiteouts(scratch_fd)
-    lowers: list[int] = []
-    for layer in layers:
-        final = layer_dir(root, idmap.key, layer.chain)
-        if not is_complete(root, idmap.key, layer.chain):
-            if layer.fd < 0:
-                raise RlessError(
-                    f"layer {layer.short} vanished meanwhile", "start the pull once more"
-                )
-            progress.state(layer.short, "Extracting", layer.size)
-            name = f"layer-{len(lowers)}"
-            meta = _unpack_one(scratch_fd, name, layer, lowers, idmap, overlay, progress)
-            write_meta(root, idmap.key, meta, scratch, caller.ids)
-            place_split(scratch_fd, f"{name}.split", split_path(root, layer.chain), caller.ids)
-            move_into_place(scratch_fd, name, final)
-            progress.state(layer.short, "Pull complete")
-        lowers.append(os.open(final, os.O_RDONLY | os.O_DIRECTORY))
-
-
-def _unpack_one(
-    scratch_fd: int,
-    name: str,
-    layer: LayerBlob,
-    lowers: Sequence[int],
-    idmap: IdMap,
-    overlay: bool,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Unpack one layer into a directory of the scratch directory; return its meta record."""
-    what = f"layer {layer.short}"
-    try:
-        os.mkdir(name, 0o700, dir_fd=scratch_fd)
-        root_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=scratch_fd)
-        split = SplitWriter(scratch_fd, f"{name}.split")
-    except OSError as error:
-        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise RlessError(f"cannot unpack {what}: {error.strerror}", hint) from error
-    view = LayerView(root_fd, lowers)
-    try:
-        stream = BlobStream(layer.fd, layer.offset, layer.size, what)
-        unpacker = Unpacker(root_fd, view, idmap, split, overlay_whiteouts=overlay)
-        reader = TarReader(stream.ahead(), what, split=split)
-        try:
-            unpacker.apply(reader, lambda: progress.advance(layer.short, stream.taken))
-        except SyscallError:
-            raise
-        except RlessError as error:
-            if what in error.message:
-                raise
-            raise error.within(what) from error
-        if layer.digest is not None and stream.digest != layer.digest:
-            raise RlessError(f"{what} does not have its digest", "the source is damaged or lies")
-        if stream.diff_id != layer.diff_id:
-            raise RlessError(
-                f"{what} unpacks to {stream.diff_id}, but the image says {layer.diff_id}",
-                "the source is damaged or lies",
-            )
-        split.finish()
-        return {
-            "chain": layer.chain,
-            "diff_id": layer.diff_id,
-            "blob": layer.digest,
-            "size": unpacker.bytes,
-            "whiteouts": "overlay" if overlay else "aufs",
-            "skipped_devices": unpacker.skipped_devices,
-            "lost_xattrs": unpacker.lost_xattrs,
-            "users": _user_files(root_fd),
-            "uids": idmap.uids,
-            "gids": idmap.gids,
-        }
-    finally:
-        view.close()
-        split.close()
-        os.close(root_fd)
-
-
 def place_split(scratch_fd: int, name: str, final: str, owner: tuple[int, int]) -> None:
     """Move the record of a tar to its place, readable by the caller outside."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=scratch_fd)
@@ -225,7 +118,7 @@ def move_into_place(scratch_fd: int, name: str, final: str) -> None:
 # -- the users of an image -------------------------------------------------------------------
 
 
-def _user_files(root_fd: int) -> dict[str, str | None]:
+def user_files(root_fd: int) -> dict[str, str | None]:
     """Return what a layer says about /etc/passwd and /etc/group.
 
     A missing key means that the layers below tell; None that there is no (usable) file. Only

@@ -41,17 +41,25 @@ class LayerView:
 
     Args:
         root_fd: the directory of the layer that is being written.
-        lowers: descriptors of the layers below, bottom first.
+        lowers: gives descriptors of the layers below, bottom first; asked once they are needed,
+            because they may be in the making.
     """
 
-    def __init__(self, root_fd: int, lowers: Sequence[int]) -> None:
+    def __init__(self, root_fd: int, lowers: Callable[[], Sequence[int]]) -> None:
         self._root_fd = root_fd
-        self._lowers = list(lowers)
+        self._find_lowers = lowers
+        self._opened: Sequence[int] | None = None
         self._opaque: set[bytes] = set()
         # What a member's parent was written as -> (descriptor, path without links).
         self._directories: dict[bytes, tuple[int, bytes]] = {b"": (root_fd, b"")}
         # Path -> which lower layers show through there, top first.
         self._stacks: dict[bytes, list[int]] = {}
+
+    @property
+    def _lowers(self) -> Sequence[int]:
+        if self._opened is None:
+            self._opened = self._find_lowers()
+        return self._opened
 
     def close(self) -> None:
         """Close the descriptors of cached directories; the root stays open."""
@@ -209,13 +217,6 @@ class LayerView:
             os.close(fd)
 
     # -- the layers below --------------------------------------------------------------------
-
-    def open_lower_directory(self, path: bytes) -> int | None:
-        """Open the topmost lower directory of that path without links."""
-        stack = self._stack(path)
-        if not stack:
-            return None
-        return openat2(self._lowers[stack[0]], path or b".", _DIRECTORY, resolve=_RESOLVE)
 
     def open_lower_file(self, path: bytes) -> int | None:
         """Open the regular file that the layers below show at a path without links."""

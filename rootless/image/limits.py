@@ -12,6 +12,9 @@ from rootless import config
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
+# A server of a home that squashes root refuses what belongs to others.
+NO_OWNERS = "set RLESS_STORAGE to a local directory: this file system refuses foreign owners (NFS?)"
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -31,6 +34,11 @@ BLOB_BYTES = 64 * GIB  # one compressed layer
 ARCHIVE_MEMBERS = 100_000  # members of a docker-archive or oci-archive itself
 ZSTD_WINDOW = 128 * MIB
 CHUNK = 256 * KIB  # read and decompressed at a time
+
+# Transfers.
+UPLOAD_WHOLE = 4 * MIB  # a blob up to this is sent by one request
+PROGRESS_BYTES = 1 * MIB  # an attempt that got this far was not in vain
+PAGES = 1000  # of a list of tags or repositories
 
 # Layers.
 LAYER_BYTES = 256 * GIB  # file contents in one layer, holes not counted
@@ -61,3 +69,8 @@ CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
 
 for _name, _value in config.load()[1].get("images.limits", {}).items():
     globals()[_name.upper().replace("-", "_")] = _value
+
+
+def transfer_seconds(size: int) -> float:
+    """Return how long the transfer of a blob of `size` bytes may take in all."""
+    return 2 * IDLE_SECONDS + size / SLOWEST_BYTES_PER_SECOND

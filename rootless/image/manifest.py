@@ -29,6 +29,10 @@ class ManifestError(RlessError):
     """Report a document that is broken, hostile or of a kind that rless does not know."""
 
 
+class PlatformError(ManifestError):
+    """Report that an image is for another platform."""
+
+
 def read_json(data: bytes, what: str) -> Any:
     """Return the value of a JSON document from outside.
 
@@ -171,7 +175,7 @@ def choose(index: Index, wish: PlatformWish, what: str) -> Descriptor:
             best, best_rank = child, rank
     if best is None:
         there = escape(", ".join(dict.fromkeys(offered)))[:300]
-        raise ManifestError(
+        raise PlatformError(
             f"{what} is not there for {wish}",
             f"use --platform with one of: {there}" if there else None,
         )
@@ -340,7 +344,7 @@ def check_platform(config: ImageConfig, wish: PlatformWish, what: str) -> None:
     variant = config.get("variant") or ""
     if wish.rank(os_name, architecture, variant) is None:
         there = escape("/".join(part for part in (os_name, architecture, variant) if part))
-        raise ManifestError(
+        raise PlatformError(
             f"{what} is for {there[:100]}, not for {wish}",
             f"use --platform {there[:100]} if the host can run that",
         )

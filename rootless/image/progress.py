@@ -9,7 +9,9 @@ import time
 from rootless.errors import escape
 
 _REDRAW_SECONDS = 0.1
-_BAR = 24
+_BAR = 50
+_LAST = "Pull complete"
+_MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
 
 
 class Progress:
@@ -23,10 +25,16 @@ class Progress:
         self._fd = fd
         self._quiet = quiet
         self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
-        self._rows: dict[str, tuple[str, int, int]] = {}
+        # Layer -> state, bytes done, bytes in all, when the state began.
+        self._rows: dict[str, tuple[str, int, int, float]] = {}
         self._drawn = 0
         self._last = 0.0
         self._lock = threading.Lock()
+
+    @property
+    def wanted(self) -> bool:
+        """Tell whether anything is shown."""
+        return not self._quiet
 
     def say(self, text: str) -> None:
         """Print one line above the layers."""
@@ -42,20 +50,31 @@ class Progress:
         if self._quiet:
             return
         with self._lock:
-            self._rows[layer] = (state, 0, total)
+            before = self._rows[layer][0] if layer in self._rows else ""
+            if before == _LAST:
+                return  # told late: what unpacks can be faster than who says that it has all
+            if state == _LAST and before == "Downloading" and not self._live:
+                self._write(f"{layer}: Download complete\n")
+            self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
-            else:
+            elif state not in _MOVING:
                 self._write(f"{layer}: {state}\n")
 
-    def advance(self, layer: str, done: int) -> None:
-        """Tell how many bytes of a layer are done."""
+    def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
+        """Tell how many bytes of a layer are done.
+
+        Args:
+            state, total: what is being done, if it may not have been told yet.
+        """
         if not self._live:
             return
         with self._lock:
-            state, _, total = self._rows.get(layer, ("", 0, 0))
-            self._rows[layer] = (state, done, total)
             now = time.monotonic()
+            there = self._rows.get(layer, ("", 0, 0, now))
+            if state and there[0] != state:
+                there = (state, 0, total, now)
+            self._rows[layer] = (there[0], done, there[2], there[3])
             if now - self._last >= _REDRAW_SECONDS:
                 self._last = now
                 self._redraw()
@@ -83,9 +102,13 @@ class Progress:
         try:
             columns, lines = os.get_terminal_size(self._fd)
         except OSError:
-            columns, lines = 80, 24
+            columns = lines = 0
+        columns, lines = columns or 80, lines or 24
         rows = list(self._rows.items())[-max(1, lines - 2) :]
-        text = "".join(_row(layer, *row)[: max(20, columns - 1)] + "\n" for layer, row in rows)
+        now = time.monotonic()
+        width = max(10, min(_BAR, columns - 60))
+        lines_of = (_row(layer, *row, now, width) for layer, row in rows)
+        text = "".join(line[: max(20, columns - 1)] + "\n" for line in lines_of)
         self._drawn = len(rows)
         self._write(text)
 
@@ -96,12 +119,15 @@ class Progress:
             pass  # a closed standard error must not end a pull
 
 
-def _row(layer: str, state: str, done: int, total: int) -> str:
+def _row(
+    layer: str, state: str, done: int, total: int, began: float, now: float, width: int
+) -> str:
     if not total or not done:
         return f"{layer}: {state}"
-    filled = min(_BAR, _BAR * done // total)
-    bar = "=" * filled + ">" * (filled < _BAR)
-    return f"{layer}: {state:<11} [{bar:<{_BAR}}] {_size(done)}/{_size(total)}"
+    filled = min(width, width * done // total)
+    bar = "=" * filled + ">" * (filled < width)
+    rate = f" {_size(int(done / (now - began)))}/s" if now - began > 0.5 else ""
+    return f"{layer}: {state:<11} [{bar:<{width}}] {_size(done)}/{_size(total)}{rate}"
 
 
 def _size(count: int) -> str:

@@ -10,25 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import additional, convert, records
+from rootless.image import additional, convert, records, workers
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
 from rootless.image.platforms import host_platform, parse_platform
 from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
 from rootless.image.remove import collect
-from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
+from rootless.image.store import (
+    RECORD_VERSION,
+    Image,
+    Store,
+    layer_dir,
+    name_path,
+    record_name,
+    source_state,
+)
 from rootless.image.tarsplit import has_split
-from rootless.linux.filesystem import syncfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rootless.image.layers import LayerBlob
+    from rootless.image.platforms import PlatformWish
     from rootless.image.source import Found, Source
     from rootless.linux.idmap import IdMap
 
@@ -70,6 +79,10 @@ def pull(
         raise RlessError("host: is no image to pull", "run it: it is made of the host's programs")
     progress = progress or Progress(quiet=quiet)
     try:
+        if reference.short:
+            from rootless.image.registry import resolve
+
+            reference = resolve(reference, progress.say)
         return _pull(reference, store, platform, idmap_for, progress)
     finally:
         progress.finish()
@@ -112,7 +125,7 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
 
 def _note_key(store: Store, image: Image, key: str, scratch: str) -> None:
     metas = [records.read_meta(store.root, key, chain) for chain in image.chain]
-    _sync(store.root)
+    records.sync(store.root)
     records.add_key(image, key, _whiteouts([meta for meta in metas if meta]), scratch)
 
 
@@ -160,12 +173,65 @@ def _pull(
 ) -> Image:
     records.make_frame(store.root)
     clear_leftovers(store.root)
+    before = store.read(name_path(store.root, reference, platform))
+    with InFlight(store.root) as flight:
+        state = source_state(reference)
+        source = _open_source(reference, flight.path)
+        try:
+            progress.say(f"Pulling {reference.familiar}")
+            image = install(
+                store,
+                source,
+                parse_platform(platform),
+                [reference],
+                platform=platform,
+                idmap_for=idmap_for,
+                progress=progress,
+                scratch=flight.path,
+                state=state,
+            )
+        finally:
+            source.close()
+    progress.finish()
+    progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
+    is_old = before is not None and before["id"] == image.id
+    status = "Image is up to date" if is_old else "Downloaded newer image"
+    progress.say(f"Status: {status} for {reference.familiar}")
+    return image
+
+
+def install(
+    store: Store,
+    source: Source,
+    wish: PlatformWish,
+    names: Sequence[Reference] | None,
+    *,
+    platform: str | None = None,
+    idmap_for: MapFor,
+    progress: Progress,
+    scratch: str,
+    state: list[int] | None = None,
+) -> Image:
+    """Bring the image of an open source into the store and record it, last of all.
+
+    Args:
+        names: what it is recorded as, beside its id; empty: its id alone.
+        platform: as typed, if the names are meant for that platform only.
+        scratch: the directory of an `InFlight`.
+        state: what tells whether the source has changed since.
+
+    Raises:
+        RlessError: the image was refused. What it has brought so far is gone then; unless
+            another pull is at work, which may rely on it.
+    """
     chains: set[str] = set()
     try:
-        image, key, metas = _record_image(reference, store, platform, idmap_for, progress, chains)
+        with store_lock(store.root):
+            found = source.find(wish)
+            chains.update(layer.chain for layer in found.layers)
+            metas, key = _make_layers(store, found, source, scratch, idmap_for, progress)
+            image = _record_image(store, found, metas, key, names, platform, state, scratch)
     except RlessError:
-        # What a refused image has brought so far goes; unless another pull is at work, which
-        # may rely on it.
         with contextlib.suppress(RlessError, OSError):
             collect(store, chains)
         raise
@@ -177,43 +243,32 @@ def _pull(
     if final.key != key:
         # What was unpacked says otherwise than what was guessed: convert.
         ensure_layers(image, final, store)
-    progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
     return image
 
 
 def _record_image(
-    reference: Reference,
     store: Store,
+    found: Found,
+    metas: Sequence[dict[str, Any]],
+    key: str,
+    names: Sequence[Reference] | None,
     platform: str | None,
-    idmap_for: MapFor,
-    progress: Progress,
-    chains: set[str],
-) -> tuple[Image, str, list[dict[str, Any]]]:
-    """Do all of a pull up to the record; return the image, its map's key, the layers' meta.
-
-    Args:
-        chains: gets the chain ids of the image as soon as they are known.
-    """
-    wish = parse_platform(platform)
-    with store_lock(store.root), InFlight(store.root) as flight:
-        state = source_state(reference)
-        source = _open_source(reference, flight.path)
-        try:
-            progress.say(f"Pulling {reference.familiar}")
-            found = source.find(wish)
-            chains.update(layer.chain for layer in found.layers)
-            metas, key = _make_layers(store, found, source, flight.path, idmap_for, progress)
-        finally:
-            source.close()
-        record = _record(found, metas, record_name(reference))
-        record["source"] = state
-        record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
-        if found.manifest:
-            records.put_blob(store.root, found.digest, found.manifest, flight.path)
-        records.put_blob(store.root, found.id, found.config_data, flight.path)
-        _sync(store.root)
-        records.save(store.root, record, reference, platform, flight.path)
-        return Image(store.root, record), key, metas
+    state: list[int] | None,
+    scratch: str,
+) -> Image:
+    root = store.root
+    record = _record(found, metas, found.id)
+    record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    if found.manifest:
+        records.put_blob(root, found.digest, found.manifest, scratch)
+    records.put_blob(root, found.id, found.config_data, scratch)
+    records.sync(root)
+    if not names:
+        records.write_json(f"{root}/images/ids/{found.id[7:]}.json", record, scratch)
+    for reference in names or ():
+        record = {**record, "name": record_name(reference), "source": state}
+        records.save(root, record, reference, platform, scratch)
+    return Image(root, record)
 
 
 def _open_source(reference: Reference, scratch: str) -> Source:
@@ -252,8 +307,8 @@ def _make_layers(
         for layer in layers:
             if layer not in missing:
                 progress.state(layer.short, "Already exists")
-        _fetch(source, missing, scratch, progress)
         if idmap is None:
+            _fetch(source, missing, scratch, progress)
             known = [_meta(root, idmap, layer.chain) for layer in layers]
             draft.users = layer_store.scan_users(layers, known)
             idmap = idmap_for(draft)
@@ -269,10 +324,7 @@ def _make_layers(
             source_key = convert.find_source(root, chains, idmap)
             if source_key is not None:
                 convert.convert(root, idmap, source_key, chains, scratch)
-            else:
-                _fetch(source, others, scratch, progress)
-        if any(not layer_store.is_complete(root, key, layer.chain) for layer in layers):
-            layer_store.unpack(root, idmap, layers, scratch, progress)
+        _bring(source, root, idmap, layers, scratch, progress)
     finally:
         locks.release()
     metas = [records.read_meta(root, key, layer.chain) for layer in layers]
@@ -285,6 +337,97 @@ def _fetch(source: Source, layers: Sequence[LayerBlob], scratch: str, progress: 
     wanted = [layer for layer in layers if layer.fd < 0]
     if wanted:
         source.fetch(wanted, scratch, progress)
+
+
+def _bring(
+    source: Source,
+    root: str,
+    idmap: IdMap,
+    layers: Sequence[LayerBlob],
+    scratch: str,
+    progress: Progress,
+) -> None:
+    """Unpack the layers that are missing, and fetch meanwhile those that were not fetched yet."""
+    todo = [layer for layer in layers if not layer_store.is_complete(root, idmap.key, layer.chain)]
+    wanted = [layer for layer in todo if layer.fd < 0]
+    if not wanted:
+        if todo:
+            workers.unpack(root, idmap, layers, scratch, progress)
+        return
+    with workers.Arrivals(wanted, scratch) as arrivals:
+        download = _Download(source, wanted, scratch, progress, arrivals)
+        try:
+            with workers.Unpacking(root, idmap, layers, scratch, progress) as work:
+                download.during(work)
+        except RlessError:
+            if not (download.is_complete and arrivals.has_restarted):
+                raise
+            # A mirror sent something else than the place that was asked after it, and some of
+            # that was unpacked. By now the blobs are there, and verified.
+            arrivals.all_are_there()
+            again = f"{scratch}/again"
+            os.mkdir(again, 0o700)
+            workers.unpack(root, idmap, layers, again, progress)
+
+
+class _Download:
+    """Fetch layers in a thread.
+
+    Attributes:
+        is_complete: all are there, and verified.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layers: Sequence[LayerBlob],
+        scratch: str,
+        progress: Progress,
+        arrivals: workers.Arrivals,
+    ) -> None:
+        self._work = (source, layers, scratch, progress)
+        self._arrivals = arrivals
+        self._failure: BaseException | None = None
+        self.is_complete = False
+        self._writer = -1
+
+    def during(self, work: workers.Unpacking) -> None:
+        """Fetch while the layers are unpacked; return when both are done.
+
+        Raises:
+            RlessError: the failure of either. Where blobs may begin anew, all are there then.
+        """
+        # Made here: the children must not have the other end too.
+        end, self._writer = os.pipe()
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            work.watch(end)
+            if self._failure is None:
+                try:
+                    work.watch()
+                    work.result()
+                except RlessError:
+                    if self._work[0].may_restart():
+                        thread.join()
+                    if self._failure is None:
+                        raise
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._arrivals.give_up()
+            thread.join()
+            os.close(end)
+
+    def _run(self) -> None:
+        source, layers, scratch, progress = self._work
+        try:
+            source.fetch(layers, scratch, progress)
+            self.is_complete = True
+        except BaseException as error:
+            self._failure = error
+        finally:
+            os.close(self._writer)
 
 
 def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
@@ -347,12 +490,3 @@ def _known_keys(store: Store, image_id: str) -> dict[str, str]:
     """Return for which maps the same image is unpacked already."""
     image = store.lookup(image_id)
     return image.keys if image is not None else {}
-
-
-def _sync(root: str) -> None:
-    """Bring everything to disk before a record says that it is there: one call for a pull."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)

@@ -11,6 +11,7 @@ from rootless.errors import RlessError
 from rootless.image import limits
 from rootless.image.digest import is_digest
 from rootless.image.store import RECORD_VERSION, Store, layer_dir, name_path
+from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
 
 
-_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers", "/splits")
+_FRAME = (
+    "",
+    "/blobs",
+    "/blobs/sha256",
+    "/images",
+    "/images/ids",
+    "/images/names",
+    "/layers",
+    "/splits",
+)
 
 
 def make_frame(root: str) -> None:
@@ -100,10 +110,15 @@ def save(
     scratch: str,
 ) -> None:
     """Record an image under its name and its id; an image that had the name keeps its id."""
+    save_nameless(root, record, scratch)
     record = {**record, "version": RECORD_VERSION}
-    by_id = {**record, "name": record["id"], "source": None}
-    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
     write_json(name_path(root, reference, platform), record, scratch)
+
+
+def save_nameless(root: str, record: dict[str, Any], scratch: str) -> None:
+    """Record an image under its id alone."""
+    by_id = {**record, "version": RECORD_VERSION, "name": record["id"], "source": None}
+    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
 
 
 def add_key(image: Image, key: str, whiteouts: str, scratch: str) -> None:
@@ -164,3 +179,12 @@ def _entries(directory: str) -> list[str]:
         return [entry for entry in os.listdir(directory) if entry.endswith(".json")]
     except FileNotFoundError:
         return []
+
+
+def sync(root: str) -> None:
+    """Bring everything to disk before a record says that it is there: one call for a pull."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)

@@ -36,10 +36,12 @@ class Reference:
         tag: without the colon; for archives what follows the path; None if there is none.
         digest: "sha256:…" or None.
         path: absolute path of an archive or layout, else "".
+        short: the repository as it was typed if no registry was, as "busybox"; else "". What
+            such a name means is for registries.conf to say; docker.io is the default.
         text: what the user typed.
     """
 
-    __slots__ = ("digest", "path", "registry", "repository", "tag", "text", "transport")
+    __slots__ = ("digest", "path", "registry", "repository", "short", "tag", "text", "transport")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Reference:
         tag: str | None = None,
         digest: str | None = None,
         path: str = "",
+        short: str = "",
     ) -> None:
         self.text = text
         self.transport = transport
@@ -58,6 +61,7 @@ class Reference:
         self.tag = tag
         self.digest = digest
         self.path = path
+        self.short = short
 
     @property
     def canonical(self) -> str:
@@ -66,16 +70,17 @@ class Reference:
             return "host:"
         if self.transport != "docker":
             return f"{self.transport}:{self.path}" + (f":{self.tag}" if self.tag else "")
-        return f"{self.registry}/{self.repository}{self._suffix()}"
+        return f"{self.registry}/{self.repository}{self.suffix()}"
 
     @property
     def familiar(self) -> str:
         """Return the short spelling that Docker shows, as "busybox:latest"."""
         if self.transport != "docker":
             return self.canonical
-        return familiar_repository(f"{self.registry}/{self.repository}") + self._suffix()
+        return familiar_repository(f"{self.registry}/{self.repository}") + self.suffix()
 
-    def _suffix(self) -> str:
+    def suffix(self) -> str:
+        """Return the tag and digest with their marks, as ":1@sha256:…"."""
         tag = f":{self.tag}" if self.tag else ""
         return tag + (f"@{self.digest}" if self.digest else "")
 
@@ -99,7 +104,9 @@ def parse(text: str) -> Reference:
     transport, colon, rest = text.partition(":")
     if colon:
         if transport == "docker" and rest.startswith("//"):
-            return _parse_registry(text, rest[2:])
+            named = _parse_registry(text, rest[2:])
+            named.short = ""
+            return named
         if transport in _ARCHIVES:
             return _parse_archive(text, transport, rest)
     return _parse_registry(text, text)
@@ -149,10 +156,11 @@ def _parse_registry(text: str, name: str) -> Reference:
                 "and starts with none of the last two",
             )
     registry, repository = _split(rest)
-    if not _is_registry(registry):
+    short = "" if rest.startswith((f"{registry}/", "index.docker.io/")) else rest
+    if not is_registry(registry):
         raise RlessError(f"invalid reference {_quote(text)}: bad registry {_quote(registry)}")
-    if not _is_repository(repository):
-        if _is_repository(repository.lower()):
+    if not is_repository(repository):
+        if is_repository(repository.lower()):
             raise RlessError(f"invalid reference {_quote(text)}: repository name must be lowercase")
         raise RlessError(
             f"invalid reference {_quote(text)}: bad repository {_quote(repository)}",
@@ -164,7 +172,7 @@ def _parse_registry(text: str, name: str) -> Reference:
         )
     if tag is None and not digest:
         tag = DEFAULT_TAG
-    return Reference(text, "docker", registry, repository, tag, digest or None)
+    return Reference(text, "docker", registry, repository, tag, digest or None, short=short)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -185,7 +193,8 @@ def _is_tag(tag: str) -> bool:
     return 0 < len(tag) <= _TAG_LIMIT and tag[0] in _TAG_FIRST and _TAG_REST.issuperset(tag)
 
 
-def _is_registry(registry: str) -> bool:
+def is_registry(registry: str) -> bool:
+    """Tell whether `registry` is a host name or address, with or without a port."""
     if registry.startswith("["):
         address, bracket, port = registry[1:].partition("]")
         if not (bracket and address and _HEX.issuperset(address)):
@@ -204,7 +213,8 @@ def _is_registry(registry: str) -> bool:
     return port.isascii() and port.isdigit() and int(port[:6]) <= 65535
 
 
-def _is_repository(repository: str) -> bool:
+def is_repository(repository: str) -> bool:
+    """Tell whether `repository` is a path of a registry, as "library/busybox"."""
     return all(_is_component(component) for component in repository.split("/"))
 
 

@@ -54,9 +54,14 @@ class Source(Protocol):
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Make the layers readable: set `fd` and `offset` of each.
 
+        A layer that has an `arrival` has its file already, and is being read meanwhile.
+
         Args:
             scratch: a directory for what has to be stored; deleted by the caller.
         """
+
+    def may_restart(self) -> bool:
+        """Tell whether bytes of a layer that did arrive may be replaced by others."""
 
     def close(self) -> None:
         """Close connections and files."""

@@ -166,11 +166,12 @@ class Store:
             return Image(self.root, record)
         if reference.transport != "docker":
             return None
+        found = None
         if reference.digest:
-            return self._by_digest(reference)
-        if len(name) >= 2 and is_hex(name, len(name)):
-            return self._by_id(name)
-        return None
+            found = self._by_digest(reference)
+        elif len(name) >= 2 and is_hex(name, len(name)):
+            found = self._by_id(name)
+        return found or (self._by_short_name(reference, platform) if reference.short else None)
 
     def read(self, path: str) -> dict[str, Any] | None:
         """Return the record in a file, None if there is none that can be read."""
@@ -199,6 +200,19 @@ class Store:
             raise RlessError(f"{escape(start)} is the start of several image ids")
         record = self.read(f"{directory}/{found[0]}") if found else None
         return Image(self.root, record) if record else None
+
+    def _by_short_name(self, reference: Reference, platform: str | None) -> Image | None:
+        """Find an image that registries.conf gives the short name to."""
+        from rootless.image import registries_conf
+
+        for candidate in registries_conf.load().candidates(reference):
+            record = self.read(name_path(self.root, candidate, platform))
+            if record is not None:
+                return Image(self.root, record)
+            found = self._by_digest(candidate) if candidate.digest else None
+            if found is not None:
+                return found
+        return None
 
     def _by_digest(self, reference: Reference) -> Image | None:
         """Find an image that was pulled by a tag and is asked for by digest."""

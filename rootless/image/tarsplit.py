@@ -26,7 +26,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from rootless.errors import RlessError, SyscallError, escape
+from rootless.errors import RlessError, escape
 from rootless.image import limits, manifest, records
 from rootless.image.ownership import everything
 from rootless.image.store import layer_dir
@@ -158,7 +158,7 @@ class _SplitFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
         self._compressor = zstandard.ZstdCompressor(level=1).compressobj()
-        self._parts: list[bytes] = [bytes()]
+        self._parts: list[bytes] = [b""]
         self._pending = 0
         self._write(_HEADER.pack(_MAGIC, 0))
 

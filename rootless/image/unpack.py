@@ -60,6 +60,7 @@ class Unpacker:
 
     Attributes:
         bytes: file contents written. skipped_devices, lost_xattrs: how many.
+        has_root: the layer says what attributes its root has.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Unpacker:
         self.bytes = 0
         self.skipped_devices = 0
         self.lost_xattrs = 0
+        self.has_root = False
 
     def apply(self, reader: TarReader, report: Callable[[], None] | None = None) -> None:
         """Write all members, then the times and special modes of the directories."""
@@ -95,7 +97,6 @@ class Unpacker:
             CHARACTER: self._device,
             BLOCK: self._device,
         }
-        self._root_default()
         for member in reader:
             path = normalise(member.name)
             parent, _, name = path.rpartition(b"/")
@@ -348,22 +349,8 @@ class Unpacker:
         finally:
             os.close(below)
 
-    def _root_default(self) -> None:
-        """Give the layer's root the attributes that it has below, until a member says else."""
-        below = self._view.open_lower_directory(b"")
-        if below is None:
-            os.fchmod(self._root_fd, 0o755)
-            return
-        try:
-            status = os.fstat(below)
-            if not self._single:
-                os.fchown(self._root_fd, status.st_uid, status.st_gid)
-            os.fchmod(self._root_fd, stat.S_IMODE(status.st_mode))
-            self._remember(b"", stat.S_IMODE(status.st_mode), status.st_mtime_ns)
-        finally:
-            os.close(below)
-
     def _root(self, member: Member) -> None:
+        self.has_root = True
         if member.kind != DIRECTORY:
             raise RlessError("a layer replaces / by something that is not a directory")
         if not self._single:
@@ -547,4 +534,6 @@ def _failed(path: bytes, number: int) -> RlessError:
     hint = None
     if number in (errno.ENOSPC, errno.EDQUOT):
         hint = limits.NO_ROOM
+    elif number == errno.EPERM:
+        hint = limits.NO_OWNERS
     return RlessError(f"cannot unpack {_show(b'', path)}: {os.strerror(number)}", hint)

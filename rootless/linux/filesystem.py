@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rootless.linux import ffi
 from rootless.linux.call import failed, libc
 
 
@@ -17,3 +18,32 @@ def syncfs(fd: int) -> None:
     """
     if libc.syncfs(fd) == -1:
         raise failed("syncfs")
+
+
+# Of file systems that the kernel makes up: what is in them are no files of anybody.
+_KERNEL_TYPES = frozenset(
+    (
+        0x9FA0,  # proc
+        0x62656572,  # sysfs
+        0x63677270,  # cgroup2
+        0x27E0EB,  # cgroup
+        0x1CD1,  # devpts
+        0x19800202,  # mqueue
+        0x64626720,  # debugfs
+        0x74726163,  # tracefs
+        0x73636673,  # securityfs
+        0xCAFE4A11,  # bpf
+        0x6165676C,  # pstore
+    )
+)
+
+
+def is_kernels(fd: int) -> bool:
+    """Tell whether a file lies in /proc, /sys or another file system without files.
+
+    Source: fstatfs(2); linux/magic.h.
+    """
+    buffer = ffi.create_string_buffer(256)
+    if libc.fstatfs(fd, buffer) == -1:
+        raise failed("fstatfs")
+    return int.from_bytes(bytes(buffer)[:8], "little") in _KERNEL_TYPES

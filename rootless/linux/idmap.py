@@ -341,7 +341,7 @@ class Call:
         fd: readable once there is a result.
     """
 
-    __slots__ = ("_text", "fd", "pid")
+    __slots__ = ("_status", "_text", "fd", "pid")
 
     def __init__(
         self,
@@ -352,27 +352,15 @@ class Call:
     ) -> None:
         reader, writer = os.pipe()
         self._text: str | None = None
+        self._status = 0
 
         def body() -> NoReturn:
-            code = 0
             try:
                 os.close(reader)
                 become_root()
-                answer = {"result": function(*args)}
-            except RlessError as error:
-                answer = {"error": [error.message, error.hint, error.exit_code]}
-            except OSError as error:
-                answer = {"error": [_describe(error), None, 125]}
-            except KeyboardInterrupt:
-                os._exit(130)
             except BaseException as error:
-                answer = {"error": [f"internal error: {type(error).__name__}: {error}", None, 125]}
-            try:
-                with open(writer, "w", encoding="utf-8", errors="backslashreplace") as stream:
-                    stream.write(jsontext.dumps(answer))
-            except BaseException:
-                code = 70
-            os._exit(code)
+                answer(writer, _raise, error)
+            answer(writer, function, *args)
 
         try:
             self.pid = spawn(idmap, namespaces, body)
@@ -393,17 +381,8 @@ class Call:
             with open(self.fd, encoding="utf-8") as stream:
                 self.fd = -1
                 self._text = stream.read()
-            _, status = os.waitpid(self.pid, 0)
-            if not self._text:
-                raise RlessError(
-                    f"the process in the user namespace ended early (status {status})"
-                )
-        if not self._text:
-            raise RlessError("the process in the user namespace ended early")
-        answer = jsontext.loads(self._text)
-        if "error" in answer:
-            raise RlessError(*answer["error"])
-        return answer["result"]
+            _, self._status = os.waitpid(self.pid, 0)
+        return take_answer(self._text, self._status)
 
     def close(self) -> None:
         """End the child if it still runs; a result that nobody took is lost."""
@@ -413,6 +392,48 @@ class Call:
             self._text = ""
             os.kill(self.pid, 9)  # ours, and not waited for: the number cannot be another's
             os.waitpid(self.pid, 0)
+
+
+def answer(writer: int, function: Callable[..., Any], *args: object) -> NoReturn:
+    """Run `function(*args)`, write its result or its error for `take_answer`, and end."""
+    code = 0
+    try:
+        said = {"result": function(*args)}
+    except RlessError as error:
+        said = {"error": [error.message, error.hint, error.exit_code]}
+    except OSError as error:
+        said = {"error": [_describe(error), None, 125]}
+    except KeyboardInterrupt:
+        os._exit(130)
+    except BaseException as error:
+        said = {"error": [f"internal error: {type(error).__name__}: {error}", None, 125]}
+    try:
+        with open(writer, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(jsontext.dumps(said))
+    except BaseException:
+        code = 70
+    os._exit(code)
+
+
+def take_answer(text: str, status: int) -> Any:
+    """Return what the function of a child returned.
+
+    Args:
+        status: of the child, as waitpid(2) gives it.
+
+    Raises:
+        RlessError: what the function raised, or that the child died.
+    """
+    if not text:
+        raise RlessError(f"the process in the user namespace ended early (status {status})")
+    said = jsontext.loads(text)
+    if "error" in said:
+        raise RlessError(*said["error"])
+    return said["result"]
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def _describe(error: OSError) -> str:

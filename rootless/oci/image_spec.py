@@ -122,3 +122,4 @@ SCHEMA_1 = (
 )
 
 REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"

@@ -63,7 +63,7 @@ def mount(
     """
     cache = cache or f"{paths.storage_root()}/host"
     hidden = _hidden(exclude)
-    base, lock_fd = skeleton.acquire(cache, idmap, hidden)
+    base, lock_fd = skeleton_of(cache, idmap, exclude)
     try:
         with open(f"{base}/plan.json", encoding="utf-8") as file:
             plan = json.load(file)
@@ -90,6 +90,11 @@ def mount(
     mounted.layers = [f"{base}/root", *(f"/{path}" for path in plan["overlay"])]
     mounted.why += plan["why"]
     return mounted
+
+
+def skeleton_of(cache: str, idmap: IdMap, exclude: Sequence[str]) -> tuple[str, int]:
+    """Return the skeleton that `mount` takes, and the lock on it; the arguments are the same."""
+    return skeleton.acquire(cache, idmap, _hidden(exclude))
 
 
 def _hidden(exclude: Sequence[str]) -> list[str]:

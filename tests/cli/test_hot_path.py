@@ -184,6 +184,27 @@ def test_paths_of_a_run(installed: Installation, cached: Product, tmp_path: Path
     assert own.count("hot.bin") == 2
 
 
+@pytest.mark.needs("user namespaces")
+def test_a_short_name_that_is_there_reads_no_settings(
+    installed: Installation, cached: Product, tmp_path: Path
+) -> None:
+    """registries.conf says what a short name means; one that is there as docker.io's is clear."""
+    cached("tag", cached.image, "hot/name:1").expect()
+    try:
+        (tmp_path / "registries.conf").write_text("broken = ")
+        env = {**cached.env, "CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf")}
+        for name in ("hot/name:1", "docker.io/hot/name:1"):
+            words = ("rless", *RUN, name, "true")
+            modules = loaded(installed, tmp_path / "log", *words, env=env)
+            assert "rootless.runtime.init" in modules
+            assert not {"tomllib", "tomli", "rootless.image.registries_conf"} & modules
+        argv = installed.argv("rless", *RUN, "hot/other", "true")
+        done = subprocess.run(argv, env=env, capture_output=True, text=True)
+        assert "registries.conf is not valid TOML" in done.stderr
+    finally:
+        cached("rmi", "hot/name:1").expect()
+
+
 # -- hot.bin -----------------------------------------------------------------------------------
 
 

@@ -138,7 +138,7 @@ def test_a_whiteout_is_about_the_layers_below_in_any_order(workshop: Workshop, o
 def test_whiteouts_where_the_file_system_has_none(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rootless.image.layers.supports_overlay_whiteouts", lambda fd: False)
+    monkeypatch.setattr("rootless.image.workers.supports_overlay_whiteouts", lambda fd: False)
     image = workshop.unpack(
         [
             layer({"d/a": "1", "e/x": "3", "f/g": "4"}),

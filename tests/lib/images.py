@@ -372,11 +372,17 @@ def write_docker_archive(
 
 
 @contextlib.contextmanager
-def registry(*, users: Mapping[str, str] | None = None) -> Iterator[str]:
+def registry(
+    *,
+    users: Mapping[str, str] | None = None,
+    tls: Mapping[str, Any] | None = None,
+    token: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
     """Run the distribution's docker-registry on a free loopback port; yield "127.0.0.1:PORT".
 
     Args:
         users: name -> password for basic authentication.
+        tls, token: sections http.tls and auth.token of its configuration.
     """
     program = shutil.which("docker-registry") or "/usr/bin/docker-registry"
     with tempfile.TemporaryDirectory(prefix="rless-registry-") as directory:
@@ -392,6 +398,10 @@ def registry(*, users: Mapping[str, str] | None = None) -> Iterator[str]:
                 "".join(f"{name}:{_bcrypt(password)}\n" for name, password in users.items())
             )
             config["auth"] = {"htpasswd": {"realm": "test", "path": f"{directory}/htpasswd"}}
+        if tls:
+            config["http"]["tls"] = tls
+        if token:
+            config["auth"] = {"token": token}
         Path(directory, "config.yml").write_text(json.dumps(config))  # JSON is YAML
         with open(f"{directory}/log", "wb") as log:
             process = subprocess.Popen(

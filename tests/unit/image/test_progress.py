@@ -52,7 +52,7 @@ def test_in_a_pipe() -> None:
         r"Pulling x\x1b[2J",
         "aaaa: Waiting",
         "bbbb: Already exists",
-        "aaaa: Downloading",
+        "aaaa: Download complete",
         "aaaa: Pull complete",
         "Digest: sha256:1",
     ]
@@ -63,7 +63,7 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_REDRAW_SECONDS", 0.0)
     text = shown(True).replace("\r\n", "\n")
     assert "\x1b[2A\x1b[J" in text  # two rows redrawn
-    assert "2MB/4MB" in text and "[============>" in text
+    assert "2MB/4MB" in text and "[=====>" in text
     assert max(len(line) for line in text.replace("\x1b[2A\x1b[J", "").splitlines()) < 61
     final = text.rpartition("\x1b[J")[2]
     assert final == "aaaa: Pull complete\nbbbb: Already exists\nDigest: sha256:1\n"

@@ -1,0 +1,41 @@
+"""`export`: a container's root as one tar archive, without volumes."""
+
+from __future__ import annotations
+
+import os
+
+from rootless.engine import rootview
+from rootless.engine.archive import Archiver
+from rootless.engine.container import find
+from rootless.engine.events import record
+from rootless.image.tarwriter import TarWriter
+from rootless.linux.walk import walk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def export(reference: str, output: Callable[[], int]) -> None:
+    """Write all files of a container's root to a descriptor, by the order of their names.
+
+    Args:
+        output: opens the descriptor, once it is known that there is such a container.
+
+    Raises:
+        RlessError: no such container; the output is full.
+    """
+    container = find(reference)
+    out = output()
+
+    def send(root_fd: int) -> None:
+        top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+        writer = TarWriter(out)
+        archiver = Archiver(writer)
+        for entry in walk(top):
+            if entry.path and not entry.leaving:
+                archiver.add(entry.path, entry)
+        writer.end()
+
+    rootview.call(container, send, volumes=False, purpose="export")
+    record("export", "container", container.id, name=container.facts["name"])

@@ -1,0 +1,149 @@
+"""SIGKILL at any moment of pull, load, import, save or rmi: nothing broken, nothing lost sight of.
+
+200 kills at seeded moments. After each, every image that can be found gives its layers back with
+their digests; at the end prune leaves nothing but what images need, and a whole run works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rootless.image import pull, tarsplit
+from rootless.image import save as saver
+from rootless.image.inflight import InFlight
+from rootless.image.load import load
+from rootless.image.made import import_tar
+from rootless.image.progress import Progress
+from rootless.image.remove import collect, remove
+from tests.lib import images
+from tests.lib.image_store import Workshop, map_for
+from tests.lib.images import File, Image, layer
+
+KILLS = 40  # for each of the five verbs
+QUIET = Progress(quiet=True)
+
+
+def made_layer(number: int) -> bytes:
+    files = {f"d{n % 5}/f{n}": File(f"{number}-{n}" * 20, uid=n % 7, mode=0o600) for n in range(40)}
+    return layer({f"l{number}": None} | files)
+
+
+class Acts:
+    """The five verbs on one store."""
+
+    def __init__(self, workshop: Workshop, host: str) -> None:
+        self.workshop = workshop
+        self.store = workshop.store
+        layers = [made_layer(number) for number in range(3)]
+        self.name = f"{host}/killed:1"
+        images.push(Image(layers, {"User": "3:4"}), self.name)
+        self.archive = workshop.directory / "archive.tar"
+        two = {"loaded:1": Image(layers[:2]), "loaded:2": Image(layers, compression="none")}
+        images.write_docker_archive(two, self.archive)
+        self.root = workshop.directory / "root.tar"
+        self.root.write_bytes(made_layer(9))
+        self.saved = workshop.directory / "saved.tar"
+
+    def pull(self) -> None:
+        pull.pull(self.name, self.store, policy="always", quiet=True, idmap_for=map_for)
+
+    def load(self) -> None:
+        for _ in load(str(self.archive), self.store, idmap_for=map_for, progress=QUIET):
+            pass
+
+    def import_(self) -> None:
+        import_tar(str(self.root), self.store, name="imported:1", idmap_for=map_for, progress=QUIET)
+
+    def save(self) -> None:
+        image = self.store.lookup(self.name)
+        assert image is not None
+        with InFlight(self.store.root) as flight, saver.Output(str(self.saved)) as file:
+            target = saver.TarTarget(file.fd)
+            saver.save(self.store, [(image, [image.name])], target, flight.path)
+            target.end()
+
+    def rmi(self) -> None:
+        for name in self.names():
+            remove(self.store, name, force=True, used=[])
+
+    def names(self) -> list[str]:
+        return [record["name"] for record in self.store.records("names")]
+
+
+def kill_after(act: Callable[[], None], seconds: float) -> bool:
+    """Run `act` in a child and kill that; tell whether it was still at work."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open("/dev/null", os.O_WRONLY)
+            os.dup2(null, 2)
+            act()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+def whole(acts: Acts, *, thorough: bool) -> None:
+    """Check that every image that can be found is whole."""
+    for record in acts.store.records("ids") + acts.store.records("names"):
+        image = acts.store.lookup(record["id"])
+        if image is None:
+            continue  # a name whose id was being removed: it has no image any more
+        for key in image.keys:
+            directories = image.layer_dirs(key)
+            assert directories is not None
+            assert all(os.path.isdir(path) for path in directories)
+        if thorough:
+            for number in range(len(image.chain)):
+                with tarsplit.open_layer(acts.store, image, number) as stream:
+                    stream.read()
+
+
+def test_200_kills(workshop: Workshop, registry_host: str) -> None:
+    acts = Acts(workshop, registry_host)
+    chance = random.Random(7)
+    acts.pull()
+    acts.save()
+    expected = hashlib.sha256(acts.saved.read_bytes()).hexdigest()
+    duration = {}
+    for name in ("rmi", "pull", "save", "load", "import_", "rmi"):
+        begin = time.monotonic()
+        getattr(acts, name)()
+        duration[name] = time.monotonic() - begin
+    assert workshop.contents() == {}
+    killed = 0
+    for number in range(KILLS):
+        for name in ("pull", "load", "import_", "save", "rmi"):
+            if name == "save":
+                acts.pull()
+                acts.saved.unlink(missing_ok=True)
+            if name == "rmi":
+                acts.load()
+            moment = chance.uniform(0, 1.1) * duration[name]
+            killed += kill_after(getattr(acts, name), moment)
+            whole(acts, thorough=number % 10 == 0)
+            if name == "save" and acts.saved.exists():
+                assert hashlib.sha256(acts.saved.read_bytes()).hexdigest() == expected
+    assert killed >= 100  # the rest was faster than usual
+    assert not list(Path(workshop.directory).glob("saved.tar?*"))
+    time.sleep(0.2)  # those that the killed had forked are dying
+    collect(acts.store)
+    assert os.listdir(f"{workshop.root}/tmp") == []
+    acts.pull()
+    acts.load()
+    acts.import_()
+    whole(acts, thorough=True)
+    acts.rmi()
+    for record in acts.store.records("ids"):
+        remove(acts.store, record["id"], force=True, used=[])
+    collect(acts.store)
+    assert workshop.contents() == {}
