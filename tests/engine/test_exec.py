@@ -127,7 +127,7 @@ def test_users_and_directories(box: Any) -> None:
     assert box("-w", "/srv", "box", "pwd").out == "/srv\n"
     assert "No such file" in box("-w", "/none", "box", "pwd").expect(127).one_line_error()
     done = box.sh("id -u; id -g; id -G; echo $HOME", "-u", "user").expect()
-    assert done.lines() == ["1000", "1000", "1000", "/home/user"]
+    assert done.lines() == ["1000", "1000", "1000 10", "/home/user"]  # of the group file
     assert box.sh("id -u; id -g; echo $HOME", "-u", "1234:55").lines() == ["1234", "55", "/"]
     assert box.sh("echo $HOME", "-u", "user", "-e", "HOME=/mine").out == "/mine\n"
     assert "unable to find user nobody1" in box("-u", "nobody1", "box", "true").expect(126).err

@@ -114,7 +114,7 @@ def state_of(rless: Product, container: str) -> dict[str, Any]:
 def test_a_run(rless: Product) -> None:
     flags = ["--health-cmd", "id -u; cat /tmp/fail 2>/dev/null && exit 4; exit 0",
              "--health-interval", "1h", "--health-retries", "2"]  # fmt: skip
-    words = ["run", "-d", "--network", "none", "--name", "h", "-u", "1000", *flags]
+    words = ["run", "-d", "--network", "none", "--name", "hh", "-u", "1000", *flags]
     container = rless(*words, rless.image, "sleep", "600").expect().out.strip()
     assert "health: starting" in rless("ps").out
     assert check(rless, container) == 0
@@ -122,7 +122,7 @@ def test_a_run(rless: Product) -> None:
     entry = state_of(rless, container)["log"][-1]
     assert (entry["exit_code"], entry["output"]) == (0, "1000\n")
     assert entry["start"] <= entry["end"] <= time.time()
-    rless("exec", "h", "sh", "-c", "printf why > /tmp/fail").expect()
+    rless("exec", "hh", "sh", "-c", "printf why > /tmp/fail").expect()
     assert check(rless, container) == 0  # the first failure
     assert check(rless, container) == 1
     assert state_of(rless, container)["failing_streak"] == 2
@@ -133,10 +133,10 @@ def test_a_run(rless: Product) -> None:
     assert [action for action in found if action.startswith("health_status")] == [
         "health_status: healthy", "health_status: unhealthy",
     ]  # fmt: skip
-    rless("pause", "h").expect()
+    rless("pause", "hh").expect()
     assert check(rless, container) == 1  # nothing is asked of a paused one
     assert len(state_of(rless, container)["log"]) == 3
-    rless("rm", "-f", "h").expect()
+    rless("rm", "-f", "hh").expect()
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
@@ -144,14 +144,14 @@ def test_a_run_that_takes_too_long(rless: Product) -> None:
     """It is killed, with what it has started; its output is bounded."""
     flags = ["--health-cmd", "echo begun; sleep 651 & sleep 652", "--health-timeout", "500ms",
              "--health-interval", "1h", "--health-retries", "1"]  # fmt: skip
-    words = ["run", "-d", "--network", "none", "--name", "h", *flags]
+    words = ["run", "-d", "--network", "none", "--name", "hh", *flags]
     container = rless(*words, rless.image, "sleep", "600").expect().out.strip()
     assert check(rless, container) == 1
     entry = state_of(rless, container)["log"][-1]
     assert entry["exit_code"] == -1
     assert entry["output"] == "Health check exceeded timeout (0.5s): begun\n"
-    assert "sleep 65" not in rless("top", "h").out
-    rless("rm", "-f", "h").expect()
+    assert "sleep 65" not in rless("top", "hh").out
+    rless("rm", "-f", "hh").expect()
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
@@ -159,27 +159,27 @@ def test_output_and_missing_programs(rless: Product) -> None:
     image = rless.add_image("health", probe_image(
         Healthcheck={"Test": ["CMD", "sh", "-c", "yes | head -c 100000"], "Interval": 3600 * NANO}
     ))  # fmt: skip
-    container = rless.detach("h", "", "sleep", "600", image=image)
+    container = rless.detach("hh", "", "sleep", "600", image=image)
     assert check(rless, container) == 0
     assert len(state_of(rless, container)["log"][-1]["output"]) == 4096
-    rless("rm", "-f", "h").expect()
+    rless("rm", "-f", "hh").expect()
     image = rless.add_image("health2", probe_image(
         Healthcheck={"Test": ["CMD", "nosuch"], "Interval": 3600 * NANO, "Retries": 1}
     ))  # fmt: skip
-    container = rless.detach("h", "", "sleep", "600", image=image)
+    container = rless.detach("hh", "", "sleep", "600", image=image)
     assert check(rless, container) == 1
     assert "nosuch" in state_of(rless, container)["log"][-1]["output"]
-    rless("rm", "-f", "h").expect()
+    rless("rm", "-f", "hh").expect()
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
 def test_the_monitor_runs_it(rless: Product) -> None:
     for userns in ("auto", "single", "nomap", "host-root"):
-        words = ["run", "-d", "--network", "none", "--name", "h", "--userns", userns,
+        words = ["run", "-d", "--network", "none", "--name", "hh", "--userns", userns,
                  "--health-cmd", "test ! -e /tmp/fail", "--health-interval", "300ms",
                  "--health-retries", "1", rless.image, "sleep", "600"]  # fmt: skip
         rless(*words).expect()
         wait_for(lambda: "(healthy)" in rless("ps").out, f"healthy: {userns}", 20)
-        rless("exec", "h", "touch", "/tmp/fail").expect()
+        rless("exec", "hh", "touch", "/tmp/fail").expect()
         wait_for(lambda: "(unhealthy)" in rless("ps").out, f"unhealthy: {userns}", 20)
-        rless("rm", "-f", "h").expect()
+        rless("rm", "-f", "hh").expect()
