@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rootless.cli import compat, network, privileges, values
+from rootless.cli import compat, logging, network, privileges, values
 from rootless.cli.kvfile import read
 from rootless.engine.request import Port
 from rootless.errors import RlessError
@@ -82,9 +82,11 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (network.publish, "published=80,target=90,protocol=udp", Port(None, 80, 90, "udp")),
     (network.expose, "80", "80/tcp"),
     (network.expose, "80-90/udp", "80-90/udp"),
-    (compat.restart, "no", None),
-    (compat.restart, "", None),
-    (compat.log_driver, "none", "none"),
+    (logging.restart, "no", {"name": "no", "max": 0}),
+    (logging.restart, "", None),
+    (logging.restart, "on-failure:3", {"name": "on-failure", "max": 3}),
+    (logging.restart, "always", {"name": "always", "max": 0}),
+    (logging.driver, "none", "none"),
     (compat.isolation, "default", None),
     (compat.content_trust, "true", None),
 ]
@@ -138,9 +140,7 @@ REFUSED: list[tuple[Callable[[str], object], str]] = [
     (network.publish, "0:80"),
     (network.publish, "80-90:80-90"),
     (network.publish, "80:80/sctp"),
-    (compat.restart, "always"),
-    (compat.restart, "on-failure:3"),
-    (compat.log_driver, "syslog"),
+    (logging.driver, "syslog"),
     (compat.isolation, "hyperv"),
     (compat.volume_driver, "nfs"),
     (compat.content_trust, "false"),
