@@ -21,7 +21,7 @@ import select
 from rootless import jsontext, paths
 from rootless.engine import container as containers
 from rootless.engine import events
-from rootless.engine.attach import Pump, Signals, Terminal, resize, window_size
+from rootless.engine.attach import Pump, Signals
 from rootless.engine.keys import Keys
 from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
@@ -34,6 +34,7 @@ from rootless.runtime import exec as runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rootless.engine.terminal import Terminal
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -103,8 +104,11 @@ def execute(request: ExecRequest) -> int:
     tell(f"exec_create: {shown}")
     spec = load_spec(container)
     description, prepare = describe(request, container, spec)
-    if request.tty and (size := window_size()):
-        description["consoleSize"] = size
+    if request.tty:
+        from rootless.engine.terminal import window_size
+
+        if size := window_size():
+            description["consoleSize"] = size
     streams = Streams(request)
     signals = Signals(proxy=not request.detach)
     try:
@@ -374,6 +378,8 @@ class Attendance(Pump):
         self.started = started
         self.terminal: Terminal | None = None
         if master >= 0:
+            from rootless.engine.terminal import Terminal, resize
+
             self.terminal = Terminal(lambda rows, columns: resize(master, rows, columns))
             self.add_terminal(master, keys is not None, keys)
             return
