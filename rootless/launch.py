@@ -33,7 +33,7 @@ else:
     from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
     from _imp import _fix_co_filename
 
-_HEADER = 32  # magic number; start of the index, ends of both parts (4 bytes each); digest
+_HEADER = 32  # magic number; start of the index, ends of the parts (4 bytes each); digest
 
 
 class HotLoader(SourceFileLoader):
@@ -62,8 +62,8 @@ class HotModules:
         self.directory = os.path.dirname(package)
         self.path = f"{package}/hot.bin"
         self.header = b""
-        self.parts = [self._read(1)]
-        self.index: dict[str, tuple[str, int, int, int]]
+        self.parts = {0: self._read(1)}
+        self.index: dict[str, tuple[str, int, int, int, tuple[str, ...]]]
         self.index = loads(self.parts[0][int.from_bytes(self.header[4:8], "little") :])
 
     def _read(self, part: int) -> memoryview:
@@ -87,15 +87,21 @@ class HotModules:
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Return the module's spec; None: it is to be found as usual. A reload is, too."""
+        return self._find(name)
+
+    def _find(self, name: str) -> "ModuleSpec | None":
         entry = self.index.pop(name, None)
         if entry is None:
             return None
-        relative, part, start, end = entry
+        relative, part, start, end, needed = entry
+        for other in needed:
+            if other in self.index:
+                self._load(other)
         source = f"{self.directory}/{relative}"
         loader = HotLoader(name, source)
         try:
-            if part == len(self.parts):
-                self.parts.append(self._read(part + 1))
+            if part not in self.parts:
+                self.parts[part] = self._read(part + 1)
             loader.code = loads(self.parts[part][start:end])
         except (OSError, ValueError, EOFError, TypeError):
             self.index.clear()
@@ -107,6 +113,39 @@ class HotModules:
         if relative.endswith("__init__.py"):
             spec.submodule_search_locations = [os.path.dirname(source)]
         return spec
+
+    def _load(self, name: str) -> None:
+        """Load what another module is certain to import, as the import system does.
+
+        Without its locks and searches, which take as long as the code itself: nobody else is
+        there, and where the module is, is known.
+        """
+        package, _, child = name.rpartition(".")
+        if package in self.index:
+            self._load(package)
+        if package and package not in sys.modules:
+            return  # it is just being loaded: the import statement comes back to this one
+        spec = self._find(name)
+        if spec is None:
+            return  # the import statement finds its file
+        sys.audit("import", name, None, None, None, None)
+        module = _Module(name)
+        module.__spec__, module.__loader__ = spec, spec.loader
+        module.__file__, module.__cached__ = spec.origin, spec.cached
+        module.__package__ = spec.parent
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        sys.modules[name] = module
+        try:
+            exec(spec.loader.code, module.__dict__)  # type: ignore[union-attr]
+        except BaseException:
+            del sys.modules[name]
+            raise
+        if package:
+            setattr(sys.modules[package], child, module)
+
+
+_Module = type(sys)
 
 
 class SitePackages:

@@ -538,7 +538,7 @@ class _Holder:
             if not error:
                 return
         elif kind == b"W" and len(rest) == 4 and self.pty >= 0:
-            from rootless.engine.attach import resize
+            from rootless.engine.terminal import resize
 
             resize(self.pty, rest[0] | rest[1] << 8, rest[2] | rest[3] << 8)
         elif kind == b"K" and rest:

@@ -294,8 +294,13 @@ class RunRequest(Plain):
         return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data, for container.json."""
-        return self.as_dict()
+        """Return what was asked for, as plain data, for container.json; not the defaults."""
+        defaults = RunRequest()
+        return {
+            name: _plain(value)
+            for name in self.__slots__
+            if (value := getattr(self, name)) != getattr(defaults, name)
+        }
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> RunRequest:

@@ -17,7 +17,7 @@ import os
 from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
-from rootless.engine.attach import Pump, Signals, Terminal, window_size
+from rootless.engine.attach import Pump, Signals
 from rootless.engine.create import Run, find_joined
 from rootless.engine.keys import Keys
 from rootless.engine.monitor import Monitor, Source
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.container import Container
+    from rootless.engine.terminal import Terminal
     from rootless.network.pasta import Pasta
 
 _HOST_IMAGE = "host:"
@@ -190,8 +191,11 @@ def _make_spec(state: Run) -> None:
     enter_joined(state)
     facts = _gather_facts(state)
     state.spec = specgen.generate(request, state.config, facts)
-    if request.tty and (size := window_size()):
-        state.spec["process"]["consoleSize"] = size
+    if request.tty:
+        from rootless.engine.terminal import window_size
+
+        if size := window_size():
+            state.spec["process"]["consoleSize"] = size
 
 
 def enter_joined(state: Run) -> None:
@@ -517,7 +521,7 @@ def _pump(
         os.close(stderr)
     if stdin >= 0:
         pump.add_input(stdin, Keys(attachment.keys) if tty else None)
-    with Terminal(client.resize) if tty else _nothing():
+    with _terminal(client) if tty else _nothing():
         while client.code is None and not client.gone:
             if not pump.wait():
                 break
@@ -542,6 +546,12 @@ def _notify(request: RunRequest, monitor: int) -> None:
         from rootless.engine import notify
 
         notify.started(request.sdnotify or "conmon", monitor)
+
+
+def _terminal(client: Client) -> Terminal:
+    from rootless.engine.terminal import Terminal
+
+    return Terminal(client.resize)
 
 
 class _nothing:  # noqa: N801  # contextlib.nullcontext, without the import of contextlib

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -327,17 +328,19 @@ def test_a_full_disk_stops_nobody_and_is_told(start: Start) -> None:
     os.write(stdin, b"go\n")
     wait_for(lambda: reader.size == 1_000_000, "the output")
     log = held.directory / "log"
-    kept = sum(len(part) for _, part in frames(log))
-    assert 0 < kept < limit
+    found = list(frames(log))
+    assert 0 < log.stat().st_size <= limit
     os.truncate(log, 0)  # there is room again
     os.write(stdin, b"go\n")
     held.wait()
+    found += frames(log)
     assert reader.size == 1_000_005
-    marker = f"rless: {1_000_000 - kept} bytes of output are missing here: "
-    found = [(stream, part) for stream, part in frames(log)]
-    assert [stream for stream, _ in found] == ["stderr", "stdout"]
-    assert found[0][1].startswith(marker.encode())
-    assert found[1][1] == b"last\n"
+    assert found[-1] == ("stdout", b"last\n")
+    marker = re.compile(rb"rless: (\d+) bytes of output are missing here: ")
+    missing = [int(match[1]) for _, part in found if (match := marker.match(part))]
+    kept = sum(len(part) for stream, part in found if stream == "stdout")
+    assert missing
+    assert kept + sum(missing) == 1_000_005
 
 
 # -- clients -------------------------------------------------------------------------------------
@@ -543,7 +546,9 @@ def test_it_is_small(start: Start, program: str) -> None:
     wait_for(lambda: (held.directory / "log").exists(), "the log")
     time.sleep(0.1)
     if program == "c":
-        assert held.memory() <= 600
+        assert held.memory() <= 200
+    if program == "libc":
+        assert held.memory() <= 800
 
 
 def test_it_sleeps(start: Start) -> None:
