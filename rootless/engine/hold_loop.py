@@ -470,8 +470,9 @@ class _Holder:
             return
         os.close(client.stdin)
         client.stdin = -1
-        if self.number("stdin_once"):
+        if self.pty < 0 and self.number("stdin_once"):
             self._close_input()
+        if client.leash:
             self._hang_up()
 
     def _signal_init(self, number: int) -> int:
@@ -549,6 +550,9 @@ class _Holder:
             self.name = rest.decode("utf-8", "replace")
         elif kind == b"D":
             client.leash = False
+            if client.stdin >= 0:
+                os.close(client.stdin)
+                client.stdin = -1
         elif kind == b"R":
             self.may_reap = True
         for fd in fds:

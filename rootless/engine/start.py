@@ -198,6 +198,10 @@ def _make_spec(state: Run) -> None:
 
         if size := window_size():
             state.spec["process"]["consoleSize"] = size
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        notify.bind(state.spec)
 
 
 def enter_joined(state: Run) -> None:
@@ -539,10 +543,10 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if request.sdnotify != "ignore" and "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ:
         from rootless.engine import notify
 
-        notify.started(request.sdnotify or "conmon", monitor)
+        notify.started(request.sdnotify, monitor)
 
 
 def _terminal(client: Client) -> Terminal:
