@@ -326,5 +326,3 @@ def _write_cidfile(path: str, container_id: str) -> None:
             file.write(container_id)
     except OSError as error:
         raise RlessError(f"--cidfile: cannot write {path}: {error.strerror}") from error
-
-

@@ -518,8 +518,8 @@ class _Holder:
             said, ancillary, _, _ = channel.recvmsg(
                 4096, _socket.CMSG_SPACE(8 * fds.itemsize), 0x40000040
             )
-            for level, kind, data in ancillary:
-                if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            for level, what, data in ancillary:
+                if level == _socket.SOL_SOCKET and what == _socket.SCM_RIGHTS:
                     fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         except BlockingIOError:
             return

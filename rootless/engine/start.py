@@ -155,9 +155,7 @@ def _reread(container: Container) -> None:
     container.facts = current.facts
 
 
-def attach(
-    container: Container, streams: Sequence[str], keys: str | None, signals: Signals
-) -> int:
+def attach(container: Container, streams: Sequence[str], keys: str | None, signals: Signals) -> int:
     """Attach to a container that runs; return its exit code, or 0 when detached.
 
     Raises:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 
 from rootless import paths
-from rootless.engine.container import Container, all_ids, find, load
-from rootless.engine.control import STOPPED, stop
+from rootless.engine.container import STOPPED, Container, all_ids, find, load
+from rootless.engine.control import stop
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False

@@ -114,9 +114,13 @@ def end(*sessions: Session) -> None:
         os.close(one.slave)
 
 
-@pytest.mark.parametrize(("flags", "keys"), [((), b"\x10\x11"), (("--detach-keys=ctrl-a,d",), b"\x01d")])
+@pytest.mark.parametrize(
+    ("flags", "keys"), [((), b"\x10\x11"), (("--detach-keys=ctrl-a,d",), b"\x01d")]
+)
 def test_the_keys_leave_it_alone(rless: Product, flags: tuple[str, ...], keys: bytes) -> None:
-    shell = Session(rless, "run", "-it", *flags, "--name", "sh", "--network=none", rless.image, "sh")
+    shell = Session(
+        rless, "run", "-it", *flags, "--name", "sh", "--network=none", rless.image, "sh"
+    )
     shell.expect(b"# ")
     shell.type(b"echo one$((1))\r")
     shell.expect(b"one1")

@@ -210,7 +210,14 @@ def test_the_service_manager_is_told(rless: Product, tmp_path: Path) -> None:
 
 
 def test_signals_of_start(rless: Product) -> None:
-    create(rless, "term", "", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")
+    create(
+        rless,
+        "term",
+        "",
+        "sh",
+        "-c",
+        "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done",
+    )
     process = rless.start("start", "-a", "term")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
