@@ -9,32 +9,25 @@ from __future__ import annotations
 import os
 import stat
 
+from rootless import config
 from rootless.errors import RlessError
 
 
 def _home() -> str:
-    """Return the home directory, from the password database where $HOME is not set.
-
-    Slurm and systemd services start programs without it or with that of root.
-    """
-    home = os.environ.get("HOME", "")
-    if home.startswith("/"):
-        return home
-    import pwd  # 0.3 ms, and only on odd hosts
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
+    path = config.home()
+    if path is None:
         raise RlessError(
             f"no home directory: HOME is unset and uid {os.getuid()} has no passwd entry",
             "set RLESS_STORAGE to a directory of yours",
-        ) from None
+        )
+    return path
 
 
 def storage_root() -> str:
     """Return the directory of images and containers, made if absent.
 
-    $RLESS_STORAGE, else $XDG_DATA_HOME/rless, else ~/.local/share/rless.
+    $RLESS_STORAGE, else `root` of the configuration, else $XDG_DATA_HOME/rless, else
+    ~/.local/share/rless.
 
     Raises:
         RlessError: it cannot be made, is not ours or is open to others.
@@ -42,7 +35,7 @@ def storage_root() -> str:
     asked = tuple(os.environ.get(name) for name in _STORAGE_VARIABLES)
     if asked in _storage:
         return _storage[asked]
-    path = os.environ.get("RLESS_STORAGE")
+    path = os.environ.get("RLESS_STORAGE") or config.get("storage", "root")
     if not path:
         data = os.environ.get("XDG_DATA_HOME", "")
         path = f"{data}/rless" if data.startswith("/") else f"{_home()}/.local/share/rless"
@@ -52,10 +45,61 @@ def storage_root() -> str:
     return path
 
 
+def additional_stores() -> tuple[tuple[str, bool], ...]:
+    """Return the read-only image stores that are looked in too: (directory, is it ours).
+
+    $RLESS_ADDITIONAL_STORES (directories joined by colons), else `additional-stores` of the
+    configuration. What is not there is passed over: a share that this node has not mounted.
+
+    A store of our own may be open to readers, and so may one of root, whose word is good for
+    programs anyway. Of anybody else's, or where others can write, an image could be replaced by
+    another with a program that steals our files: refused.
+
+    Raises:
+        RlessError: one cannot be trusted.
+    """
+    given = os.environ.get("RLESS_ADDITIONAL_STORES")
+    if given not in _additional:
+        if given is None:
+            asked = config.get("storage", "additional-stores") or []
+        else:
+            asked = [path for path in given.split(":") if path]
+        found = [(path, _is_trusted(path)) for path in asked]
+        _additional[given] = tuple((path, mine) for path, mine in found if mine is not None)
+    return _additional[given]
+
+
+def _is_trusted(path: str) -> bool | None:
+    """Tell whether an additional store is ours (True) or root's (False); None: not there."""
+    what = f"the additional store {path}"
+    if not path.startswith("/"):
+        raise RlessError(f"{what} is not an absolute path")
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RlessError(f"{what}: {error.strerror}", "take it out of the list") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise RlessError(f"{what} is not a directory", "name the directory itself, not a link")
+    if status.st_uid not in (0, os.getuid()):
+        raise RlessError(
+            f"{what} belongs to uid {status.st_uid}, neither to you nor to root",
+            "whoever owns it could replace its images",
+        )
+    if status.st_mode & 0o022:
+        raise RlessError(
+            f"{what} can be written by others (mode {status.st_mode & 0o7777:04o})",
+            f"its owner has to: chmod go-w {path}",
+        )
+    return status.st_uid == os.getuid()
+
+
 # What was found and checked, by what it depends on: asked for at every step of a run.
-_STORAGE_VARIABLES = ("RLESS_STORAGE", "XDG_DATA_HOME", "HOME")
+_STORAGE_VARIABLES = ("RLESS_STORAGE", "XDG_DATA_HOME", "HOME", "RLESS_CONFIG", "XDG_CONFIG_HOME")
 _storage: dict[tuple[str | None, ...], str] = {}
 _runtime: dict[tuple[str, str], str] = {}
+_additional: dict[str | None, tuple[tuple[str, bool], ...]] = {}
 _boot: list[str] = []
 
 

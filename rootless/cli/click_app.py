@@ -13,6 +13,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from rootless.cli import main as cli
 from rootless.cli import parse
@@ -37,6 +38,11 @@ class _Value(_Type):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return parse.convert(self.row, self.row[0].split()[0], value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _complete_words(self.row[1], incomplete)
 
 
 class _Refusal(_Type):
@@ -93,6 +99,51 @@ class _Refused(click.Option):
         return super().process_value(ctx, value)
 
 
+class _Arguments(click.Argument):
+    """What follows a verb: names of objects, or files."""
+
+    def __init__(self, verb: Verb) -> None:
+        super().__init__(["arguments"], nargs=-1, type=click.UNPROCESSED)
+        # "[OPTIONS] IMAGE [COMMAND] [ARG...]" -> ["IMAGE", "COMMAND", "ARG..."]
+        words = [word.strip("[]") for word in verb.usage.split()]
+        self.words = [word for word in words if word != "OPTIONS"]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        given = len(ctx.params.get(self.name or "") or ())
+        if not self.words:
+            return []
+        last = self.words[-1]
+        word = self.words[min(given, len(self.words) - 1)]
+        if given >= len(self.words) and "..." not in last:
+            return []
+        return _complete_words(word, incomplete)
+
+
+def _complete_words(what: str, incomplete: str) -> list[CompletionItem]:
+    """Return what may stand where help says `what`: CONTAINER, IMAGE, FILE, bash|zsh|fish."""
+    if "|" in what and what == what.lower():
+        return [CompletionItem(word) for word in what.split("|") if word.startswith(incomplete)]
+    kinds = [
+        kind
+        for kind in ("container", "image", "volume")
+        if kind.upper() in what or (what.startswith("NAME|ID") and "|" in what)
+    ]
+    if "REPOSITORY" in what:
+        kinds.append("image")
+    if kinds:
+        from rootless.cli.complete import names
+
+        found = dict.fromkeys(name for kind in kinds for name in names(kind))
+        items = [CompletionItem(name) for name in found if name.startswith(incomplete)]
+        # cp: a path of the host may stand there as well
+        return items or ([CompletionItem(incomplete, type="file")] if "PATH" in what else [])
+    if any(word in what for word in ("DIR", "CONTEXT")):
+        return [CompletionItem(incomplete, type="dir")]
+    if any(word in what for word in ("FILE", "PATH", "ARG", "COMMAND", "SOURCE", "ARCHIVE")):
+        return [CompletionItem(incomplete, type="file")]
+    return []
+
+
 class _Command(click.Command):
     """A verb with its options in groups."""
 
@@ -100,7 +151,7 @@ class _Command(click.Command):
         self.verb = verb
         options: list[click.Parameter] = [_Option(row) for _, rows in verb.groups for row in rows]
         options += [_Refused(row) for row in verb.refused]
-        options.append(click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED))
+        options.append(_Arguments(verb))
         short = "-h" if "-h" not in {n for r in _rows(verb) for n in r[0].split()} else "--help"
         super().__init__(
             verb.name,
@@ -185,25 +236,79 @@ def read(verb: Verb, argv: Sequence[str]) -> tuple[dict[str, list[object]], list
     return found, list(context.params["arguments"])
 
 
-class _Rless(click.Group):
-    """All verbs, each built when it is asked for."""
+class _Verbs(click.Group):
+    """Verbs by their names, each built when it is asked for.
+
+    Args:
+        verbs: name -> (the verb it is, what it does); a verb that is a group: its own verbs.
+    """
+
+    def __init__(self, name: str, verbs: dict[str, tuple[str, str]], **more: Any) -> None:
+        super().__init__(name, **more)
+        self.verbs = verbs
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [verb for verbs in cli.VERBS.values() for verb in verbs]
+        return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return command(cmd_name) if cmd_name in self.list_commands(ctx) else None
+        if cmd_name not in self.verbs:
+            return None
+        verb, _ = self.verbs[cmd_name]
+        if not verb:
+            return _Verbs(cmd_name, verbs_of(cmd_name))
+        return command(verb)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # By the table: click would load the module of every verb for its summary.
+        items = [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in self.verbs.items()
+            if name.startswith(incomplete)
+        ]
+        if incomplete[:1] == "-":
+            items += click.Command.shell_complete(self, ctx, incomplete)
+        return items
+
+
+def verbs_of(group: str) -> dict[str, tuple[str, str]]:
+    """Return the verbs of `rless GROUP`: name -> (the verb it is, what it does)."""
+    summaries = {verb: row[1] for verbs in cli.VERBS.values() for verb, row in verbs.items()}
+    return {name: (verb, summaries[verb]) for name, verb in cli.ALIASES[group].items()}
+
+
+def _all() -> dict[str, tuple[str, str]]:
+    """Return the first words that there are: verbs of one word, and groups of verbs."""
+    single = {
+        verb: (verb, summary)
+        for verbs in cli.VERBS.values()
+        for verb, (_, summary) in verbs.items()
+        if " " not in verb
+    }
+    return single | {group: ("", f"Verbs about a {group}") for group in cli.ALIASES}
+
+
+def _app() -> click.Group:
+    options = [click.Option(["--debug"], is_flag=True), click.Option(["--storage"])]
+    return _Verbs("rless", _all(), params=[*options])
+
+
+def completion_script(shell: str) -> str:
+    """Return the script that turns completion on in bash, zsh or fish."""
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    # Not bash's own source(): that starts a bash to ask for its version.
+    return ShellComplete.source(found(_app(), {}, "rless", _VARIABLE)) + "\n"
 
 
 def complete() -> int:
-    """Answer the shell's request for completion, which it makes by $_RLESS_COMPLETE.
-
-    `eval "$(_RLESS_COMPLETE=bash_source rless)"` turns it on; zsh and fish likewise.
-    """
+    """Answer the shell's request for completion, which it makes by $_RLESS_COMPLETE."""
     from click.shell_completion import shell_complete
 
-    options = [click.Option(["--debug"], is_flag=True), click.Option(["--storage"])]
-    app = _Rless("rless", params=[*options])
-    code = shell_complete(app, {}, "rless", "_RLESS_COMPLETE", os.environ["_RLESS_COMPLETE"])
+    code = shell_complete(_app(), {}, "rless", _VARIABLE, os.environ[_VARIABLE])
     sys.stdout.flush()
     return code
+
+
+_VARIABLE = "_RLESS_COMPLETE"

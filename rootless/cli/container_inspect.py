@@ -1,19 +1,20 @@
-"""`rless container inspect`."""
+"""`rless container inspect`: all about containers, as JSON or by a template."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from rootless.cli.inspect import FORMAT, SIZE, show
 from rootless.cli.parse import Verb
-from rootless.errors import RlessError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-VERB = Verb("container inspect", "", ())
+VERB = Verb(
+    "container inspect",
+    "[OPTIONS] CONTAINER [CONTAINER...]",
+    (("Options", (FORMAT, SIZE)),),
+    least=1,
+)
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError(
-        "the verb container inspect is not supported: not built yet", "see 'rless --help'"
-    )
+    """Print the containers."""
+    return show(args, ("container",), values.get("format"), bool(values.get("size")))

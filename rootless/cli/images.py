@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rootless.cli import output
 from rootless.cli.parse import Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERB = Verb(
     "images",
@@ -16,64 +18,64 @@ VERB = Verb(
             (
                 ("--all -a", "", "flag", "all", "boolean",
                  "Accepted: there are no intermediate images to hide"),
-                ("--quiet -q", "", "flag", "quiet", "boolean", "Show the ids only"),
-                ("--no-trunc", "", "flag", "full", "boolean", "Show whole ids"),
+                ("--digests", "", "flag", "digests", "boolean", "Show digests too"),
+                ("--filter -f", "KEY=VALUE", "list", "filters", "text",
+                 "Show only some: by before, containers, dangling, id, label, readonly, reference,"
+                 " since, until"),
                 ("--format", "FORMAT", "value", "format", "text",
                  "table, json, or a template such as '{{.Repository}}:{{.Tag}}'"),
+                ("--no-trunc", "", "flag", "full", "boolean", "Show whole ids"),
+                ("--quiet -q", "", "flag", "quiet", "boolean", "Show the ids only"),
             ),
         ),
     ),
-    (
-        ("--filter -f", "FILTER", "not built yet", "filter the output of --format json"),
-        ("--digests", "", "not built yet", ""),
-        ("--tree", "", "not built yet", ""),
-    ),
+    (("--tree", "", "not built yet", "images with a platform of their own have one line each"),),
     most=1,
 )  # fmt: skip
 
-COLUMNS = (
-    ("Repository", "REPOSITORY"),
-    ("Tag", "TAG"),
-    ("ID", "IMAGE ID"),
-    ("CreatedSince", "CREATED"),
-    ("Size", "SIZE"),
-)
+_NAMES = (("Repository", "REPOSITORY"), ("Tag", "TAG"))
+_DIGEST = (("Digest", "DIGEST"),)
+_FACTS = (("ID", "IMAGE ID"), ("CreatedSince", "CREATED"), ("Size", "SIZE"))
+_READ_ONLY = (("ReadOnly", "R/O"),)
+_HEADINGS = {"CreatedAt": "CREATED AT", "Containers": "CONTAINERS", **dict(_DIGEST + _READ_ONLY)}
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Print the images, the newest first."""
-    from rootless.engine.images import list_images
+    from rootless.engine import images
 
-    found = sorted(list_images(), key=lambda item: -float(item["created"] or 0))
+    given: dict[str, list[str]] = {}
+    if values.get("filters"):
+        from rootless.engine.filters import parse
+
+        given = parse(values["filters"], images.LIST_FILTERS)
     if args:
-        repository, tag = split(args[0])
-        found = [
-            item
-            for item in found
-            if item["repository"] == repository and tag in (None, item["tag"])
-        ]
-    full = bool(values.get("full"))
-    rows: list[dict[str, object]] = [
-        {
-            "Repository": item["repository"] or "<none>",
-            "Tag": item["tag"] or "<none>",
-            "ID": output.short_id(item["id"], full),
-            "CreatedSince": output.ago(item["created"] or 0),
-            "CreatedAt": output.stamp(item["created"] or 0),
-            "Size": output.human_size(item["size"]),
-        }
-        for item in found
-    ]
+        given["reference"] = [*given.get("reference", ()), args[0]]
+    found = images.list_images(given)
+    digests, full = bool(values.get("digests")), bool(values.get("full"))
+    read_only = any(item["read_only"] for item in found)
     output.show(
-        rows,
-        COLUMNS,
+        [row(item, full) for item in found],
+        _NAMES + (_DIGEST if digests else ()) + _FACTS + (_READ_ONLY if read_only else ()),
         template=values.get("format"),
         ids="ID" if values.get("quiet") else None,
+        headings=_HEADINGS,
     )
     return 0
 
 
-def split(name: str) -> tuple[str, str | None]:
-    """Return the repository and the tag of `REPOSITORY[:TAG]`; a port is not a tag."""
-    head, colon, tag = name.rpartition(":")
-    return (head, tag) if colon and "/" not in tag else (name, None)
+def row(item: dict[str, Any], full: bool) -> dict[str, object]:
+    """Return an image of the engine under Docker's field names."""
+    return {
+        "Containers": "N/A",
+        "CreatedAt": output.stamp(item["created"]),
+        "CreatedSince": output.ago(item["created"]),
+        "Digest": item["digest"] or "<none>",
+        "ID": output.short_id(item["id"], full),
+        "ReadOnly": "true" if item["read_only"] else "false",
+        "Repository": item["repository"] or "<none>",
+        "SharedSize": "N/A",
+        "Size": output.human_size(item["size"]),
+        "Tag": item["tag"] or "<none>",
+        "UniqueSize": "N/A",
+    }

@@ -1,17 +1,117 @@
-"""`rless inspect`."""
+"""`rless inspect`: all about containers, images and volumes, as JSON or by a template."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from rootless.cli import streams
 from rootless.cli.parse import Verb
+from rootless.cli.values import choice
 from rootless.errors import RlessError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable, Sequence
 
-VERB = Verb("inspect", "", ())
+FORMAT = (
+    "--format -f", "FORMAT", "value", "format", "text",
+    "json, or a template such as '{{.State.Status}}'",
+)  # fmt: skip
+SIZE = ("--size -s", "", "flag", "size", "boolean", "Count the bytes of a container's files")
+
+VERB = Verb(
+    "inspect",
+    "[OPTIONS] NAME|ID [NAME|ID...]",
+    (
+        (
+            "Options",
+            (
+                FORMAT,
+                SIZE,
+                ("--type", "TYPE", "value", "type", "inspect.kind", "container, image or volume"),
+            ),
+        ),
+    ),
+    least=1,
+)
+
+
+def kind(value: str) -> str:
+    """Return the kind of an object."""
+    return choice(value, "container", "image", "volume")
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Refuse: a stub."""
-    raise RlessError("the verb inspect is not supported: not built yet", "see 'rless --help'")
+    """Print what the names stand for: containers first, then images, then volumes."""
+    asked = values.get("type")
+    kinds = (asked,) if asked else ("container", "image", "volume")
+    return show(args, kinds, values.get("format"), bool(values.get("size")))
+
+
+def show(names: Sequence[str], kinds: Sequence[str], template: str | None, size: bool) -> int:
+    """Print all that is found; then complain of what is not.
+
+    Returns:
+        0, or 1 if something was not found.
+    """
+    from rootless.cli.template import Renderer, compile_template, to_json
+
+    nodes = None if template in (None, "", "json") else compile_template(template or "")
+    found = []
+    missing: list[RlessError] = []
+    for name in names:
+        try:
+            found.append(look_up(name, kinds, size))
+        except RlessError as error:
+            missing.append(error)
+    if nodes is not None:
+        for item in found:
+            streams.write(Renderer(nodes).render(item) + "\n")
+    elif template == "json":
+        streams.write(to_json(found) + "\n")
+    else:
+        streams.write(to_json(found, indent=4) + "\n")
+    for reason in missing:
+        streams.report(reason)
+    return 1 if missing else 0
+
+
+def look_up(name: str, kinds: Sequence[str], size: bool) -> dict[str, Any]:
+    """Return the first object of that name.
+
+    Raises:
+        RlessError: there is none of these kinds.
+    """
+    for each in kinds:
+        try:
+            return _READERS[each](name, size)
+        except RlessError as error:
+            # The beginning of several ids is told; what is no name of an image is only not there.
+            if not error.message.startswith("no such") and (each == "container" or len(kinds) == 1):
+                raise
+    what = kinds[0] if len(kinds) == 1 else "object"
+    raise RlessError(f"no such {what}: {name}", exit_code=1)
+
+
+def _container(name: str, size: bool) -> dict[str, Any]:
+    from rootless.engine.inspect import inspect_container
+
+    return inspect_container(name, size)
+
+
+def _image(name: str, size: bool) -> dict[str, Any]:
+    from rootless.engine import images
+
+    return images.inspect_image(name)
+
+
+def _volume(name: str, size: bool) -> dict[str, Any]:
+    from rootless.engine.volumes import inspect_volume
+
+    return inspect_volume(name)
+
+
+_READERS: dict[str, Callable[[str, bool], dict[str, Any]]] = {
+    "container": _container,
+    "image": _image,
+    "volume": _volume,
+}

@@ -140,11 +140,20 @@ def help_text() -> str:
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
-        "'rless container', 'rless image' and 'rless system' take the same verbs as Docker's.",
+        "'rless container', 'rless image', 'rless volume' and 'rless system' group the verbs as",
+        "Docker does: 'rless container ls' is 'rless ps'.",
         "'rless VERB --help' tells more about a verb.",
         "",
     ]
     return "\n".join(lines)
+
+
+def group_help(group: str) -> str:
+    """Return the help of a first word that has verbs of its own."""
+    summaries = {verb: row[1] for verbs in VERBS.values() for verb, row in verbs.items()}
+    lines = [f"Usage: rless {group} VERB ...", "", "Verbs:"]
+    lines += [f"  {name:<18}{summaries[verb]}" for name, verb in ALIASES[group].items()]
+    return "\n".join([*lines, "", f"'rless {group} VERB --help' tells more about a verb.", ""])
 
 
 def find(words: list[str]) -> tuple[str, list[str]]:
@@ -221,8 +230,8 @@ def _dispatch(args: list[str]) -> int:
     if not args:
         streams.write(help_text())
         return 0
-    if args[0] in ALIASES and args[1:] in ([], ["--help"]):
-        streams.write(f"Usage: rless {args[0]} {'|'.join(ALIASES[args[0]])} ...\n")
+    if args[0] in ALIASES and args[1:] in ([], ["--help"], ["-h"]):
+        streams.write(group_help(args[0]))
         return 0
     return run_verb(*find(args))
 

@@ -88,6 +88,15 @@ def human_size(size: float) -> str:
     return f"{size:.4g}{unit}" if size < 1000 else f"{size:.0f}{unit}"
 
 
+def binary_size(size: float) -> str:
+    """Return bytes as Docker's `info` and `stats` do: four digits, binary units ("7.637GiB")."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024 or unit == "PiB":
+            break
+        size /= 1024
+    return f"{size:.4g}{unit}"
+
+
 def human_time(seconds: float) -> str:
     """Return a span of time as Docker does ("About a minute", "3 weeks")."""
     minutes, hours = int(seconds / 60), int(seconds / 3600 + 0.5)

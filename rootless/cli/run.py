@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rootless import config
 from rootless.cli.options import RUN as VERB
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
@@ -43,6 +44,10 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
     request = RunRequest()
+    if config.load()[1]:
+        from rootless.cli import defaults
+
+        values = defaults.add(VERB, values)
     for dest, value in values.items():
         if dest not in _SPECIAL:
             setattr(request, dest, value)

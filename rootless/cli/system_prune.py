@@ -51,7 +51,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     streams.write(
         listed("Deleted Containers:", gone.containers.names)
         + listed("Deleted Volumes:", gone.volumes.names)
-        + listed("Deleted Images:", gone.images)
+        + listed("Deleted Images:", [f"{line[0].lower()}{line[1:]}" for line in gone.images])
         + reclaimed(gone.size)
     )
     return 1 if failures else 0

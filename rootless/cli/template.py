@@ -43,6 +43,12 @@ class Made(str):
     __slots__ = ()
 
 
+class Shown(dict[str, Any]):
+    """An object whose fields have other names in JSON; `document` is what `json` gives."""
+
+    document: object = None
+
+
 def error(message: str, hint: str | None = None) -> RlessError:
     """Return the error for a template that cannot be read or run."""
     return RlessError(f"--format: {message}", hint, 1)
@@ -428,6 +434,8 @@ def _split_text(value: Any, separator: Any) -> list[str]:
 def _json(value: Any) -> str:
     if value is NO_VALUE:
         value = None
+    elif isinstance(value, Shown):
+        value = value.document
     elif isinstance(value, dict):  # of a row: without its methods
         value = {key: item for key, item in value.items() if not callable(item)}
     return Made(to_json(value))

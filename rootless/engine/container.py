@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILLED = 137
-STOPPED = "stopped"  # a note in its directory that the user wants it down; a start takes it away
+# A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
+# it back after a boot. A start takes it away.
+STOPPED = "stopped"
 
 
 class Container:
@@ -71,11 +73,12 @@ class Container:
         entry.update(facts)
         write_json(self.live_path, entry)
 
-    def claim(self, new: bool = False) -> bool:
+    def claim(self, new: bool = False, **more: Any) -> bool:
         """Make the entry in `live`, with the caller as owner; False: there is one already.
 
         Args:
             new: nobody else knows the id yet.
+            more: further facts of the entry.
         """
         entry = {
             "owner": this_process(),
@@ -85,6 +88,7 @@ class Container:
             "init": None,
             "pasta": None,
             "cgroup": "",
+            **more,
         }
         path = self.live_path
         if new:
@@ -322,13 +326,12 @@ def drop_name(name: str | None, container_id: str) -> None:
 
 
 def drop_names_of(container_id: str) -> None:
-    """Give back the names of a container that was killed before it had noted its own."""
-    names = f"{paths.storage_root()}/names"
+    """Give back whatever names a container has, of which nothing else is known."""
     try:
-        taken = os.listdir(names)
+        names = os.listdir(f"{paths.storage_root()}/names")
     except FileNotFoundError:
         return
-    for name in taken:
+    for name in names:
         drop_name(name, container_id)
 
 
@@ -416,17 +419,23 @@ def delete(container: Container, volumes: bool) -> None:
     container.record_live(
         owner=this_process(), rm=True, volumes=volumes, directory=container.directory
     )
-    if volumes and any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
-        from rootless.engine.volumes import remove_anonymous
-
-        remove_anonymous(container)
+    if volumes:
+        _delete_volumes(container)
     container.forget_name()
     idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
     container.forget_live()
 
 
+def _delete_volumes(container: Container) -> None:
+    if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
+        from rootless.engine.volumes import remove_anonymous
+
+        remove_anonymous(container)
+
+
 def discard(container: Container) -> None:
     """Take back a container that was never started: no file of another id is there yet."""
+    _delete_volumes(container)
     if os.path.lexists(container.directory):
         delete_directory(container.directory)
     container.forget_name()

@@ -28,14 +28,10 @@ from rootless.engine.container import (
     drop_name,
     find,
     is_alive,
-    live_root,
     load,
     read_json,
     signal_process,
     take_name,
-    this_process,
-    unlink,
-    write_json,
 )
 from rootless.engine.monitor_client import connect
 from rootless.errors import RlessError, SyscallError
@@ -233,9 +229,9 @@ def _note(action: str, container: Container, **attributes: Any) -> None:
 def _thaw(running: Running) -> None:
     """Let a paused container go on: else it could not obey a signal."""
     if running.container.status()[0] == "paused":
-        from rootless.engine.pause import unpause
+        from rootless.engine.pause import thaw
 
-        unpause(running.container)
+        thaw(running.container)
 
 
 # -- stop, kill, restart ---------------------------------------------------------------------------
@@ -340,9 +336,8 @@ def restart(
     for reference, outcome in stop(references, timeout, name):
         if outcome is None:
             try:
-                container = find(reference)
-                start(container)
-                _note("restart", container)
+                start(reference, (), None, False)
+                _note("restart", find(reference))
             except RlessError as failure:
                 yield reference, failure
                 continue
@@ -384,6 +379,7 @@ class _Exit:
 
     def __init__(self, container: Container) -> None:
         self._container = container
+        self._before = container.finished()
         self._running = take(container)
 
     def code(self, condition: str) -> int:
@@ -391,6 +387,8 @@ class _Exit:
         while self._running is None and condition == NEXT_EXIT:
             if load(self._container.id) is None:
                 raise RlessError(f"container {self._container.facts['name']} is gone", exit_code=1)
+            if self._container.finished() not in (None, self._before):
+                break  # it has come and gone between two looks
             time.sleep(_LAST_LOOK)
             self._running = take(self._container)
         code = self._recorded() if self._running is None else self._wait(self._running)
@@ -485,16 +483,9 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
     Raises:
         RlessError: another one is removing or starting it.
     """
-    entry = {
-        "owner": this_process(),
-        "rm": True,
-        "removing": True,
-        "volumes": volumes,
-        "directory": container.directory,
-    }
     name = container.facts["name"]
     while True:
-        if claim_live(container, entry):
+        if container.claim(rm=True, removing=True, volumes=volumes):
             if os.path.lexists(container.directory):
                 return True
             container.forget_live()
@@ -515,19 +506,6 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
                 _end(running, signal.SIGKILL)
                 ends.add(running, None)
                 ends.wait_down(running, signal.SIGKILL)
-
-
-def claim_live(container: Container, entry: dict[str, Any]) -> bool:
-    """Make the entry in `live` unless there is one (link(2)): of several only one gets it."""
-    fresh = f"{live_root()}/{container.id}.{os.getpid()}.tmp"
-    write_json(fresh, entry)
-    try:
-        os.link(fresh, container.live_path)
-    except FileExistsError:
-        return False
-    finally:
-        unlink(fresh)
-    return True
 
 
 def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessError]:
@@ -600,7 +578,7 @@ def rename(reference: str, name: str) -> None:
     except RlessError as error:
         raise RlessError(error.message, error.hint, 1) from error
     try:
-        rewrite(container, name=name)
+        container.update_facts(name=name)
     except BaseException:
         drop_name(name, container.id)
         raise
@@ -628,7 +606,8 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
                     "end (--rm), so it has no restart policy",
                     exit_code=1,
                 )
-            rewrite(container, restart=policy)
+            request = {**container.facts["request"], "restart": policy}
+            container.update_facts(restart=policy, request=request)
             running = take(container)
             if running is not None:
                 if running.client is not None:
@@ -638,70 +617,3 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
             yield reference, None
         except RlessError as error:
             yield reference, error
-
-
-def rewrite(container: Container, **changes: Any) -> None:
-    """Change facts of a container on disk, whole and at once."""
-    path = f"{container.directory}/container.json"
-    facts = {**(read_json(path) or container.facts), **changes}
-    if "restart" in changes and isinstance(facts.get("request"), dict):
-        facts["request"] = {**facts["request"], "restart": changes["restart"]}
-    try:
-        write_json(path, facts)
-    except OSError as error:
-        raise RlessError(f"cannot write {path}: {error.strerror}") from error
-    container.facts = facts
-
-
-# -- logs --------------------------------------------------------------------------------------
-
-
-def logs(reference: str, follow: bool, out_fd: int, err_fd: int) -> None:
-    """Copy the log of a detached container; `follow`: until the container has ended.
-
-    Standard output and standard error of the container are one stream in it.
-
-    Raises:
-        RlessError: it keeps none.
-    """
-    container = find(reference)
-    path = f"{container.directory}/log"
-    try:
-        with open(f"{path}.1", "rb") as older:
-            _copy_log(older.fileno(), out_fd)
-    except FileNotFoundError:
-        pass
-    while not os.path.exists(path):
-        if not (follow and container.init()):
-            if container.facts["detach"]:
-                return
-            raise RlessError(
-                f"container {container.facts['name']} has no log",
-                "it ran in the foreground; run it with -d",
-            )
-        time.sleep(_LOG_POLL)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while True:
-            # Looked at before the copy, so that nothing written in between is missed.
-            running = follow and container.init() is not None
-            _copy_log(fd, out_fd)
-            if not running:
-                return
-            if os.path.exists(path) and os.stat(path).st_ino != os.fstat(fd).st_ino:
-                os.close(fd)
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                continue
-            time.sleep(_LOG_POLL)
-    finally:
-        os.close(fd)
-
-
-_LOG_POLL = 0.1  # seconds
-
-
-def _copy_log(fd: int, out_fd: int) -> None:
-    while data := os.read(fd, 1 << 20):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(out_fd, view) :]

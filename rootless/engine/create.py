@@ -53,7 +53,7 @@ class Run:
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
 
-    def prepare_volumes(self, container: Container) -> None:
+    def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""
         from rootless.engine import volumes
 
@@ -64,6 +64,7 @@ class Run:
                 self.storage,
                 container.directory,
                 container.facts["mounts"],
+                first=first,
             )
         self.prepared = True
 
@@ -286,16 +287,21 @@ def _make_container(state: Run, run: bool) -> None:
         },
         lambda container: _furnish(state, container),
     )
+    try:
+        # Only now that its facts are on disk: they keep others from removing its volumes.
+        state.prepare_volumes(state.container, first=True)
+    except BaseException:
+        containers.discard(state.container)
+        raise
     facts = state.container.facts
     events.record("create", "container", container_id, image=facts["image"], name=facts["name"])
 
 
 def _furnish(state: Run, container: Container) -> None:
-    """Make what belongs to a container: its volumes, the file with its id."""
+    """Make what belongs to a container: the sources of its mounts, the file with its id."""
     from rootless.engine import files
 
     files.check_sources(state.request)
-    state.prepare_volumes(container)
     if state.request.cidfile:
         _write_cidfile(state.request.cidfile, container.id)
 

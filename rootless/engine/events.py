@@ -18,6 +18,7 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 _MOST = 1 << 20  # bytes of one file
@@ -83,3 +84,93 @@ def _rotate(file: str, fd: int) -> bool:
     except OSError:
         return False  # somebody is at it: this line still goes into the full file
     return True
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+_POLL = 0.1  # seconds
+
+
+def read(since: int | None, until: int | None) -> Iterator[dict[str, Any]]:
+    """Yield events in the order of their times: the past ones, then each as it happens.
+
+    Args:
+        since: nanoseconds since 1970; None: what is past is left out, unless `until` is given.
+        until: go on until then, which may be in the past; None: for ever.
+    """
+    past = since is not None or until is not None
+    files = [_Follower(f"{path()}.1", past), _Follower(path(), past)]
+    try:
+        while True:
+            # Asked before reading: what was recorded until then is there.
+            over = until is not None and time.time_ns() > until
+            found = [event for file in files for event in file.lines()]
+            found.sort(key=lambda event: int(event["time"]))
+            for event in found:
+                moment = int(event["time"])
+                if (since is None or moment >= since) and (until is None or moment <= until):
+                    yield event
+            if over:
+                return
+            if files[1].was_renamed():
+                files[0].close()
+                # Somebody who had it open may still write into the older one.
+                files = [files[1], _Follower(path(), True)]
+                continue
+            time.sleep(_POLL)
+    finally:
+        for file in files:
+            file.close()
+
+
+class _Follower:
+    """Read one file as it grows."""
+
+    def __init__(self, name: str, past: bool) -> None:
+        self.name = name
+        self.past = past
+        self.fd = -1
+        self.rest = b""
+        self._open()
+        self.past = True  # a file that comes later is new
+
+    def _open(self) -> None:
+        try:
+            self.fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        if not self.past:
+            os.lseek(self.fd, 0, os.SEEK_END)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the events that were written since the last time."""
+        if self.fd < 0:
+            if not self.name.endswith(".1"):
+                self._open()
+            if self.fd < 0:
+                return []
+        found = []
+        while data := os.read(self.fd, _MOST):
+            *lines, self.rest = (self.rest + data).split(b"\n")
+            for line in lines:
+                try:
+                    event = jsontext.loads(line)
+                    if isinstance(event["time"], int) and isinstance(event["attributes"], dict):
+                        found.append(event)
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    continue  # cut by a full disk
+        return found
+
+    def was_renamed(self) -> bool:
+        """Tell whether another file has the name now."""
+        if self.fd < 0:
+            return False
+        try:
+            return not os.path.samestat(os.stat(self.name), os.fstat(self.fd))
+        except FileNotFoundError:
+            return False  # just between two files
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

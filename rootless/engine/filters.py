@@ -19,6 +19,8 @@ CONTAINER_KEYS = (
     "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name",
     "network", "publish", "since", "status", "volume",
 )  # fmt: skip
+EVENT_KEYS = ("container", "event", "id", "image", "label", "type", "volume")
+EVENT_TYPES = ("container", "image", "volume")
 # Docker's words; "removing" and "dead" are states that rless does not have.
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 HEALTH = ("starting", "healthy", "unhealthy", "none")
@@ -237,3 +239,55 @@ def _ancestor_test(text: str) -> Callable[[dict[str, Any]], bool]:
         if chain and record["chain"][: len(chain)] == chain
     }
     return lambda row: row["image_id"] == image.id or row["image_id"] in above
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+def chooses_event(filters: Filters) -> Callable[[Mapping[str, Any]], bool]:
+    """Return whether an event (as `events.record` wrote it) passes all filters.
+
+    Raises:
+        RlessError: there is no such type of events.
+    """
+    for text in filters.get("type", ()):
+        _one_of("type", text, EVENT_TYPES)
+
+    def test(event: Mapping[str, Any]) -> bool:
+        kind, action, attributes = event["type"], event["action"], event["attributes"]
+        chosen = True
+        for key, texts in filters.items():
+            if key == "type":
+                chosen = kind in texts
+            elif key == "event":
+                chosen = action in texts or action.partition(":")[0] in texts
+            elif key == "label":
+                chosen = matches_labels(attributes, filters)
+            elif key == "image":
+                name = event["id"] if kind == "image" else attributes.get("image", "")
+                other = attributes.get("name", "") if kind == "image" else name
+                known = {name, other, _untagged(name), _untagged(other)}
+                chosen = any(text in known or _is_id(text, name) for text in texts)
+            elif key == "id":
+                chosen = any(event["id"].startswith(text) for text in texts)
+            else:  # container, volume: by name, or the beginning of the id
+                name = attributes.get("name", "") if key == "container" else event["id"]
+                chosen = kind == key and any(
+                    text == name or (key == "container" and event["id"].startswith(text))
+                    for text in texts
+                )
+            if not chosen:
+                return False
+        return True
+
+    return test
+
+
+def _untagged(name: str) -> str:
+    head, colon, tag = name.partition("@")[0].rpartition(":")
+    return head if colon and "/" not in tag else name
+
+
+def _is_id(text: str, identifier: str) -> bool:
+    bare = text.removeprefix("sha256:")
+    return len(bare) >= 4 and identifier.removeprefix("sha256:").startswith(bare)

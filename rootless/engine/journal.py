@@ -42,7 +42,8 @@ def frames(container_id: str, alive: Callable[[], bool] | None) -> Iterator[Batc
     if alive is not None:
         argv += ["--follow", "--lines=all"]
     process = subprocess.Popen(
-        [*argv, f"CONTAINER_ID_FULL={container_id}"],
+        # Any user may write any field; _UID is journald's own finding.
+        [*argv, f"_UID={os.getuid()}", f"CONTAINER_ID_FULL={container_id}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -39,9 +39,12 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _POLL = 0.05  # seconds; inotify(7) tells nothing on a network file system
+_ATTEMPTS = 100
+_ATTEMPT_PAUSE = 0.001  # seconds: more than a rename takes
 _STREAMS = {b"stdout": 1, b"stderr": 2}
 _STAMP = 30  # characters of 2026-01-02T03:04:05.123456789Z
 _LONGEST_FRAME = 1 << 16
+_HEADER_MOST = 48  # bytes of a header, its line end too
 _HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (?:stdout|stderr) \d{1,5}\n")
 
 
@@ -214,7 +217,7 @@ class _Files:
                 if os.path.samestat(os.stat(self.path), here):
                     return False
             except FileNotFoundError:
-                return False  # just between two files, or removed
+                pass  # just between two files, or it was not written to since
             newer = snapshot(self.path)
             known = [os.path.samestat(os.fstat(fd), here) for fd in newer]
             if True in known:  # else it was renamed out of the set while we were held up
@@ -235,33 +238,45 @@ class _Files:
 def snapshot(path: str) -> list[int]:
     """Open all files of a log; return the descriptors, oldest first.
 
-    A rename in the midst would show a file twice or in the wrong order: then all is tried anew.
+    A rename in the midst would show a file twice, in the wrong order, or not at all: then all is
+    tried anew. A gap that stays was not made by a rename.
     """
-    while True:
+    for attempt in range(_ATTEMPTS):
+        numbers = _numbers(path)
         fds: list[int] = []
-        names = []
-        number = 0
-        while True:
-            name = f"{path}.{number}" if number else path
-            try:
-                fds.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-            except FileNotFoundError:
-                if number:
-                    break
-            else:
-                names.append(name)
-            number += 1
         try:
-            same = [
-                os.path.samestat(os.stat(name), os.fstat(fd))
-                for name, fd in zip(names, fds, strict=True)
-            ]
-            if all(same) and (names[:1] == [path] or not os.path.lexists(path)):
+            for number in numbers:
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+                fds.append(os.open(_name(path, number), flags))
+            if all(map(os.path.samestat, map(os.fstat, fds), _stats(path, numbers))) and (
+                numbers == list(range(len(numbers))) == _numbers(path) or attempt == _ATTEMPTS - 1
+            ):
                 return fds[::-1]
         except FileNotFoundError:
             pass
         for fd in fds:
             os.close(fd)
+        time.sleep(_ATTEMPT_PAUSE)
+    raise RlessError(f"the log {path} changes faster than it can be read")
+
+
+def _name(path: str, number: int) -> str:
+    return f"{path}.{number}" if number else path
+
+
+def _stats(path: str, numbers: list[int]) -> list[os.stat_result]:
+    return [os.stat(_name(path, number)) for number in numbers]
+
+
+def _numbers(path: str) -> list[int]:
+    """Return which of the files there are: 0 for `log`, 1 for `log.1`."""
+    directory, base = os.path.split(path)
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    ends = [name[len(base) + 1 :] for name in names if name.startswith(f"{base}.")]
+    return sorted([0] * (base in names) + [int(end) for end in ends if end.isdecimal()])
 
 
 # -- bytes -> frames ---------------------------------------------------------------------------
@@ -316,35 +331,41 @@ def local_frames(data: bytes, last: bool) -> tuple[list[Frame], int]:
     """
     frames: list[Frame] = []
     view = memoryview(data)
-    at, size = 0, len(data)
+    at, size, before = 0, len(data), -1
     while at < size:
-        line_end = data.find(b"\n", at, at + 48)
+        line_end = data.find(b"\n", at, at + _HEADER_MOST)
         stream = _STREAMS.get(data[at + 31 : at + 37])
         try:
             length = int(data[at + 38 : line_end])
         except ValueError:
             length = -1
         if line_end < 0 or stream is None or not 0 <= length <= _LONGEST_FRAME:
-            if size - at < 48 and not last:
-                break
-            found = _HEADER.search(data, at + 1)
+            if size - at < _HEADER_MOST and not last and data[at : at + 4].isdigit():
+                break  # the rest of the header is still to come
+            # The frame before may have been cut, and its end is in what was written after it.
+            found = _HEADER.search(data, at + 1 if before < 0 else before)
+            if found is not None and found.start() == at:  # of more than a frame can have
+                found = _HEADER.search(data, at + 1)
             if found is None:
-                at = size if last else max(at, size - 48)
+                at = size if last else max(at, size - _HEADER_MOST)
                 break
-            at = found.start()
+            if found.start() < at:
+                frames[-1] = (*frames[-1][:2], view[before : found.start()])
+            at, before = found.start(), -1
             continue
         end = line_end + 1 + length
         stamp = data[at : at + _STAMP]
         if end < size and data[end] == 10:
-            frames.append((stamp, stream, view[line_end + 1 : end]))
+            before = line_end + 1
+            frames.append((stamp, stream, view[before:end]))
             at = end + 1
             continue
         if end >= size and not last:
             break
-        found = _HEADER.search(data, line_end + 1, end + 48)
+        found = _HEADER.search(data, line_end + 1, end + _HEADER_MOST)
         cut = found.start() if found else min(end, size)
         frames.append((stamp, stream, view[line_end + 1 : cut]))
-        at = cut
+        at, before = cut, -1
     return frames, at
 
 

@@ -6,7 +6,7 @@ import os
 import time
 
 from rootless import paths
-from rootless.engine import control, filters, moments, usage
+from rootless.engine import control, filters, images, moments, usage
 from rootless.engine import volumes as volumes_
 from rootless.engine.listing import LIVING, list_containers
 from rootless.errors import RlessError
@@ -114,18 +114,11 @@ def system(given: Filters, every: bool, with_volumes: bool) -> SystemGone:
     if with_volumes:
         labels = {key: given[key] for key in given if key != "until"}
         gone.volumes = volumes(labels, every)
-    gone.images = _images(given, every)
+    gone.images, _ = images.prune(given, every)
     if not given:
         _leftovers(every)
     gone.size = max(0, before - usage.total())
     return gone
-
-
-def _images(given: Filters, every: bool) -> list[str]:
-    from rootless.engine import images
-
-    lines: list[str] = images.prune(given, every)
-    return lines
 
 
 def _leftovers(every: bool) -> None:

@@ -261,7 +261,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     facts.seccomp = _seccomp_profile(request, facts)
     if not state.prepared:
         files.check_sources(request)
-        state.prepare_volumes(state.container)
+        state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
     return facts
 

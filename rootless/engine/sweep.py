@@ -122,7 +122,8 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
     if container is None:
-        # Killed while it was made: no map is known, so no foreign file is there yet.
+        # Killed while it was made: no map is known, so no foreign file is there yet. Or while it
+        # was deleted, after its facts.
         drop_names_of(container_id)
         if os.path.lexists(directory):
             from rootless.engine.userns import Subordinate, build

@@ -137,12 +137,15 @@ def prepare(
     storage: str,
     container: str,
     known: list[dict[str, Any]] | None = None,
+    *,
+    first: bool = True,
 ) -> tuple[list[Mount], list[tuple[str, str]]]:
     """Make the volumes' directories.
 
     Args:
         container: the container's directory, whose name is its id.
         known: what `describe` said when the container was made.
+        first: it was never started: only then volumes are filled.
 
     Returns:
         Each as a bind mount, and (directory, target) of those to be filled.
@@ -166,7 +169,8 @@ def prepare(
                 labels = dict(wish.labels) if wish else {}
                 owner = container_id if facts["anonymous"] else None
                 _make(storage, facts["name"], labels, {}, owner)
-                if "nocopy" not in facts["options"] and not os.listdir(facts["source"]):
+                wanted = first and "nocopy" not in facts["options"]
+                if wanted and not os.listdir(facts["source"]):
                     to_fill.append((facts["source"], facts["target"]))
             mounted.append(_as_bind(facts, wish))
     return mounted, to_fill

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from rootless.linux.idmap import Extent
 
+    HostIds = dict[str, dict[int, tuple[int, int]]]
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLLOWED = os.O_RDONLY | os.O_DIRECTORY  # a layer may be a link into an additional store
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
@@ -96,11 +99,26 @@ def _is_within(start: int, count: int, extents: Sequence[Extent]) -> bool:
     return position >= end
 
 
-def convert(root: str, target: IdMap, source_key: str, chains: Sequence[str], scratch: str) -> None:
-    """Copy the layers of `source_key` that `target` lacks, with their owners translated."""
+def convert(
+    root: str,
+    target: IdMap,
+    source_key: str,
+    chains: Sequence[str],
+    scratch: str,
+    source_root: str | None = None,
+    hosts: HostIds | None = None,
+) -> None:
+    """Copy the layers of `source_key` that `target` lacks, with their owners translated.
+
+    Args:
+        source_root: the store that they lie in; None: the same.
+        hosts: for each chain id, the host's ids of its files by inode, where the namespace of
+            the copy cannot tell them.
+    """
     private_dir(f"{root}/layers/{target.key}")
     within = _namespace(target)
-    arguments = (root, target, within, source_key, list(chains), scratch, Caller(within))
+    source = (source_root or root, source_key, hosts or {})
+    arguments = (root, target, within, source, list(chains), scratch, Caller(within))
     call_in_userns(within, _convert_all, *arguments)
 
 
@@ -108,23 +126,26 @@ def _convert_all(
     root: str,
     target: IdMap,
     within: IdMap,
-    source_key: str,
+    source: tuple[str, str, HostIds],
     chains: Sequence[str],
     scratch: str,
     caller: Caller,
 ) -> None:
+    source_root, source_key, hosts = source
     caller.bind_child()
     scratch_fd = os.open(scratch, _DIRECTORY)
     for number, chain in enumerate(chains):
         if records.has_layer(root, target.key, chain):
             continue
-        meta = records.read_meta(root, source_key, chain)
+        meta = records.read_meta(source_root, source_key, chain)
         if meta is None:
             raise RlessError("a layer vanished meanwhile", "start the command once more")
         name = f"convert-{number}"
         owners = None if target.single else Owners(within, _map_of(meta, source_key))
+        if owners and chain in hosts:
+            owners.hosts = hosts[chain]
         try:
-            source_fd = os.open(layer_dir(root, source_key, chain), _DIRECTORY)
+            source_fd = os.open(layer_dir(source_root, source_key, chain), _FOLLOWED)
             os.mkdir(name, 0o700, dir_fd=scratch_fd)
             target_fd = os.open(name, _DIRECTORY, dir_fd=scratch_fd)
             TreeCopy(source_fd, target_fd, owners).run()
@@ -147,16 +168,27 @@ class Owners:
     Args:
         within: the map of this namespace, which is that of the copy too.
         source: the map that the tree was unpacked under.
+
+    Attributes:
+        hosts: the host's ids of files by inode, where this namespace does not show them.
     """
 
     def __init__(self, within: IdMap, source: IdMap) -> None:
         self._within = within
         self._source = source
+        self.hosts: dict[int, tuple[int, int]] | None = None
         self._uids: dict[int, int] = {}
         self._gids: dict[int, int] = {}
 
-    def translate(self, uid: int, gid: int) -> tuple[int, int]:
-        """Return the container's uid and gid of a file that stat shows with these."""
+    def translate(self, status: os.stat_result) -> tuple[int, int]:
+        """Return the container's uid and gid of a file."""
+        if self.hosts is not None:
+            host_uid, host_gid = self.hosts[status.st_ino]
+            return (
+                _container_id(host_uid, self._source.uids),
+                _container_id(host_gid, self._source.gids),
+            )
+        uid, gid = status.st_uid, status.st_gid
         if uid not in self._uids:
             self._uids[uid] = _container_id(self._within.host_uid(uid), self._source.uids)
         if gid not in self._gids:
@@ -218,7 +250,7 @@ class TreeCopy:
         status = os.fstat(source)
         mode = stat.S_IMODE(status.st_mode) & self._mode_mask
         if self._owners:
-            os.fchown(target, *self._owners.translate(status.st_uid, status.st_gid))
+            os.fchown(target, *self._owners.translate(status))
         os.fchmod(target, mode & 0o1777)
         self._copy_xattrs(source, target)
         self._finished.append((path, mode, status.st_mtime_ns))
@@ -248,7 +280,7 @@ class TreeCopy:
         else:
             return False
         if self._owners:
-            uid, gid = self._owners.translate(status.st_uid, status.st_gid)
+            uid, gid = self._owners.translate(status)
             os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
         times = (status.st_mtime_ns, status.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
@@ -262,7 +294,7 @@ class TreeCopy:
             try:
                 _copy_data(reader, writer, status)
                 if self._owners:
-                    os.fchown(writer, *self._owners.translate(status.st_uid, status.st_gid))
+                    os.fchown(writer, *self._owners.translate(status))
                 if mode & 0o7000:
                     os.fchmod(writer, mode)
                 self._copy_xattrs(reader, writer)
@@ -274,7 +306,12 @@ class TreeCopy:
 
     def _copy_xattrs(self, source: int, target: int) -> None:
         for name in _listxattr(source):
-            value = os.getxattr(source, name)
+            try:
+                value = os.getxattr(source, name)
+            except OSError as error:
+                if error.errno == errno.EOVERFLOW:
+                    continue  # a capability for root of a namespace that is not ours
+                raise
             if name == _CAPABILITY:
                 if not self._owners:
                     continue

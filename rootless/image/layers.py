@@ -22,6 +22,7 @@ from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, LayerView, 
 from rootless.image.ownership import own_ids
 from rootless.image.records import has_layer, write_meta
 from rootless.image.store import layer_dir
+from rootless.image.tarsplit import SplitWriter, has_split, split_path
 from rootless.image.tarstream import REGULAR, TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
@@ -81,6 +82,11 @@ def unpack(
     call_in_userns(idmap, _unpack_all, root, idmap, layers, scratch, progress, Caller(idmap))
 
 
+def is_complete(root: str, key: str, chain: str) -> bool:
+    """Tell whether a layer is there, with the record of its tar."""
+    return has_layer(root, key, chain) and has_split(root, chain)
+
+
 class Caller:
     """Know who started the child: its pid, and its ids as the child's namespace shows them."""
 
@@ -124,7 +130,7 @@ def _unpack_all(
     lowers: list[int] = []
     for layer in layers:
         final = layer_dir(root, idmap.key, layer.chain)
-        if not has_layer(root, idmap.key, layer.chain):
+        if not is_complete(root, idmap.key, layer.chain):
             if layer.fd < 0:
                 raise RlessError(
                     f"layer {layer.short} vanished meanwhile", "start the pull once more"
@@ -133,6 +139,7 @@ def _unpack_all(
             name = f"layer-{len(lowers)}"
             meta = _unpack_one(scratch_fd, name, layer, lowers, idmap, overlay, progress)
             write_meta(root, idmap.key, meta, scratch, caller.ids)
+            place_split(scratch_fd, f"{name}.split", split_path(root, layer.chain), caller.ids)
             move_into_place(scratch_fd, name, final)
             progress.state(layer.short, "Pull complete")
         lowers.append(os.open(final, os.O_RDONLY | os.O_DIRECTORY))
@@ -149,13 +156,18 @@ def _unpack_one(
 ) -> dict[str, Any]:
     """Unpack one layer into a directory of the scratch directory; return its meta record."""
     what = f"layer {layer.short}"
-    os.mkdir(name, 0o700, dir_fd=scratch_fd)
-    root_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=scratch_fd)
+    try:
+        os.mkdir(name, 0o700, dir_fd=scratch_fd)
+        root_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=scratch_fd)
+        split = SplitWriter(scratch_fd, f"{name}.split")
+    except OSError as error:
+        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        raise RlessError(f"cannot unpack {what}: {error.strerror}", hint) from error
     view = LayerView(root_fd, lowers)
     try:
         stream = BlobStream(layer.fd, layer.offset, layer.size, what)
-        unpacker = Unpacker(root_fd, view, idmap, overlay_whiteouts=overlay)
-        reader = TarReader(stream.ahead(), what)
+        unpacker = Unpacker(root_fd, view, idmap, split, overlay_whiteouts=overlay)
+        reader = TarReader(stream.ahead(), what, split=split)
         try:
             unpacker.apply(reader, lambda: progress.advance(layer.short, stream.taken))
         except SyscallError:
@@ -171,6 +183,7 @@ def _unpack_one(
                 f"{what} unpacks to {stream.diff_id}, but the image says {layer.diff_id}",
                 "the source is damaged or lies",
             )
+        split.finish()
         return {
             "chain": layer.chain,
             "diff_id": layer.diff_id,
@@ -185,7 +198,19 @@ def _unpack_one(
         }
     finally:
         view.close()
+        split.close()
         os.close(root_fd)
+
+
+def place_split(scratch_fd: int, name: str, final: str, owner: tuple[int, int]) -> None:
+    """Move the record of a tar to its place, readable by the caller outside."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=scratch_fd)
+    try:
+        os.fchmod(fd, 0o644)
+        os.fchown(fd, *owner)
+    finally:
+        os.close(fd)
+    os.rename(name, final, src_dir_fd=scratch_fd)
 
 
 def move_into_place(scratch_fd: int, name: str, final: str) -> None:

@@ -1,10 +1,13 @@
 """How much an image may ask for before it is refused: ceilings against bombs.
 
 Each is far above what real images need and far below what hurts the host. They are module
-constants so that a test can lower them.
+constants so that a test can lower them; the section [images.limits] of the configuration sets
+them by name, LAYER_BYTES as `layer-bytes`.
 """
 
 from __future__ import annotations
+
+from rootless import config
 
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
@@ -37,6 +40,8 @@ MEMBERS = 10_000_000  # files of one layer
 EXTENSION_BYTES = 1 * MIB  # one pax header, GNU long name or long link
 NAME_BYTES = 4095  # PATH_MAX without its NUL
 LINKS = 40  # symbolic links followed for one name, as the kernel does
+REPLACED = 100_000  # files of a layer that the same layer replaces later
+SPLIT_RECORD_BYTES = 16 * MIB  # of a record that was made by ourselves
 TRAILING_BYTES = 1 * MIB  # zeros after the end of an archive
 XATTRS = 256  # extended attributes of one file
 XATTR_BYTES = 64 * KIB  # one value (XATTR_SIZE_MAX)
@@ -49,3 +54,10 @@ SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is giv
 REDIRECTS = 5
 ATTEMPTS = 5
 RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for
+
+# Transfers at a time, layers of one image.
+CONCURRENT_DOWNLOADS: int = config.get("images", "max-concurrent-downloads") or 3
+CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
+
+for _name, _value in config.load()[1].get("images.limits", {}).items():
+    globals()[_name.upper().replace("-", "_")] = _value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import convert, records
+from rootless.image import additional, convert, records
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
 from rootless.image.platforms import host_platform, parse_platform
@@ -22,6 +22,7 @@ from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
 from rootless.image.remove import collect
 from rootless.image.store import RECORD_VERSION, Image, Store, layer_dir, record_name, source_state
+from rootless.image.tarsplit import has_split
 from rootless.linux.filesystem import syncfs
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
         return found
     root = store.root
     with store_lock(root), InFlight(root) as flight:
+        if image.root != root:
+            additional.adopt(image, root, flight.path)
+        additional.provide(root, idmap, image.chain, flight.path)
         missing = [chain for chain in image.chain if not records.has_layer(root, idmap.key, chain)]
         source_key = convert.find_source(root, missing, idmap) if missing else idmap.key
         if source_key is not None:
@@ -237,6 +241,7 @@ def _make_layers(
     layers = found.layers
     draft = Image(root, _record(found, [], ""))
     idmap = _early_map(idmap_for, draft)
+    additional.provide(root, idmap, [layer.chain for layer in layers], scratch)
     locks = LayerLocks(root)
     try:
         missing = [layer for layer in layers if _meta(root, idmap, layer.chain) is None]
@@ -256,7 +261,7 @@ def _make_layers(
         others = [
             layer
             for layer in layers
-            if layer not in missing and not records.has_layer(root, key, layer.chain)
+            if layer not in missing and not layer_store.is_complete(root, key, layer.chain)
         ]
         if others:
             # There, but for another map: translated if that can be, else fetched after all.
@@ -266,7 +271,7 @@ def _make_layers(
                 convert.convert(root, idmap, source_key, chains, scratch)
             else:
                 _fetch(source, others, scratch, progress)
-        if any(not records.has_layer(root, key, layer.chain) for layer in layers):
+        if any(not layer_store.is_complete(root, key, layer.chain) for layer in layers):
             layer_store.unpack(root, idmap, layers, scratch, progress)
     finally:
         locks.release()
@@ -299,6 +304,8 @@ def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
 
 def _meta(root: str, idmap: IdMap | None, chain: str) -> dict[str, Any] | None:
     """Return the meta record of a layer that is there for this map or can be translated."""
+    if not has_split(root, chain):
+        return None  # unpacked by a version that kept no record of the tar: once more
     wants_single = idmap is not None and idmap.single
     for key in convert.keys(root):
         if (key == "single") == wants_single and records.has_layer(root, key, chain):

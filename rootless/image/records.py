@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rootless.image.store import Image
 
 
-_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers")
+_FRAME = ("", "/blobs", "/blobs/sha256", "/images", "/images/ids", "/images/names", "/layers", "/splits")
 
 
 def make_frame(root: str) -> None:

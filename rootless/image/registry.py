@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rootless.oci.image_spec import Descriptor
 
 _ACCEPT = ", ".join((*spec.INDEXES, *spec.MANIFESTS, *spec.SCHEMA_1))
-_DOWNLOADS = 3  # at once, as Docker
+_DOWNLOADS = limits.CONCURRENT_DOWNLOADS
 _HUB = "registry-1.docker.io"
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 
-from rootless import jsontext
+from rootless import jsontext, paths
 from rootless.errors import RlessError, escape
 from rootless.image.digest import is_hex
 from rootless.image.reference import Reference, parse
@@ -53,11 +53,13 @@ class Image:
         keys: map key -> form of the whiteouts ("overlay" or "aufs") of the unpacked layers.
         size: bytes of the unpacked files. created: RFC 3339 text or "".
         digests: all digests the registry knows it by, that of the index too.
+        copy_of: the additional store that the record is a copy of, "" for one of our own.
     """
 
     __slots__ = (
         "chain",
         "config",
+        "copy_of",
         "created",
         "digest",
         "digests",
@@ -83,6 +85,7 @@ class Image:
         self.keys: dict[str, str] = record["keys"]
         self.size: int = record["size"]
         self.created: str = record["created"]
+        self.copy_of: str = record.get("copy_of", "")
 
     def passwd(self) -> bytes:
         """Return the image's /etc/passwd."""
@@ -111,28 +114,55 @@ class Image:
 
 
 class Store:
-    """Find images in the storage directory `root`."""
+    """Find images in the storage directory `root`, and in the additional stores."""
 
     __slots__ = ("root",)
 
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def lookup(self, name: str, platform: str | None = None) -> Image | None:
+    def lookup(
+        self, name: str, platform: str | None = None, *, stale: bool = False
+    ) -> Image | None:
         """Return the image of that name, or of that id or start of an id; None: not here.
+
+        What the user herself has pulled or tagged hides what an additional store has by that
+        name; nothing else does, so a name moves on when it moves on there.
 
         Args:
             platform: as `--platform`; None means that of the host.
+            stale: the image of an archive too that has changed or gone since.
 
         Raises:
             RlessError: it is neither a name nor an id, or an id's start fits several images.
         """
+        found = self.own(name, platform, stale=stale)
+        if found is not None and not found.copy_of:
+            return found
+        for root, mine in paths.additional_stores():
+            other = Store(root).own(name, platform, stale=stale)
+            if other is None:
+                continue
+            if found is not None and found.id == other.id:
+                return found
+            if mine:
+                return other
+            # Its owners are not those that any map of ours shows: only a copy can run.
+            other.keys = {}
+            copy = self._by_id(other.id[7:])
+            if copy is not None:
+                copy.name = other.name
+            return copy or other
+        return found
+
+    def own(self, name: str, platform: str | None = None, *, stale: bool = False) -> Image | None:
+        """Return the image as `lookup` does, from this store alone."""
         bare = name.removeprefix("sha256:")
         if is_hex(bare, 64):
             return self._by_id(bare)
         reference = parse(name)
         record = self.read(name_path(self.root, reference, platform))
-        if record is not None and _is_current(record, reference):
+        if record is not None and (stale or _is_current(record, reference)):
             return Image(self.root, record)
         if reference.transport != "docker":
             return None

@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from rootless.image.tarsplit import SplitWriter
+
 REGULAR = b"0"
 HARD_LINK = b"1"
 SYMLINK = b"2"
@@ -84,6 +86,7 @@ class TarReader:
         what: how errors name the archive.
         skip: jumps over that many bytes of the source, False if there are fewer; None where
             all must be read, because it is hashed.
+        split: gets every byte that `copy_to` does not write into a file of the layer.
     """
 
     def __init__(
@@ -91,9 +94,12 @@ class TarReader:
         chunks: Iterable[bytes],
         what: str = "layer",
         skip: Callable[[int], bool] | None = None,
+        split: SplitWriter | None = None,
     ) -> None:
         self._next_chunk: Callable[[], bytes] = _reader(chunks)
         self._jump = skip
+        self._split = split
+        self._recorded = 0  # how much of the current chunk the split has
         self._what = what
         self._buffer = b""
         self._position = 0
@@ -117,6 +123,10 @@ class TarReader:
         """Take the next chunk; the current one is used up."""
         chunk = self._next_chunk()
         self._passed += len(self._buffer)
+        if self._split is not None:
+            if self._recorded < len(self._buffer):
+                self._split.add(self._buffer[self._recorded :])
+            self._recorded = 0
         self._buffer = chunk
         self._position = 0
         return bool(chunk)
@@ -168,13 +178,21 @@ class TarReader:
         self._check_wanted(size)
         return self._take(size)
 
-    def copy_to(self, fd: int, size: int) -> None:
-        """Write the next `size` bytes of the current member's data to `fd`."""
+    def copy_to(self, fd: int, size: int, path: bytes = b"", offset: int = 0) -> None:
+        """Write the next `size` bytes of the current member's data to `fd`.
+
+        Args:
+            path, offset: where the layer has them from then on, for the split.
+        """
         self._check_wanted(size)
+        if self._split is not None:
+            raw = self._buffer[self._recorded : self._position]
+            self._split.add(raw, path, offset, size)
         while size:
             start = self._position
             end = min(start + size, len(self._buffer))
             if end == start:
+                self._recorded = self._position
                 if not self._more():
                     raise self._fail("it ends in the middle of a member")
                 continue
@@ -184,6 +202,7 @@ class TarReader:
                 with memoryview(self._buffer) as view:
                     written = os.write(fd, view[start:end])
             self._position += written
+            self._recorded = self._position
             size -= written
 
     # -- members -----------------------------------------------------------------------------

@@ -34,12 +34,12 @@ from rootless.image.tarstream import (
     Member,
     TarReader,
 )
-from rootless.linux.tree import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rootless.image.tarsplit import SplitWriter
     from rootless.linux.idmap import IdMap
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,17 +56,25 @@ class Unpacker:
         view: this layer together with those below it.
         idmap: the map of the user namespace that this runs in.
         overlay_whiteouts: whether the file system takes overlayfs' whiteouts.
+        split: gets what is needed to give the tar back.
 
     Attributes:
         bytes: file contents written. skipped_devices, lost_xattrs: how many.
     """
 
     def __init__(
-        self, root_fd: int, view: LayerView, idmap: IdMap, *, overlay_whiteouts: bool
+        self,
+        root_fd: int,
+        view: LayerView,
+        idmap: IdMap,
+        split: SplitWriter,
+        *,
+        overlay_whiteouts: bool,
     ) -> None:
         self._root_fd = root_fd
         self._view = view
         self._idmap = idmap
+        self._split = split
         self._overlay = overlay_whiteouts
         self._single = idmap.single
         self._me = (os.geteuid(), os.getegid())
@@ -132,11 +140,12 @@ class Unpacker:
         self._copy_xattrs(lower, dir_fd, name)
         self._remember(path, mode, status.st_mtime_ns)
 
-    def _make_room(self, dir_fd: int, name: bytes) -> bool:
+    def _make_room(self, dir_fd: int, parent: bytes, name: bytes) -> bool:
         """Remove what has this name in the layer; tell whether it was a whiteout."""
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            remove_tree(dir_fd, name)
+        if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size):
+            # Its contents, and those of all below it, were part of the tar.
+            self._split.keep(dir_fd, name, self._view.canonical(parent, name))
         else:
             os.unlink(name, dir_fd=dir_fd)
         if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
@@ -152,12 +161,12 @@ class Unpacker:
         try:
             fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
         except FileExistsError:
-            self._make_room(dir_fd, name)
+            self._make_room(dir_fd, parent, name)
             dir_fd = self._parent(parent)
             fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
         try:
             if member.size:
-                self._contents(fd, member, reader)
+                self._contents(fd, member, reader, self._view.canonical(parent, name))
             if not self._single:
                 if (member.uid, member.gid) != self._me:
                     os.fchown(fd, *self._owner(member))
@@ -171,7 +180,7 @@ class Unpacker:
         if not self._overlay:
             self._unmark(dir_fd, name)
 
-    def _contents(self, fd: int, member: Member, reader: TarReader) -> None:
+    def _contents(self, fd: int, member: Member, reader: TarReader, path: bytes) -> None:
         pieces = member.sparse
         size = member.size if pieces is None else sum(length for _, length in pieces)
         self.bytes += size
@@ -182,12 +191,12 @@ class Unpacker:
             if room.f_bavail * room.f_frsize < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if pieces is None:
-            reader.copy_to(fd, size)
+            reader.copy_to(fd, size, path)
             return
         os.ftruncate(fd, member.size)
         for offset, length in pieces:
             os.lseek(fd, offset, os.SEEK_SET)
-            reader.copy_to(fd, length)
+            reader.copy_to(fd, length, path, offset)
 
     def _directory(self, member: Member, parent: bytes, name: bytes, reader: TarReader) -> None:
         dir_fd = self._parent(parent)
@@ -197,7 +206,7 @@ class Unpacker:
         except FileExistsError:
             status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
-                opaque = self._make_room(dir_fd, name)
+                opaque = self._make_room(dir_fd, parent, name)
                 dir_fd = self._parent(parent)
                 os.mkdir(name, member.mode & 0o1777, dir_fd=dir_fd)
             elif stat.S_IMODE(status.st_mode) != member.mode & 0o1777:
@@ -233,7 +242,7 @@ class Unpacker:
         try:
             os.symlink(target, name, dir_fd=dir_fd)
         except FileExistsError:
-            self._make_room(dir_fd, name)
+            self._make_room(dir_fd, parent, name)
             dir_fd = self._parent(parent)
             os.symlink(target, name, dir_fd=dir_fd)
         self._finish(member, dir_fd, name)
@@ -243,7 +252,7 @@ class Unpacker:
         try:
             os.mkfifo(name, member.mode & 0o777, dir_fd=dir_fd)
         except FileExistsError:
-            self._make_room(dir_fd, name)
+            self._make_room(dir_fd, parent, name)
             dir_fd = self._parent(parent)
             os.mkfifo(name, member.mode & 0o777, dir_fd=dir_fd)
         self._finish(member, dir_fd, name)
@@ -262,7 +271,7 @@ class Unpacker:
         """Skip a device node: the kernel would refuse it, and /dev is never the image's."""
         self.skipped_devices += 1
         try:
-            self._make_room(self._parent(parent), name)
+            self._make_room(self._parent(parent), parent, name)
         except FileNotFoundError:
             pass
 
@@ -302,7 +311,10 @@ class Unpacker:
                 there = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
                 if (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino):
                     return  # linked to itself
-                self._make_room(dir_fd, name)
+                eaten = self._view.canonical(parent, name) + b"/"
+                if self._view.canonical(source_parent, source).startswith(eaten):
+                    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+                self._make_room(dir_fd, parent, name)
                 dir_fd = self._parent(parent)
                 os.link(
                     source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False

@@ -330,45 +330,89 @@ def call_in_userns(
     Raises:
         RlessError: what `function` raised, or that the child died.
     """
-    reader, writer = os.pipe()
+    return Call(idmap, function, *args, namespaces=namespaces).result()
 
-    def body() -> NoReturn:
-        code = 0
+
+class Call:
+    """Run a function as `call_in_userns` does, while the caller goes on.
+
+    Attributes:
+        pid: of the child; not to be waited for by others.
+        fd: readable once there is a result.
+    """
+
+    __slots__ = ("_text", "fd", "pid")
+
+    def __init__(
+        self,
+        idmap: IdMap,
+        function: Callable[..., Any],
+        *args: object,
+        namespaces: int = ns.CLONE_NEWNS,
+    ) -> None:
+        reader, writer = os.pipe()
+        self._text: str | None = None
+
+        def body() -> NoReturn:
+            code = 0
+            try:
+                os.close(reader)
+                become_root()
+                answer = {"result": function(*args)}
+            except RlessError as error:
+                answer = {"error": [error.message, error.hint, error.exit_code]}
+            except OSError as error:
+                answer = {"error": [_describe(error), None, 125]}
+            except KeyboardInterrupt:
+                os._exit(130)
+            except BaseException as error:
+                answer = {"error": [f"internal error: {type(error).__name__}: {error}", None, 125]}
+            try:
+                with open(writer, "w", encoding="utf-8", errors="backslashreplace") as stream:
+                    stream.write(jsontext.dumps(answer))
+            except BaseException:
+                code = 70
+            os._exit(code)
+
         try:
-            os.close(reader)
-            become_root()
-            answer = {"result": function(*args)}
-        except RlessError as error:
-            answer = {"error": [error.message, error.hint, error.exit_code]}
-        except OSError as error:
-            answer = {"error": [_describe(error), None, 125]}
-        except KeyboardInterrupt:
-            os._exit(130)
-        except BaseException as error:
-            answer = {"error": [f"internal error: {type(error).__name__}: {error}", None, 125]}
-        try:
-            with open(writer, "w", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(jsontext.dumps(answer))
+            self.pid = spawn(idmap, namespaces, body)
         except BaseException:
-            code = 70
-        os._exit(code)
-
-    try:
-        pid = spawn(idmap, namespaces, body)
-    except BaseException:
-        os.close(reader)
+            os.close(reader)
+            os.close(writer)
+            raise
         os.close(writer)
-        raise
-    os.close(writer)
-    with open(reader, encoding="utf-8") as stream:
-        text = stream.read()
-    _, status = os.waitpid(pid, 0)
-    if not text:
-        raise RlessError(f"the process in the user namespace ended early (status {status})")
-    answer = jsontext.loads(text)
-    if "error" in answer:
-        raise RlessError(*answer["error"])
-    return answer["result"]
+        self.fd = reader
+
+    def result(self) -> Any:
+        """Wait for the child and return what the function returned.
+
+        Raises:
+            RlessError: what the function raised, or that the child died.
+        """
+        if self._text is None:
+            with open(self.fd, encoding="utf-8") as stream:
+                self.fd = -1
+                self._text = stream.read()
+            _, status = os.waitpid(self.pid, 0)
+            if not self._text:
+                raise RlessError(
+                    f"the process in the user namespace ended early (status {status})"
+                )
+        if not self._text:
+            raise RlessError("the process in the user namespace ended early")
+        answer = jsontext.loads(self._text)
+        if "error" in answer:
+            raise RlessError(*answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """End the child if it still runs; a result that nobody took is lost."""
+        if self._text is None:
+            os.close(self.fd)
+            self.fd = -1
+            self._text = ""
+            os.kill(self.pid, 9)  # ours, and not waited for: the number cannot be another's
+            os.waitpid(self.pid, 0)
 
 
 def _describe(error: OSError) -> str:

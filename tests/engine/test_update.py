@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lib.life import facts, init_of, obedient, row
+from tests.lib.life import facts, init_of, row
 from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
 def test_a_running_one_has_it_at_once(rless: Product) -> None:
-    made = obedient(rless, "changed")
+    script = "trap 'exit 1' HUP; echo ready; while :; do sleep 0.05; done"
+    made = rless.detach("changed", "", "sh", "-c", script)
+    wait_for(lambda: "ready" in rless("logs", "changed").out, "the application")
     assert rless("update", "--restart", "on-failure:3", "changed").expect().out == "changed\n"
     assert facts(rless, made)["restart"] == {"name": "on-failure", "max": 3}
     first = init_of(rless, made)
-    # TERM from inside is no stop by the user: the application ends with 0, and on-failure rests.
+    # HUP is not its stop signal: the user wants it to run.
     rless("kill", "-s", "HUP", "changed").expect()
     wait_for(lambda: init_of(rless, made) not in (0, first), "the restart")
     rless("update", "--restart=no", "changed").expect()

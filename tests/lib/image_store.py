@@ -71,7 +71,10 @@ class Workshop:
         return found
 
 
-_FRAME = (".", "lock", "images", "images/names", "images/ids", "blobs", "blobs/sha256", "layers")
+_FRAME = (
+    *(".", "lock", "images", "images/names", "images/ids", "blobs", "blobs/sha256"),
+    *("layers", "splits"),
+)
 
 
 def _list(root: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,12 +66,16 @@ def test_help_names_every_verb() -> None:
     (
         (["nope"], "rless: no such verb: nope; see 'rless --help'\n"),
         (
-            ["exec", "x"],
-            "rless: the verb exec is not supported: not built yet; see 'rless --help'\n",
+            ["compose", "up"],
+            "rless: the verb compose is not supported: not built yet; see 'rless --help'\n",
         ),
         (["--nope"], "rless: unknown flag: --nope; see 'rless --help'\n"),
         (["--storage"], "rless: flag needs a value: --storage; see 'rless --help'\n"),
-        (["image", "x"], "rless: no such verb: image x; 'rless image' takes pull, ls, list, rm\n"),
+        (
+            ["volume", "x"],
+            "rless: no such verb: volume x; 'rless volume' takes create, ls, inspect, rm, prune,"
+            " list\n",
+        ),
         (["run", "--foo"], "rless: unknown flag: --foo; see 'rless run --help'\n"),
         (["ps", "x"], "rless: 'rless ps' takes no argument; see 'rless ps --help'\n"),
         (["stop"], "rless: 'rless stop' needs at least an argument; see 'rless stop --help'\n"),
@@ -91,7 +96,17 @@ def test_aliases() -> None:
     assert cli.find(["container", "ls", "-a"]) == ("ps", ["-a"])
     assert cli.find(["container", "run", "x"]) == ("run", ["x"])
     assert cli.find(["image", "rm", "x"]) == ("rmi", ["x"])
-    assert rless("image", "--help").stdout == "Usage: rless image pull|ls|list|rm ...\n"
+    assert cli.find(["volume", "ls"]) == ("volume ls", [])
+    assert cli.find(["system", "info"]) == ("info", [])
+
+
+@pytest.mark.parametrize("group", cli.ALIASES)
+def test_help_of_a_group(group: str) -> None:
+    text = rless(group).stdout
+    assert rless(group, "--help").stdout == rless("help", group).stdout == text
+    assert text.startswith(f"Usage: rless {group} VERB ...\n")
+    for name in cli.ALIASES[group]:
+        assert f"\n  {name} " in text
 
 
 def test_help_of_a_verb() -> None:
@@ -250,9 +265,83 @@ print(*sorted(set(sys.modules) - before), file=sys.stderr)
     assert len(loaded) <= (25 if argv[0] == "run" else 16), loaded
 
 
-def test_completion() -> None:
-    env = {**os.environ, "_RLESS_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
-    done = rless(env={**env, "COMP_WORDS": "rless run --priv"})
-    assert done.stdout == "plain,--privileged\n"
-    done = rless(env={**env, "COMP_CWORD": "1", "COMP_WORDS": "rless im"})
-    assert done.stdout == "plain,images\n"
+def completed(line: str, shell: str = "bash", **environment: str) -> list[str]:
+    """Return what is offered for the last word of a line."""
+    words = line.split(" ")
+    env = {"_RLESS_COMPLETE": f"{shell}_complete", "COMP_CWORD": str(len(words) - 1)}
+    if shell == "fish":
+        env["COMP_CWORD"] = words[-1]
+    done = rless(env={**os.environ, **environment, **env, "COMP_WORDS": line})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split("\n")[:-1] if done.stdout != "\n" else []
+
+
+def test_completion_of_verbs_and_flags() -> None:
+    assert completed("rless run --priv") == ["plain,--privileged"]
+    assert completed("rless im") == ["plain,images", "plain,import", "plain,image"]
+    assert completed("rless volume ") == [f"plain,{name}" for name in cli.ALIASES["volume"]]
+    assert completed("rless container ls --no-t") == ["plain,--no-trunc"]
+    assert completed("rless completion ") == ["plain,bash", "plain,zsh", "plain,fish"]
+    every = completed("rless ")
+    assert "plain,system" in every
+    assert not [word for word in every if " " in word]
+    assert "plain,ps\tList containers" in completed("rless p", "fish")
+
+
+def test_completion_of_names(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    names = tmp_path / "names"
+    names.mkdir(mode=0o700)
+    for name in ("web", "worker", "db"):
+        (names / name).symlink_to("0" * 64)
+    storage = {"RLESS_STORAGE": str(tmp_path)}
+    assert completed("rless stop w", **storage) == ["plain,web", "plain,worker"]
+    assert completed("rless stop web d", **storage) == ["plain,db"]
+    assert completed("rless container rm -f d", **storage) == ["plain,db"]
+    assert completed("rless rename web ", **storage) == []
+    assert completed("rless stop x", **storage) == []
+    assert completed("rless logs x", RLESS_STORAGE="/proc/1") == []
+
+
+def test_completion_does_not_load_every_verb() -> None:
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+os.environ.update(_RLESS_COMPLETE="bash_complete", COMP_WORDS="rless ", COMP_CWORD="1")
+from rootless.cli.main import main
+main()
+print([name for name in sys.modules if name in ("rootless.cli.run", "rootless.cli.ps")])
+"""
+    done = subprocess.run([sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("shell", ("bash", "zsh", "fish"))
+def test_completion_scripts(shell: str) -> None:
+    done = rless("completion", shell)
+    assert done.returncode == 0
+    assert f"_RLESS_COMPLETE={shell}_complete" in done.stdout
+    if program := shutil.which(shell):
+        assert subprocess.run([program, "-n"], input=done.stdout, text=True).returncode == 0
+
+
+def test_bash_completes_by_the_script(tmp_path: Path) -> None:
+    """The whole way: the script is loaded, and calls the product back."""
+    command = tmp_path / "rless"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from rootless.cli.main import main"
+    command.write_text(f"#!{sys.executable} -IB\n{code}; sys.exit(main())\n")
+    command.chmod(0o755)
+    script = rless("completion", "bash").stdout
+    check = f"""{script}
+COMP_WORDS=(rless volume l) COMP_CWORD=2
+_rless_completion {command}
+echo "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", check], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "ls list\n"
+
+
+def test_completion_of_an_unknown_shell() -> None:
+    done = rless("completion", "tcsh")
+    assert done.returncode == 125
+    assert done.stderr.startswith("rless: 'tcsh' is not one of bash, zsh, fish; ")

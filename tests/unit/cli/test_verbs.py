@@ -39,8 +39,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
     modules: dict[str, dict[str, object]] = {
-        "rootless.engine.control": {"logs": None},
-        "rootless.engine.images": {"pull": image, "remove": None},
+        "rootless.engine.control": {},
+        "rootless.engine.images": {"pull": image, "remove": ["Untagged: x"]},
         "rootless.engine.userns": {"unshare": 3},
         "rootless.engine.run": {"run": 42},
         "rootless.host.doctor": {"main": 0},
@@ -75,7 +75,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["update", "--restart", "on-failure:2", "a"],
          [("update", ["a"], {"name": "on-failure", "max": 2})], 0, "a\n"),
         (["wait", "a", "gone", "b"], [("wait", ["a", "gone", "b"], "not-running")], 1, "7\n7\n"),
-        (["logs", "-f", "a"], [("logs", "a", True, 1, 2)], 0, ""),
         (["pull", "-q", "x"], [("pull", "x", None, True)], 0, "docker.io/library/x:latest\n"),
         (["pull", "--platform", "linux/arm64", "x"], [("pull", "x", "linux/arm64", False)], 0,
          "docker.io/library/x:latest\n"),

@@ -1,0 +1,43 @@
+"""Names that a shell may complete: of containers, images and volumes.
+
+Read from directory listings only, without a lock, a sweep or a namespace: it happens at each
+press of the tab key. Whatever goes wrong, there are no names then.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless import paths
+from rootless.errors import RlessError
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of all "container", "image" or "volume" objects; [] if they can't be had."""
+    try:
+        return sorted(name for name in _READERS[kind]() if name.isprintable())
+    except (OSError, RlessError):
+        return []
+
+
+def _containers() -> list[str]:
+    return os.listdir(f"{paths.storage_root()}/names")
+
+
+def _volumes() -> list[str]:
+    from rootless.engine.volumes import all_names
+
+    return all_names()
+
+
+def _images() -> list[str]:
+    from rootless.engine.images import list_images
+
+    return [
+        f"{image['repository']}:{image['tag']}" if image["tag"] else image["repository"]
+        for image in list_images()
+        if image["repository"]
+    ]
+
+
+_READERS = {"container": _containers, "image": _images, "volume": _volumes}

@@ -1,0 +1,42 @@
+"""Defaults of `run` and `create` from the configuration, read as the flags that they stand for."""
+
+from __future__ import annotations
+
+from rootless import config
+from rootless.cli.parse import Verb, convert
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# (section, key, flag)
+_FLAGS = (
+    ("storage", "driver", "--storage-driver"),
+    ("containers", "network", "--network"),
+    ("containers", "stop-timeout", "--stop-timeout"),
+    ("containers", "userns", "--userns"),
+)
+
+
+def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a command line, with what the file says where a flag is not given.
+
+    Raises:
+        RlessError: the file has a value that the flag would refuse.
+    """
+    index = verb.index()
+    found: dict[str, Any] = {}
+    for section, key, flag in _FLAGS:
+        value = config.get(section, key)
+        row = index.get(flag)
+        if value is None or row is None or len(row) != 6 or row[3] in values:
+            continue
+        try:
+            converted = convert(row, key, str(value))
+        except RlessError as error:
+            raise error.within(
+                f"the configuration {config.load()[0]}: {key} in [{section}]"
+            ) from error
+        found[row[3]] = [converted] if row[2] == "list" else converted
+    return {**found, **values}

@@ -1,0 +1,377 @@
+"""All about a container, in the shape that Docker's `inspect` has.
+
+Its parts: what it is (container.json), what runs (config.json), how it is (live entry,
+exit.json, health.json). What Docker has and rless has not is there with Docker's value for
+nothing, so that programs find the fields that they expect.
+
+Source: https://docs.docker.com/reference/api/engine/ (ContainerInspect)
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rootless.engine.container import find, read_json
+from rootless.engine.listing import LIVING, describe, sizes
+from rootless.engine.sweep import sweep
+
+if TYPE_CHECKING:
+    from rootless.engine.container import Container
+
+NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
+_FILE_DRIVERS = ("local", "json-file")
+
+
+def inspect_container(reference: str, size: bool = False) -> dict[str, Any]:
+    """Return a container in Docker's shape.
+
+    Args:
+        size: count the bytes of its files, too: SizeRw, SizeRootFs.
+
+    Raises:
+        RlessError: there is no such container.
+    """
+    sweep()
+    container = find(reference)
+    found = _Inspected(container).whole()
+    if size:
+        found["SizeRw"], found["SizeRootFs"] = sizes(container)
+    return found
+
+
+def rfc3339(seconds: float | None) -> str:
+    """Return a moment in UTC as Docker writes it: with nanoseconds, zeros at the end left out."""
+    if not seconds:
+        return NEVER
+    whole, rest = divmod(round(seconds * 1e6), 10**6)  # a float has no more digits
+    fraction = f".{rest:06}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + fraction + "Z"
+
+
+class _Inspected:
+    """One container while it is described."""
+
+    def __init__(self, container: Container) -> None:
+        self.directory = container.directory
+        self.facts = container.facts
+        self.status, code = container.status()
+        self.row = describe(container, self.status, code)
+        self.live = container.live() if self.status in LIVING else {}
+        self.ended = read_json(f"{self.directory}/exit.json") or {}
+        self.checks = read_json(f"{self.directory}/health.json") or {}
+        self.spec: dict[str, Any] = read_json(f"{self.directory}/config.json") or {}
+        self.process: dict[str, Any] = self.spec.get("process") or {}
+        self.wish: dict[str, Any] = self.facts.get("request") or {}
+        self.image: dict[str, Any] = self.facts.get("image_config") or {}
+        self.log: dict[str, Any] = self.facts.get("log") or {"driver": "local", "options": {}}
+
+    def whole(self) -> dict[str, Any]:
+        facts, directory = self.facts, self.directory
+        path, *args = facts["command"] or [""]
+        driver = (self.live.get("rootfs") or {}).get("driver") or self.wish.get("driver")
+        return {
+            "Id": facts["id"],
+            "Created": rfc3339(facts["created"]),
+            "Path": path,
+            "Args": args,
+            "State": self.state(),
+            "Image": facts.get("image_id") or "",
+            "ResolvConfPath": f"{directory}/resolv.conf",
+            "HostnamePath": f"{directory}/hostname",
+            "HostsPath": f"{directory}/hosts",
+            "LogPath": f"{directory}/log" if self.log["driver"] in _FILE_DRIVERS else "",
+            "Name": f"/{facts['name']}",
+            "RestartCount": int(self.live.get("restarts") or self.ended.get("restarts") or 0),
+            "Driver": driver or "overlay",
+            "Platform": "linux",
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": None,
+            "HostConfig": self.host_config(),
+            "GraphDriver": self.graph_driver(driver or "overlay"),
+            "Mounts": [_mount(mount) for mount in facts.get("mounts") or ()],
+            "Config": self.config(),
+            "NetworkSettings": self.network(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        row = self.row
+        up = self.status in LIVING
+        found: dict[str, Any] = {
+            "Status": self.status,
+            "Running": up,
+            "Paused": self.status == "paused",
+            "Restarting": self.status == "restarting",
+            "OOMKilled": not up and bool(self.ended.get("oom")),
+            "Dead": False,
+            "Pid": row["pid"],
+            "ExitCode": row["exit_code"] or 0,
+            "Error": "" if up else self.ended.get("error") or "",
+            "StartedAt": rfc3339(row["started"]),
+            "FinishedAt": rfc3339(row["finished"]),
+        }
+        if self.facts.get("health"):
+            found["Health"] = {
+                "Status": self.checks.get("status") or "starting",
+                "FailingStreak": self.checks.get("failing_streak") or 0,
+                "Log": [
+                    {
+                        "Start": rfc3339(entry.get("start")),
+                        "End": rfc3339(entry.get("end")),
+                        "ExitCode": entry.get("exit_code"),
+                        "Output": entry.get("output"),
+                    }
+                    for entry in self.checks.get("log") or ()
+                ],
+            }
+        return found
+
+    def host_config(self) -> dict[str, Any]:
+        wish, facts = self.wish, self.facts
+        restart = facts.get("restart") or {}
+        linux = self.spec.get("linux") or {}
+        mounts = wish.get("mounts") or ()
+        return {
+            "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
+            "ContainerIDFile": wish.get("cidfile") or "",
+            "LogConfig": {
+                "Type": self.log["driver"],
+                "Config": {key: str(value) for key, value in self.log["options"].items()},
+            },
+            "NetworkMode": facts.get("network") or wish.get("network") or "pasta",
+            "PortBindings": _by_port(facts["ports"]),
+            "RestartPolicy": {
+                "Name": restart.get("name") or "no",
+                "MaximumRetryCount": int(restart.get("max") or 0),
+            },
+            "AutoRemove": bool(facts["rm"]),
+            "VolumeDriver": "",
+            "VolumesFrom": wish.get("volumes_from") or None,
+            "ConsoleSize": [0, 0],
+            "Annotations": dict(self.spec.get("annotations") or {}),
+            "CapAdd": wish.get("cap_add") or None,
+            "CapDrop": wish.get("cap_drop") or None,
+            "CgroupnsMode": wish.get("cgroupns") or "private",
+            "Dns": wish.get("dns") or [],
+            "DnsOptions": wish.get("dns_option") or [],
+            "DnsSearch": wish.get("dns_search") or [],
+            "ExtraHosts": [":".join(pair) for pair in wish.get("add_host") or ()] or None,
+            "GroupAdd": wish.get("group_add") or None,
+            "IpcMode": wish.get("ipc") or "private",
+            "Cgroup": "",
+            "Links": None,
+            "OomScoreAdj": self.process.get("oomScoreAdj") or 0,
+            "PidMode": _mode(wish.get("pid")),
+            "Privileged": bool(wish.get("privileged")),
+            "PublishAllPorts": bool(wish.get("publish_all")),
+            "ReadonlyRootfs": bool((self.spec.get("root") or {}).get("readonly")),
+            "SecurityOpt": wish.get("security_opt") or None,
+            "Tmpfs": {
+                mount["target"]: ",".join(mount.get("options") or ())
+                for mount in mounts
+                if mount["type"] == "tmpfs"
+            },
+            "UTSMode": _mode(wish.get("uts")),
+            "UsernsMode": wish.get("userns") or "",
+            "ShmSize": wish.get("shm_size") or 64 << 20,
+            "Sysctls": dict(linux.get("sysctl") or {}),
+            "Runtime": "rless-oci",
+            "Isolation": "",
+            "CpuShares": 0,
+            "Memory": 0,
+            "NanoCpus": 0,
+            "CgroupParent": "",
+            "BlkioWeight": 0,
+            "CpuPeriod": 0,
+            "CpuQuota": 0,
+            "CpuRealtimePeriod": 0,
+            "CpuRealtimeRuntime": 0,
+            "CpusetCpus": "",
+            "CpusetMems": "",
+            "Devices": [
+                {
+                    "PathOnHost": device["host"],
+                    "PathInContainer": device["container"],
+                    "CgroupPermissions": device["permissions"],
+                }
+                for device in wish.get("devices") or ()
+            ],
+            "DeviceCgroupRules": None,
+            "DeviceRequests": None,
+            "MemoryReservation": 0,
+            "MemorySwap": 0,
+            "MemorySwappiness": None,
+            "OomKillDisable": None,
+            "PidsLimit": None,
+            "Ulimits": [
+                {"Name": name, "Soft": soft, "Hard": hard}
+                for name, soft, hard in wish.get("ulimits") or ()
+            ],
+            "CpuCount": 0,
+            "CpuPercent": 0,
+            "IOMaximumIOps": 0,
+            "IOMaximumBandwidth": 0,
+            "MaskedPaths": linux.get("maskedPaths") or [],
+            "ReadonlyPaths": linux.get("readonlyPaths") or [],
+            "Init": bool(wish.get("init")),
+        }
+
+    def graph_driver(self, driver: str) -> dict[str, Any]:
+        lower = (self.live.get("rootfs") or {}).get("layers") or []
+        return {
+            "Name": driver,
+            "Data": {
+                "LowerDir": ":".join(lower[::-1]),
+                "MergedDir": f"{self.directory}/merged",
+                "UpperDir": f"{self.directory}/upper",
+                "WorkDir": f"{self.directory}/work",
+            },
+        }
+
+    def config(self) -> dict[str, Any]:
+        wish, image, facts = self.wish, self.image, self.facts
+        entrypoint: list[str] | None = image.get("Entrypoint") or None
+        command = wish.get("command") or image.get("Cmd") or None
+        if wish.get("entrypoint") is not None:
+            entrypoint = [wish["entrypoint"]] if wish["entrypoint"] else None
+            command = wish.get("command") or None
+        attached = not facts["detach"]
+        found: dict[str, Any] = {
+            "Hostname": self.spec.get("hostname") or "",
+            "Domainname": self.spec.get("domainname") or "",
+            "User": wish.get("user") or image.get("User") or "",
+            "AttachStdin": attached and bool(facts.get("stdin_open")),
+            "AttachStdout": attached,
+            "AttachStderr": attached,
+            "ExposedPorts": {port: {} for port in facts.get("exposed") or ()},
+            "Tty": bool(facts["tty"]),
+            "OpenStdin": bool(facts.get("stdin_open")),
+            "StdinOnce": bool(facts.get("stdin_once")),
+            "Env": self.process.get("env") or [],
+            "Cmd": command,
+            "Healthcheck": _healthcheck(facts.get("health")),
+            "Image": facts["image"] or "",
+            "Volumes": image.get("Volumes") or None,
+            "WorkingDir": self.process.get("cwd") or "/",
+            "Entrypoint": entrypoint,
+            "Labels": facts["labels"] or {},
+            "StopSignal": _signal_name(facts["stop_signal"]),
+            "StopTimeout": facts["stop_timeout"],
+        }
+        if found["Healthcheck"] is None:
+            del found["Healthcheck"]
+        return found
+
+    def network(self) -> dict[str, Any]:
+        ports: dict[str, Any] = {}
+        if self.status in LIVING:
+            ports = {_whole_port(port): None for port in self.facts.get("exposed") or ()}
+            ports.update(_by_port(self.facts["ports"]))
+        init = self.row["pid"]
+        mode = self.facts.get("network") or self.wish.get("network") or "pasta"
+        return {
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": f"/proc/{init}/ns/net" if init else "",
+            "Ports": ports,
+            # pasta gives the container the host's addresses: it has none of its own to be
+            # reached by. Scripts ask for these, so they are there.
+            "EndpointID": "",
+            "Gateway": "",
+            "IPAddress": "",
+            "IPPrefixLen": 0,
+            "MacAddress": "",
+            "Networks": {
+                mode: {
+                    "IPAMConfig": None,
+                    "Links": None,
+                    "Aliases": None,
+                    "MacAddress": "",
+                    "NetworkID": "",
+                    "EndpointID": "",
+                    "Gateway": "",
+                    "IPAddress": "",
+                    "IPPrefixLen": 0,
+                    "IPv6Gateway": "",
+                    "GlobalIPv6Address": "",
+                    "GlobalIPv6PrefixLen": 0,
+                    "DNSNames": None,
+                }
+            },
+        }
+
+
+def split_port(text: str) -> tuple[str, str, str]:
+    """Return (port with protocol, host address, host port) of a fact "0.0.0.0:8080->80/tcp"."""
+    host, _, port = text.rpartition("->")
+    address, _, number = host.rpartition(":")
+    return port, address.strip("[]"), number
+
+
+def _by_port(ports: list[str]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for text in ports:
+        port, address, number = split_port(text)
+        found.setdefault(port, []).append({"HostIp": address, "HostPort": number})
+    return found
+
+
+def _whole_port(port: str) -> str:
+    return port if "/" in port else f"{port}/tcp"
+
+
+def _is_bind(mount: dict[str, Any]) -> bool:
+    return bool(mount["type"] in ("bind", "volume") and mount.get("source"))
+
+
+def _bind(mount: dict[str, Any]) -> str:
+    options = ["ro"] if mount.get("read_only") else []
+    options += mount.get("options") or []
+    text = f"{mount['source']}:{mount['target']}"
+    return f"{text}:{','.join(options)}" if options else text
+
+
+def _mount(mount: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"Type": mount["type"]}
+    if mount["type"] == "volume":
+        found["Name"] = mount.get("name") or ""
+    found |= {
+        "Source": mount.get("source") or "",
+        "Destination": mount["target"],
+    }
+    if mount["type"] == "volume":
+        found["Driver"] = "local"
+    return found | {
+        "Mode": ",".join(mount.get("options") or ()),
+        "RW": bool(mount["rw"]),
+        "Propagation": mount.get("propagation") or "",
+    }
+
+
+def _mode(value: str | None) -> str:
+    return "" if value in (None, "private") else str(value)
+
+
+def _healthcheck(health: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not health:
+        return None
+    found = {"Test": health["test"]}
+    for name, key in (
+        ("Interval", "interval"),
+        ("Timeout", "timeout"),
+        ("StartPeriod", "start_period"),
+        ("StartInterval", "start_interval"),
+    ):
+        found[name] = int((health.get(key) or 0) * 10**9)
+    return {**found, "Retries": health.get("retries") or 0}
+
+
+def _signal_name(number: int | str) -> str:
+    import signal
+
+    try:
+        return signal.Signals(int(number)).name
+    except ValueError:
+        return str(number)  # a real-time signal has no name

@@ -1,0 +1,229 @@
+"""The configuration file: where it is looked for, what it may say, and that it is heeded."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rootless import config, paths
+from rootless.errors import RlessError
+from rootless.image import limits
+from tests.lib.product import Product, own_rless, shared_product
+
+__all__ = ["own_rless", "shared_product"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have a home without a configuration, and none of the system."""
+    for name in ("RLESS_CONFIG", "XDG_CONFIG_HOME", "RLESS_STORAGE", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RLESS_ADDITIONAL_STORES", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
+    monkeypatch.setattr(config, "_loaded", {})
+    monkeypatch.setattr(paths, "_storage", {})
+    monkeypatch.setattr(paths, "_additional", {})
+    return tmp_path
+
+
+def put(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refuse(text: str) -> RlessError:
+    with pytest.raises(RlessError) as caught:
+        config.parse(text.encode(), "/c.toml")
+    assert "\n" not in str(caught.value)
+    assert "/c.toml" in caught.value.message
+    return caught.value
+
+
+def test_none_is_nothing(home: Path) -> None:
+    assert config.load() == ("", {})
+    assert config.get("storage", "root") is None
+    assert paths.storage_root() == f"{home}/.local/share/rless"
+
+
+def test_the_first_file_counts_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / "etc/config.toml", "[storage]\nroot = '/a'\ndriver = 'copy'\n")
+    assert config.get("storage", "root") == "/a"
+    mine = put(home / ".config/rless/config.toml", "[storage]\nroot = '/b'\n")
+    config._loaded.clear()
+    assert config.load()[0] == str(mine)
+    assert config.get("storage", "root") == "/b"
+    assert config.get("storage", "driver") is None
+    put(home / "xdg/rless/config.toml", "[storage]\nroot = '/c'\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
+    assert config.get("storage", "root") == "/c"
+    monkeypatch.setenv("RLESS_CONFIG", str(put(home / "named.toml", "[storage]\nroot = '/d'\n")))
+    assert config.get("storage", "root") == "/d"
+
+
+def test_a_named_file_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLESS_CONFIG", str(home / "none.toml"))
+    with pytest.raises(RlessError, match=r"none.toml: No such file or directory"):
+        config.load()
+
+
+@pytest.mark.needs("ordinary user")
+def test_the_home_of_somebody_else_is_passed_over(home: Path) -> None:
+    (home / ".config").mkdir(0o000)
+    put(home / "etc/config.toml", "[storage]\nroot = '/a'\n")
+    assert config.get("storage", "root") == "/a"
+    (home / ".config").chmod(0o700)
+
+
+def test_the_environment_wins(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / ".config/rless/config.toml", f"[storage]\nroot = '{home}/file'\n")
+    assert paths.storage_root() == f"{home}/file"
+    monkeypatch.setenv("RLESS_STORAGE", f"{home}/environment")
+    assert paths.storage_root() == f"{home}/environment"
+
+
+def test_values_in_their_units(home: Path) -> None:
+    text = """
+    [storage]
+    root = "~/store"
+    additional-stores = ["/share/$USER", "/local/$UID/images/"]
+    [images]
+    max-concurrent-downloads = 6
+    [images.limits]
+    layer-bytes = "2 GiB"
+    blob-bytes = "20MB"
+    json-bytes = 1000
+    layers = 100
+    idle-seconds = 5
+    [containers]
+    log-driver = "json-file"
+    log-max-size = "10m"
+    stop-timeout = -1
+    """
+    found = config.parse(text.encode(), "c")
+    import pwd
+
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert found["storage"]["root"] == f"{home}/store"
+    assert found["storage"]["additional-stores"] == [
+        f"/share/{user}", f"/local/{os.getuid()}/images"
+    ]  # fmt: skip
+    assert found["images"] == {"max-concurrent-downloads": 6}
+    assert found["images.limits"] == {
+        "layer-bytes": 2 << 30, "blob-bytes": 20 << 20, "json-bytes": 1000, "layers": 100,
+        "idle-seconds": 5.0,
+    }  # fmt: skip
+    assert found["containers"]["log-max-size"] == 10 << 20
+    assert found["containers"]["stop-timeout"] == -1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[storag]", r"unknown: \[storag\]; did you mean \[storage\]\?"),
+        ("[storage]\nrot = '/x'", r"unknown: rot in \[storage\]; did you mean root\?"),
+        ("[images.limits]\nlayer-byte = 1", "did you mean layer-bytes"),
+        ("[containers]\nzzz = 1", "known are log-driver, "),
+        ("storage = 1", "storage is not a section"),
+        ("[storage", "is not valid TOML"),
+        ("[storage]\nroot = 'x'", "'x' is not an absolute path"),
+        ("[storage]\nroot = 5", "is not a path in quotes"),
+        ("[storage]\nroot = '/$SHELL'", r"\$SHELL has no meaning"),
+        ("[storage]\ndriver = 'btrfs'", "'btrfs' is not overlay or fuse-overlayfs or copy"),
+        ("[storage]\nadditional-stores = '/x'", "is not a list of directories"),
+        ("[images]\nmax-concurrent-downloads = 0", "is not a whole number from 1 on"),
+        ("[images]\nmax-concurrent-downloads = true", "is not a whole number"),
+        ("[images.limits]\nlayer-bytes = '5 parsec'", "is not a size"),
+        ("[images.limits]\nlayer-bytes = -5", "is not a size"),
+        ("[images.limits]\nlayer-bytes = true", "is not a size"),
+        ("[images.limits]\nlayer-bytes = 1979-05-27", "is not a size"),
+        ("[images.limits]\nidle-seconds = 'x'", "is not a number of seconds"),
+        ("[images.limits]\nidle-seconds = nan", "is not a number of seconds"),
+        ("[containers]\nnetwork = ''", "is not a word in quotes"),
+        ('[containers]\nnetwork = "a\\nb"', "is not a word in quotes"),
+        ("images.limits = 3", "is not a section"),
+        ("a = " + "[" * 5000, "is not valid TOML"),
+        ("\xff\x00", "is not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_one_line(text: str, message: str) -> None:
+    assert re.search(message, str(refuse(text)))
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(RlessError, match="is not valid TOML"):
+        config.parse(b"\xff\xfe", "c")
+
+
+def test_each_limit_has_a_key_and_each_key_a_limit() -> None:
+    names = {
+        name.lower().replace("_", "-")
+        for name, value in vars(limits).items()
+        if name.isupper() and isinstance(value, int | float)
+    }
+    names -= {"kib", "mib", "gib", "tib", "concurrent-downloads", "concurrent-uploads"}
+    assert set(config.KEYS["images.limits"]) == names
+
+
+def test_limits_are_set(tmp_path: Path) -> None:
+    text = "[images]\nmax-concurrent-uploads = 9\n[images.limits]\nlayers = 7\nidle-seconds = 2\n"
+    code = (
+        "from rootless.image import limits as l\n"
+        "print(l.LAYERS, l.IDLE_SECONDS, l.CONCURRENT_UPLOADS)"
+    )
+    env = {"RLESS_CONFIG": str(put(tmp_path / "c.toml", text)), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "7 2.0 9\n", done.stderr
+
+
+# -- the product ---------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_a_run_heeds_it(own_rless: Product, tmp_path: Path) -> None:
+    rless = own_rless
+    file = put(
+        rless.home / ".config/rless/config.toml",
+        f"""
+        [storage]
+        root = "{tmp_path}/moved"
+        driver = "copy"
+        [containers]
+        stop-timeout = 3
+        userns = "single"
+        network = "none"
+        """,
+    )
+    no_storage = {"RLESS_STORAGE": None}
+    words = ("run", "--rm", "-q", "--explain=json", rless.image, "true")
+    told = rless(*words, env=no_storage).expect().err
+    assert '"driver": "copy"' in told or '"driver":"copy"' in told
+    assert (tmp_path / "moved" / "layers" / "single").is_dir()
+    # A flag wins over the file, and so does the environment.
+    told = rless("run", "--rm", "-q", "--explain=json", "--storage-driver", "overlay", "--userns",
+                 "auto", rless.image, "true", env=no_storage).expect().err  # fmt: skip
+    assert '"driver": "overlay"' in told or '"driver":"overlay"' in told
+    assert len(os.listdir(tmp_path / "moved" / "layers")) == 2
+    rless("unshare", "rm", "-rf", f"{tmp_path}/moved")
+    file.write_text("[containers]\nuserns = 'nonsense'\n")
+    error = rless(*words).expect(125).one_line_error()
+    assert "userns in [containers]" in error and str(file) in error
+    file.write_text("[storage]\nrot = '/x'\n")
+    assert "did you mean root?" in rless(*words).expect(125).one_line_error()
+    file.unlink()
+    rless(*words).expect()
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_limits_hold_in_a_pull(own_rless: Product) -> None:
+    put(own_rless.home / ".config/rless/config.toml", "[images.limits]\nlayers = 1\n")
+    error = own_rless("pull", "-q", own_rless.image).expect(125).one_line_error()
+    assert "has 2 layers; the limit is 1" in error
