@@ -138,7 +138,7 @@ class HotModules:
             module.__path__ = spec.submodule_search_locations
         sys.modules[name] = module
         try:
-            exec(spec.loader.code, module.__dict__)  # type: ignore[union-attr]
+            exec(spec.loader.code, module.__dict__)  # type: ignore[union-attr]  # noqa: S102
         except BaseException:
             del sys.modules[name]
             raise

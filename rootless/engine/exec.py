@@ -29,16 +29,15 @@ from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
 from rootless.linux.caps import NAMES, last_capability
 from rootless.linux.openat2 import openat2
 from rootless.linux.process import close_on_exec_from, close_others, pidfd_send_signal, show_as
-from rootless.linux.process import start_time as start_time_of
 from rootless.runtime import exec as runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rootless.engine.terminal import Terminal
     from collections.abc import Callable
     from typing import Any, NoReturn
 
     from rootless.engine.container import Container
+    from rootless.engine.terminal import Terminal
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
 
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd or /etc/group that are read

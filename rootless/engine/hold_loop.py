@@ -15,10 +15,10 @@ import time
 
 from rootless import jsontext
 from rootless.engine import hold
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
 from rootless.linux.process import pidfd_open, pidfd_send_signal
-from rootless.errors import RlessError, SyscallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,11 +202,11 @@ class _Sink:
                 return True
             except OSError:
                 return False
-            if not self.behind:
+            if data is self.todo:
                 self.todo = self.todo[given:]
                 continue
             self.at += given
-            if not self.behind:
+            if self.at == self.end:
                 os.ftruncate(self.spill, 0)
                 self.at = self.end = 0
         return True
@@ -408,9 +408,9 @@ class _Holder:
             sink = client.sinks[self.stream]
             if sink.todo and not sink.behind:
                 self._give(client, self.stream)
-            if sink.todo and (late or sink.behind) and not sink.keep(self.directory):
-                if not self._is_alone(client):
-                    self._drop(client)
+            too_slow = sink.todo and (late or sink.behind)
+            if too_slow and not sink.keep(self.directory) and not self._is_alone(client):
+                self._drop(client)
             wanted = wanted or bool(sink.todo)
         return wanted
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 
-from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals
@@ -100,7 +99,7 @@ def load(container: Container) -> Run:
 
 
 def start(
-    container: Container,
+    reference: str,
     streams: Sequence[str] = (),
     keys: str | None = None,
     sig_proxy: bool = True,
@@ -118,6 +117,7 @@ def start(
     """
     close_on_exec_from(3)
     sweep.sweep()
+    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():
@@ -349,7 +349,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         code = _attend(state, attachment, wires, pasta, pid)
         left = code is None
         return code or 0
-    except _Interrupted as interruption:
+    except _InterruptedError as interruption:
         _end_start(wires, pid, container, keep, None)
         return interruption.code
     except RlessError as error:
@@ -419,7 +419,7 @@ def _reap(pid: int) -> None:
         pass  # it was, after a start that failed
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """A signal asked for the end before the application ran."""
 
     def __init__(self, number: int) -> None:
@@ -463,7 +463,7 @@ def _attend(
         pasta.wait_ready()
         state.mark("network")
     if number := signals.interrupted():
-        raise _Interrupted(number)
+        raise _InterruptedError(number)
     try:
         os.write(wires.gate, sync.START)
     except BrokenPipeError:
