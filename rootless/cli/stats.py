@@ -68,10 +68,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             if values.get("once"):
                 return 0
         before = now
-        try:
-            time.sleep(_INTERVAL)
-        except KeyboardInterrupt:
-            return 0 if terminal else 130
+        time.sleep(_INTERVAL)  # ^C is the way out
 
 
 def _all(ended_too: bool) -> list[Container]:

@@ -33,7 +33,9 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 def text(lines: Sequence[Sequence[str]]) -> str:
     """Return the table as Docker sets it; control characters of processes are escaped."""
     cells = [[escape(cell) for cell in line] for line in lines]
-    widths = [max(_LEAST, *(len(cell) + _GAP for cell in column)) for column in zip(*cells)]
+    widths = [
+        max(_LEAST, *(len(cell) + _GAP for cell in column)) for column in zip(*cells, strict=True)
+    ]
     widths[-1] = 0
     return "".join(
         "".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + "\n"

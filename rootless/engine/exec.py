@@ -8,15 +8,15 @@
 What the process may do comes from the container's own config.json: capabilities, no_new_privs,
 system calls, limits, mode mask. Nothing comes from the caller, and its environment least of all.
 
-The pid namespace of the container ends with its first process, and with it whatever was started
-in there. Where the container has none of its own (`--pid host`), its control group does that;
-where it has neither, a keeper does: a process that waits for the container's end.
+Between the command and the process stands its parent, the keeper: see `KeptProcess`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import stat
 
 from rootless import jsontext, paths
 from rootless.engine import container as containers
@@ -25,23 +25,34 @@ from rootless.engine.attach import Pump, Signals
 from rootless.engine.keys import Keys
 from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
-from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
+from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_TOOL, RlessError, SyscallError
 from rootless.linux.caps import NAMES, last_capability
 from rootless.linux.openat2 import openat2
-from rootless.linux.process import close_on_exec_from, close_others, pidfd_send_signal, show_as
+from rootless.linux.process import (
+    close_on_exec_from,
+    close_others,
+    pidfd_open,
+    pidfd_send_signal,
+    show_as,
+    start_time,
+)
 from rootless.runtime import exec as runtime
+from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from typing import Any, NoReturn
 
     from rootless.engine.container import Container
     from rootless.engine.terminal import Terminal
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
 
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd or /etc/group that are read
-_KILL = 9
 
 
 class ExecRequest:
@@ -110,38 +121,44 @@ def execute(request: ExecRequest) -> int:
             description["consoleSize"] = size
     streams = Streams(request)
     signals = Signals(proxy=not request.detach)
-    try:
-        started = runtime.start(
-            spec,
-            description,
-            init,
-            cgroup=container.live().get("cgroup") or None,
-            cache_dir=f"{paths.storage_root()}/seccomp",
-            stdio=streams.stdio,
-            console_fd=streams.console,
-            prepare=prepare,
-        )
-        streams.close_inner()
+    process: KeptProcess | None = None
+
+    def start() -> runtime.Started:
+        try:
+            started = runtime.start(
+                spec,
+                description,
+                init,
+                cgroup=container.live().get("cgroup") or None,
+                cache_dir=f"{paths.storage_root()}/seccomp",
+                stdio=streams.stdio,
+                console_fd=streams.console,
+                prepare=prepare,
+            )
+        except RlessError as error:
+            tell("exec_die", exitCode=error.exit_code)
+            raise
         tell(f"exec_start: {shown}")
+        return started
+
+    try:
+        process = KeptProcess(start, init, lambda code: tell("exec_die", exitCode=code))
+        streams.close_inner()
         master = streams.receive_master()
-        if init.shares_pids and not container.live().get("cgroup"):
-            keep(started.pidfd, init.pidfd, -1)
         if request.detach:
             if master >= 0:
-                keep(started.pidfd, -1, master)
+                hold_terminal(process, master)
             return 0
-        signals.forward(lambda number: _signal(started.pidfd, number))
-        code = Attendance(started, streams, master, keys if request.interactive else None).run()
+        signals.forward(process.signal)
+        code = Attendance(process, streams, master, keys if request.interactive else None).run()
         if code is None:
-            keep(started.pidfd, -1, master)
+            hold_terminal(process, master)
             tell("exec_detach")
             return 0
-        tell("exec_die", exitCode=code)
         return code
-    except RlessError as error:
+    except RlessError:
         if number := signals.interrupted():
             return 128 + number
-        tell("exec_die", exitCode=error.exit_code)
         raise
     finally:
         signals.restore()
@@ -283,8 +300,6 @@ def _read(path: str) -> bytes:
 
     Where it runs: in the container's namespaces, as its root (security class 17).
     """
-    import stat  # loaded by now
-
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     fd = -1
     try:
@@ -371,10 +386,10 @@ class Attendance(Pump):
     """Copies between the caller's streams and the process's, until it ends or we leave."""
 
     def __init__(
-        self, started: runtime.Started, streams: Streams, master: int, keys: Keys | None
+        self, process: KeptProcess, streams: Streams, master: int, keys: Keys | None
     ) -> None:
-        super().__init__(started.pidfd)
-        self.started = started
+        super().__init__(process.result)
+        self.process = process
         self.terminal: Terminal | None = None
         if master >= 0:
             from rootless.engine.terminal import Terminal, resize
@@ -398,68 +413,150 @@ class Attendance(Pump):
     def _run(self) -> int | None:
         if not self.wait():
             return None
-        code = self.started.wait()
+        code = self.process.code()
         self.drain(to_the_end=False)
         return code
-
-
-def _signal(pidfd: int, number: int) -> None:
-    try:
-        pidfd_send_signal(pidfd, number)
-    except SyscallError as error:
-        if error.errno != 3:  # it has just ended
-            raise
 
 
 # -- the keeper ----------------------------------------------------------------------------------
 
 
-def keep(pidfd: int, init_pidfd: int, master: int) -> None:
-    """Leave a process behind that looks after another until that one ends.
+class KeptProcess:
+    """A process in the container, and its parent, the keeper: a fork of ours in its own session.
 
-    Args:
-        init_pidfd: whose end is its end too, where no kernel object sees to it; or -1.
-        master: of the terminal, which the kernel would hang up with its last master; or -1.
+    The pid namespace of a container ends only when all in it are waited for, by parents that
+    may lie outside. Neither a command that is stopped by ^Z, nor one that was killed, nor a
+    process 1 of this host that waits for nobody may hold the container's end up: so the parent
+    is one that does nothing else. It also kills the process at the container's end where the pid
+    namespace is not the container's own.
+
+    Attributes:
+        pidfd: of the process. result: the keeper's words, in the frames of `sync`.
     """
-    if os.fork() == 0:
+
+    def __init__(
+        self,
+        start: Callable[[], runtime.Started],
+        init: runtime.Init,
+        ended: Callable[[int], None],
+    ) -> None:
+        """Start it; `ended` is called in the keeper, with the exit code.
+
+        Raises:
+            RlessError: what `start` raises.
+        """
+        self.result, writer = os.pipe()
+        self._keeper = os.fork()
+        if self._keeper == 0:
+            try:
+                os.close(self.result)
+                _keep(start, init, writer, ended)
+            finally:
+                os._exit(EXIT_TOOL)
+        os.close(writer)
+        facts = sync.expect_ready(self.result)
+        self.pidfd = -1
         try:
-            os.setsid()
-            show_as("rless: keeper of an exec")
-            _keep(pidfd, init_pidfd, master)
-        finally:
-            os._exit(0)
+            self.pidfd = pidfd_open(facts["pid"])
+            if start_time(facts["pid"]) != facts["start"]:
+                os.close(self.pidfd)
+                self.pidfd = -1
+        except SyscallError:
+            pass  # it has ended, and was waited for
+
+    def signal(self, number: int) -> None:
+        """Signal the process; one that has ended is no error."""
+        try:
+            if self.pidfd >= 0:
+                pidfd_send_signal(self.pidfd, number)
+        except SyscallError as error:
+            if error.errno != errno.ESRCH:
+                raise
+
+    def code(self) -> int:
+        """Wait for its end; return the exit code, 128+n for one that signal n ended.
+
+        Raises:
+            RlessError: the keeper was killed.
+        """
+        try:
+            code: int = sync.expect_ready(self.result)["code"]
+        except sync.UnexpectedMessageError as error:
+            raise RlessError("the keeper of the command was killed", exit_code=137) from error
+        os.waitpid(self._keeper, 0)
+        return code
 
 
-def _keep(pidfd: int, init_pidfd: int, master: int) -> NoReturn:
-    import _signal as signal
+def _keep(
+    start: Callable[[], runtime.Started],
+    init: runtime.Init,
+    writer: int,
+    ended: Callable[[int], None],
+) -> NoReturn:
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        os.setsid()  # the terminal's signals are for the command, which forwards them
+        started = start()
+    except RlessError as error:
+        sync.send(writer, sync.FAILED, sync.error_payload(error))
+        os._exit(error.exit_code)
+    except OSError as error:
+        sync.send(writer, sync.FAILED, [f"exec: {error}", None, EXIT_TOOL])
+        os._exit(EXIT_TOOL)
+    sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
+    _leave_caller({started.pidfd, init.pidfd, writer})
+    poll = select.poll()
+    poll.register(started.pidfd, select.POLLIN)
+    if init.shares_pids:
+        poll.register(init.pidfd, select.POLLIN)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if started.pidfd in ready:
+            break
+        poll.unregister(init.pidfd)
+        pidfd_send_signal(started.pidfd, signal.SIGKILL)
+    code = started.wait()
+    ended(code)
+    try:
+        sync.send(writer, sync.READY, {"code": code})
+    except OSError:
+        pass  # the command has gone
+    os._exit(0)
 
+
+def hold_terminal(process: KeptProcess, master: int) -> None:
+    """Leave a process behind that holds the terminal of another, until that one ends.
+
+    The kernel hangs a terminal up with its last master; and what is written to it must go.
+    """
+    if process.pidfd < 0 or os.fork():
+        return
+    try:
+        os.setsid()
+        _leave_caller({process.pidfd, master})
+        poll = select.poll()
+        for fd in (process.pidfd, master):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == process.pidfd:
+                    os._exit(0)
+                try:
+                    ended = not os.read(fd, 65536)
+                except OSError:
+                    ended = True
+                if ended:
+                    poll.unregister(fd)
+    finally:
+        os._exit(0)
+
+
+def _leave_caller(kept: set[int]) -> None:
+    """Become a process of the background: no stream, terminal or argument of the caller's."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    show_as("rless: keeper of an exec")
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    close_others({pidfd, init_pidfd, master})
-    poll = select.poll()
-    for fd in (pidfd, init_pidfd, master):
-        if fd >= 0:
-            poll.register(fd, select.POLLIN)
-    while True:
-        for fd, _ in poll.poll():
-            if fd == pidfd:
-                os._exit(0)
-            if fd == init_pidfd:
-                try:
-                    pidfd_send_signal(pidfd, _KILL)
-                except SyscallError:
-                    pass  # it has just ended
-                poll.unregister(fd)
-            elif not _drain(fd):
-                poll.unregister(fd)
-
-
-def _drain(master: int) -> bool:
-    """Read what nobody wants to see; False: no more will come."""
-    try:
-        return bool(os.read(master, 65536))
-    except OSError:
-        return False
+    close_others(kept)

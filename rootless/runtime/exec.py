@@ -9,7 +9,7 @@ Theory of operation. Three processes, the last two forks of the first:
       |                            | descriptors, keyring           |
       |                            | setns(init's pidfd)            |
       |                            | root; user; pty                |
-      |                            | -- clone3(CLONE_PARENT) -----> | first moment in the pid namespace
+      |                            | -- clone3(CLONE_PARENT) -----> | first seen in the container
       | <--- READY(pid) ---------- | exits                          | session, terminal, directory
       |                                                             | capabilities, user
       | <--- end of file, or FAILED ------------------------------- | seccomp, execve

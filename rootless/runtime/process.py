@@ -83,7 +83,7 @@ def enter_directory(path: str) -> bool:
             return False
         raise RlessError(
             f"cannot enter the working directory {path}: {os.strerror(error.errno)}",
-            exit_code=EXIT_CANNOT_EXECUTE,
+            exit_code=EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_CANNOT_EXECUTE,
         ) from error
     try:
         os.fchdir(fd)

@@ -54,6 +54,7 @@ FORBIDDEN = frozenset(
 # With a tenth to spare above what Python 3.11 needs. A number that is reached is a reason to
 # look at what has come in (the failed test shows all), not to raise it at once.
 MODULES_OF_RUN = 120
+MODULES_OF_EXEC = 92
 MODULES_OF_VERSION = 44
 MODULES_OF_STATE = 55
 PATHS_OF_RUN = 445
@@ -142,6 +143,20 @@ def test_modules_of_a_run(installed: Installation, cached: Product, tmp_path: Pa
     assert "rootless.runtime.init" in modules
     assert forbidden(modules) == []
     assert len(modules) <= MODULES_OF_RUN, (len(modules), sorted(modules))
+
+
+@pytest.mark.needs("user namespaces")
+def test_modules_of_an_exec(installed: Installation, cached: Product, tmp_path: Path) -> None:
+    flags = ("-d", "--network", "none", "--userns", "single", "--name", "box")
+    cached("run", *flags, cached.image, "sleep", "600").expect()
+    try:
+        words = ("rless", "exec", "box", "true")
+        modules = loaded(installed, tmp_path / "log", *words, env=cached.env)
+    finally:
+        cached("rm", "-f", "box").expect()
+    assert "rootless.runtime.exec" in modules
+    assert forbidden(modules) == []
+    assert len(modules) <= MODULES_OF_EXEC, (len(modules), sorted(modules))
 
 
 @pytest.mark.parametrize(
