@@ -131,13 +131,14 @@ class HotModules:
         sys.audit("import", name, None, None, None, None)
         module = _Module(name)
         module.__spec__, module.__loader__ = spec, spec.loader
-        module.__file__, module.__cached__ = spec.origin, spec.cached
+        module.__file__ = spec.origin
+        module.__cached__ = spec.cached  # type: ignore[attr-defined]
         module.__package__ = spec.parent
         if spec.submodule_search_locations is not None:
             module.__path__ = spec.submodule_search_locations
         sys.modules[name] = module
         try:
-            exec(spec.loader.code, module.__dict__)  # type: ignore[union-attr]
+            exec(spec.loader.code, module.__dict__)  # type: ignore[union-attr]  # noqa: S102
         except BaseException:
             del sys.modules[name]
             raise

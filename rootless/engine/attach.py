@@ -245,7 +245,10 @@ class Pump:
             if stream.buffer:
                 if events.get(stream.sink, 0) & ~select.POLLIN:
                     stream.write()
-            elif stream.source >= 0 and events.get(stream.source, 0) & ~select.POLLOUT:
-                if not stream.read():
-                    return False
+            elif (
+                stream.source >= 0
+                and events.get(stream.source, 0) & ~select.POLLOUT
+                and not stream.read()
+            ):
+                return False
         return True

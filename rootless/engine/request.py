@@ -1,4 +1,4 @@
-"""What one `rless run` or `create` asks for, as plain data: the seam between the command line and engine.
+"""What one `rless run` or `create` asks for, as plain data: the seam of cli and engine.
 
 Everything here was checked for its form (numbers, sizes, names, absolute paths) and nothing
 for whether this host or this image can do it: that is the engine's part. The classes have

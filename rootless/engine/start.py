@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 
-from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals
@@ -100,7 +99,7 @@ def load(container: Container) -> Run:
 
 
 def start(
-    container: Container,
+    reference: str,
     streams: Sequence[str] = (),
     keys: str | None = None,
     sig_proxy: bool = True,
@@ -118,6 +117,7 @@ def start(
     """
     close_on_exec_from(3)
     sweep.sweep()
+    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():
@@ -196,6 +196,10 @@ def _make_spec(state: Run) -> None:
 
         if size := window_size():
             state.spec["process"]["consoleSize"] = size
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        notify.bind(state.spec)
 
 
 def enter_joined(state: Run) -> None:
@@ -259,11 +263,6 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
-    if request.sdnotify == "container":
-        from rootless.engine import notify
-
-        if (mount := notify.pass_on(request)) is not None:
-            facts.volumes = [*state.mounts, mount]
     return facts
 
 
@@ -350,7 +349,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         code = _attend(state, attachment, wires, pasta, pid)
         left = code is None
         return code or 0
-    except _Interrupted as interruption:
+    except _InterruptedError as interruption:
         _end_start(wires, pid, container, keep, None)
         return interruption.code
     except RlessError as error:
@@ -420,7 +419,7 @@ def _reap(pid: int) -> None:
         pass  # it was, after a start that failed
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """A signal asked for the end before the application ran."""
 
     def __init__(self, number: int) -> None:
@@ -464,7 +463,7 @@ def _attend(
         pasta.wait_ready()
         state.mark("network")
     if number := signals.interrupted():
-        raise _Interrupted(number)
+        raise _InterruptedError(number)
     try:
         os.write(wires.gate, sync.START)
     except BrokenPipeError:
@@ -542,10 +541,10 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if request.sdnotify != "ignore" and "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ:
         from rootless.engine import notify
 
-        notify.started(request.sdnotify or "conmon", monitor)
+        notify.started(request.sdnotify, monitor)
 
 
 def _terminal(client: Client) -> Terminal:
