@@ -5,13 +5,12 @@ the server on a network file system, and 0.1 ms more. `rootless/launch.py` reads
 setup.py when the package is built; by hand: `python helpers/hot.py DIRECTORY`, the one that
 `rootless` lies in.
 
-The file: a header (the interpreter's bytecode magic; the start of the index, the ends of the
-three parts, 4 bytes each; 12 bytes of the content's SHA-256), then the parts. The first one is
-read at every start: the marshalled code of the modules of `rless --version`, and the index
-(marshalled: module -> (source below DIRECTORY, part, start, end, the modules that it is certain to
-import)). The second has what `run` may
-load, the third all else. These are read as a whole when a module of them is wanted first: a read
-of 0.7 MB costs less than 60 files, but is not free.
+The file: a header (the interpreter's bytecode magic; the start of the index, the ends of both
+parts, 4 bytes each; 16 bytes of the content's SHA-256), then the parts. The first one is read at
+every start: the marshalled code of the modules of `rless --version` and of what maps the second
+part, and the index (marshalled: module -> (source below DIRECTORY, part, start, end, the modules
+that it is certain to import)). The second one has all that commands may load. It is mapped when a
+module of it is wanted first, so that only what is loaded costs.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.cli")
-VERB = "rootless.cli.run"  # that shall be fast
+MAPS = "rootless.linux.memory"  # what reaches the second part
 
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
 # loads others is slow by itself, so it and all that only it needs is left out.
@@ -110,8 +109,8 @@ def closure(names: Iterable[str], modules: dict[str, Module]) -> list[str]:
     return found
 
 
-def select(modules: dict[str, Module]) -> tuple[list[str], list[str], list[str]]:
-    """Return the modules that every start loads, that `run` may load, and that others may.
+def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
+    """Return the modules that every start needs, and those that a command may load.
 
     Not those that load something slow, nor what can be reached through them only.
     """
@@ -125,22 +124,15 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str], list[str]]
     }
     while more := {name for name in modules if modules[name].at_start & slow} - slow:
         slow |= more
-    first = [name for name in closure(COMMANDS, modules) if name not in slow]
-    run = reach([VERB], modules, slow)
-    every = reach([*COMMANDS, VERB], modules, slow)
-    return first, sorted(run.difference(first)), sorted(every.difference(first, run))
-
-
-def reach(names: Iterable[str], modules: dict[str, Module], slow: set[str]) -> set[str]:
-    """Return the modules that may come to be loaded from `names`, but for the slow ones."""
+    first = [name for name in closure((*COMMANDS, MAPS), modules) if name not in slow]
     found: set[str] = set()
-    queue = list(names)
+    queue = [*COMMANDS, MAPS]
     while queue:
         name = queue.pop()
         if name in modules and name not in found | slow:
             found.add(name)
             queue += [name.rpartition(".")[0], *modules[name].ever]
-    return found
+    return first, sorted(found.difference(first))
 
 
 def write(directory: Path) -> Path:
@@ -162,12 +154,10 @@ def write(directory: Path) -> Path:
             index[name] = (module.relative, number, start, len(part), tuple(needed))
         parts.append(part)
     content = parts[0] + marshal.dumps(index)
-    places = [len(parts[0]), len(content)]
-    for part in parts[1:]:
-        content += part
-        places.append(len(content))
+    places = (len(parts[0]), len(content), len(content) + len(parts[1]))
+    content += parts[1]
     header = importlib.util.MAGIC_NUMBER + b"".join(n.to_bytes(4, "little") for n in places)
-    header += hashlib.sha256(content).digest()[:12]
+    header += hashlib.sha256(content).digest()[:16]
     target = directory / "rootless" / NAME
     fresh = target.with_name(f".{NAME}.{os.getpid()}")
     fresh.write_bytes(header + content)

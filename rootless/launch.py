@@ -49,8 +49,8 @@ class HotLoader(SourceFileLoader):
 class HotModules:
     """Find the modules in hot.bin, as the first entry of sys.meta_path.
 
-    The file is read and closed at once: a descriptor of it in a container would be a way to
-    write into the installation. Whatever is wrong with it, the modules have their own files, too.
+    The file is closed at once: a descriptor of it in a container would be a way to write into
+    the installation. Whatever is wrong with it, the modules have their own files, too.
     """
 
     def __init__(self, package: str) -> None:
@@ -62,7 +62,7 @@ class HotModules:
         self.directory = os.path.dirname(package)
         self.path = f"{package}/hot.bin"
         self.header = b""
-        self.parts = {0: self._read(1)}
+        self.parts = [self._read(1)]
         self.index: dict[str, tuple[str, int, int, int, tuple[str, ...]]]
         self.index = loads(self.parts[0][int.from_bytes(self.header[4:8], "little") :])
 
@@ -74,14 +74,17 @@ class HotModules:
                 raise ValueError("for another interpreter, or replaced since the first part")
             self.header = header
             at = 4 + 4 * part  # where its end is told, after the end of the part before it
-            start = int.from_bytes(header[at - 4 : at], "little") if part > 1 else 0
-            size = int.from_bytes(header[at : at + 4], "little") - start
-            content = os.pread(fd, size, _HEADER + start)
+            start = _HEADER + int.from_bytes(header[at - 4 : at], "little") if part > 1 else _HEADER
+            end = _HEADER + int.from_bytes(header[at : at + 4], "little")
+            if os.fstat(fd).st_size < end:
+                raise ValueError("a piece of it is missing")
+            if part == 1:
+                return memoryview(os.pread(fd, end - start, start))
+            from rootless.linux.memory import map_file
+
+            return map_file(fd, end)[start:]
         finally:
             os.close(fd)
-        if len(content) != size:
-            raise ValueError("a piece of it is missing")
-        return memoryview(content)
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -100,10 +103,10 @@ class HotModules:
         source = f"{self.directory}/{relative}"
         loader = HotLoader(name, source)
         try:
-            if part not in self.parts:
-                self.parts[part] = self._read(part + 1)
+            if part == len(self.parts):
+                self.parts.append(self._read(part + 1))
             loader.code = loads(self.parts[part][start:end])
-        except (OSError, ValueError, EOFError, TypeError):
+        except Exception:  # damaged, or not to be mapped: each module has a file of its own
             self.index.clear()
             return None
         _fix_co_filename(loader.code, source)
