@@ -48,9 +48,7 @@ def started(mode: str | None, monitor: int) -> None:
         return
     import _socket
 
-    message = f"MAINPID={monitor}\n"
-    if mode != "container":
-        message += "READY=1\n"
+    message = f"MAINPID={monitor}" + ("" if mode == "container" else "\nREADY=1")
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
         channel.sendto(message.encode(), f"\0{path[1:]}" if path[0] == "@" else path)
