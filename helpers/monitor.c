@@ -1484,6 +1484,9 @@ static void start_again(void)
 		linger();
 		_exit(0);
 	}
+	for (int i = 0; i < CLIENTS; i++)
+		if (is_open(&clients[i]) && has_backlog(&clients[i]))
+			close_client(&clients[i]); /* they are the child's now */
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
@@ -1610,5 +1613,5 @@ int main(int argc, char **argv)
 	begin((int)to_number(argv[1]));
 	begin_client();
 	run();
-	return 0;
+	return me.code; /* systemd's Restart=on-failure looks at it */
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from rootless import config
 from rootless.cli.options import RUN as VERB
@@ -44,6 +45,7 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
     request = RunRequest()
+    request.argv, request.cwd = sys.argv[1:], os.getcwd()
     if config.load()[1]:
         from rootless.cli import defaults
 

@@ -39,10 +39,13 @@ _STREAMS = ("stdout", "stderr")
 
 def run(orders_fd: int) -> NoReturn:
     """Stay with the container to its end, with the orders in a memfd."""
+    code = 125
     try:
-        _Holder(orders_fd).run()
+        holder = _Holder(orders_fd)
+        holder.run()
+        code = holder.code  # systemd's Restart=on-failure looks at it
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 class _Log:
@@ -662,6 +665,9 @@ class _Holder:
             self.restart_at = 0.0
             self._linger()
             os._exit(0)
+        for client in self.clients[:]:
+            if client.behind:
+                self._drop(client)  # they are the child's now
         for fd in (self.orders_fd, self.listener, self.number("lock", -1)):
             if fd >= 0:
                 os.set_inheritable(fd, True)

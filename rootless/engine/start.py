@@ -196,10 +196,6 @@ def _make_spec(state: Run) -> None:
 
         if size := window_size():
             state.spec["process"]["consoleSize"] = size
-    if request.sdnotify == "container":
-        from rootless.engine import notify
-
-        notify.bind(state.spec)
 
 
 def enter_joined(state: Run) -> None:
@@ -263,6 +259,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        if (mount := notify.pass_on(request)) is not None:
+            facts.volumes = [*state.mounts, mount]
     return facts
 
 
@@ -541,10 +542,10 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ and request.sdnotify != "ignore":
         from rootless.engine import notify
 
-        notify.started(request.sdnotify, monitor)
+        notify.started(request.sdnotify or "conmon", monitor)
 
 
 def _terminal(client: Client) -> Terminal:

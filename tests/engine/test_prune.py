@@ -43,8 +43,9 @@ def test_container_prune_takes_what_does_not_run(rless: Product) -> None:
     heading, name, empty, total = done.lines()
     assert (heading, name, empty) == ("Deleted Containers:", ids["ended"], "")
     assert 1e6 < size_of(total.removeprefix("Total reclaimed space: ")) < 1.2e6
-    assert rless("container", "prune", "-f", "--filter", "label!=c").expect().lines()[1] == (
-        ids["other"]
+    assert (
+        rless("container", "prune", "-f", "--filter", "label!=c").expect().lines()[1]
+        == (ids["other"])
     )
     assert rless("container", "prune", "-f").expect().out == "Total reclaimed space: 0B\n"
     assert row(rless, "running")["State"] == "running"
@@ -66,7 +67,8 @@ def test_it_asks_first(rless: Product) -> None:
     ended(rless, "kept", rless.image, "true")
     for answer in (b"", b"n\n", b"no\n", b"\n", b"maybe\n"):
         done = rless("container", "prune", stdin=answer).expect(1)
-        assert done.out.startswith("WARNING! This will remove all stopped containers.\nAre you sure")
+        warning = "WARNING! This will remove all stopped containers.\nAre you sure"
+        assert done.out.startswith(warning)
         assert "cancelled" in done.one_line_error()
     assert row(rless, "kept")
     assert "Deleted Containers:" in rless("container", "prune", stdin=b"y\n").expect().out
@@ -79,7 +81,8 @@ def test_it_asks_first(rless: Product) -> None:
 def fill(rless: Product) -> None:
     """Make a bit of everything: holes, hard links, files of other ids."""
     script = (
-        "dd if=/dev/zero of=/sparse bs=1 count=1 seek=50M 2>/dev/null; head -c 700000 /dev/zero >/a;"
+        "dd if=/dev/zero of=/sparse bs=1 count=1 seek=50M 2>/dev/null;"
+        "head -c 700000 /dev/zero >/a;"
         "ln /a /b; mkdir /d; head -c 300000 /dev/zero >/d/f; chown -R 1000:1000 /d; chmod 700 /d;"
         "head -c 500000 /dev/zero >/v/file; chown 1000 /v/file; chmod 700 /v"
     )

@@ -64,7 +64,7 @@ def test_two_starts_of_one(rless: Product) -> None:
     rless("rm", "-f", "pair").expect()
 
 
-# -- restart policies against what the user wants ----------------------------------------------------
+# -- restart policies against what the user wants --------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["stop", "kill"])

@@ -121,7 +121,7 @@ def test_one_that_is_being_started_is_not_removed(rless: Product) -> None:
     words = ("run", "-d", "--name", "young", "--network=none", rless.image, "sleep", "600")
     for _ in range(3):
         starting = rless.start(*words)
-        wait_for(lambda: (rless.storage / "names" / "young").is_symlink(), "the name")
+        wait_for((rless.storage / "names" / "young").is_symlink, "the name")
         done = rless("rm", "young").expect(1)
         assert "being started" in done.err or "running" in done.err or "no such" in done.err
         rless("rm", "-f", "young").expect()

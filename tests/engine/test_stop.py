@@ -136,7 +136,7 @@ def test_stop_of_one_that_is_being_started(rless: Product) -> None:
         starting = rless.start(
             "run", "-d", "--name", "race", "--network=none", rless.image, "sh", "-c", OBEDIENT
         )
-        wait_for(lambda: (rless.storage / "names" / "race").is_symlink(), "the name")
+        wait_for((rless.storage / "names" / "race").is_symlink, "the name")
         done = rless("stop", "-t", "1", "race")
         assert starting.wait(20) == 0
         assert done.code == 0 or "no such container" in done.err, done

@@ -12,7 +12,7 @@ import pytest
 
 from rootless.engine import units
 from tests.lib.life import monitor_of, obedient
-from tests.lib.product import Product
+from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -167,3 +167,33 @@ def test_readiness_is_told(rless: Product, tmp_path: Path, verb: str) -> None:
     assert "READY=1" in said
     assert f"MAINPID={monitor_of(rless, made)}" in said
     rless("rm", "-f", "told").expect()
+
+
+def test_the_containers_own_word_is_passed_on(rless: Product, tmp_path: Path) -> None:
+    """--sdnotify container: rless names the main process, the application says READY=1."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(10)
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    made = rless("run", "-d", "--sdnotify", "container", "--name", "told", "--network=none",
+                 rless.image, "sh", "-c", 'ls -l "$NOTIFY_SOCKET"; sleep 600',
+                 env=env).expect().out.strip()  # fmt: skip
+    assert listener.recv(4096).decode() == f"MAINPID={monitor_of(rless, made)}"
+    wait_for(lambda: rless("logs", "told").out, "the look at the socket")
+    assert rless("logs", "told").out.startswith("s")
+    listener.close()
+    rless("rm", "-f", "told").expect()
+    quiet = rless("run", "-d", "--sdnotify", "ignore", "--name", "told", "--network=none",
+                  rless.image, "sleep", "600", env=env).expect()  # fmt: skip
+    assert quiet.err == ""
+    rless("rm", "-f", "told").expect()
+
+
+def test_the_main_process_ends_as_the_application_does(rless: Product) -> None:
+    """Else systemd's Restart=on-failure would never see a failure."""
+    made = rless.detach("failing", "", "sh", "-c", "sleep 0.5; exit 7")
+    monitor = monitor_of(rless, made)
+    rless("wait", "failing").expect()
+    _, status = os.waitpid(monitor, 0)  # the tests are the subreaper, as the user's systemd is
+    assert os.waitstatus_to_exitcode(status) == 7
+    rless("rm", "failing").expect()

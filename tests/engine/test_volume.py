@@ -136,10 +136,8 @@ def test_filters_and_formats(rless: Product) -> None:
 
 
 def test_the_content_of_the_image_is_copied_up(rless: Product) -> None:
-    assert rless.sh("stat -c '%u:%g %a' /data/seed; cat /data/seed", "-v", "data:/data").lines() == [
-        "1000:1000 640",
-        "seed",
-    ]
+    done = rless.sh("stat -c '%u:%g %a' /data/seed; cat /data/seed", "-v", "data:/data")
+    assert done.lines() == ["1000:1000 640", "seed"]
     rless.sh("rm /data/seed; echo mine >/data/own", "-v", "data:/data")
     assert rless.sh("ls /data", "-v", "data:/data").lines() == ["own"]
     assert rless.sh("ls /data", "-v", "bare:/data:nocopy").lines() == []

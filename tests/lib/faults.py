@@ -23,8 +23,8 @@ _MARK = "container-of-a-storm-"
 _SCRIPT = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
 _CALM = 15.0  # seconds that the kernel and the monitors may take until all is as it will stay
 _VERBS = (
-    "run run run-rm create start start stop stop rm rm-f rm-fv restart kill exec exec-d logs pause"
-    " wait ps"
+    "run run run-rm run-always create start start stop stop rm rm-f rm-fv restart kill exec exec-d"
+    " logs pause unpause wait ps update"
 ).split()
 
 
@@ -84,13 +84,15 @@ class Storm:
         words = {
             "run": ("run", "-d", "--name", name, *image),
             "run-rm": ("run", "-d", "--rm", "--name", name, *image),
+            "run-always": ("run", "-d", "--restart", "always", "--name", name, *image),
+            "update": ("update", "--restart", self.chance.choice(("no", "always")), name),
             "create": ("create", "--name", name, *image),
             "rm-f": ("rm", "-f", name),
             "rm-fv": ("rm", "-f", "-v", name),
             "restart": ("restart", "-t", "1", name),
             "stop": ("stop", "-t", "1", name),
-            "exec": ("exec", name, "sh", "-c", "sleep 600", f"exec-{_MARK}{name}"),
-            "exec-d": ("exec", "-d", name, "sh", "-c", "sleep 600", f"exec-{_MARK}{name}"),
+            "exec": ("exec", name, "sh", "-c", "sleep 600; :", f"exec-{_MARK}{name}"),
+            "exec-d": ("exec", "-d", name, "sh", "-c", "sleep 600; :", f"exec-{_MARK}{name}"),
             "logs": ("logs", "-f", name),
             "ps": ("ps", "-a"),
         }.get(verb, (verb, name))
@@ -166,10 +168,11 @@ class Storm:
             if runs == 0 and marked("exec-").get(name):
                 wrong.append(f"leak: an exec of {name} has outlived it")
         for state in said.values():
-            if state not in ("created", "running", "paused", "exited"):
+            if state not in ("created", "running", "paused", "exited", "restarting"):
                 wrong.append(f"lie: a state {state}")
         wrong += self._leaks({key for key, row in rows.items()
-                              if row["State"] in ("running", "paused")}, set(rows))  # fmt: skip
+                              if row["State"] in ("running", "paused", "restarting")},
+                             set(rows))  # fmt: skip
         return wrong
 
     def _leaks(self, running: set[str], known: set[str]) -> list[str]:
@@ -196,8 +199,10 @@ class Storm:
                 ours = [name for name in directories if name.startswith("rless-")]
                 leaks += [f"leak: cgroup {name}" for name in ours if name[6:] not in running]
         accounted = below([entry["monitor"][0] for entry in self._live() if entry.get("monitor")])
+        # What was begun by `exec` belongs to the container, too, whoever its parent is now.
+        inside = {namespace(pid) for shells in marked().values() for pid in shells}
         for pid, what in rless.processes().items():
-            if pid not in accounted:
+            if pid not in accounted and namespace(pid) not in inside:
                 leaks.append(f"leak: process {pid} {what}")
         return leaks
 
@@ -226,6 +231,14 @@ def marked(prefix: str = "") -> dict[str, list[int]]:
     return found
 
 
+def namespace(pid: int) -> str:
+    """Return which pid namespace a process is in; "" for one that has gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
 def below(pids: list[int]) -> set[int]:
     """Return these processes and all below them."""
     found, queue = set(pids), list(pids)
@@ -240,5 +253,3 @@ def below(pids: list[int]) -> set[int]:
                 found.add(child)
                 queue.append(child)
     return found
-
-
