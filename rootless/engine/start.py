@@ -99,7 +99,7 @@ def load(container: Container) -> Run:
 
 
 def start(
-    reference: str,
+    container: Container,
     streams: Sequence[str] = (),
     keys: str | None = None,
     sig_proxy: bool = True,
@@ -117,7 +117,6 @@ def start(
     """
     close_on_exec_from(3)
     sweep.sweep()
-    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():

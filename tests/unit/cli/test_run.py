@@ -105,7 +105,7 @@ def test_a_policy_and_removal() -> None:
 def test_it_comes_back_from_its_data() -> None:
     argv = ("-d", "-v", "/a:/b:ro", "--mount", "type=tmpfs,dst=/t", "-p", "80:81/udp", "--device",
             "/dev/null:/n", "--ulimit", "nofile=3:4", "--add-host", "h:1.2.3.4", "-e", "A=b",
-            "--log-opt", "max-file=2", "--restart", "always", "--dns", "1.1.1.1", "i", "x")  # fmt: skip
+            "--log-opt", "max-file=2", "--restart", "always", "--dns", "1.1.1.1", "i")  # fmt: skip
     made = request(*argv)
     data = json.loads(json.dumps(made.to_data()))
     assert "privileged" not in data  # only what was asked for
