@@ -627,12 +627,14 @@ static void check_memory(void)
 
 /* -- Python's work ---------------------------------------------------------------------------- */
 
-/* Become Python for `verb`; only after a fork or at the end of all. */
-static void become_python(const char *verb)
+/* Become Python for `verb`; with `keep` the connections stay, since what clients have said but we
+ * have not heard is said to whoever comes back. */
+static void become_python(const char *verb, bool keep)
 {
 	char *argv[32], *environment[8];
-	char fd[16], count[24], delay[24];
+	char fd[16], count[24], delay[24], connections[8 * CLIENTS] = "";
 	int used = 0, variables = 0;
+	size_t size = 0;
 	struct rlimit core;
 
 	for (const char *word = NULL; (word = next_order("python", word)) && used < 20;)
@@ -648,7 +650,12 @@ static void become_python(const char *verb)
 	argv[used++] = fd;
 	argv[used++] = count;
 	argv[used++] = delay;
+	argv[used++] = connections;
 	argv[used] = NULL;
+	for (int i = 0; keep && i < CLIENTS; i++)
+		if (clients[i].fd >= 0 && fcntl(clients[i].fd, F_SETFD, 0) == 0)
+			size += snprintf(connections + size, sizeof(connections) - size, "%d,",
+					 clients[i].fd);
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
 		core.rlim_cur = me.core; /* ours is 0, the container's is not */
 		setrlimit(RLIMIT_CORE, &core);
@@ -663,7 +670,7 @@ static void be_child(const char *verb)
 	for (int sign = 1; sign < NSIG; sign++)
 		signal(sign, SIG_DFL);
 	fcntl(me.orders, F_SETFD, 0);
-	become_python(verb);
+	become_python(verb, false);
 	_exit(127);
 }
 
@@ -1477,10 +1484,13 @@ static void start_again(void)
 		linger();
 		_exit(0);
 	}
+	for (int i = 0; i < CLIENTS; i++)
+		if (is_open(&clients[i]) && has_backlog(&clients[i]))
+			close_client(&clients[i]); /* they are the child's now */
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
-	become_python("restart");
+	become_python("restart", true);
 	stop_restarts(); /* there is no interpreter any more */
 }
 
@@ -1566,7 +1576,8 @@ static void begin(int fd)
 	}
 }
 
-/* The command that started the container is the first client, attached from the start. */
+/* The command that started the container is the first client, attached from the start. After a
+ * restart there are those who waited for it. */
 static void begin_client(void)
 {
 	struct client *client = clients;
@@ -1576,6 +1587,13 @@ static void begin_client(void)
 		for (int stream = OUT; stream <= ERR; stream++)
 			clients[i].sinks[stream].fd = clients[i].sinks[stream].spill = -1;
 	}
+	for (const char *fd = NULL; (fd = next_order("connection", fd)) && client < clients + CLIENTS;
+	     client++) {
+		client->fd = (int)to_number(fd);
+		never_wait(client->fd);
+	}
+	if (client > clients)
+		return;
 	client->fd = (int)number("client", -1);
 	client->in = (int)number("client_in", -1);
 	client->sinks[OUT].fd = (int)number("client_out", -1);

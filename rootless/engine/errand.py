@@ -30,8 +30,12 @@ else:
 
 
 def main() -> int:
-    """Do what the words of the monitor say: verb, id, descriptor of the orders, two counts."""
-    verb, container_id, orders_fd, count, delay = sys.argv[1:]
+    """Do what the words of the monitor say.
+
+    These are the verb, the id, the descriptor of the orders, the number of restarts, the last
+    delay, and the descriptors of connections that wait for the next monitor.
+    """
+    verb, container_id, orders_fd, count, delay, connections = sys.argv[1:]
     if verb == "health":
         from rootless.engine import health
 
@@ -48,7 +52,7 @@ def main() -> int:
     if container is None:
         raise RlessError(f"no such container: {container_id}")  # its entry in `live` forbids that
     orders = dict(hold.decode(int(orders_fd)))
-    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS]
+    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS[:2]]
     orders = {key: value for key, value in orders.items() if key not in _LISTS}
     orders.update(_FRESH)
     orders.update(name=container.facts["name"], restarts=count, delay=delay)
@@ -61,11 +65,12 @@ def main() -> int:
         code = error.exit_code if isinstance(error, RlessError) else 125
         orders.update(init="0", code=str(code), restart="no")
         orders["error"] = jsontext.dumps([str(error)])[1:-1]
+    lists += [("connection", fd) for fd in connections.split(",") if fd]
     return hold.hold([*orders.items(), *lists], container_id)
 
 
 # Orders that may be given more than once.
-_LISTS = ("python", "environment")
+_LISTS = ("python", "environment", "connection")
 # What a new start does not take over from the last one.
 _FRESH = {
     **{key: "-1" for key in hold.FDS if key not in ("listener", "lock")},

@@ -29,6 +29,7 @@ FDS = (
     "client_out",
     "client_err",
     "lock",
+    "connection",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys

@@ -310,6 +310,10 @@ class _Holder:
         self.log = _Log(self.orders)
         self.clients: list[_Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
+        for key, value in pairs:
+            if key == "connection":
+                _never_wait(int(value))
+                self.clients.append(_Client(int(value)))
         if (fd := self.number("client", -1)) >= 0:
             client = _Client(fd)
             client.stdin = self.number("client_in", -1)
@@ -602,6 +606,11 @@ class _Holder:
     def _become(self, verb: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, self.core)
         words = [verb, self.orders["id"], str(self.orders_fd), str(self.restarts), str(self.delay)]
+        # What clients have said but we have not heard is said to whoever comes back.
+        waiting = [client.fd for client in self.clients if verb == "restart"]
+        for fd in waiting:
+            os.set_inheritable(fd, True)
+        words.append(",".join(map(str, waiting)))
         os.execve(self.python[0], [*self.python, *words], self.environment)
 
     def _child(self, verb: str) -> int:
@@ -652,10 +661,13 @@ class _Holder:
         self.restart_at = time.monotonic() + self.delay / 1000
 
     def _start_again(self) -> None:
-        if self.clients and os.fork() == 0:
+        if any(client.behind for client in self.clients) and os.fork() == 0:
             self.restart_at = 0.0
             self._linger()
             os._exit(0)
+        for client in self.clients[:]:
+            if client.behind:
+                self._drop(client)  # they are the child's now
         for fd in (self.orders_fd, self.listener, self.number("lock", -1)):
             if fd >= 0:
                 os.set_inheritable(fd, True)

@@ -99,7 +99,7 @@ def load(container: Container) -> Run:
 
 
 def start(
-    reference: str,
+    container: Container,
     streams: Sequence[str] = (),
     keys: str | None = None,
     sig_proxy: bool = True,
@@ -117,7 +117,6 @@ def start(
     """
     close_on_exec_from(3)
     sweep.sweep()
-    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():
@@ -196,10 +195,6 @@ def _make_spec(state: Run) -> None:
 
         if size := window_size():
             state.spec["process"]["consoleSize"] = size
-    if request.sdnotify == "container":
-        from rootless.engine import notify
-
-        notify.bind(state.spec)
 
 
 def enter_joined(state: Run) -> None:
@@ -263,6 +258,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        if (mount := notify.pass_on(request)) is not None:
+            facts.volumes = [*state.mounts, mount]
     return facts
 
 
@@ -541,10 +541,10 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ and request.sdnotify != "ignore":
         from rootless.engine import notify
 
-        notify.started(request.sdnotify, monitor)
+        notify.started(request.sdnotify or "conmon", monitor)
 
 
 def _terminal(client: Client) -> Terminal:
