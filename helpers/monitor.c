@@ -653,7 +653,8 @@ static void become_python(const char *verb)
 		core.rlim_cur = me.core; /* ours is 0, the container's is not */
 		setrlimit(RLIMIT_CORE, &core);
 	}
-	execve(argv[0], argv, environment);
+	syscall(SYS_execveat, (int)number("python_fd", -1), "", argv, environment, AT_EMPTY_PATH);
+	execve(argv[0], argv, environment); /* no descriptor: it is not ours to write */
 }
 
 /* Become Python in a child, which ends with us. */
@@ -1479,6 +1480,7 @@ static void start_again(void)
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
+	fcntl((int)number("python_fd", -1), F_SETFD, 0);
 	become_python("restart");
 	stop_restarts(); /* there is no interpreter any more */
 }

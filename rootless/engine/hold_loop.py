@@ -598,7 +598,8 @@ class _Holder:
     def _become(self, verb: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, self.core)
         words = [verb, self.orders["id"], str(self.orders_fd), str(self.restarts), str(self.delay)]
-        os.execve(self.python[0], [*self.python, *words], self.environment)
+        fd = self.number("python_fd", -1)
+        os.execve(fd if fd >= 0 else self.python[0], [*self.python, *words], self.environment)
 
     def _child(self, verb: str) -> int:
         pid = os.fork()
@@ -652,7 +653,8 @@ class _Holder:
             self.restart_at = 0.0
             self._linger()
             os._exit(0)
-        for fd in (self.orders_fd, self.listener, self.number("lock", -1)):
+        kept = (self.number("lock", -1), self.number("python_fd", -1))
+        for fd in (self.orders_fd, self.listener, *kept):
             if fd >= 0:
                 os.set_inheritable(fd, True)
         try:

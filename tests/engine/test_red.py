@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +44,50 @@ def test_a_health_check_has_nothing_to_steal(rless: Product, user: str) -> None:
     assert not [mask for mask in sets if mask & ~limit]
     assert {line for line in seen if line.startswith("Seccomp:")} == {"Seccomp:\t2"}
     assert not [line for line in seen if "->" in line and "rless-product" in line]
+
+
+def own_python(directory: Path) -> Path:
+    """Make a Python that its user may write."""
+    own = directory / "own" / "bin"
+    own.mkdir(parents=True)
+    shutil.copy2(os.path.realpath(sys.executable), own / "python3")
+    base = Path(os.path.realpath(sys.executable)).parent
+    (directory / "own" / "pyvenv.cfg").write_text(f"home = {base}\n")
+    return own / "python3"
+
+
+# Keep what a process of the host was executed from, and open it for writing once that has ended.
+_OVERWRITE = """
+while :; do for p in /proc/[0-9]*; do
+    exe=$(readlink $p/exe) && case $exe in */busybox) ;; *)
+        exec 9< $p/exe && echo saw && sleep 0.5 && { : >> /proc/self/fd/9; } && echo wrote ;;
+    esac
+done 2>/dev/null; done
+"""
+
+
+def test_the_python_of_a_health_check_cannot_be_written(rless: Product, tmp_path: Path) -> None:
+    """CVE-2019-5736, where it is a file of the user's own: by CAP_SYS_PTRACE its name is seen."""
+    python = own_python(tmp_path)
+    flags = ["--cap-add=SYS_PTRACE", "--health-cmd=true", "--health-interval=100ms"]
+    words = ["run", "-d", "--network=none", "--name=spied", *flags, rless.image, "sleep", "600"]
+    start = [str(python), *rless.argv(*words)[1:]]
+    subprocess.run(start, env=rless.environment(), check=True, timeout=30, capture_output=True)
+    spy = rless.start("exec", "spied", "sh", "-c", _OVERWRITE)
+    time.sleep(8)
+    wait_for(lambda: "(healthy)" in rless("ps").out, "healthy", 20)
+    rless("rm", "-f", "spied").expect()
+    seen = spy.communicate(timeout=30)[0].decode().splitlines()
+    assert "saw" in seen
+    assert "wrote" not in seen
+
+
+def test_a_restart_by_a_python_of_the_users_own(rless: Product, tmp_path: Path) -> None:
+    python = own_python(tmp_path)
+    words = ["run", "-d", "--network=none", "--name=again", "--restart=on-failure:2", rless.image,
+             "sh", "-c", "echo run; exit 3"]  # fmt: skip
+    start = [str(python), *rless.argv(*words)[1:]]
+    subprocess.run(start, env=rless.environment(), check=True, timeout=30, capture_output=True)
+    wait_for(lambda: "Exited (3)" in rless("ps", "-a").out, "the end", 20)
+    assert rless("logs", "again").expect().out == "run\n" * 3
+    rless("rm", "again").expect()
