@@ -32,6 +32,7 @@ _CHUNK = 65536
 _LINE = 16384
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
+_LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _STREAMS = ("stdout", "stderr")
@@ -310,6 +311,7 @@ class _Holder:
         self.log = _Log(self.orders)
         self.clients: list[_Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
+        self.taken = 0  # bytes of the sources
         if (fd := self.number("client", -1)) >= 0:
             client = _Client(fd)
             client.stdin = self.number("client_in", -1)
@@ -431,6 +433,7 @@ class _Holder:
                 os.close(fd)
             self.sources[stream] = -1
             return False
+        self.taken += len(data)
         self.log.write(stream, data)
         self.stream, self.since = stream, time.monotonic()
         for client in self.clients:
@@ -730,11 +733,15 @@ class _Holder:
         self._schedule_restart()
         self._record_exit()
         self._event("die", exitCode=str(self.code))
-        while True:
-            if any(client.sinks[self.stream].todo for client in self.clients):
-                self._turn()
-            elif not any(fd >= 0 and self._take(n) for n, fd in enumerate(self.sources)):
-                break
+        for stream in (0, 1):
+            self.taken = 0
+            while True:  # others may write for ever
+                if any(client.sinks[self.stream].todo for client in self.clients):
+                    self._turn()
+                elif self.sources[stream] < 0 or self.taken >= _LAST_WORDS:
+                    break
+                elif not self._take(stream):
+                    break
         self.log.end()
         for fd in self.sources:
             if fd not in (self.pty, -1):

@@ -91,3 +91,36 @@ def test_a_restart_by_a_python_of_the_users_own(rless: Product, tmp_path: Path) 
     wait_for(lambda: "Exited (3)" in rless("ps", "-a").out, "the end", 20)
     assert rless("logs", "again").expect().out == "run\n" * 3
     rless("rm", "again").expect()
+
+
+_SPY_ROOT = """
+while :; do for p in /proc/[0-9]*; do
+    test -e $p/root/SECRET && cat $p/root/SECRET
+done 2>/dev/null; done
+"""
+
+
+def test_who_is_restarted_beside_a_tracer_is_not_seen(rless: Product, tmp_path: Path) -> None:
+    """The init of a restart begins in the host's mount namespace; it must not be in reach there."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret of the host\n")
+    spy = _SPY_ROOT.replace("/SECRET", str(secret))
+    rless.detach("tracer", "--cap-add=SYS_PTRACE", "sh", "-c", spy)
+    words = ["run", "-d", "--network=none", "--name=again", "--pid=container:tracer",
+             "--restart=on-failure:4", rless.image, "sh", "-c", "exit 3"]  # fmt: skip
+    rless(*words).expect()
+    time.sleep(4)
+    out = rless("logs", "tracer").expect().out
+    inspected = rless("inspect", "again", "--format", "{{.State.Error}}").expect().out
+    rless("rm", "-f", "again", "tracer").expect()
+    assert not out
+    assert "SYS_PTRACE" in inspected
+
+
+def test_who_is_restarted_beside_others_is(rless: Product) -> None:
+    rless.detach("beside", "", "sleep", "600")
+    words = ["run", "-d", "--network=none", "--name=again", "--pid=container:beside",
+             "--restart=on-failure:2", rless.image, "sh", "-c", "echo run; exit 3"]  # fmt: skip
+    rless(*words).expect()
+    wait_for(lambda: rless("logs", "again").out == "run\n" * 3, "restarts", 20)
+    rless("rm", "-f", "again", "beside").expect()
