@@ -75,6 +75,7 @@ enum {
 	SEARCHING = 2,      /* exit status of the health runner: the application still starts */
 };
 #define BACKLOG (256LL << 20) /* bytes that are kept for a client that does not read */
+#define LAST_WORDS (2LL << 20) /* bytes read of a stream after the end: all that a pipe holds */
 #define HOLE (16LL << 20)     /* bytes of a backlog after which its space is given back */
 
 enum { OUT, ERR };
@@ -549,12 +550,25 @@ static bool write_file(const char *name, const char *data, size_t size)
 	return false;
 }
 
+/* Write the text of exit.json; return its length, as snprintf(3). */
+static int describe_exit(char *said, size_t room, const char *error, const char *later)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_REALTIME, &time);
+	return snprintf(said, room,
+			"{\"code\":%d,\"started\":%s,\"finished\":%lld.%06ld,\"error\":%s,"
+			"\"oom\":%s,\"restarts\":%lld%s}",
+			me.code, *text("started") ? text("started") : "null",
+			(long long)time.tv_sec, time.tv_nsec / 1000, *error ? error : "null",
+			me.out_of_memory ? "true" : "false", restart.count, later);
+}
+
 /* Note how it ended. On a full disk the entry in `live` is overwritten, which needs no space. */
 static void record_exit(bool again)
 {
 	char said[8192], later[48] = "";
 	struct timespec time;
-	const char *error = text("error");
 	int size, fd;
 
 	if (me.remove)
@@ -565,12 +579,9 @@ static void record_exit(bool again)
 
 		snprintf(later, sizeof(later), ",\"restart_at\":%lld.%03lld", ms / 1000, ms % 1000);
 	}
-	size = snprintf(said, sizeof(said),
-			"{\"code\":%d,\"started\":%s,\"finished\":%lld.%06ld,\"error\":%s,"
-			"\"oom\":%s,\"restarts\":%lld%s}",
-			me.code, *text("started") ? text("started") : "null",
-			(long long)time.tv_sec, time.tv_nsec / 1000, *error ? error : "null",
-			me.out_of_memory ? "true" : "false", restart.count, later);
+	size = describe_exit(said, sizeof(said), text("error"), later);
+	if ((size_t)size >= sizeof(said)) /* the container chose the name in the reason */
+		size = describe_exit(said, sizeof(said), "", later);
 	if (write_file("exit.json", said, size))
 		return;
 	size = snprintf(said, sizeof(said), "{\"ended\":{\"code\":%d,\"finished\":%lld}}",
@@ -660,7 +671,8 @@ static void become_python(const char *verb, bool keep)
 		core.rlim_cur = me.core; /* ours is 0, the container's is not */
 		setrlimit(RLIMIT_CORE, &core);
 	}
-	execve(argv[0], argv, environment);
+	syscall(SYS_execveat, (int)number("python_fd", -1), "", argv, environment, AT_EMPTY_PATH);
+	execve(argv[0], argv, environment); /* no descriptor: it is not ours to write */
 }
 
 /* Become Python in a child, which ends with us. */
@@ -987,6 +999,8 @@ static bool deliver(void)
 	return wanted;
 }
 
+static ssize_t took; /* bytes of the last chunk */
+
 /* Take what the application has written on a stream; false: there is nothing now. */
 static bool take(int stream)
 {
@@ -1001,7 +1015,7 @@ static bool take(int stream)
 		return false;
 	}
 	chunk.stream = stream;
-	chunk.size = size;
+	chunk.size = took = size;
 	chunk.since = now();
 	log_write(stream, chunk.data, size);
 	for (int i = 0; i < CLIENTS; i++)
@@ -1423,6 +1437,17 @@ static void turn(bool block)
 		deliver();
 }
 
+/* Take what a stream still held at the end; false: that was all. Others may write for ever. */
+static bool take_last(int stream)
+{
+	static long long taken[2];
+
+	if (me.sources[stream] < 0 || taken[stream] >= LAST_WORDS || !take(stream))
+		return false;
+	taken[stream] += took;
+	return true;
+}
+
 /* Give the last words to all, and note the end; then the choice: again, or never. */
 static void end_run(void)
 {
@@ -1443,8 +1468,7 @@ static void end_run(void)
 	record_exit(again);
 	event("die");
 	/* What other processes that outlive it may still write is not waited for. */
-	while (chunk.size || (me.sources[OUT] >= 0 && take(OUT)) ||
-	       (me.sources[ERR] >= 0 && take(ERR)))
+	while (chunk.size || take_last(OUT) || take_last(ERR))
 		if (chunk.size)
 			turn(true);
 	log_end();
@@ -1490,6 +1514,7 @@ static void start_again(void)
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
+	fcntl((int)number("python_fd", -1), F_SETFD, 0);
 	become_python("restart", true);
 	stop_restarts(); /* there is no interpreter any more */
 }

@@ -354,7 +354,7 @@ def restart(
         if outcome is None:
             try:
                 container = find(reference)
-                start(container.id)
+                start(container)
                 _note("restart", container)
             except RlessError as failure:
                 yield reference, failure

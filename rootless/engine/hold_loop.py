@@ -32,6 +32,7 @@ _CHUNK = 65536
 _LINE = 16384
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
+_LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _STREAMS = ("stdout", "stderr")
@@ -310,6 +311,7 @@ class _Holder:
         self.log = _Log(self.orders)
         self.clients: list[_Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
+        self.taken = 0  # bytes of the sources
         for key, value in pairs:
             if key == "connection":
                 _never_wait(int(value))
@@ -435,6 +437,7 @@ class _Holder:
                 os.close(fd)
             self.sources[stream] = -1
             return False
+        self.taken += len(data)
         self.log.write(stream, data)
         self.stream, self.since = stream, time.monotonic()
         for client in self.clients:
@@ -611,7 +614,8 @@ class _Holder:
         for fd in waiting:
             os.set_inheritable(fd, True)
         words.append(",".join(map(str, waiting)))
-        os.execve(self.python[0], [*self.python, *words], self.environment)
+        fd = self.number("python_fd", -1)
+        os.execve(fd if fd >= 0 else self.python[0], [*self.python, *words], self.environment)
 
     def _child(self, verb: str) -> int:
         pid = os.fork()
@@ -668,7 +672,8 @@ class _Holder:
         for client in self.clients[:]:
             if client.behind:
                 self._drop(client)  # they are the child's now
-        for fd in (self.orders_fd, self.listener, self.number("lock", -1)):
+        kept = (self.number("lock", -1), self.number("python_fd", -1))
+        for fd in (self.orders_fd, self.listener, *kept):
             if fd >= 0:
                 os.set_inheritable(fd, True)
         try:
@@ -744,11 +749,15 @@ class _Holder:
         self._schedule_restart()
         self._record_exit()
         self._event("die", exitCode=str(self.code))
-        while True:
-            if any(client.sinks[self.stream].todo for client in self.clients):
-                self._turn()
-            elif not any(fd >= 0 and self._take(n) for n, fd in enumerate(self.sources)):
-                break
+        for stream in (0, 1):
+            self.taken = 0
+            while True:  # others may write for ever
+                if any(client.sinks[self.stream].todo for client in self.clients):
+                    self._turn()
+                elif self.sources[stream] < 0 or self.taken >= _LAST_WORDS:
+                    break
+                elif not self._take(stream):
+                    break
         self.log.end()
         for fd in self.sources:
             if fd not in (self.pty, -1):

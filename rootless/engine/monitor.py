@@ -308,6 +308,7 @@ class Monitor:
             pairs.append(("volumes", "1"))
         if facts["restart"]["name"] != "no" or facts["health"] or not facts["rm"] or has_volumes:
             pairs += [("python", word) for word in hold.interpreter()]
+            pairs += [("python_fd", str(hold.open_interpreter()))]
             pairs += [("environment", f"RLESS_STORAGE={storage}")]
             pairs += [("environment", "PATH=/usr/bin:/bin")]
         if facts["health"]:

@@ -21,6 +21,11 @@ be opened through /proc: it is undumpable, and its memory belongs to the host's 
 until execve (CVE-2016-9962, CVE-2019-5736, CVE-2022-1227). The program is opened by the
 kernel in the container's own root, with the container's own rights.
 
+A caller that was executed in the container's own user namespace (a health check, run by the
+monitor) has memory that belongs to that one. There, CAP_SYS_PTRACE looks into undumpable
+processes too. So its joiner gives up all that the program will not have, system calls too,
+before it forks: whoever traces the entrant then gets what the container has anyway.
+
 All namespaces are entered by one setns(2), by a pidfd: all of one process, or none (Linux 5.8).
 The entrant is a child of the caller, who so gets its exit code without a process in between.
 
@@ -188,6 +193,8 @@ def start(
     try:
         try:
             pid: int = sync.expect_ready(joined_reader)["pid"]
+            # Told by who is in the container's reach by now: is it our child, as it should be?
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         finally:
             os.close(joined_reader)
             os.waitpid(joiner, 0)
@@ -233,7 +240,10 @@ class Entrant(Applicant):
         self.joined_fd = joined_fd
         self.console_fd = console_fd
         self.entrant_status = -1
-        self.hold_program = application.is_own_image_writable()
+        # Our memory is the container's user namespace's. A terminal needs its session first.
+        self.exposed = not init.namespaces & ns.CLONE_NEWUSER and console_fd < 0
+        # Outside of the pid namespace, /proc/self is nobody: what leads there is not executed.
+        self.hold_program = self.exposed or application.is_own_image_writable()
 
     def join(self) -> NoReturn:
         """Go into the container; become the entrant there."""
@@ -248,9 +258,10 @@ class Entrant(Applicant):
                 self.enter_namespaces,
                 self.become_known,
                 self.make_terminal,
+                *((self.limit_process, self.change_user, self.restrict) if self.exposed else ()),
             ):
                 step()
-            pid, _ = ns.clone3(ns.CLONE_PARENT)
+            pid = ns.clone_sibling() if self.exposed else ns.clone3(ns.CLONE_PARENT)[0]
             if pid:
                 sync.send(self.joined_fd, sync.READY, {"pid": pid})
                 os._exit(0)
@@ -345,9 +356,10 @@ class Entrant(Applicant):
         try:
             os.close(self.joined_fd)
             os.setsid()
-            self.limit_process()
-            self.change_user()
-            self.restrict()
+            if not self.exposed:
+                self.limit_process()
+                self.change_user()
+                self.restrict()
             application.execute(self.process["args"], self.environment, self.held)
         except BaseException as error:
             self.fail_by(error)

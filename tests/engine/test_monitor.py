@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -107,6 +108,13 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert (held.base / "names" / "held").is_symlink()
 
 
+def test_a_reason_that_is_too_long(start: Start) -> None:
+    """A container chooses the name of the program that cannot be started again."""
+    held = start("sh", "-c", "exit 3", error=json.dumps("cannot execute " + 8000 * "\x1b"))
+    held.wait()
+    assert held.exit()["code"] == 3
+
+
 def test_a_signal_is_128_more(start: Start) -> None:
     held = start("sleep", "60")
     client = held.connect()
@@ -131,6 +139,26 @@ def test_signals_are_not_for_the_monitor(start: Start) -> None:
     client = held.connect()
     client.signal(signal.SIGKILL)
     assert client.wait(10) == 137
+
+
+def test_who_outlives_the_end_is_not_waited_for(start: Start) -> None:
+    """In the host's pid namespace other processes go on; what they write has no end."""
+    script = (
+        "import fcntl, os, time\n"
+        "fcntl.fcntl(1, 1031, 1 << 20)\n"  # F_SETPIPE_SZ: it is never empty
+        "for n in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        while True: os.write(1, bytes(1 << 16))\n"
+        "time.sleep(0.3)\n"
+        "os._exit(3)"
+    )
+    held = start(sys.executable, "-Sc", script, log="json-file", log_size=1 << 20)
+    try:
+        held.wait(5)
+        assert held.exit()["code"] == 3
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(held.init, signal.SIGKILL)
 
 
 def test_removed_at_the_end(start: Start, program: str) -> None:
