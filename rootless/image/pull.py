@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import additional, convert, records, workers
+from rootless.image import additional, convert, records
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
 from rootless.image.platforms import host_platform, parse_platform
@@ -36,6 +36,7 @@ from rootless.image.tarsplit import has_split
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rootless.image import workers
     from rootless.image.layers import LayerBlob
     from rootless.image.platforms import PlatformWish
     from rootless.image.source import Found, Source
@@ -259,6 +260,17 @@ def _record_image(
     root = store.root
     record = _record(found, metas, found.id)
     record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    if names and all(
+        store.read(name_path(root, reference, platform))
+        == {
+            **record,
+            "version": RECORD_VERSION,
+            "name": record_name(reference),
+            "source": state,
+        }
+        for reference in names
+    ):
+        return Image(root, {**record, "name": record_name(names[-1])})  # as it was
     if found.manifest:
         records.put_blob(root, found.digest, found.manifest, scratch)
     records.put_blob(root, found.id, found.config_data, scratch)
@@ -348,6 +360,8 @@ def _bring(
     progress: Progress,
 ) -> None:
     """Unpack the layers that are missing, and fetch meanwhile those that were not fetched yet."""
+    from rootless.image import workers  # not needed to find out that all is there
+
     todo = [layer for layer in layers if not layer_store.is_complete(root, idmap.key, layer.chain)]
     wanted = [layer for layer in todo if layer.fd < 0]
     if not wanted:

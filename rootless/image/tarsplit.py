@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 _MAGIC = b"rless-split-1\n\0\0"
 _HEADER = struct.Struct("<16sQ")
 _RECORD = struct.Struct("<IHQQ")  # length of the bytes, of the path; offset and size of content
-_FLUSH = 1 << 18
-_CHUNK = 1 << 20
+_FLUSH = 1 << 17
+_CHUNK = 1 << 18
+_PIPE = 1 << 20
+# Larger ones of many sizes leave holes in malloc's heap: 11 % of a layer was measured.
+_PIECE = 1 << 16
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
@@ -256,7 +259,7 @@ class LayerStream:
         self._hash = hashlib.sha256()
         self._reader, writer = os.pipe()
         with _quietly():
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _CHUNK)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
         try:
             self._call = Call(everything(), _send, directory, split, self._reader, writer)
         except BaseException:
@@ -273,7 +276,7 @@ class LayerStream:
         """
         if size < 0:
             return b"".join(self)
-        data = os.read(self._reader, min(size, _CHUNK)) if size else b""
+        data = os.read(self._reader, min(size, _PIECE)) if size else b""
         self._hash.update(data)
         self._left -= len(data)
         if size and (self._left < 0 or not data):
@@ -281,7 +284,7 @@ class LayerStream:
         return data
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunk := self.read(_CHUNK):
+        while chunk := self.read(_PIECE):
             yield chunk
 
     def _verify(self) -> None:
