@@ -30,6 +30,7 @@ from rootless.image.reference import familiar_repository
 from rootless.image.tarsplit import diff_ids, open_layer
 from rootless.image.tarstream import DIRECTORY
 from rootless.image.tarwriter import TarWriter
+from rootless.linux.unnamed import NO_TMPFILE, unnamed_file
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class _Writer:
 
     def _compressed(self, stream: Iterator[bytes] | Any, diff_id: str) -> dict[str, Any]:
         """Compress a layer into a file without a name, then copy it."""
-        with open(os.open(self._scratch, os.O_RDWR | os.O_TMPFILE, 0o600), "w+b") as file:
+        with open(unnamed_file(self._scratch), "w+b") as file:
             hasher = hashlib.sha256()
             for chunk in compressed(iter(stream), self._compression):
                 hasher.update(chunk)
@@ -305,7 +306,7 @@ class Output:
             try:
                 self.fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                if error.errno not in NO_TMPFILE:
                     raise
                 self._temporary = self._free_name()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
