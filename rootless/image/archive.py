@@ -85,7 +85,9 @@ class TarFiles:
         except BaseException as error:
             os.close(fd)
             if isinstance(error, OSError):
-                raise RlessError(f"cannot decompress {self._path}: {error.strerror}") from error
+                raise RlessError(
+                    f"cannot decompress {self._path}: {error.strerror}", limits.NO_ROOM
+                ) from error
             raise
         os.close(self._fd)
         self._fd = fd

@@ -163,11 +163,20 @@ class _Writer:
 
     def _compressed(self, stream: Iterator[bytes] | Any, diff_id: str) -> dict[str, Any]:
         """Compress a layer into a file without a name, then copy it."""
-        with open(unnamed_file(self._scratch), "w+b") as file:
+        with open(unnamed_file(self._scratch), "w+b", buffering=0) as file:
             hasher = hashlib.sha256()
             for chunk in compressed(iter(stream), self._compression):
                 hasher.update(chunk)
-                file.write(chunk)
+                view = memoryview(chunk)
+                while view:
+                    try:
+                        view = view[file.write(view) :]
+                    except OSError as error:  # not to be taken for one of the target
+                        raise RlessError(
+                            f"layer {diff_id[7:19]} cannot be compressed: {error.strerror}",
+                            limits.NO_ROOM,
+                            exit_code=1,
+                        ) from error
             size = file.tell()
             file.seek(0)
             digest = f"sha256:{hasher.hexdigest()}"
