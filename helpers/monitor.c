@@ -21,7 +21,7 @@
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now
- *   D                      the command that started it lets go: without this, its end is the end
+ *   D                      it leaves; the end of who started the container is else the end
  *   R                      (--explain) it has looked at the process, which may be reaped
  *
  * and every client gets X and the exit code (u32) at the end. A is answered by `a errno`.
@@ -1043,10 +1043,10 @@ static void take_input(struct client *client)
 		return;
 	}
 	let_go(&client->in);
-	if (!me.stdin_once)
-		return;
-	let_go(&me.in);
-	hang_up(); /* a terminal without keys: its window was closed, its connection broke */
+	if (me.pty < 0 && me.stdin_once)
+		let_go(&me.in);
+	if (client->leash)
+		hang_up(); /* a terminal without keys: its window was closed, its connection broke */
 }
 
 static void answer(struct client *client, char kind, int error)
@@ -1139,6 +1139,7 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 		break;
 	case 'D':
 		client->leash = false;
+		let_go(&client->in); /* its end means nothing any more */
 		break;
 	case 'R':
 		me.may_reap = true;
@@ -1579,7 +1580,8 @@ static void begin_client(void)
 	client->in = (int)number("client_in", -1);
 	client->sinks[OUT].fd = (int)number("client_out", -1);
 	client->sinks[ERR].fd = (int)number("client_err", -1);
-	client->attached = client->leash = client->fd >= 0;
+	client->attached = client->fd >= 0;
+	client->leash = number("leash", 0);
 	never_wait(client->fd);
 	never_wait(client->in);
 	never_wait(client->sinks[OUT].fd);

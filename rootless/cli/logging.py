@@ -7,6 +7,7 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _DRIVERS = ("local", "json-file", "journald", "none")
@@ -71,7 +72,7 @@ def _max_size(value: str) -> int:
     return number
 
 
-_READ = {
+_READ: dict[str, Callable[[str], Any]] = {
     "max-size": _max_size,
     "max-file": lambda value: integer(value, 1, 1000),
     "tag": str,

@@ -73,8 +73,13 @@ class Container:
         entry.update(facts)
         write_json(self.live_path, entry)
 
-    def claim(self, **more: Any) -> bool:
-        """Make the entry in `live`, with the caller as owner; False: there is one already."""
+    def claim(self, new: bool = False, **more: Any) -> bool:
+        """Make the entry in `live`, with the caller as owner; False: there is one already.
+
+        Args:
+            new: nobody else knows the id yet.
+            more: further facts of the entry.
+        """
         entry = {
             "owner": this_process(),
             "rm": self.facts["rm"],
@@ -86,6 +91,10 @@ class Container:
             **more,
         }
         path = self.live_path
+        if new:
+            write_json(path, entry)
+            self._entry = entry
+            return True
         temporary = f"{path}.{os.getpid()}.tmp"
         write_json(temporary, entry)
         try:
@@ -256,7 +265,7 @@ def create(
     container = Container(container_id, directory, facts)
     try:
         # The entry first: whatever is made after it will be found by the next sweep.
-        container.claim()
+        container.claim(new=True)
         os.mkdir(directory, 0o700)
         facts["name"] = take_name(container_id, name)
         if furnish is not None:

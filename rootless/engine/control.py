@@ -66,12 +66,12 @@ class Running:
         deadline: when it is killed; None: never.
     """
 
-    __slots__ = ("_end_fd", "_init", "client", "container", "deadline", "monitor")
+    __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "monitor")
 
     def __init__(self, container: Container, entry: dict[str, Any]) -> None:
         self.container = container
         self.monitor = entry["monitor"]
-        self._init = entry.get("init")
+        self._down, self._sent = False, 0
         self.client: Client | None = connect(container)
         self._end_fd = _open_process(self.monitor)
         self.deadline: float | None = None
@@ -93,21 +93,38 @@ class Running:
         if self.client.gone:
             self.client.close()
             self.client = None
+            if is_alive(self.monitor):
+                self._ask_again()
         return False
+
+    def _ask_again(self) -> None:
+        """Connect anew: the monitor has just become another program, to start the container again.
+
+        What it was asked for meanwhile is lost with the connection.
+        """
+        self.client = connect(self.container)
+        if self.client is not None:
+            if self._down:
+                self.client.stop_restarts()
+            if self._sent:
+                self.client.forward(self._sent)
 
     def signal(self, number: int) -> None:
         """Signal the container's first process; one that has ended is no error."""
+        self._sent = number
         if self.client is not None:
             try:
                 self.client.signal(number)
             except RlessError:
                 pass  # it has ended, or is between two starts
             return
-        if self._init:
-            signal_process(self._init, number)
+        init = self.container.init()
+        if init is not None:
+            signal_process(init, number)
 
     def keep_down(self) -> None:
         """Tell the monitor that this end is wanted: no restart by policy."""
+        self._down = True
         if self.client is not None:
             self.client.stop_restarts()
 
@@ -337,7 +354,7 @@ def restart(
         if outcome is None:
             try:
                 container = find(reference)
-                start(container)
+                start(container.id)
                 _note("restart", container)
             except RlessError as failure:
                 yield reference, failure

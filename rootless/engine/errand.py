@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import signal
 
     from rootless.engine.container import Container
-    from rootless.engine.hold import Orders
     from rootless.oci.runtime_spec import Spec
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -46,10 +45,10 @@ def main() -> int:
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    if container is None:
+        raise RlessError(f"no such container: {container_id}")  # its entry in `live` forbids that
     orders = dict(hold.decode(int(orders_fd)))
     lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS]
-    if container is None:
-        return 1  # it was removed, which its entry in `live` forbids
     orders = {key: value for key, value in orders.items() if key not in _LISTS}
     orders.update(_FRESH)
     orders.update(name=container.facts["name"], restarts=count, delay=delay)
@@ -62,7 +61,7 @@ def main() -> int:
         code = error.exit_code if isinstance(error, RlessError) else 125
         orders.update(init="0", code=str(code), restart="no")
         orders["error"] = jsontext.dumps([str(error)])[1:-1]
-    hold.hold([*orders.items(), *lists], container_id)
+    return hold.hold([*orders.items(), *lists], container_id)
 
 
 # Orders that may be given more than once.
@@ -118,9 +117,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
         pidfd_send_signal(created.pidfd, 9)
         os.waitpid(created.pid, 0)
         raise
-    events.record(
-        "start", "container", container.id, image=facts["image"], name=facts["name"]
-    )
+    events.record("start", "container", container.id, image=facts["image"], name=facts["name"])
     return {
         "init": str(created.pid),
         "init_fd": str(created.pidfd),

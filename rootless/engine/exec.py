@@ -21,7 +21,7 @@ import stat
 from rootless import jsontext, paths
 from rootless.engine import container as containers
 from rootless.engine import events
-from rootless.engine.attach import Pump, Signals, Terminal, resize, window_size
+from rootless.engine.attach import Pump, Signals
 from rootless.engine.keys import Keys
 from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.engine.container import Container
+    from rootless.engine.terminal import Terminal
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -113,8 +114,11 @@ def execute(request: ExecRequest) -> int:
     tell(f"exec_create: {shown}")
     spec = load_spec(container)
     description, prepare = describe(request, container, spec)
-    if request.tty and (size := window_size()):
-        description["consoleSize"] = size
+    if request.tty:
+        from rootless.engine.terminal import window_size
+
+        if size := window_size():
+            description["consoleSize"] = size
     streams = Streams(request)
     signals = Signals(proxy=not request.detach)
     process: KeptProcess | None = None
@@ -388,6 +392,8 @@ class Attendance(Pump):
         self.process = process
         self.terminal: Terminal | None = None
         if master >= 0:
+            from rootless.engine.terminal import Terminal, resize
+
             self.terminal = Terminal(lambda rows, columns: resize(master, rows, columns))
             self.add_terminal(master, keys is not None, keys)
             return

@@ -206,11 +206,11 @@ class _Sink:
                 return True
             except OSError:
                 return False
-            if not self.behind:
+            if data is self.todo:
                 self.todo = self.todo[given:]
                 continue
             self.at += given
-            if not self.behind:
+            if self.at == self.end:
                 os.ftruncate(self.spill, 0)
                 self.at = self.end = 0
         return True
@@ -402,9 +402,9 @@ class _Holder:
             sink = client.sinks[self.stream]
             if sink.todo and not sink.behind:
                 self._give(client, self.stream)
-            if sink.todo and (late or sink.behind) and not sink.keep(self.directory):
-                if not self._is_alone(client):
-                    self._drop(client)
+            too_slow = sink.todo and (late or sink.behind)
+            if too_slow and not sink.keep(self.directory) and not self._is_alone(client):
+                self._drop(client)
             wanted = wanted or bool(sink.todo)
         return wanted
 
@@ -464,8 +464,9 @@ class _Holder:
             return
         os.close(client.stdin)
         client.stdin = -1
-        if self.number("stdin_once"):
+        if self.pty < 0 and self.number("stdin_once"):
             self._close_input()
+        if client.leash:
             self._hang_up()
 
     def _signal_init(self, number: int) -> int:
@@ -511,8 +512,8 @@ class _Holder:
             said, ancillary, _, _ = channel.recvmsg(
                 4096, _socket.CMSG_SPACE(8 * fds.itemsize), 0x40000040
             )
-            for level, kind, data in ancillary:
-                if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            for level, what, data in ancillary:
+                if level == _socket.SOL_SOCKET and what == _socket.SCM_RIGHTS:
                     fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         except BlockingIOError:
             return
@@ -529,7 +530,7 @@ class _Holder:
             if not error:
                 return
         elif kind == b"W" and len(rest) == 4 and self.pty >= 0:
-            from rootless.engine.attach import resize
+            from rootless.engine.terminal import resize
 
             resize(self.pty, rest[0] | rest[1] << 8, rest[2] | rest[3] << 8)
         elif kind == b"K" and rest:
@@ -543,6 +544,9 @@ class _Holder:
             self.name = rest.decode("utf-8", "replace")
         elif kind == b"D":
             client.leash = False
+            if client.stdin >= 0:
+                os.close(client.stdin)
+                client.stdin = -1
         elif kind == b"R":
             self.may_reap = True
         for fd in fds:

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import os
 
-from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
-from rootless.engine.attach import Pump, Signals, Terminal, window_size
+from rootless.engine.attach import Pump, Signals
 from rootless.engine.create import Run, find_joined
 from rootless.engine.keys import Keys
 from rootless.engine.monitor import Monitor, Source
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.container import Container
+    from rootless.engine.terminal import Terminal
     from rootless.network.pasta import Pasta
 
 _HOST_IMAGE = "host:"
@@ -99,7 +99,7 @@ def load(container: Container) -> Run:
 
 
 def start(
-    container: Container,
+    reference: str,
     streams: Sequence[str] = (),
     keys: str | None = None,
     sig_proxy: bool = True,
@@ -117,6 +117,7 @@ def start(
     """
     close_on_exec_from(3)
     sweep.sweep()
+    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():
@@ -190,8 +191,15 @@ def _make_spec(state: Run) -> None:
     enter_joined(state)
     facts = _gather_facts(state)
     state.spec = specgen.generate(request, state.config, facts)
-    if request.tty and (size := window_size()):
-        state.spec["process"]["consoleSize"] = size
+    if request.tty:
+        from rootless.engine.terminal import window_size
+
+        if size := window_size():
+            state.spec["process"]["consoleSize"] = size
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        notify.bind(state.spec)
 
 
 def enter_joined(state: Run) -> None:
@@ -255,11 +263,6 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
-    if request.sdnotify == "container":
-        from rootless.engine import notify
-
-        if (mount := notify.pass_on(request)) is not None:
-            facts.volumes = [*state.mounts, mount]
     return facts
 
 
@@ -346,7 +349,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         code = _attend(state, attachment, wires, pasta, pid)
         left = code is None
         return code or 0
-    except _Interrupted as interruption:
+    except _InterruptedError as interruption:
         _end_start(wires, pid, container, keep, None)
         return interruption.code
     except RlessError as error:
@@ -416,7 +419,7 @@ def _reap(pid: int) -> None:
         pass  # it was, after a start that failed
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """A signal asked for the end before the application ran."""
 
     def __init__(self, number: int) -> None:
@@ -460,7 +463,7 @@ def _attend(
         pasta.wait_ready()
         state.mark("network")
     if number := signals.interrupted():
-        raise _Interrupted(number)
+        raise _InterruptedError(number)
     try:
         os.write(wires.gate, sync.START)
     except BrokenPipeError:
@@ -517,7 +520,7 @@ def _pump(
         os.close(stderr)
     if stdin >= 0:
         pump.add_input(stdin, Keys(attachment.keys) if tty else None)
-    with Terminal(client.resize) if tty else _nothing():
+    with _terminal(client) if tty else _nothing():
         while client.code is None and not client.gone:
             if not pump.wait():
                 break
@@ -538,10 +541,16 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if request.sdnotify != "ignore" and "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ:
         from rootless.engine import notify
 
-        notify.started(request.sdnotify or "conmon", monitor)
+        notify.started(request.sdnotify, monitor)
+
+
+def _terminal(client: Client) -> Terminal:
+    from rootless.engine.terminal import Terminal
+
+    return Terminal(client.resize)
 
 
 class _nothing:  # noqa: N801  # contextlib.nullcontext, without the import of contextlib

@@ -219,7 +219,7 @@ def restart_after_boot() -> Iterator[tuple[str, RlessError | None]]:
 
     for container in to_restart():
         try:
-            start(container)
+            start(container.id)
             yield container.facts["name"], None
         except RlessError as error:
             yield container.facts["name"], error

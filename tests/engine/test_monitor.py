@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import select
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -48,8 +50,7 @@ def emitter(size: int) -> tuple[str, ...]:
     return (
         sys.executable,
         "-Sc",
-        "import sys\n"
-        f"for n in range({size // 16}): sys.stdout.write('%015d\\n' % n)",
+        f"import sys\nfor n in range({size // 16}): sys.stdout.write('%015d\\n' % n)",
     )
 
 
@@ -134,10 +135,12 @@ def test_signals_are_not_for_the_monitor(start: Start) -> None:
 
 def test_removed_at_the_end(start: Start, program: str) -> None:
     script = "mkdir -p {0}/a/b && cd {0}/a && touch x && chmod 500 b && ln -s / link; i=0; "
-    script += "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
+    script += (
+        "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
+    )
     held = start("sleep", "60", remove=1)
     upper = held.directory / "upper"
-    assert os.system(script.format(upper)) == 0
+    subprocess.run(["sh", "-c", script.format(upper)], check=True)
     client = held.connect()
     client.rename("other")
     (held.base / "names" / "held").rename(held.base / "names" / "other")
@@ -327,17 +330,19 @@ def test_a_full_disk_stops_nobody_and_is_told(start: Start) -> None:
     os.write(stdin, b"go\n")
     wait_for(lambda: reader.size == 1_000_000, "the output")
     log = held.directory / "log"
-    kept = sum(len(part) for _, part in frames(log))
-    assert 0 < kept < limit
+    found = list(frames(log))
+    assert 0 < log.stat().st_size <= limit
     os.truncate(log, 0)  # there is room again
     os.write(stdin, b"go\n")
     held.wait()
+    found += frames(log)
     assert reader.size == 1_000_005
-    marker = f"rless: {1_000_000 - kept} bytes of output are missing here: "
-    found = [(stream, part) for stream, part in frames(log)]
-    assert [stream for stream, _ in found] == ["stderr", "stdout"]
-    assert found[0][1].startswith(marker.encode())
-    assert found[1][1] == b"last\n"
+    assert found[-1] == ("stdout", b"last\n")
+    marker = re.compile(rb"rless: (\d+) bytes of output are missing here: ")
+    missing = [int(match[1]) for _, part in found if (match := marker.match(part))]
+    kept = sum(len(part) for stream, part in found if stream == "stdout")
+    assert missing
+    assert kept + sum(missing) == 1_000_005
 
 
 # -- clients -------------------------------------------------------------------------------------
@@ -425,9 +430,11 @@ def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
 def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
     """They are made not to block, and so must be nobody else's."""
     client = start("sleep", "60").connect()
-    with (tmp_path / "file").open("w") as file:
-        with pytest.raises(RlessError, match="Invalid argument"):
-            client.attach(-1, file.fileno(), file.fileno())
+    with (
+        (tmp_path / "file").open("w") as file,
+        pytest.raises(RlessError, match="Invalid argument"),
+    ):
+        client.attach(-1, file.fileno(), file.fileno())
 
 
 def test_odd_messages_change_nothing(start: Start) -> None:
@@ -540,10 +547,12 @@ def test_the_policy_is_changed(start: Start) -> None:
 
 def test_it_is_small(start: Start, program: str) -> None:
     held = start("sh", "-c", "echo ready; exec sleep 60")
-    wait_for(lambda: (held.directory / "log").exists(), "the log")
+    wait_for((held.directory / "log").exists, "the log")
     time.sleep(0.1)
     if program == "c":
-        assert held.memory() <= 600
+        assert held.memory() <= 200
+    if program == "libc":
+        assert held.memory() <= 800
 
 
 def test_it_sleeps(start: Start) -> None:
