@@ -19,6 +19,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
 from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.unnamed import unnamed_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class _Sink:
             return False
         try:
             if self.spill < 0:
-                self.spill = _unlinked_file(directory)
+                self.spill = unnamed_file(directory)
             while self.todo:
                 size = os.pwrite(self.spill, self.todo, self.end)
                 self.end += size
@@ -229,16 +230,6 @@ class _Sink:
         except OSError:
             return False
         return True
-
-
-def _unlinked_file(directory: str) -> int:
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        path = f"{directory}/.backlog-{os.getpid()}"  # NFS has no O_TMPFILE
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.unlink(path)
-        return fd
 
 
 class _Client:

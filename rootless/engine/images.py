@@ -35,6 +35,7 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
     """Fetch an image, as its name means now, unpacked for the map that a plain `run` takes."""
     from rootless.engine import userns
     from rootless.image import pull as puller
+    from rootless.image.progress import Progress
     from rootless.image.user import resolve_user
 
     subordinate = userns.Subordinate()
@@ -44,9 +45,13 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
         user = resolve_user(spec, passwd=image.passwd(), group=image.group())
         return userns.choose("auto", user[:2], subordinate)
 
-    store = Store(paths.storage_root())
     image = puller.pull(
-        name, store, platform=platform, policy="always", quiet=quiet, idmap_for=idmap_for
+        name,
+        Store(paths.storage_root()),
+        platform=platform,
+        policy="always",
+        idmap_for=idmap_for,
+        progress=Progress(1, quiet=quiet),
     )
     events.record("pull", "image", image.id, name=familiar_repository(image.name))
     return image

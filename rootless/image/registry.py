@@ -24,6 +24,7 @@ from rootless.image.endpoint import AbsentError, Endpoint
 from rootless.image.http import Client, TransferError, read_body, stream_body
 from rootless.image.layers import LayerBlob
 from rootless.image.source import Found
+from rootless.linux.unnamed import unnamed_file
 from rootless.oci import image_spec as spec
 
 TYPE_CHECKING = False
@@ -209,7 +210,7 @@ class Registry:
         progress.state(layer.short, "Downloading", layer.size)
         fd = layer.fd  # given where it is unpacked meanwhile
         if fd < 0:
-            fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            fd = unnamed_file(scratch)
             self._fetched.append(fd)
 
         def advance(done: int) -> None:
