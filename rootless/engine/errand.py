@@ -65,7 +65,7 @@ def main() -> int:
 
 
 # Orders that may be given more than once.
-_LISTS = ("python", "environment")
+_LISTS = ("python", "environment", "helper")
 # What a new start does not take over from the last one.
 _FRESH = {
     **{key: "-1" for key in hold.FDS if key not in ("listener", "lock")},

@@ -29,6 +29,8 @@ FDS = (
     "client_out",
     "client_err",
     "lock",
+    "status",
+    "hello",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys
