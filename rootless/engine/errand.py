@@ -71,7 +71,7 @@ def main() -> int:
 
 _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192
 # Orders that may be given more than once.
-_LISTS = ("python", "environment", "connection")
+_LISTS = ("python", "environment", "connection", "helper")
 # What a new start does not take over from the last one.
 _FRESH = {
     **{key: "-1" for key in hold.FDS if key not in ("listener", "lock", "python_fd")},

@@ -26,11 +26,13 @@ from rootless.engine.keys import Keys
 from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_TOOL, RlessError, SyscallError
+from rootless.linux import prctl
 from rootless.linux.caps import NAMES, last_capability
 from rootless.linux.openat2 import openat2
 from rootless.linux.process import (
     close_on_exec_from,
     close_others,
+    kill_children,
     pidfd_open,
     pidfd_send_signal,
     show_as,
@@ -52,6 +54,7 @@ else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
+_CLEAN_UP = 2.0  # seconds that killed processes may take to end
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd or /etc/group that are read
 
 
@@ -427,8 +430,8 @@ class KeptProcess:
     The pid namespace of a container ends only when all in it are waited for, by parents that
     may lie outside. Neither a command that is stopped by ^Z, nor one that was killed, nor a
     process 1 of this host that waits for nobody may hold the container's end up: so the parent
-    is one that does nothing else. It also kills the process at the container's end where the pid
-    namespace is not the container's own.
+    is one that does nothing else. Where the pid namespace is not the container's own, it also
+    kills the process, and what that has left behind, at the container's end.
 
     Attributes:
         pidfd: of the process. result: the keeper's words, in the frames of `sync`.
@@ -446,8 +449,8 @@ class KeptProcess:
             RlessError: what `start` raises.
         """
         self.result, writer = os.pipe()
-        self._keeper = os.fork()
-        if self._keeper == 0:
+        keeper = os.fork()
+        if keeper == 0:
             try:
                 os.close(self.result)
                 _keep(start, init, writer, ended)
@@ -483,7 +486,6 @@ class KeptProcess:
             code: int = sync.expect_ready(self.result)["code"]
         except sync.UnexpectedMessageError as error:
             raise RlessError("the keeper of the command was killed", exit_code=137) from error
-        os.waitpid(self._keeper, 0)
         return code
 
 
@@ -496,6 +498,8 @@ def _keep(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         os.setsid()  # the terminal's signals are for the command, which forwards them
+        if init.shares_pids:
+            prctl.set_child_subreaper()
         started = start()
     except RlessError as error:
         sync.send(writer, sync.FAILED, sync.error_payload(error))
@@ -521,7 +525,23 @@ def _keep(
         sync.send(writer, sync.READY, {"code": code})
     except OSError:
         pass  # the command has gone
+    if init.shares_pids:
+        os.close(writer)
+        _keep_orphans(init)
     os._exit(0)
+
+
+def _keep_orphans(init: runtime.Init) -> None:
+    """Stay with what the process has left behind; at the container's end kill it."""
+    poll = select.poll()
+    poll.register(init.pidfd, select.POLLIN)
+    try:
+        while not poll.poll(1000):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        kill_children((), _CLEAN_UP)
+    except ChildProcessError:
+        pass  # there is nothing left
 
 
 def hold_terminal(process: KeptProcess, master: int) -> None:

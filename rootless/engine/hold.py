@@ -31,6 +31,8 @@ FDS = (
     "lock",
     "connection",
     "python_fd",
+    "status",
+    "hello",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys

@@ -18,7 +18,7 @@ from rootless.engine import hold
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
-from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.process import kill_children, pidfd_open, pidfd_send_signal
 from rootless.linux.unnamed import unnamed_file
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
+_REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _STREAMS = ("stdout", "stderr")
 
@@ -44,6 +45,7 @@ def run(orders_fd: int) -> NoReturn:
     code = 125
     try:
         holder = _Holder(orders_fd)
+        holder.say_hello()
         holder.run()
         code = holder.code  # systemd's Restart=on-failure looks at it
     finally:
@@ -284,6 +286,11 @@ class _Holder:
         self.listener = self.number("listener", -1)
         self.init = self.number("init")
         self.init_fd = self.number("init_fd", -1)
+        self.starting = self.number("status", -1)  # init closes it by execve
+        self.asked: list[int] = []  # signals that came before that
+        self.orphans = bool(self.number("orphans"))
+        self.pasta = self.number("pasta")
+        self.helpers = {int(value) for key, value in pairs if key == "helper"}
         self.stdin, self.pty = self.number("in", -1), self.number("pty", -1)
         out = self.pty if self.pty >= 0 else self.number("out", -1)
         self.sources = [out, self.number("err", -1)]
@@ -320,6 +327,18 @@ class _Holder:
 
     def number(self, key: str, otherwise: int = 0) -> int:
         return int(self.orders.get(key, otherwise))
+
+    def say_hello(self) -> None:
+        """Tell the command that the container is in good hands."""
+        from rootless.runtime import sync
+
+        fd = self.number("hello", -1)
+        if fd >= 0:
+            try:
+                sync.send(fd, sync.READY, None)
+            except OSError:
+                pass  # it has gone, and with it the container, if it keeps that
+            os.close(fd)
 
     # -- what is told ------------------------------------------------------------------------
 
@@ -479,11 +498,27 @@ class _Holder:
     def _signal_init(self, number: int) -> int:
         if self.ended:
             return errno.ESRCH
+        # Process 1 of a pid namespace loses what it has no handler for: it waits for who has one.
+        if self.starting >= 0 and number != signal.SIGKILL and 0 < number < signal.NSIG:
+            self.asked.append(number)
+            return 0
         try:
             pidfd_send_signal(self.init_fd, number)
         except SyscallError as error:
             return error.errno
         return 0
+
+    def _begin_signals(self) -> None:
+        """Give the application, which runs now, what it was sent."""
+        self._close_starting()
+        for number in self.asked:
+            self._signal_init(number)
+        self.asked = []
+
+    def _close_starting(self) -> None:
+        if self.starting >= 0:
+            os.close(self.starting)
+            self.starting = -1
 
     def _stop_restarts(self) -> None:
         self.policy = "no"
@@ -674,7 +709,22 @@ class _Holder:
 
     # -- the end -------------------------------------------------------------------------------
 
+    def _reap_orphans(self) -> None:
+        """Reap the orphans that have ended; others are waited for where they are asked."""
+        try:
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in (self.init, self.health_pid):
+                    return
+                os.waitpid(ended.si_pid, 0)
+                if ended.si_pid == self.pasta:
+                    self.pasta = 0
+        except ChildProcessError:
+            pass  # there are none
+
     def _end_cgroup(self, remove: bool) -> None:
+        if self.orphans:
+            self._reap_orphans()
+            kill_children({self.pasta, *self.helpers}, _CLEAN_UP)
         path = self.orders.get("cgroup")
         if not path:
             return
@@ -690,8 +740,8 @@ class _Holder:
             pass  # the administrator's systemd removes it
 
     def _clean_up(self) -> None:
-        if pasta := self.number("pasta"):
-            os.kill(pasta, signal.SIGKILL)
+        if self.pasta:
+            os.kill(self.pasta, signal.SIGKILL)
         self._end_cgroup(True)
         if self.orders["mount"]:
             try:
@@ -732,6 +782,7 @@ class _Holder:
             code = os.waitstatus_to_exitcode(status)
             self.code = code if code >= 0 else 128 - code
             os.close(self.init_fd)
+        self._close_starting()
         self._check_memory()
         if self.health_fd >= 0:
             os.kill(self.health_pid, signal.SIGKILL)
@@ -799,6 +850,8 @@ class _Holder:
         pending = any(client.sinks[self.stream].todo for client in self.clients)
         if not self.ended and self.init_fd >= 0:
             topics[self.init_fd] = (select.POLLIN, self._note_end, ())
+        if self.starting >= 0:
+            topics[self.starting] = (0, self._begin_signals, ())
         for client in self.clients:
             topics[client.fd] = (select.POLLIN, self._hear, (client,))
             for stream, sink in enumerate(client.sinks):
@@ -861,6 +914,9 @@ class _Holder:
         pending = any(client.sinks[self.stream].todo for client in self.clients)
         if pending and time.monotonic() - self.since < _GRACE:
             due.append(self.since + _GRACE)
+        if self.orphans:
+            self._reap_orphans()
+            due.append(time.monotonic() + _REAP)
         left = 1000 * max(0.0, min(due) - time.monotonic()) if due else None
         ready = dict(poll.poll(left))
         for fd, (_, act, arguments) in topics.items():

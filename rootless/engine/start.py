@@ -459,6 +459,7 @@ def _attend(
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
         raise RlessError("the container whose namespaces are joined has just ended")
+    _expect_ready(wires.result)  # the monitor is the program that stays
     if pasta is not None:
         pasta.wait_ready()
         state.mark("network")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ffi
@@ -21,7 +22,7 @@ from rootless.linux.call import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from typing import Any, NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -96,9 +97,7 @@ def close_others(kept: set[int]) -> None:
     close_from(first)
 
 
-def execute_in(
-    dir_fd: int, name: str, args: list[str], environment: dict[str, str]
-) -> NoReturn:
+def execute_in(dir_fd: int, name: str, args: list[str], environment: dict[str, str]) -> NoReturn:
     """Become the program `name` of a directory; a link of that name is not followed.
 
     With a close-on-exec `dir_fd` the kernel runs no script: its interpreter could not open it.
@@ -200,6 +199,25 @@ def _number(text: str) -> int:
     """Return what some digits say, and for anything else a number that no signal has."""
     few = len(text) < 4 and text.isascii() and text.isdigit()
     return int(text) if few else signal.NSIG
+
+
+def kill_children(spared: Collection[int], seconds: float) -> None:
+    """Kill the caller's children but for some, and wait for them, for so many seconds at most.
+
+    Of a child subreaper (prctl(2)) the children of the killed become its own, and go too.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            children = [int(word) for word in file.read().split()]
+        children = [pid for pid in children if pid not in spared]
+        if not children:
+            return
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)  # until we wait for it, its number is its own
+        for pid in children:
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                time.sleep(0.002)
 
 
 def read_exactly(fd: int, size: int) -> bytes:

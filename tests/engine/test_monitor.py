@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.linux import prctl
+from rootless.runtime import sync
 from tests.lib.held import Held, frames, small_files
 from tests.lib.product import wait_for
 
@@ -201,6 +203,67 @@ def test_a_full_disk_at_the_end(start: Start) -> None:
     held.wait()
     assert os.listdir(held.directory) == []
     assert json.loads(held.live.read_text())["ended"]["code"] == 9
+
+
+# -- the beginning -----------------------------------------------------------------------------
+
+
+def test_it_says_when_it_has_taken_over(start: Start) -> None:
+    reader, writer = os.pipe()
+    start("sleep", "60", hello=writer, prepare=lambda: None)
+    os.close(writer)
+    assert sync.receive(reader) == (sync.READY, None)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_a_signal_waits_for_the_application(start: Start) -> None:
+    """Until init executes it, the kernel would throw away what it has no handler for."""
+    reader, writer = os.pipe()
+    script = "trap 'exit 5' TERM; trap 'echo one' USR1; echo ready; while :; do sleep 0.05; done"
+    held = start("sh", "-c", script, status=reader, prepare=lambda: os.close(writer))
+    os.close(reader)
+    wait_for((held.directory / "log").exists, "the application")
+    client = held.connect()
+    client.signal(signal.SIGTERM)
+    with pytest.raises(RlessError, match="Invalid argument"):
+        client.signal(99)
+    assert client.wait(0.5) is None
+    os.close(writer)
+    assert client.wait(10) == 5
+
+
+def test_a_kill_does_not_wait(start: Start) -> None:
+    reader, writer = os.pipe()
+    held = start("sleep", "60", status=reader, prepare=lambda: os.close(writer))
+    os.close(reader)
+    client = held.connect()
+    client.signal(signal.SIGTERM)
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+    os.close(writer)
+
+
+def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
+    """In a shared pid namespace no kernel does it; a cgroup there may not be."""
+    script = "sleep 0.3; (setsid sh -c 'sleep 998; :' & echo $!); (sleep 0.1 & echo $!); "
+    script += "sleep 1.5; exit 4"
+    held = start("sh", "-c", script, orphans=1, prepare=prctl.set_child_subreaper)
+    client = held.connect()
+
+    def said() -> list[int]:
+        log = held.directory / "log"
+        return [int(n) for _, data in frames(log) for n in data.split()] if log.exists() else []
+
+    wait_for(lambda: len(said()) == 2, "the orphans")
+    lasting, brief = said()
+    wait_for(lambda: not os.path.exists(f"/proc/{brief}"), "its being waited for", 5)
+    assert os.path.exists(f"/proc/{lasting}")
+    inner = Path(f"/proc/{lasting}/task/{lasting}/children").read_text().split()
+    assert client.wait(10) == 4
+    held.wait()
+    for pid in (lasting, *inner):
+        assert not os.path.exists(f"/proc/{pid}")
 
 
 # -- the leash -----------------------------------------------------------------------------------
