@@ -132,7 +132,7 @@ class Container:
         """
         live = self.live()
         if is_alive(live.get("init")):
-            return "paused" if _is_paused(live) else "running", None
+            return "paused" if is_paused(live) else "running", None
         held = any(is_alive(live.get(name)) for name in ("owner", "monitor"))
         ended = self.ended()
         if ended:
@@ -192,8 +192,8 @@ class Container:
         signal_process(process, number)
 
 
-def _is_paused(live: dict[str, Any]) -> bool:
-    """Tell whether the processes of a running container are halted, by its cgroup or by SIGSTOP."""
+def is_paused(live: dict[str, Any]) -> bool:
+    """Tell, by its entry in `live`, whether a running container is halted: its cgroup, or SIGSTOP."""
     if live.get("cgroup"):
         try:
             with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:

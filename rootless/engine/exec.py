@@ -23,7 +23,6 @@ from rootless.engine import container as containers
 from rootless.engine import events
 from rootless.engine.attach import Pump, Signals
 from rootless.engine.keys import Keys
-from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_TOOL, RlessError, SyscallError
 from rootless.linux import prctl
@@ -105,7 +104,7 @@ def execute(request: ExecRequest) -> int:
     close_on_exec_from(3)
     keys = Keys(request.detach_keys)
     container = containers.find(request.container)
-    init = hold(container)
+    init, cgroup = hold(container)
     name, image = container.facts["name"], container.facts["image"]
     exec_id = os.urandom(32).hex()
     shown = " ".join(request.command)
@@ -116,7 +115,7 @@ def execute(request: ExecRequest) -> int:
 
     tell(f"exec_create: {shown}")
     spec = load_spec(container)
-    description, prepare = describe(request, container, spec)
+    description, complete = describe(request, container, spec)
     if request.tty:
         from rootless.engine.terminal import window_size
 
@@ -126,26 +125,30 @@ def execute(request: ExecRequest) -> int:
     signals = Signals(proxy=not request.detach)
     process: KeptProcess | None = None
 
-    def start() -> runtime.Started:
-        try:
-            started = runtime.start(
-                spec,
-                description,
-                init,
-                cgroup=container.live().get("cgroup") or None,
-                cache_dir=f"{paths.storage_root()}/seccomp",
-                stdio=streams.stdio,
-                console_fd=streams.console,
-                prepare=prepare,
-            )
-        except RlessError as error:
-            tell("exec_die", exitCode=error.exit_code)
-            raise
+    def start(entrant: runtime.Entrant) -> runtime.Started:
+        started = entrant.start()
         tell(f"exec_start: {shown}")
         return started
 
     try:
-        process = KeptProcess(start, init, lambda code: tell("exec_die", exitCode=code))
+        try:
+            # As much as can be before the forks: a page that is first written after one is copied.
+            entrant = runtime.prepare(
+                spec,
+                description,
+                init,
+                cgroup=cgroup,
+                cache_dir=f"{paths.storage_root()}/seccomp",
+                stdio=streams.stdio,
+                console_fd=streams.console,
+                complete=complete,
+            )
+            process = KeptProcess(
+                lambda: start(entrant), init, lambda code: tell("exec_die", exitCode=code)
+            )
+        except RlessError as error:
+            tell("exec_die", exitCode=error.exit_code)
+            raise
         streams.close_inner()
         master = streams.receive_master()
         if request.detach:
@@ -171,25 +174,25 @@ def execute(request: ExecRequest) -> int:
 # -- 1 container ---------------------------------------------------------------------------------
 
 
-def hold(container: Container) -> runtime.Init:
-    """Hold the first process of a container that runs and is not paused.
+def hold(container: Container) -> tuple[runtime.Init, str | None]:
+    """Hold the first process of a container that runs and is not paused; return its cgroup, too.
 
     Raises:
         RlessError: it does not, with Docker's words and exit code.
     """
     name = container.facts["name"]
-    process = container.init()
-    if process is None:
+    live = container.live()
+    if not containers.is_alive(live.get("init")):
         raise RlessError(
             f"container {name} is not running", f"start it first (rless start {name})", 1
         )
-    if is_paused(container):
+    if containers.is_paused(live):
         raise RlessError(
             f"container {name} is paused",
             f"unpause the container before exec (rless unpause {name})",
             1,
         )
-    return runtime.Init(*process)
+    return runtime.Init(*live["init"]), live.get("cgroup") or None
 
 
 def load_spec(container: Container) -> Spec:
@@ -240,7 +243,7 @@ def describe(
     has_home = "HOME" in asked or _chose_home(container)
     has_group = _mapped_groups(container, spec)
 
-    def prepare(description: Process) -> None:
+    def complete(description: Process) -> None:
         try:
             uid, gid, groups, home = resolve_user(
                 wanted, passwd=_read("/etc/passwd"), group=_read("/etc/group")
@@ -253,7 +256,7 @@ def describe(
         description["env"] = _list(environment)
         description["capabilities"] = capabilities(own, uid, request.privileged)
 
-    return description, prepare
+    return description, complete
 
 
 def _list(environment: dict[str, str]) -> list[str]:

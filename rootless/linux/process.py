@@ -30,6 +30,7 @@ else:
 
 _CLOSE_RANGE_CLOEXEC = 4
 _LAST_FD = 0xFFFFFFFF
+_place: tuple[int, int] | None = None  # of the arguments, once it was asked for
 
 
 def pidfd_open(pid: int) -> int:
@@ -139,6 +140,16 @@ def getcwd() -> bytes:
     return buffer.value
 
 
+def arguments_place() -> tuple[int, int]:
+    """Return where our command line begins and ends in memory; the same in all later children."""
+    global _place
+    if _place is None:
+        with open("/proc/self/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        _place = int(fields[45]), int(fields[46])
+    return _place
+
+
 def show_as(title: str) -> None:
     """Replace the command line that ps shows of this process, and of its later children.
 
@@ -147,9 +158,7 @@ def show_as(title: str) -> None:
 
     Source: proc_pid_stat(5), fields 48 and 49; proc_pid_cmdline(5).
     """
-    with open("/proc/self/stat", "rb") as stat:
-        fields = stat.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+    start, end = arguments_place()
     if 0 < start < end:
         size = end - start
         text = title.encode()[: size - 1].ljust(size, b"\0")
