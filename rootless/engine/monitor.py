@@ -209,7 +209,7 @@ class Monitor:
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         write_json(f"{self.container.directory}/config.json", self.spec)
-        self.cgroup = cgroup.choose(self.spec, self.container.id)
+        self.cgroup = cgroup.choose(self.spec, self.container.id, hand_down=True)
         times.append(("control group", time.monotonic()))
         pasta = self.pasta
         self.container.record_live(
