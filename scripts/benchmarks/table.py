@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.peers import AT_ONCE, Peers
@@ -25,9 +26,9 @@ class Case(NamedTuple):
     """
 
     label: str
-    timed: list[Command]
-    before: list[Command] = []
-    after: list[Command] = []
+    timed: Sequence[Command]
+    before: Sequence[Command] = ()
+    after: Sequence[Command] = ()
     target: float | None = None
     most: float | None = None
 
@@ -42,10 +43,10 @@ class Group(NamedTuple):
 
     name: str
     samples: int
-    cases: list[Case]
+    cases: Sequence[Case]
     repeat: int = 1
-    first: list[Command] = []
-    last: list[Command] = []
+    first: Sequence[Command] = ()
+    last: Sequence[Command] = ()
 
 
 def measure(peers: Peers, group: Group) -> None:
@@ -101,7 +102,7 @@ def works(peers: Peers, case: Case) -> bool:
     return True
 
 
-def show(group: Group, cases: list[Case], times: dict[str, list[float]]) -> None:
+def show(group: Group, cases: Sequence[Case], times: dict[str, list[float]]) -> None:
     """Print medians, quartiles, ratios, targets."""
     print(f"\n{group.name}   ({group.samples} samples)")
     reference = cases[0].label
