@@ -135,6 +135,7 @@ class Peers:
             self.run([self.rless, "rm", "-f", *left])
         if "podman" not in self.missing:
             self.run(["podman", "rm", "-f", "-a", "-t", "0"])
+        end_orphans()
         clear(self.work, self.rless)
         if not self.had_locks and os.path.exists(self.locks):
             os.unlink(self.locks)
@@ -243,6 +244,19 @@ def adopt_orphans() -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def end_orphans() -> None:
+    """End all that the measured programs have left behind, for whatever reason."""
+    for _ in range(100):
+        reap()
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            pids = file.read().split()
+        if not pids:
+            return
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def reap() -> None:
