@@ -73,7 +73,7 @@ def main() -> int:
 _LISTS = ("python", "environment", "connection")
 # What a new start does not take over from the last one.
 _FRESH = {
-    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock")},
+    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock", "connection")},
     "leash": "0",
     "hold": "0",
 }
