@@ -481,6 +481,8 @@ class _Holder:
         self.typed = b""
 
     def _take_input(self, client: _Client) -> None:
+        if client.stdin < 0:
+            return  # it has left in this same round
         try:
             self.typed = os.read(client.stdin, _CHUNK)
         except BlockingIOError:

@@ -502,6 +502,20 @@ def test_two_readers_of_whom_one_has_stopped(start: Start) -> None:
     held.wait()
 
 
+def test_it_leaves_and_nothing_ends(start: Start) -> None:
+    """Its farewell comes before the end of what it typed, which else would be the application's."""
+    held = start("cat", stdin=True, stdin_once=1)
+    for _ in range(20):
+        client, stdin, _, _ = held.attach(stdin=True)
+        client.let_go()
+        os.close(stdin)
+        client.close()
+    client = held.connect()
+    assert client.wait(0.2) is None
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
 def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
     held = start("sh", "-c", "read x; head -c 3000000 /dev/zero; exit 3", stdin=True)
     _, stdin, out, _ = held.attach(stdin=True)
