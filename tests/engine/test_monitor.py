@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.image.ownership import everything
 from rootless.linux import prctl
+from rootless.linux.idmap import call_in_userns
 from rootless.runtime import sync
 from tests.lib.held import Held, frames, small_files
 from tests.lib.product import wait_for
@@ -540,6 +542,31 @@ def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
         pytest.raises(RlessError, match="Invalid argument"),
     ):
         client.attach(-1, file.fileno(), file.fileno())
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_another_user_is_turned_away(start: Start) -> None:
+    """Class 43, were the directory ever open: the socket asks who it is."""
+    held = start("sleep", "60")
+    held.connect()
+    held.directory.chmod(0o711)
+    (held.directory / "monitor").chmod(0o777)
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 0) == "k"
+    held.connect()
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 1) == ""
+
+
+def kill_as_another(directory: str, uid: int) -> str:
+    """Ask for a signal that does nothing as this user; return the kind of the answer."""
+    os.chdir(directory)
+    if uid:
+        os.setresuid(uid, uid, uid)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        channel.connect("monitor")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(b"K\0")
+            return channel.recv(2)[:1].decode()
+    return ""
 
 
 def test_odd_messages_change_nothing(start: Start) -> None:
