@@ -30,6 +30,7 @@ from rootless.engine.container import (
     find,
     is_alive,
     load,
+    put_ballast,
     read_json,
     signal_process,
     take_name,
@@ -478,6 +479,7 @@ def remove(
         except RlessError as error:
             outcomes[reference] = error
     failures = _delete_all(claimed, volumes)
+    put_ballast()  # a full disk may have room for it again
     for reference, outcome in outcomes.items():
         identifier = going[reference].id if reference in going else ""
         yield reference, failures.get(identifier, outcome)
@@ -610,22 +612,23 @@ def _change(container: Container, names: list[str], change: Callable[[], None]) 
     Raises:
         RlessError: of `change`; or another command is at it.
     """
-    note = changing_path(container.id)
+    note, name = changing_path(container.id), container.facts["name"]
     entry = {"owner": this_process(), "names": names}
-    if not write_new(note, entry):
-        from rootless.engine import sweep
-
-        sweep.sweep()  # it may be that of a command that was killed
-        if not write_new(note, entry):
-            raise RlessError(
-                f"container {container.facts['name']} is being changed by another command",
-                "try again",
-                1,
-            )
     try:
-        change()
-    finally:
-        unlink(note)
+        if not write_new(note, entry):
+            from rootless.engine import sweep
+
+            sweep.sweep()  # it may be that of a command that was killed
+            if not write_new(note, entry):
+                raise RlessError(
+                    f"container {name} is being changed by another command", "try again", 1
+                )
+        try:
+            change()
+        finally:
+            unlink(note)
+    except OSError as error:
+        raise RlessError(f"cannot change container {name}: {error.strerror}", None, 1) from error
 
 
 def _change_name(container: Container, old: str, name: str) -> None:
@@ -634,13 +637,12 @@ def _change_name(container: Container, old: str, name: str) -> None:
         raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
     try:
         take_name(container.id, name)
+        container.update_facts(name=name)
     except RlessError as error:
         raise RlessError(error.message, error.hint, 1) from error
-    try:
-        container.update_facts(name=name)
-    except OSError as error:
+    except OSError:
         drop_name(name, container.id)
-        raise RlessError(f"cannot rename container {old}: {error.strerror}", exit_code=1) from error
+        raise
     drop_name(old, container.id)
     running = take(container)
     if running is not None:
