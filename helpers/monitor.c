@@ -17,7 +17,7 @@
  *
  *   A flags [in] out err   attach: descriptors of pipes come with it; flag 1: `in` is one of them
  *   W rows columns         resize the terminal (u16, little endian)
- *   K number               signal init                       answer: k errno
+ *   K number               signal init     answer: k errno; EAGAIN: once it is the application
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now
@@ -229,7 +229,7 @@ static int signal_init(int number)
 	/* Process 1 of a pid namespace loses what it has no handler for: it waits for who has one. */
 	if (me.starting >= 0 && number != SIGKILL && number > 0 && number <= 64) {
 		me.asked |= 1ULL << (number - 1);
-		return 0;
+		return EAGAIN; /* kept */
 	}
 	return syscall(SYS_pidfd_send_signal, me.init_fd, number, NULL, 0) < 0 ? errno : 0;
 }

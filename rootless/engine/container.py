@@ -21,6 +21,7 @@ dead, and `sweep` clears it. `control` has the verbs.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILLED = 137
+# A file in `live`, by a name that no container id can have: this boot was seen.
+BOOTED = "booted"
+_BALLAST = 8192  # bytes
 # What is before the id in `live` while a container is being renamed or updated.
 CHANGING = "change-"
 # A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
@@ -98,10 +102,16 @@ class Container:
             write_json(path, entry)
             self._entry = entry
             return True
-        if not write_new(path, entry):
-            return False
-        self._entry = entry
-        return True
+        try:
+            made = write_new(path, entry)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or "removing" not in more:
+                raise
+            _drop_ballast()  # a removal makes room, but begins with a note of it
+            made = write_new(path, entry)
+        if made:
+            self._entry = entry
+        return made
 
     def update_facts(self, **facts: Any) -> None:
         """Change facts of container.json, which is whole at any moment."""
@@ -475,16 +485,33 @@ def live_root() -> str:
     return paths.checked(f"{paths.boot_root()}/live")
 
 
+def put_ballast() -> None:
+    """Keep a little room for a time when the disk is full, in a file that marks this boot."""
+    fd = os.open(f"{live_root()}/{BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, bytes(_BALLAST))
+    except OSError:
+        pass  # it is full already
+    finally:
+        os.close(fd)
+
+
+def _drop_ballast() -> None:
+    os.truncate(f"{live_root()}/{BOOTED}", 0)
+
+
 def write_json(path: str, value: Any) -> None:
     """Write a file that is, at any moment, whole or not there (rename(2))."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(jsontext.dumps(value))
         os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        unlink(temporary)
+        if isinstance(error, OSError):  # write(2) knows of no name
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 

@@ -503,7 +503,7 @@ class _Holder:
         # Process 1 of a pid namespace loses what it has no handler for: it waits for who has one.
         if self.starting >= 0 and number != signal.SIGKILL and 0 < number < signal.NSIG:
             self.asked.append(number)
-            return 0
+            return errno.EAGAIN  # kept
         try:
             pidfd_send_signal(self.init_fd, number)
         except SyscallError as error:

@@ -18,6 +18,7 @@ import os
 
 from rootless import paths
 from rootless.engine.container import (
+    BOOTED,
     CHANGING,
     KILLED,
     Container,
@@ -32,6 +33,7 @@ from rootless.engine.container import (
     is_alive,
     live_root,
     load,
+    put_ballast,
     read_json,
     signal_process,
     unlink,
@@ -54,11 +56,11 @@ def sweep() -> None:
     """
     root = live_root()
     names = os.listdir(root)
-    if _BOOTED not in names:
+    if BOOTED not in names:
         _clear_last_boot()
-        os.close(os.open(f"{root}/{_BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        put_ballast()
     for name in names:
-        if name == _BOOTED:
+        if name == BOOTED:
             continue
         if name.endswith(".tmp"):
             _drop_temporary(f"{root}/{name}")
@@ -73,8 +75,6 @@ def sweep() -> None:
 
 # Below the storage: images that are being fetched (image.inflight).
 _IN_FLIGHT = "/tmp"  # noqa: S108
-# A name that no container id can have.
-_BOOTED = "booted"
 
 
 def clear(container: Container) -> None:
@@ -138,10 +138,14 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
-    elif ended := entry.get("ended"):
-        container.record_exit(ended["code"])  # noted by the monitor, on a full disk
-    elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
-        container.record_exit(KILLED, "rless was killed")
+    else:
+        try:
+            if ended := entry.get("ended"):
+                container.record_exit(ended["code"])  # noted by the monitor, on a full disk
+            elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
+                container.record_exit(KILLED, "rless was killed")
+        except OSError:
+            return  # still full: the entry stays the witness
     unlink(f"{live_root()}/{container_id}")
 
 

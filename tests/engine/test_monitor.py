@@ -227,7 +227,7 @@ def test_a_signal_waits_for_the_application(start: Start) -> None:
     os.close(reader)
     wait_for((held.directory / "log").exists, "the application")
     client = held.connect()
-    client.signal(signal.SIGTERM)
+    assert not client.signal(signal.SIGTERM)
     with pytest.raises(RlessError, match="Invalid argument"):
         client.signal(99)
     assert client.wait(0.5) is None
