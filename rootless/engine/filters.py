@@ -157,9 +157,7 @@ class Chosen:
 
     def _publish(self, texts: Sequence[str]) -> Any:
         ports = {port for text in texts for port in ports_of("publish", text)}
-        return lambda row: any(
-            port.rpartition("->")[2] in ports for port in row["ports"] if "->" in port
-        )
+        return lambda row: any(_host_port(port) in ports for port in row["ports"] if "->" in port)
 
     def _expose(self, texts: Sequence[str]) -> Any:
         ports = {port for text in texts for port in ports_of("expose", text)}
@@ -175,6 +173,12 @@ class Chosen:
     def _ancestor(self, texts: Sequence[str]) -> Any:
         wanted = [_ancestor_test(text) for text in texts]
         return lambda row: any(test(row) for test in wanted)
+
+
+def _host_port(port: str) -> str:
+    """Return "8080/tcp" of "0.0.0.0:8080->80/tcp"."""
+    host, _, inner = port.rpartition("->")
+    return f"{host.rpartition(':')[2]}/{inner.rpartition('/')[2]}"
 
 
 def _spellings(name: str) -> tuple[str, str]:

@@ -359,7 +359,7 @@ class _Holder:
             "action": action,
             "id": self.orders["id"],
             "attributes": {
-                "image": jsontext.loads(f"[{self.orders['image']}]")[0],
+                **jsontext.loads(f"{{{self.orders['attributes']}}}"),
                 "name": self.name,
                 **more,
             },
