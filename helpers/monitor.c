@@ -614,7 +614,8 @@ static void record_exit(bool again)
 /* Append an event as rootless/engine/events.py does: one line by one write. */
 static void event(const char *action)
 {
-	char said[4096], code[32] = "";
+	static char said[1 << 15]; /* the labels of a container are of any length */
+	char code[32] = "";
 	struct timespec time;
 	int size, fd;
 
@@ -623,8 +624,8 @@ static void event(const char *action)
 	clock_gettime(CLOCK_REALTIME, &time);
 	size = snprintf(said, sizeof(said),
 			"{\"time\":%lld%09ld,\"type\":\"container\",\"action\":\"%s\",\"id\":\"%s\","
-			"\"attributes\":{\"image\":%s,\"name\":\"%s\"%s}}\n",
-			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("image"),
+			"\"attributes\":{%s,\"name\":\"%s\"%s}}\n",
+			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("attributes"),
 			me.name, code);
 	if (size < 0 || (size_t)size >= sizeof(said))
 		return;

@@ -451,9 +451,10 @@ def delete(container: Container, volumes: bool) -> None:
 
 def _delete_volumes(container: Container) -> None:
     if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
-        from rootless.engine.volumes import remove_anonymous
+        from rootless.engine import volumes
 
-        remove_anonymous(container)
+        volumes.remove_anonymous(container)
+        volumes.clear_leftovers()  # of one that was killed after its name had gone
 
 
 def discard(container: Container) -> None:

@@ -375,7 +375,7 @@ class _Holder:
             "action": action,
             "id": self.orders["id"],
             "attributes": {
-                "image": jsontext.loads(f"[{self.orders['image']}]")[0],
+                **jsontext.loads(f"{{{self.orders['attributes']}}}"),
                 "name": self.name,
                 **more,
             },
@@ -798,9 +798,7 @@ class _Holder:
             while True:  # others may write for ever
                 if any(client.sinks[self.stream].todo for client in self.clients):
                     self._turn()
-                elif self.sources[stream] < 0 or self.taken >= _LAST_WORDS:
-                    break
-                elif not self._take(stream):
+                elif self.sources[stream] < 0 or self.taken >= _LAST_WORDS or not self._take(stream):
                     break
         self.log.end()
         for fd in self.sources:

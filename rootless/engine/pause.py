@@ -72,7 +72,7 @@ def pause(container: Container) -> str | None:
     else:
         why = "no control group"
         _stop_all(container)
-    events.record("pause", "container", container.id, image=container.facts["image"], name=name)
+    events.of_container("pause", container)
     return why
 
 
@@ -88,7 +88,7 @@ def unpause(container: Container) -> None:
     if not is_paused(container):
         raise RlessError(f"container {name} is not paused", exit_code=1)
     thaw(container)
-    events.record("unpause", "container", container.id, image=container.facts["image"], name=name)
+    events.of_container("unpause", container)
 
 
 def thaw(container: Container) -> None:

@@ -265,9 +265,7 @@ def is_about_names_only() -> bool:
                 is_text = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
                 if not is_text or text[:3] in ('"""', "'''") or key.lstrip().startswith("["):
                     return False
-            elif line.partition("=")[0].rstrip() not in _PLAIN or "#" in line:
-                return False
-            elif not line.endswith(("]", '"', "'")) or '"""' in line or "'''" in line:
+            elif line.partition("=")[0].rstrip() not in _PLAIN or "#" in line or not line.endswith(("]", '"', "'")) or '"""' in line or "'''" in line:
                 return False
     return True
 
