@@ -390,13 +390,23 @@ def hostile(rless: Product, script: str, *flags: str) -> None:
     wait_for(lambda: rless("cp", "box:/ready", "-").code == 0, "the container")
 
 
-def test_links_of_the_container_lead_nowhere_else(rless: Product, tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_links_of_the_container_lead_nowhere_else(
+    rless: Product, tmp_path: Path, state: str
+) -> None:
     """CVE-2018-15664: every link counts from the container's root."""
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key").write_text("secret")
-    hostile(rless, f"ln -s {secret} /abs; ln -s ../../../../../../..{secret} /rel; "
-            f"ln -s /proc/1/root{secret} /magic; touch /ready")  # fmt: skip
+    script = (
+        f"ln -s {secret} /abs; ln -s ../../../../../../..{secret} /rel; "
+        f"ln -s /proc/1/root{secret} /magic; touch /ready"
+    )
+    if state == "running":
+        hostile(rless, script)
+    else:
+        words = ["--name", "box", "--network", "none"]
+        rless("run", *words, rless.image, "sh", "-c", script).expect()
     (tmp_path / "evil").write_text("evil")
     for name in ("abs", "rel", "magic"):
         rless("cp", f"box:/{name}/key", f"{tmp_path}/out").expect(1)

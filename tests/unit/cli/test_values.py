@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rootless.cli import compat, network, privileges, values
+from rootless.cli import compat, logging, network, privileges, values
 from rootless.cli.kvfile import read
 from rootless.engine.request import Port
 from rootless.errors import RlessError
@@ -82,9 +82,15 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (network.publish, "published=80,target=90,protocol=udp", Port(None, 80, 90, "udp")),
     (network.expose, "80", "80/tcp"),
     (network.expose, "80-90/udp", "80-90/udp"),
-    (compat.restart, "no", None),
-    (compat.restart, "", None),
-    (compat.log_driver, "none", "none"),
+    (logging.restart, "no", {"name": "no", "max": 0}),
+    (logging.restart, "", None),
+    (logging.restart, "on-failure:3", {"name": "on-failure", "max": 3}),
+    (logging.restart, "unless-stopped", {"name": "unless-stopped", "max": 0}),
+    (logging.driver, "none", "none"),
+    (logging.driver, "", None),
+    (logging.option, "max-size=10m", ("max-size", "10m")),
+    (logging.detach_keys, "ctrl-a,b", "ctrl-a,b"),
+    (logging.sdnotify, "conmon", "conmon"),
     (compat.isolation, "default", None),
     (compat.content_trust, "true", None),
 ]
@@ -125,7 +131,9 @@ BAD: list[tuple[Callable[[str], object], str]] = [
     (network.publish, "80:65536"), (network.publish, "::1:80:80"), (network.publish, "80:80/icmp"),
     (network.publish, "h:80:80"), (network.publish, "published=80"),
     (network.expose, "x"), (network.expose, "9-8"), (network.expose, "0"),
-    (compat.attach, "x"),
+    (compat.attach, "x"), (logging.restart, "sometimes"), (logging.restart, "always:1"),
+    (logging.restart, "on-failure:x"), (logging.restart, "on-failure:-1"), (logging.option, "x"),
+    (logging.sdnotify, "x"),
 ]  # fmt: skip
 REFUSED: list[tuple[Callable[[str], object], str]] = [
     (privileges.security_opt, "apparmor=mine"),
@@ -138,9 +146,7 @@ REFUSED: list[tuple[Callable[[str], object], str]] = [
     (network.publish, "0:80"),
     (network.publish, "80-90:80-90"),
     (network.publish, "80:80/sctp"),
-    (compat.restart, "always"),
-    (compat.restart, "on-failure:3"),
-    (compat.log_driver, "syslog"),
+    (logging.driver, "syslog"),
     (compat.isolation, "hyperv"),
     (compat.volume_driver, "nfs"),
     (compat.content_trust, "false"),

@@ -11,7 +11,7 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.image import auth
-from rootless.image.registry import parse_challenge
+from rootless.image.endpoint import parse_challenge
 
 
 @pytest.fixture

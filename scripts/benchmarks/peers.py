@@ -1,0 +1,244 @@
+"""The programs that are compared, on one machine, set up in one directory on a tmpfs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from hashlib import sha256
+
+TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+PACKAGES = {"podman": "podman", "crun": "crun", "bwrap": "bubblewrap", "strace": "strace"}
+SHM = "/dev/shm"  # noqa: S108  # a directory with a random name is made in it
+BUSYBOX = "/bin/busybox"
+APPLETS = ("dd", "head", "sh", "sleep", "true", "yes")
+IMAGE = "localhost/rless-bench:latest"
+AT_ONCE = 8
+
+
+def become_user(name: str, script: str) -> None:
+    """Run this script again as an ordinary user, in a private mount namespace."""
+    import pwd
+
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        sys.exit(f"bench: there is no user {name}: give one with subordinate ids by --user")
+    prepare = (
+        "stat -f -c %T /sys/fs/cgroup | grep -qx cgroup2fs ||"
+        " mount -t cgroup2 cgroup2 /sys/fs/cgroup;"
+        'cd /; exec "$@"'
+    )
+    isolate = ["unshare", "--mount", "--propagation", "private", "sh", "-c", prepare, "sh"]
+    become = ["setpriv", "--reuid", name, "--regid", str(user.pw_gid), "--init-groups"]
+    clean = ["env", "-i", f"HOME={user.pw_dir}", f"USER={name}", "LANG=C.UTF-8"]
+    clean += ["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]
+    again = [sys.executable, "-I", script, *sys.argv[1:]]
+    os.execvp("unshare", [*isolate, *become, *clean, *again])
+
+
+def find_rless(given: str | None) -> str:
+    for path in (given, f"{TREE}/.venv/bin/rless", shutil.which("rless")):
+        if path and os.access(path, os.X_OK):
+            return os.path.abspath(path)
+    sys.exit("bench: no rless: run scripts/quickstart, or give --rless PROGRAM")
+
+
+def environment(work: str) -> dict[str, str]:
+    """Return what all programs get: stores below one directory."""
+    return {
+        "HOME": f"{work}/home",
+        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "LANG": "C.UTF-8",
+        "XDG_RUNTIME_DIR": f"{work}/runtime",
+        "RLESS_STORAGE": f"{work}/rless",
+        "TMPDIR": f"{work}/tmp",  # noqa: S108
+        "CONTAINERS_CONF": f"{work}/containers.conf",
+        "CONTAINERS_STORAGE_CONF": f"{work}/storage.conf",
+    }
+
+
+def configure_podman(work: str) -> None:
+    """Write podman's files: the defaults of the distribution, but for what needs systemd."""
+    for name in ("home", "runtime", "tmp"):
+        os.makedirs(f"{work}/{name}", 0o700)
+    write(
+        f"{work}/storage.conf",
+        f'[storage]\ndriver = "overlay"\nrunroot = "{work}/runtime/podman"\n'
+        f'graphroot = "{work}/podman"\n',
+    )
+    write(
+        f"{work}/containers.conf",
+        '[engine]\nruntime = "crun"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n',
+    )
+
+
+def clear(work: str, rless: str) -> None:
+    """End podman's pause process, and remove all."""
+    for name in ("libpod/tmp/pause.pid", "podman/libpod/tmp/pause.pid"):
+        try:
+            with open(f"{work}/runtime/{name}", encoding="ascii") as file:
+                os.kill(int(file.read()), signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+    # Some files belong to subordinate ids: only their map can delete them.
+    subprocess.run([rless, "unshare", "rm", "-rf", work], check=False)
+
+
+class Peers:
+    """rless and those it is compared with, each with the same image."""
+
+    def __init__(self, directory: str, rless: str) -> None:
+        self.rless = rless
+        self.missing = [name for name in PACKAGES if not shutil.which(name)]
+        if self.missing:
+            names = " ".join(PACKAGES[name] for name in self.missing)
+            print(f"bench: missing, left out: {' '.join(self.missing)} (packages: {names})")
+        if not os.path.exists(BUSYBOX):
+            sys.exit(f"bench: {BUSYBOX} is missing (package: busybox-static)")
+        self.locks = f"{SHM}/libpod_rootless_lock_{os.getuid()}"
+        self.had_locks = os.path.exists(self.locks)
+        self.work = tempfile.mkdtemp(prefix="rless-bench-", dir=directory)
+        self.environment = environment(self.work)
+        self.archive = f"{self.work}/image.tar"
+        self.image = f"docker-archive:{self.archive}"
+
+    def __enter__(self) -> Peers:
+        """Make the image, and give it to each peer."""
+        try:
+            configure_podman(self.work)
+            self._make_image()
+            self.check([self.rless, "run", "--rm", "--network", "none", self.image, "true"])
+            if "podman" not in self.missing:
+                self.check(["podman", "load", "-q", "-i", self.archive])
+            if "crun" not in self.missing:
+                self._make_bundle()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove all, containers too."""
+        left = self.run([self.rless, "ps", "-aq"]).stdout.split()
+        if left:
+            self.run([self.rless, "rm", "-f", *left])
+        if "podman" not in self.missing:
+            self.run(["podman", "rm", "-f", "-a", "-t", "0"])
+        clear(self.work, self.rless)
+        if not self.had_locks and os.path.exists(self.locks):
+            os.unlink(self.locks)
+
+    def _make_image(self) -> None:
+        """Make a root directory of busybox, and a docker-archive of it."""
+        root = f"{self.work}/rootfs"
+        for name in ("bin", "dev", "etc", "proc", "root", "tmp"):
+            os.makedirs(f"{root}/{name}", 0o755)
+        shutil.copy(BUSYBOX, f"{root}/bin/busybox")
+        for name in APPLETS:
+            os.symlink("busybox", f"{root}/bin/{name}")
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as tar:
+            tar.add(root, "", filter=as_root)
+        config = {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, ""),
+            "os": "linux",
+            "config": {"Cmd": ["/bin/sh"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest(layer.getvalue())}"]},
+        }
+        text = json.dumps(config).encode()
+        manifest = [
+            {"Config": f"{digest(text)}.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}
+        ]
+        with tarfile.open(self.archive, "w") as tar:
+            for name, data in (
+                (f"{digest(text)}.json", text),
+                ("layer.tar", layer.getvalue()),
+                ("manifest.json", json.dumps(manifest).encode()),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    def _make_bundle(self) -> None:
+        bundle = f"{self.work}/bundle"
+        os.mkdir(bundle)
+        self.check(["crun", "spec", "--rootless"], cwd=bundle)
+        with open(f"{bundle}/config.json", encoding="utf-8") as file:
+            spec = json.load(file)
+        spec["process"].update(args=["true"], terminal=False)
+        spec["root"]["path"] = f"{self.work}/rootfs"
+        write(f"{bundle}/config.json", json.dumps(spec))
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def run(self, argv: list[str], cwd: str = "/") -> subprocess.CompletedProcess[str]:
+        """Run a program and keep what it says."""
+        return subprocess.run(
+            argv,
+            check=False,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            errors="replace",
+        )
+
+    def check(self, argv: list[str], cwd: str = "/") -> None:
+        """Run a program that must work."""
+        done = self.run(argv, cwd)
+        if done.returncode:
+            sys.exit(f"bench: {' '.join(argv)}: {done.stdout.strip()}")
+
+    def time(self, commands: list[list[str]], at_once: int = 1) -> float:
+        """Return the milliseconds that the commands take, one after another or some at a time."""
+        null = os.open("/dev/null", os.O_RDWR)
+        actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
+        running = failed = 0
+        began = time.perf_counter()
+        for argv in commands:
+            if running == at_once:
+                failed += os.wait()[1] != 0
+                running -= 1
+            os.posix_spawnp(argv[0], argv, self.environment, file_actions=actions)
+            running += 1
+        while running:
+            failed += os.wait()[1] != 0
+            running -= 1
+        spent = time.perf_counter() - began
+        os.close(null)
+        if failed:
+            print(f"bench: {failed} of {len(commands)} failed: {' '.join(commands[0][:3])}")
+        return 1000 * spent
+
+    def machine(self) -> str:
+        version = ".".join(os.uname().release.split(".")[:2])
+        parts = [f"{os.cpu_count()} cores", f"kernel {version}"]
+        for argv in (["podman", "--version"], ["crun", "--version"], ["bwrap", "--version"]):
+            if argv[0] not in self.missing:
+                said = self.run(argv).stdout.partition("\n")[0]
+                parts.append(said.replace(" version", ""))
+        return ", ".join(parts)
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def digest(data: bytes) -> str:
+    return sha256(data).hexdigest()

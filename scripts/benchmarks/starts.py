@@ -1,0 +1,52 @@
+"""How long a start takes: of a container that does nothing, of the program itself."""
+
+from __future__ import annotations
+
+from benchmarks.peers import IMAGE, Peers
+from benchmarks.table import Case, Group
+
+
+def groups(peers: Peers, runs: int) -> list[Group]:
+    """Return what is measured."""
+    quiet = ["--network", "none"]
+    podman = ["podman", "run", "--rm"]
+    rless = [peers.rless, "run", "--rm"]
+    bwrap = "bwrap --unshare-all --proc /proc --dev /dev --bind".split()
+    quiet_podman = Case("podman", [[*podman, *quiet, IMAGE, "true"]])
+    quiet_rless = [[*rless, *quiet, peers.image, "true"]]
+    return [
+        Group(
+            "run --rm --network none IMAGE true",
+            runs,
+            [
+                quiet_podman,
+                Case("rless", quiet_rless, target=0.35),
+                Case("crun run", [["crun", "run", "-b", f"{peers.work}/bundle", "NAME"]]),
+                Case("bwrap", [[*bwrap, f"{peers.work}/rootfs", "/", "true"]]),
+            ],
+        ),
+        Group(
+            "run --rm IMAGE true (default network)",
+            runs,
+            [
+                Case("podman", [[*podman, IMAGE, "true"]]),
+                Case("rless", [[*rless, peers.image, "true"]], target=0.45),
+            ],
+        ),
+        Group(
+            "50 runs, 8 at a time, --network none",
+            max(3, runs // 5),
+            [quiet_podman, Case("rless", quiet_rless, target=0.25)],
+            repeat=50,
+        ),
+        Group(
+            "start of the program",
+            2 * runs,
+            [
+                Case("python3 -I -c pass", [["/usr/bin/python3", "-I", "-c", "pass"]]),
+                Case("rless --version", [[peers.rless, "--version"]], target=2.5),
+                Case("rless --help", [[peers.rless, "--help"]], target=2.5),
+                Case("podman --version", [["podman", "--version"]]),
+            ],
+        ),
+    ]

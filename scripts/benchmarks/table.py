@@ -1,0 +1,118 @@
+"""Groups of cases, and how they are measured and printed."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from typing import NamedTuple
+
+from benchmarks.peers import AT_ONCE, Peers
+
+Command = list[str]
+
+
+class Case(NamedTuple):
+    """One program in a group.
+
+    In all commands NAME is replaced by a name of its own for each sample.
+
+    Attributes:
+        timed: commands whose time counts.
+        before, after: commands around each sample, whose time does not.
+        target: the largest ratio to the group's first case that is allowed.
+        most: milliseconds that are allowed, too.
+    """
+
+    label: str
+    timed: list[Command]
+    before: list[Command] = []
+    after: list[Command] = []
+    target: float | None = None
+    most: float | None = None
+
+
+class Group(NamedTuple):
+    """What is compared with each other; the first case is the reference.
+
+    Attributes:
+        repeat: how often a sample does what is timed, AT_ONCE at a time.
+        first, last: commands around the whole group.
+    """
+
+    name: str
+    samples: int
+    cases: list[Case]
+    repeat: int = 1
+    first: list[Command] = []
+    last: list[Command] = []
+
+
+def measure(peers: Peers, group: Group) -> None:
+    """Measure a group and print its part of the table."""
+    for command in group.first:
+        if command[0] not in peers.missing:
+            peers.check(command)
+    usable = [case for case in group.cases if works(peers, case)]
+    if usable:
+        times: dict[str, list[float]] = {case.label: [] for case in usable}
+        for _ in range(group.samples):
+            for case in random.sample(usable, len(usable)):
+                times[case.label].append(sample(peers, case, group.repeat))
+        show(group, usable, times)
+    for command in group.last:
+        if command[0] not in peers.missing:
+            peers.run(command)
+
+
+def sample(peers: Peers, case: Case, repeat: int) -> float:
+    name = f"bench-{time.monotonic_ns()}"
+    for command in case.before:
+        peers.check(named(command, name))
+    at_once = AT_ONCE if repeat > 1 else 1
+    commands = [
+        named(command, f"{name}-{number}") if repeat > 1 else named(command, name)
+        for number in range(repeat)
+        for command in case.timed
+    ]
+    spent = peers.time(commands, at_once)
+    for command in case.after:
+        peers.run(named(command, name))
+    time.sleep(0.03)  # podman's second process cleans up after the first ended
+    return spent
+
+
+def named(command: Command, name: str) -> Command:
+    return [part.replace("NAME", name) for part in command]
+
+
+def works(peers: Peers, case: Case) -> bool:
+    """Warm up; say and leave out what does not run here."""
+    if case.timed[0][0] in peers.missing:
+        return False
+    for number in range(2):
+        name = f"warm-{time.monotonic_ns()}-{number}"
+        for command in (*case.before, *case.timed, *case.after):
+            done = peers.run(named(command, name))
+            if done.returncode and command not in case.after:
+                said = done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
+                print(f"\nbench: {case.label} does not run here: {said[-1]}")
+                return False
+    return True
+
+
+def show(group: Group, cases: list[Case], times: dict[str, list[float]]) -> None:
+    """Print medians, quartiles, ratios, targets."""
+    print(f"\n{group.name}   ({group.samples} samples)")
+    reference = cases[0].label
+    for case in cases:
+        low, middle, high = statistics.quantiles(times[case.label], n=4)
+        line = f"  {case.label:<20}{middle:8.1f}  ({low:.1f} to {high:.1f})"
+        if case.label != reference:
+            ratio = middle / statistics.median(times[reference])
+            line = f"{line:<52}{ratio:6.2f} x {reference}"
+            if case.target is not None:
+                met = ratio <= case.target and (case.most is None or middle <= case.most)
+                most = f" and {case.most:.0f} ms" if case.most else ""
+                line += f"   target {case.target}{most}: {'yes' if met else 'NO'}"
+        print(line, flush=True)
