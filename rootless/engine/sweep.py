@@ -56,7 +56,10 @@ def sweep() -> None:
     names = os.listdir(root)
     if _BOOTED not in names:
         _clear_last_boot()
-        os.close(os.open(f"{root}/{_BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            os.symlink(os.uname().nodename, f"{root}/{_BOOTED}")
+        except FileExistsError:
+            pass  # another command is as far
     for name in names:
         if name == _BOOTED:
             continue
@@ -73,7 +76,7 @@ def sweep() -> None:
 
 # Below the storage: images that are being fetched (image.inflight).
 _IN_FLIGHT = "/tmp"  # noqa: S108
-# A name that no container id can have.
+# A name that no container id can have: a link whose target is the name of this machine.
 _BOOTED = "booted"
 
 
@@ -129,13 +132,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
     if container is None:
-        # Killed while it was made: no map is known, so no foreign file is there yet. Or while it
-        # was deleted, after its facts.
-        drop_names_of(container_id)
-        if os.path.lexists(directory):
-            from rootless.engine.userns import Subordinate, build
-
-            idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+        _clear_unknown(container_id)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
     elif ended := entry.get("ended"):
@@ -152,6 +149,20 @@ def _end_change(container_id: str, entry: dict[str, Any]) -> None:
         if container is None or container.facts["name"] != name:
             drop_name(name, container_id)
     unlink(changing_path(container_id))
+
+
+def _clear_unknown(container_id: str) -> None:
+    """Clear a container of which no facts are there.
+
+    It was killed while it was made: no map is known, so no foreign file is there yet. Or while it
+    was deleted, after its facts.
+    """
+    drop_names_of(container_id)
+    directory = f"{containers_root()}/{container_id}"
+    if os.path.lexists(directory):
+        from rootless.engine.userns import Subordinate, build
+
+        idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
 
 
 def _clear_last_boot() -> None:
@@ -173,6 +184,29 @@ def _clear_last_boot() -> None:
             continue
         if container.facts["name"] != name and not os.path.exists(changing_path(container_id)):
             drop_name(name, container_id)  # the machine went down in the middle of a renaming
+    boots, boot = os.path.split(paths.boot_root())
+    for name in os.listdir(boots):
+        if name != boot:
+            _forget_boot(f"{boots}/{name}", here)
+
+
+def _forget_boot(root: str, here: str) -> None:
+    """Remove the entries of an earlier boot of this machine; what they alone know of is cleared."""
+    try:
+        if os.readlink(f"{root}/live/{_BOOTED}") != here:
+            return
+        names = os.listdir(f"{root}/live")
+    except OSError:
+        return  # of another machine that is just coming up, or of an older version
+    for name in names:
+        if name.startswith(CHANGING):
+            entry = read_json(f"{root}/live/{name}")
+            _end_change(name.removeprefix(CHANGING), entry or {})
+        elif name != _BOOTED and not name.endswith(".tmp") and load(name) is None:
+            _clear_unknown(name)
+    import shutil
+
+    shutil.rmtree(root, ignore_errors=True)  # two commands may be at it
 
 
 def _clear_images() -> None:
