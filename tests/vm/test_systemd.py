@@ -171,8 +171,7 @@ def test_reboot(machine: Machine) -> None:
     come_back(machine)
     assert state(machine, "plain")["Status"] == "exited"
     assert machine.run("rless inspect rm").code == 1
-    for name in ("made",):
-        machine.run(create(name)).expect()
+    machine.run(create("made")).expect()
     machine.run(f"rless run -d --rm --name rm {plain}").expect()
     machine.cut()
     machine.boot()
@@ -198,10 +197,10 @@ def come_back(machine: Machine) -> None:
 
 def test_power_cut(machine: Machine) -> None:
     """What ran is known to have been ended; what had ended keeps its code."""
-    run = f"rless run -d --network none --name"
+    run = "rless run -d --network none --name"
     machine.run(
         f"{run} young {IMAGE} sleep 600; {run} over {IMAGE} sh -c 'exit 7'; rless wait over;"
-        f" {run} gone --rm {IMAGE} sleep 600; sync; {run} late {IMAGE} sh -c 'exit 0'"
+        f" {run} gone --rm {IMAGE} sleep 600; sync"
     ).expect()
     machine.cut()
     machine.boot()
