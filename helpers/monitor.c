@@ -67,6 +67,7 @@ enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,       /* more wait to be accepted */
+	STUCK = 1000,       /* ms without a word after which the journal is not waited for */
 	GRACE = 100,        /* ms that a slow client may hold up all */
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */
@@ -123,6 +124,7 @@ static struct {
 	enum { LOG_NONE, LOG_LOCAL, LOG_JSON, LOG_JOURNAL } driver;
 	int fd, files;
 	long long limit, size, lost, buffered;
+	bool stuck; /* the journal takes nothing */
 } logs = { .fd = -1 };
 
 static struct client clients[CLIENTS];
@@ -430,14 +432,47 @@ static void json_line(int stream, const char *bytes, size_t size)
 		json_flush();
 }
 
-/* Send one line by systemd's native protocol; never wait for a journal that is stuck. */
+static bool journal_connect(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
+	let_go(&logs.fd);
+	logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (logs.fd >= 0 && connect(logs.fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		let_go(&logs.fd);
+	return logs.fd >= 0;
+}
+
+/* Send a message to the journal, whose queue is short: who writes fast waits for it. One that
+ * takes nothing for a while is not waited for again until it does. */
+static bool journal_send(const struct msghdr *message)
+{
+	for (bool again = false;;) {
+		if (logs.fd < 0 && !journal_connect())
+			return false;
+		if (sendmsg(logs.fd, message, MSG_NOSIGNAL) >= 0)
+			return !(logs.stuck = false);
+		if (errno == EAGAIN && !logs.stuck) {
+			struct pollfd queue = { .fd = logs.fd, .events = POLLOUT };
+
+			logs.stuck = poll(&queue, 1, STUCK) <= 0;
+		} else if (errno == EAGAIN || again)
+			return false;
+		else {
+			again = true; /* it was started anew */
+			let_go(&logs.fd);
+		}
+	}
+}
+
+/* Send one line by systemd's native protocol. */
 static bool journal_line(int stream, const char *data, size_t size)
 {
 	static const char partial[] = "CONTAINER_PARTIAL_MESSAGE=true\n";
 	bool whole = size && data[size - 1] == '\n';
 	uint64_t length = htole64(size - whole);
 	const char *fields = text("journal_fields");
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct iovec parts[] = {
 		{ (void *)fields, strlen(fields) },
 		{ (void *)partial, whole ? 0 : sizeof(partial) - 1 },
@@ -446,13 +481,9 @@ static bool journal_line(int stream, const char *data, size_t size)
 		{ (void *)data, size - whole },
 		{ "\n", 1 },
 	};
-	struct msghdr message = { .msg_name = &address, .msg_namelen = sizeof(address),
-				  .msg_iov = parts, .msg_iovlen = 6 };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 6 };
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
-	if (logs.fd < 0)
-		logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return sendmsg(logs.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+	return journal_send(&message);
 }
 
 static void log_line(int stream, const char *data, size_t size)
@@ -561,6 +592,10 @@ static bool write_file(const char *name, const char *data, size_t size)
 	bool whole = write(fd, data, size) == (ssize_t)size;
 
 	close(fd);
+	/* ext4 takes care of data before a rename only where that replaces a file: else there
+	 * would be an empty one after a power cut. */
+	fd = whole ? openat(me.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+	let_go(&fd);
 	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);

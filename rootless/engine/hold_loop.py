@@ -31,6 +31,7 @@ else:
 
 _CHUNK = 65536
 _LINE = 16384
+_STUCK = 1.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
@@ -64,6 +65,7 @@ class _Log:
         self.size = 0
         self.lost = 0
         self.lines = [b"", b""]
+        self.stuck = False
         self.journal = orders.get("journal", "")
         self.fields = orders.get("journal_fields", "").encode("utf-8", "surrogateescape")
 
@@ -157,12 +159,15 @@ class _Log:
         record += b"MESSAGE\n" + len(message).to_bytes(8, "little") + message + b"\n"
         channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
-            channel.setblocking(False)
+            # Its queue is short, so it is waited for; but only once where it takes nothing.
+            channel.settimeout(0 if self.stuck else _STUCK)
             channel.sendto(self.fields + record, self.journal)
         except OSError:
+            self.stuck = True
             return False
         finally:
             channel.close()
+        self.stuck = False
         return True
 
     def end(self) -> None:
