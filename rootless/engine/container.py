@@ -203,7 +203,7 @@ class Container:
 
 
 def is_paused(live: dict[str, Any]) -> bool:
-    """Tell, by its entry in `live`, whether a running container is halted: its cgroup, or SIGSTOP."""
+    """Tell whether a running container is halted, by its cgroup or SIGSTOP; live: its entry."""
     if live.get("cgroup"):
         try:
             with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:

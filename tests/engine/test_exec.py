@@ -86,6 +86,21 @@ def test_streams_and_exit_codes(box: Any) -> None:
     box("box", "/etc/passwd").expect(126)
 
 
+def test_signals_are_as_a_new_program_expects_them(box: Any, rless: Product) -> None:
+    """Those that the caller ignores (nohup, a background job of a shell) are not ignored."""
+    box.up()
+
+    def ignore() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN):
+            signal.signal(number, signal.SIG_IGN)
+
+    script = "exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status"
+    for words in (("exec", "box"), ("run", "--rm", "--network", "none", rless.image)):
+        process = rless.start(*words, "sh", "-c", script, preexec_fn=ignore)
+        out, _ = process.communicate(timeout=20)
+        assert [int(line.split()[1], 16) for line in out.splitlines()] == [0, 0, 0], words
+
+
 def test_what_cannot_be_entered(box: Any, rless: Product) -> None:
     assert "no such container" in box("box", "true").expect(1).one_line_error()
     box.up("", "true")
