@@ -24,6 +24,7 @@ from rootless.engine import events
 from rootless.engine.container import (
     STOPPED,
     Container,
+    changing_path,
     containers_root,
     drop_name,
     find,
@@ -32,6 +33,9 @@ from rootless.engine.container import (
     read_json,
     signal_process,
     take_name,
+    this_process,
+    unlink,
+    write_new,
 )
 from rootless.engine.monitor_client import connect
 from rootless.errors import RlessError, SyscallError
@@ -41,7 +45,7 @@ from rootless.linux.tree import remove_tree
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from rootless.engine.monitor_client import Client
@@ -354,7 +358,7 @@ def restart(
         if outcome is None:
             try:
                 container = find(reference)
-                start(container.id)
+                start(container)
                 _note("restart", container)
             except RlessError as failure:
                 yield reference, failure
@@ -504,6 +508,9 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
     name = container.facts["name"]
     while True:
         if container.claim(rm=True, removing=True, volumes=volumes):
+            current = load(container.id)
+            if current is not None:
+                container.facts = current.facts  # it may have another name since
             if os.path.lexists(container.directory):
                 return True
             container.forget_live()
@@ -591,22 +598,62 @@ def rename(reference: str, name: str) -> None:
     old = container.facts["name"]
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
+    _change(container, [old, name], lambda: _change_name(container, old, name))
+    _note("rename", container, oldName=old)
+
+
+def _change(container: Container, names: list[str], change: Callable[[], None]) -> None:
+    """Change container.json, which nobody else changes meanwhile.
+
+    Killed half-way, a renamed one has two names: by this note the next sweep takes one away.
+
+    Raises:
+        RlessError: of `change`; or another command is at it.
+    """
+    note = changing_path(container.id)
+    entry = {"owner": this_process(), "names": names}
+    if not write_new(note, entry):
+        from rootless.engine import sweep
+
+        sweep.sweep()  # it may be that of a command that was killed
+        if not write_new(note, entry):
+            raise RlessError(
+                f"container {container.facts['name']} is being changed by another command",
+                "try again",
+                1,
+            )
+    try:
+        change()
+    finally:
+        unlink(note)
+
+
+def _change_name(container: Container, old: str, name: str) -> None:
+    current = load(container.id)  # now that nobody else renames it
+    if current is None or current.facts["name"] != old or _is_going(container):
+        raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
     try:
         take_name(container.id, name)
     except RlessError as error:
         raise RlessError(error.message, error.hint, 1) from error
     try:
         container.update_facts(name=name)
-    except BaseException:
+    except OSError as error:
         drop_name(name, container.id)
-        raise
+        raise RlessError(f"cannot rename container {old}: {error.strerror}", exit_code=1) from error
     drop_name(old, container.id)
     running = take(container)
     if running is not None:
         if running.client is not None:
             running.client.rename(name)
         running.close()
-    _note("rename", container, oldName=old)
+    if _is_going(container):
+        drop_name(name, container.id)  # who removes it may know the old one only
+
+
+def _is_going(container: Container) -> bool:
+    """Tell whether a container is being removed, or is gone."""
+    return bool(container.live().get("removing")) or load(container.id) is None
 
 
 def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcome]:
@@ -624,8 +671,7 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
                     "end (--rm), so it has no restart policy",
                     exit_code=1,
                 )
-            request = {**container.facts["request"], "restart": policy}
-            container.update_facts(restart=policy, request=request)
+            _change(container, [], lambda one=container: _change_policy(one, policy))  # type: ignore[misc]
             running = take(container)
             if running is not None:
                 if running.client is not None:
@@ -635,3 +681,8 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
             yield reference, None
         except RlessError as error:
             yield reference, error
+
+
+def _change_policy(container: Container, policy: dict[str, Any]) -> None:
+    request = {**container.facts["request"], "restart": policy}
+    container.update_facts(restart=policy, request=request)

@@ -18,12 +18,16 @@ import os
 
 from rootless import paths
 from rootless.engine.container import (
+    CHANGING,
     KILLED,
     Container,
     all_ids,
+    all_names,
+    changing_path,
     containers_root,
     delete,
     delete_directory,
+    drop_name,
     drop_names_of,
     is_alive,
     live_root,
@@ -108,6 +112,9 @@ def _clear_once(container_id: str) -> None:
 
 
 def _clear(container_id: str, entry: dict[str, Any]) -> None:
+    if container_id.startswith(CHANGING):
+        _end_change(container_id.removeprefix(CHANGING), entry)
+        return
     for name in ("init", "pasta"):
         process = entry.get(name)
         if process and is_alive(process):
@@ -138,6 +145,15 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     unlink(f"{live_root()}/{container_id}")
 
 
+def _end_change(container_id: str, entry: dict[str, Any]) -> None:
+    """Take away the name that a container got, or had, when its renaming was cut short."""
+    container = load(container_id)
+    for name in entry.get("names", ()):
+        if container is None or container.facts["name"] != name:
+            drop_name(name, container_id)
+    unlink(changing_path(container_id))
+
+
 def _clear_last_boot() -> None:
     """Clear the containers of this machine that a reboot or a power cut ended."""
     here, boot = os.uname().nodename, paths.boot_id()
@@ -151,6 +167,12 @@ def _clear_last_boot() -> None:
             delete(container, volumes=True)
         elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")
+    for name, container_id in all_names():
+        container = load(container_id)
+        if container is None or container.facts["host"] != here:
+            continue
+        if container.facts["name"] != name and not os.path.exists(changing_path(container_id)):
+            drop_name(name, container_id)  # the machine went down in the middle of a renaming
 
 
 def _clear_images() -> None:

@@ -501,6 +501,7 @@ def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[st
         "id": found.id,
         "digest": found.digest,
         "digests": found.digests,
+        "open": found.open,
         "config": config["config"],
         "platform": platform,
         "chain": [layer.chain for layer in found.layers],

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from rootless.image.reference import Reference
     from rootless.oci.image_spec import Descriptor
 
-ACCEPT = ", ".join((*spec.INDEXES, *spec.MANIFESTS, *spec.SCHEMA_1))
-
 
 class Registry:
     """Pull one repository, from its registry or a mirror."""
@@ -156,12 +154,13 @@ class Registry:
             config=config,
             image_id=content["config"]["digest"],
             layers=layers,
+            open=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
         )
 
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
         """Return a manifest's bytes and Content-Type."""
         deadline = time.monotonic() + limits.DOCUMENT_SECONDS
-        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": ACCEPT}, deadline)
+        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline)
         endpoint.judge(response, f"manifest {wanted}")
         data = read_body(response, most, deadline, f"{self._what}: manifest")
         named = response.headers.get("Docker-Content-Digest", "")

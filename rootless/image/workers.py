@@ -34,8 +34,8 @@ from rootless.image.blobstream import BlobStream
 from rootless.image.layers import Caller, is_complete, move_into_place, place_split, user_files
 from rootless.image.layerview import LayerView
 from rootless.image.records import write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, split_path
+from rootless.image.store import layer_dir, split_path
+from rootless.image.tarsplit import SplitWriter
 from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl

@@ -66,10 +66,15 @@ def test_container_prune_until(rless: Product) -> None:
 def test_it_asks_first(rless: Product) -> None:
     ended(rless, "kept", rless.image, "true")
     for answer in (b"", b"n\n", b"no\n", b"\n", b"maybe\n"):
-        done = rless("container", "prune", stdin=answer).expect(1)
+        done = rless("container", "prune", stdin=answer).expect(0)
         warning = "WARNING! This will remove all stopped containers.\nAre you sure"
         assert done.out.startswith(warning)
-        assert "cancelled" in done.one_line_error()
+        assert done.err == ""
+        for kind in ("image", "volume", "system"):
+            done = rless(kind, "prune", stdin=answer).expect(0)
+            assert "Are you sure" in done.out
+            assert "eclaimed" not in done.out
+            assert done.err == ""
     assert row(rless, "kept")
     assert "Deleted Containers:" in rless("container", "prune", stdin=b"y\n").expect().out
     assert rless.containers() == []
