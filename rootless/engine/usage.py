@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Directories whose entries are told apart; what lies elsewhere counts for a whole.
-_BY_ENTRY = ("volumes", "containers", "tmp")
+_BY_ENTRY = ("volumes", "containers", "tmp", "partial")
 _BY_ENTRY_BELOW = ("layers", "blobs", "images")
 _OF_CONTAINERS = ("names", "run")
-_IN_FLIGHT = ("tmp", "locks")
+_IN_FLIGHT = ("tmp", "locks", "partial")
 
 
 class Share:
@@ -146,13 +146,15 @@ def measure() -> Usage:
     _add_volumes(usage, sizes)
     flight = {name: size for name, size in sizes.items() if _top(name) in _IN_FLIGHT}
     waiting = {name.split(".")[0] for name in flight if name.startswith("tmp/")}
-    usage.shares["In Flight"] = Share(len(waiting), len(waiting), sum(flight.values()), 0)
+    kept = [size for name, size in flight.items() if name.startswith("partial/")]
+    number = len(waiting)
+    usage.shares["In Flight"] = Share(number + len(kept), number, sum(flight.values()), sum(kept))
     counted = (*_BY_ENTRY, *_BY_ENTRY_BELOW, *_OF_CONTAINERS, *_IN_FLIGHT)
     caches = {name: size for name, size in sizes.items() if _top(name) not in counted}
-    kept = sum(size for name, size in caches.items() if name not in CACHES)
+    needed = sum(size for name, size in caches.items() if name not in CACHES)
     size = sum(caches.values())
     number = len([name for name in caches if name in CACHES])
-    usage.shares["Caches"] = Share(number, 0, size, size - kept)
+    usage.shares["Caches"] = Share(number, 0, size, size - needed)
     return usage
 
 

@@ -18,7 +18,7 @@ import time
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import limits
+from rootless.image import limits, partial
 from rootless.image.ownership import delete_any
 from rootless.linux.process import start_time
 from rootless.paths import boot_id, private_dir
@@ -102,6 +102,7 @@ def clear_leftovers(root: str) -> int:
         except (RlessError, OSError) as error:
             log.warn(f"a leftover of a killed command could not be deleted: {error}")
     _clear_locks(f"{root}/locks")
+    partial.collect(root, old_only=True)
     return cleared
 
 

@@ -356,7 +356,11 @@ def _make_layers(
 def _fetch(source: Source, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
     wanted = [layer for layer in layers if layer.fd < 0]
     if wanted:
-        source.fetch(wanted, scratch, progress)
+        try:
+            source.fetch(wanted, scratch, progress)
+        except KeyboardInterrupt:
+            source.keep(wanted, scratch)
+            raise
 
 
 def _bring(
@@ -381,6 +385,11 @@ def _bring(
         try:
             with workers.Unpacking(root, idmap, layers, scratch, progress) as work:
                 download.during(work)
+        except KeyboardInterrupt:
+            is_there = layer_store.is_complete
+            left = [layer for layer in wanted if not is_there(root, idmap.key, layer.chain)]
+            source.keep(left, scratch)
+            raise
         except RlessError:
             if not (download.is_complete and arrivals.has_restarted):
                 raise

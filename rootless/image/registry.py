@@ -18,13 +18,12 @@ from urllib.parse import urljoin
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import http, limits, manifest, registries_conf
+from rootless.image import http, limits, manifest, partial, registries_conf
 from rootless.image.digest import chain_ids, is_digest, sha256
 from rootless.image.endpoint import AbsentError, Endpoint
 from rootless.image.http import Client, TransferError, read_body, stream_body
 from rootless.image.layers import LayerBlob
 from rootless.image.source import Found
-from rootless.linux.unnamed import unnamed_file
 from rootless.oci import image_spec as spec
 
 TYPE_CHECKING = False
@@ -52,6 +51,7 @@ class Registry:
             for location in registries_conf.load().locations(reference)
         ]
         self._fetched: list[int] = []
+        self._transfers: dict[str, _Transfer] = {}
 
     def close(self) -> None:
         """Close all connections and fetched layers."""
@@ -176,7 +176,7 @@ class Registry:
         unique: dict[str, list[LayerBlob]] = {}
         for layer in layers:
             unique.setdefault(layer.digest or "", []).append(layer)
-        _check_room(scratch, sum(group[0].size for group in unique.values()))
+        _check_room(scratch, sum(_left(group[0]) for group in unique.values()))
         for group in unique.values():
             progress.state(group[0].short, "Pulling fs layer", group[0].size)
         stop = threading.Event()
@@ -199,7 +199,18 @@ class Registry:
 
     def may_restart(self) -> bool:
         """Tell whether a place may send something else than the one that is asked after it."""
-        return len(self._endpoints) > 1
+        return len(self._endpoints) > 1 or any(
+            transfer.resumed for transfer in self._transfers.values()
+        )
+
+    def keep(self, layers: Sequence[LayerBlob], scratch: str) -> None:
+        """Keep what was received of layers for the next pull; nobody may be fetching any more."""
+        for digest, fd in {layer.digest: layer.fd for layer in layers if layer.digest}.items():
+            transfer = self._transfers.get(digest)
+            if transfer is not None:
+                partial.keep(scratch, digest, transfer.fd, transfer.done)
+            elif fd >= 0:  # not asked for yet in this pull
+                partial.keep(scratch, digest, fd, os.fstat(fd).st_size)
 
     def _download(
         self, group: list[LayerBlob], scratch: str, progress: Progress, stop: threading.Event
@@ -209,7 +220,7 @@ class Registry:
         progress.state(layer.short, "Downloading", layer.size)
         fd = layer.fd  # given where it is unpacked meanwhile
         if fd < 0:
-            fd = unnamed_file(scratch)
+            fd = partial.open_blob(scratch, layer.digest)
             self._fetched.append(fd)
 
         def advance(done: int) -> None:
@@ -221,6 +232,7 @@ class Registry:
                 raise RlessError(f"{self._what}: layer {layer.short}: given up")
 
         transfer = _Transfer(layer, fd, f"{self._what}: layer {layer.short}", advance)
+        self._transfers[layer.digest or ""] = transfer
         for endpoint in self._endpoints:
             try:
                 transfer.run(endpoint)
@@ -238,22 +250,36 @@ class _Transfer:
     """Receive one blob into a file, over as many requests and from as many places as it takes.
 
     Args:
+        fd: what it holds already is taken for the beginning, until the whole proves it wrong.
         advance: is told the bytes that are there; it may raise to give up.
+
+    Attributes:
+        done: how many bytes are in the file `fd`.
+        resumed: some of them came from an earlier pull, and may turn out wrong.
     """
 
     def __init__(
         self, layer: LayerBlob, fd: int, what: str, advance: Callable[[int], None]
     ) -> None:
         self._layer = layer
-        self._fd = fd
+        self.fd = fd
         self._what = what
         self._advance = advance
         self._restart()
+        while self.done < layer.size:
+            there = os.pread(fd, min(limits.MIB, layer.size - self.done), self.done)
+            if not there:
+                break
+            self._hasher.update(there)
+            self.done += len(there)
+        os.lseek(fd, self.done, os.SEEK_SET)
+        self.resumed = self._relies = self.done > 0
 
     def _restart(self) -> None:
         self._hasher = hashlib.sha256()
-        self._done = 0
-        os.lseek(self._fd, 0, os.SEEK_SET)
+        self.done = 0
+        self._relies = False
+        os.lseek(self.fd, 0, os.SEEK_SET)
 
     def run(self, endpoint: Endpoint) -> None:
         """Receive what is missing from one place.
@@ -265,9 +291,11 @@ class _Transfer:
         layer, what = self._layer, self._what
         url = endpoint.url(f"blobs/{layer.digest}")
         deadline = time.monotonic() + limits.transfer_seconds(layer.size)
-        attempt, mark = 0, self._done
-        while True:
-            done = self._done
+        attempt, mark = 0, self.done
+        if mark:
+            self._advance(mark)
+        while not self._is_complete():
+            done = self.done
             headers = {"Range": f"bytes={done}-"} if done else {}
             response = endpoint.ask(url, headers, deadline)
             if done and response.status == 200:
@@ -279,34 +307,44 @@ class _Transfer:
                 self._receive(response, deadline)
             except TransferError as error:
                 failure = error
-            if self._done == layer.size:
-                break
-            failure = failure or RlessError(
-                f"{what} has {self._done} bytes instead of {layer.size}"
-            )
+            if self.done == layer.size:
+                continue
+            failure = failure or RlessError(f"{what} has {self.done} bytes instead of {layer.size}")
             # A line that breaks often is slow, not broken: only attempts in vain are counted.
-            attempt = 0 if self._done - mark >= limits.PROGRESS_BYTES else attempt + 1
+            attempt = 0 if self.done - mark >= limits.PROGRESS_BYTES else attempt + 1
             if attempt == 0:
-                mark = self._done
+                mark = self.done
             if attempt >= limits.ATTEMPTS or time.monotonic() > deadline:
                 raise failure
-            log.debug(f"{failure.message}; going on from byte {self._done}")
-        if f"sha256:{self._hasher.hexdigest()}" != layer.digest:
+            log.debug(f"{failure.message}; going on from byte {self.done}")
+        if not self._is_right():
             self._restart()
             raise RlessError(f"{what} does not have its digest", "the registry is damaged or lies")
+
+    def _is_complete(self) -> bool:
+        """Tell whether all is there; if an earlier pull has left something wrong, it is not."""
+        if self.done < self._layer.size:
+            return False
+        if self._relies and not self._is_right():
+            self._restart()
+            return False
+        return True
+
+    def _is_right(self) -> bool:
+        return f"sha256:{self._hasher.hexdigest()}" == self._layer.digest
 
     def _receive(self, response: BaseHTTPResponse, deadline: float) -> None:
         try:
             for chunk in stream_body(response, deadline, self._what):
-                if self._done + len(chunk) > self._layer.size:
+                if self.done + len(chunk) > self._layer.size:
                     self._restart()
                     raise RlessError(
                         f"{self._what} is larger than the {self._layer.size} bytes it should be"
                     )
-                self._done += len(chunk)
+                self.done += len(chunk)
                 self._hasher.update(chunk)
-                _write(self._fd, chunk, self._what)
-                self._advance(self._done)
+                _write(self.fd, chunk, self._what)
+                self._advance(self.done)
         except BaseException:
             response.close()  # or the server would go on sending
             raise
@@ -405,6 +443,11 @@ def _check_room(directory: str, size: int) -> None:
             f"no room for {size >> 20} MiB of layers: {free >> 20} MiB are free",
             limits.NO_ROOM,
         )
+
+
+def _left(layer: LayerBlob) -> int:
+    """Return how many bytes of a blob are not in its file yet."""
+    return layer.size - (os.fstat(layer.fd).st_size if layer.fd >= 0 else 0)
 
 
 def _free(directory: str) -> int:

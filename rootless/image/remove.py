@@ -13,6 +13,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError, escape
+from rootless.image import partial
 from rootless.image.inflight import InFlight, clear_leftovers, store_lock
 from rootless.image.ownership import delete_any, everything
 from rootless.image.reference import familiar_repository, parse
@@ -235,6 +236,8 @@ def collect_into(freed: Freed, store: Store, candidates: set[str] | None = None)
         _delete_dangling(root)
         _delete_empty_keys(root)
         _delete_blobs(root, records, freed)
+        if candidates is None:
+            freed.bytes += partial.collect(root)
         from rootless.image import tarsplit
 
         tarsplit.collect(root, needed)

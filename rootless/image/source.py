@@ -66,5 +66,8 @@ class Source(Protocol):
     def may_restart(self) -> bool:
         """Tell whether bytes of a layer that did arrive may be replaced by others."""
 
+    def keep(self, layers: Sequence[LayerBlob], scratch: str) -> None:
+        """Keep for the next pull what an interrupted `fetch` has received."""
+
     def close(self) -> None:
         """Close connections and files."""

@@ -29,7 +29,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError, SyscallError
-from rootless.image import limits
+from rootless.image import limits, partial
 from rootless.image.blobstream import BlobStream
 from rootless.image.layers import Caller, is_complete, move_into_place, place_split, user_files
 from rootless.image.layerview import LayerView
@@ -40,7 +40,6 @@ from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
 from rootless.linux.idmap import Call, answer, take_answer
-from rootless.linux.unnamed import unnamed_file
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
@@ -399,7 +398,7 @@ class Arrivals:
 
     Args:
         layers: those whose blobs are to come; equal blobs share a file.
-        scratch: where the files are made, without a name.
+        scratch: where the files are made, without a name; what is there of a blob is in them.
     """
 
     def __init__(self, layers: Sequence[LayerBlob], scratch: str) -> None:
@@ -408,7 +407,7 @@ class Arrivals:
         for layer in layers:
             key = layer.digest or layer.chain
             if key not in self._fds:
-                self._fds[key] = unnamed_file(scratch)
+                self._fds[key] = partial.open_blob(scratch, layer.digest)
             layer.fd = self._fds[key]
             layer.arrival = Arrival()
 
