@@ -260,6 +260,9 @@ def _record_image(
     root = store.root
     record = _record(found, metas, found.id)
     record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    if found.manifest:
+        records.put_blob(root, found.digest, found.manifest, scratch)
+    records.put_blob(root, found.id, found.config_data, scratch)
     if names and all(
         store.read(name_path(root, reference, platform))
         == {
@@ -271,9 +274,6 @@ def _record_image(
         for reference in names
     ):
         return Image(root, {**record, "name": record_name(names[-1])})  # as it was
-    if found.manifest:
-        records.put_blob(root, found.digest, found.manifest, scratch)
-    records.put_blob(root, found.id, found.config_data, scratch)
     records.sync(root)
     if not names:
         records.write_json(f"{root}/images/ids/{found.id[7:]}.json", record, scratch)
@@ -484,7 +484,7 @@ def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[st
         "id": found.id,
         "digest": found.digest,
         "digests": found.digests,
-        "open": found.open,
+        "origin": found.origin,
         "config": config["config"],
         "platform": platform,
         "chain": [layer.chain for layer in found.layers],

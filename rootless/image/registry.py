@@ -13,7 +13,6 @@ import hashlib
 import os
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from urllib.parse import urljoin
 
 from rootless import log
@@ -153,13 +152,15 @@ class Registry:
             config=config,
             image_id=content["config"]["digest"],
             layers=layers,
-            open=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
+            origin=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
         )
 
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
         """Return a manifest's bytes and Content-Type."""
         deadline = time.monotonic() + limits.DOCUMENT_SECONDS
-        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline)
+        response = endpoint.ask(
+            endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline
+        )
         endpoint.judge(response, f"manifest {wanted}")
         data = read_body(response, most, deadline, f"{self._what}: manifest")
         named = response.headers.get("Docker-Content-Digest", "")
@@ -172,6 +173,8 @@ class Registry:
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Download layers, several at once, each verified, into unnamed files."""
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
         unique: dict[str, list[LayerBlob]] = {}
         for layer in layers:
             unique.setdefault(layer.digest or "", []).append(layer)
