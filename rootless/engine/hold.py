@@ -29,6 +29,10 @@ FDS = (
     "client_out",
     "client_err",
     "lock",
+    "connection",
+    "python_fd",
+    "status",
+    "hello",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys
@@ -45,6 +49,30 @@ def interpreter() -> list[str]:
     package = os.path.dirname(os.path.dirname(__file__))
     # The launcher's words, without those that a test or a debugger has added.
     return [sys.executable, "-I", "-S", "-c", _START, os.path.dirname(package), "rless"]
+
+
+def open_interpreter() -> int:
+    """Return a descriptor to execute the interpreter by, if the caller could write to it; else -1.
+
+    It runs in the container's user namespace then, for which the container's root may have
+    CAP_SYS_PTRACE: /proc/PID/exe would be a way to the file (CVE-2019-5736). What is executed is
+    a mount of it that is read-only, in no namespace, and so nobody's to change.
+
+    Where it runs: with CAP_SYS_ADMIN over the mount namespace.
+    """
+    import sys
+
+    from rootless.linux import mount
+    from rootless.runtime.process import is_own_image_writable
+
+    if not is_own_image_writable():
+        return -1
+    tree_fd = mount.open_tree(-1, os.path.realpath(sys.executable), recursive=False)
+    try:
+        mount.mount_setattr(tree_fd, set_=mount.MOUNT_ATTR_RDONLY)
+        return os.open(f"/proc/self/fd/{tree_fd}", os.O_PATH | os.O_CLOEXEC)
+    finally:
+        os.close(tree_fd)  # unmounted by this, for good
 
 
 def encode(orders: Orders) -> int:

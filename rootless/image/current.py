@@ -50,7 +50,7 @@ def confirm(
     store: Store,
     *,
     platform: str | None = None,
-    quiet: bool = False,
+    progress: Progress,
     idmap_for: Callable[[Image], IdMap],
 ) -> Image | None:
     """Return the image of that name if all of it is there and it is current.
@@ -80,7 +80,6 @@ def confirm(
         return None
     if digest != (reference.digest or image.digests[0]):
         return None
-    progress = Progress(quiet=quiet)
     progress.say(f"Pulling {reference.familiar}")
     progress.say(f"Digest: {digest}")
     progress.say(f"Status: Image is up to date for {reference.familiar}")

@@ -22,6 +22,7 @@ from rootless.image import limits
 from rootless.image.digest import is_digest
 from rootless.image.inflight import is_at, try_lock
 from rootless.image.source import TransferError
+from rootless.linux.unnamed import unnamed_file
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -72,7 +73,7 @@ class Downloads:
                 self._named[path] = fd
                 return fd
             os.close(fd)  # another pull is at it, or the file system has no locks
-        return os.open(self._scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        return unnamed_file(self._scratch)
 
     def __exit__(
         self,

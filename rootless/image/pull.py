@@ -181,7 +181,7 @@ def _pull(
         state = source_state(reference)
         source = _open_source(reference, flight.path)
         try:
-            progress.say(f"Pulling {reference.familiar}")
+            progress.say(_headline(reference))
             image = install(
                 store,
                 source,
@@ -283,6 +283,14 @@ def _record_image(
         record = {**record, "name": record_name(reference), "source": state}
         records.save(root, record, reference, platform, scratch)
     return Image(root, record)
+
+
+def _headline(reference: Reference) -> str:
+    """Return the first line, for what a registry has as Docker."""
+    if reference.transport != "docker":
+        return f"Pulling {reference.familiar}"
+    wanted = reference.digest or reference.tag or "latest"
+    return f"{wanted}: Pulling from {reference.repository}"
 
 
 def _open_source(reference: Reference, scratch: str) -> Source:

@@ -1,7 +1,8 @@
 """SIGKILL at any moment of pull, load, import, save or rmi: nothing broken, nothing lost sight of.
 
 200 kills at seeded moments, each while it is at work. After each, every image that can be found
-gives its layers back with their digests; at the end prune leaves nothing but what images need, and a whole run works.
+gives its layers back with their digests; at the end prune leaves nothing but what images need,
+and a whole run works.
 """
 
 from __future__ import annotations
