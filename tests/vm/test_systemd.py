@@ -131,16 +131,17 @@ def test_unit_that_makes_its_container(machine: Machine) -> None:
 
 
 def test_the_application_says_that_it_is_ready(machine: Machine) -> None:
-    script = "sleep 3; systemd-notify --ready --status=hello; sleep 600 & wait"
+    script = "until [ -e /tmp/go ]; do sleep 0.2; done; systemd-notify --ready --status=hello"
+    script += "; exec sleep 600"
     make = f"rless create --sdnotify container --name say --network none host: sh -c '{script}'"
     make_unit(machine, "say", make)
-    machine.run("systemctl --user start --no-block container-say; sleep 1").expect()
-    for _ in range(100):
-        if state(machine, "say")["Status"] == "running":
-            break
+    machine.run(
+        "systemctl --user start --no-block container-say;"
+        " for i in $(seq 100); do rless exec say true 2>/dev/null && break; sleep 0.2; done"
+    ).expect()
     shown = show(machine, "container-say")
     assert shown["ActiveState"] == "activating"  # it runs, and is not ready yet
-    machine.run("systemctl --user start container-say").expect()
+    machine.run("rless exec say touch /tmp/go && systemctl --user start container-say").expect()
     shown = show(machine, "container-say")
     assert (shown["ActiveState"], shown["StatusText"]) == ("active", "hello")
     title = machine.run(f"tr '\\0' ' ' </proc/{shown['MainPID']}/cmdline").out
