@@ -250,9 +250,7 @@ _RUN_ONLY = ("--detach -d", "--sig-proxy", "--detach-keys", "--explain", "--debu
 CREATE = Verb(
     "create",
     "[OPTIONS] IMAGE [COMMAND] [ARG...]",
-    tuple(
-        (title, tuple(row for row in rows if row[0] not in _RUN_ONLY)) for title, rows in GROUPS
-    ),
+    tuple((title, tuple(row for row in rows if row[0] not in _RUN_ONLY)) for title, rows in GROUPS),
     REFUSED,
     interspersed=False,
 )

@@ -106,9 +106,7 @@ def hold(orders: Orders, container_id: str) -> NoReturn:
             if key in FDS and int(value) >= 0:
                 os.set_inheritable(int(value), True)
         os.set_inheritable(orders_fd, True)
-        os.execve(
-            program, [f"rless: monitor of {container_id[:12]}", str(orders_fd)], {}
-        )
+        os.execve(program, [f"rless: monitor of {container_id[:12]}", str(orders_fd)], {})
     except OSError:
         from rootless.engine import hold_loop  # no program, or on a mount with noexec
 

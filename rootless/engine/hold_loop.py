@@ -35,6 +35,7 @@ _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
+_LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
 _STREAMS = ("stdout", "stderr")
 
 
@@ -855,7 +856,7 @@ class _Holder:
         if pending and time.monotonic() - self.since < _GRACE:
             due.append(self.since + _GRACE)
         left = 1000 * max(0.0, min(due) - time.monotonic()) if due else None
-        ready = dict(poll.poll(left))
+        ready = dict(poll.poll(None if left is None else min(left, _LONGEST_POLL)))
         for fd, (_, act, arguments) in topics.items():
             self._events = ready.get(fd, 0)
             gone = arguments and isinstance(arguments[0], _Client) and arguments[0].fd < 0

@@ -24,8 +24,24 @@ _syscall.restype = ffi.c_long
 # x86_64 and aarch64 share the numbers from pidfd_send_signal (424) on.
 _MACHINE = os.uname().machine
 _LEGACY = {
-    "x86_64": {"clone": 56, "pivot_root": 155, "gettid": 186, "keyctl": 250, "seccomp": 317, "getcwd": 79, "execveat": 322},
-    "aarch64": {"clone": 220, "pivot_root": 41, "gettid": 178, "keyctl": 219, "seccomp": 277, "getcwd": 17, "execveat": 281},
+    "x86_64": {
+        "clone": 56,
+        "pivot_root": 155,
+        "gettid": 186,
+        "keyctl": 250,
+        "seccomp": 317,
+        "getcwd": 79,
+        "execveat": 322,
+    },
+    "aarch64": {
+        "clone": 220,
+        "pivot_root": 41,
+        "gettid": 178,
+        "keyctl": 219,
+        "seccomp": 277,
+        "getcwd": 17,
+        "execveat": 281,
+    },
 }.get(_MACHINE, {})
 SYS_CLONE = _LEGACY.get("clone", -1)
 SYS_PIVOT_ROOT = _LEGACY.get("pivot_root", -1)

@@ -96,9 +96,7 @@ def close_others(kept: set[int]) -> None:
     close_from(first)
 
 
-def execute_in(
-    dir_fd: int, name: str, args: list[str], environment: dict[str, str]
-) -> NoReturn:
+def execute_in(dir_fd: int, name: str, args: list[str], environment: dict[str, str]) -> NoReturn:
     """Become the program `name` of a directory; a link of that name is not followed.
 
     With a close-on-exec `dir_fd` the kernel runs no script: its interpreter could not open it.

@@ -51,8 +51,7 @@ def emitter(size: int) -> tuple[str, ...]:
     return (
         sys.executable,
         "-Sc",
-        "import sys\n"
-        f"for n in range({size // 16}): sys.stdout.write('%015d\\n' % n)",
+        f"import sys\nfor n in range({size // 16}): sys.stdout.write('%015d\\n' % n)",
     )
 
 
@@ -164,7 +163,9 @@ def test_who_outlives_the_end_is_not_waited_for(start: Start) -> None:
 
 def test_removed_at_the_end(start: Start, program: str) -> None:
     script = "mkdir -p {0}/a/b && cd {0}/a && touch x && chmod 500 b && ln -s / link; i=0; "
-    script += "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
+    script += (
+        "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
+    )
     held = start("sleep", "60", remove=1)
     upper = held.directory / "upper"
     assert os.system(script.format(upper)) == 0
