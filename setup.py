@@ -70,9 +70,9 @@ def find_compiler() -> list[str] | None:
 
 def compile_helper(source: Path, target: Path) -> str | None:
     """Compile one static program; return None, or the reason why there is none."""
-    if (source.with_name("bare.h")).exists() and '"bare.h"' in source.read_text(encoding="utf-8"):
-        if compile_with([*CFLAGS, *BARE], source, target) is None:
-            return None
+    can_be_bare = '"bare.h"' in source.read_text(encoding="utf-8") if source.exists() else False
+    if can_be_bare and compile_with([*CFLAGS, *BARE], source, target) is None:
+        return None
     return compile_with(CFLAGS, source, target)
 
 

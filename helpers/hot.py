@@ -6,10 +6,11 @@ setup.py when the package is built; by hand: `python helpers/hot.py DIRECTORY`, 
 `rootless` lies in.
 
 The file: a header (the interpreter's bytecode magic; the start of the index, the ends of both
-parts, 4 bytes each; 16 bytes of the content's SHA-256), then two parts. The first one is read at
-every start: the marshalled code of the modules of `rless --version`, and the index (marshalled:
-module -> (source below DIRECTORY, part, start, end)). The second one is read as a whole when a
-module of it is wanted first: a read of 0.5 MB costs less than 60 files, but is not free.
+parts, 4 bytes each; 16 bytes of the content's SHA-256), then the parts. The first one is read at
+every start: the marshalled code of the modules of `rless --version` and of what maps the second
+part, and the index (marshalled: module -> (source below DIRECTORY, part, start, end, the modules
+that it is certain to import)). The second one has all that commands may load. It is mapped when a
+module of it is wanted first, so that only what is loaded costs.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.cli")
-_FAST = "run create start exec stop kill rm"
-VERBS = tuple(f"rootless.cli.{verb}" for verb in _FAST.split())
+MAPS = "rootless.linux.memory"  # what reaches the second part
 
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
 # loads others is slow by itself, so it and all that only it needs is left out.
@@ -49,11 +49,14 @@ class Module:
         self.tree = ast.parse(source.read_bytes(), relative)
         self.at_start = set(_imports(self.tree.body, at_start=True))
         self.ever = set(_imports(self.tree.body, at_start=False))
-        # Tables name functions by strings: "network.publish" in rootless.cli.options.
+        # Tables name functions by strings: "network.publish" in rootless.cli.options; that of
+        # the verbs names modules.
         package = name.rpartition(".")[0]
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                self.ever.add(f"{package}.{node.value.partition('.')[0]}")
+                module, dot, _ = node.value.partition(".")
+                if dot or name in COMMANDS:
+                    self.ever.add(f"{package}.{module}")
 
     def compile(self) -> bytes:
         """Return the marshalled code; it does what `__future__` says without loading it."""
@@ -76,9 +79,13 @@ def _imports(body: Iterable[ast.AST], at_start: bool) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        elif isinstance(node, ast.If) and any(
+            word in ast.unparse(node.test) for word in ("TYPE_CHECKING", "__name__")
+        ):
             yield from _imports(node.orelse, at_start)
-        elif not (at_start and isinstance(node, (ast.FunctionDef, ast.ExceptHandler))):
+        elif isinstance(node, ast.ExceptHandler):
+            pass  # what replaces something that is missing here
+        elif not (at_start and isinstance(node, ast.FunctionDef)):
             yield from _imports(ast.iter_child_nodes(node), at_start)
 
 
@@ -103,7 +110,7 @@ def closure(names: Iterable[str], modules: dict[str, Module]) -> list[str]:
 
 
 def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
-    """Return the modules that every start of a command loads, and those that it may load.
+    """Return the modules that every start needs, and those that a command may load.
 
     Not those that load something slow, nor what can be reached through them only.
     """
@@ -117,9 +124,9 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
     }
     while more := {name for name in modules if modules[name].at_start & slow} - slow:
         slow |= more
-    first = [name for name in closure(COMMANDS, modules) if name not in slow]
+    first = [name for name in closure((*COMMANDS, MAPS), modules) if name not in slow]
     found: set[str] = set()
-    queue = [*COMMANDS, *VERBS]
+    queue = [*COMMANDS, MAPS]
     while queue:
         name = queue.pop()
         if name in modules and name not in found | slow:
@@ -131,14 +138,20 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
 def write(directory: Path) -> Path:
     """Write the file for the package below `directory`; return its path."""
     modules = read_modules(directory)
-    index: dict[str, tuple[str, int, int, int]] = {}
+    index: dict[str, tuple[str, int, int, int, tuple[str, ...]]] = {}
     parts = []
-    for number, names in enumerate(select(modules)):
+    chosen = select(modules)
+    for number, names in enumerate(chosen):
         part = b""
         for name in names:
-            code = modules[name].compile()
-            index[name] = (modules[name].relative, number, len(part), len(part) + len(code))
+            module = modules[name]
+            code = module.compile()
+            package = name.rpartition(".")[0]
+            certain = {other for other in module.at_start if any(other in p for p in chosen)}
+            needed = ([package] if package else []) + sorted(certain - {package, name})
+            start = len(part)
             part += code
+            index[name] = (module.relative, number, start, len(part), tuple(needed))
         parts.append(part)
     content = parts[0] + marshal.dumps(index)
     places = (len(parts[0]), len(content), len(content) + len(parts[1]))

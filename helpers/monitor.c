@@ -17,11 +17,11 @@
  *
  *   A flags [in] out err   attach: descriptors of pipes come with it; flag 1: `in` is one of them
  *   W rows columns         resize the terminal (u16, little endian)
- *   K number               signal init                       answer: k errno
+ *   K number               signal init     answer: k errno; EAGAIN: once it is the application
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now
- *   D                      the command that started it lets go: without this, its end is the end
+ *   D                      it leaves; the end of who started the container is else the end
  *   R                      (--explain) it has looked at the process, which may be reaped
  *
  * and every client gets X and the exit code (u32) at the end. A is answered by `a errno`.
@@ -104,6 +104,9 @@ static struct {
 	int orders, listener;
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
+	int starting;          /* the pipe that init closes by execve; -1: it runs */
+	int child_fd;          /* a signalfd of SIGCHLD, if orphans may come to us; else -1 */
+	uint64_t asked;        /* signals that came before it runs, as bits */
 	int in, pty;           /* the application's standard input, or its terminal */
 	int sources[2];        /* what it writes; the terminal is OUT */
 	int code;              /* the exit code, once `ended` */
@@ -224,7 +227,21 @@ static int signal_init(int number)
 {
 	if (me.ended || me.init_fd < 0)
 		return ESRCH;
+	/* Process 1 of a pid namespace loses what it has no handler for: it waits for who has one. */
+	if (me.starting >= 0 && number != SIGKILL && number > 0 && number <= 64) {
+		me.asked |= 1ULL << (number - 1);
+		return EAGAIN; /* kept */
+	}
 	return syscall(SYS_pidfd_send_signal, me.init_fd, number, NULL, 0) < 0 ? errno : 0;
+}
+
+/* The application runs: now it gets what it was sent. */
+static void begin_signals(void)
+{
+	let_go(&me.starting);
+	for (int number = 1; me.asked; number++, me.asked >>= 1)
+		if (me.asked & 1)
+			signal_init(number);
 }
 
 /* The time as RFC 3339 has it, UTC, nine digits. gmtime(3) would read files and allocate. */
@@ -639,12 +656,22 @@ static void check_memory(void)
 
 /* -- Python's work ---------------------------------------------------------------------------- */
 
-/* Become Python for `verb`; only after a fork or at the end of all. */
-static void become_python(const char *verb)
+/* Block or unblock SIGCHLD, which a signalfd takes only while it is blocked. */
+static void block_children(bool block)
+{
+	uint64_t set = 1ULL << (SIGCHLD - 1);
+
+	syscall(SYS_rt_sigprocmask, block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL, sizeof(set));
+}
+
+/* Become Python for `verb`; with `keep` the connections stay, since what clients have said but we
+ * have not heard is said to whoever comes back. */
+static void become_python(const char *verb, bool keep)
 {
 	char *argv[32], *environment[8];
-	char fd[16], count[24], delay[24];
+	char fd[16], count[24], delay[24], connections[8 * CLIENTS] = "";
 	int used = 0, variables = 0;
+	size_t size = 0;
 	struct rlimit core;
 
 	for (const char *word = NULL; (word = next_order("python", word)) && used < 20;)
@@ -660,11 +687,17 @@ static void become_python(const char *verb)
 	argv[used++] = fd;
 	argv[used++] = count;
 	argv[used++] = delay;
+	argv[used++] = connections;
 	argv[used] = NULL;
+	for (int i = 0; keep && i < CLIENTS; i++)
+		if (clients[i].fd >= 0 && fcntl(clients[i].fd, F_SETFD, 0) == 0)
+			size += snprintf(connections + size, sizeof(connections) - size, "%d,",
+					 clients[i].fd);
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
 		core.rlim_cur = me.core; /* ours is 0, the container's is not */
 		setrlimit(RLIMIT_CORE, &core);
 	}
+	block_children(false);
 	syscall(SYS_execveat, (int)number("python_fd", -1), "", argv, environment, AT_EMPTY_PATH);
 	execve(argv[0], argv, environment); /* no descriptor: it is not ours to write */
 }
@@ -676,7 +709,7 @@ static void be_child(const char *verb)
 	for (int sign = 1; sign < NSIG; sign++)
 		signal(sign, SIG_DFL);
 	fcntl(me.orders, F_SETFD, 0);
-	become_python(verb);
+	become_python(verb, false);
 	_exit(127);
 }
 
@@ -792,6 +825,69 @@ static void remove_cgroups(int dir)
 		}
 }
 
+/* Reap the orphans that have ended. Others of our children are waited for where they are asked. */
+static void reap_orphans(void)
+{
+	char said[128]; /* struct signalfd_siginfo */
+
+	while (read(me.child_fd, said, sizeof(said)) > 0)
+		;
+	for (;;) {
+		siginfo_t info = { 0 };
+
+		if (syscall(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT, NULL) < 0 ||
+		    info.si_pid == 0 || info.si_pid == me.init || info.si_pid == me.health)
+			return;
+		waitpid(info.si_pid, NULL, 0);
+		if (info.si_pid == me.pasta)
+			me.pasta = 0;
+	}
+}
+
+static bool is_helper(long long pid)
+{
+	for (const char *one = NULL; (one = next_order("helper", one));)
+		if (to_number(one) == pid)
+			return true;
+	return pid == me.pasta;
+}
+
+/* Kill what the application has left in a pid namespace that is not its own: orphans come to us,
+ * a child subreaper, and so do the children of those that we kill. */
+static void end_orphans(void)
+{
+	long long deadline = now() + CLEAN_UP;
+	char path[64], said[4096], *at;
+	bool found = me.child_fd >= 0;
+
+	while (found && now() < deadline) {
+		int fd;
+		ssize_t size;
+
+		reap_orphans();
+		snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+		fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+		size = fd < 0 ? -1 : read(fd, said, sizeof(said) - 1);
+		let_go(&fd);
+		said[size < 0 ? 0 : size] = 0;
+		found = false;
+		for (at = said; *at >= '0' && *at <= '9'; at++) {
+			long long pid = to_number(at);
+
+			while (*at >= '0' && *at <= '9')
+				at++;
+			if (*at != ' ')
+				break; /* cut short: the next look has it whole */
+			if (!is_helper(pid)) {
+				kill((pid_t)pid, SIGKILL);
+				found = true;
+			}
+		}
+		if (found)
+			rest(2);
+	}
+}
+
 /* Kill what is left in the cgroup; to `remove` it takes until the kernel has ended them. */
 static void end_cgroup(bool remove)
 {
@@ -799,6 +895,7 @@ static void end_cgroup(bool remove)
 	int dir = *me.cgroup ? openat(AT_FDCWD, me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
 
+	end_orphans();
 	if (kill >= 0 && write(kill, "1", 1) < 0)
 		remove = remove; /* the removal tells */
 	let_go(&kill);
@@ -1058,10 +1155,10 @@ static void take_input(struct client *client)
 		return;
 	}
 	let_go(&client->in);
-	if (!me.stdin_once)
-		return;
-	let_go(&me.in);
-	hang_up(); /* a terminal without keys: its window was closed, its connection broke */
+	if (me.pty < 0 && me.stdin_once)
+		let_go(&me.in);
+	if (client->leash)
+		hang_up(); /* a terminal without keys: its window was closed, its connection broke */
 }
 
 static void answer(struct client *client, char kind, int error)
@@ -1154,6 +1251,7 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 		break;
 	case 'D':
 		client->leash = false;
+		let_go(&client->in); /* its end means nothing any more */
 		break;
 	case 'R':
 		me.may_reap = true;
@@ -1297,11 +1395,11 @@ static bool schedule_restart(void)
 /* -- the loop ---------------------------------------------------------------------------------- */
 
 /* An event of poll(2): what to do then, and about whom. */
-static struct pollfd polls[8 + 4 * CLIENTS];
+static struct pollfd polls[10 + 4 * CLIENTS];
 static struct {
-	enum { INIT, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
+	enum { INIT, STARTED, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
 	int who, stream;
-} topics[8 + 4 * CLIENTS];
+} topics[10 + 4 * CLIENTS];
 static int watched;
 
 static void watch(int fd, short events, int what, int who, int stream)
@@ -1337,6 +1435,10 @@ static void watch_all(void)
 	watched = 0;
 	if (!me.ended && me.init_fd >= 0)
 		watch(me.init_fd, POLLIN, INIT, 0, 0);
+	if (me.starting >= 0) /* without events: what is in there is for the command */
+		watch(me.starting, 0, STARTED, 0, 0);
+	if (me.child_fd >= 0)
+		watch(me.child_fd, POLLIN, ORPHAN, 0, 0);
 	for (int i = 0; i < CLIENTS; i++)
 		if (is_open(&clients[i]))
 			watch_client(i);
@@ -1363,6 +1465,12 @@ static void act(int index)
 	switch (topics[index].what) {
 	case INIT:
 		me.ended = true;
+		break;
+	case STARTED:
+		begin_signals();
+		break;
+	case ORPHAN:
+		reap_orphans();
 		break;
 	case HEAR:
 		if (is_open(client))
@@ -1451,6 +1559,7 @@ static void end_run(void)
 		me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	}
 	let_go(&me.init_fd);
+	let_go(&me.starting);
 	check_memory();
 	if (me.health_fd >= 0) {
 		kill(me.health, SIGKILL);
@@ -1501,11 +1610,14 @@ static void start_again(void)
 		linger();
 		_exit(0);
 	}
+	for (int i = 0; i < CLIENTS; i++)
+		if (is_open(&clients[i]) && has_backlog(&clients[i]))
+			close_client(&clients[i]); /* they are the child's now */
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
 	fcntl((int)number("python_fd", -1), F_SETFD, 0);
-	become_python("restart");
+	become_python("restart", true);
 	stop_restarts(); /* there is no interpreter any more */
 }
 
@@ -1571,7 +1683,15 @@ static void begin(int fd)
 	me.may_reap = !number("hold", 0);
 	me.ended = me.init == 0;
 	me.begun = now();
-	me.health_fd = me.oom_fd = -1;
+	me.starting = (int)number("status", -1);
+	me.health_fd = me.oom_fd = me.child_fd = -1;
+	if (number("orphans", 0)) {
+		uint64_t set = 1ULL << (SIGCHLD - 1);
+
+		block_children(true);
+		me.child_fd = (int)syscall(SYS_signalfd4, -1, &set, sizeof(set),
+					   O_CLOEXEC | O_NONBLOCK);
+	}
 	if (next_order("health_interval", NULL))
 		me.health_at = now() + number("health_first", number("health_interval", 30000));
 	snprintf(restart.policy, sizeof(restart.policy), "%s", text("restart"));
@@ -1591,7 +1711,8 @@ static void begin(int fd)
 	}
 }
 
-/* The command that started the container is the first client, attached from the start. */
+/* The command that started the container is the first client, attached from the start. After a
+ * restart there are those who waited for it. */
 static void begin_client(void)
 {
 	struct client *client = clients;
@@ -1601,15 +1722,34 @@ static void begin_client(void)
 		for (int stream = OUT; stream <= ERR; stream++)
 			clients[i].sinks[stream].fd = clients[i].sinks[stream].spill = -1;
 	}
+	for (const char *fd = NULL; (fd = next_order("connection", fd)) && client < clients + CLIENTS;
+	     client++) {
+		client->fd = (int)to_number(fd);
+		never_wait(client->fd);
+	}
+	if (client > clients)
+		return;
 	client->fd = (int)number("client", -1);
 	client->in = (int)number("client_in", -1);
 	client->sinks[OUT].fd = (int)number("client_out", -1);
 	client->sinks[ERR].fd = (int)number("client_err", -1);
-	client->attached = client->leash = client->fd >= 0;
+	client->attached = client->fd >= 0;
+	client->leash = number("leash", 0);
 	never_wait(client->fd);
 	never_wait(client->in);
 	never_wait(client->sinks[OUT].fd);
 	never_wait(client->sinks[ERR].fd);
+}
+
+/* Tell the command that the container is in good hands: a frame of rootless/runtime/sync.py. */
+static void say_hello(void)
+{
+	static const char hello[] = "R\6\0\0\0[null]";
+	int fd = (int)number("hello", -1);
+
+	if (fd >= 0 && write(fd, hello, sizeof(hello) - 1) < 0)
+		errno = 0; /* it has gone, and with it the container, if it keeps that */
+	let_go(&fd);
 }
 
 int main(int argc, char **argv)
@@ -1618,6 +1758,7 @@ int main(int argc, char **argv)
 		return 70;
 	begin((int)to_number(argv[1]));
 	begin_client();
+	say_hello();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */
 }

@@ -33,7 +33,7 @@ else:
     from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
     from _imp import _fix_co_filename
 
-_HEADER = 32  # magic number; start of the index, ends of both parts (4 bytes each); digest
+_HEADER = 32  # magic number; start of the index, ends of the parts (4 bytes each); digest
 
 
 class HotLoader(SourceFileLoader):
@@ -49,8 +49,8 @@ class HotLoader(SourceFileLoader):
 class HotModules:
     """Find the modules in hot.bin, as the first entry of sys.meta_path.
 
-    The file is read and closed at once: a descriptor of it in a container would be a way to
-    write into the installation. Whatever is wrong with it, the modules have their own files, too.
+    The file is closed at once: a descriptor of it in a container would be a way to write into
+    the installation. Whatever is wrong with it, the modules have their own files, too.
     """
 
     def __init__(self, package: str) -> None:
@@ -63,7 +63,7 @@ class HotModules:
         self.path = f"{package}/hot.bin"
         self.header = b""
         self.parts = [self._read(1)]
-        self.index: dict[str, tuple[str, int, int, int]]
+        self.index: dict[str, tuple[str, int, int, int, tuple[str, ...]]]
         self.index = loads(self.parts[0][int.from_bytes(self.header[4:8], "little") :])
 
     def _read(self, part: int) -> memoryview:
@@ -74,30 +74,39 @@ class HotModules:
                 raise ValueError("for another interpreter, or replaced since the first part")
             self.header = header
             at = 4 + 4 * part  # where its end is told, after the end of the part before it
-            start = int.from_bytes(header[at - 4 : at], "little") if part > 1 else 0
-            size = int.from_bytes(header[at : at + 4], "little") - start
-            content = os.pread(fd, size, _HEADER + start)
+            start = _HEADER + int.from_bytes(header[at - 4 : at], "little") if part > 1 else _HEADER
+            end = _HEADER + int.from_bytes(header[at : at + 4], "little")
+            if os.fstat(fd).st_size < end:
+                raise ValueError("a piece of it is missing")
+            if part == 1:
+                return memoryview(os.pread(fd, end - start, start))
+            from rootless.linux.memory import map_file
+
+            return map_file(fd, end)[start:]
         finally:
             os.close(fd)
-        if len(content) != size:
-            raise ValueError("a piece of it is missing")
-        return memoryview(content)
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Return the module's spec; None: it is to be found as usual. A reload is, too."""
+        return self._find(name)
+
+    def _find(self, name: str) -> "ModuleSpec | None":
         entry = self.index.pop(name, None)
         if entry is None:
             return None
-        relative, part, start, end = entry
+        relative, part, start, end, needed = entry
+        for other in needed:
+            if other in self.index:
+                self._load(other)
         source = f"{self.directory}/{relative}"
         loader = HotLoader(name, source)
         try:
             if part == len(self.parts):
                 self.parts.append(self._read(part + 1))
             loader.code = loads(self.parts[part][start:end])
-        except (OSError, ValueError, EOFError, TypeError):
+        except Exception:  # damaged, or not to be mapped: each module has a file of its own
             self.index.clear()
             return None
         _fix_co_filename(loader.code, source)
@@ -107,6 +116,40 @@ class HotModules:
         if relative.endswith("__init__.py"):
             spec.submodule_search_locations = [os.path.dirname(source)]
         return spec
+
+    def _load(self, name: str) -> None:
+        """Load what another module is certain to import, as the import system does.
+
+        Without its locks and searches, which take as long as the code itself: nobody else is
+        there, and where the module is, is known.
+        """
+        package, _, child = name.rpartition(".")
+        if package in self.index:
+            self._load(package)
+        if package and package not in sys.modules:
+            return  # it is just being loaded: the import statement comes back to this one
+        spec = self._find(name)
+        if spec is None:
+            return  # the import statement finds its file
+        sys.audit("import", name, None, None, None, None)
+        module = _Module(name)
+        module.__spec__, module.__loader__ = spec, spec.loader
+        module.__file__ = spec.origin
+        module.__cached__ = spec.cached  # type: ignore[attr-defined]
+        module.__package__ = spec.parent
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        sys.modules[name] = module
+        try:
+            exec(spec.loader.code, module.__dict__)  # type: ignore[union-attr]  # noqa: S102
+        except BaseException:
+            del sys.modules[name]
+            raise
+        if package:
+            setattr(sys.modules[package], child, module)
+
+
+_Module = type(sys)
 
 
 class SitePackages:

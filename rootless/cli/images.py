@@ -31,6 +31,7 @@ VERB = Verb(
     ),
     (("--tree", "", "not built yet", "images with a platform of their own have one line each"),),
     most=1,
+    failure=1,
 )  # fmt: skip
 
 _NAMES = (("Repository", "REPOSITORY"), ("Tag", "TAG"))

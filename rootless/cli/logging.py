@@ -7,6 +7,7 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _DRIVERS = ("local", "json-file", "journald", "none")
@@ -20,7 +21,7 @@ def restart(value: str) -> dict[str, Any] | None:
         return None
     choice(name, "no", "on-failure", "always", "unless-stopped")
     if colon and name != "on-failure":
-        raise ValueError("takes a number of restarts with on-failure only")
+        raise ValueError("has a number of restarts, which only on-failure takes")
     return {"name": name, "max": integer(most, 0, 1 << 31) if colon else 0}
 
 
@@ -71,7 +72,7 @@ def _max_size(value: str) -> int:
     return number
 
 
-_READ = {
+_READ: dict[str, Callable[[str], Any]] = {
     "max-size": _max_size,
     "max-file": lambda value: integer(value, 1, 1000),
     "tag": str,

@@ -1,4 +1,4 @@
-"""The command's side of a running container: its streams, its terminal, its signals.
+"""The command's side of a running container: its streams and signals (see also `terminal`).
 
 The application gets pipes, or a pty of its own, never the caller's descriptors: a descriptor
 of the caller's file could be opened again through /proc with other rights, and a descriptor of
@@ -11,11 +11,8 @@ reader that goes away is passed on: the application then gets SIGPIPE, as in a s
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
-import struct
-import termios
 
 from rootless import log
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.keys import Keys
-    from rootless.oci.runtime_spec import Box
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
@@ -107,81 +103,6 @@ class Signals:
         for number, handler in self._old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._old = {}
-
-
-class Terminal:
-    """The caller's terminal in raw mode, restored whatever happens."""
-
-    __slots__ = ("_give_size", "_saved", "fd")
-
-    def __init__(self, give_size: Callable[[int, int], object]) -> None:
-        """Prepare; `give_size` is told the rows and columns whenever they change."""
-        self._give_size = give_size
-        self.fd = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
-        self._saved: list[Any] | None = None
-
-    def __enter__(self) -> Terminal:
-        if self.fd >= 0:
-            self._resize(0, None)
-            signal.signal(signal.SIGWINCH, self._resize)
-        if os.isatty(0):
-            self._saved = termios.tcgetattr(0)
-            raw = termios.tcgetattr(0)
-            # cfmakeraw(3)
-            raw[0] &= ~(
-                termios.IGNBRK
-                | termios.BRKINT
-                | termios.PARMRK
-                | termios.ISTRIP
-                | termios.INLCR
-                | termios.IGNCR
-                | termios.ICRNL
-                | termios.IXON
-            )
-            raw[1] &= ~termios.OPOST
-            raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-            raw[3] &= ~(
-                termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
-            )
-            termios.tcsetattr(0, termios.TCSADRAIN, raw)
-        return self
-
-    def _resize(self, number: int, frame: FrameType | None) -> None:
-        try:
-            window = fcntl.ioctl(self.fd, termios.TIOCGWINSZ, bytes(8))
-        except OSError:
-            return  # it was hung up just now
-        rows, columns, _, _ = struct.unpack("HHHH", window)
-        self._give_size(rows, columns)
-
-    def __exit__(self, *details: object) -> None:
-        if self.fd >= 0:
-            signal.signal(signal.SIGWINCH, signal.SIG_DFL)
-        if self._saved is not None:
-            try:
-                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
-            except termios.error:
-                pass  # it was hung up: there is nothing to restore
-
-
-def resize(master: int, rows: int, columns: int) -> None:
-    """Set the size of the terminal with this master."""
-    try:
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    except OSError:
-        pass  # its other side has just closed
-
-
-def window_size() -> Box | None:
-    """Return the size of the caller's terminal as OCI's consoleSize; None without one."""
-    for fd in (0, 1, 2):
-        try:
-            window = fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
-        except OSError:
-            continue
-        rows, columns, _, _ = struct.unpack("HHHH", window)
-        return {"height": rows, "width": columns}
-    return None
 
 
 class _Stream:
@@ -324,7 +245,10 @@ class Pump:
             if stream.buffer:
                 if events.get(stream.sink, 0) & ~select.POLLIN:
                     stream.write()
-            elif stream.source >= 0 and events.get(stream.source, 0) & ~select.POLLOUT:
-                if not stream.read():
-                    return False
+            elif (
+                stream.source >= 0
+                and events.get(stream.source, 0) & ~select.POLLOUT
+                and not stream.read()
+            ):
+                return False
         return True

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import signal
 
     from rootless.engine.container import Container
-    from rootless.engine.hold import Orders
     from rootless.oci.runtime_spec import Spec
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -31,8 +30,12 @@ else:
 
 
 def main() -> int:
-    """Do what the words of the monitor say: verb, id, descriptor of the orders, two counts."""
-    verb, container_id, orders_fd, count, delay = sys.argv[1:]
+    """Do what the words of the monitor say.
+
+    These are the verb, the id, the descriptor of the orders, the number of restarts, the last
+    delay, and the descriptors of connections that wait for the next monitor.
+    """
+    verb, container_id, orders_fd, count, delay, connections = sys.argv[1:]
     if verb == "health":
         from rootless.engine import health
 
@@ -46,10 +49,10 @@ def main() -> int:
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    orders = dict(hold.decode(int(orders_fd)))
-    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS]
     if container is None:
-        return 1  # it was removed, which its entry in `live` forbids
+        raise RlessError(f"no such container: {container_id}")  # its entry in `live` forbids that
+    orders = dict(hold.decode(int(orders_fd)))
+    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS[:2]]
     orders = {key: value for key, value in orders.items() if key not in _LISTS}
     orders.update(_FRESH)
     orders.update(name=container.facts["name"], restarts=count, delay=delay)
@@ -62,15 +65,20 @@ def main() -> int:
         code = error.exit_code if isinstance(error, RlessError) else 125
         orders.update(init="0", code=str(code), restart="no")
         orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
-    hold.hold([*orders.items(), *lists], container_id)
+    lists += [("connection", fd) for fd in connections.split(",") if fd]
+    return hold.hold([*orders.items(), *lists], container_id)
 
 
 _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192
 # Orders that may be given more than once.
-_LISTS = ("python", "environment")
+_LISTS = ("python", "environment", "connection", "helper")
 # What a new start does not take over from the last one.
 _FRESH = {
-    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock", "python_fd")},
+    **{
+        key: "-1"
+        for key in hold.FDS
+        if key not in ("listener", "lock", "python_fd", "connection")
+    },
     "leash": "0",
     "hold": "0",
 }

@@ -182,23 +182,23 @@ def probe(container: Container) -> dict[str, Any]:
         shell = (container.facts.get("image_config") or {}).get("Shell") or ["/bin/sh", "-c"]
         words = [*shell, *words]
     request = ExecRequest(container.id, words)
-    init = hold(container)
+    init, cgroup = hold(container)
     spec = load_spec(container)
-    description, prepare = describe(request, container, spec)
+    description, complete = describe(request, container, spec)
     began = time.time()
     deadline = time.monotonic() + check["timeout"]
     reader, writer = os.pipe()
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        started = runtime.start(
+        started = runtime.prepare(
             spec,
             description,
             init,
-            cgroup=container.live().get("cgroup") or None,
+            cgroup=cgroup,
             cache_dir=f"{paths.storage_root()}/seccomp",
             stdio=(null, writer, writer),
-            prepare=prepare,
-        )
+            complete=complete,
+        ).start()
         os.close(writer)
         writer = -1
         output, in_time = _watch(started.pidfd, reader, deadline)

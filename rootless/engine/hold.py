@@ -29,7 +29,10 @@ FDS = (
     "client_out",
     "client_err",
     "lock",
+    "connection",
     "python_fd",
+    "status",
+    "hello",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys

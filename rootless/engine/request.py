@@ -1,4 +1,4 @@
-"""What one `rless run` or `create` asks for, as plain data: the seam between the command line and engine.
+"""What one `rless run` or `create` asks for, as plain data: the seam of cli and engine.
 
 Everything here was checked for its form (numbers, sizes, names, absolute paths) and nothing
 for whether this host or this image can do it: that is the engine's part. The classes have
@@ -294,8 +294,13 @@ class RunRequest(Plain):
         return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data, for container.json."""
-        return self.as_dict()
+        """Return what was asked for, as plain data, for container.json; not the defaults."""
+        defaults = RunRequest()
+        return {
+            name: _plain(value)
+            for name in self.__slots__
+            if (value := getattr(self, name)) != getattr(defaults, name)
+        }
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> RunRequest:

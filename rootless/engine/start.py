@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import os
 
-from rootless import paths
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
-from rootless.engine.attach import Pump, Signals, Terminal, window_size
+from rootless.engine.attach import Pump, Signals
 from rootless.engine.create import Run, find_joined
 from rootless.engine.keys import Keys
 from rootless.engine.monitor import Monitor, Source
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.container import Container
+    from rootless.engine.terminal import Terminal
     from rootless.network.pasta import Pasta
 
 _HOST_IMAGE = "host:"
@@ -190,8 +190,11 @@ def _make_spec(state: Run) -> None:
     enter_joined(state)
     facts = _gather_facts(state)
     state.spec = specgen.generate(request, state.config, facts)
-    if request.tty and (size := window_size()):
-        state.spec["process"]["consoleSize"] = size
+    if request.tty:
+        from rootless.engine.terminal import window_size
+
+        if size := window_size():
+            state.spec["process"]["consoleSize"] = size
 
 
 def enter_joined(state: Run) -> None:
@@ -346,7 +349,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         code = _attend(state, attachment, wires, pasta, pid)
         left = code is None
         return code or 0
-    except _Interrupted as interruption:
+    except _InterruptedError as interruption:
         _end_start(wires, pid, container, keep, None)
         return interruption.code
     except RlessError as error:
@@ -416,7 +419,7 @@ def _reap(pid: int) -> None:
         pass  # it was, after a start that failed
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """A signal asked for the end before the application ran."""
 
     def __init__(self, number: int) -> None:
@@ -456,11 +459,12 @@ def _attend(
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
         raise RlessError("the container whose namespaces are joined has just ended")
+    _expect_ready(wires.result)  # the monitor is the program that stays
     if pasta is not None:
         pasta.wait_ready()
         state.mark("network")
     if number := signals.interrupted():
-        raise _Interrupted(number)
+        raise _InterruptedError(number)
     try:
         os.write(wires.gate, sync.START)
     except BrokenPipeError:
@@ -517,7 +521,7 @@ def _pump(
         os.close(stderr)
     if stdin >= 0:
         pump.add_input(stdin, Keys(attachment.keys) if tty else None)
-    with Terminal(client.resize) if tty else _nothing():
+    with _terminal(client) if tty else _nothing():
         while client.code is None and not client.gone:
             if not pump.wait():
                 break
@@ -538,10 +542,16 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if request.sdnotify != "ignore" and "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ and request.sdnotify != "ignore":
         from rootless.engine import notify
 
         notify.started(request.sdnotify or "conmon", monitor)
+
+
+def _terminal(client: Client) -> Terminal:
+    from rootless.engine.terminal import Terminal
+
+    return Terminal(client.resize)
 
 
 class _nothing:  # noqa: N801  # contextlib.nullcontext, without the import of contextlib

@@ -18,16 +18,22 @@ import os
 
 from rootless import paths
 from rootless.engine.container import (
+    BOOTED,
+    CHANGING,
     KILLED,
     Container,
     all_ids,
+    all_names,
+    changing_path,
     containers_root,
     delete,
     delete_directory,
+    drop_name,
     drop_names_of,
     is_alive,
     live_root,
     load,
+    put_ballast,
     read_json,
     signal_process,
     unlink,
@@ -50,11 +56,11 @@ def sweep() -> None:
     """
     root = live_root()
     names = os.listdir(root)
-    if _BOOTED not in names:
+    if BOOTED not in names:
         _clear_last_boot()
-        os.close(os.open(f"{root}/{_BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        put_ballast()
     for name in names:
-        if name == _BOOTED:
+        if name == BOOTED:
             continue
         if name.endswith(".tmp"):
             _drop_temporary(f"{root}/{name}")
@@ -69,8 +75,6 @@ def sweep() -> None:
 
 # Below the storage: images that are being fetched (image.inflight).
 _IN_FLIGHT = "/tmp"  # noqa: S108
-# A name that no container id can have.
-_BOOTED = "booted"
 
 
 def clear(container: Container) -> None:
@@ -108,6 +112,9 @@ def _clear_once(container_id: str) -> None:
 
 
 def _clear(container_id: str, entry: dict[str, Any]) -> None:
+    if container_id.startswith(CHANGING):
+        _end_change(container_id.removeprefix(CHANGING), entry)
+        return
     for name in ("init", "pasta"):
         process = entry.get(name)
         if process and is_alive(process):
@@ -131,11 +138,24 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
             idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
-    elif ended := entry.get("ended"):
-        container.record_exit(ended["code"])  # noted by the monitor, on a full disk
-    elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
-        container.record_exit(KILLED, "rless was killed")
+    else:
+        try:
+            if ended := entry.get("ended"):
+                container.record_exit(ended["code"])  # noted by the monitor, on a full disk
+            elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
+                container.record_exit(KILLED, "rless was killed")
+        except OSError:
+            return  # still full: the entry stays the witness
     unlink(f"{live_root()}/{container_id}")
+
+
+def _end_change(container_id: str, entry: dict[str, Any]) -> None:
+    """Take away the name that a container got, or had, when its renaming was cut short."""
+    container = load(container_id)
+    for name in entry.get("names", ()):
+        if container is None or container.facts["name"] != name:
+            drop_name(name, container_id)
+    unlink(changing_path(container_id))
 
 
 def _clear_last_boot() -> None:
@@ -151,6 +171,12 @@ def _clear_last_boot() -> None:
             delete(container, volumes=True)
         elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")
+    for name, container_id in all_names():
+        container = load(container_id)
+        if container is None or container.facts["host"] != here:
+            continue
+        if container.facts["name"] != name and not os.path.exists(changing_path(container_id)):
+            drop_name(name, container_id)  # the machine went down in the middle of a renaming
 
 
 def _clear_images() -> None:

@@ -13,8 +13,7 @@ from rootless.engine import volumes
 from rootless.engine.listing import LIVING, list_containers
 from rootless.errors import RlessError
 from rootless.image.ownership import everything
-from rootless.image.records import blob_path
-from rootless.image.store import Store, layer_dir
+from rootless.image.store import Store, blob_path, layer_dir
 from rootless.linux.idmap import call_in_userns
 from rootless.linux.tree import disk_usage
 

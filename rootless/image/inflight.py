@@ -245,6 +245,26 @@ def store_lock(root: str, *, exclusive: bool = False) -> Iterator[bool]:
     private_dir(root)
     fd = _open_lock(f"{root}/lock")
     try:
-        yield _try_lock(fd, shared=not exclusive, wait=not exclusive) is not False
+        locked = _try_lock(fd, shared=not exclusive, wait=not exclusive)
+        if locked is None and exclusive:
+            locked = not _others_are_at_work(root)
+        yield locked is not False
     finally:
         os.close(fd)
+
+
+def _others_are_at_work(root: str) -> bool:
+    """Tell by the identities in tmp/, where there are no locks, whether another command lives."""
+    directory = _scratch_root(root)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            if not name.endswith(".lock") or name.startswith(f"{os.getpid()}-"):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    if _is_alive(fd):
+                        return True
+                finally:
+                    os.close(fd)
+    return False

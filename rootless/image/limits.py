@@ -57,6 +57,7 @@ XATTR_BYTES = 64 * KIB  # one value (XATTR_SIZE_MAX)
 # Time.
 CONNECT_SECONDS = 15.0
 IDLE_SECONDS = 60.0  # between two packets
+CURRENT_SECONDS = 5.0  # until it is known that an image is up to date; else it is pulled
 DOCUMENT_SECONDS = 60.0  # a manifest, a config or a token as a whole
 SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is given up
 REDIRECTS = 5

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import additional, convert, records, workers
+from rootless.image import additional, convert, records
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
 from rootless.image.platforms import host_platform, parse_platform
@@ -36,6 +36,7 @@ from rootless.image.tarsplit import has_split
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rootless.image import workers
     from rootless.image.layers import LayerBlob
     from rootless.image.platforms import PlatformWish
     from rootless.image.source import Found, Source
@@ -178,7 +179,7 @@ def _pull(
         state = source_state(reference)
         source = _open_source(reference, flight.path)
         try:
-            progress.say(f"Pulling {reference.familiar}")
+            progress.say(_headline(reference))
             image = install(
                 store,
                 source,
@@ -259,6 +260,17 @@ def _record_image(
     root = store.root
     record = _record(found, metas, found.id)
     record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    if names and all(
+        store.read(name_path(root, reference, platform))
+        == {
+            **record,
+            "version": RECORD_VERSION,
+            "name": record_name(reference),
+            "source": state,
+        }
+        for reference in names
+    ):
+        return Image(root, {**record, "name": record_name(names[-1])})  # as it was
     if found.manifest:
         records.put_blob(root, found.digest, found.manifest, scratch)
     records.put_blob(root, found.id, found.config_data, scratch)
@@ -269,6 +281,14 @@ def _record_image(
         record = {**record, "name": record_name(reference), "source": state}
         records.save(root, record, reference, platform, scratch)
     return Image(root, record)
+
+
+def _headline(reference: Reference) -> str:
+    """Return the first line, for what a registry has as Docker."""
+    if reference.transport != "docker":
+        return f"Pulling {reference.familiar}"
+    wanted = reference.digest or reference.tag or "latest"
+    return f"{wanted}: Pulling from {reference.repository}"
 
 
 def _open_source(reference: Reference, scratch: str) -> Source:
@@ -348,6 +368,8 @@ def _bring(
     progress: Progress,
 ) -> None:
     """Unpack the layers that are missing, and fetch meanwhile those that were not fetched yet."""
+    from rootless.image import workers  # not needed to find out that all is there
+
     todo = [layer for layer in layers if not layer_store.is_complete(root, idmap.key, layer.chain)]
     wanted = [layer for layer in todo if layer.fd < 0]
     if not wanted:
@@ -470,6 +492,7 @@ def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[st
         "id": found.id,
         "digest": found.digest,
         "digests": found.digests,
+        "open": found.open,
         "config": config["config"],
         "platform": platform,
         "chain": [layer.chain for layer in found.layers],

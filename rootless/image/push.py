@@ -30,6 +30,7 @@ from rootless.image.http import Client, finish
 from rootless.image.reference import parse
 from rootless.image.tarsplit import diff_ids, open_layer
 from rootless.image.upload import Blob
+from rootless.linux.unnamed import unnamed_file
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
@@ -249,9 +250,7 @@ class _Push:
         if compression not in _OCI_LAYERS:
             compression = "gzip"
         self._progress.state(layer.short, "Compressing")
-        path = f"{self._scratch}/{layer.short}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.unlink(path)
+        fd = unnamed_file(self._scratch)
         try:
             digest, size = self._compress(layer, stream, compression, fd)
             if not upload.exists(self._endpoint, digest):

@@ -24,6 +24,7 @@ from rootless.image.endpoint import AbsentError, Endpoint
 from rootless.image.http import Client, TransferError, read_body, stream_body
 from rootless.image.layers import LayerBlob
 from rootless.image.source import Found
+from rootless.linux.unnamed import unnamed_file
 from rootless.oci import image_spec as spec
 
 TYPE_CHECKING = False
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from rootless.image.progress import Progress
     from rootless.image.reference import Reference
     from rootless.oci.image_spec import Descriptor
-
-ACCEPT = ", ".join((*spec.INDEXES, *spec.MANIFESTS, *spec.SCHEMA_1))
 
 
 class Registry:
@@ -155,12 +154,13 @@ class Registry:
             config=config,
             image_id=content["config"]["digest"],
             layers=layers,
+            open=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
         )
 
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
         """Return a manifest's bytes and Content-Type."""
         deadline = time.monotonic() + limits.DOCUMENT_SECONDS
-        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": ACCEPT}, deadline)
+        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline)
         endpoint.judge(response, f"manifest {wanted}")
         data = read_body(response, most, deadline, f"{self._what}: manifest")
         named = response.headers.get("Docker-Content-Digest", "")
@@ -209,7 +209,7 @@ class Registry:
         progress.state(layer.short, "Downloading", layer.size)
         fd = layer.fd  # given where it is unpacked meanwhile
         if fd < 0:
-            fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            fd = unnamed_file(scratch)
             self._fetched.append(fd)
 
         def advance(done: int) -> None:

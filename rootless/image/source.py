@@ -22,9 +22,10 @@ class Found:
         manifest: the manifest's bytes; b"" if the source has none.
         config_data, config, id: the image config, its checked content and its digest.
         layers: bottom first; none is fetched yet.
+        open: as `store.Image.open`.
     """
 
-    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest")
+    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest", "open")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Found:
         config: ImageConfig,
         image_id: str,
         layers: list[LayerBlob],
+        open: str = "",
     ) -> None:
         self.manifest = manifest
         self.digests = digests
@@ -43,6 +45,7 @@ class Found:
         self.config = config
         self.id = image_id
         self.layers = layers
+        self.open = open
 
 
 class Source(Protocol):

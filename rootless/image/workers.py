@@ -34,12 +34,13 @@ from rootless.image.blobstream import BlobStream
 from rootless.image.layers import Caller, is_complete, move_into_place, place_split, user_files
 from rootless.image.layerview import LayerView
 from rootless.image.records import write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, split_path
+from rootless.image.store import layer_dir, split_path
+from rootless.image.tarsplit import SplitWriter
 from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
 from rootless.linux.idmap import Call, answer, take_answer
+from rootless.linux.unnamed import unnamed_file
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
@@ -407,7 +408,7 @@ class Arrivals:
         for layer in layers:
             key = layer.digest or layer.chain
             if key not in self._fds:
-                self._fds[key] = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+                self._fds[key] = unnamed_file(scratch)
             layer.fd = self._fds[key]
             layer.arrival = Arrival()
 

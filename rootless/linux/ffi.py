@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Structure,
         addressof,
         byref,
+        c_char,
         c_char_p,
         c_int,
         c_long,
@@ -56,7 +57,7 @@ else:
         class c_char_p(_SimpleCData):  # noqa: N801
             _type_ = "z"
 
-        class _Char(_SimpleCData):
+        class c_char(_SimpleCData):  # noqa: N801
             _type_ = "c"
 
         # Linux is LP64 wherever rless runs; the check below holds it to that.
@@ -80,8 +81,8 @@ else:
         def create_string_buffer(init, size=0):
             """Return a mutable buffer of `init`, or of that many zero bytes."""
             if isinstance(init, int):
-                return (_Char * init)()
-            buffer = (_Char * (size or len(init) + 1))()
+                return (c_char * init)()
+            buffer = (c_char * (size or len(init) + 1))()
             buffer.value = init
             return buffer
 
@@ -93,6 +94,7 @@ else:
             Structure,
             addressof,
             byref,
+            c_char,
             c_char_p,
             c_int,
             c_long,
@@ -110,6 +112,7 @@ __all__ = [
     "Structure",
     "addressof",
     "byref",
+    "c_char",
     "c_char_p",
     "c_int",
     "c_long",

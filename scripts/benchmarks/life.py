@@ -35,16 +35,15 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         last: list[Command] = [],  # noqa: B006
         most: float | None = None,
     ) -> None:
-        """Add a group of the same commands for both tools."""
+        """Add a group of the same commands for both tools; IMAGE and PROGRAM are filled in."""
 
         def of(program: str, commands: list[Command]) -> list[Command]:
             image = IMAGE if program == "podman" else peers.image
-            return [
-                command
-                if command[0].startswith("/")
-                else [program, *(image if word == "IMAGE" else word for word in command)]
+            filled = [
+                [word.replace("IMAGE", image).replace("PROGRAM", program) for word in command]
                 for command in commands
             ]
+            return [line if line[0].startswith("/") else [program, *line] for line in filled]
 
         programs = ("podman", peers.rless)
         cases = [
@@ -88,11 +87,11 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         before=[[*start, *OBEYS]],
     )
     both(
-        "rm -f of 20",
+        "rm -f of 20 that obey TERM",  # podman asks first, for ten seconds
         few,
         [["rm", "-f", *twenty]],
         0.25,
-        before=[["run", "-d", "--name", name, *QUIET, "IMAGE", *IDLE] for name in twenty],
+        before=[["run", "-d", "--name", name, *QUIET, "IMAGE", *OBEYS] for name in twenty],
     )
     both(
         "ps -a with 100 containers",
@@ -107,7 +106,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
     both(
         "logs of 100 MB",
         few,
-        [["logs", "one"]],
+        [["/bin/sh", "-c", f"test $(PROGRAM logs one | wc -c) = {100 * LINES}"]],
         0.5,
         first=[
             ["run", "-d", "--name", "one", *QUIET, "IMAGE", "sh", "-c", lines],

@@ -202,14 +202,13 @@ class Peers:
         """Return the milliseconds that the commands take, one after another or some at a time."""
         null = os.open("/dev/null", os.O_RDWR)
         actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
-        path = shutil.which(commands[0][0], path=self.environment["PATH"]) or commands[0][0]
         running = failed = 0
         began = time.perf_counter()
         for argv in commands:
             if running == at_once:
                 failed += os.wait()[1] != 0
                 running -= 1
-            os.posix_spawn(path, argv, self.environment, file_actions=actions)
+            os.posix_spawnp(argv[0], argv, self.environment, file_actions=actions)
             running += 1
         while running:
             failed += os.wait()[1] != 0

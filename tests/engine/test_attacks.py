@@ -367,7 +367,8 @@ def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
     try:
         start = int(Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[19])
         recycled = [victim.pid, start + 1]
-        live.write_text(json.dumps({**entry, "init": recycled}))
+        unheld = dict.fromkeys(("owner", "monitor", "init"), recycled)
+        live.write_text(json.dumps({**entry, **unheld}))
         assert "not running" in rless("kill", "reuse").expect(1).one_line_error()
         rless("stop", "-t", "0", "reuse").expect()
         # A sweep, too: all owners are said to be dead.

@@ -89,7 +89,7 @@ def test_missing_archives(rless: Product, tmp_path: Path) -> None:
         "--memory=1g",
         "--no-such",
         "--restart=always",
-        "--health-cmd=x",
+        "--health-retries=x",
         "-m=1",
         "--cidfile=/none/x",
         "--log-driver=syslog",

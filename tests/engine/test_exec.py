@@ -251,6 +251,18 @@ def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     wait_for(lambda: not any("'599'" in what for what in rless.processes().values()), "its end")
 
 
+def test_what_it_leaves_behind_ends_with_the_container_too(box: Any, rless: Product) -> None:
+    """As long as that runs it stays, as in a pid namespace of its own."""
+    box.up("--pid host")
+    rless("exec", "box", "sh", "-c", "setsid sleep 597 & echo begun").expect()
+    rless("exec", "-d", "box", "sh", "-c", "setsid sleep 596 & sleep 0.1").expect()
+    time.sleep(1.5)
+    left = [what for what in rless.processes().values() if "'597'" in what or "'596'" in what]
+    assert len(left) == 2
+    rless("rm", "-f", "box").expect()
+    rless.assert_clean()
+
+
 # -- containers of all kinds ---------------------------------------------------------------------
 
 

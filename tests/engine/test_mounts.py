@@ -174,8 +174,9 @@ def test_image_volumes_are_anonymous_and_go_with_rm(rless: Product) -> None:
     assert rless.sh("ls /new; ls /data", image=image).out == "seed\n"
     # Not removed, the container keeps them.
     rless("run", "--name", "keeper", "--network", "none", image, "touch", "/new/kept").expect()
-    assert list((rless.container() / "volumes").rglob("kept"))
-    rless("rm", "keeper").expect()
+    assert list((rless.storage / "volumes").rglob("kept"))
+    rless("rm", "-v", "keeper").expect()
+    assert not list((rless.storage / "volumes").rglob("kept"))
     # One of the user's in its place:
     flags = ["-v", "/data", "--tmpfs", "/new"]
     assert rless.sh("ls /data; grep -c ' /new .* tmpfs' /proc/self/mountinfo", *flags,

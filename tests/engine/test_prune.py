@@ -66,10 +66,15 @@ def test_container_prune_until(rless: Product) -> None:
 def test_it_asks_first(rless: Product) -> None:
     ended(rless, "kept", rless.image, "true")
     for answer in (b"", b"n\n", b"no\n", b"\n", b"maybe\n"):
-        done = rless("container", "prune", stdin=answer).expect(1)
+        done = rless("container", "prune", stdin=answer).expect(0)
         warning = "WARNING! This will remove all stopped containers.\nAre you sure"
         assert done.out.startswith(warning)
-        assert "cancelled" in done.one_line_error()
+        assert done.err == ""
+        for kind in ("image", "volume", "system"):
+            done = rless(kind, "prune", stdin=answer).expect(0)
+            assert "Are you sure" in done.out
+            assert "eclaimed" not in done.out
+            assert done.err == ""
     assert row(rless, "kept")
     assert "Deleted Containers:" in rless("container", "prune", stdin=b"y\n").expect().out
     assert rless.containers() == []
@@ -89,7 +94,8 @@ def fill(rless: Product) -> None:
     ended(rless, "full", "-v", "kept:/v", rless.image, "sh", "-c", script)
 
 
-def test_df_is_what_du_says(rless: Product) -> None:
+def test_df_is_what_du_says(own_rless: Product) -> None:
+    rless = own_rless
     fill(rless)
     rless("volume", "create", "unused").expect()
     rless.detach("running", "", "sleep", "600")
@@ -117,7 +123,8 @@ def test_df_is_what_du_says(rless: Product) -> None:
     rless("volume", "rm", "kept", "unused").expect()
 
 
-def test_a_removed_container_gives_all_back(rless: Product) -> None:
+def test_a_removed_container_gives_all_back(own_rless: Product) -> None:
+    rless = own_rless
     rless("volume", "create", "lasting").expect()
     ended(rless, "first", rless.image, "true")
     rless("rm", "first").expect()
@@ -164,7 +171,8 @@ def test_system_prune_of_all_leaves_the_skeleton(own_rless: Product) -> None:
     assert rless("system", "prune", "-a", "--volumes", "-f").out == "Total reclaimed space: 0B\n"
 
 
-def test_system_prune_keeps_what_is_used(rless: Product) -> None:
+def test_system_prune_keeps_what_is_used(own_rless: Product) -> None:
+    rless = own_rless
     ended(rless, "ended", "-v", "named:/x", "-v", "/y", rless.image, "true")
     rless.detach("running", "-v mine:/x -v /y", "sleep", "600")
     done = rless("system", "prune", "-a", "-f").expect()

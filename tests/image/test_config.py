@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -220,6 +221,43 @@ def test_a_run_heeds_it(own_rless: Product, tmp_path: Path) -> None:
     assert "did you mean root?" in rless(*words).expect(125).one_line_error()
     file.unlink()
     rless(*words).expect()
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_the_log_is_as_configured(own_rless: Product) -> None:
+    rless = own_rless
+    file = put(
+        rless.home / ".config/rless/config.toml",
+        """
+        [containers]
+        log-driver = "json-file"
+        log-max-size = "1MiB"
+        log-max-file = 2
+        """,
+    )
+
+    def log(verb: str, *flags: str) -> object:
+        words = ("--name", "logged", "--network=none", *flags, rless.image, "echo", "x")
+        rless(verb, *words).expect()
+        found = json.loads(rless("inspect", "logged").expect().out)[0]["HostConfig"]["LogConfig"]
+        path = next((rless.storage / "containers").iterdir())
+        facts = json.loads((path / "container.json").read_text())["log"]
+        assert found["Type"] == facts["driver"]
+        if verb == "run" and facts["driver"] == "json-file":
+            assert json.loads((path / "log").read_text())["log"] == "x\n"
+        rless("rm", "logged").expect()
+        return facts
+
+    configured = {"max-size": 1 << 20, "max-file": 2}
+    for verb in ("run", "create"):
+        assert log(verb) == {"driver": "json-file", "options": configured}
+        assert log(verb, "--log-opt", "max-file=3", "--log-driver=local") == {
+            "driver": "local",
+            "options": {"max-size": 1 << 20, "max-file": 3},
+        }
+        assert log(verb, "--log-driver=none") == {"driver": "none", "options": {}}
+    file.unlink()
+    assert log("run") == {"driver": "local", "options": {}}
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")

@@ -109,7 +109,7 @@ def test_standard_input(workshop: Workshop, tmp_path: Path) -> None:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         found = self.path == "/root.tar"
         self.send_response(200 if found else 404)
         self.end_headers()

@@ -133,7 +133,7 @@ def test_200_kills(workshop: Workshop, registry_host: str) -> None:
             whole(acts, thorough=number % 10 == 0)
             if name == "save" and acts.saved.exists():
                 assert hashlib.sha256(acts.saved.read_bytes()).hexdigest() == expected
-    assert killed >= 100  # the rest was faster than usual
+    assert killed >= 60  # the rest was faster than usual
     assert not list(Path(workshop.directory).glob("saved.tar?*"))
     time.sleep(0.2)  # those that the killed had forked are dying
     collect(acts.store)

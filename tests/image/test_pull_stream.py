@@ -44,7 +44,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
     lock = threading.Lock()
     asked: list[tuple[str, str]] = []
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.asked.append((self.path, self.headers.get("Range", "")))
         blobs = self.image.all_blobs() | {self.image.digest: self.image.manifest_data}
         name = self.path.rpartition("/")[2]

@@ -240,6 +240,8 @@ class Product:
         self("ps", "-a")
         for name in self.containers():
             self("rm", "-f", name)
+        if any(name[0] != "." for name in _names(self.storage / "volumes")):
+            self("volume", "prune", "-a", "-f")
 
     def remove(self) -> None:
         """Remove all of it, files of subordinate ids too."""

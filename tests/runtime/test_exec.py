@@ -152,7 +152,7 @@ sys.meta_path.append(Watch())
 class Init:
     pidfd, namespaces, shares_pids = -1, 0, False
 entrant = runtime.Entrant({{"args": ["/bin/true"], "cwd": "/", "env": []}}, init=Init(),
-    cgroup=None, limited=False, oom_score=None, prepare=None, joined_fd=-1, console_fd=-1,
+    cgroup=None, limited=False, oom_score=None, complete=None, console_fd=-1,
     seccomp_filter=None, seccomp_flags=0, stdio=None, status_fd=-1, keep_fds=())
 for step in (entrant.hide, entrant.enter_cgroup, entrant.become_known, entrant.make_terminal):
     step()
@@ -203,8 +203,7 @@ def entrant(cgroup: Path, limited: bool) -> runtime.Entrant:
         cgroup=str(cgroup),
         limited=limited,
         oom_score=None,
-        prepare=None,
-        joined_fd=-1,
+        complete=None,
         console_fd=-1,
         seccomp_filter=None,
         seccomp_flags=0,
