@@ -72,6 +72,7 @@ enum {
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */
 	LONGEST_DELAY = 60000,
+	LONGEST_POLL = 1 << 30, /* ms: poll(2) takes an int */
 	LONG_RUN = 10000,   /* ms after which the delay begins anew */
 	SEARCHING = 2,      /* exit status of the health runner: the application still starts */
 };
@@ -1550,7 +1551,7 @@ static int sooner(int timeout, long long at)
 
 	if (at == 0)
 		return timeout;
-	left = left < 0 ? 0 : left;
+	left = left < 0 ? 0 : left < LONGEST_POLL ? left : LONGEST_POLL;
 	return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 

@@ -38,6 +38,7 @@ _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe h
 _CLEAN_UP = 2.0
 _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
+_LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
 _STREAMS = ("stdout", "stderr")
 
 
@@ -925,7 +926,7 @@ class _Holder:
             self._reap_orphans()
             due.append(time.monotonic() + _REAP)
         left = 1000 * max(0.0, min(due) - time.monotonic()) if due else None
-        ready = dict(poll.poll(left))
+        ready = dict(poll.poll(None if left is None else min(left, _LONGEST_POLL)))
         for fd, (_, act, arguments) in topics.items():
             self._events = ready.get(fd, 0)
             gone = arguments and isinstance(arguments[0], _Client) and arguments[0].fd < 0
