@@ -651,12 +651,15 @@ static void record_exit(bool again)
 static void event(const char *action)
 {
 	static char said[1 << 15]; /* the labels of a container are of any length */
-	char code[32] = "";
+	char code[128] = "";
 	struct timespec time;
 	int size, fd;
 
 	if (strcmp(action, "die") == 0)
 		snprintf(code, sizeof(code), ",\"exitCode\":\"%d\"", me.code);
+	if (strcmp(action, "exec_die") == 0)
+		snprintf(code, sizeof(code), ",\"execID\":\"%s\",\"exitCode\":\"%d\"", text("exec"),
+			 me.code);
 	clock_gettime(CLOCK_REALTIME, &time);
 	size = snprintf(said, sizeof(said),
 			"{\"time\":%lld%09ld,\"type\":\"container\",\"action\":\"%s\",\"id\":\"%s\","
@@ -1682,6 +1685,23 @@ static void run(void)
 	linger();
 }
 
+/* The keeper of a process of `exec -d`: wait for it, and note its end. Or (keep is 0) hold its
+ * terminal, which the kernel hangs up with its last master, and take what is written to it. */
+static void keep(pid_t pid)
+{
+	struct pollfd fds[2] = { { .fd = me.init_fd, .events = POLLIN },
+				 { .fd = me.pty, .events = POLLIN } };
+	int status = 0;
+
+	while (!fds[0].revents && poll(fds, 2, -1) >= 0)
+		if (fds[1].revents && read(me.pty, spare, CHUNK) <= 0)
+			fds[1].fd = -1;
+	if (pid <= 0 || waitpid(pid, &status, 0) < 0)
+		return;
+	me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	event("exec_die");
+}
+
 static void begin(int fd)
 {
 	struct rlimit core;
@@ -1793,6 +1813,10 @@ int main(int argc, char **argv)
 	if (argc != 2)
 		return 70;
 	begin((int)to_number(argv[1]));
+	if (next_order("keep", NULL)) {
+		keep((pid_t)number("keep", 0));
+		return 0;
+	}
 	begin_client();
 	say_hello();
 	run();
