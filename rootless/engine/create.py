@@ -123,7 +123,19 @@ def _find_image(state: Run) -> None:
     from rootless.image.store import Store
 
     store = Store(state.storage)
-    image = None if request.pull == "always" else store.lookup(name, request.platform)
+    if request.pull == "always":
+        from rootless.image import current
+        from rootless.image.progress import Progress
+
+        image = current.confirm(
+            name,
+            store,
+            platform=request.platform,
+            progress=Progress(quiet=request.quiet),
+            idmap_for=lambda found: _adopt(state, found),
+        )
+    else:
+        image = store.lookup(name, request.platform)
     if image is None:
         from rootless.image import pull
 
@@ -291,8 +303,7 @@ def _make_container(state: Run, run: bool) -> None:
     except BaseException:
         containers.discard(state.container)
         raise
-    facts = state.container.facts
-    events.record("create", "container", container_id, image=facts["image"], name=facts["name"])
+    events.of_container("create", state.container)
 
 
 def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:

@@ -18,7 +18,9 @@ from urllib.parse import urlencode, urlsplit
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image import auth, limits, manifest
-from rootless.image.http import TransferError, is_loopback, read_body
+from rootless.image.http import read_body
+from rootless.image.netloc import is_loopback
+from rootless.image.source import TransferError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +92,11 @@ class Endpoint:
             if not self._origin:
                 self._origin = f"{self._choose_scheme()}://{self._host}"
             return self._origin
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether all that was asked so far was given without a log-in."""
+        return not (self._authorization or self._remembered())
 
     def url(self, path: str) -> str:
         """Return the URL of "manifests/…", "blobs/…" or "tags/…" of the repository."""

@@ -28,8 +28,8 @@ from rootless.image.layers import (
 )
 from rootless.image.layerview import LayerView
 from rootless.image.records import write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, split_path
+from rootless.image.store import layer_dir, split_path
+from rootless.image.tarsplit import SplitWriter
 from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux.idmap import call_in_userns

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
 from rootless.image import limits
-from rootless.image.digest import is_digest
-from rootless.image.store import RECORD_VERSION, Store, layer_dir, name_path
+from rootless.image.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
 from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
 
@@ -77,13 +76,6 @@ def write_file(
 def write_json(path: str, value: object, scratch: str) -> None:
     """Write a JSON document as `write_file` does."""
     write_file(path, json.dumps(value, separators=(",", ":")).encode(), scratch)
-
-
-def blob_path(root: str, digest: str) -> str:
-    """Return where a manifest or config lies."""
-    if not is_digest(digest):
-        raise RlessError("internal error: a blob without a digest")
-    return f"{root}/blobs/sha256/{digest[7:]}"
 
 
 def put_blob(root: str, digest: str, data: bytes, scratch: str) -> None:
