@@ -799,9 +799,9 @@ class _Holder:
             while True:  # others may write for ever
                 if any(client.sinks[self.stream].todo for client in self.clients):
                     self._turn()
-                elif self.sources[stream] < 0 or self.taken >= _LAST_WORDS:
-                    break
-                elif not self._take(stream):
+                elif (
+                    self.sources[stream] < 0 or self.taken >= _LAST_WORDS or not self._take(stream)
+                ):
                     break
         self.log.end()
         for fd in self.sources:
