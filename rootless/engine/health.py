@@ -84,6 +84,20 @@ def wanted(request: RunRequest, image: dict[str, Any]) -> dict[str, Any] | None:
     return {"test": test, "retries": min(retries, _MOST_RETRIES), **times}
 
 
+def image_form(health: dict[str, Any] | None, refused: bool = False) -> dict[str, Any] | None:
+    """Return the fact `health` as the HEALTHCHECK of an image's config; None: there is none.
+
+    Args:
+        refused: it was turned off by --no-healthcheck.
+    """
+    if refused:
+        return {"Test": ["NONE"]}
+    if not health:
+        return None
+    times = {name: int((health.get(key) or 0) * _NANO) for key, name in _IMAGE_NAMES.items()}
+    return {"Test": health["test"], **times, "Retries": health.get("retries") or 0}
+
+
 def _number(value: object) -> float:
     """Return a number of an image's config, 0 for anything else and below."""
     return max(0.0, float(value)) if isinstance(value, (int, float)) else 0.0
@@ -141,13 +155,7 @@ def main(container_id: str) -> int:
     except OSError:
         return _CODES[before]  # it is being removed, or the disk is full
     if state["status"] != before:
-        events.record(
-            f"health_status: {state['status']}",
-            "container",
-            container.id,
-            image=container.facts["image"],
-            name=container.facts["name"],
-        )
+        events.of_container(f"health_status: {state['status']}", container)
     return _CODES[state["status"]]
 
 

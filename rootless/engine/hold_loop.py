@@ -31,6 +31,7 @@ else:
 
 _CHUNK = 65536
 _LINE = 16384
+_STUCK = 1.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
@@ -65,6 +66,7 @@ class _Log:
         self.size = 0
         self.lost = 0
         self.lines = [b"", b""]
+        self.stuck = False
         self.journal = orders.get("journal", "")
         self.fields = orders.get("journal_fields", "").encode("utf-8", "surrogateescape")
 
@@ -158,12 +160,15 @@ class _Log:
         record += b"MESSAGE\n" + len(message).to_bytes(8, "little") + message + b"\n"
         channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
-            channel.setblocking(False)
+            # Its queue is short, so it is waited for; but only once where it takes nothing.
+            channel.settimeout(0 if self.stuck else _STUCK)
             channel.sendto(self.fields + record, self.journal)
         except OSError:
+            self.stuck = True
             return False
         finally:
             channel.close()
+        self.stuck = False
         return True
 
     def end(self) -> None:
@@ -376,7 +381,7 @@ class _Holder:
             "action": action,
             "id": self.orders["id"],
             "attributes": {
-                "image": jsontext.loads(f"[{self.orders['image']}]")[0],
+                **jsontext.loads(f"{{{self.orders['attributes']}}}"),
                 "name": self.name,
                 **more,
             },

@@ -105,7 +105,12 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert abs(held.exit()["finished"] - time.time()) < 30
     event = json.loads(held.events.read_text())
     assert event["action"] == "die"
-    assert event["attributes"] == {"image": "an image", "name": "held", "exitCode": "7"}
+    assert event["attributes"] == {
+        "label": "l",
+        "image": "an image",
+        "name": "held",
+        "exitCode": "7",
+    }
     assert abs(event["time"] / 1e9 - time.time()) < 30
     assert not held.live.exists()
     assert sorted(os.listdir(held.directory)) == ["exit.json"]
