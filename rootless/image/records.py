@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
 from rootless.image import limits
-from rootless.image.digest import is_digest
 from rootless.image.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
 from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
@@ -70,8 +68,9 @@ def write_file(
                 os.fsync(fd)
         os.rename(temporary, path)
     except OSError as error:
-        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise RlessError(f"cannot write {path}: {error.strerror}", hint) from error
+        raise RlessError(
+            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
+        ) from error
 
 
 def write_json(path: str, value: object, scratch: str) -> None:

@@ -160,7 +160,9 @@ class Registry:
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
         """Return a manifest's bytes and Content-Type."""
         deadline = time.monotonic() + limits.DOCUMENT_SECONDS
-        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline)
+        response = endpoint.ask(
+            endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline
+        )
         endpoint.judge(response, f"manifest {wanted}")
         data = read_body(response, most, deadline, f"{self._what}: manifest")
         named = response.headers.get("Docker-Content-Digest", "")
@@ -432,7 +434,7 @@ def _write(fd: int, data: bytes, what: str) -> None:
     except OSError as error:
         raise RlessError(
             f"{what} cannot be stored: {error.strerror}",
-            limits.NO_ROOM,
+            limits.hint(error.errno),
         ) from error
 
 
