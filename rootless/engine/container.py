@@ -21,6 +21,7 @@ dead, and `sweep` clears it. `control` has the verbs.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILLED = 137
+# In `live`, a name that no container id can have: a link whose target is this machine's name.
+BOOTED = "booted"
+_BALLAST = 8192  # bytes
 # What is before the id in `live` while a container is being renamed or updated.
 CHANGING = "change-"
 # A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
@@ -98,10 +102,16 @@ class Container:
             write_json(path, entry)
             self._entry = entry
             return True
-        if not write_new(path, entry):
-            return False
-        self._entry = entry
-        return True
+        try:
+            made = write_new(path, entry)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or "removing" not in more:
+                raise
+            _drop_ballast()  # a removal makes room, but begins with a note of it
+            made = write_new(path, entry)
+        if made:
+            self._entry = entry
+        return made
 
     def update_facts(self, **facts: Any) -> None:
         """Change facts of container.json, which is whole at any moment."""
@@ -193,7 +203,7 @@ class Container:
 
 
 def is_paused(live: dict[str, Any]) -> bool:
-    """Tell, by its entry in `live`, whether a running container is halted: its cgroup, or SIGSTOP."""
+    """Tell whether a running container is halted, by its cgroup or SIGSTOP; live: its entry."""
     if live.get("cgroup"):
         try:
             with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:
@@ -267,7 +277,11 @@ def create(
         facts["name"] = take_name(container_id, name)
         if furnish is not None:
             furnish(container)
-        write_json(f"{directory}/container.json", facts)
+        path = f"{directory}/container.json"
+        # ext4 takes care of data before a rename only where that replaces a file: else there
+        # would be an empty one after a power cut (ext4(5), auto_da_alloc).
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        write_json(path, facts)
     except BaseException as error:
         try:
             discard(container)
@@ -441,9 +455,10 @@ def delete(container: Container, volumes: bool) -> None:
 
 def _delete_volumes(container: Container) -> None:
     if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
-        from rootless.engine.volumes import remove_anonymous
+        from rootless.engine import volumes
 
-        remove_anonymous(container)
+        volumes.remove_anonymous(container)
+        volumes.clear_leftovers()  # of one that was killed after its name had gone
 
 
 def discard(container: Container) -> None:
@@ -475,16 +490,38 @@ def live_root() -> str:
     return paths.checked(f"{paths.boot_root()}/live")
 
 
+def put_ballast() -> None:
+    """Keep a little room for a time when the disk is full."""
+    try:
+        fd = os.open(_ballast(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(_BALLAST))
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # it is full already
+
+
+def _drop_ballast() -> None:
+    unlink(_ballast())
+
+
+def _ballast() -> str:
+    return f"{paths.boot_root()}/ballast"
+
+
 def write_json(path: str, value: Any) -> None:
     """Write a file that is, at any moment, whole or not there (rename(2))."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(jsontext.dumps(value))
         os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        unlink(temporary)
+        if isinstance(error, OSError):  # write(2) knows of no name
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 

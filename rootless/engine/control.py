@@ -30,6 +30,7 @@ from rootless.engine.container import (
     find,
     is_alive,
     load,
+    put_ballast,
     read_json,
     signal_process,
     take_name,
@@ -58,6 +59,7 @@ else:
 
 _FIRST_LOOK = 0.002  # seconds between two looks at a start that is under way; doubled each time
 _LAST_LOOK = 0.1
+_ASK_AGAIN = 50.0  # ms between two looks whether an application has a handler now
 _START_TIME = 60.0  # seconds that a start may take before a stop gives up
 
 
@@ -68,14 +70,15 @@ class Running:
         fd: readable when there may be news of the end.
         monitor: (pid, start time).
         deadline: when it is killed; None: never.
+        lost: a signal that it had no handler for, which it gets once it has one; 0: none.
     """
 
-    __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "monitor")
+    __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "lost", "monitor")
 
     def __init__(self, container: Container, entry: dict[str, Any]) -> None:
         self.container = container
         self.monitor = entry["monitor"]
-        self._down, self._sent = False, 0
+        self._down, self._sent, self.lost = False, 0, 0
         self.client: Client | None = connect(container)
         self._end_fd = _open_process(self.monitor)
         self.deadline: float | None = None
@@ -113,18 +116,50 @@ class Running:
             if self._sent:
                 self.client.forward(self._sent)
 
-    def signal(self, number: int) -> None:
-        """Signal the container's first process; one that has ended is no error."""
+    def signal(self, number: int) -> bool:
+        """Signal the container's first process; one that has ended is no error.
+
+        Returns:
+            False: it was not the application yet.
+        """
         self._sent = number
+        # Before it is sent: the monitor may tell of the end at once.
+        events.of_container("kill", self.container, signal=number)
         if self.client is not None:
             try:
-                self.client.signal(number)
+                return self.client.signal(number)
             except RlessError:
-                pass  # it has ended, or is between two starts
-            return
+                return True  # it has ended, or is between two starts
         init = self.container.init()
         if init is not None:
             signal_process(init, number)
+        return True
+
+    def ask(self, number: int) -> None:
+        """Signal it, for good: process 1 of a pid namespace loses what it has no handler for.
+
+        So an application that is just starting would not hear of a stop. Asked after the signal:
+        what it still does not catch then it cannot have got.
+        """
+        heard = self.signal(number) and self._catches(number)
+        self.lost = 0 if heard or number == signal.SIGKILL else number
+
+    def ask_again(self) -> None:
+        """Signal it once more if it has got a handler for what was lost."""
+        if self.lost and self._catches(self.lost):
+            self.ask(self.lost)
+
+    def _catches(self, number: int) -> bool:
+        """Tell whether the first process catches a signal, or keeps it for later."""
+        init = self.container.init()
+        if init is None:
+            return False
+        try:
+            with open(f"/proc/{init[0]}/status", "rb") as file:
+                lines = [line for line in file if line.startswith((b"SigBlk:", b"SigCgt:"))]
+        except OSError:
+            return False  # it has just ended
+        return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines)
 
     def keep_down(self) -> None:
         """Tell the monitor that this end is wanted: no restart by policy."""
@@ -207,13 +242,16 @@ class _Ends:
                 poll.register(other.fd, select.POLLIN)
             due = [other.deadline for other in self._waiting if other.deadline is not None]
             left = None if not due else max(0.0, 1000 * (min(due) - time.monotonic()))
+            if any(other.lost for other in self._waiting):
+                left = _ASK_AGAIN if left is None else min(left, _ASK_AGAIN)
             ready = {fd for fd, _ in poll.poll(left)}
             now = time.monotonic()
             for other in self._waiting[:]:
+                other.ask_again()
                 if other.fd in ready and other.has_ended():
                     self._waiting.remove(other)
                 elif other.deadline is not None and other.deadline <= now:
-                    other.deadline = None
+                    other.deadline, other.lost = None, 0
                     other.signal(signal.SIGKILL)
         running.close()
         _clear(running.container)
@@ -238,13 +276,6 @@ def _clear(container: Container) -> None:
         from rootless.engine import sweep
 
         sweep.clear(container)
-
-
-def _note(action: str, container: Container, **attributes: Any) -> None:
-    """Record an event of a container."""
-    facts = container.facts
-    known = {**facts["labels"], "image": facts["image"], "name": facts["name"]}
-    events.record(action, "container", container.id, **{**known, **attributes})
 
 
 def _thaw(running: Running) -> None:
@@ -292,7 +323,7 @@ def stop(
     for reference, running, outcome in asked:
         if running is not None:
             ends.wait_down(running, signal.SIGKILL)
-            _note("stop", running.container)
+            events.of_container("stop", running.container)
         yield reference, outcome
 
 
@@ -308,8 +339,7 @@ def _mark_stopped(container: Container) -> None:
 def _end(running: Running, number: int) -> None:
     """Send a signal that is to end the container for good."""
     running.keep_down()
-    running.signal(number)
-    _note("kill", running.container, signal=number)
+    running.ask(number)
     _thaw(running)
 
 
@@ -333,7 +363,6 @@ def kill(references: Iterable[str], name: str = "SIGKILL") -> Iterator[Outcome]:
                 _end(running, number)
             else:
                 running.signal(number)
-                _note("kill", container, signal=number)
             if number == signal.SIGKILL:
                 ends.add(running, None)
             else:
@@ -359,7 +388,7 @@ def restart(
             try:
                 container = find(reference)
                 start(container)
-                _note("restart", container)
+                events.of_container("restart", container)
             except RlessError as failure:
                 yield reference, failure
                 continue
@@ -478,6 +507,7 @@ def remove(
         except RlessError as error:
             outcomes[reference] = error
     failures = _delete_all(claimed, volumes)
+    put_ballast()  # a full disk may have room for it again
     for reference, outcome in outcomes.items():
         identifier = going[reference].id if reference in going else ""
         yield reference, failures.get(identifier, outcome)
@@ -563,7 +593,7 @@ def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessEr
     for container in containers:
         if container.id not in failures:
             container.forget_live()
-            _note("destroy", container)
+            events.of_container("destroy", container)
     return failures
 
 
@@ -599,7 +629,7 @@ def rename(reference: str, name: str) -> None:
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
     _change(container, [old, name], lambda: _change_name(container, old, name))
-    _note("rename", container, oldName=old)
+    events.of_container("rename", container, oldName=old)
 
 
 def _change(container: Container, names: list[str], change: Callable[[], None]) -> None:
@@ -610,22 +640,23 @@ def _change(container: Container, names: list[str], change: Callable[[], None]) 
     Raises:
         RlessError: of `change`; or another command is at it.
     """
-    note = changing_path(container.id)
+    note, name = changing_path(container.id), container.facts["name"]
     entry = {"owner": this_process(), "names": names}
-    if not write_new(note, entry):
-        from rootless.engine import sweep
-
-        sweep.sweep()  # it may be that of a command that was killed
-        if not write_new(note, entry):
-            raise RlessError(
-                f"container {container.facts['name']} is being changed by another command",
-                "try again",
-                1,
-            )
     try:
-        change()
-    finally:
-        unlink(note)
+        if not write_new(note, entry):
+            from rootless.engine import sweep
+
+            sweep.sweep()  # it may be that of a command that was killed
+            if not write_new(note, entry):
+                raise RlessError(
+                    f"container {name} is being changed by another command", "try again", 1
+                )
+        try:
+            change()
+        finally:
+            unlink(note)
+    except OSError as error:
+        raise RlessError(f"cannot change container {name}: {error.strerror}", None, 1) from error
 
 
 def _change_name(container: Container, old: str, name: str) -> None:
@@ -634,13 +665,12 @@ def _change_name(container: Container, old: str, name: str) -> None:
         raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
     try:
         take_name(container.id, name)
+        container.update_facts(name=name)
     except RlessError as error:
         raise RlessError(error.message, error.hint, 1) from error
-    try:
-        container.update_facts(name=name)
-    except OSError as error:
+    except OSError:
         drop_name(name, container.id)
-        raise RlessError(f"cannot rename container {old}: {error.strerror}", exit_code=1) from error
+        raise
     drop_name(old, container.id)
     running = take(container)
     if running is not None:
@@ -677,7 +707,7 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
                 if running.client is not None:
                     running.client.set_restart(policy)
                 running.close()
-            _note("update", container)
+            events.of_container("update", container)
             yield reference, None
         except RlessError as error:
             yield reference, error

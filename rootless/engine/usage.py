@@ -145,16 +145,14 @@ def measure() -> Usage:
     _add_containers(usage, sizes, rows)
     _add_volumes(usage, sizes)
     flight = {name: size for name, size in sizes.items() if _top(name) in _IN_FLIGHT}
-    waiting = {name.split(".")[0] for name in flight if name.startswith("tmp/")}
-    kept = [size for name, size in flight.items() if name.startswith("partial/")]
-    number = len(waiting)
-    usage.shares["In Flight"] = Share(number + len(kept), number, sum(flight.values()), sum(kept))
+    waiting = {name.split(".")[0] for name in flight if name.startswith(("tmp/", "partial/"))}
+    usage.shares["In Flight"] = Share(len(waiting), len(waiting), sum(flight.values()), 0)
     counted = (*_BY_ENTRY, *_BY_ENTRY_BELOW, *_OF_CONTAINERS, *_IN_FLIGHT)
     caches = {name: size for name, size in sizes.items() if _top(name) not in counted}
-    needed = sum(size for name, size in caches.items() if name not in CACHES)
+    kept = sum(size for name, size in caches.items() if name not in CACHES)
     size = sum(caches.values())
     number = len([name for name in caches if name in CACHES])
-    usage.shares["Caches"] = Share(number, 0, size, size - needed)
+    usage.shares["Caches"] = Share(number, 0, size, size - kept)
     return usage
 
 

@@ -281,9 +281,6 @@ class DockerArchive:
         """Tell that a file does not change its mind."""
         return False
 
-    def keep(self, layers: Sequence[LayerBlob], scratch: str) -> None:
-        """Do nothing: all of it is where it was."""
-
     def close(self) -> None:
         """Close the archive."""
         if not self._keeps_open:
@@ -389,9 +386,6 @@ class OciLayout:
     def may_restart(self) -> bool:
         """Tell that files do not change their mind."""
         return False
-
-    def keep(self, layers: Sequence[LayerBlob], scratch: str) -> None:
-        """Do nothing: all of it is where it was."""
 
     def close(self) -> None:
         """Close all files."""

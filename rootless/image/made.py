@@ -74,9 +74,6 @@ class MadeImage:
         """Tell that the layers are there."""
         return False
 
-    def keep(self, layers: Sequence[LayerBlob], scratch: str) -> None:
-        """Do nothing: all of it is where it was."""
-
     def close(self) -> None:
         """Do nothing: whoever opened the layers closes them."""
 

@@ -13,17 +13,16 @@ import hashlib
 import os
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from urllib.parse import urljoin
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import http, limits, manifest, partial, registries_conf
+from rootless.image import http, limits, manifest, registries_conf
 from rootless.image.digest import chain_ids, is_digest, sha256
 from rootless.image.endpoint import AbsentError, Endpoint
-from rootless.image.http import Client, TransferError, read_body, stream_body
+from rootless.image.http import Client, read_body, stream_body
 from rootless.image.layers import LayerBlob
-from rootless.image.source import Found
+from rootless.image.source import Found, TransferError
 from rootless.oci import image_spec as spec
 
 TYPE_CHECKING = False
@@ -50,15 +49,11 @@ class Registry:
             Endpoint(self._client, location, self._what)
             for location in registries_conf.load().locations(reference)
         ]
-        self._fetched: list[int] = []
-        self._transfers: dict[str, _Transfer] = {}
+        self._has_resumed = False
 
     def close(self) -> None:
-        """Close all connections and fetched layers."""
+        """Close all connections."""
         self._client.close()
-        for fd in self._fetched:
-            os.close(fd)
-        self._fetched = []
 
     # -- documents ---------------------------------------------------------------------------
 
@@ -154,7 +149,7 @@ class Registry:
             config=config,
             image_id=content["config"]["digest"],
             layers=layers,
-            open=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
+            origin=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
         )
 
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
@@ -174,67 +169,50 @@ class Registry:
     # -- layers ------------------------------------------------------------------------------
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
-        """Download layers, several at once, each verified, into unnamed files."""
+        """Download layers, several at once, each verified."""
+        from rootless.image.threads import at_once  # 10 ms, not for what is there
+
         unique: dict[str, list[LayerBlob]] = {}
         for layer in layers:
             unique.setdefault(layer.digest or "", []).append(layer)
-        _check_room(scratch, sum(_left(group[0]) for group in unique.values()))
+        _check_room(
+            scratch,
+            sum(max(0, group[0].size - _there(group[0].fd)) for group in unique.values()),
+        )
         for group in unique.values():
             progress.state(group[0].short, "Pulling fs layer", group[0].size)
         stop = threading.Event()
-        with ThreadPoolExecutor(limits.CONCURRENT_DOWNLOADS) as pool:
-            futures = [
-                pool.submit(self._download, group, scratch, progress, stop)
-                for group in unique.values()
-            ]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            finally:
-                stop.set()
-                for future in futures:
-                    future.cancel()
-            for future in futures:
-                future.result()
+        rows = [(group, progress, stop) for group in unique.values()]
+        at_once(self._download, rows, limits.CONCURRENT_DOWNLOADS, stop)
 
     def may_restart(self) -> bool:
-        """Tell whether a place may send something else than the one that is asked after it."""
-        return len(self._endpoints) > 1 or any(
-            transfer.resumed for transfer in self._transfers.values()
-        )
+        """Tell whether what did come may have to come once more.
 
-    def keep(self, layers: Sequence[LayerBlob], scratch: str) -> None:
-        """Keep what was received of layers for the next pull; nobody may be fetching any more."""
-        for digest, fd in {layer.digest: layer.fd for layer in layers if layer.digest}.items():
-            transfer = self._transfers.get(digest)
-            if transfer is not None:
-                partial.keep(scratch, digest, transfer.fd, transfer.done)
-            elif fd >= 0:  # not asked for yet in this pull
-                partial.keep(scratch, digest, fd, os.fstat(fd).st_size)
+        A place can send something else than the one that is asked after it; and what an earlier
+        pull left may be damaged.
+        """
+        return len(self._endpoints) > 1 or self._has_resumed
 
-    def _download(
-        self, group: list[LayerBlob], scratch: str, progress: Progress, stop: threading.Event
-    ) -> None:
+    def _download(self, group: list[LayerBlob], progress: Progress, stop: threading.Event) -> None:
         """Download one blob for all layers that are made of it."""
         layer = group[0]
+        what = f"{self._what}: layer {layer.short}"
         progress.state(layer.short, "Downloading", layer.size)
-        fd = layer.fd  # given where it is unpacked meanwhile
-        if fd < 0:
-            fd = partial.open_blob(scratch, layer.digest)
-            self._fetched.append(fd)
+
+        arrivals = [one.arrival for one in group if one.arrival is not None]
+
+        def check() -> None:
+            if stop.is_set() or any(arrival.given_up for arrival in arrivals):
+                raise RlessError(f"{what}: given up")
 
         def advance(done: int) -> None:
             progress.advance(layer.short, done)
-            for one in group:
-                if one.arrival is not None:
-                    one.arrival.note(done)
-            if stop.is_set():
-                raise RlessError(f"{self._what}: layer {layer.short}: given up")
+            for arrival in arrivals:
+                arrival.note(done)
 
-        transfer = _Transfer(layer, fd, f"{self._what}: layer {layer.short}", advance)
-        self._transfers[layer.digest or ""] = transfer
+        self._has_resumed |= _there(layer.fd) > 0
+        transfer = _Transfer(layer, what, check, advance)
+        transfer.take_up()
         for endpoint in self._endpoints:
             try:
                 transfer.run(endpoint)
@@ -243,8 +221,6 @@ class Registry:
                 if endpoint is self._endpoints[-1] or stop.is_set():
                     raise
                 log.debug(f"{error.message}; asking the next place")
-        for one in group:
-            one.fd = fd
         progress.state(layer.short, "Download complete", layer.size)
 
 
@@ -252,36 +228,46 @@ class _Transfer:
     """Receive one blob into a file, over as many requests and from as many places as it takes.
 
     Args:
-        fd: what it holds already is taken for the beginning, until the whole proves it wrong.
-        advance: is told the bytes that are there; it may raise to give up.
-
-    Attributes:
-        done: how many bytes are in the file `fd`.
-        resumed: some of them came from an earlier pull, and may turn out wrong.
+        check: raises once nobody wants it any more; the file is not touched then.
+        advance: is told the bytes that are there.
     """
 
     def __init__(
-        self, layer: LayerBlob, fd: int, what: str, advance: Callable[[int], None]
+        self,
+        layer: LayerBlob,
+        what: str,
+        check: Callable[[], None],
+        advance: Callable[[int], None],
     ) -> None:
         self._layer = layer
-        self.fd = fd
+        self._fd = layer.fd
         self._what = what
+        self._check = check
         self._advance = advance
-        self._restart()
-        while self.done < layer.size:
-            there = os.pread(fd, min(limits.MIB, layer.size - self.done), self.done)
-            if not there:
-                break
-            self._hasher.update(there)
-            self.done += len(there)
-        os.lseek(fd, self.done, os.SEEK_SET)
-        self.resumed = self._relies = self.done > 0
+        self._hasher = hashlib.sha256()
+        self._done = 0
+        self._taken_up = 0
+
+    def take_up(self) -> None:
+        """Go on with what an earlier pull has left in the file."""
+        if _there(self._fd) > self._layer.size:
+            self._restart()
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        while chunk := os.read(self._fd, limits.CHUNK):
+            self._check()
+            self._hasher.update(chunk)
+            self._done += len(chunk)
+            self._advance(self._done)
+        self._taken_up = self._done
+        if self._done:
+            log.debug(f"{self._what}: {self._done} bytes are here from an earlier pull")
 
     def _restart(self) -> None:
+        self._check()
         self._hasher = hashlib.sha256()
-        self.done = 0
-        self._relies = False
-        os.lseek(self.fd, 0, os.SEEK_SET)
+        self._done = self._taken_up = 0
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
 
     def run(self, endpoint: Endpoint) -> None:
         """Receive what is missing from one place.
@@ -293,11 +279,10 @@ class _Transfer:
         layer, what = self._layer, self._what
         url = endpoint.url(f"blobs/{layer.digest}")
         deadline = time.monotonic() + limits.transfer_seconds(layer.size)
-        attempt, mark = 0, self.done
-        if mark:
-            self._advance(mark)
-        while not self._is_complete():
-            done = self.done
+        attempt, mark = 0, self._done
+        while self._done < layer.size:
+            self._check()
+            done = self._done
             headers = {"Range": f"bytes={done}-"} if done else {}
             response = endpoint.ask(url, headers, deadline)
             if done and response.status == 200:
@@ -309,44 +294,40 @@ class _Transfer:
                 self._receive(response, deadline)
             except TransferError as error:
                 failure = error
-            if self.done == layer.size:
-                continue
-            failure = failure or RlessError(f"{what} has {self.done} bytes instead of {layer.size}")
+            if self._done == layer.size:
+                break
+            failure = failure or TransferError(
+                f"{what} has {self._done} bytes instead of {layer.size}"
+            )
             # A line that breaks often is slow, not broken: only attempts in vain are counted.
-            attempt = 0 if self.done - mark >= limits.PROGRESS_BYTES else attempt + 1
+            attempt = 0 if self._done - mark >= limits.PROGRESS_BYTES else attempt + 1
             if attempt == 0:
-                mark = self.done
+                mark = self._done
             if attempt >= limits.ATTEMPTS or time.monotonic() > deadline:
                 raise failure
-            log.debug(f"{failure.message}; going on from byte {self.done}")
-        if not self._is_right():
+            log.debug(f"{failure.message}; going on from byte {self._done}")
+        if f"sha256:{self._hasher.hexdigest()}" != layer.digest:
+            is_ours = self._taken_up > 0
             self._restart()
+            if is_ours:
+                log.debug(f"{what}: what an earlier pull left is damaged; all over again")
+                self.run(endpoint)
+                return
             raise RlessError(f"{what} does not have its digest", "the registry is damaged or lies")
-
-    def _is_complete(self) -> bool:
-        """Tell whether all is there; if an earlier pull has left something wrong, it is not."""
-        if self.done < self._layer.size:
-            return False
-        if self._relies and not self._is_right():
-            self._restart()
-            return False
-        return True
-
-    def _is_right(self) -> bool:
-        return f"sha256:{self._hasher.hexdigest()}" == self._layer.digest
 
     def _receive(self, response: BaseHTTPResponse, deadline: float) -> None:
         try:
             for chunk in stream_body(response, deadline, self._what):
-                if self.done + len(chunk) > self._layer.size:
+                self._check()
+                if self._done + len(chunk) > self._layer.size:
                     self._restart()
                     raise RlessError(
                         f"{self._what} is larger than the {self._layer.size} bytes it should be"
                     )
-                self.done += len(chunk)
+                self._done += len(chunk)
                 self._hasher.update(chunk)
-                _write(self.fd, chunk, self._what)
-                self._advance(self.done)
+                _write(self._fd, chunk, self._what)
+                self._advance(self._done)
         except BaseException:
             response.close()  # or the server would go on sending
             raise
@@ -438,6 +419,10 @@ def _write(fd: int, data: bytes, what: str) -> None:
         ) from error
 
 
+def _there(fd: int) -> int:
+    return os.fstat(fd).st_size
+
+
 def _check_room(directory: str, size: int) -> None:
     free = _free(directory)
     if size > free:
@@ -445,11 +430,6 @@ def _check_room(directory: str, size: int) -> None:
             f"no room for {size >> 20} MiB of layers: {free >> 20} MiB are free",
             limits.NO_ROOM,
         )
-
-
-def _left(layer: LayerBlob) -> int:
-    """Return how many bytes of a blob are not in its file yet."""
-    return layer.size - (os.fstat(layer.fd).st_size if layer.fd >= 0 else 0)
 
 
 def _free(directory: str) -> int:

@@ -223,6 +223,7 @@ def collect_into(freed: Freed, store: Store, candidates: set[str] | None = None)
             freed.is_left = True
             return
         clear_leftovers(root)
+        freed.bytes += partial.clear(root, every=candidates is None)
         records = store.records("names") + store.records("ids")
         needed = {_name(chain) for record in records for chain in record["chain"]}
         looked_at = None if candidates is None else {_name(chain) for chain in candidates}
@@ -236,8 +237,6 @@ def collect_into(freed: Freed, store: Store, candidates: set[str] | None = None)
         _delete_dangling(root)
         _delete_empty_keys(root)
         _delete_blobs(root, records, freed)
-        if candidates is None:
-            freed.bytes += partial.collect(root)
         from rootless.image import tarsplit
 
         tarsplit.collect(root, needed)

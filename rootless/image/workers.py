@@ -28,7 +28,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError, SyscallError
-from rootless.image import limits, partial
+from rootless.image import limits
 from rootless.image.blobstream import BlobStream
 from rootless.image.layers import Caller, is_complete, move_into_place, place_split, user_files
 from rootless.image.layerview import LayerView
@@ -394,21 +394,15 @@ class _Foreman:
 
 
 class Arrivals:
-    """Files that blobs are downloaded into while workers read them. A `with` block.
+    """Blobs that are downloaded into files while workers read these. A `with` block.
 
     Args:
-        layers: those whose blobs are to come; equal blobs share a file.
-        scratch: where the files are made, without a name; what is there of a blob is in them.
+        layers: those whose blobs are to come; they have files.
     """
 
-    def __init__(self, layers: Sequence[LayerBlob], scratch: str) -> None:
+    def __init__(self, layers: Sequence[LayerBlob]) -> None:
         self._layers = layers
-        self._fds: dict[str, int] = {}
         for layer in layers:
-            key = layer.digest or layer.chain
-            if key not in self._fds:
-                self._fds[key] = partial.open_blob(scratch, layer.digest)
-            layer.fd = self._fds[key]
             layer.arrival = Arrival()
 
     @property
@@ -439,10 +433,6 @@ class Arrivals:
         traceback: TracebackType | None,
     ) -> None:
         self.all_are_there()
-        for layer in self._layers:
-            layer.fd = -1
-        for fd in self._fds.values():
-            os.close(fd)
 
 
 class Arrival:

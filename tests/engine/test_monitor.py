@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.image.ownership import everything
 from rootless.linux import prctl
+from rootless.linux.idmap import call_in_userns
 from rootless.runtime import sync
 from tests.lib.held import Held, frames, small_files
 from tests.lib.product import wait_for
@@ -103,7 +105,12 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert abs(held.exit()["finished"] - time.time()) < 30
     event = json.loads(held.events.read_text())
     assert event["action"] == "die"
-    assert event["attributes"] == {"image": "an image", "name": "held", "exitCode": "7"}
+    assert event["attributes"] == {
+        "label": "l",
+        "image": "an image",
+        "name": "held",
+        "exitCode": "7",
+    }
     assert abs(event["time"] / 1e9 - time.time()) < 30
     assert not held.live.exists()
     assert sorted(os.listdir(held.directory)) == ["exit.json"]
@@ -225,7 +232,7 @@ def test_a_signal_waits_for_the_application(start: Start) -> None:
     os.close(reader)
     wait_for((held.directory / "log").exists, "the application")
     client = held.connect()
-    client.signal(signal.SIGTERM)
+    assert not client.signal(signal.SIGTERM)
     with pytest.raises(RlessError, match="Invalid argument"):
         client.signal(99)
     assert client.wait(0.5) is None
@@ -502,6 +509,20 @@ def test_two_readers_of_whom_one_has_stopped(start: Start) -> None:
     held.wait()
 
 
+def test_it_leaves_and_nothing_ends(start: Start) -> None:
+    """Its farewell comes before the end of what it typed, which else would be the application's."""
+    held = start("cat", stdin=True, stdin_once=1)
+    for _ in range(20):
+        client, stdin, _, _ = held.attach(stdin=True)
+        client.let_go()
+        os.close(stdin)
+        client.close()
+    client = held.connect()
+    assert client.wait(0.2) is None
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
 def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
     held = start("sh", "-c", "read x; head -c 3000000 /dev/zero; exit 3", stdin=True)
     _, stdin, out, _ = held.attach(stdin=True)
@@ -526,6 +547,31 @@ def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
         pytest.raises(RlessError, match="Invalid argument"),
     ):
         client.attach(-1, file.fileno(), file.fileno())
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_another_user_is_turned_away(start: Start) -> None:
+    """Class 43, were the directory ever open: the socket asks who it is."""
+    held = start("sleep", "60")
+    held.connect()
+    held.directory.chmod(0o711)
+    (held.directory / "monitor").chmod(0o777)
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 0) == "k"
+    held.connect()
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 1) == ""
+
+
+def kill_as_another(directory: str, uid: int) -> str:
+    """Ask for a signal that does nothing as this user; return the kind of the answer."""
+    os.chdir(directory)
+    if uid:
+        os.setresuid(uid, uid, uid)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        channel.connect("monitor")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(b"K\0")
+            return channel.recv(2)[:1].decode()
+    return ""
 
 
 def test_odd_messages_change_nothing(start: Start) -> None:

@@ -207,6 +207,7 @@ class Fault:
         cut_upload: bytes of the request's body after which both connections end.
         lose: the request is carried out, but its answer is lost.
         slow: seconds that it waits first.
+        stall: seconds that nothing comes before it is cut.
     """
 
     method: str
@@ -218,6 +219,7 @@ class Fault:
     cut_upload: int = -1
     lose: bool = False
     slow: float = 0.0
+    stall: float = 0.0
 
 
 class FaultyProxy:
@@ -325,6 +327,7 @@ class FaultyProxy:
             while handler.command != "HEAD" and (data := answer.read(16384)):
                 if fault is not None and 0 <= fault.cut < sent + len(data):
                     handler.wfile.write(data[: fault.cut - sent])
+                    time.sleep(fault.stall)
                     self._cut(handler)
                     return
                 handler.wfile.write(data)
