@@ -26,11 +26,13 @@ class Progress:
 
     Args:
         quiet: report nothing.
+        lines: of layers, too, where it is no terminal.
     """
 
-    def __init__(self, fd: int = 2, *, quiet: bool = False) -> None:
+    def __init__(self, fd: int = 2, *, quiet: bool = False, lines: bool = True) -> None:
         self._fd = fd
         self._quiet = quiet
+        self._lines = lines
         self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
         # Layer -> state, bytes done, bytes in all, when the state began.
         self._rows: dict[str, tuple[str, int, int, float]] = {}
@@ -58,12 +60,12 @@ class Progress:
             before = self._rows[layer][0] if layer in self._rows else ""
             if before == _LAST:
                 return  # told late: what unpacks can be faster than who says that it has all
-            if state == _LAST and before == "Downloading" and not self._live:
+            if state == _LAST and before == "Downloading" and not self._live and self._lines:
                 self._write(f"{layer}: Download complete\n")
             self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
-            elif state not in _MOVING:
+            elif state not in _MOVING and self._lines:
                 self._write(f"{layer}: {state}\n")
 
     def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:

@@ -241,7 +241,7 @@ def install(
     for meta in metas:
         lost = layer_store.describe(meta)
         if lost:
-            log.debug(lost)
+            progress.say(lost)
     final = idmap_for(image)
     if final.key != key:
         # What was unpacked says otherwise than what was guessed: convert.
