@@ -67,10 +67,12 @@ enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,       /* more wait to be accepted */
+	STUCK = 1000,       /* ms without a word after which the journal is not waited for */
 	GRACE = 100,        /* ms that a slow client may hold up all */
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */
 	LONGEST_DELAY = 60000,
+	LONGEST_POLL = 1 << 30, /* ms: poll(2) takes an int */
 	LONG_RUN = 10000,   /* ms after which the delay begins anew */
 	SEARCHING = 2,      /* exit status of the health runner: the application still starts */
 };
@@ -123,6 +125,7 @@ static struct {
 	enum { LOG_NONE, LOG_LOCAL, LOG_JSON, LOG_JOURNAL } driver;
 	int fd, files;
 	long long limit, size, lost, buffered;
+	bool stuck; /* the journal takes nothing */
 } logs = { .fd = -1 };
 
 static struct client clients[CLIENTS];
@@ -430,14 +433,47 @@ static void json_line(int stream, const char *bytes, size_t size)
 		json_flush();
 }
 
-/* Send one line by systemd's native protocol; never wait for a journal that is stuck. */
+static bool journal_connect(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
+	let_go(&logs.fd);
+	logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (logs.fd >= 0 && connect(logs.fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		let_go(&logs.fd);
+	return logs.fd >= 0;
+}
+
+/* Send a message to the journal, whose queue is short: who writes fast waits for it. One that
+ * takes nothing for a while is not waited for again until it does. */
+static bool journal_send(const struct msghdr *message)
+{
+	for (bool again = false;;) {
+		if (logs.fd < 0 && !journal_connect())
+			return false;
+		if (sendmsg(logs.fd, message, MSG_NOSIGNAL) >= 0)
+			return !(logs.stuck = false);
+		if (errno == EAGAIN && !logs.stuck) {
+			struct pollfd queue = { .fd = logs.fd, .events = POLLOUT };
+
+			logs.stuck = poll(&queue, 1, STUCK) <= 0;
+		} else if (errno == EAGAIN || again)
+			return false;
+		else {
+			again = true; /* it was started anew */
+			let_go(&logs.fd);
+		}
+	}
+}
+
+/* Send one line by systemd's native protocol. */
 static bool journal_line(int stream, const char *data, size_t size)
 {
 	static const char partial[] = "CONTAINER_PARTIAL_MESSAGE=true\n";
 	bool whole = size && data[size - 1] == '\n';
 	uint64_t length = htole64(size - whole);
 	const char *fields = text("journal_fields");
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct iovec parts[] = {
 		{ (void *)fields, strlen(fields) },
 		{ (void *)partial, whole ? 0 : sizeof(partial) - 1 },
@@ -446,13 +482,9 @@ static bool journal_line(int stream, const char *data, size_t size)
 		{ (void *)data, size - whole },
 		{ "\n", 1 },
 	};
-	struct msghdr message = { .msg_name = &address, .msg_namelen = sizeof(address),
-				  .msg_iov = parts, .msg_iovlen = 6 };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 6 };
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
-	if (logs.fd < 0)
-		logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return sendmsg(logs.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+	return journal_send(&message);
 }
 
 static void log_line(int stream, const char *data, size_t size)
@@ -561,6 +593,10 @@ static bool write_file(const char *name, const char *data, size_t size)
 	bool whole = write(fd, data, size) == (ssize_t)size;
 
 	close(fd);
+	/* ext4 takes care of data before a rename only where that replaces a file: else there
+	 * would be an empty one after a power cut. */
+	fd = whole ? openat(me.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+	let_go(&fd);
 	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);
@@ -614,7 +650,8 @@ static void record_exit(bool again)
 /* Append an event as rootless/engine/events.py does: one line by one write. */
 static void event(const char *action)
 {
-	char said[4096], code[128] = "";
+	static char said[1 << 15]; /* the labels of a container are of any length */
+	char code[128] = "";
 	struct timespec time;
 	int size, fd;
 
@@ -626,8 +663,8 @@ static void event(const char *action)
 	clock_gettime(CLOCK_REALTIME, &time);
 	size = snprintf(said, sizeof(said),
 			"{\"time\":%lld%09ld,\"type\":\"container\",\"action\":\"%s\",\"id\":\"%s\","
-			"\"attributes\":{\"image\":%s,\"name\":\"%s\"%s}}\n",
-			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("image"),
+			"\"attributes\":{%s,\"name\":\"%s\"%s}}\n",
+			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("attributes"),
 			me.name, code);
 	if (size < 0 || (size_t)size >= sizeof(said))
 		return;
@@ -1517,7 +1554,7 @@ static int sooner(int timeout, long long at)
 
 	if (at == 0)
 		return timeout;
-	left = left < 0 ? 0 : left;
+	left = left < 0 ? 0 : left < LONGEST_POLL ? left : LONGEST_POLL;
 	return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 

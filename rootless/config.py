@@ -38,6 +38,7 @@ KEYS: dict[str, dict[str, str]] = {
                 "json-bytes auth-bytes token-bytes user-file-bytes blob-bytes zstd-window chunk"
                 " layer-bytes sparse-bytes split-record-bytes extension-bytes name-bytes"
                 " trailing-bytes xattr-bytes slowest-bytes-per-second upload-whole progress-bytes"
+                " resume-bytes"
             ).split(),
             "size",
         ),
@@ -49,8 +50,8 @@ KEYS: dict[str, dict[str, str]] = {
             "count",
         ),
         **dict.fromkeys(
-            "connect-seconds current-seconds idle-seconds document-seconds"
-            " retry-after-seconds".split(),
+            "abandon-seconds connect-seconds current-seconds idle-seconds document-seconds"
+            " resume-seconds retry-after-seconds".split(),
             "seconds",
         ),
     },

@@ -74,7 +74,11 @@ _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has roo
 _LISTS = ("python", "environment", "connection", "helper")
 # What a new start does not take over from the last one.
 _FRESH = {
-    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock", "python_fd")},
+    **{
+        key: "-1"
+        for key in hold.FDS
+        if key not in ("listener", "lock", "python_fd", "connection")
+    },
     "leash": "0",
     "hold": "0",
 }
@@ -124,7 +128,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
         pidfd_send_signal(created.pidfd, 9)
         os.waitpid(created.pid, 0)
         raise
-    events.record("start", "container", container.id, image=facts["image"], name=facts["name"])
+    events.of_container("start", container)
     return {
         "init": str(created.pid),
         "init_fd": str(created.pidfd),

@@ -106,13 +106,11 @@ def execute(request: ExecRequest) -> int:
     keys = Keys(request.detach_keys)
     container = containers.find(request.container)
     init, cgroup = hold(container)
-    name, image = container.facts["name"], container.facts["image"]
     exec_id = os.urandom(32).hex()
     shown = " ".join(request.command)
 
     def tell(action: str, **more: Any) -> None:
-        attributes = {"execID": exec_id, "image": image, "name": name}
-        events.record(action, "container", container.id, **attributes, **more)
+        events.of_container(action, container, execID=exec_id, **more)
 
     tell(f"exec_create: {shown}")
     spec = load_spec(container)

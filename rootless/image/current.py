@@ -67,15 +67,15 @@ def confirm(
     if record is None:
         return None
     image = Image(store.root, record)
-    if not image.open or not image.digests or not _is_whole(image, idmap_for):
+    if not image.origin or not image.digests or not _is_whole(image, idmap_for):
         return None
-    scheme, _, netloc = image.open.partition("://")
-    if netloc != reference.registry or _is_configured(netloc):
+    scheme, _, netloc = image.origin.partition("://")
+    if netloc != reference.registry or is_configured(netloc):
         return None
     begin = time.monotonic()
     try:
         digest = _ask(scheme, netloc, reference, begin + limits.CURRENT_SECONDS)
-    except (OSError, ValueError, ImportError, AttributeError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
         log.debug(f"{netloc} does not tell at once whether {reference.familiar} is new: {error}")
         return None
     if digest != (reference.digest or image.digests[0]):
@@ -101,7 +101,7 @@ def _is_whole(image: Image, idmap_for: Callable[[Image], IdMap]) -> bool:
     return all(map(os.path.exists, paths))
 
 
-def _is_configured(netloc: str) -> bool:
+def is_configured(netloc: str) -> bool:
     """Tell whether something is set that may say how, or where, this registry is to be asked."""
     environment = os.environ
     if environment.get("RLESS_INSECURE_REGISTRIES"):
@@ -173,12 +173,15 @@ def _left(deadline: float) -> float:
 def _connect(host: str, port: int, deadline: float) -> Any:
     import _socket
 
+    class Line(_socket.socket):
+        """A socket that TLS can refer to."""
+
     failure = OSError("it has no address")
     # As bytes: for text a codec is loaded that spells names of other alphabets.
     for kind, style, protocol, _, address in _socket.getaddrinfo(
         host.encode("ascii"), port, 0, _socket.SOCK_STREAM
     ):
-        line = _socket.socket(kind, style, protocol)
+        line = Line(kind, style, protocol)
         try:
             line.settimeout(_left(deadline))
             line.connect(address)

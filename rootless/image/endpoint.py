@@ -18,8 +18,9 @@ from urllib.parse import urlencode, urlsplit
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image import auth, limits, manifest
-from rootless.image.http import TransferError, read_body
+from rootless.image.http import read_body
 from rootless.image.netloc import is_loopback
+from rootless.image.source import TransferError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,9 +29,10 @@ from urllib3.exceptions import (
 )
 
 from rootless import log
-from rootless.errors import RlessError, escape
+from rootless.errors import escape
 from rootless.image import certificates, limits
 from rootless.image.netloc import is_loopback
+from rootless.image.source import TransferError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,16 +48,6 @@ _RETRIED = (429, 500, 502, 503, 504)
 _REDIRECTED = (301, 302, 303, 307, 308)
 _USER_AGENT = "rless"
 _NO_URL = "the server redirects to something that is no URL"
-
-
-class TransferError(RlessError):
-    """Report that a server was not reached or broke off.
-
-    Attributes:
-        pause: seconds that the server wants to be left alone, None if it did not say.
-    """
-
-    pause: float | None = None
 
 
 class Client:

@@ -54,12 +54,16 @@ TRAILING_BYTES = 1 * MIB  # zeros after the end of an archive
 XATTRS = 256  # extended attributes of one file
 XATTR_BYTES = 64 * KIB  # one value (XATTR_SIZE_MAX)
 
+RESUME_BYTES = 8 * MIB  # what came of a blob from this on stays if the pull is interrupted
+
 # Time.
 CONNECT_SECONDS = 15.0
 IDLE_SECONDS = 60.0  # between two packets
 CURRENT_SECONDS = 5.0  # until it is known that an image is up to date; else it is pulled
 DOCUMENT_SECONDS = 60.0  # a manifest, a config or a token as a whole
 SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is given up
+ABANDON_SECONDS = 1.0  # until a thread that waits for a server is left behind
+RESUME_SECONDS = 7 * 24 * 3600.0  # what an interrupted pull left goes after that
 REDIRECTS = 5
 ATTEMPTS = 5
 RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
 from rootless.image import limits
-from rootless.image.digest import is_digest
 from rootless.image.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
 from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir

@@ -254,22 +254,22 @@ def is_about_names_only() -> bool:
         RlessError: one of them cannot be read.
     """
     for path in _files():
-        section = ""
-        for line in _read(path, False).decode("latin-1").splitlines():
-            line = line.strip()
-            if line in ("", "[aliases]") or line.startswith("#"):
-                section = line if line.startswith("[") else section
-            elif section:
-                key, _, value = line.partition("=")
-                text = value.strip()
-                is_text = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-                if not is_text or text[:3] in ('"""', "'''") or key.lstrip().startswith("["):
+        in_aliases = False
+        for line in map(str.strip, _read(path, False).decode("latin-1").splitlines()):
+            key, _, value = (part.strip() for part in line.partition("="))
+            if line == "[aliases]":
+                in_aliases = True
+            elif line and line[0] != "#":
+                is_known = key[0] != "[" if in_aliases else key in _PLAIN
+                if not is_known or not _ends(value):
                     return False
-            elif line.partition("=")[0].rstrip() not in _PLAIN or "#" in line:
-                return False
-            elif not line.endswith(("]", '"', "'")) or '"""' in line or "'''" in line:
-                return False
     return True
+
+
+def _ends(value: str) -> bool:
+    """Tell whether a value of TOML, text or a list of texts, ends where its line does."""
+    pair = value[:1] + value[-1:]
+    return pair in ('""', "''", "[]") and len(value) > 1 and value[:3] not in ('"""', "'''")
 
 
 def _files() -> list[str]:

@@ -54,7 +54,7 @@ class Image:
         size: bytes of the unpacked files. created: RFC 3339 text or "".
         digests: all digests the registry knows it by, that of the index too.
         copy_of: the additional store that the record is a copy of, "" for one of our own.
-        open: "https://HOST[:PORT]" of the registry it came from, if that gave it to everybody.
+        origin: "https://HOST[:PORT]" of the registry it came from, if that gave it to everybody.
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Image:
         "id",
         "keys",
         "name",
-        "open",
+        "origin",
         "platform",
         "root",
         "size",
@@ -88,7 +88,7 @@ class Image:
         self.size: int = record["size"]
         self.created: str = record["created"]
         self.copy_of: str = record.get("copy_of", "")
-        self.open: str = record.get("open", "")
+        self.origin: str = record.get("origin", "")
 
     def passwd(self) -> bytes:
         """Return the image's /etc/passwd."""

@@ -40,7 +40,6 @@ from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
 from rootless.linux.idmap import Call, answer, take_answer
-from rootless.linux.unnamed import unnamed_file
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
@@ -395,21 +394,15 @@ class _Foreman:
 
 
 class Arrivals:
-    """Files that blobs are downloaded into while workers read them. A `with` block.
+    """Blobs that are downloaded into files while workers read these. A `with` block.
 
     Args:
-        layers: those whose blobs are to come; equal blobs share a file.
-        scratch: where the files are made, without a name.
+        layers: those whose blobs are to come; they have files.
     """
 
-    def __init__(self, layers: Sequence[LayerBlob], scratch: str) -> None:
+    def __init__(self, layers: Sequence[LayerBlob]) -> None:
         self._layers = layers
-        self._fds: dict[str, int] = {}
         for layer in layers:
-            key = layer.digest or layer.chain
-            if key not in self._fds:
-                self._fds[key] = unnamed_file(scratch)
-            layer.fd = self._fds[key]
             layer.arrival = Arrival()
 
     @property
@@ -440,10 +433,6 @@ class Arrivals:
         traceback: TracebackType | None,
     ) -> None:
         self.all_are_there()
-        for layer in self._layers:
-            layer.fd = -1
-        for fd in self._fds.values():
-            os.close(fd)
 
 
 class Arrival:

@@ -23,7 +23,9 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.image.ownership import everything
 from rootless.linux import prctl
+from rootless.linux.idmap import call_in_userns
 from rootless.linux.seccomp import load_filter
 from rootless.runtime import sync
 from rootless.runtime.seccomp_compile import compile_filter
@@ -106,7 +108,12 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert abs(held.exit()["finished"] - time.time()) < 30
     event = json.loads(held.events.read_text())
     assert event["action"] == "die"
-    assert event["attributes"] == {"image": "an image", "name": "held", "exitCode": "7"}
+    assert event["attributes"] == {
+        "label": "l",
+        "image": "an image",
+        "name": "held",
+        "exitCode": "7",
+    }
     assert abs(event["time"] / 1e9 - time.time()) < 30
     assert not held.live.exists()
     assert sorted(os.listdir(held.directory)) == ["exit.json"]
@@ -538,6 +545,20 @@ def test_a_backlog_on_nfs(start: Start) -> None:
     held.wait()
 
 
+def test_it_leaves_and_nothing_ends(start: Start) -> None:
+    """Its farewell comes before the end of what it typed, which else would be the application's."""
+    held = start("cat", stdin=True, stdin_once=1)
+    for _ in range(20):
+        client, stdin, _, _ = held.attach(stdin=True)
+        client.let_go()
+        os.close(stdin)
+        client.close()
+    client = held.connect()
+    assert client.wait(0.2) is None
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
 def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
     held = start("sh", "-c", "read x; head -c 3000000 /dev/zero; exit 3", stdin=True)
     _, stdin, out, _ = held.attach(stdin=True)
@@ -562,6 +583,31 @@ def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
         pytest.raises(RlessError, match="Invalid argument"),
     ):
         client.attach(-1, file.fileno(), file.fileno())
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_another_user_is_turned_away(start: Start) -> None:
+    """Class 43, were the directory ever open: the socket asks who it is."""
+    held = start("sleep", "60")
+    held.connect()
+    held.directory.chmod(0o711)
+    (held.directory / "monitor").chmod(0o777)
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 0) == "k"
+    held.connect()
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 1) == ""
+
+
+def kill_as_another(directory: str, uid: int) -> str:
+    """Ask for a signal that does nothing as this user; return the kind of the answer."""
+    os.chdir(directory)
+    if uid:
+        os.setresuid(uid, uid, uid)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        channel.connect("monitor")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(b"K\0")
+            return channel.recv(2)[:1].decode()
+    return ""
 
 
 def test_odd_messages_change_nothing(start: Start) -> None:

@@ -143,6 +143,22 @@ def test_a_directory_that_would_add_lines(rless: Product, tmp_path: Path, name: 
     rless("rm", "fresh").expect()
 
 
+def test_a_file_for_nobody_else(rless: Product, tmp_path: Path) -> None:
+    """It may hold what -e said, and its name is known beforehand: a link is not followed."""
+    rless("create", "--name", "fresh", "-e", "TOKEN=hunter2", rless.image, "true").expect()
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    unit = tmp_path / "container-fresh.service"
+    unit.symlink_to(victim)
+    rless("generate", "systemd", "--new", "-n", "-f", "fresh", cwd=tmp_path).expect()
+    assert victim.read_text() == "untouched"
+    assert "hunter2" in unit.read_text()
+    assert not unit.is_symlink()
+    assert unit.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["bin", "container-fresh.service", "victim"]
+    rless("rm", "fresh").expect()
+
+
 def test_bytes_that_are_no_text(rless: Product, tmp_path: Path) -> None:
     words = ["create", "--name", "fresh", "-e", "A=\udcff", rless.image, "true"]
     rless(*words, cwd=tmp_path).expect()

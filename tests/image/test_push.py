@@ -310,6 +310,41 @@ def test_an_upload_may_be_redirected_without_the_password(
         assert "Authorization" not in other.headers[0]
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://192.0.2.1/x", "http://a:b@127.0.0.1/x",
+     "http://127.0.0.1:99999/x", "http://[::1/x", "gopher:x", "http:///x", "http://127.0.0.1@192.0.2.1/"],
+)  # fmt: skip
+def test_where_an_upload_may_not_go(
+    workshop: Workshop, proxy: FaultyProxy, tmp_path: Path, place: str
+) -> None:
+    log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
+    image = workshop.unpack(big_image(1000))
+    proxy.faults = [Fault("POST", "", status=202, headers={"Location": place})] * 9
+    with pytest.raises(RlessError) as caught:
+        send(workshop, image, f"{proxy.host}/elsewhere:1")
+    assert str(caught.value).isprintable()
+    assert "secret" not in str(caught.value)
+
+
+def test_an_upload_elsewhere_gets_no_password(
+    workshop: Workshop, proxy: FaultyProxy, registry_host: str, tmp_path: Path
+) -> None:
+    """By the Location of the upload, not by a redirect."""
+    log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
+    ask = {"WWW-Authenticate": 'Basic realm="x"'}
+    image = workshop.unpack(big_image())
+    with FaultyProxy(registry_host) as other:
+        place = {"Location": f"//{other.host}/v2/stolen/blobs/uploads/nowhere"}
+        proxy.faults = [Fault("HEAD", "/blobs/", status=401, headers=ask)]
+        proxy.faults += [Fault("POST", "", status=202, headers=place)] * 9
+        with pytest.raises(RlessError):
+            send(workshop, image, f"{proxy.host}/stolen:1")
+        assert other.requests
+        assert not [headers for headers in other.headers if "Authorization" in headers]
+    assert any("Authorization" in headers for headers in proxy.headers)
+
+
 def test_one_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyProxy) -> None:
     """What would take long is given up at once."""
     image = workshop.unpack(Image([layer({f"f{number}": os.urandom(5000)}) for number in range(4)]))

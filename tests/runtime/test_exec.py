@@ -117,6 +117,23 @@ def test_a_process_with_another_start_time() -> None:
         runtime.Init(child.pid, start)
 
 
+def test_another_start_time_of_a_process_in_other_namespaces() -> None:
+    """As a container's is: nothing else tells that its number was used again."""
+    child = subprocess.Popen(["unshare", "--user", "sleep", "60"])
+    try:
+        start = start_time(child.pid)
+        assert start is not None
+        own = os.readlink("/proc/self/ns/user")
+        while os.readlink(f"/proc/{child.pid}/ns/user") == own:
+            assert child.poll() is None
+        runtime.Init(child.pid, start).close()
+        with pytest.raises(RlessError, match="has ended"):
+            runtime.Init(child.pid, start + 1)
+    finally:
+        child.kill()
+        child.wait()
+
+
 # -- the import barrier --------------------------------------------------------------------------
 
 
