@@ -238,7 +238,7 @@ def _watch(pidfd: int, reader: int, deadline: float) -> tuple[bytes, bool]:
             return output, False
         # After its end: what it has written, not what its children may still write.
         ready = poll.poll(0 if ended else 1000 * left)
-        if ended and not ready:
+        if ended and (not ready or len(output) >= _LONGEST):
             return output, True
         for fd, _ in ready:
             if fd == pidfd:

@@ -278,6 +278,8 @@ class _Holder:
                     signal.signal(number, signal.SIG_IGN)
                 except (OSError, ValueError):
                     pass  # the C library keeps two for itself
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGALRM, lambda *_: self._signal_init(signal.SIGKILL))
         self.core = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, self.core[1]))
         pairs = hold.decode(orders_fd)
@@ -534,6 +536,14 @@ class _Holder:
             self.restart_at = 0.0
             self._record_exit()
             self.done = True
+
+    def _terminate(self, *_: object) -> None:
+        """Stop the container, as systemd ends the session or the machine; not as the user does."""
+        self._stop_restarts()
+        self._signal_init(self.number("stop_signal", signal.SIGTERM))
+        limit = self.number("stop_timeout", 10)
+        if limit >= 0:
+            signal.alarm(max(1, limit))
 
     def _attach(self, client: _Client, flags: int, fds: list[int]) -> int:
         import stat

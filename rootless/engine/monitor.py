@@ -306,6 +306,8 @@ class Monitor:
             **log_orders(facts),
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],
+            "stop_signal": facts["stop_signal"],
+            "stop_timeout": facts["stop_timeout"],
         }
         pairs = [(key, str(value)) for key, value in orders.items()]
         has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])

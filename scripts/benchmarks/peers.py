@@ -22,7 +22,7 @@ BUSYBOX = "/bin/busybox"
 APPLETS = ("dd", "head", "sh", "sleep", "true", "yes")
 IMAGE = "localhost/rless-bench:latest"
 AT_ONCE = 8
-SETTLES = 0.05  # seconds; podman's second process cleans up after the first has ended
+SETTLES = 1.0  # seconds; podman's second process cleans up after the first has ended
 
 
 def become_user(name: str, script: str) -> None:
@@ -212,7 +212,7 @@ class Peers:
         actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
         running: set[int] = set()
         failed = 0
-        reap()
+        known = children()
         before = processor_time()
         began = time.perf_counter()
         for number, argv in enumerate(commands, 1):
@@ -222,8 +222,8 @@ class Peers:
                 failed += pid in running and status != 0
                 running.discard(pid)
         spent = time.perf_counter() - began
-        time.sleep(SETTLES)
-        reap()
+        while not children() <= known and time.perf_counter() < began + spent + SETTLES:
+            time.sleep(0.01)
         os.close(null)
         if failed:
             print(f"bench: {failed} of {len(commands)} failed: {' '.join(commands[0][:3])}")
@@ -249,23 +249,23 @@ def adopt_orphans() -> None:
 def end_orphans() -> None:
     """End all that the measured programs have left behind, for whatever reason."""
     for _ in range(100):
-        reap()
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            pids = file.read().split()
-        if not pids:
+        left = children()
+        if not left:
             return
-        for pid in pids:
-            os.kill(int(pid), signal.SIGKILL)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
 
 
-def reap() -> None:
-    """Wait for those that have ended."""
+def children() -> set[int]:
+    """Return our children and adopted ones that still run; wait for those that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
         pass
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return set(map(int, file.read().split()))
 
 
 def processor_time() -> float:

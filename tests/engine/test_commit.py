@@ -369,3 +369,16 @@ def test_it_comes_back_from_a_registry(rless: Product) -> None:
         assert rless("run", "--rm", "--network", "none", name).expect().out == "made\n"
         assert rless("run", "--rm", "--network", "none", name, "ls", "/a").lines() == ["changed"]
         rless("rmi", name).expect()
+
+
+def test_one_id_keeps_no_owners(rless: Product) -> None:
+    """No registry is asked for an image that only this storage has."""
+    flags = ("--network", "none", "--userns", "single")
+    rless("run", "--name", "box", *flags, base(rless), "sh", "-c", "echo made > /made").expect()
+    rless("commit", "box", "commit/single").expect()
+    rless("rm", "box").expect()
+    done = rless("run", "--rm", *flags, "commit/single", "cat", "/made").expect()
+    assert done.out == "made\n"
+    done = rless("run", "--rm", "--network", "none", "commit/single", "cat", "/made").expect(125)
+    assert "commit/single:latest was made under a map of a single id" in done.one_line_error()
+    rless("rmi", "commit/single").expect()

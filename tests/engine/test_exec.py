@@ -266,6 +266,27 @@ def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     wait_for(lambda: not any("'599'" in what for what in rless.processes().values()), "its end")
 
 
+def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> None:
+    """The keeper and the holder of a terminal are no Python; the end is told as ever."""
+    box.up("")
+    known = set(rless.processes())
+    rless("exec", "-d", "box", "sh", "-c", "sleep 1.5; exit 7").expect()
+    rless("exec", "-dt", "box", "sh", "-c", "sleep 1; head -c 300000 /dev/zero; exit 8").expect()
+    kept = [pid for pid, what in rless.processes().items()
+            if pid not in known and "keeper of an exec" in what]  # fmt: skip
+    assert len(kept) == 3
+
+    def memory(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+    wait_for(lambda: all(memory(pid) <= 200 for pid in kept), "their becoming small")
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in kept), "their ends")
+    told = [json.loads(line) for line in (rless.storage / "events").read_text().splitlines()]
+    codes = [one["attributes"]["exitCode"] for one in told if one["action"] == "exec_die"]
+    assert sorted(codes[-2:]) == ["7", "8"]
+
+
 def test_what_it_leaves_behind_ends_with_the_container_too(box: Any, rless: Product) -> None:
     """As long as that runs it stays, as in a pid namespace of its own."""
     box.up("--pid host")
