@@ -437,6 +437,7 @@ def test_a_full_disk_stops_nobody_and_is_told(start: Start) -> None:
     os.write(stdin, b"go\n")
     held.wait()
     found += frames(log)
+    reader.join(20)
     assert reader.size == 1_000_005
     assert found[-1] == ("stdout", b"last\n")
     marker = re.compile(rb"rless: (\d+) bytes of output are missing here: ")
