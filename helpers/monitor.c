@@ -17,7 +17,7 @@
  *
  *   A flags [in] out err   attach: descriptors of pipes come with it; flag 1: `in` is one of them
  *   W rows columns         resize the terminal (u16, little endian)
- *   K number               signal init                       answer: k errno
+ *   K number               signal init     answer: k errno; EAGAIN: once it is the application
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now
@@ -67,14 +67,17 @@ enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,       /* more wait to be accepted */
+	STUCK = 1000,       /* ms without a word after which the journal is not waited for */
 	GRACE = 100,        /* ms that a slow client may hold up all */
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */
 	LONGEST_DELAY = 60000,
+	LONGEST_POLL = 1 << 30, /* ms: poll(2) takes an int */
 	LONG_RUN = 10000,   /* ms after which the delay begins anew */
 	SEARCHING = 2,      /* exit status of the health runner: the application still starts */
 };
 #define BACKLOG (256LL << 20) /* bytes that are kept for a client that does not read */
+#define LAST_WORDS (2LL << 20) /* bytes read of a stream after the end: all that a pipe holds */
 #define HOLE (16LL << 20)     /* bytes of a backlog after which its space is given back */
 
 enum { OUT, ERR };
@@ -102,11 +105,15 @@ static struct {
 	int orders, listener;
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
+	int starting;          /* the pipe that init closes by execve; -1: it runs */
+	int term_fd;           /* a signalfd of SIGTERM */
+	int child_fd;          /* a signalfd of SIGCHLD, if orphans may come to us; else -1 */
+	uint64_t asked;        /* signals that came before it runs, as bits */
 	int in, pty;           /* the application's standard input, or its terminal */
 	int sources[2];        /* what it writes; the terminal is OUT */
 	int code;              /* the exit code, once `ended` */
 	bool remove, stdin_once, ended, drained, done, may_reap, out_of_memory;
-	long long begun, health_at;
+	long long begun, health_at, kill_at;
 	rlim_t core;
 } me;
 
@@ -119,6 +126,7 @@ static struct {
 	enum { LOG_NONE, LOG_LOCAL, LOG_JSON, LOG_JOURNAL } driver;
 	int fd, files;
 	long long limit, size, lost, buffered;
+	bool stuck; /* the journal takes nothing */
 } logs = { .fd = -1 };
 
 static struct client clients[CLIENTS];
@@ -222,7 +230,21 @@ static int signal_init(int number)
 {
 	if (me.ended || me.init_fd < 0)
 		return ESRCH;
+	/* Process 1 of a pid namespace loses what it has no handler for: it waits for who has one. */
+	if (me.starting >= 0 && number != SIGKILL && number > 0 && number <= 64) {
+		me.asked |= 1ULL << (number - 1);
+		return EAGAIN; /* kept */
+	}
 	return syscall(SYS_pidfd_send_signal, me.init_fd, number, NULL, 0) < 0 ? errno : 0;
+}
+
+/* The application runs: now it gets what it was sent. */
+static void begin_signals(void)
+{
+	let_go(&me.starting);
+	for (int number = 1; me.asked; number++, me.asked >>= 1)
+		if (me.asked & 1)
+			signal_init(number);
 }
 
 /* The time as RFC 3339 has it, UTC, nine digits. gmtime(3) would read files and allocate. */
@@ -412,14 +434,47 @@ static void json_line(int stream, const char *bytes, size_t size)
 		json_flush();
 }
 
-/* Send one line by systemd's native protocol; never wait for a journal that is stuck. */
+static bool journal_connect(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
+	let_go(&logs.fd);
+	logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (logs.fd >= 0 && connect(logs.fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		let_go(&logs.fd);
+	return logs.fd >= 0;
+}
+
+/* Send a message to the journal, whose queue is short: who writes fast waits for it. One that
+ * takes nothing for a while is not waited for again until it does. */
+static bool journal_send(const struct msghdr *message)
+{
+	for (bool again = false;;) {
+		if (logs.fd < 0 && !journal_connect())
+			return false;
+		if (sendmsg(logs.fd, message, MSG_NOSIGNAL) >= 0)
+			return !(logs.stuck = false);
+		if (errno == EAGAIN && !logs.stuck) {
+			struct pollfd queue = { .fd = logs.fd, .events = POLLOUT };
+
+			logs.stuck = poll(&queue, 1, STUCK) <= 0;
+		} else if (errno == EAGAIN || again)
+			return false;
+		else {
+			again = true; /* it was started anew */
+			let_go(&logs.fd);
+		}
+	}
+}
+
+/* Send one line by systemd's native protocol. */
 static bool journal_line(int stream, const char *data, size_t size)
 {
 	static const char partial[] = "CONTAINER_PARTIAL_MESSAGE=true\n";
 	bool whole = size && data[size - 1] == '\n';
 	uint64_t length = htole64(size - whole);
 	const char *fields = text("journal_fields");
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct iovec parts[] = {
 		{ (void *)fields, strlen(fields) },
 		{ (void *)partial, whole ? 0 : sizeof(partial) - 1 },
@@ -428,13 +483,9 @@ static bool journal_line(int stream, const char *data, size_t size)
 		{ (void *)data, size - whole },
 		{ "\n", 1 },
 	};
-	struct msghdr message = { .msg_name = &address, .msg_namelen = sizeof(address),
-				  .msg_iov = parts, .msg_iovlen = 6 };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 6 };
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
-	if (logs.fd < 0)
-		logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return sendmsg(logs.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+	return journal_send(&message);
 }
 
 static void log_line(int stream, const char *data, size_t size)
@@ -543,10 +594,28 @@ static bool write_file(const char *name, const char *data, size_t size)
 	bool whole = write(fd, data, size) == (ssize_t)size;
 
 	close(fd);
+	/* ext4 takes care of data before a rename only where that replaces a file: else there
+	 * would be an empty one after a power cut. */
+	fd = whole ? openat(me.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+	let_go(&fd);
 	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);
 	return false;
+}
+
+/* Write the text of exit.json; return its length, as snprintf(3). */
+static int describe_exit(char *said, size_t room, const char *error, const char *later)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_REALTIME, &time);
+	return snprintf(said, room,
+			"{\"code\":%d,\"started\":%s,\"finished\":%lld.%06ld,\"error\":%s,"
+			"\"oom\":%s,\"restarts\":%lld%s}",
+			me.code, *text("started") ? text("started") : "null",
+			(long long)time.tv_sec, time.tv_nsec / 1000, *error ? error : "null",
+			me.out_of_memory ? "true" : "false", restart.count, later);
 }
 
 /* Note how it ended. On a full disk the entry in `live` is overwritten, which needs no space. */
@@ -554,7 +623,6 @@ static void record_exit(bool again)
 {
 	char said[8192], later[48] = "";
 	struct timespec time;
-	const char *error = text("error");
 	int size, fd;
 
 	if (me.remove)
@@ -565,12 +633,9 @@ static void record_exit(bool again)
 
 		snprintf(later, sizeof(later), ",\"restart_at\":%lld.%03lld", ms / 1000, ms % 1000);
 	}
-	size = snprintf(said, sizeof(said),
-			"{\"code\":%d,\"started\":%s,\"finished\":%lld.%06ld,\"error\":%s,"
-			"\"oom\":%s,\"restarts\":%lld%s}",
-			me.code, *text("started") ? text("started") : "null",
-			(long long)time.tv_sec, time.tv_nsec / 1000, *error ? error : "null",
-			me.out_of_memory ? "true" : "false", restart.count, later);
+	size = describe_exit(said, sizeof(said), text("error"), later);
+	if ((size_t)size >= sizeof(said)) /* the container chose the name in the reason */
+		size = describe_exit(said, sizeof(said), "", later);
 	if (write_file("exit.json", said, size))
 		return;
 	size = snprintf(said, sizeof(said), "{\"ended\":{\"code\":%d,\"finished\":%lld}}",
@@ -587,12 +652,15 @@ static void record_exit(bool again)
 static void event(const char *action)
 {
 	static char said[1 << 15]; /* the labels of a container are of any length */
-	char code[32] = "";
+	char code[128] = "";
 	struct timespec time;
 	int size, fd;
 
 	if (strcmp(action, "die") == 0)
 		snprintf(code, sizeof(code), ",\"exitCode\":\"%d\"", me.code);
+	if (strcmp(action, "exec_die") == 0)
+		snprintf(code, sizeof(code), ",\"execID\":\"%s\",\"exitCode\":\"%d\"", text("exec"),
+			 me.code);
 	clock_gettime(CLOCK_REALTIME, &time);
 	size = snprintf(said, sizeof(said),
 			"{\"time\":%lld%09ld,\"type\":\"container\",\"action\":\"%s\",\"id\":\"%s\","
@@ -628,12 +696,29 @@ static void check_memory(void)
 
 /* -- Python's work ---------------------------------------------------------------------------- */
 
-/* Become Python for `verb`; only after a fork or at the end of all. */
-static void become_python(const char *verb)
+/* Block what signalfds take, as they do only while it is blocked; or unblock it. */
+static void block_signals(bool block)
+{
+	uint64_t set = 1ULL << (SIGCHLD - 1) | 1ULL << (SIGTERM - 1);
+
+	syscall(SYS_rt_sigprocmask, block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL, sizeof(set));
+}
+
+static int signal_fd(int number)
+{
+	uint64_t set = 1ULL << (number - 1);
+
+	return (int)syscall(SYS_signalfd4, -1, &set, sizeof(set), O_CLOEXEC | O_NONBLOCK);
+}
+
+/* Become Python for `verb`; with `keep` the connections stay, since what clients have said but we
+ * have not heard is said to whoever comes back. */
+static void become_python(const char *verb, bool keep)
 {
 	char *argv[32], *environment[8];
-	char fd[16], count[24], delay[24];
+	char fd[16], count[24], delay[24], connections[8 * CLIENTS] = "";
 	int used = 0, variables = 0;
+	size_t size = 0;
 	struct rlimit core;
 
 	for (const char *word = NULL; (word = next_order("python", word)) && used < 20;)
@@ -649,12 +734,20 @@ static void become_python(const char *verb)
 	argv[used++] = fd;
 	argv[used++] = count;
 	argv[used++] = delay;
+	argv[used++] = connections;
 	argv[used] = NULL;
+	for (int i = 0; keep && i < CLIENTS; i++)
+		if (clients[i].fd >= 0 && fcntl(clients[i].fd, F_SETFD, 0) == 0)
+			size += snprintf(connections + size, sizeof(connections) - size, "%d,",
+					 clients[i].fd);
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
 		core.rlim_cur = me.core; /* ours is 0, the container's is not */
 		setrlimit(RLIMIT_CORE, &core);
 	}
-	execve(argv[0], argv, environment);
+	if (!keep) /* else a SIGTERM waits for who comes back, too */
+		block_signals(false);
+	syscall(SYS_execveat, (int)number("python_fd", -1), "", argv, environment, AT_EMPTY_PATH);
+	execve(argv[0], argv, environment); /* no descriptor: it is not ours to write */
 }
 
 /* Become Python in a child, which ends with us. */
@@ -664,7 +757,7 @@ static void be_child(const char *verb)
 	for (int sign = 1; sign < NSIG; sign++)
 		signal(sign, SIG_DFL);
 	fcntl(me.orders, F_SETFD, 0);
-	become_python(verb);
+	become_python(verb, false);
 	_exit(127);
 }
 
@@ -780,6 +873,69 @@ static void remove_cgroups(int dir)
 		}
 }
 
+/* Reap the orphans that have ended. Others of our children are waited for where they are asked. */
+static void reap_orphans(void)
+{
+	char said[128]; /* struct signalfd_siginfo */
+
+	while (read(me.child_fd, said, sizeof(said)) > 0)
+		;
+	for (;;) {
+		siginfo_t info = { 0 };
+
+		if (syscall(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT, NULL) < 0 ||
+		    info.si_pid == 0 || info.si_pid == me.init || info.si_pid == me.health)
+			return;
+		waitpid(info.si_pid, NULL, 0);
+		if (info.si_pid == me.pasta)
+			me.pasta = 0;
+	}
+}
+
+static bool is_helper(long long pid)
+{
+	for (const char *one = NULL; (one = next_order("helper", one));)
+		if (to_number(one) == pid)
+			return true;
+	return pid == me.pasta;
+}
+
+/* Kill what the application has left in a pid namespace that is not its own: orphans come to us,
+ * a child subreaper, and so do the children of those that we kill. */
+static void end_orphans(void)
+{
+	long long deadline = now() + CLEAN_UP;
+	char path[64], said[4096], *at;
+	bool found = me.child_fd >= 0;
+
+	while (found && now() < deadline) {
+		int fd;
+		ssize_t size;
+
+		reap_orphans();
+		snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+		fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+		size = fd < 0 ? -1 : read(fd, said, sizeof(said) - 1);
+		let_go(&fd);
+		said[size < 0 ? 0 : size] = 0;
+		found = false;
+		for (at = said; *at >= '0' && *at <= '9'; at++) {
+			long long pid = to_number(at);
+
+			while (*at >= '0' && *at <= '9')
+				at++;
+			if (*at != ' ')
+				break; /* cut short: the next look has it whole */
+			if (!is_helper(pid)) {
+				kill((pid_t)pid, SIGKILL);
+				found = true;
+			}
+		}
+		if (found)
+			rest(2);
+	}
+}
+
 /* Kill what is left in the cgroup; to `remove` it takes until the kernel has ended them. */
 static void end_cgroup(bool remove)
 {
@@ -787,6 +943,7 @@ static void end_cgroup(bool remove)
 	int dir = *me.cgroup ? openat(AT_FDCWD, me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
 
+	end_orphans();
 	if (kill >= 0 && write(kill, "1", 1) < 0)
 		remove = remove; /* the removal tells */
 	let_go(&kill);
@@ -981,6 +1138,8 @@ static bool deliver(void)
 	return wanted;
 }
 
+static ssize_t took; /* bytes of the last chunk */
+
 /* Take what the application has written on a stream; false: there is nothing now. */
 static bool take(int stream)
 {
@@ -995,7 +1154,7 @@ static bool take(int stream)
 		return false;
 	}
 	chunk.stream = stream;
-	chunk.size = size;
+	chunk.size = took = size;
 	chunk.since = now();
 	log_write(stream, chunk.data, size);
 	for (int i = 0; i < CLIENTS; i++)
@@ -1106,6 +1265,20 @@ static void stop_restarts(void)
 		record_exit(false);
 		me.done = true;
 	}
+}
+
+/* systemd ends the session, or the machine: stop the container, but not as the user does. */
+static void terminate(void)
+{
+	char said[128];
+	long long limit = number("stop_timeout", 10);
+
+	if (read(me.term_fd, said, sizeof(said)) < 0)
+		return;
+	stop_restarts();
+	signal_init((int)number("stop_signal", SIGTERM));
+	if (limit >= 0)
+		me.kill_at = now() + limit * 1000;
 }
 
 static void obey(struct client *client, const unsigned char *said, size_t size, int *fds, int count)
@@ -1284,11 +1457,11 @@ static bool schedule_restart(void)
 /* -- the loop ---------------------------------------------------------------------------------- */
 
 /* An event of poll(2): what to do then, and about whom. */
-static struct pollfd polls[8 + 4 * CLIENTS];
+static struct pollfd polls[11 + 4 * CLIENTS];
 static struct {
-	enum { INIT, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
+	enum { INIT, STARTED, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
 	int who, stream;
-} topics[8 + 4 * CLIENTS];
+} topics[11 + 4 * CLIENTS];
 static int watched;
 
 static void watch(int fd, short events, int what, int who, int stream)
@@ -1324,6 +1497,12 @@ static void watch_all(void)
 	watched = 0;
 	if (!me.ended && me.init_fd >= 0)
 		watch(me.init_fd, POLLIN, INIT, 0, 0);
+	if (me.starting >= 0) /* without events: what is in there is for the command */
+		watch(me.starting, 0, STARTED, 0, 0);
+	if (me.term_fd >= 0)
+		watch(me.term_fd, POLLIN, TERM, 0, 0);
+	if (me.child_fd >= 0)
+		watch(me.child_fd, POLLIN, ORPHAN, 0, 0);
 	for (int i = 0; i < CLIENTS; i++)
 		if (is_open(&clients[i]))
 			watch_client(i);
@@ -1350,6 +1529,15 @@ static void act(int index)
 	switch (topics[index].what) {
 	case INIT:
 		me.ended = true;
+		break;
+	case STARTED:
+		begin_signals();
+		break;
+	case TERM:
+		terminate();
+		break;
+	case ORPHAN:
+		reap_orphans();
 		break;
 	case HEAR:
 		if (is_open(client))
@@ -1394,7 +1582,7 @@ static int sooner(int timeout, long long at)
 
 	if (at == 0)
 		return timeout;
-	left = left < 0 ? 0 : left;
+	left = left < 0 ? 0 : left < LONGEST_POLL ? left : LONGEST_POLL;
 	return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 
@@ -1408,13 +1596,24 @@ static void turn(bool block)
 		timeout = sooner(timeout, chunk.since + GRACE);
 	timeout = sooner(timeout, restart.at);
 	if (!me.ended)
-		timeout = sooner(timeout, me.health_at);
+		timeout = sooner(sooner(timeout, me.health_at), me.kill_at);
 	if (poll(polls, watched, block ? timeout : 0) > 0)
 		for (int i = 0; i < watched; i++)
 			if (polls[i].revents)
 				act(i);
 	if (chunk.size)
 		deliver();
+}
+
+/* Take what a stream still held at the end; false: that was all. Others may write for ever. */
+static bool take_last(int stream)
+{
+	static long long taken[2];
+
+	if (me.sources[stream] < 0 || taken[stream] >= LAST_WORDS || !take(stream))
+		return false;
+	taken[stream] += took;
+	return true;
 }
 
 /* Give the last words to all, and note the end; then the choice: again, or never. */
@@ -1427,6 +1626,7 @@ static void end_run(void)
 		me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	}
 	let_go(&me.init_fd);
+	let_go(&me.starting);
 	check_memory();
 	if (me.health_fd >= 0) {
 		kill(me.health, SIGKILL);
@@ -1437,8 +1637,7 @@ static void end_run(void)
 	record_exit(again);
 	event("die");
 	/* What other processes that outlive it may still write is not waited for. */
-	while (chunk.size || (me.sources[OUT] >= 0 && take(OUT)) ||
-	       (me.sources[ERR] >= 0 && take(ERR)))
+	while (chunk.size || take_last(OUT) || take_last(ERR))
 		if (chunk.size)
 			turn(true);
 	log_end();
@@ -1478,10 +1677,14 @@ static void start_again(void)
 		linger();
 		_exit(0);
 	}
+	for (int i = 0; i < CLIENTS; i++)
+		if (is_open(&clients[i]) && has_backlog(&clients[i]))
+			close_client(&clients[i]); /* they are the child's now */
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
-	become_python("restart");
+	fcntl((int)number("python_fd", -1), F_SETFD, 0);
+	become_python("restart", true);
 	stop_restarts(); /* there is no interpreter any more */
 }
 
@@ -1501,6 +1704,10 @@ static void run(void)
 			start_again();
 		if (me.health_at && now() >= me.health_at && !me.ended)
 			begin_health();
+		if (me.kill_at && now() >= me.kill_at && !me.ended) {
+			me.kill_at = 0;
+			signal_init(SIGKILL);
+		}
 		if (!me.done)
 			turn(true);
 	}
@@ -1508,6 +1715,23 @@ static void run(void)
 	let_go(&me.listener);
 	tell_end();
 	linger();
+}
+
+/* The keeper of a process of `exec -d`: wait for it, and note its end. Or (keep is 0) hold its
+ * terminal, which the kernel hangs up with its last master, and take what is written to it. */
+static void keep(pid_t pid)
+{
+	struct pollfd fds[2] = { { .fd = me.init_fd, .events = POLLIN },
+				 { .fd = me.pty, .events = POLLIN } };
+	int status = 0;
+
+	while (!fds[0].revents && poll(fds, 2, -1) >= 0)
+		if (fds[1].revents && read(me.pty, spare, CHUNK) <= 0)
+			fds[1].fd = -1;
+	if (pid <= 0 || waitpid(pid, &status, 0) < 0)
+		return;
+	me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	event("exec_die");
 }
 
 static void begin(int fd)
@@ -1547,7 +1771,11 @@ static void begin(int fd)
 	me.may_reap = !number("hold", 0);
 	me.ended = me.init == 0;
 	me.begun = now();
+	me.starting = (int)number("status", -1);
 	me.health_fd = me.oom_fd = -1;
+	block_signals(true);
+	me.term_fd = signal_fd(SIGTERM);
+	me.child_fd = number("orphans", 0) ? signal_fd(SIGCHLD) : -1;
 	if (next_order("health_interval", NULL))
 		me.health_at = now() + number("health_first", number("health_interval", 30000));
 	snprintf(restart.policy, sizeof(restart.policy), "%s", text("restart"));
@@ -1567,7 +1795,8 @@ static void begin(int fd)
 	}
 }
 
-/* The command that started the container is the first client, attached from the start. */
+/* The command that started the container is the first client, attached from the start. After a
+ * restart there are those who waited for it. */
 static void begin_client(void)
 {
 	struct client *client = clients;
@@ -1577,6 +1806,13 @@ static void begin_client(void)
 		for (int stream = OUT; stream <= ERR; stream++)
 			clients[i].sinks[stream].fd = clients[i].sinks[stream].spill = -1;
 	}
+	for (const char *fd = NULL; (fd = next_order("connection", fd)) && client < clients + CLIENTS;
+	     client++) {
+		client->fd = (int)to_number(fd);
+		never_wait(client->fd);
+	}
+	if (client > clients)
+		return;
 	client->fd = (int)number("client", -1);
 	client->in = (int)number("client_in", -1);
 	client->sinks[OUT].fd = (int)number("client_out", -1);
@@ -1589,12 +1825,28 @@ static void begin_client(void)
 	never_wait(client->sinks[ERR].fd);
 }
 
+/* Tell the command that the container is in good hands: a frame of rootless/runtime/sync.py. */
+static void say_hello(void)
+{
+	static const char hello[] = "R\6\0\0\0[null]";
+	int fd = (int)number("hello", -1);
+
+	if (fd >= 0 && write(fd, hello, sizeof(hello) - 1) < 0)
+		errno = 0; /* it has gone, and with it the container, if it keeps that */
+	let_go(&fd);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2)
 		return 70;
 	begin((int)to_number(argv[1]));
+	if (next_order("keep", NULL)) {
+		keep((pid_t)number("keep", 0));
+		return 0;
+	}
 	begin_client();
+	say_hello();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */
 }

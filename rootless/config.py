@@ -37,19 +37,22 @@ KEYS: dict[str, dict[str, str]] = {
             (
                 "json-bytes auth-bytes token-bytes user-file-bytes blob-bytes zstd-window chunk"
                 " layer-bytes sparse-bytes split-record-bytes extension-bytes name-bytes"
-                " trailing-bytes xattr-bytes slowest-bytes-per-second"
+                " trailing-bytes xattr-bytes slowest-bytes-per-second upload-whole progress-bytes"
+                " resume-bytes"
             ).split(),
             "size",
         ),
         **dict.fromkeys(
             (
                 "index-children index-depth layers archive-members sparse-entries members links"
-                " xattrs redirects attempts replaced"
+                " xattrs redirects attempts replaced pages"
             ).split(),
             "count",
         ),
         **dict.fromkeys(
-            "connect-seconds idle-seconds document-seconds retry-after-seconds".split(), "seconds"
+            "abandon-seconds connect-seconds current-seconds idle-seconds document-seconds"
+            " resume-seconds retry-after-seconds".split(),
+            "seconds",
         ),
     },
     "containers": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rootless.cli.inspect import FORMAT, SIZE, show
+from rootless.cli.inspect import FORMAT, SIZE, look_up, show
 from rootless.cli.parse import Verb
 
 VERB = Verb(
@@ -17,4 +17,5 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Print the containers."""
-    return show(args, ("container",), values.get("format"), bool(values.get("size")))
+    size = bool(values.get("size"))
+    return show(args, lambda name: look_up(name, ("container",), size), values.get("format"))

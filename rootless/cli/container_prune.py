@@ -5,7 +5,6 @@ from __future__ import annotations
 from rootless.cli import streams
 from rootless.cli.parse import Verb
 from rootless.cli.volume_prune import listed, reclaimed
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if not values.get("force") and not confirmed(
         "WARNING! This will remove all stopped containers."
     ):
-        raise RlessError("container prune has been cancelled", exit_code=1)
+        return 0  # as Docker and Podman
     gone = prune.containers(given)
     for error in gone.failures:
         streams.report(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rootless.cli import streams
 from rootless.cli.options import CREATE as VERB
-from rootless.cli.run import build
+from rootless.cli.run import as_typed, build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Create a container; print its id."""
     from rootless.engine.create import create
 
-    state = create(build(values, args, VERB))
+    state = create(as_typed(build(values, args, VERB)))
     state.container.forget_live()
     streams.write(f"{state.container.id}\n")
     return 0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # (section, key, flag)
 _FLAGS = (
     ("storage", "driver", "--storage-driver"),
+    ("containers", "log-driver", "--log-driver"),
     ("containers", "network", "--network"),
     ("containers", "stop-timeout", "--stop-timeout"),
     ("containers", "userns", "--userns"),
@@ -39,4 +40,12 @@ def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
                 f"the configuration {config.load()[0]}: {key} in [{section}]"
             ) from error
         found[row[3]] = [converted] if row[2] == "list" else converted
-    return {**found, **values}
+    found = {**found, **values}
+    if (found.get("log_driver") or "local") in ("local", "json-file"):
+        limits = {
+            option: str(value)
+            for option in ("max-size", "max-file")
+            if (value := config.get("containers", f"log-{option}")) is not None
+        }
+        found["log_options"] = {**limits, **found.get("log_options", {})}
+    return found

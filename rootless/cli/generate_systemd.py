@@ -120,10 +120,13 @@ def _give(name: str, text: str, values: dict[str, Any]) -> int:
         streams.write(text)
         return 0
     path = os.path.abspath(name)
+    temporary = f"{path}.{os.urandom(6).hex()}"
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        with open(fd, "w", encoding="utf-8") as file:
+        # Its words may be secrets (-e TOKEN=x), and in a shared directory its name a link.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
+        os.rename(temporary, path)
     except OSError as error:
         raise RlessError(f"cannot write {path}: {error.strerror}", exit_code=1) from error
     streams.write(f"{path}\n")

@@ -29,6 +29,7 @@ VERB = Verb(
     ),
     least=1,
     most=1,
+    failure=1,
 )  # fmt: skip
 
 _WIDTH = 45

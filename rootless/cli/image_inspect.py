@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rootless.cli import streams
 from rootless.cli.parse import Verb
 
 TYPE_CHECKING = False
@@ -24,28 +23,14 @@ VERB = Verb(
         ),
     ),
     least=1,
+    failure=1,
 )  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Print what is known of each; those that are not there are said, and the rest printed."""
-    from rootless.cli.template import Renderer, compile_template, to_json
+    from rootless.cli.inspect import show
     from rootless.engine.images import inspect_image
 
-    template = values.get("format")
-    found: list[dict[str, Any]] = []
-
-    def add(name: str) -> None:
-        found.append(inspect_image(name, values.get("platform")))
-
-    renderer = None
-    if template and template != "json":
-        renderer = Renderer(compile_template(template))
-    code = streams.each(args, add)
-    if renderer is not None:
-        streams.write("".join(f"{renderer.render(item)}\n" for item in found))
-    elif template == "json":
-        streams.write(f"{to_json(found)}\n")
-    else:
-        streams.write(f"{to_json(found, 4)}\n")
-    return code
+    platform = values.get("platform")
+    return show(args, lambda name: inspect_image(name, platform), values.get("format"))

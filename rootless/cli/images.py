@@ -31,6 +31,7 @@ VERB = Verb(
     ),
     (("--tree", "", "not built yet", "images with a platform of their own have one line each"),),
     most=1,
+    failure=1,
 )  # fmt: skip
 
 _NAMES = (("Repository", "REPOSITORY"), ("Tag", "TAG"))
@@ -78,4 +79,5 @@ def row(item: dict[str, Any], full: bool) -> dict[str, object]:
         "Size": output.human_size(item["size"]),
         "Tag": item["tag"] or "<none>",
         "UniqueSize": "N/A",
+        "VirtualSize": output.human_size(item["size"]),  # Docker's old word for the same
     }

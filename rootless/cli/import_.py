@@ -28,6 +28,7 @@ VERB = Verb(
     ),
     least=1,
     most=2,
+    failure=1,
 )  # fmt: skip
 
 

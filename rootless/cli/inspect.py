@@ -44,11 +44,12 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Print what the names stand for: containers first, then images, then volumes."""
     asked = values.get("type")
     kinds = (asked,) if asked else ("container", "image", "volume")
-    return show(args, kinds, values.get("format"), bool(values.get("size")))
+    size = bool(values.get("size"))
+    return show(args, lambda name: look_up(name, kinds, size), values.get("format"))
 
 
-def show(names: Sequence[str], kinds: Sequence[str], template: str | None, size: bool) -> int:
-    """Print all that is found; then complain of what is not.
+def show(names: Sequence[str], read: Callable[[str], dict[str, Any]], template: str | None) -> int:
+    """Print what `read` finds by these names; then complain of what it does not.
 
     Returns:
         0, or 1 if something was not found.
@@ -60,7 +61,7 @@ def show(names: Sequence[str], kinds: Sequence[str], template: str | None, size:
     missing: list[RlessError] = []
     for name in names:
         try:
-            found.append(look_up(name, kinds, size))
+            found.append(read(name))
         except RlessError as error:
             missing.append(error)
     if nodes is not None:

@@ -26,6 +26,7 @@ VERB = Verb(
         ),
     ),
     most=0,
+    failure=1,
 )  # fmt: skip
 
 

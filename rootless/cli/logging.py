@@ -21,7 +21,7 @@ def restart(value: str) -> dict[str, Any] | None:
         return None
     choice(name, "no", "on-failure", "always", "unless-stopped")
     if colon and name != "on-failure":
-        raise ValueError("takes a number of restarts with on-failure only")
+        raise ValueError("has a number of restarts, which only on-failure takes")
     return {"name": name, "max": integer(most, 0, 1 << 31) if colon else 0}
 
 

@@ -35,19 +35,12 @@ VERB = Verb(
         ("--authfile", "PATH", "the variable says it to all verbs", "use REGISTRY_AUTH_FILE"),
     ),
     most=1,
+    failure=1,
 )  # fmt: skip
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Log in to a registry."""
-    try:
-        return _main(values, args)
-    except RlessError as error:
-        error.exit_code = 1  # as Docker's
-        raise
-
-
-def _main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine import registries
 
     server = registries.server_of(args[0] if args else "")

@@ -21,19 +21,12 @@ VERB = Verb(
     ),
     (("--authfile", "PATH", "the variable says it to all verbs", "use REGISTRY_AUTH_FILE"),),
     most=1,
+    failure=1,
 )
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Forget credentials, wherever rless would find them."""
-    try:
-        return _main(values, args)
-    except RlessError as error:
-        error.exit_code = 1  # as Docker's
-        raise
-
-
-def _main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine import registries
 
     if values.get("all"):

@@ -11,7 +11,7 @@ import os
 import sys
 
 from rootless.cli import streams
-from rootless.errors import RlessError
+from rootless.errors import EXIT_TOOL, RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,7 +199,12 @@ def run_verb(verb: str, args: list[str]) -> int:
 
         streams.write(help_of(verb))
         return 0
-    code: int = module.main(values, rest)
+    try:
+        code: int = module.main(values, rest)
+    except RlessError as error:
+        if error.exit_code == EXIT_TOOL:
+            error.exit_code = module.VERB.failure
+        raise
     return code
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 
 from rootless.cli import values
-from rootless.errors import RlessError
+from rootless.errors import EXIT_TOOL, RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ class Verb:
         least, most: how many arguments it takes; most is None for any number.
         interspersed: flags may follow arguments (not for verbs that run a command).
         refused: flags of Docker that are known and refused.
+        failure: the exit code where a failure has none of its own; errors of usage have 125.
     """
 
-    __slots__ = ("groups", "interspersed", "least", "most", "name", "refused", "usage")
+    __slots__ = ("failure", "groups", "interspersed", "least", "most", "name", "refused", "usage")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Verb:
         least: int = 0,
         most: int | None = None,
         interspersed: bool = True,
+        failure: int = EXIT_TOOL,
     ) -> None:
         self.name = name
         self.usage = usage
@@ -71,6 +73,7 @@ class Verb:
         self.least = least
         self.most = most
         self.interspersed = interspersed
+        self.failure = failure
 
     def index(self) -> dict[str, Row | Refused]:
         """Return the rows by each of their names, --help (and -h if it is free) too."""

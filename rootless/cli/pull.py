@@ -28,6 +28,7 @@ VERB = Verb(
         ),
     ),
     least=1,
+    failure=1,
 )  # fmt: skip
 
 
@@ -35,13 +36,14 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Fetch the images, one after the other, and print the full name of each."""
     from rootless.engine.images import pull
 
-    for arg in args:
-        names = [arg]
-        if values.get("all_tags"):
-            from rootless.engine.archives import all_tags
+    def fetch(name: str) -> None:
+        image = pull(name, values.get("platform"), bool(values.get("quiet")))
+        streams.write(f"{escape(str(image.name))}\n")
 
-            names = all_tags(arg)
-        for name in names:
-            image = pull(name, values.get("platform"), bool(values.get("quiet")))
-            streams.write(f"{escape(str(image.name))}\n")
-    return 0
+    def fetch_all(name: str) -> None:
+        from rootless.engine.archives import all_tags
+
+        for tagged in all_tags(name):
+            fetch(tagged)
+
+    return 1 if streams.each(args, fetch_all if values.get("all_tags") else fetch) else 0

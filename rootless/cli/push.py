@@ -36,6 +36,7 @@ VERB = Verb(
     ),
     least=1,
     most=2,
+    failure=1,
 )  # fmt: skip
 
 
@@ -46,14 +47,6 @@ def compression(value: str) -> str:
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Push an image, or all tags of a repository."""
-    try:
-        return _main(values, args)
-    except RlessError as error:
-        error.exit_code = 1  # as Docker's
-        raise
-
-
-def _main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine import registries
 
     names = args[:1]

@@ -26,6 +26,7 @@ VERB = Verb(
     ),
     (("--platform", "PLATFORM", "not built yet", "each platform's image has an id of its own"),),
     least=1,
+    failure=1,
 )  # fmt: skip
 
 

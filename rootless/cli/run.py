@@ -25,7 +25,7 @@ _SPECIAL = (
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Run a container; return its exit status."""
-    request = build(values, args)
+    request = as_typed(build(values, args))
     if request.debug:
         from rootless import log
 
@@ -38,6 +38,12 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     return code
 
 
+def as_typed(request: RunRequest) -> RunRequest:
+    """Note how and where it was typed, for `generate systemd --new`."""
+    request.argv, request.cwd = sys.argv[1:], os.getcwd()
+    return request
+
+
 def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequest:
     """Return the request of a parsed command line.
 
@@ -45,7 +51,6 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
     request = RunRequest()
-    request.argv, request.cwd = sys.argv[1:], os.getcwd()
     if config.load()[1]:
         from rootless.cli import defaults
 

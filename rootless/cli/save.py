@@ -34,6 +34,7 @@ VERB = Verb(
         ),
     ),
     least=1,
+    failure=1,
 )  # fmt: skip
 
 

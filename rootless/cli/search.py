@@ -29,6 +29,7 @@ VERB = Verb(
     ),
     least=1,
     most=1,
+    failure=1,
 )  # fmt: skip
 
 COLUMNS = (
@@ -61,14 +62,6 @@ def condition(value: str) -> tuple[str, int]:
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Print what a registry finds."""
-    try:
-        return _main(values, args)
-    except RlessError as error:
-        error.exit_code = 1  # as Docker's
-        raise
-
-
-def _main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.registries import search
 
     if not args[0].strip("/ "):

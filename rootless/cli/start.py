@@ -38,6 +38,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Start containers one by one and print their names; or start one and stay attached."""
+    from rootless.engine.container import find
     from rootless.engine.start import start
 
     attach, stdin = bool(values.get("attach")), bool(values.get("interactive"))
@@ -46,10 +47,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         if len(args) > 1:
             raise RlessError("you cannot start and attach multiple containers at once", None, 1)
         wanted = [*(["stdin"] if stdin else []), "stdout", "stderr"]
-        return start(args[0], wanted, keys, proxy)
+        return start(find(args[0]), wanted, keys, proxy)
 
     def action(name: str) -> None:
-        start(name)
+        start(find(name))
         streams.write(f"{escape(name)}\n")
 
     return 1 if streams.each(args, action) else 0

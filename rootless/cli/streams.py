@@ -87,8 +87,11 @@ def report(error: BaseException, debug: bool = False) -> int:
             except (OSError, RlessError):
                 break
     if isinstance(error, OSError) and error.strerror:
+        import errno
+
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        _complain(f"{where}{error.strerror}")
+        full = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _complain(f"{where}{error.strerror}{full}")
     else:
         hint = "" if debug else "; run with --debug and report it"
         _complain(f"internal error: {type(error).__name__}: {error}{hint}")
@@ -105,7 +108,9 @@ def each(names: Iterable[str], action: Callable[[str], object]) -> int:
     for name in names:
         try:
             action(name)
-        except RlessError as error:
+        except BrokenPipeError:
+            raise
+        except (OSError, RlessError) as error:
             code = report(error)
     return code
 

@@ -43,7 +43,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if volumes and "until" in given:
         raise RlessError("--filter until is not supported with --volumes", exit_code=1)
     if not values.get("force") and not confirmed(_warning(every, volumes, values)):
-        raise RlessError("system prune has been cancelled", exit_code=1)
+        return 0  # as Docker and Podman
     gone = prune.system(given, every, volumes)
     failures = [*gone.containers.failures, *gone.volumes.failures]
     for error in failures:

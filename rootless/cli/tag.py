@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb("tag", "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", least=2, most=2)
+VERB = Verb("tag", "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", least=2, most=2, failure=1)
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rootless.cli import output, streams
 from rootless.cli.parse import Verb
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     which = "all" if every else "anonymous"
     warning = f"WARNING! This will remove {which} local volumes not used by at least one container."
     if not values.get("force") and not confirmed(warning):
-        raise RlessError("volume prune has been cancelled", exit_code=1)
+        return 0  # as Docker and Podman
     gone = prune.volumes(given, every)
     streams.write(listed("Deleted Volumes:", gone.names) + reclaimed(gone.size))
     return 0

@@ -12,6 +12,7 @@
     <storage>/names/<name>           a link to the id: made atomically, so a name is unique
     <storage>/run/<boot>/live/<id>   JSON: the processes of a container that is being made, runs
                                      or is being cleaned up; also the lock of a start
+    <storage>/run/<boot>/live/change-<id>   JSON: it is being renamed or updated: by whom, names
 
 State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
 directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
@@ -20,6 +21,7 @@ dead, and `sweep` clears it. `control` has the verbs.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -37,10 +39,15 @@ from rootless.linux.process import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 KILLED = 137
+# In `live`, a name that no container id can have: a link whose target is this machine's name.
+BOOTED = "booted"
+_BALLAST = 8192  # bytes
+# What is before the id in `live` while a container is being renamed or updated.
+CHANGING = "change-"
 # A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
 # it back after a boot. A start takes it away.
 STOPPED = "stopped"
@@ -95,16 +102,16 @@ class Container:
             write_json(path, entry)
             self._entry = entry
             return True
-        temporary = f"{path}.{os.getpid()}.tmp"
-        write_json(temporary, entry)
         try:
-            os.link(temporary, path)  # unlike a rename it takes nobody's place
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        self._entry = entry
-        return True
+            made = write_new(path, entry)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or "removing" not in more:
+                raise
+            _drop_ballast()  # a removal makes room, but begins with a note of it
+            made = write_new(path, entry)
+        if made:
+            self._entry = entry
+        return made
 
     def update_facts(self, **facts: Any) -> None:
         """Change facts of container.json, which is whole at any moment."""
@@ -135,7 +142,7 @@ class Container:
         """
         live = self.live()
         if is_alive(live.get("init")):
-            return "paused" if _is_paused(live) else "running", None
+            return "paused" if is_paused(live) else "running", None
         held = any(is_alive(live.get(name)) for name in ("owner", "monitor"))
         ended = self.ended()
         if ended:
@@ -195,8 +202,8 @@ class Container:
         signal_process(process, number)
 
 
-def _is_paused(live: dict[str, Any]) -> bool:
-    """Tell whether the processes of a running container are halted, by its cgroup or by SIGSTOP."""
+def is_paused(live: dict[str, Any]) -> bool:
+    """Tell whether a running container is halted, by its cgroup or SIGSTOP; live: its entry."""
     if live.get("cgroup"):
         try:
             with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:
@@ -270,7 +277,11 @@ def create(
         facts["name"] = take_name(container_id, name)
         if furnish is not None:
             furnish(container)
-        write_json(f"{directory}/container.json", facts)
+        path = f"{directory}/container.json"
+        # ext4 takes care of data before a rename only where that replaces a file: else there
+        # would be an empty one after a power cut (ext4(5), auto_da_alloc).
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        write_json(path, facts)
     except BaseException as error:
         try:
             discard(container)
@@ -325,14 +336,30 @@ def drop_name(name: str | None, container_id: str) -> None:
         pass  # never taken, or taken by another
 
 
+def changing_path(container_id: str) -> str:
+    """Return the path of the note that a container is being changed, and the lock of it."""
+    return f"{live_root()}/{CHANGING}{container_id}"
+
+
 def drop_names_of(container_id: str) -> None:
     """Give back whatever names a container has, of which nothing else is known."""
+    for name, owner in all_names():
+        if owner == container_id:
+            drop_name(name, container_id)
+
+
+def all_names() -> Iterator[tuple[str, str]]:
+    """Yield each name that is taken, and the id that has it."""
+    root = f"{paths.storage_root()}/names"
     try:
-        names = os.listdir(f"{paths.storage_root()}/names")
+        names = os.listdir(root)
     except FileNotFoundError:
         return
     for name in names:
-        drop_name(name, container_id)
+        try:
+            yield name, os.readlink(f"{root}/{name}")
+        except OSError:
+            continue  # given back just now
 
 
 _ADJECTIVES = "brave calm clever eager fair gentle happy keen kind lucid merry proud quiet wise"
@@ -463,17 +490,52 @@ def live_root() -> str:
     return paths.checked(f"{paths.boot_root()}/live")
 
 
+def put_ballast() -> None:
+    """Keep a little room for a time when the disk is full."""
+    try:
+        fd = os.open(_ballast(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(_BALLAST))
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # it is full already
+
+
+def _drop_ballast() -> None:
+    unlink(_ballast())
+
+
+def _ballast() -> str:
+    return f"{paths.boot_root()}/ballast"
+
+
 def write_json(path: str, value: Any) -> None:
     """Write a file that is, at any moment, whole or not there (rename(2))."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(jsontext.dumps(value))
         os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        unlink(temporary)
+        if isinstance(error, OSError):  # write(2) knows of no name
+            raise OSError(error.errno, error.strerror, path) from error
         raise
+
+
+def write_new(path: str, value: Any) -> bool:
+    """Write a file that is whole at once; False: there is one already, which stays."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    write_json(temporary, value)
+    try:
+        os.link(temporary, path)  # unlike a rename it takes nobody's place, also over NFS
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
 
 
 def read_json(path: str) -> dict[str, Any] | None:

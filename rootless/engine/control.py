@@ -24,14 +24,19 @@ from rootless.engine import events
 from rootless.engine.container import (
     STOPPED,
     Container,
+    changing_path,
     containers_root,
     drop_name,
     find,
     is_alive,
     load,
+    put_ballast,
     read_json,
     signal_process,
     take_name,
+    this_process,
+    unlink,
+    write_new,
 )
 from rootless.engine.monitor_client import connect
 from rootless.errors import RlessError, SyscallError
@@ -41,7 +46,7 @@ from rootless.linux.tree import remove_tree
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from rootless.engine.monitor_client import Client
@@ -54,6 +59,7 @@ else:
 
 _FIRST_LOOK = 0.002  # seconds between two looks at a start that is under way; doubled each time
 _LAST_LOOK = 0.1
+_ASK_AGAIN = 50.0  # ms between two looks whether an application has a handler now
 _START_TIME = 60.0  # seconds that a start may take before a stop gives up
 
 
@@ -64,14 +70,15 @@ class Running:
         fd: readable when there may be news of the end.
         monitor: (pid, start time).
         deadline: when it is killed; None: never.
+        lost: a signal that it had no handler for, which it gets once it has one; 0: none.
     """
 
-    __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "monitor")
+    __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "lost", "monitor")
 
     def __init__(self, container: Container, entry: dict[str, Any]) -> None:
         self.container = container
         self.monitor = entry["monitor"]
-        self._down, self._sent = False, 0
+        self._down, self._sent, self.lost = False, 0, 0
         self.client: Client | None = connect(container)
         self._end_fd = _open_process(self.monitor)
         self.deadline: float | None = None
@@ -109,20 +116,50 @@ class Running:
             if self._sent:
                 self.client.forward(self._sent)
 
-    def signal(self, number: int) -> None:
-        """Signal the container's first process; one that has ended is no error."""
+    def signal(self, number: int) -> bool:
+        """Signal the container's first process; one that has ended is no error.
+
+        Returns:
+            False: it was not the application yet.
+        """
         self._sent = number
         # Before it is sent: the monitor may tell of the end at once.
         events.of_container("kill", self.container, signal=number)
         if self.client is not None:
             try:
-                self.client.signal(number)
+                return self.client.signal(number)
             except RlessError:
-                pass  # it has ended, or is between two starts
-            return
+                return True  # it has ended, or is between two starts
         init = self.container.init()
         if init is not None:
             signal_process(init, number)
+        return True
+
+    def ask(self, number: int) -> None:
+        """Signal it, for good: process 1 of a pid namespace loses what it has no handler for.
+
+        So an application that is just starting would not hear of a stop. Asked after the signal:
+        what it still does not catch then it cannot have got.
+        """
+        heard = self.signal(number) and self._catches(number)
+        self.lost = 0 if heard or number == signal.SIGKILL else number
+
+    def ask_again(self) -> None:
+        """Signal it once more if it has got a handler for what was lost."""
+        if self.lost and self._catches(self.lost):
+            self.ask(self.lost)
+
+    def _catches(self, number: int) -> bool:
+        """Tell whether the first process catches a signal, or keeps it for later."""
+        init = self.container.init()
+        if init is None:
+            return False
+        try:
+            with open(f"/proc/{init[0]}/status", "rb") as file:
+                lines = [line for line in file if line.startswith((b"SigBlk:", b"SigCgt:"))]
+        except OSError:
+            return False  # it has just ended
+        return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines)
 
     def keep_down(self) -> None:
         """Tell the monitor that this end is wanted: no restart by policy."""
@@ -205,13 +242,16 @@ class _Ends:
                 poll.register(other.fd, select.POLLIN)
             due = [other.deadline for other in self._waiting if other.deadline is not None]
             left = None if not due else max(0.0, 1000 * (min(due) - time.monotonic()))
+            if any(other.lost for other in self._waiting):
+                left = _ASK_AGAIN if left is None else min(left, _ASK_AGAIN)
             ready = {fd for fd, _ in poll.poll(left)}
             now = time.monotonic()
             for other in self._waiting[:]:
+                other.ask_again()
                 if other.fd in ready and other.has_ended():
                     self._waiting.remove(other)
                 elif other.deadline is not None and other.deadline <= now:
-                    other.deadline = None
+                    other.deadline, other.lost = None, 0
                     other.signal(signal.SIGKILL)
         running.close()
         _clear(running.container)
@@ -299,7 +339,7 @@ def _mark_stopped(container: Container) -> None:
 def _end(running: Running, number: int) -> None:
     """Send a signal that is to end the container for good."""
     running.keep_down()
-    running.signal(number)
+    running.ask(number)
     _thaw(running)
 
 
@@ -347,7 +387,7 @@ def restart(
         if outcome is None:
             try:
                 container = find(reference)
-                start(container.id)
+                start(container)
                 events.of_container("restart", container)
             except RlessError as failure:
                 yield reference, failure
@@ -467,6 +507,7 @@ def remove(
         except RlessError as error:
             outcomes[reference] = error
     failures = _delete_all(claimed, volumes)
+    put_ballast()  # a full disk may have room for it again
     for reference, outcome in outcomes.items():
         identifier = going[reference].id if reference in going else ""
         yield reference, failures.get(identifier, outcome)
@@ -497,6 +538,9 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
     name = container.facts["name"]
     while True:
         if container.claim(rm=True, removing=True, volumes=volumes):
+            current = load(container.id)
+            if current is not None:
+                container.facts = current.facts  # it may have another name since
             if os.path.lexists(container.directory):
                 return True
             container.forget_live()
@@ -584,13 +628,47 @@ def rename(reference: str, name: str) -> None:
     old = container.facts["name"]
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
+    _change(container, [old, name], lambda: _change_name(container, old, name))
+    events.of_container("rename", container, oldName=old)
+
+
+def _change(container: Container, names: list[str], change: Callable[[], None]) -> None:
+    """Change container.json, which nobody else changes meanwhile.
+
+    Killed half-way, a renamed one has two names: by this note the next sweep takes one away.
+
+    Raises:
+        RlessError: of `change`; or another command is at it.
+    """
+    note, name = changing_path(container.id), container.facts["name"]
+    entry = {"owner": this_process(), "names": names}
+    try:
+        if not write_new(note, entry):
+            from rootless.engine import sweep
+
+            sweep.sweep()  # it may be that of a command that was killed
+            if not write_new(note, entry):
+                raise RlessError(
+                    f"container {name} is being changed by another command", "try again", 1
+                )
+        try:
+            change()
+        finally:
+            unlink(note)
+    except OSError as error:
+        raise RlessError(f"cannot change container {name}: {error.strerror}", None, 1) from error
+
+
+def _change_name(container: Container, old: str, name: str) -> None:
+    current = load(container.id)  # now that nobody else renames it
+    if current is None or current.facts["name"] != old or _is_going(container):
+        raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
     try:
         take_name(container.id, name)
+        container.update_facts(name=name)
     except RlessError as error:
         raise RlessError(error.message, error.hint, 1) from error
-    try:
-        container.update_facts(name=name)
-    except BaseException:
+    except OSError:
         drop_name(name, container.id)
         raise
     drop_name(old, container.id)
@@ -599,7 +677,13 @@ def rename(reference: str, name: str) -> None:
         if running.client is not None:
             running.client.rename(name)
         running.close()
-    events.of_container("rename", container, oldName=old)
+    if _is_going(container):
+        drop_name(name, container.id)  # who removes it may know the old one only
+
+
+def _is_going(container: Container) -> bool:
+    """Tell whether a container is being removed, or is gone."""
+    return bool(container.live().get("removing")) or load(container.id) is None
 
 
 def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcome]:
@@ -617,8 +701,7 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
                     "end (--rm), so it has no restart policy",
                     exit_code=1,
                 )
-            request = {**container.facts["request"], "restart": policy}
-            container.update_facts(restart=policy, request=request)
+            _change(container, [], lambda one=container: _change_policy(one, policy))  # type: ignore[misc]
             running = take(container)
             if running is not None:
                 if running.client is not None:
@@ -628,3 +711,8 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
             yield reference, None
         except RlessError as error:
             yield reference, error
+
+
+def _change_policy(container: Container, policy: dict[str, Any]) -> None:
+    request = {**container.facts["request"], "restart": policy}
+    container.update_facts(restart=policy, request=request)

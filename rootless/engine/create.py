@@ -55,9 +55,9 @@ class Run:
 
     def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""
-        from rootless.engine import volumes
+        if not self.prepared and container.facts["mounts"]:
+            from rootless.engine import volumes
 
-        if not self.prepared:
             self.mounts, self.volumes = volumes.prepare(
                 self.request,
                 self.config,
@@ -123,7 +123,19 @@ def _find_image(state: Run) -> None:
     from rootless.image.store import Store
 
     store = Store(state.storage)
-    image = None if request.pull == "always" else store.lookup(name, request.platform)
+    if request.pull == "always":
+        from rootless.image import current
+        from rootless.image.progress import Progress
+
+        image = current.confirm(
+            name,
+            store,
+            platform=request.platform,
+            progress=Progress(quiet=request.quiet),
+            idmap_for=lambda found: _adopt(state, found),
+        )
+    else:
+        image = store.lookup(name, request.platform)
     if image is None:
         from rootless.image import pull
 
@@ -235,8 +247,6 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
-    from rootless.engine import volumes
-
     container_id = containers.new_id()
     stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
     try:
@@ -278,7 +288,7 @@ def _make_container(state: Run, run: bool) -> None:
             "log": {"driver": request.log_driver or "local", "options": request.log_options},
             "restart": request.restart or {"name": "no", "max": 0},
             "health": _health(request, config),
-            "mounts": volumes.describe(request, config, state.storage, container_id),
+            "mounts": _describe_mounts(state, container_id),
             "idmap": extents,
             "user": state.user,
             "added_groups": state.added_groups,
@@ -294,6 +304,16 @@ def _make_container(state: Run, run: bool) -> None:
         containers.discard(state.container)
         raise
     events.of_container("create", state.container)
+
+
+def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:
+    """Return the facts of all mounts; the module is loaded only where there are some."""
+    request = state.request
+    if not (request.mounts or request.volumes_from or state.config.get("Volumes")):
+        return []
+    from rootless.engine import volumes
+
+    return volumes.describe(request, state.config, state.storage, container_id)
 
 
 def _furnish(state: Run, container: Container) -> None:

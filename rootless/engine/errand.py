@@ -30,8 +30,12 @@ else:
 
 
 def main() -> int:
-    """Do what the words of the monitor say: verb, id, descriptor of the orders, two counts."""
-    verb, container_id, orders_fd, count, delay = sys.argv[1:]
+    """Do what the words of the monitor say.
+
+    These are the verb, the id, the descriptor of the orders, the number of restarts, the last
+    delay, and the descriptors of connections that wait for the next monitor.
+    """
+    verb, container_id, orders_fd, count, delay, connections = sys.argv[1:]
     if verb == "health":
         from rootless.engine import health
 
@@ -48,7 +52,7 @@ def main() -> int:
     if container is None:
         raise RlessError(f"no such container: {container_id}")  # its entry in `live` forbids that
     orders = dict(hold.decode(int(orders_fd)))
-    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS]
+    lists = [(key, value) for key, value in hold.decode(int(orders_fd)) if key in _LISTS[:2]]
     orders = {key: value for key, value in orders.items() if key not in _LISTS}
     orders.update(_FRESH)
     orders.update(name=container.facts["name"], restarts=count, delay=delay)
@@ -60,15 +64,21 @@ def main() -> int:
         # As Docker: what cannot be started again stays down, and says why.
         code = error.exit_code if isinstance(error, RlessError) else 125
         orders.update(init="0", code=str(code), restart="no")
-        orders["error"] = jsontext.dumps([str(error)])[1:-1]
+        orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
+    lists += [("connection", fd) for fd in connections.split(",") if fd]
     return hold.hold([*orders.items(), *lists], container_id)
 
 
+_LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192
 # Orders that may be given more than once.
-_LISTS = ("python", "environment")
+_LISTS = ("python", "environment", "connection", "helper")
 # What a new start does not take over from the last one.
 _FRESH = {
-    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock")},
+    **{
+        key: "-1"
+        for key in hold.FDS
+        if key not in ("listener", "lock", "python_fd", "connection")
+    },
     "leash": "0",
     "hold": "0",
 }
@@ -85,6 +95,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
 
     facts = container.facts
     spec = _read_spec(container)
+    _refuse_tracers(spec)
     path = container.live().get("cgroup")
     cgroup = CgroupfsCgroup(path, "kept") if path else NoCgroup("kept")
     wires = Wires(facts["tty"], facts["stdin_open"], ())
@@ -127,6 +138,41 @@ def _start(container: Container, count: int) -> dict[str, str]:
         "out": str(wires.app_out),
         "err": str(wires.app_err),
     }
+
+
+_SYS_PTRACE = 1 << 19  # capabilities(7)
+
+
+def _refuse_tracers(spec: Spec) -> None:
+    """See that nobody can trace the new init while that is still in our mount namespace.
+
+    Its memory belongs to the container's user namespace, as ours does. In a pid namespace that
+    it joins, CAP_SYS_PTRACE would open /proc/PID/root, which is the host's. A start by the user
+    has no such moment: memory of the host's user namespace is closed to the container.
+
+    Raises:
+        RlessError: there is a process that can.
+    """
+    joined = [one.get("path") for one in spec["linux"]["namespaces"] if one["type"] == "pid"]
+    if not joined or not joined[0]:
+        return
+    wanted = os.stat(joined[0])
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            if not os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), wanted):
+                continue
+            with open(f"/proc/{name}/status", "rb") as file:
+                sets = [line.split()[1] for line in file if line.startswith((b"CapPrm", b"CapBnd"))]
+        except OSError:
+            continue  # not of this user namespace, or it has ended
+        if any(int(one, 16) & _SYS_PTRACE for one in sets):
+            raise RlessError(
+                "not started again: a container in the same pid namespace has CAP_SYS_PTRACE, "
+                "and could look into the host then",
+                "rless start it, or leave --cap-add=SYS_PTRACE or --pid=container: out",
+            )
 
 
 def _read_spec(container: Container) -> Spec:

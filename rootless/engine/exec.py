@@ -23,14 +23,15 @@ from rootless.engine import container as containers
 from rootless.engine import events
 from rootless.engine.attach import Pump, Signals
 from rootless.engine.keys import Keys
-from rootless.engine.pause import is_paused
 from rootless.engine.wires import receive_fd
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_TOOL, RlessError, SyscallError
+from rootless.linux import prctl
 from rootless.linux.caps import NAMES, last_capability
 from rootless.linux.openat2 import openat2
 from rootless.linux.process import (
     close_on_exec_from,
     close_others,
+    kill_children,
     pidfd_open,
     pidfd_send_signal,
     show_as,
@@ -46,12 +47,14 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.engine.container import Container
+    from rootless.engine.hold import Orders
     from rootless.engine.terminal import Terminal
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
+_CLEAN_UP = 2.0  # seconds that killed processes may take to end
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd or /etc/group that are read
 
 
@@ -102,7 +105,7 @@ def execute(request: ExecRequest) -> int:
     close_on_exec_from(3)
     keys = Keys(request.detach_keys)
     container = containers.find(request.container)
-    init = hold(container)
+    init, cgroup = hold(container)
     exec_id = os.urandom(32).hex()
     shown = " ".join(request.command)
 
@@ -111,7 +114,7 @@ def execute(request: ExecRequest) -> int:
 
     tell(f"exec_create: {shown}")
     spec = load_spec(container)
-    description, prepare = describe(request, container, spec)
+    description, complete = describe(request, container, spec)
     if request.tty:
         from rootless.engine.terminal import window_size
 
@@ -121,26 +124,33 @@ def execute(request: ExecRequest) -> int:
     signals = Signals(proxy=not request.detach)
     process: KeptProcess | None = None
 
-    def start() -> runtime.Started:
-        try:
-            started = runtime.start(
-                spec,
-                description,
-                init,
-                cgroup=container.live().get("cgroup") or None,
-                cache_dir=f"{paths.storage_root()}/seccomp",
-                stdio=streams.stdio,
-                console_fd=streams.console,
-                prepare=prepare,
-            )
-        except RlessError as error:
-            tell("exec_die", exitCode=error.exit_code)
-            raise
+    def start(entrant: runtime.Entrant) -> runtime.Started:
+        started = entrant.start()
         tell(f"exec_start: {shown}")
         return started
 
     try:
-        process = KeptProcess(start, init, lambda code: tell("exec_die", exitCode=code))
+        try:
+            # As much as can be before the forks: a page that is first written after one is copied.
+            entrant = runtime.prepare(
+                spec,
+                description,
+                init,
+                cgroup=cgroup,
+                cache_dir=f"{paths.storage_root()}/seccomp",
+                stdio=streams.stdio,
+                console_fd=streams.console,
+                complete=complete,
+            )
+            process = KeptProcess(
+                lambda: start(entrant),
+                init,
+                lambda code: tell("exec_die", exitCode=code),
+                _orders(container, exec_id) if request.detach else (),
+            )
+        except RlessError as error:
+            tell("exec_die", exitCode=error.exit_code)
+            raise
         streams.close_inner()
         master = streams.receive_master()
         if request.detach:
@@ -166,25 +176,25 @@ def execute(request: ExecRequest) -> int:
 # -- 1 container ---------------------------------------------------------------------------------
 
 
-def hold(container: Container) -> runtime.Init:
-    """Hold the first process of a container that runs and is not paused.
+def hold(container: Container) -> tuple[runtime.Init, str | None]:
+    """Hold the first process of a container that runs and is not paused; return its cgroup, too.
 
     Raises:
         RlessError: it does not, with Docker's words and exit code.
     """
     name = container.facts["name"]
-    process = container.init()
-    if process is None:
+    live = container.live()
+    if not containers.is_alive(live.get("init")):
         raise RlessError(
             f"container {name} is not running", f"start it first (rless start {name})", 1
         )
-    if is_paused(container):
+    if containers.is_paused(live):
         raise RlessError(
             f"container {name} is paused",
             f"unpause the container before exec (rless unpause {name})",
             1,
         )
-    return runtime.Init(*process)
+    return runtime.Init(*live["init"]), live.get("cgroup") or None
 
 
 def load_spec(container: Container) -> Spec:
@@ -235,7 +245,7 @@ def describe(
     has_home = "HOME" in asked or _chose_home(container)
     has_group = _mapped_groups(container, spec)
 
-    def prepare(description: Process) -> None:
+    def complete(description: Process) -> None:
         try:
             uid, gid, groups, home = resolve_user(
                 wanted, passwd=_read("/etc/passwd"), group=_read("/etc/group")
@@ -248,7 +258,7 @@ def describe(
         description["env"] = _list(environment)
         description["capabilities"] = capabilities(own, uid, request.privileged)
 
-    return description, prepare
+    return description, complete
 
 
 def _list(environment: dict[str, str]) -> list[str]:
@@ -425,8 +435,8 @@ class KeptProcess:
     The pid namespace of a container ends only when all in it are waited for, by parents that
     may lie outside. Neither a command that is stopped by ^Z, nor one that was killed, nor a
     process 1 of this host that waits for nobody may hold the container's end up: so the parent
-    is one that does nothing else. It also kills the process at the container's end where the pid
-    namespace is not the container's own.
+    is one that does nothing else. Where the pid namespace is not the container's own, it also
+    kills the process, and what that has left behind, at the container's end.
 
     Attributes:
         pidfd: of the process. result: the keeper's words, in the frames of `sync`.
@@ -437,18 +447,23 @@ class KeptProcess:
         start: Callable[[], runtime.Started],
         init: runtime.Init,
         ended: Callable[[int], None],
+        orders: Orders | tuple[()] = (),
     ) -> None:
         """Start it; `ended` is called in the keeper, with the exit code.
+
+        Args:
+            orders: with them the keeper becomes a small program (helpers/monitor.c); nobody
+                waits for it then.
 
         Raises:
             RlessError: what `start` raises.
         """
         self.result, writer = os.pipe()
-        self._keeper = os.fork()
-        if self._keeper == 0:
+        keeper = os.fork()
+        if keeper == 0:
             try:
                 os.close(self.result)
-                _keep(start, init, writer, ended)
+                _keep(start, init, writer, ended, orders)
             finally:
                 os._exit(EXIT_TOOL)
         os.close(writer)
@@ -481,7 +496,6 @@ class KeptProcess:
             code: int = sync.expect_ready(self.result)["code"]
         except sync.UnexpectedMessageError as error:
             raise RlessError("the keeper of the command was killed", exit_code=137) from error
-        os.waitpid(self._keeper, 0)
         return code
 
 
@@ -490,10 +504,13 @@ def _keep(
     init: runtime.Init,
     writer: int,
     ended: Callable[[int], None],
+    orders: Orders | tuple[()],
 ) -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         os.setsid()  # the terminal's signals are for the command, which forwards them
+        if init.shares_pids:
+            prctl.set_child_subreaper()
         started = start()
     except RlessError as error:
         sync.send(writer, sync.FAILED, sync.error_payload(error))
@@ -503,6 +520,8 @@ def _keep(
         os._exit(EXIT_TOOL)
     sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
     _leave_caller({started.pidfd, init.pidfd, writer})
+    if orders and not init.shares_pids:
+        _become_small([*orders, ("keep", str(started.pid)), ("init_fd", str(started.pidfd))])
     poll = select.poll()
     poll.register(started.pidfd, select.POLLIN)
     if init.shares_pids:
@@ -519,7 +538,23 @@ def _keep(
         sync.send(writer, sync.READY, {"code": code})
     except OSError:
         pass  # the command has gone
+    if init.shares_pids:
+        os.close(writer)
+        _keep_orphans(init)
     os._exit(0)
+
+
+def _keep_orphans(init: runtime.Init) -> None:
+    """Stay with what the process has left behind; at the container's end kill it."""
+    poll = select.poll()
+    poll.register(init.pidfd, select.POLLIN)
+    try:
+        while not poll.poll(1000):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        kill_children((), _CLEAN_UP)
+    except ChildProcessError:
+        pass  # there is nothing left
 
 
 def hold_terminal(process: KeptProcess, master: int) -> None:
@@ -532,6 +567,7 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
     try:
         os.setsid()
         _leave_caller({process.pidfd, master})
+        _become_small([("keep", "0"), ("init_fd", str(process.pidfd)), ("pty", str(master))])
         poll = select.poll()
         for fd in (process.pidfd, master):
             poll.register(fd, select.POLLIN)
@@ -547,6 +583,25 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
                     poll.unregister(fd)
     finally:
         os._exit(0)
+
+
+def _orders(container: Container, exec_id: str) -> Orders:
+    """Return what the small keeper must know, to tell of the end."""
+    image = jsontext.dumps([str(container.facts["image"])])[1:-1]
+    return [
+        ("id", container.id),
+        ("name", container.facts["name"]),
+        ("image", image),
+        ("exec", exec_id),
+        ("events", events.path()),
+    ]
+
+
+def _become_small(orders: Orders) -> None:
+    """Become a program that takes 0.1 MB in place of 6; return where there is none."""
+    from rootless.engine import hold
+
+    hold.keep(orders)
 
 
 def _leave_caller(kept: set[int]) -> None:

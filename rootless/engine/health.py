@@ -37,6 +37,8 @@ _CODES = {HEALTHY: 0, UNHEALTHY: 1, STARTING: 2}
 # Docker's, in seconds.
 _DEFAULTS = {"interval": 30.0, "timeout": 30.0, "start_period": 0.0, "start_interval": 5.0}
 _RETRIES = 3
+_MOST_RETRIES = (1 << 31) - 1
+_SHORTEST, _FARTHEST = 0.001, 2e6  # seconds: Docker's shortest; 23 days, of 24 that poll(2) has
 _KEPT = 5  # runs in the log
 _LONGEST = 4096  # bytes of a run's output
 _KILL = 9
@@ -76,8 +78,10 @@ def wanted(request: RunRequest, image: dict[str, Any]) -> dict[str, Any] | None:
         name: float(asked[name] or _number(check.get(_IMAGE_NAMES[name])) / _NANO or default)
         for name, default in _DEFAULTS.items()
     }
+    # An image may neither spin nor name a time that poll(2) takes for another one.
+    times = {name: value and min(max(value, _SHORTEST), _FARTHEST) for name, value in times.items()}
     retries = request.health_retries or int(_number(check.get("Retries"))) or _RETRIES
-    return {"test": test, "retries": retries, **times}
+    return {"test": test, "retries": min(retries, _MOST_RETRIES), **times}
 
 
 def image_form(health: dict[str, Any] | None, refused: bool = False) -> dict[str, Any] | None:
@@ -186,23 +190,23 @@ def probe(container: Container) -> dict[str, Any]:
         shell = (container.facts.get("image_config") or {}).get("Shell") or ["/bin/sh", "-c"]
         words = [*shell, *words]
     request = ExecRequest(container.id, words)
-    init = hold(container)
+    init, cgroup = hold(container)
     spec = load_spec(container)
-    description, prepare = describe(request, container, spec)
+    description, complete = describe(request, container, spec)
     began = time.time()
     deadline = time.monotonic() + check["timeout"]
     reader, writer = os.pipe()
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        started = runtime.start(
+        started = runtime.prepare(
             spec,
             description,
             init,
-            cgroup=container.live().get("cgroup") or None,
+            cgroup=cgroup,
             cache_dir=f"{paths.storage_root()}/seccomp",
             stdio=(null, writer, writer),
-            prepare=prepare,
-        )
+            complete=complete,
+        ).start()
         os.close(writer)
         writer = -1
         output, in_time = _watch(started.pidfd, reader, deadline)
@@ -234,7 +238,7 @@ def _watch(pidfd: int, reader: int, deadline: float) -> tuple[bytes, bool]:
             return output, False
         # After its end: what it has written, not what its children may still write.
         ready = poll.poll(0 if ended else 1000 * left)
-        if ended and not ready:
+        if ended and (not ready or len(output) >= _LONGEST):
             return output, True
         for fd, _ in ready:
             if fd == pidfd:

@@ -29,6 +29,10 @@ FDS = (
     "client_out",
     "client_err",
     "lock",
+    "connection",
+    "python_fd",
+    "status",
+    "hello",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys
@@ -45,6 +49,30 @@ def interpreter() -> list[str]:
     package = os.path.dirname(os.path.dirname(__file__))
     # The launcher's words, without those that a test or a debugger has added.
     return [sys.executable, "-I", "-S", "-c", _START, os.path.dirname(package), "rless"]
+
+
+def open_interpreter() -> int:
+    """Return a descriptor to execute the interpreter by, if the caller could write to it; else -1.
+
+    It runs in the container's user namespace then, for which the container's root may have
+    CAP_SYS_PTRACE: /proc/PID/exe would be a way to the file (CVE-2019-5736). What is executed is
+    a mount of it that is read-only, in no namespace, and so nobody's to change.
+
+    Where it runs: with CAP_SYS_ADMIN over the mount namespace.
+    """
+    import sys
+
+    from rootless.linux import mount
+    from rootless.runtime.process import is_own_image_writable
+
+    if not is_own_image_writable():
+        return -1
+    tree_fd = mount.open_tree(-1, os.path.realpath(sys.executable), recursive=False)
+    try:
+        mount.mount_setattr(tree_fd, set_=mount.MOUNT_ATTR_RDONLY)
+        return os.open(f"/proc/self/fd/{tree_fd}", os.O_PATH | os.O_CLOEXEC)
+    finally:
+        os.close(tree_fd)  # unmounted by this, for good
 
 
 def encode(orders: Orders) -> int:
@@ -70,20 +98,31 @@ def hold(orders: Orders, container_id: str) -> NoReturn:
     os.chdir("/")
     orders_fd = encode(orders)
     try:
-        program = os.open(
-            f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_PROGRAM}",
-            os.O_PATH | os.O_CLOEXEC,
-        )
         from rootless.linux import caps
 
         caps.keep_over_exec()
-        for key, value in orders:
-            if key in FDS and int(value) >= 0:
-                os.set_inheritable(int(value), True)
-        os.set_inheritable(orders_fd, True)
-        os.execve(program, [f"rless: monitor of {container_id[:12]}", str(orders_fd)], {})
+        _execute(orders, orders_fd, f"rless: monitor of {container_id[:12]}")
     except OSError:
         from rootless.engine import hold_loop  # no program, or on a mount with noexec
 
         hold_loop.run(orders_fd)
     os._exit(0)
+
+
+def keep(orders: Orders) -> None:
+    """Become the program, as the keeper of a process of `exec`; return where there is none."""
+    try:
+        _execute(orders, encode(orders), "rless: keeper of an exec")
+    except OSError:
+        pass  # the caller goes on with what it has in Python
+
+
+def _execute(orders: Orders, orders_fd: int, title: str) -> NoReturn:
+    program = os.open(
+        f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_PROGRAM}", os.O_PATH | os.O_CLOEXEC
+    )
+    for key, value in orders:
+        if key in FDS and int(value) >= 0:
+            os.set_inheritable(int(value), True)
+    os.set_inheritable(orders_fd, True)
+    os.execve(program, [title, str(orders_fd)], {})

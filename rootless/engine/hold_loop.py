@@ -18,7 +18,8 @@ from rootless.engine import hold
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
-from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.process import kill_children, pidfd_open, pidfd_send_signal
+from rootless.linux.unnamed import unnamed_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ else:
 
 _CHUNK = 65536
 _LINE = 16384
+_STUCK = 1.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
+_LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
+_REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
+_LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
 _STREAMS = ("stdout", "stderr")
 
 
@@ -42,6 +47,7 @@ def run(orders_fd: int) -> NoReturn:
     code = 125
     try:
         holder = _Holder(orders_fd)
+        holder.say_hello()
         holder.run()
         code = holder.code  # systemd's Restart=on-failure looks at it
     finally:
@@ -60,6 +66,7 @@ class _Log:
         self.size = 0
         self.lost = 0
         self.lines = [b"", b""]
+        self.stuck = False
         self.journal = orders.get("journal", "")
         self.fields = orders.get("journal_fields", "").encode("utf-8", "surrogateescape")
 
@@ -153,12 +160,15 @@ class _Log:
         record += b"MESSAGE\n" + len(message).to_bytes(8, "little") + message + b"\n"
         channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
-            channel.setblocking(False)
+            # Its queue is short, so it is waited for; but only once where it takes nothing.
+            channel.settimeout(0 if self.stuck else _STUCK)
             channel.sendto(self.fields + record, self.journal)
         except OSError:
+            self.stuck = True
             return False
         finally:
             channel.close()
+        self.stuck = False
         return True
 
     def end(self) -> None:
@@ -220,7 +230,7 @@ class _Sink:
             return False
         try:
             if self.spill < 0:
-                self.spill = _unlinked_file(directory)
+                self.spill = unnamed_file(directory)
             while self.todo:
                 size = os.pwrite(self.spill, self.todo, self.end)
                 self.end += size
@@ -228,16 +238,6 @@ class _Sink:
         except OSError:
             return False
         return True
-
-
-def _unlinked_file(directory: str) -> int:
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        path = f"{directory}/.backlog-{os.getpid()}"  # NFS has no O_TMPFILE
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.unlink(path)
-        return fd
 
 
 class _Client:
@@ -278,6 +278,8 @@ class _Holder:
                     signal.signal(number, signal.SIG_IGN)
                 except (OSError, ValueError):
                     pass  # the C library keeps two for itself
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGALRM, lambda *_: self._signal_init(signal.SIGKILL))
         self.core = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, self.core[1]))
         pairs = hold.decode(orders_fd)
@@ -292,6 +294,11 @@ class _Holder:
         self.listener = self.number("listener", -1)
         self.init = self.number("init")
         self.init_fd = self.number("init_fd", -1)
+        self.starting = self.number("status", -1)  # init closes it by execve
+        self.asked: list[int] = []  # signals that came before that
+        self.orphans = bool(self.number("orphans"))
+        self.pasta = self.number("pasta")
+        self.helpers = {int(value) for key, value in pairs if key == "helper"}
         self.stdin, self.pty = self.number("in", -1), self.number("pty", -1)
         out = self.pty if self.pty >= 0 else self.number("out", -1)
         self.sources = [out, self.number("err", -1)]
@@ -310,6 +317,11 @@ class _Holder:
         self.log = _Log(self.orders)
         self.clients: list[_Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
+        self.taken = 0  # bytes of the sources
+        for key, value in pairs:
+            if key == "connection":
+                _never_wait(int(value))
+                self.clients.append(_Client(int(value)))
         if (fd := self.number("client", -1)) >= 0:
             client = _Client(fd)
             client.stdin = self.number("client_in", -1)
@@ -323,6 +335,18 @@ class _Holder:
 
     def number(self, key: str, otherwise: int = 0) -> int:
         return int(self.orders.get(key, otherwise))
+
+    def say_hello(self) -> None:
+        """Tell the command that the container is in good hands."""
+        from rootless.runtime import sync
+
+        fd = self.number("hello", -1)
+        if fd >= 0:
+            try:
+                sync.send(fd, sync.READY, None)
+            except OSError:
+                pass  # it has gone, and with it the container, if it keeps that
+            os.close(fd)
 
     # -- what is told ------------------------------------------------------------------------
 
@@ -431,6 +455,7 @@ class _Holder:
                 os.close(fd)
             self.sources[stream] = -1
             return False
+        self.taken += len(data)
         self.log.write(stream, data)
         self.stream, self.since = stream, time.monotonic()
         for client in self.clients:
@@ -464,6 +489,8 @@ class _Holder:
         self.typed = b""
 
     def _take_input(self, client: _Client) -> None:
+        if client.stdin < 0:
+            return  # it has left in this same round
         try:
             self.typed = os.read(client.stdin, _CHUNK)
         except BlockingIOError:
@@ -481,11 +508,27 @@ class _Holder:
     def _signal_init(self, number: int) -> int:
         if self.ended:
             return errno.ESRCH
+        # Process 1 of a pid namespace loses what it has no handler for: it waits for who has one.
+        if self.starting >= 0 and number != signal.SIGKILL and 0 < number < signal.NSIG:
+            self.asked.append(number)
+            return errno.EAGAIN  # kept
         try:
             pidfd_send_signal(self.init_fd, number)
         except SyscallError as error:
             return error.errno
         return 0
+
+    def _begin_signals(self) -> None:
+        """Give the application, which runs now, what it was sent."""
+        self._close_starting()
+        for number in self.asked:
+            self._signal_init(number)
+        self.asked = []
+
+    def _close_starting(self) -> None:
+        if self.starting >= 0:
+            os.close(self.starting)
+            self.starting = -1
 
     def _stop_restarts(self) -> None:
         self.policy = "no"
@@ -493,6 +536,14 @@ class _Holder:
             self.restart_at = 0.0
             self._record_exit()
             self.done = True
+
+    def _terminate(self, *_: object) -> None:
+        """Stop the container, as systemd ends the session or the machine; not as the user does."""
+        self._stop_restarts()
+        self._signal_init(self.number("stop_signal", signal.SIGTERM))
+        limit = self.number("stop_timeout", 10)
+        if limit >= 0:
+            signal.alarm(max(1, limit))
 
     def _attach(self, client: _Client, flags: int, fds: list[int]) -> int:
         import stat
@@ -602,7 +653,13 @@ class _Holder:
     def _become(self, verb: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, self.core)
         words = [verb, self.orders["id"], str(self.orders_fd), str(self.restarts), str(self.delay)]
-        os.execve(self.python[0], [*self.python, *words], self.environment)
+        # What clients have said but we have not heard is said to whoever comes back.
+        waiting = [client.fd for client in self.clients if verb == "restart"]
+        for fd in waiting:
+            os.set_inheritable(fd, True)
+        words.append(",".join(map(str, waiting)))
+        fd = self.number("python_fd", -1)
+        os.execve(fd if fd >= 0 else self.python[0], [*self.python, *words], self.environment)
 
     def _child(self, verb: str) -> int:
         pid = os.fork()
@@ -652,11 +709,15 @@ class _Holder:
         self.restart_at = time.monotonic() + self.delay / 1000
 
     def _start_again(self) -> None:
-        if self.clients and os.fork() == 0:
+        if any(client.behind for client in self.clients) and os.fork() == 0:
             self.restart_at = 0.0
             self._linger()
             os._exit(0)
-        for fd in (self.orders_fd, self.listener, self.number("lock", -1)):
+        for client in self.clients[:]:
+            if client.behind:
+                self._drop(client)  # they are the child's now
+        kept = (self.number("lock", -1), self.number("python_fd", -1))
+        for fd in (self.orders_fd, self.listener, *kept):
             if fd >= 0:
                 os.set_inheritable(fd, True)
         try:
@@ -666,7 +727,22 @@ class _Holder:
 
     # -- the end -------------------------------------------------------------------------------
 
+    def _reap_orphans(self) -> None:
+        """Reap the orphans that have ended; others are waited for where they are asked."""
+        try:
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in (self.init, self.health_pid):
+                    return
+                os.waitpid(ended.si_pid, 0)
+                if ended.si_pid == self.pasta:
+                    self.pasta = 0
+        except ChildProcessError:
+            pass  # there are none
+
     def _end_cgroup(self, remove: bool) -> None:
+        if self.orphans:
+            self._reap_orphans()
+            kill_children({self.pasta, *self.helpers}, _CLEAN_UP)
         path = self.orders.get("cgroup")
         if not path:
             return
@@ -682,8 +758,8 @@ class _Holder:
             pass  # the administrator's systemd removes it
 
     def _clean_up(self) -> None:
-        if pasta := self.number("pasta"):
-            os.kill(pasta, signal.SIGKILL)
+        if self.pasta:
+            os.kill(self.pasta, signal.SIGKILL)
         self._end_cgroup(True)
         if self.orders["mount"]:
             try:
@@ -724,6 +800,7 @@ class _Holder:
             code = os.waitstatus_to_exitcode(status)
             self.code = code if code >= 0 else 128 - code
             os.close(self.init_fd)
+        self._close_starting()
         self._check_memory()
         if self.health_fd >= 0:
             os.kill(self.health_pid, signal.SIGKILL)
@@ -732,11 +809,15 @@ class _Holder:
         self._schedule_restart()
         self._record_exit()
         self._event("die", exitCode=str(self.code))
-        while True:
-            if any(client.sinks[self.stream].todo for client in self.clients):
-                self._turn()
-            elif not any(fd >= 0 and self._take(n) for n, fd in enumerate(self.sources)):
-                break
+        for stream in (0, 1):
+            self.taken = 0
+            while True:  # others may write for ever
+                if any(client.sinks[self.stream].todo for client in self.clients):
+                    self._turn()
+                elif (
+                    self.sources[stream] < 0 or self.taken >= _LAST_WORDS or not self._take(stream)
+                ):
+                    break
         self.log.end()
         for fd in self.sources:
             if fd not in (self.pty, -1):
@@ -787,6 +868,8 @@ class _Holder:
         pending = any(client.sinks[self.stream].todo for client in self.clients)
         if not self.ended and self.init_fd >= 0:
             topics[self.init_fd] = (select.POLLIN, self._note_end, ())
+        if self.starting >= 0:
+            topics[self.starting] = (0, self._begin_signals, ())
         for client in self.clients:
             topics[client.fd] = (select.POLLIN, self._hear, (client,))
             for stream, sink in enumerate(client.sinks):
@@ -849,8 +932,11 @@ class _Holder:
         pending = any(client.sinks[self.stream].todo for client in self.clients)
         if pending and time.monotonic() - self.since < _GRACE:
             due.append(self.since + _GRACE)
+        if self.orphans:
+            self._reap_orphans()
+            due.append(time.monotonic() + _REAP)
         left = 1000 * max(0.0, min(due) - time.monotonic()) if due else None
-        ready = dict(poll.poll(left))
+        ready = dict(poll.poll(None if left is None else min(left, _LONGEST_POLL)))
         for fd, (_, act, arguments) in topics.items():
             self._events = ready.get(fd, 0)
             gone = arguments and isinstance(arguments[0], _Client) and arguments[0].fd < 0

@@ -34,7 +34,8 @@ PRUNE_FILTERS = ("label", "label!", "until")
 def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
     """Fetch an image, as its name means now, unpacked for the map that a plain `run` takes."""
     from rootless.engine import userns
-    from rootless.image import pull as puller
+    from rootless.image import current
+    from rootless.image.progress import Progress
     from rootless.image.user import resolve_user
 
     subordinate = userns.Subordinate()
@@ -45,9 +46,19 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
         return userns.choose("auto", user[:2], subordinate)
 
     store = Store(paths.storage_root())
-    image = puller.pull(
-        name, store, platform=platform, policy="always", quiet=quiet, idmap_for=idmap_for
-    )
+    progress = Progress(1, quiet=quiet)
+    image = current.confirm(name, store, platform=platform, idmap_for=idmap_for, progress=progress)
+    if image is None:
+        from rootless.image import pull as puller
+
+        image = puller.pull(
+            name,
+            store,
+            platform=platform,
+            policy="always",
+            idmap_for=idmap_for,
+            progress=progress,
+        )
     events.record("pull", "image", image.id, name=familiar_repository(image.name))
     return image
 

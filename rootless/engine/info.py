@@ -31,7 +31,7 @@ def collect() -> dict[str, Any]:
     delegated = groups.path is not None and facts.is_delegated(groups.path)
     mount = facts.mount_of(os.path.realpath(storage), facts.mounts())
     controllers = groups.controllers if delegated else ()
-    driver = storage_driver(storage)
+    driver = config.get("storage", "driver") or storage_driver(storage)
     return {
         "Containers": len(states),
         "ContainersRunning": sum(state in ("running", "restarting") for state in states),

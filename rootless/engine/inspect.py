@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import TYPE_CHECKING, Any
 
+from rootless.engine import moments
 from rootless.engine.container import find, read_json
 from rootless.engine.health import image_form
 from rootless.engine.listing import LIVING, describe, sizes
@@ -44,13 +44,8 @@ def inspect_container(reference: str, size: bool = False) -> dict[str, Any]:
     return found
 
 
-def rfc3339(seconds: float | None) -> str:
-    """Return a moment in UTC as Docker writes it: with nanoseconds, zeros at the end left out."""
-    if not seconds:
-        return NEVER
-    whole, rest = divmod(round(seconds * 1e6), 10**6)  # a float has no more digits
-    fraction = f".{rest:06}".rstrip("0").rstrip(".")
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + fraction + "Z"
+def _moment(seconds: float | None) -> str:
+    return moments.show(seconds) if seconds else NEVER
 
 
 class _Inspected:
@@ -76,7 +71,7 @@ class _Inspected:
         driver = (self.live.get("rootfs") or {}).get("driver") or self.wish.get("driver")
         return {
             "Id": facts["id"],
-            "Created": rfc3339(facts["created"]),
+            "Created": _moment(facts["created"]),
             "Path": path,
             "Args": args,
             "State": self.state(),
@@ -113,8 +108,8 @@ class _Inspected:
             "Pid": row["pid"],
             "ExitCode": row["exit_code"] or 0,
             "Error": "" if up else self.ended.get("error") or "",
-            "StartedAt": rfc3339(row["started"]),
-            "FinishedAt": rfc3339(row["finished"]),
+            "StartedAt": _moment(row["started"]),
+            "FinishedAt": _moment(row["finished"]),
         }
         if self.facts.get("health"):
             found["Health"] = {
@@ -122,8 +117,8 @@ class _Inspected:
                 "FailingStreak": self.checks.get("failing_streak") or 0,
                 "Log": [
                     {
-                        "Start": rfc3339(entry.get("start")),
-                        "End": rfc3339(entry.get("end")),
+                        "Start": _moment(entry.get("start")),
+                        "End": _moment(entry.get("end")),
                         "ExitCode": entry.get("exit_code"),
                         "Output": entry.get("output"),
                     }

@@ -132,8 +132,7 @@ def _days(year: int, month: int, day: int) -> int:
 
 
 def show(moment: float) -> str:
-    """Return a moment as RFC 3339 in UTC with nanoseconds, as Docker's JSON has it."""
-    whole = int(moment)
-    nanoseconds = f"{int((moment - whole) * 1e9):09}".rstrip("0")
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{text}.{nanoseconds}Z" if nanoseconds else f"{text}Z"
+    """Return a moment as RFC 3339 in UTC as Docker's JSON has it, without zeros at the end."""
+    whole, rest = divmod(round(moment * 1e6), 10**6)  # a float has no more digits
+    fraction = f".{rest:06}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + fraction + "Z"

@@ -7,7 +7,7 @@ every capability over files of mapped ids.
 
     command                          monitor                           init
        |  <-- READY(facts) ----------   |   created                      |  waits at the gate
-       |                                |   execve: rless-monitor        |
+       |  <-- READY -----------------   |   execve: rless-monitor        |
        |  -- gate: START ------------------------------------------->   |  the network is up
        |  <-- status: closed by execve, or FAILED -------------------   |  the application runs
        |  <-> link: a client as others, and the leash                   |
@@ -26,7 +26,7 @@ import time
 from rootless.engine.container import delete_directory, this_process, write_json
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import netlink
+from rootless.linux import netlink, prctl
 from rootless.linux.process import pidfd_send_signal, show_as, start_time
 from rootless.runtime import sync
 
@@ -209,7 +209,7 @@ class Monitor:
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         write_json(f"{self.container.directory}/config.json", self.spec)
-        self.cgroup = cgroup.choose(self.spec, self.container.id)
+        self.cgroup = cgroup.choose(self.spec, self.container.id, hand_down=True)
         times.append(("control group", time.monotonic()))
         pasta = self.pasta
         self.container.record_live(
@@ -222,6 +222,9 @@ class Monitor:
         )
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
+        if self.shares_pids:
+            # What the application leaves behind must come to us, to end with the container.
+            prctl.set_child_subreaper()
         created = parent.create(
             self.spec,
             self.cgroup,
@@ -237,7 +240,6 @@ class Monitor:
         try:
             started = time.time()
             self.container.record_live(init=init, started=started)
-            os.close(created.status_fd)  # the command has a copy
             wires.status = wires.init_status = -1
             wires.close_init_ends()
             pty = receive_fd(wires.console_socket) if wires.console_socket >= 0 else -1
@@ -298,9 +300,14 @@ class Monitor:
             "client_out": wires.client_out,
             "client_err": wires.client_err,
             "lock": mounted.lock_fd,
+            "status": created.status_fd,
+            "hello": wires.monitor_result,
+            "orphans": int(self.shares_pids),
             **log_orders(facts),
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],
+            "stop_signal": facts["stop_signal"],
+            "stop_timeout": facts["stop_timeout"],
         }
         pairs = [(key, str(value)) for key, value in orders.items()]
         has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])
@@ -308,11 +315,19 @@ class Monitor:
             pairs.append(("volumes", "1"))
         if facts["restart"]["name"] != "no" or facts["health"] or not facts["rm"] or has_volumes:
             pairs += [("python", word) for word in hold.interpreter()]
+            pairs += [("python_fd", str(hold.open_interpreter()))]
             pairs += [("environment", f"RLESS_STORAGE={storage}")]
             pairs += [("environment", "PATH=/usr/bin:/bin")]
+        pairs += [("helper", str(pid)) for pid in mounted.helper_pids]
         if facts["health"]:
             pairs += health_orders(facts["health"])
         return pairs
+
+    @property
+    def shares_pids(self) -> bool:
+        """Tell whether the pid namespace outlives the container, with what is left in it."""
+        namespaces = self.spec["linux"]["namespaces"]
+        return not any(one["type"] == "pid" and not one.get("path") for one in namespaces)
 
     def _mount(self) -> Mounted:
         from rootless import rootfs

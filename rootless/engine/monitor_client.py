@@ -135,8 +135,11 @@ class Client:
         """Signal the container's first process, without waiting for the answer."""
         self._send(b"K" + bytes([number]))
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> bool:
         """Signal the container's first process, whoever it belongs to.
+
+        Returns:
+            False: it is not the application yet, which then gets it as its first.
 
         Raises:
             RlessError: it has ended.
@@ -146,8 +149,9 @@ class Client:
         error = self._answer(b"k")
         if error == 3:
             raise RlessError("the container is not running", exit_code=1)
-        if error:
+        if error not in (0, 11):
             raise RlessError(f"cannot send signal {number}: {os.strerror(error)}", exit_code=1)
+        return error == 0
 
     def stop_restarts(self) -> None:
         """Tell it that the user stops the container: its restart policy ends."""

@@ -1,9 +1,8 @@
-"""Tell the service manager of $NOTIFY_SOCKET that a container is there (sd_notify(3)).
+"""Tell the service manager that a container is up (sd_notify(3)), or let the container tell it.
 
-Two ways, Podman's names: `conmon`, the default: once the application runs, we say that the unit
-is ready; `container`: the application says so itself, by the socket, which is bound into the
-container. In both the main process of the unit is the monitor, which lives as long as the
-container does and ends with it.
+A unit of Type=notify waits for READY=1, and takes MAINPID as its main process: the monitor, since
+the command that started it ends. With --sdnotify container the application says that it is ready
+itself: it gets the manager's socket, and systemd takes its word with NotifyAccess=all.
 """
 
 from __future__ import annotations
@@ -11,48 +10,50 @@ from __future__ import annotations
 import os
 
 from rootless import log
+from rootless.engine.request import Mount
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rootless.oci.runtime_spec import Spec
+    from rootless.engine.request import RunRequest
 
-_VARIABLE = "NOTIFY_SOCKET"
-_INSIDE = "/run/notify/notify.sock"
+_INSIDE = "/run/notify"
 
 
-def bind(spec: Spec) -> None:
-    """Give the application the socket (--sdnotify=container).
+def started(mode: str, monitor: int) -> None:
+    """Say that the monitor is the main process and, but for `container`, that all is up.
 
-    Raises:
-        RlessError: there is none, or it is no file.
+    The container runs by now: if nobody listens, that is a warning.
+
+    Args:
+        mode: of --sdnotify. monitor: its pid.
     """
-    path = os.environ.get(_VARIABLE, "")
-    if not path.startswith("/"):
-        raise RlessError(
-            f"--sdnotify container: NOTIFY_SOCKET is {'no file' if path else 'not set'}",
-            "start it from a unit with Type=notify and NotifyAccess=all",
-        )
-    options = ["bind", "nosuid", "nodev", "noexec"]
-    mount = {"destination": _INSIDE, "type": "bind", "source": path, "options": options}
-    spec["mounts"].append(mount)  # type: ignore[arg-type]
-    environment = spec["process"]["env"]
-    kept = [entry for entry in environment if not entry.startswith(f"{_VARIABLE}=")]
-    spec["process"]["env"] = [*kept, f"{_VARIABLE}={_INSIDE}"]
-
-
-def started(mode: str | None, monitor: int) -> None:
-    """Say that the application runs; `monitor` is the main process from now on."""
-    path = os.environ.get(_VARIABLE, "")
-    if mode == "ignore" or not path:
-        return
     import _socket
 
-    message = f"MAINPID={monitor}" + ("" if mode == "container" else "\nREADY=1")
-    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    address = os.environ["NOTIFY_SOCKET"]
+    said = f"MAINPID={monitor}" + ("" if mode == "container" else "\nREADY=1")
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
-        channel.sendto(message.encode(), f"\0{path[1:]}" if path[0] == "@" else path)
+        channel.sendto(said.encode(), f"\0{address[1:]}" if address[:1] == "@" else address)
     except OSError as error:
-        log.warn(f"cannot notify {path}: {error.strerror}")
+        log.warn(f"cannot tell {address} that the container is up: {error.strerror}")
     finally:
         channel.close()
+
+
+def pass_on(request: RunRequest) -> Mount | None:
+    """Give the manager's socket to the application of --sdnotify container; return its mount.
+
+    Raises:
+        RlessError: it is no file, so it cannot be mounted.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if request.sdnotify != "container" or not address:
+        return None
+    if not address.startswith("/"):
+        raise RlessError(
+            f"--sdnotify container: {address} is no file that could be mounted",
+            "use --sdnotify conmon",
+        )
+    request.env.append(f"NOTIFY_SOCKET={_INSIDE}")
+    return Mount("bind", address, _INSIDE)

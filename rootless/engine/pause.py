@@ -19,6 +19,7 @@ from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Sequence
 
     from rootless.engine.container import Container
     from rootless.engine.processes import Process
@@ -66,9 +67,11 @@ def pause(container: Container) -> str | None:
     cgroup = container.live().get("cgroup")
     why: str | None = None
     if cgroup:
+        from rootless.engine import processes
+
         why = _freeze(cgroup, True)
-        if why is not None:
-            _stop_all(container)
+        # Those of `exec` may lie outside of it.
+        _stop_all(container, () if why is not None else processes.in_cgroup(cgroup))
     else:
         why = "no control group"
         _stop_all(container)
@@ -123,11 +126,12 @@ def _freeze(cgroup: str, frozen: bool) -> str | None:
     return None
 
 
-def _stop_all(container: Container) -> None:
+def _stop_all(container: Container, frozen: Sequence[int] = ()) -> None:
     from rootless.engine import processes
 
     for _ in range(_ROUNDS):
-        running = [one for one in processes.of(container) if one.state not in "TZXt"]
+        found = [one for one in processes.of(container) if one.pid not in frozen]
+        running = [one for one in found if one.state not in "TZXt"]
         if not running:
             return
         for process in running:

@@ -150,9 +150,7 @@ def command(request: RunRequest, image: dict[str, Any], init: str | None) -> lis
         arguments = request.command
     argv = entrypoint + arguments
     if not argv:
-        raise RlessError(
-            "no command: the image names none", "give one: rless run IMAGE COMMAND"
-        )
+        raise RlessError("no command: the image names none", "give one: rless run IMAGE COMMAND")
     return [defaults.INIT_PATH, "--", *argv] if init else argv
 
 

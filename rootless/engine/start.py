@@ -99,7 +99,7 @@ def load(container: Container) -> Run:
 
 
 def start(
-    reference: str,
+    container: Container,
     streams: Sequence[str] = (),
     keys: str | None = None,
     sig_proxy: bool = True,
@@ -117,7 +117,6 @@ def start(
     """
     close_on_exec_from(3)
     sweep.sweep()
-    container = containers.find(reference)
     signals = Signals(sig_proxy and bool(streams))
     try:
         while not container.claim():
@@ -195,10 +194,6 @@ def _make_spec(state: Run) -> None:
 
         if size := window_size():
             state.spec["process"]["consoleSize"] = size
-    if request.sdnotify == "container":
-        from rootless.engine import notify
-
-        notify.bind(state.spec)
 
 
 def enter_joined(state: Run) -> None:
@@ -262,6 +257,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
     facts.volumes = state.mounts
+    if request.sdnotify == "container":
+        from rootless.engine import notify
+
+        if (mount := notify.pass_on(request)) is not None:
+            facts.volumes = [*state.mounts, mount]
     return facts
 
 
@@ -458,6 +458,7 @@ def _attend(
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
         raise RlessError("the container whose namespaces are joined has just ended")
+    _expect_ready(wires.result)  # the monitor is the program that stays
     if pasta is not None:
         pasta.wait_ready()
         state.mark("network")
@@ -538,10 +539,10 @@ def _pump(
 
 
 def _notify(request: RunRequest, monitor: int) -> None:
-    if "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in os.environ and request.sdnotify != "ignore":
         from rootless.engine import notify
 
-        notify.started(request.sdnotify, monitor)
+        notify.started(request.sdnotify or "conmon", monitor)
 
 
 def _terminal(client: Client) -> Terminal:

@@ -18,16 +18,22 @@ import os
 
 from rootless import paths
 from rootless.engine.container import (
+    BOOTED,
+    CHANGING,
     KILLED,
     Container,
     all_ids,
+    all_names,
+    changing_path,
     containers_root,
     delete,
     delete_directory,
+    drop_name,
     drop_names_of,
     is_alive,
     live_root,
     load,
+    put_ballast,
     read_json,
     signal_process,
     unlink,
@@ -50,11 +56,15 @@ def sweep() -> None:
     """
     root = live_root()
     names = os.listdir(root)
-    if _BOOTED not in names:
+    if BOOTED not in names:
         _clear_last_boot()
-        os.close(os.open(f"{root}/{_BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            os.symlink(os.uname().nodename, f"{root}/{BOOTED}")
+        except FileExistsError:
+            pass  # another command is as far
+        put_ballast()
     for name in names:
-        if name == _BOOTED:
+        if name == BOOTED:
             continue
         if name.endswith(".tmp"):
             _drop_temporary(f"{root}/{name}")
@@ -69,8 +79,6 @@ def sweep() -> None:
 
 # Below the storage: images that are being fetched (image.inflight).
 _IN_FLIGHT = "/tmp"  # noqa: S108
-# A name that no container id can have.
-_BOOTED = "booted"
 
 
 def clear(container: Container) -> None:
@@ -108,6 +116,9 @@ def _clear_once(container_id: str) -> None:
 
 
 def _clear(container_id: str, entry: dict[str, Any]) -> None:
+    if container_id.startswith(CHANGING):
+        _end_change(container_id.removeprefix(CHANGING), entry)
+        return
     for name in ("init", "pasta"):
         process = entry.get(name)
         if process and is_alive(process):
@@ -122,20 +133,41 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
     if container is None:
-        # Killed while it was made: no map is known, so no foreign file is there yet. Or while it
-        # was deleted, after its facts.
-        drop_names_of(container_id)
-        if os.path.lexists(directory):
-            from rootless.engine.userns import Subordinate, build
-
-            idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+        _clear_unknown(container_id)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
-    elif ended := entry.get("ended"):
-        container.record_exit(ended["code"])  # noted by the monitor, on a full disk
-    elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
-        container.record_exit(KILLED, "rless was killed")
+    else:
+        try:
+            if ended := entry.get("ended"):
+                container.record_exit(ended["code"])  # noted by the monitor, on a full disk
+            elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
+                container.record_exit(KILLED, "rless was killed")
+        except OSError:
+            return  # still full: the entry stays the witness
     unlink(f"{live_root()}/{container_id}")
+
+
+def _end_change(container_id: str, entry: dict[str, Any]) -> None:
+    """Take away the name that a container got, or had, when its renaming was cut short."""
+    container = load(container_id)
+    for name in entry.get("names", ()):
+        if container is None or container.facts["name"] != name:
+            drop_name(name, container_id)
+    unlink(changing_path(container_id))
+
+
+def _clear_unknown(container_id: str) -> None:
+    """Clear a container of which no facts are there.
+
+    It was killed while it was made: no map is known, so no foreign file is there yet. Or while it
+    was deleted, after its facts.
+    """
+    drop_names_of(container_id)
+    directory = f"{containers_root()}/{container_id}"
+    if os.path.lexists(directory):
+        from rootless.engine.userns import Subordinate, build
+
+        idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
 
 
 def _clear_last_boot() -> None:
@@ -151,6 +183,35 @@ def _clear_last_boot() -> None:
             delete(container, volumes=True)
         elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")
+    for name, container_id in all_names():
+        container = load(container_id)
+        if container is None or container.facts["host"] != here:
+            continue
+        if container.facts["name"] != name and not os.path.exists(changing_path(container_id)):
+            drop_name(name, container_id)  # the machine went down in the middle of a renaming
+    boots, boot = os.path.split(paths.boot_root())
+    for name in os.listdir(boots):
+        if name != boot:
+            _forget_boot(f"{boots}/{name}", here)
+
+
+def _forget_boot(root: str, here: str) -> None:
+    """Remove the entries of an earlier boot of this machine; what they alone know of is cleared."""
+    try:
+        if os.readlink(f"{root}/live/{BOOTED}") != here:
+            return
+        names = os.listdir(f"{root}/live")
+    except OSError:
+        return  # of another machine that is just coming up, or of an older version
+    for name in names:
+        if name.startswith(CHANGING):
+            entry = read_json(f"{root}/live/{name}")
+            _end_change(name.removeprefix(CHANGING), entry or {})
+        elif name != BOOTED and not name.endswith(".tmp") and load(name) is None:
+            _clear_unknown(name)
+    import shutil
+
+    shutil.rmtree(root, ignore_errors=True)  # two commands may be at it
 
 
 def _clear_images() -> None:

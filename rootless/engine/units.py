@@ -16,6 +16,7 @@ from rootless import paths
 from rootless.engine.container import STOPPED, Container, all_ids, find, load
 from rootless.engine.control import stop
 from rootless.errors import RlessError
+from rootless.errors import escape as shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,16 +82,15 @@ def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple
         "",
         "[Unit]",
         f"Description=rless container {escape(name if wishes.by_name else container.id[:12])}",
-        "Documentation=man:systemd.service(5)",
         *[f"Wants={other}" for other in ("network-online.target", *wishes.wants)],
         *[f"After={other}" for other in ("network-online.target", *wishes.after)],
         *[f"Requires={other}" for other in wishes.requires],
-        f"RequiresMountsFor={quote(storage)}",
+        f"RequiresMountsFor={quote(storage, command=False)}",
         "",
         "[Service]",
         "Type=notify",
         "NotifyAccess=all",
-        f"Environment={quote(f'RLESS_STORAGE={storage}')}",
+        f"Environment={quote(f'RLESS_STORAGE={storage}', command=False)}",
         f"Restart={wishes.policy}",
         # systemd must not kill before the stop has.
         f"TimeoutStopSec={'infinity' if timeout < 0 else timeout + 60}",
@@ -103,7 +103,7 @@ def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple
     ]
     if wishes.new:
         # Where `run` was called: paths of its flags may be relative.
-        lines.append(f"WorkingDirectory={escape(facts['request']['cwd'])}")
+        lines.append(f"WorkingDirectory={_directory(facts['request']['cwd'])}")
         words = " ".join(quote(word) for word in arguments)
         lines += [
             f"ExecStartPre=-{program} rm -f -v {quote(name)}",
@@ -130,12 +130,12 @@ def restart_unit(program: str) -> str:
 Description=Start the containers of rless that are to be there always
 Wants=network-online.target
 After=network-online.target
-RequiresMountsFor={quote(storage)}
+RequiresMountsFor={quote(storage, command=False)}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-Environment={quote(f"RLESS_STORAGE={storage}")}
+Environment={quote(f"RLESS_STORAGE={storage}", command=False)}
 ExecStart={quote(program)} system start
 ExecStop={quote(program)} system stop
 Delegate=yes
@@ -151,8 +151,26 @@ def escape(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def quote(word: str) -> str:
-    """Return one word of a command line of a unit file, quoted where it must be.
+def _directory(path: str) -> str:
+    """Return a path for WorkingDirectory=, which knows no quoting: a line of its own or none.
+
+    Raises:
+        RlessError: a control character, which could begin another line, or an end that is lost.
+    """
+    if not path.isprintable() or path != path.strip() or path.endswith("\\"):
+        raise RlessError(
+            f"the directory '{shown(path)}' cannot be written into a unit",
+            "make the container in another directory",
+            1,
+        )
+    return escape(path)
+
+
+def quote(word: str, command: bool = True) -> str:
+    """Return one word of a line of a unit file, quoted where it must be.
+
+    Args:
+        command: the line is a command, in which $ begins a variable.
 
     Raises:
         RlessError: it has a character that no unit file can hold.
@@ -164,11 +182,16 @@ def quote(word: str) -> str:
     plain = word.replace("-", "a").translate(dict.fromkeys(map(ord, "_./:=,@+"), "a"))
     if plain.isascii() and plain.isalnum():
         return word
-    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    text = text.replace("$", "$$") if command else text
     for char, name in (("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
         text = text.replace(char, name)
     text = "".join(
         char if ord(char) >= 32 and char != "\x7f" else f"\\x{ord(char):02x}" for char in text
+    )
+    # What is no UTF-8 is a byte.
+    text = "".join(
+        f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in text
     )
     return f'"{text}"'
 
@@ -219,7 +242,7 @@ def restart_after_boot() -> Iterator[tuple[str, RlessError | None]]:
 
     for container in to_restart():
         try:
-            start(container.id)
+            start(container)
             yield container.facts["name"], None
         except RlessError as error:
             yield container.facts["name"], error

@@ -13,8 +13,7 @@ from rootless.engine import volumes
 from rootless.engine.listing import LIVING, list_containers
 from rootless.errors import RlessError
 from rootless.image.ownership import everything
-from rootless.image.records import blob_path
-from rootless.image.store import Store, layer_dir
+from rootless.image.store import Store, blob_path, layer_dir
 from rootless.linux.idmap import call_in_userns
 from rootless.linux.tree import disk_usage
 
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Directories whose entries are told apart; what lies elsewhere counts for a whole.
-_BY_ENTRY = ("volumes", "containers", "tmp")
+_BY_ENTRY = ("volumes", "containers", "tmp", "partial")
 _BY_ENTRY_BELOW = ("layers", "blobs", "images")
 _OF_CONTAINERS = ("names", "run")
-_IN_FLIGHT = ("tmp", "locks")
+_IN_FLIGHT = ("tmp", "locks", "partial")
 
 
 class Share:
@@ -146,7 +145,7 @@ def measure() -> Usage:
     _add_containers(usage, sizes, rows)
     _add_volumes(usage, sizes)
     flight = {name: size for name, size in sizes.items() if _top(name) in _IN_FLIGHT}
-    waiting = {name.split(".")[0] for name in flight if name.startswith("tmp/")}
+    waiting = {name.split(".")[0] for name in flight if name.startswith(("tmp/", "partial/"))}
     usage.shares["In Flight"] = Share(len(waiting), len(waiting), sum(flight.values()), 0)
     counted = (*_BY_ENTRY, *_BY_ENTRY_BELOW, *_OF_CONTAINERS, *_IN_FLIGHT)
     caches = {name: size for name, size in sizes.items() if _top(name) not in counted}

@@ -384,9 +384,11 @@ def inspect_volume(name: str) -> dict[str, Any]:
     Raises:
         RlessError: there is none.
     """
+    from rootless.engine import moments
+
     volume = get(name)
     return {
-        "CreatedAt": _rfc3339(volume.created),
+        "CreatedAt": moments.show(int(volume.created)),
         "Driver": "local",
         "Labels": volume.labels or None,
         "Mountpoint": volume.path,
@@ -394,10 +396,6 @@ def inspect_volume(name: str) -> dict[str, Any]:
         "Options": volume.options or None,
         "Scope": "local",
     }
-
-
-def _rfc3339(moment: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 def users() -> dict[str, list[str]]:

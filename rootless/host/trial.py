@@ -167,9 +167,7 @@ def full_map(uids: list[tuple[int, int]], gids: list[tuple[int, int]]) -> str:
     return "mapped"
 
 
-def foreign_owner(
-    directory: str, uids: list[tuple[int, int]], gids: list[tuple[int, int]]
-) -> str:
+def foreign_owner(directory: str, uids: list[tuple[int, int]], gids: list[tuple[int, int]]) -> str:
     """Give a file in `directory` to the first subordinate ids, as unpacking an image does."""
     path = f"{directory}/owner"
     mapped = idmap.IdMap(_extents(os.getuid(), uids), _extents(os.getgid(), gids), "doctor")

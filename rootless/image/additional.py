@@ -21,8 +21,8 @@ from rootless.errors import RlessError
 from rootless.image import convert, records
 from rootless.image.inflight import LayerLocks
 from rootless.image.reference import parse
-from rootless.image.store import RECORD_VERSION, Store, layer_dir
-from rootless.image.tarsplit import has_split, split_path
+from rootless.image.store import RECORD_VERSION, Store, layer_dir, split_path
+from rootless.image.tarsplit import has_split
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -195,5 +195,6 @@ def record_of(image: Image) -> dict[str, object]:
         "keys": dict(image.keys),
         "size": image.size,
         "created": image.created,
+        "origin": image.origin,
         "source": None,
     }

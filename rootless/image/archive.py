@@ -24,6 +24,7 @@ from rootless.image.reference import parse
 from rootless.image.source import Found
 from rootless.image.tarstream import REGULAR, SYMLINK, TarReader
 from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.unnamed import unnamed_file
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class TarFiles:
 
     def _decompress(self, whole: BlobStream, scratch: str) -> int:
         """Put an unlinked file with the plain archive in place of the compressed one."""
-        fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        fd = unnamed_file(scratch)
         size = 0
         try:
             with open(fd, "wb", closefd=False) as file:
@@ -84,7 +85,9 @@ class TarFiles:
         except BaseException as error:
             os.close(fd)
             if isinstance(error, OSError):
-                raise RlessError(f"cannot decompress {self._path}: {error.strerror}") from error
+                raise RlessError(
+                    f"cannot decompress {self._path}: {error.strerror}", limits.hint(error.errno)
+                ) from error
             raise
         os.close(self._fd)
         self._fd = fd

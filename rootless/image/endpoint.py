@@ -18,7 +18,9 @@ from urllib.parse import urlencode, urlsplit
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image import auth, limits, manifest
-from rootless.image.http import TransferError, is_loopback, read_body
+from rootless.image.http import read_body
+from rootless.image.netloc import is_loopback
+from rootless.image.source import TransferError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +93,11 @@ class Endpoint:
                 self._origin = f"{self._choose_scheme()}://{self._host}"
             return self._origin
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether all that was asked so far was given without a log-in."""
+        return not (self._authorization or self._remembered())
+
     def url(self, path: str) -> str:
         """Return the URL of "manifests/…", "blobs/…" or "tags/…" of the repository."""
         return f"{self.origin}/v2/{self.location.repository}/{path}"
@@ -152,9 +159,9 @@ class Endpoint:
         mine = url.startswith(f"{self.origin}/")
         used = self._authorization or self._remembered()
         response = send(used)
-        if response.status != 401 or not mine:
-            return response
         challenge = response.headers.get("WWW-Authenticate", "")
+        if response.status != 401 or not mine or not challenge:
+            return response
         response.close()
         with self._lock:
             # Several threads meet an expired token at once; the first renews it for all.

@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import (
@@ -30,8 +29,10 @@ from urllib3.exceptions import (
 )
 
 from rootless import log
-from rootless.errors import RlessError, escape
+from rootless.errors import escape
 from rootless.image import certificates, limits
+from rootless.image.netloc import is_loopback
+from rootless.image.source import TransferError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,16 +50,6 @@ _USER_AGENT = "rless"
 _NO_URL = "the server redirects to something that is no URL"
 
 
-class TransferError(RlessError):
-    """Report that a server was not reached or broke off.
-
-    Attributes:
-        pause: seconds that the server wants to be left alone, None if it did not say.
-    """
-
-    pause: float | None = None
-
-
 class Client:
     """Send requests over kept-alive connections; usable from several threads.
 
@@ -69,7 +60,7 @@ class Client:
 
     def __init__(self, insecure: frozenset[str] = frozenset()) -> None:
         self._insecure = set(insecure)
-        self._pools: dict[tuple[str | None, str], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str | None, str, bool], urllib3.PoolManager] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
         self._reached: set[str] = set()
@@ -167,6 +158,7 @@ class Client:
         origin = self._check(url)
         most = limits.REDIRECTS if redirects is None else redirects
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
+        where = origin
         for _ in range(most + 1):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -185,6 +177,9 @@ class Client:
                 ),
             )
             if response.status not in _REDIRECTED or most == 0:
+                if where != origin:
+                    # Who was redirected to has no claim to the password of who was asked.
+                    response.headers.discard("WWW-Authenticate")
                 return response
             target = response.headers.get("Location", "")
             response.close()
@@ -227,12 +222,15 @@ class Client:
         parts = urlsplit(url)
         proxy = None
         if not is_loopback(parts.netloc) and not _bypasses_proxy(parts.netloc):
-            proxy = getproxies().get(parts.scheme)
+            proxy = proxies().get(parts.scheme)
         with self._lock:
-            name, context = self._context(parts.netloc)
-            if (proxy, name) not in self._pools:
-                self._pools[proxy, name] = _make_pool(proxy, context)
-            return self._pools[proxy, name]
+            name, context = "", None
+            if parts.scheme == "https" or proxy is not None:
+                name, context = self._context(parts.netloc)
+            key = (proxy, name, context is not None)
+            if key not in self._pools:
+                self._pools[key] = _make_pool(proxy, context)
+            return self._pools[key]
 
     def _context(self, netloc: str) -> tuple[str, ssl.SSLContext]:
         """Return how TLS is spoken with a host, and what to keep that by."""
@@ -247,7 +245,7 @@ class Client:
         return name, self._contexts[name]
 
 
-def _make_pool(proxy: str | None, context: ssl.SSLContext) -> urllib3.PoolManager:
+def _make_pool(proxy: str | None, context: ssl.SSLContext | None) -> urllib3.PoolManager:
     if proxy is None:
         return urllib3.PoolManager(ssl_context=context, maxsize=8)
     address = proxy if "://" in proxy else f"http://{proxy}"
@@ -269,18 +267,32 @@ def _make_pool(proxy: str | None, context: ssl.SSLContext) -> urllib3.PoolManage
         ) from None
 
 
+def proxies() -> dict[str, str]:
+    """Return what the environment says of proxies, by scheme; "no": of none."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
+    from urllib.request import getproxies  # 10 ms, for those who have one
+
+    return getproxies()
+
+
 def _bypasses_proxy(netloc: str) -> bool:
     """Tell whether NO_PROXY names a host: by name, domain, address or network of addresses."""
+    given = proxies()
+    if not given:
+        return True
+    import ipaddress
+    from urllib.request import proxy_bypass
+
     host = netloc.rpartition("@")[2]
     if proxy_bypass(host):
         return True
-    import ipaddress
 
     try:
         address = ipaddress.ip_address(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
-    for word in getproxies().get("no", "").replace(",", " ").split():
+    for word in given.get("no", "").replace(",", " ").split():
         try:
             if "/" in word and address in ipaddress.ip_network(word, strict=False):
                 return True
@@ -334,18 +346,6 @@ def finish(response: BaseHTTPResponse) -> None:
         read_body(response, 64 << 10, time.monotonic() + 5, "answer")
     except TransferError:
         response.close()
-
-
-def is_loopback(netloc: str) -> bool:
-    """Tell whether a "host:port" is this machine: localhost, 127.0.0.0/8 or ::1."""
-    host = netloc.rpartition("@")[2]
-    if host.startswith("["):
-        return host.partition("]")[0] == "[::1"
-    host = host.partition(":")[0]
-    if host == "localhost":
-        return True
-    parts = host.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() for part in parts)
 
 
 def insecure_registries() -> frozenset[str]:

@@ -45,8 +45,8 @@ class InFlight:
         while True:
             name = f"{self._tmp}/{os.getpid()}-{os.urandom(6).hex()}"
             fd = _open_lock(f"{name}.lock")
-            _try_lock(fd)
-            if _is_at(fd, f"{name}.lock"):
+            try_lock(fd)
+            if is_at(fd, f"{name}.lock"):
                 break
             os.close(fd)  # a cleaner took it for dead before it was locked
         self._lock = fd
@@ -58,7 +58,7 @@ class InFlight:
             os.unlink(f"{name}.lock")
             os.close(fd)
             raise RlessError(
-                f"cannot write to {self._tmp}: {error.strerror}", limits.NO_ROOM
+                f"cannot write to {self._tmp}: {error.strerror}", limits.hint(error.errno)
             ) from error
         return self
 
@@ -111,7 +111,7 @@ def _clear_locks(directory: str) -> None:
         for name in os.listdir(directory):
             path = f"{directory}/{name}"
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            if _try_lock(fd) and _is_at(fd, path):
+            if try_lock(fd) and is_at(fd, path):
                 os.unlink(path)
             os.close(fd)
 
@@ -128,10 +128,10 @@ def _clear(directory: str, name: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        locked = _try_lock(fd)
+        locked = try_lock(fd)
         if locked is False or (locked is None and _is_alive(fd)):
             return False
-        if not _is_at(fd, path):
+        if not is_at(fd, path):
             return False
         delete_any(directory, name)
         os.unlink(path)
@@ -144,10 +144,12 @@ def _open_lock(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise RlessError(f"cannot write {path}: {error.strerror}", limits.NO_ROOM) from error
+        raise RlessError(
+            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
+        ) from error
 
 
-def _try_lock(fd: int, *, wait: bool = False, shared: bool = False) -> bool | None:
+def try_lock(fd: int, *, wait: bool = False, shared: bool = False) -> bool | None:
     """Lock a file; False: somebody else has it, None: the file system has no locks."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -161,7 +163,7 @@ def _try_lock(fd: int, *, wait: bool = False, shared: bool = False) -> bool | No
     return True
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
     """Tell whether an open file is still the one of that name."""
     mine = os.fstat(fd)
     try:
@@ -215,12 +217,12 @@ class LayerLocks:
         waited = False
         while True:
             fd = _open_lock(path)
-            if _try_lock(fd) is False:
+            if try_lock(fd) is False:
                 if not waited:
                     log.debug(f"waiting for another pull of layer {escape(chain)[7:19]}")
                 waited = True
-                _try_lock(fd, wait=True)
-            if _is_at(fd, path):
+                try_lock(fd, wait=True)
+            if is_at(fd, path):
                 self._held.append((fd, path))
                 return waited
             os.close(fd)
@@ -245,6 +247,26 @@ def store_lock(root: str, *, exclusive: bool = False) -> Iterator[bool]:
     private_dir(root)
     fd = _open_lock(f"{root}/lock")
     try:
-        yield _try_lock(fd, shared=not exclusive, wait=not exclusive) is not False
+        locked = try_lock(fd, shared=not exclusive, wait=not exclusive)
+        if locked is None and exclusive:
+            locked = not _others_are_at_work(root)
+        yield locked is not False
     finally:
         os.close(fd)
+
+
+def _others_are_at_work(root: str) -> bool:
+    """Tell by the identities in tmp/, where there are no locks, whether another command lives."""
+    directory = _scratch_root(root)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            if not name.endswith(".lock") or name.startswith(f"{os.getpid()}-"):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    if _is_alive(fd):
+                        return True
+                finally:
+                    os.close(fd)
+    return False

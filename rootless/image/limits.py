@@ -7,10 +7,14 @@ them by name, LAYER_BYTES as `layer-bytes`.
 
 from __future__ import annotations
 
+import errno
+
 from rootless import config
 
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
+
+NOT_WRITABLE = "set RLESS_STORAGE to a directory that you can write to"
 
 # A server of a home that squashes root refuses what belongs to others.
 NO_OWNERS = "set RLESS_STORAGE to a local directory: this file system refuses foreign owners (NFS?)"
@@ -54,11 +58,16 @@ TRAILING_BYTES = 1 * MIB  # zeros after the end of an archive
 XATTRS = 256  # extended attributes of one file
 XATTR_BYTES = 64 * KIB  # one value (XATTR_SIZE_MAX)
 
+RESUME_BYTES = 8 * MIB  # what came of a blob from this on stays if the pull is interrupted
+
 # Time.
 CONNECT_SECONDS = 15.0
 IDLE_SECONDS = 60.0  # between two packets
+CURRENT_SECONDS = 5.0  # until it is known that an image is up to date; else it is pulled
 DOCUMENT_SECONDS = 60.0  # a manifest, a config or a token as a whole
 SLOWEST_BYTES_PER_SECOND = 16 * KIB  # a blob slower than this on average is given up
+ABANDON_SECONDS = 1.0  # until a thread that waits for a server is left behind
+RESUME_SECONDS = 7 * 24 * 3600.0  # what an interrupted pull left goes after that
 REDIRECTS = 5
 ATTEMPTS = 5
 RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for
@@ -69,6 +78,18 @@ CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
 
 for _name, _value in config.load()[1].get("images.limits", {}).items():
     globals()[_name.upper().replace("-", "_")] = _value
+
+
+_HINTS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_ROOM),
+    **dict.fromkeys((errno.EROFS, errno.EACCES), NOT_WRITABLE),
+    errno.EPERM: NO_OWNERS,
+}
+
+
+def hint(number: int | None) -> str | None:
+    """Return what to do about an errno of writing to the store; None: nobody knows."""
+    return _HINTS.get(number or 0)
 
 
 def transfer_seconds(size: int) -> float:

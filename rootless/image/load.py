@@ -20,6 +20,7 @@ from rootless.image.manifest import ManifestError, PlatformError
 from rootless.image.platforms import PlatformWish, host_platform, parse_platform
 from rootless.image.pull import install
 from rootless.image.reference import Reference, parse
+from rootless.linux.unnamed import unnamed_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +154,7 @@ def open_stream(path: str | None, scratch: str) -> int:
 
 def store_stream(fd: int, scratch: str, what: str) -> int:
     """Store what a descriptor gives in a file without a name; return that."""
-    stored = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    stored = unnamed_file(scratch)
     size = 0
     try:
         while chunk := os.read(fd, limits.CHUNK):
@@ -167,7 +168,7 @@ def store_stream(fd: int, scratch: str, what: str) -> int:
         os.close(stored)
         if isinstance(error, OSError):
             raise RlessError(
-                f"cannot store {what}: {error.strerror}", limits.NO_ROOM, exit_code=1
+                f"cannot store {what}: {error.strerror}", limits.hint(error.errno), exit_code=1
             ) from error
         raise
     return stored

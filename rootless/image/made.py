@@ -22,6 +22,7 @@ from rootless.image.platforms import parse_platform
 from rootless.image.pull import install
 from rootless.image.reference import parse
 from rootless.image.source import Found
+from rootless.linux.unnamed import unnamed_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +158,7 @@ def _download(url: str, scratch: str) -> int:
     what = escape(url.partition("?")[0])
     deadline = time.monotonic() + limits.transfer_seconds(limits.GIB)
     client = http.Client(http.insecure_registries())
-    fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    fd = unnamed_file(scratch)
     size = 0
     try:
         response = client.get(url, {}, deadline=deadline)
@@ -174,7 +175,9 @@ def _download(url: str, scratch: str) -> int:
     except BaseException as error:
         os.close(fd)
         if isinstance(error, OSError):
-            raise RlessError(f"cannot store {what}: {error.strerror}", limits.NO_ROOM) from error
+            raise RlessError(
+                f"cannot store {what}: {error.strerror}", limits.hint(error.errno)
+            ) from error
         raise
     finally:
         client.close()

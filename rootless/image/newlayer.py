@@ -10,7 +10,6 @@ Where it runs: in a child that is root of a user namespace with the map.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -28,8 +27,8 @@ from rootless.image.layers import (
 )
 from rootless.image.layerview import LayerView
 from rootless.image.records import write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, split_path
+from rootless.image.store import layer_dir, split_path
+from rootless.image.tarsplit import SplitWriter
 from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux.idmap import call_in_userns
@@ -117,8 +116,7 @@ def _unpack(
         if not unpacker.has_root:
             _like(root_fd, os.fstat(lower_fds[-1]) if lower_fds else None, idmap)
     except OSError as error:
-        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise RlessError(str(error.strerror), hint) from error
+        raise RlessError(str(error.strerror), limits.hint(error.errno)) from error
     diff_id = f"sha256:{source.hash.hexdigest()}"
     chain = sha256(f"{below} {diff_id}".encode()) if below else diff_id
     meta = {

@@ -1,10 +1,14 @@
-"""Show how a pull goes on: one line a layer redrawn on a terminal, plain lines in a pipe."""
+"""Show how a pull or push goes on: a line a layer redrawn on a terminal, plain lines in a pipe.
+
+Of more layers than the terminal has lines, those that move are shown, then those that wait; the
+last picture has all.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
+from _thread import allocate_lock  # what threading.Lock is; the rest of threading takes 3 ms
 
 from rootless.errors import escape
 
@@ -12,6 +16,9 @@ _REDRAW_SECONDS = 0.1
 _BAR = 50
 _LAST = "Pull complete"
 _MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
+# Told of first, and last, where there is no room for all.
+_FIRST = (*_MOVING, "Compressing", "Pushing")
+_DONE = (_LAST, "Already exists", "Pushed", "Layer already exists", "Mounted", "Skipped")
 
 
 class Progress:
@@ -19,17 +26,19 @@ class Progress:
 
     Args:
         quiet: report nothing.
+        lines: of layers, too, where it is no terminal.
     """
 
-    def __init__(self, fd: int = 2, *, quiet: bool = False) -> None:
+    def __init__(self, fd: int = 2, *, quiet: bool = False, lines: bool = True) -> None:
         self._fd = fd
         self._quiet = quiet
+        self._lines = lines
         self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
         # Layer -> state, bytes done, bytes in all, when the state began.
         self._rows: dict[str, tuple[str, int, int, float]] = {}
-        self._drawn = 0
+        self._drawn: list[int] = []  # the columns of each line on the screen
         self._last = 0.0
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     @property
     def wanted(self) -> bool:
@@ -41,9 +50,7 @@ class Progress:
         if self._quiet:
             return
         with self._lock:
-            self._erase()
-            self._write(escape(text) + "\n")
-            self._draw()
+            self._redraw(above=escape(text) + "\n")
 
     def state(self, layer: str, state: str, total: int = 0) -> None:
         """Tell that a layer (by its short id) is "Waiting", "Downloading", ..."""
@@ -53,12 +60,12 @@ class Progress:
             before = self._rows[layer][0] if layer in self._rows else ""
             if before == _LAST:
                 return  # told late: what unpacks can be faster than who says that it has all
-            if state == _LAST and before == "Downloading" and not self._live:
+            if state == _LAST and before == "Downloading" and not self._live and self._lines:
                 self._write(f"{layer}: Download complete\n")
             self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
-            elif state not in _MOVING:
+            elif state not in _MOVING and self._lines:
                 self._write(f"{layer}: {state}\n")
 
     def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
@@ -83,40 +90,58 @@ class Progress:
         """Leave the last state on the screen."""
         if self._live:
             with self._lock:
-                self._redraw()
+                self._redraw(all_of_it=True)
                 self._rows = {}
-                self._drawn = 0
+                self._drawn = []
 
-    def _redraw(self) -> None:
-        self._erase()
-        self._draw()
+    def _redraw(self, above: str = "", *, all_of_it: bool = False) -> None:
+        picture = self._picture(all_of_it)
+        self._write(self._erased() + above + "".join(f"{line}\n" for line in picture))
+        # Not before: Ctrl-C may end this in between, and then a picture too many is better than
+        # lines of others that are erased.
+        self._drawn = [len(line) for line in picture]
 
-    def _erase(self) -> None:
-        if self._live and self._drawn:
-            self._write(f"\x1b[{self._drawn}A\x1b[J")
-            self._drawn = 0
-
-    def _draw(self) -> None:
-        if not self._live:
-            return
+    def _size(self) -> tuple[int, int]:
         try:
             columns, lines = os.get_terminal_size(self._fd)
         except OSError:
             columns = lines = 0
-        columns, lines = columns or 80, lines or 24
-        rows = list(self._rows.items())[-max(1, lines - 2) :]
+        return columns or 80, lines or 24
+
+    def _erased(self) -> str:
+        """Return what takes the last picture away."""
+        if not self._drawn:
+            return ""
+        columns = self._size()[0]  # what was drawn may have been wrapped since
+        height = sum(max(1, -(-length // columns)) for length in self._drawn)
+        return f"\x1b[{height}A\x1b[J"
+
+    def _picture(self, all_of_it: bool) -> list[str]:
+        """Return the lines of the layers."""
+        if not self._live:
+            return []
+        columns, lines = self._size()
+        rows = list(self._rows.items())
+        room = max(1, lines - 2)
+        if len(rows) > room and not all_of_it:
+            chosen = {layer for layer, _ in sorted(rows, key=_rank)[:room]}
+            rows = [row for row in rows if row[0] in chosen]
         now = time.monotonic()
         width = max(10, min(_BAR, columns - 60))
-        lines_of = (_row(layer, *row, now, width) for layer, row in rows)
-        text = "".join(line[: max(20, columns - 1)] + "\n" for line in lines_of)
-        self._drawn = len(rows)
-        self._write(text)
+        return [_row(layer, *row, now, width)[: max(1, columns - 1)] for layer, row in rows]
 
     def _write(self, text: str) -> None:
+        data = text.encode("utf-8", "backslashreplace")
         try:
-            os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+            while data:
+                data = data[os.write(self._fd, data) :]
         except OSError:
             pass  # a closed standard error must not end a pull
+
+
+def _rank(row: tuple[str, tuple[str, int, int, float]]) -> int:
+    state = row[1][0]
+    return 0 if state in _FIRST else 2 if state.startswith(_DONE) else 1
 
 
 def _row(

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import log
 from rootless.errors import RlessError, escape
-from rootless.image import additional, convert, records
+from rootless.image import additional, convert, limits, partial, records
 from rootless.image import layers as layer_store
 from rootless.image.inflight import InFlight, LayerLocks, clear_leftovers, store_lock
+from rootless.image.partial import Downloads
 from rootless.image.platforms import host_platform, parse_platform
 from rootless.image.progress import Progress
 from rootless.image.reference import Reference, parse
@@ -180,12 +181,13 @@ def _pull(
 ) -> Image:
     records.make_frame(store.root)
     clear_leftovers(store.root)
+    partial.clear(store.root)
     before = store.read(name_path(store.root, reference, platform))
     with InFlight(store.root) as flight:
         state = source_state(reference)
         source = _open_source(reference, flight.path)
         try:
-            progress.say(f"Pulling {reference.familiar}")
+            progress.say(_headline(reference))
             image = install(
                 store,
                 source,
@@ -245,7 +247,7 @@ def install(
     for meta in metas:
         lost = layer_store.describe(meta)
         if lost:
-            log.debug(lost)
+            progress.say(lost)
     final = idmap_for(image)
     if final.key != key:
         # What was unpacked says otherwise than what was guessed: convert.
@@ -266,6 +268,9 @@ def _record_image(
     root = store.root
     record = _record(found, metas, found.id)
     record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    if found.manifest:
+        records.put_blob(root, found.digest, found.manifest, scratch)
+    records.put_blob(root, found.id, found.config_data, scratch)
     if names and all(
         store.read(name_path(root, reference, platform))
         == {
@@ -277,9 +282,6 @@ def _record_image(
         for reference in names
     ):
         return Image(root, {**record, "name": record_name(names[-1])})  # as it was
-    if found.manifest:
-        records.put_blob(root, found.digest, found.manifest, scratch)
-    records.put_blob(root, found.id, found.config_data, scratch)
     records.sync(root)
     if not names:
         records.write_json(f"{root}/images/ids/{found.id[7:]}.json", record, scratch)
@@ -287,6 +289,14 @@ def _record_image(
         record = {**record, "name": record_name(reference), "source": state}
         records.save(root, record, reference, platform, scratch)
     return Image(root, record)
+
+
+def _headline(reference: Reference) -> str:
+    """Return the first line, for what a registry has as Docker."""
+    if reference.transport != "docker":
+        return f"Pulling {reference.familiar}"
+    wanted = reference.digest or reference.tag or "latest"
+    return f"{wanted}: Pulling from {reference.repository}"
 
 
 def _open_source(reference: Reference, scratch: str) -> Source:
@@ -317,32 +327,33 @@ def _make_layers(
     additional.provide(root, idmap, [layer.chain for layer in layers], scratch)
     locks = LayerLocks(root)
     try:
-        missing = [layer for layer in layers if _meta(root, idmap, layer.chain) is None]
-        for layer in missing:
-            if locks.take(layer.chain):
-                progress.say(f"{layer.short}: another pull was at it")
-        missing = [layer for layer in missing if _meta(root, idmap, layer.chain) is None]
-        for layer in layers:
-            if layer not in missing:
-                progress.state(layer.short, "Already exists")
-        if idmap is None:
-            _fetch(source, missing, scratch, progress)
-            known = [_meta(root, idmap, layer.chain) for layer in layers]
-            draft.users = layer_store.scan_users(layers, known)
-            idmap = idmap_for(draft)
-        key = idmap.key
-        others = [
-            layer
-            for layer in layers
-            if layer not in missing and not layer_store.is_complete(root, key, layer.chain)
-        ]
-        if others:
-            # There, but for another map: translated if that can be, else fetched after all.
-            chains = [layer.chain for layer in others]
-            source_key = convert.find_source(root, chains, idmap)
-            if source_key is not None:
-                convert.convert(root, idmap, source_key, chains, scratch)
-        _bring(source, root, idmap, layers, scratch, progress)
+        with Downloads(root, scratch) as downloads:
+            missing = [layer for layer in layers if _meta(root, idmap, layer.chain) is None]
+            for layer in missing:
+                if locks.take(layer.chain):
+                    progress.say(f"{layer.short}: another pull was at it")
+            missing = [layer for layer in missing if _meta(root, idmap, layer.chain) is None]
+            for layer in layers:
+                if layer not in missing:
+                    progress.state(layer.short, "Already exists")
+            if idmap is None:
+                _fetch(source, missing, downloads, scratch, progress)
+                known = [_meta(root, idmap, layer.chain) for layer in layers]
+                draft.users = layer_store.scan_users(layers, known)
+                idmap = idmap_for(draft)
+            key = idmap.key
+            others = [
+                layer
+                for layer in layers
+                if layer not in missing and not layer_store.is_complete(root, key, layer.chain)
+            ]
+            if others:
+                # There, but for another map: translated if that can be, else fetched after all.
+                chains = [layer.chain for layer in others]
+                source_key = convert.find_source(root, chains, idmap)
+                if source_key is not None:
+                    convert.convert(root, idmap, source_key, chains, scratch)
+            _bring(source, root, idmap, layers, downloads, scratch, progress)
     finally:
         locks.release()
     metas = [records.read_meta(root, key, layer.chain) for layer in layers]
@@ -351,9 +362,16 @@ def _make_layers(
     return [meta for meta in metas if meta is not None], key
 
 
-def _fetch(source: Source, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
+def _fetch(
+    source: Source,
+    layers: Sequence[LayerBlob],
+    downloads: Downloads,
+    scratch: str,
+    progress: Progress,
+) -> None:
     wanted = [layer for layer in layers if layer.fd < 0]
     if wanted:
+        downloads.open(wanted)
         source.fetch(wanted, scratch, progress)
 
 
@@ -362,6 +380,7 @@ def _bring(
     root: str,
     idmap: IdMap,
     layers: Sequence[LayerBlob],
+    downloads: Downloads,
     scratch: str,
     progress: Progress,
 ) -> None:
@@ -374,7 +393,8 @@ def _bring(
         if todo:
             workers.unpack(root, idmap, layers, scratch, progress)
         return
-    with workers.Arrivals(wanted, scratch) as arrivals:
+    downloads.open(wanted)
+    with workers.Arrivals(wanted) as arrivals:
         download = _Download(source, wanted, scratch, progress, arrivals)
         try:
             with workers.Unpacking(root, idmap, layers, scratch, progress) as work:
@@ -382,8 +402,9 @@ def _bring(
         except RlessError:
             if not (download.is_complete and arrivals.has_restarted):
                 raise
-            # A mirror sent something else than the place that was asked after it, and some of
-            # that was unpacked. By now the blobs are there, and verified.
+            # A mirror sent something else than the place that was asked after it, or what an
+            # earlier pull had left was damaged, and some of that was unpacked. By now the blobs
+            # are there, and verified.
             arrivals.all_are_there()
             again = f"{scratch}/again"
             os.mkdir(again, 0o700)
@@ -419,7 +440,7 @@ class _Download:
         """
         # Made here: the children must not have the other end too.
         end, self._writer = os.pipe()
-        thread = threading.Thread(target=self._run)
+        thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
             work.watch(end)
@@ -436,7 +457,8 @@ class _Download:
                 raise self._failure
         finally:
             self._arrivals.give_up()
-            thread.join()
+            # Who waits for a stalled server is left behind: it touches nothing any more.
+            thread.join(limits.ABANDON_SECONDS)
             os.close(end)
 
     def _run(self) -> None:
@@ -447,7 +469,7 @@ class _Download:
         except BaseException as error:
             self._failure = error
         finally:
-            os.close(self._writer)
+            os.close(self._writer)  # its own: nobody else closes it
 
 
 def _early_map(idmap_for: MapFor, draft: Image) -> IdMap | None:
@@ -490,6 +512,7 @@ def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[st
         "id": found.id,
         "digest": found.digest,
         "digests": found.digests,
+        "origin": found.origin,
         "config": config["config"],
         "platform": platform,
         "chain": [layer.chain for layer in found.layers],

@@ -18,7 +18,6 @@ import os
 import threading
 import time
 import zlib
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rootless import log
@@ -29,11 +28,13 @@ from rootless.image.endpoint import Endpoint
 from rootless.image.http import Client, finish
 from rootless.image.reference import parse
 from rootless.image.tarsplit import diff_ids, open_layer
+from rootless.image.threads import at_once
 from rootless.image.upload import Blob
+from rootless.linux.unnamed import unnamed_file
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from rootless.image.progress import Progress
@@ -156,27 +157,13 @@ class _Push:
         for layer in layers:
             self._progress.state(layer.short, "Preparing")
         unique = list({layer.diff_id: layer for layer in layers}.values())
-        self._at_once(self._find, [(layer,) for layer in unique])
+        rows = [(layer,) for layer in unique]
+        at_once(self._find, rows, limits.CONCURRENT_UPLOADS, self._stop)
         self._upload([layer for layer in unique if layer.descriptor is None])
         made = {layer.diff_id: layer.descriptor for layer in unique}
         data, kind = self._document([cast("Descriptor", made[one.diff_id]) for one in layers])
         self._put_manifest(data, kind)
         return sha256(data), len(data)
-
-    def _at_once(self, action: Callable[..., None], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Do `action` for each row in threads of their own; a failure or Ctrl-C stops them all."""
-        with ThreadPoolExecutor(limits.CONCURRENT_UPLOADS) as pool:
-            futures = [pool.submit(action, *row) for row in rows]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            except BaseException:
-                self._stop.set()
-                for future in futures:
-                    future.cancel()
-                raise
 
     def _go_on(self, layer: _Layer, done: int) -> None:
         """Report how far a layer is; end its thread if another one has failed."""
@@ -242,16 +229,15 @@ class _Push:
                     stack.enter_context(open_layer(self._store, self._image, layer.index))
                     for layer in some
                 ]
-                self._at_once(self._send, list(zip(some, streams, strict=True)))
+                rows = zip(some, streams, strict=True)
+                at_once(self._send, rows, limits.CONCURRENT_UPLOADS, self._stop)
 
     def _send(self, layer: _Layer, stream: LayerStream) -> None:
         compression = self._compression or _compression_of(layer.original) or "gzip"
         if compression not in _OCI_LAYERS:
             compression = "gzip"
         self._progress.state(layer.short, "Compressing")
-        path = f"{self._scratch}/{layer.short}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.unlink(path)
+        fd = unnamed_file(self._scratch)
         try:
             digest, size = self._compress(layer, stream, compression, fd)
             if not upload.exists(self._endpoint, digest):
@@ -293,7 +279,7 @@ class _Push:
                     view = view[os.write(fd, view) :]
         except OSError as error:
             raise RlessError(
-                f"layer {layer.short} cannot be stored: {error.strerror}", limits.NO_ROOM
+                f"layer {layer.short} cannot be stored: {error.strerror}", limits.hint(error.errno)
             ) from error
         return f"sha256:{hasher.hexdigest()}", size
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
 from rootless.image import limits
-from rootless.image.digest import is_digest
-from rootless.image.store import RECORD_VERSION, Store, layer_dir, name_path
+from rootless.image.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
 from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
 
@@ -70,20 +68,14 @@ def write_file(
                 os.fsync(fd)
         os.rename(temporary, path)
     except OSError as error:
-        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise RlessError(f"cannot write {path}: {error.strerror}", hint) from error
+        raise RlessError(
+            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
+        ) from error
 
 
 def write_json(path: str, value: object, scratch: str) -> None:
     """Write a JSON document as `write_file` does."""
     write_file(path, json.dumps(value, separators=(",", ":")).encode(), scratch)
-
-
-def blob_path(root: str, digest: str) -> str:
-    """Return where a manifest or config lies."""
-    if not is_digest(digest):
-        raise RlessError("internal error: a blob without a digest")
-    return f"{root}/blobs/sha256/{digest[7:]}"
 
 
 def put_blob(root: str, digest: str, data: bytes, scratch: str) -> None:

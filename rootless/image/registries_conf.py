@@ -18,21 +18,18 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError, escape
 from rootless.image import limits
 from rootless.image.reference import DEFAULT_REGISTRY, Reference, is_registry, is_repository, parse
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 _SYSTEM = "/etc/containers/registries.conf"
+_PLAIN = ("unqualified-search-registries", "short-name-mode")
 _MODES = ("enforcing", "permissive", "disabled")
 _FROM = ("all", "digest-only", "tag-only")
 
@@ -242,17 +239,50 @@ def load() -> Registries:
     """
     found = Registries()
     explicit = os.environ.get("CONTAINERS_REGISTRIES_CONF")
+    for path in _files():
+        found.read(path, required=path == explicit)
+    return found
+
+
+def is_about_names_only() -> bool:
+    """Tell whether the files leave each registry where it is, and as it is.
+
+    As distributions ship them: aliases of short names. For that no TOML has to be read; a file
+    that is only written unlike them is taken for one that does more.
+
+    Raises:
+        RlessError: one of them cannot be read.
+    """
+    for path in _files():
+        in_aliases = False
+        for line in map(str.strip, _read(path, False).decode("latin-1").splitlines()):
+            key, _, value = (part.strip() for part in line.partition("="))
+            if line == "[aliases]":
+                in_aliases = True
+            elif line and line[0] != "#":
+                is_known = key[0] != "[" if in_aliases else key in _PLAIN
+                if not is_known or not _ends(value):
+                    return False
+    return True
+
+
+def _ends(value: str) -> bool:
+    """Tell whether a value of TOML, text or a list of texts, ends where its line does."""
+    pair = value[:1] + value[-1:]
+    return pair in ('""', "''", "[]") and len(value) > 1 and value[:3] not in ('"""', "'''")
+
+
+def _files() -> list[str]:
+    """Return the files that apply to this user, in order; the first may not be there."""
+    explicit = os.environ.get("CONTAINERS_REGISTRIES_CONF")
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     own = f"{home}/containers/registries.conf"
     if explicit:
-        found.read(explicit, required=True)
-        directories = [f"{explicit}.d"]
+        found, directories = [explicit], [f"{explicit}.d"]
     elif os.path.exists(own):
-        found.read(own)
-        directories = [f"{own}.d"]
+        found, directories = [own], [f"{own}.d"]
     else:
-        found.read(_SYSTEM)
-        directories = [f"{_SYSTEM}.d", f"{own}.d"]
+        found, directories = [_SYSTEM], [f"{_SYSTEM}.d", f"{own}.d"]
     for directory in directories:
         try:
             names = sorted(name for name in os.listdir(directory) if name.endswith(".conf"))
@@ -260,12 +290,12 @@ def load() -> Registries:
             continue
         except OSError as error:
             raise RlessError(f"cannot read {directory}: {error.strerror}") from error
-        for name in names:
-            found.read(f"{directory}/{name}")
+        found += [f"{directory}/{name}" for name in names]
     return found
 
 
-def _parse(path: str, required: bool) -> dict[str, Any]:
+def _read(path: str, required: bool) -> bytes:
+    """Return what is in a file; nothing if it is not there and need not be."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             data = file.read(limits.AUTH_BYTES + 1)
@@ -274,11 +304,22 @@ def _parse(path: str, required: bool) -> dict[str, Any]:
             raise RlessError(
                 f"{escape(path)}: there is no such file", "$CONTAINERS_REGISTRIES_CONF names it"
             ) from None
-        return {}
+        return b""
     except OSError as error:
         raise RlessError(f"cannot read {escape(path)}: {error.strerror}") from error
     if len(data) > limits.AUTH_BYTES:
         raise RlessError(f"{escape(path)} is too large")
+    return data
+
+
+def _parse(path: str, required: bool) -> dict[str, Any]:
+    data = _read(path, required)
+    if not data:
+        return {}
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,6 @@ import hashlib
 import os
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from urllib.parse import urljoin
 
 from rootless import log
@@ -21,9 +20,9 @@ from rootless.errors import RlessError, escape
 from rootless.image import http, limits, manifest, registries_conf
 from rootless.image.digest import chain_ids, is_digest, sha256
 from rootless.image.endpoint import AbsentError, Endpoint
-from rootless.image.http import Client, TransferError, read_body, stream_body
+from rootless.image.http import Client, read_body, stream_body
 from rootless.image.layers import LayerBlob
-from rootless.image.source import Found
+from rootless.image.source import Found, TransferError
 from rootless.oci import image_spec as spec
 
 TYPE_CHECKING = False
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from rootless.image.progress import Progress
     from rootless.image.reference import Reference
     from rootless.oci.image_spec import Descriptor
-
-ACCEPT = ", ".join((*spec.INDEXES, *spec.MANIFESTS, *spec.SCHEMA_1))
 
 
 class Registry:
@@ -52,14 +49,11 @@ class Registry:
             Endpoint(self._client, location, self._what)
             for location in registries_conf.load().locations(reference)
         ]
-        self._fetched: list[int] = []
+        self._has_resumed = False
 
     def close(self) -> None:
-        """Close all connections and fetched layers."""
+        """Close all connections."""
         self._client.close()
-        for fd in self._fetched:
-            os.close(fd)
-        self._fetched = []
 
     # -- documents ---------------------------------------------------------------------------
 
@@ -155,12 +149,15 @@ class Registry:
             config=config,
             image_id=content["config"]["digest"],
             layers=layers,
+            origin=endpoint.origin if endpoint.is_open and not endpoint.location.insecure else "",
         )
 
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
         """Return a manifest's bytes and Content-Type."""
         deadline = time.monotonic() + limits.DOCUMENT_SECONDS
-        response = endpoint.ask(endpoint.url(f"manifests/{wanted}"), {"Accept": ACCEPT}, deadline)
+        response = endpoint.ask(
+            endpoint.url(f"manifests/{wanted}"), {"Accept": spec.ACCEPT}, deadline
+        )
         endpoint.judge(response, f"manifest {wanted}")
         data = read_body(response, most, deadline, f"{self._what}: manifest")
         named = response.headers.get("Docker-Content-Digest", "")
@@ -172,55 +169,50 @@ class Registry:
     # -- layers ------------------------------------------------------------------------------
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
-        """Download layers, several at once, each verified, into unnamed files."""
+        """Download layers, several at once, each verified."""
+        from rootless.image.threads import at_once  # 10 ms, not for what is there
+
         unique: dict[str, list[LayerBlob]] = {}
         for layer in layers:
             unique.setdefault(layer.digest or "", []).append(layer)
-        _check_room(scratch, sum(group[0].size for group in unique.values()))
+        _check_room(
+            scratch,
+            sum(max(0, group[0].size - _there(group[0].fd)) for group in unique.values()),
+        )
         for group in unique.values():
             progress.state(group[0].short, "Pulling fs layer", group[0].size)
         stop = threading.Event()
-        with ThreadPoolExecutor(limits.CONCURRENT_DOWNLOADS) as pool:
-            futures = [
-                pool.submit(self._download, group, scratch, progress, stop)
-                for group in unique.values()
-            ]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            finally:
-                stop.set()
-                for future in futures:
-                    future.cancel()
-            for future in futures:
-                future.result()
+        rows = [(group, progress, stop) for group in unique.values()]
+        at_once(self._download, rows, limits.CONCURRENT_DOWNLOADS, stop)
 
     def may_restart(self) -> bool:
-        """Tell whether a place may send something else than the one that is asked after it."""
-        return len(self._endpoints) > 1
+        """Tell whether what did come may have to come once more.
 
-    def _download(
-        self, group: list[LayerBlob], scratch: str, progress: Progress, stop: threading.Event
-    ) -> None:
+        A place can send something else than the one that is asked after it; and what an earlier
+        pull left may be damaged.
+        """
+        return len(self._endpoints) > 1 or self._has_resumed
+
+    def _download(self, group: list[LayerBlob], progress: Progress, stop: threading.Event) -> None:
         """Download one blob for all layers that are made of it."""
         layer = group[0]
+        what = f"{self._what}: layer {layer.short}"
         progress.state(layer.short, "Downloading", layer.size)
-        fd = layer.fd  # given where it is unpacked meanwhile
-        if fd < 0:
-            fd = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-            self._fetched.append(fd)
+
+        arrivals = [one.arrival for one in group if one.arrival is not None]
+
+        def check() -> None:
+            if stop.is_set() or any(arrival.given_up for arrival in arrivals):
+                raise RlessError(f"{what}: given up")
 
         def advance(done: int) -> None:
             progress.advance(layer.short, done)
-            for one in group:
-                if one.arrival is not None:
-                    one.arrival.note(done)
-            if stop.is_set():
-                raise RlessError(f"{self._what}: layer {layer.short}: given up")
+            for arrival in arrivals:
+                arrival.note(done)
 
-        transfer = _Transfer(layer, fd, f"{self._what}: layer {layer.short}", advance)
+        self._has_resumed |= _there(layer.fd) > 0
+        transfer = _Transfer(layer, what, check, advance)
+        transfer.take_up()
         for endpoint in self._endpoints:
             try:
                 transfer.run(endpoint)
@@ -229,8 +221,6 @@ class Registry:
                 if endpoint is self._endpoints[-1] or stop.is_set():
                     raise
                 log.debug(f"{error.message}; asking the next place")
-        for one in group:
-            one.fd = fd
         progress.state(layer.short, "Download complete", layer.size)
 
 
@@ -238,21 +228,45 @@ class _Transfer:
     """Receive one blob into a file, over as many requests and from as many places as it takes.
 
     Args:
-        advance: is told the bytes that are there; it may raise to give up.
+        check: raises once nobody wants it any more; the file is not touched then.
+        advance: is told the bytes that are there.
     """
 
     def __init__(
-        self, layer: LayerBlob, fd: int, what: str, advance: Callable[[int], None]
+        self,
+        layer: LayerBlob,
+        what: str,
+        check: Callable[[], None],
+        advance: Callable[[int], None],
     ) -> None:
         self._layer = layer
-        self._fd = fd
+        self._fd = layer.fd
         self._what = what
+        self._check = check
         self._advance = advance
-        self._restart()
-
-    def _restart(self) -> None:
         self._hasher = hashlib.sha256()
         self._done = 0
+        self._taken_up = 0
+
+    def take_up(self) -> None:
+        """Go on with what an earlier pull has left in the file."""
+        if _there(self._fd) > self._layer.size:
+            self._restart()
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        while chunk := os.read(self._fd, limits.CHUNK):
+            self._check()
+            self._hasher.update(chunk)
+            self._done += len(chunk)
+            self._advance(self._done)
+        self._taken_up = self._done
+        if self._done:
+            log.debug(f"{self._what}: {self._done} bytes are here from an earlier pull")
+
+    def _restart(self) -> None:
+        self._check()
+        self._hasher = hashlib.sha256()
+        self._done = self._taken_up = 0
+        os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     def run(self, endpoint: Endpoint) -> None:
@@ -266,7 +280,8 @@ class _Transfer:
         url = endpoint.url(f"blobs/{layer.digest}")
         deadline = time.monotonic() + limits.transfer_seconds(layer.size)
         attempt, mark = 0, self._done
-        while True:
+        while self._done < layer.size:
+            self._check()
             done = self._done
             headers = {"Range": f"bytes={done}-"} if done else {}
             response = endpoint.ask(url, headers, deadline)
@@ -281,7 +296,7 @@ class _Transfer:
                 failure = error
             if self._done == layer.size:
                 break
-            failure = failure or RlessError(
+            failure = failure or TransferError(
                 f"{what} has {self._done} bytes instead of {layer.size}"
             )
             # A line that breaks often is slow, not broken: only attempts in vain are counted.
@@ -292,12 +307,18 @@ class _Transfer:
                 raise failure
             log.debug(f"{failure.message}; going on from byte {self._done}")
         if f"sha256:{self._hasher.hexdigest()}" != layer.digest:
+            is_ours = self._taken_up > 0
             self._restart()
+            if is_ours:
+                log.debug(f"{what}: what an earlier pull left is damaged; all over again")
+                self.run(endpoint)
+                return
             raise RlessError(f"{what} does not have its digest", "the registry is damaged or lies")
 
     def _receive(self, response: BaseHTTPResponse, deadline: float) -> None:
         try:
             for chunk in stream_body(response, deadline, self._what):
+                self._check()
                 if self._done + len(chunk) > self._layer.size:
                     self._restart()
                     raise RlessError(
@@ -394,8 +415,12 @@ def _write(fd: int, data: bytes, what: str) -> None:
     except OSError as error:
         raise RlessError(
             f"{what} cannot be stored: {error.strerror}",
-            limits.NO_ROOM,
+            limits.hint(error.errno),
         ) from error
+
+
+def _there(fd: int) -> int:
+    return os.fstat(fd).st_size
 
 
 def _check_room(directory: str, size: int) -> None:

@@ -13,6 +13,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError, escape
+from rootless.image import partial
 from rootless.image.inflight import InFlight, clear_leftovers, store_lock
 from rootless.image.ownership import delete_any, everything
 from rootless.image.reference import familiar_repository, parse
@@ -222,6 +223,7 @@ def collect_into(freed: Freed, store: Store, candidates: set[str] | None = None)
             freed.is_left = True
             return
         clear_leftovers(root)
+        freed.bytes += partial.clear(root, every=candidates is None)
         records = store.records("names") + store.records("ids")
         needed = {_name(chain) for record in records for chain in record["chain"]}
         looked_at = None if candidates is None else {_name(chain) for chain in candidates}

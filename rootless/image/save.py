@@ -30,6 +30,7 @@ from rootless.image.reference import familiar_repository
 from rootless.image.tarsplit import diff_ids, open_layer
 from rootless.image.tarstream import DIRECTORY
 from rootless.image.tarwriter import TarWriter
+from rootless.linux.unnamed import NO_TMPFILE, unnamed_file
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
@@ -162,11 +163,20 @@ class _Writer:
 
     def _compressed(self, stream: Iterator[bytes] | Any, diff_id: str) -> dict[str, Any]:
         """Compress a layer into a file without a name, then copy it."""
-        with open(os.open(self._scratch, os.O_RDWR | os.O_TMPFILE, 0o600), "w+b") as file:
+        with open(unnamed_file(self._scratch), "w+b", buffering=0) as file:
             hasher = hashlib.sha256()
             for chunk in compressed(iter(stream), self._compression):
                 hasher.update(chunk)
-                file.write(chunk)
+                view = memoryview(chunk)
+                while view:
+                    try:
+                        view = view[file.write(view) :]
+                    except OSError as error:  # not to be taken for one of the target
+                        raise RlessError(
+                            f"layer {diff_id[7:19]} cannot be compressed: {error.strerror}",
+                            limits.hint(error.errno),
+                            exit_code=1,
+                        ) from error
             size = file.tell()
             file.seek(0)
             digest = f"sha256:{hasher.hexdigest()}"
@@ -305,7 +315,7 @@ class Output:
             try:
                 self.fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                if error.errno not in NO_TMPFILE:
                     raise
                 self._temporary = self._free_name()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -393,5 +403,6 @@ class Directory:
 
 def no_room(error: OSError) -> RlessError:
     """Return the error of a target that is full or gone, as standard output can be."""
-    hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-    return RlessError(f"cannot write the archive: {error.strerror}", hint, exit_code=1)
+    return RlessError(
+        f"cannot write the archive: {error.strerror}", limits.hint(error.errno), exit_code=1
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from rootless.errors import RlessError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -11,6 +13,16 @@ if TYPE_CHECKING:
     from rootless.image.platforms import PlatformWish
     from rootless.image.progress import Progress
     from rootless.oci.image_spec import ImageConfig
+
+
+class TransferError(RlessError):
+    """Report that a server was not reached or broke off.
+
+    Attributes:
+        pause: seconds that the server wants to be left alone, None if it did not say.
+    """
+
+    pause: float | None = None
 
 
 class Found:
@@ -22,9 +34,10 @@ class Found:
         manifest: the manifest's bytes; b"" if the source has none.
         config_data, config, id: the image config, its checked content and its digest.
         layers: bottom first; none is fetched yet.
+        origin: as `store.Image.origin`.
     """
 
-    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest")
+    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest", "origin")
 
     def __init__(
         self,
@@ -35,6 +48,7 @@ class Found:
         config: ImageConfig,
         image_id: str,
         layers: list[LayerBlob],
+        origin: str = "",
     ) -> None:
         self.manifest = manifest
         self.digests = digests
@@ -43,6 +57,7 @@ class Found:
         self.config = config
         self.id = image_id
         self.layers = layers
+        self.origin = origin
 
 
 class Source(Protocol):
@@ -52,12 +67,13 @@ class Source(Protocol):
         """Return the image's documents for one platform, verified and checked."""
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
-        """Make the layers readable: set `fd` and `offset` of each.
+        """Write the blobs of layers into their files, which may have the start of them already.
 
-        A layer that has an `arrival` has its file already, and is being read meanwhile.
+        A layer that has an `arrival` is being read meanwhile. An archive has nothing to do:
+        its layers lie in files of it.
 
         Args:
-            scratch: a directory for what has to be stored; deleted by the caller.
+            scratch: a directory of the file system of these files.
         """
 
     def may_restart(self) -> bool:

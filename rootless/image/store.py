@@ -23,7 +23,7 @@ import os
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, escape
-from rootless.image.digest import is_hex
+from rootless.image.digest import is_digest, is_hex
 from rootless.image.reference import Reference, parse
 
 try:
@@ -54,6 +54,7 @@ class Image:
         size: bytes of the unpacked files. created: RFC 3339 text or "".
         digests: all digests the registry knows it by, that of the index too.
         copy_of: the additional store that the record is a copy of, "" for one of our own.
+        origin: "https://HOST[:PORT]" of the registry it came from, if that gave it to everybody.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Image:
         "id",
         "keys",
         "name",
+        "origin",
         "platform",
         "root",
         "size",
@@ -86,6 +88,7 @@ class Image:
         self.size: int = record["size"]
         self.created: str = record["created"]
         self.copy_of: str = record.get("copy_of", "")
+        self.origin: str = record.get("origin", "")
 
     def passwd(self) -> bytes:
         """Return the image's /etc/passwd."""
@@ -237,6 +240,18 @@ class Store:
 def layer_dir(root: str, key: str, chain: str) -> str:
     """Return where the layer of that chain id lies, unpacked for that map."""
     return f"{root}/layers/{key}/{chain[7 : 7 + _CHAIN_DIGITS]}"
+
+
+def split_path(root: str, chain: str) -> str:
+    """Return where the record of a layer's tar lies."""
+    return f"{root}/splits/{chain[7 : 7 + _CHAIN_DIGITS]}"
+
+
+def blob_path(root: str, digest: str) -> str:
+    """Return where a manifest or config lies."""
+    if not is_digest(digest):
+        raise RlessError("internal error: a blob without a digest")
+    return f"{root}/blobs/sha256/{digest[7:]}"
 
 
 def name_path(root: str, reference: Reference, platform: str | None = None) -> str:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from rootless.errors import RlessError, escape
 from rootless.image import limits, manifest, records
 from rootless.image.ownership import everything
-from rootless.image.store import layer_dir
+from rootless.image.store import layer_dir, split_path
 from rootless.linux.idmap import Call
 from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
@@ -51,11 +51,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _AGAIN = "remove the image and pull it again"
-
-
-def split_path(root: str, chain: str) -> str:
-    """Return where the record of a layer's tar lies."""
-    return f"{root}/splits/{os.path.basename(layer_dir('', '', chain))}"
 
 
 def has_split(root: str, chain: str) -> bool:

@@ -18,7 +18,8 @@ from urllib.parse import urlencode, urljoin
 from rootless import log
 from rootless.errors import RlessError
 from rootless.image import limits
-from rootless.image.http import TransferError, finish
+from rootless.image.http import finish
+from rootless.image.source import TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -22,7 +22,6 @@ Nobody outlives its parent: each child is killed with it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -34,8 +33,8 @@ from rootless.image.blobstream import BlobStream
 from rootless.image.layers import Caller, is_complete, move_into_place, place_split, user_files
 from rootless.image.layerview import LayerView
 from rootless.image.records import write_meta
-from rootless.image.store import layer_dir
-from rootless.image.tarsplit import SplitWriter, split_path
+from rootless.image.store import layer_dir, split_path
+from rootless.image.tarsplit import SplitWriter
 from rootless.image.tarstream import TarReader
 from rootless.image.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.linux import prctl
@@ -336,8 +335,9 @@ class _Foreman:
             meta, has_root = self._unpack(number, root_fd, split, stream)
             split.finish()
         except OSError as error:
-            hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-            raise RlessError(f"cannot unpack {what}: {error.strerror}", hint) from error
+            raise RlessError(
+                f"cannot unpack {what}: {error.strerror}", limits.hint(error.errno)
+            ) from error
         write_meta(self._root, self._idmap.key, meta, self._scratch, self._caller.ids)
         return {"has_root": has_root}
 
@@ -394,21 +394,15 @@ class _Foreman:
 
 
 class Arrivals:
-    """Files that blobs are downloaded into while workers read them. A `with` block.
+    """Blobs that are downloaded into files while workers read these. A `with` block.
 
     Args:
-        layers: those whose blobs are to come; equal blobs share a file.
-        scratch: where the files are made, without a name.
+        layers: those whose blobs are to come; they have files.
     """
 
-    def __init__(self, layers: Sequence[LayerBlob], scratch: str) -> None:
+    def __init__(self, layers: Sequence[LayerBlob]) -> None:
         self._layers = layers
-        self._fds: dict[str, int] = {}
         for layer in layers:
-            key = layer.digest or layer.chain
-            if key not in self._fds:
-                self._fds[key] = os.open(scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-            layer.fd = self._fds[key]
             layer.arrival = Arrival()
 
     @property
@@ -439,10 +433,6 @@ class Arrivals:
         traceback: TracebackType | None,
     ) -> None:
         self.all_are_there()
-        for layer in self._layers:
-            layer.fd = -1
-        for fd in self._fds.values():
-            os.close(fd)
 
 
 class Arrival:

@@ -25,6 +25,7 @@ _syscall.restype = ffi.c_long
 _MACHINE = os.uname().machine
 _LEGACY = {
     "x86_64": {
+        "clone": 56,
         "pivot_root": 155,
         "gettid": 186,
         "keyctl": 250,
@@ -33,6 +34,7 @@ _LEGACY = {
         "execveat": 322,
     },
     "aarch64": {
+        "clone": 220,
         "pivot_root": 41,
         "gettid": 178,
         "keyctl": 219,
@@ -41,6 +43,7 @@ _LEGACY = {
         "execveat": 281,
     },
 }.get(_MACHINE, {})
+SYS_CLONE = _LEGACY.get("clone", -1)
 SYS_PIVOT_ROOT = _LEGACY.get("pivot_root", -1)
 SYS_KEYCTL = _LEGACY.get("keyctl", -1)
 SYS_SECCOMP = _LEGACY.get("seccomp", -1)

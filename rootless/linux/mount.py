@@ -117,9 +117,7 @@ def pivot_root(new_root: str, put_old: str) -> None:
         SyscallError: EINVAL: new_root is no mount point, its parent is shared, or the current
             root is the initramfs; EBUSY: new_root is on the current root file system.
     """
-    syscall(
-        f"pivot_root({new_root}, {put_old})", SYS_PIVOT_ROOT, encode(new_root), encode(put_old)
-    )
+    syscall(f"pivot_root({new_root}, {put_old})", SYS_PIVOT_ROOT, encode(new_root), encode(put_old))
 
 
 def fsopen(fstype: str) -> int:
@@ -224,4 +222,3 @@ def mount_setattr(
         ffi.byref(attr),
         ffi.sizeof(attr),
     )
-

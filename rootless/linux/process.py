@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ffi
@@ -21,7 +22,7 @@ from rootless.linux.call import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from typing import Any, NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -29,6 +30,7 @@ else:
 
 _CLOSE_RANGE_CLOEXEC = 4
 _LAST_FD = 0xFFFFFFFF
+_place: tuple[int, int] | None = None  # of the arguments, once it was asked for
 
 
 def pidfd_open(pid: int) -> int:
@@ -96,9 +98,7 @@ def close_others(kept: set[int]) -> None:
     close_from(first)
 
 
-def execute_in(
-    dir_fd: int, name: str, args: list[str], environment: dict[str, str]
-) -> NoReturn:
+def execute_in(dir_fd: int, name: str, args: list[str], environment: dict[str, str]) -> NoReturn:
     """Become the program `name` of a directory; a link of that name is not followed.
 
     With a close-on-exec `dir_fd` the kernel runs no script: its interpreter could not open it.
@@ -140,6 +140,16 @@ def getcwd() -> bytes:
     return buffer.value
 
 
+def arguments_place() -> tuple[int, int]:
+    """Return where our command line begins and ends in memory; the same in all later children."""
+    global _place
+    if _place is None:
+        with open("/proc/self/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        _place = int(fields[45]), int(fields[46])
+    return _place
+
+
 def show_as(title: str) -> None:
     """Replace the command line that ps shows of this process, and of its later children.
 
@@ -148,9 +158,7 @@ def show_as(title: str) -> None:
 
     Source: proc_pid_stat(5), fields 48 and 49; proc_pid_cmdline(5).
     """
-    with open("/proc/self/stat", "rb") as stat:
-        fields = stat.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+    start, end = arguments_place()
     if 0 < start < end:
         size = end - start
         text = title.encode()[: size - 1].ljust(size, b"\0")
@@ -200,6 +208,25 @@ def _number(text: str) -> int:
     """Return what some digits say, and for anything else a number that no signal has."""
     few = len(text) < 4 and text.isascii() and text.isdigit()
     return int(text) if few else signal.NSIG
+
+
+def kill_children(spared: Collection[int], seconds: float) -> None:
+    """Kill the caller's children but for some, and wait for them, for so many seconds at most.
+
+    Of a child subreaper (prctl(2)) the children of the killed become its own, and go too.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            children = [int(word) for word in file.read().split()]
+        children = [pid for pid in children if pid not in spared]
+        if not children:
+            return
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)  # until we wait for it, its number is its own
+        for pid in children:
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                time.sleep(0.002)
 
 
 def read_exactly(fd: int, size: int) -> bytes:

@@ -121,5 +121,8 @@ SCHEMA_1 = (
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 )
 
+# All that a registry may answer when it is asked for a manifest.
+ACCEPT = ", ".join((*INDEXES, *MANIFESTS, *SCHEMA_1))
+
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"

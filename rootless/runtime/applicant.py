@@ -102,11 +102,11 @@ class Applicant:
         """Have the signals as a new program expects them: default, none blocked."""
         for number in range(1, signal.NSIG):
             # SIGPIPE stays ignored until `restrict`: the parent may have gone when we report.
-            if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE):
+            if number != signal.SIGPIPE and signal.getsignal(number) != signal.SIG_DFL:
                 try:
                     signal.signal(number, signal.SIG_DFL)
                 except (OSError, ValueError):
-                    pass  # the C library keeps two for itself
+                    pass  # SIGKILL, SIGSTOP, and two that the C library keeps for itself
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def keep_only(self, fds: set[int]) -> None:

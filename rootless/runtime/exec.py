@@ -21,6 +21,11 @@ be opened through /proc: it is undumpable, and its memory belongs to the host's 
 until execve (CVE-2016-9962, CVE-2019-5736, CVE-2022-1227). The program is opened by the
 kernel in the container's own root, with the container's own rights.
 
+A caller that was executed in the container's own user namespace (a health check, run by the
+monitor) has memory that belongs to that one. There, CAP_SYS_PTRACE looks into undumpable
+processes too. So its joiner gives up all that the program will not have, system calls too,
+before it forks: whoever traces the entrant then gets what the container has anyway.
+
 All namespaces are entered by one setns(2), by a pidfd: all of one process, or none (Linux 5.8).
 The entrant is a child of the caller, who so gets its exit code without a process in between.
 
@@ -34,7 +39,7 @@ import os
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
 from rootless.linux import idmap, ns, prctl
-from rootless.linux.process import pidfd_open, show_as, start_time
+from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
 from rootless.runtime import process as application
 from rootless.runtime import sync
 from rootless.runtime.applicant import Applicant, forbid_imports, leave_keyring
@@ -126,7 +131,7 @@ class Started:
         return code if code >= 0 else 128 - code
 
 
-def start(
+def prepare(
     spec: Spec,
     description: Process,
     init: Init,
@@ -135,10 +140,10 @@ def start(
     cache_dir: str,
     stdio: tuple[int, int, int] | None = None,
     console_fd: int = -1,
-    prepare: Callable[[Process], None] | None = None,
+    complete: Callable[[Process], None] | None = None,
     keep_fds: tuple[int, ...] = (),
-) -> Started:
-    """Start a process in a running container; return once its program runs.
+) -> Entrant:
+    """Return what starts a process in a running container, with all that can be done before a fork.
 
     Args:
         spec: the container's config.
@@ -149,13 +154,13 @@ def start(
         cache_dir: where compiled seccomp filters are kept.
         stdio: descriptors for 0, 1 and 2; None: the caller's own.
         console_fd: a connected unix socket that gets the pty's master; for `terminal`.
-        prepare: called in the container's namespaces, as its root, before the process is made;
+        complete: called in the container's namespaces, as its root, before the process is made;
             it may complete `description` by what it reads beneath "/". It can import nothing,
             and all that it opens may be hostile.
         keep_fds: descriptors that the process inherits.
 
     Raises:
-        RlessError: of any step (exit code 126 or 127 for the program). Nothing is left then.
+        RlessError: there is no filter, or the description is not valid.
     """
     seccomp = spec.get("linux", {}).get("seccomp")
     bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
@@ -163,44 +168,20 @@ def start(
         description["noNewPrivileges"] = True
     if description.get("terminal"):
         import rootless.runtime.tty  # noqa: F401  # nothing can be imported later
-    status_reader, status_writer = os.pipe()
-    joined_reader, joined_writer = os.pipe()
-    entrant = Entrant(
+    return Entrant(
         description,
         init=init,
         cgroup=cgroup,
         limited=_has_limits(spec),
         oom_score=spec["process"].get("oomScoreAdj"),
-        prepare=prepare,
-        joined_fd=joined_writer,
+        complete=complete,
         seccomp_filter=bpf,
         seccomp_flags=load_flags(seccomp) if seccomp is not None else 0,
         stdio=stdio,
         console_fd=console_fd if description.get("terminal") else -1,
-        status_fd=status_writer,
+        status_fd=-1,
         keep_fds=keep_fds,
     )
-    joiner = os.fork()
-    if joiner == 0:
-        entrant.join()
-    os.close(status_writer)
-    os.close(joined_writer)
-    try:
-        try:
-            pid: int = sync.expect_ready(joined_reader)["pid"]
-        finally:
-            os.close(joined_reader)
-            os.waitpid(joiner, 0)
-        pidfd = pidfd_open(pid)  # our child: the number is its own until we wait for it
-        try:
-            sync.expect_exec(status_reader)
-        except BaseException:
-            os.close(pidfd)
-            os.waitpid(pid, 0)
-            raise
-    finally:
-        os.close(status_reader)
-    return Started(pid, pidfd)
 
 
 def _has_limits(spec: Spec) -> bool:
@@ -219,8 +200,7 @@ class Entrant(Applicant):
         cgroup: str | None,
         limited: bool,
         oom_score: int | None,
-        prepare: Callable[[Process], None] | None,
-        joined_fd: int,
+        complete: Callable[[Process], None] | None,
         console_fd: int,
         **common: Any,
     ) -> None:
@@ -229,16 +209,51 @@ class Entrant(Applicant):
         self.cgroup = cgroup
         self.limited = limited
         self.oom_score = oom_score
-        self.prepare = prepare
-        self.joined_fd = joined_fd
+        self.complete = complete
         self.console_fd = console_fd
-        self.entrant_status = -1
-        self.hold_program = application.is_own_image_writable()
+        self.joined_fd = self.entrant_status = -1
+        # Our memory is the container's user namespace's. A terminal needs its session first.
+        self.exposed = not init.namespaces & ns.CLONE_NEWUSER and console_fd < 0
+        # Outside of the pid namespace, /proc/self is nobody: what leads there is not executed.
+        self.hold_program = self.exposed or application.is_own_image_writable()
+        arguments_place()  # for `show_as`, which each process after the fork would look for
+
+    def start(self) -> Started:
+        """Start the process; return once its program runs.
+
+        Raises:
+            RlessError: of any step (exit code 126 or 127 for the program). Nothing is left then.
+        """
+        status_reader, self.entrant_status = os.pipe()
+        joined_reader, self.joined_fd = os.pipe()
+        joiner = os.fork()
+        if joiner == 0:
+            self.join()
+        os.close(self.entrant_status)
+        os.close(self.joined_fd)
+        try:
+            try:
+                pid: int = sync.expect_ready(joined_reader)["pid"]
+                # Told by who is in the container's reach by now: is it our child, as it should be?
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            finally:
+                os.close(joined_reader)
+                os.waitpid(joiner, 0)
+            pidfd = pidfd_open(pid)  # our child: the number is its own until we wait for it
+            try:
+                sync.expect_exec(status_reader)
+            except BaseException:
+                os.close(pidfd)
+                os.waitpid(pid, 0)
+                raise
+        finally:
+            os.close(status_reader)
+        return Started(pid, pidfd)
 
     def join(self) -> NoReturn:
         """Go into the container; become the entrant there."""
         # What fails in the joiner is told by its own pipe: the other is for the entrant.
-        self.entrant_status, self.status_fd = self.status_fd, self.joined_fd
+        self.status_fd = self.joined_fd
         try:
             forbid_imports()
             for step in (
@@ -248,9 +263,10 @@ class Entrant(Applicant):
                 self.enter_namespaces,
                 self.become_known,
                 self.make_terminal,
+                *((self.limit_process, self.change_user, self.restrict) if self.exposed else ()),
             ):
                 step()
-            pid, _ = ns.clone3(ns.CLONE_PARENT)
+            pid = ns.clone_sibling() if self.exposed else ns.clone3(ns.CLONE_PARENT)[0]
             if pid:
                 sync.send(self.joined_fd, sync.READY, {"pid": pid})
                 os._exit(0)
@@ -320,8 +336,8 @@ class Entrant(Applicant):
 
     def become_known(self) -> None:
         """Find out who the process is to be."""
-        if self.prepare is not None:
-            self.prepare(self.process)
+        if self.complete is not None:
+            self.complete(self.process)
             self.read_description()
 
     def make_terminal(self) -> None:
@@ -345,9 +361,10 @@ class Entrant(Applicant):
         try:
             os.close(self.joined_fd)
             os.setsid()
-            self.limit_process()
-            self.change_user()
-            self.restrict()
+            if not self.exposed:
+                self.limit_process()
+                self.change_user()
+                self.restrict()
             application.execute(self.process["args"], self.environment, self.held)
         except BaseException as error:
             self.fail_by(error)

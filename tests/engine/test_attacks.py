@@ -319,7 +319,7 @@ def test_secrets_on_disk_are_mine_alone(rless: Product) -> None:
 
 # keyctl(2), add_key(2)
 _KEYCTL, _ADD_KEY = {"x86_64": (250, 248), "aarch64": (219, 217)}.get(os.uname().machine, (0, 0))
-_READ_SECRET = f"""
+READ_SECRET = f"""
     id=$(grep rless-secret /proc/keys | head -n 1 | cut -d ' ' -f 1)
     probe syscall {_KEYCTL} 11 0x$id 0 0
 """
@@ -341,7 +341,7 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
     """
     program = static_program("helpers/probe.c")
     mine = subprocess.run(
-        ["sh", "-c", _READ_SECRET.replace("probe", str(program))],
+        ["sh", "-c", READ_SECRET.replace("probe", str(program))],
         preexec_fn=join_keyring_with_a_key,
         capture_output=True,
         text=True,
@@ -349,7 +349,7 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
     assert mine.stdout.endswith(" ok\n"), mine  # the caller can read it
     flags = ("--security-opt=systempaths=unconfined", "--security-opt=seccomp=unconfined")
     for more in ((), ("--user=1000",)):
-        done = rless.sh(_READ_SECRET, *flags, *more, preexec_fn=join_keyring_with_a_key)
+        done = rless.sh(READ_SECRET, *flags, *more, preexec_fn=join_keyring_with_a_key)
         assert done.out.endswith(" EACCES\n"), done
     assert "rless" not in rless.sh("cat /proc/keys", preexec_fn=join_keyring_with_a_key).out
 

@@ -7,6 +7,7 @@ newuidmap has no power, and containers have that one id (`--userns=single`).
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -212,6 +213,65 @@ def test_full_while_it_runs(own_rless: Product, layout: str) -> None:
     done = run(own_rless, arrangement, layout, "sh", "-c", script)
     assert done.code == 0, done
     assert done.out == "told\n"
+
+
+# A container has filled the disk by its log; then each verb that writes is asked.
+_FULL_LIFE = """
+tmpfs({storage!r}, "16m")
+at = command.index("run")
+def rless(*words):
+    import json, subprocess
+    done = subprocess.run(
+        command[: command.index("run")] + list(words), capture_output=True, text=True
+    )
+    print(json.dumps([words[0], done.returncode, done.stdout, done.stderr]), flush=True)
+rless("create", "--userns=single", "--network=none", "--name", "chatty",
+             "--log-opt", "max-size=1g", *command[at + 1:])
+rless("start", "chatty")
+rless("wait", "chatty")
+rless("logs", "-n", "1", "chatty")
+with open({storage!r} + "/filler", "wb", buffering=0) as stream:
+    try:
+        while True:
+            stream.write(bytes(4096))
+    except OSError:
+        pass
+rless("ps", "-a", "--format", "{{{{.Names}}}} {{{{.Status}}}}")
+rless("commit", "chatty", "saved")
+rless("start", "chatty")
+rless("rename", "chatty", "other")
+rless("update", "--restart", "always", "chatty")
+shown = "{{{{.Name}}}} {{{{.HostConfig.RestartPolicy.Name}}}} {{{{.State.Status}}}}"
+rless("inspect", "-f", shown, "chatty")
+rless("rm", "chatty")
+rless("create", "--userns=single", "--network=none", "--name", "next", *command[at + 1:])
+rless("rm", "next")
+left = [os.listdir({storage!r} + "/" + name) for name in ("containers", "names", "tmp")]
+import json
+print(json.dumps(["left", 0, left, ""]), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_life_on_a_full_disk(own_rless: Product, layout: str) -> None:
+    """Each verb says in one line what it cannot do, and no state is lost or made up."""
+    arrangement = _FULL_LIFE.format(storage=str(own_rless.storage))
+    script = "head -c 20000000 /dev/zero; echo the end; exit 5"
+    done = on_a_host_where(own_rless, arrangement, "run", layout, "sh", "-c", script).expect()
+    told = [json.loads(line) for line in done.lines()]
+    assert [verb for verb, *_ in told] == (
+        "create start wait logs ps commit start rename update inspect rm create rm left"
+    ).split()
+    assert [code for _, code, *_ in told] == [0, 0, 0, 0, 0, 125, 1, 1, 1, 0, 0, 0, 0, 0], told
+    assert told[2][2] == "5\n"
+    assert told[4][2].startswith("chatty Exited (5)")
+    for verb, _, out, err in told[5:9]:
+        assert out == "", verb
+        assert "No space left on device" in err, verb
+        assert err.startswith(("rless: cannot ", "rless: /")), err
+        assert err.count("\n") == 1, err
+    assert told[9][2] == "/chatty no exited\n"
+    assert told[-1][2] == [[], [], []]
 
 
 def test_full_while_the_layers_are_copied(own_rless: Product, layout: str) -> None:

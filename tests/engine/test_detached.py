@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.product import Product, wait_for
+from tests.lib.compiled import ROOT
+from tests.lib.product import Product, launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -165,6 +167,29 @@ def test_detached_failure_is_told(rless: Product) -> None:
     done = rless("run", "-d", "--name", "bad", "--network=none", rless.image, "no-such-command")
     done.expect(127).one_line_error()
     assert done.out == ""
+
+
+@pytest.mark.parametrize("network", ["none", "pasta"])
+def test_a_monitor_that_fails_is_told(
+    own_rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    """No id is printed of a container that went with its monitor at once."""
+    rless = own_rless
+    rless("pull", "-q", rless.image).expect()
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "rootless", tree / "rootless", ignore=shutil.ignore_patterns("bin"))
+    (tree / "rootless" / "bin").mkdir()
+    shutil.copy("/bin/false", tree / "rootless" / "bin" / "rless-monitor")
+    rless("create", "--name", "kept", f"--network={network}", rless.image, "sleep", "60").expect()
+    words = [str(tree) if word == str(ROOT) else word for word in launcher()]
+    monkeypatch.setattr(rless, "argv", lambda *more: [*words, *more])
+    done = rless("run", "-d", f"--network={network}", rless.image, "sleep", "60")
+    assert done.expect(137).out == ""
+    assert "monitor was killed" in done.one_line_error()
+    assert len(rless.containers()) == 1
+    assert "monitor was killed" in rless("start", "kept").expect(1).one_line_error()
+    assert "Exited (137)" in rless("ps", "-a").out
+    rless("rm", "kept").expect()
 
 
 def test_it_survives_the_end_of_its_session(rless: Product) -> None:

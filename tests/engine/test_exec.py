@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rootless.linux import caps
+from tests.engine.test_attacks import READ_SECRET, join_keyring_with_a_key
 from tests.engine.test_terminal import Session
 from tests.lib.compiled import ROOT
 from tests.lib.images import Fifo, File, Image, Link, busybox_layer, layer
@@ -83,6 +84,21 @@ def test_streams_and_exit_codes(box: Any) -> None:
     )
     assert "directory" in box("box", "/etc").expect(126).one_line_error()
     box("box", "/etc/passwd").expect(126)
+
+
+def test_signals_are_as_a_new_program_expects_them(box: Any, rless: Product) -> None:
+    """Those that the caller ignores (nohup, a background job of a shell) are not ignored."""
+    box.up()
+
+    def ignore() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN):
+            signal.signal(number, signal.SIG_IGN)
+
+    script = "exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status"
+    for words in (("exec", "box"), ("run", "--rm", "--network", "none", rless.image)):
+        process = rless.start(*words, "sh", "-c", script, preexec_fn=ignore)
+        out, _ = process.communicate(timeout=20)
+        assert [int(line.split()[1], 16) for line in out.splitlines()] == [0, 0, 0], words
 
 
 def test_what_cannot_be_entered(box: Any, rless: Product) -> None:
@@ -248,6 +264,39 @@ def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     if not detached:
         assert process.wait(10) == 137
     wait_for(lambda: not any("'599'" in what for what in rless.processes().values()), "its end")
+
+
+def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> None:
+    """The keeper and the holder of a terminal are no Python; the end is told as ever."""
+    box.up("")
+    known = set(rless.processes())
+    rless("exec", "-d", "box", "sh", "-c", "sleep 1.5; exit 7").expect()
+    rless("exec", "-dt", "box", "sh", "-c", "sleep 1; head -c 300000 /dev/zero; exit 8").expect()
+    kept = [pid for pid, what in rless.processes().items()
+            if pid not in known and "keeper of an exec" in what]  # fmt: skip
+    assert len(kept) == 3
+
+    def memory(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+    wait_for(lambda: all(memory(pid) <= 200 for pid in kept), "their becoming small")
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in kept), "their ends")
+    told = [json.loads(line) for line in (rless.storage / "events").read_text().splitlines()]
+    codes = [one["attributes"]["exitCode"] for one in told if one["action"] == "exec_die"]
+    assert sorted(codes[-2:]) == ["7", "8"]
+
+
+def test_what_it_leaves_behind_ends_with_the_container_too(box: Any, rless: Product) -> None:
+    """As long as that runs it stays, as in a pid namespace of its own."""
+    box.up("--pid host")
+    rless("exec", "box", "sh", "-c", "setsid sleep 597 & echo begun").expect()
+    rless("exec", "-d", "box", "sh", "-c", "setsid sleep 596 & sleep 0.1").expect()
+    time.sleep(1.5)
+    left = [what for what in rless.processes().values() if "'597'" in what or "'596'" in what]
+    assert len(left) == 2
+    rless("rm", "-f", "box").expect()
+    rless.assert_clean()
 
 
 # -- containers of all kinds ---------------------------------------------------------------------
@@ -586,3 +635,57 @@ def test_a_recycled_pid(box: Any, rless: Product) -> None:
     assert "not running" in box("box", "true").expect(1).one_line_error()
     live.write_text(json.dumps(entry))
     box("box", "true").expect()
+
+
+# -- each layer by itself: what is tested above holds by more than one ----------------------------
+
+
+def patched(change: str) -> list[str]:
+    """Return the start of a command line of `rless exec` with this change to the program."""
+    text = (
+        "import os, sys\ndel sys.argv[0]\nsys.path.append(sys.argv.pop(0))\n"
+        "import rootless.engine.exec as engine, rootless.runtime.exec as runtime\n"
+        f"{change}\n"
+        "from rootless.launch import start\nstart('rootless.cli.main')"
+    )
+    return [sys.executable, "-I", "-S", "-B", "-c", text, str(ROOT), "rless", "exec"]
+
+
+def run_patched(rless: Product, change: str, *words: str, **more: Any) -> str:
+    done = subprocess.run(
+        [*patched(change), *words], env=rless.environment(), capture_output=True, text=True,
+        timeout=30, check=True, **more,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_the_runtime_itself_closes_descriptors(box: Any, rless: Product) -> None:
+    """Class 25, without the command's own care."""
+    box.up()
+    change = "engine.close_on_exec_from = lambda first: None"
+    with open("/etc/hostname") as leak:
+        os.set_inheritable(leak.fileno(), True)
+        out = run_patched(rless, change, "box", "probe", "fds", pass_fds=[leak.fileno()])
+    assert "hostname" not in out
+    found = {line.split()[1] for line in out.splitlines() if line.startswith("fd ")}
+    assert found and found <= {"0", "1", "2"}
+
+
+def test_groups_are_set_whatever_they_were(box: Any, rless: Product) -> None:
+    """Class 33: the tests' own user has no further group that could stay."""
+    box.up()
+    change = (
+        "step = runtime.Entrant.limit_process\n"
+        "runtime.Entrant.limit_process = lambda self: (os.setgroups([5, 6]), step(self))"
+    )
+    for user in ("0", "1000:1000"):
+        found = set(run_patched(rless, change, "-u", user, "box", "id", "-G").split())
+        assert found and not found & {"5", "6"}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/keys"), reason="needs keys in the kernel")
+def test_the_session_keyring_stays_outside(box: Any) -> None:
+    """Class 34; without filter and masks, which would hide it."""
+    box.up("--security-opt=systempaths=unconfined --security-opt=seccomp=unconfined")
+    done = box.sh(READ_SECRET, preexec_fn=join_keyring_with_a_key)
+    assert done.out.endswith(" EACCES\n"), done

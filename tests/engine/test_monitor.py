@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +23,12 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.image.ownership import everything
+from rootless.linux import prctl
+from rootless.linux.idmap import call_in_userns
+from rootless.linux.seccomp import load_filter
+from rootless.runtime import sync
+from rootless.runtime.seccomp_compile import compile_filter
 from tests.lib.held import Held, frames, small_files
 from tests.lib.product import wait_for
 
@@ -112,6 +120,13 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert (held.base / "names" / "held").is_symlink()
 
 
+def test_a_reason_that_is_too_long(start: Start) -> None:
+    """A container chooses the name of the program that cannot be started again."""
+    held = start("sh", "-c", "exit 3", error=json.dumps("cannot execute " + 8000 * "\x1b"))
+    held.wait()
+    assert held.exit()["code"] == 3
+
+
 def test_a_signal_is_128_more(start: Start) -> None:
     held = start("sleep", "60")
     client = held.connect()
@@ -136,6 +151,26 @@ def test_signals_are_not_for_the_monitor(start: Start) -> None:
     client = held.connect()
     client.signal(signal.SIGKILL)
     assert client.wait(10) == 137
+
+
+def test_who_outlives_the_end_is_not_waited_for(start: Start) -> None:
+    """In the host's pid namespace other processes go on; what they write has no end."""
+    script = (
+        "import fcntl, os, time\n"
+        "fcntl.fcntl(1, 1031, 1 << 20)\n"  # F_SETPIPE_SZ: it is never empty
+        "for n in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        while True: os.write(1, bytes(1 << 16))\n"
+        "time.sleep(0.3)\n"
+        "os._exit(3)"
+    )
+    held = start(sys.executable, "-Sc", script, log="json-file", log_size=1 << 20)
+    try:
+        held.wait(5)
+        assert held.exit()["code"] == 3
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(held.init, signal.SIGKILL)
 
 
 def test_removed_at_the_end(start: Start, program: str) -> None:
@@ -178,6 +213,67 @@ def test_a_full_disk_at_the_end(start: Start) -> None:
     held.wait()
     assert os.listdir(held.directory) == []
     assert json.loads(held.live.read_text())["ended"]["code"] == 9
+
+
+# -- the beginning -----------------------------------------------------------------------------
+
+
+def test_it_says_when_it_has_taken_over(start: Start) -> None:
+    reader, writer = os.pipe()
+    start("sleep", "60", hello=writer, prepare=lambda: None)
+    os.close(writer)
+    assert sync.receive(reader) == (sync.READY, None)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_a_signal_waits_for_the_application(start: Start) -> None:
+    """Until init executes it, the kernel would throw away what it has no handler for."""
+    reader, writer = os.pipe()
+    script = "trap 'exit 5' TERM; trap 'echo one' USR1; echo ready; while :; do sleep 0.05; done"
+    held = start("sh", "-c", script, status=reader, prepare=lambda: os.close(writer))
+    os.close(reader)
+    wait_for((held.directory / "log").exists, "the application")
+    client = held.connect()
+    assert not client.signal(signal.SIGTERM)
+    with pytest.raises(RlessError, match="Invalid argument"):
+        client.signal(99)
+    assert client.wait(0.5) is None
+    os.close(writer)
+    assert client.wait(10) == 5
+
+
+def test_a_kill_does_not_wait(start: Start) -> None:
+    reader, writer = os.pipe()
+    held = start("sleep", "60", status=reader, prepare=lambda: os.close(writer))
+    os.close(reader)
+    client = held.connect()
+    client.signal(signal.SIGTERM)
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+    os.close(writer)
+
+
+def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
+    """In a shared pid namespace no kernel does it; a cgroup there may not be."""
+    script = "sleep 0.3; (setsid sh -c 'sleep 998; :' & echo $!); (sleep 0.1 & echo $!); "
+    script += "sleep 1.5; exit 4"
+    held = start("sh", "-c", script, orphans=1, prepare=prctl.set_child_subreaper)
+    client = held.connect()
+
+    def said() -> list[int]:
+        log = held.directory / "log"
+        return [int(n) for _, data in frames(log) for n in data.split()] if log.exists() else []
+
+    wait_for(lambda: len(said()) == 2, "the orphans")
+    lasting, brief = said()
+    wait_for(lambda: not os.path.exists(f"/proc/{brief}"), "its being waited for", 5)
+    assert os.path.exists(f"/proc/{lasting}")
+    inner = Path(f"/proc/{lasting}/task/{lasting}/children").read_text().split()
+    assert client.wait(10) == 4
+    held.wait()
+    for pid in (lasting, *inner):
+        assert not os.path.exists(f"/proc/{pid}")
 
 
 # -- the leash -----------------------------------------------------------------------------------
@@ -416,6 +512,53 @@ def test_two_readers_of_whom_one_has_stopped(start: Start) -> None:
     held.wait()
 
 
+def like_nfs() -> None:
+    """Let the kernel refuse what NFS does not have: files without a name, locks, holes."""
+    rules = [
+        {
+            "names": ["openat", "open"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno.EOPNOTSUPP,
+            "args": [{"index": 2, "value": 0o20000000, "valueTwo": 0o20000000,
+                      "op": "SCMP_CMP_MASKED_EQ"}],
+        },
+        {"names": ["flock"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOLCK},
+        {"names": ["fallocate"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EOPNOTSUPP},
+    ]  # fmt: skip
+    prctl.set_no_new_privs()
+    load_filter(compile_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+
+
+def test_a_backlog_on_nfs(start: Start) -> None:
+    size = 30 << 20
+    script = f"read x; exec {shlex.join(emitter(size))}"
+    held = start("sh", "-c", script, stdin=True, prepare=like_nfs)
+    _, stdin, quick, _ = held.attach(stdin=True)
+    clients = [held.attach() for _ in range(2)]  # which must not share a file by its name
+    reader = Reader(quick)
+    os.write(stdin, b"go\n")
+    assert reader.result() == expected(size)
+    assert [name for name in os.listdir(held.directory) if "backlog" in name] == []
+    for client, _, stopped, _ in clients:
+        assert client.wait(10) == 0
+        assert Reader(stopped).result() == expected(size)
+    held.wait()
+
+
+def test_it_leaves_and_nothing_ends(start: Start) -> None:
+    """Its farewell comes before the end of what it typed, which else would be the application's."""
+    held = start("cat", stdin=True, stdin_once=1)
+    for _ in range(20):
+        client, stdin, _, _ = held.attach(stdin=True)
+        client.let_go()
+        os.close(stdin)
+        client.close()
+    client = held.connect()
+    assert client.wait(0.2) is None
+    client.signal(signal.SIGKILL)
+    assert client.wait(10) == 137
+
+
 def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
     held = start("sh", "-c", "read x; head -c 3000000 /dev/zero; exit 3", stdin=True)
     _, stdin, out, _ = held.attach(stdin=True)
@@ -440,6 +583,31 @@ def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
         pytest.raises(RlessError, match="Invalid argument"),
     ):
         client.attach(-1, file.fileno(), file.fileno())
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+def test_another_user_is_turned_away(start: Start) -> None:
+    """Class 43, were the directory ever open: the socket asks who it is."""
+    held = start("sleep", "60")
+    held.connect()
+    held.directory.chmod(0o711)
+    (held.directory / "monitor").chmod(0o777)
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 0) == "k"
+    held.connect()
+    assert call_in_userns(everything(), kill_as_another, str(held.directory), 1) == ""
+
+
+def kill_as_another(directory: str, uid: int) -> str:
+    """Ask for a signal that does nothing as this user; return the kind of the answer."""
+    os.chdir(directory)
+    if uid:
+        os.setresuid(uid, uid, uid)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        channel.connect("monitor")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(b"K\0")
+            return channel.recv(2)[:1].decode()
+    return ""
 
 
 def test_odd_messages_change_nothing(start: Start) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def test_processes_of_others_are_left_alone(rless: Product) -> None:
     (child,) = [int(row.split()[0]) for row in rless("top", "pp", "-o", "pid,args").lines()
                 if row.endswith("sleep 601")]  # fmt: skip
     rless("rm", "-f", "pp", "qq").expect()
-    os.kill(child, signal.SIGKILL)  # no pid namespace ends it
+    wait_for(lambda: not os.path.exists(f"/proc/{child}"), "its end, with the container")
 
 
 def test_events(rless: Product) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 
 import pytest
 
+from rootless.engine.container import this_process
 from tests.lib.life import facts, row
-from tests.lib.product import Product, wait_for
+from tests.lib.product import Product, launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -53,3 +56,70 @@ def test_one_name_for_two(rless: Product) -> None:
     assert sorted(process.wait(20) == 0 for process in both) == [False, True]
     assert len(os.listdir(rless.storage / "names")) == 2
     rless("rm", "-f", *rless.containers()).expect()
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "name"),
+    [
+        ("symlink", "names/new", "old"),
+        ("rename", "container.json", "new"),
+        ("unlink", "names/old", "new"),
+    ],
+)
+def test_killed_half_way(rless: Product, call: str, argument: str, name: str) -> None:
+    """It has one name, whenever the command is killed; the next one takes the other away."""
+    rless.detach("old", "", "sleep", "600")
+    kill = (
+        "import os\n"
+        f"real = os.{call}\n"
+        "def fatal(*words, **more):\n"
+        "    real(*words, **more)\n"
+        f"    if str(words[-1]).endswith({argument!r}): os.kill(os.getpid(), 9)\n"
+        f"os.{call} = fatal\n"
+    )
+    words = list(launcher())
+    place = words.index("-c") + 1
+    words[place] = kill + words[place]
+    done = subprocess.run([*words, "rename", "old", "new"], env=rless.environment(), check=False)
+    assert done.returncode == -9
+    assert any(entry.startswith("change-") for entry in os.listdir(rless.live))
+    assert row(rless, name)["State"] == "running"
+    assert os.listdir(rless.storage / "names") == [name]
+    rless("rename", name, "third").expect()
+    rless("rm", "-f", "third").expect()
+
+
+def test_what_a_killed_update_left_is_no_obstacle(rless: Product) -> None:
+    made = rless.detach("old", "", "sleep", "600")
+    note = rless.live / f"change-{made}"
+    note.write_text('{"owner": [1, 1], "names": ["old", "new"]}')
+    os.symlink(made, rless.storage / "names" / "new")
+    rless("update", "--restart", "always", "old").expect()
+    assert not note.exists()
+    assert os.listdir(rless.storage / "names") == ["old"]
+    note.write_text(f'{{"owner": {json.dumps(this_process())}, "names": []}}')
+    assert "another command" in rless("update", "--restart", "no", "old").expect(1).one_line_error()
+    note.unlink()
+    rless("rm", "-f", "old").expect()
+
+
+def test_many_renames_of_one(rless: Product) -> None:
+    rless.detach("start", "", "sleep", "600")
+    made = rless.containers()[0]
+    renames = [rless.start("rename", made, f"name{number}") for number in range(8)]
+    results = [process.communicate(timeout=30) for process in renames]
+    assert 0 in [process.returncode for process in renames]
+    for process, (_, err) in zip(renames, results, strict=True):
+        assert process.returncode == 0 or b"just now" in err or b"another command" in err, err
+    assert os.listdir(rless.storage / "names") == [row(rless, facts(rless, made)["name"])["Names"]]
+    rless("rm", "-f", made).expect()
+
+
+def test_renamed_while_it_is_removed(rless: Product) -> None:
+    for _ in range(5):
+        rless.detach("going", "", "true")
+        both = [rless.start("rename", "going", "gone"), rless.start("rm", "-f", "going")]
+        for process in both:
+            process.communicate(timeout=30)
+        rless("rm", "-f", *rless.containers())
+        assert os.listdir(rless.storage / "names") == []

@@ -145,6 +145,29 @@ def test_stop_of_one_that_is_being_started(rless: Product) -> None:
         rless("rm", "-f", "race").expect()
 
 
+def test_stop_before_there_is_a_handler(rless: Product) -> None:
+    """The kernel throws the signal away then; `stop` does not wait for its timeout all the same."""
+    script = "sleep 1; trap 'exit 3' TERM; while :; do sleep 0.05; done"
+    for flags, number in (("", "TERM"), ("--stop-signal USR2", "USR2")):
+        rless.detach("early", flags, "sh", "-c", script.replace("TERM", number))
+        began = time.monotonic()
+        rless("stop", "-t", "30", "early").expect()
+        assert time.monotonic() - began < 15
+        assert rless("wait", "early").out == "3\n"
+        rless("rm", "early").expect()
+
+
+def test_stop_asks_once(rless: Product) -> None:
+    """One that takes its time hears of it once, whatever else it catches meanwhile."""
+    script = "trap 'echo asked' TERM; echo ready; i=0; "
+    script += "while [ $i -lt 30 ]; do sleep 0.05; i=$((i+1)); done"
+    rless.detach("slow", "", "sh", "-c", script)
+    wait_for(lambda: "ready" in rless("logs", "slow").out, "the application")
+    rless("stop", "-t", "30", "slow").expect()
+    assert rless("logs", "slow").out == "ready\nasked\n"
+    rless("rm", "slow").expect()
+
+
 def test_fifty_stops_at_once_of_one(rless: Product) -> None:
     obedient(rless, "popular")
     stops = [rless.start("stop", "popular") for _ in range(8)]

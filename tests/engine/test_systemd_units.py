@@ -132,6 +132,50 @@ def unquoted(line: str) -> list[str]:
     return [*words, word]
 
 
+@pytest.mark.parametrize("name", ["a\nExecStartPre=/bin/evil", "a\r", "a\\", "a ", "\x7f"])
+def test_a_directory_that_would_add_lines(rless: Product, tmp_path: Path, name: str) -> None:
+    """Where `run` was called may be a directory of somebody else's archive."""
+    here = tmp_path / name
+    here.mkdir(parents=True)
+    rless("create", "--name", "fresh", rless.image, "true", cwd=here).expect()
+    error = rless("generate", "systemd", "--new", "fresh").expect(1).one_line_error()
+    assert "directory" in error
+    rless("rm", "fresh").expect()
+
+
+def test_a_file_for_nobody_else(rless: Product, tmp_path: Path) -> None:
+    """It may hold what -e said, and its name is known beforehand: a link is not followed."""
+    rless("create", "--name", "fresh", "-e", "TOKEN=hunter2", rless.image, "true").expect()
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    unit = tmp_path / "container-fresh.service"
+    unit.symlink_to(victim)
+    rless("generate", "systemd", "--new", "-n", "-f", "fresh", cwd=tmp_path).expect()
+    assert victim.read_text() == "untouched"
+    assert "hunter2" in unit.read_text()
+    assert not unit.is_symlink()
+    assert unit.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["bin", "container-fresh.service", "victim"]
+    rless("rm", "fresh").expect()
+
+
+def test_bytes_that_are_no_text(rless: Product, tmp_path: Path) -> None:
+    words = ["create", "--name", "fresh", "-e", "A=\udcff", rless.image, "true"]
+    rless(*words, cwd=tmp_path).expect()
+    text = rless("generate", "systemd", "--new", "-n", "fresh").expect().out
+    (start,) = entries(text, "ExecStart")
+    assert '"--env=A=\\xff"' in start
+    rless("generate", "systemd", "--new", "-n", "-f", "fresh", cwd=tmp_path).expect()
+    verify(tmp_path / "container-fresh.service")
+    rless("rm", "fresh").expect()
+
+
+def test_a_variable_is_no_command(rless: Product) -> None:
+    """systemd puts no variables into Environment=: a doubled dollar would stay doubled there."""
+    assert units.quote("/a$b c%", command=False) == '"/a$b c%%"'
+    assert units.quote("/a$b") == '"/a$$b"'
+
+
 @pytest.mark.parametrize("word", ["", "a b", "%h", "$HOME", '"', "\\", "tab\tand\nline", "ä", "'"])
 def test_quoting(word: str) -> None:
     assert unquoted(f"x {units.quote(word)}") == ["x", word]

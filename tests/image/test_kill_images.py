@@ -1,17 +1,15 @@
 """SIGKILL at any moment of pull, load, import, save or rmi: nothing broken, nothing lost sight of.
 
-200 kills at seeded moments. After each, every image that can be found gives its layers back with
-their digests; at the end prune leaves nothing but what images need, and a whole run works.
+200 kills at seeded moments, each while it is at work. After each, every image that can be found
+gives its layers back with their digests; at the end prune leaves nothing but what images need,
+and a whole run works.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
-import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rootless.image import pull, tarsplit
@@ -24,8 +22,10 @@ from rootless.image.remove import collect, remove
 from tests.lib import images
 from tests.lib.image_store import Workshop, map_for
 from tests.lib.images import File, Image, layer
+from tests.lib.kills import Moments, forked
 
-KILLS = 40  # for each of the five verbs
+VERBS = ("pull", "load", "import_", "save", "rmi")
+KILLS = 40  # of each that hit it at work
 QUIET = Progress(quiet=True)
 
 
@@ -76,22 +76,6 @@ class Acts:
         return [record["name"] for record in self.store.records("names")]
 
 
-def kill_after(act: Callable[[], None], seconds: float) -> bool:
-    """Run `act` in a child and kill that; tell whether it was still at work."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            null = os.open("/dev/null", os.O_WRONLY)
-            os.dup2(null, 2)
-            act()
-        finally:
-            os._exit(0)
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status)
-
-
 def whole(acts: Acts, *, thorough: bool) -> None:
     """Check that every image that can be found is whole."""
     for record in acts.store.records("ids") + acts.store.records("names"):
@@ -110,30 +94,31 @@ def whole(acts: Acts, *, thorough: bool) -> None:
 
 def test_200_kills(workshop: Workshop, registry_host: str) -> None:
     acts = Acts(workshop, registry_host)
-    chance = random.Random(7)
+    moments = Moments(seed=7)
     acts.pull()
     acts.save()
     expected = hashlib.sha256(acts.saved.read_bytes()).hexdigest()
-    duration = {}
     for name in ("rmi", "pull", "save", "load", "import_", "rmi"):
         begin = time.monotonic()
         getattr(acts, name)()
-        duration[name] = time.monotonic() - begin
+        moments.measured(name, time.monotonic() - begin)
     assert workshop.contents() == {}
-    killed = 0
-    for number in range(KILLS):
-        for name in ("pull", "load", "import_", "save", "rmi"):
+    number = 0
+    while min(moments.hits[name] for name in VERBS) < KILLS:
+        number += 1
+        for name in VERBS:
+            if moments.hits[name] >= KILLS:
+                continue
             if name == "save":
                 acts.pull()
                 acts.saved.unlink(missing_ok=True)
             if name == "rmi":
                 acts.load()
-            moment = chance.uniform(0, 1.1) * duration[name]
-            killed += kill_after(getattr(acts, name), moment)
+            moments.kill(name, forked(getattr(acts, name)))
             whole(acts, thorough=number % 10 == 0)
             if name == "save" and acts.saved.exists():
                 assert hashlib.sha256(acts.saved.read_bytes()).hexdigest() == expected
-    assert killed >= 60  # the rest was faster than usual
+    assert sum(moments.hits.values()) >= 200
     assert not list(Path(workshop.directory).glob("saved.tar?*"))
     time.sleep(0.2)  # those that the killed had forked are dying
     collect(acts.store)

@@ -240,11 +240,11 @@ def test_descriptors_are_given_back(workshop: Workshop, registry_host: str) -> N
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_an_arrival_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
+def test_an_arrival_that_nobody_reads_holds_nobody_up() -> None:
     from rootless.image.layers import LayerBlob
 
     blob = LayerBlob("sha256:" + 64 * "a", 10, "sha256:" + 64 * "b", "sha256:" + 64 * "c")
-    with Arrivals([blob], str(tmp_path)) as arrivals:
+    with Arrivals([blob]) as arrivals:
         assert blob.arrival is not None
         for done in range(200_000):
             blob.arrival.note(done)

@@ -20,6 +20,7 @@ import pytest
 from rootless.errors import RlessError
 from rootless.image import http as client
 from rootless.image import limits, records
+from rootless.image import push as pusher
 from rootless.image.digest import sha256
 from rootless.image.inflight import InFlight
 from rootless.image.ownership import delete_any
@@ -309,6 +310,41 @@ def test_an_upload_may_be_redirected_without_the_password(
         assert "Authorization" not in other.headers[0]
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://192.0.2.1/x", "http://a:b@127.0.0.1/x",
+     "http://127.0.0.1:99999/x", "http://[::1/x", "gopher:x", "http:///x", "http://127.0.0.1@192.0.2.1/"],
+)  # fmt: skip
+def test_where_an_upload_may_not_go(
+    workshop: Workshop, proxy: FaultyProxy, tmp_path: Path, place: str
+) -> None:
+    log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
+    image = workshop.unpack(big_image(1000))
+    proxy.faults = [Fault("POST", "", status=202, headers={"Location": place})] * 9
+    with pytest.raises(RlessError) as caught:
+        send(workshop, image, f"{proxy.host}/elsewhere:1")
+    assert str(caught.value).isprintable()
+    assert "secret" not in str(caught.value)
+
+
+def test_an_upload_elsewhere_gets_no_password(
+    workshop: Workshop, proxy: FaultyProxy, registry_host: str, tmp_path: Path
+) -> None:
+    """By the Location of the upload, not by a redirect."""
+    log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
+    ask = {"WWW-Authenticate": 'Basic realm="x"'}
+    image = workshop.unpack(big_image())
+    with FaultyProxy(registry_host) as other:
+        place = {"Location": f"//{other.host}/v2/stolen/blobs/uploads/nowhere"}
+        proxy.faults = [Fault("HEAD", "/blobs/", status=401, headers=ask)]
+        proxy.faults += [Fault("POST", "", status=202, headers=place)] * 9
+        with pytest.raises(RlessError):
+            send(workshop, image, f"{proxy.host}/stolen:1")
+        assert other.requests
+        assert not [headers for headers in other.headers if "Authorization" in headers]
+    assert any("Authorization" in headers for headers in proxy.headers)
+
+
 def test_one_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyProxy) -> None:
     """What would take long is given up at once."""
     image = workshop.unpack(Image([layer({f"f{number}": os.urandom(5000)}) for number in range(4)]))
@@ -316,6 +352,39 @@ def test_one_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyPro
     with pytest.raises(RlessError, match="access denied"):
         send(workshop, image, f"{proxy.host}/stopped:1")
     assert os.listdir(f"{workshop.root}/tmp") == []
+
+
+def test_no_room_to_compress_in(
+    workshop: Workshop, registry_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = workshop.unpack(big_image())
+    monkeypatch.setattr(pusher, "unnamed_file", lambda _: os.open("/dev/full", os.O_RDWR))
+    with pytest.raises(RlessError, match=r"layer \w{12} cannot be stored: No space left") as caught:
+        send(workshop, image, f"{registry_host}/full:1", compression="zstd")
+    assert "RLESS_STORAGE" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_so_many_layers_at_a_time(
+    workshop: Workshop, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """`max-concurrent-uploads` of the configuration."""
+    monkeypatch.setattr(limits, "CONCURRENT_UPLOADS", most)
+    at_once: list[str] = []
+    seen: list[int] = []
+    real = pusher._Push._send
+
+    def watched(self: Any, one: Any, stream: Any) -> None:
+        at_once.append(one.short)
+        time.sleep(0.05)
+        seen.append(len(at_once))
+        real(self, one, stream)
+        at_once.remove(one.short)
+
+    monkeypatch.setattr(pusher._Push, "_send", watched)
+    image = workshop.unpack(Image([layer({f"f{number}": os.urandom(50)}) for number in range(7)]))
+    send(workshop, image, f"{proxy.host}/at-once:{most}", compression="zstd")
+    assert len(seen) == 7 and max(seen) == most
 
 
 def test_ctrl_c_ends_a_push_and_leaves_nothing(own_rless: Product, proxy: FaultyProxy) -> None:
@@ -603,6 +672,53 @@ def test_the_command(own_rless: Product, registry_host: str) -> None:
     options = ("--compression-format", "zstd")
     rless("push", "-q", *options, f"{name}:1", f"{name}:zstd").expect()
     assert b"zstd" in manifest(registry_host, "command", "zstd")[0]
+
+
+@pytest.mark.needs("buildah")
+def test_images_that_no_registry_gave(
+    own_rless: Product, registry_host: str, storage: list[str], tmp_path: Path
+) -> None:
+    """One of an archive whose layers are there for a user's map; a commit on it; and both from
+    an additional store. Another tool then finds each file with its owner."""
+    rless = own_rless
+    made = images.busybox_image(
+        [layer({"home/user/f": images.File("text", mode=0o600, uid=1000, gid=1000),
+                "other": images.File("x", uid=33, gid=44)})], User="user"
+    )  # fmt: skip
+    images.write_docker_archive(made, tmp_path / "a.tar", "made:1")
+    rless("load", "-q", "-i", str(tmp_path / "a.tar")).expect()
+    for user in ("root", "33:44"):  # two maps more
+        assert rless.run(f"--user {user}", "stat", "-c", "%u:%g", "/other", image="made:1").out
+    assert len(list((rless.storage / "layers").iterdir())) >= 3
+    script = "echo new >~/n; rm ~/f"
+    rless("run", "--name=cc", "--network=none", "made:1", "sh", "-c", script).expect()
+    rless("commit", "cc", "made:2").expect()
+    rless("rm", "cc").expect()
+
+    def check(name: str, image_id: str, files: list[str]) -> None:
+        found = tool("buildah", *storage, "from", "--tls-verify=false", name).strip()
+        shown = tool("buildah", *storage, "inspect", "--format", "{{.FromImageID}}", found)
+        assert f"sha256:{shown.strip()}" == image_id
+        script = "stat -c '%n %u:%g %a' /other /home/user/*"
+        run = ["buildah", *storage, "run", "--isolation=chroot", found, "sh", "-c", script]
+        assert tool(*run).splitlines() == ["/other 33:44 644", *files]
+        tool("buildah", *storage, "rm", found)
+
+    ids = [rless("inspect", "-f", "{{.Id}}", f"made:{n}").expect().out.strip() for n in (1, 2)]
+    assert ids[0] == made.id
+    files = [["/home/user/f 1000:1000 600"], ["/home/user/n 1000:1000 644"]]
+    for number, compression in ((1, "gzip"), (2, "zstd")):
+        name = f"{registry_host}/ours:{number}"
+        rless("push", "-q", "--compression", compression, f"made:{number}", name).expect()
+        check(name, ids[number - 1], files[number - 1])
+    rless.storage.chmod(0o755)
+    other = {"RLESS_STORAGE": str(rless.base / "other"),
+             "RLESS_ADDITIONAL_STORES": str(rless.storage)}  # fmt: skip
+    for number in (1, 2):
+        name = f"{registry_host}/shared:{number}"
+        rless("push", "-q", "--compression", "zstd", f"made:{number}", name, env=other).expect()
+        check(name, ids[number - 1], files[number - 1])
+    rless.storage.chmod(0o700)
 
 
 @pytest.mark.parametrize(

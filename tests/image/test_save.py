@@ -239,6 +239,17 @@ def test_a_target_that_cannot_be(workshop: Workshop, made: StoredImage) -> None:
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 
+def test_no_room_to_compress_in(
+    workshop: Workshop, made: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the store that is full, not where the archive goes."""
+    monkeypatch.setattr(saver, "unnamed_file", lambda _: os.open("/dev/full", os.O_RDWR))
+    with pytest.raises(RlessError, match=r"^layer \w{12} cannot be compressed: No space") as caught:
+        archive(workshop, [(made, [NAME])], workshop.directory / "a.tar", "oci-archive", "gzip")
+    assert "RLESS_STORAGE" in (caught.value.hint or "")
+    assert not (workshop.directory / "a.tar").exists()
+
+
 def test_a_link_to_a_file_stays_one(workshop: Workshop, made: StoredImage) -> None:
     (workshop.directory / "real").write_text("")
     link = workshop.directory / "link"

@@ -14,7 +14,7 @@ import pytest
 from rootless.errors import RlessError
 from rootless.image import tarsplit
 from rootless.image.store import Image as StoredImage
-from rootless.image.store import layer_dir
+from rootless.image.store import layer_dir, split_path
 from tests.lib import images
 from tests.lib.image_store import SINGLE, Workshop
 from tests.lib.images import Device, Dir, Fifo, File, Hard, Link, layer, opaque, whiteout
@@ -187,7 +187,7 @@ def test_a_changed_layer_is_an_error(workshop: Workshop, change: object) -> None
 @pytest.mark.parametrize("at", [0, 20, 30, 60, -1])
 def test_a_changed_record_is_an_error(workshop: Workshop, at: int) -> None:
     image = workshop.unpack([layer({f"f{n}": str(n) for n in range(30)})])
-    path = Path(tarsplit.split_path(workshop.root, image.chain[0]))
+    path = Path(split_path(workshop.root, image.chain[0]))
     data = bytearray(path.read_bytes())
     data[at] ^= 0x55
     path.write_bytes(data)
@@ -217,7 +217,7 @@ def test_two_streams_at_once(workshop: Workshop) -> None:
 def test_an_image_of_an_older_version(workshop: Workshop) -> None:
     made = images.Image([layer({"a": "text"})])
     image = workshop.unpack(made)
-    os.unlink(tarsplit.split_path(workshop.root, image.chain[0]))
+    os.unlink(split_path(workshop.root, image.chain[0]))
     with pytest.raises(RlessError, match="older rless") as caught:
         tar_of(workshop, image)
     assert caught.value.hint == "pull the image again"

@@ -202,7 +202,9 @@ class Storm:
         # What was begun by `exec` belongs to the container, too, whoever its parent is now.
         inside = {namespace(pid) for shells in marked().values() for pid in shells}
         for pid, what in rless.processes().items():
-            if pid not in accounted and namespace(pid) not in inside:
+            # A keeper stays, whoever has killed its command, for as long as what it keeps.
+            keeps = {namespace(child) for child in children(pid)} & (inside - {namespace("self")})
+            if pid not in accounted and namespace(pid) not in inside and not keeps:
                 leaks.append(f"leak: process {pid} {what}")
         return leaks
 
@@ -231,7 +233,15 @@ def marked(prefix: str = "") -> dict[str, list[int]]:
     return found
 
 
-def namespace(pid: int) -> str:
+def children(pid: int) -> list[int]:
+    """Return the children of a process; [] for one that has gone."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def namespace(pid: int | str) -> str:
     """Return which pid namespace a process is in; "" for one that has gone."""
     try:
         return os.readlink(f"/proc/{pid}/ns/pid")
@@ -244,11 +254,7 @@ def below(pids: list[int]) -> set[int]:
     found, queue = set(pids), list(pids)
     while queue:
         pid = queue.pop()
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            continue
-        for child in map(int, children):
+        for child in children(pid):
             if child not in found:
                 found.add(child)
                 queue.append(child)

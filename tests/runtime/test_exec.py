@@ -117,6 +117,23 @@ def test_a_process_with_another_start_time() -> None:
         runtime.Init(child.pid, start)
 
 
+def test_another_start_time_of_a_process_in_other_namespaces() -> None:
+    """As a container's is: nothing else tells that its number was used again."""
+    child = subprocess.Popen(["unshare", "--user", "sleep", "60"])
+    try:
+        start = start_time(child.pid)
+        assert start is not None
+        own = os.readlink("/proc/self/ns/user")
+        while os.readlink(f"/proc/{child.pid}/ns/user") == own:
+            assert child.poll() is None
+        runtime.Init(child.pid, start).close()
+        with pytest.raises(RlessError, match="has ended"):
+            runtime.Init(child.pid, start + 1)
+    finally:
+        child.kill()
+        child.wait()
+
+
 # -- the import barrier --------------------------------------------------------------------------
 
 
@@ -135,7 +152,7 @@ sys.meta_path.append(Watch())
 class Init:
     pidfd, namespaces, shares_pids = -1, 0, False
 entrant = runtime.Entrant({{"args": ["/bin/true"], "cwd": "/", "env": []}}, init=Init(),
-    cgroup=None, limited=False, oom_score=None, prepare=None, joined_fd=-1, console_fd=-1,
+    cgroup=None, limited=False, oom_score=None, complete=None, console_fd=-1,
     seccomp_filter=None, seccomp_flags=0, stdio=None, status_fd=-1, keep_fds=())
 for step in (entrant.hide, entrant.enter_cgroup, entrant.become_known, entrant.make_terminal):
     step()
@@ -186,8 +203,7 @@ def entrant(cgroup: Path, limited: bool) -> runtime.Entrant:
         cgroup=str(cgroup),
         limited=limited,
         oom_score=None,
-        prepare=None,
-        joined_fd=-1,
+        complete=None,
         console_fd=-1,
         seccomp_filter=None,
         seccomp_flags=0,

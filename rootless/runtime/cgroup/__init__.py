@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from rootless.runtime.cgroup.base import Cgroup
 
 
-def choose(spec: Spec, container_id: str) -> Cgroup:
+def choose(spec: Spec, container_id: str, hand_down: bool = False) -> Cgroup:
     """Return the cgroup for a container, made; the manager is chosen by trying.
+
+    Args:
+        hand_down: the caller's own processes may be moved, if that lets the kernel account.
 
     Raises:
         RlessError: `linux.resources` asks for a limit; limits are not built yet.
@@ -39,6 +42,8 @@ def choose(spec: Spec, container_id: str) -> Cgroup:
     delegated = cgroupfs.find_delegated()
     if isinstance(delegated, str):
         return NoCgroup(delegated)
+    if hand_down:
+        delegated.hand_down()
     try:
         path = linux.get("cgroupsPath", "").strip("/")
         return delegated.make(f"rless-{container_id}" if path in ("", ".", "..") else path)

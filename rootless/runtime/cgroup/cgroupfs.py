@@ -11,6 +11,8 @@ import os
 import time
 
 _MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+# The group, beside those of containers, for the processes of rless that were where it is made.
+_SUPERVISOR = "supervisor"
 _END = 2.0  # seconds that the kernel may take to end killed processes
 
 
@@ -27,6 +29,35 @@ class Delegated:
         path = f"{self.directory}/{name.strip('/').replace('/', '-')}"
         os.mkdir(path, 0o755)
         return CgroupfsCgroup(path, f"{self.directory} is delegated")
+
+    def hand_down(self) -> None:
+        """Have the kernel account for each group below, if only rless is in the way.
+
+        A group whose controllers go down has no processes itself (cgroups(7), "no internal
+        processes"). In a unit or scope that was made for us they are all ours, and move to a
+        group of their own. Where there are others, a shell say, they are left alone: then the
+        groups below can halt and kill, but they count nothing.
+        """
+        offered = set(self._read("cgroup.controllers"))
+        missing = sorted(offered.difference(self._read("cgroup.subtree_control")))
+        members = self._read("cgroup.procs")
+        if not missing or not _family().issuperset(members):
+            return
+        try:
+            os.makedirs(f"{self.directory}/{_SUPERVISOR}", 0o755, exist_ok=True)
+            for pid in members:
+                _write(f"{self.directory}/{_SUPERVISOR}/cgroup.procs", pid)
+            for name in missing:
+                _write(f"{self.directory}/cgroup.subtree_control", f"+{name}")
+        except OSError:
+            pass  # a threaded group, or another process has come
+
+    def _read(self, name: str) -> list[str]:
+        try:
+            with open(f"{self.directory}/{name}", encoding="ascii") as file:
+                return file.read().split()
+        except OSError:
+            return []
 
 
 class CgroupfsCgroup:
@@ -48,6 +79,26 @@ class CgroupfsCgroup:
         """Kill what is left (cgroup.kill, Linux 5.14) and remove the directories."""
         assert self.path is not None
         remove(self.path)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except ProcessLookupError:
+        pass  # it has ended
+
+
+def _family() -> set[str]:
+    """Return the pids of this process, of the command that forked it, and of its children."""
+    found = {str(os.getpid()), str(os.getppid())}
+    for pid in tuple(found):
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+                found.update(file.read().split())
+        except OSError:
+            pass  # a kernel without CONFIG_PROC_CHILDREN: others may seem to be there
+    return found
 
 
 def remove(path: str) -> None:
@@ -89,4 +140,6 @@ def find_delegated() -> Delegated | str:
         return "the unified cgroup hierarchy (v2) is not mounted"
     if not os.access(directory, os.W_OK) or not os.access(f"{directory}/cgroup.procs", os.W_OK):
         return f"cgroup {ours} is not delegated to you"
+    if os.path.basename(directory) == _SUPERVISOR:
+        directory = os.path.dirname(directory)
     return Delegated(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -14,9 +15,7 @@ from rootless.errors import RlessError
 
 
 def request(*argv: str) -> RunRequest:
-    found = build(*parse(RUN, argv))
-    found.argv, found.cwd = [], ""  # of this process
-    return found
+    return build(*parse(RUN, argv))
 
 
 def test_a_bare_run_has_the_defaults() -> None:
@@ -68,12 +67,51 @@ def test_entrypoint_reset() -> None:
     assert request("i").entrypoint is None
 
 
-def test_attach_as_it_is_anyway() -> None:
-    request("-a", "stdout", "-a", "STDERR", "i")
-    request("-i", "-a", "stdin", "-a", "stdout", "-a", "stderr", "i")
+def test_streams_to_attach() -> None:
+    assert request("i").attach == []
+    assert request("-a", "STDERR", "-a", "stdout", "i").attach == ["stdout", "stderr"]
     assert request("-i", "-a", "stdin", "i").attach == ["stdin"]
+    with pytest.raises(RlessError, match="--attach stdin needs --interactive"):
+        request("-a", "stdin", "i")
     with pytest.raises(RlessError, match="--attach and --detach"):
         request("-d", "-a", "stdout", "-a", "stderr", "i")
+
+
+def test_options_of_the_log() -> None:
+    found = request("--log-opt", "max-size=10m", "--log-opt", "max-file=3", "i")
+    assert found.log_options == {"max-size": 10 << 20, "max-file": 3}
+    found = request("--log-driver", "journald", "--log-opt", "tag=x", "i")
+    assert (found.log_driver, found.log_options) == ("journald", {"tag": "x"})
+    for driver, option in (
+        ("local", "tag=x"),
+        ("json-file", "compress=true"),
+        ("none", "max-size=1m"),
+        ("journald", "max-size=1m"),
+        ("local", "max-size=0"),
+        ("local", "max-size=x"),
+        ("local", "max-file=0"),
+    ):
+        with pytest.raises(RlessError, match=f"--log-opt {option.partition('=')[0]}: "):
+            request("--log-driver", driver, "--log-opt", option, "i")
+
+
+def test_a_policy_and_removal() -> None:
+    assert request("--restart", "always", "i").restart == {"name": "always", "max": 0}
+    with pytest.raises(RlessError, match="--restart and --rm"):
+        request("--restart", "on-failure", "--rm", "i")
+    request("--restart", "no", "--rm", "i")
+
+
+def test_it_comes_back_from_its_data() -> None:
+    argv = ("-d", "-v", "/a:/b:ro", "--mount", "type=tmpfs,dst=/t", "-p", "80:81/udp", "--device",
+            "/dev/null:/n", "--ulimit", "nofile=3:4", "--add-host", "h:1.2.3.4", "-e", "A=b",
+            "--log-opt", "max-file=2", "--restart", "always", "--dns", "1.1.1.1", "i")  # fmt: skip
+    made = request(*argv)
+    data = json.loads(json.dumps(made.to_data()))
+    assert "privileged" not in data  # only what was asked for
+    assert RunRequest.from_data(data) == made
+    assert RunRequest.from_data({**data, "of_a_later_version": 1}) == made
+    assert RunRequest.from_data({}) == RunRequest()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +152,8 @@ def test_a_request_is_plain_data() -> None:
 
 def test_accepted_flags_change_nothing() -> None:
     found = request(
-        "--isolation=default", "--disable-content-trust", "--volume-driver=local", "i",
+        "--restart=", "--isolation=default", "--disable-content-trust",
+        "--volume-driver=local", "--log-driver=", "i",
     )  # fmt: skip
     assert found == request("i")
 

@@ -85,8 +85,12 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (logging.restart, "no", {"name": "no", "max": 0}),
     (logging.restart, "", None),
     (logging.restart, "on-failure:3", {"name": "on-failure", "max": 3}),
-    (logging.restart, "always", {"name": "always", "max": 0}),
+    (logging.restart, "unless-stopped", {"name": "unless-stopped", "max": 0}),
     (logging.driver, "none", "none"),
+    (logging.driver, "", None),
+    (logging.option, "max-size=10m", ("max-size", "10m")),
+    (logging.detach_keys, "ctrl-a,b", "ctrl-a,b"),
+    (logging.sdnotify, "conmon", "conmon"),
     (compat.isolation, "default", None),
     (compat.content_trust, "true", None),
 ]
@@ -127,7 +131,9 @@ BAD: list[tuple[Callable[[str], object], str]] = [
     (network.publish, "80:65536"), (network.publish, "::1:80:80"), (network.publish, "80:80/icmp"),
     (network.publish, "h:80:80"), (network.publish, "published=80"),
     (network.expose, "x"), (network.expose, "9-8"), (network.expose, "0"),
-    (compat.attach, "x"),
+    (compat.attach, "x"), (logging.restart, "sometimes"), (logging.restart, "always:1"),
+    (logging.restart, "on-failure:x"), (logging.restart, "on-failure:-1"), (logging.option, "x"),
+    (logging.sdnotify, "x"),
 ]  # fmt: skip
 REFUSED: list[tuple[Callable[[str], object], str]] = [
     (privileges.security_opt, "apparmor=mine"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rootless.image import http
+from rootless.image.netloc import is_loopback
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ from rootless.image import http
     ],
 )
 def test_what_is_this_machine(netloc: str, expected: bool) -> None:
-    assert http.is_loopback(netloc) is expected
+    assert is_loopback(netloc) is expected
 
 
 def test_insecure_hosts_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
