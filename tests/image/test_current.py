@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from rootless.image import current, limits
+from rootless.image.progress import Progress
 from rootless.image.reference import parse
 from rootless.image.store import Image as StoredImage
 from rootless.image.store import blob_path, layer_dir, name_path, split_path
@@ -54,7 +55,7 @@ def proxy(registry_host: str) -> Iterator[FaultyProxy]:
 
 
 def confirm(workshop: Workshop, name: str, **options: Any) -> StoredImage | None:
-    options = {"quiet": True, "idmap_for": map_for} | options
+    options = {"progress": Progress(quiet=True), "idmap_for": map_for} | options
     return current.confirm(name, workshop.store, **options)
 
 
@@ -67,7 +68,7 @@ def test_one_request_and_dockers_lines(
     before = workshop.contents()
     proxy.requests.clear()
     proxy.headers.clear()
-    image = confirm(workshop, name, quiet=False)
+    image = confirm(workshop, name, progress=Progress())
     assert image is not None and (image.id, image.name) == (pulled.id, pulled.name)
     assert proxy.requests == ["HEAD /v2/current/manifests/1"]
     assert set(proxy.headers[0]) <= {
@@ -346,5 +347,8 @@ def test_the_verb_uses_it(own_rless: Product, registry_host: str) -> None:
         own_rless("pull", "-q", name).expect()
         proxy.requests.clear()
         again = own_rless("pull", name).expect()
-        assert again.out == f"{name}\n" and "Status: Image is up to date" in again.err
+        assert again.out == (
+            f"Pulling {name}\nDigest: {IMAGE.digest}\n"
+            f"Status: Image is up to date for {name}\n{name}\n"
+        )
         assert proxy.requests == ["HEAD /v2/current/verb/manifests/1"]
