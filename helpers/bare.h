@@ -261,6 +261,11 @@ __sighandler_t signal(int number, __sighandler_t handler)
 	return SYS4(rt_sigaction, number, &action, NULL, 8) < 0 ? SIG_ERR : SIG_DFL;
 }
 
+int connect(int fd, const struct sockaddr *address, socklen_t size)
+{
+	return (int)SYS3(connect, fd, address, size);
+}
+
 int socket(int domain, int kind, int protocol)
 {
 	return (int)SYS3(socket, domain, kind, protocol);

@@ -67,10 +67,12 @@ enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,       /* more wait to be accepted */
+	STUCK = 1000,       /* ms without a word after which the journal is not waited for */
 	GRACE = 100,        /* ms that a slow client may hold up all */
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */
 	LONGEST_DELAY = 60000,
+	LONGEST_POLL = 1 << 30, /* ms: poll(2) takes an int */
 	LONG_RUN = 10000,   /* ms after which the delay begins anew */
 	SEARCHING = 2,      /* exit status of the health runner: the application still starts */
 };
@@ -104,13 +106,14 @@ static struct {
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
 	int starting;          /* the pipe that init closes by execve; -1: it runs */
+	int term_fd;           /* a signalfd of SIGTERM */
 	int child_fd;          /* a signalfd of SIGCHLD, if orphans may come to us; else -1 */
 	uint64_t asked;        /* signals that came before it runs, as bits */
 	int in, pty;           /* the application's standard input, or its terminal */
 	int sources[2];        /* what it writes; the terminal is OUT */
 	int code;              /* the exit code, once `ended` */
 	bool remove, stdin_once, ended, drained, done, may_reap, out_of_memory;
-	long long begun, health_at;
+	long long begun, health_at, kill_at;
 	rlim_t core;
 } me;
 
@@ -123,6 +126,7 @@ static struct {
 	enum { LOG_NONE, LOG_LOCAL, LOG_JSON, LOG_JOURNAL } driver;
 	int fd, files;
 	long long limit, size, lost, buffered;
+	bool stuck; /* the journal takes nothing */
 } logs = { .fd = -1 };
 
 static struct client clients[CLIENTS];
@@ -430,14 +434,47 @@ static void json_line(int stream, const char *bytes, size_t size)
 		json_flush();
 }
 
-/* Send one line by systemd's native protocol; never wait for a journal that is stuck. */
+static bool journal_connect(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
+	let_go(&logs.fd);
+	logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (logs.fd >= 0 && connect(logs.fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		let_go(&logs.fd);
+	return logs.fd >= 0;
+}
+
+/* Send a message to the journal, whose queue is short: who writes fast waits for it. One that
+ * takes nothing for a while is not waited for again until it does. */
+static bool journal_send(const struct msghdr *message)
+{
+	for (bool again = false;;) {
+		if (logs.fd < 0 && !journal_connect())
+			return false;
+		if (sendmsg(logs.fd, message, MSG_NOSIGNAL) >= 0)
+			return !(logs.stuck = false);
+		if (errno == EAGAIN && !logs.stuck) {
+			struct pollfd queue = { .fd = logs.fd, .events = POLLOUT };
+
+			logs.stuck = poll(&queue, 1, STUCK) <= 0;
+		} else if (errno == EAGAIN || again)
+			return false;
+		else {
+			again = true; /* it was started anew */
+			let_go(&logs.fd);
+		}
+	}
+}
+
+/* Send one line by systemd's native protocol. */
 static bool journal_line(int stream, const char *data, size_t size)
 {
 	static const char partial[] = "CONTAINER_PARTIAL_MESSAGE=true\n";
 	bool whole = size && data[size - 1] == '\n';
 	uint64_t length = htole64(size - whole);
 	const char *fields = text("journal_fields");
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct iovec parts[] = {
 		{ (void *)fields, strlen(fields) },
 		{ (void *)partial, whole ? 0 : sizeof(partial) - 1 },
@@ -446,13 +483,9 @@ static bool journal_line(int stream, const char *data, size_t size)
 		{ (void *)data, size - whole },
 		{ "\n", 1 },
 	};
-	struct msghdr message = { .msg_name = &address, .msg_namelen = sizeof(address),
-				  .msg_iov = parts, .msg_iovlen = 6 };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 6 };
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
-	if (logs.fd < 0)
-		logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return sendmsg(logs.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+	return journal_send(&message);
 }
 
 static void log_line(int stream, const char *data, size_t size)
@@ -561,6 +594,10 @@ static bool write_file(const char *name, const char *data, size_t size)
 	bool whole = write(fd, data, size) == (ssize_t)size;
 
 	close(fd);
+	/* ext4 takes care of data before a rename only where that replaces a file: else there
+	 * would be an empty one after a power cut. */
+	fd = whole ? openat(me.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+	let_go(&fd);
 	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);
@@ -614,17 +651,21 @@ static void record_exit(bool again)
 /* Append an event as rootless/engine/events.py does: one line by one write. */
 static void event(const char *action)
 {
-	char said[4096], code[32] = "";
+	static char said[1 << 15]; /* the labels of a container are of any length */
+	char code[128] = "";
 	struct timespec time;
 	int size, fd;
 
 	if (strcmp(action, "die") == 0)
 		snprintf(code, sizeof(code), ",\"exitCode\":\"%d\"", me.code);
+	if (strcmp(action, "exec_die") == 0)
+		snprintf(code, sizeof(code), ",\"execID\":\"%s\",\"exitCode\":\"%d\"", text("exec"),
+			 me.code);
 	clock_gettime(CLOCK_REALTIME, &time);
 	size = snprintf(said, sizeof(said),
 			"{\"time\":%lld%09ld,\"type\":\"container\",\"action\":\"%s\",\"id\":\"%s\","
-			"\"attributes\":{\"image\":%s,\"name\":\"%s\"%s}}\n",
-			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("image"),
+			"\"attributes\":{%s,\"name\":\"%s\"%s}}\n",
+			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("attributes"),
 			me.name, code);
 	if (size < 0 || (size_t)size >= sizeof(said))
 		return;
@@ -655,12 +696,19 @@ static void check_memory(void)
 
 /* -- Python's work ---------------------------------------------------------------------------- */
 
-/* Block or unblock SIGCHLD, which a signalfd takes only while it is blocked. */
-static void block_children(bool block)
+/* Block what signalfds take, as they do only while it is blocked; or unblock it. */
+static void block_signals(bool block)
 {
-	uint64_t set = 1ULL << (SIGCHLD - 1);
+	uint64_t set = 1ULL << (SIGCHLD - 1) | 1ULL << (SIGTERM - 1);
 
 	syscall(SYS_rt_sigprocmask, block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL, sizeof(set));
+}
+
+static int signal_fd(int number)
+{
+	uint64_t set = 1ULL << (number - 1);
+
+	return (int)syscall(SYS_signalfd4, -1, &set, sizeof(set), O_CLOEXEC | O_NONBLOCK);
 }
 
 /* Become Python for `verb`; with `keep` the connections stay, since what clients have said but we
@@ -696,7 +744,8 @@ static void become_python(const char *verb, bool keep)
 		core.rlim_cur = me.core; /* ours is 0, the container's is not */
 		setrlimit(RLIMIT_CORE, &core);
 	}
-	block_children(false);
+	if (!keep) /* else a SIGTERM waits for who comes back, too */
+		block_signals(false);
 	syscall(SYS_execveat, (int)number("python_fd", -1), "", argv, environment, AT_EMPTY_PATH);
 	execve(argv[0], argv, environment); /* no descriptor: it is not ours to write */
 }
@@ -1218,6 +1267,20 @@ static void stop_restarts(void)
 	}
 }
 
+/* systemd ends the session, or the machine: stop the container, but not as the user does. */
+static void terminate(void)
+{
+	char said[128];
+	long long limit = number("stop_timeout", 10);
+
+	if (read(me.term_fd, said, sizeof(said)) < 0)
+		return;
+	stop_restarts();
+	signal_init((int)number("stop_signal", SIGTERM));
+	if (limit >= 0)
+		me.kill_at = now() + limit * 1000;
+}
+
 static void obey(struct client *client, const unsigned char *said, size_t size, int *fds, int count)
 {
 	struct winsize window = { 0 };
@@ -1394,11 +1457,11 @@ static bool schedule_restart(void)
 /* -- the loop ---------------------------------------------------------------------------------- */
 
 /* An event of poll(2): what to do then, and about whom. */
-static struct pollfd polls[10 + 4 * CLIENTS];
+static struct pollfd polls[11 + 4 * CLIENTS];
 static struct {
-	enum { INIT, STARTED, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
+	enum { INIT, STARTED, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
 	int who, stream;
-} topics[10 + 4 * CLIENTS];
+} topics[11 + 4 * CLIENTS];
 static int watched;
 
 static void watch(int fd, short events, int what, int who, int stream)
@@ -1436,6 +1499,8 @@ static void watch_all(void)
 		watch(me.init_fd, POLLIN, INIT, 0, 0);
 	if (me.starting >= 0) /* without events: what is in there is for the command */
 		watch(me.starting, 0, STARTED, 0, 0);
+	if (me.term_fd >= 0)
+		watch(me.term_fd, POLLIN, TERM, 0, 0);
 	if (me.child_fd >= 0)
 		watch(me.child_fd, POLLIN, ORPHAN, 0, 0);
 	for (int i = 0; i < CLIENTS; i++)
@@ -1467,6 +1532,9 @@ static void act(int index)
 		break;
 	case STARTED:
 		begin_signals();
+		break;
+	case TERM:
+		terminate();
 		break;
 	case ORPHAN:
 		reap_orphans();
@@ -1514,7 +1582,7 @@ static int sooner(int timeout, long long at)
 
 	if (at == 0)
 		return timeout;
-	left = left < 0 ? 0 : left;
+	left = left < 0 ? 0 : left < LONGEST_POLL ? left : LONGEST_POLL;
 	return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 
@@ -1528,7 +1596,7 @@ static void turn(bool block)
 		timeout = sooner(timeout, chunk.since + GRACE);
 	timeout = sooner(timeout, restart.at);
 	if (!me.ended)
-		timeout = sooner(timeout, me.health_at);
+		timeout = sooner(sooner(timeout, me.health_at), me.kill_at);
 	if (poll(polls, watched, block ? timeout : 0) > 0)
 		for (int i = 0; i < watched; i++)
 			if (polls[i].revents)
@@ -1636,6 +1704,10 @@ static void run(void)
 			start_again();
 		if (me.health_at && now() >= me.health_at && !me.ended)
 			begin_health();
+		if (me.kill_at && now() >= me.kill_at && !me.ended) {
+			me.kill_at = 0;
+			signal_init(SIGKILL);
+		}
 		if (!me.done)
 			turn(true);
 	}
@@ -1643,6 +1715,23 @@ static void run(void)
 	let_go(&me.listener);
 	tell_end();
 	linger();
+}
+
+/* The keeper of a process of `exec -d`: wait for it, and note its end. Or (keep is 0) hold its
+ * terminal, which the kernel hangs up with its last master, and take what is written to it. */
+static void keep(pid_t pid)
+{
+	struct pollfd fds[2] = { { .fd = me.init_fd, .events = POLLIN },
+				 { .fd = me.pty, .events = POLLIN } };
+	int status = 0;
+
+	while (!fds[0].revents && poll(fds, 2, -1) >= 0)
+		if (fds[1].revents && read(me.pty, spare, CHUNK) <= 0)
+			fds[1].fd = -1;
+	if (pid <= 0 || waitpid(pid, &status, 0) < 0)
+		return;
+	me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	event("exec_die");
 }
 
 static void begin(int fd)
@@ -1683,14 +1772,10 @@ static void begin(int fd)
 	me.ended = me.init == 0;
 	me.begun = now();
 	me.starting = (int)number("status", -1);
-	me.health_fd = me.oom_fd = me.child_fd = -1;
-	if (number("orphans", 0)) {
-		uint64_t set = 1ULL << (SIGCHLD - 1);
-
-		block_children(true);
-		me.child_fd = (int)syscall(SYS_signalfd4, -1, &set, sizeof(set),
-					   O_CLOEXEC | O_NONBLOCK);
-	}
+	me.health_fd = me.oom_fd = -1;
+	block_signals(true);
+	me.term_fd = signal_fd(SIGTERM);
+	me.child_fd = number("orphans", 0) ? signal_fd(SIGCHLD) : -1;
 	if (next_order("health_interval", NULL))
 		me.health_at = now() + number("health_first", number("health_interval", 30000));
 	snprintf(restart.policy, sizeof(restart.policy), "%s", text("restart"));
@@ -1756,6 +1841,10 @@ int main(int argc, char **argv)
 	if (argc != 2)
 		return 70;
 	begin((int)to_number(argv[1]));
+	if (next_order("keep", NULL)) {
+		keep((pid_t)number("keep", 0));
+		return 0;
+	}
 	begin_client();
 	say_hello();
 	run();

@@ -79,4 +79,5 @@ def row(item: dict[str, Any], full: bool) -> dict[str, object]:
         "Size": output.human_size(item["size"]),
         "Tag": item["tag"] or "<none>",
         "UniqueSize": "N/A",
+        "VirtualSize": output.human_size(item["size"]),  # Docker's old word for the same
     }

@@ -66,7 +66,7 @@ def show(names: Sequence[str], read: Callable[[str], dict[str, Any]], template: 
             missing.append(error)
     if nodes is not None:
         for item in found:
-            streams.write(Renderer(nodes).render(item) + "\n")
+            streams.write(Renderer(nodes).render(_as_struct(item)) + "\n")
     elif template == "json":
         streams.write(to_json(found) + "\n")
     else:
@@ -74,6 +74,24 @@ def show(names: Sequence[str], read: Callable[[str], dict[str, Any]], template: 
     for reason in missing:
         streams.report(reason)
     return 1 if missing else 0
+
+
+# Fields of Docker's structs that its JSON leaves out where they are nil: `{{if .State.Health}}`.
+_NIL = {"State": ("Health",), "Config": ("Healthcheck",), "HostConfig": ("Mounts",)}
+
+
+def _as_struct(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what a template sees of an object: also nil fields, and `ID`, which is Id in JSON."""
+    from rootless.cli.template import Shown
+
+    found = Shown({"ID": item.get("Id"), "SizeRw": None, "SizeRootFs": None, **item})
+    found.document = item
+    for name, fields in _NIL.items():
+        part = item.get(name)
+        if isinstance(part, dict):
+            found[name] = Shown({**part, **{f: None for f in fields if f not in part}})
+            found[name].document = part
+    return found
 
 
 def look_up(name: str, kinds: Sequence[str], size: bool) -> dict[str, Any]:

@@ -99,6 +99,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "prune": "container prune",
         "ls": "ps",
         "list": "ps",
+        "remove": "rm",
     },
     "image": {
         **{verb: verb for verb in "pull push tag history save load import search".split()},
@@ -107,10 +108,12 @@ ALIASES: dict[str, dict[str, str]] = {
         "ls": "images",
         "list": "images",
         "rm": "rmi",
+        "remove": "rmi",
     },
     "volume": {
         **{verb: f"volume {verb}" for verb in "create ls inspect rm prune".split()},
         "list": "volume ls",
+        "remove": "volume rm",
     },
     "system": {
         "df": "system df",

@@ -24,6 +24,8 @@ def moment(value: str) -> int:
     rest = int(f"{fraction:<09}")
     if re.fullmatch(r"\d{1,11}", whole, re.ASCII):
         return int(whole) * 10**9 + rest
+    if value == "now":
+        return time.time_ns()
     span = None if found else moments.duration(value)
     if span is not None:
         return time.time_ns() - round(span * 10**9)

@@ -52,6 +52,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.stats import Sample
 
     named = [containers.find(name) for name in args]
+    asked = dict(zip((one.id for one in named), args, strict=True))
     terminal = os.isatty(1) and not values.get("once")
     before: dict[str, Sample] = {}
     while True:
@@ -59,7 +60,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         now = {container.id: Sample(container) for container in shown}
         if before or not shown:
             rows = [
-                row(container, now[container.id], before, bool(values.get("full")))
+                row(container, now[container.id], before, bool(values.get("full")), asked)
                 for container in shown
             ]
             if terminal:
@@ -80,14 +81,18 @@ def _all(ended_too: bool) -> list[Container]:
 
 
 def row(
-    container: Container, sample: Sample, before: dict[str, Sample], full: bool
+    container: Container,
+    sample: Sample,
+    before: dict[str, Sample],
+    full: bool,
+    asked: dict[str, str],
 ) -> dict[str, object]:
-    """Return what a container uses under Docker's field names."""
+    """Return what a container uses under Docker's field names; `asked`: id -> as it was named."""
     cpu = sample.cpu_percent(before.get(container.id, sample))
     return {
         "BlockIO": f"{_decimal(sample.read)} / {_decimal(sample.written)}",
         "CPUPerc": f"{cpu:.2f}%",
-        "Container": output.short_id(container.id, full),
+        "Container": asked.get(container.id) or output.short_id(container.id, full),
         "ID": output.short_id(container.id, full),
         "MemPerc": f"{sample.memory_percent():.2f}%",
         "MemUsage": f"{_binary(sample.memory)} / {_binary(sample.limit)}",

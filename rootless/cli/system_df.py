@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rootless.cli import output, streams
 from rootless.cli.parse import Verb
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,11 +63,13 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.usage import measure
 
     template = values.get("format")
-    if values.get("verbose") and template not in (None, "", "table"):
-        raise RlessError("--verbose and --format contradict each other", VERB.see_help())
     usage = measure()
     if values.get("verbose"):
-        _verbose(usage)
+        details = _details(usage)
+        if template in (None, "", "table"):
+            _show_tables(usage, details)
+        else:
+            output.show([details], (), template=template)
         return 0
     rows = [_row(kind, share) for kind, share in usage.shares.items()]
     output.show(rows, COLUMNS, template=template)
@@ -86,7 +87,8 @@ def _row(kind: str, share: Share) -> dict[str, object]:
     }
 
 
-def _verbose(usage: Usage) -> None:
+def _details(usage: Usage) -> dict[str, list[dict[str, object]]]:
+    """Return what is shown one by one under Docker's names of the lists and fields."""
     from rootless.cli import ps
     from rootless.engine.images import list_images
 
@@ -109,7 +111,7 @@ def _verbose(usage: Usage) -> None:
             }
         )
     containers = [
-        {**ps.row(item, False), "Size": output.human_size(item["size"])}
+        {**_plain(ps.row(item, False)), "Size": output.human_size(item["size"])}
         for item in usage.containers
     ]
     volumes: list[dict[str, object]] = [
@@ -120,13 +122,21 @@ def _verbose(usage: Usage) -> None:
         }
         for volume in usage.volumes
     ]
-    for heading, rows, columns in (
-        ("Images", images, _IMAGES),
-        ("Containers", containers, _CONTAINERS),
-        ("Local Volumes", volumes, _VOLUMES),
+    return {"Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": []}
+
+
+def _plain(row: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if not callable(value)}
+
+
+def _show_tables(usage: Usage, details: dict[str, list[dict[str, object]]]) -> None:
+    for name, heading, columns in (
+        ("Images", "Images", _IMAGES),
+        ("Containers", "Containers", _CONTAINERS),
+        ("Volumes", "Local Volumes", _VOLUMES),
     ):
         streams.write(f"{heading} space usage:\n\n")
-        output.show(rows, columns)
+        output.show(details[name], columns)
         streams.write("\n")
     for kind in ("Caches", "In Flight"):
         streams.write(f"{kind} usage: {output.human_size(usage.shares[kind].size)}\n")

@@ -85,4 +85,4 @@ def _truth(text: str) -> bool:
     try:
         return boolean(text)
     except ValueError as error:
-        raise RlessError(f"--filter dangling: {text!r} {error}") from None
+        raise RlessError(f"--filter dangling: {text!r} {error}", None, 1) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from rootless import paths
@@ -163,7 +162,7 @@ def load(
     """
     from rootless.image.load import load as loader
 
-    progress = Progress(quiet=quiet or not os.isatty(2))
+    progress = Progress(quiet=quiet, lines=False)
     store = Store(paths.storage_root())
     try:
         for image, references in loader(
@@ -195,7 +194,7 @@ def import_archive(
         message=message,
         platform=platform,
         idmap_for=map_chooser(),
-        progress=Progress(quiet=True),
+        progress=Progress(lines=False),
     )
     events.record("import", "image", image.id, name=familiar_repository(image.name))
     return image

@@ -29,6 +29,7 @@ else:
     import _signal as signal
 
 _BLOCK = 65536
+_LAST_WORDS = 2 << 20  # bytes: more than a pipe holds
 # What poll(2) promises to fit into a writable pipe: a write of this size never blocks us.
 _PIPE_BUF = select.PIPE_BUF
 # Not forwarded: they are about us, or cannot be caught.
@@ -108,7 +109,7 @@ class Signals:
 class _Stream:
     """One direction: from a descriptor of ours to another, with at most one block in between."""
 
-    __slots__ = ("back", "buffer", "inward", "keys", "paced", "sink", "source")
+    __slots__ = ("back", "buffer", "inward", "keys", "paced", "sink", "source", "taken")
 
     def __init__(self, source: int, sink: int, inward: bool, keys: Keys | None = None) -> None:
         self.source = source
@@ -118,6 +119,7 @@ class _Stream:
         # From the same terminal: without its keys it is to be hung up as a whole.
         self.back: _Stream | None = None
         self.buffer = memoryview(b"")
+        self.taken = 0  # bytes
         # Regular files take what they get; the others might make us wait.
         self.paced = not _is_regular(sink)
 
@@ -134,6 +136,7 @@ class _Stream:
                 self.back.finish()
         elif self.keys is not None:
             data = self.keys.feed(data)
+        self.taken += len(data)
         self.buffer = memoryview(data)
         return self.keys is None or not self.keys.typed
 
@@ -215,8 +218,9 @@ class Pump:
 
         Args:
             to_the_end: all streams end soon; else what is open still may belong to processes
-                that outlive the application, and is not waited for.
+                that outlive the application, and is not waited for. They may write for ever.
         """
+        before = {stream: stream.taken for stream in self.streams}
         for stream in self.streams:
             if stream.inward:  # nobody is there any more
                 stream.source, stream.buffer = -1, memoryview(b"")
@@ -226,6 +230,9 @@ class Pump:
             if not events:
                 return
             self._copy(events)
+            for stream, taken in before.items():
+                if not to_the_end and stream.taken - taken >= _LAST_WORDS and stream.source >= 0:
+                    stream.finish()
 
     def _poll(self) -> select.poll:
         wanted: dict[int, int] = {}

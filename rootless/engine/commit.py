@@ -17,7 +17,8 @@ from rootless.engine import rootview
 from rootless.engine.archive import Archiver
 from rootless.engine.changes import DELETED, changes, parts_of
 from rootless.engine.container import find
-from rootless.engine.events import record as record_event
+from rootless.engine.events import of_container
+from rootless.engine.health import image_form
 from rootless.errors import RlessError, escape
 from rootless.image import additional, newlayer, records
 from rootless.image.changes import apply
@@ -163,8 +164,8 @@ def _write(find_parts: Callable[[], list[Part]], hidden: Collection[bytes], out:
 
 def _container_config(container: Container, image: Image) -> dict[str, Any]:
     """Return the image's config with what the container was made with."""
-    config = dict(image.config)
-    request = container.facts.get("request") or {}
+    config, facts = dict(image.config), container.facts
+    request = facts.get("request") or {}
     environment = dict.fromkeys(config.get("Env") or ())
     for entry in request.get("env") or ():
         key = entry.partition("=")[0]
@@ -185,9 +186,14 @@ def _container_config(container: Container, image: Image) -> dict[str, Any]:
         if value:
             config[field] = value
     config["Labels"] = {**(config.get("Labels") or {}), **(request.get("labels") or {})}
-    ports: dict[str, Any] = {port: {} for port in request.get("expose") or ()}
-    if ports or config.get("ExposedPorts"):
-        config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
+    ports = [port.rpartition("->")[2] for port in facts["ports"]] + facts["exposed"]
+    config["ExposedPorts"] = {port: {} for port in sorted(set(ports))}
+    volumes = [mount["target"] for mount in facts["mounts"] if mount["anonymous"]]
+    config["Volumes"] = {**{target: {} for target in volumes}, **(config.get("Volumes") or {})}
+    if any(value for name, value in request.items() if name.startswith("health_")):
+        config["Healthcheck"] = image_form(facts["health"])
+    if request.get("no_healthcheck"):
+        config["Healthcheck"] = image_form(None, refused=True)
     return {key: value for key, value in config.items() if value not in ({}, [])}
 
 
@@ -252,8 +258,7 @@ def _record(
     else:
         records.save_nameless(root, record, scratch)
     shown = name.familiar if name is not None else ""
-    record_event("commit", "container", container.id, name=container.facts["name"],
-                 image=container.facts["image"], imageID=identifier, imageRef=shown)  # fmt: skip
+    of_container("commit", container, imageID=identifier, imageRef=shown)
     return identifier
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILLED = 137
-# A file in `live`, by a name that no container id can have: this boot was seen.
+# In `live`, a name that no container id can have: a link whose target is this machine's name.
 BOOTED = "booted"
 _BALLAST = 8192  # bytes
 # What is before the id in `live` while a container is being renamed or updated.
@@ -203,7 +203,7 @@ class Container:
 
 
 def is_paused(live: dict[str, Any]) -> bool:
-    """Tell, by its entry in `live`, whether a running container is halted: its cgroup, or SIGSTOP."""
+    """Tell whether a running container is halted, by its cgroup or SIGSTOP; live: its entry."""
     if live.get("cgroup"):
         try:
             with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:
@@ -277,7 +277,11 @@ def create(
         facts["name"] = take_name(container_id, name)
         if furnish is not None:
             furnish(container)
-        write_json(f"{directory}/container.json", facts)
+        path = f"{directory}/container.json"
+        # ext4 takes care of data before a rename only where that replaces a file: else there
+        # would be an empty one after a power cut (ext4(5), auto_da_alloc).
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        write_json(path, facts)
     except BaseException as error:
         try:
             discard(container)
@@ -451,9 +455,10 @@ def delete(container: Container, volumes: bool) -> None:
 
 def _delete_volumes(container: Container) -> None:
     if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
-        from rootless.engine.volumes import remove_anonymous
+        from rootless.engine import volumes
 
-        remove_anonymous(container)
+        volumes.remove_anonymous(container)
+        volumes.clear_leftovers()  # of one that was killed after its name had gone
 
 
 def discard(container: Container) -> None:
@@ -486,18 +491,23 @@ def live_root() -> str:
 
 
 def put_ballast() -> None:
-    """Keep a little room for a time when the disk is full, in a file that marks this boot."""
-    fd = os.open(f"{live_root()}/{BOOTED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    """Keep a little room for a time when the disk is full."""
     try:
-        os.write(fd, bytes(_BALLAST))
+        fd = os.open(_ballast(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(_BALLAST))
+        finally:
+            os.close(fd)
     except OSError:
         pass  # it is full already
-    finally:
-        os.close(fd)
 
 
 def _drop_ballast() -> None:
-    os.truncate(f"{live_root()}/{BOOTED}", 0)
+    unlink(_ballast())
+
+
+def _ballast() -> str:
+    return f"{paths.boot_root()}/ballast"
 
 
 def write_json(path: str, value: Any) -> None:

@@ -123,6 +123,8 @@ class Running:
             False: it was not the application yet.
         """
         self._sent = number
+        # Before it is sent: the monitor may tell of the end at once.
+        events.of_container("kill", self.container, signal=number)
         if self.client is not None:
             try:
                 return self.client.signal(number)
@@ -276,13 +278,6 @@ def _clear(container: Container) -> None:
         sweep.clear(container)
 
 
-def _note(action: str, container: Container, **attributes: Any) -> None:
-    """Record an event of a container."""
-    facts = container.facts
-    known = {**facts["labels"], "image": facts["image"], "name": facts["name"]}
-    events.record(action, "container", container.id, **{**known, **attributes})
-
-
 def _thaw(running: Running) -> None:
     """Let a paused container go on: else it could not obey a signal."""
     if running.container.status()[0] == "paused":
@@ -328,7 +323,7 @@ def stop(
     for reference, running, outcome in asked:
         if running is not None:
             ends.wait_down(running, signal.SIGKILL)
-            _note("stop", running.container)
+            events.of_container("stop", running.container)
         yield reference, outcome
 
 
@@ -345,7 +340,6 @@ def _end(running: Running, number: int) -> None:
     """Send a signal that is to end the container for good."""
     running.keep_down()
     running.ask(number)
-    _note("kill", running.container, signal=number)
     _thaw(running)
 
 
@@ -369,7 +363,6 @@ def kill(references: Iterable[str], name: str = "SIGKILL") -> Iterator[Outcome]:
                 _end(running, number)
             else:
                 running.signal(number)
-                _note("kill", container, signal=number)
             if number == signal.SIGKILL:
                 ends.add(running, None)
             else:
@@ -395,7 +388,7 @@ def restart(
             try:
                 container = find(reference)
                 start(container)
-                _note("restart", container)
+                events.of_container("restart", container)
             except RlessError as failure:
                 yield reference, failure
                 continue
@@ -600,7 +593,7 @@ def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessEr
     for container in containers:
         if container.id not in failures:
             container.forget_live()
-            _note("destroy", container)
+            events.of_container("destroy", container)
     return failures
 
 
@@ -636,7 +629,7 @@ def rename(reference: str, name: str) -> None:
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
     _change(container, [old, name], lambda: _change_name(container, old, name))
-    _note("rename", container, oldName=old)
+    events.of_container("rename", container, oldName=old)
 
 
 def _change(container: Container, names: list[str], change: Callable[[], None]) -> None:
@@ -714,7 +707,7 @@ def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcom
                 if running.client is not None:
                     running.client.set_restart(policy)
                 running.close()
-            _note("update", container)
+            events.of_container("update", container)
             yield reference, None
         except RlessError as error:
             yield reference, error

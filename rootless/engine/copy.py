@@ -31,7 +31,7 @@ from rootless import log
 from rootless.engine import rootview
 from rootless.engine.archive import Archiver
 from rootless.engine.container import find
-from rootless.engine.events import record
+from rootless.engine.events import of_container
 from rootless.engine.transfer import (
     Facts,
     Reader,
@@ -290,7 +290,7 @@ def _from_container(container: Container, source: Path, destination: str, wish: 
         rootview.call(
             container, lambda root_fd: _archive(root_fd, name, source, wish), purpose="cp"
         )
-        _record("archive-path", container)
+        of_container("archive-path", container)
         return
     target = Path(destination, os.getcwd())
     host = _host_side('invalid output path: directory "{}" does not exist')
@@ -323,7 +323,7 @@ def _from_container(container: Container, source: Path, destination: str, wish: 
         progress.end(writer.copied, str(target))
 
     rootview.call(container, give, channel=(ours, theirs), meanwhile=take, purpose="cp")
-    _record("archive-path", container)
+    of_container("archive-path", container)
 
 
 def _where(path: Path, top: bytes | None) -> str:
@@ -371,7 +371,7 @@ def _to_container(
                 _Unpacker(root_fd, destination.text, rules).run(TarReader(chunks, "standard input"))
 
         rootview.call(container, unpack, purpose="cp")
-        _record("extract-to-dir", container)
+        of_container("extract-to-dir", container)
         return
     path = Path(source, os.getcwd())
     host = _host_side("lstat {}: no such file or directory")
@@ -398,7 +398,7 @@ def _to_container(
     copied: list[int] = []
     rootview.call(container, take, channel=(ours, theirs), meanwhile=give, purpose="cp")
     progress.end(sum(copied), f"{shown_name}:{destination}")
-    _record("extract-to-dir", container)
+    of_container("extract-to-dir", container)
 
 
 class _Explained:
@@ -606,8 +606,3 @@ def human(size: float) -> str:
             break
         size /= 1000
     return f"{size:.3g}{unit}"
-
-
-def _record(action: str, container: Container) -> None:
-    record(action, "container", container.id, name=container.facts["name"],
-           image=container.facts["image"])  # fmt: skip

@@ -303,8 +303,7 @@ def _make_container(state: Run, run: bool) -> None:
     except BaseException:
         containers.discard(state.container)
         raise
-    facts = state.container.facts
-    events.record("create", "container", container_id, image=facts["image"], name=facts["name"])
+    events.of_container("create", state.container)
 
 
 def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
         pidfd_send_signal(created.pidfd, 9)
         os.waitpid(created.pid, 0)
         raise
-    events.record("start", "container", container.id, image=facts["image"], name=facts["name"])
+    events.of_container("start", container)
     return {
         "init": str(created.pid),
         "init_fd": str(created.pidfd),

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from rootless.engine.container import Container
+
 _MOST = 1 << 20  # bytes of one file
 _LONGEST = 1 << 16  # bytes of one line: labels of an image may be of any length
 _KEPT = ("image", "name", "exitCode", "signal")
+_MOST_LABELS = 1 << 14  # bytes of what `attributes_of` gives the monitor
 
 
 def path() -> str:
@@ -56,6 +59,25 @@ def record(action: str, kind: str, identifier: str, /, **attributes: Any) -> Non
         _append(path(), line + b"\n")
     except (OSError, RlessError, ValueError, TypeError):
         pass  # told of nowhere: the act itself has succeeded
+
+
+def of_container(action: str, container: Container, /, **more: Any) -> None:
+    """Append an event of a container, with Docker's attributes: its labels, image and name."""
+    record(action, "container", container.id, **{**attributes_of(container.facts), **more})
+
+
+def attributes_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what each event of a container tells of it; `facts` is container.json."""
+    return {**(facts["labels"] or {}), "image": facts["image"], "name": facts["name"]}
+
+
+def attributes_text(facts: dict[str, Any]) -> str:
+    """Return the same but the name as JSON without its braces: the monitor adds the rest."""
+    found = {name: str(value) for name, value in attributes_of(facts).items() if name != "name"}
+    text = jsontext.dumps(found)
+    if len(text) > _MOST_LABELS:
+        text = jsontext.dumps({"image": found["image"][:256]})
+    return text[1:-1]
 
 
 def _append(file: str, line: bytes) -> None:

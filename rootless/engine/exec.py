@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.engine.container import Container
+    from rootless.engine.hold import Orders
     from rootless.engine.terminal import Terminal
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
 else:
@@ -105,13 +106,11 @@ def execute(request: ExecRequest) -> int:
     keys = Keys(request.detach_keys)
     container = containers.find(request.container)
     init, cgroup = hold(container)
-    name, image = container.facts["name"], container.facts["image"]
     exec_id = os.urandom(32).hex()
     shown = " ".join(request.command)
 
     def tell(action: str, **more: Any) -> None:
-        attributes = {"execID": exec_id, "image": image, "name": name}
-        events.record(action, "container", container.id, **attributes, **more)
+        events.of_container(action, container, execID=exec_id, **more)
 
     tell(f"exec_create: {shown}")
     spec = load_spec(container)
@@ -144,7 +143,10 @@ def execute(request: ExecRequest) -> int:
                 complete=complete,
             )
             process = KeptProcess(
-                lambda: start(entrant), init, lambda code: tell("exec_die", exitCode=code)
+                lambda: start(entrant),
+                init,
+                lambda code: tell("exec_die", exitCode=code),
+                _orders(container, exec_id) if request.detach else (),
             )
         except RlessError as error:
             tell("exec_die", exitCode=error.exit_code)
@@ -445,8 +447,13 @@ class KeptProcess:
         start: Callable[[], runtime.Started],
         init: runtime.Init,
         ended: Callable[[int], None],
+        orders: Orders | tuple[()] = (),
     ) -> None:
         """Start it; `ended` is called in the keeper, with the exit code.
+
+        Args:
+            orders: with them the keeper becomes a small program (helpers/monitor.c); nobody
+                waits for it then.
 
         Raises:
             RlessError: what `start` raises.
@@ -456,7 +463,7 @@ class KeptProcess:
         if keeper == 0:
             try:
                 os.close(self.result)
-                _keep(start, init, writer, ended)
+                _keep(start, init, writer, ended, orders)
             finally:
                 os._exit(EXIT_TOOL)
         os.close(writer)
@@ -497,6 +504,7 @@ def _keep(
     init: runtime.Init,
     writer: int,
     ended: Callable[[int], None],
+    orders: Orders | tuple[()],
 ) -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
@@ -512,6 +520,8 @@ def _keep(
         os._exit(EXIT_TOOL)
     sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
     _leave_caller({started.pidfd, init.pidfd, writer})
+    if orders and not init.shares_pids:
+        _become_small([*orders, ("keep", str(started.pid)), ("init_fd", str(started.pidfd))])
     poll = select.poll()
     poll.register(started.pidfd, select.POLLIN)
     if init.shares_pids:
@@ -557,6 +567,7 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
     try:
         os.setsid()
         _leave_caller({process.pidfd, master})
+        _become_small([("keep", "0"), ("init_fd", str(process.pidfd)), ("pty", str(master))])
         poll = select.poll()
         for fd in (process.pidfd, master):
             poll.register(fd, select.POLLIN)
@@ -572,6 +583,25 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
                     poll.unregister(fd)
     finally:
         os._exit(0)
+
+
+def _orders(container: Container, exec_id: str) -> Orders:
+    """Return what the small keeper must know, to tell of the end."""
+    image = jsontext.dumps([str(container.facts["image"])])[1:-1]
+    return [
+        ("id", container.id),
+        ("name", container.facts["name"]),
+        ("image", image),
+        ("exec", exec_id),
+        ("events", events.path()),
+    ]
+
+
+def _become_small(orders: Orders) -> None:
+    """Become a program that takes 0.1 MB in place of 6; return where there is none."""
+    from rootless.engine import hold
+
+    hold.keep(orders)
 
 
 def _leave_caller(kept: set[int]) -> None:

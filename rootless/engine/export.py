@@ -7,7 +7,7 @@ import os
 from rootless.engine import rootview
 from rootless.engine.archive import Archiver
 from rootless.engine.container import find
-from rootless.engine.events import record
+from rootless.engine.events import of_container
 from rootless.image.tarwriter import TarWriter
 from rootless.linux.walk import walk
 
@@ -45,4 +45,4 @@ def export(reference: str, output: Callable[[], int]) -> None:
         writer.end()
 
     rootview.call(container, send, volumes=is_host, purpose="export")
-    record("export", "container", container.id, name=container.facts["name"])
+    of_container("export", container)

@@ -47,10 +47,10 @@ def parse(texts: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
             raise RlessError(f"--filter: {text!r} is not of the form KEY=VALUE")
         key = key.strip().lower()
         if key in _REFUSED and key not in known:
-            raise RlessError(f"--filter {key} is not supported: {_REFUSED[key]}")
+            raise RlessError(f"--filter {key} is not supported: {_REFUSED[key]}", exit_code=1)
         if key not in known:
             raise RlessError(
-                f"--filter: there is no filter {key!r}", f"filters are {', '.join(known)}"
+                f"--filter: there is no filter {key!r}", f"filters are {', '.join(known)}", 1
             )
         found.setdefault(key, []).append(value.strip())
     return found
@@ -83,7 +83,7 @@ def pattern(key: str, text: str) -> Callable[[str], bool]:
             warnings.simplefilter("ignore")
             found = re.compile(text)
     except (re.error, RecursionError, OverflowError):
-        raise RlessError(f"--filter {key}: {text!r} is not a regular expression") from None
+        raise RlessError(f"--filter {key}: {text!r} is not a regular expression", None, 1) from None
     return lambda value: value == text or found.search(value) is not None
 
 
@@ -131,7 +131,9 @@ class Chosen:
             try:
                 codes.append(int(text))
             except ValueError:
-                raise RlessError(f"--filter exited: {text!r} is not an exit code") from None
+                raise RlessError(
+                    f"--filter exited: {text!r} is not an exit code", None, 1
+                ) from None
         return lambda row: row["status"] == "exited" and row["exit_code"] in codes
 
     def _before(self, texts: Sequence[str]) -> Any:
@@ -157,9 +159,7 @@ class Chosen:
 
     def _publish(self, texts: Sequence[str]) -> Any:
         ports = {port for text in texts for port in ports_of("publish", text)}
-        return lambda row: any(
-            port.rpartition("->")[2] in ports for port in row["ports"] if "->" in port
-        )
+        return lambda row: any(_host_port(port) in ports for port in row["ports"] if "->" in port)
 
     def _expose(self, texts: Sequence[str]) -> Any:
         ports = {port for text in texts for port in ports_of("expose", text)}
@@ -177,13 +177,19 @@ class Chosen:
         return lambda row: any(test(row) for test in wanted)
 
 
+def _host_port(port: str) -> str:
+    """Return "8080/tcp" of "0.0.0.0:8080->80/tcp"."""
+    host, _, inner = port.rpartition("->")
+    return f"{host.rpartition(':')[2]}/{inner.rpartition('/')[2]}"
+
+
 def _spellings(name: str) -> tuple[str, str]:
     return name, f"/{name}"
 
 
 def _one_of(key: str, text: str, allowed: Sequence[str]) -> str:
     if text not in allowed:
-        raise RlessError(f"--filter {key}: {text!r} is not one of {', '.join(allowed)}")
+        raise RlessError(f"--filter {key}: {text!r} is not one of {', '.join(allowed)}", None, 1)
     return text
 
 
@@ -204,7 +210,9 @@ def ports_of(key: str, text: str) -> list[str]:
     last = last if dash else first
     valid = all(n.isascii() and n.isdigit() and 0 < int(n) < 65536 for n in (first, last))
     if not valid or int(first) > int(last) or protocol not in ("", "tcp", "udp", "sctp"):
-        raise RlessError(f"--filter {key}: {text!r} is not a port", "expected PORT[-PORT][/PROTO]")
+        raise RlessError(
+            f"--filter {key}: {text!r} is not a port", "expected PORT[-PORT][/PROTO]", 1
+        )
     return [f"{number}/{protocol or 'tcp'}" for number in range(int(first), int(last) + 1)]
 
 

@@ -37,6 +37,8 @@ _CODES = {HEALTHY: 0, UNHEALTHY: 1, STARTING: 2}
 # Docker's, in seconds.
 _DEFAULTS = {"interval": 30.0, "timeout": 30.0, "start_period": 0.0, "start_interval": 5.0}
 _RETRIES = 3
+_MOST_RETRIES = (1 << 31) - 1
+_SHORTEST, _FARTHEST = 0.001, 2e6  # seconds: Docker's shortest; 23 days, of 24 that poll(2) has
 _KEPT = 5  # runs in the log
 _LONGEST = 4096  # bytes of a run's output
 _KILL = 9
@@ -76,8 +78,24 @@ def wanted(request: RunRequest, image: dict[str, Any]) -> dict[str, Any] | None:
         name: float(asked[name] or _number(check.get(_IMAGE_NAMES[name])) / _NANO or default)
         for name, default in _DEFAULTS.items()
     }
+    # An image may neither spin nor name a time that poll(2) takes for another one.
+    times = {name: value and min(max(value, _SHORTEST), _FARTHEST) for name, value in times.items()}
     retries = request.health_retries or int(_number(check.get("Retries"))) or _RETRIES
-    return {"test": test, "retries": retries, **times}
+    return {"test": test, "retries": min(retries, _MOST_RETRIES), **times}
+
+
+def image_form(health: dict[str, Any] | None, refused: bool = False) -> dict[str, Any] | None:
+    """Return the fact `health` as the HEALTHCHECK of an image's config; None: there is none.
+
+    Args:
+        refused: it was turned off by --no-healthcheck.
+    """
+    if refused:
+        return {"Test": ["NONE"]}
+    if not health:
+        return None
+    times = {name: int((health.get(key) or 0) * _NANO) for key, name in _IMAGE_NAMES.items()}
+    return {"Test": health["test"], **times, "Retries": health.get("retries") or 0}
 
 
 def _number(value: object) -> float:
@@ -137,13 +155,7 @@ def main(container_id: str) -> int:
     except OSError:
         return _CODES[before]  # it is being removed, or the disk is full
     if state["status"] != before:
-        events.record(
-            f"health_status: {state['status']}",
-            "container",
-            container.id,
-            image=container.facts["image"],
-            name=container.facts["name"],
-        )
+        events.of_container(f"health_status: {state['status']}", container)
     return _CODES[state["status"]]
 
 
@@ -226,7 +238,7 @@ def _watch(pidfd: int, reader: int, deadline: float) -> tuple[bytes, bool]:
             return output, False
         # After its end: what it has written, not what its children may still write.
         ready = poll.poll(0 if ended else 1000 * left)
-        if ended and not ready:
+        if ended and (not ready or len(output) >= _LONGEST):
             return output, True
         for fd, _ in ready:
             if fd == pidfd:

@@ -98,20 +98,31 @@ def hold(orders: Orders, container_id: str) -> NoReturn:
     os.chdir("/")
     orders_fd = encode(orders)
     try:
-        program = os.open(
-            f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_PROGRAM}",
-            os.O_PATH | os.O_CLOEXEC,
-        )
         from rootless.linux import caps
 
         caps.keep_over_exec()
-        for key, value in orders:
-            if key in FDS and int(value) >= 0:
-                os.set_inheritable(int(value), True)
-        os.set_inheritable(orders_fd, True)
-        os.execve(program, [f"rless: monitor of {container_id[:12]}", str(orders_fd)], {})
+        _execute(orders, orders_fd, f"rless: monitor of {container_id[:12]}")
     except OSError:
         from rootless.engine import hold_loop  # no program, or on a mount with noexec
 
         hold_loop.run(orders_fd)
     os._exit(0)
+
+
+def keep(orders: Orders) -> None:
+    """Become the program, as the keeper of a process of `exec`; return where there is none."""
+    try:
+        _execute(orders, encode(orders), "rless: keeper of an exec")
+    except OSError:
+        pass  # the caller goes on with what it has in Python
+
+
+def _execute(orders: Orders, orders_fd: int, title: str) -> NoReturn:
+    program = os.open(
+        f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_PROGRAM}", os.O_PATH | os.O_CLOEXEC
+    )
+    for key, value in orders:
+        if key in FDS and int(value) >= 0:
+            os.set_inheritable(int(value), True)
+    os.set_inheritable(orders_fd, True)
+    os.execve(program, [title, str(orders_fd)], {})

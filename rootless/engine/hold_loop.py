@@ -31,12 +31,14 @@ else:
 
 _CHUNK = 65536
 _LINE = 16384
+_STUCK = 1.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
 _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
+_LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
 _STREAMS = ("stdout", "stderr")
 
 
@@ -64,6 +66,7 @@ class _Log:
         self.size = 0
         self.lost = 0
         self.lines = [b"", b""]
+        self.stuck = False
         self.journal = orders.get("journal", "")
         self.fields = orders.get("journal_fields", "").encode("utf-8", "surrogateescape")
 
@@ -157,12 +160,15 @@ class _Log:
         record += b"MESSAGE\n" + len(message).to_bytes(8, "little") + message + b"\n"
         channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
-            channel.setblocking(False)
+            # Its queue is short, so it is waited for; but only once where it takes nothing.
+            channel.settimeout(0 if self.stuck else _STUCK)
             channel.sendto(self.fields + record, self.journal)
         except OSError:
+            self.stuck = True
             return False
         finally:
             channel.close()
+        self.stuck = False
         return True
 
     def end(self) -> None:
@@ -272,6 +278,8 @@ class _Holder:
                     signal.signal(number, signal.SIG_IGN)
                 except (OSError, ValueError):
                     pass  # the C library keeps two for itself
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGALRM, lambda *_: self._signal_init(signal.SIGKILL))
         self.core = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, self.core[1]))
         pairs = hold.decode(orders_fd)
@@ -375,7 +383,7 @@ class _Holder:
             "action": action,
             "id": self.orders["id"],
             "attributes": {
-                "image": jsontext.loads(f"[{self.orders['image']}]")[0],
+                **jsontext.loads(f"{{{self.orders['attributes']}}}"),
                 "name": self.name,
                 **more,
             },
@@ -528,6 +536,14 @@ class _Holder:
             self.restart_at = 0.0
             self._record_exit()
             self.done = True
+
+    def _terminate(self, *_: object) -> None:
+        """Stop the container, as systemd ends the session or the machine; not as the user does."""
+        self._stop_restarts()
+        self._signal_init(self.number("stop_signal", signal.SIGTERM))
+        limit = self.number("stop_timeout", 10)
+        if limit >= 0:
+            signal.alarm(max(1, limit))
 
     def _attach(self, client: _Client, flags: int, fds: list[int]) -> int:
         import stat
@@ -798,9 +814,9 @@ class _Holder:
             while True:  # others may write for ever
                 if any(client.sinks[self.stream].todo for client in self.clients):
                     self._turn()
-                elif self.sources[stream] < 0 or self.taken >= _LAST_WORDS:
-                    break
-                elif not self._take(stream):
+                elif (
+                    self.sources[stream] < 0 or self.taken >= _LAST_WORDS or not self._take(stream)
+                ):
                     break
         self.log.end()
         for fd in self.sources:
@@ -920,7 +936,7 @@ class _Holder:
             self._reap_orphans()
             due.append(time.monotonic() + _REAP)
         left = 1000 * max(0.0, min(due) - time.monotonic()) if due else None
-        ready = dict(poll.poll(left))
+        ready = dict(poll.poll(None if left is None else min(left, _LONGEST_POLL)))
         for fd, (_, act, arguments) in topics.items():
             self._events = ready.get(fd, 0)
             gone = arguments and isinstance(arguments[0], _Client) and arguments[0].fd < 0

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from typing import Any
 
-from rootless import __version__, paths
+from rootless import __version__, config, paths
 from rootless.engine import listing
 from rootless.host import facts, trial
 from rootless.image.store import Store
@@ -31,7 +31,7 @@ def collect() -> dict[str, Any]:
     delegated = groups.path is not None and facts.is_delegated(groups.path)
     mount = facts.mount_of(os.path.realpath(storage), facts.mounts())
     controllers = groups.controllers if delegated else ()
-    driver = storage_driver(storage)
+    driver = config.get("storage", "driver") or storage_driver(storage)
     return {
         "Containers": len(states),
         "ContainersRunning": sum(state in ("running", "restarting") for state in states),
@@ -40,7 +40,7 @@ def collect() -> dict[str, Any]:
         "Images": len({record["id"] for record in Store(storage).records("ids")}),
         "Driver": driver,
         "DriverStatus": [["Backing Filesystem", mount.fstype if mount else "unknown"]],
-        "LoggingDriver": _DEFAULT_LOG,
+        "LoggingDriver": config.get("containers", "log-driver") or _DEFAULT_LOG,
         "CgroupDriver": "cgroupfs" if delegated else "none",
         "CgroupVersion": "2" if groups.layout == "v2" else "1",
         "MemoryLimit": "memory" in controllers,

@@ -9,10 +9,14 @@ Source: https://docs.docker.com/reference/api/engine/ (ContainerInspect)
 
 from __future__ import annotations
 
+import itertools
+import sys
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from rootless.engine import moments
 from rootless.engine.container import find, read_json
+from rootless.engine.health import image_form
 from rootless.engine.listing import LIVING, describe, sizes
 from rootless.engine.sweep import sweep
 
@@ -232,6 +236,7 @@ class _Inspected:
         if wish.get("entrypoint") is not None:
             entrypoint = [wish["entrypoint"]] if wish["entrypoint"] else None
             command = wish.get("command") or None
+        own = [mount["target"] for mount in facts.get("mounts") or () if mount["anonymous"]]
         attached = not facts["detach"]
         found: dict[str, Any] = {
             "Hostname": self.spec.get("hostname") or "",
@@ -240,15 +245,15 @@ class _Inspected:
             "AttachStdin": attached and bool(facts.get("stdin_open")),
             "AttachStdout": attached,
             "AttachStderr": attached,
-            "ExposedPorts": {port: {} for port in facts.get("exposed") or ()},
+            "ExposedPorts": {port: {} for port in self.exposed()},
             "Tty": bool(facts["tty"]),
             "OpenStdin": bool(facts.get("stdin_open")),
             "StdinOnce": bool(facts.get("stdin_once")),
             "Env": self.process.get("env") or [],
             "Cmd": command,
-            "Healthcheck": _healthcheck(facts.get("health")),
+            "Healthcheck": image_form(facts.get("health"), bool(wish.get("no_healthcheck"))),
             "Image": facts["image"] or "",
-            "Volumes": image.get("Volumes") or None,
+            "Volumes": {**{target: {} for target in own}, **(image.get("Volumes") or {})} or None,
             "WorkingDir": self.process.get("cwd") or "/",
             "Entrypoint": entrypoint,
             "Labels": facts["labels"] or {},
@@ -259,43 +264,108 @@ class _Inspected:
             del found["Healthcheck"]
         return found
 
+    def exposed(self) -> list[str]:
+        """Return the exposed ports and the published ones, as Docker does, with protocols."""
+        ports = [_whole_port(port) for port in self.facts.get("exposed") or ()]
+        return sorted({*ports, *_by_port(self.facts["ports"])})
+
     def network(self) -> dict[str, Any]:
         ports: dict[str, Any] = {}
         if self.status in LIVING:
-            ports = {_whole_port(port): None for port in self.facts.get("exposed") or ()}
-            ports.update(_by_port(self.facts["ports"]))
+            ports = {**dict.fromkeys(self.exposed()), **_by_port(self.facts["ports"])}
         init = self.row["pid"]
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
+        own = addresses(init) if mode == "pasta" and init else NO_ADDRESSES
         return {
             "Bridge": "",
             "SandboxID": "",
             "SandboxKey": f"/proc/{init}/ns/net" if init else "",
             "Ports": ports,
-            # pasta gives the container the host's addresses: it has none of its own to be
-            # reached by. Scripts ask for these, so they are there.
+            # pasta's addresses: the container knows itself by them, nobody else reaches it there.
+            # Docker's of a rootless daemon are no better.
             "EndpointID": "",
-            "Gateway": "",
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "MacAddress": "",
+            **own,
             "Networks": {
                 mode: {
                     "IPAMConfig": None,
                     "Links": None,
                     "Aliases": None,
-                    "MacAddress": "",
                     "NetworkID": "",
                     "EndpointID": "",
-                    "Gateway": "",
-                    "IPAddress": "",
-                    "IPPrefixLen": 0,
-                    "IPv6Gateway": "",
-                    "GlobalIPv6Address": "",
-                    "GlobalIPv6PrefixLen": 0,
+                    **own,
                     "DNSNames": None,
                 }
             },
         }
+
+
+NO_ADDRESSES = {
+    "Gateway": "",
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "IPv6Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "MacAddress": "",
+}
+
+
+def addresses(pid: int) -> dict[str, Any]:
+    """Return the addresses of a process's network namespace under Docker's names, by /proc.
+
+    Source: proc_pid_net(5); the addresses of IPv4 stand only in fib_trie, local ones with /32.
+    """
+    found: dict[str, Any] = dict(NO_ADDRESSES)
+    local = _local_addresses(_lines(pid, "fib_trie"))
+    for line in _lines(pid, "route")[1:]:
+        _, target, gateway, flags, _, _, _, mask = line.split()[:8]
+        network, width = _ipv4(target), int(mask, 16).bit_count()
+        if int(flags, 16) & _RTF_GATEWAY and not width:
+            found["Gateway"] = str(_ipv4(gateway))
+        for address in local:
+            if width and address in IPv4Network((network, width)):
+                found["IPAddress"], found["IPPrefixLen"] = str(address), width
+    for line in _lines(pid, "if_inet6"):
+        digits, _, size, scope, *_ = line.split()
+        if scope == _GLOBAL:
+            found["GlobalIPv6Address"] = str(IPv6Address(int(digits, 16)))
+            found["GlobalIPv6PrefixLen"] = int(size, 16)
+    for line in _lines(pid, "ipv6_route"):
+        target, size, _, _, gateway, _, _, _, flags, device = line.split()
+        if (
+            int(target, 16) == int(size, 16) == 0
+            and int(flags, 16) & _RTF_GATEWAY
+            and device != "lo"
+        ):
+            found["IPv6Gateway"] = str(IPv6Address(int(gateway, 16)))
+    return found
+
+
+_RTF_GATEWAY = 0x2  # route(7)
+_GLOBAL = "00"
+
+
+def _lines(pid: int, name: str) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/net/{name}", encoding="ascii", errors="replace") as file:
+            return file.read(1 << 20).splitlines()
+    except OSError:
+        return []  # it has ended, or its kernel has no IPv6
+
+
+def _ipv4(text: str) -> IPv4Address:
+    return IPv4Address(int(text, 16).to_bytes(4, sys.byteorder))
+
+
+def _local_addresses(trie: list[str]) -> list[IPv4Address]:
+    """Return the addresses of this host in fib_trie, but for the loopback's."""
+    found = []
+    for above, line in itertools.pairwise(trie):
+        if line.strip() == "/32 host LOCAL":
+            address = IPv4Address(above.split()[-1])
+            if not address.is_loopback and address not in found:
+                found.append(address)
+    return found
 
 
 def split_port(text: str) -> tuple[str, str, str]:
@@ -347,20 +417,6 @@ def _mount(mount: dict[str, Any]) -> dict[str, Any]:
 
 def _mode(value: str | None) -> str:
     return "" if value in (None, "private") else str(value)
-
-
-def _healthcheck(health: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not health:
-        return None
-    found = {"Test": health["test"]}
-    for name, key in (
-        ("Interval", "interval"),
-        ("Timeout", "timeout"),
-        ("StartPeriod", "start_period"),
-        ("StartInterval", "start_interval"),
-    ):
-        found[name] = int((health.get(key) or 0) * 10**9)
-    return {**found, "Retries": health.get("retries") or 0}
 
 
 def _signal_name(number: int | str) -> str:

@@ -24,6 +24,8 @@ def parse(text: str, flag: str, now: float | None = None) -> float:
         RlessError: it is none of these.
     """
     stripped = text.strip()
+    if stripped == "now":
+        return time.time() if now is None else now
     number = _number(stripped)
     if number is not None:
         return number

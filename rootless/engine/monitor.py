@@ -262,8 +262,8 @@ class Monitor:
 
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor.c)."""
-        from rootless import jsontext, paths
-        from rootless.engine import hold
+        from rootless import paths
+        from rootless.engine import events, hold
 
         container, wires, mounted = self.container, self.wires, self.mounted
         assert mounted is not None and self.cgroup is not None
@@ -275,7 +275,7 @@ class Monitor:
             "id": container.id,
             "directory": container.directory,
             "name": facts["name"],
-            "image": jsontext.dumps([str(facts["image"])])[1:-1],
+            "attributes": events.attributes_text(facts),
             "live": container.live_path,
             "names": f"{storage}/names",
             "events": f"{storage}/events",
@@ -306,6 +306,8 @@ class Monitor:
             **log_orders(facts),
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],
+            "stop_signal": facts["stop_signal"],
+            "stop_timeout": facts["stop_timeout"],
         }
         pairs = [(key, str(value)) for key, value in orders.items()]
         has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])

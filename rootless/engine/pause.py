@@ -19,6 +19,7 @@ from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Sequence
 
     from rootless.engine.container import Container
     from rootless.engine.processes import Process
@@ -66,13 +67,15 @@ def pause(container: Container) -> str | None:
     cgroup = container.live().get("cgroup")
     why: str | None = None
     if cgroup:
+        from rootless.engine import processes
+
         why = _freeze(cgroup, True)
-        if why is not None:
-            _stop_all(container)
+        # Those of `exec` may lie outside of it.
+        _stop_all(container, () if why is not None else processes.in_cgroup(cgroup))
     else:
         why = "no control group"
         _stop_all(container)
-    events.record("pause", "container", container.id, image=container.facts["image"], name=name)
+    events.of_container("pause", container)
     return why
 
 
@@ -88,7 +91,7 @@ def unpause(container: Container) -> None:
     if not is_paused(container):
         raise RlessError(f"container {name} is not paused", exit_code=1)
     thaw(container)
-    events.record("unpause", "container", container.id, image=container.facts["image"], name=name)
+    events.of_container("unpause", container)
 
 
 def thaw(container: Container) -> None:
@@ -123,11 +126,12 @@ def _freeze(cgroup: str, frozen: bool) -> str | None:
     return None
 
 
-def _stop_all(container: Container) -> None:
+def _stop_all(container: Container, frozen: Sequence[int] = ()) -> None:
     from rootless.engine import processes
 
     for _ in range(_ROUNDS):
-        running = [one for one in processes.of(container) if one.state not in "TZXt"]
+        found = [one for one in processes.of(container) if one.pid not in frozen]
+        running = [one for one in found if one.state not in "TZXt"]
         if not running:
             return
         for process in running:

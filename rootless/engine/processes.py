@@ -1,8 +1,8 @@
 """The processes of a running container, found on the host; nothing of the image is run for it.
 
-The kernel's own lists come first: the control group of the container. Where it has none, a
-process is the container's if it lies in its pid namespace (of its own) or its mount namespace,
-or if its parent is the container's.
+A process is the container's if it lies in its control group, in its pid namespace (of its own) or
+its mount namespace, or if its parent is the container's. One of `exec` may lie outside of the
+control group: a session cannot put its processes into that of a unit.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def of(container: Container) -> list[Process]:
     init = container.init()
     if init is None:
         return []
-    found = _in_cgroup(container.live().get("cgroup") or "")
-    if not found:
-        found = _in_namespaces(init[0])
+    found = {*in_cgroup(container.live().get("cgroup") or ""), *_in_namespaces(init[0])}
     processes = []
     for pid in found:
         try:
@@ -64,7 +62,8 @@ def of(container: Container) -> list[Process]:
     return sorted(processes, key=lambda one: (one.pid != init[0], one.start, one.pid))
 
 
-def _in_cgroup(path: str) -> list[int]:
+def in_cgroup(path: str) -> list[int]:
+    """Return the processes in the control group at `path` and below it; "": none."""
     found = []
     for directory, _, _ in os.walk(path) if path else ():
         try:

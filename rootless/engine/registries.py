@@ -66,6 +66,7 @@ def push(
             digest, size = push_image(
                 image, target, store, flight.path, progress, compression=compression
             )
+        progress.finish()
         progress.say(f"{target.tag}: digest: {digest} size: {size}")
     finally:
         progress.finish()

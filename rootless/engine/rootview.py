@@ -30,6 +30,7 @@ import time
 from rootless import jsontext, paths
 from rootless.engine import container as containers
 from rootless.engine import sweep
+from rootless.engine import volumes as volumes_
 from rootless.errors import RlessError, SyscallError
 from rootless.image.layers import raise_descriptor_limit
 from rootless.linux import idmap as idmaps
@@ -316,6 +317,7 @@ def _mount(
 
     source = root_source(container)
     wanted = bind_mounts(container) if volumes else []
+    fresh = _fresh_volumes(container) if volumes else []
     read_only = is_read_only(container)
 
     def enter() -> int:
@@ -324,6 +326,8 @@ def _mount(
         mounted = source(rootfs)
         if mounted.driver in ("copy", "directory"):
             mounts.mount(mounted.path, mounted.path, None, mounts.MS_BIND | mounts.MS_REC)
+        for directory, target in fresh:
+            volumes_.fill(directory, mounted.path, target)
         _seal()
         root_fd = os.open(mounted.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for bind in wanted:
@@ -454,6 +458,22 @@ def bind_mounts(container: Container) -> list[tuple[str, str, bool]]:
 
 
 _ALWAYS = ("/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+
+
+def _fresh_volumes(container: Container) -> list[tuple[str, str]]:
+    """Return (directory, target) of the volumes that the first start would fill.
+
+    Whoever puts a file into one before must not keep what the image has there out of it.
+    """
+    if container.status()[0] != "created":
+        return []
+    return [
+        (entry["source"], entry["target"])
+        for entry in container.facts.get("mounts") or ()
+        if entry["type"] == "volume"
+        and "nocopy" not in entry["options"]
+        and os.path.isdir(entry["source"])
+    ]
 
 
 def mount_targets(container: Container) -> set[bytes]:

@@ -165,7 +165,6 @@ def attach(container: Container, streams: Sequence[str], keys: str | None, signa
     client = monitor_client.connect(container)
     if client is None:
         raise RlessError(f"container {container.facts['name']} is not running", exit_code=1)
-    name, image = container.facts["name"], container.facts["image"]
     pipes = [os.pipe() for _ in range(3)]
     with_input = "stdin" in streams and container.facts["stdin_open"]
     try:
@@ -173,7 +172,7 @@ def attach(container: Container, streams: Sequence[str], keys: str | None, signa
     finally:
         for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
             os.close(fd)
-    events.record("attach", "container", container.id, image=image, name=name)
+    events.of_container("attach", container)
     signals.forward(client.forward)
     attachment = Attachment(streams, keys, False, signals)
     stdin = pipes[0][1] if with_input else -1
@@ -471,8 +470,7 @@ def _attend(
         pass  # init was killed: the status tells
     sync.expect_exec(wires.status)
     state.mark("started")
-    facts = container.facts
-    events.record("start", "container", container.id, image=facts["image"], name=facts["name"])
+    events.of_container("start", container)
     client = Client(wires.link) if wires.link >= 0 else None
     if request.explain and client is not None:
         from rootless.engine import explain
@@ -536,8 +534,7 @@ def _pump(
         )
     client.let_go()
     os.write(2, b"read escape sequence\n")
-    facts = container.facts
-    events.record("detach", "container", container.id, image=facts["image"], name=facts["name"])
+    events.of_container("detach", container)
     return 0
 
 

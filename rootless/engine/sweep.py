@@ -58,6 +58,10 @@ def sweep() -> None:
     names = os.listdir(root)
     if BOOTED not in names:
         _clear_last_boot()
+        try:
+            os.symlink(os.uname().nodename, f"{root}/{BOOTED}")
+        except FileExistsError:
+            pass  # another command is as far
         put_ballast()
     for name in names:
         if name == BOOTED:
@@ -129,13 +133,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
     if container is None:
-        # Killed while it was made: no map is known, so no foreign file is there yet. Or while it
-        # was deleted, after its facts.
-        drop_names_of(container_id)
-        if os.path.lexists(directory):
-            from rootless.engine.userns import Subordinate, build
-
-            idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+        _clear_unknown(container_id)
     elif entry.get("rm"):
         delete(container, volumes=entry.get("volumes", container.facts["rm"]))
     else:
@@ -158,6 +156,20 @@ def _end_change(container_id: str, entry: dict[str, Any]) -> None:
     unlink(changing_path(container_id))
 
 
+def _clear_unknown(container_id: str) -> None:
+    """Clear a container of which no facts are there.
+
+    It was killed while it was made: no map is known, so no foreign file is there yet. Or while it
+    was deleted, after its facts.
+    """
+    drop_names_of(container_id)
+    directory = f"{containers_root()}/{container_id}"
+    if os.path.lexists(directory):
+        from rootless.engine.userns import Subordinate, build
+
+        idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+
+
 def _clear_last_boot() -> None:
     """Clear the containers of this machine that a reboot or a power cut ended."""
     here, boot = os.uname().nodename, paths.boot_id()
@@ -177,6 +189,29 @@ def _clear_last_boot() -> None:
             continue
         if container.facts["name"] != name and not os.path.exists(changing_path(container_id)):
             drop_name(name, container_id)  # the machine went down in the middle of a renaming
+    boots, boot = os.path.split(paths.boot_root())
+    for name in os.listdir(boots):
+        if name != boot:
+            _forget_boot(f"{boots}/{name}", here)
+
+
+def _forget_boot(root: str, here: str) -> None:
+    """Remove the entries of an earlier boot of this machine; what they alone know of is cleared."""
+    try:
+        if os.readlink(f"{root}/live/{BOOTED}") != here:
+            return
+        names = os.listdir(f"{root}/live")
+    except OSError:
+        return  # of another machine that is just coming up, or of an older version
+    for name in names:
+        if name.startswith(CHANGING):
+            entry = read_json(f"{root}/live/{name}")
+            _end_change(name.removeprefix(CHANGING), entry or {})
+        elif name != BOOTED and not name.endswith(".tmp") and load(name) is None:
+            _clear_unknown(name)
+    import shutil
+
+    shutil.rmtree(root, ignore_errors=True)  # two commands may be at it
 
 
 def _clear_images() -> None:

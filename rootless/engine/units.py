@@ -82,7 +82,6 @@ def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple
         "",
         "[Unit]",
         f"Description=rless container {escape(name if wishes.by_name else container.id[:12])}",
-        "Documentation=man:systemd.service(5)",
         *[f"Wants={other}" for other in ("network-online.target", *wishes.wants)],
         *[f"After={other}" for other in ("network-online.target", *wishes.after)],
         *[f"Requires={other}" for other in wishes.requires],

@@ -2,6 +2,7 @@
 
     <storage>/volumes/<name>/_data          what a container sees
     <storage>/volumes/<name>/volume.json    created, labels, driver, options, anonymous, container
+    <storage>/volumes/<name>/filling        locked while it is filled; empty, unless that was killed
     <storage>/volumes/.lock                 held shared while volumes are made, alone to remove one
     <storage>/volumes/.removed-<random>     one that is being deleted: out of sight at once
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 # Class 18: a volume there would hide what the runtime must guard.
 _REFUSED = ("/", "/proc", "/sys", "/dev")
 _LOCK = ".lock"
+_FILLING = "filling"
 _REMOVED = ".removed-"
 # How Docker marks one that nobody named; `volume prune` takes these.
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
@@ -148,7 +150,7 @@ def prepare(
         first: it was never started: only then volumes are filled.
 
     Returns:
-        Each as a bind mount, and (directory, target) of those to be filled.
+        Each as a bind mount, and (directory, target) of those to be filled if they are empty.
 
     Raises:
         RlessError: as `describe`, or the disk is full.
@@ -169,8 +171,7 @@ def prepare(
                 labels = dict(wish.labels) if wish else {}
                 owner = container_id if facts["anonymous"] else None
                 _make(storage, facts["name"], labels, {}, owner)
-                wanted = first and "nocopy" not in facts["options"]
-                if wanted and not os.listdir(facts["source"]):
+                if first and "nocopy" not in facts["options"]:
                     to_fill.append((facts["source"], facts["target"]))
             mounted.append(_as_bind(facts, wish))
     return mounted, to_fill
@@ -205,7 +206,8 @@ def fill(directory: str, root: str, target: str) -> None:
     """Copy what the image has at `target` into an empty volume, with owners and modes.
 
     Nothing there, or no directory, is no error. Runs in the engine's namespaces; the target is
-    looked up beneath the root, so a link in the image leads nowhere else.
+    looked up beneath the root, so a link in the image leads nowhere else. Of several that start
+    with a new volume at once, one fills it and the others wait: none sees half of it.
 
     Raises:
         RlessError: the disk is full, or another container interferes.
@@ -213,18 +215,25 @@ def fill(directory: str, root: str, target: str) -> None:
     from rootless.errors import SyscallError
     from rootless.linux.openat2 import openat2
 
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mark_fd = _lock_filling(os.path.dirname(directory))
     try:
-        source_fd = openat2(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
-    except SyscallError:
-        return
-    finally:
-        os.close(root_fd)
-    from rootless.rootfs import copy
+        if os.fstat(mark_fd).st_size:
+            _clear(directory)  # what a killed one began
+        elif os.listdir(directory):
+            return
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            source_fd = openat2(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
+        except SyscallError:
+            return
+        finally:
+            os.close(root_fd)
+        from rootless.rootfs import copy
 
-    target_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+        os.write(mark_fd, b"1")
+        target_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         copy.apply_open(source_fd, target_fd)
+        os.ftruncate(mark_fd, 0)
     except OSError as error:
         raise RlessError(
             f"cannot fill the volume at {target}: {error.strerror}",
@@ -232,6 +241,27 @@ def fill(directory: str, root: str, target: str) -> None:
         ) from error
     except RlessError as error:
         raise error.within(f"cannot fill the volume at {target}") from error
+    finally:
+        os.close(mark_fd)
+
+
+def _lock_filling(volume: str) -> int:
+    """Return the volume's mark, locked; what it holds tells of a fill that was killed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(f"{volume}/{_FILLING}", flags, 0o600)
+    _flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _clear(directory: str) -> None:
+    from rootless.linux.tree import remove_tree
+
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(fd):
+            remove_tree(fd, name)
+    finally:
+        os.close(fd)
 
 
 # -- by themselves -------------------------------------------------------------------------------
@@ -268,10 +298,7 @@ def create(name: str | None, labels: dict[str, str], options: dict[str, str]) ->
     storage = paths.storage_root()
     made = name or os.urandom(32).hex()
     with _Locked(storage):
-        is_new = not os.path.lexists(f"{storage}/volumes/{made}")
         _make(storage, made, labels, options, "" if name is None else None)
-    if is_new:
-        _record_event("create", made)
     return made
 
 
@@ -300,6 +327,7 @@ def _make(
                 "container": owner or None,
             }
             write_json(_record_path(storage, name), record)
+            _record_event("create", name)
         os.mkdir(data)
         os.chmod(data, 0o755)  # noqa: S103
     except FileExistsError:
@@ -400,7 +428,6 @@ def remove(name: str) -> None:
             "remove the containers first",
             1,
         )
-    _record_event("destroy", name)
 
 
 def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
@@ -416,6 +443,7 @@ def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
         except FileNotFoundError:
             return []
     _delete(storage, [os.path.basename(hidden)])
+    _record_event("destroy", name)
     return []
 
 
@@ -483,13 +511,17 @@ class _Locked:
             self._fd = os.open(f"{directory}/{_LOCK}", flags, 0o600)
         except OSError as error:
             raise RlessError(f"cannot write to {directory}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, self._kind)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                raise
-            # A file system without locks: the removal and the use of one volume at one moment
-            # are the caller's own doing.
+        _flock(self._fd, self._kind)
 
     def __exit__(self, *details: object) -> None:
         os.close(self._fd)
+
+
+def _flock(fd: int, kind: int) -> None:
+    try:
+        fcntl.flock(fd, kind)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        # A file system without locks: the removal and the use of one volume at one moment are the
+        # caller's own doing.

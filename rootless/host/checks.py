@@ -361,6 +361,15 @@ def check_linger(
     """
     if not systemd:
         return Check("linger", OK, "no systemd: nothing ends containers at logout")
+    if linger and kills:
+        # Lingering keeps the user's systemd, not what her sessions have started.
+        return Check(
+            "linger",
+            WARN,
+            f"{name} lingers, but KillUserProcesses=yes",
+            "systemd ends containers at logout, but for those of user units",
+            "use rless generate systemd, or systemd-run --user --scope -p Delegate=yes rless run",
+        )
     if linger:
         return Check("linger", OK, f"{name} lingers: containers outlive the login session")
     fact = f"{name} does not linger" + ("" if session else " and has no systemd user session")

@@ -122,6 +122,7 @@ def _surroundings() -> Iterator[Check]:
     said = trial.bounded(trial.version, pasta) if pasta else trial.Outcome(error="not installed")
     yield checks.check_network(pasta, said, trial.bounded(trial.device, "/dev/net/tun"))
     yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
+    kills = facts.ask_logind(name)
     groups = facts.cgroups()
     session = _session_cgroup(uid)
     yield checks.check_cgroup(groups, session)
@@ -130,7 +131,7 @@ def _surroundings() -> Iterator[Check]:
         systemd=os.path.isdir("/run/systemd/system"),
         session=os.path.exists(f"/run/user/{uid}/systemd/private"),
         linger=os.path.exists(f"/var/lib/systemd/linger/{name}"),
-        kills=facts.kills_user_processes(),
+        kills=facts.kills_user_processes() if kills is None else kills,
     )
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     yield checks.check_init(f"{package}/bin/rless-init")

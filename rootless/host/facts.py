@@ -246,8 +246,47 @@ def is_delegated(path: str) -> bool:
 _LOGIND = ("/usr/lib/systemd", "/usr/local/lib/systemd", "/run/systemd", "/etc/systemd")
 
 
+def ask_logind(name: str) -> bool | None:
+    """Return whether logind ends all processes of this user's sessions; None: it does not say.
+
+    Its default was chosen when it was built, so no file tells.
+
+    Source: org.freedesktop.login1(5); logind.conf(5).
+    """
+    import subprocess
+
+    program = find_program("loginctl")
+    if program is None:
+        return None
+    properties = [
+        f"--property=Kill{what}" for what in ("UserProcesses", "OnlyUsers", "ExcludeUsers")
+    ]
+    try:
+        done = subprocess.run(
+            [program, "show-session", *properties],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=5,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    said = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    if done.returncode or "KillUserProcesses" not in said:
+        return None
+    only = said.get("KillOnlyUsers", "").split()
+    return (
+        said["KillUserProcesses"] == "yes"
+        and name not in said.get("KillExcludeUsers", "").split()
+        and (not only or name in only)
+    )
+
+
 def kills_user_processes(directories: tuple[str, ...] = _LOGIND) -> bool | None:
-    """Return whether logind ends all processes of a session with it; None: nothing says so.
+    """Return what the files say of KillUserProcesses; None: nothing.
 
     Source: logind.conf(5): one file, the last of the directories that has it; then the drop-ins
     of all directories by name, of those with the same name the last.

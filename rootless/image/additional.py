@@ -195,5 +195,6 @@ def record_of(image: Image) -> dict[str, object]:
         "keys": dict(image.keys),
         "size": image.size,
         "created": image.created,
+        "origin": image.origin,
         "source": None,
     }

@@ -86,7 +86,7 @@ class TarFiles:
             os.close(fd)
             if isinstance(error, OSError):
                 raise RlessError(
-                    f"cannot decompress {self._path}: {error.strerror}", limits.NO_ROOM
+                    f"cannot decompress {self._path}: {error.strerror}", limits.hint(error.errno)
                 ) from error
             raise
         os.close(self._fd)

@@ -156,9 +156,9 @@ def _convert_all(
             records.write_meta(root, target.key, meta, scratch, caller.ids)
             move_into_place(scratch_fd, name, final)
         except OSError as error:
-            hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise RlessError(
-                f"cannot copy layer {chain[7:19]} for another user map: {error.strerror}", hint
+                f"cannot copy layer {chain[7:19]} for another user map: {error.strerror}",
+                limits.hint(error.errno),
             ) from error
 
 

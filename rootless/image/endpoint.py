@@ -159,9 +159,9 @@ class Endpoint:
         mine = url.startswith(f"{self.origin}/")
         used = self._authorization or self._remembered()
         response = send(used)
-        if response.status != 401 or not mine:
-            return response
         challenge = response.headers.get("WWW-Authenticate", "")
+        if response.status != 401 or not mine or not challenge:
+            return response
         response.close()
         with self._lock:
             # Several threads meet an expired token at once; the first renews it for all.

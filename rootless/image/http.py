@@ -158,6 +158,7 @@ class Client:
         origin = self._check(url)
         most = limits.REDIRECTS if redirects is None else redirects
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
+        where = origin
         for _ in range(most + 1):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -176,6 +177,9 @@ class Client:
                 ),
             )
             if response.status not in _REDIRECTED or most == 0:
+                if where != origin:
+                    # Who was redirected to has no claim to the password of who was asked.
+                    response.headers.discard("WWW-Authenticate")
                 return response
             target = response.headers.get("Location", "")
             response.close()

@@ -58,7 +58,7 @@ class InFlight:
             os.unlink(f"{name}.lock")
             os.close(fd)
             raise RlessError(
-                f"cannot write to {self._tmp}: {error.strerror}", limits.NO_ROOM
+                f"cannot write to {self._tmp}: {error.strerror}", limits.hint(error.errno)
             ) from error
         return self
 
@@ -144,7 +144,9 @@ def _open_lock(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise RlessError(f"cannot write {path}: {error.strerror}", limits.NO_ROOM) from error
+        raise RlessError(
+            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
+        ) from error
 
 
 def try_lock(fd: int, *, wait: bool = False, shared: bool = False) -> bool | None:

@@ -236,8 +236,9 @@ def _scan_layer(layer: LayerBlob) -> dict[str, str | None]:
 def describe(meta: dict[str, Any]) -> str | None:
     """Return one line about what a layer lost on its way to disk; None: nothing."""
     lost = []
-    if meta["skipped_devices"]:
-        lost.append(f"{meta['skipped_devices']} device nodes (rootless users cannot make them)")
-    if meta["lost_xattrs"]:
-        lost.append(f"{meta['lost_xattrs']} extended attributes")
+    if count := meta["skipped_devices"]:
+        nodes = "device node" if count == 1 else "device nodes"
+        lost.append(f"{count} {nodes} (rootless users cannot make them)")
+    if count := meta["lost_xattrs"]:
+        lost.append(f"{count} extended attribute{'s' * (count > 1)}")
     return f"layer {escape(meta['diff_id'])[7:19]}: left out {' and '.join(lost)}" if lost else None

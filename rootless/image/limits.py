@@ -7,10 +7,14 @@ them by name, LAYER_BYTES as `layer-bytes`.
 
 from __future__ import annotations
 
+import errno
+
 from rootless import config
 
 # What to do when the room itself is the limit.
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
+
+NOT_WRITABLE = "set RLESS_STORAGE to a directory that you can write to"
 
 # A server of a home that squashes root refuses what belongs to others.
 NO_OWNERS = "set RLESS_STORAGE to a local directory: this file system refuses foreign owners (NFS?)"
@@ -74,6 +78,18 @@ CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
 
 for _name, _value in config.load()[1].get("images.limits", {}).items():
     globals()[_name.upper().replace("-", "_")] = _value
+
+
+_HINTS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_ROOM),
+    **dict.fromkeys((errno.EROFS, errno.EACCES), NOT_WRITABLE),
+    errno.EPERM: NO_OWNERS,
+}
+
+
+def hint(number: int | None) -> str | None:
+    """Return what to do about an errno of writing to the store; None: nobody knows."""
+    return _HINTS.get(number or 0)
 
 
 def transfer_seconds(size: int) -> float:

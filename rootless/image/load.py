@@ -168,7 +168,7 @@ def store_stream(fd: int, scratch: str, what: str) -> int:
         os.close(stored)
         if isinstance(error, OSError):
             raise RlessError(
-                f"cannot store {what}: {error.strerror}", limits.NO_ROOM, exit_code=1
+                f"cannot store {what}: {error.strerror}", limits.hint(error.errno), exit_code=1
             ) from error
         raise
     return stored

@@ -175,7 +175,9 @@ def _download(url: str, scratch: str) -> int:
     except BaseException as error:
         os.close(fd)
         if isinstance(error, OSError):
-            raise RlessError(f"cannot store {what}: {error.strerror}", limits.NO_ROOM) from error
+            raise RlessError(
+                f"cannot store {what}: {error.strerror}", limits.hint(error.errno)
+            ) from error
         raise
     finally:
         client.close()

@@ -10,7 +10,6 @@ Where it runs: in a child that is root of a user namespace with the map.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -117,8 +116,7 @@ def _unpack(
         if not unpacker.has_root:
             _like(root_fd, os.fstat(lower_fds[-1]) if lower_fds else None, idmap)
     except OSError as error:
-        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise RlessError(str(error.strerror), hint) from error
+        raise RlessError(str(error.strerror), limits.hint(error.errno)) from error
     diff_id = f"sha256:{source.hash.hexdigest()}"
     chain = sha256(f"{below} {diff_id}".encode()) if below else diff_id
     meta = {

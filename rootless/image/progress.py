@@ -26,11 +26,13 @@ class Progress:
 
     Args:
         quiet: report nothing.
+        lines: of layers, too, where it is no terminal.
     """
 
-    def __init__(self, fd: int = 2, *, quiet: bool = False) -> None:
+    def __init__(self, fd: int = 2, *, quiet: bool = False, lines: bool = True) -> None:
         self._fd = fd
         self._quiet = quiet
+        self._lines = lines
         self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
         # Layer -> state, bytes done, bytes in all, when the state began.
         self._rows: dict[str, tuple[str, int, int, float]] = {}
@@ -48,7 +50,7 @@ class Progress:
         if self._quiet:
             return
         with self._lock:
-            self._write(self._erased() + escape(text) + "\n" + self._picture())
+            self._redraw(above=escape(text) + "\n")
 
     def state(self, layer: str, state: str, total: int = 0) -> None:
         """Tell that a layer (by its short id) is "Waiting", "Downloading", ..."""
@@ -58,12 +60,12 @@ class Progress:
             before = self._rows[layer][0] if layer in self._rows else ""
             if before == _LAST:
                 return  # told late: what unpacks can be faster than who says that it has all
-            if state == _LAST and before == "Downloading" and not self._live:
+            if state == _LAST and before == "Downloading" and not self._live and self._lines:
                 self._write(f"{layer}: Download complete\n")
             self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
-            elif state not in _MOVING:
+            elif state not in _MOVING and self._lines:
                 self._write(f"{layer}: {state}\n")
 
     def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
@@ -88,12 +90,16 @@ class Progress:
         """Leave the last state on the screen."""
         if self._live:
             with self._lock:
-                self._write(self._erased() + self._picture(all_of_it=True))
+                self._redraw(all_of_it=True)
                 self._rows = {}
                 self._drawn = []
 
-    def _redraw(self) -> None:
-        self._write(self._erased() + self._picture())
+    def _redraw(self, above: str = "", *, all_of_it: bool = False) -> None:
+        picture = self._picture(all_of_it)
+        self._write(self._erased() + above + "".join(f"{line}\n" for line in picture))
+        # Not before: Ctrl-C may end this in between, and then a picture too many is better than
+        # lines of others that are erased.
+        self._drawn = [len(line) for line in picture]
 
     def _size(self) -> tuple[int, int]:
         try:
@@ -108,13 +114,12 @@ class Progress:
             return ""
         columns = self._size()[0]  # what was drawn may have been wrapped since
         height = sum(max(1, -(-length // columns)) for length in self._drawn)
-        self._drawn = []
         return f"\x1b[{height}A\x1b[J"
 
-    def _picture(self, all_of_it: bool = False) -> str:
-        """Return the lines of the layers, and remember them."""
+    def _picture(self, all_of_it: bool) -> list[str]:
+        """Return the lines of the layers."""
         if not self._live:
-            return ""
+            return []
         columns, lines = self._size()
         rows = list(self._rows.items())
         room = max(1, lines - 2)
@@ -123,9 +128,7 @@ class Progress:
             rows = [row for row in rows if row[0] in chosen]
         now = time.monotonic()
         width = max(10, min(_BAR, columns - 60))
-        shown = [_row(layer, *row, now, width)[: max(1, columns - 1)] for layer, row in rows]
-        self._drawn = [len(line) for line in shown]
-        return "".join(f"{line}\n" for line in shown)
+        return [_row(layer, *row, now, width)[: max(1, columns - 1)] for layer, row in rows]
 
     def _write(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")

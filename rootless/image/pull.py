@@ -138,7 +138,13 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
             f"the layers of {image.id[7:19]} are not there for this user map",
             "run the image by its name, so that it can be pulled anew",
         )
-    if reference.transport == "docker" and image.digest:
+    if reference.transport == "docker":
+        if not image.digest:  # no registry has it: it was committed, imported or loaded
+            raise RlessError(
+                f"image {reference.familiar} was made under a map of a single id, which keeps no "
+                "owners of files",
+                "run it with --userns=single, or make it anew without",
+            )
         reference.digest = image.digest
     pinned = reference.canonical if reference.transport == "docker" else reference.text
     log.debug(f"{escape(pinned)}: its layers have no owners; pulled anew")
@@ -241,7 +247,7 @@ def install(
     for meta in metas:
         lost = layer_store.describe(meta)
         if lost:
-            log.debug(lost)
+            progress.say(lost)
     final = idmap_for(image)
     if final.key != key:
         # What was unpacked says otherwise than what was guessed: convert.

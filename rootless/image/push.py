@@ -279,7 +279,7 @@ class _Push:
                     view = view[os.write(fd, view) :]
         except OSError as error:
             raise RlessError(
-                f"layer {layer.short} cannot be stored: {error.strerror}", limits.NO_ROOM
+                f"layer {layer.short} cannot be stored: {error.strerror}", limits.hint(error.errno)
             ) from error
         return f"sha256:{hasher.hexdigest()}", size
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -69,8 +68,9 @@ def write_file(
                 os.fsync(fd)
         os.rename(temporary, path)
     except OSError as error:
-        hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise RlessError(f"cannot write {path}: {error.strerror}", hint) from error
+        raise RlessError(
+            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
+        ) from error
 
 
 def write_json(path: str, value: object, scratch: str) -> None:

@@ -415,7 +415,7 @@ def _write(fd: int, data: bytes, what: str) -> None:
     except OSError as error:
         raise RlessError(
             f"{what} cannot be stored: {error.strerror}",
-            limits.NO_ROOM,
+            limits.hint(error.errno),
         ) from error
 
 

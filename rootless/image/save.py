@@ -174,7 +174,7 @@ class _Writer:
                     except OSError as error:  # not to be taken for one of the target
                         raise RlessError(
                             f"layer {diff_id[7:19]} cannot be compressed: {error.strerror}",
-                            limits.NO_ROOM,
+                            limits.hint(error.errno),
                             exit_code=1,
                         ) from error
             size = file.tell()
@@ -403,5 +403,6 @@ class Directory:
 
 def no_room(error: OSError) -> RlessError:
     """Return the error of a target that is full or gone, as standard output can be."""
-    hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-    return RlessError(f"cannot write the archive: {error.strerror}", hint, exit_code=1)
+    return RlessError(
+        f"cannot write the archive: {error.strerror}", limits.hint(error.errno), exit_code=1
+    )

@@ -531,9 +531,5 @@ def _show(parent: bytes, name: bytes) -> str:
 
 
 def _failed(path: bytes, number: int) -> RlessError:
-    hint = None
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        hint = limits.NO_ROOM
-    elif number == errno.EPERM:
-        hint = limits.NO_OWNERS
-    return RlessError(f"cannot unpack {_show(b'', path)}: {os.strerror(number)}", hint)
+    what = f"cannot unpack {_show(b'', path)}"
+    return RlessError(f"{what}: {os.strerror(number)}", limits.hint(number))

@@ -22,7 +22,6 @@ Nobody outlives its parent: each child is killed with it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -336,8 +335,9 @@ class _Foreman:
             meta, has_root = self._unpack(number, root_fd, split, stream)
             split.finish()
         except OSError as error:
-            hint = limits.NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-            raise RlessError(f"cannot unpack {what}: {error.strerror}", hint) from error
+            raise RlessError(
+                f"cannot unpack {what}: {error.strerror}", limits.hint(error.errno)
+            ) from error
         write_meta(self._root, self._idmap.key, meta, self._scratch, self._caller.ids)
         return {"has_root": has_root}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from benchmarks.peers import IMAGE, Peers
 from benchmarks.table import Case, Command, Group
 
 QUIET = ["--network", "none"]
-IDLE = ["sleep", "1000000"]
-OBEYS = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"]
+# It obeys TERM: podman asks for ten seconds before it kills, even by rm -f.
+IDLE = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"]
 LINES = 1_000_000  # of 100 bytes
 COPIED = 1 << 30  # bytes
 
@@ -21,23 +22,24 @@ def groups(peers: Peers, runs: int) -> list[Group]:
     twenty = [f"NAME-{number}" for number in range(20)]
     hundred = [f"listed-{number}" for number in range(100)]
     lines = f"yes {'x' * 99} | head -n {LINES}"
+    fill = ["dd", "if=/dev/urandom", "bs=1M", f"count={COPIED >> 20}"]
     found = []
 
     def both(
         name: str,
         samples: int,
-        timed: list[Command],
+        timed: Sequence[Command],
         target: float,
         *,
-        before: list[Command] = [],  # noqa: B006  # never changed
-        after: list[Command] = [],  # noqa: B006
-        first: list[Command] = [],  # noqa: B006
-        last: list[Command] = [],  # noqa: B006
+        before: Sequence[Command] = (),
+        after: Sequence[Command] = (),
+        first: Sequence[Command] = (),
+        last: Sequence[Command] = (),
         most: float | None = None,
     ) -> None:
         """Add a group of the same commands for both tools; IMAGE and PROGRAM are filled in."""
 
-        def of(program: str, commands: list[Command]) -> list[Command]:
+        def of(program: str, commands: Sequence[Command]) -> list[Command]:
             image = IMAGE if program == "podman" else peers.image
             filled = [
                 [word.replace("IMAGE", image).replace("PROGRAM", program) for word in command]
@@ -84,22 +86,24 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         runs,
         [["stop", "NAME"], ["rm", "NAME"]],
         0.4,
-        before=[[*start, *OBEYS]],
+        before=[[*start, *IDLE]],
     )
     both(
-        "rm -f of 20 that obey TERM",  # podman asks first, for ten seconds
+        "rm -f of 20",
         few,
         [["rm", "-f", *twenty]],
         0.25,
-        before=[["run", "-d", "--name", name, *QUIET, "IMAGE", *OBEYS] for name in twenty],
+        before=[["run", "-d", "--name", name, *QUIET, "IMAGE", *IDLE] for name in twenty],
     )
     both(
         "ps -a with 100 containers",
         runs,
         [["ps", "-a"]],
         1.0,
-        first=[["create", "--name", name, *QUIET, "IMAGE", *IDLE] for name in hundred]
-        + [["start", *hundred[:10]]],
+        first=[
+            *(["create", "--name", name, *QUIET, "IMAGE", *IDLE] for name in hundred),
+            ["start", *hundred[:10]],
+        ],
         last=[["rm", "-f", *hundred]],
         most=100,
     )
@@ -117,22 +121,21 @@ def groups(peers: Peers, runs: int) -> list[Group]:
     both(
         "cp of 1 GB into a container",
         few,
-        [["cp", big, "one:/tmp/NAME"]],
+        [["cp", big, "one:/root/NAME"]],
         1.0,
-        after=[["exec", "one", "busybox", "rm", "/tmp/NAME"]],
-        first=[["/bin/dd", "if=/dev/urandom", f"of={big}", "bs=1M", f"count={COPIED >> 20}"], one],
+        after=[["exec", "one", "busybox", "rm", "/root/NAME"]],
+        first=[["/bin/env", *fill, f"of={big}"], one],
         last=[["rm", "-f", "one"], ["/bin/rm", "-f", big]],
     )
     both(
         "cp of 1 GB out of a container",
         few,
-        [["cp", "one:/tmp/big", out]],
+        [["cp", "one:/root/big", out]],
         1.0,
         after=[["/bin/rm", "-f", out]],
         first=[
             one,
-            ["exec", "one", "dd", "if=/dev/urandom", "of=/tmp/big", "bs=1M"]
-            + [f"count={COPIED >> 20}"],
+            ["exec", "one", *fill, "of=/root/big"],
         ],
         last=[["rm", "-f", "one"]],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ BUSYBOX = "/bin/busybox"
 APPLETS = ("dd", "head", "sh", "sleep", "true", "yes")
 IMAGE = "localhost/rless-bench:latest"
 AT_ONCE = 8
+SETTLES = 1.0  # seconds; podman's second process cleans up after the first has ended
 
 
 def become_user(name: str, script: str) -> None:
@@ -103,6 +105,7 @@ class Peers:
             print(f"bench: missing, left out: {' '.join(self.missing)} (packages: {names})")
         if not os.path.exists(BUSYBOX):
             sys.exit(f"bench: {BUSYBOX} is missing (package: busybox-static)")
+        adopt_orphans()
         self.locks = f"{SHM}/libpod_rootless_lock_{os.getuid()}"
         self.had_locks = os.path.exists(self.locks)
         self.work = tempfile.mkdtemp(prefix="rless-bench-", dir=directory)
@@ -132,6 +135,7 @@ class Peers:
             self.run([self.rless, "rm", "-f", *left])
         if "podman" not in self.missing:
             self.run(["podman", "rm", "-f", "-a", "-t", "0"])
+        end_orphans()
         clear(self.work, self.rless)
         if not self.had_locks and os.path.exists(self.locks):
             os.unlink(self.locks)
@@ -198,26 +202,32 @@ class Peers:
         if done.returncode:
             sys.exit(f"bench: {' '.join(argv)}: {done.stdout.strip()}")
 
-    def time(self, commands: list[list[str]], at_once: int = 1) -> float:
-        """Return the milliseconds that the commands take, one after another or some at a time."""
+    def time(self, commands: list[list[str]], at_once: int = 1) -> tuple[float, float]:
+        """Return the milliseconds that the commands take, and those of processor time.
+
+        One after another or some at a time. Processor time is that of all their processes, also
+        those that a command leaves behind, if they end within SETTLES seconds.
+        """
         null = os.open("/dev/null", os.O_RDWR)
         actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
-        running = failed = 0
+        running: set[int] = set()
+        failed = 0
+        known = children()
+        before = processor_time()
         began = time.perf_counter()
-        for argv in commands:
-            if running == at_once:
-                failed += os.wait()[1] != 0
-                running -= 1
-            os.posix_spawnp(argv[0], argv, self.environment, file_actions=actions)
-            running += 1
-        while running:
-            failed += os.wait()[1] != 0
-            running -= 1
+        for number, argv in enumerate(commands, 1):
+            running.add(os.posix_spawnp(argv[0], argv, self.environment, file_actions=actions))
+            while len(running) == at_once or (running and number == len(commands)):
+                pid, status = os.wait()
+                failed += pid in running and status != 0
+                running.discard(pid)
         spent = time.perf_counter() - began
+        while not children() <= known and time.perf_counter() < began + spent + SETTLES:
+            time.sleep(0.01)
         os.close(null)
         if failed:
             print(f"bench: {failed} of {len(commands)} failed: {' '.join(commands[0][:3])}")
-        return 1000 * spent
+        return 1000 * spent, 1000 * (processor_time() - before)
 
     def machine(self) -> str:
         version = ".".join(os.uname().release.split(".")[:2])
@@ -227,6 +237,41 @@ class Peers:
                 said = self.run(argv).stdout.partition("\n")[0]
                 parts.append(said.replace(" version", ""))
         return ", ".join(parts)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all that the measured programs leave behind, so that it is counted."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def end_orphans() -> None:
+    """End all that the measured programs have left behind, for whatever reason."""
+    for _ in range(100):
+        left = children()
+        if not left:
+            return
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def children() -> set[int]:
+    """Return our children and adopted ones that still run; wait for those that have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return set(map(int, file.read().split()))
+
+
+def processor_time() -> float:
+    """Return the seconds of all processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write(path: str, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.peers import AT_ONCE, Peers
@@ -25,9 +26,9 @@ class Case(NamedTuple):
     """
 
     label: str
-    timed: list[Command]
-    before: list[Command] = []
-    after: list[Command] = []
+    timed: Sequence[Command]
+    before: Sequence[Command] = ()
+    after: Sequence[Command] = ()
     target: float | None = None
     most: float | None = None
 
@@ -42,10 +43,10 @@ class Group(NamedTuple):
 
     name: str
     samples: int
-    cases: list[Case]
+    cases: Sequence[Case]
     repeat: int = 1
-    first: list[Command] = []
-    last: list[Command] = []
+    first: Sequence[Command] = ()
+    last: Sequence[Command] = ()
 
 
 def measure(peers: Peers, group: Group) -> None:
@@ -55,7 +56,7 @@ def measure(peers: Peers, group: Group) -> None:
             peers.check(command)
     usable = [case for case in group.cases if works(peers, case)]
     if usable:
-        times: dict[str, list[float]] = {case.label: [] for case in usable}
+        times: dict[str, list[tuple[float, float]]] = {case.label: [] for case in usable}
         for _ in range(group.samples):
             for case in random.sample(usable, len(usable)):
                 times[case.label].append(sample(peers, case, group.repeat))
@@ -65,7 +66,8 @@ def measure(peers: Peers, group: Group) -> None:
             peers.run(command)
 
 
-def sample(peers: Peers, case: Case, repeat: int) -> float:
+def sample(peers: Peers, case: Case, repeat: int) -> tuple[float, float]:
+    """Return the milliseconds of one sample, and those of processor time."""
     name = f"bench-{time.monotonic_ns()}"
     for command in case.before:
         peers.check(named(command, name))
@@ -78,7 +80,6 @@ def sample(peers: Peers, case: Case, repeat: int) -> float:
     spent = peers.time(commands, at_once)
     for command in case.after:
         peers.run(named(command, name))
-    time.sleep(0.03)  # podman's second process cleans up after the first ended
     return spent
 
 
@@ -101,16 +102,21 @@ def works(peers: Peers, case: Case) -> bool:
     return True
 
 
-def show(group: Group, cases: list[Case], times: dict[str, list[float]]) -> None:
-    """Print medians, quartiles, ratios, targets."""
+def show(group: Group, cases: Sequence[Case], times: dict[str, list[tuple[float, float]]]) -> None:
+    """Print medians, quartiles, processor time, ratios, targets."""
     print(f"\n{group.name}   ({group.samples} samples)")
-    reference = cases[0].label
+    reference: tuple[str, float, float] | None = None
     for case in cases:
-        low, middle, high = statistics.quantiles(times[case.label], n=4)
+        low, middle, high = statistics.quantiles([one[0] for one in times[case.label]], n=4)
+        used = statistics.median(one[1] for one in times[case.label])
         line = f"  {case.label:<20}{middle:8.1f}  ({low:.1f} to {high:.1f})"
-        if case.label != reference:
-            ratio = middle / statistics.median(times[reference])
-            line = f"{line:<52}{ratio:6.2f} x {reference}"
+        line = f"{line:<50}{used:8.1f}"
+        if reference is None:
+            reference = case.label, middle, used
+        else:
+            label, base, base_used = reference
+            ratio = middle / base
+            line += f"{ratio:7.2f} x {label} ({used / max(base_used, 0.1):.2f})"
             if case.target is not None:
                 met = ratio <= case.target and (case.most is None or middle <= case.most)
                 most = f" and {case.most:.0f} ms" if case.most else ""

@@ -74,7 +74,10 @@ def test_json_and_templates(rless: Product) -> None:
     rows = [json.loads(line) for line in rless("images", "--format", "json").expect().lines()]
     assert [row["Repository"] for row in rows] == ["team/app", "localhost:5000/old"]
     assert set(rows[0]) >= set(
-        "Containers CreatedAt CreatedSince Digest ID Repository SharedSize Size Tag".split()
+        (
+            "Containers CreatedAt CreatedSince Digest ID Repository SharedSize Size Tag UniqueSize"
+            " VirtualSize"
+        ).split()
     )
     table = rless("images", "--format", "table {{.ID}}\t{{.Tag}}").expect().lines()
     assert table[0].split() == ["IMAGE", "ID", "TAG"]

@@ -15,7 +15,7 @@ import pytest
 
 from tests.engine.test_bad_hosts import on_a_host_where
 from tests.lib import images
-from tests.lib.images import Image, Link, busybox_layer, layer
+from tests.lib.images import Image, Link, busybox_layer, layer, registry
 from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -141,7 +141,7 @@ def test_the_config(rless: Product) -> None:
         "User": "5:6",
         "WorkingDir": "/made",
         "Volumes": {"/v": {}},
-        "StopSignal": "INT",
+        "StopSignal": "SIGINT",
     }
     history = made["history"][-1]  # type: ignore[index]
     assert history["comment"] == "why"
@@ -323,3 +323,62 @@ def listing(rless: Product, name: str) -> list[tuple[object, ...]]:
             for member in archive
             if not member.name.startswith("etc")
         ]  # fmt: skip
+
+
+def test_the_config_of_what_run_was_told(rless: Product) -> None:
+    """Each flag that says how the container runs is in the image, which then runs so by itself."""
+    flags = [
+        "-e", "Q=7", "-w", "/made", "--user", "5:6", "--entrypoint", "/bin/sh", "--label", "l=m",
+        "--expose", "123/udp", "-p", f"127.0.0.1:{images.free_port()}:81",
+        "-v", "/anon", "--stop-signal", "INT",
+        "--health-cmd", "true", "--health-retries", "2",
+    ]  # fmt: skip
+    words = ["-c", "id -u; pwd; echo $Q"]
+    done = rless("run", "--name", "box", *flags, base(rless), *words).expect()
+    assert done.lines() == ["5", "/made", "7"]
+    identifier = rless("commit", "box", "commit/told").expect().out.strip()
+    assert config(rless, identifier)["config"] == {
+        "Env": ["PATH=/bin", "A=1", "Q=7"], "Cmd": words, "Entrypoint": ["/bin/sh"],
+        "User": "5:6", "WorkingDir": "/made", "Labels": {"l": "m"}, "StopSignal": "SIGINT",
+        "ExposedPorts": {"123/udp": {}, "81/tcp": {}}, "Volumes": {"/anon": {}},
+        "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 30 * 10**9,
+                        "Timeout": 30 * 10**9, "StartPeriod": 0, "StartInterval": 5 * 10**9,
+                        "Retries": 2},
+    }  # fmt: skip
+    found = rless("run", "--name", "again", "--network", "none", "commit/told").expect()
+    assert found.out == done.out
+    rless("run", "--name", "off", "--network", "none", "--no-healthcheck", "commit/told").expect()
+    off = rless("commit", "off").expect().out.strip()
+    assert config(rless, off)["config"]["Healthcheck"] == {"Test": ["NONE"]}  # type: ignore[index]
+    rless("rm", "-v", "box", "again", "off").expect()
+    for name in (off, "commit/told"):
+        rless("rmi", name).expect()
+
+
+def test_it_comes_back_from_a_registry(rless: Product) -> None:
+    rless("run", "--name", "box", "--network", "none", base(rless), "sh", "-c",
+          "echo made > /made; rm /a/gone").expect()  # fmt: skip
+    with registry() as host:
+        name = f"{host}/team/made:1"
+        first = rless("commit", "-c", 'CMD ["cat", "/made"]', "box", name).expect().out.strip()
+        rless("rm", "box").expect()
+        rless("push", "-q", name).expect()
+        rless("rmi", name).expect()
+        rless("pull", "-q", name).expect()
+        assert rless("images", "-q", "--no-trunc", name).expect().out.strip() == first
+        assert rless("run", "--rm", "--network", "none", name).expect().out == "made\n"
+        assert rless("run", "--rm", "--network", "none", name, "ls", "/a").lines() == ["changed"]
+        rless("rmi", name).expect()
+
+
+def test_one_id_keeps_no_owners(rless: Product) -> None:
+    """No registry is asked for an image that only this storage has."""
+    flags = ("--network", "none", "--userns", "single")
+    rless("run", "--name", "box", *flags, base(rless), "sh", "-c", "echo made > /made").expect()
+    rless("commit", "box", "commit/single").expect()
+    rless("rm", "box").expect()
+    done = rless("run", "--rm", *flags, "commit/single", "cat", "/made").expect()
+    assert done.out == "made\n"
+    done = rless("run", "--rm", "--network", "none", "commit/single", "cat", "/made").expect(125)
+    assert "commit/single:latest was made under a map of a single id" in done.one_line_error()
+    rless("rmi", "commit/single").expect()

@@ -86,6 +86,21 @@ def test_streams_and_exit_codes(box: Any) -> None:
     box("box", "/etc/passwd").expect(126)
 
 
+def test_signals_are_as_a_new_program_expects_them(box: Any, rless: Product) -> None:
+    """Those that the caller ignores (nohup, a background job of a shell) are not ignored."""
+    box.up()
+
+    def ignore() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN):
+            signal.signal(number, signal.SIG_IGN)
+
+    script = "exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status"
+    for words in (("exec", "box"), ("run", "--rm", "--network", "none", rless.image)):
+        process = rless.start(*words, "sh", "-c", script, preexec_fn=ignore)
+        out, _ = process.communicate(timeout=20)
+        assert [int(line.split()[1], 16) for line in out.splitlines()] == [0, 0, 0], words
+
+
 def test_what_cannot_be_entered(box: Any, rless: Product) -> None:
     assert "no such container" in box("box", "true").expect(1).one_line_error()
     box.up("", "true")
@@ -249,6 +264,27 @@ def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     if not detached:
         assert process.wait(10) == 137
     wait_for(lambda: not any("'599'" in what for what in rless.processes().values()), "its end")
+
+
+def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> None:
+    """The keeper and the holder of a terminal are no Python; the end is told as ever."""
+    box.up("")
+    known = set(rless.processes())
+    rless("exec", "-d", "box", "sh", "-c", "sleep 1.5; exit 7").expect()
+    rless("exec", "-dt", "box", "sh", "-c", "sleep 1; head -c 300000 /dev/zero; exit 8").expect()
+    kept = [pid for pid, what in rless.processes().items()
+            if pid not in known and "keeper of an exec" in what]  # fmt: skip
+    assert len(kept) == 3
+
+    def memory(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+    wait_for(lambda: all(memory(pid) <= 200 for pid in kept), "their becoming small")
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in kept), "their ends")
+    told = [json.loads(line) for line in (rless.storage / "events").read_text().splitlines()]
+    codes = [one["attributes"]["exitCode"] for one in told if one["action"] == "exec_die"]
+    assert sorted(codes[-2:]) == ["7", "8"]
 
 
 def test_what_it_leaves_behind_ends_with_the_container_too(box: Any, rless: Product) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from rootless.cli.health import duration
 from rootless.engine import health
+from rootless.engine.monitor import health_orders
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
 from tests.lib.compiled import ROOT
@@ -54,6 +55,21 @@ def test_defaults_image_and_wishes() -> None:
         **FULL, "test": ["CMD-SHELL", "c"], "interval": 7.0, "retries": 1, "start_period": 0.5,
         "timeout": 2.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [1, 2**40, 2**62, 2**63 - 1])
+def test_numbers_of_a_hostile_image(number: int) -> None:
+    """Neither a check without a pause nor one that no clock can hold."""
+    keys = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
+    found = health.wanted(
+        request(), {"Healthcheck": {"Test": ["CMD", "true"], **dict.fromkeys(keys, number)}}
+    )
+    assert found is not None
+    assert 0 < found["retries"] < 1 << 31
+    for key in ("interval", "timeout", "start_period", "start_interval"):
+        assert 0.001 <= found[key] < 2**31 / 1000
+    orders = dict(health_orders(found))
+    assert all(1 <= int(value) < 10**12 for value in orders.values())
 
 
 def test_durations() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rootless.cli.main import main
+from rootless.engine import inspect
 from tests.lib.records import Records
 
 HEALTH = {
@@ -179,7 +181,7 @@ def test_config(full: Records, show: Any) -> None:
     assert found == {
         "Hostname": "h", "Domainname": "", "User": "1000", "AttachStdin": False,
         "AttachStdout": False, "AttachStderr": False,
-        "ExposedPorts": {"80/tcp": {}, "443/tcp": {}}, "Tty": True, "OpenStdin": True,
+        "ExposedPorts": {"443/tcp": {}, "53/udp": {}, "80/tcp": {}}, "Tty": True, "OpenStdin": True,
         "StdinOnce": False, "Env": ["PATH=/bin", "A=1"], "Cmd": ["-c", "sleep 1"],
         "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 30 * 10**9,
                         "Timeout": 15 * 10**8, "StartPeriod": 0, "StartInterval": 5 * 10**9,
@@ -204,8 +206,8 @@ def test_command_comes_from_the_image_where_it_was_not_given(records: Records, s
 TEMPLATES = (
     ("{{.State.Status}}", "running"),
     ("{{.Name}}", "/web"),
-    ("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", ""),
-    ("{{.NetworkSettings.IPAddress}}", ""),
+    ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "healthy"),
+    ("{{eq .ID .Id}} {{.SizeRw}} {{json .HostConfig.Mounts}}", "true <nil> null"),
     ("{{range $k, $v := .NetworkSettings.Networks}}{{$k}}{{end}}", "pasta"),
     ("{{.State.Health.Status}}", "healthy"),
     ("{{json .State.Paused}}", "false"),
@@ -231,6 +233,85 @@ TEMPLATES = (
     ("{{.HostConfig.LogConfig.Type}}", "json-file"),
     ("{{with .State.Health}}{{range .Log}}{{.ExitCode}}{{end}}{{else}}none{{end}}", "0"),
 )  # fmt: skip
+
+
+def test_what_json_leaves_out_is_nil_in_a_template(records: Records, show: Any) -> None:
+    """The structs of Docker have the field, and scripts ask whether there is a health check."""
+    records.add("web")
+    template = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
+    assert show("inspect", "-f", template, "web") == (0, "none\n", "")
+    assert show("inspect", "-f", "{{json .Config.Healthcheck}}", "web") == (0, "null\n", "")
+    code, out, _ = show("inspect", "-f", "{{json .State}}", "web")
+    assert code == 0
+    assert "Health" not in json.loads(out)
+    assert "ID" not in json.loads(show("inspect", "-f", "{{json .}}", "web")[1])
+    assert show("inspect", "-f", "{{.State.Health.Status}}", "web")[0] == 1
+
+
+def test_ports_and_volumes_of_the_request_are_in_the_config(records: Records, show: Any) -> None:
+    mount = {"type": "volume", "name": "f" * 64, "source": "/s", "target": "/anon", "rw": True,
+             "options": [], "propagation": "", "anonymous": True}  # fmt: skip
+    records.add(
+        "web",
+        state="running",
+        ports=["0.0.0.0:8080->80/tcp"],
+        exposed=["53/udp", "99"],
+        network="none",
+        mounts=[mount],
+        image_config={"Volumes": {"/data": {}}},
+    )
+    found = one(show, "web")
+    assert found["Config"]["ExposedPorts"] == {"53/udp": {}, "80/tcp": {}, "99/tcp": {}}
+    assert found["Config"]["Volumes"] == {"/anon": {}, "/data": {}}
+    assert found["NetworkSettings"]["Ports"] == {
+        "53/udp": None, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "99/tcp": None,
+    }  # fmt: skip
+    assert found["NetworkSettings"]["IPAddress"] == ""
+
+
+PROC_NET = {
+    "fib_trie": """Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+           |-- 127.0.0.1
+              /32 host LOCAL
+           |-- 192.0.2.0
+              /24 link UNICAST
+           |-- 192.0.2.2
+              /32 host LOCAL
+        |-- 192.0.2.255
+           /32 link BROADCAST
+Local:
+           |-- 192.0.2.2
+              /32 host LOCAL
+""",
+    "route": """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask
+eth0	00000000	010200C0	0003	0	0	0	00000000	0	0	0
+eth0	000200C0	00000000	0001	0	0	0	00FFFFFF	0	0	0
+""",
+    "if_inet6": """fe8000000000000020fd45fffec585a0 02 40 20 80     eth0
+fd000000000000000000000000000002 02 40 00 82     eth0
+00000000000000000000000000000001 01 80 10 80       lo
+""",
+    "ipv6_route": "\n".join((
+        f"fd{'0' * 30} 40 {'0' * 32} 00 {'0' * 32} 00000100 1 0 00000001 eth0",
+        f"{'0' * 32} 00 {'0' * 32} 00 fd{'0' * 29}1 00000400 1 0 00000003 eth0",
+        f"{'0' * 32} 00 {'0' * 32} 00 {'0' * 32} ffffffff 1 0 00200200 lo",
+    )),
+}  # fmt: skip
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "byteorder", "little")  # of the kernel that wrote these files
+    monkeypatch.setattr(inspect, "_lines", lambda _, name: PROC_NET[name].splitlines())
+    assert inspect.addresses(1) == {
+        "Gateway": "192.0.2.1", "IPAddress": "192.0.2.2", "IPPrefixLen": 24,
+        "IPv6Gateway": "fd00::1", "GlobalIPv6Address": "fd00::2", "GlobalIPv6PrefixLen": 64,
+        "MacAddress": "",
+    }  # fmt: skip
+    monkeypatch.undo()
+    assert inspect.addresses(1 << 30) == inspect.NO_ADDRESSES  # it has ended
 
 
 @pytest.mark.parametrize(("template", "expected"), TEMPLATES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,9 @@ from rootless.errors import RlessError
 from rootless.image.ownership import everything
 from rootless.linux import prctl
 from rootless.linux.idmap import call_in_userns
+from rootless.linux.seccomp import load_filter
 from rootless.runtime import sync
+from rootless.runtime.seccomp_compile import compile_filter
 from tests.lib.held import Held, frames, small_files
 from tests.lib.product import wait_for
 
@@ -105,7 +108,12 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert abs(held.exit()["finished"] - time.time()) < 30
     event = json.loads(held.events.read_text())
     assert event["action"] == "die"
-    assert event["attributes"] == {"image": "an image", "name": "held", "exitCode": "7"}
+    assert event["attributes"] == {
+        "label": "l",
+        "image": "an image",
+        "name": "held",
+        "exitCode": "7",
+    }
     assert abs(event["time"] / 1e9 - time.time()) < 30
     assert not held.live.exists()
     assert sorted(os.listdir(held.directory)) == ["exit.json"]
@@ -501,6 +509,39 @@ def test_two_readers_of_whom_one_has_stopped(start: Start) -> None:
     assert held.exit()["code"] == 0
     late = Reader(stopped)
     assert late.result() == expected(size)
+    held.wait()
+
+
+def like_nfs() -> None:
+    """Let the kernel refuse what NFS does not have: files without a name, locks, holes."""
+    rules = [
+        {
+            "names": ["openat", "open"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno.EOPNOTSUPP,
+            "args": [{"index": 2, "value": 0o20000000, "valueTwo": 0o20000000,
+                      "op": "SCMP_CMP_MASKED_EQ"}],
+        },
+        {"names": ["flock"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOLCK},
+        {"names": ["fallocate"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EOPNOTSUPP},
+    ]  # fmt: skip
+    prctl.set_no_new_privs()
+    load_filter(compile_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+
+
+def test_a_backlog_on_nfs(start: Start) -> None:
+    size = 30 << 20
+    script = f"read x; exec {shlex.join(emitter(size))}"
+    held = start("sh", "-c", script, stdin=True, prepare=like_nfs)
+    _, stdin, quick, _ = held.attach(stdin=True)
+    clients = [held.attach() for _ in range(2)]  # which must not share a file by its name
+    reader = Reader(quick)
+    os.write(stdin, b"go\n")
+    assert reader.result() == expected(size)
+    assert [name for name in os.listdir(held.directory) if "backlog" in name] == []
+    for client, _, stopped, _ in clients:
+        assert client.wait(10) == 0
+        assert Reader(stopped).result() == expected(size)
     held.wait()
 
 

@@ -145,3 +145,26 @@ def test_a_start_by_the_user_takes_the_mark_of_a_stop_away(rless: Product) -> No
     assert rless("system", "start").expect().out == "marked\n"
     assert json.loads((rless.live / made).read_text())["init"]
     rless("rm", "-f", "marked").expect()
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_the_session_or_the_machine_ends(rless: Product, stubborn: bool) -> None:
+    """systemd sends TERM to the monitor: a stop that no policy undoes, but no user's wish."""
+    if stubborn:
+        made = rless.detach("ending", "--restart always --stop-timeout 1", "sleep", "600")
+    else:
+        script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done"
+        made = rless.detach("ending", "--restart always --stop-signal USR1", "sh", "-c", script)
+        wait_for(lambda: "ready" in rless("logs", "ending").out, "the application")
+        rless("update", "--restart", "unless-stopped", "ending").expect()
+    begun = time.monotonic()
+    os.kill(monitor_of(rless, made), signal.SIGTERM)
+    if not stubborn:
+        assert rless("wait", "ending").expect().out == "9\n"
+    else:
+        assert rless("wait", "ending").expect().out == "137\n"
+        assert 0.9 < time.monotonic() - begun < 20
+    time.sleep(0.3)  # longer than the first delay of a restart
+    assert row(rless, "ending")["State"] == "exited"
+    assert rless("system", "start").expect().out == "ending\n"
+    rless("rm", "-f", "ending").expect()

@@ -1,4 +1,7 @@
-"""Hostile containers against what the monitor has done for it: health checks, restarts."""
+"""Hostile containers against what the monitor has done for it: health checks, restarts.
+
+Classes 24, 35 and 45: with CAP_SYS_PTRACE, in the user namespace of all that the monitor starts.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rootless.engine import hold
 from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -124,3 +128,8 @@ def test_who_is_restarted_beside_others_is(rless: Product) -> None:
     rless(*words).expect()
     wait_for(lambda: rless("logs", "again").out == "run\n" * 3, "restarts", 20)
     rless("rm", "-f", "again", "beside").expect()
+
+
+def test_the_python_of_the_monitor_is_alone() -> None:
+    """Class 45: neither the current directory nor the environment gives it modules."""
+    assert hold.interpreter()[1:3] == ["-I", "-S"]

@@ -6,11 +6,12 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.lib import images
-from tests.lib.images import Dir, layer
+from tests.lib.images import Dir, File, layer
 from tests.lib.life import facts
 from tests.lib.product import Product, probe_layer
 
@@ -147,6 +148,64 @@ def test_the_content_of_the_image_is_copied_up(rless: Product) -> None:
     assert found["Labels"] == {"a": "b", "c": ""}
 
 
+def test_a_copy_before_the_first_start_finds_them_filled(rless: Product, tmp_path: Path) -> None:
+    """As in Docker, which fills them at once: what the image has is not kept out by the copy."""
+    (tmp_path / "own").write_text("own\n")
+    script = ("sh", "-c", "stat -c '%n %u:%g %a' /data/*")
+    rless("create", "--name", "box", "--network=none", "-v", "data:/data", rless.image,
+          *script).expect()  # fmt: skip
+    rless("cp", f"{tmp_path}/own", "box:/data/own").expect()
+    assert rless("start", "-a", "box").expect().lines() == [
+        "/data/own 0:0 644", "/data/seed 1000:1000 640",
+    ]  # fmt: skip
+    rless("create", "--name", "bare", "--network=none", "-v", "bare:/data:nocopy", rless.image,
+          *script).expect()  # fmt: skip
+    rless("cp", f"{tmp_path}/own", "bare:/data/own").expect()
+    assert rless("start", "-a", "bare").expect().lines() == ["/data/own 0:0 644"]
+    # Later it is the container's own: what was emptied stays so.
+    rless("run", "--name", "emptied", "--network=none", "-v", "gone:/data", rless.image,
+          "rm", "/data/seed").expect()  # fmt: skip
+    assert rless("cp", "emptied:/data/seed", "-").expect(1).out == ""
+
+
+def test_events_of_volumes(rless: Product) -> None:
+    """Made by hand or at the first use, removed by hand or with the container: told once."""
+    since = f"{time.time():.9f}"
+    rless("volume", "create", "hand").expect()
+    rless("volume", "create", "hand").expect()
+    for _ in range(2):
+        rless.sh("true", "-v", "hand:/a", "-v", "use:/b")
+    rless.sh("true", "-v", "/anon")
+    rless("volume", "rm", "hand", "use").expect()
+    done = rless("events", "--since", since, "--until", "now", "--filter", "type=volume",
+                 "--format", "{{.Action}} {{.Actor.ID}}").expect()  # fmt: skip
+    found = [line.split() for line in done.lines()]
+    anonymous = found[2][1]
+    assert len(anonymous) == 64
+    assert found == [
+        ["create", "hand"], ["create", "use"], ["create", anonymous], ["destroy", anonymous],
+        ["destroy", "hand"], ["destroy", "use"],
+    ]  # fmt: skip
+
+
+def test_a_fill_that_was_killed_is_done_again(rless: Product) -> None:
+    rless("volume", "create", "half").expect()
+    directory = rless.storage / "volumes/half"
+    (directory / "_data/part").mkdir()
+    (directory / "_data/part/of").write_text("it")
+    (directory / "filling").write_text("1")
+    assert rless.sh("ls /data", "-v", "half:/data").lines() == ["seed"]
+    assert (directory / "filling").read_text() == ""
+    rless.sh("rm /data/seed; touch /data/own", "-v", "half:/data")
+    assert rless.sh("ls /data", "-v", "half:/data").lines() == ["own"]
+
+
+def test_one_whose_directory_is_another_ids(rless: Product) -> None:
+    """Whether it is empty is asked by who may look."""
+    rless.sh("chown 33 /v; chmod 700 /v", "-v", "closed:/v")
+    assert rless.sh("ls -ldn /v", "-v", "closed:/v").out.split()[2] == "33"
+
+
 def test_a_volume_in_use_is_kept(rless: Product) -> None:
     run(rless, "user", "-v", "used:/x", rless.image, "true")
     run(rless, "user2", "-v", "used:/x", rless.image, "true")
@@ -238,11 +297,18 @@ def test_the_volume_of_two_that_are_removed_together_goes(rless: Product) -> Non
 
 
 def test_many_make_one_volume_at_once(rless: Product) -> None:
-    words = ("run", "--rm", "-q", "--network=none", "-v", "common:/data", rless.image, "cat",
-             "/data/seed")  # fmt: skip
-    runs = [rless.start(*words) for _ in range(6)]
-    assert [process.wait(60) for process in runs] == [0] * 6
-    assert names(rless) == ["common"]
+    """One fills it, and no other sees half of it."""
+    files = {f"full/{number:03}": File(f"{number:03}") for number in range(200)}
+    image = rless.add_image("full", images.busybox_image([layer(files)]))
+    rless("pull", "-q", image).expect()
+    words = ("run", "--rm", "-q", "--network=none", "-v", "common:/full", image, "sh", "-c",
+             "cat /full/*")  # fmt: skip
+    whole = "".join(f"{number:03}" for number in range(200)).encode()
+    for _ in range(3):
+        runs = [rless.start(*words) for _ in range(6)]
+        assert [process.communicate(timeout=60) for process in runs] == [(whole, b"")] * 6
+        assert names(rless) == ["common"]
+        rless("volume", "rm", "common").expect()
 
 
 def test_a_removal_against_new_uses(rless: Product) -> None:

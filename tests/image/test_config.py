@@ -8,13 +8,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rootless import config, paths
 from rootless.errors import RlessError
 from rootless.image import limits
+from tests.lib import images
 from tests.lib.product import Product, own_rless, shared_product
+from tests.lib.registry_servers import Fault, FaultyProxy
 
 __all__ = ["own_rless", "shared_product"]
 
@@ -261,7 +264,56 @@ def test_the_log_is_as_configured(own_rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
+def test_info_tells_it(own_rless: Product) -> None:
+    told = "{{.Driver}} {{.LoggingDriver}}"
+    plain = own_rless("info", "--format", told).expect().out
+    assert plain.endswith(" local\n") and not plain.startswith("copy")
+    put(
+        own_rless.home / ".config/rless/config.toml",
+        "[storage]\ndriver = 'copy'\n[containers]\nlog-driver = 'none'\n",
+    )
+    assert own_rless("info", "--format", told).expect().out == "copy none\n"
+
+
+class Counting(FaultyProxy):
+    """Count how many layers are on their way at a time."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self._now = self.most = 0
+
+    def _answer(self, handler: Any, fault: Fault | None, upstream: str) -> None:
+        if fault is None:
+            super()._answer(handler, fault, upstream)
+            return
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            super()._answer(handler, fault, upstream)
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids", "docker-registry")
+@pytest.mark.parametrize("most", [1, 2])
+def test_so_many_layers_are_fetched_at_a_time(own_rless: Product, most: int) -> None:
+    put(
+        own_rless.home / ".config/rless/config.toml",
+        f"[images]\nmax-concurrent-downloads = {most}\n",
+    )
+    image = images.Image([images.layer({f"f{n}": str(n)}) for n in range(6)])
+    with images.registry() as host, Counting(host) as proxy:
+        images.push(image, f"{host}/few:1")
+        proxy.faults = [Fault("GET", one["digest"], slow=0.3) for one in image.manifest["layers"]]
+        own_rless("pull", "-q", f"{proxy.host}/few:1").expect()
+        assert proxy.faults == []
+        assert proxy.most == most
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
 def test_limits_hold_in_a_pull(own_rless: Product) -> None:
     put(own_rless.home / ".config/rless/config.toml", "[images.limits]\nlayers = 1\n")
-    error = own_rless("pull", "-q", own_rless.image).expect(125).one_line_error()
+    error = own_rless("pull", "-q", own_rless.image).expect(1).one_line_error()
     assert "has 2 layers; the limit is 1" in error

@@ -232,6 +232,27 @@ def test_21_the_header_does_not_come_back_after_a_detour(
     assert second.with_header("Authorization") == []
 
 
+@pytest.mark.parametrize("kind", ["bearer", "basic", "manifest"])
+def test_21_a_challenge_from_elsewhere_is_not_answered(
+    workshop: Workshop, servers: list[Server], tmp_path: Path, kind: str
+) -> None:
+    """CVE-2020-15157: who a layer is redirected to asks for the password of the registry."""
+    first, second = servers
+    name = first.serve()
+    log_in(tmp_path, first.host)
+    path = LAYER if kind != "manifest" else MANIFEST
+    first.routes[path] = redirect(f"{second.url}/layer")
+    challenge = f'Bearer realm="{second.url}/token",service="svc"'
+    if kind == "basic":
+        challenge = 'Basic realm="x"'
+    second.routes["/layer"] = send(b"", status=401, WWW_Authenticate=challenge)
+    second.routes["/token"] = send(b'{"token": "good-token"}')
+    refused(workshop, name, "access denied")
+    assert second.with_header("Authorization") == []
+    assert not [path for _, path, _ in second.requests if path.startswith("/token")]
+    assert first.with_header("Authorization") == []
+
+
 def test_21_redirects_end(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     for path in blob_paths():

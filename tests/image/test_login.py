@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -147,6 +148,42 @@ def test_with_a_token_server(own_rless: Product, tmp_path: Path) -> None:
         assert own_rless(*flags, stdin=b"secret").expect().out == "Login Succeeded\n"
         assert "scope" not in asked[-1] and "account=me" in asked[-1]
     assert json.loads(auth_file(own_rless).read_text())["auths"].keys() == {host}
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("kind", ["password", "token"])
+def test_the_whole_way_by_tls(own_rless: Product, tmp_path: Path, kind: str) -> None:
+    """An authority of one's own, log-in, push, another store's pull, search, log-out."""
+    rless, authority = own_rless, Authority(tmp_path / "ca")
+    with contextlib.ExitStack() as stack:
+        access: dict[str, Any] = {"users": {"me": "secret"}}
+        if kind == "token":
+            tokens = token_server(authority, access["users"], tls=True)
+            access = {"token": stack.enter_context(tokens)[1]}
+        servers = [access["token"]["realm"].split("/")[2]] if kind == "token" else []
+        host = stack.enter_context(images.registry(tls=authority.tls(), **access))
+        login = ("login", "-u", "me", "--password-stdin", host)
+        assert "certificate verify failed" in rless(*login, stdin=b"secret").one_line_error()
+        for server in (host, *servers):
+            directory = rless.home / ".config/containers/certs.d" / server
+            directory.mkdir(parents=True)
+            (directory / "ca.crt").write_bytes(authority.certificate.read_bytes())
+        assert rless(*login, stdin=b"secret").expect().out == "Login Succeeded\n"
+        name = f"{host}/team/app:1"
+        made = images.busybox_image([layer({"f": "x"})])
+        images.write_docker_archive(made, tmp_path / "a.tar", name)
+        rless("load", "-q", "-i", str(tmp_path / "a.tar")).expect()
+        rless("push", name).expect()
+        rless("push", "-q", name, f"{host}/other/app:2").expect()
+        other = {"RLESS_STORAGE": str(rless.base / "other")}
+        assert rless("pull", "-q", f"{host}/other/app:2", env=other).expect().out
+        shown = rless("inspect", "-f", "{{.Id}}", f"{host}/other/app:2", env=other).expect().out
+        assert shown == f"{made.id}\n"
+        if kind == "password":
+            assert "team/app" in rless("search", f"{host}/team").expect().out
+        rless("logout", host).expect()
+        said = rless("pull", "-q", name).expect(1).one_line_error()
+        assert "rless login" in said
 
 
 def test_a_helper_keeps_it(own_rless: Product, private: str) -> None:

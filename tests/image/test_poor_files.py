@@ -102,7 +102,43 @@ def test_a_squashed_root(poor: Product, tmp_path: Path) -> None:
         said = poor("load", stdin=archive).expect(1).one_line_error()
         assert "Operation not permitted; set RLESS_STORAGE to a local directory" in said
         left = [path for path in poor.storage.rglob("*") if path.is_file()]
-        assert [path.name for path in left if path.name not in ("lock", "events", "booted")] == []
+        known = ("lock", "events", "booted", "ballast")
+        assert [path.name for path in left if path.name not in known] == []
+
+
+def test_device_nodes_are_told_of(own_rless: Product, registry_host: str, tmp_path: Path) -> None:
+    """On standard error, once; not with -q."""
+    rless = own_rless
+    image = images.Image([layer({"dev": images.Dir(), "dev/null": images.Device(), "f": "x"})])
+    said = "left out 1 device node (rootless users cannot make them)"
+    images.push(image, f"{registry_host}/device:1")
+    assert said in rless("pull", f"{registry_host}/device:1").expect().out
+    assert rless("pull", "-q", f"{registry_host}/device:1").expect().out.count("\n") == 1
+    path = tmp_path / "a.tar"
+    images.write_docker_archive(image, path, "device:2")
+    done = rless("load", "-i", str(path)).expect()
+    assert done.out == "Loaded image: device:2\n" and said in done.err
+    assert rless("load", "-q", "-i", str(path)).expect().err == ""
+    path.write_bytes(image.layers[0])
+    assert said in rless("import", str(path)).expect().err
+
+
+def test_a_store_that_is_read_only(own_rless: Product, tmp_path: Path) -> None:
+    """The hint is not to free some space."""
+    path = tmp_path / "a.tar"
+    images.write_docker_archive(images.Image([layer({"f": "x"})]), path, "made:1")
+    own_rless("load", "-q", "-i", str(path)).expect()
+    for name in ("tmp", "."):
+        (own_rless.storage / name).chmod(0o500)
+    (own_rless.storage / "lock").chmod(0o400)
+    try:
+        for words in (("load", "-i", str(path)), ("tag", "made:1", "made:2")):
+            said = own_rless(*words).expect(1).one_line_error()
+            assert "Permission denied; set RLESS_STORAGE to a directory that you can wri" in said
+        assert own_rless("images", "-q").expect().out.count("\n") == 1
+    finally:
+        for name in (".", "tmp"):
+            (own_rless.storage / name).chmod(0o700)
 
 
 def test_an_unnamed_file_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

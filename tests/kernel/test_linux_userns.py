@@ -28,7 +28,6 @@ def children() -> set[str]:
         return set(stream.read().split())
 
 
-
 def single(uid: int = 0, gid: int = 0) -> IdMap:
     return IdMap([(uid, ME, 1)], [(gid, MINE, 1)], "single")
 

@@ -102,7 +102,7 @@ class Held:
             "id": ID,
             "directory": self.directory,
             "name": "held",
-            "image": json.dumps("an image"),
+            "attributes": json.dumps({"label": "l", "image": "an image"})[1:-1],
             "live": self.live,
             "names": self.base / "names",
             "events": self.events,

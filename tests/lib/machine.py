@@ -57,6 +57,11 @@ class Machine:
     def __exit__(self, *details: object) -> None:
         self.cut()
 
+    @property
+    def is_on(self) -> bool:
+        """Tell whether it runs."""
+        return self._qemu is not None and self._qemu.poll() is None
+
     # -- power -----------------------------------------------------------------------------
 
     def boot(self) -> None:

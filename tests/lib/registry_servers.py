@@ -16,6 +16,7 @@ import http.client
 import http.server
 import json
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -81,8 +82,14 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def _serve(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+def _serve(
+    handler: type[http.server.BaseHTTPRequestHandler], tls: tuple[Path, Path] | None = None
+) -> Iterator[str]:
     server = _Server(("127.0.0.1", 0), handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -98,7 +105,7 @@ def _serve(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def token_server(
-    authority: Authority, users: Mapping[str, str], seconds: int = 300
+    authority: Authority, users: Mapping[str, str], seconds: int = 300, *, tls: bool = False
 ) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """Run a token server; yield the paths that it is asked for, and a registry's auth.token.
 
@@ -148,11 +155,11 @@ def token_server(
         def log_message(self, *_: object) -> None:
             pass
 
-    with _serve(Handler) as host:
+    with _serve(Handler, (certificate, key) if tls else None) as host:
         yield (
             asked,
             {
-                "realm": f"http://{host}/token",
+                "realm": f"http{'s' * tls}://{host}/token",
                 "service": "test-service",
                 "issuer": "test-issuer",
                 "rootcertbundle": str(authority.certificate),

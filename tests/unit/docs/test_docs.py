@@ -123,7 +123,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "bin").mkdir()
     launcher = tmp_path / "bin" / "rless"
     launcher.write_text(
-        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(TREE))} exec {shlex.quote(sys.executable)} -B'
+        f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TREE))} exec {shlex.quote(sys.executable)} -B"
         ' -m rootless "$@"\n'
     )
     launcher.chmod(0o755)
@@ -157,7 +157,7 @@ def test_a_block_runs(block: Block, home: Path) -> None:
     for command, expected in block.steps:
         # A container that was just started may need a moment before it has said something.
         if " logs " in command:
-            shell(home, f"for i in $(seq 50); do [ -n \"$({command})\" ] && break; sleep 0.1; done")
+            shell(home, f'for i in $(seq 50); do [ -n "$({command})" ] && break; sleep 0.1; done')
         said = shell(home, command)
         pattern = re.escape(expected.rstrip("\n")).replace(re.escape("..."), "(?s:.*)")
         assert re.fullmatch(pattern, said), f"{block.place}: $ {command}\n{said}"

@@ -168,7 +168,10 @@ def test_cgroup_with_delegation(tmp_path: Path) -> None:
     ("given", "status", "words"),
     [
         ({"systemd": False, "session": False, "linger": False, "kills": None}, OK, "no systemd"),
-        ({"systemd": True, "session": True, "linger": True, "kills": True}, OK, "outlive"),
+        ({"systemd": True, "session": True, "linger": True, "kills": False}, OK, "outlive"),
+        ({"systemd": True, "session": True, "linger": True, "kills": None}, OK, "outlive"),
+        ({"systemd": True, "session": True, "linger": True, "kills": True}, WARN,
+         "but for those of user units"),
         ({"systemd": True, "session": True, "linger": False, "kills": True}, WARN,
          "KillUserProcesses=yes"),
         ({"systemd": True, "session": True, "linger": False, "kills": None}, WARN, "at logout"),
@@ -180,7 +183,29 @@ def test_linger(given: dict[str, bool | None], status: str, words: str) -> None:
     check = checks.check_linger("me", **given)  # type: ignore[arg-type]
     assert check.status == status
     assert words in f"{check.fact} {check.meaning}"
-    assert (check.fix == "loginctl enable-linger me") == (status == WARN)
+    assert (check.fix == "loginctl enable-linger me") == (status == WARN and not given["linger"])
+
+
+@pytest.mark.parametrize(
+    ("said", "kills"),
+    [
+        ("KillUserProcesses=no", False),
+        ("KillUserProcesses=yes\\nKillOnlyUsers=\\nKillExcludeUsers=root", True),
+        ("KillUserProcesses=yes\\nKillOnlyUsers=\\nKillExcludeUsers=root me", False),
+        ("KillUserProcesses=yes\\nKillOnlyUsers=you\\nKillExcludeUsers=", False),
+        ("", None),
+    ],
+)
+def test_logind_knows_its_own_default(
+    said: str, kills: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "loginctl"
+    program.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(facts, "find_program", lambda name: str(tmp_path / name))
+    assert facts.ask_logind("me") is kills
+    program.unlink()
+    assert facts.ask_logind("me") is None
 
 
 def test_kill_user_processes(tmp_path: Path) -> None:
