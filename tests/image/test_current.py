@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from tests.lib.registry_servers import Authority, FaultyProxy
 
 __all__ = ["own_rless", "shared_product"]
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "docker-registry")
 IMAGE = Image([layer({"f": "1"}), layer({"g": "2"})], {"User": "3:4"})
 
@@ -352,3 +354,28 @@ def test_the_verb_uses_it(own_rless: Product, registry_host: str) -> None:
             f"Status: Image is up to date for {name}\n{name}\n"
         )
         assert proxy.requests == ["HEAD /v2/current/verb/manifests/1"]
+
+
+def test_the_question_loads_next_to_nothing(
+    workshop: Workshop, proxy: FaultyProxy, home: Path
+) -> None:
+    """The time of a repeated pull is that of what it loads: counted, because times flake."""
+    name = f"{proxy.host}/current:1"
+    workshop.pull(name)
+    code = (
+        "import sys\nfrom rootless.cli import main\n"
+        f"assert main.main(['pull', '-q', {name!r}]) == 0\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{code}"],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "RLESS_STORAGE": workshop.root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    slow = {"typing", "json", "re", "socket", "ssl", "threading", "urllib3", "urllib.parse",
+            "http.client", "subprocess", "tomllib", "contextlib", "hashlib", "enum"}  # fmt: skip
+    assert loaded & slow == set() and "rootless.image.pull" not in loaded
