@@ -67,7 +67,7 @@ enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,       /* more wait to be accepted */
-	STUCK = 1000,       /* ms without a word after which the journal is not waited for */
+	STUCK = 5000,       /* ms without a word after which the journal is not waited for */
 	GRACE = 100,        /* ms that a slow client may hold up all */
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */

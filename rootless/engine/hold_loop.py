@@ -31,7 +31,7 @@ else:
 
 _CHUNK = 65536
 _LINE = 16384
-_STUCK = 1.0  # seconds without a word after which the journal is not waited for
+_STUCK = 5.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds

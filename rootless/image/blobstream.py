@@ -36,7 +36,7 @@ _AHEAD = 8  # chunks
 def inflater() -> Any:
     """Return the module that inflates: isal's if it is installed, half the time of zlib's.
 
-    What comes out is verified in any case (docs/decisions/0012).
+    What comes out is verified in any case (docs/decisions/0008-layers.md).
     """
     try:
         from isal import isal_zlib

@@ -1,8 +1,11 @@
 """The documentation is true: its commands parse, the short ones run and say what is written.
 
 A fenced block ```console has commands behind `$ ` and their output. Each command of rless is
-read by the command line's own parser. A block ```console run is executed, in a new home
-directory, and its output compared; `...` stands for any text.
+read by the command line's own parser, and no more: it needs what a test has not, such as the
+internet or systemd. A block ```console run is executed, in a new home directory, and its output
+compared; `...` stands for any text. ```console run registry has busybox in its home and in a
+registry, and ports of its own in place of localhost:5000 and 8080. What a reader ends by ctrl-c,
+`-f`, is ended so; what is for a terminal, `-it`, gets one.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from rootless import config
 from rootless.cli import main as cli
 from rootless.cli import run
 from rootless.cli.parse import HelpWanted, parse
 from rootless.errors import RlessError
+from tests.lib import images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +46,7 @@ class Block(NamedTuple):
 
     place: str
     run: bool
+    registry: bool
     steps: list[Step]
 
 
@@ -48,16 +54,16 @@ def blocks() -> Iterator[Block]:
     """Read the console blocks of all pages."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^( *)```console( run)?\n(.*?)^\1```", text, re.M | re.S):
+        for match in re.finditer(r"^( *)```console( run( registry)?)?\n(.*?)^\1```", text, re.M | re.S):
             line = text.count("\n", 0, match.start()) + 1
-            lines = [line.removeprefix(match[1]) for line in match[3].splitlines()]
+            lines = [line.removeprefix(match[1]) for line in match[4].splitlines()]
             steps = [
                 Step(head.replace("\\\n", " "), "\n".join(rest.splitlines()))
                 for head, rest in re.findall(
                     r"^\$ ((?:.*\\\n)*.*)\n?((?:(?!\$ ).*\n?)*)", "\n".join(lines), re.M
                 )
             ]
-            yield Block(f"{page.relative_to(TREE)}:{line}", bool(match[2]), steps)
+            yield Block(f"{page.relative_to(TREE)}:{line}", bool(match[2]), bool(match[3]), steps)
 
 
 BLOCKS = list(blocks())
@@ -105,7 +111,7 @@ def check_line(words: list[str]) -> None:
         values, rest = parse(cli.load(verb).VERB, args)
     except HelpWanted:
         return
-    if verb == "run":
+    if verb in ("run", "create"):
         run.build(values, rest)
 
 
@@ -134,32 +140,64 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def shell(home: Path, command: str) -> str:
     """Run a line as a user would type it; return what it says."""
     keep = {name: os.environ[name] for name in ("XDG_RUNTIME_DIR",) if name in os.environ}
+    reader, writer = os.pipe()  # a keyboard at which nobody types
+    stdin = subprocess.DEVNULL
+    if " -it " in command:
+        command, stdin = f"script -qec {shlex.quote(command)} /dev/null", reader
+    if re.search(r" (-f|--follow) ", command) and " logs " in command:
+        command = f"timeout --signal INT 2 {command}"
     path = f"{home}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=home,
-        env={"HOME": str(home), "PATH": path, "LANG": "C.UTF-8", **keep},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-    )
-    return done.stdout.rstrip("\n")
+    try:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=home,
+            env={"HOME": str(home), "PATH": path, "LANG": "C.UTF-8", **keep},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return done.stdout.replace("\r\n", "\n").rstrip("\n")
 
 
-RUN = [block for block in BLOCKS if block.run]
+RUN = [block for block in BLOCKS if block.run and not block.registry]
+SERVED = [block for block in BLOCKS if block.registry]
+NEEDS = pytest.mark.needs("ordinary user", "user namespaces", "subordinate ids", "libseccomp")
 
 
-@pytest.mark.needs("ordinary user", "user namespaces", "subordinate ids", "libseccomp")
+@NEEDS
 @pytest.mark.parametrize("block", RUN, ids=[block.place for block in RUN])
 def test_a_block_runs(block: Block, home: Path) -> None:
-    for command, expected in block.steps:
+    follow(block, home, {})
+
+
+@NEEDS
+@pytest.mark.needs("busybox", "docker-registry", "curl", "pasta", "tun")
+@pytest.mark.parametrize("block", SERVED, ids=[block.place for block in SERVED])
+def test_a_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) -> None:
+    with images.registry() as host:
+        images.push(images.busybox_image(), f"{host}/busybox:latest")
+        follow(block, home, {"localhost:5000": host, "8080": str(images.free_port())})
+
+
+def follow(block: Block, home: Path, places: dict[str, str]) -> None:
+    """Run the commands of a block, and compare what they say."""
+    for written, promised in block.steps:
+        command, expected = written, promised.rstrip("\n")
+        for place, real in places.items():
+            command, expected = command.replace(place, real), expected.replace(place, real)
         # A container that was just started may need a moment before it has said something.
         if " logs " in command:
-            shell(home, f'for i in $(seq 50); do [ -n "$({command})" ] && break; sleep 0.1; done')
+            once = command.replace(" -f ", " ")
+            shell(home, f'for i in $(seq 50); do [ -n "$({once})" ] && break; sleep 0.1; done')
+        if command.startswith("curl "):
+            command = command.replace("curl ", "curl --retry 9 --retry-all-errors ", 1)
         said = shell(home, command)
-        pattern = re.escape(expected.rstrip("\n")).replace(re.escape("..."), "(?s:.*)")
+        pattern = re.escape(expected).replace(re.escape("..."), "(?s:.*)")
         assert re.fullmatch(pattern, said), f"{block.place}: $ {command}\n{said}"
 
 
@@ -183,3 +221,67 @@ def test_paths_of_the_source_exist() -> None:
         for path in re.findall(r"`((?:rootless|helpers|scripts|tests)/[\w./-]+)`", text):
             if "*" not in path and path != "rootless/bin/rless-init":  # made at install
                 assert (TREE / path).exists(), f"{page}: {path}"
+
+
+def test_each_page_is_found() -> None:
+    listed = (TREE / "docs/README.md").read_text(encoding="utf-8")
+    assert "](docs/README.md)" in (TREE / "README.md").read_text(encoding="utf-8")
+    for page in TREE.glob("docs/**/*.md"):
+        name = str(page.relative_to(TREE / "docs"))
+        assert name == "README.md" or f"]({name})" in listed, f"docs/README.md has no {name}"
+
+
+def test_decisions_are_numbered_in_order() -> None:
+    records = sorted(TREE.glob("docs/decisions/*.md"))
+    for number, record in enumerate(records, 1):
+        assert record.name.startswith(f"{number:04}-")
+        lines = record.read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith(f"# {number}. ")
+        assert lines[2].startswith("Status: ")
+
+
+def test_commands_are_in_blocks_that_are_read() -> None:
+    """What is only indented is looked at by nobody."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"^ {4}(?:\$ )?rless (?!run -p.*\n      )", text, re.M), page
+
+
+def test_all_keys_of_the_configuration_are_explained() -> None:
+    text = (TREE / "docs/configuration.md").read_text(encoding="utf-8")
+    for section, keys in config.KEYS.items():
+        assert f"[{section}]" in text
+        for key in keys:
+            assert f"`{key}`" in text, key
+
+
+# -- security.md -----------------------------------------------------------------------------
+
+
+def classes() -> Iterator[tuple[int, list[str], list[str]]]:
+    """Read the table of attacks: number, places of the defence, tests."""
+    text = (TREE / "docs/security.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\| (\d+) \|(.*)\|$", text, re.M):
+        *_, where, tests = row[1].split(" | ")
+        yield int(row[0]), re.findall(r"`(\S+)`|\]\((\S+)\)", where), re.findall(r"`(\S+)`", tests)
+
+
+def test_each_class_of_attack_has_its_place_and_its_tests() -> None:
+    found = list(classes())
+    assert [number for number, *_ in found] == list(range(1, 46))
+    for number, where, tests in found:
+        assert where, number
+        assert tests, number
+        for path in tests:
+            assert number in told(TREE / "tests" / path), f"tests/{path} has no class {number}"
+
+
+def told(path: Path) -> set[int]:
+    """Return the classes that a file of tests says it is about: "classes 1, 2 and 31 to 34"."""
+    text = re.sub(r"\s*\n\s*#? ?", " ", path.read_text(encoding="utf-8"))
+    numbers = {int(number) for number in re.findall(r"def test_(\d+)_", text)}
+    for phrase in re.findall(r"[Cc]lass(?:es)? ((?:\d+(?:, | and | to )?)+)", text):
+        numbers |= {int(number) for number in re.findall(r"\d+", phrase)}
+        for first, last in re.findall(r"(\d+) to (\d+)", phrase):
+            numbers |= set(range(int(first), int(last) + 1))
+    return numbers
