@@ -129,11 +129,11 @@ def test_the_check_finds_mistakes() -> None:
 def home(tmp_path: Path) -> Iterator[Path]:
     """Make a home directory, with rless on its PATH."""
     (tmp_path / "bin").mkdir()
-    for name, module in (("rless", "rootless"), ("rless-oci", "rootless.runtime.cli")):
+    for name, module in (("rless", "rootless.cli.main"), ("rless-oci", "rootless.runtime.cli")):
         launcher = tmp_path / "bin" / name
         launcher.write_text(
             f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TREE))} exec {shlex.quote(sys.executable)} -B"
-            f' -m {module} "$@"\n'
+            f' -c "from rootless.launch import start; start(\'{module}\')" "$@"\n'
         )
         launcher.chmod(0o755)
     yield tmp_path
