@@ -67,7 +67,7 @@ enum {
 	CHUNK = 65536,      /* bytes read at once: the longest frame of a log */
 	LINE = 16384,       /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,       /* more wait to be accepted */
-	STUCK = 1000,       /* ms without a word after which the journal is not waited for */
+	STUCK = 5000,       /* ms without a word after which the journal is not waited for */
 	GRACE = 100,        /* ms that a slow client may hold up all */
 	CLEAN_UP = 2000,    /* ms that killed processes and helpers may take to end */
 	FIRST_DELAY = 100,  /* ms before the first restart; each one doubles it */
@@ -112,7 +112,7 @@ static struct {
 	int in, pty;           /* the application's standard input, or its terminal */
 	int sources[2];        /* what it writes; the terminal is OUT */
 	int code;              /* the exit code, once `ended` */
-	bool remove, stdin_once, ended, drained, done, may_reap, out_of_memory;
+	bool terminated, remove, stdin_once, ended, drained, done, may_reap, out_of_memory;
 	long long begun, health_at, kill_at;
 	rlim_t core;
 } me;
@@ -1275,6 +1275,7 @@ static void terminate(void)
 
 	if (read(me.term_fd, said, sizeof(said)) < 0)
 		return;
+	me.terminated = true;
 	stop_restarts();
 	signal_init((int)number("stop_signal", SIGTERM));
 	if (limit >= 0)
@@ -1442,7 +1443,7 @@ static bool schedule_restart(void)
 		      (strcmp(restart.policy, "on-failure") == 0 && me.code != 0 &&
 		       (restart.most == 0 || restart.count < restart.most));
 
-	if (!wanted || me.remove)
+	if (!wanted || me.remove || me.terminated)
 		return false;
 	if (restart.delay == 0 || now() - me.begun >= LONG_RUN)
 		restart.delay = FIRST_DELAY;

@@ -67,7 +67,8 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if last > 0:
         found = found[:last]
     full, template = bool(values.get("full")), values.get("format")
-    size = bool(values.get("size")) or ".Size" in (template or "")
+    named = (template or "").replace(" ", "")
+    size = bool(values.get("size")) or ".Size" in named or "{{json.}}" in named
     rows = [row(item, full) for item in found]
     if size:
         for item, shown in zip(found, rows, strict=True):

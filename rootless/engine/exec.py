@@ -587,11 +587,10 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
 
 def _orders(container: Container, exec_id: str) -> Orders:
     """Return what the small keeper must know, to tell of the end."""
-    image = jsontext.dumps([str(container.facts["image"])])[1:-1]
     return [
         ("id", container.id),
         ("name", container.facts["name"]),
-        ("image", image),
+        ("attributes", events.attributes_text(container.facts)),
         ("exec", exec_id),
         ("events", events.path()),
     ]

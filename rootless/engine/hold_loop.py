@@ -31,7 +31,7 @@ else:
 
 _CHUNK = 65536
 _LINE = 16384
-_STUCK = 1.0  # seconds without a word after which the journal is not waited for
+_STUCK = 5.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
@@ -291,6 +291,7 @@ class _Holder:
         self.name = self.orders["name"]
         self.directory = self.orders["directory"]
         self.remove = bool(self.number("remove"))
+        self.terminated = False
         self.listener = self.number("listener", -1)
         self.init = self.number("init")
         self.init_fd = self.number("init_fd", -1)
@@ -539,6 +540,7 @@ class _Holder:
 
     def _terminate(self, *_: object) -> None:
         """Stop the container, as systemd ends the session or the machine; not as the user does."""
+        self.terminated = True
         self._stop_restarts()
         self._signal_init(self.number("stop_signal", signal.SIGTERM))
         limit = self.number("stop_timeout", 10)
@@ -699,7 +701,7 @@ class _Holder:
             and self.code != 0
             and (self.most == 0 or self.restarts < self.most)
         )
-        if not wanted or self.remove:
+        if not wanted or self.remove or self.terminated:
             return
         if self.delay == 0 or time.monotonic() - self.begun >= _LONG_RUN:
             self.delay = _FIRST_DELAY

@@ -464,13 +464,13 @@ def _attend(
         state.mark("network")
     if number := signals.interrupted():
         raise _InterruptedError(number)
+    events.of_container("start", container)  # before the monitor can tell of the end
     try:
         os.write(wires.gate, sync.START)
     except BrokenPipeError:
         pass  # init was killed: the status tells
     sync.expect_exec(wires.status)
     state.mark("started")
-    events.of_container("start", container)
     client = Client(wires.link) if wires.link >= 0 else None
     if request.explain and client is not None:
         from rootless.engine import explain

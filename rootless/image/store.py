@@ -11,6 +11,7 @@ complete or not at all.
     layers/<map key>/<chain id>.json   what was found while unpacking it
     tmp/                               what is in flight; cleared once its maker is dead
     locks/                             held while a layer is made
+    partial/<digest>                   the beginning of a blob that Ctrl-C has cut off
 
 `<chain id>` is its first 24 hexadecimal digits: the names of 100 layers must fit into the one
 page of mount options that older kernels have. The record has the whole of it, and it is

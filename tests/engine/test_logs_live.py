@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -162,7 +163,11 @@ def test_events_of_a_life(rless: Product) -> None:
     ]  # fmt: skip
 
 
-def test_info(rless: Product) -> None:
+def test_info(rless: Product, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[containers]\nlog-driver = "json-file"\n')
+    settings = {"RLESS_CONFIG": str(tmp_path / "config.toml")}
+    assert rless("info", "-f", "{{.LoggingDriver}}", env=settings).out == "json-file\n"
+    assert rless("info", "-f", "{{.LoggingDriver}}").out == "local\n"
     rless.detach("one", "", "sleep", "100")
     found = json.loads(rless("info", "--format", "json").expect().out)
     assert (found["Containers"], found["ContainersRunning"], found["ContainersStopped"]) == (

@@ -215,6 +215,8 @@ def test_sizes(records: Records, ps: Any) -> None:
     assert ps("-a", "-s")[0].endswith("SIZE")
     assert "1.511kB (virtual" in ps("-a", "-s")[1]
     assert json.loads(ps("-a", "--format", "json")[0])["Size"] == "N/A"
+    shown = json.loads(ps("-a", "--format", "{{ json . }}")[0])["Size"]
+    assert shown == "1.511kB (virtual 1.511kB)"
 
 
 def test_hostile_text_steers_no_terminal(records: Records, ps: Any) -> None:

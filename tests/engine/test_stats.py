@@ -54,6 +54,8 @@ def test_formats_and_ids(rless: Product) -> None:
     assert out == f"ss {container[:12]} 1\n"
     out = rless("stats", "--no-stream", "--no-trunc", "--format", "{{.ID}}", "ss").expect().out
     assert out == f"{container}\n"
+    out = rless("stats", "--no-stream", "--format", "{{.Container}}", "ss").expect().out
+    assert out == "ss\n"  # as it was asked for
     rows = rless("stats", "--no-stream", "-a", "--format", "json").expect().lines()
     found = {json.loads(row)["Name"]: json.loads(row) for row in rows}
     assert found["ended"] == {

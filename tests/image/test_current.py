@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from rootless.image import current, limits
+from rootless.image.progress import Progress
 from rootless.image.reference import parse
 from rootless.image.store import Image as StoredImage
 from rootless.image.store import blob_path, layer_dir, name_path, split_path
@@ -30,6 +32,7 @@ from tests.lib.registry_servers import Authority, FaultyProxy
 
 __all__ = ["own_rless", "shared_product"]
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "docker-registry")
 IMAGE = Image([layer({"f": "1"}), layer({"g": "2"})], {"User": "3:4"})
 
@@ -54,7 +57,7 @@ def proxy(registry_host: str) -> Iterator[FaultyProxy]:
 
 
 def confirm(workshop: Workshop, name: str, **options: Any) -> StoredImage | None:
-    options = {"quiet": True, "idmap_for": map_for} | options
+    options = {"progress": Progress(quiet=True), "idmap_for": map_for} | options
     return current.confirm(name, workshop.store, **options)
 
 
@@ -67,7 +70,7 @@ def test_one_request_and_dockers_lines(
     before = workshop.contents()
     proxy.requests.clear()
     proxy.headers.clear()
-    image = confirm(workshop, name, quiet=False)
+    image = confirm(workshop, name, progress=Progress())
     assert image is not None and (image.id, image.name) == (pulled.id, pulled.name)
     assert proxy.requests == ["HEAD /v2/current/manifests/1"]
     assert set(proxy.headers[0]) <= {
@@ -346,5 +349,33 @@ def test_the_verb_uses_it(own_rless: Product, registry_host: str) -> None:
         own_rless("pull", "-q", name).expect()
         proxy.requests.clear()
         again = own_rless("pull", name).expect()
-        assert again.out == f"{name}\n" and "Status: Image is up to date" in again.err
+        assert again.out == (
+            f"Pulling {name}\nDigest: {IMAGE.digest}\n"
+            f"Status: Image is up to date for {name}\n{name}\n"
+        )
         assert proxy.requests == ["HEAD /v2/current/verb/manifests/1"]
+
+
+def test_the_question_loads_next_to_nothing(
+    workshop: Workshop, proxy: FaultyProxy, home: Path
+) -> None:
+    """The time of a repeated pull is that of what it loads: counted, because times flake."""
+    name = f"{proxy.host}/current:1"
+    workshop.pull(name)
+    code = (
+        "import sys\nfrom rootless.cli import main\n"
+        f"assert main.main(['pull', '-q', {name!r}]) == 0\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{code}"],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "RLESS_STORAGE": workshop.root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    slow = {"typing", "json", "re", "socket", "ssl", "threading", "urllib3", "urllib.parse",
+            "http.client", "subprocess", "tomllib", "contextlib", "hashlib", "enum"}  # fmt: skip
+    assert loaded & slow == set() and "rootless.image.pull" not in loaded

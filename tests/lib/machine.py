@@ -70,7 +70,7 @@ class Machine:
         port.unlink(missing_ok=True)
         accel = os.environ.get("RLESS_VM_ACCEL", "tcg,thread=multi")
         self._qemu = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "1536",
+            ["qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "3072",
              "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
              "-kernel", self.cache / "vmlinuz", "-initrd", self.cache / "initrd",
              "-append", "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1 audit=0",
