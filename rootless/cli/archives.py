@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-FORMATS = ("docker-archive", "oci-archive", "oci-dir", "docker-dir")
-COMPRESSIONS = ("gzip", "zstd")
-
 
 def form(text: str) -> str:
     """Return a form of `save`."""
+    from rootless.image.save import FORMATS
+
     if text not in FORMATS:
         raise ValueError(f"is none of {', '.join(FORMATS)}")
     return text
@@ -15,6 +14,8 @@ def form(text: str) -> str:
 
 def compression(text: str) -> str:
     """Return a compression of layers."""
+    from rootless.image.save import COMPRESSIONS
+
     if text not in COMPRESSIONS:
         raise ValueError(f"is none of {', '.join(COMPRESSIONS)}")
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rootless.cli.environment import read_environment
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
 
@@ -52,17 +53,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     for dest, value in values.items():
         if dest not in ("env", "env_file"):
             setattr(request, dest, value)
-    for path in values.get("env_file", ()):
-        from rootless.cli.kvfile import read
-
-        request.env += read("--env-file", path, os.environ)
-    for entry in values.get("env", ()):
-        if "=" in entry:
-            request.env.append(entry)
-        elif entry in os.environ:
-            request.env.append(f"{entry}={os.environ[entry]}")
-        else:
-            request.env_remove.append(entry)
+    read_environment(request, values)
     if request.tty and request.interactive and not request.detach and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "leave -t out", 1)
     return execute(request)

@@ -34,7 +34,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Make the image and print its id."""
-    from rootless.engine.archives import import_archive
+    from rootless.engine.image_archives import import_archive
 
     image = import_archive(
         args[0],

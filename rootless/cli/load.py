@@ -32,7 +32,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Load all images of the archive, and print what each is called."""
-    from rootless.engine.archives import load
+    from rootless.engine.image_archives import load
 
     path = values.get("input") or None
     for image, references in load(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Row = Mapping[str, object]
 
-_GAP = 3
+GAP = 3
 
 
 def show(
@@ -74,7 +74,7 @@ def table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
     ]
     text = ""
     for line in lines:
-        padded = (cell.ljust(width + _GAP) for cell, width in zip(line, widths, strict=False))
+        padded = (cell.ljust(width + GAP) for cell, width in zip(line, widths, strict=False))
         text += "".join(padded).rstrip() + "\n"
     return text
 

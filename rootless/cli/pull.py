@@ -41,7 +41,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         streams.write(f"{escape(str(image.name))}\n")
 
     def fetch_all(name: str) -> None:
-        from rootless.engine.archives import all_tags
+        from rootless.engine.image_archives import all_tags
 
         for tagged in all_tags(name):
             fetch(tagged)

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from rootless.cli import streams
 from rootless.cli.parse import Verb
+from rootless.cli.stop import OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb(
-    "restart",
-    "[OPTIONS] CONTAINER [CONTAINER...]",
-    (
-        (
-            "Options",
-            (
-                ("--timeout --time -t", "SECONDS", "value", "timeout", "seconds",
-                 "How long to wait before the kill (10); -1: for ever"),
-                ("--signal -s", "SIGNAL", "value", "signal", "signal",
-                 "Ask by this signal, not by the container's own"),
-            ),
-        ),
-    ),
-    least=1,
-)  # fmt: skip
+VERB = Verb("restart", "[OPTIONS] CONTAINER [CONTAINER...]", OPTIONS, least=1)
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:

@@ -6,6 +6,7 @@ import os
 import sys
 
 from rootless import config
+from rootless.cli.environment import read_environment
 from rootless.cli.options import RUN as VERB
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
@@ -64,7 +65,7 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         request.image, request.command = args[0], args[1:]
     else:
         request.command = args
-    _environment(request, values)
+    read_environment(request, values)
     labels: dict[str, str] = {}
     for path in values.get("label_file", ()):
         from rootless.cli.kvfile import read
@@ -80,21 +81,6 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
     _log_options(request, values.get("log_options", {}))
     _check_conflicts(request)
     return request
-
-
-def _environment(request: RunRequest, values: dict[str, Any]) -> None:
-    """Set `env`: the files first, then the flags; bare names are looked up here."""
-    for path in values.get("env_file", ()):
-        from rootless.cli.kvfile import read
-
-        request.env += read("--env-file", path, os.environ)
-    for entry in values.get("env", ()):
-        if "=" in entry:
-            request.env.append(entry)
-        elif entry in os.environ:
-            request.env.append(f"{entry}={os.environ[entry]}")
-        else:
-            request.env_remove.append(entry)
 
 
 def _streams(request: RunRequest, streams: list[str]) -> list[str]:

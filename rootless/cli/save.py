@@ -56,7 +56,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         raise RlessError(
             "an archive is not written to a terminal", "use -o FILE, or redirect", exit_code=1
         )
-    from rootless.engine.archives import save
+    from rootless.engine.image_archives import save
 
     save(args, output, form=form, compression=compression, platform=values.get("platform"))
     return 0

@@ -9,22 +9,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERB = Verb(
-    "stop",
-    "[OPTIONS] CONTAINER [CONTAINER...]",
+OPTIONS = (
     (
+        "Options",
         (
-            "Options",
-            (
-                ("--timeout --time -t", "SECONDS", "value", "timeout", "seconds",
-                 "How long to wait before the kill (10); -1: for ever"),
-                ("--signal -s", "SIGNAL", "value", "signal", "signal",
-                 "Ask by this signal, not by the container's own"),
-            ),
+            ("--timeout --time -t", "SECONDS", "value", "timeout", "seconds",
+             "How long to wait before the kill (10); -1: for ever"),
+            ("--signal -s", "SIGNAL", "value", "signal", "signal",
+             "Ask by this signal, not by the container's own"),
         ),
     ),
-    least=1,
 )  # fmt: skip
+
+VERB = Verb("stop", "[OPTIONS] CONTAINER [CONTAINER...]", OPTIONS, least=1)
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:

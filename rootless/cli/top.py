@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rootless.cli import streams
+from rootless.cli.output import GAP
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError, escape
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 VERB = Verb("top", "CONTAINER [ps OPTIONS]", least=1, interspersed=False)
 
-_GAP = 3
 _LEAST = 20  # characters of a column, as Docker
 
 
@@ -34,7 +34,7 @@ def text(lines: Sequence[Sequence[str]]) -> str:
     """Return the table as Docker sets it; control characters of processes are escaped."""
     cells = [[escape(cell) for cell in line] for line in lines]
     widths = [
-        max(_LEAST, *(len(cell) + _GAP for cell in column)) for column in zip(*cells, strict=True)
+        max(_LEAST, *(len(cell) + GAP for cell in column)) for column in zip(*cells, strict=True)
     ]
     widths[-1] = 0
     return "".join(

@@ -30,10 +30,11 @@ from rootless.errors import RlessError
 from rootless.image.layers import raise_descriptor_limit
 from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, is_whiteout
 from rootless.linux.idmap import call_in_userns
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, openat2
 from rootless.linux.walk import Entry, open_file, walk
 from rootless.paths import storage_root
 from rootless.rootfs import stored
+from rootless.rootfs.copy import OPAQUE_XATTRS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ if TYPE_CHECKING:
     Found = tuple[os.stat_result, int]
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
-_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_OPAQUE_XATTRS = ("user.overlay.opaque", "user.fuseoverlayfs.opaque")
 _CLOCK = 20_000_000  # ns that the file system's clock may be behind
 _CHUNK = 1 << 20
 
@@ -125,7 +124,7 @@ class Below:
         stacks: dict[bytes, list[int]] = {}
         done: set[bytes] = set()
         for index in stack:
-            fd = openat2(self._fds[index], path or b".", _DIRECTORY, resolve=_RESOLVE)
+            fd = openat2(self._fds[index], path or b".", _DIRECTORY, resolve=BENEATH)
             try:
                 names = set(map(os.fsencode, os.listdir(fd)))
                 hidden = {
@@ -152,7 +151,7 @@ class Below:
     def open(self, path: bytes, index: int) -> int:
         """Open a regular file of one layer."""
         parent, _, name = path.rpartition(b"/")
-        fd = openat2(self._fds[index], parent or b".", _DIRECTORY, resolve=_RESOLVE)
+        fd = openat2(self._fds[index], parent or b".", _DIRECTORY, resolve=BENEATH)
         try:
             return open_file(fd, name)
         finally:
@@ -161,7 +160,7 @@ class Below:
     def link(self, path: bytes, index: int) -> bytes:
         """Return where a link of one layer points to."""
         parent, _, name = path.rpartition(b"/")
-        fd = openat2(self._fds[index], parent or b".", _DIRECTORY, resolve=_RESOLVE)
+        fd = openat2(self._fds[index], parent or b".", _DIRECTORY, resolve=BENEATH)
         try:
             return os.readlink(name, dir_fd=fd)
         finally:
@@ -315,7 +314,7 @@ def _attributes(status: os.stat_result) -> tuple[int, int, int]:
 
 def is_opaque(fd: int) -> bool:
     """Tell whether a directory hides what the layers below have in it, in any driver's form."""
-    for name in _OPAQUE_XATTRS:
+    for name in OPAQUE_XATTRS:
         try:
             if os.getxattr(fd, name) == b"y":
                 return True
@@ -330,7 +329,7 @@ def is_opaque(fd: int) -> bool:
 
 
 def _is_opaque_child(dir_fd: int, name: bytes) -> bool:
-    fd = openat2(dir_fd, name, _DIRECTORY, resolve=_RESOLVE)
+    fd = openat2(dir_fd, name, _DIRECTORY, resolve=BENEATH)
     try:
         return is_opaque(fd)
     finally:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import log, paths
 from rootless.engine import rootview
-from rootless.engine.archive import Archiver
+from rootless.engine.archiver import Archiver
 from rootless.engine.changes import DELETED, changes, parts_of
 from rootless.engine.container import find
 from rootless.engine.events import of_container

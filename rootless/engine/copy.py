@@ -9,7 +9,7 @@ What a destination means, for both directions (SRC is what is copied, DST where 
 
 A last link of DST is followed, one of SRC only with -L or with a slash after it. Each side
 resolves its own paths: the container's beneath the root of the container (`rootview`), whatever
-links it has; the host's as its user. Between the two go names and open files (`transfer`), or,
+links it has; the host's as its user. Between the two go names and open files (`handover`), or,
 for `-`, a tar archive.
 
 Files in the container belong to its root, those on the host to the caller. -a keeps the numbers
@@ -29,10 +29,10 @@ import zlib
 
 from rootless import log
 from rootless.engine import rootview
-from rootless.engine.archive import Archiver
+from rootless.engine.archiver import Archiver
 from rootless.engine.container import find
 from rootless.engine.events import of_container
-from rootless.engine.transfer import (
+from rootless.engine.handover import (
     Facts,
     Reader,
     ReadOnlyError,
@@ -56,6 +56,7 @@ from rootless.image.tarwriter import TarWriter
 from rootless.image.unpack import normalise
 from rootless.linux.call import shown
 from rootless.linux.openat2 import (
+    LINKS,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
 
 _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_LINKS = 40
 _READ = 256 << 10
 _STEP_SECONDS = 0.2
 _HOST_MODES = 0o777
@@ -199,7 +199,7 @@ class Side:
             RlessError: a directory on the way is missing.
         """
         text = path.text
-        for _ in range(_LINKS):
+        for _ in range(LINKS):
             parent, name = posixpath.split(text)
             try:
                 dir_fd = self._open(parent)

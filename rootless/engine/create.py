@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
 
-_HOST_IMAGE = "host:"
+HOST_IMAGE = "host:"
 
 
 class Run:
@@ -111,7 +111,7 @@ def _find_image(state: Run) -> None:
         state.idmap = _choose_map(state)
         return
     name = request.image or ""
-    if name == _HOST_IMAGE:
+    if name == HOST_IMAGE:
         state.source = Source("host")
         state.source.cache = f"{state.storage}/host"
         state.source.hidden = _homes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rootless.engine import rootview
-from rootless.engine.archive import Archiver
+from rootless.engine.archiver import Archiver
 from rootless.engine.container import find
 from rootless.engine.events import of_container
 from rootless.image.tarwriter import TarWriter

@@ -15,11 +15,12 @@ import time
 
 from rootless import jsontext
 from rootless.engine import hold
+from rootless.engine.hold_clients import CHUNK, Client, Sink, never_wait
+from rootless.engine.hold_log import Log
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
 from rootless.linux.process import kill_children, pidfd_open, pidfd_send_signal
-from rootless.linux.unnamed import unnamed_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +30,12 @@ else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
-_CHUNK = 65536
-_LINE = 16384
-_STUCK = 5.0  # seconds without a word after which the journal is not waited for
 _GRACE = 0.1  # seconds that a slow client may hold up all
-_BACKLOG = 256 << 20
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
 _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
-_STREAMS = ("stdout", "stderr")
 
 
 def run(orders_fd: int) -> NoReturn:
@@ -52,220 +48,6 @@ def run(orders_fd: int) -> NoReturn:
         code = holder.code  # systemd's Restart=on-failure looks at it
     finally:
         os._exit(code)
-
-
-class _Log:
-    """The log of one container, by its driver."""
-
-    def __init__(self, orders: dict[str, str]) -> None:
-        self.driver = orders.get("log", "none")
-        self.path = f"{orders['directory']}/log"
-        self.limit = int(orders.get("log_size", 20 << 20))
-        self.files = int(orders.get("log_files", 5))
-        self.fd = -1
-        self.size = 0
-        self.lost = 0
-        self.lines = [b"", b""]
-        self.stuck = False
-        self.journal = orders.get("journal", "")
-        self.fields = orders.get("journal_fields", "").encode("utf-8", "surrogateescape")
-
-    def write(self, stream: int, data: bytes) -> None:
-        """Keep what was written; a full disk loses it, and that is said once it can be."""
-        if self.driver == "local":
-            self._keep(stream, data)
-        elif self.driver != "none":
-            self._cut(stream, data)
-
-    def _keep(self, stream: int, data: bytes) -> None:
-        """Put one record into the log, after the word of what is missing before it, if any."""
-        records = [(stream, data)] if data else []
-        if self.lost:
-            said = "rless: %d bytes of output are missing here: the log could not be written\n"
-            records.insert(0, (1, (said % self.lost).encode()))
-        self.lost = 0 if self._put(records) else self.lost + len(data)
-
-    def _cut(self, stream: int, data: bytes) -> None:
-        """Cut into lines; what has no end yet waits for it, or for 16 KiB."""
-        rest = self.lines[stream] + data
-        while rest:
-            end = rest.find(b"\n", 0, _LINE) + 1
-            if not end and len(rest) < _LINE:
-                break
-            line, rest = rest[: end or _LINE], rest[end or _LINE :]
-            self._keep(stream, line)
-        self.lines[stream] = rest
-
-    def _put(self, records: list[tuple[int, bytes]]) -> bool:
-        if self.driver == "journald":
-            return all(self._send(stream, data) for stream, data in records)
-        now = time.time_ns()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
-        stamp += f".{now % 10**9:09d}Z"
-        text = b""
-        for stream, data in records:
-            name = _STREAMS[stream]
-            if self.driver == "local":
-                text += f"{stamp} {name} {len(data)}\n".encode() + data + b"\n"
-            else:
-                log = data.decode("utf-8", "surrogateescape")
-                line = jsontext.dumps({"log": log, "stream": name, "time": stamp})
-                text += line.encode() + b"\n"
-        try:
-            self._append(text)
-        except OSError:
-            return False
-        return True
-
-    def _append(self, record: bytes) -> None:
-        """Append one record: all of it, or nothing."""
-        if self.fd < 0:
-            self._open()
-        if self.size and self.size + len(record) > self.limit:
-            self._rotate()
-        try:
-            done = os.write(self.fd, record)
-        except OSError:
-            done = 0
-        if done != len(record):
-            os.ftruncate(self.fd, self.size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.size += done
-
-    def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(self.path, flags, 0o600)
-        self.size = os.fstat(self.fd).st_size
-
-    def _rotate(self) -> None:
-        os.close(self.fd)
-        self.fd = -1
-        names = [self.path, *(f"{self.path}.{number}" for number in range(1, self.files))]
-        if len(names) == 1:
-            os.unlink(self.path)
-        for newer, older in zip(names[-2::-1], names[:0:-1], strict=True):
-            try:
-                os.rename(newer, older)
-            except FileNotFoundError:
-                pass  # so many there are not yet
-        self._open()
-
-    def _send(self, stream: int, data: bytes) -> bool:
-        import _socket
-
-        whole = data.endswith(b"\n")
-        message = data.removesuffix(b"\n")
-        record = b"" if whole else b"CONTAINER_PARTIAL_MESSAGE=true\n"
-        record += b"PRIORITY=3\n" if stream else b"PRIORITY=6\n"
-        record += b"MESSAGE\n" + len(message).to_bytes(8, "little") + message + b"\n"
-        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-        try:
-            # Its queue is short, so it is waited for; but only once where it takes nothing.
-            channel.settimeout(0 if self.stuck else _STUCK)
-            channel.sendto(self.fields + record, self.journal)
-        except OSError:
-            self.stuck = True
-            return False
-        finally:
-            channel.close()
-        self.stuck = False
-        return True
-
-    def end(self) -> None:
-        """Write what had no end, and close."""
-        for stream, line in enumerate(self.lines):
-            if line:
-                self._keep(stream, line)
-            self.lines[stream] = b""
-        if self.lost:
-            self._keep(1, b"")
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-class _Sink:
-    """One output stream of a client: its pipe, and the backlog in an unlinked file."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.spill = -1
-        self.at = self.end = 0
-        self.todo = b""  # of the chunk
-
-    def close(self) -> None:
-        for fd in (self.fd, self.spill):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self.spill = -1
-        self.at = self.end = 0
-        self.todo = b""
-
-    @property
-    def behind(self) -> bool:
-        return self.at < self.end
-
-    def give(self) -> bool:
-        """Write what the pipe takes; False: the reader has gone."""
-        while self.fd >= 0 and (self.behind or self.todo):
-            data = os.pread(self.spill, _CHUNK, self.at) if self.behind else self.todo
-            try:
-                given = os.write(self.fd, data)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-            if data is self.todo:
-                self.todo = self.todo[given:]
-                continue
-            self.at += given
-            if self.at == self.end:
-                os.ftruncate(self.spill, 0)
-                self.at = self.end = 0
-        return True
-
-    def keep(self, directory: str) -> bool:
-        """Keep for later what is left of the chunk; False: there is no room."""
-        if self.end - self.at + len(self.todo) > _BACKLOG:
-            return False
-        try:
-            if self.spill < 0:
-                self.spill = unnamed_file(directory)
-            while self.todo:
-                size = os.pwrite(self.spill, self.todo, self.end)
-                self.end += size
-                self.todo = self.todo[size:]
-        except OSError:
-            return False
-        return True
-
-
-class _Client:
-    """A connection, and what is attached by it."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.stdin = -1
-        self.sinks = [_Sink(-1), _Sink(-1)]
-        self.attached = self.leash = False
-
-    @property
-    def behind(self) -> bool:
-        return any(sink.behind for sink in self.sinks)
-
-    def send(self, message: bytes) -> None:
-        try:
-            os.write(self.fd, message)
-        except OSError:
-            pass  # it has gone, or does not read: its own loss
-
-    def close(self) -> None:
-        for fd in (self.fd, self.stdin):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self.stdin = -1
-        for sink in self.sinks:
-            sink.close()
 
 
 class _Holder:
@@ -315,24 +97,24 @@ class _Holder:
         self.health_pid, self.health_fd, self.health_at = 0, -1, 0.0
         if "health_interval" in self.orders:
             self.health_at = self.begun + self.number("health_first") / 1000
-        self.log = _Log(self.orders)
-        self.clients: list[_Client] = []
+        self.log = Log(self.orders)
+        self.clients: list[Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
         self.taken = 0  # bytes of the sources
         for key, value in pairs:
             if key == "connection":
-                _never_wait(int(value))
-                self.clients.append(_Client(int(value)))
+                never_wait(int(value))
+                self.clients.append(Client(int(value)))
         if (fd := self.number("client", -1)) >= 0:
-            client = _Client(fd)
+            client = Client(fd)
             client.stdin = self.number("client_in", -1)
-            client.sinks = [_Sink(self.number(f"client_{name}", -1)) for name in ("out", "err")]
+            client.sinks = [Sink(self.number(f"client_{name}", -1)) for name in ("out", "err")]
             client.attached, client.leash = True, bool(self.number("leash"))
             self.clients.append(client)
             for pipe in (fd, client.stdin, *(sink.fd for sink in client.sinks)):
-                _never_wait(pipe)
+                never_wait(pipe)
         for fd in (self.stdin, *self.sources):
-            _never_wait(fd)
+            never_wait(fd)
 
     def number(self, key: str, otherwise: int = 0) -> int:
         return int(self.orders.get(key, otherwise))
@@ -409,22 +191,22 @@ class _Holder:
 
     # -- clients -----------------------------------------------------------------------------
 
-    def _is_alone(self, client: _Client) -> bool:
+    def _is_alone(self, client: Client) -> bool:
         others = any(other.attached for other in self.clients if other is not client)
         return not others and (client.leash or self.log.driver == "none")
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         client.close()
         if client in self.clients:
             self.clients.remove(client)
 
-    def _lose_reader(self, client: _Client, stream: int) -> None:
+    def _lose_reader(self, client: Client, stream: int) -> None:
         client.sinks[stream].close()
         if client.leash and self._is_alone(client) and self.pty < 0 and self.sources[stream] >= 0:
             os.close(self.sources[stream])  # the application gets SIGPIPE
             self.sources[stream] = -1
 
-    def _give(self, client: _Client, stream: int) -> None:
+    def _give(self, client: Client, stream: int) -> None:
         if not client.sinks[stream].give():
             self._lose_reader(client, stream)
 
@@ -446,7 +228,7 @@ class _Holder:
         """Take what the application has written; False: there is nothing now."""
         fd = self.sources[stream]
         try:
-            data = os.read(fd, _CHUNK)
+            data = os.read(fd, CHUNK)
         except BlockingIOError:
             return False
         except OSError:
@@ -489,11 +271,11 @@ class _Holder:
                 break
         self.typed = b""
 
-    def _take_input(self, client: _Client) -> None:
+    def _take_input(self, client: Client) -> None:
         if client.stdin < 0:
             return  # it has left in this same round
         try:
-            self.typed = os.read(client.stdin, _CHUNK)
+            self.typed = os.read(client.stdin, CHUNK)
         except BlockingIOError:
             return
         if self.typed:
@@ -547,7 +329,7 @@ class _Holder:
         if limit >= 0:
             signal.alarm(max(1, limit))
 
-    def _attach(self, client: _Client, flags: int, fds: list[int]) -> int:
+    def _attach(self, client: Client, flags: int, fds: list[int]) -> int:
         import stat
 
         with_input = flags & 1
@@ -558,13 +340,13 @@ class _Holder:
         if not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in fds):
             return errno.EINVAL
         for fd in fds:
-            _never_wait(fd)
+            never_wait(fd)
         client.attached = True
         client.stdin = fds[0] if with_input else -1
-        client.sinks = [_Sink(fd) for fd in fds[-2:]]
+        client.sinks = [Sink(fd) for fd in fds[-2:]]
         return 0
 
-    def _hear(self, client: _Client) -> None:
+    def _hear(self, client: Client) -> None:
         import _socket
         import array
 
@@ -614,7 +396,7 @@ class _Holder:
         for fd in fds:
             os.close(fd)
 
-    def _lose(self, client: _Client) -> None:
+    def _lose(self, client: Client) -> None:
         if client.leash and not self.ended:
             self._stop_restarts()
             self._signal_init(signal.SIGKILL)
@@ -637,8 +419,8 @@ class _Holder:
         if int.from_bytes(peer[4:8], "little") != os.getuid():
             os.close(fd)
             return
-        _never_wait(fd)
-        self.clients.append(_Client(fd))
+        never_wait(fd)
+        self.clients.append(Client(fd))
 
     def _tell_end(self) -> None:
         for client in self.clients[:]:
@@ -900,7 +682,7 @@ class _Holder:
     def _note_end(self) -> None:
         self.ended = True
 
-    def _serve(self, client: _Client, stream: int, fd: int) -> None:
+    def _serve(self, client: Client, stream: int, fd: int) -> None:
         if client.sinks[stream].fd != fd:
             return
         if self._events & select.POLLERR:
@@ -941,13 +723,8 @@ class _Holder:
         ready = dict(poll.poll(None if left is None else min(left, _LONGEST_POLL)))
         for fd, (_, act, arguments) in topics.items():
             self._events = ready.get(fd, 0)
-            gone = arguments and isinstance(arguments[0], _Client) and arguments[0].fd < 0
+            gone = arguments and isinstance(arguments[0], Client) and arguments[0].fd < 0
             if self._events and not gone:
                 act(*arguments)
         if pending:
             self._deliver()
-
-
-def _never_wait(fd: int) -> None:
-    if fd >= 0:
-        os.set_blocking(fd, False)

@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.container import Container
 
+TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks a second
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
+
 
 class Process:
     """What /proc/PID/stat says of one process (proc_pid_stat(5)).

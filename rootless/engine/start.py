@@ -17,7 +17,7 @@ import os
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals
-from rootless.engine.create import Run, find_joined
+from rootless.engine.create import HOST_IMAGE, Run, find_joined
 from rootless.engine.keys import Keys
 from rootless.engine.monitor import Monitor, Source
 from rootless.engine.monitor_client import Client
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from rootless.engine.container import Container
     from rootless.engine.terminal import Terminal
     from rootless.network.pasta import Pasta
-
-_HOST_IMAGE = "host:"
 
 
 def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
@@ -251,7 +249,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     else:
         facts.files = files.write(request, state.container.directory, facts.hostname)
     facts.init = files.place_init(state.container.directory) if request.init else None
-    facts.no_new_privs = request.image == _HOST_IMAGE
+    facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
     if not state.prepared:
         files.check_sources(request)

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from rootless.engine.container import Container
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
 
 class Sample:
     """What a container has used up to a moment; all 0 for one that does not run.
@@ -48,7 +45,7 @@ class Sample:
         cgroup = container.live().get("cgroup") or ""
         found = processes.of(container)
         self.cpu = _cgroup_cpu(cgroup) or sum(_cpu(one) for one in found)
-        self.memory = _cgroup_memory(cgroup) or sum(one.resident for one in found) * _PAGE
+        self.memory = _cgroup_memory(cgroup) or sum(one.resident for one in found) * processes.PAGE
         self.limit = _limit(cgroup)
         self.read, self.written = _cgroup_io(cgroup) or _io(found)
         self.pids = _number(f"{cgroup}/pids.current") or len(found)
@@ -116,7 +113,7 @@ def _cgroup_io(cgroup: str) -> tuple[int, int] | None:
 
 
 def _cpu(one: processes.Process) -> float:
-    return (one.user + one.system + one.children) / _TICKS
+    return (one.user + one.system + one.children) / processes.TICKS
 
 
 def _io(found: Sequence[processes.Process]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import os
 import pwd
 import time
 
+from rootless.engine.processes import PAGE, TICKS
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     Column = tuple[str, Callable[[Process], str]]
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _WIDTH = 8  # of a user's name, as in ps
 _FULL = "user=UID pid ppid c stime tty=TTY time args=CMD"
 _USERS = "user pid %cpu %mem vsz rss tty=TTY stat start time args"
@@ -43,7 +42,7 @@ class Clock:
 
     def elapsed(self, process: Process) -> float:
         """Return for how many seconds it has run."""
-        return max(0.0, self.up - process.start / _TICKS)
+        return max(0.0, self.up - process.start / TICKS)
 
 
 def _ids(process: Process, kind: str, index: int) -> int:
@@ -95,7 +94,7 @@ def _terminal(process: Process) -> str:
 
 
 def _cpu_time(process: Process) -> str:
-    seconds = (process.user + process.system) // _TICKS
+    seconds = (process.user + process.system) // TICKS
     days, rest = divmod(seconds, 86400)
     text = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
     return f"{days}-{text}" if days else text
@@ -128,11 +127,11 @@ def _columns(clock: Clock) -> dict[str, Column]:
     """Return each column by ps's name of it: its heading, and what it shows."""
 
     def share(process: Process) -> float:
-        used = (process.user + process.system) / _TICKS
+        used = (process.user + process.system) / TICKS
         return 100 * used / max(0.01, clock.elapsed(process))
 
     def memory(process: Process) -> float:
-        return 100 * process.resident * _PAGE / clock.memory
+        return 100 * process.resident * PAGE / clock.memory
 
     columns: dict[str, Column] = {
         "pid": ("PID", lambda one: str(one.pid)),
@@ -151,7 +150,7 @@ def _columns(clock: Clock) -> dict[str, Column]:
         "args": ("COMMAND", _arguments),
         "tty": ("TT", _terminal),
         "time": ("TIME", _cpu_time),
-        "cputimes": ("TIME", lambda one: str((one.user + one.system) // _TICKS)),
+        "cputimes": ("TIME", lambda one: str((one.user + one.system) // TICKS)),
         "etime": ("ELAPSED", lambda one: _elapsed(clock.elapsed(one))),
         "etimes": ("ELAPSED", lambda one: str(int(clock.elapsed(one)))),
         "stime": ("STIME", lambda one: _start(clock.started(one), clock.now)),
@@ -161,7 +160,7 @@ def _columns(clock: Clock) -> dict[str, Column]:
         "%cpu": ("%CPU", lambda one: f"{share(one):.1f}"),
         "%mem": ("%MEM", lambda one: f"{memory(one):.1f}"),
         "vsz": ("VSZ", lambda one: str(one.virtual // 1024)),
-        "rss": ("RSS", lambda one: str(one.resident * _PAGE // 1024)),
+        "rss": ("RSS", lambda one: str(one.resident * PAGE // 1024)),
         "stat": ("STAT", _state),
         "state": ("S", lambda one: one.state),
         "nice": ("NI", lambda one: str(one.nice)),

@@ -23,7 +23,7 @@ from rootless.image.manifest import ManifestError
 from rootless.image.reference import parse
 from rootless.image.source import Found
 from rootless.image.tarstream import REGULAR, SYMLINK, TarReader
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, openat2
 from rootless.linux.unnamed import unnamed_file
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
@@ -159,7 +159,7 @@ class DirectoryFiles:
     def open(self, name: str) -> tuple[int, int, int] | None:
         """Return (fd, 0, size) of a file; links are refused wherever they lead."""
         try:
-            fd = openat2(self._root, name, _READ, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+            fd = openat2(self._root, name, _READ, resolve=BENEATH)
         except SyscallError:
             return None
         status = os.fstat(fd)

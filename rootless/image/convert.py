@@ -20,7 +20,7 @@ from rootless.image.layers import Caller, move_into_place
 from rootless.image.ownership import everything
 from rootless.image.store import layer_dir
 from rootless.linux.idmap import IdMap, call_in_userns
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, openat2
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FOLLOWED = os.O_RDONLY | os.O_DIRECTORY  # a layer may be a link into an additional store
-_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 _CAPABILITY = "security.capability"
@@ -226,8 +225,8 @@ class TreeCopy:
         todo = [b""]
         while todo:
             path = todo.pop()
-            source = openat2(self._source_fd, path or b".", _DIRECTORY, resolve=_RESOLVE)
-            target = openat2(self._target_fd, path or b".", _DIRECTORY, resolve=_RESOLVE)
+            source = openat2(self._source_fd, path or b".", _DIRECTORY, resolve=BENEATH)
+            target = openat2(self._target_fd, path or b".", _DIRECTORY, resolve=BENEATH)
             try:
                 self._attributes(source, target, path)
                 with os.scandir(source) as entries:
@@ -240,7 +239,7 @@ class TreeCopy:
                 os.close(source)
                 os.close(target)
         for path, mode, mtime in self._finished:
-            fd = openat2(self._target_fd, path or b".", _DIRECTORY, resolve=_RESOLVE)
+            fd = openat2(self._target_fd, path or b".", _DIRECTORY, resolve=BENEATH)
             if mode & 0o6000:
                 os.fchmod(fd, mode)
             os.utime(fd, ns=(mtime, mtime))

@@ -15,7 +15,7 @@ import stat
 
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.image import limits
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, LINKS, openat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARKER = b".wh..wh..opq"
 OPAQUE_XATTR = b"user.overlay.opaque"
 
-_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _PATH = os.O_PATH | os.O_NOFOLLOW
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -103,7 +102,7 @@ class LayerView:
         Raises:
             SyscallError: ENOENT, ENOTDIR or ELOOP: it is no longer that.
         """
-        return openat2(self._root_fd, path or b".", _DIRECTORY, resolve=_RESOLVE)
+        return openat2(self._root_fd, path or b".", _DIRECTORY, resolve=BENEATH)
 
     def open_directory(self, path: bytes, imply: Imply) -> int:
         """Return a descriptor of the directory `path`, kept here; make what the layer lacks.
@@ -116,13 +115,13 @@ class LayerView:
             return found[0]
         canonical = path
         try:
-            fd = openat2(self._root_fd, path, os.O_PATH | os.O_DIRECTORY, resolve=_RESOLVE)
+            fd = openat2(self._root_fd, path, os.O_PATH | os.O_DIRECTORY, resolve=BENEATH)
         except SyscallError as error:
             if error.errno not in _ABSENT:
                 raise
             canonical = self._walk(path, imply)
             fd = openat2(
-                self._root_fd, canonical or b".", os.O_PATH | os.O_DIRECTORY, resolve=_RESOLVE
+                self._root_fd, canonical or b".", os.O_PATH | os.O_DIRECTORY, resolve=BENEATH
             )
         if len(self._directories) >= _CACHED_DIRECTORIES:
             self.forget()
@@ -146,7 +145,7 @@ class LayerView:
                 done.append(name)
                 continue
             links += 1
-            if links > limits.LINKS:
+            if links > LINKS:
                 raise RlessError(f"{_show(path)}: too many symbolic links on the way")
             if target.startswith(b"/"):
                 done = []
@@ -236,7 +235,7 @@ class LayerView:
         parent, _, name = path.rpartition(b"/")
         for index in self._stack(parent):
             try:
-                fd = openat2(self._lowers[index], path, _PATH, resolve=_RESOLVE)
+                fd = openat2(self._lowers[index], path, _PATH, resolve=BENEATH)
             except SyscallError as error:
                 if error.errno not in _ABSENT:
                     raise
@@ -254,7 +253,7 @@ class LayerView:
         """Tell whether a lower layer has a `.wh.` file for that name."""
         marker = parent + b"/" + WHITEOUT_PREFIX + name if parent else WHITEOUT_PREFIX + name
         try:
-            os.close(openat2(self._lowers[index], marker, _PATH, resolve=_RESOLVE))
+            os.close(openat2(self._lowers[index], marker, _PATH, resolve=BENEATH))
         except SyscallError as error:
             if error.errno not in _ABSENT:
                 raise
@@ -289,7 +288,7 @@ class LayerView:
             return stack
         for index in candidates:
             try:
-                fd = openat2(self._lowers[index], path or b".", _PATH, resolve=_RESOLVE)
+                fd = openat2(self._lowers[index], path or b".", _PATH, resolve=BENEATH)
             except SyscallError as error:
                 if error.errno not in _ABSENT:
                     raise

@@ -51,7 +51,6 @@ SPARSE_ENTRIES = 1 << 20
 MEMBERS = 10_000_000  # files of one layer
 EXTENSION_BYTES = 1 * MIB  # one pax header, GNU long name or long link
 NAME_BYTES = 4095  # PATH_MAX without its NUL
-LINKS = 40  # symbolic links followed for one name, as the kernel does
 REPLACED = 100_000  # files of a layer that the same layer replaces later
 SPLIT_RECORD_BYTES = 16 * MIB  # of a record that was made by ourselves
 TRAILING_BYTES = 1 * MIB  # zeros after the end of an archive

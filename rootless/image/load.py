@@ -23,7 +23,7 @@ from rootless.image.reference import Reference, parse
 from rootless.linux.unnamed import unnamed_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rootless.image.progress import Progress
     from rootless.image.pull import MapFor
@@ -147,17 +147,18 @@ def open_stream(path: str | None, scratch: str) -> int:
             raise RlessError(
                 "an archive is not read from a terminal", "use -i FILE, or a pipe", exit_code=1
             )
-        return store_stream(fd, scratch, escape(path or "standard input"))
+        chunks = iter(lambda: os.read(fd, limits.CHUNK), b"")
+        return store(chunks, scratch, escape(path or "standard input"))
     finally:
         os.close(fd)
 
 
-def store_stream(fd: int, scratch: str, what: str) -> int:
-    """Store what a descriptor gives in a file without a name; return that."""
+def store(chunks: Iterable[bytes], scratch: str, what: str) -> int:
+    """Store what comes in a file without a name; return that."""
     stored = unnamed_file(scratch)
     size = 0
     try:
-        while chunk := os.read(fd, limits.CHUNK):
+        for chunk in chunks:
             size += len(chunk)
             if size > limits.BLOB_BYTES:
                 raise RlessError(f"{what} is larger than {limits.BLOB_BYTES} bytes")

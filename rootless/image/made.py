@@ -17,12 +17,11 @@ from rootless.image.blobstream import BlobStream
 from rootless.image.digest import chain_ids, sha256
 from rootless.image.inflight import InFlight, clear_leftovers
 from rootless.image.layers import LayerBlob
-from rootless.image.load import open_stream
+from rootless.image.load import open_stream, store
 from rootless.image.platforms import parse_platform
 from rootless.image.pull import install
 from rootless.image.reference import parse
 from rootless.image.source import Found
-from rootless.linux.unnamed import unnamed_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,30 +157,14 @@ def _download(url: str, scratch: str) -> int:
     what = escape(url.partition("?")[0])
     deadline = time.monotonic() + limits.transfer_seconds(limits.GIB)
     client = http.Client(http.insecure_registries())
-    fd = unnamed_file(scratch)
-    size = 0
     try:
         response = client.get(url, {}, deadline=deadline)
         if response.status != 200:
             response.close()
             raise RlessError(f"{what}: the server answers {response.status}", exit_code=1)
-        for chunk in http.stream_body(response, deadline, what):
-            size += len(chunk)
-            if size > limits.BLOB_BYTES:
-                raise RlessError(f"{what} is larger than {limits.BLOB_BYTES} bytes")
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(fd, view) :]
-    except BaseException as error:
-        os.close(fd)
-        if isinstance(error, OSError):
-            raise RlessError(
-                f"cannot store {what}: {error.strerror}", limits.hint(error.errno)
-            ) from error
-        raise
+        return store(http.stream_body(response, deadline, what), scratch, what)
     finally:
         client.close()
-    return fd
 
 
 def _digest(fd: int, size: int, what: str) -> str:

@@ -31,7 +31,7 @@ from rootless.image import limits, manifest, records
 from rootless.image.ownership import everything
 from rootless.image.store import layer_dir, split_path
 from rootless.linux.idmap import Call
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, openat2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,6 @@ _PIPE = 1 << 20
 _PIECE = 1 << 16
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _AGAIN = "remove the image and pull it again"
 
 
@@ -344,7 +343,7 @@ def _send(directory: str, split: str, reader: int, writer: int) -> None:
                         os.close(parent_fd)
                     parent_fd = root_fd
                     if parent:
-                        parent_fd = openat2(root_fd, parent, _DIRECTORY, resolve=_RESOLVE)
+                        parent_fd = openat2(root_fd, parent, _DIRECTORY, resolve=BENEATH)
                     parent_path = parent
                 fd = os.open(name, _READ, dir_fd=parent_fd)
                 if not stat.S_ISREG(os.fstat(fd).st_mode):

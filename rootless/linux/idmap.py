@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # Only directories that root owns on every system: a newuidmap planted in $PATH is never run.
 _HELPER_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")
-_HELPER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 
 class IdMap:
@@ -152,7 +151,7 @@ def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> tuple[str, 
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
     actions.append((os.POSIX_SPAWN_DUP2, writer, 2))
     try:
-        child = os.posix_spawn(program, arguments, _HELPER_ENVIRONMENT, file_actions=actions)
+        child = os.posix_spawn(program, arguments, process.HELPER_ENVIRONMENT, file_actions=actions)
     except OSError as error:
         os.close(reader)
         raise RlessError(f"cannot run {program}: {error.strerror}") from error

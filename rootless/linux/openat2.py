@@ -14,9 +14,10 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS  # below the directory, through no link
 
 _ATTEMPTS = 64
-_LINKS = 40  # that dangle, one after the other; the kernel's limit of links in a path
+LINKS = 40  # the kernel's limit of symbolic links in a path
 
 
 class _OpenHow(ffi.Structure):
@@ -71,7 +72,7 @@ def make_dirs(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
     Raises:
         SyscallError: ENOTDIR: a component is a file; ELOOP: links in a circle.
     """
-    return _make_dirs(root_fd, encode(path) or b"", mode, _LINKS)
+    return _make_dirs(root_fd, encode(path) or b"", mode, LINKS)
 
 
 def make_file(root_fd: int, path: str | bytes, mode: int = 0o644) -> int:
@@ -80,7 +81,7 @@ def make_file(root_fd: int, path: str | bytes, mode: int = 0o644) -> int:
     Raises:
         SyscallError: as `make_dirs`.
     """
-    return _make_file(root_fd, encode(path) or b"", mode, _LINKS)
+    return _make_file(root_fd, encode(path) or b"", mode, LINKS)
 
 
 def _make_dirs(root_fd: int, raw: bytes, mode: int, links: int) -> int:

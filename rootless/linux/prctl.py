@@ -20,8 +20,6 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _prctl = libc.prctl
-_personality = libc.personality
-_personality.argtypes = [ffi.c_ulong]
 _sethostname = libc.sethostname
 _setdomainname = libc.setdomainname
 
@@ -95,12 +93,6 @@ def raise_ambient(capability: int) -> None:
 def join_new_session_keyring() -> None:
     """Leave the caller's session keyring for a new one; a kernel without keys is no error."""
     syscall("keyctl(JOIN_SESSION_KEYRING)", SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
-
-
-def set_personality(persona: int) -> None:
-    """Set the execution domain (personality(2))."""
-    if _personality(persona) == -1:
-        raise failed(f"personality({persona:#x})")
 
 
 def set_hostname(name: str) -> None:

@@ -28,6 +28,8 @@ else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
+HELPER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # of other programs that we start
+
 _CLOSE_RANGE_CLOEXEC = 4
 _LAST_FD = 0xFFFFFFFF
 _place: tuple[int, int] | None = None  # of the arguments, once it was asked for

@@ -43,7 +43,6 @@ else:
     import _signal as signal  # `signal` takes 4 ms for its enums
 
 _ALTERNATIVE = "use --network=host or --network=none"
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 
 class Pasta:
@@ -124,7 +123,9 @@ class Pasta:
         path, *arguments = self._arguments
         try:
             os.execve(
-                path, ["pasta", "--netns", netns, "--userns", userns, *arguments], _ENVIRONMENT
+                path,
+                ["pasta", "--netns", netns, "--userns", userns, *arguments],
+                process.HELPER_ENVIRONMENT,
             )
         except OSError as error:
             os.write(2, f"{path}: {error.strerror}\n".encode("utf-8", "surrogateescape"))

@@ -23,7 +23,7 @@ import stat
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import tree
 from rootless.linux.call import shown
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, openat2
 from rootless.rootfs import overlay
 
 TYPE_CHECKING = False
@@ -34,10 +34,9 @@ _DONE = "copied"
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks (btrfs, xfs, bcachefs)
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
-_OPAQUE_XATTRS = ("user.overlay.opaque", "user.fuseoverlayfs.opaque")
+OPAQUE_XATTRS = ("user.overlay.opaque", "user.fuseoverlayfs.opaque")
 _OUR_XATTRS = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _can_clone = True
@@ -227,7 +226,7 @@ class _Walk:
         if first is not None:
             try:
                 # By descriptor: a directory of its path may be a link by now, to a file of ours.
-                file_fd = openat2(self.root_fd, first, os.O_PATH, resolve=_BENEATH)
+                file_fd = openat2(self.root_fd, first, os.O_PATH, resolve=BENEATH)
                 try:
                     os.link(
                         f"/proc/self/fd/{file_fd}",
@@ -286,7 +285,7 @@ def _xattrs(fd: int) -> tuple[list[tuple[str, bytes]], bool]:
         names = os.listxattr(fd)
     except OSError:
         return [], False
-    opaque = any(name in names and os.getxattr(fd, name) == b"y" for name in _OPAQUE_XATTRS)
+    opaque = any(name in names and os.getxattr(fd, name) == b"y" for name in OPAQUE_XATTRS)
     return [
         (name, os.getxattr(fd, name))
         for name in names

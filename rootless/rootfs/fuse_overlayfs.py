@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PROGRAM = "fuse-overlayfs"
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 # Only directories that root owns on every system: one planted in $PATH is never run.
 _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin")
 _LOG = "fuse-overlayfs.log"
@@ -155,7 +154,7 @@ def _serve(program: str, argv: list[str], fuse_fd: int, target: str, log: str) -
         mounts.umount(target)
         _keep_capabilities()
         os.chdir("/")
-        os.execve(program, argv, _ENVIRONMENT)
+        os.execve(program, argv, process.HELPER_ENVIRONMENT)
     except BaseException as error:
         try:
             os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))

@@ -13,7 +13,7 @@ import stat
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, RlessError, SyscallError
 from rootless.linux.call import AT_FDCWD
-from rootless.linux.openat2 import RESOLVE_NO_MAGICLINKS, openat2
+from rootless.linux.openat2 import LINKS, RESOLVE_NO_MAGICLINKS, openat2
 from rootless.linux.process import execute_in, getcwd
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _INFINITY = 2**63 - 1
 _SCRIPT_DEPTH = 6  # the kernel follows 5 interpreters of scripts
-_LINKS = 40  # the kernel's limit of links in a path
 _RLIMITS = {
     f"RLIMIT_{name[7:]}": getattr(resource, name)
     for name in dir(resource)
@@ -149,7 +148,7 @@ class Held:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
     def _hold(self, path: str) -> None:
-        for _ in range(_LINKS):
+        for _ in range(LINKS):
             parent, slash, self.name = path.rpartition("/")
             where = (parent or "/") if slash else "."
             try:

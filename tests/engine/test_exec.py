@@ -54,11 +54,6 @@ def sets(text: str) -> tuple[int, ...]:
     return tuple(int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd"))
 
 
-def children_of(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as stream:
-        return [int(word) for word in stream.read().split()]
-
-
 def init_of(rless: Product, name: str) -> int:
     (entry,) = [
         json.loads((rless.live / one).read_text())

@@ -216,7 +216,7 @@ def test_a_registry_that_cannot_be_asked_ends_the_search(
 
 def test_all_tags_of_a_short_name(home: Path, own: FaultyProxy, mirror_host: str) -> None:
     """Which registry is meant does not hang on a tag `latest`."""
-    from rootless.engine.archives import all_tags
+    from rootless.engine.image_archives import all_tags
 
     images.push(make(), f"{mirror_host}/short/tags:7")
     configure(home, f'unqualified-search-registries = ["{own.host}", "{mirror_host}"]')

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TREE = Path(__file__).parents[3]
 PAGES = sorted([*TREE.glob("*.md"), *TREE.glob("docs/**/*.md")])
+_CONSOLE = re.compile(r"^( *)```console( run( registry)?)?\n(.*?)^\1```", re.M | re.S)
 
 
 class Step(NamedTuple):
@@ -54,9 +55,7 @@ def blocks() -> Iterator[Block]:
     """Read the console blocks of all pages."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(
-            r"^( *)```console( run( registry)?)?\n(.*?)^\1```", text, re.M | re.S
-        ):
+        for match in _CONSOLE.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             lines = [line.removeprefix(match[1]) for line in match[4].splitlines()]
             steps = [

@@ -29,7 +29,7 @@ from rootless import log
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.call import shown
 from rootless.linux.filesystem import is_kernels
-from rootless.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from rootless.linux.openat2 import BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from rootless.linux.walk import Entry, walk
 from rootless.rootfs.copy import copy_data
 
@@ -51,7 +51,6 @@ _HEAD = struct.Struct("<cIIIqQQ")  # kind, mode, uid, gid, mtime, size, number o
 _LONGEST = 16384  # bytes of a message: a name, and the target of a link
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _TRIES = 20  # to remove a name before another one takes it
 
 
@@ -514,7 +513,7 @@ class Writer:
         parent, _, base = path.rpartition(b"/")
         try:
             parent_fd = openat2(
-                self._base, parent or b".", os.O_PATH | os.O_DIRECTORY, resolve=_BENEATH
+                self._base, parent or b".", os.O_PATH | os.O_DIRECTORY, resolve=BENEATH
             )
         except SyscallError:
             return False
