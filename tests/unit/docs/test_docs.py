@@ -54,7 +54,9 @@ def blocks() -> Iterator[Block]:
     """Read the console blocks of all pages."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^( *)```console( run( registry)?)?\n(.*?)^\1```", text, re.M | re.S):
+        for match in re.finditer(
+            r"^( *)```console( run( registry)?)?\n(.*?)^\1```", text, re.M | re.S
+        ):
             line = text.count("\n", 0, match.start()) + 1
             lines = [line.removeprefix(match[1]) for line in match[4].splitlines()]
             steps = [
