@@ -4,8 +4,8 @@
  * Usage: rless-monitor ORDERS
  *
  * ORDERS is the number of a descriptor: a memfd of KEY NUL VALUE NUL ..., written by
- * rootless/engine/hold.py, which also has this program's work in Python, for hosts without a C
- * compiler. The process was Python until init waited at its gate, and became this program by
+ * rootless/engine/hold.py; hold_loop.py there is this program's work in Python, for hosts without a
+ * C compiler. The process was Python until init waited at its gate, and became this program by
  * execve: it is init's parent, root of the engine's user namespace by capabilities, and holds
  * the mount and network namespace.
  *

@@ -1,4 +1,4 @@
-/* What this program was told: the memfd KEY NUL VALUE NUL .... */
+/* What this program was told: the memfd KEY NUL VALUE NUL ... */
 #include "monitor.h"
 
 static const char *orders, *orders_end;
