@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from rootless.cli.environment import read_environment
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
 
@@ -53,7 +52,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     for dest, value in values.items():
         if dest not in ("env", "env_file"):
             setattr(request, dest, value)
-    read_environment(request, values)
+    if "env" in values or "env_file" in values:
+        from rootless.cli.kvfile import environment
+
+        environment(request, values)
     if request.tty and request.interactive and not request.detach and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "leave -t out", 1)
     return execute(request)

@@ -1,4 +1,4 @@
-"""Read the files of --env-file and --label-file: Docker's format, no more and no less.
+"""Read -e and the files of --env-file and --label-file: Docker's format, no more and no less.
 
 One KEY[=VALUE] a line. White space before a key is dropped, `#` starts a comment only at the
 start of a line, a byte order mark goes. Quotes, `$` and backslashes are ordinary characters.
@@ -6,13 +6,32 @@ start of a line, a byte order mark goes. Quotes, `$` and backslashes are ordinar
 
 from __future__ import annotations
 
+import os
+
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
+
+    from rootless.engine.exec import ExecRequest
+    from rootless.engine.request import RunRequest
 
 _LONGEST = 64 * 1024  # bytes of a line, as Docker (bufio.MaxScanTokenSize)
+
+
+def environment(request: RunRequest | ExecRequest, values: dict[str, Any]) -> None:
+    """Set `env`: the files first, then the flags; bare names are looked up here."""
+    for path in values.get("env_file", ()):
+        request.env += read("--env-file", path, os.environ)
+    for entry in values.get("env", ()):
+        if "=" in entry:
+            request.env.append(entry)
+        elif entry in os.environ:
+            request.env.append(f"{entry}={os.environ[entry]}")
+        else:
+            request.env_remove.append(entry)
 
 
 def read(flag: str, path: str, lookup: Mapping[str, str] | None) -> list[str]:

@@ -6,7 +6,6 @@ import os
 import sys
 
 from rootless import config
-from rootless.cli.environment import read_environment
 from rootless.cli.options import RUN as VERB
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
@@ -65,7 +64,10 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         request.image, request.command = args[0], args[1:]
     else:
         request.command = args
-    read_environment(request, values)
+    if "env" in values or "env_file" in values:
+        from rootless.cli.kvfile import environment
+
+        environment(request, values)
     labels: dict[str, str] = {}
     for path in values.get("label_file", ()):
         from rootless.cli.kvfile import read
