@@ -1,6 +1,7 @@
 """Build what pyproject.toml cannot say: the helper programs and the launchers.
 
-- helpers/init.c and monitor.c are compiled, static, to rootless/bin/rless-init and rless-monitor.
+- helpers/init.c and the files of helpers/monitor are compiled, static, to rootless/bin/rless-init
+  and rless-monitor.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
 - rless and rless-oci are made from helpers/launch.sh.
@@ -29,13 +30,13 @@ HERE = Path(__file__).resolve().parent
 LAUNCHER = "helpers/launch.sh"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}
 HOT = "helpers/hot.py"
-HELPERS = {"rless-init": "helpers/init.c", "rless-monitor": "helpers/monitor.c"}
+HELPERS = {"rless-init": "helpers/init.c", "rless-monitor": "helpers/monitor"}
 LOST = {
     "rless-init": "`rless run --init` will be refused",
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
 }
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s"]
-# Without the C library, on the processors that bare.h knows: a twentieth of the size.
+# Without the C library, on the processors that a bare.c knows: a twentieth of the size.
 BARE = (
     "-DBARE -nostdlib -no-pie -fno-builtin -fno-tree-loop-distribute-patterns"
     " -fno-stack-protector -U_FORTIFY_SOURCE"
@@ -68,10 +69,14 @@ def find_compiler() -> list[str] | None:
     return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
 
 
+def sources(path: Path) -> list[Path]:
+    """Return the C files of a program: one, or those of a directory."""
+    return sorted(path.glob("*.c")) if path.is_dir() else [path]
+
+
 def compile_helper(source: Path, target: Path) -> str | None:
     """Compile one static program; return None, or the reason why there is none."""
-    can_be_bare = '"bare.h"' in source.read_text(encoding="utf-8") if source.exists() else False
-    if can_be_bare and compile_with([*CFLAGS, *BARE], source, target) is None:
+    if (source / "bare.c").exists() and compile_with([*CFLAGS, *BARE], source, target) is None:
         return None
     return compile_with(CFLAGS, source, target)
 
@@ -85,7 +90,7 @@ def compile_with(flags: list[str], source: Path, target: Path) -> str | None:
         return "no C compiler was found ($CC, cc, gcc, clang)"
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*compiler, *flags, "-o", str(fresh), str(source)]
+    command = [*compiler, *flags, "-o", str(fresh), *map(str, sources(source))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
@@ -143,7 +148,9 @@ class BuildHelpers(BuildStep):
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""
-        return [path for path in HELPERS.values() if (HERE / path).exists()]
+        files = [file for path in HELPERS.values() for file in sources(HERE / path)]
+        files += (HERE / "helpers").glob("*/*.h")
+        return [str(file.relative_to(HERE)) for file in files if file.exists()]
 
     def get_outputs(self) -> list[str]:
         """Return the files that this step has made."""

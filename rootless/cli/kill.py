@@ -24,6 +24,6 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Signal containers; print the name of each that got it."""
-    from rootless.engine.control import kill
+    from rootless.engine.stop import kill
 
     return streams.outcomes(kill(args, values.get("signal", "SIGKILL")))

@@ -29,6 +29,6 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Restart containers; print the name of each that runs again."""
-    from rootless.engine.control import restart
+    from rootless.engine.stop import restart
 
     return streams.outcomes(restart(args, values.get("timeout"), values.get("signal")))

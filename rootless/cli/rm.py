@@ -29,7 +29,7 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Remove containers, all at once; print the name of each that went."""
-    from rootless.engine.control import remove
+    from rootless.engine.remove import remove
 
     force = bool(values.get("force"))
     return streams.outcomes(remove(args, force, bool(values.get("volumes"))), missing_is_fine=force)

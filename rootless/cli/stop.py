@@ -29,6 +29,6 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Stop containers, all at once; print the name of each that ended."""
-    from rootless.engine.control import stop
+    from rootless.engine.stop import stop
 
     return streams.outcomes(stop(args, values.get("timeout"), values.get("signal")))

@@ -49,7 +49,7 @@ def policy(value: str) -> dict[str, object]:
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Change containers one by one; print the name of each."""
-    from rootless.engine.control import update
+    from rootless.engine.amend import update
 
     if "restart" not in values:
         raise RlessError("'rless update' needs a flag: what shall change", VERB.see_help(), 1)

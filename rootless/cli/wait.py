@@ -33,7 +33,7 @@ def condition(value: str) -> str:
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Wait for each; print the exit codes in the order of the names."""
-    from rootless.engine.control import wait
+    from rootless.engine.wait import wait
 
     result = 0
     for code, error in wait(args, values.get("condition", "not-running")):

@@ -16,7 +16,7 @@
 
 State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
 directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
-dead, and `sweep` clears it. `control` has the verbs.
+dead, and `sweep` clears it. `running` has those in hand that verbs act on.
 """
 
 from __future__ import annotations

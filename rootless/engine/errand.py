@@ -1,6 +1,6 @@
 """What the monitor has Python do: start a container again, check its health, remove volumes.
 
-The monitor (helpers/monitor.c) starts this in its own user, mount and network namespace, with
+The monitor (helpers/monitor) starts this in its own user, mount and network namespace, with
 its capabilities. `restart` takes its place, and becomes the monitor again by execve: init has
 the same parent as ever, and the namespaces, mounts and network are those of the first start.
 The others are children of it.

@@ -452,7 +452,7 @@ class KeptProcess:
         """Start it; `ended` is called in the keeper, with the exit code.
 
         Args:
-            orders: with them the keeper becomes a small program (helpers/monitor.c); nobody
+            orders: with them the keeper becomes a small program (helpers/monitor); nobody
                 waits for it then.
 
         Raises:

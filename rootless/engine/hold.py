@@ -1,4 +1,4 @@
-"""Become the program that stays with the container (helpers/monitor.c).
+"""Become the program that stays with the container (helpers/monitor).
 
 It gets its orders by a memfd, KEY NUL VALUE NUL ..., so that nothing shows in its arguments, an
 empty environment, and the descriptors that the orders name. Where it was not built, or may not

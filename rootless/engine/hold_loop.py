@@ -1,6 +1,6 @@
 """The work of rless-monitor in Python, where that program could not be built.
 
-The same orders, messages, files and rules as helpers/monitor.c, which explains them; the two are
+The same orders, messages, files and rules as helpers/monitor, which explains them; the two are
 held against each other by the same tests. It takes 10 MB of memory for each container, and so is
 never used where there is a choice.
 """

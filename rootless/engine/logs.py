@@ -1,6 +1,6 @@
 """Read what a container wrote: files of the drivers local and json-file, the journal.
 
-The monitor (helpers/monitor.c) writes `<container>/log` and renames it to log.1 … log.N when it
+The monitor (helpers/monitor) writes `<container>/log` and renames it to log.1 … log.N when it
 is full; nobody tells the readers. Theory of operation, from the files to the two descriptors:
 
     _Files      bytes, file after file in the order in which they were written; with `follow`

@@ -261,7 +261,7 @@ class Monitor:
         return orders
 
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
-        """Return what the monitor must know (helpers/monitor.c)."""
+        """Return what the monitor must know (helpers/monitor)."""
         from rootless import paths
         from rootless.engine import events, hold
 

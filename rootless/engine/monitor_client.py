@@ -1,4 +1,4 @@
-"""Talk to the monitor of a container: one message a datagram (see helpers/monitor.c).
+"""Talk to the monitor of a container: one message a datagram (see helpers/monitor).
 
 The socket lies in the container's directory, which is ours alone, and both sides look who the
 other one is.

@@ -6,9 +6,10 @@ import os
 import time
 
 from rootless import paths
-from rootless.engine import control, filters, images, moments, usage
+from rootless.engine import filters, images, moments, usage
 from rootless.engine import volumes as volumes_
 from rootless.engine.listing import LIVING, list_containers
+from rootless.engine.remove import remove
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -53,7 +54,7 @@ def containers(given: Filters) -> Gone:
         and filters.matches_labels(row["labels"], given)
     ]
     sizes = usage.sizes([f"containers/{identifier}" for identifier in chosen])
-    for identifier, error in control.remove(chosen):
+    for identifier, error in remove(chosen):
         if error is None:
             gone.names.append(identifier)
             gone.size += sizes.get(f"containers/{identifier}", 0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from rootless import paths
 from rootless.engine.container import (
@@ -77,6 +78,7 @@ def sweep() -> None:
     _clear_images()
 
 
+_END = 2.0  # seconds
 # Below the storage: images that are being fetched (image.inflight).
 _IN_FLIGHT = "/tmp"  # noqa: S108
 
@@ -123,6 +125,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
         process = entry.get(name)
         if process and is_alive(process):
             signal_process(process, signal.SIGKILL)
+            _await_end(process)  # nothing is told as ended that still is at it
     if entry.get("cgroup"):
         from rootless.runtime.cgroup import cgroupfs
 
@@ -145,6 +148,13 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
         except OSError:
             return  # still full: the entry stays the witness
     unlink(f"{live_root()}/{container_id}")
+
+
+def _await_end(process: list[int]) -> None:
+    """Wait until a process that was killed is gone, for as long as the kernel may need."""
+    deadline = time.monotonic() + _END
+    while is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _end_change(container_id: str, entry: dict[str, Any]) -> None:

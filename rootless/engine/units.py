@@ -14,7 +14,7 @@ import os
 
 from rootless import paths
 from rootless.engine.container import STOPPED, Container, all_ids, find, load
-from rootless.engine.control import stop
+from rootless.engine.stop import stop
 from rootless.errors import RlessError
 from rootless.errors import escape as shown
 

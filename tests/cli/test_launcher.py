@@ -1,4 +1,4 @@
-"""The launchers: sealed from the caller's directory and environment, found by any path."""
+"""The launchers: sealed from the caller's directory and environment (security class 45)."""
 
 from __future__ import annotations
 

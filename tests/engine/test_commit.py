@@ -141,7 +141,7 @@ def test_the_config(rless: Product) -> None:
         "User": "5:6",
         "WorkingDir": "/made",
         "Volumes": {"/v": {}},
-        "StopSignal": "SIGINT",
+        "StopSignal": "INT",
     }
     history = made["history"][-1]  # type: ignore[index]
     assert history["comment"] == "why"

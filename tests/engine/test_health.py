@@ -59,7 +59,7 @@ def test_defaults_image_and_wishes() -> None:
 
 @pytest.mark.parametrize("number", [1, 2**40, 2**62, 2**63 - 1])
 def test_numbers_of_a_hostile_image(number: int) -> None:
-    """Neither a check without a pause nor one that no clock can hold."""
+    """Class 41: neither a check without a pause nor one that no clock can hold."""
     keys = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
     found = health.wanted(
         request(), {"Healthcheck": {"Test": ["CMD", "true"], **dict.fromkeys(keys, number)}}

@@ -532,7 +532,8 @@ def test_the_journal_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     program = tmp_path / "journalctl"
     program.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *" _UID={os.getuid()} CONTAINER_ID_FULL=abc") ;; *) echo bad >&2; exit 1;; esac\n'
+        f'case "$*" in *" _UID={os.getuid()} CONTAINER_ID_FULL=abc") ;;\n'
+        "*) echo bad >&2; exit 1;; esac\n"
         'echo \'{"MESSAGE":"hi","__REALTIME_TIMESTAMP":"1700000000000000"}\'\n'
     )
     program.chmod(0o755)

@@ -191,7 +191,7 @@ def test_system_prune_keeps_what_is_used(own_rless: Product) -> None:
     rless.sh("true")  # its image is there still: a container runs from it
     error = rless("system", "prune", "-f", "--volumes", "--filter", "until=1h").expect(1)
     assert "until" in error.one_line_error()
-    done = rless("system", "prune", stdin=b"n\n").expect(1)
+    done = rless("system", "prune", stdin=b"n\n").expect()
     assert "all stopped containers" in done.out
     rless("rm", "-f", "running").expect()
     rless("volume", "prune", "-a", "-f").expect()

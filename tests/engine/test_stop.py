@@ -194,6 +194,6 @@ def test_stop_imports_little(rless: Product) -> None:
             env=rless.environment(), capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         loaded = set(done.stdout.splitlines()[-1].split())
-        assert "rootless.engine.control" in loaded, done
+        assert "rootless.engine.running" in loaded, done
         assert not loaded & heavy, loaded & heavy
         rless("rm", "-f", "light")

@@ -1,4 +1,7 @@
-"""`generate systemd`: units that systemd takes, and the readiness that rless tells it."""
+"""`generate systemd`: units that systemd takes, and the readiness that rless tells it.
+
+Security classes 43 and 45.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The default filter, loaded in the kernel: what a hostile program meets.
+"""The default filter, loaded in the kernel: what a hostile program meets
+(security classes 32 and 40).
 
 Each refusal is asked twice, with the filter and without, so that a test that would pass
 without its defence fails.

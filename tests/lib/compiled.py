@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
-def static_program(source: str, flags: str = "", includes: str = "") -> Path:
-    """Return the static program made from a C file, as "helpers/probe.c", readable by all."""
-    text = flags.encode()
-    for file in (source, *includes.split()):
-        text += (ROOT / file).read_bytes()
+def static_program(source: str, flags: str = "") -> Path:
+    """Return the static program made from a C file, or those of a directory, readable by all."""
+    path = ROOT / source
+    files = sorted(path.glob("*.[ch]")) if path.is_dir() else [path]
+    text = flags.encode() + b"".join(file.read_bytes() for file in files)
     name = f"{Path(source).stem}-{hashlib.sha256(text).hexdigest()[:16]}"
     directory = ROOT / ".venv" / "test-programs"
     try:
@@ -32,7 +32,7 @@ def static_program(source: str, flags: str = "", includes: str = "") -> Path:
         fresh = directory / f".{name}.{os.getpid()}"  # tests run in several processes
         compiler = os.environ.get("CC", "cc").split()
         command = [*compiler, "-std=gnu11", "-O2", "-static", *flags.split()]
-        command += ["-o", str(fresh), str(ROOT / source)]
+        command += ["-o", str(fresh), *(str(file) for file in files if file.suffix == ".c")]
         subprocess.run(command, check=True)
         fresh.replace(target)
     return target

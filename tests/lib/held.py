@@ -61,7 +61,7 @@ class Held:
         path = None
         if program != "python":
             flags = BARE if program == "c" else ""
-            path = str(static_program("helpers/monitor.c", flags, "helpers/bare.h"))
+            path = str(static_program("helpers/monitor", flags))
         ready, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:

@@ -311,4 +311,5 @@ def test_fifty_at_once(machine: Machine) -> None:
     assert machine.run("rless ps -q | wc -l").out == "50\n"
     machine.run("rless rm -f $(rless ps -q) | wc -l", timeout=600).expect()
     assert machine.run("rless ps -aq").out == ""
-    assert machine.run("systemctl --user list-units --plain --no-legend 'run-*'").out == ""
+    scopes = "systemctl --user list-units --type=scope --plain --no-legend 'run-*'"
+    assert machine.run(scopes).out == ""

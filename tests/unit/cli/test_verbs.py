@@ -11,6 +11,7 @@ from rootless.cli.main import main
 from rootless.errors import RlessError
 
 Calls = list[tuple[object, ...]]
+MANY = object()  # the result of a verb that takes many containers: one for each of them
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return call
 
     def outcomes(name: str) -> object:
-        """Return a verb of `control` that takes many containers."""
+        """Return a verb that takes many containers."""
 
         def call(names: list[str], *args: object) -> list[tuple[object, RlessError | None]]:
             made.append((name, names, *args))
@@ -39,7 +40,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
     modules: dict[str, dict[str, object]] = {
-        "rootless.engine.control": {},
+        "rootless.engine.stop": dict.fromkeys(("stop", "kill", "restart"), MANY),
+        "rootless.engine.remove": {"remove": MANY},
+        "rootless.engine.wait": {"wait": MANY},
+        "rootless.engine.amend": {"update": MANY},
         "rootless.engine.images": {"pull": image, "remove": ["Untagged: x"]},
         "rootless.engine.userns": {"unshare": 3},
         "rootless.engine.run": {"run": 42},
@@ -48,10 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     for path, functions in modules.items():
         module = ModuleType(path)
         for name, result in functions.items():
-            setattr(module, name, recorder(name, result))
-        if path == "rootless.engine.control":
-            for name in ("stop", "kill", "restart", "remove", "wait", "update"):
-                setattr(module, name, outcomes(name))
+            setattr(module, name, outcomes(name) if result is MANY else recorder(name, result))
         package, _, leaf = path.rpartition(".")
         __import__(package)
         monkeypatch.setitem(sys.modules, path, module)

@@ -54,8 +54,11 @@ def test_hanging_probe_is_killed_with_its_children(tmp_path: Path) -> None:
     assert outcome.error == "no answer within 0.5 s"
     assert outcome.number == errno.ETIMEDOUT
     for pid in map(int, pids.read_text().split()):
-        status = facts.parse_status(facts.read(f"/proc/{pid}/status") or "State:\tX")
-        assert status["State"][0] in "XZ"
+        while True:  # the kernel takes its time with a process that was killed
+            status = facts.parse_status(facts.read(f"/proc/{pid}/status") or "State:\tX")
+            if status["State"][0] in "XZ":
+                break
+            assert time.monotonic() - start < 10
 
 
 def test_dying_probe() -> None:

@@ -1,4 +1,4 @@
-"""Docker's grammar of names, and the transports beside it."""
+"""Docker's grammar of names, and the transports beside it (security class 20)."""
 
 from __future__ import annotations
 

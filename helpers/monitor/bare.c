@@ -1,5 +1,5 @@
 /*
- * The part of the C library that monitor.c uses, in 20 kB: compile with -DBARE -nostdlib.
+ * The part of the C library that the monitor uses, in 20 kB: compile with -DBARE -nostdlib.
  *
  * A static program of glibc takes 0.7 MB, most of it for what it never does (locales, dynamic
  * loading), and the kernel maps a file in large pieces. A monitor that idles beside each container
@@ -8,6 +8,9 @@
  *
  * Source: syscall(2), Linux asm/unistd.h; types and constants are those of the C library's headers.
  */
+#ifdef BARE
+#include "monitor.h"
+
 #include <stdarg.h>
 #include <sys/syscall.h>
 
@@ -446,3 +449,5 @@ __attribute__((noreturn, used)) static void bare_start(long *stack)
 {
 	_exit(main((int)stack[0], (char **)(stack + 1)));
 }
+
+#endif

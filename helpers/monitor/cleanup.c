@@ -1,0 +1,239 @@
+/* Taking away what was made. */
+#include "monitor.h"
+
+enum { CLEAN_UP = 2000 }; /* ms that killed processes and helpers may take to end */
+
+struct entry { /* struct linux_dirent64 of getdents64(2) */
+	uint64_t inode, offset;
+	uint16_t size;
+	uint8_t type;
+	char name[];
+};
+
+static bool is_dots(const char *name)
+{
+	return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+/* Remove one name: a file, an empty directory, nothing. ENOTEMPTY: a full one. */
+static int remove_name(int dir, const char *name)
+{
+	if (unlinkat(dir, name, 0) == 0 || errno == ENOENT)
+		return 0;
+	if (unlinkat(dir, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+		return 0;
+	return errno == EEXIST ? ENOTEMPTY : errno;
+}
+
+/* Move a full directory up to `top`, under a name that is free there. */
+static int lift(int dir, const char *name, int top)
+{
+	static unsigned count;
+	char fresh[32];
+
+	do {
+		snprintf(fresh, sizeof(fresh), ".rless-%u", count++);
+		if (renameat2(dir, name, top, fresh, RENAME_NOREPLACE) == 0)
+			return 0;
+	} while (errno == EEXIST);
+	return errno;
+}
+
+/* Empty a directory: `top`, or one in it. What is full in that one moves up to `top` first: so a
+ * tree of any depth, with paths of any length, takes no memory and never a step upwards. */
+static int empty(int dir, int top)
+{
+	char block[4096];
+	bool found = true;
+	long size = 0;
+
+	while (found) { /* until a look finds nothing: to remove while looking may hide names */
+		found = false;
+		lseek(dir, 0, SEEK_SET);
+		while ((size = syscall(SYS_getdents64, dir, block, sizeof(block))) > 0)
+			for (long at = 0; at < size; at += ((struct entry *)(block + at))->size) {
+				const char *name = ((struct entry *)(block + at))->name;
+				int error, child;
+
+				if (is_dots(name))
+					continue;
+				found = true;
+				error = remove_name(dir, name);
+				if (error == ENOTEMPTY && dir != top)
+					error = lift(dir, name, top);
+				else if (error == ENOTEMPTY) {
+					child = openat(top, name, O_RDONLY | O_DIRECTORY |
+						       O_NOFOLLOW | O_CLOEXEC);
+					error = child < 0 ? errno : empty(child, top);
+					let_go(&child);
+				}
+				if (error)
+					return error;
+			}
+	}
+	return size < 0 ? errno : 0;
+}
+
+/* Give the name back: the link `names`/`name`, if it is ours. */
+static void forget_name(void)
+{
+	char path[4096], owner[65];
+	int size = snprintf(path, sizeof(path), "%s/%s", me.names, me.name);
+
+	if (size > 0 && (size_t)size < sizeof(path) &&
+	    readlinkat(AT_FDCWD, path, owner, sizeof(owner)) == 64 && memcmp(owner, me.id, 64) == 0)
+		unlinkat(AT_FDCWD, path, 0);
+}
+
+static void rest(int ms)
+{
+	poll(NULL, 0, ms);
+}
+
+/* Remove the cgroups below `dir`; its files are the kernel's. */
+static void remove_cgroups(int dir)
+{
+	char block[1024];
+	long size;
+
+	while ((size = syscall(SYS_getdents64, dir, block, sizeof(block))) > 0)
+		for (long at = 0; at < size; at += ((struct entry *)(block + at))->size) {
+			struct entry *entry = (struct entry *)(block + at);
+			int child;
+
+			if (entry->type != DT_DIR || is_dots(entry->name) ||
+			    unlinkat(dir, entry->name, AT_REMOVEDIR) == 0)
+				continue;
+			child = openat(dir, entry->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+			if (child < 0)
+				continue;
+			remove_cgroups(child);
+			close(child);
+			unlinkat(dir, entry->name, AT_REMOVEDIR);
+		}
+}
+
+/* Reap the orphans that have ended. Others of our children are waited for where they are asked. */
+void reap_orphans(void)
+{
+	char said[128]; /* struct signalfd_siginfo */
+
+	while (read(me.child_fd, said, sizeof(said)) > 0)
+		;
+	for (;;) {
+		siginfo_t info = { 0 };
+
+		if (syscall(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT, NULL) < 0 ||
+		    info.si_pid == 0 || info.si_pid == me.init || info.si_pid == me.health)
+			return;
+		waitpid(info.si_pid, NULL, 0);
+		if (info.si_pid == me.pasta)
+			me.pasta = 0;
+	}
+}
+
+static bool is_helper(long long pid)
+{
+	for (const char *one = NULL; (one = next_order("helper", one));)
+		if (to_number(one) == pid)
+			return true;
+	return pid == me.pasta;
+}
+
+/* Kill what the application has left in a pid namespace that is not its own: orphans come to us,
+ * a child subreaper, and so do the children of those that we kill. */
+static void end_orphans(void)
+{
+	long long deadline = now() + CLEAN_UP;
+	char path[64], said[4096], *at;
+	bool found = me.child_fd >= 0;
+
+	while (found && now() < deadline) {
+		int fd;
+		ssize_t size;
+
+		reap_orphans();
+		snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+		fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+		size = fd < 0 ? -1 : read(fd, said, sizeof(said) - 1);
+		let_go(&fd);
+		said[size < 0 ? 0 : size] = 0;
+		found = false;
+		for (at = said; *at >= '0' && *at <= '9'; at++) {
+			long long pid = to_number(at);
+
+			while (*at >= '0' && *at <= '9')
+				at++;
+			if (*at != ' ')
+				break; /* cut short: the next look has it whole */
+			if (!is_helper(pid)) {
+				kill((pid_t)pid, SIGKILL);
+				found = true;
+			}
+		}
+		if (found)
+			rest(2);
+	}
+}
+
+/* Kill what is left in the cgroup; to `remove` it takes until the kernel has ended them. */
+void end_cgroup(bool remove)
+{
+	long long deadline = now() + CLEAN_UP;
+	int dir = *me.cgroup ? openat(AT_FDCWD, me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+
+	end_orphans();
+	if (kill >= 0 && write(kill, "1", 1) < 0)
+		remove = remove; /* the removal tells */
+	let_go(&kill);
+	while (dir >= 0 && remove && unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT && now() < deadline) {
+		lseek(dir, 0, SEEK_SET);
+		remove_cgroups(dir);
+		if (unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) == 0)
+			break;
+		rest(5);
+	}
+	let_go(&dir);
+}
+
+/* Wait for children whose end matters: pasta if it holds a port, programs that serve mounts. */
+static void reap_helpers(void)
+{
+	long long deadline = now() + CLEAN_UP;
+
+	while (number("wait_helpers", 0) && waitpid(-1, NULL, WNOHANG) == 0 && now() < deadline)
+		rest(2);
+}
+
+/* Take away what was made, in the reverse order. What cannot be is left to the next command,
+ * which finds the entry in `live`. */
+void clean_up(void)
+{
+	int error = 0;
+	pid_t child;
+
+	if (me.pasta > 0)
+		kill(me.pasta, SIGKILL);
+	end_cgroup(true);
+	if (*me.mount)
+		umount2(me.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
+	reap_helpers();
+	if (number("volumes", 0)) { /* anonymous ones; who else has them takes more to find out */
+		child = fork();
+		if (child == 0)
+			be_child("volumes");
+		if (child > 0)
+			waitpid(child, NULL, 0);
+	}
+	if (me.remove) {
+		forget_name();
+		error = empty(me.dir, me.dir);
+		if (error == 0 && unlinkat(AT_FDCWD, text("directory"), AT_REMOVEDIR) < 0 && errno != ENOENT)
+			error = errno;
+		event("destroy");
+	} else
+		unlinkat(me.dir, "monitor", 0);
+	if (error == 0 && *me.live)
+		unlinkat(AT_FDCWD, me.live, 0);
+}

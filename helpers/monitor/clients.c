@@ -1,0 +1,234 @@
+/* Connections: who comes, what they ask, what they are told. */
+#include "monitor.h"
+
+struct client clients[CLIENTS];
+
+bool is_open(const struct client *client)
+{
+	return client->fd >= 0;
+}
+
+void close_client(struct client *client)
+{
+	let_go(&client->fd);
+	let_go(&client->in);
+	close_sink(&client->sinks[OUT]);
+	close_sink(&client->sinks[ERR]);
+	client->attached = client->leash = false;
+}
+
+static void answer(struct client *client, char kind, int error)
+{
+	char said[] = { kind, (char)error };
+
+	if (send(client->fd, said, sizeof(said), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return; /* it has gone, or does not read: its own loss */
+}
+
+static int attach(struct client *client, int flags, const int *fds, int count)
+{
+	bool with_input = flags & 1;
+
+	if (me.ended)
+		return ESRCH;
+	if (client->attached || count != 2 + with_input)
+		return EINVAL;
+	for (int i = 0; i < count; i++) {
+		struct stat status;
+
+		/* Made not to wait, and so never a file or terminal that others write to. */
+		if (fstat(fds[i], &status) < 0 || !S_ISFIFO(status.st_mode))
+			return EINVAL;
+		never_wait(fds[i]);
+	}
+	client->attached = true;
+	client->in = with_input ? fds[0] : -1;
+	client->sinks[OUT].fd = fds[with_input];
+	client->sinks[ERR].fd = fds[with_input + 1];
+	return 0;
+}
+
+static void obey(struct client *client, const unsigned char *said, size_t size, int *fds, int count)
+{
+	struct winsize window = { 0 };
+	int error;
+
+	switch (said[0]) {
+	case 'A':
+		error = size == 2 ? attach(client, said[1], fds, count) : EINVAL;
+		for (int i = 0; error && i < count; i++)
+			close(fds[i]);
+		answer(client, 'a', error);
+		return;
+	case 'W':
+		window.ws_row = said[1] | said[2] << 8;
+		window.ws_col = said[3] | said[4] << 8;
+		if (size == 5 && me.pty >= 0)
+			ioctl(me.pty, TIOCSWINSZ, &window);
+		break;
+	case 'K':
+		answer(client, 'k', signal_init(said[1]));
+		break;
+	case 'S':
+		stop_restarts();
+		break;
+	case 'U':
+		change_policy((const char *)said + 1);
+		break;
+	case 'N':
+		snprintf(me.name, sizeof(me.name), "%.*s", 255, (const char *)said + 1);
+		break;
+	case 'D':
+		client->leash = false;
+		let_go(&client->in); /* its end means nothing any more */
+		break;
+	case 'R':
+		me.may_reap = true;
+		break;
+	}
+	for (int i = 0; i < count; i++)
+		close(fds[i]);
+}
+
+/* The other side has gone. If it was the command that started the container, that is the end. */
+static void lose_client(struct client *client)
+{
+	if (client->leash && !me.ended) {
+		stop_restarts();
+		signal_init(SIGKILL);
+	}
+	me.may_reap |= client->leash;
+	close_client(client);
+}
+
+void hear(struct client *client)
+{
+	unsigned char said[4096];
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(8 * sizeof(int))];
+	} control;
+	struct iovec part = { said, sizeof(said) - 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	int fds[8], count = 0;
+	ssize_t size = recvmsg(client->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (size < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	for (struct cmsghdr *it = size < 0 ? NULL : CMSG_FIRSTHDR(&message); it;
+	     it = CMSG_NXTHDR(&message, it))
+		if (it->cmsg_level == SOL_SOCKET && it->cmsg_type == SCM_RIGHTS) {
+			count = (int)((it->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+			memcpy(fds, CMSG_DATA(it), count * sizeof(int));
+		}
+	if (size <= 0) {
+		for (int i = 0; i < count; i++)
+			close(fds[i]);
+		lose_client(client);
+		return;
+	}
+	memset(said + size, 0, size < 5 ? 5 - size + 1 : 1);
+	obey(client, said, size, fds, count);
+}
+
+struct client *free_place(void)
+{
+	for (int i = 0; i < CLIENTS; i++)
+		if (!is_open(&clients[i]))
+			return &clients[i];
+	return NULL;
+}
+
+/* Take a new client: a process of the same user, who else could be in that directory? */
+void admit(void)
+{
+	struct client *client = free_place();
+	int fd = accept4(me.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+
+	if (fd < 0)
+		return;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid())
+		close(fd);
+	else
+		client->fd = fd;
+}
+
+/* Tell all clients of the end. What a slow one has not read yet comes by its pipes. */
+void tell_end(void)
+{
+	unsigned char said[5] = { 'X', me.code & 255, me.code >> 8 & 255 };
+
+	for (struct client *client = clients; client < clients + CLIENTS; client++) {
+		if (!is_open(client))
+			continue;
+		if (send(client->fd, said, sizeof(said), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ||
+		    !has_backlog(client)) {
+			if (!has_backlog(client))
+				close_client(client);
+			continue;
+		}
+		let_go(&client->in);
+		for (int stream = OUT; stream <= ERR; stream++)
+			if (client->sinks[stream].at == client->sinks[stream].end)
+				close_sink(&client->sinks[stream]);
+	}
+}
+
+/* Feed those who are slow to the end, however long it takes them; nothing else is left to do. */
+void linger(void)
+{
+	for (bool left = true; left;) {
+		left = false;
+		for (struct client *client = clients; client < clients + CLIENTS; client++) {
+			if (is_open(client) && !has_backlog(client))
+				close_client(client);
+			left |= is_open(client);
+		}
+		if (left)
+			turn(true);
+	}
+}
+
+/* The command that started the container is the first client, attached from the start. After a
+ * restart there are those who waited for it. */
+void begin_client(void)
+{
+	struct client *client = clients;
+
+	for (int i = 0; i < CLIENTS; i++) {
+		clients[i].fd = clients[i].in = -1;
+		for (int stream = OUT; stream <= ERR; stream++)
+			clients[i].sinks[stream].fd = clients[i].sinks[stream].spill = -1;
+	}
+	for (const char *fd = NULL; (fd = next_order("connection", fd)) && client < clients + CLIENTS;
+	     client++) {
+		client->fd = (int)to_number(fd);
+		never_wait(client->fd);
+	}
+	if (client > clients)
+		return;
+	client->fd = (int)number("client", -1);
+	client->in = (int)number("client_in", -1);
+	client->sinks[OUT].fd = (int)number("client_out", -1);
+	client->sinks[ERR].fd = (int)number("client_err", -1);
+	client->attached = client->fd >= 0;
+	client->leash = number("leash", 0);
+	never_wait(client->fd);
+	never_wait(client->in);
+	never_wait(client->sinks[OUT].fd);
+	never_wait(client->sinks[ERR].fd);
+}
+
+/* Tell the command that the container is in good hands: a frame of rootless/runtime/sync.py. */
+void say_hello(void)
+{
+	static const char hello[] = "R\6\0\0\0[null]";
+	int fd = (int)number("hello", -1);
+
+	if (fd >= 0 && write(fd, hello, sizeof(hello) - 1) < 0)
+		errno = 0; /* it has gone, and with it the container, if it keeps that */
+	let_go(&fd);
+}

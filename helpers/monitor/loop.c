@@ -1,0 +1,228 @@
+/* The loop: wait for events, act, come to the end. */
+#include "monitor.h"
+
+enum { LONGEST_POLL = 1 << 30 }; /* ms: poll(2) takes an int */
+#define LAST_WORDS (2LL << 20) /* bytes read of a stream after the end: all that a pipe holds */
+
+/* An event of poll(2): what to do then, and about whom. */
+static struct pollfd polls[11 + 4 * CLIENTS];
+static struct {
+	enum { INIT, STARTED, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
+	int who, stream;
+} topics[11 + 4 * CLIENTS];
+static int watched;
+
+static void watch(int fd, short events, int what, int who, int stream)
+{
+	polls[watched] = (struct pollfd){ .fd = fd, .events = events };
+	topics[watched].what = what;
+	topics[watched].who = who;
+	topics[watched++].stream = stream;
+}
+
+static void watch_client(int who)
+{
+	struct client *client = &clients[who];
+
+	watch(client->fd, POLLIN, HEAR, who, 0); /* first: a farewell comes before its pipes end */
+	for (int stream = OUT; stream <= ERR; stream++) {
+		struct sink *sink = &client->sinks[stream];
+
+		if (sink->fd >= 0) /* without events: poll tells when the reader has gone */
+			watch(sink->fd, sink->at < sink->end || sink->todo ? POLLOUT : 0, READER,
+			      who, stream);
+	}
+	if (client->in >= 0 && typed.at == typed.end && !me.ended) {
+		if (me.pty < 0 && me.in < 0)
+			let_go(&client->in); /* nobody is there to read it: let that be known */
+		else
+			watch(client->in, POLLIN, TYPE, who, 0);
+	}
+}
+
+static void watch_all(void)
+{
+	watched = 0;
+	if (!me.ended && me.init_fd >= 0)
+		watch(me.init_fd, POLLIN, INIT, 0, 0);
+	if (me.starting >= 0) /* without events: what is in there is for the command */
+		watch(me.starting, 0, STARTED, 0, 0);
+	if (me.term_fd >= 0)
+		watch(me.term_fd, POLLIN, TERM, 0, 0);
+	if (me.child_fd >= 0)
+		watch(me.child_fd, POLLIN, ORPHAN, 0, 0);
+	for (int i = 0; i < CLIENTS; i++)
+		if (is_open(&clients[i]))
+			watch_client(i);
+	for (int stream = OUT; stream <= ERR; stream++)
+		if (me.sources[stream] >= 0 && chunk.size == 0)
+			watch(me.sources[stream], POLLIN, SOURCE, 0, stream);
+	if (typed.at < typed.end && (me.pty >= 0 || me.in >= 0))
+		watch(me.pty >= 0 ? me.pty : me.in, POLLOUT, INPUT, 0, 0);
+	else if (me.in >= 0)
+		watch(me.in, 0, INPUT, 0, 0);
+	if (me.health_fd >= 0)
+		watch(me.health_fd, POLLIN, HEALTH, 0, 0);
+	if (me.oom_fd >= 0 && !me.out_of_memory)
+		watch(me.oom_fd, POLLPRI, MEMORY, 0, 0);
+	if (me.listener >= 0 && free_place())
+		watch(me.listener, POLLIN, ADMIT, 0, 0); /* last: it reuses places */
+}
+
+static void act(int index)
+{
+	int who = topics[index].who, stream = topics[index].stream;
+	struct client *client = &clients[who];
+
+	switch (topics[index].what) {
+	case INIT:
+		me.ended = true;
+		break;
+	case STARTED:
+		begin_signals();
+		break;
+	case TERM:
+		terminate();
+		break;
+	case ORPHAN:
+		reap_orphans();
+		break;
+	case HEAR:
+		if (is_open(client))
+			hear(client);
+		break;
+	case READER:
+		if (client->sinks[stream].fd != polls[index].fd)
+			break;
+		if (polls[index].revents & POLLERR)
+			lose_reader(client, stream);
+		else
+			give(client, stream);
+		break;
+	case TYPE:
+		if (client->in == polls[index].fd && typed.at == typed.end)
+			take_input(client);
+		break;
+	case SOURCE:
+		if (me.sources[stream] >= 0 && chunk.size == 0)
+			take(stream);
+		break;
+	case INPUT:
+		if (polls[index].revents & POLLERR && me.pty < 0)
+			let_go(&me.in);
+		pass_input();
+		break;
+	case HEALTH:
+		end_health();
+		break;
+	case MEMORY:
+		check_memory();
+		break;
+	case ADMIT:
+		admit();
+		break;
+	}
+}
+
+static int sooner(int timeout, long long at)
+{
+	long long left = at - now();
+
+	if (at == 0)
+		return timeout;
+	left = left < 0 ? 0 : left < LONGEST_POLL ? left : LONGEST_POLL;
+	return timeout < 0 || left < timeout ? (int)left : timeout;
+}
+
+/* Wait for one round of events and handle them. */
+void turn(bool block)
+{
+	int timeout = -1;
+
+	watch_all();
+	if (chunk.size && now() - chunk.since < GRACE)
+		timeout = sooner(timeout, chunk.since + GRACE);
+	timeout = sooner(timeout, restart.at);
+	if (!me.ended)
+		timeout = sooner(sooner(timeout, me.health_at), me.kill_at);
+	if (poll(polls, watched, block ? timeout : 0) > 0)
+		for (int i = 0; i < watched; i++)
+			if (polls[i].revents)
+				act(i);
+	if (chunk.size)
+		deliver();
+}
+
+/* Take what a stream still held at the end; false: that was all. Others may write for ever. */
+static bool take_last(int stream)
+{
+	static long long taken[2];
+
+	if (me.sources[stream] < 0 || taken[stream] >= LAST_WORDS || !take(stream))
+		return false;
+	taken[stream] += took;
+	return true;
+}
+
+/* Give the last words to all, and note the end; then the choice: again, or never. */
+static void end_run(void)
+{
+	int status = 0;
+
+	if (me.init > 0) {
+		waitpid(me.init, &status, 0);
+		me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	}
+	let_go(&me.init_fd);
+	let_go(&me.starting);
+	check_memory();
+	if (me.health_fd >= 0) {
+		kill(me.health, SIGKILL);
+		end_health();
+	}
+	bool again = schedule_restart();
+
+	record_exit(again);
+	event("die");
+	/* What other processes that outlive it may still write is not waited for. */
+	while (chunk.size || take_last(OUT) || take_last(ERR))
+		if (chunk.size)
+			turn(true);
+	log_end();
+	for (int stream = OUT; stream <= ERR; stream++)
+		if (me.sources[stream] != me.pty)
+			let_go(&me.sources[stream]);
+	hang_up();
+	let_go(&me.in);
+	me.sources[OUT] = me.sources[ERR] = -1;
+	me.done = !again;
+}
+
+void run(void)
+{
+	while (!me.done) {
+		if (me.ended && me.may_reap && !me.drained) {
+			me.drained = true;
+			end_run();
+			if (!me.done) {
+				end_cgroup(false);
+				tell_end();
+			}
+			continue;
+		}
+		if (restart.at && now() >= restart.at)
+			start_again();
+		if (me.health_at && now() >= me.health_at && !me.ended)
+			begin_health();
+		if (me.kill_at && now() >= me.kill_at && !me.ended) {
+			me.kill_at = 0;
+			signal_init(SIGKILL);
+		}
+		if (!me.done)
+			turn(true);
+	}
+	clean_up();
+	let_go(&me.listener);
+	tell_end();
+	linger();
+}

@@ -1,0 +1,38 @@
+/* Signals to init, and those that come to us. */
+#include "monitor.h"
+
+int signal_init(int number)
+{
+	if (me.ended || me.init_fd < 0)
+		return ESRCH;
+	/* Process 1 of a pid namespace loses what it has no handler for: it waits for who has one. */
+	if (me.starting >= 0 && number != SIGKILL && number > 0 && number <= 64) {
+		me.asked |= 1ULL << (number - 1);
+		return EAGAIN; /* kept */
+	}
+	return syscall(SYS_pidfd_send_signal, me.init_fd, number, NULL, 0) < 0 ? errno : 0;
+}
+
+/* The application runs: now it gets what it was sent. */
+void begin_signals(void)
+{
+	let_go(&me.starting);
+	for (int number = 1; me.asked; number++, me.asked >>= 1)
+		if (me.asked & 1)
+			signal_init(number);
+}
+
+/* Block what signalfds take, as they do only while it is blocked; or unblock it. */
+void block_signals(bool block)
+{
+	uint64_t set = 1ULL << (SIGCHLD - 1) | 1ULL << (SIGTERM - 1);
+
+	syscall(SYS_rt_sigprocmask, block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL, sizeof(set));
+}
+
+int signal_fd(int number)
+{
+	uint64_t set = 1ULL << (number - 1);
+
+	return (int)syscall(SYS_signalfd4, -1, &set, sizeof(set), O_CLOEXEC | O_NONBLOCK);
+}

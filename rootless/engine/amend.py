@@ -1,0 +1,125 @@
+"""Change what a container is: its name, its restart policy."""
+
+from __future__ import annotations
+
+from rootless.engine import events
+from rootless.engine.container import (
+    Container,
+    changing_path,
+    drop_name,
+    find,
+    load,
+    take_name,
+    this_process,
+    unlink,
+    write_new,
+)
+from rootless.engine.running import take
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from rootless.engine.stop import Outcome
+
+
+def rename(reference: str, name: str) -> None:
+    """Give a container another name, running or not.
+
+    Raises:
+        RlessError: the name is another one's, or its own.
+    """
+    container = find(reference)
+    old = container.facts["name"]
+    if name == old:
+        raise RlessError(f"container {old} has that name already", exit_code=1)
+    _change(container, [old, name], lambda: _change_name(container, old, name))
+    events.of_container("rename", container, oldName=old)
+
+
+def _change(container: Container, names: list[str], change: Callable[[], None]) -> None:
+    """Change container.json, which nobody else changes meanwhile.
+
+    Killed half-way, a renamed one has two names: by this note the next sweep takes one away.
+
+    Raises:
+        RlessError: of `change`; or another command is at it.
+    """
+    note, name = changing_path(container.id), container.facts["name"]
+    entry = {"owner": this_process(), "names": names}
+    try:
+        if not write_new(note, entry):
+            from rootless.engine import sweep
+
+            sweep.sweep()  # it may be that of a command that was killed
+            if not write_new(note, entry):
+                raise RlessError(
+                    f"container {name} is being changed by another command", "try again", 1
+                )
+        try:
+            change()
+        finally:
+            unlink(note)
+    except OSError as error:
+        raise RlessError(f"cannot change container {name}: {error.strerror}", None, 1) from error
+
+
+def _change_name(container: Container, old: str, name: str) -> None:
+    current = load(container.id)  # now that nobody else renames it
+    if current is None or current.facts["name"] != old or _is_going(container):
+        raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
+    try:
+        take_name(container.id, name)
+        container.update_facts(name=name)
+    except RlessError as error:
+        raise RlessError(error.message, error.hint, 1) from error
+    except OSError:
+        drop_name(name, container.id)
+        raise
+    drop_name(old, container.id)
+    running = take(container)
+    if running is not None:
+        if running.client is not None:
+            running.client.rename(name)
+        running.close()
+    if _is_going(container):
+        drop_name(name, container.id)  # who removes it may know the old one only
+
+
+def _is_going(container: Container) -> bool:
+    """Tell whether a container is being removed, or is gone."""
+    return bool(container.live().get("removing")) or load(container.id) is None
+
+
+def update(references: Iterable[str], policy: dict[str, Any]) -> Iterator[Outcome]:
+    """Change the restart policy of containers; a running one has it from now on.
+
+    Args:
+        policy: name (no, on-failure, always, unless-stopped) and max.
+    """
+    for reference in references:
+        try:
+            container = find(reference)
+            if container.facts["rm"] and policy["name"] != "no":
+                raise RlessError(
+                    f"cannot update container {container.facts['name']}: it is removed at its "
+                    "end (--rm), so it has no restart policy",
+                    exit_code=1,
+                )
+            _change(container, [], lambda one=container: _change_policy(one, policy))  # type: ignore[misc]
+            running = take(container)
+            if running is not None:
+                if running.client is not None:
+                    running.client.set_restart(policy)
+                running.close()
+            events.of_container("update", container)
+            yield reference, None
+        except RlessError as error:
+            yield reference, error
+
+
+def _change_policy(container: Container, policy: dict[str, Any]) -> None:
+    request = {**container.facts["request"], "restart": policy}
+    container.update_facts(restart=policy, request=request)
