@@ -1,4 +1,4 @@
-"""A repeated pull asks one question; whatever the answer is not, is left to the real client."""
+"""A repeated pull asks one question (security class 22); all else is left to the real client."""
 
 from __future__ import annotations
 
