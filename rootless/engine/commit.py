@@ -21,9 +21,9 @@ from rootless.engine.events import of_container
 from rootless.engine.health import image_form
 from rootless.errors import RlessError, escape
 from rootless.image import additional, newlayer, records
-from rootless.image.changes import apply
 from rootless.image.digest import sha256
 from rootless.image.inflight import InFlight, store_lock
+from rootless.image.instructions import apply
 from rootless.image.layers import merge_users
 from rootless.image.manifest import parse_config
 from rootless.image.reference import parse

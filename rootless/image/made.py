@@ -12,10 +12,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError, escape
-from rootless.image import changes, limits, manifest, records
+from rootless.image import limits, manifest, records
 from rootless.image.blobstream import BlobStream
 from rootless.image.digest import chain_ids, sha256
 from rootless.image.inflight import InFlight, clear_leftovers
+from rootless.image.instructions import apply
 from rootless.image.layers import LayerBlob
 from rootless.image.load import open_stream, store
 from rootless.image.platforms import parse_platform
@@ -103,7 +104,7 @@ def import_tar(
     """
     reference = _reference(name) if name else None
     wish = parse_platform(platform)
-    container = changes.apply({}, instructions)
+    container = apply({}, instructions)
     records.make_frame(store.root)
     clear_leftovers(store.root)
     with InFlight(store.root) as flight:

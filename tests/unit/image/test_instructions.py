@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
-from rootless.image.changes import apply
+from rootless.image.instructions import apply
 
 ENV = {"Env": ["PATH=/bin", "NAME=v al"]}
 
