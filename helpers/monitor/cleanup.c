@@ -176,18 +176,21 @@ static void end_orphans(void)
 	}
 }
 
-/* Kill what is left in the cgroup; to `remove` it takes until the kernel has ended them. */
-void end_cgroup(bool remove)
+/* Kill what is left in the cgroup, and remove it, which takes until the kernel has ended them. A
+ * restart makes it anew: what is cloned into a cgroup that was killed once may be killed too. */
+void end_cgroup(void)
 {
 	long long deadline = now() + CLEAN_UP;
 	int dir = *me.cgroup ? openat(AT_FDCWD, me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
 
 	end_orphans();
+	let_go(&me.oom_fd);
 	if (kill >= 0 && write(kill, "1", 1) < 0)
-		remove = remove; /* the removal tells */
+		let_go(&kill); /* the removal tells */
 	let_go(&kill);
-	while (dir >= 0 && remove && unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT && now() < deadline) {
+	while (dir >= 0 && unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT &&
+	       now() < deadline) {
 		lseek(dir, 0, SEEK_SET);
 		remove_cgroups(dir);
 		if (unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) == 0)
@@ -215,7 +218,7 @@ void clean_up(void)
 
 	if (me.pasta > 0)
 		kill(me.pasta, SIGKILL);
-	end_cgroup(true);
+	end_cgroup();
 	if (*me.mount)
 		umount2(me.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
 	reap_helpers();

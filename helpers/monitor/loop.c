@@ -205,7 +205,7 @@ void run(void)
 			me.drained = true;
 			end_run();
 			if (!me.done) {
-				end_cgroup(false);
+				end_cgroup();
 				tell_end();
 			}
 			continue;

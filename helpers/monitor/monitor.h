@@ -146,7 +146,7 @@ void end_health(void);
 
 /* cleanup.c: taking away what was made */
 void reap_orphans(void);
-void end_cgroup(bool remove);
+void end_cgroup(void);
 void clean_up(void);
 
 /* streams.c: what the application writes and reads, to and from the clients */

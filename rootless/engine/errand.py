@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.container import Container
     from rootless.oci.runtime_spec import Spec
+    from rootless.runtime.cgroup.base import Cgroup
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
@@ -93,7 +94,10 @@ def _start(container: Container, count: int) -> dict[str, str]:
     spec = _read_spec(container)
     _refuse_tracers(spec)
     path = container.live().get("cgroup")
-    cgroup = CgroupfsCgroup(path, "kept") if path else NoCgroup("kept")
+    cgroup: Cgroup = NoCgroup("kept")
+    if path:
+        cgroup = CgroupfsCgroup(path, "kept")
+        cgroup.make_anew()
     wires = Wires(facts["tty"], facts["stdin_open"], ())
     created = parent.create(
         spec,

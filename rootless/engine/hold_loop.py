@@ -523,7 +523,8 @@ class _Holder:
         except ChildProcessError:
             pass  # there are none
 
-    def _end_cgroup(self, remove: bool) -> None:
+    def _end_cgroup(self) -> None:
+        # A restart makes it anew: what is cloned into one that was killed once may be killed too.
         if self.orphans:
             self._reap_orphans()
             kill_children({self.pasta, *self.helpers}, _CLEAN_UP)
@@ -533,18 +534,14 @@ class _Holder:
         from rootless.runtime.cgroup import cgroupfs
 
         try:
-            if remove:
-                cgroupfs.remove(path)
-            else:
-                with open(f"{path}/cgroup.kill", "w", encoding="utf-8") as file:
-                    file.write("1")
+            cgroupfs.remove(path)
         except OSError:
             pass  # the administrator's systemd removes it
 
     def _clean_up(self) -> None:
         if self.pasta:
             os.kill(self.pasta, signal.SIGKILL)
-        self._end_cgroup(True)
+        self._end_cgroup()
         if self.orders["mount"]:
             try:
                 mounts.umount(self.orders["mount"])
@@ -631,7 +628,7 @@ class _Holder:
                 drained = True
                 self._end_run()
                 if not self.done:
-                    self._end_cgroup(False)
+                    self._end_cgroup()
                     self._tell_end()
                 continue
             if self.restart_at and now >= self.restart_at:

@@ -70,6 +70,17 @@ class CgroupfsCgroup:
         self.path: str | None = path
         self.why = why
 
+    def make_anew(self) -> None:
+        """Make the directory again after `remove`; it may be there still.
+
+        A kernel (seen: 6.18) kills what is cloned into a cgroup whose cgroup.kill was ever used.
+        """
+        assert self.path is not None
+        try:
+            os.mkdir(self.path, 0o755)
+        except FileExistsError:
+            pass
+
     def open(self) -> int:
         """Return a descriptor of the directory, for CLONE_INTO_CGROUP."""
         assert self.path is not None
