@@ -27,7 +27,7 @@ import stat
 from rootless.engine import rootview
 from rootless.engine.container import find
 from rootless.errors import RlessError
-from rootless.image.layers import raise_descriptor_limit
+from rootless.image.inflight import raise_descriptor_limit
 from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, is_whiteout
 from rootless.linux.idmap import call_in_userns
 from rootless.linux.openat2 import BENEATH, openat2

@@ -32,7 +32,7 @@ from rootless.engine import container as containers
 from rootless.engine import sweep
 from rootless.engine import volumes as volumes_
 from rootless.errors import RlessError, SyscallError
-from rootless.image.layers import raise_descriptor_limit
+from rootless.image.inflight import raise_descriptor_limit
 from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
 from rootless.linux import ns, prctl

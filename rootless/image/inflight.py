@@ -203,8 +203,14 @@ class LayerLocks:
     """Hold locks on layers that are about to be made, so that others wait and then share."""
 
     def __init__(self, root: str) -> None:
+        import resource
+
         self._directory = f"{root}/locks"
         self._held: list[tuple[int, str]] = []
+        # A descriptor for each layer, and one for what comes of it; a container that is run
+        # afterwards must not inherit the higher limit.
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise_descriptor_limit()
 
     def take(self, chain: str) -> bool:
         """Lock one layer; tell whether somebody else had it meanwhile.
@@ -236,6 +242,19 @@ class LayerLocks:
                 fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
         self._held = []
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the hard limit has: one a layer is held."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

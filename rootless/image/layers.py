@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rootless.errors import RlessError, escape
 from rootless.image import limits
 from rootless.image.blobstream import BlobStream
+from rootless.image.inflight import raise_descriptor_limit
 from rootless.image.layerview import OPAQUE_MARKER, WHITEOUT_PREFIX, is_opaque
 from rootless.image.ownership import own_ids
 from rootless.image.records import has_layer
@@ -82,17 +83,6 @@ class Caller:
             os._exit(70)
         os.umask(0)
         raise_descriptor_limit()
-
-
-def raise_descriptor_limit() -> None:
-    """Allow as many descriptors as the hard limit has: one a layer is held."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-        if soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def place_split(scratch_fd: int, name: str, final: str, owner: tuple[int, int]) -> None:
