@@ -44,7 +44,7 @@ KEYS: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(
             (
-                "index-children index-depth layers archive-members sparse-entries members links"
+                "index-children index-depth layers archive-members sparse-entries members"
                 " xattrs redirects attempts replaced pages"
             ).split(),
             "count",

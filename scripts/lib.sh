@@ -91,7 +91,8 @@ make_venv() {
     python=$(find_python)
     version=$("$python" -VV | tr '\n' ' ')
     state="$version $PWD $(hash_of pyproject.toml setup.py helpers)"
-    if [ "$(cat .venv/.made-from-dev 2>/dev/null)" = "$state" ]; then return; fi
+    # The helper programs of an editable install lie in the tree, which may be another copy by now.
+    if [ "$(cat .venv/.made-from-dev 2>/dev/null)" = "$state" ] && [ -e rootless/bin ]; then return; fi
     [ -n "$extra" ] || state+=" $(hash_of rootless)"
     if [ "$(cat .venv/.made-from 2>/dev/null)" = "$state" ]; then return; fi
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||

@@ -427,6 +427,8 @@ class _Download:
         arrivals: workers.Arrivals,
     ) -> None:
         self._work = (source, layers, scratch, progress)
+        # What an earlier pull left is unpacked at once, before the source has looked at it.
+        self._goes_on = any(os.fstat(layer.fd).st_size for layer in layers)
         self._arrivals = arrivals
         self._failure: BaseException | None = None
         self.is_complete = False
@@ -449,7 +451,7 @@ class _Download:
                     work.watch()
                     work.result()
                 except RlessError:
-                    if self._work[0].may_restart():
+                    if self._goes_on or self._work[0].may_restart():
                         thread.join()
                     if self._failure is None:
                         raise

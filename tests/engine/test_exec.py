@@ -265,8 +265,8 @@ def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> No
     """The keeper and the holder of a terminal are no Python; the end is told as ever."""
     box.up("")
     known = set(rless.processes())
-    rless("exec", "-d", "box", "sh", "-c", "sleep 1.5; exit 7").expect()
-    rless("exec", "-dt", "box", "sh", "-c", "sleep 1; head -c 300000 /dev/zero; exit 8").expect()
+    rless("exec", "-d", "box", "sh", "-c", "sleep 4; exit 7").expect()
+    rless("exec", "-dt", "box", "sh", "-c", "sleep 3; head -c 300000 /dev/zero; exit 8").expect()
     kept = [pid for pid, what in rless.processes().items()
             if pid not in known and "keeper of an exec" in what]  # fmt: skip
     assert len(kept) == 3
