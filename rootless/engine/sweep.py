@@ -73,7 +73,7 @@ def sweep() -> None:
         entry = read_json(f"{root}/{name}")
         if entry is None:
             continue  # it ended just now
-        if not any(is_alive(entry.get(process)) for process in ("owner", "monitor")):
+        if _is_abandoned(entry):
             _clear_once(name)
     _clear_images()
 
@@ -86,7 +86,11 @@ _IN_FLIGHT = "/tmp"  # noqa: S108
 def clear(container: Container) -> None:
     """Clear what a killed monitor left of a container; for the command that owns it."""
     if container.live():
-        _clear_once(container.id)
+        _clear_once(container.id, ours=True)
+
+
+def _is_abandoned(entry: dict[str, Any]) -> bool:
+    return not any(is_alive(entry.get(process)) for process in ("owner", "monitor"))
 
 
 def _drop_temporary(path: str) -> None:
@@ -96,8 +100,15 @@ def _drop_temporary(path: str) -> None:
         unlink(path)
 
 
-def _clear_once(container_id: str) -> None:
-    """Clear one entry, unless another command is at it already."""
+def _clear_once(container_id: str, ours: bool = False) -> None:
+    """Clear one entry, unless another command is at it already, or it is in good hands.
+
+    An owner notes the monitor, and may end then: whether that came between our look at the entry
+    and our look at the owner is told by an entry that has not changed since.
+
+    Args:
+        ours: it is the caller's.
+    """
     path = f"{live_root()}/{container_id}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -111,6 +122,12 @@ def _clear_once(container_id: str) -> None:
                 return
             # A file system without locks: two at once meet at files that are gone already.
         entry = read_json(path)
+        while entry is not None and not ours:
+            if not _is_abandoned(entry):
+                return
+            before, entry = entry, read_json(path)
+            if entry == before:
+                break
         if entry is not None:
             _clear(container_id, entry)
     finally:
