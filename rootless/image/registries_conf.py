@@ -321,7 +321,8 @@ def _parse(path: str, required: bool) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(data.decode())
+        found: dict[str, Any] = tomllib.loads(data.decode())
+        return found
     except (ValueError, RecursionError) as error:
         why = escape(str(error))[:200] or type(error).__name__
         raise RlessError(f"{escape(path)} is not valid TOML: {why}") from None
