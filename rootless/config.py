@@ -10,6 +10,7 @@ by the verb that needs it. docs/configuration.md explains the keys.
 from __future__ import annotations
 
 import os
+import sys
 
 from rootless.errors import RlessError, escape
 
@@ -143,6 +144,31 @@ def _read(path: str) -> bytes:
         return file.read(_MOST)
 
 
+def parse_toml(data: bytes, what: str) -> dict[str, Any]:
+    """Return a TOML document.
+
+    Args:
+        what: how errors name it.
+
+    Raises:
+        RlessError: it is none, or this Python reads none: since 3.11 it does by itself.
+    """
+    try:
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        document: dict[str, Any] = tomllib.loads(data.decode())
+    except ImportError:
+        raise RlessError(
+            f"{what} cannot be read: this Python has no TOML", "pip install tomli"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        why = escape(str(error))[:200] or type(error).__name__
+        raise RlessError(f"{what} is not valid TOML: {why}") from None
+    return document
+
+
 def parse(data: bytes, path: str) -> dict[str, dict[str, Any]]:
     """Return the sections of a file, checked.
 
@@ -153,19 +179,7 @@ def parse(data: bytes, path: str) -> dict[str, dict[str, Any]]:
         RlessError: it is no TOML, or has an unknown key or a value of the wrong kind.
     """
     what = f"the configuration {path}"
-    try:
-        import tomllib as toml  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as toml  # type: ignore[import-not-found, no-redef, unused-ignore]
-        except ImportError:
-            raise RlessError(
-                f"{what} cannot be read: this Python has no TOML", "pip install tomli"
-            ) from None
-    try:
-        document = toml.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise RlessError(f"{what} is not valid TOML: {escape(str(error))[:200]}") from None
+    document = parse_toml(data, what)
     # Written as a table in its section, told apart from it here.
     images = document.get("images")
     if isinstance(images, dict) and "limits" in images:

@@ -17,8 +17,8 @@ Source: containers-registries.conf(5), containers-registries.conf.d(5).
 from __future__ import annotations
 
 import os
-import sys
 
+from rootless import config
 from rootless.errors import RlessError, escape
 from rootless.image import limits
 from rootless.image.reference import DEFAULT_REGISTRY, Reference, is_registry, is_repository, parse
@@ -316,16 +316,7 @@ def _parse(path: str, required: bool) -> dict[str, Any]:
     data = _read(path, required)
     if not data:
         return {}
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        found: dict[str, Any] = tomllib.loads(data.decode())
-        return found
-    except (ValueError, RecursionError) as error:
-        why = escape(str(error))[:200] or type(error).__name__
-        raise RlessError(f"{escape(path)} is not valid TOML: {why}") from None
+    return config.parse_toml(data, escape(path))
 
 
 def _entry(value: dict[str, Any], what: str) -> _Entry:

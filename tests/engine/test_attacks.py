@@ -336,7 +336,7 @@ def join_keyring_with_a_key() -> None:
     assert libc.syscall(_ADD_KEY, b"user", b"rless-secret", b"hunter2", 7, session) > 0
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/keys"), reason="needs keys in the kernel")
+@pytest.mark.needs("keyrings")
 def test_the_session_keyring_stays_outside(rless: Product) -> None:
     """Class 34: the description of a key is seen by its owner anywhere; read it is by a session.
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from tests.engine.test_bad_hosts import on_a_host_where
 from tests.lib import images
 from tests.lib.images import Image, Link, busybox_layer, layer, registry
+from tests.lib.needs import DRIVERS
 from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -81,11 +81,9 @@ def config(rless: Product, identifier: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("driver", ["overlay", "fuse-overlayfs", "copy"])
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_the_changes_are_in_it(rless: Product, driver: str, state: str, tmp_path: Path) -> None:
-    if driver == "fuse-overlayfs" and not shutil.which(driver):
-        pytest.skip("fuse-overlayfs is not installed")
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
              "-v", "commit-test:/vol"]  # fmt: skip
     if state == "running":

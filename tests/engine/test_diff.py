@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.images import Dir, File, Image, Link, busybox_layer, layer
+from tests.lib.needs import DRIVERS
 from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -62,11 +63,9 @@ def image(rless: Product) -> str:
     return rless.add_image("diff", Image([busybox_layer(), first, second], {"Env": ["PATH=/bin"]}))
 
 
-@pytest.mark.parametrize("driver", ["overlay", "fuse-overlayfs", "copy"])
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_every_kind_of_change(rless: Product, driver: str, state: str) -> None:
-    if driver == "fuse-overlayfs" and not shutil.which(driver):
-        pytest.skip("fuse-overlayfs is not installed")
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
              "-v", "diff-test:/vol/deep/data", "--tmpfs", "/scratch"]  # fmt: skip
     script = CHANGE.replace("touch /a/kept; ", "") if driver == "copy" else CHANGE

@@ -679,7 +679,7 @@ def test_groups_are_set_whatever_they_were(box: Any, rless: Product) -> None:
         assert found and not found & {"5", "6"}
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/keys"), reason="needs keys in the kernel")
+@pytest.mark.needs("keyrings")
 def test_the_session_keyring_stays_outside(box: Any) -> None:
     """Class 34; without filter and masks, which would hide it."""
     box.up("--security-opt=systempaths=unconfined --security-opt=seccomp=unconfined")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import pty
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.lib.needs import DRIVERS
 from tests.lib.product import Product, Result, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -30,11 +30,9 @@ def members(done: Result) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in archive}
 
 
-@pytest.mark.parametrize("driver", ["overlay", "fuse-overlayfs", "copy"])
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_the_root_without_volumes(rless: Product, driver: str, state: str, tmp_path: Path) -> None:
-    if driver == "fuse-overlayfs" and not shutil.which(driver):
-        pytest.skip("fuse-overlayfs is not installed")
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
              "-v", "export-test:/vol", "-v", f"{tmp_path}:/bind"]  # fmt: skip
     (tmp_path / "bound").write_text("x")

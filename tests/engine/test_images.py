@@ -10,11 +10,10 @@ import pytest
 
 from tests.lib import images
 from tests.lib.images import Dir, File, Hard, Link, busybox_layer, layer, opaque, whiteout
+from tests.lib.needs import DRIVERS
 from tests.lib.product import Product, probe_image
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
-
-DRIVERS = ["overlay", pytest.param("fuse-overlayfs", marks=pytest.mark.needs("fuse")), "copy"]
 
 
 def test_oci_layout(own_rless: Product) -> None:

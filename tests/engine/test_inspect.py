@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,13 +36,6 @@ CONFIG = {
     "process": {"env": ["PATH=/bin", "A=1"], "cwd": "/srv", "oomScoreAdj": 5, "args": []},
     "linux": {"sysctl": {"a.b": "1"}, "maskedPaths": ["/proc/kcore"], "readonlyPaths": []},
 }
-
-
-@pytest.fixture
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    storage = tmp_path / "storage"
-    monkeypatch.setenv("RLESS_STORAGE", str(storage))
-    return Records(storage)
 
 
 @pytest.fixture

@@ -16,13 +16,6 @@ from tests.lib.records import Records
 
 
 @pytest.fixture
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    storage = tmp_path / "storage"
-    monkeypatch.setenv("RLESS_STORAGE", str(storage))
-    return Records(storage)
-
-
-@pytest.fixture
 def ps(capfd: pytest.CaptureFixture[str]) -> Any:
     """Run `ps` with these words; return the lines."""
 

@@ -11,6 +11,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 from rootless.host import facts, trial
 from rootless.linux import subid
 
@@ -31,6 +33,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "compiler": lambda: any(shutil.which(name) for name in ("cc", "gcc", "clang")),
     "delegated cgroup": _delegated_cgroup,
     "fuse": lambda: bool(trial.bounded(trial.device, "/dev/fuse")),
+    "keyrings": lambda: os.path.exists("/proc/keys"),
     "libseccomp": lambda: facts.find_library("libseccomp.so.2") is not None,
     "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
     "ordinary user": lambda: os.getuid() != 0,
@@ -46,3 +49,11 @@ FACTS: dict[str, Callable[[], bool]] = {
 def has(fact: str) -> bool:
     """Tell whether this machine has a fact; a name that is not in FACTS is a program's name."""
     return FACTS.get(fact, _program(fact))()
+
+
+# The drivers of the root file system, for `parametrize`.
+DRIVERS = [
+    "overlay",
+    pytest.param("fuse-overlayfs", marks=pytest.mark.needs("fuse", "fuse-overlayfs")),
+    "copy",
+]

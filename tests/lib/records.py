@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def boot_id() -> str:
     """Return the id of this boot."""
@@ -111,3 +113,11 @@ class Records:
     def _write(self, path: Path, value: object) -> None:
         path.write_text(json.dumps(value))
         path.chmod(0o600)
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """Give a storage of the test's own, which rless takes."""
+    storage = tmp_path / "storage"
+    monkeypatch.setenv("RLESS_STORAGE", str(storage))
+    return Records(storage)
