@@ -182,6 +182,9 @@ _OWN: Group = (
         ("--sdnotify", "MODE", "value", "sdnotify", "logging.sdnotify",
          ("Who tells the systemd of $NOTIFY_SOCKET: conmon (rless, once it is started), container, "
           "ignore")),
+        ("--systemd", "MODE", "value", "systemd", "logging.systemd",
+         ("Make it ready for systemd as first process: auto (default: when the command is systemd "
+          "or /sbin/init), true (the same, and refused where it cannot run), always, false")),
         ("--debug", "", "flag", "debug", "boolean", "Print the time line of the start"),
     ),
 )  # fmt: skip

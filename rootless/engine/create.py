@@ -248,7 +248,14 @@ def find_joined(state: Run) -> None:
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
     container_id = containers.new_id()
-    stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
+    command = specgen.command(request, config, None)
+    systemd, default_signal = "", defaults.STOP_SIGNAL
+    if request.systemd != "auto" or command[0].endswith(("init", "systemd")):
+        from rootless.engine import systemd_mode
+
+        if systemd := systemd_mode.wanted(request, command):
+            default_signal = systemd_mode.STOP_SIGNAL
+    stop_signal = request.stop_signal or config.get("StopSignal") or default_signal
     try:
         stop_number = signal_number(stop_signal)
     except RlessError as error:
@@ -257,7 +264,6 @@ def _make_container(state: Run, run: bool) -> None:
         ) from error
     timeout = request.stop_timeout
     extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
-    command = specgen.command(request, config, None)
     state.container = containers.create(
         container_id,
         request.name,
@@ -280,6 +286,7 @@ def _make_container(state: Run, run: bool) -> None:
             "exposed": sorted({*(config.get("ExposedPorts") or {}), *request.expose}),
             "ports": [_show_port(port) for port in request.publish],
             "network": _show_network(state),
+            "systemd": systemd,
             "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,

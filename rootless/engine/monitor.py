@@ -208,7 +208,6 @@ class Monitor:
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        write_json(f"{self.container.directory}/config.json", self.spec)
         self.cgroup = cgroup.choose(self.spec, self.container.id, hand_down=True)
         times.append(("control group", time.monotonic()))
         pasta = self.pasta
@@ -220,6 +219,11 @@ class Monitor:
             rootfs=self.mounted.describe(),
             restarts=0,
         )
+        if systemd := self.container.facts.get("systemd"):
+            from rootless.engine import systemd_mode
+
+            systemd_mode.open_cgroup(self.spec, self.cgroup, systemd)
+        write_json(f"{self.container.directory}/config.json", self.spec)
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:

@@ -189,6 +189,7 @@ class RunRequest(Plain):
         "stop_signal",
         "stop_timeout",
         "sysctls",
+        "systemd",
         "tty",
         "ulimits",
         "user",
@@ -243,6 +244,7 @@ class RunRequest(Plain):
         self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore
+        self.systemd = "auto"  # also true, always, false
 
         # Its health check; seconds; 0 or None: as the image says, else Docker's default.
         self.health_cmd: str | None = None

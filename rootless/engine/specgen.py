@@ -37,6 +37,7 @@ class Facts:
         init: our init program, to bind; None without --init.
         no_new_privs: where the request does not say.
         seccomp: the profile; None: unconfined.
+        systemd: the container's id, where it is made for systemd; else "".
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
         host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
@@ -57,6 +58,7 @@ class Facts:
         "namespace_paths",
         "no_new_privs",
         "seccomp",
+        "systemd",
         "uid",
         "volumes",
     )
@@ -76,6 +78,7 @@ class Facts:
         self.no_new_privs = False
         self.seccomp: dict[str, Any] | None = None
         self.hostname = ""
+        self.systemd = ""
         self.cgroup_namespace = True
         self.host_mqueue = False
 
@@ -161,6 +164,10 @@ def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> lis
         variables["HOSTNAME"] = facts.hostname
     if request.tty:
         variables["TERM"] = "xterm"
+    if facts.systemd:
+        from rootless.engine import systemd_mode
+
+        variables |= systemd_mode.environment(facts.systemd)
     for entry in image.get("Env") or []:
         name, _, value = entry.partition("=")
         variables[name] = value
@@ -258,6 +265,10 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         if request.ipc != "none":
             size = defaults.SHM_SIZE if request.shm_size is None else request.shm_size
             result.append(_mount(_SHM, "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
+    if facts.systemd:
+        from rootless.engine import systemd_mode
+
+        result += systemd_mode.mounts()
     for path, source in facts.files.items():
         flag = "ro" if request.read_only else "rw"
         result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))

@@ -249,6 +249,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     else:
         facts.files = files.write(request, state.container.directory, facts.hostname)
     facts.init = files.place_init(state.container.directory) if request.init else None
+    facts.systemd = state.container.id if state.container.facts.get("systemd") else ""
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
     if not state.prepared:
