@@ -205,6 +205,17 @@ class Machine:
         out, err = (answer[key].encode("latin-1") for key in ("out", "err"))
         return Result([f"script {number}"], answer["code"], out, err)
 
+    def state(self, name: str, user: str = "alice") -> dict[str, Any]:
+        """Return the State of `rless inspect`."""
+        done = self.run(f"rless inspect -f '{{{{json .State}}}}' {name}", user).expect()
+        found: dict[str, Any] = json.loads(done.out)
+        return found
+
+    def show(self, unit: str, user: str = "alice") -> dict[str, str]:
+        """Return what systemctl shows of a user unit."""
+        done = self.run(f"systemctl --user show {unit}", user).expect()
+        return dict(line.partition("=")[::2] for line in done.lines())
+
     def _await(self, number: int, timeout: float) -> dict[str, Any]:
         with self._news:
             if not self._news.wait_for(lambda: number in self._answers, timeout):

@@ -29,6 +29,11 @@ def _delegated_cgroup() -> bool:
     return path is not None and facts.is_delegated(path)
 
 
+def _virtual_machine() -> bool:
+    cache = os.environ.get("RLESS_VM_CACHE", "")
+    return os.path.exists(f"{cache}/disk") and shutil.which("qemu-system-x86_64") is not None
+
+
 FACTS: dict[str, Callable[[], bool]] = {
     "compiler": lambda: any(shutil.which(name) for name in ("cc", "gcc", "clang")),
     "delegated cgroup": _delegated_cgroup,
@@ -41,6 +46,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
     "tun": lambda: bool(trial.bounded(trial.device, "/dev/net/tun")),
     "user namespaces": lambda: bool(trial.bounded(trial.user_namespace)),
+    "virtual machine": _virtual_machine,
     "x86_64": lambda: os.uname().machine == "x86_64",
 }
 
