@@ -40,6 +40,7 @@ class Facts:
         systemd: the container's id, where it is made for systemd; else "".
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
+        resources: `linux.resources`, of the limits that were asked for.
         host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
     """
 
@@ -57,6 +58,7 @@ class Facts:
         "last_cap",
         "namespace_paths",
         "no_new_privs",
+        "resources",
         "seccomp",
         "systemd",
         "uid",
@@ -79,6 +81,7 @@ class Facts:
         self.seccomp: dict[str, Any] | None = None
         self.hostname = ""
         self.systemd = ""
+        self.resources: dict[str, Any] = {}
         self.cgroup_namespace = True
         self.host_mqueue = False
 
@@ -118,7 +121,7 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
         "annotations": dict(request.annotations),
         "linux": {
             "namespaces": namespaces(request, facts),
-            "resources": {},
+            "resources": facts.resources,
             "sysctl": dict(request.sysctls),
             "rootfsPropagation": "private",
             "maskedPaths": [] if privileged else _unmasked(request, defaults.MASKED_PATHS),

@@ -11,6 +11,7 @@ import sys
 
 from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
+from rootless.runtime.cgroup.base import MANAGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,8 +139,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse_unbuilt(line: _Line) -> None:
-    if line.has("--systemd-cgroup") or line.get("--cgroup-manager") == "systemd":
-        raise RlessError("the systemd cgroup manager is not built yet", "leave it out", 1)
     if line.has("--no-new-keyring"):
         raise RlessError("--no-new-keyring is not supported: not built yet", exit_code=1)
 
@@ -178,8 +177,20 @@ def _options(line: _Line) -> tuple[str, str, lifecycle.Options]:
         except OSError:
             # One of ours would get the number, and go to the application.
             raise RlessError(f"--preserve-fds {count}: {fd} is not open", exit_code=1) from None
+    options.cgroup_manager = _cgroup_manager(line)
     options.use_pivot = not line.has("--no-pivot")
     return line.root(), line.id(), options
+
+
+def _cgroup_manager(line: _Line) -> str | None:
+    """Return the manager that is asked for; None: cgroupfs, where it can be."""
+    name = line.get("--cgroup-manager")
+    if name is None:
+        return "systemd" if line.has("--systemd-cgroup") else None
+    name = "none" if name == "disabled" else name  # crun's word
+    if name not in MANAGERS:
+        raise RlessError(f"--cgroup-manager: {name} is not {' or '.join(MANAGERS)}", exit_code=1)
+    return name
 
 
 def _create(line: _Line) -> int:

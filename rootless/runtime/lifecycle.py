@@ -11,6 +11,8 @@ from rootless.linux.process import pidfd_send_signal, start_time
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime import mounts, parent
+from rootless.runtime.cgroup.base import Wish
+from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.state import Record
 
 TYPE_CHECKING = False
@@ -54,13 +56,47 @@ def load(bundle: str, config: str | None = None) -> Spec:
     return spec
 
 
+def _wish(spec: Spec, container_id: str, manager: str | None) -> Wish:
+    """Return what the config asks for its control group.
+
+    With systemd `cgroupsPath` is SLICE:PREFIX:NAME, as runc and crun have it.
+    """
+    linux = spec.get("linux", {})
+    path = linux.get("cgroupsPath", "").strip("/")
+    if manager == "systemd":
+        wish = Wish(f"rless-{container_id}", manager, required=True)
+        if path:
+            parts = path.split(":")
+            if len(parts) != 3 or not parts[2]:
+                raise RlessError(
+                    f"linux.cgroupsPath: {path} is not SLICE:PREFIX:NAME",
+                    "which the control group manager systemd takes",
+                    1,
+                )
+            wish.parent = parts[0] or None
+            wish.name = "-".join(part for part in parts[1:] if part)
+    else:
+        # As runc and crun: systemd is asked only if that is asked for.
+        wish = Wish(
+            f"rless-{container_id}" if path in ("", ".", "..") else path,
+            manager or "cgroupfs",
+            required=manager is not None,
+        )
+    wish.resources = asked(linux.get("resources", {}))
+    return wish
+
+
 class Options:
     """What create and run take beside the id."""
 
-    __slots__ = ("bundle", "config", "console_socket", "pid_file", "preserve_fds", "use_pivot")
+    __slots__ = (
+        *("bundle", "cgroup_manager", "config", "console_socket", "pid_file", "preserve_fds"),
+        "use_pivot",
+    )
 
     def __init__(self) -> None:
         self.bundle = os.getcwd()
+        self.cgroup_manager: str | None = None  # None: cgroupfs, where it can be
         self.config: str | None = None
         self.pid_file: str | None = None
         self.console_socket: str | None = None
@@ -92,7 +128,7 @@ def create(
             console_fd = _connect(options.console_socket)
         gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(gate_fd, True)
-        cgroup = cgroups.choose(spec, container_id)
+        cgroup = cgroups.choose(_wish(spec, container_id, options.cgroup_manager))
         facts = {
             "boot": paths.boot_id(),
             "bundle": bundle,
