@@ -39,6 +39,7 @@ import os
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
 from rootless.linux import idmap, ns, prctl
+from rootless.linux.cgroup import membership
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime import process as application
@@ -170,11 +171,12 @@ def prepare(
         description["noNewPrivileges"] = True
     if description.get("terminal"):
         import rootless.runtime.tty  # noqa: F401  # nothing can be imported later
+    place = _place_of(init, cgroup) if cgroup else None
     return Entrant(
         description,
         init=init,
-        cgroup=cgroup,
-        attach=_way_in(cgroup),
+        cgroup=place,
+        attach=_way_in(cgroup, place),
         limited=_has_limits(spec),
         oom_score=spec["process"].get("oomScoreAdj"),
         complete=complete,
@@ -187,14 +189,26 @@ def prepare(
     )
 
 
-def _way_in(cgroup: str | None) -> Callable[[], None] | None:
+def _place_of(init: Init, cgroup: str) -> str:
+    """Return where the first process is: a systemd divides its control group, and moves below.
+
+    A group whose controllers go down takes no process itself (cgroups(7)).
+    """
+    path = known = membership(init.pid)
+    while known not in ("", "/") and not cgroup.endswith(known):
+        known = os.path.dirname(known)
+    return cgroup + path[len(known) :] if known not in ("", "/") else cgroup
+
+
+def _way_in(cgroup: str | None, place: str | None) -> Callable[[], None] | None:
     """Return how to enter a control group that may be out of our reach; None: not by systemd."""
     sockets = cgroups.sockets() if cgroup else []
-    if not sockets or cgroup is None:
+    if not sockets or cgroup is None or place is None:
         return None
     from rootless.runtime.cgroup import systemd  # the joiner can import nothing
 
-    return lambda: systemd.attach(cgroup, os.getpid(), sockets)
+    below = place[len(cgroup) :]
+    return lambda: systemd.attach(cgroup, os.getpid(), sockets, below)
 
 
 def _has_limits(spec: Spec) -> bool:
