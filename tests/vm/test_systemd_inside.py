@@ -10,12 +10,13 @@ pytestmark = [pytest.mark.vm, pytest.mark.needs("virtual machine")]
 
 # /opt/systemd is a Debian whose files are alice's (scripts/vm-guest).
 RUN = "rless run -d --name inner --network none --stop-timeout 60"
+UP = "until [ -S /run/systemd/private ]; do sleep 0.1; done; systemctl is-system-running --wait"
 INIT = "--rootfs /opt/systemd /lib/systemd/systemd"
 
 
 def test_systemd_runs(machine: Machine) -> None:
     inside = (
-        "systemctl is-system-running --wait; cat /proc/1/comm; echo $container;"
+        f"{UP}; cat /proc/1/comm; echo $container;"
         " systemctl is-active systemd-journald dbus; journalctl -q -n 1 -o cat -u dbus;"
         " cat /sys/fs/cgroup/cgroup.controllers; cat /proc/1/cgroup;"
         " systemd-run -q --wait -P -p MemoryMax=20M -p TasksMax=7"
@@ -43,9 +44,9 @@ def test_systemd_runs(machine: Machine) -> None:
 def test_an_application_of_systemd_is_restarted(machine: Machine) -> None:
     """A second start finds no trace of the first one; a pause halts all groups below."""
     done = machine.run(
-        f"{RUN} {INIT} >/dev/null; rless exec inner systemctl is-system-running --wait;"
+        f"{RUN} {INIT} >/dev/null; rless exec inner sh -c '{UP}';"
         " rless pause inner; rless ps --format '{{.Status}}'; rless unpause inner;"
-        " rless restart inner; rless exec inner systemctl is-system-running --wait;"
+        f" rless restart inner; rless exec inner sh -c '{UP}';"
         " rless exec inner find /sys/fs/cgroup -name '*.service' -path '*dbus*'; rless rm -f inner;"
         " find /sys/fs/cgroup -name 'rless-*'; pgrep -c systemd-journal"
     )
