@@ -309,7 +309,7 @@ def outer_uid() -> int:
     EXTERNAL names the uid as the other side sees it (user_namespaces(7)).
     """
     own = os.getuid()
-    with open("/proc/self/uid_map", encoding="ascii") as file:
+    with open("/proc/self/uid_map", "rb") as file:
         for line in file:
             inside, outside, count = (int(word) for word in line.split())
             if inside <= own < inside + count:
