@@ -371,6 +371,9 @@ class RunRequest(Plain):
         request.publish = [_port(entry) for entry in data.get("publish", ())]
         request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
         request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
+        for name in cls.__slots__:
+            if name.startswith(("blkio_weight_d", "device_")):
+                setattr(request, name, [tuple(entry) for entry in data.get(name, ())])
         return request
 
 

@@ -102,6 +102,50 @@ def _check_cpus(request: RunRequest) -> None:
         raise RlessError("CPU cfs quota can not be less than 1ms (i.e. 1000)")
 
 
+def check_update(before: RunRequest, changes: dict[str, Any]) -> None:
+    """Refuse changes that contradict what the container has.
+
+    Raises:
+        RlessError: in Docker's words.
+    """
+    if changes.get("cpus") and (before.cpu_period or before.cpu_quota):
+        what = "Period" if before.cpu_period else "Quota"
+        raise RlessError(
+            f"Conflicting options: Nano CPUs cannot be updated as CPU {what} has already been set"
+        )
+    for field, what in (("cpu_period", "CPU Period"), ("cpu_quota", "CPU Quota")):
+        if changes.get(field) and before.cpus and not changes.get("cpus"):
+            raise RlessError(
+                f"Conflicting options: {what} cannot be updated as NanoCPUs has already been set"
+            )
+    memory = changes.get("memory", 0)
+    if memory and 0 < before.memory_swap < memory and not changes.get("memory_swap"):
+        raise RlessError(
+            "Memory limit should be smaller than already set memoryswap limit, "
+            "update the memoryswap at the same time"
+        )
+
+
+def lifted(request: RunRequest, changes: dict[str, Any]) -> dict[str, str]:
+    """Return the files that a running group needs for limits that are taken back."""
+    found: dict[str, str] = {}
+    if "memory" in changes and not request.memory:
+        found |= {"memory.max": "max", "memory.swap.max": "max"}
+    if "memory_reservation" in changes and not request.memory_reservation:
+        found["memory.low"] = "0"
+    if {"cpus", "cpu_quota"}.intersection(changes) and not (request.cpus or request.cpu_quota):
+        found["cpu.max"] = f"max {request.cpu_period or _PERIOD}"
+    for field, file, value in (
+        ("cpu_shares", "cpu.weight", "100"),
+        ("cpuset_cpus", "cpuset.cpus", "\n"),
+        ("cpuset_mems", "cpuset.mems", "\n"),
+        ("blkio_weight", "io.weight", "default 100"),
+    ):
+        if field in changes and not getattr(request, field):
+            found[file] = value
+    return found
+
+
 def parse_set(text: str) -> set[int]:
     """Return the numbers of a list as "0-2,7" (cpuset(7)).
 

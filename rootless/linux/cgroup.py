@@ -45,6 +45,12 @@ def root() -> str | None:
     return next((one for one in _MOUNTS if os.path.exists(f"{one}/cgroup.procs")), None)
 
 
+def of_user_manager(uid: int) -> str | None:
+    """Return the directory of a user's own systemd, if that may divide it; None: there is none."""
+    directory = f"{root() or ''}/user.slice/user-{uid}.slice/user@{uid}.service"
+    return directory if os.access(f"{directory}/cgroup.subtree_control", os.W_OK) else None
+
+
 def find_own() -> str | None:
     """Return the directory of the cgroup that we are in; None: there is none that we see."""
     ours = membership()

@@ -12,7 +12,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError
-from rootless.linux.cgroup import find_own, read_words
+from rootless.linux.cgroup import find_own, of_user_manager, read_words
 from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.base import Wish
 from rootless.runtime.cgroup.none import NoCgroup
@@ -20,6 +20,7 @@ from rootless.runtime.cgroup.none import NoCgroup
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.cgroup.systemd import Scope
@@ -44,6 +45,17 @@ def sockets() -> list[tuple[str, bool]]:
         found.append((address[10:].partition(",")[0], True))
     found += [(f"{base}/bus", True) for base in bases if (f"{base}/bus", True) not in found]
     return [(path, broker) for path, broker in found if os.path.exists(path)]
+
+
+def survey() -> tuple[str, list[str]]:
+    """Return the manager that is chosen where none is asked for, and the controllers it has."""
+    if sockets() and not _stays(Wish("")):
+        found = of_user_manager(os.getuid())
+        return "systemd", read_words(f"{found}/cgroup.controllers") if found else []
+    group = cgroupfs.find_delegated()
+    if isinstance(group, str):
+        return "none", []
+    return "cgroupfs", read_words(f"{group.directory}/cgroup.controllers")
 
 
 class Making:
@@ -118,7 +130,7 @@ class Making:
             except OSError as error:
                 self._error = RlessError(f"{error.filename}: {error.strerror}")
             except RlessError as error:
-                if wish.required or _is_about_limits(error):
+                if _is_about_limits(error):
                     raise
                 self._error = error
             finally:
@@ -225,3 +237,43 @@ def choose(wish: Wish) -> Cgroup:
     making = Making(wish)
     making.begin([os.getpid()])
     return making.finish()
+
+
+def change(
+    path: str | None,
+    manager: str,
+    resources: dict[str, Any],
+    lifted: dict[str, str],
+    best_effort: bool,
+) -> dict[str, Any]:
+    """Change the limits of a container that runs; return those that are set.
+
+    Args:
+        path: of its cgroup; manager: who has made it.
+        resources: all that it shall have.
+        lifted: files of what it shall have no more, and their values.
+
+    Raises:
+        RlessError: one cannot be set.
+    """
+    from rootless.runtime.cgroup import refusal
+    from rootless.runtime.cgroup import resources as limits
+
+    offered = set(read_words(f"{path}/cgroup.controllers")) if path else set()
+    if missing := limits.missing(resources, offered):
+        made: Cgroup = NoCgroup("the container has no control group")
+        if path:
+            made = cgroupfs.CgroupfsCgroup(path, "", manager)
+        if not best_effort:
+            raise refusal.explain(missing, made)
+        log.warn(f"there is no limit of {refusal.of(missing)}: {refusal.reason(missing, made)}")
+        resources = limits.without(resources, missing)
+    if path:
+        gone = {name: value for name, value in lifted.items() if os.path.exists(f"{path}/{name}")}
+        whole = {**resources, "unified": {**gone, **resources.get("unified", {})}}
+        limits.apply(path, whole)
+        if manager == "systemd":
+            from rootless.runtime.cgroup import systemd
+
+            systemd.change(path, whole, sockets())
+    return resources

@@ -37,12 +37,13 @@ _OF = {
 def explain(missing: Sequence[str], made: Cgroup) -> LimitError:
     """Return the error for limits whose controllers are missing."""
     return LimitError(
-        f"no limit of {_list(missing)} can be set: {reason(missing, made)}",
+        f"no limit of {of(missing)} can be set: {reason(missing, made)}",
         f"{_fix(missing)}; or --limits=try for what can be had",
     )
 
 
-def _list(missing: Sequence[str]) -> str:
+def of(missing: Sequence[str]) -> str:
+    """Return what these controllers limit."""
     return " and ".join(_OF.get(name, name) for name in missing)
 
 
@@ -99,5 +100,5 @@ def replace(resources: dict[str, Any], missing: Sequence[str]) -> tuple[list[Rli
         words.append(f"each user has at most {pids} processes (RLIMIT_NPROC)")
         lost.remove("pids")
     if lost:
-        words.append(f"there is no limit of {_list(lost)}")
+        words.append(f"there is no limit of {of(lost)}")
     return found, ", ".join(words)

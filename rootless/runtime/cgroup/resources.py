@@ -38,7 +38,7 @@ def asked(resources: dict[str, Any]) -> dict[str, Any]:
 def _says(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_says(item) for item in value.values())
-    return value not in (None, [], "", False)
+    return value is not None and value is not False and value not in ([], "")
 
 
 def cpu_weight(shares: int) -> int:

@@ -62,19 +62,24 @@ def properties(resources: dict[str, Any]) -> list[tuple[str, tuple[str, Any]]]:
     """Return what the scope itself has of the limits (systemd.resource-control(5))."""
     found: dict[str, tuple[str, Any]] = {"TasksMax": ("t", _INFINITY)}
     for file, value in limits.files(resources):
-        if file in _NUMBERS:
-            number = _INFINITY if value == "max" else int(value)
-            found[_NUMBERS[file]] = ("t", number)
-        elif file in ("memory.max", "pids.max"):
-            name, room = _WITH_ROOM[file]
-            found[name] = ("t", _INFINITY if value == "max" else int(value) + room)
-        elif file in ("io.weight", "io.bfq.weight") and value.startswith("default "):
-            found["IOWeight"] = ("t", int(value.split()[1]))
+        name, room = _PROPERTIES.get(file, ("", 0))
+        number = value.removeprefix("default ")
+        if name and value == "max":
+            found[name] = ("t", _INFINITY)
+        elif name and number.isascii() and number.isdigit():  # `unified` may have others
+            found[name] = ("t", min(int(number) + room, _INFINITY))
     return list(found.items())
 
 
-_NUMBERS = {"cpu.weight": "CPUWeight", "memory.low": "MemoryLow", "memory.min": "MemoryMin"}
-_WITH_ROOM = {"memory.max": ("MemoryMax", ROOM_MEMORY), "pids.max": ("TasksMax", ROOM_TASKS)}
+# file -> (property, what is added)
+_PROPERTIES = {
+    "cpu.weight": ("CPUWeight", 0),
+    "io.weight": ("IOWeight", 0),
+    "memory.low": ("MemoryLow", 0),
+    "memory.max": ("MemoryMax", ROOM_MEMORY),
+    "memory.min": ("MemoryMin", 0),
+    "pids.max": ("TasksMax", ROOM_TASKS),
+}
 
 
 def _connect(sockets: Sequence[tuple[str, bool]]) -> Connection:
