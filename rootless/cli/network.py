@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-from rootless.cli.values import choice, integer, line, refuse
+from rootless.cli.values import absolute, choice, integer, line, refuse
 from rootless.engine.request import Port
 
 
 def address(value: str) -> str:
     """Return `value` if it is an IPv4 or IPv6 address, without a zone."""
+    if not (_is_address(value, "AF_INET") or _is_address(value, "AF_INET6")):
+        raise ValueError("is not an IP address")
+    return value
+
+
+def ip4(value: str) -> str | None:
+    """Return an IPv4 address."""
+    if value and not _is_address(value, "AF_INET"):
+        raise ValueError("is not an IPv4 address")
+    return value or None
+
+
+def ip6(value: str) -> str | None:
+    """Return an IPv6 address."""
+    if value and not _is_address(value, "AF_INET6"):
+        raise ValueError("is not an IPv6 address")
+    return value or None
+
+
+def _is_address(value: str, family: str) -> bool:
     import _socket  # the C half: `socket` itself would load enum and selectors
 
-    for family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            _socket.inet_pton(family, value)
-        except (OSError, ValueError):
-            continue
-        return value
-    raise ValueError("is not an IP address")
+    try:
+        _socket.inet_pton(getattr(_socket, family), value)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def mac(value: str) -> str | None:
+    """Return the hardware address of one interface, in lower case."""
+    if not value:
+        return None
+    parts = value.replace("-", ":").split(":")
+    if len(parts) != 6 or not all(len(part) == 2 for part in parts):
+        raise ValueError("is not a MAC address")
+    try:
+        first = bytes(int(part, 16) for part in parts)[0]
+    except ValueError:
+        raise ValueError("is not a MAC address") from None
+    if first & 1 or not any(part != "00" for part in parts):
+        raise ValueError("is not the address of one interface")
+    return ":".join(parts).lower()
 
 
 def network(value: str) -> str | None:
@@ -36,10 +70,12 @@ def network(value: str) -> str | None:
         if value == "container:":
             raise ValueError("names no container")
         return line(value)
+    if value.startswith("ns:"):
+        return f"ns:{absolute(value.removeprefix('ns:'))}"
     raise refuse(
         f"--network {value}",
         "networks of several containers are not built yet",
-        "leave it out (pasta), or use pasta:OPTIONS, none, host, container:NAME",
+        "leave it out (pasta), or use pasta:OPTIONS, none, host, container:NAME, ns:PATH",
     )
 
 
@@ -74,11 +110,7 @@ def add_host(value: str) -> tuple[str, str]:
     if not separator or not name or ":" in name or any(char.isspace() for char in name):
         raise ValueError("is not NAME:ADDRESS")
     if target == "host-gateway":
-        raise refuse(
-            f"--add-host {name}:host-gateway",
-            "the container has no address of the host to talk to",
-            "give an address",
-        )
+        return line(name), target
     if target.startswith("[") and target.endswith("]"):
         target = target[1:-1]
     return line(name), address(target)

@@ -119,7 +119,15 @@ def _check_conflicts(request: RunRequest) -> None:
         ):
             if given:
                 raise RlessError(f"{flag} and --network {network} contradict each other")
-    if (request.publish or request.publish_all) and network in ("host", "none"):
+    if network.startswith(("none", "host", "ns:", "container:")):
+        for flag, address in (
+            ("--ip", request.ip),
+            ("--ip6", request.ip6),
+            ("--mac-address", request.mac_address),
+        ):
+            if address:
+                raise RlessError(f"{flag} and --network {network} contradict each other")
+    if (request.publish or request.publish_all) and network.startswith(("none", "host", "ns:")):
         from rootless import log
 
         log.warn(f"published ports have no meaning with --network {network}")
