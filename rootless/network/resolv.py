@@ -158,12 +158,6 @@ def hosts_text(
     added = ""
     for name, target in add_host:
         _check_word(name, "--add-host")
-        if target == "host-gateway":
-            raise RlessError(
-                f"--add-host {escape(name)}:host-gateway is not supported: the container cannot "
-                "reach services on the host's loopback",
-                "use --network=host, or the address of another interface of the host",
-            )
         added += f"{check_address(target, '--add-host')}\t{name}\n"
     if host_text is not None:
         return added + host_text
