@@ -1,9 +1,12 @@
 """Containers of the runtime's command line, on disk: one directory each below `--root`.
 
     <root>/<id>/                0700, made with mkdir: two `create`s of one id cannot both win
+        config.json             the checked config: later changes of the bundle's do not count
         state.json              pid, start time, boot id, bundle: written by rename
         gate                    a FIFO that init reads; `start` writes one byte into it
         created                 its name from the end of `create` to `start`
+        failure                 what went wrong after `create` had gone, in the words of `sync`
+        notify/                 bound into the container, with a socket for its sd_notify
 
 So the status is a name, and init is known from before it does anything: whenever a `create` is
 killed, `delete --force` finds what it has left. A pid is believed only with its start time and
@@ -13,6 +16,7 @@ boot id (security class 39).
 from __future__ import annotations
 
 import os
+import select
 import stat
 
 from rootless import jsontext, paths
@@ -23,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.oci.runtime_spec import State
+    from rootless.oci.runtime_spec import Spec, State
 
 _OCI_VERSION = "1.2.0"
 _FACTS = frozenset({"pid", "start", "boot", "bundle", "annotations"})
@@ -42,7 +46,10 @@ def check_id(container_id: str) -> str:
         or not _ALLOWED.issuperset(container_id)
         or container_id.startswith(".")
     ):
-        raise RlessError(f"container id {container_id!r} is not valid", exit_code=1)
+        raise RlessError(
+            f"invalid container ID {container_id!r}: empty, too long, or with an invalid character",
+            exit_code=1,
+        )
     return container_id
 
 
@@ -75,10 +82,38 @@ class Record:
         try:
             os.mkdir(self.directory, 0o700)
         except FileExistsError:
-            raise RlessError(f"container {self.id} exists already", exit_code=1) from None
+            raise RlessError(f"container {self.id} already exists", exit_code=1) from None
         except OSError as error:
             raise RlessError(f"cannot make {self.directory}: {error.strerror}") from error
         os.mkfifo(self.fifo, 0o600)
+
+    @property
+    def failure(self) -> str:
+        """Return the path of the file in which init tells a failure that nobody waits for."""
+        return f"{self.directory}/failure"
+
+    @property
+    def notify(self) -> str:
+        """Return the path of the directory with the socket for sd_notify."""
+        return f"{self.directory}/notify"
+
+    def write_spec(self, spec: Spec) -> None:
+        """Keep the checked config."""
+        with open(f"{self.directory}/config.json", "w", encoding="utf-8") as file:
+            file.write(jsontext.dumps(spec))
+
+    def read_spec(self) -> Spec:
+        """Return what `write_spec` kept.
+
+        Raises:
+            RlessError: it is not there, or damaged.
+        """
+        try:
+            with open(f"{self.directory}/config.json", encoding="utf-8") as file:
+                spec: Spec = jsontext.loads(file.read())
+                return spec
+        except (OSError, ValueError, RecursionError) as error:
+            raise RlessError(f"container {self.id}: its config is damaged: {error}") from error
 
     def write(self, facts: dict[str, Any]) -> None:
         """Write state.json."""
@@ -115,13 +150,19 @@ class Record:
         """Remove the directory."""
         try:
             for name in os.listdir(self.directory):
-                os.unlink(f"{self.directory}/{name}")
+                if name == "notify":
+                    _remove_notify(self.notify)
+                else:
+                    os.unlink(f"{self.directory}/{name}")
             os.rmdir(self.directory)
         except FileNotFoundError:
             pass  # another `delete` was faster
 
     def state(self) -> State:
-        """Return the answer of `state`: status is creating, created, running or stopped."""
+        """Return the answer of `state`.
+
+        The status is creating, created, running, paused or stopped.
+        """
         facts = self.read()
         if not facts["boot"]:
             status = "creating"
@@ -129,8 +170,10 @@ class Record:
             status = "stopped"
         elif os.path.exists(self.created):
             status = "created"
+        elif os.path.exists(self.fifo):
+            status = "creating"
         else:
-            status = "creating" if os.path.exists(self.fifo) else "running"
+            status = "paused" if _frozen(facts.get("cgroup")) else "running"
         answer: State = {
             "ociVersion": _OCI_VERSION,
             "id": self.id,
@@ -139,13 +182,18 @@ class Record:
             "bundle": facts["bundle"],
             "annotations": facts["annotations"],
         }
+        if "created" in facts:
+            answer["created"] = facts["created"]
         return answer
 
-    def open_start_gate(self) -> None:
+    def open_start_gate(self, wait: bool = False) -> None:
         """Let init go on: one byte into the FIFO, which is removed.
 
+        Args:
+            wait: until the program runs.
+
         Raises:
-            RlessError: it is not in the state `created`.
+            RlessError: it is not in the state `created`; or, with `wait`, what init has told.
         """
         if self.state()["status"] != "created":
             raise RlessError(f"container {self.id} is not in the state created", exit_code=1)
@@ -158,6 +206,24 @@ class Record:
                 raise RlessError(f"{self.created} is not a FIFO")
             os.unlink(self.created)
             os.write(fd, b"s")
+            if wait:
+                # Its reader is closed by execve, or by init's end: POLLERR, which none can mask.
+                poll = select.poll()
+                poll.register(fd, 0)
+                poll.poll()
+                self._raise_failure()
+        finally:
+            os.close(fd)
+
+    def _raise_failure(self) -> None:
+        from rootless.runtime import sync
+
+        try:
+            fd = os.open(self.failure, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            sync.expect_exec(fd)
         finally:
             os.close(fd)
 
@@ -180,6 +246,22 @@ class Record:
             pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
+
+
+def _frozen(cgroup: str | None) -> bool:
+    if not cgroup:
+        return False
+    try:
+        with open(f"{cgroup}/cgroup.events", "rb") as file:
+            return b"frozen 1" in file.read()
+    except OSError:
+        return False  # before Linux 5.2, or it is gone
+
+
+def _remove_notify(directory: str) -> None:
+    for name in os.listdir(directory):
+        os.unlink(f"{directory}/{name}")
+    os.rmdir(directory)
 
 
 def _alive(facts: dict[str, Any]) -> bool:

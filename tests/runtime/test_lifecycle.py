@@ -66,9 +66,9 @@ def test_state_of_an_unknown_container(bundle: Bundle) -> None:
 def test_bad_ids(bundle: Bundle, name: str) -> None:
     bundle.write("id")
     for verb in ("create", "run"):
-        assert "is not valid" in complaint(bundle.call(verb, "-b", str(bundle.path), name))
+        assert "invalid container ID" in complaint(bundle.call(verb, "-b", str(bundle.path), name))
     for verb in ("state", "start", "kill", "delete"):
-        assert "is not valid" in complaint(bundle.call(verb, name))
+        assert "invalid container ID" in complaint(bundle.call(verb, name))
     assert bundle.call("delete", "--force", name).code == 1
 
 
@@ -122,7 +122,7 @@ def test_the_second_create_leaves_the_first_alone(live: Bundle) -> None:
     live.create("args", "first")
     live.write("args", "second")
     done = live.call("create", "-b", str(live.path), live.id)
-    assert complaint(done) == f"container {live.id} exists already"
+    assert complaint(done) == f"container {live.id} already exists"
     live.call("start", live.id).expect()
     assert live.wait_output("first") == "arg 0 first\n"
 
@@ -258,7 +258,7 @@ def test_a_program_that_is_missing_at_start(live: Bundle) -> None:
     live.call("start", live.id).expect()
     live.wait_status("stopped")
     assert live.output() == (
-        "rless-oci: cannot execute /no\\x1bthing: no such file in the container\n"
+        "rless-oci: cannot execute /no\\x1bthing: no such file or directory in the container\n"
     )
 
 
@@ -272,7 +272,7 @@ def test_a_program_that_is_missing_without_a_pid_namespace(live: Bundle) -> None
     live.create()
     live.call("start", live.id).expect()
     live.wait_status("stopped")
-    assert "no such file in the container" in live.output()
+    assert "no such file or directory in the container" in live.output()
 
 
 def decoy() -> subprocess.Popen[bytes]:

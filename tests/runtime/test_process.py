@@ -19,9 +19,9 @@ pytestmark = pytest.mark.needs("compiler", "user namespaces")
 @pytest.mark.parametrize(
     ("program", "code", "says"),
     [
-        ("/nothing", 127, "no such file in the container"),
-        ("nothing", 127, "not found in $PATH"),
-        ("/probe/x", 127, "no such file in the container"),
+        ("/nothing", 127, "no such file or directory in the container"),
+        ("nothing", 127, "executable file not found in $PATH"),
+        ("/probe/x", 127, "no such file or directory in the container"),
         ("", 127, "the command is empty"),
         ("/directory", 126, "it is a directory"),
         ("/", 126, "it is a directory"),

@@ -112,7 +112,7 @@ def test_a_program_that_is_missing(live: Bundle, listener: Listener) -> None:
     live.create(options=["--console-socket", listener.path])
     master = listener.receive()
     live.call("start", live.id).expect()
-    assert "no such file in the container" in read_all(master)
+    assert "no such file or directory in the container" in read_all(master)
 
 
 def test_links_of_the_image_are_not_followed(
