@@ -115,12 +115,15 @@ _VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "events": ("ID", ("--stats", "--interval DURATION")),
-    "delete": ("ID", ("-f --force",)),
+    "delete": ("ID", ("-f --force", "-r --regex")),
     "spec": ("", ("--rootless", "-b --bundle DIR", "-f --config FILE")),
     "features": ("", ()),
 }
 _SEVERAL = frozenset({"--env", "--cap", "--additional-gids"})
 _VERBATIM = frozenset({"exec"})  # after the id and the first word that is no option
+_ABOUT = {"--help": "--help", "-h": "--help", "--version": "--version", "-v": "--version"}
+# Podman shows it; the last line is crun's, by whose words other programs know what there is.
+_VERSION = f"rless-oci version {__version__}\nspec: 1.2.0\n+SYSTEMD +SECCOMP +CAP\n"
 _ROOTLESS = ("true", "false", "auto")
 
 
@@ -141,8 +144,8 @@ class _Line:
                 self.arguments += words
             elif self.verb in _VERBATIM and len(self.arguments) > 1:
                 self.arguments += [word, *words]
-            elif word in ("--help", "-h"):
-                self.options["--help"] = [""]
+            elif word in _ABOUT:
+                self.options[_ABOUT[word]] = [""]
             elif name == "--rootless" and not self.verb:
                 words = self._rootless(equals, value, words)
             elif name in self._known:
@@ -247,21 +250,18 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     line: _Line | None = None
     try:
-        if not argv or argv[0] in ("--help", "-h", "help"):
-            print(_USAGE, end="")
-            return 0 if argv else 1
-        if argv[0] in ("--version", "-v", "version"):
-            print(f"rless-oci version {__version__}\nspec: 1.2.0\n+SYSTEMD +CAP +SECCOMP +APPARMOR")
-            return 0
         line = _Line(argv)
         log.enabled = line.has("--debug")
         _check_log(line)
-        if line.verb not in _VERBS:
-            raise RlessError(f"unknown command {line.verb}", "see rless-oci --help", 1)
-        if "--help" in line.options:
-            print(_help(line.verb), end="")
+        if line.has("--version"):
+            print(_VERSION, end="")
             return 0
-        return _COMMANDS[line.verb](line)
+        if line.verb in _COMMANDS and not line.has("--help"):
+            return _COMMANDS[line.verb](line)
+        if line.verb not in ("", "help", *_COMMANDS):
+            raise RlessError(f"unknown command {line.verb}", "see rless-oci --help", 1)
+        print(_help(line.verb) if line.verb in _COMMANDS else _USAGE, end="")
+        return 0 if line.verb or line.has("--help") else 1
     except RlessError as error:
         _complain(str(error), line)
         return error.exit_code
@@ -338,16 +338,14 @@ def _manager(line: _Line) -> str | None:
 
 
 def _kept_fds(line: _Line) -> tuple[int, ...]:
-    """Return the descriptors of --preserve-fds; each must be open."""
+    """Return the descriptors of --preserve-fds, as far as they are open.
+
+    One that is not must not be kept either: one of ours could get its number.
+    """
     count = line.get("--preserve-fds") or "0"
     if not (count.isascii() and count.isdigit() and len(count) < 6):
         raise RlessError(f"--preserve-fds: {count} is not a number", exit_code=1)
-    kept = tuple(range(3, 3 + int(count)))
-    for fd in kept:
-        if not _is_open(fd):
-            # One of ours would get the number, and go to the application.
-            raise RlessError(f"--preserve-fds {count}: {fd} is not open", exit_code=1)
-    return kept
+    return tuple(fd for fd in range(3, 3 + int(count)) if _is_open(fd))
 
 
 def _is_open(fd: int) -> bool:
@@ -443,7 +441,7 @@ def _exec(line: _Line) -> int:
 def _state(line: _Line) -> int:
     from rootless.runtime.state import Record
 
-    print(jsontext.dumps(Record(line.root(), line.id()).state()))
+    print(jsontext.dumps(Record(line.root(), line.id()).state(wait=True)))
     return 0
 
 
@@ -460,8 +458,23 @@ def _kill(line: _Line) -> int:
 def _delete(line: _Line) -> int:
     from rootless.runtime import lifecycle
 
-    lifecycle.delete(line.root(), line.id(), line.has("--force"))
+    ids = [line.id()]
+    if line.has("--regex"):
+        ids = _matching(line.root(), ids[0])
+    for container_id in ids:
+        lifecycle.delete(line.root(), container_id, line.has("--force"))
     return 0
+
+
+def _matching(root: str, expression: str) -> list[str]:
+    """Return the ids of containers that crun's `delete --regex` means."""
+    import re
+
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise RlessError(f"--regex {expression}: {error}", exit_code=1) from error
+    return [name for name in sorted(os.listdir(root)) if name[0] != "." and pattern.search(name)]
 
 
 def _list(line: _Line) -> int:

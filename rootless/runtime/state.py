@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+import time
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Spec, State
 
+_CREATION = 0.5  # seconds
 _OCI_VERSION = "1.2.0"
 _FACTS = frozenset({"pid", "start", "boot", "bundle", "annotations"})
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
@@ -158,11 +160,16 @@ class Record:
         except FileNotFoundError:
             pass  # another `delete` was faster
 
-    def state(self) -> State:
-        """Return the answer of `state`.
+    def state(self, wait: bool = False) -> State:
+        """Return the answer of `state`: is it creating, created, running, paused or stopped?
 
-        The status is creating, created, running, paused or stopped.
+        Args:
+            wait: a moment for the end of `create`. Callers of crun, which has no status for it,
+                take the first answer for the last.
         """
+        deadline = time.monotonic() + _CREATION
+        while wait and os.path.exists(self.fifo) and time.monotonic() < deadline:
+            time.sleep(0.004)
         facts = self.read()
         if not facts["boot"]:
             status = "creating"
@@ -195,7 +202,7 @@ class Record:
         Raises:
             RlessError: it is not in the state `created`; or, with `wait`, what init has told.
         """
-        if self.state()["status"] != "created":
+        if self.state(wait=True)["status"] != "created":
             raise RlessError(f"container {self.id} is not in the state created", exit_code=1)
         try:
             fd = os.open(self.created, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
