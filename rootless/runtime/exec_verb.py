@@ -93,9 +93,9 @@ def execute(root: str, container_id: str, options: Options) -> int:
                 "a detached process with a terminal needs --console-socket", exit_code=1
             )
         else:
-            from rootless.runtime import foreground
+            from rootless.runtime.console import Console
 
-            console = foreground.Console()
+            console = Console()
             console_fd = console.inner
     elif options.console_socket is not None:
         raise RlessError("--console-socket is for a process with a terminal", exit_code=1)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Spec, State
     from rootless.runtime.cgroup.base import Cgroup
-    from rootless.runtime.foreground import Console
+    from rootless.runtime.console import Console
     from rootless.runtime.notify import Relay
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -310,7 +310,9 @@ def run(root: str, container_id: str, options: Options) -> int:
     bundle = os.path.abspath(options.bundle)
     console = None
     if options.console_socket is None and _wants_terminal(bundle, options.config):
-        console = foreground.Console()
+        from rootless.runtime.console import Console
+
+        console = Console()
     created = create(root, container_id, options, foreground=True, console=console)
     record = Record(root, container_id)
     foreground.forward_signals(record.signal)

@@ -433,5 +433,5 @@ def _new_cgroup(attributes: int) -> int:
 
 def option_names() -> list[str]:
     """Return the mount options that are understood, for `features`."""
-    others = ("bind", "rbind", "remount", "tmpcopyup", "defaults", "async", "sync", "dirsync")
+    others = ("bind", "rbind", "remount", "tmpcopyup", "defaults", "async")
     return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, *others])

@@ -186,7 +186,7 @@ def test_environment_is_made_from_nothing(bundle: Bundle) -> None:
     bundle.process["env"] = ["A=1", "B=x=y", "A=2", "EMPTY="]
     secret = {"TOKEN": "secret", "SSH_AUTH_SOCK": "/x", "HTTP_PROXY": "u:p@h", "PATH": "/usr/bin"}
     done = bundle.run("env", ",", "read", "/proc/1/environ", env=secret).expect()
-    assert done.out == "A=2\nB=x=y\nEMPTY=\nA=2\0B=x=y\0EMPTY=\0"
+    assert done.out == "A=2\nB=x=y\nEMPTY=\nHOME=/\nA=2\0B=x=y\0EMPTY=\0HOME=/\0"
 
 
 @pytest.mark.needs("subordinate ids")
