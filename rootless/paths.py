@@ -98,7 +98,6 @@ def _is_trusted(path: str) -> bool | None:
 # What was found and checked, by what it depends on: asked for at every step of a run.
 _STORAGE_VARIABLES = ("RLESS_STORAGE", "XDG_DATA_HOME", "HOME", "RLESS_CONFIG", "XDG_CONFIG_HOME")
 _storage: dict[tuple[str | None, ...], str] = {}
-_runtime: dict[tuple[str, str], str] = {}
 _additional: dict[str | None, tuple[tuple[str, bool], ...]] = {}
 _boot: list[str] = []
 
@@ -130,15 +129,9 @@ def runtime_root() -> str:
         RlessError: as `storage_root`.
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    asked = (base, storage_root())
-    if asked in _runtime:
-        return _runtime[asked]
-    if base.startswith("/") and _is_private(base):
-        path = f"{base}/rless"
-    else:
-        path = boot_root()
+    # The storage is not asked for where it is not needed: Podman names no home to its runtime.
+    path = f"{base}/rless" if base.startswith("/") and _is_private(base) else boot_root()
     private_dir(path, "set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
-    _runtime[asked] = path
     return path
 
 

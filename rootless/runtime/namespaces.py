@@ -88,7 +88,10 @@ class Namespaces:
                     self.pid_fd = fd
                     self.shares_pids = True
                 elif kind == "user":
-                    self.user_fd = fd
+                    if _is_ours(fd):
+                        os.close(fd)  # as if it were not named: the kernel lets nobody join it
+                    else:
+                        self.user_fd = fd
                 else:
                     self.joined.append((FLAGS[kind], fd, path))
             elif kind == "cgroup":
@@ -147,6 +150,11 @@ class Namespaces:
 
 def _extents(mappings: list[IdMapping]) -> list[tuple[int, int, int]]:
     return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in mappings]
+
+
+def _is_ours(user_fd: int) -> bool:
+    theirs, ours = os.fstat(user_fd), os.stat("/proc/self/ns/user")
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _open(kind: str, path: str) -> int:
