@@ -147,12 +147,13 @@ def _is_private(path: str) -> bool:
     )
 
 
-def private_dir(path: str, hint: str | None = None) -> None:
+def private_dir(path: str, hint: str | None = None, forbidden: int = 0o077) -> None:
     """Make `path` with mode 0700 if it is absent, and check that it is ours alone.
 
     Args:
         path: absolute; missing parents are made as `mkdir -p` does.
         hint: what to tell the user when it cannot be.
+        forbidden: bits of the mode that it must not have.
 
     Raises:
         RlessError: not a directory, a link, of another owner, or open to group or others.
@@ -172,7 +173,7 @@ def private_dir(path: str, hint: str | None = None) -> None:
         raise RlessError(f"{path} is not a directory", hint)
     if status.st_uid != os.getuid():
         raise RlessError(f"{path} belongs to uid {status.st_uid}, not to you", hint)
-    if status.st_mode & 0o077:
+    if status.st_mode & forbidden:
         raise RlessError(
             f"{path} is open to other users (mode {status.st_mode & 0o7777:04o})",
             f"chmod 700 {path}",

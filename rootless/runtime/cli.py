@@ -223,7 +223,8 @@ class _Line:
         if root is None:
             root = f"{paths.runtime_root()}/oci"
         root = os.path.abspath(root)
-        paths.private_dir(root, "choose another with --root")
+        # Others may look into it: what is in it is closed to them.
+        paths.private_dir(root, "choose another with --root", 0o022)
         return root
 
     def format(self) -> str:

@@ -354,7 +354,7 @@ def test_list(live: Bundle) -> None:
     assert abs(datetime.fromisoformat(made[:19] + "+00:00").timestamp() - time.time()) < 60
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o707])
+@pytest.mark.parametrize("mode", [0o775, 0o770, 0o707])
 def test_a_state_directory_that_is_open_to_others(bundle: Bundle, mode: int) -> None:
     bundle.state.mkdir()
     bundle.state.chmod(mode)
