@@ -131,7 +131,8 @@ _LATER = "build builder buildx compose network plugin swarm"
 
 def help_text() -> str:
     """Return the help of `rless` itself."""
-    lines = ["Usage: rless [--debug] [--storage DIR] VERB ...", "", "Run containers without root."]
+    usage = "Usage: rless [--debug] [--storage DIR] [--cgroup-manager MANAGER] VERB ..."
+    lines = [usage, "", "Run containers without root."]
     for heading, verbs in VERBS.items():
         lines += ["", f"{heading}:"]
         lines += [f"  {verb:<18}{summary}" for verb, (_, summary) in verbs.items()]
@@ -140,6 +141,8 @@ def help_text() -> str:
         "Options:",
         "  --debug        Print the time line, and tracebacks of internal errors",
         "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
+        "  --cgroup-manager MANAGER",
+        "                 systemd, cgroupfs or none (RLESS_CGROUP_MANAGER)",
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
@@ -225,14 +228,17 @@ def _dispatch(args: list[str]) -> int:
             from rootless import log
 
             log.enabled = True
-        elif flag == "--storage":
+        elif flag in ("--storage", "--cgroup-manager"):
             if not equals:
                 if not args:
-                    raise RlessError("flag needs a value: --storage", "see 'rless --help'")
+                    raise RlessError(f"flag needs a value: {flag}", "see 'rless --help'")
                 value = args.pop(0)
             if not value:
-                raise RlessError("--storage: the directory is empty", "see 'rless --help'")
-            os.environ["RLESS_STORAGE"] = os.path.abspath(value)
+                raise RlessError(f"{flag}: the value is empty", "see 'rless --help'")
+            if flag == "--storage":
+                os.environ["RLESS_STORAGE"] = os.path.abspath(value)
+            else:
+                os.environ["RLESS_CGROUP_MANAGER"] = value  # as Podman's; `run` judges it
         else:
             raise RlessError(f"unknown flag: {flag}", "see 'rless --help'")
     if not args:

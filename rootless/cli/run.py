@@ -51,6 +51,11 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
     request = RunRequest()
+    if "RLESS_CGROUP_MANAGER" in os.environ and "cgroup_manager" not in values:
+        from rootless.cli.parse import convert
+
+        row, name = VERB.index()["--cgroup-manager"], "RLESS_CGROUP_MANAGER"
+        values = {**values, "cgroup_manager": convert(row, name, os.environ[name])}  # type: ignore[arg-type]
     if config.load()[1]:
         from rootless.cli import defaults
 

@@ -89,6 +89,10 @@ def create(request: RunRequest, run: bool = False) -> Run:
     state = Run(request)
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
+    if request.asks_limits():
+        from rootless.engine import resources
+
+        resources.check(request)
     sweep.sweep()
     find_joined(state)
     _find_image(state)

@@ -23,12 +23,15 @@ from __future__ import annotations
 import os
 import time
 
+from rootless.engine import defaults
 from rootless.engine.container import delete_directory, this_process, write_json
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import netlink, prctl
 from rootless.linux.process import pidfd_send_signal, show_as, start_time
 from rootless.runtime import sync
+from rootless.runtime.cgroup import Making
+from rootless.runtime.cgroup.base import Wish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.container import Container
     from rootless.engine.hold import Orders
+    from rootless.engine.request import RunRequest
     from rootless.engine.wires import Wires
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
@@ -53,9 +57,9 @@ def load_runtime() -> None:
     """Load what only the monitor needs, while newuidmap is at work: 3 ms that nobody waits for."""
     from rootless import rootfs
     from rootless.engine import hold
-    from rootless.runtime import cgroup, parent
+    from rootless.runtime import parent
 
-    del rootfs, cgroup, hold, parent
+    del rootfs, hold, parent
 
 
 class Source:
@@ -112,10 +116,12 @@ class Monitor:
         keep: bool,
         cache_dir: str,
         volumes: list[tuple[str, str]],
+        limits: RunRequest,
     ) -> None:
         """Hold what the start needs.
 
         Args:
+            limits: what is asked about the control group.
             leash: the container ends with the command, until that lets go.
             keep: a start that fails leaves the container, with the reason.
         """
@@ -134,12 +140,19 @@ class Monitor:
         self.cache_dir = cache_dir
         self.volumes = volumes
         self.mounted: Mounted | None = None
+        self.making = Making(_wish(container, spec, limits))
         self.cgroup: Cgroup | None = None
 
-    def start_network(self) -> None:
-        """Fork pasta, while we are still in the host's network: it ends when we do."""
+    def on_the_host(self) -> None:
+        """Fork pasta, while we are still in the host's network: it ends when we do.
+
+        And ask for the control group, as who we are there.
+        """
+        pids = [os.getpid()]
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
+            pids.append(self.pasta.pid)
+        self.making.begin(pids)
 
     def meanwhile(self) -> None:
         """Use the time that newuidmap takes: begin the network, load what only we need.
@@ -152,6 +165,7 @@ class Monitor:
                 self._begin_network()
         except RlessError as error:
             self.network_error = error  # told when there is somebody to tell
+        self.making.proceed()
         load_runtime()
 
     def _begin_network(self) -> None:
@@ -193,7 +207,7 @@ class Monitor:
     def _create(self) -> Orders:
         """Make the container up to its gate; return the orders for what comes then."""
         from rootless.engine import monitor_client
-        from rootless.runtime import cgroup, parent
+        from rootless.runtime import parent
 
         if self.network_error is not None:
             raise self.network_error
@@ -208,8 +222,10 @@ class Monitor:
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
+        self.cgroup = self.making.finish(self.mounted.helper_pids)
+        self.spec["linux"]["resources"] = self.cgroup.resources
+        self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
         write_json(f"{self.container.directory}/config.json", self.spec)
-        self.cgroup = cgroup.choose(self.spec, self.container.id, hand_down=True)
         times.append(("control group", time.monotonic()))
         pasta = self.pasta
         self.container.record_live(
@@ -387,6 +403,24 @@ class Monitor:
             sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(error))
         except OSError:
             pass  # the command has left
+
+
+def _wish(container: Container, spec: Spec, request: RunRequest) -> Wish:
+    """Return what is asked for the control group."""
+    manager = {"disabled": "none", "split": "cgroupfs"}.get(request.cgroups, request.cgroup_manager)
+    wish = Wish(f"rless-{container.id}", manager, required=manager != "auto")
+    wish.parent = request.cgroup_parent
+    wish.resources = spec["linux"]["resources"]
+    wish.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+    wish.best_effort = request.limits == "try"
+    wish.hand_down = True
+    wish.description = f"container {container.facts['name']}"
+    if (timeout := container.facts["stop_timeout"]) >= 0:
+        wish.stop_timeout = timeout + _TO_CLEAN_UP
+    return wish
+
+
+_TO_CLEAN_UP = 5.0  # seconds, after a stop
 
 
 def log_orders(facts: dict[str, Any]) -> dict[str, Any]:

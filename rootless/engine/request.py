@@ -131,15 +131,31 @@ class RunRequest(Plain):
         "annotations",
         "argv",
         "attach",
+        "blkio_weight",
+        "blkio_weight_device",
         "cap_add",
         "cap_drop",
+        "cgroup_conf",
+        "cgroup_manager",
+        "cgroup_parent",
         "cgroupns",
+        "cgroups",
         "cidfile",
         "command",
+        "cpu_period",
+        "cpu_quota",
+        "cpu_shares",
+        "cpus",
+        "cpuset_cpus",
+        "cpuset_mems",
         "cwd",
         "debug",
         "detach",
         "detach_keys",
+        "device_read_bps",
+        "device_read_iops",
+        "device_write_bps",
+        "device_write_iops",
         "devices",
         "dns",
         "dns_option",
@@ -164,8 +180,12 @@ class RunRequest(Plain):
         "interactive",
         "ipc",
         "labels",
+        "limits",
         "log_driver",
         "log_options",
+        "memory",
+        "memory_reservation",
+        "memory_swap",
         "mounts",
         "name",
         "network",
@@ -173,6 +193,7 @@ class RunRequest(Plain):
         "no_hosts",
         "oom_score_adj",
         "pid",
+        "pids_limit",
         "platform",
         "privileged",
         "publish",
@@ -278,6 +299,29 @@ class RunRequest(Plain):
         self.devices: list[Device] = []
         self.driver: str | None = None  # overlay, fuse-overlayfs, copy; None: by trying
 
+        # Limits; 0, "", [] or {}: none.
+        self.memory = 0  # bytes
+        self.memory_swap = 0  # bytes, with the memory; -1: no limit
+        self.memory_reservation = 0  # bytes
+        self.cpus = 0  # 1e-9 CPUs
+        self.cpu_period = 0  # microseconds
+        self.cpu_quota = 0  # microseconds
+        self.cpu_shares = 0
+        self.cpuset_cpus = ""
+        self.cpuset_mems = ""
+        self.pids_limit = 0  # 0: the default; -1: any number
+        self.blkio_weight = 0
+        self.blkio_weight_device: list[tuple[str, int]] = []  # (path, weight)
+        self.device_read_bps: list[tuple[str, int]] = []  # (path, bytes a second)
+        self.device_write_bps: list[tuple[str, int]] = []
+        self.device_read_iops: list[tuple[str, int]] = []
+        self.device_write_iops: list[tuple[str, int]] = []
+        self.cgroup_conf: dict[str, str] = {}  # file -> value
+        self.cgroup_manager = "auto"  # systemd, cgroupfs, none
+        self.cgroup_parent: str | None = None  # a slice of systemd, an absolute path of cgroupfs
+        self.cgroups = "enabled"  # disabled; split: in the group that the caller is in
+        self.limits = "enforce"  # try: what cannot be limited is not
+
         # Privileges.
         self.cap_add: list[str] = []  # "CAP_NET_ADMIN" or "ALL"
         self.cap_drop: list[str] = []
@@ -288,6 +332,19 @@ class RunRequest(Plain):
         # What to tell.
         self.explain: str | None = None  # None, "text", "json"
         self.debug = False
+
+    def asks_limits(self) -> bool:
+        """Tell whether anything is said of limits or control groups."""
+        return any(
+            getattr(self, name)
+            for name in self.__slots__
+            if name.startswith(("blkio_", "cpu", "device_", "memory", "pids_"))
+        ) or bool(
+            self.cgroup_conf
+            or self.cgroup_parent
+            or self.cgroups != "enabled"
+            or self.cgroup_manager != "auto"
+        )
 
     def asks_health(self) -> bool:
         """Tell whether anything is said of the health check."""
@@ -312,6 +369,9 @@ class RunRequest(Plain):
         request.publish = [_port(entry) for entry in data.get("publish", ())]
         request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
         request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
+        for name in cls.__slots__:
+            if name.startswith(("blkio_weight_d", "device_")):
+                setattr(request, name, [tuple(entry) for entry in data.get(name, ())])
         return request
 
 

@@ -39,6 +39,7 @@ class Facts:
         seccomp: the profile; None: unconfined.
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
+        resources: `linux.resources`, of the limits that were asked for.
         host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
     """
 
@@ -56,6 +57,7 @@ class Facts:
         "last_cap",
         "namespace_paths",
         "no_new_privs",
+        "resources",
         "seccomp",
         "uid",
         "volumes",
@@ -76,6 +78,7 @@ class Facts:
         self.no_new_privs = False
         self.seccomp: dict[str, Any] | None = None
         self.hostname = ""
+        self.resources: dict[str, Any] = {}
         self.cgroup_namespace = True
         self.host_mqueue = False
 
@@ -115,7 +118,7 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
         "annotations": dict(request.annotations),
         "linux": {
             "namespaces": namespaces(request, facts),
-            "resources": {},
+            "resources": facts.resources,
             "sysctl": dict(request.sysctls),
             "rootfsPropagation": "private",
             "maskedPaths": [] if privileged else _unmasked(request, defaults.MASKED_PATHS),

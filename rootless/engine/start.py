@@ -251,6 +251,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     facts.init = files.place_init(state.container.directory) if request.init else None
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
+    facts.resources = _limits(request)
     if not state.prepared:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
@@ -261,6 +262,15 @@ def _gather_facts(state: Run) -> specgen.Facts:
         if (mount := notify.pass_on(request)) is not None:
             facts.volumes = [*state.mounts, mount]
     return facts
+
+
+def _limits(request: RunRequest) -> dict[str, Any]:
+    """Return the limits for the config; the module is loaded only where there are some."""
+    if not request.asks_limits():
+        return {}
+    from rootless.engine import resources
+
+    return resources.wanted(request)
 
 
 def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:
@@ -329,6 +339,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             keep=keep,
             cache_dir=f"{state.storage}/seccomp",
             volumes=state.volumes,
+            limits=request,
         )
         namespaces = ns.CLONE_NEWNS | (ns.CLONE_NEWNET if new_network else 0)
         pid = _fork(state, namespaces, monitor)
@@ -428,9 +439,9 @@ def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
     try:
         if state.joined:
             path = state.joined["user"]
-            return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
+            return idmap.spawn_joined(path, namespaces, monitor.run, monitor.on_the_host)
         return idmap.spawn(
-            state.idmap, namespaces, monitor.run, monitor.start_network, monitor.meanwhile
+            state.idmap, namespaces, monitor.run, monitor.on_the_host, monitor.meanwhile
         )
     except SyscallError as error:
         if error.call.startswith("unshare"):

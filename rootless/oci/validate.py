@@ -23,6 +23,43 @@ CLOCKS = ("monotonic", "boottime")
 _ID = range(2**32 - 1)  # the last one means "leave it" to the kernel
 _LIMIT = range(2**64)
 _HOOK = {"path!": str, "args": [str], "env": [str], "timeout": range(1, 2**31)}
+_COUNT = range(-1, 2**63)  # -1: no limit
+_NUMBER = range(2**63)
+_DEVICE = {"major!": range(2**32), "minor!": range(2**32)}
+_RATE = [{**_DEVICE, "rate!": _LIMIT}]
+_WEIGHT = range(10, 1001)
+_RESOURCES: dict[str, Any] = {
+    "memory": {
+        **dict.fromkeys(("limit", "reservation", "swap", "kernel", "kernelTCP"), _COUNT),
+        "swappiness": _LIMIT,
+        "disableOOMKiller": bool,
+    },
+    "cpu": {
+        "shares": _LIMIT,
+        "quota": _COUNT,
+        "burst": _LIMIT,
+        "period": _LIMIT,
+        "realtimeRuntime": _COUNT,
+        "realtimePeriod": _LIMIT,
+        "cpus": str,
+        "mems": str,
+        "idle": range(2),
+    },
+    "pids": {"limit": _COUNT},
+    "blockIO": {
+        "weight": _WEIGHT,
+        "leafWeight": _LIMIT,
+        "weightDevice": [{**_DEVICE, "weight": _WEIGHT, "leafWeight": _LIMIT}],
+        "throttleReadBpsDevice": _RATE,
+        "throttleWriteBpsDevice": _RATE,
+        "throttleReadIOPSDevice": _RATE,
+        "throttleWriteIOPSDevice": _RATE,
+    },
+    "hugepageLimits": [{"pageSize!": str, "limit!": _LIMIT}],
+    "rdma": {"*": {"hcaHandles": _NUMBER, "hcaObjects": _NUMBER}},
+    "network": {"classID": _LIMIT, "priorities": list},
+    "unified": {"*": str},
+}
 _MAPPING = {"containerID!": _ID, "hostID!": _ID, "size!": range(1, 2**32)}
 _SCHEMA: dict[str, Any] = {
     "ociVersion!": str,
@@ -69,7 +106,7 @@ _SCHEMA: dict[str, Any] = {
         "gidMappings": [_MAPPING],
         "devices": [{"type!": str, "path!": str, "major": int, "minor": int}],
         "cgroupsPath": str,
-        "resources": {},
+        "resources": _RESOURCES,
         "rootfsPropagation": str,
         "seccomp": {},
         "sysctl": {"*": str},
@@ -115,6 +152,15 @@ def check(document: Any, path: str) -> Spec:
             _check_mount(mount, f"mounts[{index}]")
         _check_linux(document.get("linux", {}))
         _check_names(document)
+    except RlessError as error:
+        raise RlessError(f"{path}: {error.message}", error.hint, 1) from None
+    return document  # type: ignore[no-any-return]
+
+
+def check_resources(document: Any, path: str) -> dict[str, Any]:
+    """Return the document of `update --resources`; see `check`."""
+    try:
+        _check(document, _RESOURCES, "")
     except RlessError as error:
         raise RlessError(f"{path}: {error.message}", error.hint, 1) from None
     return document  # type: ignore[no-any-return]

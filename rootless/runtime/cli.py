@@ -11,6 +11,7 @@ import sys
 
 from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
+from rootless.runtime.cgroup.base import MANAGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -327,14 +328,14 @@ def _complain(message: str, line: _Line | None) -> None:
 
 
 def _manager(line: _Line) -> str | None:
-    """Return the cgroup manager that is asked for; None: as it can be."""
+    """Return the cgroup manager that is asked for; None: cgroupfs, where it can be."""
     manager = line.get("--cgroup-manager")
     if line.has("--systemd-cgroup"):
         manager = "systemd"
-    if manager not in (None, "cgroupfs", "systemd", "disabled"):
+    if manager == "disabled":
+        manager = "none"
+    if manager not in (None, *MANAGERS):
         raise RlessError(f"--cgroup-manager {manager}: cgroupfs, systemd or disabled", exit_code=1)
-    if manager == "systemd":
-        raise RlessError("the systemd cgroup manager is not built yet", "leave it out", 1)
     return manager
 
 
@@ -523,7 +524,11 @@ def _resume(line: _Line) -> int:
 
 
 def _update(line: _Line) -> int:
-    raise RlessError("update: limits are not built yet", exit_code=1)
+    from rootless.runtime import update
+
+    wishes = {name: value for name, (value, *_) in line.options.items() if name in update.LIMITS}
+    update.update(line.root(), line.id(), line.get("--resources"), wishes)
+    return 0
 
 
 def _events(line: _Line) -> int:

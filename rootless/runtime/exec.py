@@ -40,9 +40,11 @@ import os
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
 from rootless.linux import idmap, ns, prctl
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
+from rootless.runtime import cgroup as cgroups
 from rootless.runtime import process as application
 from rootless.runtime import sync
 from rootless.runtime.applicant import Applicant, forbid_imports, leave_keyring
+from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.namespaces import FILES, FLAGS
 from rootless.runtime.seccomp import cached_filter, load_flags
 
@@ -179,6 +181,7 @@ def prepare(
         description,
         init=init,
         cgroup=cgroup,
+        attach=_way_in(cgroup),
         limited=_has_limits(spec),
         oom_score=spec["process"].get("oomScoreAdj"),
         complete=complete,
@@ -192,9 +195,18 @@ def prepare(
     )
 
 
+def _way_in(cgroup: str | None) -> Callable[[], None] | None:
+    """Return how to enter a control group that may be out of our reach; None: not by systemd."""
+    sockets = cgroups.sockets() if cgroup else []
+    if not sockets or cgroup is None:
+        return None
+    from rootless.runtime.cgroup import systemd  # the joiner can import nothing
+
+    return lambda: systemd.attach(cgroup, os.getpid(), sockets)
+
+
 def _has_limits(spec: Spec) -> bool:
-    limits = spec.get("linux", {}).get("resources", {})
-    return any(value for name, value in limits.items() if name != "devices")
+    return bool(asked(spec.get("linux", {}).get("resources", {})))
 
 
 class Entrant(Applicant):
@@ -206,6 +218,7 @@ class Entrant(Applicant):
         *,
         init: Init,
         cgroup: str | None,
+        attach: Callable[[], None] | None,
         limited: bool,
         oom_score: int | None,
         complete: Callable[[Process], None] | None,
@@ -215,6 +228,7 @@ class Entrant(Applicant):
         super().__init__(description, die_with_parent=False, **common)
         self.init = init
         self.cgroup = cgroup
+        self.attach = attach
         self.limited = limited
         self.oom_score = oom_score
         self.complete = complete
@@ -331,11 +345,19 @@ class Entrant(Applicant):
             finally:
                 os.close(fd)
         except OSError as error:
-            # From a session whose own group is not ours to leave. The container's end still
-            # ends the process, by its pid namespace; but a limit must not be left behind.
+            # From a session whose own group is not ours to leave: then systemd moves us. Else the
+            # container's end still ends the process, by its pid namespace; but a limit must not
+            # be left behind.
+            why = str(error.strerror)
+            if self.attach is not None:
+                try:
+                    self.attach()
+                    return
+                except RlessError as refused:
+                    why = refused.message
             if self.limited:
                 raise RlessError(
-                    f"cannot enter the container's control group: {error.strerror}",
+                    f"cannot enter the container's control group: {why}",
                     "call rless from the session that the container was started in",
                 ) from error
 

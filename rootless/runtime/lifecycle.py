@@ -19,6 +19,8 @@ from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime import mounts, parent, usermap
+from rootless.runtime.cgroup.base import Wish
+from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.extras import Extras, state_of
 from rootless.runtime.state import Record
 
@@ -76,6 +78,36 @@ def read_json(path: str) -> Any:
         return jsontext.loads(text)
     except (ValueError, RecursionError) as error:
         raise RlessError(f"{path} is not JSON: {error}", exit_code=1) from error
+
+
+def _wish(spec: Spec, container_id: str, manager: str | None) -> Wish:
+    """Return what the config asks for its control group.
+
+    With systemd `cgroupsPath` is SLICE:PREFIX:NAME, as runc and crun have it.
+    """
+    linux = spec.get("linux", {})
+    path = linux.get("cgroupsPath", "").strip("/")
+    if manager == "systemd":
+        wish = Wish(f"rless-{container_id}", manager, required=True)
+        if path:
+            parts = path.split(":")
+            if len(parts) != 3 or not parts[2]:
+                raise RlessError(
+                    f"linux.cgroupsPath: {path} is not SLICE:PREFIX:NAME",
+                    "which the control group manager systemd takes",
+                    1,
+                )
+            wish.parent = parts[0] or None
+            wish.name = "-".join(part for part in parts[1:] if part)
+    else:
+        # As runc and crun: systemd is asked only if that is asked for.
+        wish = Wish(
+            f"rless-{container_id}" if path in ("", ".", "..") else path,
+            manager or "cgroupfs",
+            required=manager is not None,
+        )
+    wish.resources = asked(linux.get("resources", {}))
+    return wish
 
 
 class Options:
@@ -162,12 +194,13 @@ def create(
         gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fds.append(gate_fd)
         os.set_blocking(gate_fd, True)
-        cgroup = choose_cgroup(spec, container_id, options.cgroup_manager)
+        cgroup = cgroups.choose(_wish(spec, container_id, options.cgroup_manager))
         facts = {
             "boot": paths.boot_id(),
             "bundle": bundle,
             "annotations": spec.get("annotations", {}),
             "cgroup": cgroup.path,
+            "manager": cgroup.manager,
             "created": _now(),
             "notify": options.notify_socket,
         }
@@ -215,15 +248,6 @@ def _prepare_environment(spec: Spec, record: Record, options: Options) -> None:
         from rootless.runtime import notify
 
         notify.prepare(spec, options.notify_socket, record.notify)
-
-
-def choose_cgroup(spec: Spec, container_id: str, manager: str | None) -> Cgroup:
-    """Return the cgroup of a container, made by a manager or, without one, as it can be."""
-    if manager == "disabled":
-        from rootless.runtime.cgroup.none import NoCgroup
-
-        return NoCgroup("the cgroup manager is disabled")
-    return cgroups.choose(spec, container_id)
 
 
 def _now() -> str:

@@ -101,8 +101,7 @@ class Record:
 
     def write_spec(self, spec: Spec) -> None:
         """Keep the checked config."""
-        with open(f"{self.directory}/config.json", "w", encoding="utf-8") as file:
-            file.write(jsontext.dumps(spec))
+        self._replace("config.json", jsontext.dumps(spec))
 
     def read_spec(self) -> Spec:
         """Return what `write_spec` kept.
@@ -119,10 +118,13 @@ class Record:
 
     def write(self, facts: dict[str, Any]) -> None:
         """Write state.json."""
-        temporary = f"{self.directory}/.state.json"
+        self._replace("state.json", jsontext.dumps(facts))
+
+    def _replace(self, name: str, text: str) -> None:
+        temporary = f"{self.directory}/.{name}"
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(jsontext.dumps(facts))
-        os.rename(temporary, f"{self.directory}/state.json")
+            file.write(text)
+        os.rename(temporary, f"{self.directory}/{name}")
 
     def mark_created(self) -> None:
         """Turn `creating` into `created`: `start` is possible now."""
