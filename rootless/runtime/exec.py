@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.oci.runtime_spec import Process, Spec
+    from rootless.runtime.extras import Extras
 
 _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
@@ -103,7 +104,11 @@ class Init:
 
 
 def _differs(pid: int, name: str) -> bool:
-    theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
+    try:
+        ours = os.stat(f"/proc/self/ns/{name}")
+    except FileNotFoundError:
+        return False  # the kernel has no such namespaces: time is of Linux 5.6
+    theirs = os.stat(f"/proc/{pid}/ns/{name}")
     return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
 
 
@@ -145,6 +150,7 @@ def prepare(
     console_fd: int = -1,
     complete: Callable[[Process], None] | None = None,
     keep_fds: tuple[int, ...] = (),
+    extras: Extras | None = None,
 ) -> Entrant:
     """Return what starts a process in a running container, with all that can be done before a fork.
 
@@ -161,6 +167,7 @@ def prepare(
             it may complete `description` by what it reads beneath "/". It can import nothing,
             and all that it opens may be hostile.
         keep_fds: descriptors that the process inherits.
+        extras: what only the command line asks.
 
     Raises:
         RlessError: there is no filter, or the description is not valid.
@@ -186,6 +193,7 @@ def prepare(
         console_fd=console_fd if description.get("terminal") else -1,
         status_fd=-1,
         keep_fds=keep_fds,
+        extras=extras,
     )
 
 
@@ -294,13 +302,18 @@ class Entrant(Applicant):
                 *((self.limit_process, self.change_user, self.restrict) if self.exposed else ()),
             ):
                 step()
+            told = os.pipe() if self.extras is not None and self.extras.listener else (-1, -1)
             pid = ns.clone_sibling() if self.exposed else ns.clone3(ns.CLONE_PARENT)[0]
             if pid:
+                if told[1] >= 0:
+                    os.write(told[1], str(pid).encode())
                 sync.send(self.joined_fd, sync.READY, {"pid": pid})
                 os._exit(0)
         except BaseException as error:
             self.fail_by(error)
         self.status_fd = self.entrant_status
+        if self.extras is not None and told[0] >= 0:
+            self.extras.pid = int(os.read(told[0], 16))
         self.enter()
 
     # -- the joiner -----------------------------------------------------------------------------
@@ -321,9 +334,22 @@ class Entrant(Applicant):
                 ) from error
         show_as("rless: exec")
         prctl.set_dumpable(False)
+        if self.extras is not None:
+            self.extras.look_at_host()
 
     def enter_cgroup(self) -> None:
         """Enter the container's control group, while we still see the host's."""
+        self.set_cpus("initial")
+        self._enter_cgroup()
+        self.set_cpus("final")
+
+    def set_cpus(self, when: str) -> None:
+        """Take the CPUs that the description names for before, and for after this step."""
+        treatment = self.extras.treatment if self.extras is not None else None
+        if treatment is not None:
+            treatment.take_cpus(when)
+
+    def _enter_cgroup(self) -> None:
         if not self.cgroup:
             return
         try:
@@ -355,7 +381,8 @@ class Entrant(Applicant):
         os.umask(0o022)
         joined = {self.joined_fd, self.entrant_status, self.console_fd, self.init.pidfd}
         self.keep_only(joined)
-        leave_keyring()
+        if self.extras is None or self.extras.new_keyring:
+            leave_keyring()
 
     def enter_namespaces(self) -> None:
         """Join all namespaces of init that are not ours; become root in there."""

@@ -300,7 +300,39 @@ def execute(
     if denied is not None:
         why = os.strerror(denied.errno or 0)
         if denied.errno == errno.EACCES and any(os.path.isdir(one) for one in candidates):
-            why = "it is a directory"
+            why = f"{why}: it is a directory"
         raise RlessError(f"cannot execute {program}: {why}", exit_code=EXIT_CANNOT_EXECUTE)
-    where = "no such file in the container" if "/" in program else "not found in $PATH"
-    raise RlessError(f"cannot execute {program}: {where}", exit_code=EXIT_NOT_FOUND)
+    raise _not_found(program)
+
+
+def _not_found(program: str) -> RlessError:
+    # Podman knows by these words that it was not found.
+    where = "no such file or directory in the container"
+    if "/" not in program:
+        where = "executable file not found in $PATH"
+    return RlessError(f"cannot execute {program}: {where}", exit_code=EXIT_NOT_FOUND)
+
+
+def find(program: str, environment: dict[str, str]) -> None:
+    """See that there is a program to execute: later, nobody may be there to hear of it.
+
+    Raises:
+        RlessError: as `execute`; what only the kernel can tell is left to it.
+    """
+    denied = False
+    for candidate in _candidates(program, environment):
+        try:
+            mode = os.stat(candidate).st_mode
+        except PermissionError:
+            denied = True
+            continue
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK, effective_ids=True):
+            return
+        denied = True
+    if denied:
+        raise RlessError(
+            f"cannot execute {program}: permission denied", exit_code=EXIT_CANNOT_EXECUTE
+        )
+    raise _not_found(program)
