@@ -28,6 +28,7 @@ KEYS: dict[str, dict[str, str]] = {
         "root": "path",
         "driver": "one of overlay fuse-overlayfs copy",
         "additional-stores": "paths",
+        "image-path": "paths",
     },
     "images": {
         "max-concurrent-downloads": "count",

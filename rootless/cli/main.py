@@ -58,6 +58,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "save": ("save", "Write images to an archive"),
         "load": ("load", "Read images from an archive"),
         "import": ("import_", "Make an image of a tar archive of files"),
+        "flatten": ("flatten", "Write an image as one squashfs file, to be run as it is"),
         "search": ("search", "Search a registry"),
         "login": ("login", "Log in to a registry"),
         "logout": ("logout", "Forget the log-in of a registry"),
@@ -102,7 +103,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "remove": "rm",
     },
     "image": {
-        **{verb: verb for verb in "pull push tag history save load import search".split()},
+        **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
         "inspect": "image inspect",
         "prune": "image prune",
         "ls": "images",

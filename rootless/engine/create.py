@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
 
 HOST_IMAGE = "host:"
+_FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # as image.flat has them
 
 
 class Run:
@@ -124,6 +125,12 @@ def _find_image(state: Run) -> None:
         state.user = _resolve_user(state, request.user or "", *_host_users())
         state.idmap = _choose_map(state)
         return
+    if name[:1] in "/." or name.endswith(_FILE_SUFFIXES):
+        from rootless.image import flat
+
+        if path := flat.named(name):
+            _take_file(state, path)
+            return
     from rootless.image.store import Store
 
     store = Store(state.storage)
@@ -141,6 +148,11 @@ def _find_image(state: Run) -> None:
     else:
         image = store.lookup(name, request.platform)
     if image is None:
+        from rootless.image import flat
+
+        if path := flat.search(name):
+            _take_file(state, path)
+            return
         from rootless.image import pull
 
         if request.pull == "never":
@@ -166,6 +178,28 @@ def _find_image(state: Run) -> None:
     state.source.layers = layers
     state.source.whiteouts = image.whiteouts(state.idmap.key)
     state.source.driver = request.driver
+
+
+def _take_file(state: Run, path: str) -> None:
+    """Take an image that is a file; it stays where it is."""
+    from rootless.image import flat
+
+    request = state.request
+    image = flat.read(path, state.storage)
+    image.check_platform(request.platform)
+    request.image = path  # a later start may have another working directory
+    state.config = image.config
+    source = state.source = Source("squashfs")
+    source.path, source.offset, source.identity = path, image.offset, image.identity
+    source.cache = f"{state.storage}/flat"
+    source.driver = request.driver
+    spec = request.user or state.config.get("User") or ""
+    state.user = _resolve_user(state, spec, image.passwd, image.group)
+    state.idmap = _choose_map(state)
+    if state.idmap.single and not state.joined:
+        # The files of the image are root's, so root has to be mapped. Another user of the
+        # container is it in a namespace of the container's own (`_gather_facts`).
+        state.idmap = userns.build_single(0, 0)
 
 
 def _adopt(state: Run, image: Image) -> IdMap:

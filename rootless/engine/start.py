@@ -240,6 +240,12 @@ def _gather_facts(state: Run) -> specgen.Facts:
         count = userns.count(state.subordinate)
         inner = [{"containerID": 0, "hostID": 0, "size": count}]
         facts.inner_map = (inner, inner)
+    elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
+        facts.inner_map = (
+            [{"containerID": uid, "hostID": 0, "size": 1}],
+            [{"containerID": gid, "hostID": 0, "size": 1}],
+        )
+        facts.groups = []
     if request.uts == "private":
         facts.hostname = request.hostname or (
             os.uname().nodename if request.uses_host_network() else state.container.id[:12]
