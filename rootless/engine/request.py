@@ -158,11 +158,13 @@ class RunRequest(Plain):
         "health_start_interval",
         "health_start_period",
         "health_timeout",
+        "holds",
         "hostname",
         "image",
         "init",
         "interactive",
         "ipc",
+        "join",
         "labels",
         "log_driver",
         "log_options",
@@ -243,6 +245,10 @@ class RunRequest(Plain):
         self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore
+
+        # One container for several `run`s: the KEY that they share ("": found out).
+        self.join: str | None = None
+        self.holds = False  # its first process only holds the namespaces that they enter
 
         # Its health check; seconds; 0 or None: as the image says, else Docker's default.
         self.health_cmd: str | None = None

@@ -69,7 +69,7 @@ def parse_version(text: str) -> Version:
     Raises:
         RlessError: it is none, or older than what rless works with.
     """
-    parts = text.split("-")[0].split(".")
+    parts = text.partition("-")[0].split(".")
     if len(parts) < 2 or not all(part.isascii() and part.isdigit() for part in parts[:2]):
         raise RlessError(f"{text!r} is not a version of Slurm", "such as 23.11")
     version = (int(parts[0]), int(parts[1]))

@@ -47,8 +47,7 @@ class Slurm:
         done = subprocess.run(
             command,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=timeout,
             check=False,
             **more,

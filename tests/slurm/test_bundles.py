@@ -1,4 +1,4 @@
-"""`srun|sbatch --container=BUNDLE`: Slurm runs rless-oci by the oci.conf of `rless slurm-config`."""
+"""`srun|sbatch --container=BUNDLE`: Slurm runs rless-oci by what `rless slurm-config` printed."""
 
 from __future__ import annotations
 
