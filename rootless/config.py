@@ -99,19 +99,20 @@ def load() -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def home() -> str | None:
-    """Return the home directory, from the password database where $HOME is not set; or None.
+    """Return the home directory; None: there is none.
 
-    Slurm and systemd services start programs without it or with that of root.
+    From the password database where $HOME is not set, or is somebody else's: systemd services
+    start programs without it, Slurm with that of root.
     """
     path = os.environ.get("HOME", "")
-    if path.startswith("/"):
+    if path.startswith("/") and (os.access(path, os.W_OK) or not os.path.exists(path)):
         return path
     import pwd  # 0.3 ms, and only on odd hosts
 
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        return None
+        return path if path.startswith("/") else None
 
 
 def _load(asked: str | None) -> tuple[str, dict[str, dict[str, Any]]]:

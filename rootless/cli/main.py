@@ -82,6 +82,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
+        "slurm-config": ("slurm_config", "Print an oci.conf by which Slurm runs containers"),
         "completion": ("completion", "Print the completion script of a shell"),
         "version": ("version", "Show the version of rless, Python and the kernel"),
         "help": ("help", "Show the help of a verb"),

@@ -226,6 +226,9 @@ _SECURITY: Group = (
 _OWN: Group = (
     "Of rless, not of Docker",
     (
+        ("--join", "KEY", "optional", "join", "join_key",
+         ("Share one container with all `run --join` of the same KEY (the Slurm step, else the "
+          "parent process); the program runs in this process's place")),
         ("--rootfs", "DIR", "value", "rootfs", "absolute",
          "Use this directory as the root filesystem, in place of IMAGE"),
         ("--explain", "text|json", "optional", "explain", "explain",

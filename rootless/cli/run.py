@@ -142,6 +142,10 @@ def _check_conflicts(request: RunRequest) -> None:
         raise RlessError("--no-hosts and --add-host contradict each other")
     if request.ipc == "none" and request.shm_size is not None:
         raise RlessError("--shm-size and --ipc none contradict each other")
+    if request.join is not None:
+        from rootless.cli import join
+
+        join.check(request)
     targets: set[str] = set()
     for mount in request.mounts:
         if mount.target in targets:

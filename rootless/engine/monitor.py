@@ -338,6 +338,7 @@ class Monitor:
             "status": created.status_fd,
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),
+            "ranks": int(self.spec["process"]["args"][1:2] == ["--hold"]),
             **log_orders(facts),
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],

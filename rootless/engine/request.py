@@ -183,6 +183,7 @@ class RunRequest(Plain):
         "health_start_interval",
         "health_start_period",
         "health_timeout",
+        "holds",
         "hostname",
         "image",
         "init",
@@ -190,6 +191,7 @@ class RunRequest(Plain):
         "ip",
         "ip6",
         "ipc",
+        "join",
         "labels",
         "limits",
         "log_driver",
@@ -279,6 +281,10 @@ class RunRequest(Plain):
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore
         self.systemd = "auto"  # also true, always, false
+
+        # One container for several `run`s: the KEY that they share ("": found out).
+        self.join: str | None = None
+        self.holds = False  # its first process only holds the namespaces that they enter
 
         # Its health check; seconds; 0 or None: as the image says, else Docker's default.
         self.health_cmd: str | None = None

@@ -112,9 +112,9 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
             },
             "args": command(request, image, facts.init),
             "env": environment(request, image, facts),
-            "cwd": request.workdir or image.get("WorkingDir") or "/",
+            "cwd": directory(request, image),
             "capabilities": sets,
-            "rlimits": [_rlimit(*limit) for limit in request.ulimits],
+            "rlimits": rlimits(request),
             "noNewPrivileges": _no_new_privs(request, facts),
         },
         "mounts": mounts(request, facts),
@@ -143,11 +143,23 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
     return spec
 
 
+def directory(request: RunRequest, image: dict[str, Any]) -> str:
+    """Return the working directory."""
+    return request.workdir or image.get("WorkingDir") or "/"
+
+
+def rlimits(request: RunRequest) -> list[Rlimit]:
+    """Return the limits of --ulimit."""
+    return [_rlimit(*limit) for limit in request.ulimits]
+
+
 def command(request: RunRequest, image: dict[str, Any], init: str | None) -> list[str]:
     """Return the argv: Docker's rules for Entrypoint and Cmd.
 
     --entrypoint also drops the image's Cmd; "" resets the entrypoint.
     """
+    if request.holds:
+        return [defaults.INIT_PATH, "--hold"]
     if request.entrypoint is None:
         entrypoint = list(image.get("Entrypoint") or [])
         arguments = request.command or list(image.get("Cmd") or [])

@@ -37,7 +37,7 @@ from __future__ import annotations
 import errno
 import os
 
-from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
+from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, prctl
 from rootless.linux.cgroup import membership
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
@@ -315,6 +315,34 @@ class Entrant(Applicant):
         if self.extras is not None and told[0] >= 0:
             self.extras.pid = int(os.read(told[0], 16))
         self.enter()
+
+    def become(self) -> NoReturn:
+        """Go into the container and become the program there, in the caller's own process.
+
+        For one that is in the host's user and pid namespace. Its session, process group, control
+        group, streams and `keep_fds` stay its own. Until execve its memory is the host's, so that
+        nobody in the container may look into it.
+        """
+        assert not self.exposed
+        try:
+            forbid_imports()
+            self.hide()
+            self.reset_signals()
+            self.keep_only({self.init.pidfd})
+            leave_keyring()
+            self.enter_namespaces()
+            self.limit_process()
+            self.change_user()
+            self.restrict()
+            application.execute(self.process["args"], self.environment, self.held)
+        except RlessError as error:
+            failure = error
+        except OSError as error:
+            failure = RlessError(f"{error.filename or 'runtime'}: {error.strerror}")
+        except BaseException as error:
+            failure = RlessError(f"internal error: {type(error).__name__}: {error}")
+        os.write(2, f"rless: {escape(str(failure))}\n".encode())
+        os._exit(failure.exit_code)
 
     # -- the joiner -----------------------------------------------------------------------------
 

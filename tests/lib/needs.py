@@ -52,6 +52,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
     "ordinary user": lambda: os.getuid() != 0,
     "root": lambda: os.getuid() == 0,
+    "slurm": lambda: "RLESS_TEST_SLURM" in os.environ,
     "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
     "tun": lambda: bool(trial.bounded(trial.device, "/dev/net/tun")),
     "user namespaces": lambda: bool(trial.bounded(trial.user_namespace)),
