@@ -33,6 +33,8 @@ def _delegated_cgroup() -> bool:
 def _virtual_machine() -> bool:
     cache = os.environ.get("RLESS_VM_CACHE", "")
     return os.path.exists(f"{cache}/disk") and shutil.which("qemu-system-x86_64") is not None
+
+
 def _default_route() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

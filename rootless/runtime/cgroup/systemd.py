@@ -215,9 +215,7 @@ def unit_of(directory: str) -> tuple[str, str]:
     return "", ""
 
 
-def attach(
-    directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper: str = ""
-) -> None:
+def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper: str = "") -> None:
     """Move a process of ours from wherever it is into a cgroup below a delegated unit.
 
     Args:
