@@ -49,7 +49,7 @@ def sockets() -> list[tuple[str, bool]]:
 
 def survey() -> tuple[str, list[str]]:
     """Return the manager that is chosen where none is asked for, and the controllers it has."""
-    if sockets() and not _stays(Wish("")):
+    if (reachable := sockets()) and not _stays(Wish(""), reachable):
         found = of_user_manager(os.getuid())
         return "systemd", read_words(f"{found}/cgroup.controllers") if found else []
     group = cgroupfs.find_delegated()
@@ -82,7 +82,7 @@ class Making:
         if wish.manager not in ("auto", "systemd"):
             return
         reachable = sockets()
-        if wish.manager == "auto" and (not reachable or _stays(wish)):
+        if wish.manager == "auto" and (not reachable or _stays(wish, reachable)):
             return
         try:
             from rootless.runtime.cgroup.systemd import Scope
@@ -175,14 +175,26 @@ class Making:
             return NoCgroup(f"{error.filename}: {error.strerror}{why}")
 
 
-def _stays(wish: Wish) -> bool:
-    """Tell whether the group is made in the unit that we are in, as that was handed over to us."""
+def _stays(wish: Wish, reachable: Sequence[tuple[str, bool]]) -> bool:
+    """Tell whether the group is made in the unit that we are in: it is for us alone to divide.
+
+    That is the unit of a service that starts a container, or of `systemd-run -p Delegate=yes`; not
+    one with a shell in it, which would be in the way of controllers.
+    """
     if wish.parent is not None:
         return wish.parent.startswith("/")
     own = find_own()
-    if own is not None and os.path.basename(own) == cgroupfs.SUPERVISOR:
-        own = os.path.dirname(own)
-    return own is not None and cgroupfs.is_writable(own) and cgroupfs.is_handed_over(own)
+    if own is None or not cgroupfs.is_writable(own):
+        return False
+    if os.path.basename(own) == cgroupfs.SUPERVISOR:
+        return True
+    if not cgroupfs.has_only_us(own):
+        return False
+    if cgroupfs.is_handed_over(own):
+        return True
+    from rootless.runtime.cgroup import systemd
+
+    return systemd.is_delegated(own, reachable)
 
 
 def _is_about_limits(error: RlessError) -> bool:

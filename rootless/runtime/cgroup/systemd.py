@@ -215,6 +215,31 @@ def unit_of(directory: str) -> tuple[str, str]:
     return "", ""
 
 
+def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
+    """Ask whether a cgroup is a unit's that may be divided (Delegate=yes)."""
+    unit, below = unit_of(directory)
+    if not unit or below:
+        return False
+    kind = "Scope" if unit.endswith(".scope") else "Service"
+    path = "".join(
+        char
+        if (char.isascii() and char.isalpha()) or (char.isdigit() and at)
+        else f"_{ord(char):02x}"
+        for at, char in enumerate(unit)
+    )
+    to = (_MANAGER[0], f"{_MANAGER[1]}/unit/{path}", "org.freedesktop.DBus.Properties")
+    try:
+        connection = _connect(sockets)
+        try:
+            call = connection.call(to, "Get", "ss", f"org.freedesktop.systemd1.{kind}", "Delegate")
+            connection.send()
+            return connection.answer(call) == [True]
+        finally:
+            connection.close()
+    except DBusError:
+        return False
+
+
 def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]]) -> None:
     """Move a process of ours from wherever it is into a cgroup below a delegated unit.
 
