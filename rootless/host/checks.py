@@ -366,27 +366,19 @@ def check_linger(
     """
     if not systemd:
         return Check("linger", OK, "no systemd: nothing ends containers at logout")
-    if linger and kills:
-        # Lingering keeps the user's systemd, not what her sessions have started.
-        return Check(
-            "linger",
-            WARN,
-            f"{name} lingers, but KillUserProcesses=yes",
-            "systemd ends containers at logout, but for those of user units",
-            "use rless generate systemd, or systemd-run --user --scope -p Delegate=yes rless run",
-        )
     if linger:
+        # Lingering keeps the user's systemd, and with it the scopes of containers.
         return Check("linger", OK, f"{name} lingers: containers outlive the login session")
     fact = f"{name} does not linger" + ("" if session else " and has no systemd user session")
-    if kills is not False:
-        fact += ", KillUserProcesses=yes" if kills else ""
-        meaning = "systemd ends detached containers at logout, and starts none at boot"
-    else:
+    meaning = "none are started at boot"
+    if session:
+        meaning = f"the user's systemd ends containers with the last session, and {meaning}"
+    elif kills is False:
         fact += ", KillUserProcesses=no"
-        meaning = (
-            "containers of user units end with the last session, and none are started at boot; "
-            "others go on"
-        )
+        meaning = f"containers go on at logout, but {meaning}"
+    else:
+        fact += ", KillUserProcesses=yes" if kills else ""
+        meaning = f"systemd ends containers at logout, and {meaning}"
     return Check("linger", WARN, fact, meaning, f"loginctl enable-linger {name}")
 
 

@@ -212,7 +212,7 @@ def test_managers_by_name(rless: Product) -> None:
     assert explain(rless, "--cgroups=split")["manager"] == "cgroupfs"
     for flag in ("--cgroup-manager=none", "--cgroups=disabled"):
         found = explain(rless, flag)
-        assert (found["manager"], found["why"]) == ("none", "as asked")
+        assert (found["manager"], found["why"]) == ("none", "no control group was asked for")
 
 
 @delegated
