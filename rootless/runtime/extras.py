@@ -10,7 +10,6 @@ import os
 import stat
 
 from rootless.errors import RlessError
-from rootless.runtime import treatment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +17,10 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Hook, Process, Spec, State
     from rootless.runtime.listener import Listener
+    from rootless.runtime.treatment import Treatment
 
+# Of `process` and of `linux`.
+_TREATED = ("scheduler", "ioPriority", "execCPUAffinity", "personality", "memoryPolicy")
 _PASSWD_LIMIT = 1 << 20  # bytes of /etc/passwd that are read
 _CREATE = ("prestart", "createRuntime", "createContainer")
 
@@ -59,7 +61,11 @@ class Extras:
             RlessError: it cannot be had, with its JSON path.
         """
         linux = spec.get("linux", {})
-        self.treatment = treatment.of(process, linux)
+        self.treatment: Treatment | None = None
+        if any(key in process for key in _TREATED) or any(key in linux for key in _TREATED):
+            from rootless.runtime.treatment import Treatment
+
+            self.treatment = Treatment(process, linux)
         self.new_keyring = True
         self.check_program = False
         self.failure_fd = -1
