@@ -113,7 +113,7 @@ class Extras:
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir(self.state["bundle"])
         own = [entry for entry in self.hooks if entry[0] == "createContainer"]
-        hooks.run_all(own, {**self.state, "pid": os.getpid()})
+        hooks.run_all(own, {**self.state, "pid": os.getpid(), "status": "created"})
         os.fchdir(here)
         os.close(here)
 
