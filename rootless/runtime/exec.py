@@ -232,7 +232,7 @@ class Entrant(Applicant):
         *,
         init: Init,
         cgroup: str | None,
-        attach: Callable[[], None] | None,
+        attach: Callable[[], None] | None = None,
         limited: bool,
         oom_score: int | None,
         complete: Callable[[Process], None] | None,

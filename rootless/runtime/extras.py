@@ -10,7 +10,6 @@ import os
 import stat
 
 from rootless.errors import RlessError
-from rootless.runtime import treatment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +17,10 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Hook, Process, Spec, State
     from rootless.runtime.listener import Listener
+    from rootless.runtime.treatment import Treatment
 
+# Of `process` and of `linux`.
+_TREATED = ("scheduler", "ioPriority", "execCPUAffinity", "personality", "memoryPolicy")
 _PASSWD_LIMIT = 1 << 20  # bytes of /etc/passwd that are read
 _CREATE = ("prestart", "createRuntime", "createContainer")
 
@@ -59,7 +61,11 @@ class Extras:
             RlessError: it cannot be had, with its JSON path.
         """
         linux = spec.get("linux", {})
-        self.treatment = treatment.of(process, linux)
+        self.treatment: Treatment | None = None
+        if any(key in process for key in _TREATED) or any(key in linux for key in _TREATED):
+            from rootless.runtime.treatment import Treatment
+
+            self.treatment = Treatment(process, linux)
         self.new_keyring = True
         self.check_program = False
         self.failure_fd = -1
@@ -107,7 +113,7 @@ class Extras:
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir(self.state["bundle"])
         own = [entry for entry in self.hooks if entry[0] == "createContainer"]
-        hooks.run_all(own, {**self.state, "pid": os.getpid()})
+        hooks.run_all(own, {**self.state, "pid": os.getpid(), "status": "created"})
         os.fchdir(here)
         os.close(here)
 

@@ -18,7 +18,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
-from rootless.runtime import mounts, parent, usermap
+from rootless.runtime import mounts, parent
 from rootless.runtime.cgroup.base import Wish
 from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.extras import Extras, state_of
@@ -55,7 +55,11 @@ def load(bundle: str, config: str | None = None) -> Spec:
     for mount in spec.get("mounts", ()):
         if mounts.is_bind(mount) and mount.get("source"):
             mount["source"] = os.path.join(bundle, mount["source"])
-    usermap.complete(spec.setdefault("linux", {}))
+    linux = spec.setdefault("linux", {})
+    if not linux.get("uidMappings") and not linux.get("gidMappings"):
+        from rootless.runtime import usermap
+
+        usermap.complete(linux)
     return spec
 
 

@@ -251,7 +251,7 @@ class Root:
                 mount_fd = source_fd
                 _prepare_bind(mount_fd, options)
             else:
-                mount_fd = _new(kind, options)
+                mount_fd = _new(kind, entry.get("source") or kind, options)
             try:
                 for flags, recursive in options.propagation:
                     api.mount_setattr(mount_fd, propagation=flags, recursive=recursive)
@@ -358,8 +358,7 @@ class Root:
 
 
 def _prepare_bind(tree: int, options: Options) -> None:
-    if options.data:
-        raise RlessError(f"option {options.data[0][0]} means nothing for a bind mount")
+    # Options of the file system are ignored, as by mount(2): they are those of its first mount.
     if not options.propagation:
         api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
     if options.set or options.clear:
@@ -383,14 +382,17 @@ def _set_attributes(tree: int, bits: int, clear: int, recursive: bool) -> None:
         api.mount_setattr(tree, set_=bits & ~api.MOUNT_ATTR_ATIME_MASK, recursive=recursive)
 
 
-def _new(fstype: str, options: Options) -> int:
-    """Return a new mount of `fstype`, detached."""
+def _new(fstype: str, source: str, options: Options) -> int:
+    """Return a new mount of `fstype`, detached.
+
+    Args:
+        source: for these file systems only a name, which tools show.
+    """
     attributes = options.set | options.recursive_set
     if fstype in ("cgroup", "cgroup2"):
         return _new_cgroup(attributes)
     try:
-        # The source is only a name, but tools show it.
-        return api.new_mount(fstype, [("source", fstype), *options.data], attributes)
+        return api.new_mount(fstype, [("source", source), *options.data], attributes)
     except SyscallError as error:
         if error.errno == errno.EPERM and fstype == "sysfs":
             return _host_sys(attributes)

@@ -225,7 +225,8 @@ def _run_hooks(extras: Extras, pid: int, go_writer: int) -> None:
     from rootless.runtime import hooks
 
     early = [entry for entry in extras.hooks if entry[0] in ("prestart", "createRuntime")]
-    hooks.run_all(early, {**extras.state, "pid": pid})
+    # Step 2 of the lifecycle is done: that is what the specification calls created.
+    hooks.run_all(early, {**extras.state, "pid": pid, "status": "created"})
     os.write(go_writer, sync.GO)
 
 

@@ -57,28 +57,17 @@ _MEMORY_FLAGS = {
 _HIGHEST = 1024  # CPUs and memory nodes that a list may name
 
 
-def of(process: Process, linux: Linux) -> Treatment | None:
-    """Return what a config asks of all this; None: nothing.
-
-    Raises:
-        RlessError: a value that the kernel has no word for, by its JSON path.
-    """
-    asked = (
-        process.get("scheduler"),
-        process.get("ioPriority"),
-        process.get("execCPUAffinity"),
-        linux.get("personality"),
-        linux.get("memoryPolicy"),
-    )
-    return Treatment(process, linux) if any(part is not None for part in asked) else None
-
-
 class Treatment:
     """The checked values of one config, as the kernel takes them."""
 
     __slots__ = ("_cpus", "_domain", "_io", "_memory", "_scheduler")
 
     def __init__(self, process: Process, linux: Linux) -> None:
+        """Translate the words.
+
+        Raises:
+            RlessError: one that the kernel does not know, by its JSON path.
+        """
         self._scheduler = _scheduler(process.get("scheduler"))
         self._io = _io_priority(process.get("ioPriority"))
         self._memory = _memory(linux.get("memoryPolicy"))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def complete(linux: Linux) -> None:
-    """Add the namespace and the mappings that are missing."""
+    """Add the namespace, if there is none, and its mappings; there are none yet."""
     namespaces = linux.setdefault("namespaces", [])
     user = next((entry for entry in namespaces if entry["type"] == "user"), None)
     if user is None:
@@ -25,7 +25,7 @@ def complete(linux: Linux) -> None:
             return  # root already, of the host or of a user namespace
         user = {"type": "user"}
         namespaces.append(user)
-    if user.get("path") or linux.get("uidMappings") or linux.get("gidMappings"):
+    if user.get("path"):
         return
     own = {"uid": os.geteuid(), "gid": os.getegid()}
     extents: dict[str, list[IdMapping]] = {

@@ -190,7 +190,7 @@ def test_killed_at_any_moment(bundle: Bundle) -> None:
     """Whenever `create` is killed, one `delete --force` clears what it has left."""
     before = children()
     states = set()
-    for delay in range(0, 75, 5):
+    for delay in range(0, 200, 10):
         bundle.id = f"c{delay}"
         bundle.write("sleep", "60")
         process = subprocess.Popen(
