@@ -79,6 +79,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "system prune": ("system_prune", "Remove all that nothing uses"),
         "system start": ("system_start", "Start the containers that restart after a boot"),
         "system stop": ("system_stop", "Stop the containers that restart after a boot"),
+        "config show": ("config_show", "Show the configuration, and where each key is set"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
@@ -125,6 +126,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "events": "events",
     },
     "generate": {"systemd": "generate systemd"},
+    "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
 _LATER = "build builder buildx compose network plugin swarm"
