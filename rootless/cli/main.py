@@ -79,6 +79,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "system prune": ("system_prune", "Remove all that nothing uses"),
         "system start": ("system_start", "Start the containers that restart after a boot"),
         "system stop": ("system_stop", "Stop the containers that restart after a boot"),
+        "config show": ("config_show", "Show the configuration, and where each key is set"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
@@ -126,6 +127,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "events": "events",
     },
     "generate": {"systemd": "generate systemd"},
+    "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
 _LATER = "build builder buildx compose network plugin swarm"
@@ -144,7 +146,7 @@ def help_text() -> str:
         "  --debug        Print the time line, and tracebacks of internal errors",
         "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
         "  --cgroup-manager MANAGER",
-        "                 systemd, cgroupfs or none (RLESS_CGROUP_MANAGER)",
+        "                 systemd, cgroupfs or none (RLESS_CONTAINERS_CGROUP_MANAGER)",
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
@@ -240,7 +242,9 @@ def _dispatch(args: list[str]) -> int:
             if flag == "--storage":
                 os.environ["RLESS_STORAGE"] = os.path.abspath(value)
             else:
-                os.environ["RLESS_CGROUP_MANAGER"] = value  # as Podman's; `run` judges it
+                os.environ["RLESS_CONTAINERS_CGROUP_MANAGER"] = (
+                    value  # as Podman's; `run` judges it
+                )
         else:
             raise RlessError(f"unknown flag: {flag}", "see 'rless --help'")
     if not args:

@@ -71,6 +71,7 @@ class Source:
         whiteouts: their form.
         path: of --rootfs, or of the file with a squashfs image.
         offset, identity: of that image in the file; which file it was.
+        links: (target, absolute path) of links that devices need; found at each start.
         driver: asked for by --storage-driver, or None.
         cache: of what `host:` and squashfs images need.
         hidden: for `host:`: directories to leave out, beside $HOME.
@@ -83,6 +84,7 @@ class Source:
         "identity",
         "kind",
         "layers",
+        "links",
         "offset",
         "path",
         "whiteouts",
@@ -98,6 +100,7 @@ class Source:
         self.hidden: list[str] = []
         self.offset = 0
         self.identity: list[int] = []
+        self.links: list[tuple[str, str]] = []
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, for container.json."""
@@ -393,6 +396,10 @@ class Monitor:
             mounted = rootfs.mount(
                 source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
             )
+        if source.links:
+            from rootless.engine import cdi
+
+            cdi.link(mounted.path, source.links)
         if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
             # Each stores changes in its own form, so a later start takes the same one.
             source.driver = mounted.driver

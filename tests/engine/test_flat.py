@@ -1,4 +1,7 @@
-"""Images that are files: flatten, run, SIF, a directory of them, no FUSE."""
+"""Images that are files: flatten, run, SIF, a directory of them, no FUSE.
+
+Security classes 46 and 47.
+"""
 
 from __future__ import annotations
 
