@@ -20,7 +20,7 @@ static bool same_mount_ns(const char *pid, const struct stat *wanted)
 	int fd;
 	bool same;
 
-	snprintf(path, sizeof(path), "/proc/%.20s/ns/mnt", pid);
+	snprintf(path, sizeof(path), "/proc/%s/ns/mnt", pid);
 	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	same = fd >= 0 && fstat(fd, &found) == 0 && found.st_ino == wanted->st_ino &&
 	       found.st_dev == wanted->st_dev;
