@@ -90,42 +90,53 @@ def _protocol(value: str, flag: str) -> str:
     return choice(value.lower(), "tcp", "udp")
 
 
-def publish(value: str) -> Port:
-    """Return the port of `[ip:]hostPort:containerPort[/tcp|udp]`, or of its long form."""
-    if "=" in value and not value.startswith("pasta:"):
+def publish(value: str) -> list[Port]:
+    """Return the ports of `[[ip:][hostPort]:]containerPort[/tcp|udp]`, or of its long form.
+
+    Ranges are as long as each other, or there is one port of the container: then the host's is
+    any free one of the range. No host port, or 0, is any free one at all.
+    """
+    if "=" in value:
         fields = dict(part.partition("=")[::2] for part in value.split(","))
         unknown = set(fields) - {"published", "target", "protocol", "mode"}
         if unknown or "target" not in fields:
             raise ValueError("is not published=PORT,target=PORT[,protocol=PROTOCOL]")
+        if fields.get("mode", "host") not in ("host", "ingress"):
+            raise ValueError("has a mode other than host and ingress")
         value = f"{fields.get('published', '')}:{fields['target']}/{fields.get('protocol', 'tcp')}"
     rest, slash, protocol = value.partition("/")
     protocol = _protocol(protocol, "--publish") if slash else "tcp"
     head, _, container = rest.rpartition(":")
     host_ip, _, host = head.rpartition(":")
-    if "-" in host + container:
-        raise refuse(f"--publish {value}", "port ranges are not built yet", "give each port")
-    container_port = integer(container, 1, 65535)
-    if host in ("", "0"):
-        raise refuse(
-            f"--publish {value}",
-            "a random host port is not built yet",
-            "give HOST_PORT:CONTAINER_PORT",
-        )
     if host_ip.startswith("[") and host_ip.endswith("]"):
         host_ip = host_ip[1:-1]
-    elif ":" in host_ip:
-        raise ValueError("has an IPv6 address without brackets")
     ip = address(host_ip) if host_ip else None
-    return Port(ip, integer(host, 1, 65535), container_port, protocol)
+    first, last = _range(container, 1)
+    low, high = _range(host, 0) if host else (0, 0)
+    if first == last and high > low:
+        if not low:
+            raise ValueError("has a range that begins with port 0")
+        return [Port(ip, low, first, protocol, high)]
+    if low and high - low != last - first:
+        raise ValueError("has ranges of different lengths")
+    return [
+        Port(ip, low + number - first if low else None, number, protocol)
+        for number in range(first, last + 1)
+    ]
+
+
+def _range(value: str, least: int) -> tuple[int, int]:
+    low, dash, high = value.partition("-")
+    first = integer(low, least, 65535)
+    last = integer(high, least, 65535) if dash else first
+    if last < first:
+        raise ValueError("is a range that ends before it begins")
+    return first, last
 
 
 def expose(value: str) -> str:
     """Return `80/tcp` or `90-99/udp`."""
     ports, slash, protocol = value.partition("/")
-    low, dash, high = ports.partition("-")
-    first = integer(low, 1, 65535)
-    last = integer(high, 1, 65535) if dash else first
-    if last < first:
-        raise ValueError("is a range that ends before it begins")
-    span = f"{first}-{last}" if dash else str(first)
+    first, last = _range(ports, 1)
+    span = f"{first}-{last}" if last > first else str(first)
     return f"{span}/{choice(protocol.lower(), 'tcp', 'udp', 'sctp') if slash else 'tcp'}"

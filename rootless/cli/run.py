@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Values that need more than being copied to the field of the same name.
 _SPECIAL = (
     *("accepted", "attach", "env", "env_file", "label_file", "labels", "log_options"),
-    *("network", "ulimits"),
+    *("network", "publish", "ulimits"),
 )
 
 
@@ -79,6 +79,7 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
     if len(networks) > 1:
         raise RlessError("--network is given twice: several networks are not built yet")
     request.network = networks[0] if networks else None
+    request.publish = [port for ports in values.get("publish", ()) for port in ports]
     request.attach = _streams(request, values.get("attach", []))
     _log_options(request, values.get("log_options", {}))
     _check_conflicts(request)
@@ -111,14 +112,14 @@ def _check_conflicts(request: RunRequest) -> None:
     if borrowed:
         for flag, given in (
             ("--hostname", request.hostname),
-            ("--publish", request.publish),
+            ("--publish", request.publish or request.publish_all),
             ("--expose", request.expose),
             ("--add-host", request.add_host),
             ("--dns", request.dns or request.dns_search or request.dns_option),
         ):
             if given:
                 raise RlessError(f"{flag} and --network {network} contradict each other")
-    if request.publish and network in ("host", "none"):
+    if (request.publish or request.publish_all) and network in ("host", "none"):
         from rootless import log
 
         log.warn(f"published ports have no meaning with --network {network}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.container import Container
-    from rootless.engine.request import Mount, RunRequest
+    from rootless.engine.request import Mount, Port, RunRequest
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
@@ -277,7 +277,7 @@ def _make_container(state: Run, run: bool) -> None:
             "rm": request.rm,
             "detach": request.detach,
             "labels": {**(config.get("Labels") or {}), **request.labels},
-            "exposed": sorted({*(config.get("ExposedPorts") or {}), *request.expose}),
+            "exposed": _exposed(request, config),
             "ports": [_show_port(port) for port in request.publish],
             "network": _show_network(state),
             "stop_signal": stop_number,
@@ -339,9 +339,22 @@ def _show_network(state: Run) -> str:
     return mode if mode.startswith("container:") else mode.partition(":")[0]
 
 
-def _show_port(port: Any) -> str:
-    host = f"{port.host_ip or '0.0.0.0'}:{port.host_port}"
-    return f"{host}->{port.container_port}/{port.protocol}"
+def _show_port(port: Port) -> str:
+    """Return what is asked for; what is true stands in the entry in `live`."""
+    number = f"{port.host_port or ''}"
+    if port.host_end:
+        number += f"-{port.host_end}"
+    address = f"[{port.host_ip}]" if ":" in (port.host_ip or "") else port.host_ip or ""
+    return f"{address}:{number}->{port.container_port}/{port.protocol}"
+
+
+def _exposed(request: RunRequest, config: dict[str, Any]) -> list[str]:
+    texts = [*(config.get("ExposedPorts") or {}), *request.expose]
+    if not texts:
+        return []
+    from rootless.network import ports
+
+    return ports.exposed(texts)
 
 
 def _write_cidfile(path: str, container_id: str) -> None:

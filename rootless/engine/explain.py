@@ -174,7 +174,7 @@ def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
     mode = state.request.network or "pasta"
     facts: list[tuple[str, Any]] = [("mode", mode)]
     if pasta is not None:
-        facts += [("pasta", f"pid {pasta.pid}"), ("published", state.container.facts["ports"])]
+        facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
     return facts
 
 

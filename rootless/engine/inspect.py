@@ -21,6 +21,8 @@ from rootless.engine.listing import LIVING, describe, sizes
 from rootless.engine.sweep import sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rootless.engine.container import Container
 
 NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
@@ -140,7 +142,7 @@ class _Inspected:
                 "Config": {key: str(value) for key, value in self.log["options"].items()},
             },
             "NetworkMode": facts.get("network") or wish.get("network") or "pasta",
-            "PortBindings": _by_port(facts["ports"]),
+            "PortBindings": _bindings(wish.get("publish") or ()),
             "RestartPolicy": {
                 "Name": restart.get("name") or "no",
                 "MaximumRetryCount": int(restart.get("max") or 0),
@@ -267,12 +269,12 @@ class _Inspected:
     def exposed(self) -> list[str]:
         """Return the exposed ports and the published ones, as Docker does, with protocols."""
         ports = [_whole_port(port) for port in self.facts.get("exposed") or ()]
-        return sorted({*ports, *_by_port(self.facts["ports"])})
+        return sorted({*ports, *_by_port(self.row["ports"])})
 
     def network(self) -> dict[str, Any]:
         ports: dict[str, Any] = {}
         if self.status in LIVING:
-            ports = {**dict.fromkeys(self.exposed()), **_by_port(self.facts["ports"])}
+            ports = {**dict.fromkeys(self.exposed()), **_by_port(self.row["ports"])}
         init = self.row["pid"]
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
         own = addresses(init) if mode == "pasta" and init else NO_ADDRESSES
@@ -380,6 +382,18 @@ def _by_port(ports: list[str]) -> dict[str, list[dict[str, str]]]:
     for text in ports:
         port, address, number = split_port(text)
         found.setdefault(port, []).append({"HostIp": address, "HostPort": number})
+    return found
+
+
+def _bindings(publish: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """Return what -p asked for, by port of the container."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in publish:
+        number = str(port["host_port"] or "")
+        if port.get("host_end"):
+            number += f"-{port['host_end']}"
+        binding = {"HostIp": port["host_ip"] or "", "HostPort": number}
+        found.setdefault(f"{port['container_port']}/{port['protocol']}", []).append(binding)
     return found
 
 

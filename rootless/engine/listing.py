@@ -53,7 +53,8 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "started": live.get("started") or ended.get("started"),
         "finished": ended.get("finished"),
         "pid": 0 if status == "restarting" else init[0],
-        "ports": facts["ports"],
+        # What was asked for, as long as nothing is published.
+        "ports": live.get("ports", facts["ports"]),
         "exposed": facts.get("exposed") or [],
         "labels": facts["labels"] or {},
         "mounts": facts.get("mounts") or [],

@@ -215,6 +215,7 @@ class Monitor:
         self.container.record_live(
             monitor=this_process(),
             pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            ports=pasta.ports if pasta is not None else [],
             cgroup=self.cgroup.path or "",
             manager=self.cgroup.manager,
             rootfs=self.mounted.describe(),
@@ -269,7 +270,7 @@ class Monitor:
         assert mounted is not None and self.cgroup is not None
         facts = container.facts
         storage = paths.storage_root()
-        helpers = mounted.helper_pids or (self.pasta is not None and facts["ports"])
+        helpers = mounted.helper_pids or (self.pasta is not None and self.pasta.ports)
         mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
         orders = {
             "id": container.id,
@@ -364,7 +365,7 @@ class Monitor:
         """Take back what was made, in the reverse order, and tell the command why."""
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
-            self.pasta.stop(wait=bool(self.container.facts["ports"]))
+            self.pasta.stop(wait=bool(self.pasta.ports))
         if self.cgroup is not None:
             try:
                 self.cgroup.destroy()

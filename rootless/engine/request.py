@@ -108,19 +108,27 @@ class Port(Plain):
 
     Attributes:
         host_ip: an address of the host, None for all of them.
-        host_port: None means any free one (no spelling of the command line gives it yet).
+        host_port: None means any free one.
+        container_port: ports of a range are requests of their own.
         protocol: "tcp" or "udp".
+        host_end: None, or the last of a range that begins with `host_port`: any free one of it.
     """
 
-    __slots__ = ("container_port", "host_ip", "host_port", "protocol")
+    __slots__ = ("container_port", "host_end", "host_ip", "host_port", "protocol")
 
     def __init__(
-        self, host_ip: str | None, host_port: int | None, container_port: int, protocol: str
+        self,
+        host_ip: str | None,
+        host_port: int | None,
+        container_port: int,
+        protocol: str,
+        host_end: int | None = None,
     ) -> None:
         self.host_ip = host_ip
         self.host_port = host_port
         self.container_port = container_port
         self.protocol = protocol
+        self.host_end = host_end
 
 
 class RunRequest(Plain):
@@ -176,6 +184,7 @@ class RunRequest(Plain):
         "platform",
         "privileged",
         "publish",
+        "publish_all",
         "pull",
         "quiet",
         "read_only",
@@ -268,7 +277,8 @@ class RunRequest(Plain):
         self.dns_option: list[str] = []
         self.no_hosts = False
         self.publish: list[Port] = []
-        self.expose: list[str] = []  # "80/tcp", "90-99/udp": recorded, never opened
+        self.publish_all = False  # what is exposed, at random ports
+        self.expose: list[str] = []  # "80/tcp", "90-99/udp"
 
         # Files.
         self.mounts: list[Mount] = []  # in the order given
@@ -292,6 +302,26 @@ class RunRequest(Plain):
     def asks_health(self) -> bool:
         """Tell whether anything is said of the health check."""
         return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
+
+    def published(self, exposed: list[str]) -> list[Port]:
+        """Return what -p and -P publish together.
+
+        Args:
+            exposed: "80/tcp" of the image and --expose; -P leaves those to -p that it names.
+        """
+        if not self.publish_all:
+            return self.publish
+        from rootless import log
+
+        named = {f"{port.container_port}/{port.protocol}" for port in self.publish}
+        found = list(self.publish)
+        for text in exposed:
+            number, _, protocol = text.partition("/")
+            if protocol not in ("tcp", "udp"):
+                log.warn(f"port {text} is not published: only tcp and udp are carried")
+            elif text not in named:
+                found.append(Port(None, None, int(number), protocol))
+        return found
 
     def to_data(self) -> dict[str, Any]:
         """Return what was asked for, as plain data, for container.json; not the defaults."""
@@ -326,4 +356,6 @@ def _device(data: dict[str, Any]) -> Device:
 
 
 def _port(data: dict[str, Any]) -> Port:
-    return Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])
+    port = Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])
+    port.host_end = data.get("host_end")
+    return port

@@ -310,7 +310,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             request.tty, request.interactive, attachment.streams, request.explain is not None
         )
         if new_network and request.network != "none":
-            pasta = _prepare_pasta(request)
+            pasta = _prepare_pasta(request, container.facts["exposed"])
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine import health
@@ -438,12 +438,11 @@ def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
         raise
 
 
-def _prepare_pasta(request: RunRequest) -> Pasta:
-    from rootless.network import pasta, pasta_options
+def _prepare_pasta(request: RunRequest, exposed: list[str]) -> Pasta:
+    from rootless.network import pasta
 
     options = (request.network or "").partition(":")[2]
-    arguments = pasta_options.command(request.publish, options.split(",") if options else [])
-    return pasta.Pasta(arguments)
+    return pasta.prepare(request.published(exposed), options.split(",") if options else [])
 
 
 def _attend(

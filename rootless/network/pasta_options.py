@@ -71,19 +71,11 @@ def find() -> str | None:
     return None
 
 
-def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
-    """Return the arguments of pasta, from its absolute path on, all but the namespaces.
-
-    Args:
-        ports: what is published; nothing else is forwarded.
-        options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
-            the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
+def program() -> str:
+    """Return the absolute path of pasta.
 
     Raises:
-        RlessError: no pasta, no /dev/net/tun, an option that cannot be, or a port that is
-            taken or not ours to take.
-
-    Where it runs: on the host, as the user.
+        RlessError: no pasta, no /dev/net/tun.
     """
     path = find()
     if path is None:
@@ -97,10 +89,23 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
             "ask the administrator for `modprobe tun` and mode 0666, "
             "or use --network=host or --network=none",
         )
-    if ports:
-        from rootless.network.ports import take
+    return path
 
-        take(ports)
+
+def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of pasta, from its absolute path on, all but the namespaces.
+
+    Args:
+        ports: what is published, each with its number (`ports.take`); nothing else is forwarded.
+        options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
+            the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
+
+    Raises:
+        RlessError: of `program`, or an option that cannot be.
+
+    Where it runs: on the host, as the user.
+    """
+    path = program()
     given = _given(options)
     arguments = [path, "--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
     if os.geteuid() == 0:
@@ -111,7 +116,7 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
         if flag not in given:
             arguments += [flag, "none"]
     for flag, protocol in (("-t", "tcp"), ("-u", "udp")):
-        published = [_port_spec(port) for port in ports if port.protocol == protocol]
+        published = _port_specs([port for port in ports if port.protocol == protocol])
         for spec in published:
             arguments += [flag, spec]
         if not published and flag not in given:
@@ -160,9 +165,25 @@ def _given(options: Sequence[str]) -> set[str]:
     return given
 
 
-def _port_spec(port: Port) -> str:
-    address = f"{port.host_ip}/" if port.host_ip else ""
-    return f"{address}{port.host_port}:{port.container_port}"
+def _port_specs(ports: Sequence[Port]) -> list[str]:
+    """Return the values of -t or -u; neighbours are one range."""
+    runs: list[tuple[str | None, int, int, int]] = []  # address, host, container, how many
+    for port in ports:
+        host, container = port.host_port or 0, port.container_port
+        if runs:
+            address, first, inner, count = runs[-1]
+            if (address, first + count, inner + count) == (port.host_ip, host, container):
+                runs[-1] = (address, first, inner, count + 1)
+                continue
+        runs.append((port.host_ip, host, container, 1))
+    return [
+        (f"{address}/" if address else "") + f"{_span(host, count)}:{_span(container, count)}"
+        for address, host, container, count in runs
+    ]
+
+
+def _span(first: int, count: int) -> str:
+    return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
 
 def _families() -> list[str]:

@@ -145,7 +145,7 @@ def test_a_request_is_plain_data() -> None:
     data = json.loads(json.dumps(found.as_dict()))
     assert data["mounts"][0]["source"] == "/a"
     assert data["publish"] == [
-        {"host_ip": None, "host_port": 1, "container_port": 2, "protocol": "tcp"}
+        {"container_port": 2, "host_end": None, "host_ip": None, "host_port": 1, "protocol": "tcp"}
     ]
     assert set(data) == set(RunRequest.__slots__)
 

@@ -9,7 +9,7 @@ import pytest
 
 from rootless.engine.request import Port
 from rootless.errors import RlessError
-from rootless.network import pasta, pasta_options, ports, resolv
+from rootless.network import pasta, pasta_options, resolv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,6 @@ def usual_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(pasta_options, "_families", list)
-    monkeypatch.setattr(ports, "take", lambda _: None)
     monkeypatch.setattr(resolv, "read_host", lambda: "nameserver 10.0.0.1\n")
 
 
@@ -52,6 +51,13 @@ def test_published_ports() -> None:
     assert "-t none" not in text
     assert "-u none" not in text
     assert "-T none -U none" in text
+
+
+def test_neighbours_are_one_range() -> None:
+    """A command line has room for all ports."""
+    published = [Port(None, 8000 + number, 80 + number, "tcp") for number in range(3)]
+    published += [Port(None, 8003, 90, "tcp"), Port("::1", 8004, 91, "tcp")]
+    assert "-t 8000-8002:80-82 -t 8003:90 -t ::1/8004:91 -u none" in " ".join(command(published))
 
 
 def test_only_one_protocol() -> None:
