@@ -49,9 +49,4 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
 {
 	return (int)SYS5(setsockopt, fd, level, option, value, size);
 }
-
-int shutdown(int fd, int how)
-{
-	return (int)SYS2(shutdown, fd, how);
-}
 #endif

@@ -5,6 +5,10 @@ from __future__ import annotations
 from rootless.cli.values import choice, integer, line, refuse
 from rootless.engine.request import Port
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def address(value: str) -> str:
     """Return `value` if it is an IPv4 or IPv6 address, without a zone."""
@@ -19,13 +23,18 @@ def address(value: str) -> str:
     raise ValueError("is not an IP address")
 
 
-def network(value: str) -> str | None:
-    """Return the network mode, None for the default one (pasta)."""
-    if "=" in value and not value.startswith("pasta:"):
-        fields = dict(part.partition("=")[::2] for part in value.split(","))
-        value = fields.pop("name", "")
-        if fields:
-            raise refuse(f"--network {'='.join(fields.popitem())}", "not built yet")
+def network(value: str) -> str | dict[str, Any] | None:
+    """Return the network mode, None for the default one (pasta); a network with what is wished.
+
+    The latter is `NAME[:KEY=VALUE,...]` as Podman has it, or `name=NAME,KEY=VALUE,...`.
+    """
+    head = value.split(",", 1)[0]
+    if "=" in head and ":" not in head.partition("=")[0]:
+        fields = value.split(",")
+        names = [field[5:] for field in fields if field.startswith("name=")]
+        if len(names) != 1:
+            raise ValueError("is not name=NAME[,KEY=VALUE...]")
+        return _wish(names[0], [field for field in fields if not field.startswith("name=")])
     if value in ("", "default", "private", "pasta"):
         return None
     if value in ("none", "host"):
@@ -36,11 +45,83 @@ def network(value: str) -> str | None:
         if value == "container:":
             raise ValueError("names no container")
         return line(value)
-    raise refuse(
-        f"--network {value}",
-        "networks of several containers are not built yet",
-        "leave it out (pasta), or use pasta:OPTIONS, none, host, container:NAME",
-    )
+    if value.startswith(("ns:", "slirp4netns")):
+        raise refuse(
+            f"--network {value}", "it is not built yet", "use pasta:OPTIONS, none, host, NETWORK"
+        )
+    name, _, rest = value.partition(":")
+    return _wish(name, rest.split(",") if rest else [])
+
+
+_IFNAME = "driver-opt=com.docker.network.endpoint.ifname"
+
+
+def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
+    """Return what a container wishes of a network; of a mode there is nothing to wish."""
+    if not fields and name in ("", "default", "private", "pasta", "none", "host"):
+        return network(name)
+    if not name or not name.replace("_", "a").replace(".", "a").replace("-", "a").isalnum():
+        raise ValueError("is not a mode, nor the name of a network")
+    wish: dict[str, Any] = {"name": name}
+    for field in fields:
+        if field.startswith(_IFNAME):
+            field = f"interface_name{field[len(_IFNAME) :]}"
+        key, _, text = field.partition("=")
+        if key in ("ip", "ip6"):
+            wish[key] = (ip if key == "ip" else ip6)(text)
+        elif key in ("mac", "mac-address"):
+            wish["mac"] = mac(text)
+        elif key == "alias":
+            wish.setdefault("aliases", []).append(alias(text))
+        elif key in ("interface_name", "interface-name"):
+            if not 0 < len(text) < 16 or any(char.isspace() or char in "/:%" for char in text):
+                raise ValueError(f"has {text!r}, which is not the name of an interface")
+            wish["interface"] = line(text)
+        else:
+            raise refuse(f"--network {name}:{field}", "there is no such option")
+    return wish
+
+
+def ip(value: str) -> str:
+    """Return an IPv4 address."""
+    if ":" in value:
+        raise ValueError("is not an IPv4 address")
+    return address(value)
+
+
+def ip6(value: str) -> str:
+    """Return an IPv6 address."""
+    if ":" not in value:
+        raise ValueError("is not an IPv6 address")
+    return address(value)
+
+
+def mac(value: str) -> str:
+    """Return a hardware address, of one station."""
+    parts = value.lower().replace("-", ":").split(":")
+    if len(parts) != 6 or any(len(part) != 2 or set(part) - _HEX for part in parts):
+        raise ValueError("is not a hardware address such as 02:42:0a:59:00:05")
+    if int(parts[0], 16) & 1:
+        raise ValueError("is the hardware address of a group")
+    return ":".join(parts)
+
+
+_HEX = set("0123456789abcdef")
+
+
+def alias(value: str) -> str:
+    """Return a name under which others find the container."""
+    if not 0 < len(value) < 254 or any(not char.isprintable() or char.isspace() for char in value):
+        raise ValueError("is not a name")
+    return value
+
+
+def link(value: str) -> tuple[str, str]:
+    """Return (container, alias) of `CONTAINER[:ALIAS]`."""
+    name, _, other = value.partition(":")
+    if not name:
+        raise ValueError("is not CONTAINER[:ALIAS]")
+    return name, alias(other or name)
 
 
 def dns(value: str) -> str:

@@ -137,7 +137,15 @@ _NETWORK: Group = (
     "Network",
     (
         ("--network --net", "MODE", "list", "network", "network.network",
-         "pasta[:OPTION,...] (default), none, host, container:NAME"),
+         "pasta[:OPTION,...] (default), none, host, container:NAME, NETWORK[:KEY=VALUE,...]"),
+        ("--ip", "ADDRESS", "value", "ip", "network.ip", "IPv4 address in the network"),
+        ("--ip6", "ADDRESS", "value", "ip6", "network.ip6", "IPv6 address in the network"),
+        ("--mac-address", "ADDRESS", "value", "mac", "network.mac",
+         "Hardware address in the network"),
+        ("--network-alias --net-alias", "NAME", "list", "aliases", "network.alias",
+         "Another name in the networks"),
+        ("--link", "CONTAINER[:ALIAS]", "list", "links", "network.link",
+         "Tell of a container in the same network, as Docker once did: hosts and environment"),
         ("--publish -p", "[[IP:][HOST_PORT]:]PORT[/PROTOCOL]", "list", "publish", "network.publish",
          "Publish a port, or a range of ports, to the host"),
         ("--publish-all -P", "", "flag", "publish_all", "boolean",
@@ -194,7 +202,6 @@ GROUPS: tuple[Group, ...] = (
 
 _LIMIT = "limits by control groups are not built yet"
 _SCOPE = "start rless by systemd-run --user --scope -p "
-_BRIDGE = "networks of several containers are not built yet"
 _WINDOWS = "it exists on Windows only"
 
 REFUSED: tuple[Refused, ...] = (
@@ -227,12 +234,7 @@ REFUSED: tuple[Refused, ...] = (
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
     ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
-    ("--ip", "ADDRESS", _BRIDGE, ""),
-    ("--ip6", "ADDRESS", _BRIDGE, ""),
-    ("--link", "NAME", _BRIDGE, "use --network container:NAME"),
-    ("--link-local-ip", "ADDRESS", _BRIDGE, ""),
-    ("--mac-address", "ADDRESS", "not built yet", ""),
-    ("--network-alias --net-alias", "NAME", _BRIDGE, ""),
+    ("--link-local-ip", "ADDRESS", "a network gives these by itself", ""),
     ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
     ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),
     ("--use-api-socket", "", "there is no Docker daemon behind rless", ""),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Values that need more than being copied to the field of the same name.
 _SPECIAL = (
     *("accepted", "attach", "env", "env_file", "label_file", "labels", "log_options"),
-    *("network", "publish", "ulimits"),
+    *("aliases", "ip", "ip6", "mac", "network", "publish", "ulimits"),
 )
 
 
@@ -75,15 +75,43 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         labels.update(line.partition("=")[::2] for line in read("--label-file", path, None))
     request.labels = {**labels, **values.get("labels", {})}
     request.ulimits = list({limit[0]: limit for limit in values.get("ulimits", ())}.values())
-    networks = values.get("network", [])
-    if len(networks) > 1:
-        raise RlessError("--network is given twice: several networks are not built yet")
-    request.network = networks[0] if networks else None
+    _networks(request, values)
     request.publish = [port for ports in values.get("publish", ()) for port in ports]
     request.attach = _streams(request, values.get("attach", []))
     _log_options(request, values.get("log_options", {}))
     _check_conflicts(request)
     return request
+
+
+def _networks(request: RunRequest, values: dict[str, Any]) -> None:
+    """Take the network mode, or the networks with what is wished of them."""
+    given = values.get("network", [])
+    request.networks = [dict(one) for one in given if isinstance(one, dict)]
+    wishes = {key: values[key] for key in ("ip", "ip6", "mac") if key in values}
+    if not request.networks:
+        if len(given) > 1:
+            raise RlessError("--network is given twice: only networks of several containers can be")
+        request.network = given[0] if given else None
+        for key, flag in (("ip", "--ip"), ("ip6", "--ip6"), ("mac", "--mac-address")):
+            if key in wishes:
+                raise RlessError(f"{flag} needs --network NETWORK", "`rless network create` makes one")
+        for flag in ("aliases", "links"):
+            if values.get(flag):
+                option = "--link" if flag == "links" else "--network-alias"
+                raise RlessError(f"{option} needs --network NETWORK", "--network bridge is there")
+        return
+    names = [one["name"] for one in request.networks]
+    if len(names) < len(given) or len(set(names)) < len(names):
+        raise RlessError("--network: one is given twice, or together with another mode")
+    if wishes and len(names) > 1:
+        raise RlessError(
+            "--ip, --ip6 and --mac-address are for one network",
+            "give them with each: --network NAME:ip=...,mac=...",
+        )
+    request.networks[0].update(wishes)
+    for one in request.networks:
+        one["aliases"] = [*one.get("aliases", ()), *values.get("aliases", ())]
+    request.network = names[0]
 
 
 def _streams(request: RunRequest, streams: list[str]) -> list[str]:

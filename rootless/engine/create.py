@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.container import Container
+    from rootless.engine.membership import Membership
     from rootless.engine.request import Mount, Port, RunRequest
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
@@ -49,6 +50,7 @@ class Run:
         self.container: Container
         self.spec: Spec
         self.joined: dict[str, str] = {}
+        self.member: Membership | None = None
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []

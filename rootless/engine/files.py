@@ -13,14 +13,26 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from rootless.engine.request import RunRequest
 
 _COPY_BLOCK = 1 << 20
 _TEXT_LIMIT = 1 << 20  # bytes
 
 
-def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
-    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside."""
+def write(
+    request: RunRequest,
+    directory: str,
+    hostname: str,
+    places: Sequence[dict[str, Any]] = (),
+) -> dict[str, str]:
+    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
+
+    Args:
+        places: the container's in networks of several (`engine.membership`).
+    """
     from rootless.network import resolv
 
     network = request.network or "pasta"
@@ -29,9 +41,9 @@ def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
         "/etc/hostname": resolv.hostname_text(own_name),
         "/etc/resolv.conf": resolv.resolv_text(
             resolv.read_host(),
-            request.dns,
+            resolv.gateways(places) or request.dns,
             request.dns_search,
-            request.dns_option,
+            resolv.options_for_names(request.dns_option) if places else request.dns_option,
             private_network=network != "host",
         ),
     }
@@ -40,7 +52,7 @@ def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
             own_name,
             request.domainname,
             request.add_host,
-            None,
+            [address for place in places for address in (place["ip"], place["ip6"]) if address],
             _read("/etc/hosts") if network == "host" else None,
         )
     files = {}

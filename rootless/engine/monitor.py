@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.container import Container
     from rootless.engine.hold import Orders
+    from rootless.engine.membership import Membership
     from rootless.engine.wires import Wires
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
@@ -107,6 +108,7 @@ class Monitor:
         *,
         new_network: bool,
         pasta: Pasta | None,
+        member: Membership | None,
         want_report: bool,
         leash: bool,
         keep: bool,
@@ -126,6 +128,7 @@ class Monitor:
         self.wires = wires
         self.new_network = new_network
         self.pasta = pasta
+        self.member = member
         self.network_begun = False
         self.network_error: RlessError | None = None
         self.want_report = want_report
@@ -215,7 +218,7 @@ class Monitor:
         self.container.record_live(
             monitor=this_process(),
             pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
-            ports=pasta.ports if pasta is not None else [],
+            ports=self._published(),
             cgroup=self.cgroup.path or "",
             manager=self.cgroup.manager,
             rootfs=self.mounted.describe(),
@@ -261,6 +264,11 @@ class Monitor:
             raise
         return orders
 
+    def _published(self) -> list[str]:
+        if self.member is not None:
+            return self.member.ports
+        return self.pasta.ports if self.pasta is not None else []
+
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor)."""
         from rootless import paths
@@ -301,6 +309,7 @@ class Monitor:
             "client_out": wires.client_out,
             "client_err": wires.client_err,
             "lock": mounted.lock_fd,
+            "member": self.member.fd if self.member is not None else -1,
             "status": created.status_fd,
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),

@@ -172,11 +172,13 @@ class RunRequest(Plain):
         "interactive",
         "ipc",
         "labels",
+        "links",
         "log_driver",
         "log_options",
         "mounts",
         "name",
         "network",
+        "networks",
         "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
@@ -268,7 +270,12 @@ class RunRequest(Plain):
         self.ipc = "private"
         self.uts = "private"
         self.cgroupns = "private"
-        self.network: str | None = None  # None: pasta; none, host, container:NAME
+        self.network: str | None = None  # None: pasta; none, host, container:NAME, NETWORK
+
+        # Those of several containers: "name", and what is wished of "ip", "ip6", "mac", "interface",
+        # "aliases"; `network` is the first one's name.
+        self.networks: list[dict[str, Any]] = []
+        self.links: list[tuple[str, str]] = []  # (container, alias) of --link
 
         # The network.
         self.add_host: list[tuple[str, str]] = []  # (name, address)
@@ -341,6 +348,7 @@ class RunRequest(Plain):
         request.devices = [_device(entry) for entry in data.get("devices", ())]
         request.publish = [_port(entry) for entry in data.get("publish", ())]
         request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
+        request.links = [tuple(entry) for entry in data.get("links", ())]
         request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
         return request
 

@@ -247,7 +247,12 @@ def _gather_facts(state: Run) -> specgen.Facts:
     if "network" in state.joined:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
     else:
-        facts.files = files.write(request, state.container.directory, facts.hostname)
+        facts.files = files.write(
+            request,
+            state.container.directory,
+            facts.hostname,
+            state.member.places if state.member is not None else (),
+        )
     facts.init = files.place_init(state.container.directory) if request.init else None
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
@@ -305,11 +310,13 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
     pasta: Pasta | None = None
     wires = None
     try:
+        if request.networks:
+            _join_networks(state)
         _make_spec(state)
         wires = Wires(
             request.tty, request.interactive, attachment.streams, request.explain is not None
         )
-        if new_network and request.network != "none":
+        if new_network and request.network != "none" and not request.networks:
             pasta = _prepare_pasta(request, container.facts["exposed"])
         _forget_last_run(container, keep)
         if container.facts.get("health"):
@@ -324,6 +331,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             wires,
             new_network=new_network,
             pasta=pasta,
+            member=state.member,
             want_report=request.explain is not None,
             leash=attachment.leash,
             keep=keep,
@@ -337,6 +345,8 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             wires.close_all()
         if pasta is not None:
             pasta.close()
+        if state.member is not None:
+            state.member.close()
         _undo(container, keep, error)
         raise
     wires.close_monitor_ends()
@@ -354,6 +364,8 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         raise
     finally:
         wires.close_all()
+        if state.member is not None:
+            state.member.close()
         if not left:
             _reap(pid)
             if os.path.lexists(container.live_path):
@@ -429,13 +441,39 @@ def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
         if state.joined:
             path = state.joined["user"]
             return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
+        member = state.member
         return idmap.spawn(
-            state.idmap, namespaces, monitor.run, monitor.start_network, monitor.meanwhile
+            state.idmap,
+            namespaces,
+            monitor.run,
+            monitor.start_network,
+            monitor.meanwhile,
+            member.inside if member is not None else None,
+            member.write_maps if member is not None else None,
         )
     except SyscallError as error:
         if error.call.startswith("unshare"):
             raise userns.explain_failure(error) from error
         raise
+
+
+def _join_networks(state: Run) -> None:
+    """Take the container's place in its networks, which the files of /etc tell of."""
+    from rootless.engine.membership import Membership
+
+    request, container = state.request, state.container
+    if state.joined:
+        raise RlessError(
+            "--network of several containers and namespaces of another container do not go "
+            "together: its user namespace is not made for the network",
+            "join that one's network too",
+        )
+    state.member = member = Membership(request)
+    member.take_addresses(container)
+    container.record_live(networks=member.places)
+    member.join(
+        container, request.hostname or "", request.dns, request.published(container.facts["exposed"])
+    )
 
 
 def _prepare_pasta(request: RunRequest, exposed: list[str]) -> Pasta:
@@ -458,6 +496,9 @@ def _attend(
     _expect_ready(wires.result)  # the monitor is the program that stays
     if pasta is not None:
         pasta.wait_ready()
+        state.mark("network")
+    if state.member is not None:
+        state.member.wait_ready()
         state.mark("network")
     if number := signals.interrupted():
         raise _InterruptedError(number)

@@ -203,6 +203,8 @@ def spawn(
     body: Callable[[], NoReturn],
     before: Callable[[], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
+    inside: str | None = None,
+    write: Callable[[int, IdMap], None] | None = None,
 ) -> int:
     """Fork a child into a new user namespace (and others); return its pid once it is mapped.
 
@@ -213,6 +215,8 @@ def spawn(
         namespaces: more CLONE_NEW* flags, made together with the user namespace.
         before: what the child does first, while it is still in the caller's namespaces.
         meanwhile: what the child does while the maps are being written.
+        inside: /proc/PID/ns/user of another user namespace of ours, in which it is made.
+        write: what writes the maps then, as `write_maps`: from here nobody may.
 
     Raises:
         SyscallError: unshare failed in the child, with its errno.
@@ -227,7 +231,7 @@ def spawn(
             os.close(go_writer)
             if before is not None:
                 before()
-            _enter(namespaces, ready_writer, go_reader, meanwhile)
+            _enter(namespaces, ready_writer, go_reader, meanwhile, inside)
             body()
         finally:
             os._exit(70)
@@ -240,7 +244,7 @@ def spawn(
         number = int.from_bytes(failure, "little")
         if number:
             raise SyscallError("unshare(CLONE_NEWUSER)", number)
-        write_maps(pid, idmap)
+        (write or write_maps)(pid, idmap)
         os.write(go_writer, b"g")
     except BaseException:
         os.close(go_writer)
@@ -298,10 +302,18 @@ def spawn_joined(
 
 
 def _enter(
-    namespaces: int, ready_writer: int, go_reader: int, meanwhile: Callable[[], None] | None
+    namespaces: int,
+    ready_writer: int,
+    go_reader: int,
+    meanwhile: Callable[[], None] | None,
+    inside: str | None,
 ) -> None:
     """Make the namespaces in the child, and wait there for the maps."""
     try:
+        if inside is not None:
+            fd = os.open(inside, os.O_RDONLY | os.O_CLOEXEC)
+            ns.setns(fd, ns.CLONE_NEWUSER)
+            os.close(fd)
         ns.unshare(ns.CLONE_NEWUSER | namespaces)
         number = 0
     except SyscallError as error:

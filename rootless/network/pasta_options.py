@@ -126,7 +126,7 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
     if "-M" not in given:
         arguments += ["-M", _MAC]
     if not given & {"-4", "-6", "-a", "-g", "-i"}:
-        arguments += _families()
+        arguments += families()
     if "--dns-forward" not in given and resolv.needs_forward(resolv.read_host()):
         arguments += ["--dns-forward", resolv.FORWARD]
     return arguments + [option for option in options if option != "--map-gw"]
@@ -186,7 +186,7 @@ def _span(first: int, count: int) -> str:
     return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
 
-def _families() -> list[str]:
+def families() -> list[str]:
     """Return the options for what the host has: both families, one, or no way out at all.
 
     pasta copies the addresses of the interface with the default route. The version of 2023
