@@ -1,7 +1,7 @@
 /*
  * rless-networks: what holds the bridge networks of one user, while they have members.
  *
- * Usage: rless-networks LISTENER FIRST PASTA READY QUESTION... , STREAM...
+ * Usage: rless-networks LISTENER FIRST PASTA READY QUESTIONS STREAMS
  *
  * All are numbers of descriptors. The process was Python (rootless/network/hub.py) until it had a
  * user and a network namespace of its own, and became this program by execve. In that network, the
@@ -10,8 +10,9 @@
  *
  *   LISTENER  commands connect to it; FIRST is the connection of the one that made the hub
  *   PASTA     a pidfd of pasta, -1: none; READY: what pasta writes to when it is
- *   QUESTION  UDP sockets, STREAM TCP sockets, made in the host's network: for the host's name
- *             servers, on its loopback too. They are connected, used, and disconnected.
+ *   QUESTIONS the first of 64 UDP sockets, STREAMS the first of 16 TCP ones, made in the host's
+ *             network: for the host's name servers, on its loopback too. They are connected, used,
+ *             and disconnected.
  *
  * Messages are datagrams of a SOCK_SEQPACKET, words that end in NUL, the first of one letter.
  * Addresses are hexadecimal, "" for none. Each message is answered by its letter and an errno,
@@ -162,9 +163,8 @@ static int number_of(const char *text)
 int main(int argc, char **argv)
 {
 	struct rlimit limit;
-	int i, count;
 
-	if (argc < 5)
+	if (argc != 7)
 		return 70;
 	prctl(PR_SET_NAME, "rless-networks", 0, 0, 0);
 	limit.rlim_cur = limit.rlim_max = 0;
@@ -178,18 +178,10 @@ int main(int argc, char **argv)
 	watch(listener, LISTENER, 0, EPOLLIN);
 	pasta = ready = -1;
 	new_pasta(number_of(argv[3]), number_of(argv[4]));
-	for (i = 0; i < QUESTIONS; i++)
-		question_fds[i] = -1;
-	for (i = 0; i < STREAMS; i++)
-		stream_fds[i] = -1;
-	for (i = 5, count = 0; i < argc && *argv[i] != ','; i++)
-		if (count < QUESTIONS)
-			question_fds[count++] = number_of(argv[i]);
-	for (i++, count = 0; i < argc; i++)
-		if (count < STREAMS)
-			stream_fds[count++] = number_of(argv[i]);
-	for (i = 0; i < PLACES; i++)
-		places[i].network = -1;
+	for (int i = 0; i < QUESTIONS; i++)
+		question_fds[i] = number_of(argv[5]) + i;
+	for (int i = 0; i < STREAMS; i++)
+		stream_fds[i] = number_of(argv[6]) + i;
 	begin_dns();
 	begin_dns_tcp();
 	clients[0].fd = number_of(argv[2]);

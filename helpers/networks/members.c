@@ -203,7 +203,7 @@ static int join(int number, char **words, int count)
 		network = new_network(words);
 	if (network < 0)
 		return ENOSPC;
-	for (i = 0; i < PLACES && places[i].network >= 0; i++)
+	for (i = 0; i < place_count && places[i].network >= 0; i++)
 		;
 	if (i == PLACES) {
 		if (networks[network].members == 0)

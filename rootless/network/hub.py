@@ -39,6 +39,7 @@ _SOCKET = "networks"
 _LOCK = "networks.lock"
 _PASTA = "networks.pasta"
 _QUESTIONS, _STREAMS = 64, 16  # sockets for the host's name servers, by UDP and TCP
+_RESOLVERS = 512  # the number that the first of them gets; nothing else is open from there on
 _LONGEST = 4096  # bytes of an answer
 _TITLE = "rless: networks"
 # Addresses of pasta's link in the hub: of nobody else, so that the host's own can be reached.
@@ -279,13 +280,14 @@ def _become(
     os.write(first, b"H")
     words = [listener.fileno(), first]
     words += [pasta.pidfd, pasta.detach_ready()] if pasta is not None else [-1, -1]
-    groups = [[one.fileno() for one in group] for group in (questions, streams)]
-    for fd in [*words, *groups[0], *groups[1]]:
+    for fd in words:
         if fd >= 0:
             os.set_inheritable(fd, True)
+    for index, one in enumerate([*questions, *streams]):
+        os.dup2(one.fileno(), _RESOLVERS + index, inheritable=True)
+    words += [_RESOLVERS, _RESOLVERS + len(questions)]
     caps.keep_over_exec()
-    arguments = [str(fd) for fd in [*words, *groups[0]]] + [","] + [str(fd) for fd in groups[1]]
-    os.execve(program, [_TITLE, *arguments], {})
+    os.execve(program, [_TITLE, *map(str, words)], {})
 
 
 # -- after an end ---------------------------------------------------------------------------------
