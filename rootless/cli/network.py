@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootless.cli.values import choice, integer, line, refuse
+from rootless.cli.values import absolute, choice, integer, line, refuse
 from rootless.engine.request import Port
 
 TYPE_CHECKING = False
@@ -12,15 +12,49 @@ if TYPE_CHECKING:
 
 def address(value: str) -> str:
     """Return `value` if it is an IPv4 or IPv6 address, without a zone."""
+    if not (_is_address(value, "AF_INET") or _is_address(value, "AF_INET6")):
+        raise ValueError("is not an IP address")
+    return value
+
+
+def ip4(value: str) -> str | None:
+    """Return an IPv4 address."""
+    if value and not _is_address(value, "AF_INET"):
+        raise ValueError("is not an IPv4 address")
+    return value or None
+
+
+def ip6(value: str) -> str | None:
+    """Return an IPv6 address."""
+    if value and not _is_address(value, "AF_INET6"):
+        raise ValueError("is not an IPv6 address")
+    return value or None
+
+
+def _is_address(value: str, family: str) -> bool:
     import _socket  # the C half: `socket` itself would load enum and selectors
 
-    for family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            _socket.inet_pton(family, value)
-        except (OSError, ValueError):
-            continue
-        return value
-    raise ValueError("is not an IP address")
+    try:
+        _socket.inet_pton(getattr(_socket, family), value)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def mac(value: str) -> str | None:
+    """Return the hardware address of one interface, in lower case."""
+    if not value:
+        return None
+    parts = value.replace("-", ":").split(":")
+    if len(parts) != 6 or not all(len(part) == 2 for part in parts):
+        raise ValueError("is not a MAC address")
+    try:
+        first = bytes(int(part, 16) for part in parts)[0]
+    except ValueError:
+        raise ValueError("is not a MAC address") from None
+    if first & 1 or not any(part != "00" for part in parts):
+        raise ValueError("is not the address of one interface")
+    return ":".join(parts).lower()
 
 
 def network(value: str) -> str | dict[str, Any] | None:
@@ -45,10 +79,10 @@ def network(value: str) -> str | dict[str, Any] | None:
         if value == "container:":
             raise ValueError("names no container")
         return line(value)
-    if value.startswith(("ns:", "slirp4netns")):
-        raise refuse(
-            f"--network {value}", "it is not built yet", "use pasta:OPTIONS, none, host, NETWORK"
-        )
+    if value.startswith("ns:"):
+        return f"ns:{absolute(value.removeprefix('ns:'))}"
+    if value.startswith("slirp4netns"):
+        raise refuse(f"--network {value}", "pasta does this here", "leave it out")
     name, _, rest = value.partition(":")
     return _wish(name, rest.split(",") if rest else [])
 
@@ -68,7 +102,7 @@ def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
             field = f"interface_name{field[len(_IFNAME) :]}"
         key, _, text = field.partition("=")
         if key in ("ip", "ip6"):
-            wish[key] = (ip if key == "ip" else ip6)(text)
+            wish[key] = (ip4 if key == "ip" else ip6)(text)
         elif key in ("mac", "mac-address"):
             wish["mac"] = mac(text)
         elif key == "alias":
@@ -80,33 +114,6 @@ def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
         else:
             raise refuse(f"--network {name}:{field}", "there is no such option")
     return wish
-
-
-def ip(value: str) -> str:
-    """Return an IPv4 address."""
-    if ":" in value:
-        raise ValueError("is not an IPv4 address")
-    return address(value)
-
-
-def ip6(value: str) -> str:
-    """Return an IPv6 address."""
-    if ":" not in value:
-        raise ValueError("is not an IPv6 address")
-    return address(value)
-
-
-def mac(value: str) -> str:
-    """Return a hardware address, of one station."""
-    parts = value.lower().replace("-", ":").split(":")
-    if len(parts) != 6 or any(len(part) != 2 or set(part) - _HEX for part in parts):
-        raise ValueError("is not a hardware address such as 02:42:0a:59:00:05")
-    if int(parts[0], 16) & 1:
-        raise ValueError("is the hardware address of a group")
-    return ":".join(parts)
-
-
-_HEX = set("0123456789abcdef")
 
 
 def alias(value: str) -> str:
@@ -155,11 +162,7 @@ def add_host(value: str) -> tuple[str, str]:
     if not separator or not name or ":" in name or any(char.isspace() for char in name):
         raise ValueError("is not NAME:ADDRESS")
     if target == "host-gateway":
-        raise refuse(
-            f"--add-host {name}:host-gateway",
-            "the container has no address of the host to talk to",
-            "give an address",
-        )
+        return line(name), target
     if target.startswith("[") and target.endswith("]"):
         target = target[1:-1]
     return line(name), address(target)

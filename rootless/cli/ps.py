@@ -180,7 +180,7 @@ def status(item: dict[str, Any]) -> str:
         checked = item.get("health")
         if checked:
             text += " (health: starting)" if checked == "starting" else f" ({checked})"
-        return text
+        return f"{text} (network lost)" if item.get("network_lost") else text
     if state in ("exited", "restarting"):
         ended = item.get("finished")
         text = f"{state.capitalize()} ({item['exit_code']})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Values that need more than being copied to the field of the same name.
 _SPECIAL = (
     *("accepted", "attach", "env", "env_file", "label_file", "labels", "log_options"),
-    *("aliases", "ip", "ip6", "mac", "network", "publish", "ulimits"),
+    *("aliases", "network", "publish", "ulimits"),
 )
 
 
@@ -86,32 +86,31 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
 def _networks(request: RunRequest, values: dict[str, Any]) -> None:
     """Take the network mode, or the networks with what is wished of them."""
     given = values.get("network", [])
-    request.networks = [dict(one) for one in given if isinstance(one, dict)]
-    wishes = {key: values[key] for key in ("ip", "ip6", "mac") if key in values}
-    if not request.networks:
+    networks = [dict(one) for one in given if isinstance(one, dict)]
+    aliases = values.get("aliases", [])
+    if not networks:
         if len(given) > 1:
             raise RlessError("--network is given twice: only networks of several containers can be")
         request.network = given[0] if given else None
-        for key, flag in (("ip", "--ip"), ("ip6", "--ip6"), ("mac", "--mac-address")):
-            if key in wishes:
-                raise RlessError(f"{flag} needs --network NETWORK", "`rless network create` makes one")
-        for flag in ("aliases", "links"):
-            if values.get(flag):
-                option = "--link" if flag == "links" else "--network-alias"
-                raise RlessError(f"{option} needs --network NETWORK", "--network bridge is there")
+        for flag, wanted in (("--link", request.links), ("--network-alias", aliases)):
+            if wanted:
+                raise RlessError(f"{flag} needs --network NETWORK", "`--network bridge` is there")
         return
-    names = [one["name"] for one in request.networks]
+    names = [one["name"] for one in networks]
     if len(names) < len(given) or len(set(names)) < len(names):
         raise RlessError("--network: one is given twice, or together with another mode")
-    if wishes and len(names) > 1:
-        raise RlessError(
-            "--ip, --ip6 and --mac-address are for one network",
-            "give them with each: --network NAME:ip=...,mac=...",
-        )
-    request.networks[0].update(wishes)
-    for one in request.networks:
-        one["aliases"] = [*one.get("aliases", ()), *values.get("aliases", ())]
-    request.network = names[0]
+    wishes = {"ip": request.ip, "ip6": request.ip6, "mac": request.mac_address}
+    if any(wishes.values()):
+        if len(names) > 1:
+            raise RlessError(
+                "--ip, --ip6 and --mac-address are for one network",
+                "give them with each: --network NAME:ip=...,mac=...",
+            )
+        networks[0].update({key: value for key, value in wishes.items() if value})
+        request.ip = request.ip6 = request.mac_address = None
+    for one in networks:
+        one["aliases"] = [*one.get("aliases", ()), *aliases]
+    request.networks, request.network = networks, names[0]
 
 
 def _streams(request: RunRequest, streams: list[str]) -> list[str]:
@@ -147,7 +146,15 @@ def _check_conflicts(request: RunRequest) -> None:
         ):
             if given:
                 raise RlessError(f"{flag} and --network {network} contradict each other")
-    if (request.publish or request.publish_all) and network in ("host", "none"):
+    if network.startswith(("none", "host", "ns:", "container:")):
+        for flag, address in (
+            ("--ip", request.ip),
+            ("--ip6", request.ip6),
+            ("--mac-address", request.mac_address),
+        ):
+            if address:
+                raise RlessError(f"{flag} and --network {network} contradict each other")
+    if (request.publish or request.publish_all) and network.startswith(("none", "host", "ns:")):
         from rootless import log
 
         log.warn(f"published ports have no meaning with --network {network}")

@@ -109,7 +109,7 @@ class _Inspected:
             "Dead": False,
             "Pid": row["pid"],
             "ExitCode": row["exit_code"] or 0,
-            "Error": "" if up else self.ended.get("error") or "",
+            "Error": self.error(up),
             "StartedAt": _moment(row["started"]),
             "FinishedAt": _moment(row["finished"]),
         }
@@ -128,6 +128,11 @@ class _Inspected:
                 ],
             }
         return found
+
+    def error(self, up: bool) -> str:
+        if self.row["network_lost"]:
+            return f"the network is lost: pasta has ended; rless restart {self.facts['name']}"
+        return "" if up else self.ended.get("error") or ""
 
     def host_config(self) -> dict[str, Any]:
         wish, facts = self.wish, self.facts

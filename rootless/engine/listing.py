@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rootless.engine.container import all_ids, load, read_json
+from rootless.engine.container import all_ids, is_alive, load, read_json
 from rootless.engine.sweep import sweep
 
 TYPE_CHECKING = False
@@ -41,6 +41,7 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
     live = container.live() if status in LIVING else {}
     ended = {} if status == "created" else read_json(f"{container.directory}/exit.json") or {}
     init = live.get("init") or (0, 0)
+    lost = bool(live.get("pasta")) and not is_alive(live["pasta"])
     return {
         "id": container.id,
         "name": facts["name"],
@@ -54,11 +55,12 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "finished": ended.get("finished"),
         "pid": 0 if status == "restarting" else init[0],
         # What was asked for, as long as nothing is published.
-        "ports": live.get("ports", facts["ports"]),
+        "ports": [] if lost else live.get("ports", facts["ports"]),
         "exposed": facts.get("exposed") or [],
         "labels": facts["labels"] or {},
         "mounts": facts.get("mounts") or [],
         "network": facts.get("network") or "",
+        "network_lost": lost,  # pasta was killed
         "health": health(container, status),
     }
 

@@ -86,6 +86,10 @@ class Membership:
         for network, wish in zip(self._networks, self._wishes, strict=True):
             self.places.append(_take_place(network, container.id, wish))
 
+    def for_files(self) -> dict[str, list[str]]:
+        """Return what the files of /etc tell of the networks (`files.write`)."""
+        return files_of(self.places)
+
     def join(
         self, container: Container, hostname: str, servers: Sequence[str], ports: Sequence[Port]
     ) -> None:
@@ -135,6 +139,15 @@ class Membership:
         """Let go of the membership, which the monitor keeps if it has got so far."""
         self._joiner.close()
         self._hub.close()
+
+
+def files_of(places: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the addresses of a member, and its name servers: its gateways, where the hub is."""
+    own = [place[key] for place in places for key in ("ip", "ip6")]
+    return {
+        "addresses": [address for address in own if address],
+        "servers": [gateway for place in places for gateway in place["gateways"]],
+    }
 
 
 def _check(code: int, what: str) -> None:

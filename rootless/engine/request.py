@@ -9,6 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 
@@ -170,11 +171,14 @@ class RunRequest(Plain):
         "image",
         "init",
         "interactive",
+        "ip",
+        "ip6",
         "ipc",
         "labels",
         "links",
         "log_driver",
         "log_options",
+        "mac_address",
         "mounts",
         "name",
         "network",
@@ -270,15 +274,19 @@ class RunRequest(Plain):
         self.ipc = "private"
         self.uts = "private"
         self.cgroupns = "private"
-        self.network: str | None = None  # None: pasta; none, host, container:NAME, NETWORK
+        # None: pasta; none, host, container:NAME, ns:PATH, or the name of the first of `networks`.
+        self.network: str | None = None
 
-        # Those of several containers: "name", and what is wished of "ip", "ip6", "mac", "interface",
-        # "aliases"; `network` is the first one's name.
+        # Networks of several containers: "name", and what is wished of "ip", "ip6", "mac",
+        # "interface", "aliases".
         self.networks: list[dict[str, Any]] = []
         self.links: list[tuple[str, str]] = []  # (container, alias) of --link
 
         # The network.
-        self.add_host: list[tuple[str, str]] = []  # (name, address)
+        self.add_host: list[tuple[str, str]] = []  # (name, address or "host-gateway")
+        self.ip: str | None = None
+        self.ip6: str | None = None
+        self.mac_address: str | None = None
         self.dns: list[str] = []
         self.dns_search: list[str] = []  # "." alone: no search domain
         self.dns_option: list[str] = []
@@ -310,7 +318,11 @@ class RunRequest(Plain):
         """Tell whether anything is said of the health check."""
         return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
 
-    def published(self, exposed: list[str]) -> list[Port]:
+    def uses_host_network(self) -> bool:
+        """Tell whether its network is one that is there already, and no container's."""
+        return (self.network or "").partition(":")[0] in ("host", "ns")
+
+    def published(self, exposed: Iterable[str]) -> list[Port]:
         """Return what -p and -P publish together.
 
         Args:

@@ -244,7 +244,7 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         result.append(_mount("/proc", "proc", kernel))
     result.append(_mount("/dev", "tmpfs", private_dev))
     result.append(_mount("/dev/pts", "devpts", pts))
-    if request.network == "host" or facts.inner_map:
+    if request.uses_host_network() or facts.inner_map:
         result.append(_bind("/sys", "/sys", ["rbind", *(f"r{option}" for option in system)]))
     else:
         result.append(_mount("/sys", "sysfs", system))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from rootless.engine import container as containers
-from rootless.engine import events, specgen, sweep, userns
+from rootless.engine import events, network, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals
 from rootless.engine.create import HOST_IMAGE, Run, find_joined
 from rootless.engine.keys import Keys
@@ -242,7 +242,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
         facts.inner_map = (inner, inner)
     if request.uts == "private":
         facts.hostname = request.hostname or (
-            os.uname().nodename if request.network == "host" else state.container.id[:12]
+            os.uname().nodename if request.uses_host_network() else state.container.id[:12]
         )
     if "network" in state.joined:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
@@ -251,7 +251,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
             request,
             state.container.directory,
             facts.hostname,
-            state.member.places if state.member is not None else (),
+            **(state.member.for_files() if state.member is not None else {}),
         )
     facts.init = files.place_init(state.container.directory) if request.init else None
     facts.no_new_privs = request.image == HOST_IMAGE
@@ -306,7 +306,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
     container = state.container
     keep = keep and not container.facts["rm"]
     request = state.request
-    new_network = "network" not in request_joins(request) and request.network != "host"
+    new_network = network.is_private(request)
     pasta: Pasta | None = None
     wires = None
     try:
@@ -316,8 +316,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         wires = Wires(
             request.tty, request.interactive, attachment.streams, request.explain is not None
         )
-        if new_network and request.network != "none" and not request.networks:
-            pasta = _prepare_pasta(request, container.facts["exposed"])
+        pasta = network.prepare(request, container.facts["exposed"])
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine import health
@@ -474,13 +473,6 @@ def _join_networks(state: Run) -> None:
     member.join(
         container, request.hostname or "", request.dns, request.published(container.facts["exposed"])
     )
-
-
-def _prepare_pasta(request: RunRequest, exposed: list[str]) -> Pasta:
-    from rootless.network import pasta
-
-    options = (request.network or "").partition(":")[2]
-    return pasta.prepare(request.published(exposed), options.split(",") if options else [])
 
 
 def _attend(

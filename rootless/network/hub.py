@@ -43,8 +43,7 @@ _RESOLVERS = 512  # the number that the first of them gets; nothing else is open
 _LONGEST = 4096  # bytes of an answer
 _TITLE = "rless: networks"
 # Addresses of pasta's link in the hub: of nobody else, so that the host's own can be reached.
-_IPV4 = ["-a", "169.254.117.2", "-n", "30", "-g", "169.254.117.1"]
-_IPV6 = ["-a", "fd72:6c65:7373::2", "-g", "fd72:6c65:7373::1"]
+_IPV4, _IPV6 = "169.254.117.2", "fd72:6c65:7373::2"
 
 
 class Hub:
@@ -158,7 +157,12 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
             "install gcc, then install rless again; or use the default network",
         )
     end_leftovers()
-    pasta = _prepare_pasta(way_out)
+    try:
+        pasta: Pasta | None = _prepare_pasta()
+    except RlessError:
+        if way_out:
+            raise
+        pasta = None  # an internal network needs none
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     sockets = [_resolver_socket(_socket.SOCK_DGRAM) for _ in range(_QUESTIONS)]
     streams = [_resolver_socket(_socket.SOCK_STREAM) for _ in range(_STREAMS)]
@@ -201,26 +205,12 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
             one.close()
 
 
-def _prepare_pasta(way_out: bool) -> Pasta | None:
-    from rootless.network import pasta
-
-    try:
-        return pasta.prepare([], _pasta_options())
-    except RlessError:
-        if way_out:
-            raise
-        return None  # an internal network needs none
-
-
-def _pasta_options() -> list[str]:
-    from rootless.network import pasta_options
+def _prepare_pasta() -> Pasta:
+    from rootless.network import pasta, pasta_options
 
     families = pasta_options.families()
-    if not families:
-        return [*_IPV4, *_IPV6]
-    if families == ["-4"]:
-        return ["-4", *_IPV4]
-    return ["-6", *_IPV6] if families == ["-6"] else families
+    ip = None if "-6" in families else _IPV4
+    return pasta.prepare([], ip=ip, ip6=None if "-4" in families else _IPV6)
 
 
 def _resolver_socket(kind: int) -> _socket.socket:
@@ -299,9 +289,7 @@ def restore_way_out(hub: Hub) -> None:
     Raises:
         RlessError: it gave up, or there is none on this host.
     """
-    from rootless.network import pasta as pastas
-
-    pasta = pastas.prepare([], _pasta_options())
+    pasta = _prepare_pasta()
     pasta.fork(die_with_parent=False)
     started = process.start_time(pasta.pid) or 0
     # Not a child of the program: if that is killed, the next command ends it by this note.

@@ -268,7 +268,14 @@ def _hint(lines: Sequence[str]) -> str:
     return f"see `rless doctor`, or {_ALTERNATIVE}"
 
 
-def prepare(ports: Sequence[Port], options: Sequence[str] = ()) -> Pasta:
+def prepare(
+    ports: Sequence[Port],
+    options: Sequence[str] = (),
+    *,
+    ip: str | None = None,
+    ip6: str | None = None,
+    mac: str | None = None,
+) -> Pasta:
     """Return a pasta that can be started; its ports are taken.
 
     Raises:
@@ -281,7 +288,7 @@ def prepare(ports: Sequence[Port], options: Sequence[str] = ()) -> Pasta:
 
         taken = take(ports)
     try:
-        return Pasta(command(ports, options), taken)
+        return Pasta(command(ports, options, ip=ip, ip6=ip6, mac=mac), taken)
     except BaseException:
         if taken is not None:
             taken.close()

@@ -12,8 +12,7 @@ from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
 # Where pasta answers DNS queries with what the host's resolver says, if that one listens on a
 # loopback address of the host, which the container cannot reach. The address is Podman's.
@@ -159,12 +158,6 @@ def hosts_text(
     added = ""
     for name, target in add_host:
         _check_word(name, "--add-host")
-        if target == "host-gateway":
-            raise RlessError(
-                f"--add-host {escape(name)}:host-gateway is not supported: the container cannot "
-                "reach services on the host's loopback",
-                "use --network=host, or the address of another interface of the host",
-            )
         added += f"{check_address(target, '--add-host')}\t{name}\n"
     if host_text is not None:
         return added + host_text
@@ -175,11 +168,6 @@ def hosts_text(
             own = f"{own}.{domainname} {own}"
     lines = "".join(f"{address}\t{own}\n" for address in addresses or [_OWN_ADDRESS])
     return f"{_HOSTS_HEAD}{added}{lines}"
-
-
-def gateways(places: Iterable[dict[str, Any]]) -> list[str]:
-    """Return the name servers of a member of networks: their gateways, where `hub` answers."""
-    return [gateway for place in places for gateway in place["gateways"]]
 
 
 def options_for_names(options: Sequence[str]) -> list[str]:

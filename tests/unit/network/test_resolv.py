@@ -162,8 +162,9 @@ def test_hosts_of_the_host_network() -> None:
     assert text == "10.0.0.5\tdb\n127.0.0.1 localhost\n"
 
 
-def test_host_gateway_is_refused_by_name() -> None:
-    with pytest.raises(RlessError, match=r"--add-host h:host-gateway is not supported"):
+def test_a_name_is_no_address() -> None:
+    """Who asks for `host-gateway` has to say what it is here."""
+    with pytest.raises(RlessError, match=r"--add-host: 'host-gateway' is not an IP address"):
         resolv.hosts_text("h", None, [("h", "host-gateway")], None)
 
 
