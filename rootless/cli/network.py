@@ -87,7 +87,7 @@ def network(value: str) -> str | dict[str, Any] | None:
     return _wish(name, rest.split(",") if rest else [])
 
 
-_IFNAME = "driver-opt=com.docker.network.endpoint.ifname"
+_DRIVER_OPT = "driver-opt="
 
 
 def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
@@ -98,16 +98,14 @@ def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
         raise ValueError("is not a mode, nor the name of a network")
     wish: dict[str, Any] = {"name": name}
     for field in fields:
-        if field.startswith(_IFNAME):
-            field = f"interface_name{field[len(_IFNAME) :]}"
-        key, _, text = field.partition("=")
+        key, _, text = field.removeprefix(_DRIVER_OPT).partition("=")
         if key in ("ip", "ip6"):
             wish[key] = (ip4 if key == "ip" else ip6)(text)
         elif key in ("mac", "mac-address"):
             wish["mac"] = mac(text)
         elif key == "alias":
             wish.setdefault("aliases", []).append(alias(text))
-        elif key in ("interface_name", "interface-name"):
+        elif key in ("interface_name", "interface-name", "com.docker.network.endpoint.ifname"):
             if not 0 < len(text) < 16 or any(char.isspace() or char in "/:%" for char in text):
                 raise ValueError(f"has {text!r}, which is not the name of an interface")
             wish["interface"] = line(text)

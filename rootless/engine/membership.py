@@ -84,11 +84,13 @@ class Membership:
             RlessError: an address is another one's, or none is free.
         """
         for network, wish in zip(self._networks, self._wishes, strict=True):
-            self.places.append(_take_place(network, container.id, wish))
+            place = take_place(network, container.id, wish)
+            place["interface"] = place["interface"] or free_interface(self.places, self._wishes)
+            self.places.append(place)
 
-    def for_files(self) -> dict[str, list[str]]:
-        """Return what the files of /etc tell of the networks (`files.write`)."""
-        return files_of(self.places)
+    def for_files(self) -> tuple[list[str], list[str]]:
+        """Return as `for_files` of this module does."""
+        return for_files(self.places)
 
     def join(
         self, container: Container, hostname: str, servers: Sequence[str], ports: Sequence[Port]
@@ -130,10 +132,8 @@ class Membership:
             RlessError: it is not, and why.
         """
         self._joiner.wait_ready()
-        for place, name in zip(self.places, self._joiner.interfaces, strict=True):
-            place["interface"] = name
-        if self._outward and self._hub.wait_for_way_out():
-            _restore_way_out(self._hub)
+        if self._outward:
+            see_way_out(self._hub)
 
     def close(self) -> None:
         """Let go of the membership, which the monitor keeps if it has got so far."""
@@ -141,13 +141,11 @@ class Membership:
         self._hub.close()
 
 
-def files_of(places: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return the addresses of a member, and its name servers: its gateways, where the hub is."""
+def for_files(places: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return (addresses, name servers) of a member: the latter are its gateways, the hub's."""
     own = [place[key] for place in places for key in ("ip", "ip6")]
-    return {
-        "addresses": [address for address in own if address],
-        "servers": [gateway for place in places for gateway in place["gateways"]],
-    }
+    gateways = [gateway for place in places for gateway in place["gateways"]]
+    return [address for address in own if address], gateways
 
 
 def _check(code: int, what: str) -> None:
@@ -155,7 +153,14 @@ def _check(code: int, what: str) -> None:
         raise RlessError(f"the networks cannot take more {what}: {os.strerror(code)}")
 
 
-def _restore_way_out(the_hub: hub.Hub) -> None:
+def see_way_out(the_hub: hub.Hub) -> None:
+    """Wait until the hub has a way out; one whose pasta has ended gets another one.
+
+    Raises:
+        RlessError: there is none.
+    """
+    if not the_hub.wait_for_way_out():
+        return
     lock = os.open(
         f"{paths.boot_root()}/{_WAY_OUT_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
@@ -172,7 +177,7 @@ def _restore_way_out(the_hub: hub.Hub) -> None:
         )
 
 
-def _take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dict[str, Any]:
+def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dict[str, Any]:
     """Take addresses in a network; return what is noted of this."""
     wished = {}
     for key, size in (("ip", 4), ("ip6", 16)):
@@ -182,9 +187,7 @@ def _take_place(network: Network, container_id: str, wish: dict[str, Any]) -> di
                 raise RlessError(
                     f"network {network.name} has no IPv6 addresses", "make one with --ipv6"
                 )
-    given = addresses.take(
-        network.id, container_id, network.ranges, wished, _is_live, _exists
-    )
+    given = addresses.take(network.id, container_id, network.ranges, wished, _is_live, _exists)
     ip, ip6 = (addresses.show(given[size], size) if size in given else "" for size in (4, 16))
     mac = wish.get("mac") or _mac(given)
     return {
@@ -199,6 +202,12 @@ def _take_place(network: Network, container_id: str, wish: dict[str, Any]) -> di
         "gateways": [one["gateway"] for one in network.record["subnets"]],
         "prefixes": {str(whole.size): whole.prefix for whole, _, _ in network.ranges},
     }
+
+
+def free_interface(places: Sequence[dict[str, Any]], wishes: Sequence[dict[str, Any]] = ()) -> str:
+    """Return the first of eth0, eth1, ... that no place has, and no other wants."""
+    used = {one.get("interface") for one in (*places, *wishes)}
+    return next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)
 
 
 def _mac(given: dict[int, int]) -> str:

@@ -15,7 +15,7 @@ from rootless import paths
 from rootless.engine import events
 from rootless.engine.container import all_ids, is_alive, live_root, load, read_json, write_new
 from rootless.errors import RlessError, escape
-from rootless.network import addresses, filter
+from rootless.network import addresses, firewall
 from rootless.network.addresses import Subnet
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ class Network:
     @property
     def bridge(self) -> str:
         """Return the name of its bridge in the hub."""
-        return (filter.INWARD if self.internal else filter.OUTWARD) + self.id[:12]
+        return (firewall.INWARD if self.internal else firewall.OUTWARD) + self.id[:12]
 
     @property
     def ranges(self) -> list[tuple[Subnet, Subnet, int]]:
@@ -113,7 +113,7 @@ def create(
     """
     if not is_name(name) or name in RESERVED:
         raise RlessError(f"{escape(name)!r} cannot be the name of a network", exit_code=1)
-    record = {
+    record: dict[str, Any] = {
         "name": name,
         "id": os.urandom(_ID_SIZE // 2).hex(),
         "created": time.time(),
@@ -133,8 +133,8 @@ def create(
 
 def _checked_options(options: dict[str, str]) -> dict[str, str]:
     checked = {}
-    for key, value in options.items():
-        key = MTU if key == "mtu" else key
+    for given, value in options.items():
+        key = MTU if given == "mtu" else given
         if key != MTU:
             raise RlessError(
                 f"--opt {escape(key)} is not supported", f"mtu, or {MTU}, is; the rest is Docker's"
@@ -209,7 +209,9 @@ def find(reference: str) -> Network:
     if found:
         raise RlessError(f"{reference} is the beginning of {len(found)} network ids", exit_code=1)
     raise RlessError(
-        f"no such network: {escape(reference)}", "`rless network ls` lists them; `create` makes one", 1
+        f"no such network: {escape(reference)}",
+        "`rless network ls` lists them; `create` makes one",
+        1,
     )
 
 

@@ -247,11 +247,9 @@ def _gather_facts(state: Run) -> specgen.Facts:
     if "network" in state.joined:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
     else:
+        own, servers = state.member.for_files() if state.member is not None else ([], [])
         facts.files = files.write(
-            request,
-            state.container.directory,
-            facts.hostname,
-            **(state.member.for_files() if state.member is not None else {}),
+            request, state.container.directory, facts.hostname, addresses=own, servers=servers
         )
     facts.init = files.place_init(state.container.directory) if request.init else None
     facts.no_new_privs = request.image == HOST_IMAGE
@@ -471,7 +469,10 @@ def _join_networks(state: Run) -> None:
     member.take_addresses(container)
     container.record_live(networks=member.places)
     member.join(
-        container, request.hostname or "", request.dns, request.published(container.facts["exposed"])
+        container,
+        request.hostname or "",
+        request.dns,
+        request.published(container.facts["exposed"]),
     )
 
 

@@ -213,7 +213,7 @@ def _choose(
 
 def _read(directory: str, counts: Callable[[str], bool], own: str) -> dict[str, str]:
     """Return address -> container; what no longer counts is removed."""
-    used = {}
+    used: dict[str, str] = {}
     try:
         names = os.listdir(directory)
     except FileNotFoundError:

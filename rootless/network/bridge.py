@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rootless.network.hub import Hub
 
 _TIMEOUT = 20.0  # seconds
-_TRIES = 64  # for a free name of an interface
 
 
 class Attachment:
@@ -35,7 +34,7 @@ class Attachment:
         internal: the network has no way out, and is no default route.
         gateways, prefixes: of IPv4 and IPv6.
         addresses: the container's own, of IPv4 and IPv6.
-        interface: its name in the container; "": the first that is free of eth0, eth1, ...
+        interface: its name in the container.
     """
 
     __slots__ = (
@@ -78,27 +77,25 @@ def join_words(container_id: str, attachment: Attachment, names: Sequence[str]) 
     return ["J", container_id, attachment.bridge, internal, *gateways, *addresses, *names]
 
 
-def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> list[str]:
+def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> None:
     """Connect a network namespace to the bridges, which are made where they are not there yet.
 
     Each step is one that may have been done already, by another container that is at the same
     point: nobody waits for another.
 
-    Returns:
-        The names of the interfaces.
-
     Where it runs: in a process of the hub, which it leaves in the container's network.
     """
-    names = []
     for one in attachments:
         ns.setns(hub_fd, ns.CLONE_NEWNET)
         netlink.call([link.bridge(one.bridge, _bridge_mac(one), one.mtu)])
         number = link.index(one.bridge)
         pairs = zip(one.gateways, one.prefixes, strict=True)
-        netlink.call([link.address(number, gate, size) for gate, size in pairs if gate])
-        name = _make_pair(one, number, netns_fd)
+        requests = [link.address(number, gate, size) for gate, size in pairs if gate]
+        outside = f"v{os.urandom(6).hex()}"
+        requests.append(link.pair(outside, number, one.mtu, one.interface, netns_fd, one.mac))
+        netlink.call(requests)
         ns.setns(netns_fd, ns.CLONE_NEWNET)
-        inside = link.index(name)
+        inside = link.index(one.interface)
         pairs = zip(one.addresses, one.prefixes, strict=True)
         requests = [link.up(inside)]
         requests += [link.address(inside, own, size) for own, size in pairs if own]
@@ -106,26 +103,11 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> li
             own_gates = zip(one.gateways, one.addresses, strict=True)
             requests += [route.default(gate) for gate, own in own_gates if gate and own]
         netlink.call(requests)
-        names.append(name)
-    return names
 
 
 def _bridge_mac(attachment: Attachment) -> bytes:
     # Of its own, or it would change with the members; the second bit: made up locally.
     return b"\x02\x42" + (attachment.gateways[0] or attachment.gateways[1][-4:])
-
-
-def _make_pair(one: Attachment, bridge: int, netns_fd: int) -> str:
-    for number in range(_TRIES):
-        name = one.interface or f"eth{number}"
-        outside = f"v{os.urandom(6).hex()}"
-        try:
-            netlink.call([link.pair(outside, bridge, one.mtu, name, netns_fd, one.mac)])
-            return name
-        except SyscallError as error:
-            if error.errno != 17 or one.interface:  # EEXIST
-                raise
-    raise RlessError("the container has too many interfaces")
 
 
 def disconnect(interface: str, netns_fd: int) -> None:
@@ -143,19 +125,15 @@ class Joiner:
 
     `fork` it, have it `write_maps` of one that is being made, have it `connect`, and wait for it
     by `wait_ready`. `close` ends it.
-
-    Attributes:
-        interfaces: the names in the container, after `wait_ready`.
     """
 
-    __slots__ = ("_heard", "_hub", "_orders", "_pid", "_said", "interfaces")
+    __slots__ = ("_heard", "_hub", "_orders", "_pid", "_said")
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._orders = self._said = -1
         self._pid = 0
         self._heard = b""
-        self.interfaces: list[str] = []
 
     def fork(self) -> None:
         """Start it; it waits for orders."""
@@ -172,7 +150,7 @@ class Joiner:
         os.close(here[1])
         self._orders, self._said = there[1], here[0]
 
-    def _run(self, orders: int, said: int) -> list[str]:
+    def _run(self, orders: int, said: int) -> None:
         enter(self._hub)
         hub_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         netns_fd = -1
@@ -181,10 +159,12 @@ class Joiner:
             for line in stream:
                 order = jsontext.loads(line)
                 if order[0] == "maps":
-                    idmap.write_maps(order[1], idmap.IdMap(*order[2:], ""))
+                    idmap.write_maps(order[1], idmap.IdMap(order[2], order[3], ""))
                     os.write(said, b"\n")
                 elif order[0] == "network":
                     netns_fd = os.open(order[1], os.O_RDONLY | os.O_CLOEXEC)
+                elif order[0] == "disconnect":
+                    return disconnect(order[1], netns_fd)
                 else:
                     attachments = [_from_data(data) for data in order[1]]
                 if netns_fd >= 0 and attachments is not None:
@@ -218,8 +198,12 @@ class Joiner:
         """Have it connect the network; `adopt` has told which."""
         self._order("connect", [_to_data(one) for one in attachments])
 
+    def disconnect(self, interface: str) -> None:
+        """Have it take an interface away; `adopt` has told of which network."""
+        self._order("disconnect", interface)
+
     def wait_ready(self) -> None:
-        """Wait until the container is connected.
+        """Wait until it has done that.
 
         Raises:
             RlessError: what failed.
@@ -233,7 +217,7 @@ class Joiner:
             text = self._heard.decode() + stream.read()
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
-        self.interfaces = idmap.take_answer(text, status)
+        idmap.take_answer(text, status)
 
     def close(self) -> None:
         """End it, if it is still there."""
@@ -255,12 +239,13 @@ def _to_data(one: Attachment) -> dict[str, Any]:
 
 
 def _from_data(data: dict[str, Any]) -> Attachment:
-    one = Attachment.__new__(Attachment)
-    for name, value in data.items():
-        setattr(one, name, value)
-    one.mac = bytes.fromhex(data["mac"])
-    one.gateways = tuple(map(bytes.fromhex, data["gateways"]))
-    one.addresses = tuple(map(bytes.fromhex, data["addresses"]))
+    gateways, addresses = (
+        (bytes.fromhex(four), bytes.fromhex(six))
+        for four, six in (data["gateways"], data["addresses"])
+    )
+    mac = bytes.fromhex(data["mac"])
+    one = Attachment(data["bridge"], gateways, tuple(data["prefixes"]), addresses, mac)
+    one.mtu, one.internal, one.interface = data["mtu"], data["internal"], data["interface"]
     return one
 
 

@@ -24,7 +24,7 @@ import struct
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, netlink, ns, process
-from rootless.network import filter as packet_filter
+from rootless.network import firewall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ def enter(ids: IdMap, way_out: bool) -> Hub:
     """
     hub = connect()
     if hub is None:
-        lock = os.open(
-            f"{paths.boot_root()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        lock = os.open(f"{paths.boot_root()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             hub = connect() or _make(ids, way_out)
@@ -234,7 +232,7 @@ def _furnish(pasta: Pasta | None, way_out: bool) -> None:
         own = f"/proc/{os.getpid()}/ns"
         pasta.begin(f"{own}/net", f"{own}/user")
     try:
-        packet_filter.install()
+        firewall.install()
     except SyscallError as error:
         if way_out:
             raise RlessError(
@@ -243,7 +241,7 @@ def _furnish(pasta: Pasta | None, way_out: bool) -> None:
                 "made with --internal, or the default network",
             ) from error
         return  # nothing is forwarded
-    packet_filter.switch_forwarding_on()
+    firewall.switch_forwarding_on()
 
 
 def _become(
