@@ -18,7 +18,8 @@
  * Addresses are hexadecimal, "" for none. Each message is answered by its letter and an errno,
  * W by its letter and a text. A member is its connection: when that ends, it is in no network.
  *
- *   J id bridge internal gateway4/prefix gateway6/prefix address4 address6 name...   join
+ *   J id bridge network-id network-name internal gateway4/prefix gateway6/prefix
+ *     address4 address6 name...   join
  *   L id bridge                   leave a network
  *   N id bridge name...           other names
  *   S address...                  the name servers of --dns, instead of the host's

@@ -97,10 +97,33 @@ int place_of(const struct address *address)
 	return -1;
 }
 
+/* Tell `events` that a container has left a network, as rootless/engine/events.py does: one line by
+ * one write. The id and the name are what the command has checked. */
+static void tell_of_end(const struct network *network, const char *id)
+{
+	char said[1024];
+	struct timespec time;
+	int fd = openat(AT_FDCWD, "../../events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
+			0600);
+	int size;
+
+	clock_gettime(CLOCK_REALTIME, &time);
+	size = snprintf(said, sizeof(said),
+			"{\"time\":%lld%09ld,\"type\":\"network\",\"action\":\"disconnect\",\"id\":\"%s\","
+			"\"attributes\":{\"container\":\"%s\",\"name\":\"%s\",\"type\":\"bridge\"}}\n",
+			(long long)time.tv_sec, time.tv_nsec, network->id, id, network->name);
+	if (fd < 0)
+		return;
+	if (write(fd, said, (size_t)size) < 0)
+		size = 0; /* what it tells of has happened all the same */
+	close(fd);
+}
+
 static void leave(int place)
 {
 	struct network *network = &networks[places[place].network];
 
+	tell_of_end(network, clients[places[place].member].id);
 	places[place].network = -1;
 	if (--network->members == 0) {
 		delete_bridge(network->bridge);
@@ -176,20 +199,22 @@ static int new_network(char **words)
 		;
 	if (i == NETWORKS)
 		return -1;
-	networks[i] = (struct network){ .internal = *words[3] == '1' };
-	if (read_gateway(words[4], &networks[i], 0) || read_gateway(words[5], &networks[i], 1))
+	networks[i] = (struct network){ .internal = *words[5] == '1' };
+	if (read_gateway(words[6], &networks[i], 0) || read_gateway(words[7], &networks[i], 1))
 		return -1;
+	snprintf(networks[i].id, sizeof(networks[i].id), "%s", words[3]);
+	snprintf(networks[i].name, sizeof(networks[i].name), "%s", words[4]);
 	snprintf(networks[i].bridge, sizeof(networks[i].bridge), "%s", words[2]);
 	return i;
 }
 
-/* J id bridge internal gateway4 gateway6 address4 address6 name... */
+/* J id bridge network-id network-name internal gateway4 gateway6 address4 address6 name... */
 static int join(int number, char **words, int count)
 {
 	int member = count > 1 ? find_member(words[1]) : -1, network, i;
 	struct place *place;
 
-	if (count < 9 || strlen(words[1]) != 64 || !*words[2] || strlen(words[2]) > 15)
+	if (count < 11 || strlen(words[1]) != 64 || !*words[2] || strlen(words[2]) > 15)
 		return EINVAL;
 	if (member < 0) {
 		if (clients[number].id[0])
@@ -217,8 +242,8 @@ static int join(int number, char **words, int count)
 	place->network = network;
 	networks[network].members++;
 	memcpy(clients[member].id, words[1], 65);
-	if (!read_address(words[6], &place->addresses[0]) ||
-	    !read_address(words[7], &place->addresses[1]) || set_names(place, words + 8)) {
+	if (!read_address(words[8], &place->addresses[0]) ||
+	    !read_address(words[9], &place->addresses[1]) || set_names(place, words + 10)) {
 		leave(i);
 		return EINVAL;
 	}

@@ -57,6 +57,7 @@ struct server {
 
 struct network {
 	char bridge[16];    /* the name of its bridge; "": this place is free */
+	char id[65], name[200];
 	struct address gateways[2];
 	uint8_t prefixes[2];
 	bool internal;      /* no way out, and no names from there */

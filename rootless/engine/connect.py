@@ -7,7 +7,7 @@ resolv.conf are written anew, in place.
 
 from __future__ import annotations
 
-from rootless.engine import amend, events, files, membership, networks
+from rootless.engine import amend, files, membership, networks
 from rootless.engine.container import find, is_alive
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
@@ -32,7 +32,6 @@ def connect(name: str, reference: str, wish: dict[str, Any]) -> None:
     """
     network, container = networks.find(name), find(reference)
     amend.change(container, [], lambda: _connect(network, container, wish))
-    _record("connect", network, container)
 
 
 def disconnect(name: str, reference: str, force: bool = False) -> None:
@@ -53,13 +52,6 @@ def disconnect(name: str, reference: str, force: bool = False) -> None:
             f"container {container.facts['name']} is not in network {network.name}", exit_code=1
         )
     amend.change(container, [], lambda: _disconnect(network, container))
-    _record("disconnect", network, container)
-
-
-def _record(action: str, network: Network, container: Container) -> None:
-    events.record(
-        action, "network", network.id, container=container.id, name=network.name, type="bridge"
-    )
 
 
 def _is_of(wish: dict[str, Any], network: Network) -> bool:

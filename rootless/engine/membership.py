@@ -15,9 +15,10 @@ import fcntl
 import os
 
 from rootless import paths
-from rootless.engine import networks, userns
-from rootless.engine.container import containers_root, live_root
+from rootless.engine import events, networks, userns
+from rootless.engine.container import containers_root, live_root, write_json
 from rootless.errors import RlessError
+from rootless.linux.process import start_time
 from rootless.network import addresses, bridge, hub
 
 TYPE_CHECKING = False
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from rootless.network.ports import Port
 
 _WAY_OUT_LOCK = "networks.way-out"
+_ENTRY = "networks"  # in `live`: no id of a container
 
 
 class Membership:
@@ -167,7 +169,7 @@ def see_way_out(the_hub: hub.Hub) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if the_hub.wait_for_way_out():
-            hub.restore_way_out(the_hub)
+            hub.restore_way_out(the_hub, lambda pasta: _note(the_hub, pasta))
         why = the_hub.wait_for_way_out()
     finally:
         os.close(lock)
@@ -175,6 +177,12 @@ def see_way_out(the_hub: hub.Hub) -> None:
         raise RlessError(
             f"the networks have no way out: {why}", "see `rless doctor`, or use --network=host"
         )
+
+
+def _note(the_hub: hub.Hub, pasta: list[int]) -> None:
+    """Note whose pasta it is, as an entry in `live`: a sweep ends it if the hub is killed."""
+    owner = [the_hub.pid, start_time(the_hub.pid) or 0]
+    write_json(f"{live_root()}/{_ENTRY}", {"owner": owner, "pasta": pasta})
 
 
 def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +270,11 @@ def join(
         RlessError: the hub is full, or the container is in that network.
     """
     names = names_of(container, place, hostname)
-    words = bridge.join_words(container.id, attachment(network, place), names)
+    own = attachment(network, place)
+    words = bridge.join_words(container.id, own, (network.id, network.name), names)
     code = the_hub.call(*words)
     if code:
         raise RlessError(f"cannot join network {network.name}: {os.strerror(code)}", exit_code=1)
+    events.record(
+        "connect", "network", network.id, container=container.id, name=network.name, type="bridge"
+    )

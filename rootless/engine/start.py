@@ -468,6 +468,10 @@ def _join_networks(state: Run) -> None:
     state.member = member = Membership(request)
     member.take_addresses(container)
     container.record_live(networks=member.places)
+    if request.links:
+        from rootless.engine import links
+
+        links.add(request, container.facts["name"], member.places)
     member.join(
         container,
         request.hostname or "",

@@ -66,15 +66,23 @@ class Attachment:
         self.interface = ""
 
 
-def join_words(container_id: str, attachment: Attachment, names: Sequence[str]) -> list[str]:
-    """Return the message by which a container joins a network (helpers/networks/main.c)."""
+def join_words(
+    container_id: str, attachment: Attachment, network: tuple[str, str], names: Sequence[str]
+) -> list[str]:
+    """Return the message by which a container joins a network (helpers/networks/main.c).
+
+    Args:
+        network: its id and name.
+        names: of the container.
+    """
     gateways = [
         f"{gateway.hex()}/{prefix}" if gateway else ""
         for gateway, prefix in zip(attachment.gateways, attachment.prefixes, strict=True)
     ]
     addresses = [address.hex() for address in attachment.addresses]
     internal = "1" if attachment.internal else "0"
-    return ["J", container_id, attachment.bridge, internal, *gateways, *addresses, *names]
+    words = ["J", container_id, attachment.bridge, *network, internal]
+    return [*words, *gateways, *addresses, *names]
 
 
 def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> None:

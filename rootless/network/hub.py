@@ -16,7 +16,6 @@ Theory of operation (docs/decisions/0011-bridges.md).
 from __future__ import annotations
 
 import _socket  # `socket` takes 8 ms for its enums
-import errno
 import fcntl
 import os
 import struct
@@ -28,7 +27,7 @@ from rootless.network import firewall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from rootless.linux.idmap import IdMap
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 PROGRAM = "rless-networks"
 _SOCKET = "networks"
 _LOCK = "networks.lock"
-_PASTA = "networks.pasta"
 _QUESTIONS, _STREAMS = 64, 16  # sockets for the host's name servers, by UDP and TCP
 _RESOLVERS = 512  # the number that the first of them gets; nothing else is open from there on
 _LONGEST = 4096  # bytes of an answer
@@ -154,7 +152,6 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
             "compiler",
             "install gcc, then install rless again; or use the default network",
         )
-    end_leftovers()
     try:
         pasta: Pasta | None = _prepare_pasta()
     except RlessError:
@@ -278,40 +275,20 @@ def _become(
     os.execve(program, [_TITLE, *map(str, words)], {})
 
 
-# -- after an end ---------------------------------------------------------------------------------
-
-
-def restore_way_out(hub: Hub) -> None:
+def restore_way_out(hub: Hub, note: Callable[[list[int]], None]) -> None:
     """Start a pasta for a hub whose own has ended, or that was made without one.
 
+    It is no child of the program. Ending it is up to that all the same, or, where the program is
+    killed, to who finds the note.
+
+    Args:
+        note: called with [pid, start time] before it begins.
+
     Raises:
-        RlessError: it gave up, or there is none on this host.
+        RlessError: there is none on this host.
     """
     pasta = _prepare_pasta()
     pasta.fork(die_with_parent=False)
-    started = process.start_time(pasta.pid) or 0
-    # Not a child of the program: if that is killed, the next command ends it by this note.
-    with open(f"{paths.boot_root()}/{_PASTA}", "w", encoding="utf-8") as file:
-        file.write(f"{pasta.pid} {started}")
+    note([pasta.pid, process.start_time(pasta.pid) or 0])
     pasta.begin(hub.netns, hub.userns)
     hub.call("O", fds=[pasta.pidfd, pasta.detach_ready()])
-
-
-def end_leftovers() -> None:
-    """End what a killed program has left; for the holder of the lock, or where no hub is."""
-    path = f"{paths.boot_root()}/{_PASTA}"
-    try:
-        with open(path, encoding="utf-8") as file:
-            pid, started = (int(word) for word in file.read().split())
-        pidfd = process.pidfd_open(pid)
-        try:
-            if process.start_time(pid) == started:
-                process.pidfd_send_signal(pidfd, 9)
-        finally:
-            os.close(pidfd)
-    except FileNotFoundError:
-        return
-    except (ValueError, SyscallError) as error:
-        if isinstance(error, SyscallError) and error.errno != errno.ESRCH:
-            raise
-    os.unlink(path)
