@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+HOST_IMAGE = "host:"  # the name that stands for the host's own programs
+
 
 class Plain:
     """Compare and show by value; the base of all classes of this module."""
