@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+HOST_IMAGE = "host:"  # the name that stands for the host's own programs
+
 
 class Plain:
     """Compare and show by value; the base of all classes of this module."""

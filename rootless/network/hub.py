@@ -183,14 +183,16 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
         _become(program, theirs.detach(), pasta, sockets, streams)
 
     try:
-        pid = idmap.spawn(ids, ns.CLONE_NEWNET, body, before, meanwhile)
+        child = idmap.Newborn(ns.CLONE_NEWNET, body, before=before, meanwhile=meanwhile)
+        child.begin_maps(ids)
+        child.release()
         theirs.close()
         answer = ours.recv(_LONGEST)
         if answer != b"H":
-            os.waitpid(pid, 0)
+            os.waitpid(child.pid, 0)
             message, _, hint = answer.decode("utf-8", "replace").partition("\0")
             raise RlessError(message or "the networks could not be made", hint or None)
-        return Hub(ours.detach(), pid)
+        return Hub(ours.detach(), child.pid)
     finally:
         ours.close()
         theirs.close()
