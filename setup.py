@@ -1,7 +1,7 @@
 """Build what pyproject.toml cannot say: the helper programs and the launchers.
 
-- helpers/init.c and the files of helpers/monitor are compiled, static, to rootless/bin/rless-init
-  and rless-monitor.
+- helpers/init.c and the files of helpers/monitor and helpers/networks are compiled, static, to
+  rootless/bin/rless-init, rless-monitor and rless-networks.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
 - rless and rless-oci are made from helpers/launch.sh.
@@ -30,10 +30,15 @@ HERE = Path(__file__).resolve().parent
 LAUNCHER = "helpers/launch.sh"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}
 HOT = "helpers/hot.py"
-HELPERS = {"rless-init": "helpers/init.c", "rless-monitor": "helpers/monitor"}
+HELPERS = {
+    "rless-init": "helpers/init.c",
+    "rless-monitor": "helpers/monitor",
+    "rless-networks": "helpers/networks",
+}
 LOST = {
     "rless-init": "`rless run --init` will be refused",
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
+    "rless-networks": "networks of several containers will be refused",
 }
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s"]
 # Without the C library, on the processors that a bare.c knows: a twentieth of the size.

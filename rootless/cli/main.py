@@ -37,7 +37,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "rm": ("rm", "Remove containers"),
         "rename": ("rename", "Give a container another name"),
         "update": ("update", "Change the options of containers"),
-        "inspect": ("inspect", "Show all about containers, images or volumes as JSON"),
+        "inspect": ("inspect", "Show all about containers, images, networks or volumes as JSON"),
         "top": ("top", "Show the processes of a container"),
         "stats": ("stats", "Show what containers use, live"),
         "port": ("port", "Show the published ports of a container"),
@@ -71,6 +71,15 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "volume inspect": ("volume_inspect", "Show all about volumes as JSON"),
         "volume rm": ("volume_rm", "Remove volumes"),
         "volume prune": ("volume_prune", "Remove volumes that no container uses"),
+    },
+    "Networks": {
+        "network create": ("network_create", "Create a network of several containers"),
+        "network ls": ("network_ls", "List networks"),
+        "network inspect": ("network_inspect", "Show all about networks as JSON"),
+        "network rm": ("network_rm", "Remove networks"),
+        "network prune": ("network_prune", "Remove networks that no container uses"),
+        "network connect": ("network_connect", "Put a container into a network"),
+        "network disconnect": ("network_disconnect", "Take a container out of a network"),
     },
     "Host": {
         "info": ("info", "Show the state of rless and of this host"),
@@ -118,6 +127,14 @@ ALIASES: dict[str, dict[str, str]] = {
         "list": "volume ls",
         "remove": "volume rm",
     },
+    "network": {
+        **{
+            verb: f"network {verb}"
+            for verb in "create ls inspect rm prune connect disconnect".split()
+        },
+        "list": "network ls",
+        "remove": "network rm",
+    },
     "system": {
         "df": "system df",
         "prune": "system prune",
@@ -130,7 +147,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
-_LATER = "build builder buildx compose network plugin swarm"
+_LATER = "build builder buildx compose plugin swarm"
 
 
 def help_text() -> str:
@@ -150,8 +167,8 @@ def help_text() -> str:
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
-        "'rless container', 'rless image', 'rless volume' and 'rless system' group the verbs as",
-        "Docker does: 'rless container ls' is 'rless ps'.",
+        "'rless container', 'rless image', 'rless network', 'rless volume' and 'rless system'",
+        "group the verbs as Docker does: 'rless container ls' is 'rless ps'.",
         "'rless VERB --help' tells more about a verb.",
         "",
     ]

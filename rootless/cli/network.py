@@ -5,6 +5,10 @@ from __future__ import annotations
 from rootless.cli.values import absolute, choice, integer, line, refuse
 from rootless.engine.request import Port
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def address(value: str) -> str:
     """Return `value` if it is an IPv4 or IPv6 address, without a zone."""
@@ -53,13 +57,18 @@ def mac(value: str) -> str | None:
     return ":".join(parts).lower()
 
 
-def network(value: str) -> str | None:
-    """Return the network mode, None for the default one (pasta)."""
-    if "=" in value and not value.startswith("pasta:"):
-        fields = dict(part.partition("=")[::2] for part in value.split(","))
-        value = fields.pop("name", "")
-        if fields:
-            raise refuse(f"--network {'='.join(fields.popitem())}", "not built yet")
+def network(value: str) -> str | dict[str, Any] | None:
+    """Return the network mode, None for the default one (pasta); a network with what is wished.
+
+    The latter is `NAME[:KEY=VALUE,...]` as Podman has it, or `name=NAME,KEY=VALUE,...`.
+    """
+    head = value.split(",", 1)[0]
+    if "=" in head and ":" not in head.partition("=")[0]:
+        fields = value.split(",")
+        names = [field[5:] for field in fields if field.startswith("name=")]
+        if len(names) != 1:
+            raise ValueError("is not name=NAME[,KEY=VALUE...]")
+        return _wish(names[0], [field for field in fields if not field.startswith("name=")])
     if value in ("", "default", "private", "pasta"):
         return None
     if value in ("none", "host"):
@@ -72,11 +81,52 @@ def network(value: str) -> str | None:
         return line(value)
     if value.startswith("ns:"):
         return f"ns:{absolute(value.removeprefix('ns:'))}"
-    raise refuse(
-        f"--network {value}",
-        "networks of several containers are not built yet",
-        "leave it out (pasta), or use pasta:OPTIONS, none, host, container:NAME, ns:PATH",
-    )
+    if value.startswith("slirp4netns"):
+        raise refuse(f"--network {value}", "pasta does this here", "leave it out")
+    name, _, rest = value.partition(":")
+    return _wish(name, rest.split(",") if rest else [])
+
+
+_DRIVER_OPT = "driver-opt="
+
+
+def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
+    """Return what a container wishes of a network; of a mode there is nothing to wish."""
+    if not fields and name in ("", "default", "private", "pasta", "none", "host"):
+        return network(name)
+    if not name or not name.replace("_", "a").replace(".", "a").replace("-", "a").isalnum():
+        raise ValueError("is not a mode, nor the name of a network")
+    wish: dict[str, Any] = {"name": name}
+    for field in fields:
+        key, _, text = field.removeprefix(_DRIVER_OPT).partition("=")
+        if key in ("ip", "ip6"):
+            wish[key] = (ip4 if key == "ip" else ip6)(text)
+        elif key in ("mac", "mac-address"):
+            wish["mac"] = mac(text)
+        elif key == "alias":
+            wish.setdefault("aliases", []).append(alias(text))
+        elif key in ("interface_name", "interface-name", "com.docker.network.endpoint.ifname"):
+            if not 0 < len(text) < 16 or any(char.isspace() or char in "/:%" for char in text):
+                raise ValueError(f"has {text!r}, which is not the name of an interface")
+            wish["interface"] = line(text)
+        else:
+            raise refuse(f"--network {name}:{field}", "there is no such option")
+    return wish
+
+
+def alias(value: str) -> str:
+    """Return a name under which others find the container."""
+    if not 0 < len(value) < 254 or any(not char.isprintable() or char.isspace() for char in value):
+        raise ValueError("is not a name")
+    return value
+
+
+def link(value: str) -> tuple[str, str]:
+    """Return (container, alias) of `CONTAINER[:ALIAS]`."""
+    name, _, other = value.partition(":")
+    if not name:
+        raise ValueError("is not CONTAINER[:ALIAS]")
+    return name, alias(other or name)
 
 
 def dns(value: str) -> str:

@@ -191,7 +191,12 @@ _NETWORK: Group = (
     "Network",
     (
         ("--network --net", "MODE", "list", "network", "network.network",
-         "pasta[:OPTION,...] (default), none, host, container:NAME, ns:PATH"),
+         "pasta[:OPTION,...] (default), none, host, container:NAME, ns:PATH,"
+         " NETWORK[:KEY=VALUE,...]"),
+        ("--network-alias --net-alias", "NAME", "list", "aliases", "network.alias",
+         "Another name in the networks"),
+        ("--link", "CONTAINER[:ALIAS]", "list", "links", "network.link",
+         "Tell of a container in the same network, as Docker once did: hosts and environment"),
         ("--publish -p", "[[IP:][HOST_PORT]:]PORT[/PROTOCOL]", "list", "publish", "network.publish",
          "Publish a port, or a range of ports, to the host"),
         ("--publish-all -P", "", "flag", "publish_all", "boolean",
@@ -278,7 +283,6 @@ GROUPS: tuple[Group, ...] = (
     _PROCESS, _HEALTH, _IDENTITY, _FILES, _LIMITS, _NAMESPACES, _NETWORK, _SECURITY, _HPC, _OWN,
 )  # fmt: skip
 
-_BRIDGE = "networks of several containers are not built yet"
 _WINDOWS = "it exists on Windows only"
 
 REFUSED: tuple[Refused, ...] = (
@@ -293,9 +297,7 @@ REFUSED: tuple[Refused, ...] = (
     ("--cpu-percent", "N", _WINDOWS, ""),
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
-    ("--link", "NAME", _BRIDGE, "use --network container:NAME"),
-    ("--link-local-ip", "ADDRESS", _BRIDGE, ""),
-    ("--network-alias --net-alias", "NAME", _BRIDGE, ""),
+    ("--link-local-ip", "ADDRESS", "a network gives these by itself", ""),
     ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
     ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),
     ("--use-api-socket", "", "there is no Docker daemon behind rless", ""),

@@ -104,7 +104,7 @@ def row(item: dict[str, Any], full: bool) -> dict[str, object]:
         "LocalVolumes": str(local),
         "Mounts": ",".join(mount for mount in mounts if mount),
         "Names": item["name"],
-        "Networks": item["network"],
+        "Networks": ",".join(name for name, _ in item["networks"]) or item["network"],
         "Ports": ports(item),
         "RunningFor": output.ago(item["created"]),
         "Size": "N/A",  # unless it was asked for: that reads every file

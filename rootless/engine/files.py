@@ -27,15 +27,15 @@ def write(
     directory: str,
     hostname: str,
     *,
-    address: str | None = None,
+    addresses: Sequence[str] = (),
     servers: Sequence[str] = (),
     host_address: str | None = None,
 ) -> dict[str, str]:
     """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
 
     Args:
-        address: the container's own, where it is known.
-        servers: name servers of its network, in place of the host's.
+        addresses: the container's own, where they are known.
+        servers: name servers of its networks, in place of the host's.
         host_address: what `host-gateway` means there; None: see `network.host_address`.
 
     Raises:
@@ -56,9 +56,9 @@ def write(
         "/etc/hostname": resolv.hostname_text(own_name),
         "/etc/resolv.conf": resolv.resolv_text(
             resolv.read_host(),
-            request.dns or servers,
+            servers or request.dns,
             request.dns_search,
-            request.dns_option,
+            resolv.options_for_names(request.dns_option) if servers else request.dns_option,
             private_network=not of_host,
         ),
     }
@@ -67,7 +67,7 @@ def write(
             own_name,
             request.domainname,
             added,
-            address or request.ip,
+            addresses or ([request.ip] if request.ip else ()),
             _read("/etc/hosts") if of_host else None,
         )
     files = {}

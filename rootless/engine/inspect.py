@@ -288,6 +288,8 @@ class _Inspected:
         if self.status in LIVING:
             ports = {**dict.fromkeys(self.exposed()), **_by_port(self.row["ports"])}
         init = self.row["pid"]
+        if self.row["networks"] or "networks" in self.live:
+            return self.networks(ports)
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
         own = addresses(init) if mode == "pasta" and init else NO_ADDRESSES
         return {
@@ -311,6 +313,112 @@ class _Inspected:
                 }
             },
         }
+
+    def networks(self, ports: dict[str, Any]) -> dict[str, Any]:
+        """Return the same of a member of networks, by what is noted of it."""
+        init = self.row["pid"]
+        wishes = {wish["name"]: wish for wish in self.wish.get("networks", ())}
+        places = self.live.get("networks") or [{"name": name, "id": ""} for name in wishes]
+        found = {}
+        for place in places:
+            wish = wishes.get(place["name"], {})
+            wished = {
+                name: wish[key]
+                for key, name in (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
+                if wish.get(key)
+            }
+            names = [self.facts["name"], *wish.get("aliases", ()), self.facts["id"][:12]]
+            found[place["name"]] = {
+                "IPAMConfig": wished or None,
+                "Links": None,
+                "Aliases": list(wish.get("aliases", ())) or None,
+                "NetworkID": place["id"],
+                "EndpointID": "",
+                **_place(place),
+                "DNSNames": list(dict.fromkeys(names)),
+            }
+        first = _place(places[0]) if len(places) == 1 else NO_ADDRESSES
+        return {
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": f"/proc/{init}/ns/net" if init else "",
+            "Ports": ports,
+            "EndpointID": "",
+            **first,
+            "Networks": found,
+        }
+
+
+def _place(place: dict[str, Any]) -> dict[str, Any]:
+    """Return the addresses of a place in a network; of one that is not taken none."""
+    if not place.get("id"):
+        return dict(NO_ADDRESSES)
+    four, six = place["prefixes"].get("4", 0), place["prefixes"].get("16", 0)
+    gateways = place["gateways"]
+    return {
+        "Gateway": next((gate for gate in gateways if ":" not in gate), ""),
+        "IPAddress": place["ip"],
+        "IPPrefixLen": four if place["ip"] else 0,
+        "IPv6Gateway": next((gate for gate in gateways if ":" in gate), ""),
+        "GlobalIPv6Address": place["ip6"],
+        "GlobalIPv6PrefixLen": six if place["ip6"] else 0,
+        "MacAddress": place["mac"],
+    }
+
+
+def inspect_network(reference: str) -> dict[str, Any]:
+    """Return a network in Docker's shape.
+
+    Raises:
+        RlessError: there is none.
+    """
+    from rootless.engine import networks
+
+    sweep()
+    network = networks.find(reference)
+    record = network.record
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": moments.show(record["created"]),
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv4": True,
+        "EnableIPv6": any(whole.size == 16 for whole, _, _ in network.ranges),
+        "IPAM": {
+            "Driver": "default",
+            "Options": {},
+            "Config": [
+                {
+                    "Subnet": one["subnet"],
+                    **({"IPRange": one["range"]} if one["range"] else {}),
+                    "Gateway": one["gateway"],
+                }
+                for one in record["subnets"]
+            ],
+        },
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {
+            container_id: {
+                "Name": name,
+                "EndpointID": "",
+                "MacAddress": place["mac"],
+                "IPv4Address": _with_prefix(place, "ip", "4"),
+                "IPv6Address": _with_prefix(place, "ip6", "16"),
+            }
+            for container_id, (name, place) in networks.members(network).items()
+        },
+        "Options": record["options"],
+        "Labels": record["labels"],
+    }
+
+
+def _with_prefix(place: dict[str, Any], key: str, size: str) -> str:
+    return f"{place[key]}/{place['prefixes'][size]}" if place[key] else ""
 
 
 NO_ADDRESSES = {

@@ -60,9 +60,17 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "labels": facts["labels"] or {},
         "mounts": facts.get("mounts") or [],
         "network": facts.get("network") or "",
+        "networks": _networks(facts, live),
         "network_lost": lost,  # pasta was killed
         "health": health(container, status),
     }
+
+
+def _networks(facts: dict[str, Any], live: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, id) of the networks of several containers; without an id where it is not in."""
+    if "networks" in live:
+        return [(place["name"], place["id"]) for place in live["networks"]]
+    return [(wish["name"], "") for wish in facts.get("request", {}).get("networks", ())]
 
 
 def health(container: Container, status: str) -> str | None:

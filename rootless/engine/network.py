@@ -3,6 +3,7 @@
 None, pasta:OPTIONS   a pasta that waits to be told of the namespaces, its ports taken
 ns:PATH               this process enters that namespace, so that what it forks is there
 none, host, container:NAME   nothing to do here
+NETWORK                      see `membership`
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def host_address(request: RunRequest) -> str:
     mode = request.network or "pasta"
     if mode == "host":
         return "127.0.0.1"
-    if mode.partition(":")[0] == "pasta":
+    if mode.partition(":")[0] == "pasta" or request.networks:
         import _socket
 
         probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+HOST_IMAGE = "host:"  # the name that stands for the host's own programs
+FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # of images that are files
+
 
 class Plain:
     """Compare and show by value; the base of all classes of this module."""
@@ -203,6 +206,7 @@ class RunRequest(Plain):
         "keep_groups",
         "labels",
         "limits",
+        "links",
         "log_driver",
         "log_options",
         "mac_address",
@@ -213,6 +217,7 @@ class RunRequest(Plain):
         "mounts",
         "name",
         "network",
+        "networks",
         "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
@@ -330,7 +335,13 @@ class RunRequest(Plain):
         self.ipc = "private"
         self.uts = "private"
         self.cgroupns = "private"
-        self.network: str | None = None  # None: pasta; none, host, container:NAME, ns:PATH
+        # None: pasta; none, host, container:NAME, ns:PATH, or the name of the first of `networks`.
+        self.network: str | None = None
+
+        # Networks of several containers: "name", and what is wished of "ip", "ip6", "mac",
+        # "interface", "aliases".
+        self.networks: list[dict[str, Any]] = []
+        self.links: list[tuple[str, str]] = []  # (container, alias) of --link
 
         # The network.
         self.add_host: list[tuple[str, str]] = []  # (name, address or "host-gateway")
@@ -387,6 +398,16 @@ class RunRequest(Plain):
         # What to tell.
         self.explain: str | None = None  # None, "text", "json"
         self.debug = False
+
+    def manager(self) -> str:
+        """Return who makes the control group: --cgroups has a say."""
+        by_mode = {"disabled": "none", "split": "cgroupfs"}
+        return by_mode.get(self.cgroups, self.cgroup_manager)
+
+    def is_file(self) -> bool:
+        """Tell whether the image may be named as a file."""
+        name = self.image or ""
+        return name[:1] in "/." or name.endswith(FILE_SUFFIXES)
 
     def asks_limits(self) -> bool:
         """Tell whether anything is said of limits or control groups."""
@@ -447,6 +468,7 @@ class RunRequest(Plain):
         request.devices = [_device(entry) for entry in data.get("devices", ())]
         request.publish = [_port(entry) for entry in data.get("publish", ())]
         request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
+        request.links = [tuple(entry) for entry in data.get("links", ())]
         request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
         for name in cls.__slots__:
             if name.startswith(("blkio_weight_d", "device_")):

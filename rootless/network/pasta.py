@@ -145,6 +145,12 @@ class Pasta:
             pass  # it died: wait_ready tells
         self._close("_go")
 
+    def detach_ready(self) -> int:
+        """Return the pipe that says when the network is up; close all others of ours."""
+        fd = os.dup(self._ready[0])
+        self.close()
+        return fd
+
     def wait_ready(self, timeout: float = 10.0) -> None:
         """Wait until the container's network is up.
 

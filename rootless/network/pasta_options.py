@@ -211,7 +211,7 @@ def _addresses(ip: str | None, ip6: str | None) -> list[str]:
     Raises:
         RlessError: an address of a family that the host has no way out by.
     """
-    arguments = list(_families())
+    arguments = list(families())
     if arguments == _OFFLINE:
         ip = ip or OWN_ADDRESS
     if ip:
@@ -232,7 +232,7 @@ def _addresses(ip: str | None, ip6: str | None) -> list[str]:
     return arguments
 
 
-def _families() -> list[str]:
+def families() -> list[str]:
     """Return the options for what the host has: both families, one, or no way out at all.
 
     pasta copies the addresses of the interface with the default route. The version of 2023

@@ -17,7 +17,7 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Protocol
 
     class Port(Protocol):
@@ -42,11 +42,16 @@ class Taken:
         shown: each as "0.0.0.0:8080->80/tcp", one for each family; what `ps` and `port` tell.
     """
 
-    __slots__ = ("_fds", "shown")
+    __slots__ = ("_fds", "_targets", "shown")
 
     def __init__(self) -> None:
         self.shown: list[str] = []
         self._fds: list[int] = []
+        self._targets: list[int] = []
+
+    def sockets(self) -> Iterator[tuple[int, int]]:
+        """Yield (container's port, bound socket) for who publishes them with these very sockets."""
+        return zip(self._targets, self._fds, strict=True)
 
     def add(self, port: Port, number: int, sockets: Sequence[_socket.socket]) -> None:
         """Take over the sockets that are bound to a port."""
@@ -55,6 +60,7 @@ class Taken:
             host = f"[{address}]" if ":" in address else address
             self.shown.append(f"{host}:{number}->{port.container_port}/{port.protocol}")
             self._fds.append(socket.detach())
+            self._targets.append(port.container_port)
 
     def move(self, lowest: int) -> None:
         """Give the descriptors numbers from `lowest` on."""

@@ -23,7 +23,7 @@ def usual_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pasta_options, "find", lambda: "/usr/bin/pasta")
     monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(pasta_options, "_families", list)
+    monkeypatch.setattr(pasta_options, "families", list)
     monkeypatch.setattr(resolv, "read_host", lambda: "nameserver 10.0.0.1\n")
 
 
@@ -87,7 +87,7 @@ def test_options_of_the_user_replace_ours(options: str, present: str, absent: st
 
 def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     def addresses(families: list[str], **given: str) -> str:
-        monkeypatch.setattr(pasta_options, "_families", lambda: families)
+        monkeypatch.setattr(pasta_options, "families", lambda: families)
         return " ".join(pasta_options.command([], **given)).partition("9a:55:9a:55:9a:55 ")[2]
 
     assert addresses([], ip="10.9.8.7") == "-a 10.9.8.7 -n 24 -g 10.9.8.2"
@@ -108,8 +108,8 @@ def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("option", ["-4", "-6", "--ipv4-only", "-a", "--address=10.0.0.2", "-i"])
-def test_families_are_left_to_the_user(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
-    monkeypatch.setattr(pasta_options, "_families", lambda: ["FAMILIES"])
+def testfamilies_are_left_to_the_user(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.setattr(pasta_options, "families", lambda: ["FAMILIES"])
     assert "FAMILIES" in command()
     assert "FAMILIES" not in command(options=[option, "x"])
 
@@ -222,7 +222,7 @@ REJECT6 = f"{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200      
         (None, None, pasta_options._OFFLINE),
     ],
 )
-def test_families(
+def testfamilies(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     ipv4: str | None,
@@ -236,7 +236,7 @@ def test_families(
         (tmp_path / "route").write_text(ROUTE_HEAD + ipv4)
     if ipv6 is not None:
         (tmp_path / "ipv6_route").write_text(ipv6)
-    assert pasta_options._families() == expected
+    assert pasta_options.families() == expected
 
 
 @pytest.mark.parametrize(
