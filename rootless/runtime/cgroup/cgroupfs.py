@@ -54,7 +54,7 @@ class Delegated:
 
     def _read(self, name: str) -> list[str]:
         try:
-            with open(f"{self.directory}/{name}", encoding="ascii") as file:
+            with open(f"{self.directory}/{name}", encoding="utf-8") as file:
                 return file.read().split()
         except OSError:
             return []
@@ -94,7 +94,7 @@ class CgroupfsCgroup:
 
 def _write(path: str, text: str) -> None:
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except ProcessLookupError:
         pass  # it has ended
@@ -105,7 +105,7 @@ def _family() -> set[str]:
     found = {str(os.getpid()), str(os.getppid())}
     for pid in tuple(found):
         try:
-            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
                 found.update(file.read().split())
         except OSError:
             pass  # a kernel without CONFIG_PROC_CHILDREN: others may seem to be there
