@@ -110,7 +110,7 @@ class Child:
         namespaces = ns.CLONE_NEWNS | (ns.CLONE_NEWNET if self._new_network else 0)
         try:
             if self._new_network and request.network != "none":
-                self.pasta = _prepare_pasta(request)
+                self.pasta = _prepare_network(request)
             self._newborn = idmap.Newborn(
                 namespaces, self._run, join=userns, before=self._detach, meanwhile=self._prepare
             )
@@ -237,7 +237,8 @@ def _load_shared() -> None:
     import rootless.runtime.seccomp  # noqa: F401
 
 
-def _prepare_pasta(request: RunRequest) -> Pasta:
+def _prepare_network(request: RunRequest) -> Pasta:
+    """Return the network beyond the loopback, in two halves; see `Pasta`."""
     from rootless.network import pasta, pasta_options
 
     options = (request.network or "").partition(":")[2]
