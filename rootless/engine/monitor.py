@@ -1,9 +1,9 @@
 """The container's parent: from the mounted root file system to the program that stays.
 
-Theory of operation. The command (see `start`) forks this process into the engine's user and
-mount namespace. It makes the root file system there, calls the runtime, and becomes the monitor
-by execve (`hold`), still init's parent. It has the invoking user's own id in the namespace, and
-every capability over files of mapped ids.
+Theory of operation. The command has forked this process into the engine's user and mount
+namespace, and has told it the plan (`child`). It makes the root file system there, calls the
+runtime, and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's
+own id in the namespace, and every capability over files of mapped ids.
 
     command                          monitor                           init
        |  <-- READY(facts) ----------   |   created                      |  waits at the gate

@@ -1,8 +1,8 @@
 """Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
 
     4 spec      wishes + image + facts of now -> config.json
-    5 monitor   forked into the user namespace: root file system, runtime, then the program that
-                stays
+    5 monitor   the child in the user namespace is told all: root file system, runtime, then the
+                program that stays
     6 network   pasta, beside the mounts
     7 attach    streams, signals, exit code
 
@@ -349,6 +349,8 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             userns = state.joined.get("user")
             child = Child(request, attachment.streams, userns, container.facts["exposed"])
             child.begin_maps(state.idmap)
+        # From here on the child has a pid, and the plan can carry more: the place for steps of the
+        # command that go on beside the child's work.
         if child.member is not None:
             state.member = child.member
             _join_networks(state, child.member)

@@ -71,6 +71,8 @@ class Applicant:
         self.keep_fds = keep_fds
         self.die_with_parent = die_with_parent
         self.extras = extras
+        if description.get("rlimits"):
+            import resource  # noqa: F401  # a library of its own, which takes 0.3 ms to load
         self.read_description()
         self.console: Terminal | None = None
         self.own_image = application.image_of_caller()
