@@ -156,7 +156,7 @@ def help_text() -> str:
     lines = [usage, "", "Run containers without root."]
     for heading, verbs in VERBS.items():
         lines += ["", f"{heading}:"]
-        lines += [f"  {verb:<18}{summary}" for verb, (_, summary) in verbs.items()]
+        lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
     lines += [
         "",
         "Options:",
