@@ -563,7 +563,9 @@ def _spec(line: _Line) -> int:
     path = os.path.join(directory, line.get("--config") or "config.json")
     try:
         with open(path, "x", encoding="utf-8") as file:
-            json.dump(features.example_spec(), file, indent=4)
+            spec = features.example_spec()
+            spec["process"]["terminal"] = True  # as runc and crun, whose users count on it
+            json.dump(spec, file, indent=4)
             file.write("\n")
     except FileExistsError:
         raise RlessError(f"{path} exists", "remove it first", 1) from None
