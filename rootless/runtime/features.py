@@ -56,6 +56,30 @@ def features() -> dict[str, Any]:
     }
 
 
+def usual_spec() -> Spec:
+    """Return the config that `spec` writes: with a terminal and the mounts of runc's and crun's."""
+    kernel = ["nosuid", "noexec", "nodev"]
+    spec = example_spec()
+    spec["process"]["terminal"] = True
+    spec["mounts"] += [
+        {
+            "destination": "/dev/shm",  # noqa: S108
+            "type": "tmpfs",
+            "source": "shm",
+            "options": [*kernel, "mode=1777", "size=65536k"],
+        },
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": kernel},
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": [*kernel, "relatime", "ro"],
+        },
+    ]
+    spec["linux"]["namespaces"].append({"type": "cgroup"})
+    return spec
+
+
 def example_spec() -> Spec:
     """Return a config that a user without root can run, with one id mapped."""
     kernel = ["nosuid", "noexec", "nodev"]

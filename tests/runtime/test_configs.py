@@ -393,3 +393,15 @@ def test_a_home_by_the_containers_passwd(bundle: Bundle) -> None:
     assert bundle.run("env").expect().lines() == ["HOME=/"]
     bundle.process["env"] = ["HOME="]
     assert bundle.run("env").expect().lines() == ["HOME="]
+
+
+def test_a_read_only_tmpfs_has_mounts_in_it(bundle: Bundle, tmp_path: Path) -> None:
+    """It is closed when all is in it; so may /dev be."""
+    (tmp_path / "source").mkdir()
+    bundle.mount("/data", "tmpfs", "tmpfs", "ro")
+    bundle.bind(tmp_path / "source", "/data/new/place")
+    bundle.spec["mounts"][1]["options"].append("ro")
+    words = ["write", "/data/x", "y", ",", "write", "/dev/x", "y", ",", "write", "/dev/null", "y"]
+    lines = bundle.run(*words, ",", "stat", "/data/new/place").expect().lines()
+    assert lines[:3] == ["write EROFS", "write EROFS", "write ok"]
+    assert lines[3].startswith("stat /data/new/place dir")

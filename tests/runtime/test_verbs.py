@@ -172,6 +172,7 @@ def test_ps(running: Bundle) -> None:
         running.call("kill", "-a", running.id, "KILL").expect()
         assert process.wait(10) == 128 + signal.SIGKILL
     running.wait_status("stopped")
+    running.call("kill", "-a", running.id, "0").expect()
     assert "not running" in complaint(running.call("ps", running.id))
 
 
