@@ -453,7 +453,8 @@ def _kill(line: _Line) -> int:
 
     container_id = line.id(more=1)
     name = line.arguments[1] if len(line.arguments) > 1 else line.get("--signal") or "TERM"
-    lifecycle.kill(line.root(), container_id, signal_number(name), line.has("--all"))
+    number = 0 if name == "0" else signal_number(name)
+    lifecycle.kill(line.root(), container_id, number, line.has("--all"))
     return 0
 
 
@@ -490,11 +491,25 @@ def _list(line: _Line) -> int:
     elif style == "json":
         print(jsontext.dumps(states))
     else:
-        print(f"{'ID':<30} {'PID':<8} {'STATUS':<9} {'CREATED':<30} BUNDLE")
+        # The columns of runc.
+        owner = _owner(line.root())
+        width = max([30, *(len(state["bundle"]) for state in states)])
+        print(f"{'ID':<30} {'PID':<8} {'STATUS':<9} {'BUNDLE':<{width}} {'CREATED':<30} OWNER")
         for state in states:
             pid, status, created = state["pid"], state["status"], state.get("created", "")
-            print(f"{state['id']:<30} {pid:<8} {status:<9} {created:<30} {escape(state['bundle'])}")
+            bundle = escape(state["bundle"])
+            print(f"{state['id']:<30} {pid:<8} {status:<9} {bundle:<{width}} {created:<30} {owner}")
     return 0
+
+
+def _owner(root: str) -> str:
+    import pwd
+
+    uid = os.stat(root).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 def _ps(line: _Line) -> int:
@@ -563,7 +578,7 @@ def _spec(line: _Line) -> int:
     path = os.path.join(directory, line.get("--config") or "config.json")
     try:
         with open(path, "x", encoding="utf-8") as file:
-            json.dump(features.example_spec(), file, indent=4)
+            json.dump(features.usual_spec(), file, indent=4)
             file.write("\n")
     except FileExistsError:
         raise RlessError(f"{path} exists", "remove it first", 1) from None

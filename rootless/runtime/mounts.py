@@ -199,7 +199,7 @@ class Root:
         fd: its top directory.
     """
 
-    __slots__ = ("_proc_devices", "_propagation", "fd")
+    __slots__ = ("_closing", "_proc_devices", "_propagation", "fd")
 
     def __init__(self, path: str, tree_fd: int, propagation: str = "") -> None:
         """Attach the tree of `open_root` over `path`.
@@ -211,6 +211,7 @@ class Root:
             propagation: `linux.rootfsPropagation`; it is private while we mount, or a slave.
         """
         self._proc_devices: set[int] = set()
+        self._closing: list[int] = []
         self._propagation, _ = _PROPAGATION.get(propagation, (api.MS_PRIVATE, True))
         first = api.MS_SLAVE if self._propagation == api.MS_SLAVE else api.MS_PRIVATE
         api.mount_setattr(tree_fd, propagation=first, recursive=True)
@@ -224,6 +225,9 @@ class Root:
 
     def close(self) -> None:
         """Let go of it, the mounts being made, with the propagation that is asked for."""
+        for mount_fd in self._closing:
+            api.mount_setattr(mount_fd, set_=api.MOUNT_ATTR_RDONLY)
+            os.close(mount_fd)
         if self._propagation not in (api.MS_PRIVATE, api.MS_SLAVE):
             api.mount_setattr(self.fd, propagation=self._propagation, recursive=True)
         os.close(self.fd)
@@ -247,6 +251,10 @@ class Root:
             if options.remount:
                 self._remount(destination, options)
                 return
+            # Others may be mounted in it, in places that are to be made: it is closed last.
+            closes = kind == "tmpfs" and source_fd < 0 and options.set & api.MOUNT_ATTR_RDONLY
+            if closes:
+                options.set &= ~api.MOUNT_ATTR_RDONLY
             if source_fd >= 0:
                 mount_fd = source_fd
                 _prepare_bind(mount_fd, options)
@@ -269,6 +277,8 @@ class Root:
                 os.close(target)
                 if kind == "proc" or entry.get("source") == "/proc":
                     self._proc_devices.add(os.fstat(mount_fd).st_dev)
+                if closes:
+                    self._closing.append(os.dup(mount_fd))
             finally:
                 os.close(mount_fd)
         except RlessError as error:

@@ -46,13 +46,13 @@ def of(facts: dict[str, Any]) -> list[int]:
 
 
 def signal_all(facts: dict[str, Any], number: int) -> None:
-    """Send a signal to all processes of a running container.
-
-    Raises:
-        RlessError: it is not running.
-    """
+    """Send a signal to all processes of a container: to none, if it has ended."""
+    try:
+        pids = of(facts)
+    except RlessError:
+        return
     # The first one last: by its end, all of them may be gone, and nothing is known any more.
-    for pid in sorted(of(facts), key=lambda pid: pid == facts["pid"]):
+    for pid in sorted(pids, key=lambda pid: pid == facts["pid"]):
         try:
             pidfd = pidfd_open(pid)
         except SyscallError:

@@ -80,7 +80,7 @@ ARCHITECTURES = {
     "SCMP_ARCH_RISCV64": 0xC00000F3,
     "SCMP_ARCH_LOONGARCH64": 0xC0000102,
 }
-_KNOWN_FLAGS = {
+KNOWN_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": linux.FLAG_TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": linux.FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": linux.FLAG_SPEC_ALLOW,
@@ -252,9 +252,9 @@ def load_flags(seccomp: Mapping[str, Any]) -> int:
         return linux.FLAG_SPEC_ALLOW
     value = 0
     for name in _list(seccomp, "flags"):
-        if name not in _KNOWN_FLAGS:
+        if name not in KNOWN_FLAGS:
             raise RlessError(f"unknown or unsupported seccomp flag {_show(name)}")
-        value |= _KNOWN_FLAGS[name]
+        value |= KNOWN_FLAGS[name]
     return value & ~linux.FLAG_TSYNC
 
 

@@ -40,7 +40,7 @@ _SCHED_FLAGS = {
 }
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _DOMAINS = {"LINUX": 0, "LINUX32": 8}
-_MEMORY_MODES = {
+MEMORY_MODES = {
     "MPOL_DEFAULT": 0,
     "MPOL_PREFERRED": 1,
     "MPOL_BIND": 2,
@@ -49,7 +49,7 @@ _MEMORY_MODES = {
     "MPOL_PREFERRED_MANY": 5,
     "MPOL_WEIGHTED_INTERLEAVE": 6,
 }
-_MEMORY_FLAGS = {
+MEMORY_FLAGS = {
     "MPOL_F_STATIC_NODES": 1 << 15,
     "MPOL_F_RELATIVE_NODES": 1 << 14,
     "MPOL_F_NUMA_BALANCING": 1 << 13,
@@ -160,9 +160,9 @@ def _memory(asked: Mapping[str, Any] | None) -> tuple[int, int] | None:
     if asked is None:
         return None
     where = "linux.memoryPolicy"
-    mode = _word(_MEMORY_MODES, asked["mode"], f"{where}.mode")
+    mode = _word(MEMORY_MODES, asked["mode"], f"{where}.mode")
     for flag in asked.get("flags", ()):
-        mode |= _word(_MEMORY_FLAGS, flag, f"{where}.flags")
+        mode |= _word(MEMORY_FLAGS, flag, f"{where}.flags")
     nodes = 0
     if asked.get("nodes"):
         for node in numbers(asked["nodes"], f"{where}.nodes"):

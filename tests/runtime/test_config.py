@@ -177,6 +177,7 @@ def test_json_without_a_log_file(bundle: Bundle) -> None:
 def test_spec_is_one_that_runs(bundle: Bundle) -> None:
     bundle.call("spec", "-b", str(bundle.path)).expect()
     spec = json.loads((bundle.path / "config.json").read_text())
+    assert spec["process"].pop("terminal")
     spec["process"]["args"] = ["/probe", "exit", "3"]
     (bundle.path / "config.json").write_text(json.dumps(spec))
     assert bundle.call("run", "-b", str(bundle.path), bundle.id).code == 3
