@@ -31,10 +31,6 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
-    if request.join is not None:
-        from rootless.engine.join import join
-
-        join(request)
     state = create(request, run=True)
     signals = Signals(request.sig_proxy)
     try:
