@@ -58,6 +58,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "save": ("save", "Write images to an archive"),
         "load": ("load", "Read images from an archive"),
         "import": ("import_", "Make an image of a tar archive of files"),
+        "flatten": ("flatten", "Write an image as one squashfs file, to be run as it is"),
         "search": ("search", "Search a registry"),
         "login": ("login", "Log in to a registry"),
         "logout": ("logout", "Forget the log-in of a registry"),
@@ -78,6 +79,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "system prune": ("system_prune", "Remove all that nothing uses"),
         "system start": ("system_start", "Start the containers that restart after a boot"),
         "system stop": ("system_stop", "Stop the containers that restart after a boot"),
+        "config show": ("config_show", "Show the configuration, and where each key is set"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
@@ -103,7 +105,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "remove": "rm",
     },
     "image": {
-        **{verb: verb for verb in "pull push tag history save load import search".split()},
+        **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
         "inspect": "image inspect",
         "prune": "image prune",
         "ls": "images",
@@ -125,6 +127,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "events": "events",
     },
     "generate": {"systemd": "generate systemd"},
+    "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
 _LATER = "build builder buildx compose network plugin swarm"

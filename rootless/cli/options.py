@@ -25,11 +25,16 @@ _PROCESS: Group = (
         ("--entrypoint", "COMMAND", "value", "entrypoint", "text",
          "Replace the entrypoint of the image; empty: none"),
         ("--env -e", "KEY[=VALUE]", "list", "env", "env",
-         "Set a variable; without a value it comes from here"),
+         "Set a variable; without a value it comes from here, a pattern as 'SLURM_*' too"),
         ("--env-file", "FILE", "list", "env_file", "required", "Read variables from a file"),
+        ("--unset-env", "GLOB", "list", "env_unset", "required",
+         "Leave out variables of the image and of --env-host"),
         ("--user -u", "USER[:GROUP]", "value", "user", "optional",
          "Run as this user, names or numbers of the container"),
-        ("--group-add", "GROUP", "list", "group_add", "required", "Join a further group"),
+        ("--group-add", "GROUP", "list", "group_add", "required",
+         "Join a further group; keep-groups: as --keep-groups"),
+        ("--keep-groups", "", "flag", "keep_groups", "boolean",
+         "Keep your supplementary groups, for files that only they may reach"),
         ("--workdir -w", "DIR", "value", "workdir", "workdir",
          "Start in this directory of the container, made if absent"),
         ("--ulimit", "NAME=SOFT[:HARD]", "list", "ulimits", "ulimit",
@@ -110,7 +115,9 @@ _FILES: Group = (
         ("--read-only", "", "flag", "read_only", "boolean", "Make the root filesystem read-only"),
         ("--shm-size", "SIZE", "value", "shm_size", "shm_size", "Size of /dev/shm (64m)"),
         ("--device", "HOST[:CONTAINER][:rwm]", "list", "devices", "mounts.device",
-         "Add a host device"),
+         "Add a host device, or one by its CDI name, vendor.com/class=name"),
+        ("--gpus", "all|N|device=NAME", "list", "gpus", "mounts.gpus",
+         "Add GPUs that a CDI file describes"),
         ("--volume-driver", "DRIVER", "value", "accepted", "compat.volume_driver",
          "Only `local`: volumes are directories of the storage"),
     ),
@@ -170,6 +177,28 @@ _SECURITY: Group = (
     ),
 )  # fmt: skip
 
+_HPC: Group = (
+    "Clusters",
+    (
+        ("--hpc", "", "flag", "hpc", "boolean",
+         ("All below but --module and --fakeroot; your own id; host network, ipc, pid, uts; and "
+          "for `run` in the foreground --rm -i --log-driver none")),
+        ("--home", "", "flag", "share_home", "boolean", "Bind your home directory"),
+        ("--cwd", "", "flag", "share_cwd", "boolean",
+         "Bind the working directory, and start in it"),
+        ("--host-tmp", "", "flag", "share_tmp", "boolean", "Bind /tmp and /var/tmp"),
+        ("--env-host", "", "flag", "env_host", "boolean",
+         "Pass your environment on; what the image sets comes before it"),
+        ("--fabric", "", "flag", "fabric", "boolean",
+         "Add the devices of the interconnect: InfiniBand, Slingshot, Omni-Path, xpmem, knem"),
+        ("--module", "NAME[,NAME...]", "list", "modules", "required",
+         "Add what the site's configuration has under these names: mounts, variables, devices"),
+        ("--fakeroot", "", "flag", "fakeroot", "boolean",
+         ("Answer chown, mknod and changes of user as if they had worked (true for root without "
+          "subordinate ids)")),
+    ),
+)  # fmt: skip
+
 _OWN: Group = (
     "Of rless, not of Docker",
     (
@@ -190,7 +219,7 @@ _OWN: Group = (
 )  # fmt: skip
 
 GROUPS: tuple[Group, ...] = (
-    _PROCESS, _HEALTH, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
+    _PROCESS, _HEALTH, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _HPC, _OWN,
 )  # fmt: skip
 
 _LIMIT = "limits by control groups are not built yet"
@@ -227,7 +256,6 @@ REFUSED: tuple[Refused, ...] = (
     ("--cpu-percent", "N", _WINDOWS, ""),
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
-    ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
     ("--publish-all -P", "", "random host ports are not built yet", "use --publish"),
     ("--ip", "ADDRESS", _BRIDGE, ""),
     ("--ip6", "ADDRESS", _BRIDGE, ""),

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 # Values that need more than being copied to the field of the same name.
 _SPECIAL = (
-    *("accepted", "attach", "env", "env_file", "label_file", "labels", "log_options"),
-    *("network", "ulimits"),
+    *("accepted", "attach", "devices", "env", "env_file", "label_file", "labels", "log_options"),
+    *("gpus", "module_env", "network", "ulimits"),
 )
+# What `engine.profile` writes down.
+_SHARED = ("hpc", "share_home", "share_cwd", "share_tmp", "env_host", "fabric")
+_FILES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # as image.flat has them
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
@@ -55,10 +58,14 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
     request = RunRequest()
-    if config.load()[1]:
+    if config.sections() or "hpc" in values:
         from rootless.cli import defaults
 
-        values = defaults.add(VERB, values)
+        values = defaults.add(VERB, profile(values, verb))
+    if "modules" in values or "gpus" in values:
+        from rootless.cli import modules
+
+        values = modules.add(VERB, values)
     for dest, value in values.items():
         if dest not in _SPECIAL:
             setattr(request, dest, value)
@@ -66,12 +73,18 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         if not args or not args[0]:
             raise RlessError(f"'rless {verb.name}' needs an image", verb.see_help())
         request.image, request.command = args[0], args[1:]
+        if request.command[:1] == ["--"] and (request.hpc or request.image.endswith(_FILES)):
+            del request.command[0]  # as the launchers of batch systems write it
     else:
         request.command = args
+    request.env = values.get("module_env", [])
     if "env" in values or "env_file" in values:
         from rootless.cli.kvfile import environment
 
         environment(request, values)
+    if "keep-groups" in request.group_add:  # as Podman
+        request.group_add.remove("keep-groups")
+        request.keep_groups = True
     labels: dict[str, str] = {}
     for path in values.get("label_file", ()):
         from rootless.cli.kvfile import read
@@ -83,10 +96,25 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
     if len(networks) > 1:
         raise RlessError("--network is given twice: several networks are not built yet")
     request.network = networks[0] if networks else None
+    for device in values.get("devices", ()):  # a text is the name of one that CDI describes
+        (request.cdi if isinstance(device, str) else request.devices).append(device)
     request.attach = _streams(request, values.get("attach", []))
     _log_options(request, values.get("log_options", {}))
+    if any(values.get(name) for name in _SHARED):
+        from rootless.engine.profile import expand
+
+        expand(request)
     _check_conflicts(request)
     return request
+
+
+def profile(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
+    """Return the values with those of --hpc, where that or the configuration asks for it."""
+    if not values.get("hpc") and not config.get("hpc", "default"):
+        return values
+    from rootless.engine.profile import complete
+
+    return complete(values, verb.name)
 
 
 def _streams(request: RunRequest, streams: list[str]) -> list[str]:
@@ -128,6 +156,8 @@ def _check_conflicts(request: RunRequest) -> None:
         log.warn(f"published ports have no meaning with --network {network}")
     if request.restart and request.restart["name"] != "no" and request.rm:
         raise RlessError("--restart and --rm contradict each other")
+    if request.keep_groups and request.group_add:
+        raise RlessError("--keep-groups and --group-add contradict each other")
     if request.no_hosts and request.add_host:
         raise RlessError("--no-hosts and --add-host contradict each other")
     if request.ipc == "none" and request.shm_size is not None:

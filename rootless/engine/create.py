@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
 
 HOST_IMAGE = "host:"
+_FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # as image.flat has them
 
 
 class Run:
@@ -40,6 +41,7 @@ class Run:
         self.image: Image | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
+        self.users = (b"", b"")  # the image's passwd and group
         self.subordinate = userns.Subordinate()
         self.warned = False
         self.prepared = False
@@ -107,7 +109,7 @@ def _find_image(state: Run) -> None:
         state.source = Source("directory")
         state.source.path = request.rootfs
         state.source.driver = request.driver
-        state.user = _resolve_user(state, request.user or "", b"", b"")
+        state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
     name = request.image or ""
@@ -117,9 +119,16 @@ def _find_image(state: Run) -> None:
         state.source.hidden = _homes()
         state.source.driver = request.driver
         state.config = {"Cmd": ["/bin/sh"]}
-        state.user = _resolve_user(state, request.user or "", *_host_users())
+        state.users = _host_users()
+        state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
+    if name[:1] in "/." or name.endswith(_FILE_SUFFIXES):
+        from rootless.image import flat
+
+        if path := flat.named(name):
+            _take_file(state, path)
+            return
     from rootless.image.store import Store
 
     store = Store(state.storage)
@@ -137,6 +146,11 @@ def _find_image(state: Run) -> None:
     else:
         image = store.lookup(name, request.platform)
     if image is None:
+        from rootless.image import flat
+
+        if path := flat.search(name):
+            _take_file(state, path)
+            return
         from rootless.image import pull
 
         if request.pull == "never":
@@ -164,12 +178,36 @@ def _find_image(state: Run) -> None:
     state.source.driver = request.driver
 
 
+def _take_file(state: Run, path: str) -> None:
+    """Take an image that is a file; it stays where it is."""
+    from rootless.image import flat
+
+    request = state.request
+    image = flat.read(path, state.storage)
+    image.check_platform(request.platform)
+    request.image = path  # a later start may have another working directory
+    state.config = image.config
+    source = state.source = Source("squashfs")
+    source.path, source.offset, source.identity = path, image.offset, image.identity
+    source.cache = f"{state.storage}/flat"
+    source.driver = request.driver
+    spec = request.user or state.config.get("User") or ""
+    state.users = image.passwd, image.group
+    state.user = _resolve_user(state, spec)
+    state.idmap = _choose_map(state)
+    if state.idmap.single and not state.joined:
+        # The files of the image are root's, so root has to be mapped. Another user of the
+        # container is it in a namespace of the container's own (`_gather_facts`).
+        state.idmap = userns.build_single(0, 0)
+
+
 def _adopt(state: Run, image: Image) -> IdMap:
     """Take an image: its config, its user, and with them the map."""
     state.image = image
     state.config = image.config
     spec = state.request.user or state.config.get("User") or ""
-    state.user = _resolve_user(state, spec, image.passwd(), image.group())
+    state.users = image.passwd(), image.group()
+    state.user = _resolve_user(state, spec)
     state.idmap = _choose_map(state)
     return state.idmap
 
@@ -192,11 +230,10 @@ def _host_users() -> tuple[bytes, bytes]:
     return texts[0], texts[1]
 
 
-def _resolve_user(
-    state: Run, spec: str, passwd: bytes, group: bytes
-) -> tuple[int, int, list[int], str]:
+def _resolve_user(state: Run, spec: str) -> tuple[int, int, list[int], str]:
     from rootless.image.user import resolve_group, resolve_user
 
+    passwd, group = state.users
     if state.request.userns.startswith("keep-id") and not spec:
         # As Podman: keep-id also runs the application as the kept user.
         uid, gid = userns.keep_id(state.request.userns)
@@ -321,6 +358,8 @@ def _furnish(state: Run, container: Container) -> None:
     from rootless.engine import files
 
     files.check_sources(state.request)
+    if state.request.add_user:
+        files.write_users(container.directory, state.user[:2], *state.users)
     if state.request.cidfile:
         _write_cidfile(state.request.cidfile, container.id)
 

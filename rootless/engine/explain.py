@@ -82,6 +82,8 @@ def _image(state: Run) -> list[tuple[str, Any]]:
         what = "the host's own programs, under a private copy-on-write view"
         if state.source.kind == "directory":
             what = "a directory"
+        elif state.source.kind == "squashfs":
+            what = f"a squashfs image in a file, from byte {state.source.offset} on"
         return [("source", f"{state.request.image or state.source.path} ({what})")]
     return [
         ("name", state.image.name),

@@ -62,15 +62,29 @@ class Source:
     """Where the root file system comes from.
 
     Attributes:
-        kind: "layers", "host" or "directory".
+        kind: "layers", "host", "squashfs" or "directory".
         layers: directories of the image, bottom to top.
         whiteouts: their form.
-        path: of --rootfs.
+        path: of --rootfs, or of the file with a squashfs image.
+        offset, identity: of that image in the file; which file it was.
+        links: (target, absolute path) of links that devices need; found at each start.
         driver: asked for by --storage-driver, or None.
-        cache, hidden: for `host:`; the latter are directories to leave out, beside $HOME.
+        cache: of what `host:` and squashfs images need.
+        hidden: for `host:`: directories to leave out, beside $HOME.
     """
 
-    __slots__ = ("cache", "driver", "hidden", "kind", "layers", "path", "whiteouts")
+    __slots__ = (
+        "cache",
+        "driver",
+        "hidden",
+        "identity",
+        "kind",
+        "layers",
+        "links",
+        "offset",
+        "path",
+        "whiteouts",
+    )
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -80,6 +94,9 @@ class Source:
         self.driver: str | None = None
         self.cache = ""
         self.hidden: list[str] = []
+        self.offset = 0
+        self.identity: list[int] = []
+        self.links: list[tuple[str, str]] = []
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, for container.json."""
@@ -342,12 +359,26 @@ class Monitor:
             mounted = rootfs.mount_host(
                 workspace, self.idmap, source.cache, exclude=source.hidden, **options
             )
+        elif source.kind == "squashfs":
+            mounted = rootfs.mount_squashfs(
+                source.path,
+                source.offset,
+                source.identity,
+                workspace,
+                self.idmap,
+                source.cache,
+                **options,
+            )
         elif source.kind == "directory":
             mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         else:
             mounted = rootfs.mount(
                 source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
             )
+        if source.links:
+            from rootless.engine import cdi
+
+            cdi.link(mounted.path, source.links)
         if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
             # Each stores changes in its own form, so a later start takes the same one.
             source.driver = mounted.driver

@@ -128,11 +128,13 @@ class RunRequest(Plain):
 
     __slots__ = (
         "add_host",
+        "add_user",
         "annotations",
         "argv",
         "attach",
         "cap_add",
         "cap_drop",
+        "cdi",
         "cgroupns",
         "cidfile",
         "command",
@@ -148,9 +150,14 @@ class RunRequest(Plain):
         "driver",
         "entrypoint",
         "env",
+        "env_host",
         "env_remove",
+        "env_under",
+        "env_unset",
         "explain",
         "expose",
+        "fabric",
+        "fakeroot",
         "group_add",
         "health_cmd",
         "health_interval",
@@ -160,14 +167,17 @@ class RunRequest(Plain):
         "health_timeout",
         "holds",
         "hostname",
+        "hpc",
         "image",
         "init",
         "interactive",
         "ipc",
         "join",
+        "keep_groups",
         "labels",
         "log_driver",
         "log_options",
+        "modules",
         "mounts",
         "name",
         "network",
@@ -186,6 +196,9 @@ class RunRequest(Plain):
         "rootfs",
         "sdnotify",
         "security_opt",
+        "share_cwd",
+        "share_home",
+        "share_tmp",
         "shm_size",
         "sig_proxy",
         "stop_signal",
@@ -223,13 +236,29 @@ class RunRequest(Plain):
         # The process. `env` has "KEY=VALUE", files first; a bare `-e KEY` is resolved already,
         # and `env_remove` has the KEYs not set here: Docker drops these of the image.
         self.env: list[str] = []
+        # `env_under` comes before the image's own, `env_unset` takes from both what it matches.
         self.env_remove: list[str] = []
+        self.env_under: list[str] = []
+        self.env_unset: list[str] = []
         self.user: str | None = None  # as typed: user[:group], names or numbers
         self.group_add: list[str] = []
+        self.keep_groups = False  # the caller's supplementary groups
         self.workdir: str | None = None  # absolute
         self.init = False
         self.ulimits: list[tuple[str, int, int]] = []  # (name, soft, hard), -1: unlimited
         self.oom_score_adj: int | None = None
+
+        # What of the host it shares: `engine.profile` writes these down as mounts, variables and
+        # devices. `fakeroot` None: for root where one id is mapped.
+        self.hpc = False
+        self.share_home = False
+        self.share_cwd = False
+        self.share_tmp = False
+        self.env_host = False
+        self.fabric = False
+        self.add_user = False  # to /etc/passwd and /etc/group, where the image has not the user
+        self.modules: list[str] = []
+        self.fakeroot: bool | None = None
 
         # How it is held.
         self.interactive = False
@@ -282,6 +311,7 @@ class RunRequest(Plain):
         self.read_only = False
         self.shm_size: int | None = None  # bytes
         self.devices: list[Device] = []
+        self.cdi: list[str] = []  # devices by name: "vendor.com/class=name", "gpus=all"
         self.driver: str | None = None  # overlay, fuse-overlayfs, copy; None: by trying
 
         # Privileges.

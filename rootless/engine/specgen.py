@@ -112,7 +112,7 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
             "noNewPrivileges": _no_new_privs(request, facts),
         },
         "mounts": mounts(request, facts),
-        "annotations": dict(request.annotations),
+        "annotations": _annotations(request),
         "linux": {
             "namespaces": namespaces(request, facts),
             "resources": {},
@@ -147,6 +147,11 @@ def rlimits(request: RunRequest) -> list[Rlimit]:
     return [_rlimit(*limit) for limit in request.ulimits]
 
 
+def _annotations(request: RunRequest) -> dict[str, str]:
+    kept = {"run.oci.keep_original_groups": "1"} if request.keep_groups else {}
+    return {**request.annotations, **kept}
+
+
 def command(request: RunRequest, image: dict[str, Any], init: str | None) -> list[str]:
     """Return the argv: Docker's rules for Entrypoint and Cmd.
 
@@ -168,7 +173,7 @@ def command(request: RunRequest, image: dict[str, Any], init: str | None) -> lis
 
 def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> list[str]:
     """Return the environment, built from nothing: Docker's defaults, the image's, the user's."""
-    variables = dict(entry.partition("=")[::2] for entry in (defaults.PATH,))
+    variables = dict(entry.partition("=")[::2] for entry in (defaults.PATH, *request.env_under))
     if facts.hostname:
         variables["HOSTNAME"] = facts.hostname
     if request.tty:
@@ -178,6 +183,12 @@ def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> lis
         variables[name] = value
     for name in request.env_remove:
         variables.pop(name, None)
+    if request.env_unset:
+        from rootless.engine.profile import matches
+
+        variables = {
+            name: value for name, value in variables.items() if not matches(name, request.env_unset)
+        }
     for entry in request.env:
         name, _, value = entry.partition("=")
         variables[name] = value

@@ -51,6 +51,9 @@ _NO_PACKET_SOCKETS = [
 ]
 
 
+_PACKAGED = ("layers", "squashfs")  # what packages can be installed in
+
+
 class Attachment:
     """How the command takes part in the container that it starts.
 
@@ -220,6 +223,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
 
     request = state.request
     uid, gid, groups, home = state.user
+    if request.cdi:
+        from rootless.engine import cdi
+
+        state.source.links = cdi.add_to(request, state.config)
+        files.check_sources(request)
     facts = specgen.Facts(state.idmap, uid, gid)
     # Groups that the image lists but the map does not have are lost; asked for, they are missed.
     facts.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
@@ -240,6 +248,12 @@ def _gather_facts(state: Run) -> specgen.Facts:
         count = userns.count(state.subordinate)
         inner = [{"containerID": 0, "hostID": 0, "size": count}]
         facts.inner_map = (inner, inner)
+    elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
+        facts.inner_map = (
+            [{"containerID": uid, "hostID": 0, "size": 1}],
+            [{"containerID": gid, "hostID": 0, "size": 1}],
+        )
+        facts.groups = []
     if request.uts == "private":
         facts.hostname = request.hostname or (
             os.uname().nodename if request.network == "host" else state.container.id[:12]
@@ -248,9 +262,17 @@ def _gather_facts(state: Run) -> specgen.Facts:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
     else:
         facts.files = files.write(request, state.container.directory, facts.hostname)
+    if request.add_user:
+        facts.files.update(files.users(state.container.directory))
     facts.init = files.place_init(state.container.directory) if request.init else None
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
+    if fakes_root(state):
+        from rootless.engine import fakeroot
+
+        facts.seccomp = fakeroot.pretend(facts.seccomp)
+        facts.files.update(fakeroot.write_files(state.container.directory))
+        request.env = [*fakeroot.ENVIRONMENT, *request.env]
     if not state.prepared:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
@@ -261,6 +283,13 @@ def _gather_facts(state: Run) -> specgen.Facts:
         if (mount := notify.pass_on(request)) is not None:
             facts.volumes = [*state.mounts, mount]
     return facts
+
+
+def fakes_root(state: Run) -> bool:
+    """Tell whether changes of owners and users are to look as if they had worked."""
+    if state.request.fakeroot is not None:
+        return state.request.fakeroot
+    return state.idmap.single and state.user[0] == 0 and state.source.kind in _PACKAGED
 
 
 def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:

@@ -46,6 +46,7 @@ class Applicant:
         hold_program: others run in there who could exchange the program, and our own could be
             written: see `process.Held`.
         invoker: (uid, gid) that it has before it is anybody of the container.
+        keep_groups: its supplementary groups stay as they are.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Applicant:
         self.held: list[application.Held | OSError] | None = None
         self.entered = False
         self.invoker = (0, 0)
+        self.keep_groups = False
 
     def read_description(self) -> None:
         """Translate what the `process` object says of capabilities and environment."""
@@ -134,7 +136,7 @@ class Applicant:
         groups = sorted(set(user.get("additionalGids", [])))
         self._give_stdio(uid)
         try:
-            _set_ids(uid, gid, groups)
+            _set_ids(uid, gid, None if self.keep_groups else groups)
         except SyscallError as error:
             if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
@@ -210,7 +212,7 @@ def leave_keyring() -> None:
             raise
 
 
-def _set_ids(uid: int, gid: int, groups: list[int]) -> None:
+def _set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
     try:
         process.set_ids(uid, gid, groups)
     except SyscallError as error:
