@@ -22,7 +22,7 @@ def check(request: RunRequest) -> None:
         ("--explain", request.explain),
         ("--health-cmd", request.asks_health()),
         ("--init", request.init),
-        ("--log-driver", request.log_driver or request.log_options),
+        ("--log-driver", request.log_driver not in (None, "none") or request.log_options),
         ("--name", request.name),
         (f"--pid {request.pid}", request.pid not in ("private", "host")),
         ("--restart", request.restart),

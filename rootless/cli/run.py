@@ -44,6 +44,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         log.enabled = True
     if request.tty and request.interactive and not request.detach and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "leave -t out")
+    if request.join is not None:
+        from rootless.engine.join import join
+
+        join(request)
     from rootless.engine.run import run
 
     code: int = run(request)

@@ -57,8 +57,9 @@ _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 # What each rank has of its own; all else is the container's, and so must be the same.
 _OWN = frozenset(
     (
-        *("argv", "attach", "command", "cwd", "debug", "entrypoint", "env", "env_remove"),
-        *("interactive", "oom_score_adj", "pull", "quiet", "rm", "sig_proxy", "ulimits", "workdir"),
+        *("argv", "attach", "command", "cwd", "debug", "entrypoint", "env", "env_host"),
+        *("env_remove", "env_under", "env_unset", "interactive", "oom_score_adj", "pull"),
+        *("quiet", "rm", "sig_proxy", "ulimits", "workdir"),
     )
 )
 
@@ -150,6 +151,8 @@ def _named(name: str) -> Container | None:
 
 def _compare(container: Container, wanted: RunRequest, key: str) -> None:
     made, mine = container.facts["request"], wanted.to_data()
+    if _is_file(made.get("image"), mine.get("image")):
+        mine["image"] = made["image"]
     names = sorted({*made, *mine} - _OWN)
     other = [name for name in names if made.get(name) != mine.get(name)]
     if other:
@@ -157,6 +160,17 @@ def _compare(container: Container, wanted: RunRequest, key: str) -> None:
             f"the container of --join {key} was made with another {', '.join(other)}",
             "all ranks must ask for the same, except for command, environment and directory",
         )
+
+
+def _is_file(made: str | None, mine: str | None) -> bool:
+    """Tell whether both mean one file: the container's own facts have the path of an image."""
+    if made == mine or not made or not mine or not made.startswith("/"):
+        return False
+    if os.path.abspath(mine) == made:
+        return True
+    from rootless.image import flat
+
+    return flat.search(mine) == made
 
 
 # -- the first one -------------------------------------------------------------------------------
@@ -240,6 +254,7 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     if spec is None or not first:
         raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)
     init = runtime.Init(first[0], first[1])
+    _add_fakeroot(request, spec)
     image = container.facts["image_config"]
     uid, gid, _, home = container.facts["user"]
     facts = specgen.Facts(container.idmap(), uid, gid)
@@ -257,11 +272,20 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
         cgroup=None,
         cache_dir=f"{paths.storage_root()}/seccomp",
         keep_fds=_launcher_fds(os.environ),
+        keep_groups=request.keep_groups,
     )
     if not request.interactive:
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
     entrant.become()
+
+
+def _add_fakeroot(request: RunRequest, spec: Spec) -> None:
+    """Tell the program, too, what the container's first process was told of --fakeroot."""
+    if any(entry.startswith("APT_CONFIG=") for entry in spec["process"].get("env", ())):
+        from rootless.engine import fakeroot
+
+        request.env = [*fakeroot.ENVIRONMENT, *request.env]
 
 
 def _launcher_fds(environment: Mapping[str, str]) -> tuple[int, ...]:

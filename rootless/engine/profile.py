@@ -49,6 +49,7 @@ _NEVER = frozenset(
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # of the host, on request
 # In /dev: InfiniBand, Slingshot, Omni-Path; memory of other processes.
 _FABRIC = ("infiniband", "cxi", "hfi1", "ipath", "xpmem", "knem", "gdrdrv")
+_LAUNCHER_DIRECTORIES = ("PMIX_SERVER_TMPDIR", "TMPDIR")
 # Never bound as the working directory: the container's own would be hidden.
 _SYSTEM = frozenset(
     "/ /bin /boot /dev /etc /lib /lib64 /opt /proc /root /run /sbin /srv /sys /usr /var".split()
@@ -106,6 +107,8 @@ def expand(request: RunRequest) -> None:
         for path in _TEMPORARY:
             if os.path.isdir(path):
                 _bind(request, path)
+    if request.hpc:
+        _share_launcher(request)
     if request.share_cwd:
         _share_working_directory(request)
     if request.env_host:
@@ -121,6 +124,16 @@ def expand(request: RunRequest) -> None:
 def _bind(request: RunRequest, path: str) -> None:
     if all(mount.target != path for mount in request.mounts):
         request.mounts.append(Mount("bind", path, path))
+
+
+def _share_launcher(request: RunRequest) -> None:
+    """Bind the directories by which a PMIx server speaks to ranks, where it has any."""
+    shared = [mount.target for mount in request.mounts]
+    for name in _LAUNCHER_DIRECTORIES:
+        path = os.path.normpath(os.environ.get(name) or "/")
+        inside = any(f"{path}/".startswith(f"{target}/") for target in shared)
+        if path.startswith("/") and path not in _SYSTEM and not inside and os.path.isdir(path):
+            _bind(request, path)
 
 
 def _share_working_directory(request: RunRequest) -> None:

@@ -35,10 +35,6 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
-    if request.join is not None:
-        from rootless.engine.join import join
-
-        join(request)
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     image, is_here = _look(request)

@@ -151,6 +151,7 @@ def prepare(
     complete: Callable[[Process], None] | None = None,
     keep_fds: tuple[int, ...] = (),
     extras: Extras | None = None,
+    keep_groups: bool = False,
 ) -> Entrant:
     """Return what starts a process in a running container, with all that can be done before a fork.
 
@@ -168,6 +169,7 @@ def prepare(
             and all that it opens may be hostile.
         keep_fds: descriptors that the process inherits.
         extras: what only the command line asks.
+        keep_groups: it has the caller's supplementary groups.
 
     Raises:
         RlessError: there is no filter, or the description is not valid.
@@ -189,6 +191,7 @@ def prepare(
         complete=complete,
         seccomp_filter=bpf,
         seccomp_flags=load_flags(seccomp) if seccomp is not None else 0,
+        keep_groups=keep_groups,
         stdio=stdio,
         console_fd=console_fd if description.get("terminal") else -1,
         status_fd=-1,
@@ -237,6 +240,7 @@ class Entrant(Applicant):
         oom_score: int | None,
         complete: Callable[[Process], None] | None,
         console_fd: int,
+        keep_groups: bool,
         **common: Any,
     ) -> None:
         super().__init__(description, die_with_parent=False, **common)
@@ -247,6 +251,7 @@ class Entrant(Applicant):
         self.oom_score = oom_score
         self.complete = complete
         self.console_fd = console_fd
+        self.keep_groups = keep_groups
         self.joined_fd = self.entrant_status = -1
         # Our memory is the container's user namespace's. A terminal needs its session first.
         self.exposed = not init.namespaces & ns.CLONE_NEWUSER and console_fd < 0
@@ -422,7 +427,7 @@ class Entrant(Applicant):
             raise error.within("cannot join the container's namespaces") from error
         os.close(self.init.pidfd)
         self.invoker = (os.geteuid(), os.getegid())
-        idmap.become_root()
+        idmap.become_root(keep_groups=self.keep_groups)
         prctl.set_dumpable(False)  # fs.suid_dumpable decides with each change of user: not ours
 
     def become_known(self) -> None:

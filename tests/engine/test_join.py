@@ -311,7 +311,7 @@ def test_ranks_read_each_others_memory(rless: Product, tmp_path: Path) -> None:
     one.communicate(b"\n", timeout=10)
 
 
-_RING = r"""
+RING = r"""
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -338,7 +338,7 @@ int main(int argc, char **argv)
 @pytest.mark.needs("mpirun", "mpicc")
 def test_open_mpi(rless: Product, tmp_path: Path) -> None:
     # In memory that the ranks share, and by reading each other's (the default for long messages).
-    (tmp_path / "ring.c").write_text(_RING)
+    (tmp_path / "ring.c").write_text(RING)
     subprocess.run(["mpicc", "-o", str(tmp_path / "ring"), str(tmp_path / "ring.c")], check=True)
     # Its session directory must be short, and seen inside.
     session = Path("/tmp") / f"rless-mpi-{os.getpid()}"

@@ -62,9 +62,10 @@ class Slurm:
     def start(self, *command: str, output: Path, **more: Any) -> subprocess.Popen[bytes]:
         """Start a command of Slurm whose output goes to a file."""
         with open(output, "wb") as file:
+            environment = {**self.environment, **more.pop("env", {})}
             return subprocess.Popen(
                 command,
-                env=self.environment,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
