@@ -222,19 +222,11 @@ class Monitor:
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        self.cgroup = self.making.finish(self.mounted.helper_pids)
+        self.cgroup = self.making.finish(self.mounted.helper_pids, self._note)
         self.spec["linux"]["resources"] = self.cgroup.resources
         self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
         times.append(("control group", time.monotonic()))
-        pasta = self.pasta
-        self.container.record_live(
-            monitor=this_process(),
-            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
-            cgroup=self.cgroup.path or "",
-            manager=self.cgroup.manager,
-            rootfs=self.mounted.describe(),
-            restarts=0,
-        )
+        self._note(self.cgroup.path or "", self.cgroup.manager)
         if systemd := self.container.facts.get("systemd"):
             from rootless.engine import systemd_mode
 
@@ -279,6 +271,19 @@ class Monitor:
             os.waitpid(created.pid, 0)
             raise
         return orders
+
+    def _note(self, cgroup: str, manager: str = "cgroupfs") -> None:
+        """Note in `live` what is to be ended and removed if we are killed."""
+        assert self.mounted is not None
+        pasta = self.pasta
+        self.container.record_live(
+            monitor=this_process(),
+            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            cgroup=cgroup,
+            manager=manager,
+            rootfs=self.mounted.describe(),
+            restarts=0,
+        )
 
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor)."""

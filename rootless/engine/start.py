@@ -362,7 +362,9 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         _end_start(wires, pid, container, keep, None)
         return interruption.code
     except RlessError as error:
-        _end_start(wires, pid, container, keep, error)
+        # What has run before our eyes is no failed start: its end is kept, as any other.
+        keep = keep or (state.followed and not container.facts["rm"])
+        _end_start(wires, pid, container, keep, None if state.followed else error)
         raise
     finally:
         wires.close_all()
@@ -492,6 +494,7 @@ def _attend(
             client.let_go()
         _notify(request, monitor)
         return None
+    state.followed = True
     signals.forward(client.forward)
     streams = (wires.stdin, wires.stdout, wires.stderr)
     wires.stdin = wires.stdout = wires.stderr = -1

@@ -19,7 +19,7 @@ from rootless.runtime.cgroup.none import NoCgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from rootless.runtime.cgroup.base import Cgroup
@@ -106,11 +106,14 @@ class Making:
             self._scope.close()
             self._scope, self._error = None, error
 
-    def finish(self, helpers: Sequence[int] = ()) -> Cgroup:
+    def finish(
+        self, helpers: Sequence[int] = (), note: Callable[[str], None] | None = None
+    ) -> Cgroup:
         """Return the container's cgroup, made, with its limits.
 
         Args:
             helpers: children that were started since `proceed`, and go with us.
+            note: told of a directory before it is made by hand: nobody else would remove it.
 
         Raises:
             RlessError: a limit that cannot be set, or the manager that was asked for does not work.
@@ -144,9 +147,9 @@ class Making:
             )
         if wish.manager == "none":
             return _limit(NoCgroup("no control group was asked for"), wish)
-        return _limit(self._by_hand(), wish)
+        return _limit(self._by_hand(note), wish)
 
-    def _by_hand(self) -> Cgroup:
+    def _by_hand(self, note: Callable[[str], None] | None) -> Cgroup:
         """Make a directory in a group that is ours, or say why there is none."""
         wish, why = self._wish, ""
         if self._error is not None:
@@ -168,6 +171,8 @@ class Making:
             return NoCgroup(group + why)
         if wish.hand_down or wish.resources:
             group.hand_down(everybody=bool(wish.resources))
+        if note is not None:
+            note(group.place(wish.name))
         try:
             return cgroupfs.CgroupfsCgroup(group.make(wish.name), group.why + why)
         except OSError as error:

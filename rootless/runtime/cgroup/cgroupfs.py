@@ -34,13 +34,17 @@ class Group:
         self.directory = directory
         self.why = why
 
+    def place(self, name: str) -> str:
+        """Return the directory that `make` makes."""
+        return f"{self.directory}/{name.strip('/').replace('/', '-')}"
+
     def make(self, name: str) -> str:
         """Make the cgroup of a container below; return its directory.
 
         Raises:
             OSError: the kernel refuses.
         """
-        path = f"{self.directory}/{name.strip('/').replace('/', '-')}"
+        path = self.place(name)
         os.mkdir(path, 0o755)
         return path
 
