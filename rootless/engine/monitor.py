@@ -226,7 +226,6 @@ class Monitor:
         self.spec["linux"]["resources"] = self.cgroup.resources
         self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
         times.append(("control group", time.monotonic()))
-        self._note(self.cgroup.path or "", self.cgroup.manager)
         if systemd := self.container.facts.get("systemd"):
             from rootless.engine import systemd_mode
 
@@ -272,8 +271,8 @@ class Monitor:
             raise
         return orders
 
-    def _note(self, cgroup: str, manager: str = "cgroupfs") -> None:
-        """Note in `live` what is to be ended and removed if we are killed."""
+    def _note(self, manager: str, cgroup: str) -> None:
+        """Record what is there, and the control group that is about to be."""
         assert self.mounted is not None
         pasta = self.pasta
         self.container.record_live(

@@ -11,7 +11,6 @@ import sys
 
 from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
-from rootless.runtime.cgroup.base import MANAGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,6 +186,8 @@ def _cgroup_manager(line: _Line) -> str | None:
     name = line.get("--cgroup-manager")
     if name is None:
         return "systemd" if line.has("--systemd-cgroup") else None
+    from rootless.runtime.cgroup.base import MANAGERS
+
     name = "none" if name == "disabled" else name  # crun's word
     if name not in MANAGERS:
         raise RlessError(f"--cgroup-manager: {name} is not {' or '.join(MANAGERS)}", exit_code=1)

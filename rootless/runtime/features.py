@@ -27,7 +27,7 @@ def features() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(FILES),
             "capabilities": list(NAMES),
-            "cgroup": {"v1": False, "v2": True, "systemd": False, "systemdUser": False},
+            "cgroup": {"v1": False, "v2": True, "systemd": True, "systemdUser": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp_compile.ACTIONS),

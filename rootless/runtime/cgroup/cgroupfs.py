@@ -35,18 +35,8 @@ class Group:
         self.why = why
 
     def place(self, name: str) -> str:
-        """Return the directory that `make` makes."""
+        """Return where the cgroup of a container is made: right below."""
         return f"{self.directory}/{name.strip('/').replace('/', '-')}"
-
-    def make(self, name: str) -> str:
-        """Make the cgroup of a container below; return its directory.
-
-        Raises:
-            OSError: the kernel refuses.
-        """
-        path = self.place(name)
-        os.mkdir(path, 0o755)
-        return path
 
     def hand_down(self, everybody: bool) -> None:
         """Have the kernel account for each group below, if that can be.
