@@ -5,6 +5,8 @@ from __future__ import annotations
 from benchmarks.peers import IMAGE, Peers
 from benchmarks.table import Case, Group
 
+PUBLISH = ["-p", "127.0.0.1:28080:80"]
+
 
 def groups(peers: Peers, runs: int) -> list[Group]:
     """Return what is measured."""
@@ -31,6 +33,14 @@ def groups(peers: Peers, runs: int) -> list[Group]:
             [
                 Case("podman", [[*podman, IMAGE, "true"]]),
                 Case("rless", [[*rless, peers.image, "true"]], target=0.45),
+            ],
+        ),
+        Group(
+            "run --rm -p IMAGE true",
+            runs,
+            [
+                Case("podman", [[*podman, *PUBLISH, IMAGE, "true"]]),
+                Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.45),
             ],
         ),
         Group(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_options_of_the_user_replace_ours(options: str, present: str, absent: st
 
 
 def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    def addresses(families: list[str], **given: str) -> str:
+    def addresses(families: list[str], **given: Any) -> str:
         monkeypatch.setattr(pasta_options, "families", lambda: families)
         return " ".join(pasta_options.command([], **given)).partition("9a:55:9a:55:9a:55 ")[2]
 
@@ -94,6 +94,11 @@ def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert addresses(["-4"], ip="10.9.8.2") == "-4 -a 10.9.8.2 -n 24 -g 10.9.8.1"
     assert addresses([], ip6="fd12::7") == "-a fd12::7 -g fd12::1"
     assert addresses(["-6"], ip6="fd12::1") == "-6 -a fd12::1 -g fd12::2"
+    both = "-a 10.0.2.100 -n 24 -g 10.0.2.2 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
+    assert addresses([], own=True) == both
+    assert addresses([], own=True, ip="10.9.8.7").startswith("-a 10.9.8.7 -n 24 ")
+    assert addresses(["-4"], own=True) == "-4 -a 10.0.2.100 -n 24 -g 10.0.2.2"
+    assert addresses(["-6"], own=True) == "-6 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
     offline = pasta_options._OFFLINE
     assert addresses(offline) == "-4 -i lo -a 10.0.2.100 -n 24 -g 10.0.2.2"
     assert addresses(offline, ip="10.9.8.7").startswith("-4 -i lo -a 10.9.8.7 ")
