@@ -11,7 +11,6 @@ import sys
 
 from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
-from rootless.runtime.cgroup.base import MANAGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -334,6 +333,8 @@ def _manager(line: _Line) -> str | None:
         manager = "systemd"
     if manager == "disabled":
         manager = "none"
+    from rootless.runtime.cgroup.base import MANAGERS
+
     if manager not in (None, *MANAGERS):
         raise RlessError(f"--cgroup-manager {manager}: cgroupfs, systemd or disabled", exit_code=1)
     return manager
