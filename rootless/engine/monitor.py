@@ -135,12 +135,12 @@ class Monitor:
         self.cgroup = self.making.finish(self.mounted.helper_pids, self._note)
         self.spec["linux"]["resources"] = self.cgroup.resources
         self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
-        times.append(("control group", time.monotonic()))
         if systemd := self.container.facts.get("systemd"):
             from rootless.engine import systemd_mode
 
             systemd_mode.open_cgroup(self.spec, self.cgroup, systemd)
         write_json(f"{self.container.directory}/config.json", self.spec)
+        times.append(("control group", time.monotonic()))
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:

@@ -335,6 +335,8 @@ def _manager(line: _Line) -> str | None:
         manager = "systemd"
     if manager == "disabled":
         manager = "none"
+    from rootless.runtime.cgroup.base import MANAGERS
+
     if manager not in (None, *MANAGERS):
         raise RlessError(f"--cgroup-manager {manager}: cgroupfs, systemd or disabled", exit_code=1)
     return manager
