@@ -234,9 +234,7 @@ def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
         return False
 
 
-def attach(
-    directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper: str = ""
-) -> None:
+def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper: str = "") -> None:
     """Move a process of ours from wherever it is into a cgroup below a delegated unit.
 
     Args:
