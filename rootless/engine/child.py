@@ -179,9 +179,9 @@ class Child:
         self.wires.close_all()
         if self.pasta is not None:
             self.pasta.close()
+        self._newborn.abandon()
         if self.member is not None:
             self.member.close()
-        self._newborn.abandon()
 
     def published(self) -> list[str]:
         """Return the ports that are published, as `ports.Taken` shows them."""
@@ -200,6 +200,8 @@ class Child:
             signal.signal(number, signal.SIG_IGN)
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
+        if self.member is not None:
+            self.member.close_command_ends()
 
     def _prepare(self) -> None:
         """Begin the network, which has the longest way to go; load what only we need.

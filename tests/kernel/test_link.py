@@ -54,7 +54,9 @@ def connect() -> dict[str, Any]:
     netlink.loopback_up()
     eth0 = link.index("eth0")
     requests = [link.up(eth0), link.address(eth0, b"\x0a\x59\x00\x02", 24)]
-    netlink.call([*requests, route.default(b"\x0a\x59\x00\x01"), route.default(b"\x0a\x59\x00\x01")])
+    netlink.call(
+        [*requests, route.default(b"\x0a\x59\x00\x01"), route.default(b"\x0a\x59\x00\x01")]
+    )
     with IPRoute() as ipr:
         member = ipr.link("get", ifname="eth0")[0]
         gateways = [one.get("gateway") for one in ipr.get_default_routes(family=2)]

@@ -142,9 +142,7 @@ def test_host_file_can_be_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_hosts() -> None:
-    text = resolv.hosts_text(
-        "web", "example.org", [("db", "10.0.0.5"), ("db6", "2001:db8::5")], ()
-    )
+    text = resolv.hosts_text("web", "example.org", [("db", "10.0.0.5"), ("db6", "2001:db8::5")], ())
     lines = text.splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert lines[1].startswith("::1\tlocalhost ")
