@@ -230,6 +230,7 @@ void clean_up(void)
 	int error = 0;
 	pid_t child;
 
+	end_ranks();
 	if (me.pasta > 0)
 		kill(me.pasta, SIGKILL);
 	end_cgroup();

@@ -16,6 +16,8 @@
  * Clients connect to the socket `monitor` in the container's directory; one message a datagram:
  *
  *   A flags [in] out err   attach: descriptors of pipes come with it; flag 1: `in` is one of them
+ *   J pidfd                (--join) a process that has joined: it is signalled in place of init,
+ *                          and the container ends with the last one   answer: j errno
  *   W rows columns         resize the terminal (u16, little endian)
  *   K number               signal init     answer: k errno; EAGAIN: once it is the application
  *   S                      the user stops it: no restart
@@ -125,6 +127,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	begin_client();
+	begin_ranks();
 	say_hello();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */

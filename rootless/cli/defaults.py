@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 # (section, key, flag)
 _FLAGS = (
     ("storage", "driver", "--storage-driver"),
+    ("containers", "cgroup-manager", "--cgroup-manager"),
+    ("containers", "cgroup-parent", "--cgroup-parent"),
+    ("containers", "limits", "--limits"),
     ("containers", "log-driver", "--log-driver"),
     ("containers", "network", "--network"),
+    ("containers", "pids-limit", "--pids-limit"),
     ("containers", "stop-timeout", "--stop-timeout"),
     ("containers", "userns", "--userns"),
 )
@@ -37,7 +41,7 @@ def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
             converted = convert(row, key, str(value))
         except RlessError as error:
             raise error.within(
-                f"the configuration {config.load()[0]}: {key} in [{section}]"
+                f"the configuration {config.origin(section, key)}: {key} in [{section}]"
             ) from error
         found[row[3]] = [converted] if row[2] == "list" else converted
     found = {**found, **values}

@@ -58,6 +58,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "save": ("save", "Write images to an archive"),
         "load": ("load", "Read images from an archive"),
         "import": ("import_", "Make an image of a tar archive of files"),
+        "flatten": ("flatten", "Write an image as one squashfs file, to be run as it is"),
         "search": ("search", "Search a registry"),
         "login": ("login", "Log in to a registry"),
         "logout": ("logout", "Forget the log-in of a registry"),
@@ -87,9 +88,11 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "system prune": ("system_prune", "Remove all that nothing uses"),
         "system start": ("system_start", "Start the containers that restart after a boot"),
         "system stop": ("system_stop", "Stop the containers that restart after a boot"),
+        "config show": ("config_show", "Show the configuration, and where each key is set"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
+        "slurm-config": ("slurm_config", "Print an oci.conf by which Slurm runs containers"),
         "completion": ("completion", "Print the completion script of a shell"),
         "version": ("version", "Show the version of rless, Python and the kernel"),
         "help": ("help", "Show the help of a verb"),
@@ -111,7 +114,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "remove": "rm",
     },
     "image": {
-        **{verb: verb for verb in "pull push tag history save load import search".split()},
+        **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
         "inspect": "image inspect",
         "prune": "image prune",
         "ls": "images",
@@ -141,6 +144,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "events": "events",
     },
     "generate": {"systemd": "generate systemd"},
+    "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
 _LATER = "build builder buildx compose plugin swarm"
@@ -148,7 +152,8 @@ _LATER = "build builder buildx compose plugin swarm"
 
 def help_text() -> str:
     """Return the help of `rless` itself."""
-    lines = ["Usage: rless [--debug] [--storage DIR] VERB ...", "", "Run containers without root."]
+    usage = "Usage: rless [--debug] [--storage DIR] [--cgroup-manager MANAGER] VERB ..."
+    lines = [usage, "", "Run containers without root."]
     for heading, verbs in VERBS.items():
         lines += ["", f"{heading}:"]
         lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
@@ -157,6 +162,8 @@ def help_text() -> str:
         "Options:",
         "  --debug        Print the time line, and tracebacks of internal errors",
         "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
+        "  --cgroup-manager MANAGER",
+        "                 systemd, cgroupfs or none (RLESS_CONTAINERS_CGROUP_MANAGER)",
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
@@ -242,14 +249,19 @@ def _dispatch(args: list[str]) -> int:
             from rootless import log
 
             log.enabled = True
-        elif flag == "--storage":
+        elif flag in ("--storage", "--cgroup-manager"):
             if not equals:
                 if not args:
-                    raise RlessError("flag needs a value: --storage", "see 'rless --help'")
+                    raise RlessError(f"flag needs a value: {flag}", "see 'rless --help'")
                 value = args.pop(0)
             if not value:
-                raise RlessError("--storage: the directory is empty", "see 'rless --help'")
-            os.environ["RLESS_STORAGE"] = os.path.abspath(value)
+                raise RlessError(f"{flag}: the value is empty", "see 'rless --help'")
+            if flag == "--storage":
+                os.environ["RLESS_STORAGE"] = os.path.abspath(value)
+            else:
+                os.environ["RLESS_CONTAINERS_CGROUP_MANAGER"] = (
+                    value  # as Podman's; `run` judges it
+                )
         else:
             raise RlessError(f"unknown flag: {flag}", "see 'rless --help'")
     if not args:

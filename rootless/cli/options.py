@@ -25,11 +25,16 @@ _PROCESS: Group = (
         ("--entrypoint", "COMMAND", "value", "entrypoint", "text",
          "Replace the entrypoint of the image; empty: none"),
         ("--env -e", "KEY[=VALUE]", "list", "env", "env",
-         "Set a variable; without a value it comes from here"),
+         "Set a variable; without a value it comes from here, a pattern as 'SLURM_*' too"),
         ("--env-file", "FILE", "list", "env_file", "required", "Read variables from a file"),
+        ("--unset-env", "GLOB", "list", "env_unset", "required",
+         "Leave out variables of the image and of --env-host"),
         ("--user -u", "USER[:GROUP]", "value", "user", "optional",
          "Run as this user, names or numbers of the container"),
-        ("--group-add", "GROUP", "list", "group_add", "required", "Join a further group"),
+        ("--group-add", "GROUP", "list", "group_add", "required",
+         "Join a further group; keep-groups: as --keep-groups"),
+        ("--keep-groups", "", "flag", "keep_groups", "boolean",
+         "Keep your supplementary groups, for files that only they may reach"),
         ("--workdir -w", "DIR", "value", "workdir", "workdir",
          "Start in this directory of the container, made if absent"),
         ("--ulimit", "NAME=SOFT[:HARD]", "list", "ulimits", "ulimit",
@@ -110,7 +115,9 @@ _FILES: Group = (
         ("--read-only", "", "flag", "read_only", "boolean", "Make the root filesystem read-only"),
         ("--shm-size", "SIZE", "value", "shm_size", "shm_size", "Size of /dev/shm (64m)"),
         ("--device", "HOST[:CONTAINER][:rwm]", "list", "devices", "mounts.device",
-         "Add a host device"),
+         "Add a host device, or one by its CDI name, vendor.com/class=name"),
+        ("--gpus", "all|N|device=NAME", "list", "gpus", "mounts.gpus",
+         "Add GPUs that a CDI file describes"),
         ("--volume-driver", "DRIVER", "value", "accepted", "compat.volume_driver",
          "Only `local`: volumes are directories of the storage"),
     ),
@@ -130,6 +137,53 @@ _NAMESPACES: Group = (
          "private, host, container:NAME"),
         ("--isolation", "MODE", "value", "accepted", "compat.isolation",
          "Only `default`, as on Linux"),
+    ),
+)  # fmt: skip
+
+_LIMITS: Group = (
+    "Limits",
+    (
+        ("--memory -m", "SIZE", "value", "memory", "limits.memory",
+         "The most memory; more is killed for"),
+        ("--memory-swap", "SIZE", "value", "memory_swap", "limits.memory_swap",
+         "The most memory and swap together (twice --memory); -1: any swap"),
+        ("--memory-reservation", "SIZE", "value", "memory_reservation", "limits.memory",
+         "Memory that is taken from the container last"),
+        ("--cpus", "N", "value", "cpus", "limits.cpus", "The most CPUs' time, as 1.5"),
+        ("--cpu-shares -c", "N", "value", "cpu_shares", "limits.count",
+         "Weight of CPU time among others (1024)"),
+        ("--cpu-period", "MICROSECONDS", "value", "cpu_period", "limits.count",
+         "Length of a period for --cpu-quota (100000)"),
+        ("--cpu-quota", "MICROSECONDS", "value", "cpu_quota", "limits.quota",
+         "The most CPU time in a period"),
+        ("--cpuset-cpus", "LIST", "value", "cpuset_cpus", "limits.cpuset",
+         "Run on these CPUs only, as 0-2,7"),
+        ("--cpuset-mems", "LIST", "value", "cpuset_mems", "limits.cpuset",
+         "Use these memory nodes only"),
+        ("--pids-limit", "N", "value", "pids_limit", "limits.pids",
+         "The most processes and threads (2048, where it can be set); -1 or 0: any number"),
+        ("--blkio-weight", "N", "value", "blkio_weight", "limits.weight",
+         "Weight of block I/O among others, 10 to 1000"),
+        ("--blkio-weight-device", "DEVICE:N", "list", "blkio_weight_device",
+         "limits.weight_device", "The same for one device"),
+        ("--device-read-bps", "DEVICE:RATE", "list", "device_read_bps", "limits.rate",
+         "The most bytes a second to read from a device"),
+        ("--device-write-bps", "DEVICE:RATE", "list", "device_write_bps", "limits.rate",
+         "The most bytes a second to write to a device"),
+        ("--device-read-iops", "DEVICE:RATE", "list", "device_read_iops", "limits.operations",
+         "The most reads a second from a device"),
+        ("--device-write-iops", "DEVICE:RATE", "list", "device_write_iops", "limits.operations",
+         "The most writes a second to a device"),
+        ("--cgroup-conf", "FILE=VALUE", "map", "cgroup_conf", "limits.conf",
+         "Write a file of the control group (v2), as memory.high=1073741824"),
+        ("--cgroup-parent", "CGROUP", "value", "cgroup_parent", "limits.parent",
+         "Where the control group is made: a slice of systemd, or a path"),
+        ("--cgroup-manager", "MANAGER", "value", "cgroup_manager", "limits.manager",
+         "systemd, cgroupfs or none; otherwise the first that works"),
+        ("--cgroups", "MODE", "value", "cgroups", "limits.groups",
+         "enabled; disabled: no control group; split: below the one that rless is in"),
+        ("--limits", "enforce|try", "value", "limits", "limits.effort",
+         "try: where a limit cannot be set, take what comes close, and say so"),
     ),
 )  # fmt: skip
 
@@ -181,9 +235,34 @@ _SECURITY: Group = (
     ),
 )  # fmt: skip
 
+_HPC: Group = (
+    "Clusters",
+    (
+        ("--hpc", "", "flag", "hpc", "boolean",
+         ("All below but --module and --fakeroot; your own id; host network, ipc, pid, uts; and "
+          "for `run` in the foreground --rm -i --log-driver none")),
+        ("--home", "", "flag", "share_home", "boolean", "Bind your home directory"),
+        ("--cwd", "", "flag", "share_cwd", "boolean",
+         "Bind the working directory, and start in it"),
+        ("--host-tmp", "", "flag", "share_tmp", "boolean", "Bind /tmp and /var/tmp"),
+        ("--env-host", "", "flag", "env_host", "boolean",
+         "Pass your environment on; what the image sets comes before it"),
+        ("--fabric", "", "flag", "fabric", "boolean",
+         "Add the devices of the interconnect: InfiniBand, Slingshot, Omni-Path, xpmem, knem"),
+        ("--module", "NAME[,NAME...]", "list", "modules", "required",
+         "Add what the site's configuration has under these names: mounts, variables, devices"),
+        ("--fakeroot", "", "flag", "fakeroot", "boolean",
+         ("Answer chown, mknod and changes of user as if they had worked (true for root without "
+          "subordinate ids)")),
+    ),
+)  # fmt: skip
+
 _OWN: Group = (
     "Of rless, not of Docker",
     (
+        ("--join", "KEY", "optional", "join", "join_key",
+         ("Share one container with all `run --join` of the same KEY (the Slurm step, else the "
+          "parent process); the program runs in this process's place")),
         ("--rootfs", "DIR", "value", "rootfs", "absolute",
          "Use this directory as the root filesystem, in place of IMAGE"),
         ("--explain", "text|json", "optional", "explain", "explain",
@@ -193,48 +272,31 @@ _OWN: Group = (
         ("--sdnotify", "MODE", "value", "sdnotify", "logging.sdnotify",
          ("Who tells the systemd of $NOTIFY_SOCKET: conmon (rless, once it is started), container, "
           "ignore")),
+        ("--systemd", "MODE", "value", "systemd", "logging.systemd",
+         ("Make it ready for systemd as first process: auto (default: when the command is systemd "
+          "or /sbin/init), true (the same, and refused where it cannot run), always, false")),
         ("--debug", "", "flag", "debug", "boolean", "Print the time line of the start"),
     ),
 )  # fmt: skip
 
 GROUPS: tuple[Group, ...] = (
-    _PROCESS, _HEALTH, _IDENTITY, _FILES, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
+    _PROCESS, _HEALTH, _IDENTITY, _FILES, _LIMITS, _NAMESPACES, _NETWORK, _SECURITY, _HPC, _OWN,
 )  # fmt: skip
 
-_LIMIT = "limits by control groups are not built yet"
-_SCOPE = "start rless by systemd-run --user --scope -p "
 _WINDOWS = "it exists on Windows only"
 
 REFUSED: tuple[Refused, ...] = (
-    ("--memory -m", "SIZE", _LIMIT, _SCOPE + "MemoryMax=SIZE"),
-    ("--memory-reservation", "SIZE", _LIMIT, _SCOPE + "MemoryLow=SIZE"),
-    ("--memory-swap", "SIZE", _LIMIT, _SCOPE + "MemorySwapMax=SIZE"),
     ("--memory-swappiness", "N", "control groups v2 have no swappiness", ""),
     ("--kernel-memory", "SIZE", "the kernel has this limit no more, and Docker neither", ""),
     ("--oom-kill-disable", "", "control groups v2 cannot turn it off", "use --oom-score-adj"),
-    ("--cpus", "N", _LIMIT, _SCOPE + "CPUQuota=N%"),
-    ("--cpu-shares -c", "N", _LIMIT, _SCOPE + "CPUWeight=N"),
-    ("--cpu-period", "MICROSECONDS", _LIMIT, _SCOPE + "CPUQuotaPeriodSec=TIME"),
-    ("--cpu-quota", "MICROSECONDS", _LIMIT, _SCOPE + "CPUQuota=N%"),
     ("--cpu-rt-period", "MICROSECONDS", "real-time scheduling of groups needs root", ""),
     ("--cpu-rt-runtime", "MICROSECONDS", "real-time scheduling of groups needs root", ""),
-    ("--cpuset-cpus", "LIST", _LIMIT, "use taskset(1) around rless"),
-    ("--cpuset-mems", "LIST", _LIMIT, "use numactl(8) around rless"),
-    ("--pids-limit", "N", _LIMIT, _SCOPE + "TasksMax=N"),
-    ("--blkio-weight", "N", _LIMIT, _SCOPE + "IOWeight=N"),
-    ("--blkio-weight-device", "DEVICE:N", _LIMIT, _SCOPE + "IODeviceWeight='DEVICE N'"),
-    ("--device-read-bps", "DEVICE:RATE", _LIMIT, _SCOPE + "IOReadBandwidthMax='DEVICE RATE'"),
-    ("--device-write-bps", "DEVICE:RATE", _LIMIT, _SCOPE + "IOWriteBandwidthMax='DEVICE RATE'"),
-    ("--device-read-iops", "DEVICE:RATE", _LIMIT, _SCOPE + "IOReadIOPSMax='DEVICE RATE'"),
-    ("--device-write-iops", "DEVICE:RATE", _LIMIT, _SCOPE + "IOWriteIOPSMax='DEVICE RATE'"),
     ("--device-cgroup-rule", "RULE", "device rules of control groups need root",
      "use --device: the host's file permissions decide"),
-    ("--cgroup-parent", "CGROUP", _LIMIT, "start rless by systemd-run --user --scope --slice=NAME"),
     ("--cpu-count", "N", _WINDOWS, ""),
     ("--cpu-percent", "N", _WINDOWS, ""),
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
-    ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
     ("--link-local-ip", "ADDRESS", "a network gives these by itself", ""),
     ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
     ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),

@@ -7,7 +7,7 @@ import sys
 
 from rootless import config
 from rootless.cli.options import RUN as VERB
-from rootless.engine.request import RunRequest
+from rootless.engine.request import FILE_SUFFIXES, RunRequest
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -18,9 +18,21 @@ if TYPE_CHECKING:
 
 # Values that need more than being copied to the field of the same name.
 _SPECIAL = (
-    *("accepted", "attach", "env", "env_file", "label_file", "labels", "log_options"),
-    *("aliases", "network", "publish", "ulimits"),
+    *(
+        "accepted",
+        "aliases",
+        "attach",
+        "devices",
+        "env",
+        "env_file",
+        "gpus",
+        "label_file",
+        "labels",
+    ),
+    *("log_options", "module_env", "network", "publish", "ulimits"),
 )
+# What `engine.profile` writes down.
+_SHARED = ("hpc", "share_home", "share_cwd", "share_tmp", "env_host", "fabric")
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
@@ -32,6 +44,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         log.enabled = True
     if request.tty and request.interactive and not request.detach and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "leave -t out")
+    if request.join is not None:
+        from rootless.engine.join import join
+
+        join(request)
     from rootless.engine.run import run
 
     code: int = run(request)
@@ -51,10 +67,14 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
     request = RunRequest()
-    if config.load()[1]:
+    if config.sections() or "hpc" in values:
         from rootless.cli import defaults
 
-        values = defaults.add(VERB, values)
+        values = defaults.add(VERB, profile(values, verb))
+    if "modules" in values or "gpus" in values:
+        from rootless.cli import modules
+
+        values = modules.add(VERB, values)
     for dest, value in values.items():
         if dest not in _SPECIAL:
             setattr(request, dest, value)
@@ -62,12 +82,18 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         if not args or not args[0]:
             raise RlessError(f"'rless {verb.name}' needs an image", verb.see_help())
         request.image, request.command = args[0], args[1:]
+        if request.command[:1] == ["--"] and (request.hpc or request.image.endswith(FILE_SUFFIXES)):
+            del request.command[0]  # as the launchers of batch systems write it
     else:
         request.command = args
+    request.env = values.get("module_env", [])
     if "env" in values or "env_file" in values:
         from rootless.cli.kvfile import environment
 
         environment(request, values)
+    if "keep-groups" in request.group_add:  # as Podman
+        request.group_add.remove("keep-groups")
+        request.keep_groups = True
     labels: dict[str, str] = {}
     for path in values.get("label_file", ()):
         from rootless.cli.kvfile import read
@@ -77,10 +103,25 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
     request.ulimits = list({limit[0]: limit for limit in values.get("ulimits", ())}.values())
     _networks(request, values)
     request.publish = [port for ports in values.get("publish", ()) for port in ports]
+    for device in values.get("devices", ()):  # a text is the name of one that CDI describes
+        (request.cdi if isinstance(device, str) else request.devices).append(device)
     request.attach = _streams(request, values.get("attach", []))
     _log_options(request, values.get("log_options", {}))
+    if any(values.get(name) for name in _SHARED):
+        from rootless.engine.profile import expand
+
+        expand(request)
     _check_conflicts(request)
     return request
+
+
+def profile(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
+    """Return the values with those of --hpc, where that or the configuration asks for it."""
+    if not values.get("hpc") and not config.get("hpc", "default"):
+        return values
+    from rootless.engine.profile import complete
+
+    return complete(values, verb.name)
 
 
 def _networks(request: RunRequest, values: dict[str, Any]) -> None:
@@ -160,10 +201,16 @@ def _check_conflicts(request: RunRequest) -> None:
         log.warn(f"published ports have no meaning with --network {network}")
     if request.restart and request.restart["name"] != "no" and request.rm:
         raise RlessError("--restart and --rm contradict each other")
+    if request.keep_groups and request.group_add:
+        raise RlessError("--keep-groups and --group-add contradict each other")
     if request.no_hosts and request.add_host:
         raise RlessError("--no-hosts and --add-host contradict each other")
     if request.ipc == "none" and request.shm_size is not None:
         raise RlessError("--shm-size and --ipc none contradict each other")
+    if request.join is not None:
+        from rootless.cli import join
+
+        join.check(request)
     targets: set[str] = set()
     for mount in request.mounts:
         if mount.target in targets:

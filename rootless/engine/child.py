@@ -29,6 +29,7 @@ from rootless.engine.wires import Wires
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, netlink, ns
 from rootless.linux.process import read_exactly, show_as
+from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
+    from rootless.runtime.cgroup import Making
 
     class Plan(TypedDict):
         """What the child is told.
@@ -110,6 +112,8 @@ class Child:
         """
         self._new_network = network.is_private(request)
         self._network_error: RlessError | None = None
+        self._request = request
+        self._making: Making
         self.pasta: Pasta | None = None
         self.member: Membership | None = None
         self.wires = Wires(
@@ -202,6 +206,10 @@ class Child:
             self.pasta.fork(die_with_parent=True)
         if self.member is not None:
             self.member.close_command_ends()
+        from rootless.runtime.cgroup import Making
+
+        self._making = Making()
+        self._making.begin(self._request.manager(), self._request.cgroup_parent)
 
     def _prepare(self) -> None:
         """Begin the network, which has the longest way to go; load what only we need.
@@ -213,7 +221,10 @@ class Child:
                 self._begin_network()
         except RlessError as error:
             self._network_error = error  # told when there is somebody to tell
-        import rootless.engine.monitor  # noqa: F401
+        try:
+            import rootless.engine.monitor  # noqa: F401
+        except Exception:
+            pass  # `_run` meets it again, and tells
 
     def _begin_network(self) -> None:
         netlink.loopback_up()
@@ -227,17 +238,38 @@ class Child:
 
     def _run(self) -> NoReturn:
         """Take the plan, and be the monitor."""
-        from rootless.engine.monitor import Monitor
+        plan = self._receive_plan()
+        path = f"/proc/{os.getpid()}/ns/net" if self._new_network else None
+        try:
+            from rootless.engine.monitor import Monitor
 
+            monitor = Monitor(
+                plan,
+                self.wires,
+                self.pasta,
+                self.member.fd if self.member is not None else -1,
+                path,
+                self._network_error,
+                self._making,
+                self._request,
+            )
+        except Exception as error:
+            text = f"internal error: {type(error).__name__}: {error}"
+            failure = RlessError(text, "run with --debug and report it")
+            sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(failure))
+            os._exit(failure.exit_code)
+        monitor.run()
+
+    def _receive_plan(self) -> Plan:
+        """Wait for the plan; end if the command is killed: nothing of a container is ours yet."""
         size = int.from_bytes(read_exactly(self.wires.monitor_plan, 8), "little")
         text = read_exactly(self.wires.monitor_plan, size)
+        if not text or len(text) < size:
+            os._exit(70)
         os.close(self.wires.monitor_plan)
         self.wires.monitor_plan = -1
-        if not text or len(text) < size:
-            os._exit(70)  # the command was killed: nothing of the container is ours yet
-        path = f"/proc/{os.getpid()}/ns/net" if self._new_network else None
-        member_fd = self.member.fd if self.member is not None else -1
-        Monitor(loads(text), self.wires, self.pasta, member_fd, path, self._network_error).run()
+        plan: Plan = loads(text)
+        return plan
 
 
 def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
@@ -259,5 +291,4 @@ def _load_shared() -> None:
     import rootless.engine.monitor_client
     import rootless.engine.source
     import rootless.linux.caps
-    import rootless.runtime.seccomp
-    import rootless.runtime.sync  # noqa: F401
+    import rootless.runtime.seccomp  # noqa: F401

@@ -43,6 +43,7 @@ class Run:
         self.image: Image | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
+        self.users = (b"", b"")  # the image's passwd and group
         self.subordinate = userns.Subordinate()
         self.warned = False
         self.prepared = False
@@ -101,6 +102,10 @@ def create(
     state.image, state.child = image, child
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
+    if request.asks_limits():
+        from rootless.engine import resources
+
+        resources.check(request)
     sweep.sweep()
     find_joined(state)
     _find_image(state)
@@ -121,7 +126,7 @@ def _find_image(state: Run) -> None:
         state.source = Source("directory")
         state.source.path = request.rootfs
         state.source.driver = request.driver
-        state.user = _resolve_user(state, request.user or "", b"", b"")
+        state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
     name = request.image or ""
@@ -131,9 +136,16 @@ def _find_image(state: Run) -> None:
         state.source.hidden = _homes()
         state.source.driver = request.driver
         state.config = {"Cmd": ["/bin/sh"]}
-        state.user = _resolve_user(state, request.user or "", *_host_users())
+        state.users = _host_users()
+        state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
+    if request.is_file():
+        from rootless.image import flat
+
+        if path := flat.named(name):
+            _take_file(state, path)
+            return
     from rootless.image.store import Store
 
     store = Store(state.storage)
@@ -151,6 +163,11 @@ def _find_image(state: Run) -> None:
     else:
         image = state.image or store.lookup(name, request.platform)
     if image is None:
+        from rootless.image import flat
+
+        if path := flat.search(name):
+            _take_file(state, path)
+            return
         from rootless.image import pull
 
         if request.pull == "never":
@@ -178,12 +195,36 @@ def _find_image(state: Run) -> None:
     state.source.driver = request.driver
 
 
+def _take_file(state: Run, path: str) -> None:
+    """Take an image that is a file; it stays where it is."""
+    from rootless.image import flat
+
+    request = state.request
+    image = flat.read(path, state.storage)
+    image.check_platform(request.platform)
+    request.image = path  # a later start may have another working directory
+    state.config = image.config
+    source = state.source = Source("squashfs")
+    source.path, source.offset, source.identity = path, image.offset, image.identity
+    source.cache = f"{state.storage}/flat"
+    source.driver = request.driver
+    spec = request.user or state.config.get("User") or ""
+    state.users = image.passwd, image.group
+    state.user = _resolve_user(state, spec)
+    state.idmap = _choose_map(state)
+    if state.idmap.single and not state.joined:
+        # The files of the image are root's, so root has to be mapped. Another user of the
+        # container is it in a namespace of the container's own (`_gather_facts`).
+        state.idmap = userns.build_single(0, 0)
+
+
 def _adopt(state: Run, image: Image) -> IdMap:
     """Take an image: its config, its user, and with them the map."""
     state.image = image
     state.config = image.config
     spec = state.request.user or state.config.get("User") or ""
-    state.user = _resolve_user(state, spec, image.passwd(), image.group())
+    state.users = image.passwd(), image.group()
+    state.user = _resolve_user(state, spec)
     state.idmap = _choose_map(state)
     return state.idmap
 
@@ -206,11 +247,10 @@ def _host_users() -> tuple[bytes, bytes]:
     return texts[0], texts[1]
 
 
-def _resolve_user(
-    state: Run, spec: str, passwd: bytes, group: bytes
-) -> tuple[int, int, list[int], str]:
+def _resolve_user(state: Run, spec: str) -> tuple[int, int, list[int], str]:
     from rootless.image.user import resolve_group, resolve_user
 
+    passwd, group = state.users
     if state.request.userns.startswith("keep-id") and not spec:
         # As Podman: keep-id also runs the application as the kept user.
         uid, gid = userns.keep_id(state.request.userns)
@@ -259,7 +299,14 @@ def find_joined(state: Run) -> None:
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
     container_id = containers.new_id()
-    stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
+    command = specgen.command(request, config, None)
+    systemd, default_signal = "", defaults.STOP_SIGNAL
+    if request.systemd != "auto" or command[0].endswith(("init", "systemd")):
+        from rootless.engine import systemd_mode
+
+        if systemd := systemd_mode.wanted(request, command):
+            default_signal = systemd_mode.STOP_SIGNAL
+    stop_signal = request.stop_signal or config.get("StopSignal") or default_signal
     try:
         stop_number = signal_number(stop_signal)
     except RlessError as error:
@@ -268,7 +315,6 @@ def _make_container(state: Run, run: bool) -> None:
         ) from error
     timeout = request.stop_timeout
     extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
-    command = specgen.command(request, config, None)
     state.container = containers.create(
         container_id,
         request.name,
@@ -291,6 +337,7 @@ def _make_container(state: Run, run: bool) -> None:
             "exposed": _exposed(request, config),
             "ports": [_show_port(port) for port in request.publish],
             "network": _show_network(state),
+            "systemd": systemd,
             "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
@@ -332,6 +379,8 @@ def _furnish(state: Run, container: Container) -> None:
     from rootless.engine import files
 
     files.check_sources(state.request)
+    if state.request.add_user:
+        files.write_users(container.directory, state.user[:2], *state.users)
     if state.request.cidfile:
         _write_cidfile(state.request.cidfile, container.id)
 

@@ -102,6 +102,10 @@ def _start(container: Container, count: int) -> dict[str, str]:
     if path:
         cgroup = CgroupfsCgroup(path, "kept")
         cgroup.make_anew()
+        if limits := spec["linux"].get("resources"):
+            from rootless.runtime.cgroup import resources
+
+            resources.apply(path, limits)
     wires = Wires(facts["tty"], facts["stdin_open"], ())
     created = parent.create(
         spec,

@@ -82,6 +82,8 @@ def _image(state: Run) -> list[tuple[str, Any]]:
         what = "the host's own programs, under a private copy-on-write view"
         if state.source.kind == "directory":
             what = "a directory"
+        elif state.source.kind == "squashfs":
+            what = f"a squashfs image in a file, from byte {state.source.offset} on"
         return [("source", f"{state.request.image or state.source.path} ({what})")]
     return [
         ("name", state.image.name),
@@ -158,15 +160,23 @@ def _cgroup(ready: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, An
     ]
 
 
+_LIMITS = (
+    *("memory.max", "memory.swap.max", "memory.low", "pids.max", "cpu.max", "cpu.weight"),
+    *("cpuset.cpus", "cpuset.mems", "io.max", "io.weight", "io.bfq.weight"),
+)
+
+
 def _limits(path: str | None) -> list[str]:
     """Return the limits that the kernel has for this cgroup; "max" is none."""
     found = []
-    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "cpuset.cpus"):
+    for name in _LIMITS:
         try:
             with open(f"{path}/{name}", encoding="ascii") as file:
-                found.append(f"{name}: {file.read().strip()}")
+                lines = file.read().strip().splitlines()
         except OSError:
             continue  # that controller is not delegated, or there is no cgroup of our own
+        if lines:
+            found.append(f"{name}: {'; '.join(lines)}")
     return found
 
 

@@ -95,6 +95,50 @@ def of_other(directory: str) -> dict[str, str]:
     return {path: file for path, file in found.items() if os.path.exists(file)}
 
 
+def write_users(directory: str, ids: tuple[int, int], passwd: bytes, group: bytes) -> None:
+    """Write the image's passwd and group with the invoking user in them, if she is not there.
+
+    What runs as a number without a name fails often: ssh, MPI's launchers, `whoami`.
+
+    Args:
+        ids: uid and gid in the container.
+    """
+    import grp
+    import pwd
+
+    uid, gid = ids
+    try:
+        entry = pwd.getpwuid(os.getuid())
+        name, about, home = entry.pw_name, entry.pw_gecos, entry.pw_dir
+    except KeyError:
+        name, about, home = f"user{uid}", "", "/"
+    try:
+        group_name = grp.getgrgid(os.getgid()).gr_name
+    except KeyError:
+        group_name = name
+    user = f"{name}:x:{uid}:{gid}:{about}:{home}:/bin/sh\n"
+    for file, text, number, line in (
+        ("passwd", passwd, uid, user),
+        ("group", group, gid, f"{group_name}:x:{gid}:\n"),
+    ):
+        ids_there = {fields[2] for row in text.split(b"\n") if len(fields := row.split(b":")) > 2}
+        if str(number).encode() in ids_there:
+            continue
+        new = text if not text or text.endswith(b"\n") else text + b"\n"
+        fd = os.open(
+            f"{directory}/{file}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+        )
+        with open(fd, "wb") as stream:
+            os.fchmod(fd, 0o644)
+            stream.write(new + os.fsencode(line))
+
+
+def users(directory: str) -> dict[str, str]:
+    """Return path inside -> file outside of what `write_users` has written."""
+    found = {f"/etc/{name}": f"{directory}/{name}" for name in ("passwd", "group")}
+    return {path: file for path, file in found.items() if os.path.exists(file)}
+
+
 def _read(path: str) -> str:
     try:
         with open(path, "rb") as stream:

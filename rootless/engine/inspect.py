@@ -138,6 +138,7 @@ class _Inspected:
         wish, facts = self.wish, self.facts
         restart = facts.get("restart") or {}
         linux = self.spec.get("linux") or {}
+        limits = linux.get("resources") or {}
         mounts = wish.get("mounts") or ()
         return {
             "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
@@ -185,17 +186,22 @@ class _Inspected:
             "Sysctls": dict(linux.get("sysctl") or {}),
             "Runtime": "rless-oci",
             "Isolation": "",
-            "CpuShares": 0,
-            "Memory": 0,
-            "NanoCpus": 0,
-            "CgroupParent": "",
-            "BlkioWeight": 0,
-            "CpuPeriod": 0,
-            "CpuQuota": 0,
+            "CpuShares": wish.get("cpu_shares") or 0,
+            "Memory": wish.get("memory") or 0,
+            "NanoCpus": wish.get("cpus") or 0,
+            "CgroupParent": wish.get("cgroup_parent") or "",
+            "BlkioWeight": wish.get("blkio_weight") or 0,
+            "BlkioWeightDevice": _pairs(wish.get("blkio_weight_device"), "Weight"),
+            "BlkioDeviceReadBps": _pairs(wish.get("device_read_bps"), "Rate"),
+            "BlkioDeviceWriteBps": _pairs(wish.get("device_write_bps"), "Rate"),
+            "BlkioDeviceReadIOps": _pairs(wish.get("device_read_iops"), "Rate"),
+            "BlkioDeviceWriteIOps": _pairs(wish.get("device_write_iops"), "Rate"),
+            "CpuPeriod": wish.get("cpu_period") or 0,
+            "CpuQuota": wish.get("cpu_quota") or 0,
             "CpuRealtimePeriod": 0,
             "CpuRealtimeRuntime": 0,
-            "CpusetCpus": "",
-            "CpusetMems": "",
+            "CpusetCpus": wish.get("cpuset_cpus") or "",
+            "CpusetMems": wish.get("cpuset_mems") or "",
             "Devices": [
                 {
                     "PathOnHost": device["host"],
@@ -206,11 +212,12 @@ class _Inspected:
             ],
             "DeviceCgroupRules": None,
             "DeviceRequests": None,
-            "MemoryReservation": 0,
-            "MemorySwap": 0,
+            "MemoryReservation": wish.get("memory_reservation") or 0,
+            "MemorySwap": wish.get("memory_swap") or 2 * (wish.get("memory") or 0),
             "MemorySwappiness": None,
             "OomKillDisable": None,
-            "PidsLimit": None,
+            # As it was set: the default is only where it can be.
+            "PidsLimit": wish.get("pids_limit") or limits.get("pids", {}).get("limit"),
             "Ulimits": [
                 {"Name": name, "Soft": soft, "Hard": hard}
                 for name, soft, hard in wish.get("ulimits") or ()
@@ -540,6 +547,10 @@ def _mount(mount: dict[str, Any]) -> dict[str, Any]:
         "RW": bool(mount["rw"]),
         "Propagation": mount.get("propagation") or "",
     }
+
+
+def _pairs(entries: list[Any] | None, name: str) -> list[dict[str, Any]] | None:
+    return [{"Path": path, name: value} for path, value in entries or ()] or None
 
 
 def _mode(value: str | None) -> str:

@@ -1,9 +1,9 @@
 """The container's parent: from the mounted root file system to the program that stays.
 
-Theory of operation. The command (see `start`) forks this process into the engine's user and
-mount namespace. It makes the root file system there, calls the runtime, and becomes the monitor
-by execve (`hold`), still init's parent. It has the invoking user's own id in the namespace, and
-every capability over files of mapped ids.
+Theory of operation. The command has forked this process into the engine's user and mount
+namespace, and has told it the plan (`child`). It makes the root file system there, calls the
+runtime, and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's
+own id in the namespace, and every capability over files of mapped ids.
 
     command                          monitor                           init
        |  <-- READY(facts) ----------   |   created                      |  waits at the gate
@@ -24,14 +24,15 @@ import os
 import time
 
 from rootless import paths, rootfs
-from rootless.engine import hold, monitor_client
+from rootless.engine import defaults, hold, monitor_client
 from rootless.engine.container import Container, delete_directory, this_process, write_json
 from rootless.engine.source import Source
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl
 from rootless.linux.process import pidfd_send_signal, show_as, start_time
-from rootless.runtime import cgroup, parent, sync
+from rootless.runtime import parent, sync
+from rootless.runtime.cgroup.base import Wish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ if TYPE_CHECKING:
 
     from rootless.engine.child import Plan
     from rootless.engine.hold import Orders
+    from rootless.engine.request import RunRequest
     from rootless.engine.wires import Wires
     from rootless.network.pasta import Pasta
-    from rootless.oci.runtime_spec import Namespace
+    from rootless.oci.runtime_spec import Namespace, Spec
     from rootless.rootfs import Mounted
+    from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
 else:
@@ -62,6 +65,8 @@ class Monitor:
         member_fd: int,
         network_path: str | None,
         network_error: RlessError | None,
+        making: Making,
+        request: RunRequest,
     ) -> None:
         """Hold what the start needs.
 
@@ -71,6 +76,8 @@ class Monitor:
             member_fd: the connection that is its membership of networks; -1: of none.
             network_path: of the network namespace that is the container's; None: it has none.
             network_error: why the network could not be begun.
+            making: the control group, begun.
+            request: what is asked about the control group.
         """
         self.container = Container.from_data(plan["container"])
         self.spec = plan["spec"]
@@ -88,6 +95,8 @@ class Monitor:
         self.network_path = network_path
         self.network_error = network_error
         self.mounted: Mounted | None = None
+        self.making = making
+        self.request = request
         self.cgroup: Cgroup | None = None
 
     def run(self) -> NoReturn:
@@ -117,12 +126,16 @@ class Monitor:
             entry: Namespace = {"type": "network", "path": self.network_path}
             self.spec["linux"]["namespaces"].append(entry)
         times = [("", time.monotonic())]
+        pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
+        self.making.proceed(_wish(self.container, self.spec, self.request), pids)
         self.mounted = self._mount()
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
+        self.cgroup = self.making.finish(self.mounted.helper_pids)
+        self.spec["linux"]["resources"] = self.cgroup.resources
+        self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
         write_json(f"{self.container.directory}/config.json", self.spec)
-        self.cgroup = cgroup.choose(self.spec, self.container.id, hand_down=True)
         times.append(("control group", time.monotonic()))
         pasta = self.pasta
         self.container.record_live(
@@ -218,6 +231,7 @@ class Monitor:
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),
             **log_orders(facts),
+            "ranks": int(self.spec["process"]["args"][1:2] == ["--hold"]),
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],
             "stop_signal": facts["stop_signal"],
@@ -253,12 +267,26 @@ class Monitor:
             mounted = rootfs.mount_host(
                 workspace, self.idmap, source.cache, exclude=source.hidden, **options
             )
+        elif source.kind == "squashfs":
+            mounted = rootfs.mount_squashfs(
+                source.path,
+                source.offset,
+                source.identity,
+                workspace,
+                self.idmap,
+                source.cache,
+                **options,
+            )
         elif source.kind == "directory":
             mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         else:
             mounted = rootfs.mount(
                 source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
             )
+        if source.links:
+            from rootless.engine import cdi
+
+            cdi.link(mounted.path, source.links)
         if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
             # Each stores changes in its own form, so a later start takes the same one.
             source.driver = mounted.driver
@@ -297,6 +325,24 @@ class Monitor:
             sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(error))
         except OSError:
             pass  # the command has left
+
+
+def _wish(container: Container, spec: Spec, request: RunRequest) -> Wish:
+    """Return what is asked for the control group."""
+    manager = request.manager()
+    wish = Wish(f"rless-{container.id}", manager, required=manager != "auto")
+    wish.parent = request.cgroup_parent
+    wish.resources = spec["linux"]["resources"]
+    wish.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+    wish.best_effort = request.limits == "try"
+    wish.hand_down = True
+    wish.description = f"container {container.facts['name']}"
+    if (timeout := container.facts["stop_timeout"]) >= 0:
+        wish.stop_timeout = timeout + _TO_CLEAN_UP
+    return wish
+
+
+_TO_CLEAN_UP = 5.0  # seconds, after a stop
 
 
 def log_orders(facts: dict[str, Any]) -> dict[str, Any]:

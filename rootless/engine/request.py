@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 HOST_IMAGE = "host:"  # the name that stands for the host's own programs
+FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # of images that are files
 
 
 class Plain:
@@ -139,18 +140,36 @@ class RunRequest(Plain):
 
     __slots__ = (
         "add_host",
+        "add_user",
         "annotations",
         "argv",
         "attach",
+        "blkio_weight",
+        "blkio_weight_device",
         "cap_add",
         "cap_drop",
+        "cdi",
+        "cgroup_conf",
+        "cgroup_manager",
+        "cgroup_parent",
         "cgroupns",
+        "cgroups",
         "cidfile",
         "command",
+        "cpu_period",
+        "cpu_quota",
+        "cpu_shares",
+        "cpus",
+        "cpuset_cpus",
+        "cpuset_mems",
         "cwd",
         "debug",
         "detach",
         "detach_keys",
+        "device_read_bps",
+        "device_read_iops",
+        "device_write_bps",
+        "device_write_iops",
         "devices",
         "dns",
         "dns_option",
@@ -159,9 +178,14 @@ class RunRequest(Plain):
         "driver",
         "entrypoint",
         "env",
+        "env_host",
         "env_remove",
+        "env_under",
+        "env_unset",
         "explain",
         "expose",
+        "fabric",
+        "fakeroot",
         "group_add",
         "health_cmd",
         "health_interval",
@@ -169,18 +193,27 @@ class RunRequest(Plain):
         "health_start_interval",
         "health_start_period",
         "health_timeout",
+        "holds",
         "hostname",
+        "hpc",
         "image",
         "init",
         "interactive",
         "ip",
         "ip6",
         "ipc",
+        "join",
+        "keep_groups",
         "labels",
+        "limits",
         "links",
         "log_driver",
         "log_options",
         "mac_address",
+        "memory",
+        "memory_reservation",
+        "memory_swap",
+        "modules",
         "mounts",
         "name",
         "network",
@@ -189,6 +222,7 @@ class RunRequest(Plain):
         "no_hosts",
         "oom_score_adj",
         "pid",
+        "pids_limit",
         "platform",
         "privileged",
         "publish",
@@ -201,11 +235,15 @@ class RunRequest(Plain):
         "rootfs",
         "sdnotify",
         "security_opt",
+        "share_cwd",
+        "share_home",
+        "share_tmp",
         "shm_size",
         "sig_proxy",
         "stop_signal",
         "stop_timeout",
         "sysctls",
+        "systemd",
         "tty",
         "ulimits",
         "user",
@@ -238,13 +276,29 @@ class RunRequest(Plain):
         # The process. `env` has "KEY=VALUE", files first; a bare `-e KEY` is resolved already,
         # and `env_remove` has the KEYs not set here: Docker drops these of the image.
         self.env: list[str] = []
+        # `env_under` comes before the image's own, `env_unset` takes from both what it matches.
         self.env_remove: list[str] = []
+        self.env_under: list[str] = []
+        self.env_unset: list[str] = []
         self.user: str | None = None  # as typed: user[:group], names or numbers
         self.group_add: list[str] = []
+        self.keep_groups = False  # the caller's supplementary groups
         self.workdir: str | None = None  # absolute
         self.init = False
         self.ulimits: list[tuple[str, int, int]] = []  # (name, soft, hard), -1: unlimited
         self.oom_score_adj: int | None = None
+
+        # What of the host it shares: `engine.profile` writes these down as mounts, variables and
+        # devices. `fakeroot` None: for root where one id is mapped.
+        self.hpc = False
+        self.share_home = False
+        self.share_cwd = False
+        self.share_tmp = False
+        self.env_host = False
+        self.fabric = False
+        self.add_user = False  # to /etc/passwd and /etc/group, where the image has not the user
+        self.modules: list[str] = []
+        self.fakeroot: bool | None = None
 
         # How it is held.
         self.interactive = False
@@ -260,6 +314,11 @@ class RunRequest(Plain):
         self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore
+        self.systemd = "auto"  # also true, always, false
+
+        # One container for several `run`s: the KEY that they share ("": found out).
+        self.join: str | None = None
+        self.holds = False  # its first process only holds the namespaces that they enter
 
         # Its health check; seconds; 0 or None: as the image says, else Docker's default.
         self.health_cmd: str | None = None
@@ -303,7 +362,31 @@ class RunRequest(Plain):
         self.read_only = False
         self.shm_size: int | None = None  # bytes
         self.devices: list[Device] = []
+        self.cdi: list[str] = []  # devices by name: "vendor.com/class=name", "gpus=all"
         self.driver: str | None = None  # overlay, fuse-overlayfs, copy; None: by trying
+
+        # Limits; 0, "", [] or {}: none.
+        self.memory = 0  # bytes
+        self.memory_swap = 0  # bytes, with the memory; -1: no limit
+        self.memory_reservation = 0  # bytes
+        self.cpus = 0  # 1e-9 CPUs
+        self.cpu_period = 0  # microseconds
+        self.cpu_quota = 0  # microseconds
+        self.cpu_shares = 0
+        self.cpuset_cpus = ""
+        self.cpuset_mems = ""
+        self.pids_limit = 0  # 0: the default; -1: any number
+        self.blkio_weight = 0
+        self.blkio_weight_device: list[tuple[str, int]] = []  # (path, weight)
+        self.device_read_bps: list[tuple[str, int]] = []  # (path, bytes a second)
+        self.device_write_bps: list[tuple[str, int]] = []
+        self.device_read_iops: list[tuple[str, int]] = []
+        self.device_write_iops: list[tuple[str, int]] = []
+        self.cgroup_conf: dict[str, str] = {}  # file -> value
+        self.cgroup_manager = "auto"  # systemd, cgroupfs, none
+        self.cgroup_parent: str | None = None  # a slice of systemd, an absolute path of cgroupfs
+        self.cgroups = "enabled"  # disabled; split: in the group that the caller is in
+        self.limits = "enforce"  # try: what cannot be limited is not
 
         # Privileges.
         self.cap_add: list[str] = []  # "CAP_NET_ADMIN" or "ALL"
@@ -315,6 +398,29 @@ class RunRequest(Plain):
         # What to tell.
         self.explain: str | None = None  # None, "text", "json"
         self.debug = False
+
+    def manager(self) -> str:
+        """Return who makes the control group: --cgroups has a say."""
+        by_mode = {"disabled": "none", "split": "cgroupfs"}
+        return by_mode.get(self.cgroups, self.cgroup_manager)
+
+    def is_file(self) -> bool:
+        """Tell whether the image may be named as a file."""
+        name = self.image or ""
+        return name[:1] in "/." or name.endswith(FILE_SUFFIXES)
+
+    def asks_limits(self) -> bool:
+        """Tell whether anything is said of limits or control groups."""
+        return any(
+            getattr(self, name)
+            for name in self.__slots__
+            if name.startswith(("blkio_", "cpu", "device_", "memory", "pids_"))
+        ) or bool(
+            self.cgroup_conf
+            or self.cgroup_parent
+            or self.cgroups != "enabled"
+            or self.cgroup_manager != "auto"
+        )
 
     def asks_health(self) -> bool:
         """Tell whether anything is said of the health check."""
@@ -364,6 +470,9 @@ class RunRequest(Plain):
         request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
         request.links = [tuple(entry) for entry in data.get("links", ())]
         request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
+        for name in cls.__slots__:
+            if name.startswith(("blkio_weight_d", "device_")):
+                setattr(request, name, [tuple(entry) for entry in data.get(name, ())])
         return request
 
 

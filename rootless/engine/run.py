@@ -68,7 +68,7 @@ def _look(request: RunRequest) -> tuple[Image | None, bool]:
     """
     if joins(request) or request.pull == "always" or request.publish_all:
         return None, False
-    if request.image is None or request.image == HOST_IMAGE:
+    if request.image in (None, HOST_IMAGE) or request.is_file():
         return None, True
     from rootless.image.store import Store
 

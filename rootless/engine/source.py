@@ -11,15 +11,21 @@ class Source:
     """Where the root file system comes from.
 
     Attributes:
-        kind: "layers", "host" or "directory".
+        kind: "layers", "host", "squashfs" or "directory".
         layers: directories of the image, bottom to top.
         whiteouts: their form.
-        path: of --rootfs.
+        path: of --rootfs, or of the file with a squashfs image.
+        offset, identity: of that image in the file; which file it was.
+        links: (target, absolute path) of links that devices need; found at each start.
         driver: asked for by --storage-driver, or None.
-        cache, hidden: for `host:`; the latter are directories to leave out, beside $HOME.
+        cache: of what `host:` and squashfs images need.
+        hidden: for `host:`: directories to leave out, beside $HOME.
     """
 
-    __slots__ = ("cache", "driver", "hidden", "kind", "layers", "path", "whiteouts")
+    __slots__ = (
+        *("cache", "driver", "hidden", "identity", "kind", "layers", "links", "offset", "path"),
+        "whiteouts",
+    )
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -29,6 +35,9 @@ class Source:
         self.driver: str | None = None
         self.cache = ""
         self.hidden: list[str] = []
+        self.offset = 0
+        self.identity: list[int] = []
+        self.links: list[tuple[str, str]] = []
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, for container.json."""

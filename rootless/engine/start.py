@@ -1,8 +1,8 @@
 """Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
 
     4 spec      wishes + image + facts of now -> config.json
-    5 monitor   forked into the user namespace: root file system, runtime, then the program that
-                stays
+    5 monitor   the child in the user namespace is told all: root file system, runtime, then the
+                program that stays
     6 network   pasta, beside the mounts
     7 attach    streams, signals, exit code
 
@@ -50,6 +50,9 @@ _NO_PACKET_SOCKETS = [
     _refuse_socket(0, 0xFFFFFFFF, 44),  # AF_XDP, which sends frames too
     _refuse_socket(1, 0xF, 10),  # SOCK_PACKET: the kernel makes AF_PACKET of any AF_INET with it
 ]
+
+
+_PACKAGED = ("layers", "squashfs")  # what packages can be installed in
 
 
 class Attachment:
@@ -219,6 +222,11 @@ def _gather_facts(state: Run) -> specgen.Facts:
 
     request = state.request
     uid, gid, groups, home = state.user
+    if request.cdi:
+        from rootless.engine import cdi
+
+        state.source.links = cdi.add_to(request, state.config)
+        files.check_sources(request)
     facts = specgen.Facts(state.idmap, uid, gid)
     # Groups that the image lists but the map does not have are lost; asked for, they are missed.
     facts.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
@@ -239,6 +247,12 @@ def _gather_facts(state: Run) -> specgen.Facts:
         count = userns.count(state.subordinate)
         inner = [{"containerID": 0, "hostID": 0, "size": count}]
         facts.inner_map = (inner, inner)
+    elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
+        facts.inner_map = (
+            [{"containerID": uid, "hostID": 0, "size": 1}],
+            [{"containerID": gid, "hostID": 0, "size": 1}],
+        )
+        facts.groups = []
     if request.uts == "private":
         facts.hostname = request.hostname or (
             os.uname().nodename if request.uses_host_network() else state.container.id[:12]
@@ -250,9 +264,19 @@ def _gather_facts(state: Run) -> specgen.Facts:
         facts.files = files.write(
             request, state.container.directory, facts.hostname, addresses=own, servers=servers
         )
+    if request.add_user:
+        facts.files.update(files.users(state.container.directory))
     facts.init = files.place_init(state.container.directory) if request.init else None
+    facts.systemd = state.container.id if state.container.facts.get("systemd") else ""
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
+    facts.resources = _limits(request)
+    if fakes_root(state):
+        from rootless.engine import fakeroot
+
+        facts.seccomp = fakeroot.pretend(facts.seccomp)
+        facts.files.update(fakeroot.write_files(state.container.directory))
+        request.env = [*fakeroot.ENVIRONMENT, *request.env]
     if not state.prepared:
         files.check_sources(request)
         state.prepare_volumes(state.container, first=not state.container.was_started())
@@ -263,6 +287,22 @@ def _gather_facts(state: Run) -> specgen.Facts:
         if (mount := notify.pass_on(request)) is not None:
             facts.volumes = [*state.mounts, mount]
     return facts
+
+
+def _limits(request: RunRequest) -> dict[str, Any]:
+    """Return the limits for the config; the module is loaded only where there are some."""
+    if not request.asks_limits():
+        return {}
+    from rootless.engine import resources
+
+    return resources.wanted(request)
+
+
+def fakes_root(state: Run) -> bool:
+    """Tell whether changes of owners and users are to look as if they had worked."""
+    if state.request.fakeroot is not None:
+        return state.request.fakeroot
+    return state.idmap.single and state.user[0] == 0 and state.source.kind in _PACKAGED
 
 
 def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:
@@ -309,6 +349,8 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             userns = state.joined.get("user")
             child = Child(request, attachment.streams, userns, container.facts["exposed"])
             child.begin_maps(state.idmap)
+        # From here on the child has a pid, and the plan can carry more: the place for steps of the
+        # command that go on beside the child's work.
         if child.member is not None:
             state.member = child.member
             _join_networks(state, child.member)

@@ -75,7 +75,7 @@ RETRY_AFTER_SECONDS = 60.0  # a server that asks for more is not waited for
 CONCURRENT_DOWNLOADS: int = config.get("images", "max-concurrent-downloads") or 3
 CONCURRENT_UPLOADS: int = config.get("images", "max-concurrent-uploads") or 5
 
-for _name, _value in config.load()[1].get("images.limits", {}).items():
+for _name, _value in config.sections().get("images.limits", {}).items():
     globals()[_name.upper().replace("-", "_")] = _value
 
 

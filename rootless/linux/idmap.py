@@ -196,14 +196,17 @@ def _finish_helper(running: _Helper) -> RlessError | None:
     return RlessError(f"{name} refused the id map: {why}", hint)
 
 
-def become_root() -> None:
+def become_root(*, keep_groups: bool = False) -> None:
     """Become uid and gid 0 of this user namespace, as far as they are mapped.
+
+    The supplementary groups go, if they need not be kept.
 
     Where id 0 has no mapping (one id, and the application is not root) the caller stays who it
     is, with all capabilities all the same.
     """
     try:
-        os.setgroups([])
+        if not keep_groups:
+            os.setgroups([])
     except OSError as error:
         if error.errno != errno.EPERM:  # setgroups is denied where one id is mapped
             raise SyscallError("setgroups", error.errno or 0) from error

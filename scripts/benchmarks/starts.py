@@ -40,6 +40,20 @@ def groups(peers: Peers, runs: int) -> list[Group]:
             repeat=50,
         ),
         Group(
+            "64 ranks at once, --join",
+            max(3, runs // 5),
+            [
+                Case("python3 -I -c pass", [["/usr/bin/python3", "-I", "-c", "pass"]]),
+                Case(
+                    "rless",
+                    [[peers.rless, "run", "--join=bench", *quiet, peers.image, "true"]],
+                    target=4.0,
+                ),
+            ],
+            repeat=64,
+            at_once=64,
+        ),
+        Group(
             "start of the program",
             2 * runs,
             [

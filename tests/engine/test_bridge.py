@@ -203,13 +203,19 @@ def answers(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
-def listeners(*files: str) -> set[tuple[str, int]]:
-    """Return the ports of this host that somebody listens on, and their files."""
+def listeners(rless: Product) -> set[tuple[str, int]]:
+    """Return the ports of the host that rless's processes have, by the files of /proc/net."""
+    inodes = set()
+    for pid in rless.processes():
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    inodes.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
     found = set()
-    for file in files or ("tcp", "tcp6"):
+    for file in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/net/{file}").read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == "0A":
+            if f"socket:[{fields[9]}]" in inodes:
                 found.add((file, int(fields[1].rpartition(":")[2], 16)))
     return found
 
@@ -217,18 +223,17 @@ def listeners(*files: str) -> set[tuple[str, int]]:
 def test_published_ports(rless: Product, net: str) -> None:
     """By both families, after a restart too; nothing else listens, and then nothing at all."""
     free = images.free_port()
-    before = listeners()
     rless.detach("web", f"--network {net} -p {free}:80", "sh", "-c", SERVE)
     wait_for(lambda: answers(free), "an answer")
     wait_for(lambda: answers(free, "::1"), "an answer by IPv6")
-    assert listeners() - before == {("tcp", free), ("tcp6", free)}
+    assert listeners(rless) == {("tcp", free), ("tcp6", free)}
     assert rless("port", "web").lines() == [f"80/tcp -> 0.0.0.0:{free}", f"80/tcp -> [::]:{free}"]
     taken = rless("run", "--rm", "--network", net, "-p", f"{free}:80", rless.image, "true")
     assert "is taken" in taken.expect(125).one_line_error()
     rless("restart", "-t", "0", "web").expect()
     wait_for(lambda: answers(free), "an answer")
     rless("stop", "-t", "0", "web").expect()
-    assert listeners() - before == set()
+    assert listeners(rless) == set()
     rless("rm", "web").expect()
     rless.assert_clean()
 
@@ -425,7 +430,7 @@ def test_the_monitor_is_killed(rless: Product, net: str) -> None:
     kill(rless, f"monitor of {rless('inspect', '-f', '{{.Id}}', 'web').out[:12]}")
 
     def is_gone() -> bool:
-        return not finds(rless, "db", "web") and ("tcp", free) not in listeners()
+        return not finds(rless, "db", "web") and ("tcp", free) not in listeners(rless)
 
     wait_for(is_gone, "the end of its name and port")
     rless("start", "web").expect()

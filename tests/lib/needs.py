@@ -30,6 +30,11 @@ def _delegated_cgroup() -> bool:
     return path is not None and facts.is_delegated(path)
 
 
+def _virtual_machine() -> bool:
+    cache = os.environ.get("RLESS_VM_CACHE", "")
+    return os.path.exists(f"{cache}/disk") and shutil.which("qemu-system-x86_64") is not None
+
+
 def _default_route() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -49,9 +54,11 @@ FACTS: dict[str, Callable[[], bool]] = {
     "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
     "ordinary user": lambda: os.getuid() != 0,
     "root": lambda: os.getuid() == 0,
+    "slurm": lambda: "RLESS_TEST_SLURM" in os.environ,
     "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
     "tun": lambda: bool(trial.bounded(trial.device, "/dev/net/tun")),
     "user namespaces": lambda: bool(trial.bounded(trial.user_namespace)),
+    "virtual machine": _virtual_machine,
     "x86_64": lambda: os.uname().machine == "x86_64",
 }
 
