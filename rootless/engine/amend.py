@@ -102,6 +102,8 @@ def update(references: Iterable[str], changes: dict[str, Any]) -> Iterator[Outco
         changes: fields of the request: `restart` (name, max), and limits (`resources.UPDATABLE`).
     """
     policy = changes.get("restart")
+    if changes.get("memory") == 0:
+        changes.setdefault("memory_swap", 0)  # which is their sum
     for reference in references:
         try:
             container = find(reference)

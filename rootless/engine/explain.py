@@ -170,7 +170,7 @@ def _limits(path: str | None) -> list[str]:
     for name in _LIMITS:
         try:
             with open(f"{path}/{name}", encoding="ascii") as file:
-                lines = file.read().splitlines()
+                lines = file.read().strip().splitlines()
         except OSError:
             continue  # that controller is not delegated, or there is no cgroup of our own
         if lines:

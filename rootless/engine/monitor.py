@@ -140,7 +140,8 @@ class Monitor:
         self.cache_dir = cache_dir
         self.volumes = volumes
         self.mounted: Mounted | None = None
-        self.making = Making(_wish(container, spec, limits))
+        self.limits = limits
+        self.making = Making()
         self.cgroup: Cgroup | None = None
 
     def on_the_host(self) -> None:
@@ -148,11 +149,9 @@ class Monitor:
 
         And ask for the control group, as who we are there.
         """
-        pids = [os.getpid()]
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
-            pids.append(self.pasta.pid)
-        self.making.begin(pids)
+        self.making.begin(_manager(self.limits), self.limits.cgroup_parent)
 
     def meanwhile(self) -> None:
         """Use the time that newuidmap takes: begin the network, load what only we need.
@@ -165,7 +164,6 @@ class Monitor:
                 self._begin_network()
         except RlessError as error:
             self.network_error = error  # told when there is somebody to tell
-        self.making.proceed()
         load_runtime()
 
     def _begin_network(self) -> None:
@@ -218,24 +216,17 @@ class Monitor:
             path = f"/proc/{os.getpid()}/ns/net"
             self.spec["linux"]["namespaces"].append({"type": "network", "path": path})
         times = [("", time.monotonic())]
+        pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
+        self.making.proceed(_wish(self.container, self.spec, self.limits), pids)
         self.mounted = self._mount()
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        self.cgroup = self.making.finish(self.mounted.helper_pids)
+        self.cgroup = self.making.finish(self.mounted.helper_pids, self._note)
         self.spec["linux"]["resources"] = self.cgroup.resources
         self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
         write_json(f"{self.container.directory}/config.json", self.spec)
         times.append(("control group", time.monotonic()))
-        pasta = self.pasta
-        self.container.record_live(
-            monitor=this_process(),
-            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
-            cgroup=self.cgroup.path or "",
-            manager=self.cgroup.manager,
-            rootfs=self.mounted.describe(),
-            restarts=0,
-        )
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:
@@ -275,6 +266,19 @@ class Monitor:
             os.waitpid(created.pid, 0)
             raise
         return orders
+
+    def _note(self, manager: str, cgroup: str) -> None:
+        """Record what is there, and the control group that is about to be."""
+        assert self.mounted is not None
+        pasta = self.pasta
+        self.container.record_live(
+            monitor=this_process(),
+            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            cgroup=cgroup,
+            manager=manager,
+            rootfs=self.mounted.describe(),
+            restarts=0,
+        )
 
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor)."""
@@ -405,9 +409,15 @@ class Monitor:
             pass  # the command has left
 
 
+def _manager(request: RunRequest) -> str:
+    """Return who makes the control group."""
+    by_mode = {"disabled": "none", "split": "cgroupfs"}
+    return by_mode.get(request.cgroups, request.cgroup_manager)
+
+
 def _wish(container: Container, spec: Spec, request: RunRequest) -> Wish:
     """Return what is asked for the control group."""
-    manager = {"disabled": "none", "split": "cgroupfs"}.get(request.cgroups, request.cgroup_manager)
+    manager = _manager(request)
     wish = Wish(f"rless-{container.id}", manager, required=manager != "auto")
     wish.parent = request.cgroup_parent
     wish.resources = spec["linux"]["resources"]

@@ -137,8 +137,9 @@ def lifted(request: RunRequest, changes: dict[str, Any]) -> dict[str, str]:
         found["cpu.max"] = f"max {request.cpu_period or _PERIOD}"
     for field, file, value in (
         ("cpu_shares", "cpu.weight", "100"),
-        ("cpuset_cpus", "cpuset.cpus", "\n"),
-        ("cpuset_mems", "cpuset.mems", "\n"),
+        # All that there are: none at all is refused for a group with processes.
+        ("cpuset_cpus", "cpuset.cpus", _online(_CPUS)),
+        ("cpuset_mems", "cpuset.mems", _online(_NODES)),
         ("blkio_weight", "io.weight", "default 100"),
     ):
         if field in changes and not getattr(request, field):
@@ -166,14 +167,18 @@ def parse_set(text: str) -> set[int]:
     return found
 
 
+def _online(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "0"  # a kernel without NUMA has one node
+
+
 def _check_set(asked: str, what: str, path: str) -> None:
     if not asked:
         return
-    try:
-        with open(path, encoding="ascii") as file:
-            there = file.read().strip()
-    except OSError:
-        there = "0"  # a kernel without NUMA has one node
+    there = _online(path)
     if not parse_set(asked) <= parse_set(there):
         raise RlessError(
             f"Requested {what} are not available - requested {asked}, available: {there}"

@@ -11,7 +11,6 @@ import sys
 
 from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
-from rootless.runtime.cgroup.base import MANAGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -336,9 +335,13 @@ def _manager(line: _Line) -> str | None:
     manager = line.get("--cgroup-manager")
     if line.has("--systemd-cgroup"):
         manager = "systemd"
+    if manager is None:
+        return None
+    from rootless.runtime.cgroup.base import MANAGERS
+
     if manager == "disabled":
         manager = "none"
-    if manager not in (None, *MANAGERS):
+    if manager not in MANAGERS:
         raise RlessError(f"--cgroup-manager {manager}: cgroupfs, systemd or disabled", exit_code=1)
     return manager
 

@@ -19,11 +19,13 @@ from rootless.runtime.cgroup.none import NoCgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeAlias
 
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.cgroup.systemd import Scope
+
+    Note: TypeAlias = Callable[[str, str], None]
 
 CONTAINER = "container"  # the group of the container, in its scope
 
@@ -49,7 +51,7 @@ def sockets() -> list[tuple[str, bool]]:
 
 def survey() -> tuple[str, list[str]]:
     """Return the manager that is chosen where none is asked for, and the controllers it has."""
-    if sockets() and not _stays(Wish("")):
+    if (reachable := sockets()) and not _stays(None, reachable):
         found = of_user_manager(os.getuid())
         return "systemd", read_words(f"{found}/cgroup.controllers") if found else []
     group = cgroupfs.find_delegated()
@@ -61,55 +63,58 @@ def survey() -> tuple[str, list[str]]:
 class Making:
     """A cgroup in the making, in three parts, so that systemd works while others do.
 
-    `begin` on the host's side of the user namespace, `proceed` when there is a moment, `finish`
-    when the place is needed. The first two never fail: what went wrong is told by the last.
+    `begin` on the host's side of the user namespace, before anything is known of the container;
+    `proceed` when it is; `finish` when its place is needed. The first two never fail: what went
+    wrong is told by the last.
     """
 
     __slots__ = ("_error", "_scope", "_wish")
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
+    def __init__(self) -> None:
+        self._wish = Wish("")
         self._scope: Scope | None = None
         self._error: RlessError | None = None
 
-    def begin(self, pids: Sequence[int]) -> None:
-        """Ask for a scope, if there is to be one.
+    def begin(self, manager: str, parent: str | None = None) -> None:
+        """Connect to systemd, if there is to be a scope.
 
         Args:
-            pids: this process, and its children that look after the container.
+            manager, parent: of the wish to come.
         """
-        wish = self._wish
-        if wish.manager not in ("auto", "systemd"):
+        if manager not in ("auto", "systemd"):
             return
         reachable = sockets()
-        if wish.manager == "auto" and (not reachable or _stays(wish)):
+        if manager == "auto" and (not reachable or _stays(parent, reachable)):
             return
         try:
             from rootless.runtime.cgroup.systemd import Scope
 
-            self._scope = Scope(wish, reachable, pids)
+            self._scope = Scope(reachable)
         except RlessError as error:
             self._error = error
 
-    def proceed(self) -> None:
-        """Send the request."""
+    def proceed(self, wish: Wish, pids: Sequence[int]) -> None:
+        """Say what is wanted: systemd is asked for it.
+
+        Args:
+            pids: this process, and its children that look after the container.
+        """
+        self._wish = wish
         if self._scope is None:
             return
         try:
-            self._scope.send()
+            self._scope.ask(wish, pids)
         except RlessError as error:
-            self._drop(error)
-
-    def _drop(self, error: RlessError) -> None:
-        if self._scope is not None:
             self._scope.close()
-        self._scope, self._error = None, error
+            self._scope, self._error = None, error
 
-    def finish(self, helpers: Sequence[int] = ()) -> Cgroup:
+    def finish(self, helpers: Sequence[int] = (), note: Note | None = None) -> Cgroup:
         """Return the container's cgroup, made, with its limits.
 
         Args:
-            helpers: children that were started since `begin`, and go with us.
+            helpers: children that were started since `proceed`, and go with us.
+            note: told the manager and the directory ("" for none) before that is made, so that
+                there is a witness of it whatever happens to us.
 
         Raises:
             RlessError: a limit that cannot be set, or the manager that was asked for does not work.
@@ -125,8 +130,7 @@ class Making:
                 members = read_words(f"{group.directory}/cgroup.procs")
                 group.move_down(members)
                 group.enable(read_words(f"{group.directory}/cgroup.controllers"))
-                made = cgroupfs.CgroupfsCgroup(group.make(CONTAINER), group.why, "systemd")
-                return _limit(made, wish)
+                return _limit(_make(group, CONTAINER, "systemd", note), wish)
             except OSError as error:
                 self._error = RlessError(f"{error.filename}: {error.strerror}")
             except RlessError as error:
@@ -142,10 +146,15 @@ class Making:
                 why.hint or "leave --cgroup-manager out, or use cgroupfs or none",
             )
         if wish.manager == "none":
-            return _limit(NoCgroup("as asked"), wish)
-        return _limit(self._by_hand(), wish)
+            if note is not None:
+                note("none", "")
+            return _limit(NoCgroup("no control group was asked for"), wish)
+        made = self._by_hand(note)
+        if made.path is None and note is not None:
+            note(made.manager, "")
+        return _limit(made, wish)
 
-    def _by_hand(self) -> Cgroup:
+    def _by_hand(self, note: Note | None) -> Cgroup:
         """Make a directory in a group that is ours, or say why there is none."""
         wish, why = self._wish, ""
         if self._error is not None:
@@ -168,21 +177,42 @@ class Making:
         if wish.hand_down or wish.resources:
             group.hand_down(everybody=bool(wish.resources))
         try:
-            return cgroupfs.CgroupfsCgroup(group.make(wish.name), group.why + why)
+            group.why += why
+            return _make(group, wish.name, "cgroupfs", note)
         except OSError as error:
             if wish.required:
                 raise RlessError(f"cannot make {error.filename}: {error.strerror}") from error
             return NoCgroup(f"{error.filename}: {error.strerror}{why}")
 
 
-def _stays(wish: Wish) -> bool:
-    """Tell whether the group is made in the unit that we are in, as that was handed over to us."""
-    if wish.parent is not None:
-        return wish.parent.startswith("/")
+def _make(group: cgroupfs.Group, name: str, manager: str, note: Note | None) -> Cgroup:
+    path = group.place(name)
+    if note is not None:
+        note(manager, path)
+    os.mkdir(path, 0o755)
+    return cgroupfs.CgroupfsCgroup(path, group.why, manager)
+
+
+def _stays(parent: str | None, reachable: Sequence[tuple[str, bool]]) -> bool:
+    """Tell whether the group is made in the unit that we are in: it is for us alone to divide.
+
+    That is the unit of a service that starts a container, or of `systemd-run -p Delegate=yes`; not
+    one with a shell in it, which would be in the way of controllers.
+    """
+    if parent is not None:
+        return parent.startswith("/")
     own = find_own()
-    if own is not None and os.path.basename(own) == cgroupfs.SUPERVISOR:
-        own = os.path.dirname(own)
-    return own is not None and cgroupfs.is_writable(own) and cgroupfs.is_handed_over(own)
+    if own is None or not cgroupfs.is_writable(own):
+        return False
+    if os.path.basename(own) == cgroupfs.SUPERVISOR:
+        return True
+    if not cgroupfs.has_only_us(own):
+        return False
+    if cgroupfs.is_handed_over(own):
+        return True
+    from rootless.runtime.cgroup import systemd
+
+    return systemd.is_delegated(own, reachable)
 
 
 def _is_about_limits(error: RlessError) -> bool:
@@ -234,8 +264,9 @@ def choose(wish: Wish) -> Cgroup:
     Raises:
         RlessError: as `Making.finish`.
     """
-    making = Making(wish)
-    making.begin([os.getpid()])
+    making = Making()
+    making.begin(wish.manager, wish.parent)
+    making.proceed(wish, [os.getpid()])
     return making.finish()
 
 

@@ -34,15 +34,9 @@ class Group:
         self.directory = directory
         self.why = why
 
-    def make(self, name: str) -> str:
-        """Make the cgroup of a container below; return its directory.
-
-        Raises:
-            OSError: the kernel refuses.
-        """
-        path = f"{self.directory}/{name.strip('/').replace('/', '-')}"
-        os.mkdir(path, 0o755)
-        return path
+    def place(self, name: str) -> str:
+        """Return where the cgroup of a container is made: right below."""
+        return f"{self.directory}/{name.strip('/').replace('/', '-')}"
 
     def hand_down(self, everybody: bool) -> None:
         """Have the kernel account for each group below, if that can be.
@@ -57,9 +51,9 @@ class Group:
         """
         offered = set(read_words(f"{self.directory}/cgroup.controllers"))
         missing = sorted(offered.difference(read_words(f"{self.directory}/cgroup.subtree_control")))
-        members = read_words(f"{self.directory}/cgroup.procs")
-        if not missing or not (everybody or _family().issuperset(members)):
+        if not missing or not (everybody or has_only_us(self.directory)):
             return
+        members = read_words(f"{self.directory}/cgroup.procs")
         try:
             self.move_down(members)
             self.enable(missing)
@@ -163,12 +157,17 @@ def is_writable(directory: str) -> bool:
     return os.access(directory, os.W_OK) and os.access(f"{directory}/cgroup.procs", os.W_OK)
 
 
+def has_only_us(directory: str) -> bool:
+    """Tell whether all processes in a cgroup are of this command."""
+    return _family().issuperset(read_words(f"{directory}/cgroup.procs"))
+
+
 def is_handed_over(directory: str) -> bool:
     """Tell whether systemd says that a unit's cgroup is its user's to divide (Delegate=yes)."""
     try:
         return os.getxattr(directory, "user.delegate") == b"1"
     except OSError:
-        return False  # it does not, or is older than 251
+        return False  # it does not, or is too old to do so: 252 is
 
 
 def find_delegated() -> Group | str:

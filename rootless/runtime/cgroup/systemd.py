@@ -52,9 +52,7 @@ ROOM_MEMORY = 32 << 20  # bytes
 
 def unit_name(name: str) -> str:
     """Return the name of a scope; what none may have is replaced (systemd.unit(5))."""
-    kept = "".join(
-        char if char.isascii() and (char.isalnum() or char in ":-_.\\") else "_" for char in name
-    )
+    kept = "".join(char if _is_plain(char) or char in ":-_.\\" else "_" for char in name)
     return f"{kept[:200]}.scope"
 
 
@@ -95,18 +93,27 @@ def _connect(sockets: Sequence[tuple[str, bool]]) -> Connection:
 
 
 class Scope:
-    """A scope in the making: asked for, sent, made. Nothing is waited for before `finish`."""
+    """A scope in the making: let in, asked for, made. Nothing is waited for before `finish`."""
 
-    def __init__(
-        self, wish: Wish, sockets: Sequence[tuple[str, bool]], pids: Sequence[int]
-    ) -> None:
+    def __init__(self, sockets: Sequence[tuple[str, bool]]) -> None:
         """Connect; on the host's side of the user namespace.
+
+        Raises:
+            DBusError: nobody is there.
+        """
+        self._connection = _connect(sockets)
+        self._arguments: tuple[Any, ...] = ()
+        self._request = 0
+        self.unit = ""
+
+    def ask(self, wish: Wish, pids: Sequence[int]) -> None:
+        """Send the request: a round trip that overlaps with other work.
 
         Args:
             pids: this process and those of its children that shall go with it.
 
         Raises:
-            RlessError: nobody is there, or the wish cannot be one.
+            RlessError: the wish cannot be a scope, or systemd has not let us in.
         """
         parent = wish.parent or DEFAULT_SLICE
         if not parent.endswith(_SLICE) or "/" in parent or len(parent) <= len(_SLICE):
@@ -118,7 +125,7 @@ class Scope:
         resources = dict(wish.resources)
         if wish.default_pids is not None and "pids" not in resources:
             resources["pids"] = {"limit": wish.default_pids}
-        self._properties: list[tuple[str, tuple[str, Any]]] = [
+        wanted: list[tuple[str, tuple[str, Any]]] = [
             ("Description", ("s", wish.description)),
             ("PIDs", ("au", list(pids))),
             ("Slice", ("s", parent)),
@@ -127,31 +134,18 @@ class Scope:
             *properties(resources),
         ]
         if wish.stop_timeout is not None:
-            self._properties.append(("TimeoutStopUSec", ("t", int(1e6 * wish.stop_timeout))))
-        self._connection = _connect(sockets)
-        self._request = 0
+            wanted.append(("TimeoutStopUSec", ("t", int(1e6 * wish.stop_timeout))))
+        self._arguments = (self.unit, "fail", wanted, [])
+        # A manager tells of jobs on the bus only if somebody has asked it to.
+        self._connection.listen(_JOBS)
+        self._connection.call(_MANAGER, "Subscribe")
+        self._start()
 
-    def send(self) -> None:
-        """Send the request, once systemd has accepted us: a round trip that overlaps with others.
-
-        Raises:
-            DBusError: it has not.
-        """
-        connection = self._connection
-        if not self._request:
-            # A manager tells of jobs on the bus only if somebody has asked it to.
-            connection.listen(_JOBS)
-            connection.call(_MANAGER, "Subscribe")
-        self._request = connection.call(
-            _MANAGER,
-            "StartTransientUnit",
-            "ssa(sv)a(sa(sv))",
-            self.unit,
-            "fail",
-            self._properties,
-            [],
+    def _start(self) -> None:
+        self._request = self._connection.call(
+            _MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *self._arguments
         )
-        connection.send()
+        self._connection.send()
 
     def finish(self) -> str:
         """Wait until this process is in the scope; return its directory.
@@ -159,8 +153,6 @@ class Scope:
         Raises:
             RlessError: systemd refuses, or there is no unified hierarchy.
         """
-        if not self._request:
-            self.send()
         until = time.monotonic() + _AGAIN
         while True:
             try:
@@ -171,7 +163,7 @@ class Scope:
                 if error.name != _EXISTS or time.monotonic() > until:
                     raise
                 time.sleep(0.01)
-                self.send()
+                self._start()
         while True:
             _, removed, _, result = self._connection.signal(_INTERFACE, "JobRemoved")[:4]
             if removed == job:
@@ -213,6 +205,33 @@ def unit_of(directory: str) -> tuple[str, str]:
         if parts[at].endswith((".scope", ".service")):
             return parts[at], "".join(f"/{part}" for part in parts[at + 1 :])
     return "", ""
+
+
+def _is_plain(char: str) -> bool:
+    return char.isascii() and char.isalnum()
+
+
+def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
+    """Ask whether a cgroup is a unit's that may be divided (Delegate=yes)."""
+    unit, below = unit_of(directory)
+    if not unit or below:
+        return False
+    kind = "Scope" if unit.endswith(".scope") else "Service"
+    path = "".join(
+        char if _is_plain(char) and (at or not char.isdigit()) else f"_{ord(char):02x}"
+        for at, char in enumerate(unit)
+    )
+    to = (_MANAGER[0], f"{_MANAGER[1]}/unit/{path}", "org.freedesktop.DBus.Properties")
+    try:
+        connection = _connect(sockets)
+        try:
+            call = connection.call(to, "Get", "ss", f"org.freedesktop.systemd1.{kind}", "Delegate")
+            connection.send()
+            return connection.answer(call) == [True]
+        finally:
+            connection.close()
+    except DBusError:
+        return False
 
 
 def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]]) -> None:

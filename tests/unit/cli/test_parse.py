@@ -267,7 +267,7 @@ def test_refused_flags_say_why(row: Refused) -> None:
 
 
 def test_a_refused_flag_in_a_cluster_or_without_value() -> None:
-    for line in (["-m64m"], ["-itm", "64m"], ["--memory=64m"], ["-m"], ["-itP"]):
+    for line in (["-P8"], ["-itP", "64m"], ["--ip=::1"], ["--ip"], ["-itP"]):
         with pytest.raises(RlessError, match="is not supported"):
             parse.parse(RUN, line)
 

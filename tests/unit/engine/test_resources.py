@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ def test_what_an_update_takes_back() -> None:
         "memory.swap.max": "max",
         "cpu.max": "max 100000",
         "cpu.weight": "100",
-        "cpuset.cpus": "\n",
+        "cpuset.cpus": Path("/sys/devices/system/cpu/online").read_text().strip(),
         "io.weight": "default 100",
     }
     assert resources.lifted(request(memory=9), {"memory": 9}) == {}
