@@ -2,6 +2,9 @@
  * rless-init: process 1 of a container started with --init.
  *
  * Usage: init [--] PROGRAM [ARGUMENT...]
+ *        init --hold
+ *
+ * --hold: run nothing; hold the namespaces that others join (run --join) until SIGTERM.
  *
  * A program that was never written to be process 1 misbehaves as one: the kernel delivers no
  * signal to it that it has no handler for, so `stop` waits for its timeout, and orphans that
@@ -73,12 +76,26 @@ static int reap(pid_t child)
 	}
 }
 
+static int hold(void)
+{
+	sigset_t term;
+
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
+	sigprocmask(SIG_SETMASK, &term, NULL);
+	while (sigwaitinfo(&term, NULL) < 0 && errno == EINTR)
+		; /* stopped, and continued */
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	sigset_t all, old;
 	pid_t child;
 
 	argv++;
+	if (argc == 2 && strcmp(*argv, "--hold") == 0)
+		return hold();
 	if (argc > 1 && strcmp(*argv, "--") == 0)
 		argv++;
 	if (argc < 2 || !*argv) {

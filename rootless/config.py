@@ -1,10 +1,15 @@
-"""What the user or the administrator has set: one file, read once in a process.
+"""What the user or the administrator has set: files and the environment, read once in a process.
 
-The file is $RLESS_CONFIG, else $XDG_CONFIG_HOME/rless/config.toml (~/.config), else
-/etc/rless/config.toml: the first that exists, alone. It comes after the command line and the
-environment and before the defaults. Where there is none, all that it costs a start is two
-failed opens; where there is one, all of it is checked, so that a wrong key is not found out only
-by the verb that needs it. docs/configuration.md explains the keys.
+Key by key, the first of these counts:
+
+    the environment     RLESS_SECTION_KEY, as RLESS_CONTAINERS_NETWORK
+    the user's file     $XDG_CONFIG_HOME/rless/config.toml (~/.config)
+    the system's file   /etc/rless/rless.toml, or /etc/rless/config.toml
+
+$RLESS_CONFIG names one file in place of both. All of it comes after the command line and before
+the defaults. Where there is no file, all that it costs a start is three failed opens; where there
+is one, all of it is checked, so that a wrong key is not found out only by the verb that needs it.
+docs/configuration.md explains the keys.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SYSTEM_FILE = "/etc/rless/config.toml"
+SYSTEM_FILES = ("/etc/rless/rless.toml", "/etc/rless/config.toml")
 _MOST = 1 << 20  # bytes of the file
 
 # section -> key -> what its value is: see `_check`
@@ -28,6 +33,7 @@ KEYS: dict[str, dict[str, str]] = {
         "root": "path",
         "driver": "one of overlay fuse-overlayfs copy",
         "additional-stores": "paths",
+        "image-path": "paths",
     },
     "images": {
         "max-concurrent-downloads": "count",
@@ -68,10 +74,29 @@ KEYS: dict[str, dict[str, str]] = {
         "limits": "one of enforce try",
         "pids-limit": "timeout",
     },
+    "hpc": {
+        **dict.fromkeys("default home cwd tmp env-host fabric".split(), "switch"),
+        "modules": "words",
+        "unset-env": "words",
+    },
+    "gpus": {
+        "cdi-directories": "paths",
+    },
+    # A section for each module.
+    "modules.NAME": {
+        **dict.fromkeys("mounts env unset-env devices".split(), "words"),
+        "about": "text",
+    },
 }
 
 _VARIABLES = ("RLESS_CONFIG", "XDG_CONFIG_HOME", "HOME")
-_loaded: dict[tuple[str | None, ...], tuple[str, dict[str, dict[str, Any]]]] = {}
+_MODULE = "modules."
+
+if TYPE_CHECKING:
+    Sections = dict[str, dict[str, Any]]
+    Origins = dict[tuple[str, str], str]  # (section, key) -> the file or the variable
+
+_loaded: dict[tuple[str | None, ...], tuple[Sections, Origins]] = {}
 
 
 def get(section: str, key: str) -> Any:
@@ -80,66 +105,136 @@ def get(section: str, key: str) -> Any:
     Sizes are bytes (int), seconds floats, counts and the stop timeout ints, paths absolute.
 
     Raises:
-        RlessError: the file cannot be read, or something in it is wrong.
+        RlessError: a file cannot be read, or something in it is wrong.
     """
-    return load()[1].get(section, {}).get(key)
+    return sections().get(section, {}).get(key)
 
 
-def load() -> tuple[str, dict[str, dict[str, Any]]]:
-    """Return the path of the file that counts, "" for none, and its sections.
+def sections() -> Sections:
+    """Return all that is set, by section; a module is the section "modules.NAME".
 
     Raises:
         RlessError: as `get`.
     """
-    asked = tuple(os.environ.get(name) for name in _VARIABLES)
+    return _load()[0]
+
+
+def origin(section: str, key: str) -> str:
+    """Return what sets a key: a file, or `$VARIABLE`; "": nothing does."""
+    return _load()[1].get((section, key), "")
+
+
+def modules() -> Sections:
+    """Return the modules by name."""
+    return {
+        name[len(_MODULE) :]: module
+        for name, module in sections().items()
+        if name.startswith(_MODULE)
+    }
+
+
+def _load() -> tuple[Sections, Origins]:
+    asked = (
+        *(os.environ.get(name) for name in _VARIABLES),
+        *(f"{name}={value}" for name, value in os.environ.items() if name[:6] == "RLESS_"),
+    )
     if asked not in _loaded:
-        _loaded[asked] = _load(asked[0])
+        _loaded[asked] = _merge()
     return _loaded[asked]
 
 
-def home() -> str | None:
-    """Return the home directory, from the password database where $HOME is not set; or None.
+def _merge() -> tuple[Sections, Origins]:
+    """Lay the user's file over the system's, and the environment over both."""
+    merged: Sections = {}
+    origins: Origins = {}
+    sources = list(_files())
+    if any(name[:6] == "RLESS_" for name in os.environ):
+        sources += _variables()
+    for source, found in sources:
+        for section, keys in found.items():
+            if section.startswith(_MODULE):
+                merged[section] = {}  # one of two of the same name, never half of each
+            merged.setdefault(section, {}).update(keys)
+            origins.update(dict.fromkeys(((section, key) for key in keys), source))
+    return merged, origins
 
-    Slurm and systemd services start programs without it or with that of root.
+
+def _variables() -> Iterator[tuple[str, Sections]]:
+    for section, keys in KEYS.items():
+        if section == "modules.NAME":
+            continue  # too large for a variable
+        for key, kind in keys.items():
+            name = variable_of(section, key)
+            text = os.environ.get(name)
+            if text:
+                value: Any = text
+                if kind in ("paths", "words"):
+                    value = [part for part in text.split(":" if kind == "paths" else ",") if part]
+                elif kind in ("count", "timeout", "seconds"):
+                    try:
+                        value = float(text) if kind == "seconds" else int(text)
+                    except ValueError:
+                        pass  # refused below
+                elif kind == "switch":
+                    value = {"true": True, "1": True, "false": False, "0": False}.get(text, text)
+                yield f"${name}", {section: {key: _check(value, kind, f"${name}")}}
+
+
+def variable_of(section: str, key: str) -> str:
+    """Return the variable that sets a key."""
+    return f"RLESS_{section}_{key}".upper().replace("-", "_").replace(".", "_")
+
+
+def home() -> str | None:
+    """Return the home directory; None: there is none.
+
+    From the password database where $HOME is not set, or is somebody else's: systemd services
+    start programs without it, Slurm with that of root.
     """
     path = os.environ.get("HOME", "")
-    if path.startswith("/"):
+    if path.startswith("/") and (os.access(path, os.W_OK) or not os.path.exists(path)):
         return path
     import pwd  # 0.3 ms, and only on odd hosts
 
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        return None
+        return path if path.startswith("/") else None
 
 
-def _load(asked: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
-    if asked:
+def _files() -> Iterator[tuple[str, Sections]]:
+    """Yield (path, sections) of the files that there are, the weakest first."""
+    named = os.environ.get("RLESS_CONFIG")
+    if named:
         try:
-            return asked, parse(_read(asked), asked)
+            data = _read(named)
         except OSError as error:
             raise RlessError(
-                f"cannot read the configuration {asked}: {error.strerror}",
+                f"cannot read the configuration {named}: {error.strerror}",
                 "RLESS_CONFIG names it: correct or unset that",
             ) from error
-    for path in _places():
-        try:
-            data = _read(path)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # PermissionError: $HOME is another's, as after `su`
-        except OSError as error:
-            raise RlessError(f"cannot read the configuration {path}: {error.strerror}") from error
-        return path, parse(data, path)
-    return "", {}
+        yield named, parse(data, named)
+        return
+    for places in (SYSTEM_FILES, _own_places()):
+        for path in places:
+            try:
+                data = _read(path)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue  # PermissionError: $HOME is another's, as after `su`
+            except OSError as error:
+                raise RlessError(
+                    f"cannot read the configuration {path}: {error.strerror}"
+                ) from error
+            yield path, parse(data, path)
+            break
 
 
-def _places() -> Iterator[str]:
+def _own_places() -> tuple[str, ...]:
     base = os.environ.get("XDG_CONFIG_HOME", "")
     if base.startswith("/"):
-        yield f"{base}/rless/config.toml"
-    elif own := home():
-        yield f"{own}/.config/rless/config.toml"
-    yield SYSTEM_FILE
+        return (f"{base}/rless/config.toml",)
+    own = home()
+    return (f"{own}/.config/rless/config.toml",) if own else ()
 
 
 def _read(path: str) -> bytes:
@@ -188,13 +283,19 @@ def parse(data: bytes, path: str) -> dict[str, dict[str, Any]]:
     images = document.get("images")
     if isinstance(images, dict) and "limits" in images:
         document["images.limits"] = images.pop("limits")
+    modules = document.pop("modules", None)
+    if isinstance(modules, dict):
+        document.update({f"{_MODULE}{name}": module for name, module in modules.items()})
+    elif modules is not None:
+        raise RlessError(f"{what}: modules is not a section", "write [modules.NAME]")
     sections: dict[str, dict[str, Any]] = {}
     for section, keys in document.items():
-        if section not in KEYS:
+        form = "modules.NAME" if section.startswith(_MODULE) else section
+        if form not in KEYS:
             raise _unknown(what, f"[{section}]", [f"[{name}]" for name in KEYS])
         if not isinstance(keys, dict):
             raise RlessError(f"{what}: {section} is not a section", f"write [{section}]")
-        known = KEYS[section]
+        known = KEYS[form]
         for key in keys:
             if key not in known:
                 raise _unknown(what, f"{key} in [{section}]", list(known))
@@ -221,6 +322,14 @@ def _check(value: Any, kind: str, what: str) -> Any:
         return [_path(item, what) for item in value]
     if kind == "path":
         return _path(value, what)
+    if kind == "words":
+        if not isinstance(value, list):
+            raise RlessError(f"{what} is not a list of words in quotes", 'write ["word", …]')
+        return [expand(_check(item, "text", what), what) for item in value]
+    if kind == "switch":
+        if not isinstance(value, bool):
+            raise RlessError(f"{what} is neither true nor false")
+        return value
     if kind == "size":
         return _size(value, what)
     if kind in ("count", "timeout"):
@@ -239,17 +348,58 @@ def _check(value: Any, kind: str, what: str) -> Any:
         choices = kind.split()[2:]
         if value not in choices:
             raise RlessError(f"{what}: {value!r} is not {' or '.join(choices)}")
-    return value
+    return expand(value, what)
+
+
+def expand(text: str, what: str) -> str:
+    """Return a text with its templates filled in, for the user who runs rless.
+
+    `{uid}`, `{gid}`, `{user}`, `{home}`, `{env:NAME}` and `{env:NAME:-text}` for where it is not
+    set; other braces stay.
+
+    Raises:
+        RlessError: a variable is not set, or an unknown template.
+    """
+    if "{" not in text:
+        return text
+    parts = text.split("{")
+    result = [parts[0]]
+    for part in parts[1:]:
+        name, brace, rest = part.partition("}")
+        if not brace:
+            raise RlessError(f"{what}: a brace is not closed: {escape(text)[:200]}")
+        result.append(_template(name, what) + rest)
+    return "".join(result)
+
+
+def _template(name: str, what: str) -> str:
+    if name.startswith("env:"):
+        variable, dash, fallback = name[4:].partition(":-")
+        value = os.environ.get(variable, "")
+        if not value and not dash:
+            raise RlessError(
+                f"{what}: the variable {escape(variable)[:50]} is not set",
+                f"write {{env:{escape(variable)[:50]}:-text}} for where it is not",
+            )
+        return value or fallback
+    if name == "gid":
+        return str(os.getgid())
+    if name not in ("uid", "user", "home"):
+        raise RlessError(
+            f"{what}: {{{escape(name)[:50]}}} has no meaning",
+            "use {uid}, {gid}, {user}, {home} or {env:NAME}",
+        )
+    return _variable(name.upper(), what, f"{{{name}}}")
 
 
 def _path(value: object, what: str) -> str:
-    """Return an absolute path; `~/`, $HOME, $USER and $UID are those of the caller.
+    """Return an absolute path; `~/`, $HOME, $USER, $UID and templates are of the caller.
 
     So that one file of the administrator can give each user a place of her own.
     """
     if not isinstance(value, str) or "\0" in value:
         raise RlessError(f"{what} is not a path in quotes")
-    parts = value.split("/")
+    parts = expand(value, what).split("/")
     if parts[0] == "~":
         parts[0] = "$HOME"
     path = "/".join(_variable(part[1:], what) if part[:1] == "$" else part for part in parts)
@@ -258,7 +408,7 @@ def _path(value: object, what: str) -> str:
     return os.path.normpath(path)
 
 
-def _variable(name: str, what: str) -> str:
+def _variable(name: str, what: str, shown: str = "") -> str:
     value: str | None
     if name == "UID":
         value = str(os.getuid())
@@ -274,7 +424,7 @@ def _variable(name: str, what: str) -> str:
     else:
         raise RlessError(f"{what}: ${escape(name)[:50]} has no meaning", "use $HOME, $USER or $UID")
     if not value:
-        raise RlessError(f"{what}: ${name} is not known here")
+        raise RlessError(f"{what}: {shown or f'${name}'} is not known here")
     return value
 
 

@@ -60,6 +60,12 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 			close(fds[i]);
 		answer(client, 'a', error);
 		return;
+	case 'J':
+		error = count == 1 ? join_rank(fds[0]) : EINVAL;
+		answer(client, 'j', error);
+		if (error)
+			break;
+		return;
 	case 'W':
 		window.ws_row = said[1] | said[2] << 8;
 		window.ws_col = said[3] | said[4] << 8;

@@ -5,11 +5,11 @@ enum { LONGEST_POLL = 1 << 30 }; /* ms: poll(2) takes an int */
 #define LAST_WORDS (2LL << 20) /* bytes read of a stream after the end: all that a pipe holds */
 
 /* An event of poll(2): what to do then, and about whom. */
-static struct pollfd polls[11 + 4 * CLIENTS];
+static struct pollfd polls[11 + 4 * CLIENTS + RANKS];
 static struct {
-	enum { INIT, STARTED, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY } what;
+	enum { INIT, STARTED, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY, RANK } what;
 	int who, stream;
-} topics[11 + 4 * CLIENTS];
+} topics[11 + 4 * CLIENTS + RANKS];
 static int watched;
 
 static void watch(int fd, short events, int what, int who, int stream)
@@ -65,6 +65,9 @@ static void watch_all(void)
 		watch(me.health_fd, POLLIN, HEALTH, 0, 0);
 	if (me.oom_fd >= 0 && !me.out_of_memory)
 		watch(me.oom_fd, POLLPRI, MEMORY, 0, 0);
+	for (int i = 0; i < RANKS && has_joined(); i++)
+		if (ranks[i] >= 0)
+			watch(ranks[i], POLLIN, RANK, i, 0);
 	if (me.listener >= 0 && free_place())
 		watch(me.listener, POLLIN, ADMIT, 0, 0); /* last: it reuses places */
 }
@@ -72,7 +75,7 @@ static void watch_all(void)
 static void act(int index)
 {
 	int who = topics[index].who, stream = topics[index].stream;
-	struct client *client = &clients[who];
+	struct client *client = &clients[who < CLIENTS ? who : 0];
 
 	switch (topics[index].what) {
 	case INIT:
@@ -117,6 +120,9 @@ static void act(int index)
 		break;
 	case MEMORY:
 		check_memory();
+		break;
+	case RANK:
+		lose_rank(who);
 		break;
 	case ADMIT:
 		admit();

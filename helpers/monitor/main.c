@@ -16,6 +16,8 @@
  * Clients connect to the socket `monitor` in the container's directory; one message a datagram:
  *
  *   A flags [in] out err   attach: descriptors of pipes come with it; flag 1: `in` is one of them
+ *   J pidfd                (--join) a process that has joined: it is signalled in place of init,
+ *                          and the container ends with the last one   answer: j errno
  *   W rows columns         resize the terminal (u16, little endian)
  *   K number               signal init     answer: k errno; EAGAIN: once it is the application
  *   S                      the user stops it: no restart
@@ -77,6 +79,7 @@ static void begin(int fd)
 	snprintf(me.name, sizeof(me.name), "%s", text("name"));
 	me.dir = openat(AT_FDCWD, text("directory"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	me.listener = (int)number("listener", -1);
+	me.member = (int)number("member", -1);
 	me.init = (pid_t)number("init", 0);
 	me.init_fd = (int)number("init_fd", -1);
 	me.pasta = (pid_t)number("pasta", 0);
@@ -124,6 +127,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	begin_client();
+	begin_ranks();
 	say_hello();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */

@@ -36,6 +36,7 @@ enum {
 	LINE = 16384,  /* bytes of the longest line of a log, as in Docker */
 	CLIENTS = 64,  /* more wait to be accepted */
 	GRACE = 100,   /* ms that a slow client may hold up all */
+	RANKS = 1024,  /* processes that have joined */
 };
 
 enum { OUT, ERR };
@@ -61,6 +62,7 @@ extern struct monitor {
 	char name[256];
 	int dir;               /* the container's directory */
 	int orders, listener;
+	int member;            /* the connection that is its place in networks; -1: none */
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
 	int starting;          /* the pipe that init closes by execve; -1: it runs */
@@ -170,6 +172,15 @@ void tell_end(void);
 void linger(void);
 void begin_client(void);
 void say_hello(void);
+
+/* ranks.c: the processes that have joined; -1: a free place */
+extern int ranks[RANKS];
+void begin_ranks(void);
+bool has_joined(void);
+int join_rank(int pidfd);
+void lose_rank(int i);
+void signal_ranks(int number);
+void end_ranks(void);
 
 /* restart.c: whether it is started again, and when */
 void change_policy(const char *said);

@@ -5,6 +5,10 @@ int signal_init(int number)
 {
 	if (me.ended || me.init_fd < 0)
 		return ESRCH;
+	if (has_joined() && number != SIGKILL) { /* the first process only holds what they use */
+		signal_ranks(number);
+		return 0;
+	}
 	/* Process 1 of a pid namespace loses what it has no handler for: it waits for who has one. */
 	if (me.starting >= 0 && number != SIGKILL && number > 0 && number <= 64) {
 		me.asked |= 1ULL << (number - 1);

@@ -41,7 +41,7 @@ def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
             converted = convert(row, key, str(value))
         except RlessError as error:
             raise error.within(
-                f"the configuration {config.load()[0]}: {key} in [{section}]"
+                f"the configuration {config.origin(section, key)}: {key} in [{section}]"
             ) from error
         found[row[3]] = [converted] if row[2] == "list" else converted
     found = {**found, **values}

@@ -2,6 +2,7 @@
 
 One KEY[=VALUE] a line. White space before a key is dropped, `#` starts a comment only at the
 start of a line, a byte order mark goes. Quotes, `$` and backslashes are ordinary characters.
+A file that ends with a NUL is /proc/PID/environ's kind: what is between two of them is a variable.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def environment(request: RunRequest | ExecRequest, values: dict[str, Any]) -> No
     for entry in values.get("env", ()):
         if "=" in entry:
             request.env.append(entry)
+        elif "*" in entry or "?" in entry or "[" in entry:
+            from rootless.engine.profile import matching
+
+            request.env += matching([entry])
         elif entry in os.environ:
             request.env.append(f"{entry}={os.environ[entry]}")
         else:
@@ -53,6 +58,8 @@ def read(flag: str, path: str, lookup: Mapping[str, str] | None) -> list[str]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RlessError(f"{flag} {path}: {reason}") from error
+    if content.endswith(b"\0") and (content.count(b"\0") > 1 or b"\n" not in content):
+        return _of_records(content, f"{flag} {path}")
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         where = f"{flag} {path}: line {number}"
         if len(raw) >= _LONGEST:
@@ -74,4 +81,15 @@ def read(flag: str, path: str, lookup: Mapping[str, str] | None) -> list[str]:
             result.append(line)
         elif lookup is not None and key in lookup:
             result.append(f"{key}={lookup[key]}")
+    return result
+
+
+def _of_records(content: bytes, where: str) -> list[str]:
+    """Return the variables of a file with a NUL behind each, as Slurm's CreateEnvFile=null."""
+    result = []
+    for number, raw in enumerate(content[:-1].split(b"\0"), 1):
+        text = raw.decode("utf-8", "surrogateescape")
+        if not text.partition("=")[0] or "=" not in text:
+            raise RlessError(f"{where}: record {number} is no KEY=VALUE")
+        result.append(text)
     return result

@@ -37,7 +37,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "rm": ("rm", "Remove containers"),
         "rename": ("rename", "Give a container another name"),
         "update": ("update", "Change the options of containers"),
-        "inspect": ("inspect", "Show all about containers, images or volumes as JSON"),
+        "inspect": ("inspect", "Show all about containers, images, networks or volumes as JSON"),
         "top": ("top", "Show the processes of a container"),
         "stats": ("stats", "Show what containers use, live"),
         "port": ("port", "Show the published ports of a container"),
@@ -58,6 +58,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "save": ("save", "Write images to an archive"),
         "load": ("load", "Read images from an archive"),
         "import": ("import_", "Make an image of a tar archive of files"),
+        "flatten": ("flatten", "Write an image as one squashfs file, to be run as it is"),
         "search": ("search", "Search a registry"),
         "login": ("login", "Log in to a registry"),
         "logout": ("logout", "Forget the log-in of a registry"),
@@ -71,6 +72,15 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "volume rm": ("volume_rm", "Remove volumes"),
         "volume prune": ("volume_prune", "Remove volumes that no container uses"),
     },
+    "Networks": {
+        "network create": ("network_create", "Create a network of several containers"),
+        "network ls": ("network_ls", "List networks"),
+        "network inspect": ("network_inspect", "Show all about networks as JSON"),
+        "network rm": ("network_rm", "Remove networks"),
+        "network prune": ("network_prune", "Remove networks that no container uses"),
+        "network connect": ("network_connect", "Put a container into a network"),
+        "network disconnect": ("network_disconnect", "Take a container out of a network"),
+    },
     "Host": {
         "info": ("info", "Show the state of rless and of this host"),
         "events": ("events", "Show what happens to containers, images and volumes"),
@@ -78,9 +88,11 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "system prune": ("system_prune", "Remove all that nothing uses"),
         "system start": ("system_start", "Start the containers that restart after a boot"),
         "system stop": ("system_stop", "Stop the containers that restart after a boot"),
+        "config show": ("config_show", "Show the configuration, and where each key is set"),
         "doctor": ("doctor", "Check this host: what works, what does not, how to fix it"),
         "unshare": ("unshare", "Run a command in the user namespace of containers"),
         "generate systemd": ("generate_systemd", "Write a systemd user unit for a container"),
+        "slurm-config": ("slurm_config", "Print an oci.conf by which Slurm runs containers"),
         "completion": ("completion", "Print the completion script of a shell"),
         "version": ("version", "Show the version of rless, Python and the kernel"),
         "help": ("help", "Show the help of a verb"),
@@ -102,7 +114,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "remove": "rm",
     },
     "image": {
-        **{verb: verb for verb in "pull push tag history save load import search".split()},
+        **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
         "inspect": "image inspect",
         "prune": "image prune",
         "ls": "images",
@@ -115,6 +127,14 @@ ALIASES: dict[str, dict[str, str]] = {
         "list": "volume ls",
         "remove": "volume rm",
     },
+    "network": {
+        **{
+            verb: f"network {verb}"
+            for verb in "create ls inspect rm prune connect disconnect".split()
+        },
+        "list": "network ls",
+        "remove": "network rm",
+    },
     "system": {
         "df": "system df",
         "prune": "system prune",
@@ -124,9 +144,10 @@ ALIASES: dict[str, dict[str, str]] = {
         "events": "events",
     },
     "generate": {"systemd": "generate systemd"},
+    "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
-_LATER = "build builder buildx compose network plugin swarm"
+_LATER = "build builder buildx compose plugin swarm"
 
 
 def help_text() -> str:
@@ -135,19 +156,19 @@ def help_text() -> str:
     lines = [usage, "", "Run containers without root."]
     for heading, verbs in VERBS.items():
         lines += ["", f"{heading}:"]
-        lines += [f"  {verb:<18}{summary}" for verb, (_, summary) in verbs.items()]
+        lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
     lines += [
         "",
         "Options:",
         "  --debug        Print the time line, and tracebacks of internal errors",
         "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
         "  --cgroup-manager MANAGER",
-        "                 systemd, cgroupfs or none (RLESS_CGROUP_MANAGER)",
+        "                 systemd, cgroupfs or none (RLESS_CONTAINERS_CGROUP_MANAGER)",
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
-        "'rless container', 'rless image', 'rless volume' and 'rless system' group the verbs as",
-        "Docker does: 'rless container ls' is 'rless ps'.",
+        "'rless container', 'rless image', 'rless network', 'rless volume' and 'rless system'",
+        "group the verbs as Docker does: 'rless container ls' is 'rless ps'.",
         "'rless VERB --help' tells more about a verb.",
         "",
     ]
@@ -238,7 +259,9 @@ def _dispatch(args: list[str]) -> int:
             if flag == "--storage":
                 os.environ["RLESS_STORAGE"] = os.path.abspath(value)
             else:
-                os.environ["RLESS_CGROUP_MANAGER"] = value  # as Podman's; `run` judges it
+                os.environ["RLESS_CONTAINERS_CGROUP_MANAGER"] = (
+                    value  # as Podman's; `run` judges it
+                )
         else:
             raise RlessError(f"unknown flag: {flag}", "see 'rless --help'")
     if not args:

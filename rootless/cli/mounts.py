@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.cli.values import boolean, choice, name_ok, refuse, size, text
+from rootless.cli.values import boolean, choice, integer, line, name_ok, refuse, size, text
 from rootless.cli.values import label as label_of
 from rootless.engine.request import Device, Mount
 
@@ -305,11 +305,15 @@ def tmpfs(value: str) -> Mount:
     return result
 
 
-def device(value: str) -> Device:
-    """Return the device of `/dev/x[:/dev/y][:rwm]`."""
+def device(value: str) -> Device | str:
+    """Return the device of `/dev/x[:/dev/y][:rwm]`, or the CDI name `vendor.com/class=name`."""
     parts = text(value).split(":")
     if "=" in value and "/" in value and not value.startswith("/"):
-        raise refuse(f"--device {value}", "CDI names are not built yet", "give the device nodes")
+        from rootless.engine.cdi import is_name
+
+        if not is_name(value):
+            raise ValueError("is neither a path nor of the form vendor.com/class=name")
+        return value
     if len(parts) > 3 or not parts[0]:
         raise ValueError("is not a device")
     host = container = parts[0]
@@ -334,6 +338,47 @@ def device(value: str) -> Device:
             "leave the mode out: the host's file permissions decide",
         )
     return Device(_absolute(host), _absolute(container), permissions)
+
+
+def gpus(value: str) -> str:
+    """Return what `--gpus` wishes, as the engine looks it up: gpus=all, gpus=device:0=nvidia.
+
+    Docker's form: `all`, a number, or fields with commas: count, device, driver, capabilities.
+    """
+    if value.isascii() and value.isdigit() and int(value) > 0:
+        return f"gpus=count:{int(value)}"
+    if value == "all":
+        return "gpus=all"
+    wish, driver = "", ""
+    for field in _fields(value):
+        key, equals, content = field.partition("=")
+        if not equals or not content:
+            raise ValueError(f"has the field {field!r}, not key=value")
+        if key == "device":
+            wish = f"device:{content}"
+        elif key == "count":
+            wish = "all" if content in ("all", "-1") else f"count:{integer(content, 1, 1000)}"
+        elif key == "driver":
+            driver = line(content)
+        elif key != "capabilities":  # what a device can do is in its description
+            raise ValueError(f"has the unknown field {key!r}")
+    return f"gpus={wish or 'all'}" + (f"={driver}" if driver else "")
+
+
+def _fields(value: str) -> list[str]:
+    """Split at commas that are outside of double quotes (CSV, as Docker's client)."""
+    fields = [""]
+    quoted = False
+    for char in value:
+        if char == '"':
+            quoted = not quoted
+        elif char == "," and not quoted:
+            fields.append("")
+        else:
+            fields[-1] += char
+    if quoted:
+        raise ValueError("has an open quote")
+    return fields
 
 
 def _device_mode(value: str) -> bool:

@@ -25,11 +25,16 @@ _PROCESS: Group = (
         ("--entrypoint", "COMMAND", "value", "entrypoint", "text",
          "Replace the entrypoint of the image; empty: none"),
         ("--env -e", "KEY[=VALUE]", "list", "env", "env",
-         "Set a variable; without a value it comes from here"),
+         "Set a variable; without a value it comes from here, a pattern as 'SLURM_*' too"),
         ("--env-file", "FILE", "list", "env_file", "required", "Read variables from a file"),
+        ("--unset-env", "GLOB", "list", "env_unset", "required",
+         "Leave out variables of the image and of --env-host"),
         ("--user -u", "USER[:GROUP]", "value", "user", "optional",
          "Run as this user, names or numbers of the container"),
-        ("--group-add", "GROUP", "list", "group_add", "required", "Join a further group"),
+        ("--group-add", "GROUP", "list", "group_add", "required",
+         "Join a further group; keep-groups: as --keep-groups"),
+        ("--keep-groups", "", "flag", "keep_groups", "boolean",
+         "Keep your supplementary groups, for files that only they may reach"),
         ("--workdir -w", "DIR", "value", "workdir", "workdir",
          "Start in this directory of the container, made if absent"),
         ("--ulimit", "NAME=SOFT[:HARD]", "list", "ulimits", "ulimit",
@@ -110,7 +115,9 @@ _FILES: Group = (
         ("--read-only", "", "flag", "read_only", "boolean", "Make the root filesystem read-only"),
         ("--shm-size", "SIZE", "value", "shm_size", "shm_size", "Size of /dev/shm (64m)"),
         ("--device", "HOST[:CONTAINER][:rwm]", "list", "devices", "mounts.device",
-         "Add a host device"),
+         "Add a host device, or one by its CDI name, vendor.com/class=name"),
+        ("--gpus", "all|N|device=NAME", "list", "gpus", "mounts.gpus",
+         "Add GPUs that a CDI file describes"),
         ("--volume-driver", "DRIVER", "value", "accepted", "compat.volume_driver",
          "Only `local`: volumes are directories of the storage"),
     ),
@@ -184,13 +191,24 @@ _NETWORK: Group = (
     "Network",
     (
         ("--network --net", "MODE", "list", "network", "network.network",
-         "pasta[:OPTION,...] (default), none, host, container:NAME"),
-        ("--publish -p", "[IP:]HOST_PORT:PORT[/PROTOCOL]", "list", "publish", "network.publish",
-         "Publish a port to the host"),
+         "pasta[:OPTION,...] (default), none, host, container:NAME, ns:PATH,"
+         " NETWORK[:KEY=VALUE,...]"),
+        ("--network-alias --net-alias", "NAME", "list", "aliases", "network.alias",
+         "Another name in the networks"),
+        ("--link", "CONTAINER[:ALIAS]", "list", "links", "network.link",
+         "Tell of a container in the same network, as Docker once did: hosts and environment"),
+        ("--publish -p", "[[IP:][HOST_PORT]:]PORT[/PROTOCOL]", "list", "publish", "network.publish",
+         "Publish a port, or a range of ports, to the host"),
+        ("--publish-all -P", "", "flag", "publish_all", "boolean",
+         "Publish each exposed port at a free port of the host"),
         ("--expose", "PORT[-PORT][/PROTOCOL]", "list", "expose", "network.expose",
-         "Record that the container listens there; opens nothing, as in Docker"),
+         "Record that the container listens there; opens nothing but with -P, as in Docker"),
+        ("--ip", "ADDRESS", "value", "ip", "network.ip4", "IPv4 address of the container"),
+        ("--ip6", "ADDRESS", "value", "ip6", "network.ip6", "IPv6 address of the container"),
+        ("--mac-address", "ADDRESS", "value", "mac_address", "network.mac",
+         "MAC address of the container's interface"),
         ("--add-host", "NAME:ADDRESS", "list", "add_host", "network.add_host",
-         "Add a line to /etc/hosts"),
+         "Add a line to /etc/hosts; the address `host-gateway` is the host's"),
         ("--dns", "ADDRESS", "list", "dns", "network.dns", "Use this name server"),
         ("--dns-search", "DOMAIN", "list", "dns_search", "network.dns_search",
          "Search this domain; `.`: none"),
@@ -217,9 +235,34 @@ _SECURITY: Group = (
     ),
 )  # fmt: skip
 
+_HPC: Group = (
+    "Clusters",
+    (
+        ("--hpc", "", "flag", "hpc", "boolean",
+         ("All below but --module and --fakeroot; your own id; host network, ipc, pid, uts; and "
+          "for `run` in the foreground --rm -i --log-driver none")),
+        ("--home", "", "flag", "share_home", "boolean", "Bind your home directory"),
+        ("--cwd", "", "flag", "share_cwd", "boolean",
+         "Bind the working directory, and start in it"),
+        ("--host-tmp", "", "flag", "share_tmp", "boolean", "Bind /tmp and /var/tmp"),
+        ("--env-host", "", "flag", "env_host", "boolean",
+         "Pass your environment on; what the image sets comes before it"),
+        ("--fabric", "", "flag", "fabric", "boolean",
+         "Add the devices of the interconnect: InfiniBand, Slingshot, Omni-Path, xpmem, knem"),
+        ("--module", "NAME[,NAME...]", "list", "modules", "required",
+         "Add what the site's configuration has under these names: mounts, variables, devices"),
+        ("--fakeroot", "", "flag", "fakeroot", "boolean",
+         ("Answer chown, mknod and changes of user as if they had worked (true for root without "
+          "subordinate ids)")),
+    ),
+)  # fmt: skip
+
 _OWN: Group = (
     "Of rless, not of Docker",
     (
+        ("--join", "KEY", "optional", "join", "join_key",
+         ("Share one container with all `run --join` of the same KEY (the Slurm step, else the "
+          "parent process); the program runs in this process's place")),
         ("--rootfs", "DIR", "value", "rootfs", "absolute",
          "Use this directory as the root filesystem, in place of IMAGE"),
         ("--explain", "text|json", "optional", "explain", "explain",
@@ -229,15 +272,17 @@ _OWN: Group = (
         ("--sdnotify", "MODE", "value", "sdnotify", "logging.sdnotify",
          ("Who tells the systemd of $NOTIFY_SOCKET: conmon (rless, once it is started), container, "
           "ignore")),
+        ("--systemd", "MODE", "value", "systemd", "logging.systemd",
+         ("Make it ready for systemd as first process: auto (default: when the command is systemd "
+          "or /sbin/init), true (the same, and refused where it cannot run), always, false")),
         ("--debug", "", "flag", "debug", "boolean", "Print the time line of the start"),
     ),
 )  # fmt: skip
 
 GROUPS: tuple[Group, ...] = (
-    _PROCESS, _HEALTH, _IDENTITY, _FILES, _LIMITS, _NAMESPACES, _NETWORK, _SECURITY, _OWN,
+    _PROCESS, _HEALTH, _IDENTITY, _FILES, _LIMITS, _NAMESPACES, _NETWORK, _SECURITY, _HPC, _OWN,
 )  # fmt: skip
 
-_BRIDGE = "networks of several containers are not built yet"
 _WINDOWS = "it exists on Windows only"
 
 REFUSED: tuple[Refused, ...] = (
@@ -252,14 +297,7 @@ REFUSED: tuple[Refused, ...] = (
     ("--cpu-percent", "N", _WINDOWS, ""),
     ("--io-maxbandwidth", "SIZE", _WINDOWS, ""),
     ("--io-maxiops", "N", _WINDOWS, ""),
-    ("--gpus", "GPUS", "not built yet", "give the device nodes by --device"),
-    ("--publish-all -P", "", "random host ports are not built yet", "use --publish"),
-    ("--ip", "ADDRESS", _BRIDGE, ""),
-    ("--ip6", "ADDRESS", _BRIDGE, ""),
-    ("--link", "NAME", _BRIDGE, "use --network container:NAME"),
-    ("--link-local-ip", "ADDRESS", _BRIDGE, ""),
-    ("--mac-address", "ADDRESS", "not built yet", ""),
-    ("--network-alias --net-alias", "NAME", _BRIDGE, ""),
+    ("--link-local-ip", "ADDRESS", "a network gives these by itself", ""),
     ("--storage-opt", "KEY=VALUE", "a size limit of the root filesystem needs root", ""),
     ("--runtime", "NAME", "not built yet: rless is its own OCI runtime", ""),
     ("--use-api-socket", "", "there is no Docker daemon behind rless", ""),

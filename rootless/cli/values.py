@@ -149,6 +149,13 @@ def pull_policy(value: str) -> str:
     return choice(value, "always", "missing", "never")
 
 
+def join_key(value: str) -> str:
+    """Return a KEY of --join; the bare flag means the one that is found out."""
+    if len(value) > 256:
+        raise ValueError("a KEY has 256 characters at most")
+    return value
+
+
 def explain(value: str) -> str:
     """Return the form of --explain; the bare flag means text."""
     return choice(value or "text", "text", "json")

@@ -37,17 +37,17 @@ def rename(reference: str, name: str) -> None:
     old = container.facts["name"]
     if name == old:
         raise RlessError(f"container {old} has that name already", exit_code=1)
-    _change(container, [old, name], lambda: _change_name(container, old, name))
+    change(container, [old, name], lambda: _change_name(container, old, name))
     events.of_container("rename", container, oldName=old)
 
 
-def _change(container: Container, names: list[str], change: Callable[[], None]) -> None:
+def change(container: Container, names: list[str], act: Callable[[], None]) -> None:
     """Change container.json, which nobody else changes meanwhile.
 
     Killed half-way, a renamed one has two names: by this note the next sweep takes one away.
 
     Raises:
-        RlessError: of `change`; or another command is at it.
+        RlessError: of `act`; or another command is at it.
     """
     note, name = changing_path(container.id), container.facts["name"]
     entry = {"owner": this_process(), "names": names}
@@ -61,7 +61,7 @@ def _change(container: Container, names: list[str], change: Callable[[], None]) 
                     f"container {name} is being changed by another command", "try again", 1
                 )
         try:
-            change()
+            act()
         finally:
             unlink(note)
     except OSError as error:
@@ -86,6 +86,10 @@ def _change_name(container: Container, old: str, name: str) -> None:
         if running.client is not None:
             running.client.rename(name)
         running.close()
+    if container.facts["request"].get("networks"):
+        from rootless.engine import connect
+
+        connect.rename(container)
     if _is_going(container):
         drop_name(name, container.id)  # who removes it may know the old one only
 
@@ -113,7 +117,7 @@ def update(references: Iterable[str], changes: dict[str, Any]) -> Iterator[Outco
                     "end (--rm), so it has no restart policy",
                     exit_code=1,
                 )
-            _change(container, [], lambda one=container: _change_request(one, changes))  # type: ignore[misc]
+            change(container, [], lambda one=container: _change_request(one, changes))  # type: ignore[misc]
             running = take(container) if policy is not None else None
             if running is not None:
                 if running.client is not None and policy is not None:

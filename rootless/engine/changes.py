@@ -386,6 +386,19 @@ def parts_of(container: Container) -> Callable[[], list[Part]]:
             return found
 
         return host_parts
+    if kind == "squashfs":
+        path, offset, identity, cache = rootview.packed_image(container)
+
+        def packed_parts() -> list[Part]:
+            from rootless.rootfs import squashfs
+
+            # A place beside that of the container, which may run.
+            place = f"{workspace}/looked-at"
+            os.makedirs(place, 0o700, exist_ok=True)
+            lower = squashfs.show(path, offset, identity, place, container.idmap(), cache)
+            return stored.parts(workspace, [lower.path])
+
+        return packed_parts
     if kind == "layers":
         layers, _ = rootview.image_layers(container)
     else:

@@ -63,7 +63,7 @@ def commit(
     named = _name(name)
     kind = rootview.source_kind(container)
     if kind != "layers":
-        made_of = "host:" if kind == "host" else "--rootfs"
+        made_of = {"host": "host:", "squashfs": "a file"}.get(kind, "--rootfs")
         raise RlessError(
             f"container {container.facts['name']} has no image to commit on: it is made of "
             f"{made_of}",

@@ -12,7 +12,9 @@ import time
 from rootless import log, paths
 from rootless.engine import container as containers
 from rootless.engine import defaults, events, specgen, sweep, userns
-from rootless.engine.monitor import Source
+from rootless.engine.child import joins
+from rootless.engine.request import HOST_IMAGE
+from rootless.engine.source import Source
 from rootless.errors import RlessError
 from rootless.linux.process import close_on_exec_from, signal_number
 
@@ -20,13 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rootless.engine.child import Child
     from rootless.engine.container import Container
-    from rootless.engine.request import Mount, RunRequest
+    from rootless.engine.membership import Membership
+    from rootless.engine.request import Mount, Port, RunRequest
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
-
-HOST_IMAGE = "host:"
 
 
 class Run:
@@ -37,18 +39,22 @@ class Run:
         self.times: list[tuple[str, float]] = []
         self._began = time.monotonic()
         self.storage = paths.storage_root()
+        self.child: Child | None = None
         self.image: Image | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
+        self.users = (b"", b"")  # the image's passwd and group
         self.subordinate = userns.Subordinate()
         self.warned = False
         self.prepared = False
+        self.followed = False  # it has started, and the command stays with it
         self.added_groups: list[int] = []
         self.idmap: IdMap
         self.source: Source
         self.container: Container
         self.spec: Spec
         self.joined: dict[str, str] = {}
+        self.member: Membership | None = None
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
@@ -76,17 +82,25 @@ class Run:
         log.debug(step)
 
 
-def create(request: RunRequest, run: bool = False) -> Run:
+def create(
+    request: RunRequest,
+    run: bool = False,
+    image: Image | None = None,
+    child: Child | None = None,
+) -> Run:
     """Make a container, which then waits to be started.
 
     Args:
         run: it is started at once, as `rless run` does.
+        image: the local image, where that was looked up.
+        child: of the caller, which it was forked for; it gets its id maps meanwhile.
 
     Raises:
         RlessError: nothing is left of the container then.
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     state = Run(request)
+    state.image, state.child = image, child
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
     if request.asks_limits():
@@ -96,6 +110,8 @@ def create(request: RunRequest, run: bool = False) -> Run:
     sweep.sweep()
     find_joined(state)
     _find_image(state)
+    if child is not None:
+        child.begin_maps(state.idmap)
     state.mark("image")
     _make_container(state, run)
     state.mark("container")
@@ -111,7 +127,7 @@ def _find_image(state: Run) -> None:
         state.source = Source("directory")
         state.source.path = request.rootfs
         state.source.driver = request.driver
-        state.user = _resolve_user(state, request.user or "", b"", b"")
+        state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
     name = request.image or ""
@@ -121,9 +137,16 @@ def _find_image(state: Run) -> None:
         state.source.hidden = _homes()
         state.source.driver = request.driver
         state.config = {"Cmd": ["/bin/sh"]}
-        state.user = _resolve_user(state, request.user or "", *_host_users())
+        state.users = _host_users()
+        state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
+    if request.is_file():
+        from rootless.image import flat
+
+        if path := flat.named(name):
+            _take_file(state, path)
+            return
     from rootless.image.store import Store
 
     store = Store(state.storage)
@@ -139,8 +162,13 @@ def _find_image(state: Run) -> None:
             idmap_for=lambda found: _adopt(state, found),
         )
     else:
-        image = store.lookup(name, request.platform)
+        image = state.image or store.lookup(name, request.platform)
     if image is None:
+        from rootless.image import flat
+
+        if path := flat.search(name):
+            _take_file(state, path)
+            return
         from rootless.image import pull
 
         if request.pull == "never":
@@ -168,12 +196,36 @@ def _find_image(state: Run) -> None:
     state.source.driver = request.driver
 
 
+def _take_file(state: Run, path: str) -> None:
+    """Take an image that is a file; it stays where it is."""
+    from rootless.image import flat
+
+    request = state.request
+    image = flat.read(path, state.storage)
+    image.check_platform(request.platform)
+    request.image = path  # a later start may have another working directory
+    state.config = image.config
+    source = state.source = Source("squashfs")
+    source.path, source.offset, source.identity = path, image.offset, image.identity
+    source.cache = f"{state.storage}/flat"
+    source.driver = request.driver
+    spec = request.user or state.config.get("User") or ""
+    state.users = image.passwd, image.group
+    state.user = _resolve_user(state, spec)
+    state.idmap = _choose_map(state)
+    if state.idmap.single and not state.joined:
+        # The files of the image are root's, so root has to be mapped. Another user of the
+        # container is it in a namespace of the container's own (`_gather_facts`).
+        state.idmap = userns.build_single(0, 0)
+
+
 def _adopt(state: Run, image: Image) -> IdMap:
     """Take an image: its config, its user, and with them the map."""
     state.image = image
     state.config = image.config
     spec = state.request.user or state.config.get("User") or ""
-    state.user = _resolve_user(state, spec, image.passwd(), image.group())
+    state.users = image.passwd(), image.group()
+    state.user = _resolve_user(state, spec)
     state.idmap = _choose_map(state)
     return state.idmap
 
@@ -196,11 +248,10 @@ def _host_users() -> tuple[bytes, bytes]:
     return texts[0], texts[1]
 
 
-def _resolve_user(
-    state: Run, spec: str, passwd: bytes, group: bytes
-) -> tuple[int, int, list[int], str]:
+def _resolve_user(state: Run, spec: str) -> tuple[int, int, list[int], str]:
     from rootless.image.user import resolve_group, resolve_user
 
+    passwd, group = state.users
     if state.request.userns.startswith("keep-id") and not spec:
         # As Podman: keep-id also runs the application as the kept user.
         uid, gid = userns.keep_id(state.request.userns)
@@ -231,12 +282,9 @@ def find_joined(state: Run) -> None:
     Their namespaces belong to their user namespace, so ours is the same, with its map.
     """
     request = state.request
-    for kind in ("userns", "pid", "ipc", "uts", "cgroupns", "network"):
-        mode = getattr(request, kind) or ""
-        if not mode.startswith("container:"):
-            continue
+    for kind, name in joins(request).items():
         try:
-            other = containers.find(mode.partition(":")[2])
+            other = containers.find(name)
         except RlessError as error:
             raise RlessError(f"--{kind}: {error.message}", error.hint) from error
         if state.joined.get("id", other.id) != other.id:
@@ -252,7 +300,14 @@ def find_joined(state: Run) -> None:
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
     container_id = containers.new_id()
-    stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
+    command = specgen.command(request, config, None)
+    systemd, default_signal = "", defaults.STOP_SIGNAL
+    if request.systemd != "auto" or command[0].endswith(("init", "systemd")):
+        from rootless.engine import systemd_mode
+
+        if systemd := systemd_mode.wanted(request, command):
+            default_signal = systemd_mode.STOP_SIGNAL
+    stop_signal = request.stop_signal or config.get("StopSignal") or default_signal
     try:
         stop_number = signal_number(stop_signal)
     except RlessError as error:
@@ -261,7 +316,6 @@ def _make_container(state: Run, run: bool) -> None:
         ) from error
     timeout = request.stop_timeout
     extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
-    command = specgen.command(request, config, None)
     state.container = containers.create(
         container_id,
         request.name,
@@ -281,9 +335,10 @@ def _make_container(state: Run, run: bool) -> None:
             "rm": request.rm,
             "detach": request.detach,
             "labels": {**(config.get("Labels") or {}), **request.labels},
-            "exposed": sorted({*(config.get("ExposedPorts") or {}), *request.expose}),
+            "exposed": _exposed(request, config),
             "ports": [_show_port(port) for port in request.publish],
             "network": _show_network(state),
+            "systemd": systemd,
             "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
@@ -325,6 +380,8 @@ def _furnish(state: Run, container: Container) -> None:
     from rootless.engine import files
 
     files.check_sources(state.request)
+    if state.request.add_user:
+        files.write_users(container.directory, state.user[:2], *state.users)
     if state.request.cidfile:
         _write_cidfile(state.request.cidfile, container.id)
 
@@ -343,9 +400,22 @@ def _show_network(state: Run) -> str:
     return mode if mode.startswith("container:") else mode.partition(":")[0]
 
 
-def _show_port(port: Any) -> str:
-    host = f"{port.host_ip or '0.0.0.0'}:{port.host_port}"
-    return f"{host}->{port.container_port}/{port.protocol}"
+def _show_port(port: Port) -> str:
+    """Return what is asked for; what is true stands in the entry in `live`."""
+    number = f"{port.host_port or ''}"
+    if port.host_end:
+        number += f"-{port.host_end}"
+    address = f"[{port.host_ip}]" if ":" in (port.host_ip or "") else port.host_ip or ""
+    return f"{address}:{number}->{port.container_port}/{port.protocol}"
+
+
+def _exposed(request: RunRequest, config: dict[str, Any]) -> list[str]:
+    texts = [*(config.get("ExposedPorts") or {}), *request.expose]
+    if not texts:
+        return []
+    from rootless.network import ports
+
+    return ports.exposed(texts)
 
 
 def _write_cidfile(path: str, container_id: str) -> None:

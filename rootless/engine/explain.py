@@ -82,6 +82,8 @@ def _image(state: Run) -> list[tuple[str, Any]]:
         what = "the host's own programs, under a private copy-on-write view"
         if state.source.kind == "directory":
             what = "a directory"
+        elif state.source.kind == "squashfs":
+            what = f"a squashfs image in a file, from byte {state.source.offset} on"
         return [("source", f"{state.request.image or state.source.path} ({what})")]
     return [
         ("name", state.image.name),
@@ -182,7 +184,7 @@ def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
     mode = state.request.network or "pasta"
     facts: list[tuple[str, Any]] = [("mode", mode)]
     if pasta is not None:
-        facts += [("pasta", f"pid {pasta.pid}"), ("published", state.container.facts["ports"])]
+        facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
     return facts
 
 

@@ -33,6 +33,7 @@ else:
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
+_ALONE = 10.0  # seconds that the first one who joins may take
 _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
@@ -98,6 +99,9 @@ class _Holder:
         if "health_interval" in self.orders:
             self.health_at = self.begun + self.number("health_first") / 1000
         self.log = Log(self.orders)
+        self.ranks: list[int] = []  # pidfds of those who have joined
+        self.mount_ns = -1  # of the container, held once somebody has joined
+        self.alone_until = self.begun + _ALONE if self.number("ranks") else 0.0
         self.clients: list[Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
         self.taken = 0  # bytes of the sources
@@ -291,6 +295,10 @@ class _Holder:
     def _signal_init(self, number: int) -> int:
         if self.ended:
             return errno.ESRCH
+        if self.ranks and number != signal.SIGKILL:
+            for fd in self.ranks:
+                _signal(fd, number)
+            return 0
         # Process 1 of a pid namespace loses what it has no handler for: it waits for who has one.
         if self.starting >= 0 and number != signal.SIGKILL and 0 < number < signal.NSIG:
             self.asked.append(number)
@@ -312,6 +320,47 @@ class _Holder:
         if self.starting >= 0:
             os.close(self.starting)
             self.starting = -1
+
+    def _join(self, fds: list[int]) -> int:
+        """Take one who joins in hand, by its pidfd; return an errno."""
+        if not self.number("ranks") or len(fds) != 1:
+            return errno.EINVAL
+        over = not self.ranks and self.mount_ns >= 0
+        if self.ended or self.terminated or self.starting >= 0 or over:
+            return errno.ESRCH
+        if self.mount_ns < 0:
+            try:
+                self.mount_ns = os.open(f"/proc/{self.init}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                return error.errno or errno.EIO
+            self.alone_until = 0.0
+        self.ranks.append(fds[0])
+        return 0
+
+    def _lose_rank(self, fd: int) -> None:
+        """Note that one has ended; after the last one nothing is left to hold."""
+        self.ranks.remove(fd)
+        os.close(fd)
+        if not self.ranks and not self.ended:
+            self._signal_init(signal.SIGTERM)
+            self.alone_until = time.monotonic() + _CLEAN_UP
+
+    def _end_ranks(self) -> None:
+        """End those who have joined, and what they have left in there."""
+        if self.mount_ns < 0:
+            return
+        from rootless.engine.join import end_inside
+
+        for fd in self.ranks:
+            _signal(fd, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(1000 * _CLEAN_UP)
+            os.close(fd)
+        self.ranks = []
+        end_inside(self.orders["id"])
+        os.close(self.mount_ns)
+        self.mount_ns = -1
 
     def _stop_restarts(self) -> None:
         self.policy = "no"
@@ -371,6 +420,11 @@ class _Holder:
         elif kind == b"A":
             error = self._attach(client, rest[0] if rest else 0, list(fds))
             client.send(b"a" + bytes([error]))
+            if not error:
+                return
+        elif kind == b"J":
+            error = self._join(list(fds))
+            client.send(b"j" + bytes([error]))
             if not error:
                 return
         elif kind == b"W" and len(rest) == 4 and self.pty >= 0:
@@ -500,7 +554,7 @@ class _Holder:
         for client in self.clients[:]:
             if client.behind:
                 self._drop(client)  # they are the child's now
-        kept = (self.number("lock", -1), self.number("python_fd", -1))
+        kept = [self.number(name, -1) for name in ("lock", "member", "python_fd")]
         for fd in (self.orders_fd, self.listener, *kept):
             if fd >= 0:
                 os.set_inheritable(fd, True)
@@ -539,9 +593,11 @@ class _Holder:
             pass  # the administrator's systemd removes it
 
     def _clean_up(self) -> None:
+        self._end_ranks()
         if self.pasta:
             os.kill(self.pasta, signal.SIGKILL)
         self._end_cgroup()
+        self._leave_networks()
         if self.orders["mount"]:
             try:
                 mounts.umount(self.orders["mount"])
@@ -565,6 +621,22 @@ class _Holder:
             return  # the next sweep finds the entry in `live`
         if self.orders["live"]:
             os.unlink(self.orders["live"])
+
+    def _leave_networks(self) -> None:
+        """Leave the networks, and wait until names and published ports are gone."""
+        member = self.number("member", -1)
+        if member >= 0:
+            import socket
+
+            channel = socket.socket(fileno=member)
+            channel.settimeout(_CLEAN_UP)
+            try:
+                channel.shutdown(socket.SHUT_WR)
+                while channel.recv(16):
+                    pass
+            except OSError:
+                pass  # who held them was killed
+            channel.close()
 
     def _remove(self) -> None:
         name = f"{self.orders['names']}/{self.name}"
@@ -635,6 +707,9 @@ class _Holder:
                 self._start_again()
             if self.health_at and now >= self.health_at and not self.ended:
                 self._begin_health()
+            if self.alone_until and now >= self.alone_until and not self.ended:
+                self.alone_until = 0.0
+                self._signal_init(signal.SIGKILL)
             if not self.done:
                 self._turn()
         self._clean_up()
@@ -672,6 +747,8 @@ class _Holder:
             topics[fd] = (events, self._serve_input, (fd,))
         if self.health_fd >= 0:
             topics[self.health_fd] = (select.POLLIN, self._end_health, ())
+        for fd in self.ranks:
+            topics[fd] = (select.POLLIN, self._lose_rank, (fd,))
         if self.listener >= 0:
             topics[self.listener] = (select.POLLIN, self._admit, ())
         return topics
@@ -710,6 +787,8 @@ class _Holder:
         due = [moment for moment in (self.restart_at,) if moment]
         if self.health_at and not self.ended:
             due.append(self.health_at)
+        if self.alone_until and not self.ended:
+            due.append(self.alone_until)
         pending = any(client.sinks[self.stream].todo for client in self.clients)
         if pending and time.monotonic() - self.since < _GRACE:
             due.append(self.since + _GRACE)
@@ -725,3 +804,10 @@ class _Holder:
                 act(*arguments)
         if pending:
             self._deliver()
+
+
+def _signal(pidfd: int, number: int) -> None:
+    try:
+        pidfd_send_signal(pidfd, number)
+    except SyscallError:
+        pass  # it has just ended

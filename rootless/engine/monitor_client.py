@@ -188,22 +188,29 @@ class Client:
         Raises:
             RlessError: the container has ended.
         """
+        fds = [fd for fd in (stdin, stdout, stderr) if fd >= 0]
+        self._send_fds(b"A" + bytes([stdin >= 0]), fds)
+        if error := self._answer(b"a"):
+            why = "it has ended" if error == 3 else os.strerror(error)
+            raise RlessError(f"cannot attach to the container: {why}", exit_code=1)
+
+    def join(self, pidfd: int) -> int:
+        """Have a process counted as one that has joined; return an errno, ESRCH: it ends."""
+        self._send_fds(b"J", [pidfd])
+        return self._answer(b"j")
+
+    def _send_fds(self, message: bytes, fds: list[int]) -> None:
         import _socket
         import array
 
-        fds = array.array("i", [fd for fd in (stdin, stdout, stderr) if fd >= 0])
         channel = _socket.socket(fileno=os.dup(self.fd))
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))
         try:
-            channel.sendmsg(
-                [b"A" + bytes([stdin >= 0])], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)]
-            )
+            channel.sendmsg([message], [rights])
         except OSError:
             pass  # it has gone
         finally:
             channel.close()
-        if error := self._answer(b"a"):
-            why = "it has ended" if error == 3 else os.strerror(error)
-            raise RlessError(f"cannot attach to the container: {why}", exit_code=1)
 
     def close(self) -> None:
         """Close the connection."""

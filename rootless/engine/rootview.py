@@ -313,7 +313,7 @@ def _mount(
 ) -> int:
     """Fork a child that mounts the root of a stopped container; return its pid."""
     from rootless import rootfs
-    from rootless.rootfs import copy, fuse_overlayfs, host  # noqa: F401  before the seal
+    from rootless.rootfs import copy, fuse_overlayfs, host, squashfs  # noqa: F401  before the seal
 
     source = root_source(container)
     wanted = bind_mounts(container) if volumes else []
@@ -389,8 +389,10 @@ def image_layers(container: Container) -> tuple[list[str], str]:
 
 
 def source_kind(container: Container) -> str:
-    """Return what a container's root is made of: "layers", "host" or "directory"."""
+    """Return what a container's root is made of: "layers", "host", "squashfs" or "directory"."""
     facts = container.facts
+    if (facts.get("source") or {}).get("kind") == "squashfs":
+        return "squashfs"
     if facts["image_id"]:
         return "layers"
     return "host" if facts["image"] == "host:" else "directory"
@@ -411,7 +413,18 @@ def root_source(container: Container) -> Callable[[Any], Mounted]:
     if kind == "host":
         exclude = homes()
         return lambda rootfs: rootfs.mount_host(workspace, idmap, exclude=exclude, driver=asked)
+    if kind == "squashfs":
+        file = packed_image(container)
+        return lambda rootfs: rootfs.mount_squashfs(
+            *file[:3], workspace, idmap, file[3], driver=driver
+        )
     return lambda rootfs: rootfs.mount_directory(image, workspace, idmap, driver=driver)
+
+
+def packed_image(container: Container) -> tuple[str, int, list[int], str]:
+    """Return (path, offset, identity, cache) of the squashfs image of a container."""
+    source = container.facts["source"]
+    return source["path"], source["offset"], source["identity"], source["cache"]
 
 
 def homes() -> list[str]:

@@ -37,6 +37,7 @@ class Facts:
         init: our init program, to bind; None without --init.
         no_new_privs: where the request does not say.
         seccomp: the profile; None: unconfined.
+        systemd: the container's id, where it is made for systemd; else "".
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
         resources: `linux.resources`, of the limits that were asked for.
@@ -59,6 +60,7 @@ class Facts:
         "no_new_privs",
         "resources",
         "seccomp",
+        "systemd",
         "uid",
         "volumes",
     )
@@ -78,6 +80,7 @@ class Facts:
         self.no_new_privs = False
         self.seccomp: dict[str, Any] | None = None
         self.hostname = ""
+        self.systemd = ""
         self.resources: dict[str, Any] = {}
         self.cgroup_namespace = True
         self.host_mqueue = False
@@ -109,13 +112,13 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
             },
             "args": command(request, image, facts.init),
             "env": environment(request, image, facts),
-            "cwd": request.workdir or image.get("WorkingDir") or "/",
+            "cwd": directory(request, image),
             "capabilities": sets,
-            "rlimits": [_rlimit(*limit) for limit in request.ulimits],
+            "rlimits": rlimits(request),
             "noNewPrivileges": _no_new_privs(request, facts),
         },
         "mounts": mounts(request, facts),
-        "annotations": dict(request.annotations),
+        "annotations": _annotations(request),
         "linux": {
             "namespaces": namespaces(request, facts),
             "resources": facts.resources,
@@ -140,11 +143,28 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
     return spec
 
 
+def directory(request: RunRequest, image: dict[str, Any]) -> str:
+    """Return the working directory."""
+    return request.workdir or image.get("WorkingDir") or "/"
+
+
+def rlimits(request: RunRequest) -> list[Rlimit]:
+    """Return the limits of --ulimit."""
+    return [_rlimit(*limit) for limit in request.ulimits]
+
+
+def _annotations(request: RunRequest) -> dict[str, str]:
+    kept = {"run.oci.keep_original_groups": "1"} if request.keep_groups else {}
+    return {**request.annotations, **kept}
+
+
 def command(request: RunRequest, image: dict[str, Any], init: str | None) -> list[str]:
     """Return the argv: Docker's rules for Entrypoint and Cmd.
 
     --entrypoint also drops the image's Cmd; "" resets the entrypoint.
     """
+    if request.holds:
+        return [defaults.INIT_PATH, "--hold"]
     if request.entrypoint is None:
         entrypoint = list(image.get("Entrypoint") or [])
         arguments = request.command or list(image.get("Cmd") or [])
@@ -159,16 +179,26 @@ def command(request: RunRequest, image: dict[str, Any], init: str | None) -> lis
 
 def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> list[str]:
     """Return the environment, built from nothing: Docker's defaults, the image's, the user's."""
-    variables = dict(entry.partition("=")[::2] for entry in (defaults.PATH,))
+    variables = dict(entry.partition("=")[::2] for entry in (defaults.PATH, *request.env_under))
     if facts.hostname:
         variables["HOSTNAME"] = facts.hostname
     if request.tty:
         variables["TERM"] = "xterm"
+    if facts.systemd:
+        from rootless.engine import systemd_mode
+
+        variables |= systemd_mode.environment(facts.systemd)
     for entry in image.get("Env") or []:
         name, _, value = entry.partition("=")
         variables[name] = value
     for name in request.env_remove:
         variables.pop(name, None)
+    if request.env_unset:
+        from rootless.engine.profile import matches
+
+        variables = {
+            name: value for name, value in variables.items() if not matches(name, request.env_unset)
+        }
     for entry in request.env:
         name, _, value = entry.partition("=")
         variables[name] = value
@@ -247,7 +277,7 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         result.append(_mount("/proc", "proc", kernel))
     result.append(_mount("/dev", "tmpfs", private_dev))
     result.append(_mount("/dev/pts", "devpts", pts))
-    if request.network == "host" or facts.inner_map:
+    if request.uses_host_network() or facts.inner_map:
         result.append(_bind("/sys", "/sys", ["rbind", *(f"r{option}" for option in system)]))
     else:
         result.append(_mount("/sys", "sysfs", system))
@@ -261,6 +291,10 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         if request.ipc != "none":
             size = defaults.SHM_SIZE if request.shm_size is None else request.shm_size
             result.append(_mount(_SHM, "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
+    if facts.systemd:
+        from rootless.engine import systemd_mode
+
+        result += systemd_mode.mounts()
     for path, source in facts.files.items():
         flag = "ro" if request.read_only else "rw"
         result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))

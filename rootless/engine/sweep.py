@@ -70,6 +70,11 @@ def sweep() -> None:
         if name.endswith(".tmp"):
             _drop_temporary(f"{root}/{name}")
             continue
+        if name.startswith("join-"):
+            from rootless.engine.join import drop_lock
+
+            drop_lock(f"{root}/{name}")
+            continue
         entry = read_json(f"{root}/{name}")
         if entry is None:
             continue  # it ended just now
@@ -152,6 +157,10 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
             pass  # its parent was taken from us: the administrator's systemd removes it
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
+    if container is not None and container.facts.get("request", {}).get("holds"):
+        from rootless.engine.join import end_inside
+
+        end_inside(container_id)
     if container is None:
         _clear_unknown(container_id)
     elif entry.get("rm"):

@@ -157,7 +157,7 @@ def measure() -> Usage:
 
 
 # Prepared for speed, made again when they are missed.
-CACHES = ("host", "seccomp")
+CACHES = ("host", "seccomp", "flat")
 
 
 def _top(name: str) -> str:

@@ -132,6 +132,7 @@ class Unpacker:
         """
         if lower is None:
             os.mkdir(name, 0o755, dir_fd=dir_fd)
+            self._remember(path, 0o755, 0)  # the same at each unpacking
             return
         status = os.fstat(lower)
         mode = stat.S_IMODE(status.st_mode)

@@ -13,7 +13,7 @@ DELEGATE_TEXT = "[Service] Delegate=cpu cpuset io memory pids"
 def read_words(path: str) -> list[str]:
     """Return the words of a file of a cgroup; none if it is not there."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().split()
     except OSError:
         return []

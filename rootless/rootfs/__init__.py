@@ -171,6 +171,25 @@ def mount_host(
     return host.mount(workspace, idmap, cache, exclude=exclude, driver=driver, volatile=volatile)
 
 
+def mount_squashfs(
+    path: str,
+    offset: int,
+    identity: Sequence[int],
+    workspace: str,
+    idmap: IdMap,
+    cache: str,
+    *,
+    driver: str | None = None,
+    volatile: bool = False,
+) -> Mounted:
+    """Mount an image that is a file; see `rootless.rootfs.squashfs.mount`."""
+    from rootless.rootfs import squashfs
+
+    return squashfs.mount(
+        path, offset, identity, workspace, idmap, cache, driver=driver, volatile=volatile
+    )
+
+
 def mount_directory(
     path: str,
     workspace: str,
@@ -209,10 +228,10 @@ def unmount(mounted: Mounted) -> None:
         except RlessError:
             pass  # it is unmounted already
     if mounted.helper_pids:
-        from rootless.rootfs import fuse_overlayfs
+        from rootless.rootfs import fuse
 
         for pid in mounted.helper_pids:
-            fuse_overlayfs.wait(pid)
+            fuse.wait(pid)
         mounted.helper_pids = []
     if mounted.lock_fd >= 0:
         os.close(mounted.lock_fd)

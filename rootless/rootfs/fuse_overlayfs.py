@@ -1,40 +1,21 @@
-"""The driver `fuse-overlayfs`: the same union, served by a program through /dev/fuse.
+"""The driver `fuse-overlayfs`: the same union, served by a program (`fuse`).
 
 For kernels before 5.11, and for file systems that overlayfs refuses as its upper layer.
-
-The mount is ours: /dev/fuse is opened and mounted here, and the program gets the descriptor
-(`/dev/fd/N` as its mount point, libfuse 3.3). The first request then waits for the program, so
-nothing has to be polled, and it fails if the program has ended.
-
-The program must end when its mount ends. A process in the engine's mount namespace keeps that
-namespace alive, the mount in it too, and so itself, for ever: so the program gets a mount
-namespace of its own, from which the mount is detached. When every process of the container is
-gone, even by SIGKILL, the kernel ends the mount, the program reads ENODEV and exits.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import signal
-import stat
-import time
 
-from rootless.errors import RlessError, SyscallError
-from rootless.linux import caps, ns, prctl, process
-from rootless.linux import mount as mounts
+from rootless.errors import RlessError
+from rootless.rootfs import fuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
 PROGRAM = "fuse-overlayfs"
-# Only directories that root owns on every system: one planted in $PATH is never run.
-_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin")
 _LOG = "fuse-overlayfs.log"
-_LOG_LIMIT = 4096
-_END_SECONDS = 5.0
 
 
 def mount(
@@ -59,7 +40,7 @@ def mount(
     Raises:
         RlessError: the program or /dev/fuse is missing, or it ended; what it said.
     """
-    program = find_program()
+    program = fuse.find_program(PROGRAM)
     if program is None:
         raise RlessError(f"{PROGRAM} is not installed")
     if not layers:
@@ -73,50 +54,15 @@ def mount(
         options += ",volatile"
     if squash is not None:
         options += f",squash_to_uid={squash[0]},squash_to_gid={squash[1]}"
-    log = f"{workspace}/{_LOG}"
-    try:
-        fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
-    try:
-        # Other users than the one that mounts: the container's. The kernel checks modes itself.
-        data = (
-            f"fd={fuse_fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},"
-            "default_permissions,allow_other"
-        )
-        mounts.mount(PROGRAM, target, f"fuse.{PROGRAM}", flags | mounts.MS_NODEV, data)
-        argv = [PROGRAM, "-f", "-o", options, f"/dev/fd/{fuse_fd}"]
-        pid = os.fork()
-        if pid == 0:
-            _serve(program, argv, fuse_fd, target, log)
-    finally:
-        os.close(fuse_fd)
-    try:
-        os.stat(target)
-    except OSError as error:
-        mounts.umount(target)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise RlessError(f"{PROGRAM} ended: {_last_line(log) or error.strerror}") from error
+    pid = fuse.mount(
+        program,
+        ("-f", "-o", options),
+        target,
+        f"{workspace}/{_LOG}",
+        flags=flags,
+        privileged=True,
+    )
     return options, pid
-
-
-def find_program() -> str | None:
-    """Return the absolute path of fuse-overlayfs; None: it is not installed.
-
-    Host root has no mapping here, so it cannot be told by its number; but a program that is
-    ours, or that others may write to, is not the system's.
-    """
-    for directory in _DIRECTORIES:
-        path = f"{directory}/{PROGRAM}"
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        ours = status.st_uid == os.getuid() and os.getuid() != 0
-        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022 and not ours:
-            return path
-    return None
 
 
 def _quote(path: str) -> str:
@@ -131,75 +77,3 @@ def _quote(path: str) -> str:
     if ":" in path:
         raise RlessError(f"{PROGRAM} cannot take a path with a colon in it: {path}")
     return path.replace("\\", "\\\\").replace(",", "\\,")
-
-
-def _serve(program: str, argv: list[str], fuse_fd: int, target: str, log: str) -> NoReturn:
-    """Become the program, in the child."""
-    try:
-        # A key of the terminal must not end it.
-        os.setsid()
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.dup2(null, 0)
-        os.dup2(log_fd, 1)
-        os.dup2(log_fd, 2)
-        process.close_on_exec_from(3)
-        os.set_inheritable(fuse_fd, True)
-        # What the parent has blocked or ignored would stay so for the program.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        ns.unshare(ns.CLONE_NEWNS)
-        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        mounts.umount(target)
-        _keep_capabilities()
-        os.chdir("/")
-        os.execve(program, argv, process.HELPER_ENVIRONMENT)
-    except BaseException as error:
-        try:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-        finally:
-            os._exit(127)
-
-
-def _keep_capabilities() -> None:
-    """Make the capabilities survive execve: as uid 0 where that is mapped, else as ambient.
-
-    The supplementary groups stay: the storage may be reachable by one of them only.
-    """
-    for change in (os.setresgid, os.setresuid):
-        try:
-            change(0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-    if os.geteuid() == 0:
-        return
-    last = caps.last_capability()
-    every = (1 << (last + 1)) - 1
-    caps.set_capabilities(every, every, every)
-    for number in range(last + 1):
-        prctl.raise_ambient(number)
-
-
-def _last_line(log: str) -> str:
-    try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            lines = file.read(_LOG_LIMIT).strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""
-
-
-def wait(pid: int) -> None:
-    """Reap the program after its mount is gone; end it if it doesn't end by itself."""
-    deadline = time.monotonic() + _END_SECONDS
-    try:
-        while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return
-            time.sleep(0.002)
-    except ChildProcessError:
-        pass  # reaped already

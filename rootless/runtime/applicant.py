@@ -48,6 +48,7 @@ class Applicant:
             written: see `process.Held`.
         invoker: (uid, gid) that it has before it is anybody of the container.
         extras: what the engine never asks.
+        keep_groups: its supplementary groups stay as they are.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Applicant:
         self.keep_fds = keep_fds
         self.die_with_parent = die_with_parent
         self.extras = extras
+        if description.get("rlimits"):
+            import resource  # noqa: F401  # a library of its own, which takes 0.3 ms to load
         self.read_description()
         self.console: Terminal | None = None
         self.own_image = application.image_of_caller()
@@ -77,6 +80,7 @@ class Applicant:
         self.held: list[application.Held | OSError] | None = None
         self.entered = False
         self.invoker = (0, 0)
+        self.keep_groups = False
 
     def read_description(self) -> None:
         """Translate what the `process` object says of capabilities and environment."""
@@ -147,7 +151,7 @@ class Applicant:
         groups = sorted(set(user.get("additionalGids", [])))
         self._give_stdio(uid)
         try:
-            _set_ids(uid, gid, groups)
+            _set_ids(uid, gid, None if self.keep_groups else groups)
         except SyscallError as error:
             if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
@@ -231,7 +235,7 @@ def leave_keyring() -> None:
             raise
 
 
-def _set_ids(uid: int, gid: int, groups: list[int]) -> None:
+def _set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
     try:
         process.set_ids(uid, gid, groups)
     except SyscallError as error:

@@ -37,8 +37,9 @@ from __future__ import annotations
 import errno
 import os
 
-from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
+from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, prctl
+from rootless.linux.cgroup import membership
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime import process as application
@@ -150,6 +151,7 @@ def prepare(
     complete: Callable[[Process], None] | None = None,
     keep_fds: tuple[int, ...] = (),
     extras: Extras | None = None,
+    keep_groups: bool = False,
 ) -> Entrant:
     """Return what starts a process in a running container, with all that can be done before a fork.
 
@@ -167,6 +169,7 @@ def prepare(
             and all that it opens may be hostile.
         keep_fds: descriptors that the process inherits.
         extras: what only the command line asks.
+        keep_groups: it has the caller's supplementary groups.
 
     Raises:
         RlessError: there is no filter, or the description is not valid.
@@ -177,16 +180,18 @@ def prepare(
         description["noNewPrivileges"] = True
     if description.get("terminal"):
         import rootless.runtime.tty  # noqa: F401  # nothing can be imported later
+    place = _place_of(init, cgroup) if cgroup else None
     return Entrant(
         description,
         init=init,
-        cgroup=cgroup,
-        attach=_way_in(cgroup),
+        cgroup=place,
+        attach=_way_in(cgroup, place),
         limited=_has_limits(spec),
         oom_score=spec["process"].get("oomScoreAdj"),
         complete=complete,
         seccomp_filter=bpf,
         seccomp_flags=load_flags(seccomp) if seccomp is not None else 0,
+        keep_groups=keep_groups,
         stdio=stdio,
         console_fd=console_fd if description.get("terminal") else -1,
         status_fd=-1,
@@ -195,14 +200,26 @@ def prepare(
     )
 
 
-def _way_in(cgroup: str | None) -> Callable[[], None] | None:
+def _place_of(init: Init, cgroup: str) -> str:
+    """Return where the first process is: a systemd divides its control group, and moves below.
+
+    A group whose controllers go down takes no process itself (cgroups(7)).
+    """
+    path = known = membership(init.pid)
+    while known not in ("", "/") and not cgroup.endswith(known):
+        known = os.path.dirname(known)
+    return cgroup + path[len(known) :] if known not in ("", "/") else cgroup
+
+
+def _way_in(cgroup: str | None, place: str | None) -> Callable[[], None] | None:
     """Return how to enter a control group that may be out of our reach; None: not by systemd."""
     sockets = cgroups.sockets() if cgroup else []
-    if not sockets or cgroup is None:
+    if not sockets or cgroup is None or place is None:
         return None
     from rootless.runtime.cgroup import systemd  # the joiner can import nothing
 
-    return lambda: systemd.attach(cgroup, os.getpid(), sockets)
+    below = place[len(cgroup) :]
+    return lambda: systemd.attach(cgroup, os.getpid(), sockets, below)
 
 
 def _has_limits(spec: Spec) -> bool:
@@ -223,6 +240,7 @@ class Entrant(Applicant):
         oom_score: int | None,
         complete: Callable[[Process], None] | None,
         console_fd: int,
+        keep_groups: bool,
         **common: Any,
     ) -> None:
         super().__init__(description, die_with_parent=False, **common)
@@ -233,6 +251,7 @@ class Entrant(Applicant):
         self.oom_score = oom_score
         self.complete = complete
         self.console_fd = console_fd
+        self.keep_groups = keep_groups
         self.joined_fd = self.entrant_status = -1
         # Our memory is the container's user namespace's. A terminal needs its session first.
         self.exposed = not init.namespaces & ns.CLONE_NEWUSER and console_fd < 0
@@ -301,6 +320,34 @@ class Entrant(Applicant):
         if self.extras is not None and told[0] >= 0:
             self.extras.pid = int(os.read(told[0], 16))
         self.enter()
+
+    def become(self) -> NoReturn:
+        """Go into the container and become the program there, in the caller's own process.
+
+        For one that is in the host's user and pid namespace. Its session, process group, control
+        group, streams and `keep_fds` stay its own. Until execve its memory is the host's, so that
+        nobody in the container may look into it.
+        """
+        assert not self.exposed
+        try:
+            forbid_imports()
+            self.hide()
+            self.reset_signals()
+            self.keep_only({self.init.pidfd})
+            leave_keyring()
+            self.enter_namespaces()
+            self.limit_process()
+            self.change_user()
+            self.restrict()
+            application.execute(self.process["args"], self.environment, self.held)
+        except RlessError as error:
+            failure = error
+        except OSError as error:
+            failure = RlessError(f"{error.filename or 'runtime'}: {error.strerror}")
+        except BaseException as error:
+            failure = RlessError(f"internal error: {type(error).__name__}: {error}")
+        os.write(2, f"rless: {escape(str(failure))}\n".encode())
+        os._exit(failure.exit_code)
 
     # -- the joiner -----------------------------------------------------------------------------
 
@@ -380,7 +427,7 @@ class Entrant(Applicant):
             raise error.within("cannot join the container's namespaces") from error
         os.close(self.init.pidfd)
         self.invoker = (os.geteuid(), os.getegid())
-        idmap.become_root()
+        idmap.become_root(keep_groups=self.keep_groups)
         prctl.set_dumpable(False)  # fs.suid_dumpable decides with each change of user: not ours
 
     def become_known(self) -> None:

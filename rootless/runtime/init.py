@@ -77,6 +77,9 @@ class Init(Applicant):
         )
         self.spec = spec
         self.linux = spec.get("linux", {})
+        # crun's annotation, which Podman sets too.
+        kept = spec.get("annotations", {}).get("run.oci.keep_original_groups")
+        self.keep_groups = kept in ("1", "true")
         self.namespaces = namespaces
         self.console_fd = console_fd
         self.go_fd = go_fd
@@ -189,7 +192,7 @@ class Init(Applicant):
     def become_root(self) -> None:
         """Become uid 0 of the user namespace, where it has one."""
         self.invoker = (os.geteuid(), os.getegid())
-        idmap.become_root()
+        idmap.become_root(keep_groups=self.keep_groups)
 
     def write_sysctls(self) -> None:
         """Write the sysctls, before any mount is the container's."""

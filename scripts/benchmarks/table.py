@@ -37,7 +37,7 @@ class Group(NamedTuple):
     """What is compared with each other; the first case is the reference.
 
     Attributes:
-        repeat: how often a sample does what is timed, AT_ONCE at a time.
+        repeat: how often a sample does what is timed. at_once: how many of them at a time.
         first, last: commands around the whole group.
     """
 
@@ -45,6 +45,7 @@ class Group(NamedTuple):
     samples: int
     cases: Sequence[Case]
     repeat: int = 1
+    at_once: int = AT_ONCE
     first: Sequence[Command] = ()
     last: Sequence[Command] = ()
 
@@ -59,25 +60,24 @@ def measure(peers: Peers, group: Group) -> None:
         times: dict[str, list[tuple[float, float]]] = {case.label: [] for case in usable}
         for _ in range(group.samples):
             for case in random.sample(usable, len(usable)):
-                times[case.label].append(sample(peers, case, group.repeat))
+                times[case.label].append(sample(peers, case, group.repeat, group.at_once))
         show(group, usable, times)
     for command in group.last:
         if command[0] not in peers.missing:
             peers.run(command)
 
 
-def sample(peers: Peers, case: Case, repeat: int) -> tuple[float, float]:
+def sample(peers: Peers, case: Case, repeat: int, at_once: int) -> tuple[float, float]:
     """Return the milliseconds of one sample, and those of processor time."""
     name = f"bench-{time.monotonic_ns()}"
     for command in case.before:
         peers.check(named(command, name))
-    at_once = AT_ONCE if repeat > 1 else 1
     commands = [
         named(command, f"{name}-{number}") if repeat > 1 else named(command, name)
         for number in range(repeat)
         for command in case.timed
     ]
-    spent = peers.time(commands, at_once)
+    spent = peers.time(commands, at_once if repeat > 1 else 1)
     for command in case.after:
         peers.run(named(command, name))
     return spent

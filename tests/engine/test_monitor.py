@@ -757,3 +757,54 @@ def test_a_terminal_that_is_hung_up_does_not_spin(start: Start) -> None:
     select.select((), (), (), 0.5)
     stat = Path(f"/proc/{held.pid}/stat").read_text().rpartition(")")[2].split()
     assert int(stat[11]) + int(stat[12]) - before <= 2  # ticks of 10 ms
+
+
+# -- those who have joined -------------------------------------------------------------------------
+
+
+def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process that joins; return it and the errno of the answer."""
+    rank = subprocess.Popen(["sh", "-c", script])
+    pidfd = os.pidfd_open(rank.pid)
+    error = held.connect().join(pidfd)
+    os.close(pidfd)
+    return rank, error
+
+
+def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
+    held = start("sleep", "60", ranks=1)
+    one, error = _rank(held, "sleep 60")
+    assert error == 0
+    two, error = _rank(held, "exit 0")
+    assert error == 0
+    two.wait()
+    client = held.connect()
+    assert client.wait(0.2) is None
+    one.kill()
+    one.wait()
+    assert client.wait(10) == 143
+    held.wait()
+
+
+def test_signals_are_for_those_who_have_joined(start: Start) -> None:
+    held = start("sleep", "60", ranks=1)
+    rank, _ = _rank(held, "sleep 60")
+    held.connect().signal(signal.SIGUSR1)
+    assert rank.wait(10) == -signal.SIGUSR1
+    held.wait()
+
+
+def test_a_kill_is_for_all(start: Start) -> None:
+    held = start("sleep", "60", ranks=1)
+    rank, _ = _rank(held, "sleep 60")
+    held.connect().signal(signal.SIGKILL)
+    assert rank.wait(10) == -signal.SIGKILL
+    held.wait()
+
+
+def test_only_what_is_made_for_it_is_joined(start: Start) -> None:
+    held = start("sleep", "60")
+    rank, error = _rank(held, "sleep 60")
+    assert error == errno.EINVAL
+    rank.kill()
+    rank.wait()

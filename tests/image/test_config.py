@@ -31,7 +31,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("RLESS_ADDITIONAL_STORES", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
+    for name in [name for name in os.environ if name.startswith("RLESS_")]:
+        monkeypatch.delenv(name)
+    files = (str(tmp_path / "etc" / "rless.toml"), str(tmp_path / "etc" / "config.toml"))
+    monkeypatch.setattr(config, "SYSTEM_FILES", files)
     monkeypatch.setattr(config, "_loaded", {})
     monkeypatch.setattr(paths, "_storage", {})
     monkeypatch.setattr(paths, "_additional", {})
@@ -53,30 +56,84 @@ def refuse(text: str) -> RlessError:
 
 
 def test_none_is_nothing(home: Path) -> None:
-    assert config.load() == ("", {})
+    assert config.sections() == {}
     assert config.get("storage", "root") is None
     assert paths.storage_root() == f"{home}/.local/share/rless"
 
 
-def test_the_first_file_counts_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(home / "etc/config.toml", "[storage]\nroot = '/a'\ndriver = 'copy'\n")
+def test_the_user_s_file_lies_over_the_system_s(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = put(home / "etc/config.toml", "[storage]\nroot = '/a'\ndriver = 'copy'\n")
     assert config.get("storage", "root") == "/a"
     mine = put(home / ".config/rless/config.toml", "[storage]\nroot = '/b'\n")
     config._loaded.clear()
-    assert config.load()[0] == str(mine)
     assert config.get("storage", "root") == "/b"
-    assert config.get("storage", "driver") is None
+    assert config.get("storage", "driver") == "copy"
+    assert config.origin("storage", "root") == str(mine)
+    assert config.origin("storage", "driver") == str(system)
+    put(home / "etc/rless.toml", "[storage]\ndriver = 'overlay'\n")  # in place of the other
+    config._loaded.clear()
+    assert config.get("storage", "driver") == "overlay"
     put(home / "xdg/rless/config.toml", "[storage]\nroot = '/c'\n")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
     assert config.get("storage", "root") == "/c"
     monkeypatch.setenv("RLESS_CONFIG", str(put(home / "named.toml", "[storage]\nroot = '/d'\n")))
     assert config.get("storage", "root") == "/d"
+    assert config.get("storage", "driver") is None  # that file counts alone
+
+
+def test_each_key_has_a_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / "etc/rless.toml", "[containers]\nnetwork = 'none'\n")
+    for name, value in (
+        ("RLESS_CONTAINERS_NETWORK", "host"),
+        ("RLESS_STORAGE_IMAGE_PATH", "/a:/b"),
+        ("RLESS_IMAGES_LIMITS_LAYERS", "7"),
+        ("RLESS_IMAGES_LIMITS_IDLE_SECONDS", "2"),
+        ("RLESS_HPC_DEFAULT", "true"),
+        ("RLESS_HPC_MODULES", "mpich,gpu"),
+    ):
+        monkeypatch.setenv(name, value)
+    assert config.get("containers", "network") == "host"
+    assert config.origin("containers", "network") == "$RLESS_CONTAINERS_NETWORK"
+    assert config.get("storage", "image-path") == ["/a", "/b"]
+    assert config.get("images.limits", "layers") == 7
+    assert config.get("images.limits", "idle-seconds") == 2.0
+    assert config.get("hpc", "default") is True
+    assert config.get("hpc", "modules") == ["mpich", "gpu"]
+    monkeypatch.setenv("RLESS_HPC_DEFAULT", "perhaps")
+    with pytest.raises(RlessError, match=r"\$RLESS_HPC_DEFAULT is neither true nor false"):
+        config.get("hpc", "default")
+
+
+def test_templates_are_of_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    monkeypatch.setenv("JOB", "7")
+    text = """
+    [storage]
+    root = "/local/{user}/{env:JOB}/{env:NONE:-none}"
+    image-path = ["{home}/{uid}/{gid}"]
+    [modules.x]
+    mounts = ["/scratch/{user}:/scratch"]
+    """
+    found = config.parse(text.encode(), "c")
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert found["storage"]["root"] == f"/local/{user}/7/none"
+    assert found["storage"]["image-path"] == [f"{home}/{os.getuid()}/{os.getgid()}"]
+    assert found["modules.x"] == {"mounts": [f"/scratch/{user}:/scratch"]}
+
+
+def test_modules_of_both_files_are_there(home: Path) -> None:
+    put(home / "etc/rless.toml", "[modules.a]\nenv = ['A=1']\n[modules.b]\nenv = ['B=1']\n")
+    put(home / ".config/rless/config.toml", "[modules.b]\ndevices = ['/dev/zero']\n")
+    assert config.modules() == {"a": {"env": ["A=1"]}, "b": {"devices": ["/dev/zero"]}}
 
 
 def test_a_named_file_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLESS_CONFIG", str(home / "none.toml"))
     with pytest.raises(RlessError, match=r"none.toml: No such file or directory"):
-        config.load()
+        config.sections()
 
 
 @pytest.mark.needs("ordinary user")
@@ -154,6 +211,13 @@ def test_values_in_their_units(home: Path) -> None:
         ("[containers]\nnetwork = ''", "is not a word in quotes"),
         ('[containers]\nnetwork = "a\\nb"', "is not a word in quotes"),
         ("images.limits = 3", "is not a section"),
+        ("modules = 3", "modules is not a section"),
+        ("[modules.x]\nmount = []", "did you mean mounts"),
+        ("[modules.x]\nmounts = '/a:/b'", "is not a list of words in quotes"),
+        ("[hpc]\nhome = 'yes'", "is neither true nor false"),
+        ("[storage]\nroot = '/{env:NONE_SUCH}'", "NONE_SUCH is not set"),
+        ("[storage]\nroot = '/{uid'", "a brace is not closed"),
+        ("[storage]\nroot = '/{job}'", "has no meaning"),
         ("a = " + "[" * 5000, "is not valid TOML"),
         ("\xff\x00", "is not valid TOML"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from rootless import rootfs
 from rootless.errors import RlessError
 from rootless.linux import idmap, ns
-from rootless.rootfs import fuse_overlayfs
+from rootless.rootfs import fuse
 from tests.lib import engine_namespace
 
 if TYPE_CHECKING:
@@ -173,17 +173,17 @@ def test_it_gets_no_descriptor_no_environment_and_no_terminal(place: str) -> Non
 
 def test_what_it_says_is_the_reason(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends at once; the mount that was made for it is taken away again."""
-    monkeypatch.setattr(fuse_overlayfs, "find_program", lambda: "/bin/false")
+    monkeypatch.setattr(fuse, "find_program", lambda name: "/bin/false")
 
     def case() -> list[object]:
         map_ = engine_namespace.make_map("single")
         with pytest.raises(RlessError) as caught:
             rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
         with open("/proc/self/mountinfo") as file:
-            return [str(caught.value), "fuse-overlayfs" in file.read()]
+            return [str(caught.value), "fuse.false" in file.read()]
 
     said, still_mounted = engine_namespace.run(engine_namespace.make_map("single"), case)
-    assert "fuse-overlayfs ended" in said
+    assert "false ended" in said
     assert not still_mounted
 
 
@@ -193,8 +193,8 @@ def test_a_program_of_ours_is_not_the_system_s(
     planted = tmp_path / "fuse-overlayfs"
     planted.write_text("#!/bin/sh\n")
     planted.chmod(0o755)
-    monkeypatch.setattr(fuse_overlayfs, "_DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setattr(fuse, "_DIRECTORIES", (str(tmp_path),))
     monkeypatch.setattr(os, "getuid", lambda: planted.stat().st_uid or 1)
     if planted.stat().st_uid == 0:
         planted.chmod(0o777)
-    assert fuse_overlayfs.find_program() is None
+    assert fuse.find_program("fuse-overlayfs") is None

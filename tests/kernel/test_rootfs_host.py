@@ -284,10 +284,10 @@ def test_fuse_overlayfs_serves_it_where_overlay_is_refused(
 def test_it_is_read_only_where_no_union_works(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rootless.rootfs import fuse_overlayfs
+    from rootless.rootfs import fuse
 
     monkeypatch.setattr(overlay, "mount", refuse)
-    monkeypatch.setattr(fuse_overlayfs, "find_program", lambda: None)
+    monkeypatch.setattr(fuse, "find_program", lambda name: None)
 
     def case(storage: str, map_: IdMap) -> tuple[list[str], str, list[str]]:
         mounted = mount(storage, map_, exclude=["/usr/share/doc"])

@@ -117,7 +117,7 @@ class CgroupfsCgroup:
 
 def _write(path: str, text: str) -> None:
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except ProcessLookupError:
         pass  # it has ended

@@ -234,8 +234,11 @@ def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
         return False
 
 
-def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]]) -> None:
+def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper: str = "") -> None:
     """Move a process of ours from wherever it is into a cgroup below a delegated unit.
+
+    Args:
+        deeper: the path of one below the directory, whose names may look like units.
 
     Raises:
         DBusError: systemd refuses.
@@ -245,7 +248,7 @@ def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]]) -> Non
         raise DBusError(f"{directory} is in no unit of systemd")
     connection = _connect(sockets)
     try:
-        connection.answer(_ask_to_move(connection, unit, below, [pid]))
+        connection.answer(_ask_to_move(connection, unit, below + deeper, [pid]))
     finally:
         connection.close()
 

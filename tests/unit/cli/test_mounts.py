@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from rootless.cli.mounts import device, mount, tmpfs, volume
+from rootless.cli.mounts import device, gpus, mount, tmpfs, volume
 from rootless.engine.request import Device, Mount
 from rootless.errors import RlessError
 
@@ -181,6 +181,25 @@ def test_a_device_mode_that_nothing_would_enforce_is_refused(text: str) -> None:
         device(text)
 
 
-def test_cdi_is_refused() -> None:
-    with pytest.raises(RlessError, match="CDI"):
-        device("nvidia.com/gpu=all")
+def test_a_device_by_its_cdi_name() -> None:
+    assert device("nvidia.com/gpu=all") == "nvidia.com/gpu=all"
+    for text in ("nvidia.com/gpu=", "nvidia.com/=all", "a/b=c d", "1/b=c"):
+        with pytest.raises(ValueError, match="neither"):
+            device(text)
+
+
+def test_gpus_in_docker_s_form() -> None:
+    for text, meant in {
+        "all": "gpus=all",
+        "2": "gpus=count:2",
+        "device=0": "gpus=device:0",
+        '"device=0,GPU-1"': "gpus=device:0,GPU-1",
+        '"device=0,1","capabilities=compute,utility"': "gpus=device:0,1",
+        "count=3,driver=amd": "gpus=count:3=amd",
+        "count=all,capabilities=gpu": "gpus=all",
+        "driver=nvidia": "gpus=all=nvidia",
+    }.items():
+        assert gpus(text) == meant
+    for text in ("0", "-1", "some", "device=", "options=x", '"device=0', "count=x"):
+        with pytest.raises(ValueError):
+            gpus(text)

@@ -1,0 +1,73 @@
+"""--fakeroot: what only a host with many ids could do looks as if it had worked.
+
+Where one id is mapped, every chown to another one fails, and with it most installations of
+packages. A seccomp filter answers these calls with success and does nothing: no library in the
+image, no tracer, no time lost. Who looks sees that nothing has changed: a file belongs to root
+still, and a process that has "become" another user is root still.
+
+apt is such a one: it compares. Its setting for that is given by a file of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_OWNERS = "chown chown32 fchown fchown32 fchownat lchown lchown32"
+_USERS = (
+    "setgid setgid32 setgroups setgroups32 setregid setregid32 setresgid setresgid32 setresuid"
+    " setresuid32 setreuid setreuid32 setuid setuid32"
+)
+# In /dev, which is a tmpfs of the container's: nothing is left of it in the image.
+_APT_PATH = "/dev/.rless-apt.conf"
+_APT = 'APT::Sandbox::User "root";\n'
+ENVIRONMENT = (f"APT_CONFIG={_APT_PATH}",)
+
+
+def pretend(profile: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a seccomp profile in which these calls do nothing and succeed.
+
+    Args:
+        profile: an OCI `linux.seccomp` object, which stays as it is; None: none.
+    """
+    from rootless.runtime import seccomp
+
+    if profile is None:
+        profile = seccomp.default_profile(())
+        profile = {**profile, "defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+        profile.pop("defaultErrnoRet", None)
+    faked = {*_OWNERS.split(), *_USERS.split()}
+    rules = []
+    for rule in profile["syscalls"]:
+        names = [name for name in rule["names"] if name not in faked]
+        if names:
+            rules.append({**rule, "names": names})
+    rules.append({"names": sorted(faked), "action": "SCMP_ACT_ERRNO", "errnoRet": 0})
+    for name, index in (("mknod", 1), ("mknodat", 2)):
+        for kind in (stat.S_IFCHR, stat.S_IFBLK):
+            test = {"index": index, "value": 0o170000, "valueTwo": kind}
+            rules.append(
+                {
+                    "names": [name],
+                    "action": "SCMP_ACT_ERRNO",
+                    "errnoRet": 0,
+                    "args": [{**test, "op": "SCMP_CMP_MASKED_EQ"}],
+                }
+            )
+    return {**profile, "syscalls": rules}
+
+
+def write_files(directory: str) -> dict[str, str]:
+    """Write the files that it needs; return path inside -> file outside."""
+    file = f"{directory}/apt.conf"
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(fd, 0o644)
+        os.write(fd, _APT.encode())
+    finally:
+        os.close(fd)
+    return {_APT_PATH: file}

@@ -1,0 +1,183 @@
+"""What a container shares of the host as batch jobs want it: --hpc and its single switches.
+
+Each switch is written down as the mounts, variables and devices that it stands for, when the
+container is made: what comes later does not know of it. What the user gives by a flag of its own
+(a mount of the same target, -e, -w, -u) is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless import config
+from rootless.engine.request import Device, Mount
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from rootless.engine.request import RunRequest
+
+# The fields of a request that --hpc sets where no flag does.
+PROFILE: dict[str, Any] = {
+    "share_home": True,
+    "share_cwd": True,
+    "share_tmp": True,
+    "env_host": True,
+    "fabric": True,
+    "add_user": True,
+    "keep_groups": True,
+    "network": ["host"],
+    "ipc": "host",
+    "pid": "host",
+    "uts": "host",
+    "cgroupns": "host",
+}
+# ... and those of a `run` that stays in the foreground.
+FOREGROUND: dict[str, Any] = {"rm": True, "interactive": True, "log_driver": "none"}
+# What the launchers of parallel programs tell them, also where the environment is not passed on.
+ALWAYS_PASSED = (
+    "SLURM_* PMI_* PMIX_* PALS_* OMPI_* PRTE_* FLUX_* PBS_* LSB_* CUDA_VISIBLE_DEVICES ROCR_*"
+    " HIP_VISIBLE_DEVICES GPU_DEVICE_ORDINAL ZE_AFFINITY_MASK OMP_*"
+).split()
+# Of the host's programs, its directories, or this very process: no use in another root.
+_NEVER = frozenset(
+    "PATH LD_LIBRARY_PATH LD_PRELOAD LD_AUDIT LD_DEBUG PWD OLDPWD SHLVL _ HOSTNAME".split()
+)
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # of the host, on request
+# In /dev: InfiniBand, Slingshot, Omni-Path; memory of other processes.
+_FABRIC = ("infiniband", "cxi", "hfi1", "ipath", "xpmem", "knem", "gdrdrv")
+_LAUNCHER_DIRECTORIES = ("PMIX_SERVER_TMPDIR", "TMPDIR")
+# Never bound as the working directory: the container's own would be hidden.
+_SYSTEM = frozenset(
+    "/ /bin /boot /dev /etc /lib /lib64 /opt /proc /root /run /sbin /srv /sys /usr /var".split()
+)
+
+
+def complete(values: dict[str, Any], verb: str) -> dict[str, Any]:
+    """Return the values of a command line with those of --hpc under them.
+
+    Raises:
+        RlessError: the configuration has a value of the wrong kind.
+    """
+    site = config.sections().get("hpc", {})
+    if not values.get("hpc", site.get("default", False)):
+        return values
+    under = {**PROFILE, "hpc": True}
+    if verb == "run" and not values.get("detach"):
+        under.update(FOREGROUND)
+    for key, field in (
+        ("home", "share_home"),
+        ("cwd", "share_cwd"),
+        ("tmp", "share_tmp"),
+        ("env-host", "env_host"),
+        ("fabric", "fabric"),
+    ):
+        if key in site:
+            under[field] = site[key]
+    if "userns" not in values:
+        under["userns"] = "single"
+        if "user" not in values and not values.get("fakeroot"):
+            under["user"] = f"{os.getuid()}:{os.getgid()}"
+    found = {**under, **values}
+    found["modules"] = [*site.get("modules", ()), *values.get("modules", ())]
+    found["env_unset"] = [*site.get("unset-env", ()), *values.get("env_unset", ())]
+    return found
+
+
+def expand(request: RunRequest) -> None:
+    """Write down what the switches of a request stand for.
+
+    Raises:
+        RlessError: there is no home or working directory.
+    """
+    home = config.home() if request.share_home else None
+    if request.share_home:
+        if not home or not os.path.isdir(home):
+            raise RlessError(
+                f"--home: {home or 'you have no home directory'}{' is not there' if home else ''}",
+                "--home=false goes on without it",
+            )
+        _bind(request, home)
+        if not any(entry.startswith("HOME=") for entry in request.env):
+            request.env.insert(0, f"HOME={home}")
+    if request.share_tmp:
+        for path in _TEMPORARY:
+            if os.path.isdir(path):
+                _bind(request, path)
+    if request.hpc:
+        _share_launcher(request)
+    if request.share_cwd:
+        _share_working_directory(request)
+    if request.env_host:
+        request.env_under += _host_environment()
+    elif request.hpc:
+        request.env_under += matching(ALWAYS_PASSED)
+    if request.fabric:
+        for name in sorted(os.listdir("/dev")):
+            if name.startswith(_FABRIC):
+                request.devices.append(Device(f"/dev/{name}", f"/dev/{name}"))
+
+
+def _bind(request: RunRequest, path: str) -> None:
+    if all(mount.target != path for mount in request.mounts):
+        request.mounts.append(Mount("bind", path, path))
+
+
+def _share_launcher(request: RunRequest) -> None:
+    """Bind the directories by which a PMIx server speaks to ranks, where it has any."""
+    shared = [mount.target for mount in request.mounts]
+    for name in _LAUNCHER_DIRECTORIES:
+        path = os.path.normpath(os.environ.get(name) or "/")
+        inside = any(f"{path}/".startswith(f"{target}/") for target in shared)
+        if path.startswith("/") and path not in _SYSTEM and not inside and os.path.isdir(path):
+            _bind(request, path)
+
+
+def _share_working_directory(request: RunRequest) -> None:
+    try:
+        path = os.getcwd()
+    except FileNotFoundError:
+        raise RlessError(
+            "--cwd: the working directory is gone", "go to another one, or use --cwd=false"
+        ) from None
+    shared = [mount.target for mount in request.mounts if mount.source == mount.target]
+    if not any(f"{path}/".startswith(f"{target}/") for target in shared):
+        if path in _SYSTEM or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/etc/")):
+            return  # the container has one of its own there
+        _bind(request, path)
+    if request.workdir is None:
+        request.workdir = path
+
+
+def _host_environment() -> list[str]:
+    """Return the caller's environment, without what means something on the host only."""
+    return [
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        # A name that is none is of a shell: its exported functions.
+        if name not in _NEVER and name.replace("_", "a").isalnum() and name.isascii()
+    ]
+
+
+def matching(patterns: Iterable[str]) -> list[str]:
+    """Return the caller's variables whose names match one of the patterns, as NAME=VALUE."""
+    wanted = list(patterns)
+    return [f"{name}={value}" for name, value in os.environ.items() if matches(name, wanted)]
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a name matches one of the patterns: a shell's, `*`, `?` and `[…]`."""
+    for pattern in patterns:
+        start = pattern.removesuffix("*")
+        if not any(char in start for char in "*?["):
+            if name == pattern or (start != pattern and name.startswith(start)):
+                return True
+            continue
+        from fnmatch import fnmatchcase  # loads `re`: only for patterns of another form
+
+        if fnmatchcase(name, pattern):
+            return True
+    return False

@@ -1,0 +1,156 @@
+"""The oci.conf by which Slurm runs containers with rless, for one version of Slurm.
+
+Slurm runs each command as `/bin/sh -c "PATTERN"`, with the environment of slurmd: `run` as the
+user, the others at times as root, for whom the user's containers are not there. What stands
+before the runtime in a pattern decides who gets the signals of `scancel`: without `exec` it is a
+shell, which ends and leaves the container behind.
+
+Source: oci.conf(5) and src/common/oci_config.c of Slurm 22.05 to 26.05. An unknown key is fatal
+for every step, so each version gets only those that it has.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Version = tuple[int, int]
+
+_OLDEST = (22, 5)  # the first one that passes the environment into config.json as we need it
+_RENEWED = (23, 2)  # EnvExclude, IgnoreFileConfigJson, CreateEnvFile=newline, %p, --container for N
+# These four name a container of one user. A user's name may have what an id cannot have.
+_ID = "%n.%j.%s.%t"
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-./")
+# The job's processes find slurm.conf as those outside do, or not at all.
+_EXCLUDE = "^(SLURM_CONF|SLURM_CONF_SERVER)="
+
+
+def installed_version() -> Version:
+    """Return (year, month) of the installed Slurm, as its programs tell it.
+
+    Raises:
+        RlessError: there is none, or it does not say.
+    """
+    import shutil
+    import subprocess
+
+    places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    # The commands of users say nothing where there is no slurm.conf yet.
+    for name in ("slurmd", "srun"):
+        program = shutil.which(name, path=places)
+        if program is None:
+            continue
+        try:
+            done = subprocess.run(
+                [program, "--version"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=30,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        words = done.stdout.decode("utf-8", "replace").split()
+        if done.returncode == 0 and len(words) == 2:  # "slurm 23.11.4", "slurm-wlm 22.05.8"
+            return parse_version(words[1])
+    raise RlessError(
+        "neither slurmd nor srun tells its version here",
+        "run this on a node of the cluster, or name the version: --slurm 23.11",
+    )
+
+
+def parse_version(text: str) -> Version:
+    """Return (year, month) of a version such as 23.11 or 23.11.4.
+
+    Raises:
+        RlessError: it is none, or older than what rless works with.
+    """
+    parts = text.partition("-")[0].split(".")
+    if len(parts) < 2 or not all(part.isascii() and part.isdigit() for part in parts[:2]):
+        raise RlessError(f"{text!r} is not a version of Slurm", "such as 23.11")
+    version = (int(parts[0]), int(parts[1]))
+    if version < _OLDEST:
+        raise RlessError(
+            f"Slurm {text} is too old: its containers need 22.05 or later",
+            "`srun rless run` works with any version",
+        )
+    return version
+
+
+def oci_conf(version: Version, programs: str, *, images: bool) -> str:
+    """Return the text of oci.conf.
+
+    Args:
+        version: of Slurm, (year, month).
+        programs: the directory with rless and rless-oci.
+        images: `--container` names an image of rless in place of a bundle.
+
+    Raises:
+        RlessError: that version cannot do it, or the directory's name does not fit a pattern.
+    """
+    if not programs.startswith("/") or not _PLAIN.issuperset(programs):
+        raise RlessError(
+            f"{programs}: Slurm's patterns allow no such directory name",
+            "install rless where the path has letters, digits and -_+. only",
+        )
+    renewed = version >= _RENEWED
+    if images and not renewed:
+        raise RlessError(
+            f"Slurm {version[0]}.{version[1]:02} can name no image by --container: 23.02 or later",
+            "use `srun rless run`, or leave --images out and name bundles",
+        )
+    lines = [
+        f"# oci.conf for Slurm {version[0]}.{version[1]:02}, beside slurm.conf on every node;",
+        "# made by rless slurm-config.",
+    ]
+    if images:
+        lines += _images(programs)
+    else:
+        lines += _bundles(programs)
+    if renewed:
+        lines += [f'EnvExclude="{_EXCLUDE}"', f'RunTimeEnvExclude="{_EXCLUDE}"']
+    return "\n".join(lines) + "\n"
+
+
+def _bundles(programs: str) -> list[str]:
+    runtime = f"{programs}/rless-oci"
+    return [
+        f'RunTimeRun="exec {runtime} run --bundle %b {_ID}"',
+        # Slurm asks for the state of what has ended, too, and takes each word for JSON.
+        _as_user("Query", f"{runtime} state {_ID} 2>/dev/null"),
+        _as_user("Kill", f"{runtime} kill -a {_ID}"),
+        _as_user("Delete", f"{runtime} delete --force {_ID}"),
+    ]
+
+
+def _as_user(verb: str, command: str) -> str:
+    """Return a line by which root, as whom Slurm calls some of them, becomes the job's user."""
+    return f'RunTime{verb}="[ $(id -u) != 0 ] || exec runuser -u %u -- {command}; exec {command}"'
+
+
+def _images(programs: str) -> list[str]:
+    return [
+        "IgnoreFileConfigJson=true",
+        "CreateEnvFile=newline",
+        f'RunTimeRun="exec {programs}/rless run --rm --hpc --env-file %e %r -- %@"',
+        'RunTimeKill="kill -s SIGTERM %p"',
+        'RunTimeDelete="kill -s SIGKILL %p"',
+    ]
+
+
+def is_for_all(programs: str) -> bool:
+    """Tell whether every user can run what lies in a directory."""
+    path = programs
+    while True:
+        try:
+            if not os.stat(path).st_mode & 0o001:
+                return False
+        except OSError:
+            return False
+        if path == "/":
+            return True
+        path = os.path.dirname(path)

@@ -1,0 +1,335 @@
+"""The root of a squashfs image: mounted by squashfuse, with a union on top for what is written.
+
+The kernel mounts squashfs only for root, so a program serves it (`fuse`): squashfuse_ll, or
+squashfuse. It gets the open file and no right at all: it reads what a stranger has made. The
+mount is taken off its place as soon as the union lies on it, which then keeps it alone. So it
+ends with the union, whatever is killed, and the program with it.
+
+Where there is no FUSE, the image is unpacked by unsquashfs into a cache in the storage, once for
+each file; such a directory is then the one layer. A run holds a shared lock on it; who unpacks
+another image removes those that nobody has used for two weeks.
+
+Where it runs: as `rootless.rootfs.mount`. Several ranks of a node could share one mount: it would
+be given to `mount_layers` in place of the one made here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import time
+
+from rootless import log
+from rootless.errors import RlessError, SyscallError, escape
+from rootless.linux import caps, ns, process, tree
+from rootless.linux import mount as mounts
+from rootless.rootfs import Mounted, fuse
+from rootless.rootfs import mount as mount_layers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from rootless.linux.idmap import IdMap
+
+PROGRAMS = ("squashfuse_ll", "squashfuse")
+UNPACKER = "unsquashfs"
+_LOG = "squashfuse.log"
+_UNUSED_SECONDS = 14 * 24 * 3600.0
+_UNPACKER_RIGHTS = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP"]
+
+
+def mount(
+    path: str,
+    offset: int,
+    identity: Sequence[int],
+    workspace: str,
+    idmap: IdMap,
+    cache: str,
+    *,
+    driver: str | None = None,
+    volatile: bool = False,
+) -> Mounted:
+    """Mount the image in a file, with a writable layer of the container, at `workspace`/merged.
+
+    Args:
+        path: absolute. offset: bytes before the image in it.
+        identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
+        cache: where images are unpacked if there is no FUSE; a private directory.
+        driver: of the union on top; as for `rootless.rootfs.mount`.
+
+    Raises:
+        RlessError: the file is gone or another one, or nothing can mount or unpack it.
+    """
+    lower = show(path, offset, identity, workspace, idmap, cache)
+    try:
+        mounted = mount_layers([lower.path], workspace, idmap, driver=driver, volatile=volatile)
+    except BaseException:
+        lower.close()
+        raise
+    mounted.layers = [path]
+    mounted.lock_fd = lower.lock_fd
+    if lower.why:
+        mounted.why.insert(0, lower.why)
+    if lower.pid:
+        # Taken off its place, it lives as long as what lies on it.
+        mounts.umount(lower.path)
+        mounted.helper_pids.append(lower.pid)
+        mounted.options = f"{lower.program} offset={offset}; {mounted.options}"
+    return mounted
+
+
+class Lower:
+    """A directory with the files of an image.
+
+    Attributes:
+        path: of the directory.
+        program, pid: what serves it; "", 0: nothing, it is unpacked.
+        lock_fd: keeps what is unpacked; -1: there is no lock.
+        why: it is unpacked.
+    """
+
+    __slots__ = ("lock_fd", "path", "pid", "program", "why")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.program = ""
+        self.pid = 0
+        self.lock_fd = -1
+        self.why = ""
+
+    def close(self) -> None:
+        """Take it away."""
+        if self.pid:
+            mounts.umount(self.path)
+            fuse.wait(self.pid)
+        elif self.lock_fd >= 0:
+            os.close(self.lock_fd)
+
+
+def show(
+    path: str, offset: int, identity: Sequence[int], workspace: str, idmap: IdMap, cache: str
+) -> Lower:
+    """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
+    fd = _open(path, identity)
+    lower = Lower(f"{workspace}/image")
+    try:
+        os.makedirs(lower.path, 0o700, exist_ok=True)
+        try:
+            lower.program, lower.pid = serve(fd, offset, lower.path, f"{workspace}/{_LOG}")
+        except RlessError as reason:
+            program = fuse.find_program(UNPACKER)
+            if program is None:
+                raise RlessError(
+                    f"cannot mount {escape(path)}: {reason.message}; and {UNPACKER} is not"
+                    " installed",
+                    "ask the administrator for squashfuse and /dev/fuse, or for squashfs-tools",
+                ) from reason
+            source = _Packed(fd, path, offset, reason)
+            name = f"{idmap.key}-{'.'.join(map(str, (*identity, offset)))}"
+            lower.path, lower.lock_fd = _acquire(cache, name, program, source)
+            lower.why = f"unpacked to {lower.path}, as {reason.message}"
+        return lower
+    finally:
+        os.close(fd)
+
+
+def _open(path: str, identity: Sequence[int]) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise RlessError(
+            f"cannot open the image {escape(path)}: {error.strerror}",
+            "it must be where it was when the container was created",
+        ) from error
+    found = os.fstat(fd)
+    if [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns] != list(identity):
+        os.close(fd)
+        raise RlessError(
+            f"the image {escape(path)} is another file than when the container was created",
+            "what the container has written does not fit it: make a new container",
+        )
+    return fd
+
+
+def serve(fd: int, offset: int, target: str, log_path: str) -> tuple[str, int]:
+    """Mount the image in an open file at `target`, read-only; return (what serves it, pid).
+
+    Raises:
+        RlessError: there is no such program or no FUSE, or it ended; what it said.
+    """
+    program = next(filter(None, map(fuse.find_program, PROGRAMS)), None)
+    if program is None:
+        raise RlessError(f"{PROGRAMS[0]} is not installed")
+    arguments = ["-f"]
+    if offset:
+        arguments += ["-o", f"offset={offset}"]
+    arguments.append(f"/proc/self/fd/{fd}")
+    pid = fuse.mount(
+        program,
+        arguments,
+        target,
+        log_path,
+        flags=mounts.MS_RDONLY | mounts.MS_NOSUID,
+        privileged=False,
+        keep_fd=fd,
+    )
+    return program.rpartition("/")[2], pid
+
+
+# -- without FUSE --------------------------------------------------------------------------------
+
+
+class _Packed:
+    """An image that is to be unpacked: its open file, and why it is."""
+
+    __slots__ = ("fd", "offset", "path", "reason")
+
+    def __init__(self, fd: int, path: str, offset: int, reason: RlessError) -> None:
+        self.fd = fd
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+
+def _acquire(cache: str, name: str, program: str, source: _Packed) -> tuple[str, int]:
+    """Return the directory of an unpacked image, made if absent, and a lock on it."""
+    os.makedirs(cache, 0o700, exist_ok=True)
+    while True:
+        try:
+            lock_fd = os.open(f"{cache}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            log.warn(
+                f"{escape(source.path)} is unpacked to {cache} once, as it cannot be mounted: "
+                f"{source.reason.message}"
+            )
+            _make(cache, name, program, source)
+            continue
+        _lock(lock_fd, fcntl.LOCK_SH)
+        try:
+            if os.path.samestat(os.fstat(lock_fd), os.stat(f"{cache}/{name}")):
+                os.utime(lock_fd)
+                return f"{cache}/{name}/root", lock_fd
+        except FileNotFoundError:
+            pass
+        os.close(lock_fd)  # it was removed between the two calls
+
+
+def _lock(fd: int, kind: int) -> None:
+    try:
+        fcntl.flock(fd, kind)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
+            raise
+        # A file system without locks: what was used within two weeks is not removed anyway.
+
+
+def _make(cache: str, name: str, program: str, source: _Packed) -> None:
+    """Unpack, one process at a time; whoever waited for the lock finds it done."""
+    cache_fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(cache_fd, fcntl.LOCK_EX)
+        if os.path.exists(f"{cache}/{name}"):
+            return
+        _remove_unused(cache_fd, name.partition("-")[0])
+        temporary = f".{name}"
+        os.mkdir(temporary, 0o700, dir_fd=cache_fd)
+        try:
+            _unpack(program, source, f"{cache}/{temporary}")
+            os.rename(temporary, name, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
+        except BaseException:
+            tree.remove_tree(cache_fd, temporary)
+            raise
+    finally:
+        os.close(cache_fd)
+
+
+def _remove_unused(cache_fd: int, key: str) -> None:
+    """Remove what nobody has used for long, and one whose making was cut short."""
+    for name in os.listdir(cache_fd):
+        if not name.startswith((f"{key}-", f".{key}-")):
+            continue  # a record; or of another map: the owners of its files have no ids here
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=cache_fd)
+        try:
+            fresh = time.time() - os.fstat(fd).st_mtime < _UNUSED_SECONDS
+            if name.startswith(".") or not fresh:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hidden = f".{name.lstrip('.')}"
+                os.rename(name, hidden, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
+                tree.remove_tree(cache_fd, hidden)
+        except (OSError, RlessError):
+            pass  # a container uses it
+        finally:
+            os.close(fd)
+
+
+def _unpack(program: str, source: _Packed, directory: str) -> None:
+    """Run unsquashfs, which may write in `directory` only and has no network.
+
+    Raises:
+        RlessError: it failed; what it said last.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become_unpacker(program, source, directory, writer)
+    os.close(writer)
+    said = b""
+    while chunk := os.read(reader, 65536):
+        said = (said + chunk)[-4096:]
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    # 2: an owner, an attribute or a device that nobody here can make.
+    if code not in (0, 2) or not os.path.isdir(f"{directory}/root"):
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        why = lines[-1] if lines else f"it ended with {code}"
+        place = os.statvfs(directory)
+        if not place.f_bavail or b"No space left" in said:
+            raise SyscallError(f"unpack {escape(source.path)} to {directory}", errno.ENOSPC)
+        raise RlessError(f"cannot unpack {escape(source.path)}: {UNPACKER}: {escape(why)[:300]}")
+
+
+def _become_unpacker(program: str, source: _Packed, directory: str, writer: int) -> NoReturn:
+    try:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.dup2(writer, 2)
+        process.close_on_exec_from(3)
+        os.set_inheritable(source.fd, True)
+        os.umask(0)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _become_root()
+        ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
+        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        mounts.mount(directory, directory, None, mounts.MS_BIND)
+        root_fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        mounts.mount_setattr(root_fd, set_=mounts.MOUNT_ATTR_RDONLY, recursive=True)
+        place_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mounts.mount_setattr(place_fd, clear=mounts.MOUNT_ATTR_RDONLY)
+        os.chdir(directory)
+        fuse.keep_only(caps.mask(_UNPACKER_RIGHTS))
+        argv = [UNPACKER, "-n", "-q", "-f", "-d", "root"]
+        if source.offset:
+            argv += ["-o", str(source.offset)]
+        os.execve(program, [*argv, f"/proc/self/fd/{source.fd}"], process.HELPER_ENVIRONMENT)
+    except BaseException as error:
+        try:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+        finally:
+            os._exit(127)
+
+
+def _become_root() -> None:
+    for change in (os.setresgid, os.setresuid):
+        try:
+            change(0, 0, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # 0 is not mapped: the owners are all the same one
+                raise
