@@ -50,6 +50,28 @@ def groups(peers: Peers, runs: int) -> list[Group]:
             repeat=50,
         ),
         Group(
+            "run of a bundle",
+            runs,
+            [
+                Case("crun run", [["crun", "run", "-b", f"{peers.work}/bundle", "NAME"]]),
+                Case(
+                    "rless-oci run",
+                    [[peers.oci, "run", "-b", f"{peers.work}/bundle", "NAME"]],
+                    target=3.0,
+                ),
+            ],
+        ),
+        Group(
+            "state of a container",
+            2 * runs,
+            [
+                Case("python3 -I -c pass", [["/usr/bin/python3", "-I", "-c", "pass"]]),
+                Case("rless-oci state", [[peers.oci, "state", "bench"]], most=20.0),
+            ],
+            first=[[peers.oci, "run", "-d", "-b", f"{peers.work}/bundle", "bench"]],
+            last=[[peers.oci, "delete", "-f", "bench"]],
+        ),
+        Group(
             "64 ranks at once, --join",
             max(3, runs // 5),
             [
