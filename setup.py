@@ -1,10 +1,10 @@
 """Build what pyproject.toml cannot say: the helper programs and the launchers.
 
-- helpers/init.c and the files of helpers/monitor are compiled, static, to rootless/bin/rless-init
-  and rless-monitor.
+- helpers/init.c and the files of helpers/monitor and helpers/networks are compiled, static, to
+  rootless/bin/rless-init, rless-monitor and rless-networks.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
-- rless and rless-oci are made from helpers/launch.sh.
+- rless and rless-oci are made from helpers/launch.c, or without a compiler from launch.sh.
 - helpers/hot.py writes the modules that a start needs into one file, unless the install is
   editable.
 """
@@ -15,7 +15,6 @@ import atexit
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,20 +26,20 @@ from setuptools.command.build import build
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 HERE = Path(__file__).resolve().parent
-LAUNCHER = "helpers/launch.sh"
+LAUNCHERS = ["helpers/launch.c", "helpers/launch.sh"]
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}
 HOT = "helpers/hot.py"
-HELPERS = {"rless-init": "helpers/init.c", "rless-monitor": "helpers/monitor"}
+HELPERS = {
+    "rless-init": "helpers/init.c",
+    "rless-monitor": "helpers/monitor",
+    "rless-networks": "helpers/networks",
+}
 LOST = {
     "rless-init": "`rless run --init` will be refused",
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
+    "rless-networks": "networks of several containers will be refused",
 }
-CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s"]
-# Without the C library, on the processors that a bare.c knows: a twentieth of the size.
-BARE = (
-    "-DBARE -nostdlib -no-pie -fno-builtin -fno-tree-loop-distribute-patterns"
-    " -fno-stack-protector -U_FORTIFY_SOURCE"
-).split()
+PROGRAMS = runpy.run_path(str(HERE / "helpers/programs.py"))
 
 
 def scratch_directories() -> dict[str, dict[str, str]]:
@@ -59,51 +58,6 @@ def scratch_directories() -> dict[str, dict[str, str]]:
 def say(line: str) -> None:
     """Tell the person who installs; pip shows it with -v only, scripts/quickstart always."""
     print(f"rless: {line}", file=sys.stderr)
-
-
-def find_compiler() -> list[str] | None:
-    """Return the command of the C compiler: $CC, or the first of cc, gcc and clang."""
-    chosen = os.environ.get("CC", "").split()
-    if chosen:
-        return chosen if shutil.which(chosen[0]) else None
-    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-
-
-def sources(path: Path) -> list[Path]:
-    """Return the C files of a program: one, or those of a directory."""
-    return sorted(path.glob("*.c")) if path.is_dir() else [path]
-
-
-def compile_helper(source: Path, target: Path) -> str | None:
-    """Compile one static program; return None, or the reason why there is none."""
-    if (source / "bare.c").exists() and compile_with([*CFLAGS, *BARE], source, target) is None:
-        return None
-    return compile_with(CFLAGS, source, target)
-
-
-def compile_with(flags: list[str], source: Path, target: Path) -> str | None:
-    """Compile with these flags; return as `compile_helper`."""
-    if not source.exists():
-        return f"{source} is missing"
-    compiler = find_compiler()
-    if compiler is None:
-        return "no C compiler was found ($CC, cc, gcc, clang)"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*compiler, *flags, "-o", str(fresh), *map(str, sources(source))]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            problems = [line for line in lines if "error" in line or "cannot find" in line]
-            return f"{compiler[0]}: {(problems or lines or ['it failed'])[0].strip()}"
-        fresh.chmod(0o755)
-        fresh.replace(target)  # a running container may still execute the old one
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return None
 
 
 class BuildStep(Command):
@@ -133,7 +87,7 @@ class BuildHelpers(BuildStep):
     def run(self) -> None:
         """Compile, or say what is missing and go on."""
         for name, target in self._targets().items():
-            reason = compile_helper(HERE / HELPERS[name], target)
+            reason = PROGRAMS["compile_helper"](HERE / HELPERS[name], target)
             if reason is None:
                 continue
             target.unlink(missing_ok=True)  # never an old program beside new code
@@ -148,7 +102,7 @@ class BuildHelpers(BuildStep):
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""
-        files = [file for path in HELPERS.values() for file in sources(HERE / path)]
+        files = [file for path in HELPERS.values() for file in PROGRAMS["sources"](HERE / path)]
         files += (HERE / "helpers").glob("*/*.h")
         return [str(file.relative_to(HERE)) for file in files if file.exists()]
 
@@ -185,13 +139,12 @@ class Build(build):
 
 
 class BuildScripts(build_scripts):
-    """Make the launchers from their one template."""
+    """Make the launchers: programs, or where there is no compiler scripts."""
 
     editable_mode = False
 
     def run(self) -> None:
         """Write each launcher, with the Python that installs it."""
-        template = (HERE / LAUNCHER).read_text(encoding="utf-8")
         directory = Path(self.build_dir)
         directory.mkdir(parents=True, exist_ok=True)
         values = {
@@ -201,16 +154,12 @@ class BuildScripts(build_scripts):
             "VERSION": "{}.{}".format(*sys.version_info),
         }
         for name, module in COMMANDS.items():
-            text = template.replace("@NAME@", name).replace("@MODULE@", module)
-            for key, value in values.items():
-                text = text.replace(f"@{key}@", value.replace("'", "'\\''"))
-            path = directory / name
-            path.write_text(text, encoding="utf-8")
-            path.chmod(0o755)
+            about = {"NAME": name, "MODULE": module, **values}
+            PROGRAMS["write_launcher"](directory / name, about)
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""
-        return [LAUNCHER]
+        return LAUNCHERS
 
 
 class Platform(Distribution):
@@ -231,7 +180,7 @@ class PlatformWheel(bdist_wheel):
 
 setup(
     distclass=Platform,
-    scripts=[LAUNCHER],
+    scripts=LAUNCHERS,
     options=scratch_directories(),
     cmdclass={
         "build": Build,

@@ -363,6 +363,52 @@ static void verb_umask(char **argv)
 	printf("umask %04o\n", umask(0));
 }
 
+/* How the kernel treats it: scheduler, I/O priority, CPUs, execution domain, memory policy. */
+static void verb_treatment(char **argv)
+{
+	struct utsname name;
+	unsigned long cpus = 0;
+	int memory = -1;
+	long io = syscall(SYS_ioprio_get, 1, 0);
+
+	(void)argv;
+	uname(&name);
+	syscall(SYS_sched_getaffinity, 0, sizeof(cpus), &cpus);
+	syscall(SYS_get_mempolicy, &memory, NULL, 0, NULL, 0);
+	printf("policy %d\n", sched_getscheduler(0));
+	printf("nice %d\n", (int)(20 - syscall(SYS_getpriority, 0, 0)));
+	printf("io %ld %ld\n", io >> 13, io & 0x1fff);
+	printf("cpus %#lx\n", cpus);
+	printf("personality %#x\n", (unsigned)syscall(SYS_personality, 0xffffffff));
+	printf("machine %s\n", name.machine);
+	printf("mempolicy %#x\n", (unsigned)memory);
+}
+
+/* Seconds of the clocks that a time namespace has of its own. */
+static void verb_clocks(char **argv)
+{
+	struct timespec monotonic, boottime;
+
+	(void)argv;
+	clock_gettime(CLOCK_MONOTONIC, &monotonic);
+	clock_gettime(CLOCK_BOOTTIME, &boottime);
+	printf("monotonic %lld\nboottime %lld\n", (long long)monotonic.tv_sec,
+	       (long long)boottime.tv_sec);
+}
+
+/* Say READY=1 and more to $NOTIFY_SOCKET, as sd_notify(3). */
+static void verb_notify(char **argv)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	const char *path = getenv("NOTIFY_SOCKET");
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path ? path : "");
+	outcome("notify", sendto(fd, argv[0], strlen(argv[0]), 0, (struct sockaddr *)&address,
+				 sizeof(address)));
+	close(fd);
+}
+
 static void verb_oom_score_adj(char **argv)
 {
 	(void)argv;
@@ -1025,6 +1071,9 @@ static const struct verb {
 	{ "sysctl", 1, verb_sysctl },
 	{ "umask", 0, verb_umask },
 	{ "oom_score_adj", 0, verb_oom_score_adj },
+	{ "treatment", 0, verb_treatment },
+	{ "clocks", 0, verb_clocks },
+	{ "notify", 1, verb_notify },
 	{ "session", 0, verb_session },
 	{ "tty", 0, verb_tty },
 	{ "signals", 0, verb_signals },

@@ -69,6 +69,10 @@ KEYS: dict[str, dict[str, str]] = {
         "stop-timeout": "timeout",
         "userns": "text",
         "network": "text",
+        "cgroup-manager": "one of auto systemd cgroupfs none",
+        "cgroup-parent": "text",
+        "limits": "one of enforce try",
+        "pids-limit": "timeout",
     },
     "hpc": {
         **dict.fromkeys("default home cwd tmp env-host fabric".split(), "switch"),

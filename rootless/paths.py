@@ -98,7 +98,6 @@ def _is_trusted(path: str) -> bool | None:
 # What was found and checked, by what it depends on: asked for at every step of a run.
 _STORAGE_VARIABLES = ("RLESS_STORAGE", "XDG_DATA_HOME", "HOME", "RLESS_CONFIG", "XDG_CONFIG_HOME")
 _storage: dict[tuple[str | None, ...], str] = {}
-_runtime: dict[tuple[str, str], str] = {}
 _additional: dict[str | None, tuple[tuple[str, bool], ...]] = {}
 _boot: list[str] = []
 
@@ -130,15 +129,9 @@ def runtime_root() -> str:
         RlessError: as `storage_root`.
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    asked = (base, storage_root())
-    if asked in _runtime:
-        return _runtime[asked]
-    if base.startswith("/") and _is_private(base):
-        path = f"{base}/rless"
-    else:
-        path = boot_root()
+    # The storage is not asked for where it is not needed: Podman names no home to its runtime.
+    path = f"{base}/rless" if base.startswith("/") and _is_private(base) else boot_root()
     private_dir(path, "set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
-    _runtime[asked] = path
     return path
 
 
@@ -154,12 +147,13 @@ def _is_private(path: str) -> bool:
     )
 
 
-def private_dir(path: str, hint: str | None = None) -> None:
+def private_dir(path: str, hint: str | None = None, forbidden: int = 0o077) -> None:
     """Make `path` with mode 0700 if it is absent, and check that it is ours alone.
 
     Args:
         path: absolute; missing parents are made as `mkdir -p` does.
         hint: what to tell the user when it cannot be.
+        forbidden: bits of the mode that it must not have.
 
     Raises:
         RlessError: not a directory, a link, of another owner, or open to group or others.
@@ -179,7 +173,7 @@ def private_dir(path: str, hint: str | None = None) -> None:
         raise RlessError(f"{path} is not a directory", hint)
     if status.st_uid != os.getuid():
         raise RlessError(f"{path} belongs to uid {status.st_uid}, not to you", hint)
-    if status.st_mode & 0o077:
+    if status.st_mode & forbidden:
         raise RlessError(
             f"{path} is open to other users (mode {status.st_mode & 0o7777:04o})",
             f"chmod 700 {path}",

@@ -246,6 +246,11 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 	return SYS3(sendmsg, fd, message, flags);
 }
 
+int shutdown(int fd, int how)
+{
+	return (int)SYS2(shutdown, fd, how);
+}
+
 int setrlimit(__rlimit_resource_t kind, const struct rlimit *limit)
 {
 	return (int)SYS4(prlimit64, 0, kind, limit, NULL);

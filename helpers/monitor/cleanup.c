@@ -209,6 +209,20 @@ static void reap_helpers(void)
 		rest(2);
 }
 
+/* Leave the networks, and wait until names and published ports are gone (helpers/networks). */
+static void leave_networks(void)
+{
+	struct pollfd end = { .fd = me.member, .events = POLLIN };
+	char said[16];
+
+	if (me.member < 0)
+		return;
+	shutdown(me.member, SHUT_WR);
+	while (poll(&end, 1, CLEAN_UP) > 0 && read(me.member, said, sizeof(said)) > 0)
+		;
+	let_go(&me.member);
+}
+
 /* Take away what was made, in the reverse order. What cannot be is left to the next command,
  * which finds the entry in `live`. */
 void clean_up(void)
@@ -220,6 +234,7 @@ void clean_up(void)
 	if (me.pasta > 0)
 		kill(me.pasta, SIGKILL);
 	end_cgroup();
+	leave_networks();
 	if (*me.mount)
 		umount2(me.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
 	reap_helpers();

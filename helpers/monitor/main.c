@@ -79,6 +79,7 @@ static void begin(int fd)
 	snprintf(me.name, sizeof(me.name), "%s", text("name"));
 	me.dir = openat(AT_FDCWD, text("directory"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	me.listener = (int)number("listener", -1);
+	me.member = (int)number("member", -1);
 	me.init = (pid_t)number("init", 0);
 	me.init_fd = (int)number("init_fd", -1);
 	me.pasta = (pid_t)number("pasta", 0);

@@ -62,6 +62,7 @@ extern struct monitor {
 	char name[256];
 	int dir;               /* the container's directory */
 	int orders, listener;
+	int member;            /* the connection that is its place in networks; -1: none */
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
 	int starting;          /* the pipe that init closes by execve; -1: it runs */

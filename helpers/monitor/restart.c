@@ -79,6 +79,7 @@ void start_again(void)
 		slow |= is_open(&clients[i]) && has_backlog(&clients[i]);
 	if (slow && fork() == 0) {
 		let_go(&me.listener);
+		let_go(&me.member);
 		restart.at = 0;
 		linger();
 		_exit(0);
@@ -89,6 +90,7 @@ void start_again(void)
 	fcntl(me.orders, F_SETFD, 0);
 	fcntl(me.listener, F_SETFD, 0);
 	fcntl((int)number("lock", -1), F_SETFD, 0);
+	fcntl(me.member, F_SETFD, 0);
 	fcntl((int)number("python_fd", -1), F_SETFD, 0);
 	become_python("restart", true);
 	stop_restarts(); /* there is no interpreter any more */

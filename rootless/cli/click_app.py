@@ -125,7 +125,7 @@ def _complete_words(what: str, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(word) for word in what.split("|") if word.startswith(incomplete)]
     kinds = [
         kind
-        for kind in ("container", "image", "volume")
+        for kind in ("container", "image", "network", "volume")
         if kind.upper() in what or (what.startswith("NAME|ID") and "|" in what)
     ]
     if "REPOSITORY" in what:

@@ -1,4 +1,4 @@
-"""Names that a shell may complete: of containers, images and volumes.
+"""Names that a shell may complete: of containers, images, networks and volumes.
 
 Read from directory listings only, without a lock, a sweep or a namespace: it happens at each
 press of the tab key. Whatever goes wrong, there are no names then.
@@ -13,7 +13,7 @@ from rootless.errors import RlessError
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of all "container", "image" or "volume" objects; [] if they can't be had."""
+    """Return the names of all objects of a kind: "container", "image", "volume", "network"."""
     try:
         return sorted(name for name in _READERS[kind]() if name.isprintable())
     except (OSError, RlessError):
@@ -30,6 +30,12 @@ def _volumes() -> list[str]:
     return all_names()
 
 
+def _networks() -> list[str]:
+    from rootless.engine import networks
+
+    return [network.name for network in networks.every()]
+
+
 def _images() -> list[str]:
     from rootless.engine.images import list_images
 
@@ -40,4 +46,4 @@ def _images() -> list[str]:
     ]
 
 
-_READERS = {"container": _containers, "image": _images, "volume": _volumes}
+_READERS = {"container": _containers, "image": _images, "volume": _volumes, "network": _networks}

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 # (section, key, flag)
 _FLAGS = (
     ("storage", "driver", "--storage-driver"),
+    ("containers", "cgroup-manager", "--cgroup-manager"),
+    ("containers", "cgroup-parent", "--cgroup-parent"),
+    ("containers", "limits", "--limits"),
     ("containers", "log-driver", "--log-driver"),
     ("containers", "network", "--network"),
+    ("containers", "pids-limit", "--pids-limit"),
     ("containers", "stop-timeout", "--stop-timeout"),
     ("containers", "userns", "--userns"),
 )

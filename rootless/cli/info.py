@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rootless.cli import output, streams
@@ -73,4 +74,6 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             continue
         text += f"{' ' * depth}{label}: {escape(str(value))}\n"
     streams.write(text)
+    for warning in found["Warnings"]:
+        print(warning, file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""`rless inspect`: all about containers, images and volumes, as JSON or by a template."""
+"""`rless inspect`: all about containers, images, networks and volumes, as JSON or by a template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ VERB = Verb(
             (
                 FORMAT,
                 SIZE,
-                ("--type", "TYPE", "value", "type", "inspect.kind", "container, image or volume"),
+                (
+                    "--type",
+                    "TYPE",
+                    "value",
+                    "type",
+                    "inspect.kind",
+                    "container, image, volume or network",
+                ),
             ),
         ),
     ),
@@ -37,13 +44,13 @@ VERB = Verb(
 
 def kind(value: str) -> str:
     """Return the kind of an object."""
-    return choice(value, "container", "image", "volume")
+    return choice(value, "container", "image", "volume", "network")
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
-    """Print what the names stand for: containers first, then images, then volumes."""
+    """Print what the names stand for: containers first, then images, volumes, networks."""
     asked = values.get("type")
-    kinds = (asked,) if asked else ("container", "image", "volume")
+    kinds = (asked,) if asked else ("container", "image", "volume", "network")
     size = bool(values.get("size"))
     return show(args, lambda name: look_up(name, kinds, size), values.get("format"))
 
@@ -129,8 +136,15 @@ def _volume(name: str, size: bool) -> dict[str, Any]:
     return inspect_volume(name)
 
 
+def _network(name: str, size: bool) -> dict[str, Any]:
+    from rootless.engine.inspect import inspect_network
+
+    return inspect_network(name)
+
+
 _READERS: dict[str, Callable[[str, bool], dict[str, Any]]] = {
     "container": _container,
     "image": _image,
     "volume": _volume,
+    "network": _network,
 }

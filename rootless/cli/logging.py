@@ -90,3 +90,8 @@ def detach_keys(value: str) -> str:
 def sdnotify(value: str) -> str:
     """Return who tells systemd that the container is ready."""
     return choice(value, "container", "conmon", "ignore")
+
+
+def systemd(value: str) -> str:
+    """Return whether the container is made ready for systemd."""
+    return choice(value, "auto", "true", "always", "false")

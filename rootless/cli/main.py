@@ -37,7 +37,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "rm": ("rm", "Remove containers"),
         "rename": ("rename", "Give a container another name"),
         "update": ("update", "Change the options of containers"),
-        "inspect": ("inspect", "Show all about containers, images or volumes as JSON"),
+        "inspect": ("inspect", "Show all about containers, images, networks or volumes as JSON"),
         "top": ("top", "Show the processes of a container"),
         "stats": ("stats", "Show what containers use, live"),
         "port": ("port", "Show the published ports of a container"),
@@ -71,6 +71,15 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "volume inspect": ("volume_inspect", "Show all about volumes as JSON"),
         "volume rm": ("volume_rm", "Remove volumes"),
         "volume prune": ("volume_prune", "Remove volumes that no container uses"),
+    },
+    "Networks": {
+        "network create": ("network_create", "Create a network of several containers"),
+        "network ls": ("network_ls", "List networks"),
+        "network inspect": ("network_inspect", "Show all about networks as JSON"),
+        "network rm": ("network_rm", "Remove networks"),
+        "network prune": ("network_prune", "Remove networks that no container uses"),
+        "network connect": ("network_connect", "Put a container into a network"),
+        "network disconnect": ("network_disconnect", "Take a container out of a network"),
     },
     "Host": {
         "info": ("info", "Show the state of rless and of this host"),
@@ -118,6 +127,14 @@ ALIASES: dict[str, dict[str, str]] = {
         "list": "volume ls",
         "remove": "volume rm",
     },
+    "network": {
+        **{
+            verb: f"network {verb}"
+            for verb in "create ls inspect rm prune connect disconnect".split()
+        },
+        "list": "network ls",
+        "remove": "network rm",
+    },
     "system": {
         "df": "system df",
         "prune": "system prune",
@@ -130,25 +147,28 @@ ALIASES: dict[str, dict[str, str]] = {
     "config": {"show": "config show"},
 }
 # verbs of Docker that are known to be missing
-_LATER = "build builder buildx compose network plugin swarm"
+_LATER = "build builder buildx compose plugin swarm"
 
 
 def help_text() -> str:
     """Return the help of `rless` itself."""
-    lines = ["Usage: rless [--debug] [--storage DIR] VERB ...", "", "Run containers without root."]
+    usage = "Usage: rless [--debug] [--storage DIR] [--cgroup-manager MANAGER] VERB ..."
+    lines = [usage, "", "Run containers without root."]
     for heading, verbs in VERBS.items():
         lines += ["", f"{heading}:"]
-        lines += [f"  {verb:<18}{summary}" for verb, (_, summary) in verbs.items()]
+        lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
     lines += [
         "",
         "Options:",
         "  --debug        Print the time line, and tracebacks of internal errors",
         "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
+        "  --cgroup-manager MANAGER",
+        "                 systemd, cgroupfs or none (RLESS_CONTAINERS_CGROUP_MANAGER)",
         "  -v, --version  Print the version",
         "  --help         Print this text",
         "",
-        "'rless container', 'rless image', 'rless volume' and 'rless system' group the verbs as",
-        "Docker does: 'rless container ls' is 'rless ps'.",
+        "'rless container', 'rless image', 'rless network', 'rless volume' and 'rless system'",
+        "group the verbs as Docker does: 'rless container ls' is 'rless ps'.",
         "'rless VERB --help' tells more about a verb.",
         "",
     ]
@@ -229,14 +249,19 @@ def _dispatch(args: list[str]) -> int:
             from rootless import log
 
             log.enabled = True
-        elif flag == "--storage":
+        elif flag in ("--storage", "--cgroup-manager"):
             if not equals:
                 if not args:
-                    raise RlessError("flag needs a value: --storage", "see 'rless --help'")
+                    raise RlessError(f"flag needs a value: {flag}", "see 'rless --help'")
                 value = args.pop(0)
             if not value:
-                raise RlessError("--storage: the directory is empty", "see 'rless --help'")
-            os.environ["RLESS_STORAGE"] = os.path.abspath(value)
+                raise RlessError(f"{flag}: the value is empty", "see 'rless --help'")
+            if flag == "--storage":
+                os.environ["RLESS_STORAGE"] = os.path.abspath(value)
+            else:
+                os.environ["RLESS_CONTAINERS_CGROUP_MANAGER"] = (
+                    value  # as Podman's; `run` judges it
+                )
         else:
             raise RlessError(f"unknown flag: {flag}", "see 'rless --help'")
     if not args:

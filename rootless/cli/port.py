@@ -17,10 +17,11 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Print "80/tcp -> 0.0.0.0:8080" for each, or only the host's side of the one asked for."""
     from rootless.engine.container import find
     from rootless.engine.inspect import split_port
-    from rootless.engine.listing import LIVING
+    from rootless.engine.listing import LIVING, describe
 
     container = find(args[0])
-    ports = container.facts["ports"] if container.status()[0] in LIVING else []
+    status, code = container.status()
+    ports = describe(container, status, code)["ports"] if status in LIVING else []
     found = sorted((split_port(text) for text in ports), key=_order)
     shown = [
         (port, f"[{ip}]:{number}" if ":" in ip else f"{ip}:{number}") for port, ip, number in found

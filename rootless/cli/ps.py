@@ -104,7 +104,7 @@ def row(item: dict[str, Any], full: bool) -> dict[str, object]:
         "LocalVolumes": str(local),
         "Mounts": ",".join(mount for mount in mounts if mount),
         "Names": item["name"],
-        "Networks": item["network"],
+        "Networks": ",".join(name for name, _ in item["networks"]) or item["network"],
         "Ports": ports(item),
         "RunningFor": output.ago(item["created"]),
         "Size": "N/A",  # unless it was asked for: that reads every file
@@ -180,7 +180,7 @@ def status(item: dict[str, Any]) -> str:
         checked = item.get("health")
         if checked:
             text += " (health: starting)" if checked == "starting" else f" ({checked})"
-        return text
+        return f"{text} (network lost)" if item.get("network_lost") else text
     if state in ("exited", "restarting"):
         ended = item.get("finished")
         text = f"{state.capitalize()} ({item['exit_code']})"

@@ -7,7 +7,7 @@ import sys
 
 from rootless import config
 from rootless.cli.options import RUN as VERB
-from rootless.engine.request import RunRequest
+from rootless.engine.request import FILE_SUFFIXES, RunRequest
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 # Values that need more than being copied to the field of the same name.
 _SPECIAL = (
-    *("accepted", "attach", "devices", "env", "env_file", "label_file", "labels", "log_options"),
-    *("gpus", "module_env", "network", "ulimits"),
+    *(
+        "accepted",
+        "aliases",
+        "attach",
+        "devices",
+        "env",
+        "env_file",
+        "gpus",
+        "label_file",
+        "labels",
+    ),
+    *("log_options", "module_env", "network", "publish", "ulimits"),
 )
 # What `engine.profile` writes down.
 _SHARED = ("hpc", "share_home", "share_cwd", "share_tmp", "env_host", "fabric")
-_FILES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # as image.flat has them
 
 
 def main(values: dict[str, Any], args: list[str]) -> int:
@@ -73,7 +82,7 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         if not args or not args[0]:
             raise RlessError(f"'rless {verb.name}' needs an image", verb.see_help())
         request.image, request.command = args[0], args[1:]
-        if request.command[:1] == ["--"] and (request.hpc or request.image.endswith(_FILES)):
+        if request.command[:1] == ["--"] and (request.hpc or request.image.endswith(FILE_SUFFIXES)):
             del request.command[0]  # as the launchers of batch systems write it
     else:
         request.command = args
@@ -92,10 +101,8 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         labels.update(line.partition("=")[::2] for line in read("--label-file", path, None))
     request.labels = {**labels, **values.get("labels", {})}
     request.ulimits = list({limit[0]: limit for limit in values.get("ulimits", ())}.values())
-    networks = values.get("network", [])
-    if len(networks) > 1:
-        raise RlessError("--network is given twice: several networks are not built yet")
-    request.network = networks[0] if networks else None
+    _networks(request, values)
+    request.publish = [port for ports in values.get("publish", ()) for port in ports]
     for device in values.get("devices", ()):  # a text is the name of one that CDI describes
         (request.cdi if isinstance(device, str) else request.devices).append(device)
     request.attach = _streams(request, values.get("attach", []))
@@ -115,6 +122,36 @@ def profile(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
     from rootless.engine.profile import complete
 
     return complete(values, verb.name)
+
+
+def _networks(request: RunRequest, values: dict[str, Any]) -> None:
+    """Take the network mode, or the networks with what is wished of them."""
+    given = values.get("network", [])
+    networks = [dict(one) for one in given if isinstance(one, dict)]
+    aliases = values.get("aliases", [])
+    if not networks:
+        if len(given) > 1:
+            raise RlessError("--network is given twice: only networks of several containers can be")
+        request.network = given[0] if given else None
+        for flag, wanted in (("--link", request.links), ("--network-alias", aliases)):
+            if wanted:
+                raise RlessError(f"{flag} needs --network NETWORK", "`--network bridge` is there")
+        return
+    names = [one["name"] for one in networks]
+    if len(names) < len(given) or len(set(names)) < len(names):
+        raise RlessError("--network: one is given twice, or together with another mode")
+    wishes = {"ip": request.ip, "ip6": request.ip6, "mac": request.mac_address}
+    if any(wishes.values()):
+        if len(names) > 1:
+            raise RlessError(
+                "--ip, --ip6 and --mac-address are for one network",
+                "give them with each: --network NAME:ip=...,mac=...",
+            )
+        networks[0].update({key: value for key, value in wishes.items() if value})
+        request.ip = request.ip6 = request.mac_address = None
+    for one in networks:
+        one["aliases"] = [*one.get("aliases", ()), *aliases]
+    request.networks, request.network = networks, names[0]
 
 
 def _streams(request: RunRequest, streams: list[str]) -> list[str]:
@@ -143,14 +180,22 @@ def _check_conflicts(request: RunRequest) -> None:
     if borrowed:
         for flag, given in (
             ("--hostname", request.hostname),
-            ("--publish", request.publish),
+            ("--publish", request.publish or request.publish_all),
             ("--expose", request.expose),
             ("--add-host", request.add_host),
             ("--dns", request.dns or request.dns_search or request.dns_option),
         ):
             if given:
                 raise RlessError(f"{flag} and --network {network} contradict each other")
-    if request.publish and network in ("host", "none"):
+    if network.startswith(("none", "host", "ns:", "container:")):
+        for flag, address in (
+            ("--ip", request.ip),
+            ("--ip6", request.ip6),
+            ("--mac-address", request.mac_address),
+        ):
+            if address:
+                raise RlessError(f"{flag} and --network {network} contradict each other")
+    if (request.publish or request.publish_all) and network.startswith(("none", "host", "ns:")):
         from rootless import log
 
         log.warn(f"published ports have no meaning with --network {network}")

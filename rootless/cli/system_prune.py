@@ -50,6 +50,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         streams.report(error)
     streams.write(
         listed("Deleted Containers:", gone.containers.names)
+        + listed("Deleted Networks:", gone.networks)
         + listed("Deleted Volumes:", gone.volumes.names)
         + listed("Deleted Images:", [f"{line[0].lower()}{line[1:]}" for line in gone.images])
         + reclaimed(gone.size)
@@ -59,6 +60,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 
 def _warning(every: bool, volumes: bool, values: dict[str, Any]) -> str:
     lines = ["WARNING! This will remove:", "  - all stopped containers"]
+    lines.append("  - all networks not used by at least one container")
     if volumes:
         which = "all" if every else "all anonymous"
         lines.append(f"  - {which} volumes not used by at least one container")

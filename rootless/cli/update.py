@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from rootless.cli import streams
-from rootless.cli.options import REFUSED
+from rootless.cli.options import GROUPS, REFUSED
 from rootless.cli.parse import Verb
+from rootless.engine.resources import UPDATABLE
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Docker's update has these; they are refused as `run` refuses them.
-_LIMITS = (
-    "--blkio-weight --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares"
-    " --cpus --cpuset-cpus --cpuset-mems --kernel-memory --memory --memory-reservation"
-    " --memory-swap --pids-limit"
-).split()
+# Docker's update has these, too; they are refused as `run` refuses them.
+_REFUSED = "--cpu-rt-period --cpu-rt-runtime --kernel-memory".split()
 
 VERB = Verb(
     "update",
@@ -29,8 +26,9 @@ VERB = Verb(
                  "no, on-failure[:MAX], always or unless-stopped"),
             ),
         ),
+        ("Limits", tuple(row for _, rows in GROUPS for row in rows if row[3] in UPDATABLE)),
     ),
-    tuple(row for row in REFUSED if row[0].split()[0] in _LIMITS),
+    tuple(row for row in REFUSED if row[0].split()[0] in _REFUSED),
     least=1,
 )  # fmt: skip
 
@@ -51,6 +49,6 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Change containers one by one; print the name of each."""
     from rootless.engine.amend import update
 
-    if "restart" not in values:
+    if not values:
         raise RlessError("'rless update' needs a flag: what shall change", VERB.see_help(), 1)
-    return streams.outcomes(update(args, values["restart"]))
+    return streams.outcomes(update(args, values))

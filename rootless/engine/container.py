@@ -65,6 +65,22 @@ class Container:
         # What this process has written to `live`; None: it is not the one that starts it.
         self._entry: dict[str, Any] | None = None
 
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data, for the process that goes on with its start."""
+        return {
+            "id": self.id,
+            "directory": self.directory,
+            "facts": self.facts,
+            "entry": self._entry,
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Container:
+        """Return what `to_data` has given."""
+        made = cls(data["id"], data["directory"], data["facts"])
+        made._entry = data["entry"]
+        return made
+
     @property
     def live_path(self) -> str:
         """Return the path of the entry in `live`."""

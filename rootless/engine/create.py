@@ -12,7 +12,9 @@ import time
 from rootless import log, paths
 from rootless.engine import container as containers
 from rootless.engine import defaults, events, specgen, sweep, userns
-from rootless.engine.monitor import Source
+from rootless.engine.child import joins
+from rootless.engine.request import HOST_IMAGE
+from rootless.engine.source import Source
 from rootless.errors import RlessError
 from rootless.linux.process import close_on_exec_from, signal_number
 
@@ -20,14 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rootless.engine.child import Child
     from rootless.engine.container import Container
-    from rootless.engine.request import Mount, RunRequest
+    from rootless.engine.membership import Membership
+    from rootless.engine.request import Mount, Port, RunRequest
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
-
-HOST_IMAGE = "host:"
-_FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # as image.flat has them
 
 
 class Run:
@@ -38,6 +39,7 @@ class Run:
         self.times: list[tuple[str, float]] = []
         self._began = time.monotonic()
         self.storage = paths.storage_root()
+        self.child: Child | None = None
         self.image: Image | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
@@ -51,6 +53,7 @@ class Run:
         self.container: Container
         self.spec: Spec
         self.joined: dict[str, str] = {}
+        self.member: Membership | None = None
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
@@ -78,22 +81,36 @@ class Run:
         log.debug(step)
 
 
-def create(request: RunRequest, run: bool = False) -> Run:
+def create(
+    request: RunRequest,
+    run: bool = False,
+    image: Image | None = None,
+    child: Child | None = None,
+) -> Run:
     """Make a container, which then waits to be started.
 
     Args:
         run: it is started at once, as `rless run` does.
+        image: the local image, where that was looked up.
+        child: of the caller, which it was forked for; it gets its id maps meanwhile.
 
     Raises:
         RlessError: nothing is left of the container then.
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     state = Run(request)
+    state.image, state.child = image, child
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
+    if request.asks_limits():
+        from rootless.engine import resources
+
+        resources.check(request)
     sweep.sweep()
     find_joined(state)
     _find_image(state)
+    if child is not None:
+        child.begin_maps(state.idmap)
     state.mark("image")
     _make_container(state, run)
     state.mark("container")
@@ -123,7 +140,7 @@ def _find_image(state: Run) -> None:
         state.user = _resolve_user(state, request.user or "")
         state.idmap = _choose_map(state)
         return
-    if name[:1] in "/." or name.endswith(_FILE_SUFFIXES):
+    if request.is_file():
         from rootless.image import flat
 
         if path := flat.named(name):
@@ -144,7 +161,7 @@ def _find_image(state: Run) -> None:
             idmap_for=lambda found: _adopt(state, found),
         )
     else:
-        image = store.lookup(name, request.platform)
+        image = state.image or store.lookup(name, request.platform)
     if image is None:
         from rootless.image import flat
 
@@ -264,12 +281,9 @@ def find_joined(state: Run) -> None:
     Their namespaces belong to their user namespace, so ours is the same, with its map.
     """
     request = state.request
-    for kind in ("userns", "pid", "ipc", "uts", "cgroupns", "network"):
-        mode = getattr(request, kind) or ""
-        if not mode.startswith("container:"):
-            continue
+    for kind, name in joins(request).items():
         try:
-            other = containers.find(mode.partition(":")[2])
+            other = containers.find(name)
         except RlessError as error:
             raise RlessError(f"--{kind}: {error.message}", error.hint) from error
         if state.joined.get("id", other.id) != other.id:
@@ -285,7 +299,14 @@ def find_joined(state: Run) -> None:
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
     container_id = containers.new_id()
-    stop_signal = request.stop_signal or config.get("StopSignal") or defaults.STOP_SIGNAL
+    command = specgen.command(request, config, None)
+    systemd, default_signal = "", defaults.STOP_SIGNAL
+    if request.systemd != "auto" or command[0].endswith(("init", "systemd")):
+        from rootless.engine import systemd_mode
+
+        if systemd := systemd_mode.wanted(request, command):
+            default_signal = systemd_mode.STOP_SIGNAL
+    stop_signal = request.stop_signal or config.get("StopSignal") or default_signal
     try:
         stop_number = signal_number(stop_signal)
     except RlessError as error:
@@ -294,7 +315,6 @@ def _make_container(state: Run, run: bool) -> None:
         ) from error
     timeout = request.stop_timeout
     extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
-    command = specgen.command(request, config, None)
     state.container = containers.create(
         container_id,
         request.name,
@@ -314,9 +334,10 @@ def _make_container(state: Run, run: bool) -> None:
             "rm": request.rm,
             "detach": request.detach,
             "labels": {**(config.get("Labels") or {}), **request.labels},
-            "exposed": sorted({*(config.get("ExposedPorts") or {}), *request.expose}),
+            "exposed": _exposed(request, config),
             "ports": [_show_port(port) for port in request.publish],
             "network": _show_network(state),
+            "systemd": systemd,
             "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
@@ -378,9 +399,22 @@ def _show_network(state: Run) -> str:
     return mode if mode.startswith("container:") else mode.partition(":")[0]
 
 
-def _show_port(port: Any) -> str:
-    host = f"{port.host_ip or '0.0.0.0'}:{port.host_port}"
-    return f"{host}->{port.container_port}/{port.protocol}"
+def _show_port(port: Port) -> str:
+    """Return what is asked for; what is true stands in the entry in `live`."""
+    number = f"{port.host_port or ''}"
+    if port.host_end:
+        number += f"-{port.host_end}"
+    address = f"[{port.host_ip}]" if ":" in (port.host_ip or "") else port.host_ip or ""
+    return f"{address}:{number}->{port.container_port}/{port.protocol}"
+
+
+def _exposed(request: RunRequest, config: dict[str, Any]) -> list[str]:
+    texts = [*(config.get("ExposedPorts") or {}), *request.expose]
+    if not texts:
+        return []
+    from rootless.network import ports
+
+    return ports.exposed(texts)
 
 
 def _write_cidfile(path: str, container_id: str) -> None:

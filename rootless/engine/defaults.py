@@ -42,6 +42,7 @@ READONLY_PATHS = (
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_SIZE = 64 << 20  # bytes
 STOP_SIGNAL = "SIGTERM"
+PIDS_LIMIT = 2048  # as Podman; where it can be set
 STOP_TIMEOUT = 10  # seconds
 TTY_GROUP = 5
 INIT_PATH = "/run/rless-init"

@@ -75,7 +75,11 @@ _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has roo
 _LISTS = ("python", "environment", "connection", "helper")
 # What a new start does not take over from the last one.
 _FRESH = {
-    **{key: "-1" for key in hold.FDS if key not in ("listener", "lock", "python_fd", "connection")},
+    **{
+        key: "-1"
+        for key in hold.FDS
+        if key not in ("listener", "lock", "member", "python_fd", "connection")
+    },
     "leash": "0",
     "hold": "0",
 }
@@ -98,6 +102,10 @@ def _start(container: Container, count: int) -> dict[str, str]:
     if path:
         cgroup = CgroupfsCgroup(path, "kept")
         cgroup.make_anew()
+        if limits := spec["linux"].get("resources"):
+            from rootless.runtime.cgroup import resources
+
+            resources.apply(path, limits)
     wires = Wires(facts["tty"], facts["stdin_open"], ())
     created = parent.create(
         spec,

@@ -160,15 +160,23 @@ def _cgroup(ready: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, An
     ]
 
 
+_LIMITS = (
+    *("memory.max", "memory.swap.max", "memory.low", "pids.max", "cpu.max", "cpu.weight"),
+    *("cpuset.cpus", "cpuset.mems", "io.max", "io.weight", "io.bfq.weight"),
+)
+
+
 def _limits(path: str | None) -> list[str]:
     """Return the limits that the kernel has for this cgroup; "max" is none."""
     found = []
-    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "cpuset.cpus"):
+    for name in _LIMITS:
         try:
             with open(f"{path}/{name}", encoding="ascii") as file:
-                found.append(f"{name}: {file.read().strip()}")
+                lines = file.read().strip().splitlines()
         except OSError:
             continue  # that controller is not delegated, or there is no cgroup of our own
+        if lines:
+            found.append(f"{name}: {'; '.join(lines)}")
     return found
 
 
@@ -176,7 +184,7 @@ def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
     mode = state.request.network or "pasta"
     facts: list[tuple[str, Any]] = [("mode", mode)]
     if pasta is not None:
-        facts += [("pasta", f"pid {pasta.pid}"), ("published", state.container.facts["ports"])]
+        facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
     return facts
 
 

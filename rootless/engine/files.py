@@ -9,53 +9,83 @@ from __future__ import annotations
 import os
 import stat
 
+from rootless.engine import network
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rootless.engine.request import RunRequest
 
 _COPY_BLOCK = 1 << 20
 _TEXT_LIMIT = 1 << 20  # bytes
 
 
-def write(request: RunRequest, directory: str, hostname: str) -> dict[str, str]:
-    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside."""
+def write(
+    request: RunRequest,
+    directory: str,
+    hostname: str,
+    *,
+    addresses: Sequence[str] = (),
+    servers: Sequence[str] = (),
+    host_address: str | None = None,
+) -> dict[str, str]:
+    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
+
+    Args:
+        addresses: the container's own, where they are known.
+        servers: name servers of its networks, in place of the host's.
+        host_address: what `host-gateway` means there; None: see `network.host_address`.
+
+    Raises:
+        RlessError: a name or an address that cannot be in these files.
+    """
     from rootless.network import resolv
 
-    network = request.network or "pasta"
+    of_host = request.uses_host_network()
     own_name = hostname or os.uname().nodename
+    added = request.add_host
+    if any(target == network.HOST_GATEWAY for _, target in added):
+        host_address = host_address or network.host_address(request)
+        added = [
+            (name, host_address if target == network.HOST_GATEWAY else target)
+            for name, target in added
+        ]
     texts = {
         "/etc/hostname": resolv.hostname_text(own_name),
         "/etc/resolv.conf": resolv.resolv_text(
             resolv.read_host(),
-            request.dns,
+            servers or request.dns,
             request.dns_search,
-            request.dns_option,
-            private_network=network != "host",
+            resolv.options_for_names(request.dns_option) if servers else request.dns_option,
+            private_network=not of_host,
         ),
     }
     if not request.no_hosts:
         texts["/etc/hosts"] = resolv.hosts_text(
             own_name,
             request.domainname,
-            request.add_host,
-            None,
-            _read("/etc/hosts") if network == "host" else None,
+            added,
+            addresses or ([request.ip] if request.ip else ()),
+            _read("/etc/hosts") if of_host else None,
         )
     files = {}
     for path, text in texts.items():
-        file = f"{directory}/{path.rpartition('/')[2]}"
-        # Anew at each start, in place: what binds the file keeps it.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(file, flags, 0o644)
-        try:
-            os.fchmod(fd, 0o644)  # whatever the umask: every user of the container reads them
-            os.write(fd, text.encode("utf-8", "surrogateescape"))
-        finally:
-            os.close(fd)
-        files[path] = file
+        files[path] = f"{directory}/{path.rpartition('/')[2]}"
+        put(files[path], text)
     return files
+
+
+def put(file: str, text: str) -> None:
+    """Write one of these files, in place: what binds the file keeps it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(file, flags, 0o644)
+    try:
+        os.fchmod(fd, 0o644)  # whatever the umask: every user of the container reads them
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
 
 
 def of_other(directory: str) -> dict[str, str]:

@@ -19,8 +19,8 @@ CONTAINER_KEYS = (
     "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name",
     "network", "publish", "since", "status", "volume",
 )  # fmt: skip
-EVENT_KEYS = ("container", "event", "id", "image", "label", "type", "volume")
-EVENT_TYPES = ("container", "image", "volume")
+EVENT_KEYS = ("container", "event", "id", "image", "label", "network", "type", "volume")
+EVENT_TYPES = ("container", "image", "network", "volume")
 # Docker's words; "removing" and "dead" are states that rless does not have.
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 HEALTH = ("starting", "healthy", "unhealthy", "none")
@@ -155,7 +155,11 @@ class Chosen:
         return test
 
     def _network(self, texts: Sequence[str]) -> Any:
-        return lambda row: row["network"] in texts
+        def test(row: dict[str, Any]) -> bool:
+            known = {row["network"], *(name for pair in row["networks"] for name in pair)}
+            return any(text in known for text in texts)
+
+        return test
 
     def _publish(self, texts: Sequence[str]) -> Any:
         ports = {port for text in texts for port in ports_of("publish", text)}
@@ -278,10 +282,10 @@ def chooses_event(filters: Filters) -> Callable[[Mapping[str, Any]], bool]:
                 chosen = any(text in known or _is_id(text, name) for text in texts)
             elif key == "id":
                 chosen = any(event["id"].startswith(text) for text in texts)
-            else:  # container, volume: by name, or the beginning of the id
-                name = attributes.get("name", "") if key == "container" else event["id"]
+            else:  # container, network, volume: by name, or the beginning of the id
+                name = event["id"] if key == "volume" else attributes.get("name", "")
                 chosen = kind == key and any(
-                    text == name or (key == "container" and event["id"].startswith(text))
+                    text == name or (key != "volume" and event["id"].startswith(text))
                     for text in texts
                 )
             if not chosen:

@@ -29,6 +29,7 @@ FDS = (
     "client_out",
     "client_err",
     "lock",
+    "member",
     "connection",
     "python_fd",
     "status",

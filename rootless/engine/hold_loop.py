@@ -554,7 +554,7 @@ class _Holder:
         for client in self.clients[:]:
             if client.behind:
                 self._drop(client)  # they are the child's now
-        kept = (self.number("lock", -1), self.number("python_fd", -1))
+        kept = [self.number(name, -1) for name in ("lock", "member", "python_fd")]
         for fd in (self.orders_fd, self.listener, *kept):
             if fd >= 0:
                 os.set_inheritable(fd, True)
@@ -597,6 +597,7 @@ class _Holder:
         if self.pasta:
             os.kill(self.pasta, signal.SIGKILL)
         self._end_cgroup()
+        self._leave_networks()
         if self.orders["mount"]:
             try:
                 mounts.umount(self.orders["mount"])
@@ -620,6 +621,22 @@ class _Holder:
             return  # the next sweep finds the entry in `live`
         if self.orders["live"]:
             os.unlink(self.orders["live"])
+
+    def _leave_networks(self) -> None:
+        """Leave the networks, and wait until names and published ports are gone."""
+        member = self.number("member", -1)
+        if member >= 0:
+            import socket
+
+            channel = socket.socket(fileno=member)
+            channel.settimeout(_CLEAN_UP)
+            try:
+                channel.shutdown(socket.SHUT_WR)
+                while channel.recv(16):
+                    pass
+            except OSError:
+                pass  # who held them was killed
+            channel.close()
 
     def _remove(self) -> None:
         name = f"{self.orders['names']}/{self.name}"

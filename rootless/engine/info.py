@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from typing import Any
 
 from rootless import __version__, config, paths
 from rootless.engine import listing
 from rootless.host import facts, trial
 from rootless.image.store import Store
+from rootless.runtime import cgroup
 
 _DEFAULT_LOG = "local"
 
@@ -28,9 +30,8 @@ def collect() -> dict[str, Any]:
     storage = paths.storage_root()
     states = [row["status"] for row in listing.list_containers(ended_too=True)]
     host, groups = os.uname(), facts.cgroups()
-    delegated = groups.path is not None and facts.is_delegated(groups.path)
+    manager, controllers = cgroup.survey()
     mount = facts.mount_of(os.path.realpath(storage), facts.mounts())
-    controllers = groups.controllers if delegated else ()
     driver = config.get("storage", "driver") or storage_driver(storage)
     return {
         "Containers": len(states),
@@ -41,11 +42,17 @@ def collect() -> dict[str, Any]:
         "Driver": driver,
         "DriverStatus": [["Backing Filesystem", mount.fstype if mount else "unknown"]],
         "LoggingDriver": config.get("containers", "log-driver") or _DEFAULT_LOG,
-        "CgroupDriver": "cgroupfs" if delegated else "none",
+        "CgroupDriver": manager,
         "CgroupVersion": "2" if groups.layout == "v2" else "1",
         "MemoryLimit": "memory" in controllers,
+        "SwapLimit": "memory" in controllers,
+        "CpuCfsPeriod": "cpu" in controllers,
+        "CpuCfsQuota": "cpu" in controllers,
+        "CPUShares": "cpu" in controllers,
         "CPUSet": "cpuset" in controllers,
         "PidsLimit": "pids" in controllers,
+        "OomKillDisable": False,
+        "Warnings": [f"WARNING: No {what} support" for what in _missing(controllers)],
         "NetworkDriver": "pasta" if facts.find_program("pasta") else "none",
         "KernelVersion": host.release,
         "OperatingSystem": _operating_system(),
@@ -61,6 +68,20 @@ def collect() -> dict[str, Any]:
         "ServerVersion": __version__,
         "PythonVersion": ".".join(str(part) for part in sys.version_info[:3]),
     }
+
+
+# What Docker warns of where it is not there, by controller.
+_SUPPORT = {
+    "memory": ("memory limit", "swap limit"),
+    "cpu": ("cpu cfs quota", "cpu cfs period", "cpu shares"),
+    "cpuset": ("cpuset",),
+    "io": ("io.weight", "io.max"),
+    "pids": ("pids limit",),
+}
+
+
+def _missing(controllers: Collection[str]) -> list[str]:
+    return [what for name in _SUPPORT if name not in controllers for what in _SUPPORT[name]]
 
 
 def storage_driver(storage: str) -> str:

@@ -21,6 +21,8 @@ from rootless.engine.listing import LIVING, describe, sizes
 from rootless.engine.sweep import sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rootless.engine.container import Container
 
 NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
@@ -107,7 +109,7 @@ class _Inspected:
             "Dead": False,
             "Pid": row["pid"],
             "ExitCode": row["exit_code"] or 0,
-            "Error": "" if up else self.ended.get("error") or "",
+            "Error": self.error(up),
             "StartedAt": _moment(row["started"]),
             "FinishedAt": _moment(row["finished"]),
         }
@@ -127,10 +129,16 @@ class _Inspected:
             }
         return found
 
+    def error(self, up: bool) -> str:
+        if self.row["network_lost"]:
+            return f"the network is lost: pasta has ended; rless restart {self.facts['name']}"
+        return "" if up else self.ended.get("error") or ""
+
     def host_config(self) -> dict[str, Any]:
         wish, facts = self.wish, self.facts
         restart = facts.get("restart") or {}
         linux = self.spec.get("linux") or {}
+        limits = linux.get("resources") or {}
         mounts = wish.get("mounts") or ()
         return {
             "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
@@ -140,7 +148,7 @@ class _Inspected:
                 "Config": {key: str(value) for key, value in self.log["options"].items()},
             },
             "NetworkMode": facts.get("network") or wish.get("network") or "pasta",
-            "PortBindings": _by_port(facts["ports"]),
+            "PortBindings": _bindings(wish.get("publish") or ()),
             "RestartPolicy": {
                 "Name": restart.get("name") or "no",
                 "MaximumRetryCount": int(restart.get("max") or 0),
@@ -178,17 +186,22 @@ class _Inspected:
             "Sysctls": dict(linux.get("sysctl") or {}),
             "Runtime": "rless-oci",
             "Isolation": "",
-            "CpuShares": 0,
-            "Memory": 0,
-            "NanoCpus": 0,
-            "CgroupParent": "",
-            "BlkioWeight": 0,
-            "CpuPeriod": 0,
-            "CpuQuota": 0,
+            "CpuShares": wish.get("cpu_shares") or 0,
+            "Memory": wish.get("memory") or 0,
+            "NanoCpus": wish.get("cpus") or 0,
+            "CgroupParent": wish.get("cgroup_parent") or "",
+            "BlkioWeight": wish.get("blkio_weight") or 0,
+            "BlkioWeightDevice": _pairs(wish.get("blkio_weight_device"), "Weight"),
+            "BlkioDeviceReadBps": _pairs(wish.get("device_read_bps"), "Rate"),
+            "BlkioDeviceWriteBps": _pairs(wish.get("device_write_bps"), "Rate"),
+            "BlkioDeviceReadIOps": _pairs(wish.get("device_read_iops"), "Rate"),
+            "BlkioDeviceWriteIOps": _pairs(wish.get("device_write_iops"), "Rate"),
+            "CpuPeriod": wish.get("cpu_period") or 0,
+            "CpuQuota": wish.get("cpu_quota") or 0,
             "CpuRealtimePeriod": 0,
             "CpuRealtimeRuntime": 0,
-            "CpusetCpus": "",
-            "CpusetMems": "",
+            "CpusetCpus": wish.get("cpuset_cpus") or "",
+            "CpusetMems": wish.get("cpuset_mems") or "",
             "Devices": [
                 {
                     "PathOnHost": device["host"],
@@ -199,11 +212,12 @@ class _Inspected:
             ],
             "DeviceCgroupRules": None,
             "DeviceRequests": None,
-            "MemoryReservation": 0,
-            "MemorySwap": 0,
+            "MemoryReservation": wish.get("memory_reservation") or 0,
+            "MemorySwap": wish.get("memory_swap") or 2 * (wish.get("memory") or 0),
             "MemorySwappiness": None,
             "OomKillDisable": None,
-            "PidsLimit": None,
+            # As it was set: the default is only where it can be.
+            "PidsLimit": wish.get("pids_limit") or limits.get("pids", {}).get("limit"),
             "Ulimits": [
                 {"Name": name, "Soft": soft, "Hard": hard}
                 for name, soft, hard in wish.get("ulimits") or ()
@@ -267,13 +281,15 @@ class _Inspected:
     def exposed(self) -> list[str]:
         """Return the exposed ports and the published ones, as Docker does, with protocols."""
         ports = [_whole_port(port) for port in self.facts.get("exposed") or ()]
-        return sorted({*ports, *_by_port(self.facts["ports"])})
+        return sorted({*ports, *_by_port(self.row["ports"])})
 
     def network(self) -> dict[str, Any]:
         ports: dict[str, Any] = {}
         if self.status in LIVING:
-            ports = {**dict.fromkeys(self.exposed()), **_by_port(self.facts["ports"])}
+            ports = {**dict.fromkeys(self.exposed()), **_by_port(self.row["ports"])}
         init = self.row["pid"]
+        if self.row["networks"] or "networks" in self.live:
+            return self.networks(ports)
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
         own = addresses(init) if mode == "pasta" and init else NO_ADDRESSES
         return {
@@ -297,6 +313,112 @@ class _Inspected:
                 }
             },
         }
+
+    def networks(self, ports: dict[str, Any]) -> dict[str, Any]:
+        """Return the same of a member of networks, by what is noted of it."""
+        init = self.row["pid"]
+        wishes = {wish["name"]: wish for wish in self.wish.get("networks", ())}
+        places = self.live.get("networks") or [{"name": name, "id": ""} for name in wishes]
+        found = {}
+        for place in places:
+            wish = wishes.get(place["name"], {})
+            wished = {
+                name: wish[key]
+                for key, name in (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
+                if wish.get(key)
+            }
+            names = [self.facts["name"], *wish.get("aliases", ()), self.facts["id"][:12]]
+            found[place["name"]] = {
+                "IPAMConfig": wished or None,
+                "Links": None,
+                "Aliases": list(wish.get("aliases", ())) or None,
+                "NetworkID": place["id"],
+                "EndpointID": "",
+                **_place(place),
+                "DNSNames": list(dict.fromkeys(names)),
+            }
+        first = _place(places[0]) if len(places) == 1 else NO_ADDRESSES
+        return {
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": f"/proc/{init}/ns/net" if init else "",
+            "Ports": ports,
+            "EndpointID": "",
+            **first,
+            "Networks": found,
+        }
+
+
+def _place(place: dict[str, Any]) -> dict[str, Any]:
+    """Return the addresses of a place in a network; of one that is not taken none."""
+    if not place.get("id"):
+        return dict(NO_ADDRESSES)
+    four, six = place["prefixes"].get("4", 0), place["prefixes"].get("16", 0)
+    gateways = place["gateways"]
+    return {
+        "Gateway": next((gate for gate in gateways if ":" not in gate), ""),
+        "IPAddress": place["ip"],
+        "IPPrefixLen": four if place["ip"] else 0,
+        "IPv6Gateway": next((gate for gate in gateways if ":" in gate), ""),
+        "GlobalIPv6Address": place["ip6"],
+        "GlobalIPv6PrefixLen": six if place["ip6"] else 0,
+        "MacAddress": place["mac"],
+    }
+
+
+def inspect_network(reference: str) -> dict[str, Any]:
+    """Return a network in Docker's shape.
+
+    Raises:
+        RlessError: there is none.
+    """
+    from rootless.engine import networks
+
+    sweep()
+    network = networks.find(reference)
+    record = network.record
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": moments.show(record["created"]),
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv4": True,
+        "EnableIPv6": any(whole.size == 16 for whole, _, _ in network.ranges),
+        "IPAM": {
+            "Driver": "default",
+            "Options": {},
+            "Config": [
+                {
+                    "Subnet": one["subnet"],
+                    **({"IPRange": one["range"]} if one["range"] else {}),
+                    "Gateway": one["gateway"],
+                }
+                for one in record["subnets"]
+            ],
+        },
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {
+            container_id: {
+                "Name": name,
+                "EndpointID": "",
+                "MacAddress": place["mac"],
+                "IPv4Address": _with_prefix(place, "ip", "4"),
+                "IPv6Address": _with_prefix(place, "ip6", "16"),
+            }
+            for container_id, (name, place) in networks.members(network).items()
+        },
+        "Options": record["options"],
+        "Labels": record["labels"],
+    }
+
+
+def _with_prefix(place: dict[str, Any], key: str, size: str) -> str:
+    return f"{place[key]}/{place['prefixes'][size]}" if place[key] else ""
 
 
 NO_ADDRESSES = {
@@ -383,6 +505,18 @@ def _by_port(ports: list[str]) -> dict[str, list[dict[str, str]]]:
     return found
 
 
+def _bindings(publish: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """Return what -p asked for, by port of the container."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in publish:
+        number = str(port["host_port"] or "")
+        if port.get("host_end"):
+            number += f"-{port['host_end']}"
+        binding = {"HostIp": port["host_ip"] or "", "HostPort": number}
+        found.setdefault(f"{port['container_port']}/{port['protocol']}", []).append(binding)
+    return found
+
+
 def _whole_port(port: str) -> str:
     return port if "/" in port else f"{port}/tcp"
 
@@ -413,6 +547,10 @@ def _mount(mount: dict[str, Any]) -> dict[str, Any]:
         "RW": bool(mount["rw"]),
         "Propagation": mount.get("propagation") or "",
     }
+
+
+def _pairs(entries: list[Any] | None, name: str) -> list[dict[str, Any]] | None:
+    return [{"Path": path, name: value} for path, value in entries or ()] or None
 
 
 def _mode(value: str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rootless.engine.container import all_ids, load, read_json
+from rootless.engine.container import all_ids, is_alive, load, read_json
 from rootless.engine.sweep import sweep
 
 TYPE_CHECKING = False
@@ -41,6 +41,7 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
     live = container.live() if status in LIVING else {}
     ended = {} if status == "created" else read_json(f"{container.directory}/exit.json") or {}
     init = live.get("init") or (0, 0)
+    lost = bool(live.get("pasta")) and not is_alive(live["pasta"])
     return {
         "id": container.id,
         "name": facts["name"],
@@ -53,13 +54,23 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "started": live.get("started") or ended.get("started"),
         "finished": ended.get("finished"),
         "pid": 0 if status == "restarting" else init[0],
-        "ports": facts["ports"],
+        # What was asked for, as long as nothing is published.
+        "ports": [] if lost else live.get("ports", facts["ports"]),
         "exposed": facts.get("exposed") or [],
         "labels": facts["labels"] or {},
         "mounts": facts.get("mounts") or [],
         "network": facts.get("network") or "",
+        "networks": _networks(facts, live),
+        "network_lost": lost,  # pasta was killed
         "health": health(container, status),
     }
+
+
+def _networks(facts: dict[str, Any], live: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, id) of the networks of several containers; without an id where it is not in."""
+    if "networks" in live:
+        return [(place["name"], place["id"]) for place in live["networks"]]
+    return [(wish["name"], "") for wish in facts.get("request", {}).get("networks", ())]
 
 
 def health(container: Container, status: str) -> str | None:

@@ -1,9 +1,9 @@
 """The container's parent: from the mounted root file system to the program that stays.
 
-Theory of operation. The command (see `start`) forks this process into the engine's user and
-mount namespace. It makes the root file system there, calls the runtime, and becomes the monitor
-by execve (`hold`), still init's parent. It has the invoking user's own id in the namespace, and
-every capability over files of mapped ids.
+Theory of operation. The command has forked this process into the engine's user and mount
+namespace, and has told it the plan (`child`). It makes the root file system there, calls the
+runtime, and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's
+own id in the namespace, and every capability over files of mapped ids.
 
     command                          monitor                           init
        |  <-- READY(facts) ----------   |   created                      |  waits at the gate
@@ -23,25 +23,30 @@ from __future__ import annotations
 import os
 import time
 
-from rootless.engine.container import delete_directory, this_process, write_json
+from rootless import paths, rootfs
+from rootless.engine import defaults, hold, monitor_client
+from rootless.engine.container import Container, delete_directory, this_process, write_json
+from rootless.engine.source import Source
 from rootless.engine.wires import receive_fd
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import netlink, prctl
+from rootless.linux import prctl
 from rootless.linux.process import pidfd_send_signal, show_as, start_time
-from rootless.runtime import sync
+from rootless.runtime import parent, sync
+from rootless.runtime.cgroup.base import Wish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from typing import Any, NoReturn
 
-    from rootless.engine.container import Container
+    from rootless.engine.child import Plan
     from rootless.engine.hold import Orders
+    from rootless.engine.request import RunRequest
     from rootless.engine.wires import Wires
-    from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
-    from rootless.oci.runtime_spec import Spec
+    from rootless.oci.runtime_spec import Namespace, Spec
     from rootless.rootfs import Mounted
+    from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
 else:
@@ -49,152 +54,57 @@ else:
     import _signal as signal
 
 
-def load_runtime() -> None:
-    """Load what only the monitor needs, while newuidmap is at work: 3 ms that nobody waits for."""
-    from rootless import rootfs
-    from rootless.engine import hold
-    from rootless.runtime import cgroup, parent
-
-    del rootfs, cgroup, hold, parent
-
-
-class Source:
-    """Where the root file system comes from.
-
-    Attributes:
-        kind: "layers", "host", "squashfs" or "directory".
-        layers: directories of the image, bottom to top.
-        whiteouts: their form.
-        path: of --rootfs, or of the file with a squashfs image.
-        offset, identity: of that image in the file; which file it was.
-        links: (target, absolute path) of links that devices need; found at each start.
-        driver: asked for by --storage-driver, or None.
-        cache: of what `host:` and squashfs images need.
-        hidden: for `host:`: directories to leave out, beside $HOME.
-    """
-
-    __slots__ = (
-        "cache",
-        "driver",
-        "hidden",
-        "identity",
-        "kind",
-        "layers",
-        "links",
-        "offset",
-        "path",
-        "whiteouts",
-    )
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.layers: list[str] = []
-        self.whiteouts = "overlay"
-        self.path = ""
-        self.driver: str | None = None
-        self.cache = ""
-        self.hidden: list[str] = []
-        self.offset = 0
-        self.identity: list[int] = []
-        self.links: list[tuple[str, str]] = []
-
-    def to_data(self) -> dict[str, Any]:
-        """Return it as plain data, for container.json."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Source:
-        """Return what `to_data` has given."""
-        made = cls(data["kind"])
-        for name, value in data.items():
-            setattr(made, name, value)
-        return made
-
-
 class Monitor:
     """The parent of one container, until it becomes the program that stays."""
 
     def __init__(
         self,
-        container: Container,
-        spec: Spec,
-        idmap: IdMap,
-        source: Source,
+        plan: Plan,
         wires: Wires,
-        *,
-        new_network: bool,
         pasta: Pasta | None,
-        want_report: bool,
-        leash: bool,
-        keep: bool,
-        cache_dir: str,
-        volumes: list[tuple[str, str]],
+        member_fd: int,
+        network_path: str | None,
+        network_error: RlessError | None,
+        making: Making,
+        request: RunRequest,
     ) -> None:
         """Hold what the start needs.
 
         Args:
-            leash: the container ends with the command, until that lets go.
-            keep: a start that fails leaves the container, with the reason.
+            plan: what the command has found out (`child.Plan`).
+            pasta: the child half of the network.
+            member_fd: the connection that is its membership of networks; -1: of none.
+            network_path: of the network namespace that is the container's; None: it has none.
+            network_error: why the network could not be begun.
+            making: the control group, begun.
+            request: what is asked about the control group.
         """
-        self.container = container
-        self.spec = spec
-        self.idmap = idmap
-        self.source = source
+        self.container = Container.from_data(plan["container"])
+        self.spec = plan["spec"]
+        self.idmap = self.container.idmap()
+        self.source = Source.from_data(plan["source"])
+        self.volumes = plan["volumes"]
+        self.cache_dir = plan["cache_dir"]
+        self.ports = plan["ports"]
+        self.want_report = plan["report"]
+        self.leash = plan["leash"]
+        self.keep = plan["keep"]
         self.wires = wires
-        self.new_network = new_network
         self.pasta = pasta
-        self.network_begun = False
-        self.network_error: RlessError | None = None
-        self.want_report = want_report
-        self.leash = leash
-        self.keep = keep
-        self.cache_dir = cache_dir
-        self.volumes = volumes
+        self.member_fd = member_fd
+        self.network_path = network_path
+        self.network_error = network_error
         self.mounted: Mounted | None = None
+        self.making = making
+        self.request = request
         self.cgroup: Cgroup | None = None
-
-    def start_network(self) -> None:
-        """Fork pasta, while we are still in the host's network: it ends when we do."""
-        if self.pasta is not None:
-            self.pasta.fork(die_with_parent=True)
-
-    def meanwhile(self) -> None:
-        """Use the time that newuidmap takes: begin the network, load what only we need.
-
-        Neither needs the id maps: the capabilities are there from the first moment. pasta has
-        the longest way to go of all, so it goes first.
-        """
-        try:
-            if self.new_network:
-                self._begin_network()
-        except RlessError as error:
-            self.network_error = error  # told when there is somebody to tell
-        load_runtime()
-
-    def _begin_network(self) -> None:
-        self.network_begun = True
-        netlink.loopback_up()
-        if self.pasta is not None:
-            from rootless.network import shield
-
-            shield.close_loopback(self.pasta.interface)
-            # Only now: the shield and pasta both open the tap device, which one at a time can.
-            own = f"/proc/{os.getpid()}/ns"
-            self.pasta.begin(f"{own}/net", f"{own}/user")
 
     def run(self) -> NoReturn:
         """Do all of it; never return into the command's stack."""
         code = 125
         try:
             show_as(f"rless: monitor of {self.container.id[:12]}")
-            os.setsid()  # the terminal's signals are for the command, which forwards them
-            self.wires.close_command_ends()
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-                signal.signal(number, signal.SIG_IGN)
-            orders = self._create()
-            from rootless.engine import hold
-
-            hold.hold(orders, self.container.id)
+            hold.hold(self._create(), self.container.id)
         except RlessError as error:
             self._give_up(error)
             code = error.exit_code
@@ -209,24 +119,23 @@ class Monitor:
 
     def _create(self) -> Orders:
         """Make the container up to its gate; return the orders for what comes then."""
-        from rootless.engine import monitor_client
-        from rootless.runtime import cgroup, parent
-
         if self.network_error is not None:
             raise self.network_error
-        if self.new_network:
-            if not self.network_begun:
-                self._begin_network()
-            # The network namespace was made with our user namespace; the runtime joins it.
-            path = f"/proc/{os.getpid()}/ns/net"
-            self.spec["linux"]["namespaces"].append({"type": "network", "path": path})
+        if self.network_path is not None:
+            # It was made with our user namespace; the runtime joins it.
+            entry: Namespace = {"type": "network", "path": self.network_path}
+            self.spec["linux"]["namespaces"].append(entry)
         times = [("", time.monotonic())]
+        pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
+        self.making.proceed(_wish(self.container, self.spec, self.request), pids)
         self.mounted = self._mount()
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
+        self.cgroup = self.making.finish(self.mounted.helper_pids)
+        self.spec["linux"]["resources"] = self.cgroup.resources
+        self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
         write_json(f"{self.container.directory}/config.json", self.spec)
-        self.cgroup = cgroup.choose(self.spec, self.container.id, hand_down=True)
         times.append(("control group", time.monotonic()))
         pasta = self.pasta
         self.container.record_live(
@@ -234,6 +143,7 @@ class Monitor:
             pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
             cgroup=self.cgroup.path or "",
             manager=self.cgroup.manager,
+            ports=self.ports,
             rootfs=self.mounted.describe(),
             restarts=0,
         )
@@ -280,14 +190,13 @@ class Monitor:
 
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor)."""
-        from rootless import paths
-        from rootless.engine import events, hold
+        from rootless.engine import events
 
         container, wires, mounted = self.container, self.wires, self.mounted
         assert mounted is not None and self.cgroup is not None
         facts = container.facts
         storage = paths.storage_root()
-        helpers = mounted.helper_pids or (self.pasta is not None and facts["ports"])
+        helpers = mounted.helper_pids or (self.pasta is not None and self.ports)
         mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
         orders = {
             "id": container.id,
@@ -318,11 +227,12 @@ class Monitor:
             "client_out": wires.client_out,
             "client_err": wires.client_err,
             "lock": mounted.lock_fd,
+            "member": self.member_fd,
             "status": created.status_fd,
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),
-            "ranks": int(self.spec["process"]["args"][1:2] == ["--hold"]),
             **log_orders(facts),
+            "ranks": int(self.spec["process"]["args"][1:2] == ["--hold"]),
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],
             "stop_signal": facts["stop_signal"],
@@ -358,8 +268,6 @@ class Monitor:
         return not any(one["type"] == "pid" and not one.get("path") for one in namespaces)
 
     def _mount(self) -> Mounted:
-        from rootless import rootfs
-
         workspace, source = self.container.directory, self.source
         options: dict[str, Any] = {
             "driver": source.driver,
@@ -406,15 +314,13 @@ class Monitor:
         """Take back what was made, in the reverse order, and tell the command why."""
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
-            self.pasta.stop(wait=bool(self.container.facts["ports"]))
+            self.pasta.stop(wait=bool(self.ports))
         if self.cgroup is not None:
             try:
                 self.cgroup.destroy()
             except OSError:
                 pass  # the next sweep finds it by the entry in `live`
         if self.mounted is not None:
-            from rootless import rootfs
-
             rootfs.unmount(self.mounted)
         try:
             if self.keep:
@@ -429,6 +335,24 @@ class Monitor:
             sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(error))
         except OSError:
             pass  # the command has left
+
+
+def _wish(container: Container, spec: Spec, request: RunRequest) -> Wish:
+    """Return what is asked for the control group."""
+    manager = request.manager()
+    wish = Wish(f"rless-{container.id}", manager, required=manager != "auto")
+    wish.parent = request.cgroup_parent
+    wish.resources = spec["linux"]["resources"]
+    wish.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+    wish.best_effort = request.limits == "try"
+    wish.hand_down = True
+    wish.description = f"container {container.facts['name']}"
+    if (timeout := container.facts["stop_timeout"]) >= 0:
+        wish.stop_timeout = timeout + _TO_CLEAN_UP
+    return wish
+
+
+_TO_CLEAN_UP = 5.0  # seconds, after a stop
 
 
 def log_orders(facts: dict[str, Any]) -> dict[str, Any]:

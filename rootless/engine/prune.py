@@ -7,6 +7,7 @@ import time
 
 from rootless import paths
 from rootless.engine import filters, images, moments, usage
+from rootless.engine import networks as networks_
 from rootless.engine import volumes as volumes_
 from rootless.engine.listing import LIVING, list_containers
 from rootless.engine.remove import remove
@@ -89,29 +90,52 @@ def volumes(given: Filters, every: bool) -> Gone:
     return gone
 
 
+def networks(given: Filters) -> list[str]:
+    """Remove the networks that no container was made for; return their names.
+
+    Args:
+        given: until (made before), label, label!.
+    """
+    limit = until(given)
+    gone = []
+    for network in networks_.every():
+        if (
+            network.name == networks_.DEFAULT
+            or network.record["created"] >= limit
+            or not filters.matches_labels(network.record["labels"], given)
+            or networks_.users(network)
+        ):
+            continue
+        networks_.remove(network)
+        gone.append(network.name)
+    return gone
+
+
 class SystemGone:
     """What `system prune` removed."""
 
-    __slots__ = ("containers", "images", "size", "volumes")
+    __slots__ = ("containers", "images", "networks", "size", "volumes")
 
     def __init__(self) -> None:
         self.containers = Gone()
         self.images: list[str] = []
+        self.networks: list[str] = []
         self.volumes = Gone()
         self.size = 0
 
 
 def system(given: Filters, every: bool, with_volumes: bool) -> SystemGone:
-    """Remove all that nothing uses: containers, volumes, images, caches, leftovers.
+    """Remove all that nothing uses: containers, networks, volumes, images, caches, leftovers.
 
     Args:
-        given: until, label, label!; only containers and images know `until`.
+        given: until, label, label!; volumes know no `until`.
         every: images that still have a name, too, and what was prepared for speed.
         with_volumes: anonymous volumes, too; with `every` named ones as well.
     """
     before = usage.total()
     gone = SystemGone()
     gone.containers = containers(given)
+    gone.networks = networks(given)
     if with_volumes:
         labels = {key: given[key] for key in given if key != "until"}
         gone.volumes = volumes(labels, every)

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+HOST_IMAGE = "host:"  # the name that stands for the host's own programs
+FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # of images that are files
 
 
 class Plain:
@@ -108,19 +112,27 @@ class Port(Plain):
 
     Attributes:
         host_ip: an address of the host, None for all of them.
-        host_port: None means any free one (no spelling of the command line gives it yet).
+        host_port: None means any free one.
+        container_port: ports of a range are requests of their own.
         protocol: "tcp" or "udp".
+        host_end: None, or the last of a range that begins with `host_port`: any free one of it.
     """
 
-    __slots__ = ("container_port", "host_ip", "host_port", "protocol")
+    __slots__ = ("container_port", "host_end", "host_ip", "host_port", "protocol")
 
     def __init__(
-        self, host_ip: str | None, host_port: int | None, container_port: int, protocol: str
+        self,
+        host_ip: str | None,
+        host_port: int | None,
+        container_port: int,
+        protocol: str,
+        host_end: int | None = None,
     ) -> None:
         self.host_ip = host_ip
         self.host_port = host_port
         self.container_port = container_port
         self.protocol = protocol
+        self.host_end = host_end
 
 
 class RunRequest(Plain):
@@ -132,16 +144,32 @@ class RunRequest(Plain):
         "annotations",
         "argv",
         "attach",
+        "blkio_weight",
+        "blkio_weight_device",
         "cap_add",
         "cap_drop",
         "cdi",
+        "cgroup_conf",
+        "cgroup_manager",
+        "cgroup_parent",
         "cgroupns",
+        "cgroups",
         "cidfile",
         "command",
+        "cpu_period",
+        "cpu_quota",
+        "cpu_shares",
+        "cpus",
+        "cpuset_cpus",
+        "cpuset_mems",
         "cwd",
         "debug",
         "detach",
         "detach_keys",
+        "device_read_bps",
+        "device_read_iops",
+        "device_write_bps",
+        "device_write_iops",
         "devices",
         "dns",
         "dns_option",
@@ -171,23 +199,34 @@ class RunRequest(Plain):
         "image",
         "init",
         "interactive",
+        "ip",
+        "ip6",
         "ipc",
         "join",
         "keep_groups",
         "labels",
+        "limits",
+        "links",
         "log_driver",
         "log_options",
+        "mac_address",
+        "memory",
+        "memory_reservation",
+        "memory_swap",
         "modules",
         "mounts",
         "name",
         "network",
+        "networks",
         "no_healthcheck",
         "no_hosts",
         "oom_score_adj",
         "pid",
+        "pids_limit",
         "platform",
         "privileged",
         "publish",
+        "publish_all",
         "pull",
         "quiet",
         "read_only",
@@ -204,6 +243,7 @@ class RunRequest(Plain):
         "stop_signal",
         "stop_timeout",
         "sysctls",
+        "systemd",
         "tty",
         "ulimits",
         "user",
@@ -274,6 +314,7 @@ class RunRequest(Plain):
         self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore
+        self.systemd = "auto"  # also true, always, false
 
         # One container for several `run`s: the KEY that they share ("": found out).
         self.join: str | None = None
@@ -294,16 +335,26 @@ class RunRequest(Plain):
         self.ipc = "private"
         self.uts = "private"
         self.cgroupns = "private"
-        self.network: str | None = None  # None: pasta; none, host, container:NAME
+        # None: pasta; none, host, container:NAME, ns:PATH, or the name of the first of `networks`.
+        self.network: str | None = None
+
+        # Networks of several containers: "name", and what is wished of "ip", "ip6", "mac",
+        # "interface", "aliases".
+        self.networks: list[dict[str, Any]] = []
+        self.links: list[tuple[str, str]] = []  # (container, alias) of --link
 
         # The network.
-        self.add_host: list[tuple[str, str]] = []  # (name, address)
+        self.add_host: list[tuple[str, str]] = []  # (name, address or "host-gateway")
+        self.ip: str | None = None
+        self.ip6: str | None = None
+        self.mac_address: str | None = None
         self.dns: list[str] = []
         self.dns_search: list[str] = []  # "." alone: no search domain
         self.dns_option: list[str] = []
         self.no_hosts = False
         self.publish: list[Port] = []
-        self.expose: list[str] = []  # "80/tcp", "90-99/udp": recorded, never opened
+        self.publish_all = False  # what is exposed, at random ports
+        self.expose: list[str] = []  # "80/tcp", "90-99/udp"
 
         # Files.
         self.mounts: list[Mount] = []  # in the order given
@@ -313,6 +364,29 @@ class RunRequest(Plain):
         self.devices: list[Device] = []
         self.cdi: list[str] = []  # devices by name: "vendor.com/class=name", "gpus=all"
         self.driver: str | None = None  # overlay, fuse-overlayfs, copy; None: by trying
+
+        # Limits; 0, "", [] or {}: none.
+        self.memory = 0  # bytes
+        self.memory_swap = 0  # bytes, with the memory; -1: no limit
+        self.memory_reservation = 0  # bytes
+        self.cpus = 0  # 1e-9 CPUs
+        self.cpu_period = 0  # microseconds
+        self.cpu_quota = 0  # microseconds
+        self.cpu_shares = 0
+        self.cpuset_cpus = ""
+        self.cpuset_mems = ""
+        self.pids_limit = 0  # 0: the default; -1: any number
+        self.blkio_weight = 0
+        self.blkio_weight_device: list[tuple[str, int]] = []  # (path, weight)
+        self.device_read_bps: list[tuple[str, int]] = []  # (path, bytes a second)
+        self.device_write_bps: list[tuple[str, int]] = []
+        self.device_read_iops: list[tuple[str, int]] = []
+        self.device_write_iops: list[tuple[str, int]] = []
+        self.cgroup_conf: dict[str, str] = {}  # file -> value
+        self.cgroup_manager = "auto"  # systemd, cgroupfs, none
+        self.cgroup_parent: str | None = None  # a slice of systemd, an absolute path of cgroupfs
+        self.cgroups = "enabled"  # disabled; split: in the group that the caller is in
+        self.limits = "enforce"  # try: what cannot be limited is not
 
         # Privileges.
         self.cap_add: list[str] = []  # "CAP_NET_ADMIN" or "ALL"
@@ -325,9 +399,56 @@ class RunRequest(Plain):
         self.explain: str | None = None  # None, "text", "json"
         self.debug = False
 
+    def manager(self) -> str:
+        """Return who makes the control group: --cgroups has a say."""
+        by_mode = {"disabled": "none", "split": "cgroupfs"}
+        return by_mode.get(self.cgroups, self.cgroup_manager)
+
+    def is_file(self) -> bool:
+        """Tell whether the image may be named as a file."""
+        name = self.image or ""
+        return name[:1] in "/." or name.endswith(FILE_SUFFIXES)
+
+    def asks_limits(self) -> bool:
+        """Tell whether anything is said of limits or control groups."""
+        return any(
+            getattr(self, name)
+            for name in self.__slots__
+            if name.startswith(("blkio_", "cpu", "device_", "memory", "pids_"))
+        ) or bool(
+            self.cgroup_conf
+            or self.cgroup_parent
+            or self.cgroups != "enabled"
+            or self.cgroup_manager != "auto"
+        )
+
     def asks_health(self) -> bool:
         """Tell whether anything is said of the health check."""
         return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
+
+    def uses_host_network(self) -> bool:
+        """Tell whether its network is one that is there already, and no container's."""
+        return (self.network or "").partition(":")[0] in ("host", "ns")
+
+    def published(self, exposed: Iterable[str]) -> list[Port]:
+        """Return what -p and -P publish together.
+
+        Args:
+            exposed: "80/tcp" of the image and --expose; -P leaves those to -p that it names.
+        """
+        if not self.publish_all:
+            return self.publish
+        from rootless import log
+
+        named = {f"{port.container_port}/{port.protocol}" for port in self.publish}
+        found = list(self.publish)
+        for text in exposed:
+            number, _, protocol = text.partition("/")
+            if protocol not in ("tcp", "udp"):
+                log.warn(f"port {text} is not published: only tcp and udp are carried")
+            elif text not in named:
+                found.append(Port(None, None, int(number), protocol))
+        return found
 
     def to_data(self) -> dict[str, Any]:
         """Return what was asked for, as plain data, for container.json; not the defaults."""
@@ -347,7 +468,11 @@ class RunRequest(Plain):
         request.devices = [_device(entry) for entry in data.get("devices", ())]
         request.publish = [_port(entry) for entry in data.get("publish", ())]
         request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
+        request.links = [tuple(entry) for entry in data.get("links", ())]
         request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
+        for name in cls.__slots__:
+            if name.startswith(("blkio_weight_d", "device_")):
+                setattr(request, name, [tuple(entry) for entry in data.get(name, ())])
         return request
 
 
@@ -362,4 +487,6 @@ def _device(data: dict[str, Any]) -> Device:
 
 
 def _port(data: dict[str, Any]) -> Port:
-    return Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])
+    port = Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])
+    port.host_end = data.get("host_end")
+    return port

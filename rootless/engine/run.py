@@ -1,12 +1,14 @@
 """`rless run`, told once from top to bottom.
 
+    child         forked at once, if nothing has to be fetched: it makes the namespaces and begins
+                  the network beside steps 1 to 4
     create
       1 image     the name -> layers on disk, and who the application runs as
       2 map       which of the image's users is the invoking user
       3 container its directory, name and files
     start
       4 spec      wishes + image + facts -> config.json
-      5 monitor   forked into the user namespace: root file system, runtime, clean-up
+      5 monitor   the child is mapped and told all: root file system, runtime, clean-up
       6 network   pasta, beside the mounts
       7 attach    streams, signals, exit code
 
@@ -16,13 +18,15 @@ overlay can be mounted. Everything heavy is loaded where it is needed, not here.
 
 from __future__ import annotations
 
-from rootless.engine.attach import Signals
-from rootless.engine.create import create
-from rootless.engine.start import Attachment, follow
+from rootless import paths
+from rootless.engine.child import Child, joins
+from rootless.engine.request import HOST_IMAGE
+from rootless.linux.process import close_on_exec_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
+    from rootless.image.store import Image
 
 
 def run(request: RunRequest) -> int:
@@ -31,10 +35,22 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
-    state = create(request, run=True)
-    signals = Signals(request.sig_proxy)
+    close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
+    streams = [] if request.detach else attached(request)
+    image, is_here = _look(request)
+    child = Child(request, streams) if is_here else None
     try:
-        streams = () if request.detach else attached(request)
+        from rootless.engine.attach import Signals
+        from rootless.engine.create import create
+        from rootless.engine.start import Attachment, follow
+
+        state = create(request, run=True, image=image, child=child)
+        signals = Signals(request.sig_proxy)
+    except BaseException:
+        if child is not None:
+            child.abandon()
+        raise
+    try:
         attachment = Attachment(streams, request.detach_keys, bool(streams), signals)
         code = follow(state, attachment, keep=False)
     finally:
@@ -42,6 +58,22 @@ def run(request: RunRequest) -> int:
     if request.detach:
         print(state.container.id)
     return code
+
+
+def _look(request: RunRequest) -> tuple[Image | None, bool]:
+    """Return the image, if it is in the store, and whether the child can be forked right now.
+
+    Not for an image that may take its time to come, nor before it is known whose namespaces are
+    to be joined, or which ports an image has.
+    """
+    if joins(request) or request.pull == "always" or request.publish_all:
+        return None, False
+    if request.image in (None, HOST_IMAGE) or request.is_file():
+        return None, True
+    from rootless.image.store import Store
+
+    image = Store(paths.storage_root()).lookup(request.image, request.platform)
+    return image, image is not None and bool(image.keys)
 
 
 def attached(request: RunRequest) -> list[str]:

@@ -37,8 +37,10 @@ class Facts:
         init: our init program, to bind; None without --init.
         no_new_privs: where the request does not say.
         seccomp: the profile; None: unconfined.
+        systemd: the container's id, where it is made for systemd; else "".
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
+        resources: `linux.resources`, of the limits that were asked for.
         host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
     """
 
@@ -56,7 +58,9 @@ class Facts:
         "last_cap",
         "namespace_paths",
         "no_new_privs",
+        "resources",
         "seccomp",
+        "systemd",
         "uid",
         "volumes",
     )
@@ -76,6 +80,8 @@ class Facts:
         self.no_new_privs = False
         self.seccomp: dict[str, Any] | None = None
         self.hostname = ""
+        self.systemd = ""
+        self.resources: dict[str, Any] = {}
         self.cgroup_namespace = True
         self.host_mqueue = False
 
@@ -115,7 +121,7 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
         "annotations": _annotations(request),
         "linux": {
             "namespaces": namespaces(request, facts),
-            "resources": {},
+            "resources": facts.resources,
             "sysctl": dict(request.sysctls),
             "rootfsPropagation": "private",
             "maskedPaths": [] if privileged else _unmasked(request, defaults.MASKED_PATHS),
@@ -178,6 +184,10 @@ def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> lis
         variables["HOSTNAME"] = facts.hostname
     if request.tty:
         variables["TERM"] = "xterm"
+    if facts.systemd:
+        from rootless.engine import systemd_mode
+
+        variables |= systemd_mode.environment(facts.systemd)
     for entry in image.get("Env") or []:
         name, _, value = entry.partition("=")
         variables[name] = value
@@ -267,7 +277,7 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         result.append(_mount("/proc", "proc", kernel))
     result.append(_mount("/dev", "tmpfs", private_dev))
     result.append(_mount("/dev/pts", "devpts", pts))
-    if request.network == "host" or facts.inner_map:
+    if request.uses_host_network() or facts.inner_map:
         result.append(_bind("/sys", "/sys", ["rbind", *(f"r{option}" for option in system)]))
     else:
         result.append(_mount("/sys", "sysfs", system))
@@ -281,6 +291,10 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         if request.ipc != "none":
             size = defaults.SHM_SIZE if request.shm_size is None else request.shm_size
             result.append(_mount(_SHM, "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
+    if facts.systemd:
+        from rootless.engine import systemd_mode
+
+        result += systemd_mode.mounts()
     for path, source in facts.files.items():
         flag = "ro" if request.read_only else "rw"
         result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))

@@ -1,8 +1,8 @@
 """Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
 
     4 spec      wishes + image + facts of now -> config.json
-    5 monitor   forked into the user namespace: root file system, runtime, then the program that
-                stays
+    5 monitor   the child in the user namespace is told all: root file system, runtime, then the
+                program that stays
     6 network   pasta, beside the mounts
     7 attach    streams, signals, exit code
 
@@ -17,14 +17,14 @@ import os
 from rootless.engine import container as containers
 from rootless.engine import events, specgen, sweep, userns
 from rootless.engine.attach import Pump, Signals
-from rootless.engine.create import HOST_IMAGE, Run, find_joined
+from rootless.engine.child import Child, joins
+from rootless.engine.create import Run, find_joined
 from rootless.engine.keys import Keys
-from rootless.engine.monitor import Monitor, Source
 from rootless.engine.monitor_client import Client
-from rootless.engine.request import RunRequest
-from rootless.engine.wires import Wires
-from rootless.errors import RlessError, SyscallError
-from rootless.linux import caps, idmap, ns
+from rootless.engine.request import HOST_IMAGE, RunRequest
+from rootless.engine.source import Source
+from rootless.errors import RlessError
+from rootless.linux import caps
 from rootless.linux.process import close_on_exec_from
 from rootless.runtime import sync
 
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.container import Container
+    from rootless.engine.membership import Membership
     from rootless.engine.terminal import Terminal
-    from rootless.network.pasta import Pasta
+    from rootless.engine.wires import Wires
 
 
 def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
@@ -187,7 +188,6 @@ def attach(container: Container, streams: Sequence[str], keys: str | None, signa
 
 def _make_spec(state: Run) -> None:
     request = state.request
-    enter_joined(state)
     facts = _gather_facts(state)
     state.spec = specgen.generate(request, state.config, facts)
     if request.tty:
@@ -209,11 +209,10 @@ def enter_joined(state: Run) -> None:
             "start it first",
         )
     request = state.request
-    for kind in ("userns", "pid", "ipc", "uts", "cgroupns", "network"):
-        if (getattr(request, kind) or "").startswith("container:"):
-            name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
-            file = {"network": "net"}.get(name, name)
-            state.joined[name] = f"/proc/{init[0]}/ns/{file}"
+    for kind in joins(request):
+        name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
+        file = {"network": "net"}.get(name, name)
+        state.joined[name] = f"/proc/{init[0]}/ns/{file}"
     state.joined["user"] = f"/proc/{init[0]}/ns/user"
     state.joined_init = init
 
@@ -256,17 +255,22 @@ def _gather_facts(state: Run) -> specgen.Facts:
         facts.groups = []
     if request.uts == "private":
         facts.hostname = request.hostname or (
-            os.uname().nodename if request.network == "host" else state.container.id[:12]
+            os.uname().nodename if request.uses_host_network() else state.container.id[:12]
         )
     if "network" in state.joined:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
     else:
-        facts.files = files.write(request, state.container.directory, facts.hostname)
+        own, servers = ([], []) if state.member is None else state.member.for_files()
+        facts.files = files.write(
+            request, state.container.directory, facts.hostname, addresses=own, servers=servers
+        )
     if request.add_user:
         facts.files.update(files.users(state.container.directory))
     facts.init = files.place_init(state.container.directory) if request.init else None
+    facts.systemd = state.container.id if state.container.facts.get("systemd") else ""
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
+    facts.resources = _limits(request)
     if fakes_root(state):
         from rootless.engine import fakeroot
 
@@ -283,6 +287,15 @@ def _gather_facts(state: Run) -> specgen.Facts:
         if (mount := notify.pass_on(request)) is not None:
             facts.volumes = [*state.mounts, mount]
     return facts
+
+
+def _limits(request: RunRequest) -> dict[str, Any]:
+    """Return the limits for the config; the module is loaded only where there are some."""
+    if not request.asks_limits():
+        return {}
+    from rootless.engine import resources
+
+    return resources.wanted(request)
 
 
 def fakes_root(state: Run) -> bool:
@@ -327,52 +340,49 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
     Returns:
         Its exit code; 0 if it was left alone.
     """
-    container = state.container
+    container, request = state.container, state.request
     keep = keep and not container.facts["rm"]
-    request = state.request
-    new_network = "network" not in request_joins(request) and request.network != "host"
-    pasta: Pasta | None = None
-    wires = None
+    child = state.child
     try:
+        if child is None:
+            enter_joined(state)
+            userns = state.joined.get("user")
+            child = Child(request, attachment.streams, userns, container.facts["exposed"])
+            child.begin_maps(state.idmap)
+        # From here on the child has a pid, and the plan can carry more: the place for steps of the
+        # command that go on beside the child's work.
+        if child.member is not None:
+            state.member = child.member
+            _join_networks(state, child.member)
         _make_spec(state)
-        wires = Wires(
-            request.tty, request.interactive, attachment.streams, request.explain is not None
-        )
-        if new_network and request.network != "none":
-            pasta = _prepare_pasta(request)
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine import health
 
             health.reset(container)
-        monitor = Monitor(
-            container,
-            state.spec,
-            state.idmap,
-            state.source,
-            wires,
-            new_network=new_network,
-            pasta=pasta,
-            want_report=request.explain is not None,
-            leash=attachment.leash,
-            keep=keep,
-            cache_dir=f"{state.storage}/seccomp",
-            volumes=state.volumes,
+        child.release(
+            {
+                "container": container.to_data(),
+                "spec": state.spec,
+                "source": state.source.to_data(),
+                "volumes": state.volumes,
+                "cache_dir": f"{state.storage}/seccomp",
+                "ports": child.published(),
+                "report": request.explain is not None,
+                "leash": attachment.leash,
+                "keep": keep,
+            }
         )
-        namespaces = ns.CLONE_NEWNS | (ns.CLONE_NEWNET if new_network else 0)
-        pid = _fork(state, namespaces, monitor)
     except BaseException as error:
-        if wires is not None:
-            wires.close_all()
-        if pasta is not None:
-            pasta.close()
+        if child is not None:
+            child.abandon()
         _undo(container, keep, error)
         raise
-    wires.close_monitor_ends()
     state.mark("user namespace")
+    wires, pid = child.wires, child.pid
     left = False
     try:
-        code = _attend(state, attachment, wires, pasta, pid)
+        code = _attend(state, attachment, child)
         left = code is None
         return code or 0
     except _InterruptedError as interruption:
@@ -383,16 +393,12 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         raise
     finally:
         wires.close_all()
+        if state.member is not None:
+            state.member.close()
         if not left:
             _reap(pid)
             if os.path.lexists(container.live_path):
                 sweep.clear(container)  # the monitor was killed
-
-
-def request_joins(request: RunRequest) -> set[str]:
-    """Return the namespaces of another container that a request joins."""
-    kinds = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
-    return {kind for kind in kinds if (getattr(request, kind) or "").startswith("container:")}
 
 
 def _forget_last_run(container: Container, keep: bool) -> None:
@@ -453,33 +459,23 @@ class _InterruptedError(Exception):
         self.code = 128 + number
 
 
-def _fork(state: Run, namespaces: int, monitor: Monitor) -> int:
-    try:
-        if state.joined:
-            path = state.joined["user"]
-            return idmap.spawn_joined(path, namespaces, monitor.run, monitor.start_network)
-        return idmap.spawn(
-            state.idmap, namespaces, monitor.run, monitor.start_network, monitor.meanwhile
-        )
-    except SyscallError as error:
-        if error.call.startswith("unshare"):
-            raise userns.explain_failure(error) from error
-        raise
+def _join_networks(state: Run, member: Membership) -> None:
+    """Take the container's place in its networks, which the files of /etc tell of."""
+    request, container = state.request, state.container
+    member.take_addresses(container)
+    container.record_live(networks=member.places)
+    if request.links:
+        from rootless.engine import links
+
+        links.add(request, container.facts["name"], member.places)
+    ports = request.published(container.facts["exposed"])
+    member.join(container, request.hostname or "", request.dns, ports)
 
 
-def _prepare_pasta(request: RunRequest) -> Pasta:
-    from rootless.network import pasta, pasta_options
-
-    options = (request.network or "").partition(":")[2]
-    arguments = pasta_options.command(request.publish, options.split(",") if options else [])
-    return pasta.Pasta(arguments)
-
-
-def _attend(
-    state: Run, attachment: Attachment, wires: Wires, pasta: Pasta | None, monitor: int
-) -> int | None:
+def _attend(state: Run, attachment: Attachment, child: Child) -> int | None:
     """Open the gate once all is ready, then follow; return the exit code, None: left alone."""
     request, container, signals = state.request, state.container, attachment.signals
+    wires, pasta = child.wires, child.pasta
     ready = _expect_ready(wires.result)
     state.mark("created")
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
@@ -488,6 +484,9 @@ def _attend(
     _expect_ready(wires.result)  # the monitor is the program that stays
     if pasta is not None:
         pasta.wait_ready()
+        state.mark("network")
+    if state.member is not None:
+        state.member.wait_ready()
         state.mark("network")
     if number := signals.interrupted():
         raise _InterruptedError(number)
@@ -507,7 +506,7 @@ def _attend(
     if not attachment.streams or client is None:
         if client is not None:
             client.let_go()
-        _notify(request, monitor)
+        _notify(request, child.pid)
         return None
     signals.forward(client.forward)
     streams = (wires.stdin, wires.stdout, wires.stderr)

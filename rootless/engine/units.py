@@ -1,8 +1,9 @@
 """systemd user units: of one container, and the one that brings containers back after a boot.
 
-A unit of a container starts `rless`, and systemd watches the processes that this leaves: the
-monitor and the application are in the unit's cgroup. Type=notify, so that the unit is up once the
-container is, or once the application says so itself by sd_notify(3).
+A unit of a container starts `rless`, and systemd watches the processes that this leaves. It has
+Delegate=yes, so rless divides the unit's own cgroup (`runtime.cgroup`) and asks for no scope: the
+monitor, in `supervisor`, and the container stay the unit's. Type=notify, so that the unit is up
+once the container is, or once the application says so itself by sd_notify(3).
 
 After a reboot nothing runs, and no daemon would start anything: `rless-restart.service` runs
 `rless system start` once, when the user's systemd comes up (at boot, if she lingers).
@@ -69,6 +70,13 @@ def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple
         raise RlessError(
             f"container {name} has the restart policy {restart}: two would start it again",
             f"rless update --restart no {name}, or use --new",
+            1,
+        )
+    request = facts.get("request") or {}
+    if request.get("cgroup_manager") == "systemd" or request.get("cgroup_parent"):
+        raise RlessError(
+            f"container {name} is to have a scope of its own, where its unit would not find it",
+            "make it without --cgroup-manager systemd and --cgroup-parent, or with --cgroups=split",
             1,
         )
     known = name if wishes.by_name else container.id

@@ -69,6 +69,15 @@ def build(uid: int, gid: int, ids: Subordinate, include_me: bool = True) -> IdMa
     return IdMap(_fill(ids.uids, uid, os.getuid()), _fill(ids.gids, gid, os.getgid()), key)
 
 
+def identity(ids: Subordinate) -> IdMap:
+    """Return the map in which all of the caller's ids are themselves: that of the networks."""
+    maps = [
+        [(me, me, 1), *((first, first, count) for first, count in ranges)]
+        for me, ranges in ((os.getuid(), ids.uids), (os.getgid(), ids.gids))
+    ]
+    return IdMap(sorted(maps[0]), sorted(maps[1]), "identity")
+
+
 def build_single(uid: int, gid: int) -> IdMap:
     """Return the map of one id, for which the kernel asks nobody."""
     return IdMap([(uid, os.getuid(), 1)], [(gid, os.getgid(), 1)], "single")

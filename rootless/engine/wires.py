@@ -11,6 +11,7 @@ the monitor's: a pipe ends only when every copy of its other end is closed.
     init, before it is the application:
       status ------------------------------------------------> status
       gate <-------------------------------------------------- gate
+                                  monitor_plan <------------ plan
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Wires:
     """All descriptors of one start; -1 for what it does not have.
 
     Attributes:
+        plan, monitor_plan: what the command has found out, once (`child`).
         result, monitor_result: frames from the monitor, until it waits for the application.
         status, init_status: what init says (`sync`): first to the monitor, of its execve to the
             command; each of them has a copy of the reading end.
@@ -38,9 +40,9 @@ class Wires:
         console, console_socket: init's end, and the monitor's, of what gives it the pty's master.
     """
 
-    _COMMAND = ("result", "gate", "link", "stdin", "stdout", "stderr")
+    _COMMAND = ("plan", "result", "gate", "link", "stdin", "stdout", "stderr")
     _MONITOR = (
-        *("monitor_result", "client", "client_in", "client_out", "client_err"),
+        *("monitor_plan", "monitor_result", "client", "client_in", "client_out", "client_err"),
         *("app_in", "app_out", "app_err", "console_socket"),
     )
     _INIT = ("init_status", "init_gate", "console")
@@ -58,6 +60,7 @@ class Wires:
         for name in ("status", *self._COMMAND, *self._MONITOR, *self._INIT):
             setattr(self, name, -1)
         self.stdio: tuple[int, int, int] | None = None
+        self.monitor_plan, self.plan = os.pipe()
         self.result, self.monitor_result = os.pipe()
         self.status, self.init_status = os.pipe()
         self.init_gate, self.gate = os.pipe()
@@ -80,6 +83,8 @@ class Wires:
         self.app_err, stderr = os.pipe()
         self.stdio = (stdin, stdout, stderr)
 
+    plan: int
+    monitor_plan: int
     result: int
     monitor_result: int
     status: int

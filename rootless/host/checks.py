@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from rootless.host import facts, hints
+from rootless.linux.cgroup import DELEGATE_FILE, DELEGATE_TEXT
 
 if TYPE_CHECKING:
     from rootless.host.trial import Outcome
@@ -313,37 +314,41 @@ def check_seccomp(library: str | None, status: dict[str, str]) -> Check:
     return Check("seccomp", OK, library)
 
 
+_DROP_IN = DELEGATE_TEXT.replace(" ", r"\n", 1) + r"\n"
+
+
 def check_cgroup(groups: facts.Cgroups, session: str | None) -> Check:
     """Judge the control groups.
 
     Args:
         session: the cgroup of the systemd user manager, if it is there and is ours.
     """
-    lost = "limits (--memory, --cpus, --pids-limit) are refused"
+    lost = "limits (--memory, --cpus, --pids-limit) are refused, unless --limits=try"
     if groups.layout in ("none", "v1"):
         fact = "no control groups" if groups.layout == "none" else "control groups version 1 only"
         fix = "boot with systemd.unified_cgroup_hierarchy=1"
         return Check("cgroup", WARN, fact, lost, fix)
-    offered = " ".join(groups.controllers) or "no controllers"
+    there = groups.controllers
     if groups.path and facts.is_delegated(groups.path):
         where = groups.path
     elif session:
         where = session
-        offered = facts.read(f"{session}/cgroup.controllers") or ""
-        offered = " ".join(offered.split()) or "no controllers"
+        there = tuple((facts.read(f"{session}/cgroup.controllers") or "").split())
     else:
         fix = (
             "log in by a way that starts a systemd user session, or let the administrator "
             "delegate a cgroup (Delegate=yes)"
         )
         return Check("cgroup", WARN, f"{groups.layout}, no group is delegated to you", lost, fix)
-    fact = f"{groups.layout}, {where} is yours ({offered})"
-    missing = [name for name in ("cpu", "memory", "pids") if name not in offered.split()]
+    fact = f"{groups.layout}, {where} is yours ({' '.join(there) or 'no controllers'})"
+    missing = [name for name in ("cpu", "cpuset", "io", "memory", "pids") if name not in there]
     if missing:
         fix = (
             "v1 controllers take them: boot with systemd.unified_cgroup_hierarchy=1"
             if groups.layout == "hybrid"
-            else "sudo systemctl edit user@.service: [Service] Delegate=cpu cpuset io memory pids"
+            else f"the administrator runs\nsudo mkdir -p {os.path.dirname(DELEGATE_FILE)}\n"
+            f"printf '{_DROP_IN}' | sudo tee {DELEGATE_FILE}\n"
+            "sudo systemctl daemon-reload\nand you log in again"
         )
         return Check("cgroup", WARN, fact, f"no limits of {', '.join(missing)}", fix)
     return Check("cgroup", OK, fact)
@@ -361,27 +366,19 @@ def check_linger(
     """
     if not systemd:
         return Check("linger", OK, "no systemd: nothing ends containers at logout")
-    if linger and kills:
-        # Lingering keeps the user's systemd, not what her sessions have started.
-        return Check(
-            "linger",
-            WARN,
-            f"{name} lingers, but KillUserProcesses=yes",
-            "systemd ends containers at logout, but for those of user units",
-            "use rless generate systemd, or systemd-run --user --scope -p Delegate=yes rless run",
-        )
     if linger:
+        # Lingering keeps the user's systemd, and with it the scopes of containers.
         return Check("linger", OK, f"{name} lingers: containers outlive the login session")
     fact = f"{name} does not linger" + ("" if session else " and has no systemd user session")
-    if kills is not False:
-        fact += ", KillUserProcesses=yes" if kills else ""
-        meaning = "systemd ends detached containers at logout, and starts none at boot"
-    else:
+    meaning = "none are started at boot"
+    if session:
+        meaning = f"the user's systemd ends containers with the last session, and {meaning}"
+    elif kills is False:
         fact += ", KillUserProcesses=no"
-        meaning = (
-            "containers of user units end with the last session, and none are started at boot; "
-            "others go on"
-        )
+        meaning = f"containers go on at logout, but {meaning}"
+    else:
+        fact += ", KillUserProcesses=yes" if kills else ""
+        meaning = f"systemd ends containers at logout, and {meaning}"
     return Check("linger", WARN, fact, meaning, f"loginctl enable-linger {name}")
 
 

@@ -17,7 +17,7 @@ from rootless import paths
 from rootless.errors import RlessError, escape
 from rootless.host import checks, facts, trial
 from rootless.host.checks import FAIL, OK, WARN, Check
-from rootless.linux import idmap, subid
+from rootless.linux import cgroup, idmap, subid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def _surroundings() -> Iterator[Check]:
     yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
     kills = facts.ask_logind(name)
     groups = facts.cgroups()
-    session = _session_cgroup(uid)
-    yield checks.check_cgroup(groups, session)
+    yield checks.check_cgroup(groups, cgroup.of_user_manager(uid))
     yield checks.check_linger(
         name,
         systemd=os.path.isdir("/run/systemd/system"),
@@ -135,15 +134,6 @@ def _surroundings() -> Iterator[Check]:
     )
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     yield checks.check_init(f"{package}/bin/rless-init")
-
-
-def _session_cgroup(uid: int) -> str | None:
-    for mount in facts.mounts():
-        if mount.fstype == "cgroup2":
-            path = f"{mount.target}/user.slice/user-{uid}.slice/user@{uid}.service"
-            if facts.is_delegated(path):
-                return path
-    return None
 
 
 def render(found: list[Check], width: int, colour: bool) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Extent = tuple[int, int, int]
+    _Helper = tuple[str, int, int]  # its name, pid, and what it says
 
 # Only directories that root owns on every system: a newuidmap planted in $PATH is never run.
 _HELPER_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")
@@ -104,6 +105,15 @@ def write_maps(pid: int, idmap: IdMap) -> None:
     Where it runs: in the parent user namespace.
     Source: user_namespaces(7), newuidmap(1).
     """
+    _finish_maps(_begin_maps(pid, idmap))
+
+
+def _begin_maps(pid: int, idmap: IdMap) -> list[_Helper]:
+    """Do as `write_maps`; return the helpers that are still at it.
+
+    Raises:
+        RlessError: a helper is missing.
+    """
     if idmap.single and sum(extent[2] for extent in idmap.gids) == 1 and os.geteuid() != 0:
         _write(f"/proc/{pid}/setgroups", "deny")
     try:
@@ -113,12 +123,20 @@ def write_maps(pid: int, idmap: IdMap) -> None:
             raise
     else:
         _write(f"/proc/{pid}/gid_map", _format(idmap.gids))
-        return
-    running = [
+        return []
+    return [
         _start_helper("newuidmap", pid, idmap.uids),
         _start_helper("newgidmap", pid, idmap.gids),
     ]
-    failures = [failure for failure in map(_finish_helper, running) if failure]
+
+
+def _finish_maps(helpers: list[_Helper]) -> None:
+    """Wait for newuidmap and newgidmap, where they are at work.
+
+    Raises:
+        RlessError: one refused; the message is its own.
+    """
+    failures = [failure for failure in map(_finish_helper, helpers) if failure]
     if failures:
         raise failures[0]
 
@@ -137,7 +155,7 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> tuple[str, int, int]:
+def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> _Helper:
     program = find_helper(name)
     if program is None:
         raise RlessError(
@@ -161,7 +179,7 @@ def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> tuple[str, 
     return name, child, reader
 
 
-def _finish_helper(running: tuple[str, int, int]) -> RlessError | None:
+def _finish_helper(running: _Helper) -> RlessError | None:
     name, child, reader = running
     said = b""
     while chunk := os.read(reader, 4096):
@@ -200,125 +218,166 @@ def become_root(*, keep_groups: bool = False) -> None:
                 raise SyscallError("setresuid(0)", error.errno or 0) from error
 
 
-def spawn(
-    idmap: IdMap,
-    namespaces: int,
-    body: Callable[[], NoReturn],
-    before: Callable[[], None] | None = None,
-    meanwhile: Callable[[], None] | None = None,
-) -> int:
+class Newborn:
+    """A child in new namespaces, a user namespace first, in which it waits for its id maps.
+
+    It has all capabilities in that namespace, from the first moment, and still the caller's own
+    id. Mounts that it makes are seen by nobody else. Once it is mapped and released it runs its
+    body. If the caller ends before, so does the child.
+
+    Attributes:
+        pid: of the child, ours to wait for.
+    """
+
+    __slots__ = ("_go", "_helpers", "_inside", "_join", "_said", "pid")
+
+    def __init__(
+        self,
+        namespaces: int,
+        body: Callable[[], NoReturn],
+        *,
+        join: str | None = None,
+        inside: str | None = None,
+        before: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Fork it.
+
+        Args:
+            namespaces: more CLONE_NEW* flags, made together with the user namespace.
+            body: what it runs; must end in os._exit or execve.
+            join: /proc/PID/ns/user of the caller's own process in a user namespace that it enters
+                instead of making one.
+            inside: the same of one in which it makes its own; then who writes the maps must be in
+                there too.
+            before: what it does first, while it is still in the caller's namespaces.
+            meanwhile: what it does while the maps are being written.
+        """
+        self._join = join
+        self._inside = inside
+        self._helpers: list[_Helper] = []
+        self._said, said_writer = os.pipe()
+        go_reader, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:  # whatever happens, the child does not come back into the caller's stack
+                os.close(self._said)
+                os.close(self._go)
+                if before is not None:
+                    before()
+                self._enter(namespaces, said_writer)
+                if meanwhile is not None:
+                    meanwhile()
+                if os.read(go_reader, 1) != b"g":
+                    os._exit(70)
+                os.close(go_reader)
+                body()
+            finally:
+                os._exit(70)
+        os.close(said_writer)
+        os.close(go_reader)
+
+    def _enter(self, namespaces: int, said_writer: int) -> None:
+        """Make or join the namespaces, in the child, and say how that went."""
+        try:
+            if path := self._join or self._inside:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                ns.setns(fd, ns.CLONE_NEWUSER)
+                os.close(fd)
+            ns.unshare(namespaces if self._join else ns.CLONE_NEWUSER | namespaces)
+            if namespaces & ns.CLONE_NEWNS:
+                # What the host mounts later still arrives; nothing goes back.
+                mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+        except SyscallError as error:
+            os.write(said_writer, f"{error.errno} {error.call}".encode())
+            os._exit(70)
+        except OSError as error:
+            os.write(said_writer, f"{error.errno} open({error.filename})".encode())
+            os._exit(70)
+        os.write(said_writer, _ENTERED)
+        os.close(said_writer)
+
+    def begin_maps(self, idmap: IdMap, write: Callable[[int, IdMap], None] | None = None) -> None:
+        """Begin to write its maps, once it is in its namespace; one that was joined has them.
+
+        Args:
+            write: what writes them, where that is somebody else's: called with its pid.
+
+        Raises:
+            SyscallError: unshare failed in the child, with its errno.
+            RlessError: it could not join, or the maps cannot be written. The child is gone then.
+        """
+        try:
+            said = b""
+            while chunk := os.read(self._said, 4096):
+                said += chunk
+            if not said:
+                raise RlessError("the child ended before it had a user namespace")
+            if said != _ENTERED:
+                number, _, call = said.decode("utf-8", "replace").partition(" ")
+                error = SyscallError(call, int(number))
+                if self._join is not None:
+                    raise error.within("cannot join the container's namespaces")
+                raise error
+            if write is not None:
+                write(self.pid, idmap)
+            elif self._join is None:
+                self._helpers = _begin_maps(self.pid, idmap)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def release(self) -> None:
+        """Wait for its maps, and let it go on.
+
+        Raises:
+            RlessError: the maps were refused. The child is gone then.
+        """
+        helpers, self._helpers = self._helpers, []
+        try:
+            _finish_maps(helpers)
+        except BaseException:
+            self.abandon()
+            raise
+        try:
+            os.write(self._go, b"g")
+        except BrokenPipeError:
+            pass  # it was killed: whoever waits for a word of it finds out
+        self._close()
+
+    def abandon(self) -> None:
+        """End the child, unless it was released."""
+        if self._go < 0:
+            return
+        self._close()  # it reads the end of the pipe and exits
+        os.waitpid(self.pid, 0)
+        helpers, self._helpers = self._helpers, []
+        for helper in helpers:
+            _finish_helper(helper)
+
+    def _close(self) -> None:
+        os.close(self._said)
+        os.close(self._go)
+        self._said = self._go = -1
+
+
+_ENTERED = b"+"
+
+
+def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
     """Fork a child into a new user namespace (and others); return its pid once it is mapped.
 
-    The child has all capabilities in its namespace and still the caller's own id. It then runs
-    `body`, which must end in os._exit or execve. Mounts that it makes are seen by nobody else.
-
     Args:
-        namespaces: more CLONE_NEW* flags, made together with the user namespace.
-        before: what the child does first, while it is still in the caller's namespaces.
-        meanwhile: what the child does while the maps are being written.
+        namespaces, body: see `Newborn`.
 
     Raises:
         SyscallError: unshare failed in the child, with its errno.
         RlessError: the maps could not be written. The child is gone then.
     """
-    ready_reader, ready_writer = os.pipe()
-    go_reader, go_writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:  # whatever happens, the child does not come back into the caller's stack
-            os.close(ready_reader)
-            os.close(go_writer)
-            if before is not None:
-                before()
-            _enter(namespaces, ready_writer, go_reader, meanwhile)
-            body()
-        finally:
-            os._exit(70)
-    os.close(ready_writer)
-    os.close(go_reader)
-    try:
-        failure = process.read_exactly(ready_reader, 4)
-        if len(failure) != 4:
-            raise RlessError("the child ended before it had a user namespace")
-        number = int.from_bytes(failure, "little")
-        if number:
-            raise SyscallError("unshare(CLONE_NEWUSER)", number)
-        write_maps(pid, idmap)
-        os.write(go_writer, b"g")
-    except BaseException:
-        os.close(go_writer)
-        go_writer = -1
-        os.waitpid(pid, 0)  # it reads the end of the pipe and exits
-        raise
-    finally:
-        os.close(ready_reader)
-        if go_writer >= 0:
-            os.close(go_writer)
-    return pid
-
-
-def spawn_joined(
-    path: str,
-    namespaces: int,
-    body: Callable[[], NoReturn],
-    before: Callable[[], None] | None = None,
-) -> int:
-    """Fork a child into an existing user namespace, with new other ones; return its pid.
-
-    Args:
-        path: /proc/PID/ns/user of the caller's own process in that namespace.
-        namespaces: CLONE_NEW* flags of what the child makes anew inside it.
-        before: as in `spawn`.
-
-    Raises:
-        RlessError: the namespace is gone, or not the caller's.
-    """
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reader)
-            if before is not None:
-                before()
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            ns.setns(fd, ns.CLONE_NEWUSER)
-            os.close(fd)
-            ns.unshare(namespaces)
-            mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
-            os.close(writer)
-            body()
-        except (OSError, RlessError) as error:
-            os.write(writer, str(error).encode())
-        finally:
-            os._exit(70)
-    os.close(writer)
-    failure = os.read(reader, 4096)
-    os.close(reader)
-    if failure:
-        os.waitpid(pid, 0)
-        raise RlessError(f"cannot join the container's namespaces: {failure.decode()}")
-    return pid
-
-
-def _enter(
-    namespaces: int, ready_writer: int, go_reader: int, meanwhile: Callable[[], None] | None
-) -> None:
-    """Make the namespaces in the child, and wait there for the maps."""
-    try:
-        ns.unshare(ns.CLONE_NEWUSER | namespaces)
-        number = 0
-    except SyscallError as error:
-        number = error.errno
-    os.write(ready_writer, number.to_bytes(4, "little"))
-    os.close(ready_writer)
-    if meanwhile is not None:
-        meanwhile()
-    if os.read(go_reader, 1) != b"g":
-        os._exit(70)
-    os.close(go_reader)
-    if namespaces & ns.CLONE_NEWNS:
-        # What the host mounts later still arrives; nothing goes back.
-        mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+    child = Newborn(namespaces, body)
+    child.begin_maps(idmap)
+    child.release()
+    return child.pid
 
 
 def call_in_userns(

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 import struct
 
-from rootless.errors import SyscallError
-from rootless.linux.call import failed, libc
+from rootless.linux import netlink
+from rootless.linux.netlink import attribute
 
 AF_INET, AF_INET6 = 2, 10
 
-_AF_NETLINK, _SOCK_RAW, _SOCK_CLOEXEC, _NETLINK_ROUTE = 16, 3, 0o2000000, 0
-_RTM_NEWROUTE, _NLMSG_ERROR = 24, 2
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_APPEND = 0x1, 0x4, 0x400, 0x800
-_RT_TABLE_LOCAL, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 255, 4, 254, 2
-_RTA_DST, _RTA_OIF = 1, 4
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-_ANSWER_SIZE = 16384
+_RTM_NEWROUTE = 24
+_RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_STATIC = 254, 255, 4
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_HOST, _RTN_UNICAST, _RTN_LOCAL = 0, 254, 1, 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 # A kernel without IPv6, or with IPv6 switched off for the interface: nothing to route then.
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES)
 
@@ -38,36 +34,40 @@ def add_local(interface: int, prefixes: list[tuple[int, bytes, int]]) -> None:
 
     Source: rtnetlink(7), linux/rtnetlink.h; ip_route_output_key_hash_rcu in the kernel.
     """
-    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_APPEND
-    request = b""
-    for number, (family, address, length) in enumerate(prefixes):
-        # struct rtmsg: family, two lengths, tos, table, protocol, scope, type, flags
-        route = (family, length, 0, 0, _RT_TABLE_LOCAL, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL)
-        body = struct.pack("=8BI", *route, 0)
-        body += struct.pack("=HH", 4 + len(address), _RTA_DST) + address
-        body += struct.pack("=HHI", 8, _RTA_OIF, interface)
-        request += _HEADER.pack(_HEADER.size + len(body), _RTM_NEWROUTE, flags, number, 0) + body
-    socket_fd: int = libc.socket(_AF_NETLINK, _SOCK_RAW | _SOCK_CLOEXEC, _NETLINK_ROUTE)
-    if socket_fd == -1:
-        raise failed("socket(AF_NETLINK)")
-    try:
-        os.write(socket_fd, request)
-        missing = len(prefixes)
-        while missing:
-            answer = os.read(socket_fd, _ANSWER_SIZE)
-            offset = 0
-            while offset < len(answer):
-                length, kind, _, number, _ = _HEADER.unpack_from(answer, offset)
-                if kind == _NLMSG_ERROR:  # an acknowledgement is error 0
-                    code = -struct.unpack_from("=i", answer, offset + _HEADER.size)[0]
-                    _check(code, prefixes[number][0])
-                    missing -= 1
-                offset += (length + 3) & ~3
-    finally:
-        os.close(socket_fd)
+    netlink.call(
+        [
+            _route(
+                family,
+                (length, _RT_TABLE_LOCAL, _RT_SCOPE_HOST, _RTN_LOCAL),
+                attribute(_RTA_DST, address) + attribute(_RTA_OIF, interface),
+                netlink.F_APPEND,
+            )
+            for family, address, length in prefixes
+        ]
+    )
 
 
-def _check(code: int, family: int) -> None:
-    if code in (0, errno.EEXIST) or (family == AF_INET6 and code in _NO_FAMILY):
-        return
-    raise SyscallError("netlink(RTM_NEWROUTE)", code)
+def default(gateway: bytes) -> netlink.Message:
+    """Return the request for the default route of a family; one that is there stays."""
+    family = AF_INET6 if len(gateway) == 16 else AF_INET
+    return _route(
+        family,
+        (0, _RT_TABLE_MAIN, _RT_SCOPE_UNIVERSE, _RTN_UNICAST),
+        attribute(_RTA_GATEWAY, gateway),
+        netlink.F_EXCL,
+    )
+
+
+def _route(
+    family: int, what: tuple[int, int, int, int], attributes: bytes, flags: int
+) -> netlink.Message:
+    length, table, scope, kind = what
+    # struct rtmsg: family, two lengths, tos, table, protocol, scope, type, flags
+    body = struct.pack("=8BI", family, length, 0, 0, table, _RTPROT_STATIC, scope, kind, 0)
+    return netlink.Message(
+        "RTM_NEWROUTE",
+        _RTM_NEWROUTE,
+        netlink.F_ACK | netlink.F_CREATE | flags,
+        body + attributes,
+        (errno.EEXIST, *(_NO_FAMILY if family == AF_INET6 else ())),
+    )

@@ -18,6 +18,8 @@ from rootless.linux.call import SYS_SECCOMP, failed, libc
 FLAG_TSYNC = 1
 FLAG_LOG = 2
 FLAG_SPEC_ALLOW = 4
+FLAG_NEW_LISTENER = 8
+FLAG_WAIT_KILLABLE_RECV = 32
 
 _SET_MODE_FILTER = 1
 _PR_SET_SECCOMP = 22
@@ -40,7 +42,7 @@ def check_program(bpf: bytes) -> None:
         raise RlessError(f"seccomp filter is not a BPF program: it has {len(bpf)} bytes")
 
 
-def load_filter(bpf: bytes, flags: int = 0) -> None:
+def load_filter(bpf: bytes, flags: int = 0) -> int:
     """Install a filter on the calling thread for good, and on all that it executes or forks.
 
     Order: the caller needs no_new_privs, or CAP_SYS_ADMIN in its own user namespace in its
@@ -52,6 +54,9 @@ def load_filter(bpf: bytes, flags: int = 0) -> None:
     Args:
         bpf: an array of `struct sock_filter`, native byte order.
         flags: `FLAG_*`; what the kernel does not know is refused with EINVAL.
+
+    Returns:
+        The listener's descriptor with FLAG_NEW_LISTENER, else 0.
 
     Raises:
         SyscallError: EACCES: neither no_new_privs nor CAP_SYS_ADMIN; EINVAL: not a valid
@@ -69,8 +74,8 @@ def load_filter(bpf: bytes, flags: int = 0) -> None:
             ffi.c_ulong(flags),
             program,
         )
-        if result == 0:
-            return
+        if result >= 0:
+            return int(result)
         if ffi.get_errno() != errno.ENOSYS:
             raise failed("seccomp(SET_MODE_FILTER)")
     # The older call has no flags. SPEC_ALLOW only saves time, so it may be dropped; LOG not.
@@ -78,3 +83,4 @@ def load_filter(bpf: bytes, flags: int = 0) -> None:
         raise RlessError(f"this kernel takes no seccomp flags ({flags:#x} wanted)")
     if _prctl(_PR_SET_SECCOMP, ffi.c_ulong(_PR_MODE_FILTER), program) != 0:
         raise failed("prctl(PR_SET_SECCOMP)")
+    return 0

@@ -30,7 +30,7 @@ import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
-from rootless.network.pasta_options import command, interface
+from rootless.network.pasta_options import command, interface, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from rootless.network.ports import Port
+    from rootless.network.ports import Port, Taken
 else:
     import _signal as signal  # `signal` takes 4 ms for its enums
 
@@ -54,6 +54,7 @@ class Pasta:
     Attributes:
         interface: the name that it gives the container's interface.
         pid: 0 until it is known: after `fork` in that process, after `wait_ready` in others.
+        ports: what it publishes, as `ports.Taken` shows it.
     """
 
     __slots__ = (
@@ -63,18 +64,22 @@ class Pasta:
         "_parent",
         "_ready",
         "_said",
+        "_taken",
         "interface",
         "pid",
         "pidfd",
+        "ports",
     )
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], taken: Taken | None = None) -> None:
         self._arguments = arguments
         self._go = os.pipe()
         self._ready = os.pipe()
         self._errors = os.pipe()
         self._parent = 0
         self._said = b""
+        self._taken = taken
+        self.ports = taken.shown if taken is not None else []
         self.interface = interface(arguments)
         self.pid = 0
         self.pidfd = -1
@@ -139,6 +144,12 @@ class Pasta:
         except BrokenPipeError:
             pass  # it died: wait_ready tells
         self._close("_go")
+
+    def detach_ready(self) -> int:
+        """Return the pipe that says when the network is up; close all others of ours."""
+        fd = os.dup(self._ready[0])
+        self.close()
+        return fd
 
     def wait_ready(self, timeout: float = 10.0) -> None:
         """Wait until the container's network is up.
@@ -213,6 +224,8 @@ class Pasta:
         """Close the pipes: a process that waits for `begin` ends then."""
         for name in ("_go", "_ready", "_errors"):
             self._close(name)
+        if self._taken is not None:
+            self._taken.close()
 
     def _close(self, name: str) -> None:
         for fd in getattr(self, name):
@@ -255,6 +268,33 @@ def _hint(lines: Sequence[str]) -> str:
     return f"see `rless doctor`, or {_ALTERNATIVE}"
 
 
+def prepare(
+    ports: Sequence[Port],
+    options: Sequence[str] = (),
+    *,
+    ip: str | None = None,
+    ip6: str | None = None,
+    mac: str | None = None,
+) -> Pasta:
+    """Return a pasta that can be started; its ports are taken.
+
+    Raises:
+        RlessError: see `pasta_options.command` and `ports.take`.
+    """
+    program()
+    taken = None
+    if ports:
+        from rootless.network.ports import take
+
+        taken = take(ports)
+    try:
+        return Pasta(command(ports, options, ip=ip, ip6=ip6, mac=mac), taken)
+    except BaseException:
+        if taken is not None:
+            taken.close()
+        raise
+
+
 def start(
     netns_path: str,
     userns_path: str,
@@ -271,9 +311,9 @@ def start(
             the container stays.
 
     Raises:
-        RlessError: see `command`.
+        RlessError: see `prepare`.
     """
-    pasta = Pasta(command(ports, options))
+    pasta = prepare(ports, options)
     try:
         pasta.fork(die_with_parent)
     except BaseException:

@@ -26,12 +26,15 @@ _ROUTES4, _ROUTES6 = "/proc/net/route", "/proc/net/ipv6_route"
 # pasta's own address in the container's network; the version of 2023 takes that of the host's
 # interface by default, and gives up where it has none, as with a VPN (tun, WireGuard).
 _MAC = "9a:55:9a:55:9a:55"
-# For a host without a default route: addresses of its own instead of the host's.
-_OFFLINE = ["-4", "-i", "lo", "-a", "10.0.2.100", "-n", "24", "-g", "10.0.2.2"]
+# For containers that must not have the host's address: of a host without a default route, or where
+# the host's is to be reached. What pasta makes of it is an ordinary connection of the host.
+OWN_ADDRESS = "10.0.2.100"
+_OFFLINE = ["-4", "-i", "lo"]
 
 # Options of pasta that --network=pasta:OPTIONS must not give, because they are how it is run.
 _RESERVED = frozenset(
-    "-F -P -f -h -s --netns --netns-only --no-netns-quit --runas --userns --version".split()
+    "-1 -F -P -f -h -s --netns --netns-only --no-netns-quit --one-off --print-capabilities"
+    " --repair-path --runas --socket-path --userns --version --vhost-user".split()
 )
 _LONG = {
     "--address": "-a",
@@ -71,19 +74,11 @@ def find() -> str | None:
     return None
 
 
-def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
-    """Return the arguments of pasta, from its absolute path on, all but the namespaces.
-
-    Args:
-        ports: what is published; nothing else is forwarded.
-        options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
-            the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
+def program() -> str:
+    """Return the absolute path of pasta.
 
     Raises:
-        RlessError: no pasta, no /dev/net/tun, an option that cannot be, or a port that is
-            taken or not ours to take.
-
-    Where it runs: on the host, as the user.
+        RlessError: no pasta, no /dev/net/tun.
     """
     path = find()
     if path is None:
@@ -97,10 +92,31 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
             "ask the administrator for `modprobe tun` and mode 0666, "
             "or use --network=host or --network=none",
         )
-    if ports:
-        from rootless.network.ports import take
+    return path
 
-        take(ports)
+
+def command(
+    ports: Sequence[Port],
+    options: Sequence[str] = (),
+    *,
+    ip: str | None = None,
+    ip6: str | None = None,
+    mac: str | None = None,
+) -> list[str]:
+    """Return the arguments of pasta, from its absolute path on, all but the namespaces.
+
+    Args:
+        ports: what is published, each with its number (`ports.take`); nothing else is forwarded.
+        options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
+            the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
+        ip, ip6, mac: addresses of the container; None: those of the host, and a random one.
+
+    Raises:
+        RlessError: of `program`, or an option that cannot be.
+
+    Where it runs: on the host, as the user.
+    """
+    path = program()
     given = _given(options)
     arguments = [path, "--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
     if os.geteuid() == 0:
@@ -111,7 +127,7 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
         if flag not in given:
             arguments += [flag, "none"]
     for flag, protocol in (("-t", "tcp"), ("-u", "udp")):
-        published = [_port_spec(port) for port in ports if port.protocol == protocol]
+        published = _port_specs([port for port in ports if port.protocol == protocol])
         for spec in published:
             arguments += [flag, spec]
         if not published and flag not in given:
@@ -120,8 +136,12 @@ def command(ports: Sequence[Port], options: Sequence[str] = ()) -> list[str]:
         arguments += ["-I", "eth0"]  # as in Docker; the default is the host's name for it
     if "-M" not in given:
         arguments += ["-M", _MAC]
+    if mac and "--ns-mac-addr" not in given:
+        arguments += ["--ns-mac-addr", mac]
     if not given & {"-4", "-6", "-a", "-g", "-i"}:
-        arguments += _families()
+        arguments += _addresses(ip, ip6)
+    elif ip or ip6:
+        raise RlessError("--network=pasta:OPTIONS give the addresses, and so does another flag")
     if "--dns-forward" not in given and resolv.needs_forward(resolv.read_host()):
         arguments += ["--dns-forward", resolv.FORWARD]
     return arguments + [option for option in options if option != "--map-gw"]
@@ -152,7 +172,11 @@ def _given(options: Sequence[str]) -> set[str]:
             continue  # the value of the option before it
         name = option.partition("=")[0] if option.startswith("--") else option[:2]
         name = _LONG.get(name, name)
-        if name in _RESERVED:
+        # getopt takes the beginning of a long name for the whole.
+        reserved = name in _RESERVED or any(
+            name.startswith("--") and other.startswith(name) for other in (*_RESERVED, *_LONG)
+        )
+        if reserved:
             raise RlessError(
                 f"--network=pasta: {option} is not supported: rless itself decides how pasta runs"
             )
@@ -160,12 +184,55 @@ def _given(options: Sequence[str]) -> set[str]:
     return given
 
 
-def _port_spec(port: Port) -> str:
-    address = f"{port.host_ip}/" if port.host_ip else ""
-    return f"{address}{port.host_port}:{port.container_port}"
+def _port_specs(ports: Sequence[Port]) -> list[str]:
+    """Return the values of -t or -u; neighbours are one range."""
+    runs: list[tuple[str | None, int, int, int]] = []  # address, host, container, how many
+    for port in ports:
+        host, container = port.host_port or 0, port.container_port
+        if runs:
+            address, first, inner, count = runs[-1]
+            if (address, first + count, inner + count) == (port.host_ip, host, container):
+                runs[-1] = (address, first, inner, count + 1)
+                continue
+        runs.append((port.host_ip, host, container, 1))
+    return [
+        (f"{address}/" if address else "") + f"{_span(host, count)}:{_span(container, count)}"
+        for address, host, container, count in runs
+    ]
 
 
-def _families() -> list[str]:
+def _span(first: int, count: int) -> str:
+    return f"{first}-{first + count - 1}" if count > 1 else str(first)
+
+
+def _addresses(ip: str | None, ip6: str | None) -> list[str]:
+    """Return the options for families and addresses.
+
+    Raises:
+        RlessError: an address of a family that the host has no way out by.
+    """
+    arguments = list(families())
+    if arguments == _OFFLINE:
+        ip = ip or OWN_ADDRESS
+    if ip:
+        if "-6" in arguments:
+            raise RlessError(f"the container cannot have {ip}: this host has no way out by IPv4")
+        net, _, last = ip.rpartition(".")
+        # The version of 2023 makes no default route by a gateway that is not in the same network.
+        arguments += ["-a", ip, "-n", "24", "-g", f"{net}.{1 if last == '2' else 2}"]
+    if ip6:
+        if "-4" in arguments:
+            raise RlessError(f"the container cannot have {ip6}: this host has no way out by IPv6")
+        import _socket
+
+        packed = _socket.inet_pton(_socket.AF_INET6, ip6)
+        end = b"\2" if packed[-1] == 1 else b"\1"
+        gateway = _socket.inet_ntop(_socket.AF_INET6, packed[:8] + bytes(7) + end)
+        arguments += ["-a", ip6, "-g", gateway]
+    return arguments
+
+
+def families() -> list[str]:
     """Return the options for what the host has: both families, one, or no way out at all.
 
     pasta copies the addresses of the interface with the default route. The version of 2023

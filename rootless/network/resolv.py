@@ -142,14 +142,14 @@ def hosts_text(
     hostname: str,
     domainname: str | None,
     add_host: Sequence[tuple[str, str]],
-    address: str | None,
+    addresses: Sequence[str] = (),
     host_text: str | None = None,
 ) -> str:
     """Return the hosts file of a container.
 
     Args:
         add_host: (name, address) of --add-host, in the order given.
-        address: the container's own; None: 127.0.1.1, as Debian does where it may change.
+        addresses: the container's own; none: 127.0.1.1, as Debian does where it may change.
         host_text: the host's file, for a container in the host's network.
 
     Raises:
@@ -158,12 +158,6 @@ def hosts_text(
     added = ""
     for name, target in add_host:
         _check_word(name, "--add-host")
-        if target == "host-gateway":
-            raise RlessError(
-                f"--add-host {escape(name)}:host-gateway is not supported: the container cannot "
-                "reach services on the host's loopback",
-                "use --network=host, or the address of another interface of the host",
-            )
         added += f"{check_address(target, '--add-host')}\t{name}\n"
     if host_text is not None:
         return added + host_text
@@ -172,7 +166,21 @@ def hosts_text(
         _check_word(domainname, "--domainname")
         if "." not in own:
             own = f"{own}.{domainname} {own}"
-    return f"{_HOSTS_HEAD}{added}{address or _OWN_ADDRESS}\t{own}\n"
+    lines = "".join(f"{address}\t{own}\n" for address in addresses or [_OWN_ADDRESS])
+    return f"{_HOSTS_HEAD}{added}{lines}"
+
+
+def options_for_names(options: Sequence[str]) -> list[str]:
+    """Return the options of a member of networks: a name without a dot may be a member's.
+
+    So it is asked for as it is first, as in Docker's networks.
+    """
+    chosen = list(options) or [
+        word for value in _values(read_host(), "options") for word in value.split()
+    ]
+    if not any(option.startswith("ndots:") for option in options):
+        chosen = [option for option in chosen if not option.startswith("ndots:")] + ["ndots:0"]
+    return chosen
 
 
 def hostname_text(hostname: str) -> str:

@@ -59,6 +59,11 @@ class Process(TypedDict, total=False):
     rlimits: list[Rlimit]
     noNewPrivileges: bool
     oomScoreAdj: int
+    apparmorProfile: str
+    selinuxLabel: str
+    scheduler: dict[str, Any]
+    ioPriority: dict[str, Any]
+    execCPUAffinity: dict[str, str]
 
 
 class Namespace(TypedDict, total=False):
@@ -94,6 +99,17 @@ class Linux(TypedDict, total=False):
     sysctl: dict[str, str]
     maskedPaths: list[str]
     readonlyPaths: list[str]
+    mountLabel: str
+    personality: dict[str, Any]
+    memoryPolicy: dict[str, Any]
+    timeOffsets: dict[str, dict[str, int]]
+
+
+class Hook(TypedDict, total=False):
+    path: str
+    args: list[str]
+    env: list[str]
+    timeout: int
 
 
 class Spec(TypedDict, total=False):
@@ -103,7 +119,7 @@ class Spec(TypedDict, total=False):
     process: Process
     hostname: str
     domainname: str
-    hooks: dict[str, Any]
+    hooks: dict[str, list[Hook]]
     annotations: dict[str, str]
     linux: Linux
 
@@ -117,3 +133,4 @@ class State(TypedDict, total=False):
     pid: int
     bundle: str
     annotations: dict[str, str]
+    created: str

@@ -2,7 +2,7 @@
 
 What has the wrong type, or cannot be honoured, is refused by its JSON path. Unknown keys are
 ignored, as the specification asks (config.md, Extensibility); known ones that this runtime
-does not implement are refused, because ignoring them would lie.
+cannot honour are refused, because ignoring them would lie.
 """
 
 from __future__ import annotations
@@ -13,12 +13,53 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.oci.runtime_spec import Spec
+    from rootless.oci.runtime_spec import Process, Spec
 
+# In the order in which they are called (runtime.md, Lifecycle).
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+CLOCKS = ("monotonic", "boottime")
 # A schema is a type, a range for a number, [schema] for a list, {key: schema} for an object; a
 # key with "!" at its end must be there, and "*" stands for every key.
 _ID = range(2**32 - 1)  # the last one means "leave it" to the kernel
 _LIMIT = range(2**64)
+_HOOK = {"path!": str, "args": [str], "env": [str], "timeout": range(1, 2**31)}
+_COUNT = range(-1, 2**63)  # -1: no limit
+_NUMBER = range(2**63)
+_DEVICE = {"major!": range(2**32), "minor!": range(2**32)}
+_RATE = [{**_DEVICE, "rate!": _LIMIT}]
+_WEIGHT = range(10, 1001)
+_RESOURCES: dict[str, Any] = {
+    "memory": {
+        **dict.fromkeys(("limit", "reservation", "swap", "kernel", "kernelTCP"), _COUNT),
+        "swappiness": _LIMIT,
+        "disableOOMKiller": bool,
+    },
+    "cpu": {
+        "shares": _LIMIT,
+        "quota": _COUNT,
+        "burst": _LIMIT,
+        "period": _LIMIT,
+        "realtimeRuntime": _COUNT,
+        "realtimePeriod": _LIMIT,
+        "cpus": str,
+        "mems": str,
+        "idle": range(2),
+    },
+    "pids": {"limit": _COUNT},
+    "blockIO": {
+        "weight": _WEIGHT,
+        "leafWeight": _LIMIT,
+        "weightDevice": [{**_DEVICE, "weight": _WEIGHT, "leafWeight": _LIMIT}],
+        "throttleReadBpsDevice": _RATE,
+        "throttleWriteBpsDevice": _RATE,
+        "throttleReadIOPSDevice": _RATE,
+        "throttleWriteIOPSDevice": _RATE,
+    },
+    "hugepageLimits": [{"pageSize!": str, "limit!": _LIMIT}],
+    "rdma": {"*": {"hcaHandles": _NUMBER, "hcaObjects": _NUMBER}},
+    "network": {"classID": _LIMIT, "priorities": list},
+    "unified": {"*": str},
+}
 _MAPPING = {"containerID!": _ID, "hostID!": _ID, "size!": range(1, 2**32)}
 _SCHEMA: dict[str, Any] = {
     "ociVersion!": str,
@@ -26,6 +67,7 @@ _SCHEMA: dict[str, Any] = {
     "hostname": str,
     "domainname": str,
     "annotations": {"*": str},
+    "hooks": {kind: [_HOOK] for kind in HOOKS},
     "mounts": [{"destination!": str, "type": str, "source": str, "options": [str]}],
     "process!": {
         "terminal": bool,
@@ -44,6 +86,19 @@ _SCHEMA: dict[str, Any] = {
         "rlimits": [{"type!": str, "soft!": _LIMIT, "hard!": _LIMIT}],
         "noNewPrivileges": bool,
         "oomScoreAdj": range(-1000, 1001),
+        "apparmorProfile": str,
+        "selinuxLabel": str,
+        "scheduler": {
+            "policy!": str,
+            "nice": range(-20, 20),
+            "priority": int,
+            "flags": [str],
+            "runtime": _LIMIT,
+            "deadline": _LIMIT,
+            "period": _LIMIT,
+        },
+        "ioPriority": {"class!": str, "priority": range(8)},
+        "execCPUAffinity": {"initial": str, "final": str},
     },
     "linux": {
         "namespaces": [{"type!": str, "path": str}],
@@ -51,33 +106,28 @@ _SCHEMA: dict[str, Any] = {
         "gidMappings": [_MAPPING],
         "devices": [{"type!": str, "path!": str, "major": int, "minor": int}],
         "cgroupsPath": str,
-        "resources": {},
+        "resources": _RESOURCES,
         "rootfsPropagation": str,
         "seccomp": {},
         "sysctl": {"*": str},
         "maskedPaths": [str],
         "readonlyPaths": [str],
+        "mountLabel": str,
+        "personality": {"domain!": str, "flags": [str]},
+        "memoryPolicy": {"mode!": str, "nodes": str, "flags": [str]},
+        "timeOffsets": {
+            clock: {"secs": range(-(2**63), 2**63), "nanosecs": range(10**9)} for clock in CLOCKS
+        },
     },
 }
 _NAMES = {dict: "an object", list: "a list", str: "a string", int: "a number", bool: "a boolean"}
-# JSON path -> empty values of it are harmless, others are refused.
-_NOT_BUILT = (
-    "hooks",
-    "process.apparmorProfile",
-    "process.selinuxLabel",
-    "process.scheduler",
-    "process.ioPriority",
-    "process.execCPUAffinity",
-    "linux.mountLabel",
-    "linux.intelRdt",
-    "linux.memoryPolicy",
-    "linux.netDevices",
-    "linux.personality",
-    "linux.timeOffsets",
-    "linux.seccomp.listenerPath",
-    "vm",
-    "zos",
-)
+# JSON path -> why it cannot be had. Empty values are harmless.
+_IMPOSSIBLE = {
+    "linux.intelRdt": "resctrl groups are root's",
+    "linux.netDevices": "only root of the host can move its network devices",
+    "vm": "this runtime starts no virtual machines",
+    "zos": "this is Linux",
+}
 _PROPAGATION = frozenset(
     {""}.union(*({name, f"r{name}"} for name in ("private", "slave", "shared", "unbindable")))
 )
@@ -95,12 +145,32 @@ def check(document: Any, path: str) -> Spec:
     """
     try:
         _check(document, _SCHEMA, "")
-        _refuse_unbuilt(document)
+        _refuse_impossible(document)
+        _check_hooks(document.get("hooks", {}))
         _check_process(document["process"])
         for index, mount in enumerate(document.get("mounts", ())):
             _check_mount(mount, f"mounts[{index}]")
         _check_linux(document.get("linux", {}))
         _check_names(document)
+    except RlessError as error:
+        raise RlessError(f"{path}: {error.message}", error.hint, 1) from None
+    return document  # type: ignore[no-any-return]
+
+
+def check_resources(document: Any, path: str) -> dict[str, Any]:
+    """Return the document of `update --resources`; see `check`."""
+    try:
+        _check(document, _RESOURCES, "")
+    except RlessError as error:
+        raise RlessError(f"{path}: {error.message}", error.hint, 1) from None
+    return document  # type: ignore[no-any-return]
+
+
+def check_process(document: Any, path: str) -> Process:
+    """Return a document of `exec --process` as a Process; see `check`."""
+    try:
+        _check(document, _SCHEMA["process!"], "process")
+        _check_process(document)
     except RlessError as error:
         raise RlessError(f"{path}: {error.message}", error.hint, 1) from None
     return document  # type: ignore[no-any-return]
@@ -149,15 +219,25 @@ def _check_type(value: Any, wanted: Any, where: str) -> None:
             raise RlessError(f"{where} holds half of a surrogate pair") from None
 
 
-def _refuse_unbuilt(document: dict[str, Any]) -> None:
-    for name in _NOT_BUILT:
+def _refuse_impossible(document: dict[str, Any]) -> None:
+    for name, why in _IMPOSSIBLE.items():
         value: Any = document
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, dict):
             value = any(value.values())
         if value:
-            raise RlessError(f"{name} is not supported: not built yet")
+            raise RlessError(f"{name} is not supported: {why}")
+
+
+def _check_hooks(hooks: dict[str, Any]) -> None:
+    for kind in HOOKS:
+        for index, hook in enumerate(hooks.get(kind, ())):
+            if not hook["path"].startswith("/"):
+                raise RlessError(f"hooks.{kind}[{index}].path: {hook['path']} is not absolute")
+            for entry in hook.get("env", ()):
+                if entry.find("=") < 1:
+                    raise RlessError(f"hooks.{kind}[{index}].env: {entry} is not NAME=VALUE")
 
 
 def _check_process(process: dict[str, Any]) -> None:
@@ -184,6 +264,10 @@ def _check_mount(mount: dict[str, Any], where: str) -> None:
     if not mount["destination"].startswith("/"):
         mount["destination"] = "/" + mount["destination"]
     options = mount.get("options", ())
+    if mount.get("uidMappings") or mount.get("gidMappings"):
+        raise RlessError(f"{where}.uidMappings: an ID-mapped mount needs real root")
+    if "remount" in options:
+        return
     if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
         if not mount.get("source"):
             raise RlessError(f"{where}.source is missing: the mount of type bind needs one")
@@ -197,6 +281,8 @@ def _check_linux(linux: dict[str, Any]) -> None:
         if namespace["type"] in seen:
             raise RlessError(f"linux.namespaces[{index}]: {namespace['type']} is there twice")
         seen.add(namespace["type"])
+    if linux.get("timeOffsets") and "time" not in seen:
+        raise RlessError("linux.timeOffsets: there is no new time namespace")
     for index, device in enumerate(linux.get("devices", ())):
         if not device["path"].startswith("/"):
             raise RlessError(f"linux.devices[{index}].path is not absolute")

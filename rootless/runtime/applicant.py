@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from rootless.oci.runtime_spec import Process
+    from rootless.runtime.extras import Extras
     from rootless.runtime.tty import Terminal
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -46,6 +47,7 @@ class Applicant:
         hold_program: others run in there who could exchange the program, and our own could be
             written: see `process.Held`.
         invoker: (uid, gid) that it has before it is anybody of the container.
+        extras: what the engine never asks.
         keep_groups: its supplementary groups stay as they are.
     """
 
@@ -59,6 +61,7 @@ class Applicant:
         status_fd: int,
         keep_fds: tuple[int, ...],
         die_with_parent: bool,
+        extras: Extras | None = None,
     ) -> None:
         self.process = description
         self.seccomp_filter = seccomp_filter
@@ -67,6 +70,9 @@ class Applicant:
         self.status_fd = status_fd
         self.keep_fds = keep_fds
         self.die_with_parent = die_with_parent
+        self.extras = extras
+        if description.get("rlimits"):
+            import resource  # noqa: F401  # a library of its own, which takes 0.3 ms to load
         self.read_description()
         self.console: Terminal | None = None
         self.own_image = application.image_of_caller()
@@ -88,7 +94,10 @@ class Applicant:
             sync.send(self.status_fd, sync.FAILED, sync.error_payload(error))
         except OSError:
             # Created by one command and started by another: the first one is not there to tell.
-            os.write(2, f"rless-oci: {escape(str(error))}\n".encode())
+            if self.extras is not None and self.extras.failure_fd >= 0:
+                sync.send(self.extras.failure_fd, sync.FAILED, sync.error_payload(error))
+            else:
+                os.write(2, f"rless-oci: {escape(str(error))}\n".encode())
         os._exit(error.exit_code)
 
     def fail_by(self, error: BaseException) -> NoReturn:
@@ -117,6 +126,8 @@ class Applicant:
             # Through copies above 2, so that no dup2 closes what a later one needs.
             for target, source in enumerate([os.dup(fd) for fd in self.stdio]):
                 os.dup2(source, target, inheritable=True)
+        if self.extras is not None:
+            fds = fds | self.extras.fds()
         process.close_others({*fds, *self.keep_fds})
 
     def limit_process(self) -> None:
@@ -126,6 +137,10 @@ class Applicant:
             self.console.become_stdio()
         self.entered = application.enter_directory(self.process["cwd"])
         os.umask(self.process.get("user", {}).get("umask", 0o022))
+        if self.extras is not None:
+            self.extras.complete(self.environment, self.process.get("user", {}).get("uid", 0))
+            if self.extras.treatment is not None:
+                self.extras.treatment.apply()
 
     def change_user(self) -> None:
         """Drop the bounding set, then become the application's user."""
@@ -180,16 +195,24 @@ class Applicant:
             os.set_inheritable(fd, True)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         application.set_rlimits(self.process.get("rlimits", []))
+        if self.extras is not None:
+            self.extras.write_label()
         if self.process.get("noNewPrivileges"):
             self.capabilities.apply()
             prctl.set_no_new_privs()
-            if self.seccomp_filter is not None:
-                load_filter(self.seccomp_filter, self.seccomp_flags)
+            self._load_filter()
             return
         # Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes first.
-        if self.seccomp_filter is not None:
-            load_filter(self.seccomp_filter, self.seccomp_flags)
+        self._load_filter()
         self.capabilities.apply()
+
+    def _load_filter(self) -> None:
+        if self.seccomp_filter is None:
+            return
+        if self.extras is not None and self.extras.listener is not None:
+            self.extras.listener.load(self.seccomp_filter, self.seccomp_flags, self.extras.pid)
+        else:
+            load_filter(self.seccomp_filter, self.seccomp_flags)
 
 
 def forbid_imports() -> None:

@@ -25,8 +25,11 @@ class CapabilitySets:
     def __init__(self, sets: Capabilities) -> None:
         """Translate the names; what the running kernel does not know cannot be given.
 
+        Nor can what contradicts itself: an effective capability that is not permitted, an ambient
+        one that is not permitted and inheritable. Buildah asks for such sets.
+
         Raises:
-            RlessError: a name that no kernel knows, or sets that the kernel cannot hold.
+            RlessError: a name that no kernel knows.
         """
         known = (1 << caps.last_capability() + 1) - 1
         try:
@@ -37,10 +40,8 @@ class CapabilitySets:
             self.ambient = caps.mask(sets.get("ambient", [])) & known
         except KeyError as error:
             raise RlessError(f"process.capabilities: unknown capability {error.args[0]}") from None
-        if self.effective & ~self.permitted:
-            raise RlessError("process.capabilities: effective has more than permitted")
-        if self.ambient & ~(self.permitted & self.inheritable):
-            raise RlessError("process.capabilities: ambient has more than permitted, inheritable")
+        self.effective &= self.permitted
+        self.ambient &= self.permitted & self.inheritable
 
     def drop_bounding(self) -> None:
         """Drop from the bounding set all that is not in ours."""

@@ -72,7 +72,10 @@ def _open_node(path: str, kind: int, number: tuple[int, int]) -> int:
     except SyscallError as error:
         raise RlessError(f"device {path}: {os.strerror(error.errno)}") from error
     _check_node(fd, path, kind, number)
-    api.mount_setattr(fd, propagation=api.MS_PRIVATE)
+    # As crun has it: they are there to be read and written.
+    api.mount_setattr(
+        fd, set_=api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NOEXEC, propagation=api.MS_PRIVATE
+    )
     return fd
 
 

@@ -39,10 +39,13 @@ import os
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, prctl
+from rootless.linux.cgroup import membership
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
+from rootless.runtime import cgroup as cgroups
 from rootless.runtime import process as application
 from rootless.runtime import sync
 from rootless.runtime.applicant import Applicant, forbid_imports, leave_keyring
+from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.namespaces import FILES, FLAGS
 from rootless.runtime.seccomp import cached_filter, load_flags
 
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.oci.runtime_spec import Process, Spec
+    from rootless.runtime.extras import Extras
 
 _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
@@ -100,7 +104,11 @@ class Init:
 
 
 def _differs(pid: int, name: str) -> bool:
-    theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
+    try:
+        ours = os.stat(f"/proc/self/ns/{name}")
+    except FileNotFoundError:
+        return False  # the kernel has no such namespaces: time is of Linux 5.6
+    theirs = os.stat(f"/proc/{pid}/ns/{name}")
     return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
 
 
@@ -142,6 +150,7 @@ def prepare(
     console_fd: int = -1,
     complete: Callable[[Process], None] | None = None,
     keep_fds: tuple[int, ...] = (),
+    extras: Extras | None = None,
     keep_groups: bool = False,
 ) -> Entrant:
     """Return what starts a process in a running container, with all that can be done before a fork.
@@ -159,6 +168,7 @@ def prepare(
             it may complete `description` by what it reads beneath "/". It can import nothing,
             and all that it opens may be hostile.
         keep_fds: descriptors that the process inherits.
+        extras: what only the command line asks.
         keep_groups: it has the caller's supplementary groups.
 
     Raises:
@@ -170,10 +180,12 @@ def prepare(
         description["noNewPrivileges"] = True
     if description.get("terminal"):
         import rootless.runtime.tty  # noqa: F401  # nothing can be imported later
+    place = _place_of(init, cgroup) if cgroup else None
     return Entrant(
         description,
         init=init,
-        cgroup=cgroup,
+        cgroup=place,
+        attach=_way_in(cgroup, place),
         limited=_has_limits(spec),
         oom_score=spec["process"].get("oomScoreAdj"),
         complete=complete,
@@ -184,12 +196,34 @@ def prepare(
         console_fd=console_fd if description.get("terminal") else -1,
         status_fd=-1,
         keep_fds=keep_fds,
+        extras=extras,
     )
 
 
+def _place_of(init: Init, cgroup: str) -> str:
+    """Return where the first process is: a systemd divides its control group, and moves below.
+
+    A group whose controllers go down takes no process itself (cgroups(7)).
+    """
+    path = known = membership(init.pid)
+    while known not in ("", "/") and not cgroup.endswith(known):
+        known = os.path.dirname(known)
+    return cgroup + path[len(known) :] if known not in ("", "/") else cgroup
+
+
+def _way_in(cgroup: str | None, place: str | None) -> Callable[[], None] | None:
+    """Return how to enter a control group that may be out of our reach; None: not by systemd."""
+    sockets = cgroups.sockets() if cgroup else []
+    if not sockets or cgroup is None or place is None:
+        return None
+    from rootless.runtime.cgroup import systemd  # the joiner can import nothing
+
+    below = place[len(cgroup) :]
+    return lambda: systemd.attach(cgroup, os.getpid(), sockets, below)
+
+
 def _has_limits(spec: Spec) -> bool:
-    limits = spec.get("linux", {}).get("resources", {})
-    return any(value for name, value in limits.items() if name != "devices")
+    return bool(asked(spec.get("linux", {}).get("resources", {})))
 
 
 class Entrant(Applicant):
@@ -201,6 +235,7 @@ class Entrant(Applicant):
         *,
         init: Init,
         cgroup: str | None,
+        attach: Callable[[], None] | None = None,
         limited: bool,
         oom_score: int | None,
         complete: Callable[[Process], None] | None,
@@ -211,6 +246,7 @@ class Entrant(Applicant):
         super().__init__(description, die_with_parent=False, **common)
         self.init = init
         self.cgroup = cgroup
+        self.attach = attach
         self.limited = limited
         self.oom_score = oom_score
         self.complete = complete
@@ -271,13 +307,18 @@ class Entrant(Applicant):
                 *((self.limit_process, self.change_user, self.restrict) if self.exposed else ()),
             ):
                 step()
+            told = os.pipe() if self.extras is not None and self.extras.listener else (-1, -1)
             pid = ns.clone_sibling() if self.exposed else ns.clone3(ns.CLONE_PARENT)[0]
             if pid:
+                if told[1] >= 0:
+                    os.write(told[1], str(pid).encode())
                 sync.send(self.joined_fd, sync.READY, {"pid": pid})
                 os._exit(0)
         except BaseException as error:
             self.fail_by(error)
         self.status_fd = self.entrant_status
+        if self.extras is not None and told[0] >= 0:
+            self.extras.pid = int(os.read(told[0], 16))
         self.enter()
 
     def become(self) -> NoReturn:
@@ -326,9 +367,22 @@ class Entrant(Applicant):
                 ) from error
         show_as("rless: exec")
         prctl.set_dumpable(False)
+        if self.extras is not None:
+            self.extras.look_at_host()
 
     def enter_cgroup(self) -> None:
         """Enter the container's control group, while we still see the host's."""
+        self.set_cpus("initial")
+        self._enter_cgroup()
+        self.set_cpus("final")
+
+    def set_cpus(self, when: str) -> None:
+        """Take the CPUs that the description names for before, and for after this step."""
+        treatment = self.extras.treatment if self.extras is not None else None
+        if treatment is not None:
+            treatment.take_cpus(when)
+
+    def _enter_cgroup(self) -> None:
         if not self.cgroup:
             return
         try:
@@ -338,11 +392,19 @@ class Entrant(Applicant):
             finally:
                 os.close(fd)
         except OSError as error:
-            # From a session whose own group is not ours to leave. The container's end still
-            # ends the process, by its pid namespace; but a limit must not be left behind.
+            # From a session whose own group is not ours to leave: then systemd moves us. Else the
+            # container's end still ends the process, by its pid namespace; but a limit must not
+            # be left behind.
+            why = str(error.strerror)
+            if self.attach is not None:
+                try:
+                    self.attach()
+                    return
+                except RlessError as refused:
+                    why = refused.message
             if self.limited:
                 raise RlessError(
-                    f"cannot enter the container's control group: {error.strerror}",
+                    f"cannot enter the container's control group: {why}",
                     "call rless from the session that the container was started in",
                 ) from error
 
@@ -352,7 +414,8 @@ class Entrant(Applicant):
         os.umask(0o022)
         joined = {self.joined_fd, self.entrant_status, self.console_fd, self.init.pidfd}
         self.keep_only(joined)
-        leave_keyring()
+        if self.extras is None or self.extras.new_keyring:
+            leave_keyring()
 
     def enter_namespaces(self) -> None:
         """Join all namespaces of init that are not ours; become root in there."""

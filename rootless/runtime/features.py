@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rootless.linux.caps import NAMES
+from rootless.oci.validate import HOOKS
 from rootless.runtime.mounts import option_names
 from rootless.runtime.namespaces import FILES
 
@@ -17,28 +18,66 @@ if TYPE_CHECKING:
 
 def features() -> dict[str, Any]:
     """Return the features structure."""
-    from rootless.runtime import seccomp_compile
+    from rootless.runtime import seccomp_compile, treatment
 
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "hooks": [],
-        "mountOptions": option_names(),
+        "hooks": list(HOOKS),
+        "mountOptions": sorted([*option_names(), "sync", "dirsync"]),
         "linux": {
             "namespaces": sorted(FILES),
             "capabilities": list(NAMES),
-            "cgroup": {"v1": False, "v2": True, "systemd": False, "systemdUser": False},
+            "cgroup": {
+                "v1": False,
+                "v2": True,
+                "systemd": True,
+                "systemdUser": True,
+                "rdma": True,
+            },
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp_compile.ACTIONS),
                 "operators": sorted(seccomp_compile.OPERATORS),
                 "archs": sorted(seccomp_compile.ARCHITECTURES),
+                "knownFlags": sorted(seccomp_compile.KNOWN_FLAGS),
+                "supportedFlags": sorted(seccomp_compile.KNOWN_FLAGS),
             },
-            "apparmor": {"enabled": False},
-            "selinux": {"enabled": False},
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
+            "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": False}},
+            "netDevices": {"enabled": False},
+            "memoryPolicy": {
+                "modes": sorted(treatment.MEMORY_MODES),
+                "flags": sorted(treatment.MEMORY_FLAGS),
+            },
         },
     }
+
+
+def usual_spec() -> Spec:
+    """Return the config that `spec` writes: with a terminal and the mounts of runc's and crun's."""
+    kernel = ["nosuid", "noexec", "nodev"]
+    spec = example_spec()
+    spec["process"]["terminal"] = True
+    spec["mounts"] += [
+        {
+            "destination": "/dev/shm",  # noqa: S108
+            "type": "tmpfs",
+            "source": "shm",
+            "options": [*kernel, "mode=1777", "size=65536k"],
+        },
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": kernel},
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": [*kernel, "relatime", "ro"],
+        },
+    ]
+    spec["linux"]["namespaces"].append({"type": "cgroup"})
+    return spec
 
 
 def example_spec() -> Spec:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.oci.runtime_spec import Spec
+    from rootless.runtime.extras import Extras
     from rootless.runtime.namespaces import Namespaces
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -62,6 +63,7 @@ class Init(Applicant):
         want_report: bool,
         use_pivot: bool,
         keep_fds: tuple[int, ...],
+        extras: Extras | None,
     ) -> None:
         super().__init__(
             spec["process"],
@@ -71,6 +73,7 @@ class Init(Applicant):
             status_fd=status_fd,
             keep_fds=keep_fds,
             die_with_parent=die_with_parent,
+            extras=extras,
         )
         self.spec = spec
         self.linux = spec.get("linux", {})
@@ -93,6 +96,7 @@ class Init(Applicant):
 
     def run(self) -> NoReturn:
         """Go through the steps; report a failure to the parent and end."""
+        extras = self.extras
         try:
             forbid_imports()
             for step in (
@@ -107,9 +111,11 @@ class Init(Applicant):
                 self.make_terminal,
                 self.mask_paths,
                 self.make_directory,
+                *((self.run_hooks,) if extras is not None and extras.at_create else ()),
                 self.enter_root,
                 self.limit_process,
                 self.change_user,
+                *((self.find_program,) if extras is not None and extras.check_program else ()),
             ):
                 began = time.monotonic()
                 step()
@@ -117,6 +123,8 @@ class Init(Applicant):
             sync.send(self.status_fd, sync.READY, self.report())
             self.wait_for_start()
             self.restrict()
+            if extras is not None and extras.hooks:
+                extras.run_start_hooks(self.environment, self.own_image)
             application.execute(self.process["args"], self.environment)
         except BaseException as error:
             self.fail_by(error)
@@ -128,9 +136,17 @@ class Init(Applicant):
 
         Before `detach`: the kernel gives /proc/PID/uid_map of an undumpable process to root.
         """
+        self._wait_for_go()
+        if self.namespaces.new_time:
+            from rootless.runtime import timens  # loaded by the parent
+
+            timens.enter(self.linux.get("timeOffsets", {}))
+        if self.extras is not None:
+            self.extras.look_at_host()
+
+    def _wait_for_go(self) -> None:
         if os.read(self.go_fd, 1) != sync.GO:
             os._exit(137)
-        os.close(self.go_fd)
 
     def detach(self) -> None:
         """Leave the caller's session, descriptors and keyring; let nobody look into us."""
@@ -147,7 +163,8 @@ class Init(Applicant):
         self.reset_signals()
         joined = (entry[1] for entry in self.namespaces.joined)
         self.keep_only({self.status_fd, self.go_fd, self.gate_fd, self.console_fd, *joined})
-        leave_keyring()
+        if self.extras is None or self.extras.new_keyring:
+            leave_keyring()
 
     # -- namespaces --------------------------------------------------------------------------
 
@@ -237,6 +254,13 @@ class Init(Applicant):
         except SyscallError as error:
             raise error.within(f"cannot make the working directory {cwd}") from error
 
+    def run_hooks(self) -> None:
+        """Have the parent run its hooks, then run those of our own namespaces."""
+        assert self.extras is not None
+        sync.send(self.status_fd, sync.HOOKS, None)
+        self._wait_for_go()
+        self.extras.run_hooks_before_pivot()
+
     def enter_root(self) -> None:
         """Enter the new root; the host is gone after this."""
         if self.spec["root"].get("readonly"):
@@ -244,6 +268,13 @@ class Init(Applicant):
         pivot.enter_root(self.root.fd, self.use_pivot)
         self.root.close()
         os.close(self.null_fd)
+        os.close(self.go_fd)
+
+    # -- process -----------------------------------------------------------------------------
+
+    def find_program(self) -> None:
+        """See that there is a program, while somebody waits to hear of it."""
+        application.find(self.process["args"][0], self.environment)
 
     # -- start -------------------------------------------------------------------------------
 

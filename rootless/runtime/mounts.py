@@ -63,7 +63,7 @@ _PROPAGATION = {
 }
 # What the kernel provides is never mounted through a link of the image: what is written to it
 # later, by its usual name, must get there (CVE-2019-19921, CVE-2025-52565).
-_KERNEL_TYPES = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup"})
+_KERNEL_TYPES = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"})
 _KERNEL_PLACES = frozenset({"/proc", "/sys", "/dev"})
 # Why the kernel says EPERM to a new one.
 _HINTS = {
@@ -102,11 +102,13 @@ class Options:
     __slots__ = (
         "bind",
         "clear",
+        "copy_up",
         "data",
         "propagation",
         "recursive",
         "recursive_clear",
         "recursive_set",
+        "remount",
         "set",
     )
 
@@ -116,7 +118,7 @@ class Options:
         Raises:
             RlessError: an option that cannot be honoured.
         """
-        self.bind = self.recursive = False
+        self.bind = self.recursive = self.remount = self.copy_up = False
         self.set = self.clear = self.recursive_set = self.recursive_clear = 0
         self.propagation: list[tuple[int, bool]] = []
         self.data: list[tuple[str, str | None]] = []
@@ -138,7 +140,9 @@ class Options:
             elif option in ("idmap", "ridmap"):
                 raise RlessError("mount option idmap: an ID-mapped mount needs real root")
             elif option == "tmpcopyup":
-                raise RlessError("mount option tmpcopyup is not supported")
+                self.copy_up = True
+            elif option == "remount":
+                self.remount = True
             elif option not in ("defaults", "async"):
                 key, equals, value = option.partition("=")
                 self.data.append((key, value if equals else None))
@@ -172,7 +176,7 @@ def open_source(entry: Mount) -> int:
     Raises:
         RlessError: the source cannot be reached.
     """
-    if not is_bind(entry):
+    if not is_bind(entry) or "remount" in entry.get("options", ()):
         return -1
     source, recursive = entry["source"], "rbind" in entry.get("options", [])
     try:
@@ -195,7 +199,7 @@ class Root:
         fd: its top directory.
     """
 
-    __slots__ = ("_proc_devices", "_propagation", "fd")
+    __slots__ = ("_closing", "_proc_devices", "_propagation", "fd")
 
     def __init__(self, path: str, tree_fd: int, propagation: str = "") -> None:
         """Attach the tree of `open_root` over `path`.
@@ -207,6 +211,7 @@ class Root:
             propagation: `linux.rootfsPropagation`; it is private while we mount, or a slave.
         """
         self._proc_devices: set[int] = set()
+        self._closing: list[int] = []
         self._propagation, _ = _PROPAGATION.get(propagation, (api.MS_PRIVATE, True))
         first = api.MS_SLAVE if self._propagation == api.MS_SLAVE else api.MS_PRIVATE
         api.mount_setattr(tree_fd, propagation=first, recursive=True)
@@ -220,6 +225,9 @@ class Root:
 
     def close(self) -> None:
         """Let go of it, the mounts being made, with the propagation that is asked for."""
+        for mount_fd in self._closing:
+            api.mount_setattr(mount_fd, set_=api.MOUNT_ATTR_RDONLY)
+            os.close(mount_fd)
         if self._propagation not in (api.MS_PRIVATE, api.MS_SLAVE):
             api.mount_setattr(self.fd, propagation=self._propagation, recursive=True)
         os.close(self.fd)
@@ -240,11 +248,18 @@ class Root:
         destination, kind = entry["destination"], entry.get("type", "")
         try:
             options = Options(entry.get("options", []))
+            if options.remount:
+                self._remount(destination, options)
+                return
+            # Others may be mounted in it, in places that are to be made: it is closed last.
+            closes = kind == "tmpfs" and source_fd < 0 and options.set & api.MOUNT_ATTR_RDONLY
+            if closes:
+                options.set &= ~api.MOUNT_ATTR_RDONLY
             if source_fd >= 0:
                 mount_fd = source_fd
                 _prepare_bind(mount_fd, options)
             else:
-                mount_fd = _new(kind, options)
+                mount_fd = _new(kind, entry.get("source") or kind, options)
             try:
                 for flags, recursive in options.propagation:
                     api.mount_setattr(mount_fd, propagation=flags, recursive=recursive)
@@ -252,14 +267,38 @@ class Root:
                 links = kind not in _KERNEL_TYPES and place not in _KERNEL_PLACES
                 target = self.target(destination, os.fstat(mount_fd), links)
                 self._refuse_procfs(place, target)
+                if options.copy_up:
+                    from rootless.runtime import copyup  # loaded by the parent
+
+                    if kind != "tmpfs":
+                        raise RlessError("option tmpcopyup is for a tmpfs")
+                    copyup.copy(target, mount_fd, any(key == "mode" for key, _ in options.data))
                 api.move_mount(mount_fd, target)
                 os.close(target)
                 if kind == "proc" or entry.get("source") == "/proc":
                     self._proc_devices.add(os.fstat(mount_fd).st_dev)
+                if closes:
+                    self._closing.append(os.dup(mount_fd))
             finally:
                 os.close(mount_fd)
         except RlessError as error:
             raise error.within(f"cannot mount {destination}") from error
+
+    def _remount(self, destination: str, options: Options) -> None:
+        """Change the attributes of a mount that is there."""
+        if options.data:
+            raise RlessError(f"option {options.data[0][0]} cannot be changed by a remount")
+        target = self.open(destination)
+        try:
+            _set_attributes(target, options.set, options.clear, recursive=False)
+            for flags, recursive in options.propagation:
+                api.mount_setattr(target, propagation=flags, recursive=recursive)
+        except SyscallError as error:
+            if error.errno == errno.EINVAL:
+                raise RlessError("there is no mount to remount") from error
+            raise
+        finally:
+            os.close(target)
 
     def target(self, destination: str, source: os.stat_result, links: bool = True) -> int:
         """Open the mount point beneath the root, making it if it is missing.
@@ -329,8 +368,7 @@ class Root:
 
 
 def _prepare_bind(tree: int, options: Options) -> None:
-    if options.data:
-        raise RlessError(f"option {options.data[0][0]} means nothing for a bind mount")
+    # Options of the file system are ignored, as by mount(2): they are those of its first mount.
     if not options.propagation:
         api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
     if options.set or options.clear:
@@ -354,20 +392,40 @@ def _set_attributes(tree: int, bits: int, clear: int, recursive: bool) -> None:
         api.mount_setattr(tree, set_=bits & ~api.MOUNT_ATTR_ATIME_MASK, recursive=recursive)
 
 
-def _new(fstype: str, options: Options) -> int:
-    """Return a new mount of `fstype`, detached."""
+def _new(fstype: str, source: str, options: Options) -> int:
+    """Return a new mount of `fstype`, detached.
+
+    Args:
+        source: for these file systems only a name, which tools show.
+    """
     attributes = options.set | options.recursive_set
-    if fstype == "cgroup":
+    if fstype in ("cgroup", "cgroup2"):
         return _new_cgroup(attributes)
     try:
-        # The source is only a name, but tools show it.
-        return api.new_mount(fstype, [("source", fstype), *options.data], attributes)
+        return api.new_mount(fstype, [("source", source), *options.data], attributes)
     except SyscallError as error:
+        if error.errno == errno.EPERM and fstype == "sysfs":
+            return _host_sys(attributes)
         if error.errno == errno.EPERM and fstype in _HINTS:
             raise RlessError(*_HINTS[fstype]) from error
         if error.errno == errno.ENODEV:
             raise RlessError(f"this kernel has no file system {fstype}") from error
         raise
+
+
+def _host_sys(attributes: int) -> int:
+    """Return the host's /sys, as runc and crun show it where a network namespace is shared.
+
+    Raises:
+        RlessError: it cannot be bound either.
+    """
+    try:
+        tree = api.open_tree(AT_FDCWD, "/sys")
+        api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
+        _set_attributes(tree, attributes & ~api.MOUNT_ATTR_ATIME_MASK, 0, recursive=True)
+        return tree
+    except SyscallError as error:
+        raise RlessError(*_HINTS["sysfs"]) from error
 
 
 def _new_cgroup(attributes: int) -> int:
@@ -387,4 +445,5 @@ def _new_cgroup(attributes: int) -> int:
 
 def option_names() -> list[str]:
     """Return the mount options that are understood, for `features`."""
-    return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, "bind", "rbind"])
+    others = ("bind", "rbind", "remount", "tmpcopyup", "defaults", "async")
+    return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, *others])

@@ -37,6 +37,7 @@ FILES = {
     "ipc": "ipc",
     "uts": "uts",
     "cgroup": "cgroup",
+    "time": "time",
 }
 
 
@@ -44,14 +45,25 @@ class Namespaces:
     """The namespaces of one config, with those by path opened.
 
     Attributes:
-        new: CLONE_NEW* flags for clone3; CLONE_NEWCGROUP is not among them.
+        new: CLONE_NEW* flags for clone3; CLONE_NEWCGROUP and CLONE_NEWTIME are not among them.
         joined: (flag, descriptor, path) for init to join, in this order.
         new_cgroup: make a cgroup namespace once init is in its cgroup.
+        new_time: make a time namespace, and set its clocks.
+        user_fd: the user namespace that is joined before all others; -1: none.
         shares_pids: init will be seen by the processes of another container.
         idmap: the maps of a new user namespace, None without one.
     """
 
-    __slots__ = ("idmap", "joined", "new", "new_cgroup", "pid_fd", "shares_pids")
+    __slots__ = (
+        "idmap",
+        "joined",
+        "new",
+        "new_cgroup",
+        "new_time",
+        "pid_fd",
+        "shares_pids",
+        "user_fd",
+    )
 
     def __init__(self, spec: Spec) -> None:
         """Sort the namespaces of `spec.linux.namespaces`.
@@ -62,8 +74,8 @@ class Namespaces:
         """
         self.new = 0
         self.joined: list[tuple[int, int, str]] = []
-        self.new_cgroup = False
-        self.pid_fd = -1
+        self.new_cgroup = self.new_time = False
+        self.pid_fd = self.user_fd = -1
         self.shares_pids = False
         linux = spec.get("linux", {})
         for namespace in linux.get("namespaces", ()):
@@ -75,10 +87,17 @@ class Namespaces:
                 if kind == "pid":
                     self.pid_fd = fd
                     self.shares_pids = True
+                elif kind == "user":
+                    if _is_ours(fd):
+                        os.close(fd)  # as if it were not named: the kernel lets nobody join it
+                    else:
+                        self.user_fd = fd
                 else:
                     self.joined.append((FLAGS[kind], fd, path))
             elif kind == "cgroup":
                 self.new_cgroup = True
+            elif kind == "time":
+                self.new_time = True
             else:
                 self.new |= FLAGS[kind]
         if not self.new & ns.CLONE_NEWNS:
@@ -89,6 +108,15 @@ class Namespaces:
             if not uids or not gids:
                 raise RlessError("linux.uidMappings and linux.gidMappings: missing for type user")
             self.idmap = IdMap(_extents(uids), _extents(gids), "config")
+
+    def join_user(self) -> None:
+        """Join the user namespace that is given by path: all that is made later belongs to it."""
+        try:
+            ns.setns(self.user_fd, ns.CLONE_NEWUSER)
+        except SyscallError as error:
+            raise error.within("cannot join the user namespace") from error
+        os.close(self.user_fd)
+        self.user_fd = -1
 
     def join_pid(self) -> None:
         """Make later children of the caller members of the joined pid namespace."""
@@ -115,16 +143,24 @@ class Namespaces:
             os.close(fd)
         if self.pid_fd >= 0:
             os.close(self.pid_fd)
-        self.joined, self.pid_fd = [], -1
+        if self.user_fd >= 0:
+            os.close(self.user_fd)
+        self.joined, self.pid_fd, self.user_fd = [], -1, -1
 
 
 def _extents(mappings: list[IdMapping]) -> list[tuple[int, int, int]]:
     return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in mappings]
 
 
+def _is_ours(user_fd: int) -> bool:
+    theirs, ours = os.fstat(user_fd), os.stat("/proc/self/ns/user")
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
 def _open(kind: str, path: str) -> int:
-    if kind in ("user", "mount"):
-        raise RlessError(f"linux.namespaces: type {kind} by path is not supported")
+    if kind == "mount":
+        # What is mounted there, and where, is not ours to know: the root would be made in it.
+        raise RlessError("linux.namespaces: type mount by path is not supported")
     import fcntl
 
     try:

@@ -10,6 +10,7 @@ import os
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns, prctl
+from rootless.linux.process import pidfd_open
 from rootless.runtime import sync
 from rootless.runtime.init import Init
 from rootless.runtime.namespaces import Namespaces
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.cgroup.base import Cgroup
+    from rootless.runtime.extras import Extras
 
 _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
@@ -74,6 +76,7 @@ def create(
     use_pivot: bool = True,
     keep_fds: tuple[int, ...] = (),
     started: Callable[[int], None] | None = None,
+    extras: Extras | None = None,
 ) -> Created:
     """Create a container; its init waits at the gate for one byte, `sync.START`.
 
@@ -92,6 +95,7 @@ def create(
         keep_fds: descriptors that the application inherits.
         started: told the pid of init before it is let go, so that a note of it exists whatever
             happens to the caller.
+        extras: what only the command line asks; the hooks of the runtime run here.
 
     Raises:
         RlessError: of any step, from the parent or from init. Nothing is left then.
@@ -99,6 +103,8 @@ def create(
     process = spec["process"]
     linux = spec.get("linux", {})
     seccomp = linux.get("seccomp")
+    if seccomp is not None and extras is None and seccomp.get("listenerPath"):
+        raise RlessError("linux.seccomp.listenerPath: nobody here would send the listener")
     bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
     flags = load_flags(seccomp) if seccomp is not None else 0
     _load_modules(spec, console_fd >= 0, want_report)
@@ -120,17 +126,22 @@ def create(
         want_report=want_report,
         use_pivot=use_pivot,
         keep_fds=keep_fds,
+        extras=extras,
     )
     cgroup_fd = -1
     try:
-        namespaces.join_pid()
+        if namespaces.user_fd < 0:
+            namespaces.join_pid()
         if namespaces.idmap is not None:
             # A new user namespace has no rights over those that are joined: they come first.
             namespaces.join()
         cgroup_fd = cgroup.open()
         closed = namespaces.shares_pids and namespaces.idmap is None
         with _Inherited(process.get("oomScoreAdj"), closed):
-            pid, pidfd = _clone(namespaces.new, cgroup_fd)
+            if namespaces.user_fd >= 0:
+                pid, pidfd = _clone_joined(namespaces, cgroup_fd)
+            else:
+                pid, pidfd = _clone(namespaces.new, cgroup_fd)
             if pid == 0:
                 # If we die, init must see the end of the pipe.
                 os.close(go_writer)
@@ -147,7 +158,10 @@ def create(
         if started is not None:
             started(pid)
         os.write(go_writer, sync.GO)
-        report = sync.expect_ready(status_reader)
+        report = sync.expect_ready(
+            status_reader,
+            None if extras is None else lambda: _run_hooks(extras, pid, go_writer),
+        )
     except BaseException as error:
         os.close(go_writer)
         go_writer = -1
@@ -169,14 +183,66 @@ def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
         raise error.within("cannot make the container's namespaces") from error
 
 
+def _clone_joined(namespaces: Namespaces, cgroup_fd: int) -> tuple[int, int]:
+    """Clone init in a user namespace that is given by path.
+
+    Who joins one leaves its own for good, so a helper does it; init is its sibling, our child.
+    """
+    reader, writer = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        _join_and_clone(namespaces, cgroup_fd, writer)
+        os.close(reader)
+        os.close(writer)
+        return 0, -1
+    os.close(writer)
+    try:
+        pid: int = sync.expect_ready(reader)["pid"]
+        # Told by who is in another's reach by now: is it our child, as it should be?
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    finally:
+        os.close(reader)
+        os.waitpid(helper, 0)
+    return pid, pidfd_open(pid)
+
+
+def _join_and_clone(namespaces: Namespaces, cgroup_fd: int, writer: int) -> None:
+    """In the helper: come back in init only."""
+    try:
+        namespaces.join_user()
+        namespaces.join_pid()
+        pid, _ = ns.clone3(namespaces.new | ns.CLONE_PARENT, cgroup_fd)
+        if pid == 0:
+            return
+        sync.send(writer, sync.READY, {"pid": pid})
+    except RlessError as error:
+        sync.send(writer, sync.FAILED, sync.error_payload(error))
+    os._exit(0)
+
+
+def _run_hooks(extras: Extras, pid: int, go_writer: int) -> None:
+    """Run what of the hooks is the runtime's, then let init go on."""
+    from rootless.runtime import hooks
+
+    early = [entry for entry in extras.hooks if entry[0] in ("prestart", "createRuntime")]
+    # Step 2 of the lifecycle is done: that is what the specification calls created.
+    hooks.run_all(early, {**extras.state, "pid": pid, "status": "created"})
+    os.write(go_writer, sync.GO)
+
+
 def _load_modules(spec: Spec, console: bool, want_report: bool) -> None:
     """Import what only some configs need: init can import nothing any more."""
     if console:
         import rootless.runtime.tty
     if want_report:
         import rootless.runtime.report
-    if spec.get("linux", {}).get("sysctl"):
-        import rootless.runtime.sysctl  # noqa: F401
+    linux = spec.get("linux", {})
+    if linux.get("sysctl"):
+        import rootless.runtime.sysctl
+    if any(entry["type"] == "time" for entry in linux.get("namespaces", ())):
+        import rootless.runtime.timens
+    if any("tmpcopyup" in mount.get("options", ()) for mount in spec.get("mounts", ())):
+        import rootless.runtime.copyup  # noqa: F401
 
 
 class _Inherited:

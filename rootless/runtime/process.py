@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import stat
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, RlessError, SyscallError
@@ -24,13 +23,14 @@ if TYPE_CHECKING:
 
 _INFINITY = 2**63 - 1
 _SCRIPT_DEPTH = 6  # the kernel follows 5 interpreters of scripts
+# In the order of their numbers (asm-generic/resource.h), the same on all processors that we know.
 _RLIMITS = {
-    f"RLIMIT_{name[7:]}": getattr(resource, name)
-    for name in dir(resource)
-    if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
+    f"RLIMIT_{name}": number
+    for number, name in enumerate(
+        "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE"
+        " RTPRIO RTTIME".split()
+    )
 }
-# Those that Python's module does not name (linux/resource.h).
-_RLIMITS.setdefault("RLIMIT_LOCKS", 10)
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,6 +40,10 @@ def check_rlimits(rlimits: list[Rlimit]) -> None:
     Raises:
         RlessError: an unknown name, or above what the caller may have.
     """
+    if not rlimits:
+        return
+    import resource  # loaded by the applicant, when that was still possible
+
     for entry in rlimits:
         name, hard = entry["type"], entry["hard"]
         if name not in _RLIMITS:
@@ -58,12 +62,16 @@ def check_rlimits(rlimits: list[Rlimit]) -> None:
 
 def set_rlimits(rlimits: list[Rlimit]) -> None:
     """Set the resource limits (setrlimit(2)), which `check_rlimits` has seen."""
+    if not rlimits:
+        return
+    import resource
+
     for entry in rlimits:
         resource.setrlimit(_RLIMITS[entry["type"]], (_limit(entry["soft"]), _limit(entry["hard"])))
 
 
 def _limit(value: int) -> int:
-    return resource.RLIM_INFINITY if value >= _INFINITY else value
+    return -1 if value >= _INFINITY else value  # resource.RLIM_INFINITY
 
 
 def enter_directory(path: str) -> bool:
@@ -300,7 +308,39 @@ def execute(
     if denied is not None:
         why = os.strerror(denied.errno or 0)
         if denied.errno == errno.EACCES and any(os.path.isdir(one) for one in candidates):
-            why = "it is a directory"
+            why = f"{why}: it is a directory"
         raise RlessError(f"cannot execute {program}: {why}", exit_code=EXIT_CANNOT_EXECUTE)
-    where = "no such file in the container" if "/" in program else "not found in $PATH"
-    raise RlessError(f"cannot execute {program}: {where}", exit_code=EXIT_NOT_FOUND)
+    raise _not_found(program)
+
+
+def _not_found(program: str) -> RlessError:
+    # Podman knows by these words that it was not found.
+    where = "no such file or directory in the container"
+    if "/" not in program:
+        where = "executable file not found in $PATH"
+    return RlessError(f"cannot execute {program}: {where}", exit_code=EXIT_NOT_FOUND)
+
+
+def find(program: str, environment: dict[str, str]) -> None:
+    """See that there is a program to execute: later, nobody may be there to hear of it.
+
+    Raises:
+        RlessError: as `execute`; what only the kernel can tell is left to it.
+    """
+    denied = False
+    for candidate in _candidates(program, environment):
+        try:
+            mode = os.stat(candidate).st_mode
+        except PermissionError:
+            denied = True
+            continue
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK, effective_ids=True):
+            return
+        denied = True
+    if denied:
+        raise RlessError(
+            f"cannot execute {program}: permission denied", exit_code=EXIT_CANNOT_EXECUTE
+        )
+    raise _not_found(program)

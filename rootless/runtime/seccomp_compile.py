@@ -44,6 +44,7 @@ ACTIONS = {
     "SCMP_ACT_TRAP": libseccomp.ACT_TRAP,
     "SCMP_ACT_ERRNO": libseccomp.ACT_ERRNO,
     "SCMP_ACT_TRACE": libseccomp.ACT_TRACE,
+    "SCMP_ACT_NOTIFY": libseccomp.ACT_NOTIFY,
     "SCMP_ACT_LOG": libseccomp.ACT_LOG,
     "SCMP_ACT_ALLOW": libseccomp.ACT_ALLOW,
 }
@@ -79,10 +80,11 @@ ARCHITECTURES = {
     "SCMP_ARCH_RISCV64": 0xC00000F3,
     "SCMP_ARCH_LOONGARCH64": 0xC0000102,
 }
-_KNOWN_FLAGS = {
+KNOWN_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": linux.FLAG_TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": linux.FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": linux.FLAG_SPEC_ALLOW,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": linux.FLAG_WAIT_KILLABLE_RECV,
 }
 
 # Since Linux 5.1 a new call has one number on every architecture (x32 adds its bit; MIPS, which
@@ -156,8 +158,21 @@ class Profile:
         self.rules: list[Rule] = []
         for item in _list(seccomp, "syscalls"):
             self.rules += _rules(item)
+        self._check_notifications(seccomp)
         if len(self.rules) > _MAX_RULES:
             raise RlessError(f"{len(self.rules)} rules are more than the {_MAX_RULES} allowed")
+
+    def _check_notifications(self, seccomp: Mapping[str, Any]) -> None:
+        """Refuse notifications that nobody would answer, or that init itself would wait for."""
+        if self.default == libseccomp.ACT_NOTIFY:
+            raise RlessError("SCMP_ACT_NOTIFY cannot be the default action")
+        for rule in self.rules:
+            if rule.action != libseccomp.ACT_NOTIFY:
+                continue
+            if not seccomp.get("listenerPath"):
+                raise RlessError("SCMP_ACT_NOTIFY needs listenerPath")
+            if "write" in rule.names:
+                raise RlessError("SCMP_ACT_NOTIFY is not possible for write")
 
 
 def _permits(action: int) -> bool:
@@ -188,8 +203,6 @@ def _number(value: object, what: str, limit: int) -> int:
 
 def _action(name: object, errno_ret: object) -> int:
     """Return an action's value, with its errno (or the tracer's message) in the low 16 bits."""
-    if name == "SCMP_ACT_NOTIFY":
-        raise RlessError("SCMP_ACT_NOTIFY is not supported: rless has no agent to ask")
     if not isinstance(name, str) or name not in ACTIONS:
         raise RlessError(f"unknown action {_show(name)}")
     action = ACTIONS[name]
@@ -239,9 +252,9 @@ def load_flags(seccomp: Mapping[str, Any]) -> int:
         return linux.FLAG_SPEC_ALLOW
     value = 0
     for name in _list(seccomp, "flags"):
-        if name not in _KNOWN_FLAGS:
+        if name not in KNOWN_FLAGS:
             raise RlessError(f"unknown or unsupported seccomp flag {_show(name)}")
-        value |= _KNOWN_FLAGS[name]
+        value |= KNOWN_FLAGS[name]
     return value & ~linux.FLAG_TSYNC
 
 

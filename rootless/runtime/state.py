@@ -1,9 +1,12 @@
 """Containers of the runtime's command line, on disk: one directory each below `--root`.
 
     <root>/<id>/                0700, made with mkdir: two `create`s of one id cannot both win
+        config.json             the checked config: later changes of the bundle's do not count
         state.json              pid, start time, boot id, bundle: written by rename
         gate                    a FIFO that init reads; `start` writes one byte into it
         created                 its name from the end of `create` to `start`
+        failure                 what went wrong after `create` had gone, in the words of `sync`
+        notify/                 bound into the container, with a socket for its sd_notify
 
 So the status is a name, and init is known from before it does anything: whenever a `create` is
 killed, `delete --force` finds what it has left. A pid is believed only with its start time and
@@ -13,7 +16,9 @@ boot id (security class 39).
 from __future__ import annotations
 
 import os
+import select
 import stat
+import time
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
@@ -23,8 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.oci.runtime_spec import State
+    from rootless.oci.runtime_spec import Spec, State
 
+_CREATION = 0.5  # seconds
 _OCI_VERSION = "1.2.0"
 _FACTS = frozenset({"pid", "start", "boot", "bundle", "annotations"})
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
@@ -42,7 +48,10 @@ def check_id(container_id: str) -> str:
         or not _ALLOWED.issuperset(container_id)
         or container_id.startswith(".")
     ):
-        raise RlessError(f"container id {container_id!r} is not valid", exit_code=1)
+        raise RlessError(
+            f"invalid container ID {container_id!r}: empty, too long, or with an invalid character",
+            exit_code=1,
+        )
     return container_id
 
 
@@ -75,17 +84,47 @@ class Record:
         try:
             os.mkdir(self.directory, 0o700)
         except FileExistsError:
-            raise RlessError(f"container {self.id} exists already", exit_code=1) from None
+            raise RlessError(f"container {self.id} already exists", exit_code=1) from None
         except OSError as error:
             raise RlessError(f"cannot make {self.directory}: {error.strerror}") from error
         os.mkfifo(self.fifo, 0o600)
 
+    @property
+    def failure(self) -> str:
+        """Return the path of the file in which init tells a failure that nobody waits for."""
+        return f"{self.directory}/failure"
+
+    @property
+    def notify(self) -> str:
+        """Return the path of the directory with the socket for sd_notify."""
+        return f"{self.directory}/notify"
+
+    def write_spec(self, spec: Spec) -> None:
+        """Keep the checked config."""
+        self._replace("config.json", jsontext.dumps(spec))
+
+    def read_spec(self) -> Spec:
+        """Return what `write_spec` kept.
+
+        Raises:
+            RlessError: it is not there, or damaged.
+        """
+        try:
+            with open(f"{self.directory}/config.json", encoding="utf-8") as file:
+                spec: Spec = jsontext.loads(file.read())
+                return spec
+        except (OSError, ValueError, RecursionError) as error:
+            raise RlessError(f"container {self.id}: its config is damaged: {error}") from error
+
     def write(self, facts: dict[str, Any]) -> None:
         """Write state.json."""
-        temporary = f"{self.directory}/.state.json"
+        self._replace("state.json", jsontext.dumps(facts))
+
+    def _replace(self, name: str, text: str) -> None:
+        temporary = f"{self.directory}/.{name}"
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(jsontext.dumps(facts))
-        os.rename(temporary, f"{self.directory}/state.json")
+            file.write(text)
+        os.rename(temporary, f"{self.directory}/{name}")
 
     def mark_created(self) -> None:
         """Turn `creating` into `created`: `start` is possible now."""
@@ -115,13 +154,24 @@ class Record:
         """Remove the directory."""
         try:
             for name in os.listdir(self.directory):
-                os.unlink(f"{self.directory}/{name}")
+                if name == "notify":
+                    _remove_notify(self.notify)
+                else:
+                    os.unlink(f"{self.directory}/{name}")
             os.rmdir(self.directory)
         except FileNotFoundError:
             pass  # another `delete` was faster
 
-    def state(self) -> State:
-        """Return the answer of `state`: status is creating, created, running or stopped."""
+    def state(self, wait: bool = False) -> State:
+        """Return the answer of `state`: is it creating, created, running, paused or stopped?
+
+        Args:
+            wait: a moment for the end of `create`. Callers of crun, which has no status for it,
+                take the first answer for the last.
+        """
+        deadline = time.monotonic() + _CREATION
+        while wait and os.path.exists(self.fifo) and time.monotonic() < deadline:
+            time.sleep(0.004)
         facts = self.read()
         if not facts["boot"]:
             status = "creating"
@@ -129,8 +179,10 @@ class Record:
             status = "stopped"
         elif os.path.exists(self.created):
             status = "created"
+        elif os.path.exists(self.fifo):
+            status = "creating"
         else:
-            status = "creating" if os.path.exists(self.fifo) else "running"
+            status = "paused" if _frozen(facts.get("cgroup")) else "running"
         answer: State = {
             "ociVersion": _OCI_VERSION,
             "id": self.id,
@@ -139,15 +191,20 @@ class Record:
             "bundle": facts["bundle"],
             "annotations": facts["annotations"],
         }
+        if "created" in facts:
+            answer["created"] = facts["created"]
         return answer
 
-    def open_start_gate(self) -> None:
+    def open_start_gate(self, wait: bool = False) -> None:
         """Let init go on: one byte into the FIFO, which is removed.
 
+        Args:
+            wait: until the program runs.
+
         Raises:
-            RlessError: it is not in the state `created`.
+            RlessError: it is not in the state `created`; or, with `wait`, what init has told.
         """
-        if self.state()["status"] != "created":
+        if self.state(wait=True)["status"] != "created":
             raise RlessError(f"container {self.id} is not in the state created", exit_code=1)
         try:
             fd = os.open(self.created, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -158,6 +215,24 @@ class Record:
                 raise RlessError(f"{self.created} is not a FIFO")
             os.unlink(self.created)
             os.write(fd, b"s")
+            if wait:
+                # Its reader is closed by execve, or by init's end: POLLERR, which none can mask.
+                poll = select.poll()
+                poll.register(fd, 0)
+                poll.poll()
+                self._raise_failure()
+        finally:
+            os.close(fd)
+
+    def _raise_failure(self) -> None:
+        from rootless.runtime import sync
+
+        try:
+            fd = os.open(self.failure, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            sync.expect_exec(fd)
         finally:
             os.close(fd)
 
@@ -180,6 +255,22 @@ class Record:
             pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
+
+
+def _frozen(cgroup: str | None) -> bool:
+    if not cgroup:
+        return False
+    try:
+        with open(f"{cgroup}/cgroup.events", "rb") as file:
+            return b"frozen 1" in file.read()
+    except OSError:
+        return False  # before Linux 5.2, or it is gone
+
+
+def _remove_notify(directory: str) -> None:
+    for name in os.listdir(directory):
+        os.unlink(f"{directory}/{name}")
+    os.rmdir(directory)
 
 
 def _alive(facts: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
     init                                parent
       |  <------------------- GO  ------  |   id maps written, cgroup entered
+      |  -- HOOKS -------------------->  |   (where a config has some) the mounts are made
+      |  <------------------- GO  ------  |   the runtime's hooks have run
       |  -- READY(report) ------------->  |   the root is entered, all but exec is done
       |  <------------------- (gate) ---  |   `start`: a byte on the gate, pipe or FIFO
       |  -- end of file --------------->  |   execve closed the pipe: the application runs
@@ -23,13 +25,15 @@ from rootless.linux.process import read_exactly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 GO = b"g"
 START = b"s"
 READY = b"R"
+HOOKS = b"H"
 FAILED = b"F"
-_KINDS = (READY, FAILED)  # the engine's monitor sends them too, to the command
+_KINDS = (READY, HOOKS, FAILED)  # the engine's monitor sends them too, to the command
 _LIMIT = 16 << 20  # bytes; a report holds mountinfo, which can be long
 
 
@@ -71,8 +75,11 @@ def error_payload(error: RlessError) -> list[Any]:
     return [error.message, error.hint, error.exit_code]
 
 
-def expect_ready(fd: int) -> dict[str, Any]:
+def expect_ready(fd: int, hooks: Callable[[], None] | None = None) -> dict[str, Any]:
     """Wait for READY and return its report.
+
+    Args:
+        hooks: called at HOOKS.
 
     Raises:
         RlessError: what init reports in FAILED.
@@ -82,6 +89,9 @@ def expect_ready(fd: int) -> dict[str, Any]:
     if frame is None:
         raise UnexpectedMessageError("READY", "the end: init was killed")
     kind, payload = frame
+    if kind == HOOKS and hooks is not None:
+        hooks()
+        return expect_ready(fd)
     if kind == FAILED:
         raise RlessError(*payload)
     report: dict[str, Any] = payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = runpy.run_path(str(ROOT / "helpers" / "programs.py"))
 VERSION = "python{}.{}".format(*sys.version_info)
 MAIN = """
 from __future__ import annotations
@@ -44,17 +46,15 @@ class Prefix:
         (package / "cli" / "main.py").write_text(MAIN)
         (package / "launch.py").write_text((ROOT / "rootless" / "launch.py").read_text())
         (base / "bin").mkdir()
-        text = (ROOT / "helpers" / "launch.sh").read_text()
-        for key, value in {
+        values = {
             "NAME": "rless",
             "MODULE": "rootless.cli.main",
             "SOURCE": source,
             "PYTHON": python,
             "VERSION": "{}.{}".format(*sys.version_info),
-        }.items():
-            text = text.replace(f"@{key}@", value)
-        self.launcher.write_text(text)
-        self.launcher.chmod(0o755)
+        }
+        PROGRAMS["write_launcher"](self.launcher, values)
+        assert self.launcher.read_bytes().startswith(b"#!" if "CC" in os.environ else b"\x7fELF")
 
     def add_python(self) -> Prefix:
         """Be a virtual environment."""
@@ -63,6 +63,18 @@ class Prefix:
         home = os.path.dirname(os.path.realpath(sys.executable))
         (self.base / "pyvenv.cfg").write_text(f"home = {home}\n")
         return self
+
+
+@pytest.fixture(
+    autouse=True,
+    params=("script", pytest.param("program", marks=pytest.mark.needs("compiler"))),
+)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make launchers of both forms, the one for installations without a compiler too."""
+    if request.param == "script":
+        monkeypatch.setenv("CC", "no-compiler-here")
+    else:
+        monkeypatch.delenv("CC", raising=False)
 
 
 @pytest.fixture

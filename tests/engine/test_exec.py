@@ -75,7 +75,7 @@ def test_streams_and_exit_codes(box: Any) -> None:
     assert box.sh("cat", stdin=b"typed").out == ""
     assert box.sh("kill -9 $$").code == 137
     assert box("box", "nosuch").expect(127).one_line_error() == (
-        "cannot execute nosuch: not found in $PATH"
+        "cannot execute nosuch: executable file not found in $PATH"
     )
     assert "directory" in box("box", "/etc").expect(126).one_line_error()
     box("box", "/etc/passwd").expect(126)

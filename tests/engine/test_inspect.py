@@ -21,6 +21,12 @@ REQUEST = {
     "user": "1000", "cap_add": ["CAP_NET_ADMIN"], "cap_drop": ["ALL"], "dns": ["9.9.9.9"],
     "privileged": False, "read_only": True, "security_opt": ["no-new-privileges"],
     "shm_size": 1024, "init": True, "pid": "host", "ipc": "private", "uts": "private",
+    "publish": [
+        {"host_ip": "::1", "host_port": 8080, "host_end": 8090, "container_port": 80,
+         "protocol": "tcp"},
+        {"host_ip": None, "host_port": 8443, "container_port": 80, "protocol": "tcp"},
+        {"host_ip": None, "host_port": None, "container_port": 53, "protocol": "udp"},
+    ],
     "userns": "auto", "cgroupns": "private", "add_host": [["a", "1.2.3.4"]],
     "ulimits": [["nofile", 10, 20]], "cidfile": "/c", "driver": None,
     "devices": [{"host": "/dev/fuse", "container": "/dev/fuse", "permissions": "rwm"}],
@@ -66,7 +72,7 @@ def full(records: Records) -> Records:
             created=1_700_000_000.25,
             command=["/bin/sh", "-c", "sleep 1"],
             labels={"tier": "front"},
-            ports=["127.0.0.1:8080->80/tcp", "::1:8080->80/tcp", "0.0.0.0:53->53/udp"],
+            ports=["127.0.0.1:8080->80/tcp", "[::1]:8080->80/tcp", "0.0.0.0:53->53/udp"],
             exposed=["80/tcp", "443/tcp"],
             request=REQUEST,
             image_config={"Volumes": {"/data": {}}, "User": "x", "Cmd": ["ignored"]},
@@ -161,9 +167,9 @@ def test_host_config(full: Records, show: Any) -> None:
     assert {name: found[name] for name in expected} == expected
     assert found["PortBindings"] == {
         "80/tcp": [
-            {"HostIp": "127.0.0.1", "HostPort": "8080"}, {"HostIp": "::1", "HostPort": "8080"},
+            {"HostIp": "::1", "HostPort": "8080-8090"}, {"HostIp": "", "HostPort": "8443"},
         ],
-        "53/udp": [{"HostIp": "0.0.0.0", "HostPort": "53"}],
+        "53/udp": [{"HostIp": "", "HostPort": ""}],
     }  # fmt: skip
     assert all(found[name] == 0 for name in ("Memory", "NanoCpus", "CpuShares", "MemorySwap"))
 

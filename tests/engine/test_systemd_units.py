@@ -246,3 +246,11 @@ def test_the_main_process_ends_as_the_application_does(rless: Product) -> None:
     _, status = os.waitpid(monitor, 0)  # the tests are the subreaper, as the user's systemd is
     assert os.waitstatus_to_exitcode(status) == 7
     rless("rm", "failing").expect()
+
+
+@pytest.mark.parametrize("flag", ["--cgroup-manager=systemd", "--cgroup-parent=own.slice"])
+def test_a_scope_of_its_own_has_no_place_in_a_unit(rless: Product, flag: str) -> None:
+    rless("create", "--name", "web", flag, rless.image, "true").expect()
+    done = rless("generate", "systemd", "web").expect(1)
+    assert done.one_line_error().startswith("container web is to have a scope of its own")
+    rless("rm", "web").expect()

@@ -216,7 +216,7 @@ def test_plain_pasta_reaches_the_host_loopback(
 ) -> None:
     """Show that the test above tests something: plain pasta lets the container through."""
 
-    def plain(*_: object) -> list[str]:
+    def plain(*_: object, **__: object) -> list[str]:
         path = pasta_options.find()
         assert path
         return [path, "--config-net", "-q", "-f", "-I", "eth0", "-P", "/proc/self/fd/1"]

@@ -7,14 +7,19 @@
 Its disk is a fresh layer over the one in $RLESS_VM_CACHE, and stays over reboots. An agent in it
 runs scripts as root, or as an ordinary user with a login session of her own for each script. This
 tree is installed there in /opt/rless.
+
+`save` boots it once and keeps its state just after that: then it is there in a second. This part
+imports nothing that the system's Python does not have.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,22 +27,36 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.lib import images
-from tests.lib.compiled import ROOT
-from tests.lib.product import Result
+if TYPE_CHECKING:
+    from tests.lib.product import Result
 
 IMAGE = "oci:/opt/images/busybox"
 _BOOT = 240.0  # seconds; an emulated processor is slow, and so may be the machine that does it
+_PAYLOAD = 128 << 20  # bytes of the disk with this tree: what is saved knows the size
+
+# The end of a boot, and what the first commands would have to read.
+_SETTLE = """systemctl is-system-running --wait
+until systemctl is-active -q user@1000; do sleep 0.2; done
+python3 -c 'import json, socket, ctypes, subprocess'
+cat /bin/busybox /usr/bin/newuidmap /usr/bin/systemctl >/dev/null
+sync"""
+_UNPACK = """date -s @{now} >/dev/null && blockdev --flushbufs /dev/vdb &&
+tar -C / -xpf /dev/vdb && sync"""
 
 
 class Machine:
-    """A virtual machine that runs until the end of the `with` block."""
+    """A virtual machine that runs until the end of the `with` block.
+
+    Attributes:
+        users: those that scripts have run as; the caller may clear it.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.cache = Path(os.environ["RLESS_VM_CACHE"])
         self.directory = directory
+        self.users: set[str] = set()
         self._qemu: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._answers: dict[int, dict[str, Any]] = {}
@@ -46,12 +65,14 @@ class Machine:
 
     def __enter__(self) -> Machine:
         write_payload(self.directory)
-        subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw",
-             "-b", self.cache / "disk", self.directory / "disk"],
-            check=True,
-        )  # fmt: skip
-        self.boot()
+        saved = self.is_saved()
+        self._make_disk(self.cache / "saved", "qcow2") if saved else self._make_disk()
+        if saved:
+            state = shlex.quote(os.fspath(self.cache / "state"))
+            self._switch_on("-incoming", f"exec:cat {state}")
+        else:
+            self.boot()
+        self.run(_UNPACK.format(now=time.time()), "root").expect()
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -66,29 +87,7 @@ class Machine:
 
     def boot(self) -> None:
         """Switch it on, and wait until its agent answers."""
-        port = self.directory / "port"
-        port.unlink(missing_ok=True)
-        accel = os.environ.get("RLESS_VM_ACCEL", "tcg,thread=multi")
-        self._qemu = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "3072",
-             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-             "-kernel", self.cache / "vmlinuz", "-initrd", self.cache / "initrd",
-             "-append", "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1 audit=0",
-             "-serial", f"file:{self.directory}/console",
-             "-drive", f"file={self.directory}/disk,format=qcow2,if=virtio",
-             "-drive", f"file={self.directory}/payload.tar,format=raw,if=virtio,readonly=on",
-             "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
-             "-chardev", f"socket,id=agent,path={port},server=on,wait=off",
-             "-device", "virtserialport,chardev=agent,name=agent"],
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        self._answers = {}
-        while not port.exists():
-            assert self._qemu.poll() is None, "qemu has ended"
-            time.sleep(0.05)
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(os.fspath(port))
-        threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
+        self._switch_on()
         self._await(0, _BOOT)
 
     def reboot(self) -> None:
@@ -108,6 +107,81 @@ class Machine:
             self._socket.close()
         self._qemu = self._socket = None
 
+    def _switch_on(self, *more: str) -> None:
+        port = self.directory / "port"
+        port.unlink(missing_ok=True)
+        self._qemu = subprocess.Popen([*self._command(), *more], stdin=subprocess.DEVNULL)
+        self._answers = {}
+        while not port.exists():
+            assert self._qemu.poll() is None, "qemu has ended"
+            time.sleep(0.02)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(os.fspath(port))
+        threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
+
+    def _command(self) -> list[str]:
+        here, cache = self.directory, self.cache
+        accel = os.environ.get("RLESS_VM_ACCEL", "tcg,thread=multi,tb-size=512")
+        return [
+            "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "2048",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-kernel", f"{cache}/vmlinuz", "-initrd", f"{cache}/initrd",
+            "-append", "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1 audit=0",
+            "-serial", f"file:{here}/console",
+            "-drive", f"file={here}/disk,format=qcow2,if=virtio",
+            "-drive", f"file={here}/payload.tar,format=raw,if=virtio,readonly=on",
+            "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
+            "-chardev", f"socket,id=agent,path={here}/port,server=on,wait=off",
+            "-device", "virtserialport,chardev=agent,name=agent",
+        ]  # fmt: skip
+
+    def _make_disk(self, base: Path | None = None, form: str = "raw") -> None:
+        """Make the layer that this machine writes to."""
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", form,
+             "-b", base or self.cache / "disk", self.directory / "disk"],
+            check=True,
+        )  # fmt: skip
+
+    # -- its state after a boot ------------------------------------------------------------
+
+    def _key(self) -> str:
+        """Return what the saved state fits: a disk, a qemu and its devices."""
+        version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True).stdout
+        words = " ".join(self._command()).replace(os.fspath(self.directory), "")
+        disk = (self.cache / "stamp").read_text()
+        return hashlib.sha256(f"{version!r} {words} {disk} {_SETTLE}".encode()).hexdigest()
+
+    def is_saved(self) -> bool:
+        """Tell whether there is a state that fits."""
+        try:
+            return (self.cache / "state.key").read_text() == self._key()
+        except OSError:
+            return False
+
+    def save(self) -> None:
+        """Boot it, and keep its state: the memory, and a layer of the disk."""
+        (self.cache / "state.key").unlink(missing_ok=True)
+        with open(self.directory / "payload.tar", "wb") as file:
+            file.truncate(_PAYLOAD)
+        self._make_disk()
+        console = self.directory / "monitor"
+        self._switch_on("-monitor", f"unix:{console},server=on,wait=off")
+        self._await(0, _BOOT)
+        self.run(_SETTLE, "root")
+        state = self.cache / "state"
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(os.fspath(console))
+            command = f"exec:cat >{shlex.quote(os.fspath(state))}"
+            text = f'migrate_set_parameter max-bandwidth 10G\nmigrate "{command}"\nquit\n'
+            monitor.sendall(text.encode())
+            assert self._qemu is not None
+            self._qemu.wait(120)
+        self.cut()
+        shutil.move(self.directory / "disk", self.cache / "saved")
+        os.chmod(self.cache / "saved", 0o644)
+        (self.cache / "state.key").write_text(self._key())
+
     # -- work ------------------------------------------------------------------------------
 
     def run(self, script: str, user: str = "alice", timeout: float = 180) -> Result:
@@ -118,15 +192,29 @@ class Machine:
         """Start a shell script; return its number for `wait`."""
         assert self._socket is not None
         self._count += 1
+        self.users.add(user)
         job = {"id": self._count, "user": user, "script": script}
         self._socket.sendall(json.dumps(job).encode() + b"\n")
         return self._count
 
     def wait(self, number: int, timeout: float = 180) -> Result:
         """Return what a script said, once it has ended."""
+        from tests.lib.product import Result
+
         answer = self._await(number, timeout)
         out, err = (answer[key].encode("latin-1") for key in ("out", "err"))
         return Result([f"script {number}"], answer["code"], out, err)
+
+    def state(self, name: str, user: str = "alice") -> dict[str, Any]:
+        """Return the State of `rless inspect`."""
+        done = self.run(f"rless inspect -f '{{{{json .State}}}}' {name}", user).expect()
+        found: dict[str, Any] = json.loads(done.out)
+        return found
+
+    def show(self, unit: str, user: str = "alice") -> dict[str, str]:
+        """Return what systemctl shows of a user unit."""
+        done = self.run(f"systemctl --user show {unit}", user).expect()
+        return dict(line.partition("=")[::2] for line in done.lines())
 
     def _await(self, number: int, timeout: float) -> dict[str, Any]:
         with self._news:
@@ -153,7 +241,10 @@ class Machine:
 
 
 def write_payload(directory: Path) -> None:
-    """Write what the machine unpacks at its first boot: this tree, installed, and an image."""
+    """Write what the machine unpacks at its start: this tree, installed, and an image."""
+    from tests.lib import images
+    from tests.lib.compiled import ROOT
+
     tree = directory / "payload"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
@@ -162,22 +253,30 @@ def write_payload(directory: Path) -> None:
     )  # fmt: skip
     # Made for the Python of this machine, which is the other one's: they are of one release.
     images.write_oci_layout(images.busybox_image(), tree / "opt/images/busybox")
+    path = directory / "payload.tar"
     subprocess.run(
-        ["tar", "-C", tree, "--owner=0", "--group=0", "--mode=go=u-w", "-cf",
-         directory / "payload.tar", "."],
+        ["tar", "-C", tree, "--owner=0", "--group=0", "--mode=go=u-w", "-cf", path, "."],
         check=True,
-    )  # fmt: skip
+    )
+    assert path.stat().st_size <= _PAYLOAD
+    os.truncate(path, _PAYLOAD)
 
 
 def main() -> int:
-    """Boot a machine, run one script in it, and return its exit code."""
+    """Save the state, or boot a machine, run one script in it, and return its exit code."""
     parser = argparse.ArgumentParser(prog="scripts/vm run")
+    parser.add_argument("verb", choices=["run", "save"])
     parser.add_argument("-u", "--user", default="alice")
-    parser.add_argument("script", nargs="+")
+    parser.add_argument("script", nargs="*")
     given = parser.parse_args()
-    script = given.script[0] if len(given.script) == 1 else shlex.join(given.script)
-    with tempfile.TemporaryDirectory(prefix="rless-vm-") as name, Machine(Path(name)) as machine:
-        done = machine.run(script, given.user, 3600)
+    with tempfile.TemporaryDirectory(prefix="rless-vm-") as name:
+        machine = Machine(Path(name))
+        if given.verb == "save":
+            machine.is_saved() or machine.save()
+            return 0
+        script = given.script[0] if len(given.script) == 1 else shlex.join(given.script)
+        with machine:
+            done = machine.run(script, given.user, 3600)
     sys.stdout.buffer.write(done.raw)
     sys.stderr.write(done.err)
     return done.code

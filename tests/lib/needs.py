@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,8 +30,23 @@ def _delegated_cgroup() -> bool:
     return path is not None and facts.is_delegated(path)
 
 
+def _virtual_machine() -> bool:
+    cache = os.environ.get("RLESS_VM_CACHE", "")
+    return os.path.exists(f"{cache}/disk") and shutil.which("qemu-system-x86_64") is not None
+
+
+def _default_route() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return False
+    return True
+
+
 FACTS: dict[str, Callable[[], bool]] = {
     "compiler": lambda: any(shutil.which(name) for name in ("cc", "gcc", "clang")),
+    "default route": _default_route,
     "delegated cgroup": _delegated_cgroup,
     "fuse": lambda: bool(trial.bounded(trial.device, "/dev/fuse")),
     "keyrings": lambda: os.path.exists("/proc/keys"),
@@ -42,6 +58,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
     "tun": lambda: bool(trial.bounded(trial.device, "/dev/net/tun")),
     "user namespaces": lambda: bool(trial.bounded(trial.user_namespace)),
+    "virtual machine": _virtual_machine,
     "x86_64": lambda: os.uname().machine == "x86_64",
 }
 

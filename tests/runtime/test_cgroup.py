@@ -22,9 +22,29 @@ def unified(bundle: Bundle) -> str:
     return next(line[3:] for line in lines if line.startswith("0::"))
 
 
-def test_limits_are_refused_until_they_are_built(bundle: Bundle) -> None:
-    bundle.linux["resources"] = {"memory": {"limit": 1 << 20}}
-    assert "linux.resources.memory: limits are not built yet" in bundle.fails("id")
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"memory": {"limit": 1 << 20}}, "no limit of memory can be set"),
+        ({"pids": {"limit": 5}, "cpu": {"shares": 5}}, "the controllers cpu pids are not"),
+        ({"memory": {"swappiness": 5}}, "linux.resources.memory.swappiness is not supported"),
+        ({"unified": {"cgroup.procs": "1"}}, "linux.resources.unified.cgroup.procs"),
+        ({"memory": {"limit": "x"}}, "linux.resources.memory.limit is not a number"),
+        ({"hugepageLimits": [{"limit": 1}]}, "linux.resources.hugepageLimits[0].pageSize"),
+    ],
+)
+def test_limits_that_cannot_be(bundle: Bundle, resources: dict[str, object], words: str) -> None:
+    """Of a tree without controllers, as it is here; tests/vm has the others."""
+    bundle.linux["resources"] = resources
+    assert words in bundle.fails("id")
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_what_unified_may_set_without_controllers(bundle: Bundle) -> None:
+    bundle.linux["resources"] = {"unified": {"cgroup.max.descendants": "7"}}
+    bundle.linux["namespaces"].append({"type": "cgroup"})
+    bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro")
+    assert bundle.run("read", "/sys/fs/cgroup/cgroup.max.descendants").expect().out.strip() == "7"
 
 
 def test_empty_resources_and_device_rules_ask_for_nothing(bundle: Bundle) -> None:

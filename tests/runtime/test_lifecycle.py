@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -66,9 +68,9 @@ def test_state_of_an_unknown_container(bundle: Bundle) -> None:
 def test_bad_ids(bundle: Bundle, name: str) -> None:
     bundle.write("id")
     for verb in ("create", "run"):
-        assert "is not valid" in complaint(bundle.call(verb, "-b", str(bundle.path), name))
+        assert "invalid container ID" in complaint(bundle.call(verb, "-b", str(bundle.path), name))
     for verb in ("state", "start", "kill", "delete"):
-        assert "is not valid" in complaint(bundle.call(verb, name))
+        assert "invalid container ID" in complaint(bundle.call(verb, name))
     assert bundle.call("delete", "--force", name).code == 1
 
 
@@ -80,11 +82,19 @@ def test_good_ids(bundle: Bundle) -> None:
 
 def test_delete_wants_a_stopped_container(live: Bundle) -> None:
     live.create("sleep", "60")
-    assert "is created; use --force" in complaint(live.call("delete", live.id))
     live.call("start", live.id).expect()
     assert "is running; use --force" in complaint(live.call("delete", live.id))
     pid = live.pid()
     live.call("delete", "--force", live.id).expect()
+    assert_gone({pid})
+    assert live.containers() == []
+
+
+def test_delete_of_a_created_container(live: Bundle) -> None:
+    """As runc and crun: nothing of it has run yet."""
+    live.create("sleep", "60")
+    pid = live.pid()
+    live.call("delete", live.id).expect()
     assert_gone({pid})
     assert live.containers() == []
 
@@ -122,7 +132,7 @@ def test_the_second_create_leaves_the_first_alone(live: Bundle) -> None:
     live.create("args", "first")
     live.write("args", "second")
     done = live.call("create", "-b", str(live.path), live.id)
-    assert complaint(done) == f"container {live.id} exists already"
+    assert complaint(done) == f"container {live.id} already exists"
     live.call("start", live.id).expect()
     assert live.wait_output("first") == "arg 0 first\n"
 
@@ -180,7 +190,7 @@ def test_killed_at_any_moment(bundle: Bundle) -> None:
     """Whenever `create` is killed, one `delete --force` clears what it has left."""
     before = children()
     states = set()
-    for delay in range(0, 75, 5):
+    for delay in range(0, 200, 10):
         bundle.id = f"c{delay}"
         bundle.write("sleep", "60")
         process = subprocess.Popen(
@@ -214,7 +224,7 @@ if point == "maps":
     idmap.write_maps = stop
 elif point == "go":
     expect = sync.expect_ready
-    sync.expect_ready = lambda fd: stop() or expect(fd)
+    sync.expect_ready = lambda *words: stop() or expect(*words)
 else:
     state.Record.mark_created = stop
 sys.exit(cli.main())
@@ -252,14 +262,33 @@ def test_killed_between_the_steps(bundle: Bundle, point: str) -> None:
 
 
 def test_a_program_that_is_missing_at_start(live: Bundle) -> None:
-    """`create` is gone when execve fails: the container says it on its own standard error."""
+    """`create` has seen it, and is gone when execve fails: `start` says so."""
     live.process["args"] = ["/no\x1bthing"]
+    shutil.copy(live.rootfs / "probe", live.rootfs / "no\x1bthing")
     live.create()
-    live.call("start", live.id).expect()
-    live.wait_status("stopped")
-    assert live.output() == (
-        "rless-oci: cannot execute /no\\x1bthing: no such file in the container\n"
+    (live.rootfs / "no\x1bthing").unlink()
+    done = live.call("start", live.id)
+    assert done.code == 127
+    assert complaint(done) == (
+        "cannot execute /no\\x1bthing: no such file or directory in the container"
     )
+    live.wait_status("stopped")
+    assert live.output() == ""
+
+
+def test_a_program_that_is_missing_at_create(live: Bundle) -> None:
+    live.write()
+    for words, code, says in (
+        (["/nothing"], 127, "no such file or directory"),
+        (["nothing"], 127, "executable file not found in $PATH"),
+        (["/proc"], 126, "permission denied"),
+    ):
+        live.process["args"] = words
+        live.write()
+        done = live.call("create", "-b", str(live.path), live.id)
+        assert done.code == code
+        assert says in complaint(done)
+        assert live.containers() == [".seccomp"] or live.containers() == []
 
 
 def test_a_program_that_is_missing_without_a_pid_namespace(live: Bundle) -> None:
@@ -268,11 +297,12 @@ def test_a_program_that_is_missing_without_a_pid_namespace(live: Bundle) -> None
     live.spec["mounts"][0] = {
         "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]
     }  # fmt: skip
-    live.process["args"] = ["/nothing"]
+    live.process["args"] = ["/program"]
+    shutil.copy(live.rootfs / "probe", live.rootfs / "program")
     live.create()
-    live.call("start", live.id).expect()
+    (live.rootfs / "program").unlink()
+    assert "no such file or directory in" in complaint(live.call("start", live.id))
     live.wait_status("stopped")
-    assert "no such file in the container" in live.output()
 
 
 def decoy() -> subprocess.Popen[bytes]:
@@ -316,13 +346,15 @@ def test_list(live: Bundle) -> None:
     live.create("sleep", "60")
     (live.state / "file").write_text("not a container")
     table = live.call("list").expect().lines()
-    assert table[0].split() == ["ID", "PID", "STATUS", "BUNDLE"]
-    assert table[1].split() == [live.id, str(live.pid()), "created", str(live.path)]
+    assert table[0].split() == "ID PID STATUS BUNDLE CREATED OWNER".split()
     (only,) = json.loads(live.call("list", "--format", "json").expect().out)
+    made = only["created"]
+    assert table[1].split()[:5] == [live.id, str(live.pid()), "created", str(live.path), made]
     assert only["id"] == live.id
+    assert abs(datetime.fromisoformat(made[:19] + "+00:00").timestamp() - time.time()) < 60
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o707])
+@pytest.mark.parametrize("mode", [0o775, 0o770, 0o707])
 def test_a_state_directory_that_is_open_to_others(bundle: Bundle, mode: int) -> None:
     bundle.state.mkdir()
     bundle.state.chmod(mode)
@@ -368,8 +400,9 @@ def test_preserved_descriptors(bundle: Bundle) -> None:
 
 
 def test_preserved_descriptors_that_are_not_open(bundle: Bundle) -> None:
-    """Else a number would be one of ours, and go to the application."""
-    assert "is not open" in bundle.fails("fds", options=["--preserve-fds", "9"])
+    """None of ours that gets such a number goes to the application."""
+    numbers = bundle.run("fds", options=["--preserve-fds", "99"]).expect().out.splitlines()
+    assert [line.split()[1] for line in numbers] == ["0", "1", "2"]
     assert "not a number" in bundle.fails("fds", options=["--preserve-fds", "x"])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.bundle import Bundle
+from tests.lib.bundle import Bundle, complaint
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
 
@@ -109,10 +109,10 @@ def test_input_signals_and_size(live: Bundle, listener: Listener) -> None:
 def test_a_program_that_is_missing(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = True
     live.process["args"] = ["/nothing"]
-    live.create(options=["--console-socket", listener.path])
-    master = listener.receive()
-    live.call("start", live.id).expect()
-    assert "no such file in the container" in read_all(master)
+    live.write()
+    options = ["--console-socket", listener.path]
+    done = live.call("create", *options, "-b", str(live.path), live.id)
+    assert "no such file or directory in the container" in complaint(done)
 
 
 def test_links_of_the_image_are_not_followed(
@@ -134,7 +134,9 @@ def test_links_of_the_image_are_not_followed(
 
 def test_a_terminal_needs_a_socket(bundle: Bundle) -> None:
     bundle.process["terminal"] = True
-    assert "process.terminal needs --console-socket" in bundle.fails("id")
+    bundle.write("id")
+    done = bundle.call("create", "-b", str(bundle.path), bundle.id)
+    assert "process.terminal needs --console-socket" in complaint(done)
     options = ["--console-socket", "/no/such/socket"]
     assert "/no/such/socket: No such file" in bundle.fails("id", options=options)
     bundle.process["terminal"] = False

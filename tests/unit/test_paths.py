@@ -93,7 +93,6 @@ def test_runtime_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert paths.runtime_root() == of_this_boot
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(volatile))
     volatile.chmod(0o755)
-    monkeypatch.setattr(paths, "_runtime", {})  # what a new process would find
     assert paths.runtime_root() == of_this_boot
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert paths.runtime_root() == of_this_boot

@@ -1,51 +1,293 @@
-"""Step 4, the control group: where the container is put, if the host lets us.
+"""Step 4, the control group: where the container is put, if the host lets us, and its limits.
 
-`choose` finds a manager: `cgroupfs` where a part of the unified hierarchy is delegated to the
-caller, `none` elsewhere. A systemd manager (transient scopes on the user bus) has its place
-beside them. No delegation is no error, unless a limit was asked for.
+Three managers: `systemd` makes a scope below the user's own systemd, `cgroupfs` a directory in a
+part of the hierarchy that is ours, `none` nothing. By itself rless stays in a unit that was handed
+over to it (Delegate=yes), else asks systemd, else looks for a group that it can write. Where a
+limit cannot be set, nothing starts, unless best effort is asked for.
 """
 
 from __future__ import annotations
 
+import os
+
+from rootless import log
 from rootless.errors import RlessError
+from rootless.linux.cgroup import find_own, of_user_manager, read_words
 from rootless.runtime.cgroup import cgroupfs
+from rootless.runtime.cgroup.base import Wish
 from rootless.runtime.cgroup.none import NoCgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rootless.oci.runtime_spec import Spec
+    from collections.abc import Sequence
+    from typing import Any
+
     from rootless.runtime.cgroup.base import Cgroup
+    from rootless.runtime.cgroup.systemd import Scope
+
+CONTAINER = "container"  # the group of the container, in its scope
 
 
-def choose(spec: Spec, container_id: str, hand_down: bool = False) -> Cgroup:
-    """Return the cgroup for a container, made; the manager is chosen by trying.
+def sockets() -> list[tuple[str, bool]]:
+    """Return the sockets by which the user's systemd may be reached, and which are a bus.
 
-    Args:
-        hand_down: the caller's own processes may be moved, if that lets the kernel account.
+    Its own first: no broker is in between. Each one is looked at again before it is used.
+    """
+    uid = os.getuid()
+    runtime = f"/run/user/{uid}"
+    bases = [runtime]
+    own = os.environ.get("XDG_RUNTIME_DIR", "").rstrip("/")
+    if own.startswith("/") and own != runtime:
+        bases.insert(0, own)
+    found = [(f"{base}/systemd/private", False) for base in bases]
+    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")
+    if address.startswith("unix:path="):
+        found.append((address[10:].partition(",")[0], True))
+    found += [(f"{base}/bus", True) for base in bases if (f"{base}/bus", True) not in found]
+    return [(path, broker) for path, broker in found if os.path.exists(path)]
+
+
+def survey() -> tuple[str, list[str]]:
+    """Return the manager that is chosen where none is asked for, and the controllers it has."""
+    if (reachable := sockets()) and not _stays(None, reachable):
+        found = of_user_manager(os.getuid())
+        return "systemd", read_words(f"{found}/cgroup.controllers") if found else []
+    group = cgroupfs.find_delegated()
+    if isinstance(group, str):
+        return "none", []
+    return "cgroupfs", read_words(f"{group.directory}/cgroup.controllers")
+
+
+class Making:
+    """A cgroup in the making, in three parts, so that systemd works while others do.
+
+    `begin` on the host's side of the user namespace, before anything is known of the container;
+    `proceed` when it is; `finish` when its place is needed. The first two never fail: what went
+    wrong is told by the last.
+    """
+
+    __slots__ = ("_error", "_scope", "_wish")
+
+    def __init__(self) -> None:
+        self._wish = Wish("")
+        self._scope: Scope | None = None
+        self._error: RlessError | None = None
+
+    def begin(self, manager: str, parent: str | None = None) -> None:
+        """Connect to systemd, if there is to be a scope.
+
+        Args:
+            manager, parent: of the wish to come.
+        """
+        if manager not in ("auto", "systemd"):
+            return
+        reachable = sockets()
+        if manager == "auto" and (not reachable or _stays(parent, reachable)):
+            return
+        try:
+            from rootless.runtime.cgroup.systemd import Scope
+
+            self._scope = Scope(reachable)
+        except RlessError as error:
+            self._error = error
+
+    def proceed(self, wish: Wish, pids: Sequence[int]) -> None:
+        """Say what is wanted: systemd is asked for it.
+
+        Args:
+            pids: this process, and its children that look after the container.
+        """
+        self._wish = wish
+        if self._scope is None:
+            return
+        try:
+            self._scope.ask(wish, pids)
+        except RlessError as error:
+            self._scope.close()
+            self._scope, self._error = None, error
+
+    def finish(self, helpers: Sequence[int] = ()) -> Cgroup:
+        """Return the container's cgroup, made, with its limits.
+
+        Args:
+            helpers: children that were started since `proceed`, and go with us.
+
+        Raises:
+            RlessError: a limit that cannot be set, or the manager that was asked for does not work.
+        """
+        wish = self._wish
+        if self._error is not None and _is_about_limits(self._error):
+            raise self._error
+        if self._scope is not None:
+            try:
+                group = cgroupfs.Group(self._scope.finish(), f"systemd made {self._scope.unit}")
+                if helpers:
+                    self._scope.adopt(helpers)
+                members = read_words(f"{group.directory}/cgroup.procs")
+                group.move_down(members)
+                group.enable(read_words(f"{group.directory}/cgroup.controllers"))
+                made = cgroupfs.CgroupfsCgroup(group.make(CONTAINER), group.why, "systemd")
+                return _limit(made, wish)
+            except OSError as error:
+                self._error = RlessError(f"{error.filename}: {error.strerror}")
+            except RlessError as error:
+                if _is_about_limits(error):
+                    raise
+                self._error = error
+            finally:
+                self._scope.close()
+        if wish.manager == "systemd":
+            why = self._error or RlessError("the user has no systemd here")
+            raise RlessError(
+                f"the control group manager systemd: {why.message}",
+                why.hint or "leave --cgroup-manager out, or use cgroupfs or none",
+            )
+        if wish.manager == "none":
+            return _limit(NoCgroup("no control group was asked for"), wish)
+        return _limit(self._by_hand(), wish)
+
+    def _by_hand(self) -> Cgroup:
+        """Make a directory in a group that is ours, or say why there is none."""
+        wish, why = self._wish, ""
+        if self._error is not None:
+            why = f"; systemd: {self._error.message}"
+        if wish.parent is not None and wish.parent.startswith("/"):
+            group: cgroupfs.Group | str = cgroupfs.parent_group(wish.parent)
+        elif wish.parent is not None:
+            raise self._error or RlessError(
+                f"--cgroup-parent {wish.parent}: a slice is systemd's, and the user has none here",
+                "log in by a way that starts a systemd user session, or leave it out",
+            )
+        else:
+            group = cgroupfs.find_delegated()
+        if isinstance(group, str):
+            if wish.required:
+                raise RlessError(
+                    f"the control group manager cgroupfs: {group}", "see `rless doctor`"
+                )
+            return NoCgroup(group + why)
+        if wish.hand_down or wish.resources:
+            group.hand_down(everybody=bool(wish.resources))
+        try:
+            return cgroupfs.CgroupfsCgroup(group.make(wish.name), group.why + why)
+        except OSError as error:
+            if wish.required:
+                raise RlessError(f"cannot make {error.filename}: {error.strerror}") from error
+            return NoCgroup(f"{error.filename}: {error.strerror}{why}")
+
+
+def _stays(parent: str | None, reachable: Sequence[tuple[str, bool]]) -> bool:
+    """Tell whether the group is made in the unit that we are in: it is for us alone to divide.
+
+    That is the unit of a service that starts a container, or of `systemd-run -p Delegate=yes`; not
+    one with a shell in it, which would be in the way of controllers.
+    """
+    if parent is not None:
+        return parent.startswith("/")
+    own = find_own()
+    if own is None or not cgroupfs.is_writable(own):
+        return False
+    if os.path.basename(own) == cgroupfs.SUPERVISOR:
+        return True
+    if not cgroupfs.has_only_us(own):
+        return False
+    if cgroupfs.is_handed_over(own):
+        return True
+    from rootless.runtime.cgroup import systemd
+
+    return systemd.is_delegated(own, reachable)
+
+
+def _is_about_limits(error: RlessError) -> bool:
+    from rootless.runtime.cgroup.resources import LimitError
+
+    return isinstance(error, LimitError)
+
+
+def _limit(made: Cgroup, wish: Wish) -> Cgroup:
+    """Set the limits of a cgroup that was made.
 
     Raises:
-        RlessError: `linux.resources` asks for a limit; limits are not built yet.
+        RlessError: one cannot be set. Nothing is left then.
     """
-    linux = spec.get("linux", {})
-    limits = {
-        name: value
-        for name, value in linux.get("resources", {}).items()
-        # Device rules are for the device controller, which a user never has: the nodes that
-        # are not there are the rule. An empty object asks for nothing.
-        if name != "devices" and value
-    }
-    if limits:
-        raise RlessError(
-            f"linux.resources.{next(iter(limits))}: limits are not built yet",
-            "leave the limit out",
-        )
-    delegated = cgroupfs.find_delegated()
-    if isinstance(delegated, str):
-        return NoCgroup(delegated)
-    if hand_down:
-        delegated.hand_down()
+    resources = wish.resources
+    if made.path is None and not resources:
+        return made
+    offered = set(read_words(f"{made.path}/cgroup.controllers")) if made.path else set()
+    if wish.default_pids is not None and "pids" in offered and "pids" not in resources:
+        resources = {**resources, "pids": {"limit": wish.default_pids}}
+    if not resources:
+        return made
+    from rootless.runtime.cgroup import resources as limits
+
     try:
-        path = linux.get("cgroupsPath", "").strip("/")
-        return delegated.make(f"rless-{container_id}" if path in ("", ".", "..") else path)
-    except OSError as error:
-        return NoCgroup(f"{error.filename}: {error.strerror}")
+        if missing := limits.missing(resources, offered):
+            from rootless.runtime.cgroup import refusal
+
+            if not wish.best_effort:
+                raise refusal.explain(missing, made)
+            made.rlimits, words = refusal.replace(resources, missing)
+            log.warn(f"{words}: {refusal.reason(missing, made)}")
+            resources = limits.without(resources, missing)
+        if made.path is not None:
+            limits.apply(made.path, resources)
+    except RlessError:
+        try:
+            made.destroy()
+        except OSError:
+            pass  # who sweeps finds it
+        raise
+    made.resources = resources
+    return made
+
+
+def choose(wish: Wish) -> Cgroup:
+    """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
+
+    Raises:
+        RlessError: as `Making.finish`.
+    """
+    making = Making()
+    making.begin(wish.manager, wish.parent)
+    making.proceed(wish, [os.getpid()])
+    return making.finish()
+
+
+def change(
+    path: str | None,
+    manager: str,
+    resources: dict[str, Any],
+    lifted: dict[str, str],
+    best_effort: bool,
+) -> dict[str, Any]:
+    """Change the limits of a container that runs; return those that are set.
+
+    Args:
+        path: of its cgroup; manager: who has made it.
+        resources: all that it shall have.
+        lifted: files of what it shall have no more, and their values.
+
+    Raises:
+        RlessError: one cannot be set.
+    """
+    from rootless.runtime.cgroup import refusal
+    from rootless.runtime.cgroup import resources as limits
+
+    offered = set(read_words(f"{path}/cgroup.controllers")) if path else set()
+    if missing := limits.missing(resources, offered):
+        made: Cgroup = NoCgroup("the container has no control group")
+        if path:
+            made = cgroupfs.CgroupfsCgroup(path, "", manager)
+        if not best_effort:
+            raise refusal.explain(missing, made)
+        log.warn(f"there is no limit of {refusal.of(missing)}: {refusal.reason(missing, made)}")
+        resources = limits.without(resources, missing)
+    if path:
+        gone = {name: value for name, value in lifted.items() if os.path.exists(f"{path}/{name}")}
+        whole = {**resources, "unified": {**gone, **resources.get("unified", {})}}
+        limits.apply(path, whole)
+        if manager == "systemd":
+            from rootless.runtime.cgroup import systemd
+
+            systemd.change(path, whole, sockets())
+    return resources

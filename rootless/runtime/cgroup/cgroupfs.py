@@ -1,7 +1,7 @@
-"""A cgroup made by hand in a delegated part of the unified hierarchy (cgroups(7), v2).
+"""Cgroups made by hand in a part of the unified hierarchy that is ours (cgroups(7), v2).
 
-Delegated means here: the cgroup that we are in is writable for us, as in a service or scope
-with Delegate=yes, in a job of Slurm, or in an outer container.
+Ours means here: the cgroup that we are in, or the nearest one above, can be written by us, as in a
+service or scope with Delegate=yes, in a job of Slurm, or in an outer container.
 """
 
 from __future__ import annotations
@@ -10,65 +10,94 @@ import errno
 import os
 import time
 
-_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+from rootless.errors import RlessError
+from rootless.linux.cgroup import find_own, membership, read_words, root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootless.oci.runtime_spec import Rlimit
+
 # The group, beside those of containers, for the processes of rless that were where it is made.
-_SUPERVISOR = "supervisor"
+SUPERVISOR = "supervisor"
 _END = 2.0  # seconds that the kernel may take to end killed processes
 
 
-class Delegated:
+class Group:
     """A cgroup directory in which the caller may make others."""
 
-    __slots__ = ("directory",)
+    __slots__ = ("directory", "why")
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, why: str) -> None:
         self.directory = directory
+        self.why = why
 
-    def make(self, name: str) -> CgroupfsCgroup:
-        """Make the cgroup of a container below; OSError where the kernel refuses."""
+    def make(self, name: str) -> str:
+        """Make the cgroup of a container below; return its directory.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
         path = f"{self.directory}/{name.strip('/').replace('/', '-')}"
         os.mkdir(path, 0o755)
-        return CgroupfsCgroup(path, f"{self.directory} is delegated")
+        return path
 
-    def hand_down(self) -> None:
-        """Have the kernel account for each group below, if only rless is in the way.
+    def hand_down(self, everybody: bool) -> None:
+        """Have the kernel account for each group below, if that can be.
 
         A group whose controllers go down has no processes itself (cgroups(7), "no internal
         processes"). In a unit or scope that was made for us they are all ours, and move to a
-        group of their own. Where there are others, a shell say, they are left alone: then the
-        groups below can halt and kill, but they count nothing.
+        group of their own. Where there are others, a shell say, they are left alone, unless a
+        limit was asked for: then the groups below can halt and kill, but they count nothing.
+
+        Args:
+            everybody: move the others, too.
         """
-        offered = set(self._read("cgroup.controllers"))
-        missing = sorted(offered.difference(self._read("cgroup.subtree_control")))
-        members = self._read("cgroup.procs")
-        if not missing or not _family().issuperset(members):
+        offered = set(read_words(f"{self.directory}/cgroup.controllers"))
+        missing = sorted(offered.difference(read_words(f"{self.directory}/cgroup.subtree_control")))
+        if not missing or not (everybody or has_only_us(self.directory)):
             return
+        members = read_words(f"{self.directory}/cgroup.procs")
         try:
-            os.makedirs(f"{self.directory}/{_SUPERVISOR}", 0o755, exist_ok=True)
-            for pid in members:
-                _write(f"{self.directory}/{_SUPERVISOR}/cgroup.procs", pid)
-            for name in missing:
-                _write(f"{self.directory}/cgroup.subtree_control", f"+{name}")
+            self.move_down(members)
+            self.enable(missing)
         except OSError:
             pass  # a threaded group, or another process has come
 
-    def _read(self, name: str) -> list[str]:
+    def move_down(self, members: Sequence[str]) -> None:
+        """Move processes from here into the group beside those of containers."""
+        if not members:
+            return
+        os.makedirs(f"{self.directory}/{SUPERVISOR}", 0o755, exist_ok=True)
+        for pid in members:
+            _write(f"{self.directory}/{SUPERVISOR}/cgroup.procs", pid)
+
+    def enable(self, controllers: Sequence[str]) -> None:
+        """Give controllers to the groups below: all at once, else those that can be."""
+        file = f"{self.directory}/cgroup.subtree_control"
         try:
-            with open(f"{self.directory}/{name}", encoding="ascii") as file:
-                return file.read().split()
+            _write(file, " ".join(f"+{name}" for name in controllers))
         except OSError:
-            return []
+            for name in controllers:
+                try:
+                    _write(file, f"+{name}")
+                except OSError:
+                    pass  # busy: the limit that needs it is refused, with the reason
 
 
 class CgroupfsCgroup:
     """One cgroup made by us."""
 
-    __slots__ = ("manager", "path", "why")
+    __slots__ = ("manager", "path", "resources", "rlimits", "why")
 
-    def __init__(self, path: str, why: str) -> None:
-        self.manager = "cgroupfs"
+    def __init__(self, path: str, why: str, manager: str = "cgroupfs") -> None:
+        self.manager = manager
         self.path: str | None = path
         self.why = why
+        self.resources: dict[str, Any] = {}
+        self.rlimits: list[Rlimit] = []
 
     def make_anew(self) -> None:
         """Make the directory again after `remove`; it may be there still.
@@ -94,7 +123,7 @@ class CgroupfsCgroup:
 
 def _write(path: str, text: str) -> None:
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except ProcessLookupError:
         pass  # it has ended
@@ -104,11 +133,7 @@ def _family() -> set[str]:
     """Return the pids of this process, of the command that forked it, and of its children."""
     found = {str(os.getpid()), str(os.getppid())}
     for pid in tuple(found):
-        try:
-            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-                found.update(file.read().split())
-        except OSError:
-            pass  # a kernel without CONFIG_PROC_CHILDREN: others may seem to be there
+        found.update(read_words(f"/proc/{pid}/task/{pid}/children"))
     return found
 
 
@@ -133,24 +158,67 @@ def remove(path: str) -> None:
             time.sleep(0.005)
 
 
-def find_delegated() -> Delegated | str:
-    """Return the caller's own cgroup if it may make others in it; else why not."""
+def is_writable(directory: str) -> bool:
+    """Tell whether we may make groups in a cgroup, and move processes there."""
+    return os.access(directory, os.W_OK) and os.access(f"{directory}/cgroup.procs", os.W_OK)
+
+
+def has_only_us(directory: str) -> bool:
+    """Tell whether all processes in a cgroup are of this command."""
+    return _family().issuperset(read_words(f"{directory}/cgroup.procs"))
+
+
+def is_handed_over(directory: str) -> bool:
+    """Tell whether systemd says that a unit's cgroup is its user's to divide (Delegate=yes)."""
     try:
-        with open("/proc/self/cgroup", "rb") as file:
-            lines = file.read().split(b"\n")
-    except OSError as error:
-        return f"/proc/self/cgroup: {error.strerror}"
-    ours = next((line[3:].decode() for line in lines if line.startswith(b"0::")), None)
-    if ours is None:
+        return os.getxattr(directory, "user.delegate") == b"1"
+    except OSError:
+        return False  # it does not, or is too old to do so: 252 is
+
+
+def find_delegated() -> Group | str:
+    """Return the nearest cgroup around the caller in which it may make others; else why not."""
+    ours = membership()
+    if not ours:
         return "this host has no unified cgroup hierarchy (v2)"
-    for root in _MOUNTS:
-        directory = root + ours.rstrip("/")
-        if os.path.exists(f"{directory}/cgroup.procs"):
-            break
-    else:
+    directory = find_own()
+    if directory is None:
         return "the unified cgroup hierarchy (v2) is not mounted"
-    if not os.access(directory, os.W_OK) or not os.access(f"{directory}/cgroup.procs", os.W_OK):
-        return f"cgroup {ours} is not delegated to you"
-    if os.path.basename(directory) == _SUPERVISOR:
+    top = directory[: len(directory) - len(ours.rstrip("/"))]
+    while not is_writable(directory):
+        if directory == top:
+            return f"cgroup {ours} is not delegated to you"
         directory = os.path.dirname(directory)
-    return Delegated(directory)
+    if os.path.basename(directory) == SUPERVISOR:
+        directory = os.path.dirname(directory)
+    return Group(directory, f"{directory} is delegated")
+
+
+def parent_group(parent: str) -> Group:
+    """Return the cgroup that --cgroup-parent names, made where it is not there.
+
+    Raises:
+        RlessError: it is no path, or we may not make groups there.
+    """
+    flag = f"--cgroup-parent {parent}"
+    top = root()
+    if not parent.startswith("/") or ".." in parent.split("/"):
+        raise RlessError(
+            f"{flag}: without systemd it is a path", "begin with / below the root of the hierarchy"
+        )
+    if top is None:
+        raise RlessError(f"{flag}: the unified cgroup hierarchy (v2) is not mounted")
+    directory = os.path.normpath(top + parent)
+    try:
+        os.makedirs(directory, 0o755, exist_ok=True)
+    except OSError as error:
+        raise RlessError(
+            f"{flag}: cannot make {error.filename}: {error.strerror}",
+            "name a group below one that is delegated to you: see `rless doctor`",
+        ) from error
+    if not is_writable(directory):
+        raise RlessError(
+            f"{flag}: {directory} is not yours to divide",
+            "name a group below one that is delegated to you: see `rless doctor`",
+        )
+    return Group(directory, f"{directory} was asked for")

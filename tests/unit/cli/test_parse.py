@@ -267,13 +267,13 @@ def test_refused_flags_say_why(row: Refused) -> None:
 
 
 def test_a_refused_flag_in_a_cluster_or_without_value() -> None:
-    for line in (["-m64m"], ["-itm", "64m"], ["--memory=64m"], ["-m"], ["-itP"]):
+    for line in (["-m64m"], ["-itm", "64m"], ["--memory=64m"], ["-m"], ["--oom-kill-disable"]):
         with pytest.raises(RlessError, match="is not supported"):
             parse.parse(RUN, line)
 
 
 def test_a_refused_switch_may_be_off() -> None:
-    assert values("--publish-all=false") == {}
+    assert values("--oom-kill-disable=false") == {}
 
 
 def test_mounts_keep_the_order_of_the_line() -> None:

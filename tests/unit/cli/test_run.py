@@ -122,6 +122,11 @@ def test_it_comes_back_from_its_data() -> None:
         ["--network", "container:a", "--hostname", "x"],
         ["--network", "container:a", "--dns", "1.1.1.1"],
         ["--network", "container:a", "--add-host", "a:1.1.1.1"],
+        ["--network", "container:a", "--mac-address", "02:00:00:00:00:01"],
+        ["--network", "container:a", "-P"],
+        ["--network", "host", "--ip", "10.0.0.2"],
+        ["--network", "none", "--ip6", "fd00::2"],
+        ["--network", "ns:/n", "--mac-address", "02:00:00:00:00:01"],
         ["--network", "host", "--network", "none"],
         ["--no-hosts", "--add-host", "a:1.1.1.1"],
         ["--ipc", "none", "--shm-size", "1m"],
@@ -145,7 +150,7 @@ def test_a_request_is_plain_data() -> None:
     data = json.loads(json.dumps(found.as_dict()))
     assert data["mounts"][0]["source"] == "/a"
     assert data["publish"] == [
-        {"host_ip": None, "host_port": 1, "container_port": 2, "protocol": "tcp"}
+        {"container_port": 2, "host_end": None, "host_ip": None, "host_port": 1, "protocol": "tcp"}
     ]
     assert set(data) == set(RunRequest.__slots__)
 

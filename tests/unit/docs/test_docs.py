@@ -4,7 +4,8 @@ A fenced block ```console has commands behind `$ ` and their output. Each comman
 read by the command line's own parser, and no more: it needs what a test has not, such as the
 internet or systemd. A block ```console run is executed, in a new home directory, and its output
 compared; `...` stands for any text. ```console run registry has busybox in its home and in a
-registry, and ports of its own in place of localhost:5000 and 8080. What a reader ends by ctrl-c,
+registry, and ports of its own in place of localhost:5000 and 8080; ```console run jenkins has
+jenkins/jenkins in place of that of docker.io. What a reader ends by ctrl-c,
 `-f`, is ended so; what is for a terminal, `-it`, gets one.
 """
 
@@ -25,14 +26,14 @@ from rootless.cli import main as cli
 from rootless.cli import run
 from rootless.cli.parse import HelpWanted, parse
 from rootless.errors import RlessError
-from tests.lib import images
+from tests.lib import images, jenkins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TREE = Path(__file__).parents[3]
 PAGES = sorted([*TREE.glob("*.md"), *TREE.glob("docs/**/*.md")])
-_CONSOLE = re.compile(r"^( *)```console( run( registry)?)?\n(.*?)^\1```", re.M | re.S)
+_CONSOLE = re.compile(r"^( *)```console( run(?: (registry|jenkins))?)?\n(.*?)^\1```", re.M | re.S)
 
 
 class Step(NamedTuple):
@@ -47,7 +48,7 @@ class Block(NamedTuple):
 
     place: str
     run: bool
-    registry: bool
+    served: str
     steps: list[Step]
 
 
@@ -64,7 +65,7 @@ def blocks() -> Iterator[Block]:
                     r"^\$ ((?:.*\\\n)*.*)\n?((?:(?!\$ ).*\n?)*)", "\n".join(lines), re.M
                 )
             ]
-            yield Block(f"{page.relative_to(TREE)}:{line}", bool(match[2]), bool(match[3]), steps)
+            yield Block(f"{page.relative_to(TREE)}:{line}", bool(match[2]), match[3] or "", steps)
 
 
 BLOCKS = list(blocks())
@@ -168,8 +169,9 @@ def shell(home: Path, command: str) -> str:
     return done.stdout.replace("\r\n", "\n").rstrip("\n")
 
 
-RUN = [block for block in BLOCKS if block.run and not block.registry]
-SERVED = [block for block in BLOCKS if block.registry]
+RUN = [block for block in BLOCKS if block.run and not block.served]
+SERVED = [block for block in BLOCKS if block.served == "registry"]
+JENKINS = [block for block in BLOCKS if block.served == "jenkins"]
 NEEDS = pytest.mark.needs("ordinary user", "user namespaces", "subordinate ids", "libseccomp")
 
 
@@ -186,6 +188,23 @@ def test_a_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) 
     with images.registry() as host:
         images.push(images.busybox_image(), f"{host}/busybox:latest")
         follow(block, home, {"localhost:5000": host, "8080": str(images.free_port())})
+
+
+@NEEDS
+@pytest.mark.needs("curl", *jenkins.NEEDS)
+@pytest.mark.parametrize("block", JENKINS, ids=[block.place for block in JENKINS])
+def test_the_tutorial_runs(block: Block, home: Path) -> None:
+    with images.registry() as host:
+        images.push(jenkins.image(), f"{host}/{jenkins.NAME}:latest")
+        conf = home / ".config/containers/registries.conf"
+        conf.parent.mkdir(parents=True)
+        conf.write_text(jenkins.registries_conf(host))
+        places = {}
+        for number in ("8080", "50000"):
+            real = str(images.free_port())
+            for before, after in (("-p ", ":"), ("localhost:", "/"), ("0.0.0.0:", "")):
+                places[f"{before}{number}{after}"] = f"{before}{real}{after}"
+        follow(block, home, places)
 
 
 def follow(block: Block, home: Path, places: dict[str, str]) -> None:

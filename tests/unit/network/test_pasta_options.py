@@ -9,7 +9,7 @@ import pytest
 
 from rootless.engine.request import Port
 from rootless.errors import RlessError
-from rootless.network import pasta, pasta_options, ports, resolv
+from rootless.network import pasta, pasta_options, resolv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +23,7 @@ def usual_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pasta_options, "find", lambda: "/usr/bin/pasta")
     monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(pasta_options, "_families", list)
-    monkeypatch.setattr(ports, "take", lambda _: None)
+    monkeypatch.setattr(pasta_options, "families", list)
     monkeypatch.setattr(resolv, "read_host", lambda: "nameserver 10.0.0.1\n")
 
 
@@ -54,6 +53,13 @@ def test_published_ports() -> None:
     assert "-T none -U none" in text
 
 
+def test_neighbours_are_one_range() -> None:
+    """A command line has room for all ports."""
+    published = [Port(None, 8000 + number, 80 + number, "tcp") for number in range(3)]
+    published += [Port(None, 8003, 90, "tcp"), Port("::1", 8004, 91, "tcp")]
+    assert "-t 8000-8002:80-82 -t 8003:90 -t ::1/8004:91 -u none" in " ".join(command(published))
+
+
 def test_only_one_protocol() -> None:
     assert "-t 80:80 -u none" in " ".join(command([Port(None, 80, 80, "tcp")]))
     assert "-t none -u 80:80" in " ".join(command([Port(None, 80, 80, "udp")]))
@@ -79,15 +85,53 @@ def test_options_of_the_user_replace_ours(options: str, present: str, absent: st
     assert absent not in text
 
 
+def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    def addresses(families: list[str], **given: str) -> str:
+        monkeypatch.setattr(pasta_options, "families", lambda: families)
+        return " ".join(pasta_options.command([], **given)).partition("9a:55:9a:55:9a:55 ")[2]
+
+    assert addresses([], ip="10.9.8.7") == "-a 10.9.8.7 -n 24 -g 10.9.8.2"
+    assert addresses(["-4"], ip="10.9.8.2") == "-4 -a 10.9.8.2 -n 24 -g 10.9.8.1"
+    assert addresses([], ip6="fd12::7") == "-a fd12::7 -g fd12::1"
+    assert addresses(["-6"], ip6="fd12::1") == "-6 -a fd12::1 -g fd12::2"
+    offline = pasta_options._OFFLINE
+    assert addresses(offline) == "-4 -i lo -a 10.0.2.100 -n 24 -g 10.0.2.2"
+    assert addresses(offline, ip="10.9.8.7").startswith("-4 -i lo -a 10.9.8.7 ")
+    for families, given in ((["-6"], {"ip": "10.9.8.7"}), (["-4"], {"ip6": "fd12::7"}),
+                            (offline, {"ip6": "fd12::7"})):  # fmt: skip
+        with pytest.raises(RlessError, match="this host has no way out by IPv"):
+            addresses(families, **given)
+    with pytest.raises(RlessError, match="and so does another flag"):
+        pasta_options.command([], ["-4"], ip="10.9.8.7")
+    mac = "02:42:ac:11:00:02"
+    assert f"--ns-mac-addr {mac}" in " ".join(pasta_options.command([], mac=mac))
+
+
 @pytest.mark.parametrize("option", ["-4", "-6", "--ipv4-only", "-a", "--address=10.0.0.2", "-i"])
-def test_families_are_left_to_the_user(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
-    monkeypatch.setattr(pasta_options, "_families", lambda: ["FAMILIES"])
+def testfamilies_are_left_to_the_user(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.setattr(pasta_options, "families", lambda: ["FAMILIES"])
     assert "FAMILIES" in command()
     assert "FAMILIES" not in command(options=[option, "x"])
 
 
 @pytest.mark.parametrize(
-    "option", ["-P", "--pid", "--pid=/x", "-P/x", "-f", "--netns", "--userns=/x", "--fd", "-h"]
+    "option",
+    [
+        "-P",
+        "--pid",
+        "--pid=/x",
+        "-P/x",
+        "-f",
+        "--netns",
+        "--userns=/x",
+        "--fd",
+        "-h",
+        "--net",
+        "--pi=/x",
+        "--runa",
+        "--vhost-user",
+        "-1",
+    ],
 )
 def test_reserved_options(option: str) -> None:
     with pytest.raises(RlessError, match=r"--network=pasta: .* is not supported"):
@@ -178,7 +222,7 @@ REJECT6 = f"{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200      
         (None, None, pasta_options._OFFLINE),
     ],
 )
-def test_families(
+def testfamilies(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     ipv4: str | None,
@@ -192,7 +236,7 @@ def test_families(
         (tmp_path / "route").write_text(ROUTE_HEAD + ipv4)
     if ipv6 is not None:
         (tmp_path / "ipv6_route").write_text(ipv6)
-    assert pasta_options._families() == expected
+    assert pasta_options.families() == expected
 
 
 @pytest.mark.parametrize(

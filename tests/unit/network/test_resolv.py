@@ -96,7 +96,7 @@ def test_bad_words(bad: str) -> None:
     with pytest.raises(RlessError, match="--dns-option"):
         private(HOST, options=[bad])
     with pytest.raises(RlessError, match="--add-host"):
-        resolv.hosts_text("h", None, [(bad, "10.0.0.1")], None)
+        resolv.hosts_text("h", None, [(bad, "10.0.0.1")], ())
     with pytest.raises(RlessError, match="--hostname"):
         resolv.hostname_text(bad)
 
@@ -106,11 +106,11 @@ def test_bad_words(bad: str) -> None:
 def test_no_value_makes_a_line_of_its_own(name: str, address: str, domain: str) -> None:
     """Class 29: what goes in comes out on one line, or not at all."""
     try:
-        text = resolv.hosts_text("h", domain, [(name, address)], None)
+        text = resolv.hosts_text("h", domain, [(name, address)], ())
     except RlessError as error:
         assert error.message.isprintable()
         return
-    plain = resolv.hosts_text("h", None, [("n", "10.0.0.1")], None)
+    plain = resolv.hosts_text("h", None, [("n", "10.0.0.1")], ())
     assert text.count("\n") == plain.count("\n")
     assert len(text.splitlines()) == len(plain.splitlines())
 
@@ -142,9 +142,7 @@ def test_host_file_can_be_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_hosts() -> None:
-    text = resolv.hosts_text(
-        "web", "example.org", [("db", "10.0.0.5"), ("db6", "2001:db8::5")], None
-    )
+    text = resolv.hosts_text("web", "example.org", [("db", "10.0.0.5"), ("db6", "2001:db8::5")], ())
     lines = text.splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert lines[1].startswith("::1\tlocalhost ")
@@ -153,18 +151,21 @@ def test_hosts() -> None:
         "2001:db8::5\tdb6",
         "127.0.1.1\tweb.example.org web",
     ]
-    assert resolv.hosts_text("web", None, [], "192.0.2.2").endswith("192.0.2.2\tweb\n")
-    assert resolv.hosts_text("web.a.org", "b.org", [], None).endswith("\tweb.a.org\n")
+    assert resolv.hosts_text("web", None, [], ["192.0.2.2", "2001:db8::2"]).endswith(
+        "192.0.2.2\tweb\n2001:db8::2\tweb\n"
+    )
+    assert resolv.hosts_text("web.a.org", "b.org", [], ()).endswith("\tweb.a.org\n")
 
 
 def test_hosts_of_the_host_network() -> None:
-    text = resolv.hosts_text("h", None, [("db", "10.0.0.5")], None, "127.0.0.1 localhost\n")
+    text = resolv.hosts_text("h", None, [("db", "10.0.0.5")], (), "127.0.0.1 localhost\n")
     assert text == "10.0.0.5\tdb\n127.0.0.1 localhost\n"
 
 
-def test_host_gateway_is_refused_by_name() -> None:
-    with pytest.raises(RlessError, match=r"--add-host h:host-gateway is not supported"):
-        resolv.hosts_text("h", None, [("h", "host-gateway")], None)
+def test_a_name_is_no_address() -> None:
+    """Who asks for `host-gateway` has to say what it is here."""
+    with pytest.raises(RlessError, match=r"--add-host: 'host-gateway' is not an IP address"):
+        resolv.hosts_text("h", None, [("h", "host-gateway")], ())
 
 
 def test_hostname() -> None:

@@ -37,7 +37,7 @@ def test_the_rest_is_for_the_file_system() -> None:
     assert options.propagation == [(api.MS_SHARED, True)]
 
 
-@pytest.mark.parametrize("option", ["idmap", "ridmap", "tmpcopyup"])
+@pytest.mark.parametrize("option", ["idmap", "ridmap"])
 def test_refused(option: str) -> None:
     with pytest.raises(RlessError):
         Options([option])

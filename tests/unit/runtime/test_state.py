@@ -20,7 +20,7 @@ def test_ids(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".a", "a/b", "a b", "a\0", "é", "a" * 1025, "\n"])
 def test_bad_ids(name: str) -> None:
-    with pytest.raises(RlessError, match="is not valid"):
+    with pytest.raises(RlessError, match="invalid container ID"):
         check_id(name)
 
 

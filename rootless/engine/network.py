@@ -1,0 +1,116 @@
+"""What a request asks of its network, before there is one: step 6's half on the host.
+
+None, pasta:OPTIONS   a pasta that waits to be told of the namespaces, its ports taken
+ns:PATH               this process enters that namespace, so that what it forks is there
+none, host, container:NAME   nothing to do here
+NETWORK                      see `membership`
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import ns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rootless.engine.request import RunRequest
+    from rootless.network.pasta import Pasta
+
+HOST_GATEWAY = "host-gateway"  # the address of --add-host that stands for the host's
+
+
+def is_private(request: RunRequest) -> bool:
+    """Tell whether the container gets a network namespace of its own."""
+    joined = (request.network or "").startswith("container:")
+    return not (joined or request.uses_host_network())
+
+
+def prepare(request: RunRequest, exposed: Iterable[str]) -> Pasta | None:
+    """Make ready what the network needs of the host; to be called before the fork.
+
+    Args:
+        exposed: ports of the image and of --expose, for -P.
+
+    Raises:
+        RlessError: see `pasta.prepare`; a namespace that cannot be entered.
+    """
+    mode = request.network or "pasta"
+    if mode.startswith("ns:"):
+        _enter(mode.removeprefix("ns:"))
+        return None
+    if mode.partition(":")[0] != "pasta":
+        return None
+    from rootless.network import pasta
+
+    options = mode.partition(":")[2]
+    ip = request.ip
+    if ip is None and any(target == HOST_GATEWAY for _, target in request.add_host):
+        # Else the address of the host is the container's own, and never leaves it.
+        from rootless.network.pasta_options import OWN_ADDRESS
+
+        ip = OWN_ADDRESS
+    return pasta.prepare(
+        request.published(exposed),
+        options.split(",") if options else [],
+        ip=ip,
+        ip6=request.ip6,
+        mac=request.mac_address,
+    )
+
+
+def host_address(request: RunRequest) -> str:
+    """Return the address by which a container reaches the host: of --add-host NAME:host-gateway.
+
+    It is that of the interface with the default route: services of the host that listen on it or
+    on all addresses answer there, those on its loopback do not.
+
+    Raises:
+        RlessError: there is none.
+    """
+    mode = request.network or "pasta"
+    if mode == "host":
+        return "127.0.0.1"
+    if mode.partition(":")[0] == "pasta" or request.networks:
+        import _socket
+
+        probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            probe.connect(("192.0.2.1", 9))  # finds a route; sends nothing
+            address: str = probe.getsockname()[0]
+            return address
+        except OSError:
+            pass  # offline
+        finally:
+            probe.close()
+        raise RlessError(
+            f"--add-host with {HOST_GATEWAY}: this host has no address but its loopback's now",
+            "give an address, or use --network=host",
+        )
+    raise RlessError(
+        f"--add-host with {HOST_GATEWAY} is not supported: "
+        f"with --network={mode} there is no way to the host",
+        "give an address",
+    )
+
+
+def _enter(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RlessError(f"--network ns:{path}: {error.strerror}") from error
+    try:
+        ns.setns(fd, ns.CLONE_NEWNET)
+    except SyscallError as error:
+        if error.errno == errno.EPERM:
+            raise RlessError(
+                f"--network ns:{path}: it belongs to a user namespace where you have no rights",
+                "run rless in that one, or join a container by --network container:NAME",
+            ) from error
+        raise RlessError(f"--network ns:{path}: it is not a network namespace") from error
+    finally:
+        os.close(fd)

@@ -1,0 +1,61 @@
+"""The unified hierarchy of control groups (v2), as the kernel shows it to us (cgroups(7))."""
+
+from __future__ import annotations
+
+import os
+
+_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+# What gives users the controllers, where the distribution's systemd does not (user@.service(5)).
+DELEGATE_FILE = "/etc/systemd/system/user@.service.d/delegate.conf"
+DELEGATE_TEXT = "[Service] Delegate=cpu cpuset io memory pids"
+
+
+def read_words(path: str) -> list[str]:
+    """Return the words of a file of a cgroup; none if it is not there."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def membership(pid: int | str = "self") -> str:
+    """Return the path of a process in the unified hierarchy; "" where there is none."""
+    try:
+        with open(f"/proc/{pid}/cgroup", "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError:
+        return ""
+    return next((os.fsdecode(line[3:]) for line in lines if line.startswith(b"0::")), "")
+
+
+def v1_controllers() -> list[str]:
+    """Return the controllers that this host has in hierarchies of version 1."""
+    found: list[str] = []
+    for line in read_words("/proc/self/cgroup"):
+        fields = line.split(":")
+        if len(fields) == 3:
+            # "io" has another name there.
+            found += ["io" if one == "blkio" else one for one in fields[1].split(",") if one]
+    return found
+
+
+def root() -> str | None:
+    """Return where the unified hierarchy is mounted; None: nowhere."""
+    return next((one for one in _MOUNTS if os.path.exists(f"{one}/cgroup.procs")), None)
+
+
+def of_user_manager(uid: int) -> str | None:
+    """Return the directory of a user's own systemd, if that may divide it; None: there is none."""
+    directory = f"{root() or ''}/user.slice/user-{uid}.slice/user@{uid}.service"
+    return directory if os.access(f"{directory}/cgroup.subtree_control", os.W_OK) else None
+
+
+def find_own() -> str | None:
+    """Return the directory of the cgroup that we are in; None: there is none that we see."""
+    ours = membership()
+    for mount in _MOUNTS if ours else ():
+        directory = mount + ours.rstrip("/")
+        if os.path.exists(f"{directory}/cgroup.procs"):
+            return directory
+    return None

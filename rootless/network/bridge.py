@@ -1,0 +1,274 @@
+"""A container in bridge networks: a pair of virtual interfaces for each, made from the hub.
+
+The process that makes them is forked by the command before the container's namespaces exist. It
+joins the hub, writes the id maps of the container's user namespace, which is made inside the
+hub's (nobody else may write them, and newuidmap need not be run), and connects the networks once
+it is told the addresses.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from rootless import jsontext
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap, link, netlink, ns, route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootless.linux.idmap import IdMap
+    from rootless.network.hub import Hub
+
+_TIMEOUT = 20.0  # seconds
+
+
+class Attachment:
+    """A container's place in one network. Addresses are bytes, of 4 or 16; b"": none.
+
+    Attributes:
+        bridge: the name of its bridge in the hub.
+        internal: the network has no way out, and is no default route.
+        gateways, prefixes: of IPv4 and IPv6.
+        addresses: the container's own, of IPv4 and IPv6.
+        interface: its name in the container.
+    """
+
+    __slots__ = (
+        "addresses",
+        "bridge",
+        "gateways",
+        "interface",
+        "internal",
+        "mac",
+        "mtu",
+        "prefixes",
+    )
+
+    def __init__(
+        self,
+        bridge: str,
+        gateways: tuple[bytes, bytes],
+        prefixes: tuple[int, int],
+        addresses: tuple[bytes, bytes],
+        mac: bytes,
+    ) -> None:
+        self.bridge = bridge
+        self.gateways = gateways
+        self.prefixes = prefixes
+        self.addresses = addresses
+        self.mac = mac
+        self.mtu: int | None = None
+        self.internal = False
+        self.interface = ""
+
+
+def join_words(
+    container_id: str, attachment: Attachment, network: tuple[str, str], names: Sequence[str]
+) -> list[str]:
+    """Return the message by which a container joins a network (helpers/networks/main.c).
+
+    Args:
+        network: its id and name.
+        names: of the container.
+    """
+    gateways = [
+        f"{gateway.hex()}/{prefix}" if gateway else ""
+        for gateway, prefix in zip(attachment.gateways, attachment.prefixes, strict=True)
+    ]
+    addresses = [address.hex() for address in attachment.addresses]
+    internal = "1" if attachment.internal else "0"
+    words = ["J", container_id, attachment.bridge, *network, internal]
+    return [*words, *gateways, *addresses, *names]
+
+
+def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> None:
+    """Connect a network namespace to the bridges, which are made where they are not there yet.
+
+    Each step is one that may have been done already, by another container that is at the same
+    point: nobody waits for another.
+
+    Where it runs: in a process of the hub, which it leaves in the container's network.
+    """
+    for one in attachments:
+        ns.setns(hub_fd, ns.CLONE_NEWNET)
+        netlink.call([link.bridge(one.bridge, _bridge_mac(one), one.mtu)])
+        number = link.index(one.bridge)
+        pairs = zip(one.gateways, one.prefixes, strict=True)
+        requests = [link.address(number, gate, size) for gate, size in pairs if gate]
+        outside = f"v{os.urandom(6).hex()}"
+        requests.append(link.pair(outside, number, one.mtu, one.interface, netns_fd, one.mac))
+        netlink.call(requests)
+        ns.setns(netns_fd, ns.CLONE_NEWNET)
+        inside = link.index(one.interface)
+        pairs = zip(one.addresses, one.prefixes, strict=True)
+        requests = [link.up(inside)]
+        requests += [link.address(inside, own, size) for own, size in pairs if own]
+        if not one.internal:
+            own_gates = zip(one.gateways, one.addresses, strict=True)
+            requests += [route.default(gate) for gate, own in own_gates if gate and own]
+        netlink.call(requests)
+
+
+def _bridge_mac(attachment: Attachment) -> bytes:
+    # Of its own, or it would change with the members; the second bit: made up locally.
+    return b"\x02\x42" + (attachment.gateways[0] or attachment.gateways[1][-4:])
+
+
+def disconnect(interface: str, netns_fd: int) -> None:
+    """Take an interface away; where it runs: as `connect`."""
+    ns.setns(netns_fd, ns.CLONE_NEWNET)
+    try:
+        netlink.call([link.delete(link.index(interface))])
+    except SyscallError as error:
+        if error.errno != 19:  # ENODEV: the container's root has done it
+            raise
+
+
+class Joiner:
+    """The process that connects a container.
+
+    `fork` it, have it `write_maps` of one that is being made, have it `connect`, and wait for it
+    by `wait_ready`. `close` ends it.
+    """
+
+    __slots__ = ("_heard", "_hub", "_orders", "_pid", "_said")
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._orders = self._said = -1
+        self._pid = 0
+        self._heard = b""
+
+    def fork(self) -> None:
+        """Start it; it waits for orders."""
+        there, here = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(there[1])
+                os.close(here[0])
+                idmap.answer(here[1], self._run, there[0], here[1])
+            finally:
+                os._exit(70)
+        os.close(there[0])
+        os.close(here[1])
+        self._orders, self._said = there[1], here[0]
+
+    def _run(self, orders: int, said: int) -> None:
+        enter(self._hub)
+        hub_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        netns_fd = -1
+        attachments: list[Attachment] | None = None
+        with open(orders, encoding="utf-8") as stream:
+            for line in stream:
+                order = jsontext.loads(line)
+                if order[0] == "maps":
+                    idmap.write_maps(order[1], idmap.IdMap(order[2], order[3], ""))
+                    os.write(said, b"\n")
+                elif order[0] == "network":
+                    netns_fd = os.open(order[1], os.O_RDONLY | os.O_CLOEXEC)
+                elif order[0] == "disconnect":
+                    return disconnect(order[1], netns_fd)
+                else:
+                    attachments = [_from_data(data) for data in order[1]]
+                if netns_fd >= 0 and attachments is not None:
+                    return connect(attachments, netns_fd, hub_fd)
+        os._exit(0)  # the start was given up
+
+    def _order(self, *words: object) -> None:
+        try:
+            os.write(self._orders, jsontext.dumps(words).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # it has failed: `wait_ready` tells
+
+    def write_maps(self, pid: int, ids: IdMap) -> None:
+        """Have it write the id maps of a waiting process; that one's network is to be connected.
+
+        Raises:
+            RlessError: they could not be written.
+        """
+        self._order("maps", pid, ids.uids, ids.gids)
+        self._heard = os.read(self._said, 1)
+        if self._heard != b"\n":
+            self.wait_ready()  # the beginning of why
+        self._heard = b""
+        self.adopt(f"/proc/{pid}/ns/net")
+
+    def adopt(self, netns: str) -> None:
+        """Tell it which network is to be connected, by the path of its namespace."""
+        self._order("network", netns)
+
+    def connect(self, attachments: Sequence[Attachment]) -> None:
+        """Have it connect the network; `adopt` has told which."""
+        self._order("connect", [_to_data(one) for one in attachments])
+
+    def disconnect(self, interface: str) -> None:
+        """Have it take an interface away; `adopt` has told of which network."""
+        self._order("disconnect", interface)
+
+    def wait_ready(self) -> None:
+        """Wait until it has done that.
+
+        Raises:
+            RlessError: what failed.
+        """
+        poll = select.poll()
+        poll.register(self._said, select.POLLIN)
+        if not poll.poll(1000 * _TIMEOUT):
+            raise RlessError(f"the network was not ready after {_TIMEOUT:g} seconds")
+        with open(self._said, encoding="utf-8") as stream:
+            self._said = -1
+            text = self._heard.decode() + stream.read()
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        idmap.take_answer(text, status)
+
+    def close(self) -> None:
+        """End it, if it is still there."""
+        for fd in (self._orders, self._said):
+            if fd >= 0:
+                os.close(fd)
+        self._orders = self._said = -1
+        if self._pid:
+            os.waitpid(self._pid, 0)  # it reads the end of the pipe, or has done
+            self._pid = 0
+
+
+def _to_data(one: Attachment) -> dict[str, Any]:
+    data = {name: getattr(one, name) for name in Attachment.__slots__}
+    data["mac"] = one.mac.hex()
+    for name in ("gateways", "addresses"):
+        data[name] = [value.hex() for value in data[name]]
+    return data
+
+
+def _from_data(data: dict[str, Any]) -> Attachment:
+    gateways, addresses = (
+        (bytes.fromhex(four), bytes.fromhex(six))
+        for four, six in (data["gateways"], data["addresses"])
+    )
+    mac = bytes.fromhex(data["mac"])
+    one = Attachment(data["bridge"], gateways, tuple(data["prefixes"]), addresses, mac)
+    one.mtu, one.internal, one.interface = data["mtu"], data["internal"], data["interface"]
+    return one
+
+
+def enter(hub: Hub) -> None:
+    """Join the hub: all capabilities there, and over the namespaces made inside it.
+
+    Raises:
+        RlessError: it has just ended.
+    """
+    try:
+        userns = os.open(hub.userns, os.O_RDONLY | os.O_CLOEXEC)
+        netns = os.open(hub.netns, os.O_RDONLY | os.O_CLOEXEC)
+        ns.setns(userns, ns.CLONE_NEWUSER)
+        ns.setns(netns, ns.CLONE_NEWNET)
+    except OSError as error:
+        raise RlessError(f"the networks have just ended: {error.strerror}") from error
+    os.close(userns)
+    os.close(netns)

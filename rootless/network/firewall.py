@@ -1,0 +1,72 @@
+"""What the hub lets through: each bridge to the outside, and nothing from one to another.
+
+The names of bridges tell what they may: `br-...` has a way out, `in-...` (--internal) has none.
+"""
+
+from __future__ import annotations
+
+from rootless.linux import nftables
+
+OUTWARD, INWARD = "br-", "in-"
+WAY_OUT = "eth0"  # pasta's interface in the hub
+_DNS = 53
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96: pasta would take ::ffff:127.0.0.1 for the host's
+_SYSCTLS = (
+    ("net/ipv4/conf/all/rp_filter", "1"),  # who asks for names is told by the address
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    # Frames between members of one network are none of the filter's business.
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+)
+
+
+def install() -> None:
+    """Make the rules, in the caller's network namespace.
+
+    Raises:
+        SyscallError: the kernel has no nf_tables, or not all that is needed.
+    """
+    accept = nftables.verdict(nftables.ACCEPT)
+    drop = nftables.verdict(nftables.DROP)
+    known = [*nftables.is_known(), accept]
+    not_outside = nftables.comes_by(WAY_OUT, different=True)
+    to_us = [
+        [*nftables.comes_by("lo"), accept],
+        known,
+        [*nftables.protocol(_ICMP), accept],
+        [*nftables.protocol(_ICMPV6), accept],
+        *(
+            [*not_outside, *nftables.protocol(number), *nftables.to_port(_DNS), accept]
+            for number in (_UDP, _TCP)
+        ),
+    ]
+    through = [
+        known,
+        [*nftables.to_ipv6(_MAPPED), drop],
+        [*nftables.comes_by(f"{OUTWARD}*"), *nftables.leaves_by(WAY_OUT), accept],
+    ]
+    out = [[*nftables.leaves_by(WAY_OUT), nftables.masquerade()]]
+    nftables.make(
+        "rless",
+        [
+            ("input", "filter", nftables.INPUT, 0, nftables.DROP, to_us),
+            ("forward", "filter", nftables.FORWARD, 0, nftables.DROP, through),
+            ("out", "nat", nftables.POSTROUTING, 100, nftables.ACCEPT, out),
+        ],
+    )
+
+
+def switch_forwarding_on() -> None:
+    """Let the kernel forward packets, as far as the rules allow; in the caller's network."""
+    for name, value in _SYSCTLS:
+        try:
+            with open(f"/proc/sys/{name}", "w", encoding="utf-8") as file:
+                file.write(value)
+        except OSError:
+            pass  # no IPv6, no bridge filter: nothing to switch

@@ -1,0 +1,296 @@
+"""The hub: one network namespace of the user's, with all bridges, and who holds it.
+
+Theory of operation (docs/decisions/0011-bridges.md).
+
+- The hub has a user namespace of its own, in which the caller's id and all her subordinate ids
+  are themselves. The user namespaces of members are made inside it: so a process of the hub's
+  may act in both networks, which a pair of virtual interfaces needs, and nobody else's may.
+- `rless-networks` (helpers/networks) holds it: a small program that also answers questions for
+  names and carries published ports. pasta, its child, is the way out. With the last connection
+  to it all of this ends; with a SIGKILL too.
+- A member is a connection to it, which the container's monitor keeps open.
+- Whoever comes first makes the hub, under a lock. A connection is good once the program has
+  said so: one that was about to end closes it instead, and then a new one is made.
+"""
+
+from __future__ import annotations
+
+import _socket  # `socket` takes 8 ms for its enums
+import fcntl
+import os
+import struct
+
+from rootless import paths
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap, netlink, ns, process
+from rootless.network import firewall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+    from rootless.linux.idmap import IdMap
+    from rootless.network.pasta import Pasta
+
+PROGRAM = "rless-networks"
+_SOCKET = "networks"
+_LOCK = "networks.lock"
+_QUESTIONS, _STREAMS = 64, 16  # sockets for the host's name servers, by UDP and TCP
+_RESOLVERS = 512  # the number that the first of them gets; nothing else is open from there on
+_LONGEST = 4096  # bytes of an answer
+_TITLE = "rless: networks"
+# Addresses of pasta's link in the hub: of nobody else, so that the host's own can be reached.
+_IPV4, _IPV6 = "169.254.117.2", "fd72:6c65:7373::2"
+
+
+class Hub:
+    """A connection to the program that holds the hub.
+
+    Attributes:
+        fd: the connection. What keeps it open is a member, once it has joined.
+        pid: of the program, which lives while it does not close the connection.
+    """
+
+    __slots__ = ("fd", "pid")
+
+    def __init__(self, fd: int, pid: int) -> None:
+        self.fd = fd
+        self.pid = pid
+
+    @property
+    def userns(self) -> str:
+        """Return the path of the hub's user namespace."""
+        return f"/proc/{self.pid}/ns/user"
+
+    @property
+    def netns(self) -> str:
+        """Return the path of the hub's network namespace."""
+        return f"/proc/{self.pid}/ns/net"
+
+    def call(self, *words: str, fds: Sequence[int] = ()) -> int:
+        """Send a message; return the errno that answers it.
+
+        Raises:
+            RlessError: the program has ended.
+        """
+        answer = self._ask(words, fds)
+        return answer[1] if len(answer) > 1 else 0
+
+    def wait_for_way_out(self) -> str:
+        """Wait until connections to the outside work; return "", or why they never will."""
+        return self._ask(("W",), ())[1:].decode("utf-8", "replace")
+
+    def _ask(self, words: Sequence[str], fds: Sequence[int]) -> bytes:
+        message = b"".join(word.encode() + b"\0" for word in words)
+        channel = _socket.socket(fileno=self.fd)
+        try:
+            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
+            channel.sendmsg([message], rights if fds else [])
+            while True:
+                answer = channel.recv(_LONGEST)
+                if not answer:
+                    raise RlessError("the networks have just ended", "try again")
+                if answer[:1] == message[:1]:
+                    return answer
+        except OSError as error:
+            raise RlessError(f"the networks have just ended: {error.strerror}") from error
+        finally:
+            channel.detach()
+
+    def close(self) -> None:
+        """Close the connection; a member that nobody else keeps leaves by this."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def connect() -> Hub | None:
+    """Return a connection to the hub; None: there is none."""
+    directory = os.open(paths.boot_root(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        channel.connect(f"/proc/self/fd/{directory}/{_SOCKET}")
+        peer = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        pid, uid, _ = struct.unpack("=iII", peer)
+        if uid != os.getuid() or channel.recv(1) != b"H":
+            return None
+        return Hub(channel.detach(), pid)
+    except OSError:
+        return None
+    finally:
+        channel.close()
+        os.close(directory)
+
+
+def enter(ids: IdMap, way_out: bool) -> Hub:
+    """Return a connection to the hub, which is made if there is none.
+
+    Args:
+        ids: all ids of the caller's, each as itself (`engine.userns.identity`).
+        way_out: whether the caller needs one.
+
+    Raises:
+        RlessError: it cannot be made, or there is no way out.
+    """
+    hub = connect()
+    if hub is None:
+        lock = os.open(f"{paths.boot_root()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            hub = connect() or _make(ids, way_out)
+        finally:
+            os.close(lock)
+    return hub
+
+
+def _make(ids: IdMap, way_out: bool) -> Hub:
+    program = f"{os.path.dirname(os.path.dirname(__file__))}/bin/{PROGRAM}"
+    if not os.access(program, os.X_OK):
+        raise RlessError(
+            "networks of several containers are not available: rless was installed without a C "
+            "compiler",
+            "install gcc, then install rless again; or use the default network",
+        )
+    try:
+        pasta: Pasta | None = _prepare_pasta()
+    except RlessError:
+        if way_out:
+            raise
+        pasta = None  # an internal network needs none
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    sockets = [_resolver_socket(_socket.SOCK_DGRAM) for _ in range(_QUESTIONS)]
+    streams = [_resolver_socket(_socket.SOCK_STREAM) for _ in range(_STREAMS)]
+    reason: list[RlessError] = []
+
+    def before() -> None:
+        os.setsid()
+        process.show_as(_TITLE)
+        ours.close()
+        if pasta is not None:
+            pasta.fork(die_with_parent=True)
+
+    def meanwhile() -> None:
+        try:
+            _furnish(pasta, way_out)
+        except RlessError as error:
+            reason.append(error)
+
+    def body() -> NoReturn:
+        if reason:
+            theirs.send(f"{reason[0].message}\0{reason[0].hint or ''}".encode())
+            os._exit(1)
+        _become(program, theirs.detach(), pasta, sockets, streams)
+
+    try:
+        child = idmap.Newborn(ns.CLONE_NEWNET, body, before=before, meanwhile=meanwhile)
+        child.begin_maps(ids)
+        child.release()
+        theirs.close()
+        answer = ours.recv(_LONGEST)
+        if answer != b"H":
+            os.waitpid(child.pid, 0)
+            message, _, hint = answer.decode("utf-8", "replace").partition("\0")
+            raise RlessError(message or "the networks could not be made", hint or None)
+        return Hub(ours.detach(), child.pid)
+    finally:
+        ours.close()
+        theirs.close()
+        if pasta is not None:
+            pasta.close()
+        for one in [*sockets, *streams]:
+            one.close()
+
+
+def _prepare_pasta() -> Pasta:
+    from rootless.network import pasta, pasta_options
+
+    families = pasta_options.families()
+    ip = None if "-6" in families else _IPV4
+    return pasta.prepare([], ip=ip, ip6=None if "-4" in families else _IPV6)
+
+
+def _resolver_socket(kind: int) -> _socket.socket:
+    """Return a socket of the host's network, for both families where it has both."""
+    try:
+        made = _socket.socket(_socket.AF_INET6, kind | _socket.SOCK_CLOEXEC)
+        made.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+    except OSError:
+        made = _socket.socket(_socket.AF_INET, kind | _socket.SOCK_CLOEXEC)
+    made.setblocking(False)
+    return made
+
+
+def _furnish(pasta: Pasta | None, way_out: bool) -> None:
+    """Make the hub's network: the way out, forwarding to it, and nothing else between bridges.
+
+    Where it runs: in the hub, before its id maps are there.
+    """
+    netlink.loopback_up()
+    if pasta is not None:
+        own = f"/proc/{os.getpid()}/ns"
+        pasta.begin(f"{own}/net", f"{own}/user")
+    try:
+        firewall.install()
+    except SyscallError as error:
+        if way_out:
+            raise RlessError(
+                f"networks of several containers need the kernel's nf_tables: {error}",
+                "ask the administrator for `modprobe nf_tables nft_masq nft_ct`, use a network "
+                "made with --internal, or the default network",
+            ) from error
+        return  # nothing is forwarded
+    firewall.switch_forwarding_on()
+
+
+def _become(
+    program: str,
+    first: int,
+    pasta: Pasta | None,
+    questions: Sequence[_socket.socket],
+    streams: Sequence[_socket.socket],
+) -> NoReturn:
+    """Become the program that holds the hub."""
+    from rootless.linux import caps
+
+    os.chdir(paths.boot_root())
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        os.unlink(_SOCKET)
+    except FileNotFoundError:
+        pass
+    listener.bind(_SOCKET)
+    listener.listen(1024)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.write(first, b"H")
+    words = [listener.fileno(), first]
+    words += [pasta.pidfd, pasta.detach_ready()] if pasta is not None else [-1, -1]
+    for fd in words:
+        if fd >= 0:
+            os.set_inheritable(fd, True)
+    for index, one in enumerate([*questions, *streams]):
+        os.dup2(one.fileno(), _RESOLVERS + index, inheritable=True)
+    words += [_RESOLVERS, _RESOLVERS + len(questions)]
+    caps.keep_over_exec()
+    os.execve(program, [_TITLE, *map(str, words)], {})
+
+
+def restore_way_out(hub: Hub, note: Callable[[list[int]], None]) -> None:
+    """Start a pasta for a hub whose own has ended, or that was made without one.
+
+    It is no child of the program. Ending it is up to that all the same, or, where the program is
+    killed, to who finds the note.
+
+    Args:
+        note: called with [pid, start time] before it begins.
+
+    Raises:
+        RlessError: there is none on this host.
+    """
+    pasta = _prepare_pasta()
+    pasta.fork(die_with_parent=False)
+    note([pasta.pid, process.start_time(pasta.pid) or 0])
+    pasta.begin(hub.netns, hub.userns)
+    hub.call("O", fds=[pasta.pidfd, pasta.detach_ready()])

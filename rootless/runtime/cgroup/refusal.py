@@ -1,0 +1,104 @@
+"""Why a limit cannot be set here, what the administrator does about it, and what comes close.
+
+Loaded only where a controller is missing.
+"""
+
+from __future__ import annotations
+
+from rootless.linux.cgroup import (
+    DELEGATE_FILE,
+    DELEGATE_TEXT,
+    membership,
+    read_words,
+    root,
+    v1_controllers,
+)
+from rootless.runtime.cgroup.resources import LimitError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootless.oci.runtime_spec import Rlimit
+    from rootless.runtime.cgroup.base import Cgroup
+
+_OF = {
+    "cpu": "CPU time",
+    "cpuset": "CPUs and memory nodes",
+    "io": "block I/O",
+    "memory": "memory",
+    "pids": "processes",
+    "hugetlb": "huge pages",
+    "rdma": "RDMA",
+}
+
+
+def explain(missing: Sequence[str], made: Cgroup) -> LimitError:
+    """Return the error for limits whose controllers are missing."""
+    return LimitError(
+        f"no limit of {of(missing)} can be set: {reason(missing, made)}",
+        f"{_fix(missing)}; or --limits=try for what can be had",
+    )
+
+
+def of(missing: Sequence[str]) -> str:
+    """Return what these controllers limit."""
+    return " and ".join(_OF.get(name, name) for name in missing)
+
+
+def reason(missing: Sequence[str], made: Cgroup) -> str:
+    """Return why these controllers are not there."""
+    names = " ".join(missing)
+    which = f"the controller {names} is" if len(missing) == 1 else f"the controllers {names} are"
+    which += " not delegated to you"
+    if taken := set(missing).intersection(v1_controllers()):
+        return f"{which}: this host has {' '.join(sorted(taken))} in control groups v1"
+    if not membership():
+        return f"{which}: this host has no unified cgroup hierarchy (v2)"
+    if absent := _absent(missing):
+        return f"{which}: this kernel does not offer {' '.join(absent)}"
+    if made.path is None:
+        return f"{which}: {made.why}"
+    offered = " ".join(read_words(f"{made.path}/cgroup.controllers")) or "none"
+    return f"{which}: {made.path} has {offered}"
+
+
+def _absent(missing: Sequence[str]) -> list[str]:
+    """Return those that the kernel itself does not offer, as far as its root can be seen."""
+    top = root()
+    offered = read_words(f"{top}/cgroup.controllers") if top else []
+    return [name for name in missing if offered and name not in offered]
+
+
+def _fix(missing: Sequence[str]) -> str:
+    if not membership() or set(missing).intersection(v1_controllers()):
+        return "boot with systemd.unified_cgroup_hierarchy=1"
+    if absent := _absent(missing):
+        return "boot with " + " ".join(f"cgroup_enable={name}" for name in absent)
+    return f"the administrator puts this into {DELEGATE_FILE}: {DELEGATE_TEXT}"
+
+
+def replace(resources: dict[str, Any], missing: Sequence[str]) -> tuple[list[Rlimit], str]:
+    """Return resource limits (getrlimit(2)) in place of limits, and what has become of these.
+
+    RLIMIT_DATA counts what a process can write, and not what it has only reserved, as Go, Java and
+    Node do by gigabytes: that is RLIMIT_AS. It holds for each process, RLIMIT_NPROC for each user
+    of the container.
+    """
+    found: list[Rlimit] = []
+    words = []
+    lost = list(missing)
+    memory = (resources.get("memory") or {}).get("limit") or 0
+    if "memory" in missing and memory > 0:
+        found.append({"type": "RLIMIT_DATA", "soft": memory, "hard": memory})
+        words.append(f"each process has at most {memory} bytes of data (RLIMIT_DATA)")
+        lost.remove("memory")
+    pids = (resources.get("pids") or {}).get("limit") or 0
+    if "pids" in missing and pids > 0:
+        found.append({"type": "RLIMIT_NPROC", "soft": pids, "hard": pids})
+        words.append(f"each user has at most {pids} processes (RLIMIT_NPROC)")
+        lost.remove("pids")
+    if lost:
+        words.append(f"there is no limit of {of(lost)}")
+    return found, ", ".join(words)

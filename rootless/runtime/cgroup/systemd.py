@@ -1,0 +1,271 @@
+"""A transient scope of the user's own systemd, in which the container's cgroup is made.
+
+    user.slice/
+      rless-ID.scope     made by systemd for the monitor, and handed over (Delegate=yes)
+        supervisor       the monitor and its helpers
+        container        init and all that it starts; the limits; the root that it sees
+
+A group whose controllers go down has no processes itself (cgroups(7)), hence the two below. Limits
+are those of `container`. What divides between siblings (weights, protection) works beside other
+units only, so the scope has it too. And that `systemctl --user show` tells of them, the scope has
+the limits of memory and tasks with some room for the monitor.
+
+systemd needs some milliseconds, so it is asked early and heard late (`Scope`). A user's process
+cannot leave the session that it was started in by itself; systemd moves it, with the help of the
+system's own (`attach`).
+
+Source: org.freedesktop.systemd1(5); https://systemd.io/CGROUP_DELEGATION/
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rootless.errors import RlessError
+from rootless.linux.cgroup import find_own, membership
+from rootless.linux.dbus import Connection, DBusError, is_ours, outer_uid
+from rootless.runtime.cgroup import resources as limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootless.runtime.cgroup.base import Wish
+
+_INTERFACE = "org.freedesktop.systemd1.Manager"
+_MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", _INTERFACE)
+_JOBS = (
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',"
+    f"interface='{_INTERFACE}',member='JobRemoved'"
+)
+_EXISTS = "org.freedesktop.systemd1.UnitExists"
+_AGAIN = 5.0  # seconds for the last scope of this name to go
+_INFINITY = 2**64 - 1
+DEFAULT_SLICE = "user.slice"
+_SLICE = ".slice"
+# Room for the monitor, a health check and those who come by `exec`, above the container's limits.
+ROOM_TASKS = 64
+ROOM_MEMORY = 32 << 20  # bytes
+
+
+def unit_name(name: str) -> str:
+    """Return the name of a scope; what none may have is replaced (systemd.unit(5))."""
+    kept = "".join(char if _is_plain(char) or char in ":-_.\\" else "_" for char in name)
+    return f"{kept[:200]}.scope"
+
+
+def properties(resources: dict[str, Any]) -> list[tuple[str, tuple[str, Any]]]:
+    """Return what the scope itself has of the limits (systemd.resource-control(5))."""
+    found: dict[str, tuple[str, Any]] = {"TasksMax": ("t", _INFINITY)}
+    for file, value in limits.files(resources):
+        name, room = _PROPERTIES.get(file, ("", 0))
+        number = value.removeprefix("default ")
+        if name and value == "max":
+            found[name] = ("t", _INFINITY)
+        elif name and number.isascii() and number.isdigit():  # `unified` may have others
+            found[name] = ("t", min(int(number) + room, _INFINITY))
+    return list(found.items())
+
+
+# file -> (property, what is added)
+_PROPERTIES = {
+    "cpu.weight": ("CPUWeight", 0),
+    "io.weight": ("IOWeight", 0),
+    "memory.low": ("MemoryLow", 0),
+    "memory.max": ("MemoryMax", ROOM_MEMORY),
+    "memory.min": ("MemoryMin", 0),
+    "pids.max": ("TasksMax", ROOM_TASKS),
+}
+
+
+def _connect(sockets: Sequence[tuple[str, bool]]) -> Connection:
+    why: DBusError | None = None
+    for path, broker in sockets:
+        if not is_ours(path):
+            continue
+        try:
+            return Connection(path, broker, outer_uid())
+        except DBusError as error:
+            why = error
+    raise why or DBusError("the user has no systemd here")
+
+
+class Scope:
+    """A scope in the making: let in, asked for, made. Nothing is waited for before `finish`."""
+
+    def __init__(self, sockets: Sequence[tuple[str, bool]]) -> None:
+        """Connect; on the host's side of the user namespace.
+
+        Raises:
+            DBusError: nobody is there.
+        """
+        self._connection = _connect(sockets)
+        self._arguments: tuple[Any, ...] = ()
+        self._request = 0
+        self.unit = ""
+
+    def ask(self, wish: Wish, pids: Sequence[int]) -> None:
+        """Send the request: a round trip that overlaps with other work.
+
+        Args:
+            pids: this process and those of its children that shall go with it.
+
+        Raises:
+            RlessError: the wish cannot be a scope, or systemd has not let us in.
+        """
+        parent = wish.parent or DEFAULT_SLICE
+        if not parent.endswith(_SLICE) or "/" in parent or len(parent) <= len(_SLICE):
+            raise RlessError(
+                f"--cgroup-parent {parent}: with systemd it is a slice",
+                'a valid one is named as "xxx.slice"',
+            )
+        self.unit = unit_name(wish.name)
+        resources = dict(wish.resources)
+        if wish.default_pids is not None and "pids" not in resources:
+            resources["pids"] = {"limit": wish.default_pids}
+        wanted: list[tuple[str, tuple[str, Any]]] = [
+            ("Description", ("s", wish.description)),
+            ("PIDs", ("au", list(pids))),
+            ("Slice", ("s", parent)),
+            ("Delegate", ("b", True)),
+            ("CollectMode", ("s", "inactive-or-failed")),
+            *properties(resources),
+        ]
+        if wish.stop_timeout is not None:
+            wanted.append(("TimeoutStopUSec", ("t", int(1e6 * wish.stop_timeout))))
+        self._arguments = (self.unit, "fail", wanted, [])
+        # A manager tells of jobs on the bus only if somebody has asked it to.
+        self._connection.listen(_JOBS)
+        self._connection.call(_MANAGER, "Subscribe")
+        self._start()
+
+    def _start(self) -> None:
+        self._request = self._connection.call(
+            _MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *self._arguments
+        )
+        self._connection.send()
+
+    def finish(self) -> str:
+        """Wait until this process is in the scope; return its directory.
+
+        Raises:
+            RlessError: systemd refuses, or there is no unified hierarchy.
+        """
+        until = time.monotonic() + _AGAIN
+        while True:
+            try:
+                job = self._connection.answer(self._request)[0]
+                break
+            except DBusError as error:
+                # The monitor of the last start has not quite ended.
+                if error.name != _EXISTS or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+                self._start()
+        while True:
+            _, removed, _, result = self._connection.signal(_INTERFACE, "JobRemoved")[:4]
+            if removed == job:
+                break
+        if result != "done":
+            raise RlessError(f"systemd could not start {self.unit}: {result}")
+        directory = find_own()
+        if directory is None:
+            raise RlessError("there is no unified cgroup hierarchy (v2)")
+        if os.path.basename(directory) != self.unit:
+            raise RlessError(f"systemd did not move us into {self.unit}")
+        return directory
+
+    def adopt(self, pids: Sequence[int]) -> None:
+        """Bring in helpers that were started meanwhile.
+
+        Raises:
+            DBusError: systemd refuses.
+        """
+        outside = [pid for pid in pids if not membership(pid).endswith(f"/{self.unit}")]
+        if outside:
+            self._connection.answer(_ask_to_move(self._connection, self.unit, "", outside))
+
+    def close(self) -> None:
+        """Forget the connection: what comes now has no business with systemd."""
+        self._connection.close()
+
+
+def _ask_to_move(connection: Connection, unit: str, below: str, pids: Sequence[int]) -> int:
+    call = connection.call(_MANAGER, "AttachProcessesToUnit", "ssau", unit, below, list(pids))
+    connection.send()
+    return call
+
+
+def unit_of(directory: str) -> tuple[str, str]:
+    """Return the unit that a cgroup lies in, and the path below it; ("", "") for none."""
+    parts = directory.split("/")
+    for at in range(len(parts) - 1, 0, -1):
+        if parts[at].endswith((".scope", ".service")):
+            return parts[at], "".join(f"/{part}" for part in parts[at + 1 :])
+    return "", ""
+
+
+def _is_plain(char: str) -> bool:
+    return char.isascii() and char.isalnum()
+
+
+def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
+    """Ask whether a cgroup is a unit's that may be divided (Delegate=yes)."""
+    unit, below = unit_of(directory)
+    if not unit or below:
+        return False
+    kind = "Scope" if unit.endswith(".scope") else "Service"
+    path = "".join(
+        char if _is_plain(char) and (at or not char.isdigit()) else f"_{ord(char):02x}"
+        for at, char in enumerate(unit)
+    )
+    to = (_MANAGER[0], f"{_MANAGER[1]}/unit/{path}", "org.freedesktop.DBus.Properties")
+    try:
+        connection = _connect(sockets)
+        try:
+            call = connection.call(to, "Get", "ss", f"org.freedesktop.systemd1.{kind}", "Delegate")
+            connection.send()
+            return connection.answer(call) == [True]
+        finally:
+            connection.close()
+    except DBusError:
+        return False
+
+
+def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper: str = "") -> None:
+    """Move a process of ours from wherever it is into a cgroup below a delegated unit.
+
+    Args:
+        deeper: the path of one below the directory, whose names may look like units.
+
+    Raises:
+        DBusError: systemd refuses.
+    """
+    unit, below = unit_of(directory)
+    if not unit:
+        raise DBusError(f"{directory} is in no unit of systemd")
+    connection = _connect(sockets)
+    try:
+        connection.answer(_ask_to_move(connection, unit, below + deeper, [pid]))
+    finally:
+        connection.close()
+
+
+def change(directory: str, resources: dict[str, Any], sockets: Sequence[tuple[str, bool]]) -> None:
+    """Change what the scope around a container's cgroup has of the limits.
+
+    Raises:
+        DBusError: systemd refuses.
+    """
+    unit, _ = unit_of(directory)
+    connection = _connect(sockets)
+    try:
+        call = connection.call(
+            _MANAGER, "SetUnitProperties", "sba(sv)", unit, True, properties(resources)
+        )
+        connection.send()
+        connection.answer(call)
+    finally:
+        connection.close()

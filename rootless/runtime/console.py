@@ -1,0 +1,138 @@
+"""The caller's terminal in front of a process whose pty has no --console-socket to go to.
+
+The caller's terminal is raw for that time: every byte and the size of the window pass on.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import fcntl
+import os
+import select
+import struct
+import termios
+
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+_CHUNK = 64 << 10  # bytes
+
+
+class Console:
+    """The caller's terminal in front of a process that has a pty of its own.
+
+    Attributes:
+        inner: a connected socket for the runtime, which sends the pty's master into it.
+    """
+
+    __slots__ = ("_master", "_outer", "_saved", "_typed", "inner")
+
+    def __init__(self) -> None:
+        outer, inner = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self._outer = outer.detach()
+        self.inner = inner.detach()
+        self._master = -1
+        self._saved: list[Any] | None = None
+        self._typed = True
+
+    def take_over(self) -> None:
+        """Receive the master; make the caller's terminal raw.
+
+        Raises:
+            RlessError: no master came.
+        """
+        os.close(self.inner)
+        channel = _socket.socket(fileno=self._outer)
+        rights = array.array("i")
+        _, ancillary, _, _ = channel.recvmsg(64, _socket.CMSG_SPACE(rights.itemsize))
+        channel.close()
+        for _, _, data in ancillary:
+            rights.frombytes(data[: rights.itemsize])
+        if not rights:
+            raise RlessError("the process has no terminal")
+        self._master = rights[0]
+        os.set_inheritable(self._master, False)
+        if os.isatty(0):
+            self._saved = termios.tcgetattr(0)
+            signal.signal(signal.SIGWINCH, lambda number, frame: self._set_size())
+            self._set_size()
+            _make_raw(self._saved)
+
+    def close(self) -> None:
+        """Give the caller's terminal back."""
+        if self._saved is not None:
+            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+            self._saved = None
+
+    def _set_size(self) -> None:
+        try:
+            size = fcntl.ioctl(0, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+        except OSError:
+            pass  # one of the two has gone
+
+    def fds(self) -> list[int]:
+        """Return what is to be read: the pty, and standard input until its end."""
+        return [fd for fd, wanted in ((self._master, True), (0, self._typed)) if wanted and fd >= 0]
+
+    def pass_on(self, fd: int) -> None:
+        """Pass on what can be read from one of `fds`."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except OSError:
+            data = b""  # EIO: the other end of the pty is closed
+        if fd == self._master:
+            if not data:
+                os.close(self._master)
+                self._master = -1
+                return
+            _write_all(1, data)
+        elif data:
+            _write_all(self._master, data)
+        else:
+            self._typed = False
+
+    def drain(self) -> None:
+        """Pass on what the process has left in its pty."""
+        while self._master >= 0:
+            poll = select.poll()
+            poll.register(self._master, select.POLLIN)
+            if not poll.poll(0):
+                return
+            self.pass_on(self._master)
+
+
+def _make_raw(saved: list[Any]) -> None:
+    """Have every byte and key pass (cfmakeraw in termios(3))."""
+    mode = list(saved)
+    mode[0] &= ~(
+        termios.IGNBRK
+        | termios.BRKINT
+        | termios.PARMRK
+        | termios.ISTRIP
+        | termios.INLCR
+        | termios.IGNCR
+        | termios.ICRNL
+        | termios.IXON
+    )
+    mode[1] &= ~termios.OPOST
+    mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+    mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    termios.tcsetattr(0, termios.TCSADRAIN, mode)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        pass  # nobody reads any more

@@ -1,0 +1,131 @@
+"""Networks of one container, as its user asks for them: addresses, the host by name, ns:PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lib import images
+from tests.lib.product import Product, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "tun", "pasta")
+
+
+@pytest.fixture
+def host_service() -> Iterator[tuple[int, int]]:
+    """Serve on all addresses of the host and on its loopback; give the two ports."""
+    servers = [socket.create_server(("0.0.0.0", 0)), socket.create_server(("127.0.0.1", 0))]
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"of the host\n")
+
+    threads = [threading.Thread(target=serve, args=[server], daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    yield servers[0].getsockname()[1], servers[1].getsockname()[1]
+    for server, thread in zip(servers, threads, strict=True):
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def test_addresses_that_were_asked_for(rless: Product) -> None:
+    flags = ["--network=pasta", "--ip=10.9.8.7", "--mac-address=02:42:AC:11:00:02"]
+    shown = rless.sh("ip addr show eth0; ip route; tail -n1 /etc/hosts; hostname", *flags).out
+    assert "inet 10.9.8.7/24" in shown
+    assert "link/ether 02:42:ac:11:00:02" in shown
+    assert "default via 10.9.8.2 dev eth0" in shown
+    assert f"10.9.8.7\t{shown.splitlines()[-1]}" in shown
+
+
+@pytest.mark.needs("default route")
+def test_the_host_by_name(rless: Product, host_service: tuple[int, int]) -> None:
+    """Only on request, and not the host's loopback (class 38)."""
+    everywhere, loopback = host_service
+    script = (
+        "for host in host.docker.internal 10.0.2.2; do "
+        f"for port in {everywhere} {loopback}; do "
+        "timeout 1 nc $host $port </dev/null || echo no; done; done"
+    )
+    flags = ["--network=pasta", "--add-host=host.docker.internal:host-gateway"]
+    assert rless.sh(script, *flags).out == "of the host\nno\nno\nno\n"
+    hosts = rless.sh("cat /etc/hosts", "--network=pasta").out
+    assert "internal" not in hosts
+
+
+def test_the_host_by_name_elsewhere(rless: Product) -> None:
+    flag = "--add-host=me:host-gateway"
+    assert "127.0.0.1\tme\n" in rless.sh("cat /etc/hosts", "--network=host", flag).out
+    error = rless.run(["--network=none", flag], "true").expect(125).one_line_error()
+    assert "with --network=none there is no way to the host" in error
+
+
+def test_a_network_that_is_lost(rless: Product) -> None:
+    """Pasta was killed: ps, inspect and port say so, and a restart heals."""
+    port = images.free_port()
+    rless.detach("web", f"--network pasta -p {port}:80", "sleep", "60")
+    entry = json.loads((rless.live / rless.containers()[0]).read_text())
+    os.kill(entry["pasta"][0], signal.SIGKILL)
+    template = "{{.State.Running}} {{.State.Error}}"
+
+    def lost() -> bool:
+        return "network is lost" in rless("inspect", "-f", template, "web").expect().out
+
+    wait_for(lost, "the loss")
+    shown = rless("inspect", "-f", template, "web").out
+    assert shown == "true the network is lost: pasta has ended; rless restart web\n"
+    status = rless("ps", "--format", "{{.Status}}|{{.Ports}}").expect().out
+    assert status.endswith(" (network lost)|\n")
+    assert rless("port", "web").expect().out == ""
+    rless("restart", "-t", "0", "web").expect()
+    assert "lost" not in rless("ps").expect().out
+    socket.create_connection(("127.0.0.1", port), 5).close()
+    rless("rm", "-f", "web").expect()
+
+
+def test_a_namespace_by_its_path(rless: Product) -> None:
+    """One that belongs to a user namespace where the caller has the rights; not another."""
+    holder = subprocess.Popen(
+        ["unshare", "-Urn", "sh", "-c", "ip link set lo mtu 1234 && echo up && exec sleep 60"],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"up\n"
+    path = f"/proc/{holder.pid}/ns/net"
+    refused = rless.run([f"--network=ns:{path}"], "true").expect(125).one_line_error()
+    assert "it belongs to a user namespace where you have no rights; " in refused
+    other = rless.run(["--network=ns:/proc/self/ns/mnt"], "true").expect(125).one_line_error()
+    assert other.endswith("it is not a network namespace")
+    missing = rless.run(["--network=ns:/nonono"], "true").expect(125).one_line_error()
+    assert missing == "--network ns:/nonono: No such file or directory"
+    try:
+        # There the caller has one id only, and so has the container: another storage.
+        words = rless.argv("run", "--rm", "-q", f"--network=ns:{path}", "host:", "ip", "link")
+        done = subprocess.run(
+            ["nsenter", "-t", str(holder.pid), "-U", "--preserve-credentials", *words],
+            env=rless.environment({"RLESS_STORAGE": str(rless.base / "inner")}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "mtu 1234" in done.stdout, done.stderr
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()

@@ -1,0 +1,49 @@
+"""--systemd: a container that systemd can run in. systemd itself runs in tests/vm."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lib.product import Product, wait_for
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+# 37 is SIGRTMIN+3.
+INIT = "trap 'echo bye; exit 3' 37; echo ready; while :; do sleep 0.1; done"
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_its_control_group_can_be_divided(rless: Product) -> None:
+    script = (
+        "mkdir /sys/fs/cgroup/init.scope && echo 0 >/sys/fs/cgroup/init.scope/cgroup.procs"
+        " && cat /proc/self/cgroup && touch /run/a /run/lock/b /tmp/c /var/log/journal/d"
+        " && echo $container ${#container_uuid}"
+    )
+    done = rless.sh(script, "--systemd", "always")
+    assert "0::/init.scope" in done.lines()
+    assert done.lines()[-1] == "oci 32"
+    rless.assert_clean()
+
+
+def test_nobody_else_can_divide_it(rless: Product) -> None:
+    done = rless.run("", "mkdir", "/sys/fs/cgroup/init.scope")
+    assert done.code == 1
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_it_is_asked_to_end_as_systemd_is(rless: Product) -> None:
+    rless.detach("sd", "--systemd always", "sh", "-c", INIT)
+    wait_for(lambda: rless("logs", "sd").out == "ready\n", "its start")
+    rless("stop", "sd").expect()
+    assert rless("logs", "sd").out == "ready\nbye\n"
+    assert rless("inspect", "-f", "{{.State.ExitCode}}", "sd").out == "3\n"
+    rless("start", "sd").expect()
+    wait_for(lambda: rless("logs", "sd").out.count("ready") == 2, "its second start")
+    rless("rm", "-f", "sd").expect()
+
+
+def test_it_is_refused_with_what_excludes_it(rless: Product) -> None:
+    done = rless.run("--systemd always --init", "true").expect(125)
+    assert done.one_line_error().startswith("--systemd: systemd cannot run with --init; leave")
+    assert "--systemd" in rless.run("--systemd maybe", "true").expect(125).one_line_error()
+    assert rless.containers() == []

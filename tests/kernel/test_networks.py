@@ -1,0 +1,477 @@
+"""rless-networks: names, by UDP and TCP, and who is told what; published ports."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootless import paths
+from rootless.network import hub
+from tests.lib.hub import AAAA, PTR, TXT, A, Member, question, read
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "compiler")
+
+GATEWAY = "10.9.1.1"
+Make = Callable[..., Member]
+
+
+@pytest.fixture
+def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
+    paths.checked(f"{paths.boot_root()}/live")
+    made: list[Member] = []
+
+    def make(number: int, *names: str, bridges: tuple[str, ...] = ("br-one",)) -> Member:
+        made.append(Member(number, names, bridges))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+    deadline = time.monotonic() + 5
+    while (left := hub.connect()) is not None:
+        left.close()
+        assert time.monotonic() < deadline, "the hub stays"
+        time.sleep(0.01)
+    assert not os.path.lexists(f"{paths.boot_root()}/networks")
+
+
+def ask(query: bytes, server: str = GATEWAY) -> bytes:
+    """Ask by UDP; b"": no answer."""
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        client.connect((server, 53))
+        client.send(query)
+        try:
+            return client.recv(65535)
+        except TimeoutError:
+            return b""
+
+
+def look_up(name: str, kind: int = A, server: str = GATEWAY) -> tuple[int, list[str]]:
+    code, found = read(ask(question(name, kind), server))
+    return code, [data.hex() for data in found]
+
+
+def ask_tcp(query: bytes, pieces: int = 1, server: str = GATEWAY) -> bytes:
+    with socket.create_connection((server, 53), 5) as client:
+        data = struct.pack(">H", len(query)) + query
+        size = len(data) // pieces + 1
+        for at in range(0, len(data), size):
+            client.sendall(data[at : at + size])
+            time.sleep(0.01 if pieces > 1 else 0)
+        return receive(client)
+
+
+def receive(client: socket.socket) -> bytes:
+    data = b""
+    while len(data) < 2 or len(data) < 2 + struct.unpack_from(">H", data)[0]:
+        chunk = client.recv(65536)
+        if not chunk:
+            return b""
+        data += chunk
+    return data[2:]
+
+
+# -- names of members ----------------------------------------------------------------------------
+
+
+def test_names_aliases_ids_and_both_families(member: Make) -> None:
+    one, two = member(5, "web", "www.shop", "0123456789ab"), member(6, "db")
+    for name in ("web", "WEB", "www.shop", "0123456789ab", "web."):
+        assert two.run(look_up, name) == [0, ["0a090105"]]
+    assert two.run(look_up, "web", AAAA) == [0, [one.address6(1, 5).hex()]]
+    assert two.run(look_up, "web", A, "fd09:1::1") == [0, ["0a090105"]]
+
+
+def test_names_end_with_the_member(member: Make) -> None:
+    one, two = member(5, "web"), member(6, "db")
+    assert two.run(look_up, "web")[0] == 0
+    one.end()
+    deadline = time.monotonic() + 1
+    while two.run(look_up, "web")[0] != 3:
+        assert time.monotonic() < deadline
+
+
+def test_reverse_names(member: Make) -> None:
+    member(5, "web", "alias")
+    two = member(6, "db")
+    wire = b"\x03web\x00".hex()
+    assert two.run(look_up, "5.1.9.10.in-addr.arpa", PTR) == [0, [wire]]
+    digits = ".".join(reversed(two.address6(1, 5).hex()))
+    assert two.run(look_up, f"{digits}.ip6.arpa", PTR) == [0, [wire]]
+
+
+def test_another_type_of_a_known_name_has_no_answer(member: Make) -> None:
+    one = member(5, "web")
+    assert one.run(look_up, "web", TXT) == [0, []]
+
+
+def test_several_members_with_one_name_take_turns(member: Make) -> None:
+    one = member(5, "a", "all")
+    member(6, "b", "all")
+    answers = [one.run(look_up, "all")[1] for _ in range(6)]
+    assert all(sorted(found) == ["0a090105", "0a090106"] for found in answers)
+    assert {found[0] for found in answers} == {"0a090105", "0a090106"}
+
+
+def test_who_shares_no_network_is_unknown(member: Make) -> None:
+    member(5, "web")
+    both = member(6, "both", bridges=("br-one", "br-two"))
+    other = member(7, "other", bridges=("br-two",))
+    assert other.run(look_up, "web", A, "10.9.2.1") == [3, []]
+    assert other.run(look_up, "both", A, "10.9.2.1") == [0, ["0a090206"]]
+    # One of both is told of both, by whichever gateway it asks.
+    assert both.run(look_up, "web", A, "10.9.2.1") == [0, ["0a090105"]]
+    assert both.run(look_up, "other", A, "10.9.1.1") == [0, ["0a090207"]]
+
+
+def test_an_unknown_name_without_a_dot_is_nobodys(member: Make) -> None:
+    one = member(5, "web")
+    began = time.monotonic()
+    assert one.run(look_up, "nobody") == [3, []]
+    assert time.monotonic() - began < 1  # nobody else was asked
+
+
+def test_an_internal_network_asks_nobody_outside(member: Make) -> None:
+    one = member(5, "web", bridges=("in-three",))
+    assert one.run(look_up, "www.example.org", A, "10.9.3.1") == [3, []]
+    assert one.run(look_up, "web", A, "10.9.3.1") == [0, ["0a090305"]]
+
+
+def test_other_names_after_a_rename(member: Make) -> None:
+    one = member(5, "web")
+    assert one.hub.call("N", one.id, "br-one", "neu") == 0
+    assert one.run(look_up, "neu")[0] == 0
+    assert one.run(look_up, "web")[0] == 3
+
+
+def test_by_tcp_also_in_pieces_and_one_after_another(member: Make) -> None:
+    one = member(5, "web")
+
+    def several() -> list[Any]:
+        found = [read(ask_tcp(question("web"), pieces)) for pieces in (1, 5)]
+        with socket.create_connection((GATEWAY, 53), 5) as client:
+            for name in ("web", "nobody"):
+                query = question(name)
+                client.sendall(struct.pack(">H", len(query)) + query)
+                found.append(read(receive(client)))
+        return [[code, [data.hex() for data in datas]] for code, datas in found]
+
+    assert one.run(several) == [[0, ["0a090105"]]] * 3 + [[3, []]]
+
+
+def test_malformed_messages_hurt_nobody(member: Make) -> None:
+    one = member(5, "web")
+    seed = random.Random(5)
+
+    def bombard() -> bool:
+        good = question("web")
+        bad = [
+            b"",
+            b"\0",
+            good[:11],
+            good[:-1],
+            good[:12],
+            good[:12] + b"\xc0\x0c\0\1\0\1",  # a pointer to itself
+            good[:12] + b"\x3f" * 200,
+            good[:12] + (b"\x3f" + b"a" * 63) * 5 + b"\0\0\1\0\1",
+            good[:4] + b"\xff\xff" + good[6:],
+            good[:2] + b"\x80" + good[3:],
+            question("1.2.3.4.5.6.in-addr.arpa", PTR),
+            question("999.1.9.10.in-addr.arpa", PTR),
+            question("in-addr.arpa", PTR),
+            question("ip6.arpa", PTR),
+        ]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect((GATEWAY, 53))
+            for _ in range(2000):
+                data = bytearray(seed.choice(bad) or seed.randbytes(seed.randrange(80)))
+                if data and seed.random() < 0.7:
+                    data[seed.randrange(len(data))] = seed.randrange(256)
+                client.send(bytes(data))
+        for data in (b"\xff\xff", b"\0\0", b"\0\5abc", struct.pack(">H", 4097) + bytes(4097)):
+            with socket.create_connection((GATEWAY, 53), 5) as client:
+                try:
+                    client.sendall(data)
+                except ConnectionError:
+                    continue
+        return look_up("web") == (0, ["0a090105"])
+
+    assert one.run(bombard)
+
+
+def test_more_connections_than_it_serves_are_closed(member: Make) -> None:
+    one = member(5, "web")
+
+    def many() -> bool:
+        held = [socket.create_connection((GATEWAY, 53), 5) for _ in range(40)]
+        answered = look_up("web")[0] == 0
+        for client in held:
+            client.close()
+        time.sleep(0.1)
+        return answered and read(ask_tcp(question("web")))[0] == 0
+
+    assert one.run(many)
+
+
+# -- other names ----------------------------------------------------------------------------------
+
+
+def serve_names() -> None:
+    """Answer each question for an address with one of a documentation range."""
+    with (
+        socket.create_server(("", 53)) as stream,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+    ):
+        server.bind(("", 53))
+        if os.fork() == 0:
+            while True:
+                client, _ = stream.accept()
+                query = receive(client)
+                data = query[:2] + b"\x81\x80" + query[4:] + bytes(20000)
+                client.sendall(struct.pack(">H", len(data)) + data)
+                client.close()
+        while True:
+            query, client_address = server.recvfrom(4096)
+            head = query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:]
+            record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\xc0\0\2\7"
+            server.sendto(b"\0\0" + head[2:] + record, client_address)  # of a forger
+            server.sendto(head + record, client_address)
+
+
+def test_other_names_are_asked_of_the_servers_of_dns(member: Make) -> None:
+    """A member is the server here: as an ordinary user no test has port 53 of the host."""
+    one, server = member(5, "web"), member(6, "dns")
+    assert one.hub.call("S", server.address(1, 6).hex()) == 0
+    pid = server.start(serve_names)
+    try:
+        deadline = time.monotonic() + 5
+        while one.run(look_up, "www.example.org") != [0, ["c0000207"]]:
+            assert time.monotonic() < deadline
+        # A long answer, as it is, by TCP.
+        size = one.run(lambda: len(ask_tcp(question("www.example.org"))))
+        assert size == 20000 + len(question("www.example.org"))
+        assert one.run(look_up, "web") == [0, ["0a090105"]]
+    finally:
+        kill_group(server)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def kill_group(server: Member) -> None:
+    """Kill what serves in a member's network."""
+    wanted = os.stat(f"/proc/{server.pid}/ns/net")
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != server.pid:
+            try:
+                if os.path.samestat(os.stat(f"/proc/{name}/ns/net"), wanted):
+                    os.kill(int(name), signal.SIGKILL)
+            except OSError:
+                continue
+
+
+def test_a_server_that_is_silent_or_not_there(member: Make) -> None:
+    one, two = member(5, "web"), member(6, "dns")
+    assert one.hub.call("S", two.address(1, 6).hex()) == 0
+
+    def failure() -> int:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect((GATEWAY, 53))
+            client.send(question("www.example.org"))
+            return read(client.recv(4096))[0]
+
+    assert one.run(failure) == 2  # SERVFAIL
+
+
+# -- published ports -------------------------------------------------------------------------------
+
+
+def publish(one: Member, port: int, kind: int, family: int = socket.AF_INET) -> int:
+    """Publish a port of a member on the host's loopback; return its number there."""
+    with socket.socket(family, kind) as bound:
+        bound.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        assert one.hub.call("P", str(port), fds=[bound.fileno()]) == 0
+        return int(bound.getsockname()[1])
+
+
+def echo() -> None:
+    """Echo what comes, on TCP until its end."""
+    with socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        server.listen(2048)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            client, _ = server.accept()
+            if os.fork() == 0:
+                while data := client.recv(65536):
+                    client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                os._exit(0)
+            client.close()
+
+
+def echo_datagrams() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+        server.bind(("::", 80))
+        while True:
+            data, client = server.recvfrom(65535)
+            server.sendto(data, client)
+
+
+def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """Connect to an echo server, once it is there."""
+    deadline = time.monotonic() + 5
+    while True:
+        client = socket.create_connection((host, port), 5)
+        try:
+            client.sendall(b"?")
+            if client.recv(1) == b"?":
+                return client
+        except ConnectionError:
+            pass  # the member does not listen yet
+        client.close()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def served(member: Make) -> Iterator[Member]:
+    one = member(5, "web")
+    pid = one.start(echo)
+    yield one
+    kill_group(one)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_big_transfers_and_the_end_of_one_side(served: Member) -> None:
+    port = publish(served, 80, socket.SOCK_STREAM)
+    data = random.Random(1).randbytes(8 << 20)
+    with connect(port) as client:
+        pid = os.fork()
+        if pid == 0:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            os._exit(0)
+        digest, size = hashlib.sha256(), 0
+        while chunk := client.recv(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+        os.waitpid(pid, 0)
+    assert size == len(data)
+    assert digest.digest() == hashlib.sha256(data).digest()
+
+
+def test_both_families_reach_a_member(served: Member) -> None:
+    port = publish(served, 80, socket.SOCK_STREAM, socket.AF_INET6)
+    with connect(port, "::1") as client:
+        client.sendall(b"six")
+        assert client.recv(10) == b"six"
+
+
+def test_a_reader_that_stops_holds_up_the_sender_and_nobody_else(served: Member) -> None:
+    port = publish(served, 80, socket.SOCK_STREAM)
+    with connect(port) as slow, connect(port) as other:
+        slow.setblocking(False)
+        sent = 0
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            try:
+                sent += slow.send(bytes(65536))
+            except BlockingIOError:
+                time.sleep(0.01)
+        assert sent < 64 << 20  # it does not all go somewhere
+        other.sendall(b"hello")
+        assert other.recv(10) == b"hello"
+        slow.setblocking(True)
+        slow.settimeout(10)
+        received = 0
+        while received < sent:
+            received += len(slow.recv(1 << 20))
+        assert received == sent
+
+
+def test_a_flood_of_connections(served: Member) -> None:
+    port = publish(served, 80, socket.SOCK_STREAM)
+    connect(port).close()
+    clients = []
+    try:
+        for number in range(1000):
+            client = socket.create_connection(("127.0.0.1", port), 10)
+            client.sendall(b"%04d" % number)
+            clients.append(client)
+        for number, client in enumerate(clients):
+            client.settimeout(30)
+            assert client.recv(4, socket.MSG_WAITALL) == b"%04d" % number
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_nobody_listens_there(member: Make) -> None:
+    one = member(5, "web")
+    port = publish(one, 81, socket.SOCK_STREAM)
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as client,
+        pytest.raises(ConnectionResetError),
+    ):
+        client.recv(1)
+
+
+def test_the_port_is_free_when_the_member_has_left(member: Make) -> None:
+    one = member(5, "web")
+    member(6, "db")
+    port = publish(one, 80, socket.SOCK_STREAM)
+    leave(one)
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def leave(one: Member) -> None:
+    """Leave as the monitor does: say so, and wait until it is done."""
+    with socket.socket(fileno=os.dup(one.hub.fd)) as channel:
+        channel.shutdown(socket.SHUT_WR)
+        channel.settimeout(5)
+        assert channel.recv(10) == b""
+
+
+def test_datagrams(member: Make) -> None:
+    one = member(5, "web")
+    port = publish(one, 80, socket.SOCK_DGRAM)
+    pid = one.start(echo_datagrams)
+    try:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second,
+        ):
+            for client in (first, second):
+                client.connect(("127.0.0.1", port))
+                client.settimeout(0.2)
+            deadline = time.monotonic() + 5
+            while True:
+                first.send(b"?")
+                try:
+                    assert first.recv(10) == b"?"
+                    break
+                except (TimeoutError, ConnectionError):
+                    assert time.monotonic() < deadline
+            for client, size in ((first, 9000), (second, 1), (first, 60000), (second, 9000)):
+                client.settimeout(5)
+                data = os.urandom(size)
+                client.send(data)
+                assert client.recv(65535) == data
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -1,0 +1,143 @@
+"""Subnets, and who gets which address."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rootless.errors import RlessError
+from rootless.network import addresses
+from rootless.network.addresses import subnet
+
+
+@pytest.fixture(autouse=True)
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
+    return tmp_path / "s"
+
+
+@pytest.mark.parametrize(
+    "text", ["10.89.0.0/24", "0.0.0.0/0", "192.0.2.4/30", "fd00:1::/64", "::/0"]
+)
+def test_a_subnet_is_shown_as_it_was_read(text: str) -> None:
+    assert str(subnet(text)) == text
+
+
+@pytest.mark.parametrize("text", ["10.89.0.0", "10.89.0.0/33", "x/24", "10.89.0.0/-1", "fd::/129"])
+def test_what_is_no_subnet(text: str) -> None:
+    with pytest.raises(RlessError, match="is not"):
+        subnet(text)
+
+
+def test_bits_beyond_the_prefix() -> None:
+    with pytest.raises(RlessError, match=r"do you mean 10\.89\.0\.0/24"):
+        subnet("10.89.0.7/24")
+
+
+def test_overlap() -> None:
+    assert subnet("10.0.0.0/8").overlaps(subnet("10.89.0.0/24"))
+    assert subnet("10.89.0.0/24").overlaps(subnet("10.0.0.0/8"))
+    assert not subnet("10.89.1.0/24").overlaps(subnet("10.89.0.0/24"))
+    assert not subnet("::/0").overlaps(subnet("0.0.0.0/0"))
+
+
+def test_automatic_subnets_avoid_others_and_the_routes_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = tmp_path / "route"
+    monkeypatch.setattr(addresses, "_ROUTES", str(routes))
+    head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+    # The default route, which is no obstacle, and 10.89.0.0/23 of a VPN.
+    routes.write_text(
+        head + "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "tun0\t0000590A\t00000000\t0001\t0\t0\t0\t00FEFFFF\t0\t0\t0\n"
+    )
+    assert str(addresses.free_subnet([])) == "10.89.2.0/24"
+    assert str(addresses.free_subnet([subnet("10.89.2.0/24")])) == "10.89.3.0/24"
+    with pytest.raises(RlessError, match="no subnet"):
+        addresses.free_subnet([subnet("10.0.0.0/8")])
+    six = addresses.free_subnet6()
+    assert str(six).startswith("fd")
+    assert six.prefix == 64
+
+
+def take(
+    container: str,
+    whole: str = "10.9.0.0/29",
+    part: str | None = None,
+    wish: str | None = None,
+    live: set[str] | None = None,
+    exists: set[str] | None = None,
+) -> str:
+    net = subnet(whole)
+    wished = {net.size: addresses.number(wish)[0]} if wish else {}
+    given = addresses.take(
+        "n" * 64,
+        container,
+        [(net, subnet(part or whole), net.base + 1)],
+        wished,
+        (live if live is not None else {"a", "b", "c", "d", "e", "f"}).__contains__,
+        (exists if exists is not None else {"a", "b", "c", "d", "e", "f"}).__contains__,
+    )
+    return addresses.show(given[net.size], net.size)
+
+
+def test_addresses_are_distinct_until_none_is_left() -> None:
+    found = [take(name) for name in "abcde"]
+    assert found == [f"10.9.0.{last}" for last in range(2, 7)]
+    with pytest.raises(RlessError, match="no address"):
+        take("f")
+
+
+def test_one_that_has_ended_gives_its_address_back() -> None:
+    assert take("a") == "10.9.0.2"
+    assert take("b", live={"b"}) == "10.9.0.2"
+
+
+def test_a_part_of_the_subnet() -> None:
+    assert take("a", "10.9.0.0/24", "10.9.0.128/25") == "10.9.0.128"
+
+
+def test_ipv6() -> None:
+    assert take("a", "fd00::/64") == "fd00::2"
+
+
+def test_an_address_that_was_asked_for_is_kept_while_the_container_exists() -> None:
+    assert take("a", wish="10.9.0.2") == "10.9.0.2"
+    # It does not run, but nobody else gets it.
+    assert take("b", live={"b"}) == "10.9.0.3"
+    with pytest.raises(RlessError, match="in use by container a"):
+        take("c", wish="10.9.0.2", live=set())
+    assert take("a", wish="10.9.0.2", live={"b"}) == "10.9.0.2"
+    assert take("c", wish="10.9.0.2", live=set(), exists=set()) == "10.9.0.2"
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"), [("10.9.1.5", "not in the network"), ("10.9.0.1", "gateway")]
+)
+def test_addresses_that_cannot_be(wish: str, why: str) -> None:
+    with pytest.raises(RlessError, match=why):
+        take("a", wish=wish)
+
+
+def test_given_back() -> None:
+    take("a", wish="10.9.0.2")
+    addresses.give_back("n" * 64, "a")
+    assert take("b") == "10.9.0.2"
+
+
+def test_thirty_at_once() -> None:
+    names = {f"c{number}" for number in range(30)}
+    found: list[str] = []
+
+    def one(name: str) -> None:
+        found.append(take(name, "10.9.0.0/24", live=names, exists=names))
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 30
