@@ -332,8 +332,6 @@ def _complain(message: str, line: _Line | None) -> None:
 
 def _manager(line: _Line) -> str | None:
     """Return the cgroup manager that is asked for; None: cgroupfs, where it can be."""
-    from rootless.runtime.cgroup.base import MANAGERS
-
     manager = line.get("--cgroup-manager")
     if line.has("--systemd-cgroup"):
         manager = "systemd"
