@@ -128,7 +128,7 @@ def command(
 
     Where it runs: on the host, as the user.
     """
-    path = program()
+    path = _build_of(program())
     given = _given(options)
     arguments = [
         _build_of(path),
