@@ -61,7 +61,7 @@ class Attachment:
         self.prefixes = prefixes
         self.addresses = addresses
         self.mac = mac
-        self.mtu: int | None = None
+        self.mtu = 1500
         self.internal = False
         self.interface = ""
 

@@ -79,7 +79,7 @@ def test_members_find_each_other(rless: Product, net: str) -> None:
     assert finds(rless, "web", "db") == [address(rless, "db")]
     rless("rm", "-f", "web", "db").expect()
     rless.assert_clean()
-    assert not (rless.live.parent / "networks").exists()
+    assert not (rless.live.parent / "hub" / "networks").exists()
 
 
 def test_what_a_member_has(rless: Product, net: str) -> None:
