@@ -153,24 +153,31 @@ class Options:
         self.use_pivot = True
 
 
-def create(
-    root: str,
-    container_id: str,
-    options: Options,
-    foreground: bool = False,
-    console: Console | None = None,
-) -> parent.Created:
+def create(root: str, container_id: str, options: Options) -> parent.Created:
     """Create a container, whose init then waits for `start`.
-
-    Args:
-        foreground: it ends with the caller, who hears himself of what fails.
-        console: the caller's own terminal, without --console-socket.
 
     Raises:
         RlessError: of any step. Nothing is left then.
     """
     bundle = os.path.abspath(options.bundle)
-    spec = load(bundle, options.config)
+    return _make(root, container_id, bundle, load(bundle, options.config), options)
+
+
+def _make(
+    root: str,
+    container_id: str,
+    bundle: str,
+    spec: Spec,
+    options: Options,
+    foreground: bool = False,
+    console: Console | None = None,
+) -> parent.Created:
+    """Create a container of a config that is loaded.
+
+    Args:
+        foreground: it ends with the caller, who hears himself of what fails.
+        console: the caller's own terminal, without --console-socket.
+    """
     wants_terminal = bool(spec["process"].get("terminal"))
     if wants_terminal != (options.console_socket is not None or console is not None):
         need = "needs" if wants_terminal else "allows no"
@@ -336,21 +343,21 @@ def run(root: str, container_id: str, options: Options) -> int:
     from rootless.runtime import foreground
 
     bundle = os.path.abspath(options.bundle)
+    spec = load(bundle, options.config)
     console = None
-    if options.console_socket is None and _wants_terminal(bundle, options.config):
+    if options.console_socket is None and spec["process"].get("terminal"):
         from rootless.runtime.console import Console
 
         console = Console()
-    created = create(root, container_id, options, foreground=True, console=console)
+    created = _make(root, container_id, bundle, spec, options, True, console)
     record = Record(root, container_id)
-    foreground.forward_signals(record.signal)
-    relay = _relay(record, record.read())
     try:
+        foreground.forward_signals(record.signal)
+        relay = _relay(record, record.read())
         if console is not None:
             console.take_over()
         record.open_start_gate()
         created.wait_exec()
-        spec = record.read_spec()
         if spec.get("hooks", {}).get("poststart"):
             _after_start(root, record, spec)
         foreground.attend(created.pidfd, created.pid, console, relay)
@@ -366,12 +373,6 @@ def run(root: str, container_id: str, options: Options) -> int:
             delete(root, container_id, force=True)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-def _wants_terminal(bundle: str, config: str | None) -> bool:
-    document = read_json(os.path.join(bundle, config or "config.json"))
-    process = document.get("process") if isinstance(document, dict) else None
-    return isinstance(process, dict) and process.get("terminal") is True
 
 
 def kill(root: str, container_id: str, number: int, everything: bool) -> None:

@@ -87,7 +87,11 @@ class Record:
             raise RlessError(f"container {self.id} already exists", exit_code=1) from None
         except OSError as error:
             raise RlessError(f"cannot make {self.directory}: {error.strerror}") from error
-        os.mkfifo(self.fifo, 0o600)
+        try:
+            os.mkfifo(self.fifo, 0o600)
+        except OSError as error:
+            os.rmdir(self.directory)
+            raise RlessError(f"cannot make {self.fifo}: {error.strerror}") from error
 
     @property
     def failure(self) -> str:
