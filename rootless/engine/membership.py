@@ -137,6 +137,10 @@ class Membership:
         if self._outward:
             see_way_out(self._hub)
 
+    def close_command_ends(self) -> None:
+        """Close what is the command's, in the process that keeps the membership."""
+        self._joiner.disown()
+
     def close(self) -> None:
         """Let go of the membership, which the monitor keeps if it has got so far."""
         self._joiner.close()

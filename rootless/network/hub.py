@@ -105,9 +105,13 @@ class Hub:
             self.fd = -1
 
 
+def _directory() -> str:
+    return paths.checked(paths.boot_root())
+
+
 def connect() -> Hub | None:
     """Return a connection to the hub; None: there is none."""
-    directory = os.open(paths.boot_root(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(_directory(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         channel.connect(f"/proc/self/fd/{directory}/{_SOCKET}")
@@ -135,7 +139,7 @@ def enter(ids: IdMap, way_out: bool) -> Hub:
     """
     hub = connect()
     if hub is None:
-        lock = os.open(f"{paths.boot_root()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{_directory()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             hub = connect() or _make(ids, way_out)
@@ -253,7 +257,7 @@ def _become(
     """Become the program that holds the hub."""
     from rootless.linux import caps
 
-    os.chdir(paths.boot_root())
+    os.chdir(_directory())
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         os.unlink(_SOCKET)
