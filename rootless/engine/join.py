@@ -254,12 +254,12 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     if spec is None or not first:
         raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)
     init = runtime.Init(first[0], first[1])
-    _add_fakeroot(request, spec)
     image = container.facts["image_config"]
     uid, gid, _, home = container.facts["user"]
     facts = specgen.Facts(container.idmap(), uid, gid)
     facts.home = home
     facts.hostname = spec.get("hostname", "")
+    request.env = [*_added(container, spec, facts), *request.env]
     description = spec["process"]
     description["args"] = specgen.command(request, image, None)
     description["env"] = specgen.environment(request, image, facts)
@@ -274,7 +274,7 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
         cgroup=None,
         cache_dir=f"{paths.storage_root()}/seccomp",
         keep_fds=launcher_fds(description["env"]),
-        keep_groups=request.keep_groups,
+        keep_groups=spec.get("annotations", {}).get("run.oci.keep_original_groups") == "1",
     )
     if not request.interactive:
         null = os.open("/dev/null", os.O_RDONLY)
@@ -282,12 +282,11 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     entrant.become()
 
 
-def _add_fakeroot(request: RunRequest, spec: Spec) -> None:
-    """Tell the program, too, what the container's first process was told of --fakeroot."""
-    if any(entry.startswith("APT_CONFIG=") for entry in spec["process"].get("env", ())):
-        from rootless.engine import fakeroot
-
-        request.env = [*fakeroot.ENVIRONMENT, *request.env]
+def _added(container: Container, spec: Spec, facts: specgen.Facts) -> list[str]:
+    """Return the variables that the start has added: of GPUs, links, --fakeroot."""
+    asked = RunRequest.from_data(container.facts["request"])
+    known = set(specgen.environment(asked, container.facts["image_config"], facts))
+    return [entry for entry in spec["process"].get("env", ()) if entry not in known]
 
 
 # -- what is left --------------------------------------------------------------------------------
