@@ -22,7 +22,7 @@ from rootless.network import addresses, bridge, hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from rootless.engine.container import Container
@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 
 _WAY_OUT_LOCK = "way-out.lock"
 _ENTRY = "networks"  # in `live`: no id of a container
+
+
+def _shelter_for(request: RunRequest) -> Callable[[int], None]:
+    """Return what keeps the hub from the end of the session in which it happens to be made."""
+
+    def shelter(pid: int) -> None:
+        if request.manager() in ("auto", "systemd"):
+            from rootless.runtime import cgroup
+
+            cgroup.shelter(f"rless-networks-{pid}", "networks of rless", pid)
+
+    return shelter
 
 
 class Membership:
@@ -54,7 +66,9 @@ class Membership:
         self._wishes = request.networks
         self._networks = [networks.find(wish["name"]) for wish in self._wishes]
         self._outward = any(not network.internal for network in self._networks)
-        self._hub = hub.enter(userns.identity(userns.Subordinate()), self._outward)
+        self._hub = hub.enter(
+            userns.identity(userns.Subordinate()), self._outward, _shelter_for(request)
+        )
         self._joiner = bridge.Joiner(self._hub)
         self.places: list[dict[str, Any]] = []
         self.ports: list[str] = []

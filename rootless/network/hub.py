@@ -128,12 +128,13 @@ def connect() -> Hub | None:
         os.close(directory_fd)
 
 
-def enter(ids: IdMap, way_out: bool) -> Hub:
+def enter(ids: IdMap, way_out: bool, made: Callable[[int], None] | None = None) -> Hub:
     """Return a connection to the hub, which is made if there is none.
 
     Args:
         ids: all ids of the caller's, each as itself (`engine.userns.identity`).
         way_out: whether the caller needs one.
+        made: told the pid of its program, if it was made now.
 
     Raises:
         RlessError: it cannot be made, or there is no way out.
@@ -143,7 +144,11 @@ def enter(ids: IdMap, way_out: bool) -> Hub:
         lock = os.open(f"{directory()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            hub = connect() or _make(ids, way_out)
+            hub = connect()
+            if hub is None:
+                hub = _make(ids, way_out)
+                if made is not None:
+                    made(hub.pid)
         finally:
             os.close(lock)
     return hub

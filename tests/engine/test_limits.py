@@ -320,3 +320,24 @@ def test_there_is_a_witness_before_there_is_a_group() -> None:
     made = making.finish((), lambda manager, path: seen.append((manager, path, exists(path))))
     made.destroy()
     assert seen == [("cgroupfs", made.path, False)]
+
+
+@delegated
+@pytest.mark.needs("tun", "pasta", "compiler", "default route")
+def test_networks_outlive_the_session_that_made_them(
+    rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is nobody's: it must not end with the container, nor the unit, that came first."""
+    reach(rless, systemd, monkeypatch)
+    rless("network", "create", "net").expect()
+    try:
+        rless.detach("member", "--network=net", "sleep", "600")
+        made = [values for name, values in systemd.calls if name == "StartTransientUnit"]
+        unit, _, properties, _ = made[0]
+        hub, pasta = dict(properties)["PIDs"]
+        assert unit == f"rless-networks-{hub}.scope"
+        assert cgroup_of(hub).endswith(f"/{unit}")
+        assert cgroup_of(pasta).endswith(f"/{unit}")
+    finally:
+        rless("rm", "-f", "member").expect()
+        rless("network", "rm", "net").expect()

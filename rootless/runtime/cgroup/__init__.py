@@ -258,6 +258,30 @@ def _limit(made: Cgroup, wish: Wish) -> Cgroup:
     return made
 
 
+def shelter(name: str, description: str, pid: int) -> None:
+    """Give a helper that outlives its session a scope of its own, with its children.
+
+    Best effort: where there is no systemd, nothing ends it at the end of a session either, as a
+    rule.
+    """
+    if not (reachable := sockets()):
+        return
+    from rootless.runtime.cgroup.systemd import Scope
+
+    wish = Wish(name, "systemd")
+    wish.description = description
+    children = read_words(f"/proc/{pid}/task/{pid}/children")
+    try:
+        scope = Scope(reachable)
+        try:
+            scope.ask(wish, [pid, *map(int, children)])
+            scope.wait()
+        finally:
+            scope.close()
+    except RlessError as error:
+        log.debug(f"{name}: no scope: {error.message}")
+
+
 def choose(wish: Wish) -> Cgroup:
     """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
 

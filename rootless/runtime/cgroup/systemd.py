@@ -153,6 +153,20 @@ class Scope:
         Raises:
             RlessError: systemd refuses, or there is no unified hierarchy.
         """
+        self.wait()
+        directory = find_own()
+        if directory is None:
+            raise RlessError("there is no unified cgroup hierarchy (v2)")
+        if os.path.basename(directory) != self.unit:
+            raise RlessError(f"systemd did not move us into {self.unit}")
+        return directory
+
+    def wait(self) -> None:
+        """Wait until the scope is made.
+
+        Raises:
+            RlessError: systemd refuses.
+        """
         until = time.monotonic() + _AGAIN
         while True:
             try:
@@ -170,12 +184,6 @@ class Scope:
                 break
         if result != "done":
             raise RlessError(f"systemd could not start {self.unit}: {result}")
-        directory = find_own()
-        if directory is None:
-            raise RlessError("there is no unified cgroup hierarchy (v2)")
-        if os.path.basename(directory) != self.unit:
-            raise RlessError(f"systemd did not move us into {self.unit}")
-        return directory
 
     def adopt(self, pids: Sequence[int]) -> None:
         """Bring in helpers that were started meanwhile.
