@@ -1,6 +1,6 @@
 """Tests in the virtual machine of scripts/vm: one boot for all of them, in this order.
 
-A session costs 0.7 s there, a command of rless half a second, so a script does many things.
+See tests/lib/guest.py for what scripts cost.
 """
 
 from __future__ import annotations

@@ -10,36 +10,17 @@ import json
 
 import pytest
 
-from tests.lib.machine import IMAGE, Machine
+from tests.lib.guest import script
+from tests.lib.machine import Machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs("virtual machine")]
 
-RUN = "rless run --network none"
 PLACE = "/user.slice/user-1000.slice/user@1000.service/user.slice"
-OBEDIENT = "trap 'exit 0' TERM; while :; do sleep 0.2; done"
-# Functions for scripts: the control group of a container; to wait for a condition.
-TOOLS = r"""
-group() {
-    dirname $(find /sys/fs/cgroup -path \
-        "*/rless-$(rless inspect -f '{{.Id}}' $1).scope/container/cgroup.procs")
-}
-await() {
-    for i in $(seq 100); do eval "$1" && return; sleep 0.2; done
-    echo "in vain: $1"
-}
-"""
 
 
 def words(lines: list[str]) -> dict[str, int]:
     """Return lines of `name number`."""
     return {name: int(value) for name, value in (line.split() for line in lines)}
-
-
-def script(text: str, **values: object) -> str:
-    """Return a script: $RUN, $IMAGE and the given names are replaced by their values."""
-    for name, value in {"RUN": RUN, "IMAGE": IMAGE, "OBEDIENT": OBEDIENT, **values}.items():
-        text = text.replace(f"${name}", str(value))
-    return TOOLS + text
 
 
 def test_the_scope(machine: Machine) -> None:
