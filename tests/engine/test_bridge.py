@@ -1,4 +1,7 @@
-"""Networks of several containers, from `network create` to what is left of them."""
+"""Networks of several containers, from `network create` to what is left of them.
+
+Their way out is no way to the host's loopback (class 38 of docs/security.md).
+"""
 
 from __future__ import annotations
 
@@ -172,7 +175,7 @@ def outward_address() -> str:
 
 
 def test_the_way_out_and_what_is_closed(rless: Product, net: str) -> None:
-    """Outside is what the host reaches; its loopback is not, by whatever way (security 38)."""
+    """Outside is what the host reaches; its loopback is not, by whatever way."""
     rless("network", "create", "--internal", "inner").expect()
     host = outward_address()
     outside, port = serve(host)
