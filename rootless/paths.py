@@ -6,11 +6,19 @@ refused, because on a shared machine somebody else may have planted it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from rootless import config
 from rootless.errors import RlessError
+
+NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
+
+
+def hint_of(number: int | None) -> str | None:
+    """Return what to do about an errno of writing that says that there is no room, or None."""
+    return NO_ROOM if number in (errno.ENOSPC, errno.EDQUOT) else None
 
 
 def _home() -> str:
@@ -168,7 +176,9 @@ def private_dir(path: str, hint: str | None = None, forbidden: int = 0o077) -> N
             pass
         status = os.lstat(path)
     except OSError as error:
-        raise RlessError(f"cannot make {path}: {error.strerror}", hint) from error
+        raise RlessError(
+            f"cannot make {path}: {error.strerror}", hint_of(error.errno) or hint
+        ) from error
     if not stat.S_ISDIR(status.st_mode):
         raise RlessError(f"{path} is not a directory", hint)
     if status.st_uid != os.getuid():

@@ -119,12 +119,13 @@ class Child:
         self.wires = Wires(
             request.tty, request.interactive, streams, link=request.explain is not None
         )
-        _load_shared()
         namespaces = ns.CLONE_NEWNS | (ns.CLONE_NEWNET if self._new_network else 0)
         try:
             self.pasta = network.prepare(request, exposed)
             if request.networks:
                 self.member = _enter_networks(request, userns)
+            if self.pasta is None:
+                _load_shared()
             self._newborn = idmap.Newborn(
                 namespaces,
                 self._run,
@@ -227,7 +228,6 @@ class Child:
             pass  # `_run` meets it again, and tells
 
     def _begin_network(self) -> None:
-        netlink.loopback_up()
         if self.pasta is not None:
             from rootless.network import shield
 
@@ -235,6 +235,7 @@ class Child:
             # Only now: the shield and pasta both open the tap device, which one at a time can.
             own = f"/proc/{os.getpid()}/ns"
             self.pasta.begin(f"{own}/net", f"{own}/user")
+        netlink.loopback_up()
 
     def _run(self) -> NoReturn:
         """Take the plan, and be the monitor."""
@@ -285,7 +286,11 @@ def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
 
 
 def _load_shared() -> None:
-    """Load what both sides need: once, not twice."""
+    """Load what both sides need: once, not twice.
+
+    Not where a network has to be begun: that has the longest way to go, and 1 ms later would be
+    1 ms later at the end.
+    """
     import rootless.engine.container
     import rootless.engine.events
     import rootless.engine.monitor_client

@@ -304,7 +304,10 @@ def create(
         except (OSError, RlessError):
             pass  # the next sweep does it
         if isinstance(error, OSError):
-            raise RlessError(f"cannot make the container in {root}: {error.strerror}") from error
+            raise RlessError(
+                f"cannot make the container in {root}: {error.strerror}",
+                paths.hint_of(error.errno),
+            ) from error
         raise
     return container
 

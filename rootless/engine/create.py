@@ -47,6 +47,7 @@ class Run:
         self.subordinate = userns.Subordinate()
         self.warned = False
         self.prepared = False
+        self.followed = False  # it has started, and the command stays with it
         self.added_groups: list[int] = []
         self.idmap: IdMap
         self.source: Source

@@ -71,14 +71,22 @@ def flatten(
     if os.path.lexists(output) and not force:
         raise RlessError(f"{escape(output)} exists", "name another file, or use --force")
     ids = userns.Subordinate()
-    mapping = userns.build(0, 0, ids)
-    if keep_owners and mapping.single:
+    full = userns.build(0, 0, ids)
+    if keep_owners and full.single:
         raise RlessError(
             f"--keep-owners needs subordinate ids: {ids.why_none}",
             "without it, all files are root's",
         )
     store = Store(paths.storage_root())
-    image = pull(name, store, platform=platform, idmap_for=lambda image: mapping)
+    single = userns.build_single(0, 0)
+
+    def choose(image: Image) -> IdMap:
+        """Take what is unpacked already, where the owners are none of ours to keep."""
+        lost = not keep_owners and full.key not in image.keys and single.key in image.keys
+        return single if lost else full
+
+    image = pull(name, store, platform=platform, idmap_for=choose)
+    mapping = choose(image)
     layers = ensure_layers(image, mapping, store)
     config = _document(image, store)
     arguments = ["-comp", compression, "-noappend", "-no-progress", "-quiet", "-no-xattrs"]

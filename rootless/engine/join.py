@@ -150,7 +150,7 @@ def _named(name: str) -> Container | None:
 
 
 def _compare(container: Container, wanted: RunRequest, key: str) -> None:
-    made, mine = container.facts["request"], wanted.to_data()
+    made, mine = container.facts.get("request", {}), wanted.to_data()
     if _is_file(made.get("image"), mine.get("image")):
         mine["image"] = made["image"]
     names = sorted({*made, *mine} - _OWN)
@@ -238,7 +238,7 @@ def _await_name(name: str) -> None:
 
     deadline = time.monotonic() + _PATIENCE
     while (container := _named(name)) is not None and time.monotonic() < deadline:
-        if not container.facts["request"].get("holds"):
+        if not container.facts.get("request", {}).get("holds"):
             return  # `create` says whose the name is
         sweep.sweep()
         time.sleep(0.005)
@@ -265,13 +265,15 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     description["env"] = specgen.environment(request, image, facts)
     description["cwd"] = specgen.directory(request, image)
     description["rlimits"] = specgen.rlimits(request)
+    from rootless.engine.profile import launcher_fds
+
     entrant = runtime.prepare(
         spec,
         description,
         init,
         cgroup=None,
         cache_dir=f"{paths.storage_root()}/seccomp",
-        keep_fds=_launcher_fds(os.environ),
+        keep_fds=launcher_fds(description["env"]),
         keep_groups=request.keep_groups,
     )
     if not request.interactive:
@@ -286,18 +288,6 @@ def _add_fakeroot(request: RunRequest, spec: Spec) -> None:
         from rootless.engine import fakeroot
 
         request.env = [*fakeroot.ENVIRONMENT, *request.env]
-
-
-def _launcher_fds(environment: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the descriptors that the launcher has left for the program: that of PMI-1 and -2."""
-    number = environment.get("PMI_FD", "")
-    if not (number.isascii() and number.isdigit() and int(number) > 2):
-        return ()
-    try:
-        os.fstat(int(number))
-    except OSError:
-        return ()
-    return (int(number),)
 
 
 # -- what is left --------------------------------------------------------------------------------

@@ -132,21 +132,15 @@ class Monitor:
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        self.cgroup = self.making.finish(self.mounted.helper_pids)
+        self.cgroup = self.making.finish(self.mounted.helper_pids, self._note)
         self.spec["linux"]["resources"] = self.cgroup.resources
         self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
+        if systemd := self.container.facts.get("systemd"):
+            from rootless.engine import systemd_mode
+
+            systemd_mode.open_cgroup(self.spec, self.cgroup, systemd)
         write_json(f"{self.container.directory}/config.json", self.spec)
         times.append(("control group", time.monotonic()))
-        pasta = self.pasta
-        self.container.record_live(
-            monitor=this_process(),
-            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
-            cgroup=self.cgroup.path or "",
-            manager=self.cgroup.manager,
-            ports=self.ports,
-            rootfs=self.mounted.describe(),
-            restarts=0,
-        )
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:
@@ -162,6 +156,7 @@ class Monitor:
             console_fd=wires.console,
             die_with_parent=True,
             want_report=self.want_report,
+            keep_fds=self._launcher_fds(),
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
@@ -186,6 +181,20 @@ class Monitor:
             os.waitpid(created.pid, 0)
             raise
         return orders
+
+    def _note(self, manager: str, cgroup: str) -> None:
+        """Record what is there, and the control group that is about to be."""
+        assert self.mounted is not None
+        pasta = self.pasta
+        self.container.record_live(
+            monitor=this_process(),
+            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            cgroup=cgroup,
+            manager=manager,
+            ports=self.ports,
+            rootfs=self.mounted.describe(),
+            restarts=0,
+        )
 
     def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor)."""
@@ -250,6 +259,15 @@ class Monitor:
         if facts["health"]:
             pairs += health_orders(facts["health"])
         return pairs
+
+    def _launcher_fds(self) -> tuple[int, ...]:
+        """Return the descriptors for the application that the command was started with."""
+        environment = self.spec["process"].get("env", [])
+        if not any(entry.startswith("PMI_FD=") for entry in environment):
+            return ()
+        from rootless.engine.profile import launcher_fds
+
+        return launcher_fds(environment)
 
     @property
     def shares_pids(self) -> bool:

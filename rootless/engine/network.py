@@ -48,18 +48,14 @@ def prepare(request: RunRequest, exposed: Iterable[str]) -> Pasta | None:
     from rootless.network import pasta
 
     options = mode.partition(":")[2]
-    ip = request.ip
-    if ip is None and any(target == HOST_GATEWAY for _, target in request.add_host):
-        # Else the address of the host is the container's own, and never leaves it.
-        from rootless.network.pasta_options import OWN_ADDRESS
-
-        ip = OWN_ADDRESS
     return pasta.prepare(
         request.published(exposed),
         options.split(",") if options else [],
-        ip=ip,
+        ip=request.ip,
         ip6=request.ip6,
         mac=request.mac_address,
+        # Else the address of the host is the container's own, and what is sent to it stays here.
+        own=any(target == HOST_GATEWAY for _, target in request.add_host),
     )
 
 

@@ -389,7 +389,9 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         _end_start(wires, pid, container, keep, None)
         return interruption.code
     except RlessError as error:
-        _end_start(wires, pid, container, keep, error)
+        # What has run before our eyes is no failed start: its end is kept, as any other.
+        keep = keep or (state.followed and not container.facts["rm"])
+        _end_start(wires, pid, container, keep, None if state.followed else error)
         raise
     finally:
         wires.close_all()
@@ -508,6 +510,7 @@ def _attend(state: Run, attachment: Attachment, child: Child) -> int | None:
             client.let_go()
         _notify(request, child.pid)
         return None
+    state.followed = True
     signals.forward(client.forward)
     streams = (wires.stdin, wires.stdout, wires.stderr)
     wires.stdin = wires.stdout = wires.stderr = -1

@@ -157,7 +157,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
             pass  # its parent was taken from us: the administrator's systemd removes it
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
-    if container is not None and container.facts["request"].get("holds"):
+    if container is not None and container.facts.get("request", {}).get("holds"):
         from rootless.engine.join import end_inside
 
         end_inside(container_id)

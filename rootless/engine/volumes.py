@@ -333,7 +333,9 @@ def _make(
     except FileExistsError:
         _make(storage, name, labels, options, owner)  # another one is at it
     except OSError as error:
-        raise RlessError(f"cannot make the volume {name}: {error.strerror}") from error
+        raise RlessError(
+            f"cannot make the volume {name}: {error.strerror}", paths.hint_of(error.errno)
+        ) from error
 
 
 def get(name: str) -> Volume:
@@ -510,7 +512,9 @@ class _Locked:
         try:
             self._fd = os.open(f"{directory}/{_LOCK}", flags, 0o600)
         except OSError as error:
-            raise RlessError(f"cannot write to {directory}: {error.strerror}") from error
+            raise RlessError(
+                f"cannot write to {directory}: {error.strerror}", paths.hint_of(error.errno)
+            ) from error
         _flock(self._fd, self._kind)
 
     def __exit__(self, *details: object) -> None:

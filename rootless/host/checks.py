@@ -195,7 +195,8 @@ def check_storage(path: str, mount: facts.Mount | None, outcome: Outcome) -> Che
         return Check("storage", FAIL, f"{path} is mounted read-only", "nothing can be stored", move)
     if fstype in facts.NETWORK_FILE_SYSTEMS:
         meaning = f"{fstype} is slow for many small files and keeps no subordinate owners"
-        return Check("storage", WARN, fact, meaning, move)
+        local = 'put `root = "/local/{user}/rless"` into [storage] of the configuration, or ' + move
+        return Check("storage", WARN, fact, meaning, local)
     if free < LITTLE_SPACE or 0 <= inodes < FEW_INODES:
         fact += f", {inodes} inodes" if inodes >= 0 else ""
         return Check("storage", WARN, fact, "larger images do not fit", "free space, or " + move)
@@ -219,6 +220,36 @@ def check_owners(outcome: Outcome) -> Check:
         "images cannot be unpacked with their owners here",
         "set RLESS_STORAGE to a directory of yours on a local disk",
     )
+
+
+def check_locks(outcome: Outcome) -> Check:
+    """Judge whether commands at the same time can tell each other so."""
+    if outcome:
+        return Check("locks", OK, "locks and links work on the storage")
+    return Check(
+        "locks",
+        WARN,
+        f"locks or links do not work on the storage: {outcome.error}",
+        "two commands that pull or remove images at the same time may fail",
+        "move the storage to a local disk: `root` in [storage] of the configuration",
+    )
+
+
+def check_image_files(programs: list[str], device: Outcome) -> Check:
+    """Judge what runs images that are files; `programs`: those of it that are installed."""
+    mounts = any(name.startswith("squashfuse") for name in programs)
+    make = "" if "mksquashfs" in programs else "; `flatten` needs mksquashfs"
+    if mounts and device:
+        return Check("image files", OK, f"squashfs and SIF files are mounted{make}")
+    lacking = "squashfuse is not installed" if not mounts else f"/dev/fuse: {device.error}"
+    fix = facts.package_command("squashfuse", fedora=("squashfuse",))
+    if mounts:
+        fix = "sudo modprobe fuse; sudo chmod 666 /dev/fuse"
+    if "unsquashfs" in programs:
+        return Check(
+            "image files", WARN, lacking, "squashfs and SIF files are unpacked before use", fix
+        )
+    return Check("image files", WARN, lacking, "squashfs and SIF files cannot be run", fix)
 
 
 def check_overlay(outcome: Outcome, xattr: Outcome) -> Check:

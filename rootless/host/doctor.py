@@ -97,6 +97,7 @@ def _drivers(path: str) -> Iterator[Check]:
         uids, gids = _ranges("uid"), _ranges("gid")
         if uids and gids and trial.bounded(trial.full_map, uids, gids):
             yield checks.check_owners(trial.bounded(trial.foreign_owner, fresh(), uids, gids))
+        yield checks.check_locks(trial.bounded(trial.locks, fresh()))
         overlay = checks.check_overlay(trial.bounded(trial.kernel_overlay, fresh()), xattr)
         program = facts.find_program("fuse-overlayfs")
         device = trial.bounded(trial.device, "/dev/fuse")
@@ -107,6 +108,9 @@ def _drivers(path: str) -> Iterator[Check]:
         yield overlay
         yield fuse
         yield checks.check_driver(overlay, fuse)
+        names = ("squashfuse_ll", "squashfuse", "unsquashfs", "mksquashfs")
+        there = [name for name in names if facts.find_program(name)]
+        yield checks.check_image_files(there, device)
     except OSError as error:
         yield Check("driver", FAIL, f"{path}: {error.strerror}", "nothing can be stored", "")
     finally:

@@ -8,6 +8,7 @@ private directory, which the caller removes.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import select
@@ -251,6 +252,31 @@ def user_xattr(directory: str) -> str:
     with open(path, "wb"):
         os.setxattr(path, "user.rless.doctor", b"1")
     os.unlink(path)
+    return "work"
+
+
+def locks(directory: str) -> str:
+    """Lock a file in `directory` against a second opening, link it, and rename over it."""
+    path = f"{directory}/lock"
+    first = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            raise RlessError("a lock is given twice")
+        os.link(path, f"{path}-2")
+        os.rename(f"{path}-2", f"{path}-3")
+        os.rename(f"{path}-3", path)
+    finally:
+        os.close(first)
+        os.close(second)
+        for name in (path, f"{path}-2", f"{path}-3"):
+            if os.path.lexists(name):
+                os.unlink(name)
     return "work"
 
 

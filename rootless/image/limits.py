@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 
-from rootless import config
+from rootless import config, paths
 
 # What to do when the room itself is the limit.
-NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
+NO_ROOM = paths.NO_ROOM
 
 NOT_WRITABLE = "set RLESS_STORAGE to a directory that you can write to"
 
 # A server of a home that squashes root refuses what belongs to others.
-NO_OWNERS = "set RLESS_STORAGE to a local directory: this file system refuses foreign owners (NFS?)"
+NO_OWNERS = "set RLESS_STORAGE to a local directory: {} refuses foreign owners"
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -82,15 +82,30 @@ for _name, _value in config.sections().get("images.limits", {}).items():
 _HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_ROOM),
     **dict.fromkeys((errno.EROFS, errno.EACCES), NOT_WRITABLE),
-    errno.EPERM: NO_OWNERS,
 }
 
 
 def hint(number: int | None) -> str | None:
     """Return what to do about an errno of writing to the store; None: nobody knows."""
+    if number == errno.EPERM:
+        return NO_OWNERS.format(_file_system() or "this file system")
+    if number in (errno.EOPNOTSUPP, errno.ENOLCK, errno.ESTALE):
+        name = _file_system()
+        return f"set RLESS_STORAGE to a local directory, away from {name}" if name else None
     return _HINTS.get(number or 0)
 
 
 def transfer_seconds(size: int) -> float:
     """Return how long the transfer of a blob of `size` bytes may take in all."""
     return 2 * IDLE_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+
+
+def _file_system() -> str:
+    """Return the name of what the storage lies on, "" if there is nothing odd to it."""
+    from rootless.errors import RlessError
+    from rootless.linux.filesystem import name_of
+
+    try:
+        return name_of(paths.storage_root())
+    except RlessError:
+        return ""

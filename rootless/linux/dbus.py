@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-TIMEOUT = 10.0  # seconds for all that one connection is asked
+TIMEOUT = 10.0  # seconds for each thing that is waited for
 _LARGEST = 1 << 20  # bytes of a message; the specification allows 128 MiB
 _LONGEST_LINE = 1024  # bytes of an answer before there are messages
 _MOST_SIGNALS = 1000
@@ -344,7 +344,7 @@ class Connection:
         """
 
         self._broker = broker
-        self._deadline = time.monotonic() + TIMEOUT
+        self._deadline = 0.0
         self._data = bytearray()
         self._out = bytearray()
         self._signals: list[Message] = []
@@ -394,6 +394,7 @@ class Connection:
         Raises:
             DBusError: it has not, or has gone.
         """
+        self._deadline = time.monotonic() + TIMEOUT
         if not self._ready:
             self._await_welcome()
             if self._broker:
@@ -425,6 +426,7 @@ class Connection:
         Raises:
             DBusError: it is an error, or does not come.
         """
+        self._deadline = time.monotonic() + TIMEOUT
         while True:
             message = self._receive()
             if message.kind == SIGNAL:
@@ -441,6 +443,7 @@ class Connection:
         Raises:
             DBusError: it does not come.
         """
+        self._deadline = time.monotonic() + TIMEOUT
         while True:
             message = self._signals.pop(0) if self._signals else self._receive()
             if (message.kind, message.interface, message.member) == (SIGNAL, interface, member):

@@ -38,6 +38,38 @@ _KERNEL_TYPES = frozenset(
 )
 
 
+# linux/magic.h, and those that are not in it: Lustre, GPFS, BeeGFS, OrangeFS.
+_NAMES = {
+    0x6969: "NFS",
+    0x0BD00BD0: "Lustre",
+    0x47504653: "GPFS",
+    0x19830326: "BeeGFS",
+    0x20030528: "OrangeFS",
+    0xC36400: "Ceph",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "CIFS",
+    0x517B: "CIFS",
+    0x01021997: "9p",
+    0x5346414F: "AFS",
+    0xAAD7AAEA: "PanFS",
+    0x65735546: "FUSE",
+    0x858458F6: "ramfs",
+    0x01021994: "tmpfs",
+    0x4D44: "FAT",
+}
+
+
+def name_of(path: str) -> str:
+    """Return the name of the file system that holds a path; "" for one with nothing odd to it.
+
+    Source: statfs(2).
+    """
+    buffer = ffi.create_string_buffer(256)
+    if libc.statfs(path.encode("utf-8", "surrogateescape"), buffer) == -1:
+        return ""
+    return _NAMES.get(int.from_bytes(bytes(buffer)[:8], "little") & 0xFFFFFFFF, "")
+
+
 def is_kernels(fd: int) -> bool:
     """Tell whether a file lies in /proc, /sys or another file system without files.
 

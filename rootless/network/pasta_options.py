@@ -10,6 +10,7 @@ import os
 import stat
 
 from rootless.errors import RlessError
+from rootless.linux import processor
 from rootless.network import resolv
 
 TYPE_CHECKING = False
@@ -26,9 +27,11 @@ _ROUTES4, _ROUTES6 = "/proc/net/route", "/proc/net/ipv6_route"
 # pasta's own address in the container's network; the version of 2023 takes that of the host's
 # interface by default, and gives up where it has none, as with a VPN (tun, WireGuard).
 _MAC = "9a:55:9a:55:9a:55"
-# For containers that must not have the host's address: of a host without a default route, or where
-# the host's is to be reached. What pasta makes of it is an ordinary connection of the host.
-OWN_ADDRESS = "10.0.2.100"
+# For containers that must not have the host's addresses: of a host without a default route; where
+# the host is to be reached; and where ports are published, because a connection from the host to
+# its own address would come from the container's own, and never arrive (in all versions). What
+# pasta makes of these addresses is an ordinary connection of the host.
+_OWN_ADDRESS, _OWN_ADDRESS6 = "10.0.2.100", "fd52:6c65:7373::100"
 _OFFLINE = ["-4", "-i", "lo"]
 
 # Options of pasta that --network=pasta:OPTIONS must not give, because they are how it is run.
@@ -61,17 +64,24 @@ def find() -> str | None:
 
     Whoever owns "/" counts as root: in a user namespace without id 0 that is the overflow id.
     """
-    owner = os.stat("/").st_uid
-    for directory in _DIRECTORIES:
-        path = f"{directory}/pasta"
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        is_safe = stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022
-        if is_safe and status.st_uid in (0, owner):
-            return path
-    return None
+    return next(
+        (path for path in (f"{base}/pasta" for base in _DIRECTORIES) if _is_safe(path)), None
+    )
+
+
+def _is_safe(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    closed = stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022
+    return closed and status.st_uid in (0, os.stat("/").st_uid)
+
+
+def _build_of(path: str) -> str:
+    """Return the build for this processor: what pasta itself would find and execute, in 1 ms."""
+    build = f"{os.path.realpath(path)}.avx2"
+    return build if processor.has_avx2() and _is_safe(build) else path
 
 
 def program() -> str:
@@ -102,6 +112,7 @@ def command(
     ip: str | None = None,
     ip6: str | None = None,
     mac: str | None = None,
+    own: bool = False,
 ) -> list[str]:
     """Return the arguments of pasta, from its absolute path on, all but the namespaces.
 
@@ -110,6 +121,7 @@ def command(
         options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
             the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
         ip, ip6, mac: addresses of the container; None: those of the host, and a random one.
+        own: not those of the host; nor with published ports.
 
     Raises:
         RlessError: of `program`, or an option that cannot be.
@@ -118,7 +130,14 @@ def command(
     """
     path = program()
     given = _given(options)
-    arguments = [path, "--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
+    arguments = [
+        _build_of(path),
+        "--config-net",
+        "--quiet",
+        "--foreground",
+        "--pid",
+        "/proc/self/fd/1",
+    ]
     if os.geteuid() == 0:
         arguments += ["--runas", "0"]  # it becomes nobody otherwise, who may not join
     if "--map-gw" not in given and "--map-host-loopback" not in given:
@@ -139,7 +158,7 @@ def command(
     if mac and "--ns-mac-addr" not in given:
         arguments += ["--ns-mac-addr", mac]
     if not given & {"-4", "-6", "-a", "-g", "-i"}:
-        arguments += _addresses(ip, ip6)
+        arguments += _addresses(ip, ip6, own or bool(ports))
     elif ip or ip6:
         raise RlessError("--network=pasta:OPTIONS give the addresses, and so does another flag")
     if "--dns-forward" not in given and resolv.needs_forward(resolv.read_host()):
@@ -205,15 +224,17 @@ def _span(first: int, count: int) -> str:
     return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
 
-def _addresses(ip: str | None, ip6: str | None) -> list[str]:
+def _addresses(ip: str | None, ip6: str | None, own: bool) -> list[str]:
     """Return the options for families and addresses.
 
     Raises:
         RlessError: an address of a family that the host has no way out by.
     """
     arguments = list(families())
-    if arguments == _OFFLINE:
-        ip = ip or OWN_ADDRESS
+    if (own and "-6" not in arguments) or arguments == _OFFLINE:
+        ip = ip or _OWN_ADDRESS
+    if own and "-4" not in arguments:
+        ip6 = ip6 or _OWN_ADDRESS6
     if ip:
         if "-6" in arguments:
             raise RlessError(f"the container cannot have {ip}: this host has no way out by IPv4")

@@ -17,6 +17,7 @@ and one that is started anew finds it again.
 
 from __future__ import annotations
 
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import route, tap
 
 _LOOPBACK = [
@@ -33,9 +34,17 @@ def close_loopback(interface: str = "eth0") -> None:
         interface: its name, `Pasta.interface`.
 
     Raises:
-        SyscallError: see `tap.make` and `route.add_local`.
+        RlessError: there is no /dev/net/tun to make it with.
+        SyscallError: see `route.add_local`.
 
     Where it runs: in the container's network namespace, with CAP_NET_ADMIN, before the
     application and best before pasta.
     """
-    route.add_local(tap.make(interface), _LOOPBACK)
+    try:
+        index = tap.make(interface)
+    except SyscallError as error:
+        raise RlessError(
+            f"the default network needs /dev/net/tun: {error.message}",
+            "--network host and --network none need none; an administrator: modprobe tun",
+        ) from error
+    route.add_local(index, _LOOPBACK)

@@ -11,7 +11,6 @@ import sys
 
 from rootless import __version__, jsontext, log, paths
 from rootless.errors import RlessError, escape
-from rootless.runtime.cgroup.base import MANAGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class _Line:
         self.verb = ""
         self._known = _table(_GLOBAL)
         words = iter(argv)
-        for word in words:
+        while (word := next(words, None)) is not None:
             name, equals, value = word.partition("=")
             if word == "--":
                 self.arguments += words
@@ -148,7 +147,7 @@ class _Line:
             elif word in _ABOUT:
                 self.options[_ABOUT[word]] = [""]
             elif name == "--rootless" and not self.verb:
-                words = self._rootless(equals, value, words)
+                words = self._skip_rootless(equals, value, words)
             elif name in self._known:
                 self._add(name, value if equals else None, words)
             elif word.startswith("-") and len(word) > 1:
@@ -159,7 +158,7 @@ class _Line:
             else:
                 self.arguments.append(word)
 
-    def _rootless(self, equals: str, value: str, words: Iterator[str]) -> Iterator[str]:
+    def _skip_rootless(self, equals: str, value: str, words: Iterator[str]) -> Iterator[str]:
         """Take the value of runc's --rootless, which may be a word of its own."""
         rest = list(words)
         if not equals and rest and rest[0] in _ROOTLESS:
@@ -260,10 +259,14 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if line.verb in _COMMANDS and not line.has("--help"):
             return _COMMANDS[line.verb](line)
-        if line.verb not in ("", "help", *_COMMANDS):
-            raise RlessError(f"unknown command {line.verb}", "see rless-oci --help", 1)
-        print(_help(line.verb) if line.verb in _COMMANDS else _USAGE, end="")
-        return 0 if line.verb or line.has("--help") else 1
+        if line.verb in _COMMANDS:
+            print(_help(line.verb), end="")
+        elif line.has("--help") or line.verb == "help":
+            print(_USAGE, end="")
+        else:
+            what = f"unknown command {line.verb}" if line.verb else "no command"
+            raise RlessError(what, "see rless-oci --help", 1)
+        return 0
     except RlessError as error:
         _complain(str(error), line)
         return error.exit_code
@@ -332,9 +335,13 @@ def _manager(line: _Line) -> str | None:
     manager = line.get("--cgroup-manager")
     if line.has("--systemd-cgroup"):
         manager = "systemd"
+    if manager is None:
+        return None
+    from rootless.runtime.cgroup.base import MANAGERS
+
     if manager == "disabled":
         manager = "none"
-    if manager not in (None, *MANAGERS):
+    if manager not in MANAGERS:
         raise RlessError(f"--cgroup-manager {manager}: cgroupfs, systemd or disabled", exit_code=1)
     return manager
 

@@ -16,11 +16,8 @@ _DEPTH = 64  # directories in each other: a descriptor and a frame each
 _CHUNK = 1 << 20  # bytes
 
 
-def copy(source_fd: int, target_fd: int, keep_mode: bool) -> None:
-    """Copy the contents of one directory into another.
-
-    Args:
-        keep_mode: leave owner and mode of the target itself.
+def copy(source_fd: int, target_fd: int) -> None:
+    """Copy the contents of one directory into another, which gets its owner, too.
 
     Raises:
         RlessError: it does not fit, or is nested too deeply.
@@ -29,8 +26,8 @@ def copy(source_fd: int, target_fd: int, keep_mode: bool) -> None:
         source = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=source_fd)
         target = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target_fd)
         _copy_directory(source, target, 0)
-        if not keep_mode:
-            _copy_owner(os.fstat(source), target)
+        status = os.fstat(source)
+        os.fchown(target, status.st_uid, status.st_gid)
         os.close(source)
         os.close(target)
     except OSError as error:

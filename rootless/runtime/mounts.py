@@ -259,6 +259,8 @@ class Root:
                 mount_fd = source_fd
                 _prepare_bind(mount_fd, options)
             else:
+                if kind == "tmpfs":
+                    self._keep_mode(destination, options)
                 mount_fd = _new(kind, entry.get("source") or kind, options)
             try:
                 for flags, recursive in options.propagation:
@@ -272,7 +274,7 @@ class Root:
 
                     if kind != "tmpfs":
                         raise RlessError("option tmpcopyup is for a tmpfs")
-                    copyup.copy(target, mount_fd, any(key == "mode" for key, _ in options.data))
+                    copyup.copy(target, mount_fd)
                 api.move_mount(mount_fd, target)
                 os.close(target)
                 if kind == "proc" or entry.get("source") == "/proc":
@@ -283,6 +285,17 @@ class Root:
                 os.close(mount_fd)
         except RlessError as error:
             raise error.within(f"cannot mount {destination}") from error
+
+    def _keep_mode(self, destination: str, options: Options) -> None:
+        """Give a tmpfs the mode of the directory it covers, if there is one and none is asked."""
+        if any(key == "mode" for key, _ in options.data):
+            return
+        try:
+            place = self.open(destination)
+        except SyscallError:
+            return
+        options.data.append(("mode", f"{stat.S_IMODE(os.fstat(place).st_mode):o}"))
+        os.close(place)
 
     def _remount(self, destination: str, options: Options) -> None:
         """Change the attributes of a mount that is there."""

@@ -99,6 +99,7 @@ class Peers:
 
     def __init__(self, directory: str, rless: str) -> None:
         self.rless = rless
+        self.oci = f"{rless}-oci"
         self.missing = [name for name in PACKAGES if not shutil.which(name)]
         if self.missing:
             names = " ".join(PACKAGES[name] for name in self.missing)

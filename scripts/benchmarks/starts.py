@@ -5,6 +5,8 @@ from __future__ import annotations
 from benchmarks.peers import IMAGE, Peers
 from benchmarks.table import Case, Group
 
+PUBLISH = ["-p", "127.0.0.1:28080:80"]
+
 
 def groups(peers: Peers, runs: int) -> list[Group]:
     """Return what is measured."""
@@ -34,10 +36,40 @@ def groups(peers: Peers, runs: int) -> list[Group]:
             ],
         ),
         Group(
+            "run --rm -p IMAGE true",
+            runs,
+            [
+                Case("podman", [[*podman, *PUBLISH, IMAGE, "true"]]),
+                Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.45),
+            ],
+        ),
+        Group(
             "50 runs, 8 at a time, --network none",
             max(3, runs // 5),
             [quiet_podman, Case("rless", quiet_rless, target=0.25)],
             repeat=50,
+        ),
+        Group(
+            "run of a bundle",
+            runs,
+            [
+                Case("crun run", [["crun", "run", "-b", f"{peers.work}/bundle", "NAME"]]),
+                Case(
+                    "rless-oci run",
+                    [[peers.oci, "run", "-b", f"{peers.work}/bundle", "NAME"]],
+                    target=3.0,
+                ),
+            ],
+        ),
+        Group(
+            "state of a container",
+            2 * runs,
+            [
+                Case("python3 -I -c pass", [["/usr/bin/python3", "-I", "-c", "pass"]]),
+                Case("rless-oci state", [[peers.oci, "state", "bench"]], most=20.0),
+            ],
+            first=[[peers.oci, "run", "-d", "-b", f"{peers.work}/bundle", "bench"]],
+            last=[[peers.oci, "delete", "-f", "bench"]],
         ),
         Group(
             "64 ranks at once, --join",

@@ -141,6 +141,9 @@ def test_modules_of_a_run(installed: Installation, cached: Product, tmp_path: Pa
     words = ("rless", *RUN, cached.image, "true")
     modules = loaded(installed, tmp_path / "log", *words, env=cached.env)
     assert "rootless.runtime.init" in modules
+    # Where no systemd can be reached, nothing is loaded to speak to one, nor to set limits.
+    assert not {"rootless.linux.dbus", "rootless.runtime.cgroup.systemd"} & modules
+    assert not {"rootless.engine.resources", "rootless.runtime.cgroup.resources"} & modules
     assert forbidden(modules) == []
     assert len(modules) <= MODULES_OF_RUN, (len(modules), sorted(modules))
 

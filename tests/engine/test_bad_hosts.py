@@ -136,6 +136,81 @@ def test_no_libseccomp(rless: Product) -> None:
     assert "seccomp" in error.one_line_error()
 
 
+def test_no_tun_device(rless: Product) -> None:
+    """The default network needs it; a job's does not."""
+    hide = "bind('/dev/null', '/dev/net/tun')"
+    words = ("run", "--rm", "-q", "--userns=single", rless.image, "true")
+    error = on_a_host_where(rless, hide, *words).expect(125).one_line_error()
+    assert "/dev/net/tun" in error
+    assert "--network host" in error
+    on_a_host_where(rless, hide, "run", "--hpc", rless.image, "true").expect()
+
+
+def test_no_session(rless: Product, tmp_path: Path) -> None:
+    """As in a batch job: no runtime directory, or one that is gone, or somebody else's; no bus."""
+    for runtime in (None, "", "/run/user/none-such", "relative", "/tmp", "/"):
+        env = {"XDG_RUNTIME_DIR": runtime, "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere"}
+        done = rless("run", "--hpc", rless.image, "echo", "ran", env=env).expect()
+        assert (done.out, done.err) == ("ran\n", "")
+    rless.detach("job", "--rm", "sleep", "100")
+    env = {"XDG_RUNTIME_DIR": None}
+    assert "job" in rless("ps", env=env).expect().out  # the same one, from another session
+    rless("rm", "-f", "job", env=env).expect()
+
+
+def test_a_full_tmp_is_not_missed(rless: Product) -> None:
+    """Nothing of rless is in /tmp, however full or closed it is."""
+    base = str(rless.base)
+    flags = "mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY"
+    for more in (
+        "try:\n    open('/tmp/full', 'w').write('x' * 100000)\nexcept OSError:\n    pass",
+        f"mount.mount(None, '/tmp', None, {flags})",
+    ):
+        arrangement = (
+            f"tmpfs('/mnt', '1m'); os.mkdir('/mnt/keep'); bind({base!r}, '/mnt/keep')\n"
+            f"tmpfs('/tmp', '16k'); os.makedirs({base!r}, exist_ok=True)\n"
+            f"bind('/mnt/keep', {base!r})\n{more}\n"
+        )
+        assert run(rless, arrangement, rless.image, "echo", "ran").expect().out == "ran\n"
+
+
+def test_a_storage_without_attributes(own_rless: Product) -> None:
+    """As on a network file system: no user attributes, so the kernel's overlay is no way."""
+    rless = own_rless
+    os.makedirs(rless.storage, mode=0o700)
+    poor = f"mount.mount('ramfs', {str(rless.storage)!r}, 'ramfs', 0, 'mode=700')\n"
+    script = "echo x >/etc/new; rm -r /data; mkdir /data; ls -A /data; cat /etc/new"
+    for driver in ([], ["--storage-driver=copy"]):
+        done = run(rless, poor, *driver, rless.image, "sh", "-c", script).expect()
+        assert done.out == "x\n"
+    error = run(rless, poor, "--storage-driver=overlay", rless.image, "true").expect(125)
+    assert "overlay: " in error.one_line_error()
+    said = on_a_host_where(rless, poor, "doctor").out
+    assert "the kernel's overlayfs does not work on the storage" in " ".join(said.split())
+
+
+@pytest.mark.needs("mksquashfs", "squashfuse", "fuse")
+def test_shared_images_need_no_lock_and_no_write(own_rless: Product) -> None:
+    """Files and a store on a read-only mount; the own storage is elsewhere, and poor."""
+    rless = own_rless
+    shared = rless.base / "shared"
+    shared.mkdir()
+    # A store for users of one id, as the administrator makes it.
+    env = {"RLESS_STORAGE": str(shared / "store")}
+    run(rless, "", rless.image, "true", **env).expect()
+    rless("tag", rless.image, "tool:1", env=env).expect()
+    rless("flatten", "tool:1", str(shared / "own.sqsh"), env=env).expect()
+    (shared / "store").chmod(0o755)
+    os.makedirs(rless.storage, mode=0o700, exist_ok=True)
+    arrangement = f"read_only({str(shared)!r})\n"
+    poor = f"mount.mount('ramfs', {str(rless.storage)!r}, 'ramfs', 0, 'mode=700')\n"
+    env = {"RLESS_ADDITIONAL_STORES": str(shared / "store"), "RLESS_IMAGE_PATH": str(shared)}
+    for more in ("", poor):
+        for name in ("tool:1", "own"):
+            done = run(rless, arrangement + more, "--pull=never", name, "cat", "/data/seed", **env)
+            assert done.expect().out == "seed\n", name
+
+
 def test_read_only_storage(rless: Product) -> None:
     run(rless, "", rless.image, "true").expect()
     arrangement = f"read_only({str(rless.storage)!r})"

@@ -255,7 +255,7 @@ def test_the_descriptor_of_the_launcher_is_kept(rless: Product) -> None:
     other = os.dup(writer)
     rank = start(
         rless, "pmi", "sh", "-c", f"echo pmi >&{writer}; [ ! -e /proc/self/fd/{other} ]",
-        pass_fds=(writer, other), env={"PMI_FD": str(writer)},
+        pass_fds=(writer, other), flags=["-e", f"PMI_FD={writer}"],
     )  # fmt: skip
     os.close(writer)
     os.close(other)

@@ -1,6 +1,7 @@
 """Control groups of containers: by a systemd (that is none), by hand, none; what is refused.
 
-The cgroups of these tests have no controllers. That limits hold is shown by tests/vm.
+The cgroups of these tests have no controllers. That limits hold, for security class 41, is shown
+by tests/vm; that they are not forgotten, here.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rootless.runtime.cgroup import Making
+from rootless.runtime.cgroup.base import Wish
 from tests.lib.fakesystemd import FakeSystemd
 from tests.lib.life import init_of
 from tests.lib.product import Product, wait_for
@@ -305,3 +309,14 @@ def test_update_of_a_running_one_is_refused_as_a_run_is(rless: Product) -> None:
     rless("update", "--restart=no", "--pids-limit=-1", "runs").expect()
     assert made
     rless("rm", "-f", "runs").expect()
+
+
+@delegated
+def test_there_is_a_witness_before_there_is_a_group() -> None:
+    """A SIGKILL at any moment leaves nothing that nobody knows of."""
+    seen = []
+    making = Making()
+    making.proceed(Wish("rless-witness", "cgroupfs", required=True), [])
+    made = making.finish((), lambda manager, path: seen.append((manager, path, exists(path))))
+    made.destroy()
+    assert seen == [("cgroupfs", made.path, False)]

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lib import images
+from tests.lib import fakehost, images
+from tests.lib.fakehost import Host
 from tests.lib.product import Product, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "tun", "pasta")
 
@@ -129,3 +131,49 @@ def test_a_namespace_by_its_path(rless: Product) -> None:
         holder.kill()
         holder.wait()
         holder.stdout.close()
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_hosts_of_one_family(own_rless: Product, tmp_path: Path, family: str) -> None:
+    """A published port answers, on all addresses and on one, and nothing else listens."""
+    loopback = "127.0.0.1" if family == "ipv4" else "::1"
+    address = fakehost.ADDRESS if family == "ipv4" else fakehost.ADDRESS6
+    serve = "import socket; s = socket.create_server(('%s', 80), family=socket.AF_INET%s)\n" % (
+        ("0.0.0.0", "") if family == "ipv4" else ("::", "6")
+    )
+    serve += "while True: c, _ = s.accept(); c.recv(1); c.sendall(b'hello\\n'); c.close()"
+
+    def story() -> list[str]:
+        words = ["run", "--rm", "-q", "-p", "8080:80", "-p", f"[{loopback}]:8081:80"]
+        held = own_rless.start(*words, "host:", "python3", "-c", serve)
+        answers = []
+        for host, port in ((loopback, 8080), (address, 8080), (loopback, 8081)):
+            answers.append(fetch(host, port))
+        try:
+            socket.create_connection((address, 8081), 5).close()
+            answers.append("open")
+        except ConnectionRefusedError:
+            answers.append("closed")
+        held.kill()  # its leash ends, and the container
+        held.wait()
+        return answers
+
+    host = Host(ipv4=family == "ipv4", ipv6=family == "ipv6")
+    assert fakehost.run(host, story, tmp_path) == ["hello"] * 3 + ["closed"]
+
+
+def fetch(host: str, port: int) -> str:
+    """Return the line that a server sends, as soon as there is one."""
+    found = []
+
+    def ask() -> bool:
+        try:
+            with socket.create_connection((host, port), 5) as client:
+                client.sendall(b"?")  # the pasta of 2023 lets the client speak first
+                found.append(client.makefile().readline().strip())
+        except OSError:
+            return False
+        return bool(found[-1])
+
+    wait_for(ask, f"an answer of {host}")
+    return found[-1]

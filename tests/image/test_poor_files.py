@@ -106,6 +106,58 @@ def test_a_squashed_root(poor: Product, tmp_path: Path) -> None:
         assert [path.name for path in left if path.name not in known] == []
 
 
+def test_a_quota_that_is_used_up(poor: Product, tmp_path: Path) -> None:
+    """One line that says so, and what to do, whatever is made."""
+    poor("load", "-q", "-i", str(tmp_path / "image.tar")).expect()
+    poor.env["POOR_FILES"] = "quota"
+    for words in (
+        ("run", "--rm", "--network=none", "poor:1", "true"),
+        ("create", "poor:1", "true"),
+        ("load", "-i", str(tmp_path / "image.tar")),
+        ("volume", "create", "vol"),
+    ):
+        done = poor(*words)
+        assert done.code in (1, 125)
+        said = done.one_line_error()
+        assert "Disk quota exceeded" in said, words
+        assert "free some space" in said, words
+    poor.env["POOR_FILES"] = ""
+
+
+@pytest.mark.needs("mksquashfs")
+def test_image_files_where_little_works(poor: Product, tmp_path: Path) -> None:
+    """A home as poor as NFS: flatten into it, and run from it."""
+    poor("load", "-q", "-i", str(tmp_path / "image.tar")).expect()
+    file = tmp_path / "x.sqsh"
+    poor("flatten", "poor:1", str(file)).expect()
+    for flags in ("", "--userns=single", "--hpc"):
+        done = poor.run(flags, "sh", "-c", "cat /kept; ls /gone 2>/dev/null", image=str(file))
+        assert done.out == "x"
+
+
+@pytest.mark.needs("nfs directory")
+def test_on_nfs_itself(own_rless: Product, tmp_path: Path) -> None:
+    """Where the machine has such a directory that the user may write to: $RLESS_TEST_NFS."""
+    place = Path(os.environ["RLESS_TEST_NFS"]) / f"rless-{os.getpid()}"
+    place.mkdir()
+    own_rless.env["RLESS_STORAGE"] = str(place / "storage")
+    image = images.busybox_image()
+    images.write_docker_archive(image, tmp_path / "image.tar", "poor:1")
+    try:
+        done = own_rless.run(
+            "--userns=single", "echo", "ran", image=f"docker-archive:{tmp_path}/image.tar"
+        )
+        assert done.expect().out == "ran\n"
+        own_rless("flatten", f"docker-archive:{tmp_path}/image.tar", str(place / "x.sqsh")).expect()
+        assert (
+            own_rless.run("--hpc", "echo", "ran", image=str(place / "x.sqsh")).expect().out
+            == "ran\n"
+        )
+        assert "nfs" in own_rless("doctor").out
+    finally:
+        own_rless("unshare", "rm", "-rf", str(place))
+
+
 def test_device_nodes_are_told_of(own_rless: Product, registry_host: str, tmp_path: Path) -> None:
     """On standard error, once; not with -q."""
     rless = own_rless

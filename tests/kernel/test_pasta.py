@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -19,7 +21,15 @@ from rootless.engine.request import Port
 from rootless.errors import RlessError
 from rootless.network import pasta, pasta_options, resolv
 from tests.lib import fakehost
-from tests.lib.fakehost import ADDRESS, ADDRESS6, GATEWAY, OTHER_ADDRESS, OTHER_ADDRESS6, Host
+from tests.lib.fakehost import (
+    ADDRESS,
+    ADDRESS6,
+    GATEWAY,
+    GATEWAY6,
+    OTHER_ADDRESS,
+    OTHER_ADDRESS6,
+    Host,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +135,7 @@ def exchange(address: str, port: int, data: bytes) -> bytes:
 # -- class 38: the host's loopback ---------------------------------------------------------------
 
 
-def loopback_attacks(tcp: int, udp: int, udp6: int) -> dict[str, bool]:
+def loopback_attacks(tcp: int, tcp6: int, udp: int, udp6: int) -> dict[str, bool]:
     """Try, in a container, every way to the host's loopback that needs no privilege there."""
 
     def send(name: str, family: int, address: str, port: int, device: str | None) -> None:
@@ -142,11 +152,16 @@ def loopback_attacks(tcp: int, udp: int, udp6: int) -> dict[str, bool]:
         send(f"loopback6 {where}", socket.AF_INET6, "::1", udp6, device)
         send(f"mapped {where}", socket.AF_INET6, "::ffff:127.0.0.1", udp, device)
         send(f"forward {where}", socket.AF_INET, resolv.FORWARD, udp, device)
+        send(f"gateway6 {where}", socket.AF_INET6, GATEWAY6, udp6, device)
     return {
         "gateway": reaches(GATEWAY, tcp),
         "loopback": reaches("127.0.0.1", tcp),
         "forward": reaches(resolv.FORWARD, tcp),
         "loopback by eth0": reaches("127.0.0.1", tcp, "eth0"),
+        "gateway6": reaches(GATEWAY6, tcp6),
+        "loopback6": reaches("::1", tcp6),
+        "mapped": reaches("::ffff:127.0.0.1", tcp),
+        "loopback6 by eth0": reaches("::1", tcp6, "eth0"),
     }
 
 
@@ -178,7 +193,8 @@ def raw_mapped_packet(port: int) -> None:
             raw.sendto(packet, ("::ffff:127.0.0.1", 0))
 
 
-def test_host_loopback_is_not_reached(on_host: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("published", [False, True], ids=["", "published"])
+def test_host_loopback_is_not_reached(on_host: Callable[..., Any], published: bool) -> None:
     """Class 38, with our options and our routes."""
 
     def story() -> Any:
@@ -186,24 +202,20 @@ def test_host_loopback_is_not_reached(on_host: Callable[..., Any]) -> None:
         udp.bind(("127.0.0.1", 0))
         udp6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         udp6.bind(("::1", 0))
-        server = listen("127.0.0.1")
-        numbers = [one.getsockname()[1] for one in (server, udp, udp6)]
+        servers = [listen("127.0.0.1"), listen("::1")]
+        numbers = [one.getsockname()[1] for one in (*servers, udp, udp6)]
 
         def inside() -> Any:
             result = loopback_attacks(*numbers)
-            raw_mapped_packet(numbers[1])
+            raw_mapped_packet(numbers[2])
             return result
 
-        with fakehost.connected(inside) as container:
+        # Published ports open the one way only.
+        ports = [Port(None, 8080, 80, "tcp"), Port("::1", 8053, 53, "udp")]
+        with fakehost.connected(inside, ports if published else ()) as container:
             reached = container.run()
             arrived = received(udp, udp6)
-        server.settimeout(0)
-        try:
-            server.accept()
-            accepted = True
-        except OSError:
-            accepted = False
-        return reached, arrived, accepted
+        return reached, arrived, any(select.select(servers, [], [], 0))
 
     reached, arrived, accepted = on_host(story, ipv6=True, resolv="nameserver 127.0.0.1\n")
     assert not any(reached.values()), reached
@@ -225,7 +237,9 @@ def test_plain_pasta_reaches_the_host_loopback(
 
     def story() -> Any:
         server = listen("127.0.0.1", 7000)
-        with fakehost.connected(lambda: loopback_attacks(7000, 9, 9), shielded=False) as container:
+        with fakehost.connected(
+            lambda: loopback_attacks(7000, 9, 9, 9), shielded=False
+        ) as container:
             result = container.run()
         server.close()
         return result
@@ -415,6 +429,182 @@ def test_published_ports(on_host: Callable[..., Any]) -> None:
     assert got == ["tcp 127.0.0.1", f"tcp {OTHER_ADDRESS}", "udp"]
     assert tcp == [["127.0.0.1", 8080], [OTHER_ADDRESS, 8081]]
     assert udp == [["127.0.0.1", 8080]]
+
+
+def test_published_addresses_of_both_families(on_host: Callable[..., Any]) -> None:
+    """All addresses are those of both families; one address is no more than that one."""
+
+    def story() -> Any:
+        ports = [Port(None, 8080, 80, "tcp"), Port("::1", 8081, 81, "tcp")]
+        ports += [Port("0.0.0.0", 8082, 82, "tcp"), Port("::1", 8080, 80, "udp")]
+        with fakehost.connected(ports=ports) as container:
+            return sorted(listening("tcp")), sorted(listening("udp")), container.pasta.ports
+
+    tcp, udp, shown = on_host(story, ipv6=True)
+    # A socket of all addresses may be one of IPv6 that takes IPv4 too.
+    assert {tuple(one) for one in tcp} - {("0.0.0.0", 8080)} == {
+        ("::", 8080), ("::1", 8081), ("0.0.0.0", 8082),
+    }  # fmt: skip
+    assert udp == [["::1", 8080]]
+    assert shown == [
+        "0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "[::1]:8081->81/tcp",
+        "0.0.0.0:8082->82/tcp", "[::1]:8080->80/udp",
+    ]  # fmt: skip
+
+
+def serve_forever(server: socket.socket, ready: int) -> None:
+    """Answer each connection with the checksum of what it sends up to its line's end, at once."""
+    connections: dict[int, socket.socket] = {}
+    poll = select.poll()
+    poll.register(server, select.POLLIN)
+    os.write(ready, b"r")
+    while True:
+        for fd, _ in poll.poll():
+            if fd == server.fileno():
+                connection, _ = server.accept()
+                connections[connection.fileno()] = connection
+                poll.register(connection, select.POLLIN)
+            elif data := connections[fd].recv(100):
+                if data == b"end":
+                    return
+                connections[fd].sendall(b"got " + data)
+            else:
+                poll.unregister(fd)
+                connections.pop(fd).close()
+
+
+@contextlib.contextmanager
+def published(
+    function: Callable[[], Any], ready: tuple[int, int], *ports: Port
+) -> Iterator[Callable[[], Any]]:
+    """Run `function` in a container beside the caller, until its answer is asked for."""
+    answers: list[Any] = []
+    with fakehost.connected(function, ports) as container:
+        thread = threading.Thread(target=lambda: answers.append(container.run()), daemon=True)
+        thread.start()
+        assert os.read(ready[0], 1)
+
+        def answer() -> Any:
+            thread.join()
+            return answers[0]
+
+        try:
+            yield answer
+        except BaseException:
+            os.kill(container.pid, signal.SIGKILL)  # else its end would be waited for
+            raise
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", OTHER_ADDRESS], ids=["loopback", "outside"])
+def test_a_flood_of_connections(on_host: Callable[..., Any], address: str) -> None:
+    """A thousand at once, each of them answered."""
+
+    def story() -> Any:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        ready = os.pipe()
+
+        def inside() -> None:
+            server = socket.create_server(("0.0.0.0", 80), backlog=1024)
+            serve_forever(server, ready[1])
+
+        with published(inside, ready, Port(None, 8080, 80, "tcp")) as answer:
+            clients = []
+            for _ in range(1000):
+                client = socket.socket()
+                client.setblocking(False)
+                client.connect_ex((address, 8080))
+                clients.append(client)
+            for number, client in enumerate(clients):
+                client.settimeout(20)
+                while select.select([], [client], [], 20)[1] and client.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_ERROR
+                ):
+                    raise ConnectionError
+                client.sendall(b"%d" % number)
+            good = sum(client.recv(100) == b"got %d" % n for n, client in enumerate(clients))
+            clients[0].sendall(b"end")
+            answer()
+            for client in clients:
+                client.close()
+            return good
+
+    assert on_host(story) == 1000
+
+
+def test_big_transfers_both_ways(on_host: Callable[..., Any]) -> None:
+    """Over a published port, in both directions at once, and after the connection was idle."""
+    data = os.urandom(1 << 20) * 16
+
+    def story() -> Any:
+        ready = os.pipe()
+
+        def inside() -> str:
+            server = socket.create_server(("0.0.0.0", 80))
+            os.write(ready[1], b"r")
+            connection, _ = server.accept()
+            sender = threading.Thread(target=connection.sendall, args=[data])
+            sender.start()
+            got = digest_of(connection, len(data))
+            sender.join()
+            connection.recv(1)
+            connection.sendall(b"still here")
+            return got
+
+        with (
+            published(inside, ready, Port(None, 8080, 80, "tcp")) as answer,
+            socket.create_connection((OTHER_ADDRESS, 8080), timeout=30) as client,
+        ):
+            sender = threading.Thread(target=client.sendall, args=[data])
+            sender.start()
+            got = digest_of(client, len(data))
+            sender.join()
+            time.sleep(1)  # longer than the timers of a busy connection
+            client.sendall(b"?")
+            return got, client.recv(100).decode(), answer()
+
+    expected = hashlib.sha256(data).hexdigest()
+    assert on_host(story) == [expected, "still here", expected]
+
+
+def digest_of(connection: socket.socket, size: int) -> str:
+    hashed = hashlib.sha256()
+    while size and (chunk := connection.recv(1 << 16)):
+        hashed.update(chunk)
+        size -= len(chunk)
+    return hashed.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("127.0.0.1", 8053), ("::1", 8053), (OTHER_ADDRESS, 53)]
+)
+def test_large_datagrams(on_host: Callable[..., Any], address: str, port: int) -> None:
+    """9,000 bytes there and back, from the host's loopback and from outside.
+
+    The pasta of 2023 loses answers to the loopback if the port has another number inside.
+    """
+    data = os.urandom(9000)
+
+    def story() -> Any:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        ready = os.pipe()
+
+        def inside() -> Any:
+            server = socket.socket(family, socket.SOCK_DGRAM)
+            server.bind(("", port))
+            os.write(ready[1], b"r")
+            got, client = server.recvfrom(20000)
+            server.sendto(got[::-1], client)
+            return got == data
+
+        with published(inside, ready, Port(None, 8053, port, "udp")) as answer:
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                client.sendto(data, (address, 8053))
+                back = client.recv(20000)
+            return answer(), back == data[::-1]
+
+    assert on_host(story, ipv6=True) == [True, True]
 
 
 def test_nothing_listens_without_published_ports(on_host: Callable[..., Any]) -> None:

@@ -51,6 +51,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "fuse": lambda: bool(trial.bounded(trial.device, "/dev/fuse")),
     "keyrings": lambda: os.path.exists("/proc/keys"),
     "libseccomp": lambda: facts.find_library("libseccomp.so.2") is not None,
+    "nfs directory": lambda: os.path.isdir(os.environ.get("RLESS_TEST_NFS", "")),
     "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
     "ordinary user": lambda: os.getuid() != 0,
     "root": lambda: os.getuid() == 0,

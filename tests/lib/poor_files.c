@@ -1,5 +1,5 @@
 /* A file system as poor as some NFS, for LD_PRELOAD: no O_TMPFILE, no locks, no user.* attributes,
- * no devices; with POOR_FILES=squash no owner but the caller either. */
+ * no devices; with POOR_FILES=squash no owner but the caller either, with quota no room. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -85,10 +85,37 @@ int mknod(const char *path, mode_t mode, dev_t device)
 	return mknodat(AT_FDCWD, path, mode, device);
 }
 
-static int is_squashed(void)
+static int is(const char *kind)
 {
 	const char *how = getenv("POOR_FILES");
-	return how && !strcmp(how, "squash");
+	return how && !strcmp(how, kind);
+}
+
+static int is_squashed(void)
+{
+	return is("squash");
+}
+
+/* A quota that is used up: nothing new. */
+int mkdir(const char *path, mode_t mode)
+{
+	int (*real)(const char *, mode_t) = dlsym(RTLD_NEXT, "mkdir");
+	return is("quota") && access(path, F_OK) ? fail(EDQUOT) : real(path, mode);
+}
+
+int symlink(const char *target, const char *path)
+{
+	int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "symlink");
+	return is("quota") ? fail(EDQUOT) : real(target, path);
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+	ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
+	struct stat status;
+	if (is("quota") && fd > 2 && !fstat(fd, &status) && S_ISREG(status.st_mode))
+		return fail(EDQUOT);
+	return real(fd, data, size);
 }
 
 int fchown(int fd, uid_t user, gid_t group)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.lib.bundle import Bundle, complaint
+from rootless.linux import idmap
+from rootless.linux import mount as api
+from tests.lib.bundle import ENVIRONMENT, Bundle, complaint
+from tests.lib.engine_namespace import make_map
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
 
@@ -189,3 +199,105 @@ def test_features(bundle: Bundle) -> None:
     assert features["ociVersionMin"] == "1.0.0"
     assert "rro" in features["mountOptions"]
     assert features["linux"]["seccomp"]["enabled"]
+
+
+# -- places that are not as they should be ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda bundle: (bundle.path / "config.json").unlink(), "config.json: No such file"),
+        (lambda bundle: shutil.rmtree(bundle.rootfs), "root file system"),
+        (lambda bundle: (bundle.path / "config.json").chmod(0), "Permission denied"),
+    ],
+)
+@pytest.mark.needs("ordinary user")
+def test_a_bundle_that_lacks_something(
+    bundle: Bundle, prepare: Callable[[Bundle], object], says: str
+) -> None:
+    bundle.write("id")
+    prepare(bundle)
+    for verb in ("run", "create"):
+        done = bundle.call(verb, "-b", str(bundle.path), bundle.id)
+        assert done.code in (1, 125)
+        assert says in complaint(done)
+        assert bundle.id not in bundle.containers()
+
+
+@pytest.mark.needs("ordinary user")
+@pytest.mark.parametrize("verb", ["run", "state", "list", "delete"])
+def test_a_state_directory_of_somebody_else(bundle: Bundle, verb: str) -> None:
+    bundle.write("id")
+    command = bundle.command(verb, *([] if verb == "list" else [bundle.id]))
+    command[command.index("--root") + 1] = "/usr"
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert (
+        done.stderr == "rless-oci: /usr belongs to uid 0, not to you; choose another with --root\n"
+    )
+
+
+def test_a_configuration_file_elsewhere(bundle: Bundle) -> None:
+    """--config counts from the bundle, as in crun."""
+    bundle.write("exit", "9")
+    (bundle.path / "sub").mkdir()
+    (bundle.path / "config.json").rename(bundle.path / "sub/other.json")
+    words = ["-b", str(bundle.path), "--config", "sub/other.json", bundle.id]
+    assert bundle.call("run", *words).code == 9
+
+
+def _on_a_full_disk(state: str, command: list[str], report: str) -> int:
+    """Run the command with its state on a tmpfs that has nothing left; return its exit code."""
+    os.makedirs(state, 0o700, exist_ok=True)
+    api.mount("tmpfs", state, "tmpfs", 0, "size=16k,mode=700")
+    with open(f"{state}/.full", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+    with open(report, "wb") as errors:
+        done = subprocess.run(command, stderr=errors, env=ENVIRONMENT, check=False)
+    assert os.listdir(state) == [".full"], os.listdir(state)
+    return done.returncode
+
+
+@pytest.mark.needs("subordinate ids")
+def test_a_full_disk(bundle: Bundle, tmp_path: Path) -> None:
+    """One line, and nothing is left."""
+    bundle.remove_namespace("user")
+    del bundle.linux["uidMappings"], bundle.linux["gidMappings"]
+    bundle.write("id")
+    command = bundle.command("run", "-b", str(bundle.path), bundle.id)
+    report = tmp_path / "report"
+    arguments = (str(bundle.state), command, str(report))
+    code = idmap.call_in_userns(make_map("host-root"), _on_a_full_disk, *arguments)
+    assert code == 125
+    text = report.read_text()
+    assert text.startswith("rless-oci: ")
+    assert text.endswith("No space left on device\n")
+    assert text.count("\n") == 1
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_config_makes_it_stumble(bundle: Bundle, data: st.DataObject) -> None:
+    """Whatever a value is replaced by: it runs, or one line says why not."""
+    spec = json.loads(json.dumps(bundle.spec))
+    spec["process"]["args"] = ["/probe", "exit", "0"]
+    node: Any = spec
+    while isinstance(node, (dict, list)) and node:
+        keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(node[key], (dict, list)) or data.draw(st.booleans()):
+            values = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.floats())
+            node[key] = data.draw(st.one_of(values, st.lists(values, max_size=2)))
+            break
+        node = node[key]
+    (bundle.path / "config.json").write_text(json.dumps(spec))
+    done = bundle.call("run", "-b", str(bundle.path), bundle.id)
+    if done.code and done.err:
+        complaint(done)
+    assert bundle.id not in bundle.containers()

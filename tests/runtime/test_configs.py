@@ -265,21 +265,13 @@ def test_a_container_that_is_never_ready(live: Bundle, manager: socket.socket) -
 
 
 def test_sockets_of_a_service_manager(bundle: Bundle) -> None:
-    reader, writer = os.pipe()
-    os.dup2(reader, 3)
     bundle.write("env", ",", "fds")
-    command = bundle.command("run", "-b", str(bundle.path), bundle.id)
-    done = subprocess.run(
-        command,
-        env={**ENVIRONMENT, "LISTEN_FDS": "1"},
-        pass_fds=(3,),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    os.close(writer)
+    command = ["sh", "-c", 'exec 3<"$0"; exec "$@"', str(bundle.path / "config.json")]
+    command += bundle.command("run", "-b", str(bundle.path), bundle.id)
+    environment = {**ENVIRONMENT, "LISTEN_FDS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "LISTEN_FDS=1\nLISTEN_PID=1\n" in done.stdout
-    assert "\nfd 3 10000 " in done.stdout
+    assert "\nfd 3 100000 " in done.stdout
     other = {**ENVIRONMENT, "LISTEN_FDS": "1", "LISTEN_PID": "1"}
     assert "LISTEN" not in bundle.run("env", env=other).expect().out
 

@@ -109,7 +109,7 @@ def test_kill_of_a_stopped_container(live: Bundle) -> None:
     live.call("delete", live.id).expect()
 
 
-@pytest.mark.parametrize("name", ["NONE", "0", "-1", "99", "SIG", "", "9x"])
+@pytest.mark.parametrize("name", ["NONE", "-1", "99", "SIG", "", "9x"])
 def test_unknown_signals(live: Bundle, name: str) -> None:
     live.create("sleep", "60")
     assert live.call("kill", live.id, name).code != 0

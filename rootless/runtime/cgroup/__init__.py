@@ -19,11 +19,13 @@ from rootless.runtime.cgroup.none import NoCgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeAlias
 
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.cgroup.systemd import Scope
+
+    Note: TypeAlias = Callable[[str, str], None]
 
 CONTAINER = "container"  # the group of the container, in its scope
 
@@ -106,11 +108,13 @@ class Making:
             self._scope.close()
             self._scope, self._error = None, error
 
-    def finish(self, helpers: Sequence[int] = ()) -> Cgroup:
+    def finish(self, helpers: Sequence[int] = (), note: Note | None = None) -> Cgroup:
         """Return the container's cgroup, made, with its limits.
 
         Args:
             helpers: children that were started since `proceed`, and go with us.
+            note: told the manager and the directory ("" for none) before that is made, so that
+                there is a witness of it whatever happens to us.
 
         Raises:
             RlessError: a limit that cannot be set, or the manager that was asked for does not work.
@@ -126,8 +130,7 @@ class Making:
                 members = read_words(f"{group.directory}/cgroup.procs")
                 group.move_down(members)
                 group.enable(read_words(f"{group.directory}/cgroup.controllers"))
-                made = cgroupfs.CgroupfsCgroup(group.make(CONTAINER), group.why, "systemd")
-                return _limit(made, wish)
+                return _limit(_make(group, CONTAINER, "systemd", note), wish)
             except OSError as error:
                 self._error = RlessError(f"{error.filename}: {error.strerror}")
             except RlessError as error:
@@ -143,10 +146,15 @@ class Making:
                 why.hint or "leave --cgroup-manager out, or use cgroupfs or none",
             )
         if wish.manager == "none":
+            if note is not None:
+                note("none", "")
             return _limit(NoCgroup("no control group was asked for"), wish)
-        return _limit(self._by_hand(), wish)
+        made = self._by_hand(note)
+        if made.path is None and note is not None:
+            note(made.manager, "")
+        return _limit(made, wish)
 
-    def _by_hand(self) -> Cgroup:
+    def _by_hand(self, note: Note | None) -> Cgroup:
         """Make a directory in a group that is ours, or say why there is none."""
         wish, why = self._wish, ""
         if self._error is not None:
@@ -169,11 +177,20 @@ class Making:
         if wish.hand_down or wish.resources:
             group.hand_down(everybody=bool(wish.resources))
         try:
-            return cgroupfs.CgroupfsCgroup(group.make(wish.name), group.why + why)
+            group.why += why
+            return _make(group, wish.name, "cgroupfs", note)
         except OSError as error:
             if wish.required:
                 raise RlessError(f"cannot make {error.filename}: {error.strerror}") from error
             return NoCgroup(f"{error.filename}: {error.strerror}{why}")
+
+
+def _make(group: cgroupfs.Group, name: str, manager: str, note: Note | None) -> Cgroup:
+    path = group.place(name)
+    if note is not None:
+        note(manager, path)
+    os.mkdir(path, 0o755)
+    return cgroupfs.CgroupfsCgroup(path, group.why, manager)
 
 
 def _stays(parent: str | None, reachable: Sequence[tuple[str, bool]]) -> bool:

@@ -34,15 +34,9 @@ class Group:
         self.directory = directory
         self.why = why
 
-    def make(self, name: str) -> str:
-        """Make the cgroup of a container below; return its directory.
-
-        Raises:
-            OSError: the kernel refuses.
-        """
-        path = f"{self.directory}/{name.strip('/').replace('/', '-')}"
-        os.mkdir(path, 0o755)
-        return path
+    def place(self, name: str) -> str:
+        """Return where the cgroup of a container is made: right below."""
+        return f"{self.directory}/{name.strip('/').replace('/', '-')}"
 
     def hand_down(self, everybody: bool) -> None:
         """Have the kernel account for each group below, if that can be.

@@ -74,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["rm", "gone", "a"], [("remove", ["gone", "a"], False, False)], 1, "a\n"),
         (["container", "rm", "-v", "a"], [("remove", ["a"], False, True)], 0, "a\n"),
         (["update", "--restart", "on-failure:2", "a"],
-         [("update", ["a"], {"name": "on-failure", "max": 2})], 0, "a\n"),
+         [("update", ["a"], {"restart": {"name": "on-failure", "max": 2}})], 0, "a\n"),
         (["wait", "a", "gone", "b"], [("wait", ["a", "gone", "b"], "not-running")], 1, "7\n7\n"),
         (["pull", "-q", "x"], [("pull", "x", None, True)], 0, "docker.io/library/x:latest\n"),
         (["pull", "--platform", "linux/arm64", "x"], [("pull", "x", "linux/arm64", False)], 0,

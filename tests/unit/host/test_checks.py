@@ -158,10 +158,10 @@ def test_cgroup_without_delegation(layout: str) -> None:
 def test_cgroup_with_delegation(tmp_path: Path) -> None:
     for name in ("cgroup.procs", "cgroup.subtree_control"):
         (tmp_path / name).touch()
-    full = facts.Cgroups("v2", str(tmp_path), ("cpu", "memory", "pids"))
+    full = facts.Cgroups("v2", str(tmp_path), tuple("cpu cpuset io memory pids".split()))
     assert checks.check_cgroup(full, None).status == OK
     part = facts.Cgroups("v2", str(tmp_path), ("memory",))
-    assert "cpu, pids" in checks.check_cgroup(part, None).meaning
+    assert "cpu, cpuset, io, pids" in checks.check_cgroup(part, None).meaning
 
 
 @pytest.mark.parametrize(

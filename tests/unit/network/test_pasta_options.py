@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rootless.engine.request import Port
 from rootless.errors import RlessError
+from rootless.linux import processor
 from rootless.network import pasta, pasta_options, resolv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 ALWAYS = ["--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
 
@@ -21,6 +22,7 @@ ALWAYS = ["--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
 @pytest.fixture(autouse=True)
 def usual_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pasta_options, "find", lambda: "/usr/bin/pasta")
+    monkeypatch.setattr(processor, "has_avx2", lambda: False)
     monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(pasta_options, "families", list)
@@ -86,7 +88,7 @@ def test_options_of_the_user_replace_ours(options: str, present: str, absent: st
 
 
 def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    def addresses(families: list[str], **given: str) -> str:
+    def addresses(families: list[str], **given: Any) -> str:
         monkeypatch.setattr(pasta_options, "families", lambda: families)
         return " ".join(pasta_options.command([], **given)).partition("9a:55:9a:55:9a:55 ")[2]
 
@@ -94,6 +96,11 @@ def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert addresses(["-4"], ip="10.9.8.2") == "-4 -a 10.9.8.2 -n 24 -g 10.9.8.1"
     assert addresses([], ip6="fd12::7") == "-a fd12::7 -g fd12::1"
     assert addresses(["-6"], ip6="fd12::1") == "-6 -a fd12::1 -g fd12::2"
+    both = "-a 10.0.2.100 -n 24 -g 10.0.2.2 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
+    assert addresses([], own=True) == both
+    assert addresses([], own=True, ip="10.9.8.7").startswith("-a 10.9.8.7 -n 24 ")
+    assert addresses(["-4"], own=True) == "-4 -a 10.0.2.100 -n 24 -g 10.0.2.2"
+    assert addresses(["-6"], own=True) == "-6 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
     offline = pasta_options._OFFLINE
     assert addresses(offline) == "-4 -i lo -a 10.0.2.100 -n 24 -g 10.0.2.2"
     assert addresses(offline, ip="10.9.8.7").startswith("-4 -i lo -a 10.9.8.7 ")
@@ -257,3 +264,23 @@ def testfamilies(
 )
 def test_last_message(lines: list[str], expected: str) -> None:
     assert pasta.last_message(lines) == expected
+
+
+def test_the_build_for_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What pasta would execute itself, if it is there, as safe as pasta, and can be run."""
+    (tmp_path / "pasta").symlink_to("passt")
+    (tmp_path / "passt").touch()
+    monkeypatch.setattr(pasta_options, "find", lambda: f"{tmp_path}/pasta")
+    safe = [f"{tmp_path}/passt.avx2"]
+    monkeypatch.setattr(pasta_options, "_is_safe", lambda path: path in safe)
+    assert pasta_options.command([])[0] == f"{tmp_path}/pasta"
+    monkeypatch.setattr(processor, "has_avx2", lambda: True)
+    assert pasta_options.command([])[0] == f"{tmp_path}/passt.avx2"
+    safe.clear()
+    assert pasta_options.command([])[0] == f"{tmp_path}/pasta"
+
+
+@pytest.mark.needs("x86_64")
+def test_what_the_library_says_of_the_processor_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert processor.has_avx2() == (" avx2 " in Path("/proc/cpuinfo").read_text())

@@ -1,4 +1,4 @@
-"""runtime/cgroup/resources: numbers of v1 in, files of v2 out, as runc and crun have them."""
+"""runtime/cgroup/resources: numbers of v1 in, files of v2 out, as runc and crun do (class 41)."""
 
 from __future__ import annotations
 
