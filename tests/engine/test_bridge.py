@@ -99,6 +99,9 @@ def test_what_a_member_has(rless: Product, net: str) -> None:
     assert f"{six}/64" in shown
     assert "02:00:00:00:00:09" in shown
     assert "default via 10.77.0.1" in rless("exec", "web", "ip", "route").out
+    # No other member can be its router (CVE-2020-13401).
+    accepts = rless("exec", "web", "cat", "/proc/sys/net/ipv6/conf/lan/accept_ra")
+    assert accepts.lines() == ["0"]
     hosts = rless("exec", "web", "cat", "/etc/hosts").out
     assert "10.77.0.9\t" in hosts
     assert f"{six}\t" in hosts
