@@ -104,6 +104,7 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> No
         netlink.call(requests)
         ns.setns(netns_fd, ns.CLONE_NEWNET)
         inside = link.index(one.interface)
+        _refuse_advertisements(one.interface)
         pairs = zip(one.addresses, one.prefixes, strict=True)
         requests = [link.up(inside)]
         requests += [link.address(inside, own, size) for own, size in pairs if own]
@@ -111,6 +112,15 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> No
             own_gates = zip(one.gateways, one.addresses, strict=True)
             requests += [route.default(gate) for gate, own in own_gates if gate and own]
         netlink.call(requests)
+
+
+def _refuse_advertisements(interface: str) -> None:
+    """Let no other member be a router for this one (CVE-2020-13401)."""
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{interface}/accept_ra", "w", encoding="utf-8") as file:
+            file.write("0")
+    except FileNotFoundError:
+        pass  # no IPv6
 
 
 def _bridge_mac(attachment: Attachment) -> bytes:

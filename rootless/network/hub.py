@@ -23,7 +23,6 @@ import struct
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, netlink, ns, process
-from rootless.network import firewall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -236,6 +235,8 @@ def _furnish(pasta: Pasta | None, way_out: bool) -> None:
 
     Where it runs: in the hub, before its id maps are there.
     """
+    from rootless.network import firewall
+
     netlink.loopback_up()
     if pasta is not None:
         own = f"/proc/{os.getpid()}/ns"

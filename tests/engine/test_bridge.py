@@ -1,4 +1,7 @@
-"""Networks of several containers, from `network create` to what is left of them."""
+"""Networks of several containers, from `network create` to what is left of them.
+
+Their way out is no way to the host's loopback (class 38 of docs/security.md).
+"""
 
 from __future__ import annotations
 
@@ -96,6 +99,9 @@ def test_what_a_member_has(rless: Product, net: str) -> None:
     assert f"{six}/64" in shown
     assert "02:00:00:00:00:09" in shown
     assert "default via 10.77.0.1" in rless("exec", "web", "ip", "route").out
+    # No other member can be its router (CVE-2020-13401).
+    accepts = rless("exec", "web", "cat", "/proc/sys/net/ipv6/conf/lan/accept_ra")
+    assert accepts.lines() == ["0"]
     hosts = rless("exec", "web", "cat", "/etc/hosts").out
     assert "10.77.0.9\t" in hosts
     assert f"{six}\t" in hosts
@@ -172,7 +178,7 @@ def outward_address() -> str:
 
 
 def test_the_way_out_and_what_is_closed(rless: Product, net: str) -> None:
-    """Outside is what the host reaches; its loopback is not, by whatever way (security 38)."""
+    """Outside is what the host reaches; its loopback is not, by whatever way."""
     rless("network", "create", "--internal", "inner").expect()
     host = outward_address()
     outside, port = serve(host)

@@ -53,3 +53,14 @@ def test_set_id_bits_are_dropped(rless: Product) -> None:
 
 def test_unshare(rless: Product) -> None:
     assert rless("unshare", "id", "-u").expect().out == "0\n"
+
+
+@pytest.mark.needs("tun", "pasta", "compiler", "default route")
+def test_networks_of_several_containers(rless: Product) -> None:
+    rless("network", "create", "net").expect()
+    rless.detach("web", "--network net", "sleep", "60")
+    found = rless.sh("nslookup web; ping -c 1 -W 1 web", "--network", "net")
+    assert "10.89." in found.out
+    rless("rm", "-f", "web").expect()
+    rless("network", "rm", "net").expect()
+    rless.assert_clean()
