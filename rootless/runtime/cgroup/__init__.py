@@ -258,8 +258,11 @@ def _limit(made: Cgroup, wish: Wish) -> Cgroup:
     return made
 
 
-def choose(wish: Wish) -> Cgroup:
+def choose(wish: Wish, note: Note | None = None) -> Cgroup:
     """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
+
+    Args:
+        note: as for `Making.finish`.
 
     Raises:
         RlessError: as `Making.finish`.
@@ -267,7 +270,7 @@ def choose(wish: Wish) -> Cgroup:
     making = Making()
     making.begin(wish.manager, wish.parent)
     making.proceed(wish, [os.getpid()])
-    return making.finish()
+    return making.finish(note=note)
 
 
 def change(
