@@ -189,7 +189,8 @@ def home() -> str | None:
     """Return the home directory; None: there is none.
 
     From the password database where $HOME is not set, or is somebody else's: systemd services
-    start programs without it, Slurm with that of root.
+    start programs without it, Slurm with that of root. It is set then: a process of ours in a
+    user namespace has another uid, and so would find another.
     """
     path = os.environ.get("HOME", "")
     if path.startswith("/") and (os.access(path, os.W_OK) or not os.path.exists(path)):
@@ -197,9 +198,10 @@ def home() -> str | None:
     import pwd  # 0.3 ms, and only on odd hosts
 
     try:
-        return pwd.getpwuid(os.getuid()).pw_dir
+        os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         return path if path.startswith("/") else None
+    return os.environ["HOME"]
 
 
 def _files() -> Iterator[tuple[str, Sections]]:

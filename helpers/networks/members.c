@@ -103,7 +103,7 @@ static void tell_of_end(const struct network *network, const char *id)
 {
 	char said[1024];
 	struct timespec time;
-	int fd = openat(AT_FDCWD, "../../events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
+	int fd = openat(AT_FDCWD, "../../../events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
 			0600);
 	int size;
 

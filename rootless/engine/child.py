@@ -184,9 +184,9 @@ class Child:
         self.wires.close_all()
         if self.pasta is not None:
             self.pasta.close()
+        self._newborn.abandon()
         if self.member is not None:
             self.member.close()
-        self._newborn.abandon()
 
     def published(self) -> list[str]:
         """Return the ports that are published, as `ports.Taken` shows them."""
@@ -205,6 +205,8 @@ class Child:
             signal.signal(number, signal.SIG_IGN)
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
+        if self.member is not None:
+            self.member.close_command_ends()
         from rootless.runtime.cgroup import Making
 
         self._making = Making()

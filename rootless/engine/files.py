@@ -161,7 +161,7 @@ def place_init(directory: str) -> str:
         source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise RlessError(
-            "--init is not available: rless was installed without a C compiler",
+            "--init and --join are not available: rless was installed without a C compiler",
             "install gcc and libc6-dev, then install rless again",
         ) from None
     try:

@@ -89,7 +89,16 @@ def flatten(
     mapping = choose(image)
     layers = ensure_layers(image, mapping, store)
     config = _document(image, store)
-    arguments = ["-comp", compression, "-noappend", "-no-progress", "-quiet", "-no-xattrs"]
+    arguments = [
+        "-comp",
+        compression,
+        "-b",
+        "64K",
+        "-noappend",
+        "-no-progress",
+        "-quiet",
+        "-no-xattrs",
+    ]
     if not keep_owners:
         arguments.append("-all-root")
     with InFlight(store.root) as flight:

@@ -150,7 +150,7 @@ def _named(name: str) -> Container | None:
 
 
 def _compare(container: Container, wanted: RunRequest, key: str) -> None:
-    made, mine = container.facts["request"], wanted.to_data()
+    made, mine = container.facts.get("request", {}), wanted.to_data()
     if _is_file(made.get("image"), mine.get("image")):
         mine["image"] = made["image"]
     names = sorted({*made, *mine} - _OWN)
@@ -238,7 +238,7 @@ def _await_name(name: str) -> None:
 
     deadline = time.monotonic() + _PATIENCE
     while (container := _named(name)) is not None and time.monotonic() < deadline:
-        if not container.facts["request"].get("holds"):
+        if not container.facts.get("request", {}).get("holds"):
             return  # `create` says whose the name is
         sweep.sweep()
         time.sleep(0.005)
@@ -254,25 +254,27 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     if spec is None or not first:
         raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)
     init = runtime.Init(first[0], first[1])
-    _add_fakeroot(request, spec)
     image = container.facts["image_config"]
     uid, gid, _, home = container.facts["user"]
     facts = specgen.Facts(container.idmap(), uid, gid)
     facts.home = home
     facts.hostname = spec.get("hostname", "")
+    request.env = [*_added(container, spec, facts), *request.env]
     description = spec["process"]
     description["args"] = specgen.command(request, image, None)
     description["env"] = specgen.environment(request, image, facts)
     description["cwd"] = specgen.directory(request, image)
     description["rlimits"] = specgen.rlimits(request)
+    from rootless.engine.profile import launcher_fds
+
     entrant = runtime.prepare(
         spec,
         description,
         init,
         cgroup=None,
         cache_dir=f"{paths.storage_root()}/seccomp",
-        keep_fds=_launcher_fds(os.environ),
-        keep_groups=request.keep_groups,
+        keep_fds=launcher_fds(description["env"]),
+        keep_groups=spec.get("annotations", {}).get("run.oci.keep_original_groups") == "1",
     )
     if not request.interactive:
         null = os.open("/dev/null", os.O_RDONLY)
@@ -280,24 +282,11 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     entrant.become()
 
 
-def _add_fakeroot(request: RunRequest, spec: Spec) -> None:
-    """Tell the program, too, what the container's first process was told of --fakeroot."""
-    if any(entry.startswith("APT_CONFIG=") for entry in spec["process"].get("env", ())):
-        from rootless.engine import fakeroot
-
-        request.env = [*fakeroot.ENVIRONMENT, *request.env]
-
-
-def _launcher_fds(environment: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the descriptors that the launcher has left for the program: that of PMI-1 and -2."""
-    number = environment.get("PMI_FD", "")
-    if not (number.isascii() and number.isdigit() and int(number) > 2):
-        return ()
-    try:
-        os.fstat(int(number))
-    except OSError:
-        return ()
-    return (int(number),)
+def _added(container: Container, spec: Spec, facts: specgen.Facts) -> list[str]:
+    """Return the variables that the start has added: of GPUs, links, --fakeroot."""
+    asked = RunRequest.from_data(container.facts["request"])
+    known = set(specgen.environment(asked, container.facts["image_config"], facts))
+    return [entry for entry in spec["process"].get("env", ()) if entry not in known]
 
 
 # -- what is left --------------------------------------------------------------------------------

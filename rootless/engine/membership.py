@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import os
 
-from rootless import paths
 from rootless.engine import events, networks, userns
 from rootless.engine.container import containers_root, live_root, write_json
 from rootless.errors import RlessError
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from rootless.network.bridge import Attachment
     from rootless.network.ports import Port
 
-_WAY_OUT_LOCK = "networks.way-out"
+_WAY_OUT_LOCK = "way-out.lock"
 _ENTRY = "networks"  # in `live`: no id of a container
 
 
@@ -137,6 +136,10 @@ class Membership:
         if self._outward:
             see_way_out(self._hub)
 
+    def close_command_ends(self) -> None:
+        """Close what is the command's, in the process that keeps the membership."""
+        self._joiner.disown()
+
     def close(self) -> None:
         """Let go of the membership, which the monitor keeps if it has got so far."""
         self._joiner.close()
@@ -164,7 +167,7 @@ def see_way_out(the_hub: hub.Hub) -> None:
     if not the_hub.wait_for_way_out():
         return
     lock = os.open(
-        f"{paths.boot_root()}/{_WAY_OUT_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        f"{hub.directory()}/{_WAY_OUT_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -135,12 +135,12 @@ class Monitor:
         self.cgroup = self.making.finish(self.mounted.helper_pids, self._note)
         self.spec["linux"]["resources"] = self.cgroup.resources
         self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
-        times.append(("control group", time.monotonic()))
         if systemd := self.container.facts.get("systemd"):
             from rootless.engine import systemd_mode
 
             systemd_mode.open_cgroup(self.spec, self.cgroup, systemd)
         write_json(f"{self.container.directory}/config.json", self.spec)
+        times.append(("control group", time.monotonic()))
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:
@@ -156,6 +156,7 @@ class Monitor:
             console_fd=wires.console,
             die_with_parent=True,
             want_report=self.want_report,
+            keep_fds=self._launcher_fds(),
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
@@ -258,6 +259,15 @@ class Monitor:
         if facts["health"]:
             pairs += health_orders(facts["health"])
         return pairs
+
+    def _launcher_fds(self) -> tuple[int, ...]:
+        """Return the descriptors for the application that the command was started with."""
+        environment = self.spec["process"].get("env", [])
+        if not any(entry.startswith("PMI_FD=") for entry in environment):
+            return ()
+        from rootless.engine.profile import launcher_fds
+
+        return launcher_fds(environment)
 
     @property
     def shares_pids(self) -> bool:

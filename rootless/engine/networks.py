@@ -28,6 +28,7 @@ DEFAULT = "bridge"
 RESERVED = ("default", "host", "none", "ns", "pasta", "private", "container", "slirp4netns")
 _ID_SIZE = 64
 _SMALLEST_MTU, _LARGEST_MTU = 68, 65535
+_PASTA_MTU = 65520
 
 
 class Network:
@@ -71,10 +72,9 @@ class Network:
         ]
 
     @property
-    def mtu(self) -> int | None:
-        """Return the largest packet in bytes; None: the kernel's default."""
-        value = self.record["options"].get(MTU)
-        return int(value) if value else None
+    def mtu(self) -> int:
+        """Return the largest packet in bytes; by default that of pasta, which sends no packets."""
+        return int(self.record["options"].get(MTU) or _PASTA_MTU)
 
 
 MTU = "com.docker.network.driver.mtu"

@@ -152,6 +152,22 @@ def _share_working_directory(request: RunRequest) -> None:
         request.workdir = path
 
 
+def launcher_fds(environment: Iterable[str]) -> tuple[int, ...]:
+    """Return the open descriptors that a launcher has left for a program of this environment.
+
+    That of PMI-1 and PMI-2, to which the variable PMI_FD leads.
+    """
+    for entry in environment:
+        name, _, number = entry.partition("=")
+        if name == "PMI_FD" and number.isascii() and number.isdigit() and int(number) > 2:
+            try:
+                os.fstat(int(number))
+            except OSError:
+                continue
+            return (int(number),)
+    return ()
+
+
 def _host_environment() -> list[str]:
     """Return the caller's environment, without what means something on the host only."""
     return [

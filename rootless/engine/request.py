@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 HOST_IMAGE = "host:"  # the name that stands for the host's own programs
@@ -436,12 +436,13 @@ class RunRequest(Plain):
         Args:
             exposed: "80/tcp" of the image and --expose; -P leaves those to -p that it names.
         """
+        # Copies: the numbers that are found for them are those of one start.
+        found = [_port(port.as_dict()) for port in self.publish]
         if not self.publish_all:
-            return self.publish
+            return found
         from rootless import log
 
-        named = {f"{port.container_port}/{port.protocol}" for port in self.publish}
-        found = list(self.publish)
+        named = {f"{port.container_port}/{port.protocol}" for port in found}
         for text in exposed:
             number, _, protocol = text.partition("/")
             if protocol not in ("tcp", "udp"):
@@ -486,7 +487,7 @@ def _device(data: dict[str, Any]) -> Device:
     return Device(data["host"], data["container"], data["permissions"])
 
 
-def _port(data: dict[str, Any]) -> Port:
+def _port(data: Mapping[str, Any]) -> Port:
     port = Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])
     port.host_end = data.get("host_end")
     return port

@@ -24,6 +24,10 @@ _RENEWED = (23, 2)  # EnvExclude, IgnoreFileConfigJson, CreateEnvFile=newline, %
 # These four name a container of one user. A user's name may have what an id cannot have.
 _ID = "%n.%j.%s.%t"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-./")
+# Root, as whom Slurm calls some of them, becomes the job's user.
+_AS_USER = "[ $(id -u) != 0 ] || set -- runuser -u %u --;"
+# Slurm's own parser leaves no quote and no backslash: this says {"status":"stopped"}.
+_STOPPED = "echo eyJzdGF0dXMiOiJzdG9wcGVkIn0= | base64 -d"
 # The job's processes find slurm.conf as those outside do, or not at all.
 _EXCLUDE = "^(SLURM_CONF|SLURM_CONF_SERVER)="
 
@@ -120,23 +124,20 @@ def _bundles(programs: str) -> list[str]:
     runtime = f"{programs}/rless-oci"
     return [
         f'RunTimeRun="exec {runtime} run --bundle %b {_ID}"',
-        # Slurm asks for the state of what has ended, too, and takes each word for JSON.
-        _as_user("Query", f"{runtime} state {_ID} 2>/dev/null"),
-        _as_user("Kill", f"{runtime} kill -a {_ID}"),
-        _as_user("Delete", f"{runtime} delete --force {_ID}"),
+        # Slurm asks for the state of what has ended, too, takes each word for JSON, and writes
+        # into the job's output that the question has failed.
+        f'RunTimeQuery="{_AS_USER} $@ {runtime} state {_ID} 2>/dev/null || {_STOPPED}"',
+        f'RunTimeKill="{_AS_USER} exec $@ {runtime} kill -a {_ID}"',
+        f'RunTimeDelete="{_AS_USER} exec $@ {runtime} delete --force {_ID}"',
     ]
-
-
-def _as_user(verb: str, command: str) -> str:
-    """Return a line by which root, as whom Slurm calls some of them, becomes the job's user."""
-    return f'RunTime{verb}="[ $(id -u) != 0 ] || exec runuser -u %u -- {command}; exec {command}"'
 
 
 def _images(programs: str) -> list[str]:
     return [
         "IgnoreFileConfigJson=true",
         "CreateEnvFile=newline",
-        f'RunTimeRun="exec {programs}/rless run --rm --hpc --env-file %e %r -- %@"',
+        # The tasks of a step on a node share a container: MPI needs that.
+        f'RunTimeRun="exec {programs}/rless run --hpc --join=%j.%s --env-file %e %r -- %@"',
         'RunTimeKill="kill -s SIGTERM %p"',
         'RunTimeDelete="kill -s SIGKILL %p"',
     ]

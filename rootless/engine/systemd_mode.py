@@ -80,13 +80,14 @@ def open_cgroup(spec: Spec, cgroup: Cgroup, mode: str) -> None:
     Raises:
         RlessError: it has none of its own, and was asked for one. For "tried" that is a warning.
     """
-    if cgroup.path is None:
+    why = cgroup.why if cgroup.path is None else _why_not_writable(cgroup)
+    if why:
         if mode == _REQUIRED:
             raise RlessError(
-                f"--systemd: no control group for systemd: {cgroup.why}",
+                f"--systemd: no control group for systemd: {why}",
                 "have one delegated, or use --systemd=auto for an init that needs none",
             )
-        log.warn(f"systemd would not start here, other inits may: {cgroup.why}")
+        log.warn(f"systemd would not start here, other inits may: {why}")
         return
     for mount in spec["mounts"]:
         if mount["type"] == "cgroup":
@@ -99,3 +100,17 @@ def open_cgroup(spec: Spec, cgroup: Cgroup, mode: str) -> None:
         "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options,
     }  # fmt: skip
     spec["mounts"].insert(index + 1, entry)
+
+
+def _why_not_writable(cgroup: Cgroup) -> str:
+    """Return what speaks against a control group that the container may write to; "": nothing.
+
+    The files with its limits lie in it. Only where the hierarchy is mounted with `nsdelegate`, as
+    systemd does it, the kernel keeps the root of a cgroup namespace from them (cgroups(7)).
+    """
+    if not cgroup.resources:
+        return ""
+    with open("/proc/self/mountinfo", "rb") as file:
+        if any(b" - cgroup2 " in line and b"nsdelegate" in line for line in file):
+            return ""
+    return "the container could lift its own limits: this host mounts cgroup2 without nsdelegate"

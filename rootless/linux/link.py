@@ -49,17 +49,16 @@ def _kind(name: str, *data: bytes) -> bytes:
     return nested(_IFLA_LINKINFO, inner)
 
 
-def bridge(name: str, mac: bytes, mtu: int | None) -> netlink.Message:
+def bridge(name: str, mac: bytes, mtu: int) -> netlink.Message:
     """Return the request for a bridge that is up; one that is there stays."""
     attributes = attribute(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, mac)
-    if mtu:
-        attributes += attribute(_IFLA_MTU, mtu)
+    attributes += attribute(_IFLA_MTU, mtu)
     body = _info(up=True) + attributes + _kind("bridge")
     return netlink.Message(f"bridge {name}", _RTM_NEWLINK, _NEW, body, (errno.EEXIST,))
 
 
 def pair(
-    name: str, master: int, mtu: int | None, peer: str, peer_netns: int, mac: bytes
+    name: str, master: int, mtu: int, peer: str, peer_netns: int, mac: bytes
 ) -> netlink.Message:
     """Return the request for a pair of interfaces: one in a bridge here, one in another network.
 
@@ -69,7 +68,7 @@ def pair(
         name, master: of the one here, and the index of its bridge.
         peer, peer_netns, mac: the other one; a descriptor of its network namespace.
     """
-    size = attribute(_IFLA_MTU, mtu) if mtu else b""
+    size = attribute(_IFLA_MTU, mtu)
     other = (
         _info()
         + attribute(_IFLA_IFNAME, peer)

@@ -61,7 +61,7 @@ class Attachment:
         self.prefixes = prefixes
         self.addresses = addresses
         self.mac = mac
-        self.mtu: int | None = None
+        self.mtu = 1500
         self.internal = False
         self.interface = ""
 
@@ -226,6 +226,11 @@ class Joiner:
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         idmap.take_answer(text, status)
+
+    def disown(self) -> None:
+        """Close its pipes, in a process that is not its parent."""
+        self._pid = 0
+        self.close()
 
     def close(self) -> None:
         """End it, if it is still there."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "rless-networks"
 _SOCKET = "networks"
-_LOCK = "networks.lock"
+_LOCK = "lock"
 _QUESTIONS, _STREAMS = 64, 16  # sockets for the host's name servers, by UDP and TCP
 _RESOLVERS = 512  # the number that the first of them gets; nothing else is open from there on
 _LONGEST = 4096  # bytes of an answer
@@ -105,12 +105,17 @@ class Hub:
             self.fd = -1
 
 
+def directory() -> str:
+    """Return the directory of the hub's socket and of its locks."""
+    return paths.checked(f"{paths.boot_root()}/hub")
+
+
 def connect() -> Hub | None:
     """Return a connection to the hub; None: there is none."""
-    directory = os.open(paths.boot_root(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory_fd = os.open(directory(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        channel.connect(f"/proc/self/fd/{directory}/{_SOCKET}")
+        channel.connect(f"/proc/self/fd/{directory_fd}/{_SOCKET}")
         peer = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("=iII", peer)
         if uid != os.getuid() or channel.recv(1) != b"H":
@@ -120,7 +125,7 @@ def connect() -> Hub | None:
         return None
     finally:
         channel.close()
-        os.close(directory)
+        os.close(directory_fd)
 
 
 def enter(ids: IdMap, way_out: bool) -> Hub:
@@ -135,7 +140,7 @@ def enter(ids: IdMap, way_out: bool) -> Hub:
     """
     hub = connect()
     if hub is None:
-        lock = os.open(f"{paths.boot_root()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{directory()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             hub = connect() or _make(ids, way_out)
@@ -253,7 +258,7 @@ def _become(
     """Become the program that holds the hub."""
     from rootless.linux import caps
 
-    os.chdir(paths.boot_root())
+    os.chdir(directory())
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         os.unlink(_SOCKET)

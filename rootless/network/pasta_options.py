@@ -128,16 +128,9 @@ def command(
 
     Where it runs: on the host, as the user.
     """
-    path = program()
+    path = _build_of(program())
     given = _given(options)
-    arguments = [
-        _build_of(path),
-        "--config-net",
-        "--quiet",
-        "--foreground",
-        "--pid",
-        "/proc/self/fd/1",
-    ]
+    arguments = [path, "--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
     if os.geteuid() == 0:
         arguments += ["--runas", "0"]  # it becomes nobody otherwise, who may not join
     if "--map-gw" not in given and "--map-host-loopback" not in given:

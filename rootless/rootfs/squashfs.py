@@ -25,7 +25,7 @@ from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import caps, ns, process, tree
 from rootless.linux import mount as mounts
-from rootless.rootfs import Mounted, fuse
+from rootless.rootfs import DRIVERS, Mounted, check_fatal, fuse, overlay
 from rootless.rootfs import mount as mount_layers
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ def mount(
     """
     lower = show(path, offset, identity, workspace, idmap, cache)
     try:
-        mounted = mount_layers([lower.path], workspace, idmap, driver=driver, volatile=volatile)
+        mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
         lower.close()
         raise
@@ -79,6 +79,55 @@ def mount(
         mounts.umount(lower.path)
         mounted.helper_pids.append(lower.pid)
         mounted.options = f"{lower.program} offset={offset}; {mounted.options}"
+    return mounted
+
+
+def _union(lower: str, workspace: str, idmap: IdMap, driver: str | None, volatile: bool) -> Mounted:
+    """Mount a writable layer over a directory; in memory where the storage can hold none.
+
+    A home on a network file system is no place for the layer, and copying the whole image there
+    the last thing that a job wants. Only for a container that is removed at its end.
+    """
+    if driver is not None or not volatile:
+        return mount_layers([lower], workspace, idmap, driver=driver, volatile=volatile)
+    refused: list[str] = []
+    for name in DRIVERS[:2]:
+        for in_memory in (False, True):
+            try:
+                mounted = _mount_with(name, lower, workspace, in_memory)
+            except RlessError as error:
+                check_fatal(error, ())
+                place = "memory" if in_memory else "the storage"
+                refused.append(f"{name} with its layer in {place}: {error.message}")
+                continue
+            mounted.why = refused
+            return mounted
+    mounted = mount_layers([lower], workspace, idmap, driver="copy", volatile=volatile)
+    mounted.why = refused + mounted.why
+    return mounted
+
+
+def _mount_with(name: str, lower: str, workspace: str, in_memory: bool) -> Mounted:
+    mounted = Mounted(f"{workspace}/merged", name)
+    place = f"{workspace}/memory" if in_memory else workspace
+    os.makedirs(mounted.path, 0o700, exist_ok=True)
+    if in_memory:
+        os.makedirs(place, 0o700, exist_ok=True)
+        mounts.mount("tmpfs", place, "tmpfs", mounts.MS_NODEV, "mode=700")
+    try:
+        overlay.prepare(place, lower, mount_point=False)
+        if name == "overlay":
+            mounted.options = overlay.mount([lower], place, mounted.path, volatile=not in_memory)
+        else:
+            from rootless.rootfs import fuse_overlayfs
+
+            mounted.options, pid = fuse_overlayfs.mount(
+                [lower], place, mounted.path, volatile=not in_memory
+            )
+            mounted.helper_pids.append(pid)
+    finally:
+        if in_memory:
+            mounts.umount(place)  # taken off its place, it lives as long as the union
     return mounted
 
 

@@ -16,7 +16,15 @@ import time
 from hashlib import sha256
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-PACKAGES = {"podman": "podman", "crun": "crun", "bwrap": "bubblewrap", "strace": "strace"}
+PACKAGES = {
+    "podman": "podman",
+    "crun": "crun",
+    "bwrap": "bubblewrap",
+    "ch-run": "charliecloud",
+    "mksquashfs": "squashfs-tools",
+    "squashfuse": "squashfuse",
+    "strace": "strace",
+}
 SHM = "/dev/shm"  # noqa: S108  # a directory with a random name is made in it
 BUSYBOX = "/bin/busybox"
 APPLETS = ("dd", "head", "sh", "sleep", "true", "yes")
@@ -59,6 +67,7 @@ def environment(work: str) -> dict[str, str]:
         "HOME": f"{work}/home",
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "LANG": "C.UTF-8",
+        "USER": "bench",  # of ch-run
         "XDG_RUNTIME_DIR": f"{work}/runtime",
         "RLESS_STORAGE": f"{work}/rless",
         "TMPDIR": f"{work}/tmp",  # noqa: S108

@@ -14,6 +14,8 @@ def groups(peers: Peers, runs: int) -> list[Group]:
     podman = ["podman", "run", "--rm"]
     rless = [peers.rless, "run", "--rm"]
     bwrap = "bwrap --unshare-all --proc /proc --dev /dev --bind".split()
+    file = f"{peers.work}/image.sqsh"
+    flatten = [peers.rless, "flatten", "-f", peers.image, file]
     quiet_podman = Case("podman", [[*podman, *quiet, IMAGE, "true"]])
     quiet_rless = [[*rless, *quiet, peers.image, "true"]]
     return [
@@ -42,6 +44,26 @@ def groups(peers: Peers, runs: int) -> list[Group]:
                 Case("podman", [[*podman, *PUBLISH, IMAGE, "true"]]),
                 Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.45),
             ],
+        ),
+        Group(
+            "run --hpc FILE.sqsh true, podman run",
+            runs,
+            [
+                Case("podman", [[*podman, "--network", "host", IMAGE, "true"]]),
+                Case("rless", [[peers.rless, "run", "--hpc", file, "true"]], target=0.30),
+            ],
+            first=[flatten],
+        ),
+        Group(
+            "run --hpc FILE.sqsh true, a Python that does nothing",
+            runs,
+            [
+                Case("python3 -I -c pass", [["/usr/bin/python3", "-I", "-c", "pass"]]),
+                Case("rless", [[peers.rless, "run", "--hpc", file, "true"]], target=5.0),
+                Case("ch-run FILE.sqsh", [["ch-run", file, "--", "/bin/true"]]),
+                Case("bwrap, a directory", [[*bwrap, f"{peers.work}/rootfs", "/", "true"]]),
+            ],
+            first=[flatten],
         ),
         Group(
             "50 runs, 8 at a time, --network none",

@@ -190,6 +190,25 @@ def test_a_storage_without_attributes(own_rless: Product) -> None:
 
 
 @pytest.mark.needs("mksquashfs", "squashfuse", "fuse")
+def test_changes_are_in_memory_where_the_storage_cannot_hold_them(own_rless: Product) -> None:
+    """A home on a network file system is not filled with a copy of the image."""
+    rless = own_rless
+    file = rless.base / "x.sqsh"
+    rless("flatten", rless.image, str(file)).expect()
+    poor = f"mount.mount('ramfs', {str(rless.storage)!r}, 'ramfs', 0, 'mode=700')\n"
+    script = (
+        "rm -r /data; mkdir /data; echo x >/data/new; ls /data; grep -c ' / overlay' /proc/mounts"
+    )
+    flags = ["--explain=json", str(file), "sh", "-c", script]
+    done = run(rless, poor, *flags).expect()
+    assert done.lines() == ["new", "1"]
+    assert "overlay with its layer in the storage: setxattr" in done.err
+    kept = "run", "--name", "kept", "-q", "--userns=single", "--network=none", str(file)
+    done = on_a_host_where(rless, poor, *kept, "sh", "-c", "rm -r /data; ls /data")
+    assert "No such file" in done.err
+
+
+@pytest.mark.needs("mksquashfs", "squashfuse", "fuse")
 def test_shared_images_need_no_lock_and_no_write(own_rless: Product) -> None:
     """Files and a store on a read-only mount; the own storage is elsewhere, and poor."""
     rless = own_rless

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.compiled import ROOT
+from tests.lib.life import monitor_of
 from tests.lib.product import Product, launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -264,3 +266,22 @@ def test_fifty_runs_eight_at_a_time(rless: Product) -> None:
     codes += [process.wait(60) for process in running]
     assert codes == list(range(50))
     rless.assert_clean(0)
+
+
+@pytest.mark.parametrize("flags", [(), ("--rm",)])
+def test_a_container_in_the_foreground_is_kept_when_its_monitor_is_killed(
+    rless: Product, flags: tuple[str, ...]
+) -> None:
+    """It has run, so this is its end, and no start that failed."""
+    words = ("run", "--name", "front", "--network", "none", *flags)
+    process = rless.start(*words, rless.image, "sh", "-c", "echo ready; exec sleep 600")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.kill(monitor_of(rless, rless.containers()[0]), signal.SIGKILL)
+    assert process.wait(10) == 137
+    if flags:
+        assert rless.containers() == []
+        return
+    shown = rless("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "front").expect()
+    assert shown.out == "exited 137\n"
+    rless("rm", "front").expect()

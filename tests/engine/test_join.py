@@ -255,13 +255,29 @@ def test_the_descriptor_of_the_launcher_is_kept(rless: Product) -> None:
     other = os.dup(writer)
     rank = start(
         rless, "pmi", "sh", "-c", f"echo pmi >&{writer}; [ ! -e /proc/self/fd/{other} ]",
-        pass_fds=(writer, other), env={"PMI_FD": str(writer)},
+        pass_fds=(writer, other), flags=["-e", f"PMI_FD={writer}"],
     )  # fmt: skip
     os.close(writer)
     os.close(other)
     assert rank.wait(20) == 0
     assert os.read(reader, 10) == b"pmi\n"
     os.close(reader)
+
+
+def test_what_a_device_brings_is_for_every_rank(rless: Product, tmp_path: Path) -> None:
+    edits = {"deviceNodes": [{"path": "/dev/gpu0", "hostPath": "/dev/zero"}], "env": ["GPU=a"]}
+    devices = [{"name": "0", "containerEdits": edits}]
+    file = tmp_path / "vendor.json"
+    file.write_text(json.dumps({"cdiVersion": "0.6.0", "kind": "v.com/gpu", "devices": devices}))
+    file.chmod(0o644)
+    more = {"flags": ["--gpus=all", "-i"], "env": {"RLESS_GPUS_CDI_DIRECTORIES": str(tmp_path)}}
+    ranks = [
+        start(rless, "gpu", "sh", "-c", "echo $GPU $(head -c 2 /dev/gpu0 | wc -c); read _", **more)
+        for _ in range(2)
+    ]
+    assert [ready(rank) for rank in ranks] == 2 * ["a 2"]
+    for rank in ranks:
+        rank.communicate(b"\n", timeout=10)
 
 
 _READ_MEMORY = r"""

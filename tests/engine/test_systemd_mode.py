@@ -25,6 +25,17 @@ def test_its_control_group_can_be_divided(rless: Product) -> None:
     rless.assert_clean()
 
 
+@pytest.mark.needs("delegated cgroup")
+def test_exec_goes_where_the_first_process_is(rless: Product) -> None:
+    """A group whose controllers go down takes no process any more."""
+    script = "mkdir /sys/fs/cgroup/init.scope; echo 0 >/sys/fs/cgroup/init.scope/cgroup.procs"
+    rless.detach("sd", "--systemd always", "sh", "-c", f"{script}; echo ready; exec sleep 600")
+    wait_for(lambda: rless("logs", "sd").out == "ready\n", "its start")
+    done = rless("exec", "sd", "cat", "/proc/self/cgroup").expect()
+    assert "0::/init.scope" in done.lines()
+    rless("rm", "-f", "sd").expect()
+
+
 def test_nobody_else_can_divide_it(rless: Product) -> None:
     done = rless.run("", "mkdir", "/sys/fs/cgroup/init.scope")
     assert done.code == 1

@@ -119,7 +119,7 @@ def test_rules_of_the_hub() -> None:
 
 
 def refused() -> None:
-    netlink.call([link.pair("v1", 12345, None, "eth0", 0, bytes(6))])
+    netlink.call([link.pair("v1", 12345, 1500, "eth0", 0, bytes(6))])
 
 
 def test_an_error_says_what_was_wanted() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from rootless import paths
 from rootless.network import hub
 from tests.lib.hub import AAAA, PTR, TXT, A, Member, question, read
 
@@ -28,7 +27,6 @@ Make = Callable[..., Member]
 @pytest.fixture
 def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
-    paths.checked(f"{paths.boot_root()}/live")
     made: list[Member] = []
 
     def make(number: int, *names: str, bridges: tuple[str, ...] = ("br-one",)) -> Member:
@@ -43,7 +41,7 @@ def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         left.close()
         assert time.monotonic() < deadline, "the hub stays"
         time.sleep(0.01)
-    assert not os.path.lexists(f"{paths.boot_root()}/networks")
+    assert not os.path.lexists(f"{hub.directory()}/networks")
 
 
 def ask(query: bytes, server: str = GATEWAY) -> bytes:

@@ -179,7 +179,6 @@ class Machine:
             self._qemu.wait(120)
         self.cut()
         shutil.move(self.directory / "disk", self.cache / "saved")
-        os.chmod(self.cache / "saved", 0o644)
         (self.cache / "state.key").write_text(self._key())
 
     # -- work ------------------------------------------------------------------------------
@@ -272,7 +271,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rless-vm-") as name:
         machine = Machine(Path(name))
         if given.verb == "save":
-            machine.is_saved() or machine.save()
+            if not machine.is_saved():
+                machine.save()
             return 0
         script = given.script[0] if len(given.script) == 1 else shlex.join(given.script)
         with machine:

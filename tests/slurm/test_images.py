@@ -140,8 +140,11 @@ print(os.environ["PMI_RANK"], os.read(fd, 200).decode().split()[0])
 """
 
 
-def test_the_pmi2_descriptor_is_passed(slurm: Slurm, rless: Product) -> None:
-    words = ("--hpc", "--join", "host:", "python3", "-c", _PMI2)
+@pytest.mark.parametrize("flags", [(), ("--join",)], ids=["alone", "joined"])
+def test_the_pmi2_descriptor_is_passed(
+    slurm: Slurm, rless: Product, flags: tuple[str, ...]
+) -> None:
+    words = ("--hpc", *flags, "host:", "python3", "-c", _PMI2)
     done = srun(slurm, rless, "--mpi=pmi2 -n2", *words).expect()
     assert sorted(done.out.splitlines()) == [f"{n} cmd=response_to_init" for n in range(2)]
 

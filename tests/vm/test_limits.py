@@ -104,8 +104,8 @@ def test_swap(machine: Machine) -> None:
     text = r"""
         for most in 96m 32m; do
             $RUN --rm --shm-size 100m -m 32m --memory-swap $most $IMAGE sh -c '
-                dd if=/dev/zero of=/dev/shm/x bs=1M count=48 2>/dev/null
-                cat /sys/fs/cgroup/memory.swap.current'
+                dd if=/dev/zero of=/dev/shm/x bs=1M count=48 2>/dev/null &&
+                    cat /sys/fs/cgroup/memory.swap.current'
             echo $?
         done"""
     done = machine.run(script(text))

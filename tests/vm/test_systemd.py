@@ -35,8 +35,17 @@ def create(name: str, script: str = OBEDIENT, flags: str = "") -> str:
 
 
 def test_unit_of_a_container(machine: Machine) -> None:
-    make_unit(machine, "web", create("web"))
+    make_unit(machine, "web", create("web", flags="-m 64m"))
     machine.run("systemctl --user start container-web").expect()
+    # It stays in the unit's control group, and has its limits there.
+    done = machine.run(
+        f"cd {SLICE}/container-web.service && cat rless-*/memory.max && cat rless-*/cgroup.procs |"
+        " wc -l; cat supervisor/cgroup.procs | wc -l; cat cgroup.procs | wc -l;"
+        " systemctl --user list-units --plain --no-legend 'rless-*.scope'"
+    ).expect()
+    memory, inside, supervisor, beside = done.lines()
+    assert memory == str(64 << 20)
+    assert (int(inside) > 0, supervisor, beside) == (True, "1", "0")
     shown = machine.show("container-web")
     assert (shown["ActiveState"], shown["SubState"], shown["Type"]) == (
         "active", "running", "notify",
@@ -99,7 +108,7 @@ def test_the_application_says_that_it_is_ready(machine: Machine) -> None:
 # -- reboot and power cut ------------------------------------------------------------------------
 
 
-def test_reboot(machine: Machine) -> None:
+def test_reboot_and_power_cut(machine: Machine) -> None:
     make_unit(machine, "web", create("web"))
     machine.run("systemctl --user enable -q --now container-web").expect()
     for policy in ("always", "unless-stopped"):
@@ -120,6 +129,12 @@ def test_reboot(machine: Machine) -> None:
     come_back(machine)
     assert machine.state("plain")["Status"] == "exited"
     assert machine.run("rless inspect rm").code == 1
+    # What ran is known to have been ended by a power cut; what had ended keeps its code.
+    run = "rless run -d --network none --name"
+    machine.run(
+        f"{run} young {IMAGE} sleep 600; {run} over {IMAGE} sh -c 'exit 7'; rless wait over;"
+        f" {run} gone --rm {IMAGE} sleep 600; sync"
+    ).expect()
     machine.run(create("made")).expect()
     machine.run(f"rless run -d --rm --name rm {plain}").expect()
     machine.cut()
@@ -129,6 +144,12 @@ def test_reboot(machine: Machine) -> None:
     # Made a moment before the power went: either whole or not there, and its name free then.
     machine.run("rless inspect made >/dev/null || " + create("made")).expect()
     assert machine.state("made")["Status"] == "created"
+    young, over = machine.state("young"), machine.state("over")
+    assert (young["Status"], young["ExitCode"], young["Pid"]) == ("exited", 137, 0)
+    assert young["Error"] == "the machine went down"
+    assert (over["Status"], over["ExitCode"], over["Error"]) == ("exited", 7, "")
+    assert machine.run("rless inspect gone").code == 1
+    machine.run(f"rless start young && {run} gone {IMAGE} true").expect()
     # Of earlier boots nothing is kept.
     assert machine.run("ls ~/.local/share/rless/run | wc -l").out == "1\n"
 
@@ -142,23 +163,6 @@ def come_back(machine: Machine) -> None:
     for name in ("web", "always-on", "always-off", "unless-stopped-on"):
         assert machine.state(name)["Status"] == "running", name
     assert machine.state("unless-stopped-off")["Status"] == "exited"
-
-
-def test_power_cut(machine: Machine) -> None:
-    """What ran is known to have been ended; what had ended keeps its code."""
-    run = "rless run -d --network none --name"
-    machine.run(
-        f"{run} young {IMAGE} sleep 600; {run} over {IMAGE} sh -c 'exit 7'; rless wait over;"
-        f" {run} gone --rm {IMAGE} sleep 600; sync"
-    ).expect()
-    machine.cut()
-    machine.boot()
-    young, over = machine.state("young"), machine.state("over")
-    assert (young["Status"], young["ExitCode"], young["Pid"]) == ("exited", 137, 0)
-    assert young["Error"] == "the machine went down"
-    assert (over["Status"], over["ExitCode"], over["Error"]) == ("exited", 7, "")
-    assert machine.run("rless inspect gone").code == 1
-    machine.run(f"rless start young && {run} gone {IMAGE} true").expect()
 
 
 # -- the journal ---------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_every_dest_of_run_is_a_field_of_the_request() -> None:
     assert dests - special <= set(RunRequest.__slots__)
     assert set(RunRequest.__slots__) - dests == {
         *("add_user", "argv", "cdi", "command", "cwd", "env_remove", "env_under", "image"),
-        "networks",
+        *("holds", "networks"),
     }
 
 

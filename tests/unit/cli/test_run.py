@@ -166,3 +166,12 @@ def test_accepted_flags_change_nothing() -> None:
 def test_relative_paths_are_those_of_here() -> None:
     assert request("--cidfile", "c", "i").cidfile == f"{os.getcwd()}/c"
     assert request("--rootfs", "r").rootfs == f"{os.getcwd()}/r"
+
+
+def test_what_a_start_finds_is_not_what_was_asked_for() -> None:
+    """A free port is another one at the next start, which asks as the first one did."""
+    made = request("-p", "80", "-p", "8000-8010:81", "i")
+    before = made.to_data()
+    for port in made.published([]):
+        port.host_port, port.host_end = 9, None
+    assert made.to_data() == before

@@ -120,7 +120,13 @@ def check_line(words: list[str]) -> None:
 
 
 def test_the_check_finds_mistakes() -> None:
-    for line in ("rn host:", "run --no-such host:", "run", "ps --user x", "run --ip ::1 host:"):
+    for line in (
+        "rn host:",
+        "run --no-such host:",
+        "run",
+        "ps --user x",
+        "run --cpu-count 1 host:",
+    ):
         with pytest.raises(RlessError):
             check_line(line.split())
     found = list(simple_commands("A=1 rless run x 2>/dev/null | grep 'a;b' && rless ps # all"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,5 +89,7 @@ def test_a_home_of_somebody_else_is_not_ours(monkeypatch: pytest.MonkeyPatch) ->
     own = config.home()
     monkeypatch.setenv("HOME", "/proc")
     assert config.home() == own
+    # A child in a user namespace has another uid, and would look up another home.
+    assert os.environ["HOME"] == own
     monkeypatch.setenv("HOME", "/nonexistent-home")
     assert config.home() == "/nonexistent-home"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -114,3 +115,18 @@ def test_that_of_the_caller_stays_closed(capfd: pytest.CaptureFixture[str]) -> N
     assert "warning" in capfd.readouterr().err
     with pytest.raises(RlessError, match="nobody delegates"):
         systemd_mode.open_cgroup(spec, NoCgroup("nobody delegates"), "required")
+
+
+def test_limits_that_it_could_lift_keep_it_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `nsdelegate` keeps the root of a cgroup namespace from its own limits."""
+    group = Group()
+    group.resources = {"pids": {"limit": 5}}
+    for flags, closed in (("rw", True), ("rw,nsdelegate", False)):
+        line = f"30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 {flags}\n".encode()
+        monkeypatch.setattr("builtins.open", lambda *_, line=line: io.BytesIO(line))
+        spec = generate(request())
+        if closed:
+            with pytest.raises(RlessError, match="could lift its own limits"):
+                systemd_mode.open_cgroup(spec, group, "required")
+        else:
+            systemd_mode.open_cgroup(spec, group, "required")
