@@ -240,7 +240,7 @@ class Entrant(Applicant):
         oom_score: int | None,
         complete: Callable[[Process], None] | None,
         console_fd: int,
-        keep_groups: bool,
+        keep_groups: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(description, die_with_parent=False, **common)

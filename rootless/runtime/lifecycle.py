@@ -184,6 +184,24 @@ def _make(
         raise RlessError(f"process.terminal {need} --console-socket", exit_code=1)
     record = Record(root, container_id)
     state = state_of(container_id, bundle, spec.get("annotations", {}))
+    facts: dict[str, Any] = {
+        "pid": 0,
+        "start": 0,
+        "boot": paths.boot_id(),
+        "bundle": bundle,
+        "annotations": spec.get("annotations", {}),
+        "created": _now(),
+        "notify": options.notify_socket,
+    }
+
+    def note(manager: str, directory: str) -> None:
+        facts.update(cgroup=directory, manager=manager)
+        record.write(facts)
+
+    def started(pid: int) -> None:
+        facts.update(pid=pid, start=start_time(pid))
+        record.write(facts)
+
     record.make()
     fds: list[int] = []
     created: parent.Created | None = None
@@ -205,16 +223,7 @@ def _make(
         gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fds.append(gate_fd)
         os.set_blocking(gate_fd, True)
-        cgroup = cgroups.choose(_wish(spec, container_id, options.cgroup_manager))
-        facts = {
-            "boot": paths.boot_id(),
-            "bundle": bundle,
-            "annotations": spec.get("annotations", {}),
-            "cgroup": cgroup.path,
-            "manager": cgroup.manager,
-            "created": _now(),
-            "notify": options.notify_socket,
-        }
+        cgroup = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
         record.write_spec(spec)
         created = parent.create(
             spec,
@@ -225,7 +234,7 @@ def _make(
             die_with_parent=foreground,
             use_pivot=options.use_pivot,
             keep_fds=options.keep_fds,
-            started=lambda pid: record.write({"pid": pid, "start": start_time(pid), **facts}),
+            started=started,
             extras=extras,
         )
         if options.pid_file:
@@ -240,9 +249,8 @@ def _make(
             os.close(created.pidfd)
         if cgroup is not None:
             cgroup.destroy()
-        begun = os.path.exists(f"{record.directory}/state.json")
         record.remove()
-        if begun:
+        if facts["pid"]:
             _after_stop(spec, {**state, "status": "stopped"})
         raise
     finally:
@@ -411,7 +419,7 @@ def delete(root: str, container_id: str, force: bool) -> None:
 
         cgroupfs.remove(facts["cgroup"])
     spec: Spec | None = None
-    if facts["boot"]:
+    if facts["pid"]:
         try:
             spec = record.read_spec()
         except RlessError:

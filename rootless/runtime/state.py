@@ -177,7 +177,7 @@ class Record:
         while wait and os.path.exists(self.fifo) and time.monotonic() < deadline:
             time.sleep(0.004)
         facts = self.read()
-        if not facts["boot"]:
+        if not facts["pid"]:
             status = "creating"
         elif not _alive(facts):
             status = "stopped"

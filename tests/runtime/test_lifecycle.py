@@ -35,6 +35,12 @@ def children() -> set[int]:
     return found
 
 
+def control_groups(container_id: str) -> list[Path]:
+    """Return the control groups of containers with such an id."""
+    own = os.environ.get("RLESS_TEST_CGROUP")
+    return list(Path(own).rglob(f"rless-{container_id}")) if own else []
+
+
 def assert_gone(pids: set[int]) -> None:
     """Wait until none of these processes is left."""
     deadline = time.monotonic() + 5
@@ -189,9 +195,11 @@ def test_run_forwards_signals(bundle: Bundle, number: int) -> None:
 def test_killed_at_any_moment(bundle: Bundle) -> None:
     """Whenever `create` is killed, one `delete --force` clears what it has left."""
     before = children()
-    states = set()
-    for delay in range(0, 200, 10):
-        bundle.id = f"c{delay}"
+    states: set[str] = set()
+    first, delay = bundle.id, 0.0  # milliseconds; how long a `create` takes is the machine's affair
+    while "created" not in states and delay < 10_000:
+        delay = delay * 1.2 + 4
+        bundle.id = f"{first}-{delay:.0f}"
         bundle.write("sleep", "60")
         process = subprocess.Popen(
             bundle.command("create", "-b", str(bundle.path), bundle.id),
@@ -209,6 +217,7 @@ def test_killed_at_any_moment(bundle: Bundle) -> None:
     assert_gone(children() - before)
     assert bundle.containers() == []
     assert "none" in states and len(states) > 1, states
+    assert control_groups(f"{first}-*") == []
 
 
 # Stop the parent at a point of its story, to kill it there.
@@ -340,6 +349,8 @@ def test_a_damaged_state_file(live: Bundle, text: str) -> None:
     assert live.call("list", "-q").expect().out == ""
     live.call("delete", "--force", live.id).expect()
     assert live.containers() == []
+    for group in control_groups(live.id):  # where it was, nobody could know any more
+        group.rmdir()
 
 
 def test_list(live: Bundle) -> None:

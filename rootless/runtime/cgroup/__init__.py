@@ -282,8 +282,11 @@ def shelter(name: str, description: str, pid: int) -> None:
         log.debug(f"{name}: no scope: {error.message}")
 
 
-def choose(wish: Wish) -> Cgroup:
+def choose(wish: Wish, note: Note | None = None) -> Cgroup:
     """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
+
+    Args:
+        note: as for `Making.finish`.
 
     Raises:
         RlessError: as `Making.finish`.
@@ -291,7 +294,7 @@ def choose(wish: Wish) -> Cgroup:
     making = Making()
     making.begin(wish.manager, wish.parent)
     making.proceed(wish, [os.getpid()])
-    return making.finish()
+    return making.finish(note=note)
 
 
 def change(
