@@ -169,7 +169,8 @@ class Monitor:
                 self._begin_network()
         except RlessError as error:
             self.network_error = error  # told when there is somebody to tell
-        load_runtime()
+        if self.source.kind != "squashfs":  # there is more time while squashfuse starts
+            load_runtime()
 
     def _begin_network(self) -> None:
         self.network_begun = True
@@ -209,9 +210,6 @@ class Monitor:
 
     def _create(self) -> Orders:
         """Make the container up to its gate; return the orders for what comes then."""
-        from rootless.engine import monitor_client
-        from rootless.runtime import cgroup, parent
-
         if self.network_error is not None:
             raise self.network_error
         if self.new_network:
@@ -223,6 +221,9 @@ class Monitor:
         times = [("", time.monotonic())]
         self.mounted = self._mount()
         times.append(("root filesystem", time.monotonic()))
+        from rootless.engine import monitor_client
+        from rootless.runtime import cgroup, parent
+
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         write_json(f"{self.container.directory}/config.json", self.spec)
@@ -366,6 +367,7 @@ class Monitor:
                 workspace,
                 self.idmap,
                 source.cache,
+                meanwhile=load_runtime,
                 **options,
             )
         elif source.kind == "directory":
