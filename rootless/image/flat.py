@@ -21,8 +21,6 @@ import os
 
 from rootless import config, jsontext
 from rootless.errors import RlessError, escape
-from rootless.image import sif
-from rootless.image.squashfs import MAGIC, Squashfs
 
 try:
     from _blake2 import blake2b  # as in `store`
@@ -33,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
+
+    from rootless.image.squashfs import Squashfs
 
 SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")
 CONFIG_PATH = "/.rless/config.json"
@@ -257,6 +257,9 @@ def _keep(image: FlatImage, kept: str) -> None:
 
 
 def _parse(image: FlatImage, fd: int, what: str) -> None:
+    from rootless.image import sif
+    from rootless.image.squashfs import MAGIC, Squashfs
+
     head = os.pread(fd, 64, 0)
     length = None
     if head[sif.MAGIC_AT : sif.MAGIC_AT + len(sif.MAGIC)] == sif.MAGIC:

@@ -178,16 +178,12 @@ def mount_squashfs(
     workspace: str,
     idmap: IdMap,
     cache: str,
-    *,
-    driver: str | None = None,
-    volatile: bool = False,
+    **options: Any,
 ) -> Mounted:
     """Mount an image that is a file; see `rootless.rootfs.squashfs.mount`."""
     from rootless.rootfs import squashfs
 
-    return squashfs.mount(
-        path, offset, identity, workspace, idmap, cache, driver=driver, volatile=volatile
-    )
+    return squashfs.mount(path, offset, identity, workspace, idmap, cache, **options)
 
 
 def mount_directory(

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import time
 
 from rootless import log
@@ -30,10 +29,13 @@ from rootless.rootfs import mount as mount_layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import signal
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from rootless.linux.idmap import IdMap
+else:
+    import _signal as signal  # as in `fuse`
 
 PROGRAMS = ("squashfuse_ll", "squashfuse")
 UNPACKER = "unsquashfs"
@@ -52,6 +54,7 @@ def mount(
     *,
     driver: str | None = None,
     volatile: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Mounted:
     """Mount the image in a file, with a writable layer of the container, at `workspace`/merged.
 
@@ -60,11 +63,12 @@ def mount(
         identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
         cache: where images are unpacked if there is no FUSE; a private directory.
         driver: of the union on top; as for `rootless.rootfs.mount`.
+        meanwhile: what the caller does while the program starts.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
-    lower = show(path, offset, identity, workspace, idmap, cache)
+    lower = show(path, offset, identity, workspace, idmap, cache, meanwhile)
     try:
         mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
@@ -160,7 +164,13 @@ class Lower:
 
 
 def show(
-    path: str, offset: int, identity: Sequence[int], workspace: str, idmap: IdMap, cache: str
+    path: str,
+    offset: int,
+    identity: Sequence[int],
+    workspace: str,
+    idmap: IdMap,
+    cache: str,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Lower:
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
     fd = _open(path, identity)
@@ -168,7 +178,8 @@ def show(
     try:
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
-            lower.program, lower.pid = serve(fd, offset, lower.path, f"{workspace}/{_LOG}")
+            log_path = f"{workspace}/{_LOG}"
+            lower.program, lower.pid = serve(fd, offset, lower.path, log_path, meanwhile)
         except RlessError as reason:
             program = fuse.find_program(UNPACKER)
             if program is None:
@@ -204,7 +215,13 @@ def _open(path: str, identity: Sequence[int]) -> int:
     return fd
 
 
-def serve(fd: int, offset: int, target: str, log_path: str) -> tuple[str, int]:
+def serve(
+    fd: int,
+    offset: int,
+    target: str,
+    log_path: str,
+    meanwhile: Callable[[], None] | None = None,
+) -> tuple[str, int]:
     """Mount the image in an open file at `target`, read-only; return (what serves it, pid).
 
     Raises:
@@ -225,6 +242,7 @@ def serve(fd: int, offset: int, target: str, log_path: str) -> tuple[str, int]:
         flags=mounts.MS_RDONLY | mounts.MS_NOSUID,
         privileged=False,
         keep_fd=fd,
+        meanwhile=meanwhile,
     )
     return program.rpartition("/")[2], pid
 

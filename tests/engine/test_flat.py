@@ -356,6 +356,24 @@ def test_without_fuse_it_is_unpacked_once(own_rless: Product, tmp_path: Path) ->
         without_fuse(rless, *words), env=rless.environment(), capture_output=True, text=True
     )
     assert (second.stdout, second.stderr) == ("seed\n", "")
+    env = rless.environment()
+    shutil.rmtree(rless.storage / "flat")
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen(without_fuse(rless, *words), env=env, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(5)
+    ]
+    said = [process.communicate() for process in running]
+    assert [out for out, _ in said] == ["seed\n"] * 5, said
+    # One whose making was killed is cleared by the next.
+    left = rless.storage / "flat" / ".single-left"
+    left.mkdir()
+    for path in (rless.storage / "flat").iterdir():
+        if path.is_dir() and path != left:
+            shutil.rmtree(path)
+    again = subprocess.run(without_fuse(rless, *words), env=env, capture_output=True, text=True)
+    assert again.stdout == "seed\n"
+    assert not left.exists()
     sizes = [path for path in (rless.storage / "flat").iterdir() if path.is_dir()]
     assert len(sizes) == 1
     rless("system", "prune", "-a", "-f").expect()

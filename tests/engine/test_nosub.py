@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.lib import images
 from tests.lib.product import Product, probe_image
 
 pytestmark = [pytest.mark.nosub, pytest.mark.needs("user namespaces")]
@@ -49,6 +51,19 @@ def test_set_id_bits_are_dropped(rless: Product) -> None:
     """Class 9: such a file would be set-id to the invoking user, for every user of the host."""
     found = rless("unshare", "find", str(rless.storage / "layers"), "-perm", "/6000").expect()
     assert found.out == ""
+
+
+def test_owners_are_kept_as_data(rless: Product, tmp_path: Path) -> None:
+    """All files are the one user's on disk; what leaves has the owners that it came with."""
+    image = images.Image([images.layer({"f": images.File("x", uid=1000, gid=5, mode=0o4755)})])
+    images.write_docker_archive(image, tmp_path / "in.tar", "owned:1")
+    rless("load", "-q", "-i", str(tmp_path / "in.tar")).expect()
+    rless("save", "-o", str(tmp_path / "out.tar"), "owned:1").expect()
+    with tarfile.open(tmp_path / "out.tar") as archive:
+        content = archive.extractfile(f"blobs/sha256/{images.digest(image.layers[0])[7:]}")
+        assert content is not None
+        assert content.read() == image.layers[0]
+    rless("rmi", "owned:1").expect()
 
 
 def test_unshare(rless: Product) -> None:

@@ -381,3 +381,25 @@ def test_limits_hold_in_a_pull(own_rless: Product) -> None:
     put(own_rless.home / ".config/rless/config.toml", "[images.limits]\nlayers = 1\n")
     error = own_rless("pull", "-q", own_rless.image).expect(1).one_line_error()
     assert "has 2 layers; the limit is 1" in error
+
+
+def test_show_says_what_holds_and_what_sets_it(own_rless: Product, tmp_path: Path) -> None:
+    rless = own_rless
+    file = put(
+        rless.home / ".config/rless/config.toml",
+        "[containers]\nnetwork = 'none'\n[modules.x]\nenv = ['A={user}', \"B=\\\"q\\\"\"]\n",
+    )
+    env = {"RLESS_HPC_HOME": "false", "USER": "me"}
+    said = rless("config", "show", "--origin", env=env).expect().out
+    assert f'network = "none"  # {file}' in said
+    assert "[hpc]\nhome = false  # $RLESS_HPC_HOME\n" in said
+    import pwd
+
+    user = pwd.getpwuid(os.getuid()).pw_name
+    again = rless("config", "show").expect().out
+    assert config.parse(again.encode(), "c")["modules.x"] == {"env": [f"A={user}", 'B="q"']}
+    assert rless("config", "show", "hpc", env=env).expect().out == "[hpc]\nhome = false\n"
+    names = rless("config", "show", "--variables").expect().out.split()
+    assert {"RLESS_STORAGE_ROOT", "RLESS_HPC_HOME", "RLESS_IMAGES_LIMITS_LAYERS"} <= set(names)
+    file.write_text("[containers]\nnetwork = 5\n")
+    assert str(file) in rless("config", "show").expect(1).one_line_error()
