@@ -759,7 +759,7 @@ def test_a_terminal_that_is_hung_up_does_not_spin(start: Start) -> None:
     assert int(stat[11]) + int(stat[12]) - before <= 2  # ticks of 10 ms
 
 
-# -- those who have joined -------------------------------------------------------------------------
+# -- those who have joined (class 49) --------------------------------------------------------------
 
 
 def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
