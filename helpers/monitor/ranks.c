@@ -4,10 +4,7 @@
  */
 #include "monitor.h"
 
-enum {
-	ALONE = 10000,   /* ms that the first one may take to come */
-	CLEAN_UP = 2000, /* ms that killed processes may take to end */
-};
+enum { CLEAN_UP = 2000 }; /* ms that killed processes may take to end */
 
 int ranks[RANKS];
 static int joined;
@@ -28,13 +25,13 @@ static bool same_mount_ns(const char *pid, const struct stat *wanted)
 	return same;
 }
 
-/* Wait for who joins; not for ever, because who made the container may have been killed. */
+/* Wait for who joins; not for ever (the order is in ms): who made it may have been killed. */
 void begin_ranks(void)
 {
 	for (int i = 0; i < RANKS; i++)
 		ranks[i] = -1;
 	if (number("ranks", 0))
-		me.kill_at = now() + ALONE;
+		me.kill_at = now() + number("ranks", 0);
 }
 
 bool has_joined(void)

@@ -312,7 +312,7 @@ RUN = Verb(
 )
 
 # `create` has all of it but what is about the process that `run` stays.
-_RUN_ONLY = ("--detach -d", "--sig-proxy", "--detach-keys", "--explain", "--debug")
+_RUN_ONLY = ("--join", "--detach -d", "--sig-proxy", "--detach-keys", "--explain", "--debug")
 CREATE = Verb(
     "create",
     "[OPTIONS] IMAGE [COMMAND] [ARG...]",

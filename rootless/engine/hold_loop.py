@@ -33,7 +33,6 @@ else:
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds
 _CLEAN_UP = 2.0
-_ALONE = 10.0  # seconds that the first one who joins may take
 _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
@@ -101,7 +100,9 @@ class _Holder:
         self.log = Log(self.orders)
         self.ranks: list[int] = []  # pidfds of those who have joined
         self.mount_ns = -1  # of the container, held once somebody has joined
-        self.alone_until = self.begun + _ALONE if self.number("ranks") else 0.0
+        self.alone_until = 0.0
+        if wait := self.number("ranks"):
+            self.alone_until = self.begun + wait / 1000
         self.clients: list[Client] = []
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
         self.taken = 0  # bytes of the sources

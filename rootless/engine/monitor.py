@@ -54,6 +54,10 @@ else:
     import _signal as signal
 
 
+# ms that the first one of those who join a container may take to come (--join)
+_ALONE = 10000
+
+
 class Monitor:
     """The parent of one container, until it becomes the program that stays."""
 
@@ -240,7 +244,7 @@ class Monitor:
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),
             **log_orders(facts),
-            "ranks": int(self.spec["process"]["args"][1:2] == ["--hold"]),
+            "ranks": _ALONE if facts["request"].get("holds") else 0,
             "restart": facts["restart"]["name"],
             "restart_most": facts["restart"]["max"],
             "stop_signal": facts["stop_signal"],

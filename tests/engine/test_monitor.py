@@ -759,7 +759,7 @@ def test_a_terminal_that_is_hung_up_does_not_spin(start: Start) -> None:
     assert int(stat[11]) + int(stat[12]) - before <= 2  # ticks of 10 ms
 
 
-# -- those who have joined -------------------------------------------------------------------------
+# -- those who have joined (class 49) --------------------------------------------------------------
 
 
 def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -772,7 +772,7 @@ def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
-    held = start("sleep", "60", ranks=1)
+    held = start("sleep", "60", ranks=10000)
     one, error = _rank(held, "sleep 60")
     assert error == 0
     two, error = _rank(held, "exit 0")
@@ -787,7 +787,7 @@ def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
 
 
 def test_signals_are_for_those_who_have_joined(start: Start) -> None:
-    held = start("sleep", "60", ranks=1)
+    held = start("sleep", "60", ranks=10000)
     rank, _ = _rank(held, "sleep 60")
     held.connect().signal(signal.SIGUSR1)
     assert rank.wait(10) == -signal.SIGUSR1
@@ -795,7 +795,7 @@ def test_signals_are_for_those_who_have_joined(start: Start) -> None:
 
 
 def test_a_kill_is_for_all(start: Start) -> None:
-    held = start("sleep", "60", ranks=1)
+    held = start("sleep", "60", ranks=10000)
     rank, _ = _rank(held, "sleep 60")
     held.connect().signal(signal.SIGKILL)
     assert rank.wait(10) == -signal.SIGKILL
@@ -808,3 +808,10 @@ def test_only_what_is_made_for_it_is_joined(start: Start) -> None:
     assert error == errno.EINVAL
     rank.kill()
     rank.wait()
+
+
+def test_who_waits_in_vain_ends(start: Start) -> None:
+    """Who made the container was killed before it joined."""
+    held = start("sleep", "60", ranks=200)
+    assert held.connect().wait(10) == 137
+    held.wait()
