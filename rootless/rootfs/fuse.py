@@ -24,7 +24,7 @@ from rootless.linux import mount as mounts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -63,7 +63,6 @@ def mount(
     flags: int = 0,
     privileged: bool,
     keep_fd: int = -1,
-    meanwhile: Callable[[], None] | None = None,
 ) -> int:
     """Mount at `target` what `program ARGUMENTS /dev/fd/N` serves; return its pid, a child's.
 
@@ -73,7 +72,6 @@ def mount(
         privileged: the program keeps the capabilities over files of mapped ids; else it has none,
             and no network.
         keep_fd: a descriptor that it gets beside that of the mount.
-        meanwhile: what the caller does while the program starts.
 
     Raises:
         RlessError: /dev/fuse cannot be used, or the program ended; what it said.
@@ -97,8 +95,6 @@ def mount(
             _serve(program, argv, keep, target, log, privileged)
     finally:
         os.close(fuse_fd)
-    if meanwhile is not None:
-        meanwhile()
     try:
         os.stat(target)
     except OSError as error:

@@ -30,7 +30,7 @@ from rootless.rootfs import mount as mount_layers
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from rootless.linux.idmap import IdMap
@@ -54,7 +54,6 @@ def mount(
     *,
     driver: str | None = None,
     volatile: bool = False,
-    meanwhile: Callable[[], None] | None = None,
 ) -> Mounted:
     """Mount the image in a file, with a writable layer of the container, at `workspace`/merged.
 
@@ -63,12 +62,11 @@ def mount(
         identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
         cache: where images are unpacked if there is no FUSE; a private directory.
         driver: of the union on top; as for `rootless.rootfs.mount`.
-        meanwhile: what the caller does while the program starts.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
-    lower = show(path, offset, identity, workspace, idmap, cache, meanwhile)
+    lower = show(path, offset, identity, workspace, idmap, cache)
     try:
         mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
@@ -170,7 +168,6 @@ def show(
     workspace: str,
     idmap: IdMap,
     cache: str,
-    meanwhile: Callable[[], None] | None = None,
 ) -> Lower:
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
     fd = _open(path, identity)
@@ -179,7 +176,7 @@ def show(
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
             log_path = f"{workspace}/{_LOG}"
-            lower.program, lower.pid = serve(fd, offset, lower.path, log_path, meanwhile)
+            lower.program, lower.pid = serve(fd, offset, lower.path, log_path)
         except RlessError as reason:
             program = fuse.find_program(UNPACKER)
             if program is None:
@@ -220,7 +217,6 @@ def serve(
     offset: int,
     target: str,
     log_path: str,
-    meanwhile: Callable[[], None] | None = None,
 ) -> tuple[str, int]:
     """Mount the image in an open file at `target`, read-only; return (what serves it, pid).
 
@@ -242,7 +238,6 @@ def serve(
         flags=mounts.MS_RDONLY | mounts.MS_NOSUID,
         privileged=False,
         keep_fd=fd,
-        meanwhile=meanwhile,
     )
     return program.rpartition("/")[2], pid
 
