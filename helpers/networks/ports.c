@@ -3,6 +3,7 @@
 
 struct port ports[PORTS];
 int port_count;
+bool transparent;
 
 /* Take a bound socket for a port of a member. The socket stays in the network that it was made in. */
 int add_port(int member, int fd, uint16_t target)
@@ -54,20 +55,24 @@ void resume_ports(void)
 		}
 }
 
-/* Return the address of a member: of this family, where it has one. */
-struct address target_of(int member, int family)
+/* Return the place of a member where it is to be reached: with an address of this family, and of
+ * its networks the one that is its way out, where there are such. NULL: it is nowhere. */
+const struct place *target_of(int member, int family)
 {
-	struct address other = { 0 };
+	const struct place *best = NULL;
+	int worth = 0;
 
 	for (int i = 0; i < place_count; i++) {
 		const struct place *place = &places[i];
+		int here;
 
 		if (place->network < 0 || place->member != member)
 			continue;
-		if (place->addresses[family].size)
-			return place->addresses[family];
-		if (!other.size)
-			other = place->addresses[!family];
+		here = 1 + 2 * (place->addresses[family].size != 0) + !networks[place->network].internal;
+		if (here > worth) {
+			best = place;
+			worth = here;
+		}
 	}
-	return other;
+	return best;
 }

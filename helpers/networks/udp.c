@@ -56,6 +56,7 @@ static int free_place(void)
 static int flow_of(int port, const struct sockaddr_storage *who, socklen_t size)
 {
 	struct address from = address_of(who), target;
+	const struct place *place;
 	struct sockaddr_storage to;
 	socklen_t to_size;
 	int i, fd;
@@ -64,9 +65,12 @@ static int flow_of(int port, const struct sockaddr_storage *who, socklen_t size)
 		if (flows[i].fd >= 0 && flows[i].port == port && flows[i].who_size == size &&
 		    memcmp(&flows[i].who, who, size) == 0)
 			return i;
-	target = target_of(ports[port].member, from.size == 16);
-	if (!target.size)
+	place = target_of(ports[port].member, from.size == 16);
+	if (!place)
 		return -1;
+	target = place->addresses[from.size == 16];
+	if (!target.size)
+		target = place->addresses[from.size != 16];
 	to_size = socket_address(&target, ports[port].target, 0, &to);
 	fd = make_socket(to.ss_family, SOCK_DGRAM);
 	if (fd < 0)
