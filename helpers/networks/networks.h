@@ -128,6 +128,7 @@ int add_port(int member, int fd, uint16_t target);
 void drop_ports(int member);
 void resume_ports(void);
 const struct place *target_of(int member, int family);
+void show_client(int fd, const struct sockaddr_storage *who, const struct place *place, int family);
 bool is_inside(const struct address *address);
 void tcp_accept(int port);
 void tcp_event(int number);

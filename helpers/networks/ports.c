@@ -76,3 +76,23 @@ const struct place *target_of(int member, int family)
 	}
 	return best;
 }
+
+/* Give a socket the address of a client, so that the member sees who it is (firewall.py brings the
+ * answers back); not one that only this host has, or that would not come back by us. The gateway's
+ * address has to do then. */
+void show_client(int fd, const struct sockaddr_storage *who, const struct place *place, int family)
+{
+	struct address client = address_of(who);
+	struct sockaddr_storage name;
+	socklen_t size = socket_address(&client, 0, 0, &name);
+	int on = 1;
+
+	if (!transparent || networks[place->network].internal || client.size != (family ? 16 : 4) ||
+	    is_inside(&client) || (client.size == 4 && client.bytes[0] == 127) ||
+	    (client.size == 16 && (client.bytes[0] & 0xe0) != 0x20 && (client.bytes[0] & 0xfe) != 0xfc))
+		return; /* of IPv6 only global and unique local ones */
+	setsockopt(fd, family ? IPPROTO_IPV6 : IPPROTO_IP, family ? 75 /* IPV6_TRANSPARENT */ : IP_TRANSPARENT,
+		   &on, sizeof(on));
+	setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+	syscall(SYS_bind, fd, &name, size);
+}

@@ -48,38 +48,12 @@ void tcp_drop(int member)
 			drop(i, true);
 }
 
-/* Give a socket the address of the client, so that the member sees who connects; not of one that
- * only this host has, or that would not come back by us. */
-static void show_client(int fd, int i, const struct place *place, int family)
-{
-	struct sockaddr_storage name;
-	socklen_t size = sizeof(name);
-	struct address client;
-
-	memset(&name, 0, sizeof(name));
-	if (!transparent || networks[place->network].internal ||
-	    syscall(SYS_getpeername, connections[i].fds[0], &name, &size) < 0)
-		return;
-	client = address_of(&name);
-	if (client.size != (family ? 16 : 4) || is_inside(&client) ||
-	    (client.size == 4 && client.bytes[0] == 127) ||
-	    (client.size == 16 && (client.bytes[0] & 0xe0) != 0x20 && (client.bytes[0] & 0xfe) != 0xfc))
-		return; /* of IPv6 only global and unique local ones */
-	if (family)
-		set(fd, IPPROTO_IPV6, 75 /* IPV6_TRANSPARENT */, 1);
-	else
-		set(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
-	set(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
-	size = socket_address(&client, 0, 0, &name);
-	if (syscall(SYS_bind, fd, &name, size) < 0)
-		return; /* the gateway's address will do */
-}
-
 static bool reach(int i, int family)
 {
 	const struct place *place = target_of(ports[connections[i].port].member, family);
 	struct address target = { 0 };
-	struct sockaddr_storage to;
+	struct sockaddr_storage to, client;
+	socklen_t client_size = sizeof(client);
 
 	if (place) {
 		family = place->addresses[family].size ? family : !family;
@@ -91,7 +65,9 @@ static bool reach(int i, int family)
 	if (fd < 0)
 		return false;
 	set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-	show_client(fd, i, place, family);
+	memset(&client, 0, sizeof(client));
+	if (syscall(SYS_getpeername, connections[i].fds[0], &client, &client_size) == 0)
+		show_client(fd, &client, place, family);
 	if (connect(fd, (struct sockaddr *)&to, size) < 0 && errno != EINPROGRESS) {
 		close(fd);
 		return false;

@@ -428,13 +428,54 @@ def tell_peers() -> None:
             client.close()
 
 
+def tell_peers_by_datagrams() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("", 80))
+        while True:
+            _, peer = server.recvfrom(100)
+            server.sendto(peer[0].encode(), peer)
+
+
+@pytest.mark.needs("default route")
+def test_a_member_sees_who_sends_datagrams(member: Make) -> None:
+    one = member(5, "web")
+    pid = one.start(tell_peers_by_datagrams)
+    try:
+        for address, wanted in ((outward_address(), outward_address()), ("127.0.0.1", "10.9.1.1")):
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+            ):
+                bound.bind((address, 0))
+                assert one.hub.call("P", "80", fds=[bound.fileno()]) == 0
+                client.connect(bound.getsockname())
+                client.settimeout(0.2)
+                said = b""
+                deadline = time.monotonic() + 5
+                while not said:
+                    assert time.monotonic() < deadline
+                    try:
+                        client.send(b"?")
+                        said = client.recv(100)
+                    except (TimeoutError, ConnectionError):
+                        continue  # the member does not listen yet
+                assert said.decode() == wanted
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def outward_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+
+
 @pytest.mark.needs("default route")
 def test_a_member_sees_who_connects(member: Make) -> None:
     """The client's address, if others can have it too; for the loopback's the gateway's."""
     one, closed = member(5, "web"), member(6, "alone", bridges=("in-three",))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        host = probe.getsockname()[0]
+    host = outward_address()
     for server, expected in ((one, host), (closed, "10.9.3.1")):
         pid = server.start(tell_peers)
         try:
