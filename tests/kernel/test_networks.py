@@ -509,8 +509,8 @@ def test_nobody_listens_there(member: Make) -> None:
     one = member(5, "web")
     port = publish(one, 81, socket.SOCK_STREAM)
     with (
+        pytest.raises(ConnectionResetError),  # while connecting, or just after
         socket.create_connection(("127.0.0.1", port), 5) as client,
-        pytest.raises(ConnectionResetError),
     ):
         client.recv(1)
 
