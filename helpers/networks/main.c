@@ -1,9 +1,9 @@
 /*
  * rless-networks: what holds the bridge networks of one user, while they have members.
  *
- * Usage: rless-networks LISTENER FIRST PASTA READY QUESTIONS STREAMS
+ * Usage: rless-networks LISTENER FIRST PASTA READY QUESTIONS STREAMS TRANSPARENT
  *
- * All are numbers of descriptors. The process was Python (rootless/network/hub.py) until it had a
+ * All but the last are numbers of descriptors. The process was Python (rootless/network/hub.py) until it had a
  * user and a network namespace of its own, and became this program by execve. In that network, the
  * hub, are the bridges. The program answers questions for names, carries the connections of
  * published ports, and ends with the last member: pasta, its child, and the bridges go with it.
@@ -13,6 +13,8 @@
  *   QUESTIONS the first of 64 UDP sockets, STREAMS the first of 16 TCP ones, made in the host's
  *             network: for the host's name servers, on its loopback too. They are connected, used,
  *             and disconnected.
+ *   TRANSPARENT 1: what members send to the address of a client outside comes to a socket of ours
+ *             that has this address (rootless/network/firewall.py)
  *
  * Messages are datagrams of a SOCK_SEQPACKET, words that end in NUL, the first of one letter.
  * Addresses are hexadecimal, "" for none. Each message is answered by its letter and an errno,
@@ -165,7 +167,7 @@ int main(int argc, char **argv)
 {
 	struct rlimit limit;
 
-	if (argc != 7)
+	if (argc != 8)
 		return 70;
 	prctl(PR_SET_NAME, "rless-networks", 0, 0, 0);
 	limit.rlim_cur = limit.rlim_max = 0;
@@ -183,6 +185,7 @@ int main(int argc, char **argv)
 		question_fds[i] = number_of(argv[5]) + i;
 	for (int i = 0; i < STREAMS; i++)
 		stream_fds[i] = number_of(argv[6]) + i;
+	transparent = number_of(argv[7]) == 1;
 	begin_dns();
 	begin_dns_tcp();
 	clients[0].fd = number_of(argv[2]);

@@ -265,7 +265,7 @@ static int change(char **words, int count)
 	return 0;
 }
 
-static bool is_inside(const struct address *address)
+bool is_inside(const struct address *address)
 {
 	for (int i = 0; i < NETWORKS; i++) {
 		const struct network *network = &networks[i];

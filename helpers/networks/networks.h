@@ -123,10 +123,13 @@ struct port {
 };
 extern struct port ports[PORTS];
 extern int port_count;
+extern bool transparent;
 int add_port(int member, int fd, uint16_t target);
 void drop_ports(int member);
 void resume_ports(void);
-struct address target_of(int member, int family);
+const struct place *target_of(int member, int family);
+void show_client(int fd, const struct sockaddr_storage *who, const struct place *place, int family);
+bool is_inside(const struct address *address);
 void tcp_accept(int port);
 void tcp_event(int number);
 void tcp_drop(int member);

@@ -3,6 +3,7 @@
 
 struct port ports[PORTS];
 int port_count;
+bool transparent;
 
 /* Take a bound socket for a port of a member. The socket stays in the network that it was made in. */
 int add_port(int member, int fd, uint16_t target)
@@ -54,20 +55,44 @@ void resume_ports(void)
 		}
 }
 
-/* Return the address of a member: of this family, where it has one. */
-struct address target_of(int member, int family)
+/* Return the place of a member where it is to be reached: with an address of this family, and of
+ * its networks the one that is its way out, where there are such. NULL: it is nowhere. */
+const struct place *target_of(int member, int family)
 {
-	struct address other = { 0 };
+	const struct place *best = NULL;
+	int worth = 0;
 
 	for (int i = 0; i < place_count; i++) {
 		const struct place *place = &places[i];
+		int here;
 
 		if (place->network < 0 || place->member != member)
 			continue;
-		if (place->addresses[family].size)
-			return place->addresses[family];
-		if (!other.size)
-			other = place->addresses[!family];
+		here = 1 + 2 * (place->addresses[family].size != 0) + !networks[place->network].internal;
+		if (here > worth) {
+			best = place;
+			worth = here;
+		}
 	}
-	return other;
+	return best;
+}
+
+/* Give a socket the address of a client, so that the member sees who it is (firewall.py brings the
+ * answers back); not one that only this host has, or that would not come back by us. The gateway's
+ * address has to do then. */
+void show_client(int fd, const struct sockaddr_storage *who, const struct place *place, int family)
+{
+	struct address client = address_of(who);
+	struct sockaddr_storage name;
+	socklen_t size = socket_address(&client, 0, 0, &name);
+	int on = 1;
+
+	if (!transparent || networks[place->network].internal || client.size != (family ? 16 : 4) ||
+	    is_inside(&client) || (client.size == 4 && client.bytes[0] == 127) ||
+	    (client.size == 16 && (client.bytes[0] & 0xe0) != 0x20 && (client.bytes[0] & 0xfe) != 0xfc))
+		return; /* of IPv6 only global and unique local ones */
+	setsockopt(fd, family ? IPPROTO_IPV6 : IPPROTO_IP, family ? 75 /* IPV6_TRANSPARENT */ : IP_TRANSPARENT,
+		   &on, sizeof(on));
+	setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+	syscall(SYS_bind, fd, &name, size);
 }

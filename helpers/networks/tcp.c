@@ -50,14 +50,24 @@ void tcp_drop(int member)
 
 static bool reach(int i, int family)
 {
-	struct address target = target_of(ports[connections[i].port].member, family);
-	struct sockaddr_storage to;
+	const struct place *place = target_of(ports[connections[i].port].member, family);
+	struct address target = { 0 };
+	struct sockaddr_storage to, client;
+	socklen_t client_size = sizeof(client);
+
+	if (place) {
+		family = place->addresses[family].size ? family : !family;
+		target = place->addresses[family];
+	}
 	socklen_t size = socket_address(&target, ports[connections[i].port].target, 0, &to);
 	int fd = target.size ? make_socket(to.ss_family, SOCK_STREAM) : -1;
 
 	if (fd < 0)
 		return false;
 	set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	memset(&client, 0, sizeof(client));
+	if (syscall(SYS_getpeername, connections[i].fds[0], &client, &client_size) == 0)
+		show_client(fd, &client, place, family);
 	if (connect(fd, (struct sockaddr *)&to, size) < 0 && errno != EINPROGRESS) {
 		close(fd);
 		return false;

@@ -56,21 +56,25 @@ static int free_place(void)
 static int flow_of(int port, const struct sockaddr_storage *who, socklen_t size)
 {
 	struct address from = address_of(who), target;
+	const struct place *place;
 	struct sockaddr_storage to;
 	socklen_t to_size;
-	int i, fd;
+	int i, fd, family;
 
 	for (i = 0; i < flow_count; i++)
 		if (flows[i].fd >= 0 && flows[i].port == port && flows[i].who_size == size &&
 		    memcmp(&flows[i].who, who, size) == 0)
 			return i;
-	target = target_of(ports[port].member, from.size == 16);
-	if (!target.size)
+	place = target_of(ports[port].member, from.size == 16);
+	if (!place)
 		return -1;
+	family = place->addresses[from.size == 16].size ? from.size == 16 : from.size != 16;
+	target = place->addresses[family];
 	to_size = socket_address(&target, ports[port].target, 0, &to);
 	fd = make_socket(to.ss_family, SOCK_DGRAM);
 	if (fd < 0)
 		return -1;
+	show_client(fd, who, place, family);
 	if (connect(fd, (struct sockaddr *)&to, to_size) < 0) {
 		close(fd);
 		return -1;

@@ -11,7 +11,7 @@ from rootless.engine import amend, files, membership, networks
 from rootless.engine.container import find, is_alive
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
-from rootless.network import addresses, bridge, hub
+from rootless.network import addresses, bridge, firewall, hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _disconnect(network: Network, container: Container) -> None:
                 joiner.fork()
                 the_hub.call("L", container.id, place["bridge"])
                 joiner.adopt(f"/proc/{live['monitor'][0]}/ns/net")
-                joiner.disconnect(place["interface"])
+                joiner.disconnect(place["interface"], _way_out(places, place))
                 joiner.wait_ready()
             finally:
                 joiner.close()
@@ -141,6 +141,14 @@ def _disconnect(network: Network, container: Container) -> None:
     addresses.give_back(network.id, container.id)
     wishes = container.facts["request"]["networks"]
     _store(container, [wish for wish in wishes if not _is_of(wish, network)])
+
+
+def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[bytes]:
+    """Return the gateways of the first network with a way out, of those that are left."""
+    for place in places:
+        if place is not left and place["bridge"].startswith(firewall.OUTWARD):
+            return [addresses.packed(gateway) for gateway in place["gateways"]]
+    return []
 
 
 def rename(container: Container) -> None:

@@ -157,7 +157,7 @@ def warn_single(ids: Subordinate) -> None:
     """Say in one line what is lost without subordinate ids."""
     log.warn(
         f"{ids.why_none}: only your own id exists in the container (other users of the image "
-        "do not; files cannot be given to them; your supplementary groups stay); `rless doctor` "
+        "do not; no file can be given to them; your supplementary groups stay); `rless doctor` "
         "tells how to get a range"
     )
 

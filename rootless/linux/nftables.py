@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Rule = Sequence[bytes]
 
-INPUT, FORWARD, POSTROUTING = 1, 2, 4  # hooks
+PREROUTING, INPUT, FORWARD, POSTROUTING = 0, 1, 2, 4  # hooks
 DROP, ACCEPT = 0, 1
 _INET = 1  # family: IPv4 and IPv6
 _NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
@@ -25,7 +25,7 @@ _NEWTABLE, _NEWCHAIN, _NEWRULE = _NFT | 0, _NFT | 3, _NFT | 6
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _REGISTER, _VERDICT = 1, 0
 _EQUAL, _NOT_EQUAL = 0, 1
-_META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
+_META_MARK, _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 3, 6, 7, 15, 16
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _ESTABLISHED_RELATED = 2 | 4  # NF_CT_STATE_BIT
 IPV6 = 10
@@ -88,6 +88,19 @@ def verdict(code: int) -> bytes:
     """Return what ends a rule: ACCEPT or DROP."""
     data = nested(2, [nested(2, [_number(1, code)])])
     return _expression("immediate", _number(1, _VERDICT), data)
+
+
+def mark(value: int) -> list[bytes]:
+    """Return what gives a packet a mark, which rules of routing can ask for."""
+    data = nested(2, [attribute(1, value)])
+    loaded = _expression("immediate", _number(1, _REGISTER), data)
+    return [loaded, _expression("meta", _number(2, _META_MARK), _number(3, _REGISTER))]
+
+
+def to_transparent_socket() -> list[bytes]:
+    """Match packets to a socket of ours that has somebody else's address (IP_TRANSPARENT)."""
+    loaded = _expression("socket", _number(1, 0), _number(2, _REGISTER))
+    return [loaded, _compare(b"\1")]
 
 
 def masquerade() -> bytes:

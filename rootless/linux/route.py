@@ -10,7 +10,9 @@ from rootless.linux.netlink import attribute
 
 AF_INET, AF_INET6 = 2, 10
 
-_RTM_NEWROUTE = 24
+_RTM_NEWROUTE, _RTM_NEWRULE = 24, 32
+_FR_ACT_TO_TBL, _FRA_PRIORITY, _FRA_FWMARK = 1, 6, 10
+_LO = 1  # the index of `lo`, in each network namespace
 _RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_STATIC = 254, 255, 4
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_HOST, _RTN_UNICAST, _RTN_LOCAL = 0, 254, 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
@@ -45,6 +47,29 @@ def add_local(interface: int, prefixes: list[tuple[int, bytes, int]]) -> None:
             for family, address, length in prefixes
         ]
     )
+
+
+def deliver_marked(mark: int, table: int) -> list[netlink.Message]:
+    """Return the requests that deliver packets with a mark here, whatever their address.
+
+    Args:
+        table: of the routes, below 252, that nobody else uses.
+
+    Source: Documentation/networking/tproxy.rst, linux/fib_rules.h.
+    """
+    requests = []
+    for family in (AF_INET, AF_INET6):
+        # struct fib_rule_hdr: family, two lengths, tos, table, two unused, action, flags
+        header = struct.pack("=8BI", family, 0, 0, 0, table, 0, 0, _FR_ACT_TO_TBL, 0)
+        attributes = attribute(_FRA_PRIORITY, table) + attribute(_FRA_FWMARK, mark)
+        ignored = (errno.EEXIST, *_NO_FAMILY)
+        flags = netlink.F_ACK | netlink.F_CREATE | netlink.F_EXCL
+        requests.append(
+            netlink.Message("RTM_NEWRULE", _RTM_NEWRULE, flags, header + attributes, ignored)
+        )
+        local = (0, table, _RT_SCOPE_HOST, _RTN_LOCAL)
+        requests.append(_route(family, local, attribute(_RTA_OIF, _LO), netlink.F_EXCL))
+    return requests
 
 
 def default(gateway: bytes) -> netlink.Message:

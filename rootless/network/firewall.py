@@ -5,11 +5,12 @@ The names of bridges tell what they may: `br-...` has a way out, `in-...` (--int
 
 from __future__ import annotations
 
-from rootless.linux import nftables
+from rootless.linux import netlink, nftables, route
 
 OUTWARD, INWARD = "br-", "in-"
 WAY_OUT = "eth0"  # pasta's interface in the hub
 _DNS = 53
+_MARK = _TABLE = 117
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96: pasta would take ::ffff:127.0.0.1 for the host's
 _SYSCTLS = (
@@ -26,8 +27,12 @@ _SYSCTLS = (
 )
 
 
-def install() -> None:
+def install(*, transparent: bool) -> None:
     """Make the rules, in the caller's network namespace.
+
+    Args:
+        transparent: packets to a socket with the address of a client outside are delivered, so
+            that members see who connects to their published ports.
 
     Raises:
         SyscallError: the kernel has no nf_tables, or not all that is needed.
@@ -52,14 +57,26 @@ def install() -> None:
         [*nftables.comes_by(f"{OUTWARD}*"), *nftables.leaves_by(WAY_OUT), accept],
     ]
     out = [[*nftables.leaves_by(WAY_OUT), nftables.masquerade()]]
+    ours = [
+        *nftables.comes_by(f"{OUTWARD}*"),
+        *nftables.to_transparent_socket(),
+        *nftables.mark(_MARK),
+    ]
+    first = ("first", "filter", nftables.PREROUTING, -150, nftables.ACCEPT, [ours])
     nftables.make(
         "rless",
         [
+            *([first] if transparent else []),
             ("input", "filter", nftables.INPUT, 0, nftables.DROP, to_us),
             ("forward", "filter", nftables.FORWARD, 0, nftables.DROP, through),
             ("out", "nat", nftables.POSTROUTING, 100, nftables.ACCEPT, out),
         ],
     )
+
+
+def deliver_to_transparent_sockets() -> None:
+    """Route what `install` has marked to the sockets here."""
+    netlink.call(route.deliver_marked(_MARK, _TABLE))
 
 
 def switch_forwarding_on() -> None:

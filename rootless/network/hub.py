@@ -171,6 +171,7 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
     sockets = [_resolver_socket(_socket.SOCK_DGRAM) for _ in range(_QUESTIONS)]
     streams = [_resolver_socket(_socket.SOCK_STREAM) for _ in range(_STREAMS)]
     reason: list[RlessError] = []
+    transparent: list[bool] = []
 
     def before() -> None:
         os.setsid()
@@ -181,7 +182,7 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
 
     def meanwhile() -> None:
         try:
-            _furnish(pasta, way_out)
+            transparent.append(_furnish(pasta, way_out))
         except RlessError as error:
             reason.append(error)
 
@@ -189,7 +190,7 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
         if reason:
             theirs.send(f"{reason[0].message}\0{reason[0].hint or ''}".encode())
             os._exit(1)
-        _become(program, theirs.detach(), pasta, sockets, streams)
+        _become(program, theirs.detach(), pasta, sockets, streams, transparent[0])
 
     try:
         child = idmap.Newborn(ns.CLONE_NEWNET, body, before=before, meanwhile=meanwhile)
@@ -230,8 +231,11 @@ def _resolver_socket(kind: int) -> _socket.socket:
     return made
 
 
-def _furnish(pasta: Pasta | None, way_out: bool) -> None:
+def _furnish(pasta: Pasta | None, way_out: bool) -> bool:
     """Make the hub's network: the way out, forwarding to it, and nothing else between bridges.
+
+    Returns:
+        Whether members can be shown the addresses of clients outside.
 
     Where it runs: in the hub, before its id maps are there.
     """
@@ -242,7 +246,13 @@ def _furnish(pasta: Pasta | None, way_out: bool) -> None:
         own = f"/proc/{os.getpid()}/ns"
         pasta.begin(f"{own}/net", f"{own}/user")
     try:
-        firewall.install()
+        try:
+            firewall.install(transparent=True)
+            firewall.deliver_to_transparent_sockets()
+            transparent = True
+        except SyscallError:  # a kernel without nft_socket: the client is the gateway then
+            firewall.install(transparent=False)
+            transparent = False
     except SyscallError as error:
         if way_out:
             raise RlessError(
@@ -250,8 +260,9 @@ def _furnish(pasta: Pasta | None, way_out: bool) -> None:
                 "ask the administrator for `modprobe nf_tables nft_masq nft_ct`, use a network "
                 "made with --internal, or the default network",
             ) from error
-        return  # nothing is forwarded
+        return False  # nothing is forwarded
     firewall.switch_forwarding_on()
+    return transparent
 
 
 def _become(
@@ -260,6 +271,7 @@ def _become(
     pasta: Pasta | None,
     questions: Sequence[_socket.socket],
     streams: Sequence[_socket.socket],
+    transparent: bool,
 ) -> NoReturn:
     """Become the program that holds the hub."""
     from rootless.linux import caps
@@ -283,7 +295,7 @@ def _become(
             os.set_inheritable(fd, True)
     for index, one in enumerate([*questions, *streams]):
         os.dup2(one.fileno(), _RESOLVERS + index, inheritable=True)
-    words += [_RESOLVERS, _RESOLVERS + len(questions)]
+    words += [_RESOLVERS, _RESOLVERS + len(questions), int(transparent)]
     caps.keep_over_exec()
     os.execve(program, [_TITLE, *map(str, words)], {})
 

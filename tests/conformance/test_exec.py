@@ -77,6 +77,7 @@ def test_directory_and_user(running: Bundle) -> None:
 
 
 def test_a_capability_more(running: Bundle) -> None:
+    """What is asked for, in the container's user namespace only (class 31)."""
     words = ["exec", "--cap", "CAP_SYS_CHROOT", running.id, "/probe", "caps"]
     facts = running.call(*words).expect().facts()
     for kind in ("bounding", "effective", "permitted"):

@@ -278,6 +278,13 @@ def test_connect_and_disconnect(rless: Product, net: str) -> None:
     shown = rless("exec", "web", "ip", "addr").out
     assert "eth0" in shown
     assert "eth1" not in shown
+    # The way out is that of the network that is left.
+    rless("network", "connect", "other", "web").expect()
+    rless("network", "disconnect", net, "web").expect()
+    gateway = inspect(rless, "web")["Networks"]["other"]["Gateway"]
+    assert f"default via {gateway}" in rless("exec", "web", "ip", "route").out
+    rless("network", "connect", net, "web").expect()
+    rless("network", "disconnect", "other", "web").expect()
     done = rless("network", "disconnect", "other", "web").expect(1)
     assert "is not in network other" in done.one_line_error()
     rless("network", "disconnect", "-f", "other", "web").expect()

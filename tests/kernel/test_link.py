@@ -91,7 +91,9 @@ def test_two_networks_are_connected() -> None:
 def rules() -> dict[str, Any]:
     from pyroute2.nftables.main import NFTables
 
-    firewall.install()
+    netlink.loopback_up()
+    firewall.install(transparent=True)
+    firewall.deliver_to_transparent_sockets()
     with NFTables(nfgen_family=1) as nft:
         chains = {
             one.get("NFTA_CHAIN_NAME"): (
@@ -111,11 +113,12 @@ def rules() -> dict[str, Any]:
 def test_rules_of_the_hub() -> None:
     found = inside(rules)
     assert found["chains"] == {
+        "first": ["filter", 1, 0],
         "input": ["filter", 0, 1],
         "forward": ["filter", 0, 2],
         "out": ["nat", 1, 4],
     }
-    assert found["counts"] == {"input": 6, "forward": 3, "out": 1}
+    assert found["counts"] == {"first": 1, "input": 6, "forward": 3, "out": 1}
 
 
 def refused() -> None:

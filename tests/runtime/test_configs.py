@@ -162,6 +162,7 @@ def test_real_time_is_roots(bundle: Bundle) -> None:
 
 
 def test_a_tmpfs_begins_with_what_is_there(bundle: Bundle) -> None:
+    """No link is followed, and nothing of the host is copied (class 26)."""
     place = bundle.rootfs / "data"
     (place / "deep/er").mkdir(parents=True)
     (place / "file").write_text("content")
@@ -281,6 +282,7 @@ def test_sockets_of_a_service_manager(bundle: Bundle) -> None:
 
 @pytest.mark.needs("libseccomp")
 def test_the_listener_of_a_filter_goes_to_its_agent(live: Bundle) -> None:
+    """It is loaded, or nothing starts (class 32)."""
     path = f"{short_directory()}/agent"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
         agent.bind(path)
@@ -352,7 +354,7 @@ def test_a_poststop_hook_that_fails_is_warned_of(bundle: Bundle) -> None:
 
 
 def test_a_start_hook_has_the_rights_of_the_application(bundle: Bundle) -> None:
-    """Not those of init: it is a program of the image."""
+    """Not those of init: it is a program of the image (class 31)."""
     bundle.process["capabilities"] = {}
     bundle.spec["hooks"] = {"startContainer": [{"path": "/probe", "args": ["probe", "caps"]}]}
     lines = bundle.run("id").expect().lines()
@@ -361,7 +363,7 @@ def test_a_start_hook_has_the_rights_of_the_application(bundle: Bundle) -> None:
 
 
 def test_a_start_hook_that_leads_to_our_program_is_refused(bundle: Bundle) -> None:
-    """CVE-2019-5736, by a hook."""
+    """CVE-2019-5736, by a hook (class 24)."""
     (bundle.rootfs / "hook").symlink_to("/proc/self/exe")
     bundle.spec["hooks"] = {"startContainer": [{"path": "/hook"}]}
     assert "it leads to the program that starts the container" in bundle.fails("id")

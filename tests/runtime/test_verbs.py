@@ -37,7 +37,7 @@ def execute(running: Bundle, *words: str, options: tuple[str, ...] = ()) -> dict
 
 
 def test_exec_keeps_what_the_container_may_not(running: Bundle) -> None:
-    """no_new_privs, limits and mask are the container's, whatever the options say."""
+    """no_new_privs is the container's, whatever the options say (class 35)."""
     assert execute(running, "caps")["no_new_privs"] == "1"
 
 
@@ -92,6 +92,7 @@ def test_exec_needs_a_command(running: Bundle) -> None:
 
 
 def test_exec_with_a_terminal_of_its_own(running: Bundle, listener: Listener) -> None:
+    """A pty of the container's own (class 37)."""
     words = ["exec", "-t", "--console-socket", listener.path, running.id, "/probe", "tty"]
     with subprocess.Popen(running.command(*words), env=ENVIRONMENT) as process:
         said = read_all(listener.receive())
@@ -161,6 +162,7 @@ def test_run_kept(live: Bundle) -> None:
 
 
 def test_ps(running: Bundle) -> None:
+    """Each is held by a pidfd before it is signalled (class 39)."""
     (only,) = json.loads(running.call("ps", "-f", "json", running.id).expect().out)
     assert only == running.pid()
     command = running.command("exec", running.id, "/probe", "sleep", "60")
