@@ -97,7 +97,7 @@ def test_filters(capfd: Any, words: list[str], expected: str) -> None:
 
 def test_wrong_filters(capfd: Any) -> None:
     assert main(["events", "--filter", "type=swarm"]) == 1
-    assert "'swarm' is not one of container, image, volume" in capfd.readouterr().err
+    assert "'swarm' is not one of container, image, network, volume" in capfd.readouterr().err
     assert main(["events", "--filter", "node=x"]) == 1
     assert "there is no filter 'node'" in capfd.readouterr().err
 
