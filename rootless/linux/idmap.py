@@ -309,7 +309,8 @@ class Newborn:
         """
         try:
             said = b""
-            while chunk := os.read(self._said, 4096):
+            # Not to its end: what the child has forked (pasta) may hold the pipe for longer.
+            while said != _ENTERED and (chunk := os.read(self._said, 4096)):
                 said += chunk
             if not said:
                 raise RlessError("the child ended before it had a user namespace")

@@ -398,8 +398,8 @@ def test_home_is_unset(rless: Product) -> None:
 
 
 def test_home_cannot_be_written(rless: Product) -> None:
-    env = {"HOME": "/proc", "RLESS_STORAGE": None, "XDG_DATA_HOME": None}
+    env = {"HOME": "/proc/none", "RLESS_STORAGE": None, "XDG_DATA_HOME": None}
     done = rless("run", "--rm", "host:", "true", env=env).expect(125)
     error = done.one_line_error()
-    assert "/proc/.local/share/rless" in error
+    assert "/proc/none/.local/share/rless" in error
     assert "RLESS_STORAGE" in error

@@ -198,7 +198,7 @@ def test_the_time_limit_ends_a_container(slurm: Slurm, bundle: Bundle, tmp_path:
     wait_for(lambda: "ready" in output.read_text())
     job = slurm.call("squeue", "-h", "-o", "%i", f"--name={name}").out.strip()
     slurm.call("scontrol", "update", f"jobid={job}", "endtime=now").expect()
-    process.wait(45)
+    process.wait(75)
     slurm.await_idle()
     assert "DUE TO TIME LIMIT" in output.read_text()
     assert "handled" in output.read_text()

@@ -1,7 +1,7 @@
 """Limits that the kernel holds, for users of a systemd that delegates.
 
 alice has all controllers, bob what Debian delegates. What is asserted is what happens, never how
-fast: the processor is emulated.
+fast: the processor is emulated. Security class 41.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""systemd as the first process of a container: --systemd."""
+"""systemd as the first process of a container: --systemd. Its limits hold (security class 41)."""
 
 from __future__ import annotations
 
