@@ -334,6 +334,19 @@ def check_network(program: str | None, said: Outcome, tun: Outcome) -> Check:
     return Check("network", OK, f"{said.result} ({program})")
 
 
+def check_bridges(outcome: Outcome) -> Check:
+    """Judge what networks of several containers need of the kernel."""
+    name = "bridges"
+    if not outcome:
+        lost = "containers find each other only by --network=container:NAME"
+        return Check(name, WARN, outcome.error, lost, "sudo modprobe -a bridge veth")
+    if outcome.result:
+        lost = "networks of several containers have no way out: use network create --internal"
+        fix = "sudo modprobe -a nf_tables nft_chain_nat nft_masq"
+        return Check(name, WARN, f"nf_tables: {outcome.result}", lost, fix)
+    return Check(name, OK, "bridges and nf_tables")
+
+
 def check_seccomp(library: str | None, status: dict[str, str]) -> Check:
     """Judge libseccomp and the kernel's seccomp filters."""
     lost = "system calls of containers cannot be filtered: use --security-opt seccomp=unconfined"

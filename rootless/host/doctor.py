@@ -125,6 +125,7 @@ def _surroundings() -> Iterator[Check]:
     pasta = facts.find_program("pasta")
     said = trial.bounded(trial.version, pasta) if pasta else trial.Outcome(error="not installed")
     yield checks.check_network(pasta, said, trial.bounded(trial.device, "/dev/net/tun"))
+    yield checks.check_bridges(trial.bounded(trial.bridges))
     yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
     kills = facts.ask_logind(name)
     groups = facts.cgroups()

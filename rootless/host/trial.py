@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
 
@@ -159,6 +160,34 @@ def kernel_mounts() -> dict[str, str]:
     os.waitpid(pid, 0)
     result: dict[str, str] = json.loads(text)
     return result
+
+
+def bridges() -> str:
+    """Make what networks of several containers are made of; return why there is no way out, or "".
+
+    By pyroute2, so not by the code that makes the real ones; where there is no hurry. The kernel
+    loads the modules for an ordinary user too, if it has them.
+
+    Raises:
+        OSError: there are no bridges, or no pairs of interfaces.
+    """
+    from pyroute2 import IPRoute, NetlinkError
+    from pyroute2.nftables.main import NFTables
+
+    _enter(ns.CLONE_NEWNET)
+    try:
+        with IPRoute() as route:
+            route.link("add", ifname="bridge0", kind="bridge")
+            route.link("add", ifname="member0", kind="veth", peer={"ifname": "member1"})
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from error
+    try:
+        with NFTables(nfgen_family=socket.AF_INET) as rules:
+            rules.table("add", name="rless")
+            rules.chain("add", table="rless", name="out", hook="postrouting", type="nat", policy=1)
+    except NetlinkError as error:
+        return os.strerror(error.code)
+    return ""
 
 
 def full_map(uids: list[tuple[int, int]], gids: list[tuple[int, int]]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.host import trial
 from rootless.linux import idmap, link, netlink, ns, route
 from rootless.network import firewall
 from tests.lib.engine_namespace import make_map
@@ -128,3 +129,7 @@ def refused() -> None:
 def test_an_error_says_what_was_wanted() -> None:
     with pytest.raises(RlessError, match=r"netlink\(veth eth0\)"):
         inside(refused)
+
+
+def test_a_witness_can_make_them_too() -> None:
+    assert trial.bounded(trial.bridges).error == ""

@@ -148,6 +148,12 @@ def test_network() -> None:
     assert checks.check_network("/usr/bin/pasta", GOOD, GOOD).status == OK
 
 
+def test_bridges() -> None:
+    assert checks.check_bridges(REFUSED).status == WARN
+    assert "--internal" in checks.check_bridges(Outcome("not supported")).meaning
+    assert checks.check_bridges(Outcome("")).status == OK
+
+
 @pytest.mark.parametrize("layout", ["none", "v1", "v2", "hybrid"])
 def test_cgroup_without_delegation(layout: str) -> None:
     check = checks.check_cgroup(facts.Cgroups(layout, None, ()), None)
