@@ -159,6 +159,10 @@ def test_no_session(rless: Product, tmp_path: Path) -> None:
     rless.detach("job", "--rm", "sleep", "100")
     env = {"XDG_RUNTIME_DIR": None}
     assert "job" in rless("ps", env=env).expect().out  # the same one, from another session
+    # The runtime is called by Slurm: its state lies beside that of rless, which came first.
+    runtime = [str(Path(sys.executable).parent / "rless-oci"), "list", "-q"]
+    listed = subprocess.run(runtime, env=rless.environment(env), capture_output=True, check=False)
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, b"", b"")
     rless("rm", "-f", "job", env=env).expect()
 
 
