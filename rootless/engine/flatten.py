@@ -104,7 +104,7 @@ def flatten(
         arguments.append("-all-root")
     with InFlight(store.root) as flight:
         temporary = f"{output}.{os.getpid()}.tmp"
-        fd = _create(temporary)
+        fd = _create(temporary, output)
         try:
             workspace = f"{flight.path}/flatten"
             os.mkdir(workspace, 0o700)
@@ -137,12 +137,12 @@ def _umask() -> int:
     return mask
 
 
-def _create(path: str) -> int:
+def _create(path: str, output: str) -> int:
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, 0o600)
     except OSError as error:
-        raise _failed(path, error) from error
+        raise _failed(output, error) from error
 
 
 def _failed(path: str, error: OSError) -> RlessError:
