@@ -184,7 +184,7 @@ def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
         if error.errno == errno.ENOSPC:
             raise RlessError(
                 "cannot make the container's namespaces: a limit of namespaces is reached",
-                "end containers that are not needed, or have the sysctls user.max_*_namespaces raised",
+                "end containers that you do not need, or raise the sysctls user.max_*_namespaces",
             ) from error
         raise error.within("cannot make the container's namespaces") from error
 
