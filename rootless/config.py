@@ -15,6 +15,7 @@ docs/configuration.md explains the keys.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from rootless.errors import RlessError, escape
@@ -221,9 +222,11 @@ def _files() -> Iterator[tuple[str, Sections]]:
         for path in places:
             try:
                 data = _read(path)
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                continue  # PermissionError: $HOME is another's, as after `su`
+            except (FileNotFoundError, NotADirectoryError):
+                continue
             except OSError as error:
+                if isinstance(error, PermissionError) and places is not SYSTEM_FILES:
+                    continue  # $HOME is another's, as after `su`
                 raise RlessError(
                     f"cannot read the configuration {path}: {error.strerror}"
                 ) from error
@@ -242,6 +245,12 @@ def _own_places() -> tuple[str, ...]:
 def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
+        mode = os.fstat(fd).st_mode
+        if mode & 0o002 and stat.S_ISREG(mode):  # /dev/null is none
+            raise RlessError(
+                f"the configuration {path} can be written by everybody, so it is not trusted",
+                f"its owner has to: chmod o-w {path}",
+            )
         return file.read(_MOST)
 
 

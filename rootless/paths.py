@@ -138,8 +138,12 @@ def runtime_root() -> str:
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     # The storage is not asked for where it is not needed: Podman names no home to its runtime.
-    path = f"{base}/rless" if base.startswith("/") and _is_private(base) else boot_root()
-    private_dir(path, "set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
+    if base.startswith("/") and _is_private(base):
+        path, forbidden = f"{base}/rless", 0o077
+    else:
+        # `rless` may have made it first, as the parent of what is closed to others.
+        path, forbidden = boot_root(), 0o022
+    private_dir(path, "set XDG_RUNTIME_DIR to a directory of yours with mode 0700", forbidden)
     return path
 
 

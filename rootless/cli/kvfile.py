@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rootless.engine.exec import ExecRequest
     from rootless.engine.request import RunRequest
 
+_MOST = 16 * 1024 * 1024  # bytes of a file: above what execve(2) takes in all, 6 MiB
 _LONGEST = 64 * 1024  # bytes of a line, as Docker (bufio.MaxScanTokenSize)
 
 
@@ -54,10 +55,12 @@ def read(flag: str, path: str, lookup: Mapping[str, str] | None) -> list[str]:
     result = []
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            content = file.read(_MOST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RlessError(f"{flag} {path}: {reason}") from error
+    if len(content) > _MOST:
+        raise RlessError(f"{flag} {path} has more than {_MOST} bytes")
     if content.endswith(b"\0") and (content.count(b"\0") > 1 or b"\n" not in content):
         return _of_records(content, f"{flag} {path}")
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):

@@ -139,9 +139,12 @@ def _find(name: str, specs: list[_Spec]) -> tuple[_Spec, str]:
             raise RlessError(f"two files in {escape(top)} describe the device {escape(name)}")
         return found[-1], device
     if of_kind:
-        there = ", ".join(dict.fromkeys(name for spec in of_kind for name in spec.devices))
+        there = (
+            ", ".join(dict.fromkeys(name for spec in of_kind for name in spec.devices)) or "none"
+        )
         raise RlessError(
-            f"there is no device {escape(device)[:100]} of {kind}", f"there are {there[:300]}"
+            f"there is no device {escape(device)[:100]} of {kind}",
+            f"there are {there[:300]}",
         )
     kinds = ", ".join(dict.fromkeys(spec.kind for spec in specs)) or "none"
     raise RlessError(

@@ -304,9 +304,10 @@ def create(
         except (OSError, RlessError):
             pass  # the next sweep does it
         if isinstance(error, OSError):
+            from rootless.image import limits
+
             raise RlessError(
-                f"cannot make the container in {root}: {error.strerror}",
-                paths.hint_of(error.errno),
+                f"cannot make the container in {root}: {error.strerror}", limits.hint(error.errno)
             ) from error
         raise
     return container

@@ -98,7 +98,7 @@ def _maps(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
     if state.member is not None:
         how = "written in the user namespace of the networks, which has all of your ids"
     if state.idmap.single:
-        how = f"one id, written directly: {state.subordinate.why_none}"
+        how = f"one id, written directly: {state.subordinate.why_none or 'as was asked'}"
     return [
         ("uid map", _map_lines(report["uid_map"])),
         ("gid map", _map_lines(report["gid_map"])),

@@ -150,10 +150,13 @@ def _read(path: str) -> str:
 def place_init(directory: str) -> str:
     """Copy our init program into the container's directory; return its path.
 
-    A copy for each container: whatever a hostile root does to it hurts no other.
+    A copy for each container: whatever a hostile root does to it hurts no other. Where nothing may
+    be executed from the storage it is the installed program itself, if that is not the user's: no
+    id of a container can write to it then.
 
     Raises:
-        RlessError: it was not built, because there was no compiler at the installation.
+        RlessError: it was not built, because there was no compiler at the installation; or neither
+            the storage nor the installation may be used.
     """
     source = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bin", "rless-init")
     target = f"{directory}/init"
@@ -164,6 +167,16 @@ def place_init(directory: str) -> str:
             "--init and --join are not available: rless was installed without a C compiler",
             "install gcc and libc6-dev, then install rless again",
         ) from None
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        status = os.fstat(source_fd)
+        barred = os.fstatvfs(source_fd).f_flag & os.ST_NOEXEC
+        os.close(source_fd)
+        if status.st_uid == 0 != os.getuid() and not status.st_mode & 0o022 and not barred:
+            return source
+        raise RlessError(
+            f"--init and --join are not available: {directory} is mounted with noexec",
+            "let the administrator install rless, or set RLESS_STORAGE to another file system",
+        )
     try:
         os.unlink(target)  # of an earlier start
     except FileNotFoundError:

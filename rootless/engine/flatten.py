@@ -11,13 +11,14 @@ directories that other programs for such files (ch-run, Apptainer) mount on.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
 from rootless import paths
 from rootless.engine import userns
 from rootless.errors import RlessError, escape
-from rootless.image import limits, records
+from rootless.image import records
 from rootless.image.flat import CONFIG_PATH
 from rootless.image.inflight import InFlight
 from rootless.image.pull import ensure_layers, pull
@@ -103,11 +104,12 @@ def flatten(
         arguments.append("-all-root")
     with InFlight(store.root) as flight:
         temporary = f"{output}.{os.getpid()}.tmp"
-        fd = _create(temporary)
+        fd = _create(temporary, output)
         try:
             workspace = f"{flight.path}/flatten"
             os.mkdir(workspace, 0o700)
-            job = _Job(program, arguments, fd, layers, image.whiteouts(mapping.key), config)
+            hidden = image.whiteouts(mapping.key)
+            job = _Job(program, arguments, output, fd, layers, hidden, config)
             idmap.call_in_userns(mapping, job.run, workspace, mapping)
             os.pwrite(fd, bytes(4), _TIME_AT)
             os.fchmod(fd, 0o666 & ~_umask())
@@ -135,27 +137,32 @@ def _umask() -> int:
     return mask
 
 
-def _create(path: str) -> int:
+def _create(path: str, output: str) -> int:
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, 0o600)
     except OSError as error:
-        raise _failed(path, error) from error
+        raise _failed(output, error) from error
 
 
 def _failed(path: str, error: OSError) -> RlessError:
-    return RlessError(f"cannot write {escape(path)}: {error.strerror}", limits.hint(error.errno))
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RlessError(
+        f"cannot write {escape(path)}: {error.strerror}",
+        "free some space there, or name a file elsewhere" if full else "name a file elsewhere",
+    )
 
 
 class _Job:
     """What is done in the user namespace."""
 
-    __slots__ = ("arguments", "config", "fd", "layers", "program", "whiteouts")
+    __slots__ = ("arguments", "config", "fd", "layers", "output", "program", "whiteouts")
 
     def __init__(
         self,
         program: str,
         arguments: list[str],
+        output: str,
         fd: int,
         layers: list[str],
         whiteouts: str,
@@ -163,6 +170,7 @@ class _Job:
     ) -> None:
         self.program = program
         self.arguments = arguments
+        self.output = output
         self.fd = fd
         self.layers = layers
         self.whiteouts = whiteouts
@@ -193,7 +201,7 @@ class _Job:
             lines = said.decode("utf-8", "replace").strip().splitlines()
             why = next((line for line in lines if "rror" in line or "ailed" in line), "")
             if "No space left" in said.decode("utf-8", "replace"):
-                raise RlessError("cannot write the file: No space left on device", limits.NO_ROOM)
+                raise _failed(self.output, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             raise RlessError(f"{PROGRAM} failed: {escape(why or f'it ended with {code}')[:300]}")
 
     def _become_program(self, root: str, writer: int) -> NoReturn:

@@ -157,7 +157,7 @@ def _compare(container: Container, wanted: RunRequest, key: str) -> None:
     other = [name for name in names if made.get(name) != mine.get(name)]
     if other:
         raise RlessError(
-            f"the container of --join {key} was made with another {', '.join(other)}",
+            f"the container of --join {key} differs in {', '.join(other)}",
             "all ranks must ask for the same, except for command, environment and directory",
         )
 

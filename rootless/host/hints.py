@@ -70,6 +70,12 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
             "sudo sysctl -w user.max_user_namespaces=15000, and keep it in /etc/sysctl.d/",
         )
     if number in (errno.ENOSPC, errno.EUSERS):
+        for kind in ("mnt", "net", "pid", "ipc", "uts", "cgroup"):
+            if facts.sysctl(f"user.max_{kind}_namespaces") == 0:
+                return (
+                    f"the number of {kind} namespaces is limited to 0 (user.max_{kind}_namespaces)",
+                    f"sudo sysctl -w user.max_{kind}_namespaces=15000",
+                )
         return (
             "the limit of user namespaces is reached: of a user (user.max_user_namespaces = "
             f"{facts.sysctl('user.max_user_namespaces')}) or of their nesting (32)",

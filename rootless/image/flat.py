@@ -18,6 +18,7 @@ A squashfs image of somebody else has no config: the command is to be given then
 from __future__ import annotations
 
 import os
+import stat
 
 from rootless import config, jsontext
 from rootless.errors import RlessError, escape
@@ -193,6 +194,8 @@ def read(path: str, storage: str) -> FlatImage:
         raise RlessError(f"cannot open the image {what}: {error.strerror}") from error
     try:
         status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise RlessError(f"the image {what} is not a regular file", "name a file of an image")
         image = FlatImage(path, identity_of(status))
         kept = record_path(storage, image.identity)
         if not _recall(image, kept):

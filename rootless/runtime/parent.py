@@ -6,6 +6,7 @@ namespaces are opened, the cgroup exists, and all modules that init needs are lo
 
 from __future__ import annotations
 
+import errno
 import os
 
 from rootless.errors import RlessError, SyscallError
@@ -180,6 +181,11 @@ def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
     try:
         return ns.clone3(flags, cgroup_fd)
     except SyscallError as error:
+        if error.errno == errno.ENOSPC:
+            raise RlessError(
+                "cannot make the container's namespaces: a limit of namespaces is reached",
+                "end containers that you do not need, or raise the sysctls user.max_*_namespaces",
+            ) from error
         raise error.within("cannot make the container's namespaces") from error
 
 

@@ -263,6 +263,8 @@ def _script_of(fd: int) -> tuple[str, str]:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return "", ""
         head = os.read(fd, 256)  # BINPRM_BUF_SIZE
+    except OSError:
+        return "", ""  # of a damaged image; execve will tell
     finally:
         os.close(fd)
     if not head.startswith(b"#!"):
@@ -309,7 +311,8 @@ def execute(
         why = os.strerror(denied.errno or 0)
         if denied.errno == errno.EACCES and any(os.path.isdir(one) for one in candidates):
             why = f"{why}: it is a directory"
-        raise RlessError(f"cannot execute {program}: {why}", exit_code=EXIT_CANNOT_EXECUTE)
+        hint = "the image, or the disk, is damaged" if denied.errno == errno.EIO else None
+        raise RlessError(f"cannot execute {program}: {why}", hint, EXIT_CANNOT_EXECUTE)
     raise _not_found(program)
 
 

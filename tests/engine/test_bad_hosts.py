@@ -104,6 +104,10 @@ def test_no_user_namespaces_left(rless: Product) -> None:
     limit = "write('/proc/sys/user/max_user_namespaces', '0')"
     done = run(rless, limit, rless.image, "true").expect(125)
     assert "max_user_namespaces" in done.one_line_error()
+    done = run(rless, limit.replace("_user_", "_pid_"), rless.image, "true").expect(125)
+    assert "max_*_namespaces" in done.one_line_error()
+    done = run(rless, limit.replace("_user_", "_mnt_"), rless.image, "true").expect(125)
+    assert "(user.max_mnt_namespaces)" in done.one_line_error()
 
 
 @pytest.mark.needs("pasta")
@@ -155,6 +159,10 @@ def test_no_session(rless: Product, tmp_path: Path) -> None:
     rless.detach("job", "--rm", "sleep", "100")
     env = {"XDG_RUNTIME_DIR": None}
     assert "job" in rless("ps", env=env).expect().out  # the same one, from another session
+    # The runtime is called by Slurm: its state lies beside that of rless, which came first.
+    runtime = [str(Path(sys.executable).parent / "rless-oci"), "list", "-q"]
+    listed = subprocess.run(runtime, env=rless.environment(env), capture_output=True, check=False)
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, b"", b"")
     rless("rm", "-f", "job", env=env).expect()
 
 
@@ -234,10 +242,24 @@ def test_read_only_storage(rless: Product) -> None:
     run(rless, "", rless.image, "true").expect()
     arrangement = f"read_only({str(rless.storage)!r})"
     done = run(rless, arrangement, rless.image, "true").expect(125)
-    assert "Read-only file system" in done.one_line_error()
+    error = done.one_line_error()
+    assert "Read-only file system" in error
+    assert "set RLESS_STORAGE" in error
     fresh = rless.add_image("read-only", probe_image(Env=["NEW=1"]))
     done = run(rless, arrangement, fresh, "true").expect(125)
     assert "Read-only file system" in done.one_line_error()
+
+
+def test_noexec_storage(own_rless: Product) -> None:
+    """The container's files may be executed, as of an overlay; a copy of ours may not."""
+    rless = own_rless
+    os.makedirs(rless.storage, mode=0o700)
+    barred = f"mount.mount('t', {str(rless.storage)!r}, 'tmpfs', os.ST_NOEXEC, 'mode=700')"
+    run(rless, barred, rless.image, "true").expect()
+    for flags in (["--init"], ["--join=noexec", "--pid=host"]):
+        error = run(rless, barred, *flags, rless.image, "true").expect(125).one_line_error()
+        assert "noexec" in error
+        assert "RLESS_STORAGE" in error
 
 
 # -- full disks ----------------------------------------------------------------------------------
@@ -248,6 +270,17 @@ def layout(own_rless: Product) -> str:
     """Return an image that is not in the storage."""
     os.makedirs(own_rless.storage, mode=0o700, exist_ok=True)
     return own_rless.add_image("full", images.busybox_image(Env=["PATH=/bin"]))
+
+
+@pytest.mark.needs("mksquashfs")
+def test_full_where_a_file_is_written(rless: Product, tmp_path: Path) -> None:
+    out = tmp_path / "x.sqsh"
+    done = on_a_host_where(
+        rless, f"tmpfs({str(tmp_path)!r}, '64k')", "flatten", rless.image, str(out)
+    )
+    error = done.expect(1).one_line_error()
+    assert f"{out}: No space left on device" in error
+    assert "RLESS_STORAGE" not in error
 
 
 @pytest.mark.parametrize("size", ["4k", "8k", "16k", "64k", "500k", "1m"])

@@ -162,6 +162,9 @@ def test_what_cannot_be_is_named(rless: Product, cdi: Path, edits: Any, why: str
 def test_a_device_that_is_not_there(rless: Product, cdi: Path) -> None:
     error = rless.run("--gpus all", "true").expect(125).one_line_error()
     assert "no CDI file describes a GPU" in error
+    write(cdi, "vendor.com/gpu", [])
+    error = rless.run("--device vendor.com/gpu=7", "true").expect(125).one_line_error()
+    assert "there are none" in error
     write(cdi, "vendor.com/gpu", [node("0")])
     error = rless.run("--device vendor.com/gpu=7", "true").expect(125).one_line_error()
     assert "there are 0" in error

@@ -85,7 +85,7 @@ def test_it_is_written_whole_or_not_at_all(rless: Product, tmp_path: Path, file:
         "name" in rless("flatten", rless.image, str(tmp_path / "x.img")).expect(1).one_line_error()
     )
     error = rless("flatten", rless.image, "/proc/x.sqsh").expect(1).one_line_error()
-    assert "/proc/x.sqsh" in error
+    assert "/proc/x.sqsh: " in error
     error = rless("flatten", "oci:/nowhere", str(tmp_path / "y.sqsh")).expect(1).one_line_error()
     assert os.listdir(tmp_path) == ["x.sqsh"]
 
@@ -266,7 +266,7 @@ def test_what_is_no_image_is_told(rless: Product, file: Path, tmp_path: Path) ->
         rless.run("", "true", image=name).expect(125).one_line_error()
     fifo = tmp_path / "fifo.sqsh"
     os.mkfifo(fifo)
-    rless.run("", "true", image=str(fifo)).expect(125).one_line_error()
+    assert "regular" in rless.run("", "true", image=str(fifo)).expect(125).one_line_error()
 
 
 @fuse
@@ -279,8 +279,8 @@ def test_contents_that_are_damaged_end_nothing_else(
     broken = tmp_path / "broken.sqsh"
     broken.write_bytes(data)
     done = rless.run("", "/bin/busybox", "true", image=str(broken))
-    assert done.code in (125, 126, 127)
-    done.one_line_error()
+    assert done.code in (126, 127)
+    assert "cannot execute" in done.one_line_error()
 
 
 # -- SIF -----------------------------------------------------------------------------------------

@@ -236,6 +236,7 @@ def test_each_line_runs(rless: Product, file: Path, tmp_path: Path, line: str) -
     for name in ("scratch", "data", "raid", "images"):
         (tmp_path / name).mkdir()
         line = line.replace(f"/{name}", f"{tmp_path}/{name}")
+    (tmp_path / "FILE").write_text("FROM_FILE=1\n")
     (tmp_path / "t.py").write_text("#!/bin/sh\n")
     (tmp_path / "a.out").write_text("#!/bin/sh\necho ran\n")
     (tmp_path / "a.out").chmod(0o755)

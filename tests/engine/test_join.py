@@ -185,7 +185,7 @@ def test_a_container_that_is_made_otherwise_is_not_joined(rless: Product) -> Non
         "run", "--network", "none", "--join=other", "--read-only", "--tmpfs", "/x", rless.image
     )
     assert done.code == 125
-    assert "was made with another mounts, read_only" in done.one_line_error()
+    assert "differs in mounts, read_only" in done.one_line_error()
     one.communicate(b"\n", timeout=10)
 
 

@@ -144,6 +144,28 @@ def test_the_home_of_somebody_else_is_passed_over(home: Path) -> None:
     (home / ".config").chmod(0o700)
 
 
+def test_a_file_of_the_system_that_cannot_be_read_is_told(home: Path) -> None:
+    system = put(home / "etc/rless.toml", "[storage]\nroot = '/a'\n")
+    system.chmod(0)
+    with pytest.raises(RlessError, match=r"rless.toml: Permission denied$"):
+        config.sections()
+
+
+def test_a_file_that_all_can_write_is_not_trusted(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("etc/rless.toml", ".config/rless/config.toml"):
+        file = put(home / path, "[storage]\nroot = '/a'\n")
+        file.chmod(0o666)
+        with pytest.raises(RlessError, match="can be written by everybody"):
+            config.sections()
+        file.chmod(0o644)
+        assert config.get("storage", "root") == "/a"
+        config._loaded.clear()
+    monkeypatch.setenv("RLESS_CONFIG", "/dev/null")
+    assert config.sections() == {}
+
+
 def test_the_environment_wins(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(home / ".config/rless/config.toml", f"[storage]\nroot = '{home}/file'\n")
     assert paths.storage_root() == f"{home}/file"

@@ -257,3 +257,8 @@ def test_env_file_missing_or_directory(tmp_path: object) -> None:
         read("--env-file", "/nowhere/x", {})
     with pytest.raises(RlessError, match="Is a directory"):
         read("--env-file", str(tmp_path), {})
+
+
+def test_env_file_without_end() -> None:
+    with pytest.raises(RlessError, match="--env-file /dev/zero has more than 16777216 bytes"):
+        read("--env-file", "/dev/zero", {})
