@@ -171,7 +171,7 @@ def hub_of(live: dict[str, Any]) -> hub.Hub | None:
 
     A later start may have made another one, which has no power over this member.
     """
-    noted = live.get("hub")
+    noted = live.get("hub") or (0, 0)
     if not is_alive(noted):
         return None
     found = hub.connect()
