@@ -11,7 +11,7 @@ from rootless.engine import amend, files, membership, networks
 from rootless.engine.container import find, is_alive
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
-from rootless.network import addresses, bridge, firewall, hub
+from rootless.network import addresses, bridge, firewall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +100,13 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
 def _attach(
     network: Network, container: Container, place: dict[str, Any], live: dict[str, Any]
 ) -> None:
-    the_hub = _hub(container)
+    the_hub = membership.hub_of(live)
+    if the_hub is None:
+        raise RlessError(
+            f"the network of container {container.facts['name']} was killed",
+            f"rless restart {container.facts['name']}",
+            1,
+        )
     joiner = bridge.Joiner(the_hub)
     try:
         joiner.fork()
@@ -123,7 +129,7 @@ def _disconnect(network: Network, container: Container) -> None:
     places = live.get("networks") or []
     place = next((one for one in places if one["id"] == network.id), None)
     if place is not None and is_alive(live.get("monitor")):
-        the_hub = hub.connect()
+        the_hub = membership.hub_of(live)
         if the_hub is not None:  # killed: nothing is connected any more
             joiner = bridge.Joiner(the_hub)
             try:
@@ -154,7 +160,7 @@ def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[bytes]:
 def rename(container: Container) -> None:
     """Tell the hub the names of a container that has got another one, if it runs."""
     live = container.live()
-    if not live.get("networks") or (the_hub := hub.connect()) is None:
+    if not live.get("networks") or (the_hub := membership.hub_of(live)) is None:
         return
     try:
         for place in live["networks"]:
@@ -162,17 +168,6 @@ def rename(container: Container) -> None:
             the_hub.call("N", container.id, place["bridge"], *names)
     finally:
         the_hub.close()
-
-
-def _hub(container: Container) -> hub.Hub:
-    found = hub.connect()
-    if found is None:
-        raise RlessError(
-            f"the network of container {container.facts['name']} was killed",
-            f"rless restart {container.facts['name']}",
-            1,
-        )
-    return found
 
 
 def _hostname(container: Container) -> str:

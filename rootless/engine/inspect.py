@@ -131,7 +131,7 @@ class _Inspected:
 
     def error(self, up: bool) -> str:
         if self.row["network_lost"]:
-            return f"the network is lost: pasta has ended; rless restart {self.facts['name']}"
+            return f"{self.row['network_lost']}; rless restart {self.facts['name']}"
         return "" if up else self.ended.get("error") or ""
 
     def host_config(self) -> dict[str, Any]:

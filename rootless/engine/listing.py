@@ -41,7 +41,7 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
     live = container.live() if status in LIVING else {}
     ended = {} if status == "created" else read_json(f"{container.directory}/exit.json") or {}
     init = live.get("init") or (0, 0)
-    lost = bool(live.get("pasta")) and not is_alive(live["pasta"])
+    lost, without_ports = _lost(live)
     return {
         "id": container.id,
         "name": facts["name"],
@@ -55,15 +55,26 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "finished": ended.get("finished"),
         "pid": 0 if status == "restarting" else init[0],
         # What was asked for, as long as nothing is published.
-        "ports": [] if lost else live.get("ports", facts["ports"]),
+        "ports": [] if without_ports else live.get("ports", facts["ports"]),
         "exposed": facts.get("exposed") or [],
         "labels": facts["labels"] or {},
         "mounts": facts.get("mounts") or [],
         "network": facts.get("network") or "",
         "networks": _networks(facts, live),
-        "network_lost": lost,  # pasta was killed
+        "network_lost": lost,  # what of it and why, or ""
         "health": health(container, status),
     }
+
+
+def _lost(live: dict[str, Any]) -> tuple[str, bool]:
+    """Return (what of its network a container has lost and why, whether its ports are lost)."""
+    if live.get("pasta") and not is_alive(live["pasta"]):
+        return "the network is lost: pasta has ended", True
+    if live.get("networks") and is_alive(live.get("init")):
+        from rootless.engine.membership import why_lost
+
+        return why_lost(live)
+    return "", False
 
 
 def _networks(facts: dict[str, Any], live: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,7 +6,8 @@
     fd        the membership: the monitor keeps it open, and with its end all of it is gone
 
 What a member has is noted in its entry in `live`, `networks`: name, id, bridge, interface, ip,
-ip6, mac, aliases, gateways. It is true while the entry is.
+ip6, mac, aliases, gateways; and `hub`, [pid, start time] of who holds them. It is true while the
+entry is, and the hub (`why_lost`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import fcntl
 import os
 
 from rootless.engine import events, networks, userns
-from rootless.engine.container import containers_root, live_root, write_json
+from rootless.engine.container import containers_root, is_alive, live_root, write_json
 from rootless.errors import RlessError
 from rootless.linux.process import start_time
-from rootless.network import addresses, bridge, hub
+from rootless.network import addresses, bridge, firewall, hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Membership:
     def fd(self) -> int:
         """Return the connection that is the membership."""
         return self._hub.fd
+
+    @property
+    def process(self) -> list[int]:
+        """Return [pid, start time] of who holds the networks."""
+        return [self._hub.pid, start_time(self._hub.pid) or 0]
 
     @property
     def inside(self) -> str:
@@ -158,6 +164,35 @@ class Membership:
         """Let go of the membership, which the monitor keeps if it has got so far."""
         self._joiner.close()
         self._hub.close()
+
+
+def hub_of(live: dict[str, Any]) -> hub.Hub | None:
+    """Return a connection to the hub that a running member is in; None: that was killed.
+
+    A later start may have made another one, which has no power over this member.
+    """
+    noted = live.get("hub") or (0, 0)
+    if not is_alive(noted):
+        return None
+    found = hub.connect()
+    if found is not None and found.pid != noted[0]:
+        found.close()
+        return None
+    return found
+
+
+def why_lost(live: dict[str, Any]) -> tuple[str, bool]:
+    """Return (what a running member has lost and why, whether its ports are among that)."""
+    the_hub = hub_of(live)
+    if the_hub is None:
+        return f"the network is lost: {hub.TITLE} has ended", True
+    try:
+        if any(place["bridge"].startswith(firewall.OUTWARD) for place in live["networks"]):
+            why = the_hub.no_way_out()
+            return (f"the way out is lost: {why}" if why else ""), False
+        return "", False
+    finally:
+        the_hub.close()
 
 
 def for_files(places: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:

@@ -28,6 +28,11 @@ DEFAULT = "bridge"
 RESERVED = ("default", "host", "none", "ns", "pasta", "private", "container", "slirp4netns")
 _ID_SIZE = 64
 _SMALLEST_MTU, _LARGEST_MTU = 68, 65535
+# Addresses that are no container's: this host, itself, multicast, and the hub's link to pasta.
+_SPECIAL = (
+    *("0.0.0.0/8", "127.0.0.0/8", "169.254.117.0/24", "224.0.0.0/3"),
+    *("::/96", "::ffff:0.0.0.0/96", "fd72:6c65:7373::/64", "fe80::/10", "ff00::/8"),
+)
 _PASTA_MTU = 65520
 
 
@@ -156,6 +161,9 @@ def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list
         for other in taken:
             if whole.overlaps(other):
                 raise RlessError(f"--subnet {whole} overlaps with {other} of another network")
+        for other in map(addresses.subnet, _SPECIAL):
+            if whole.overlaps(other):
+                raise RlessError(f"--subnet {whole}: no container can have addresses of {other}")
         if whole.count < 4:
             raise RlessError(f"--subnet {whole} has no room for a gateway and a container")
         chosen.append((whole, wish))

@@ -465,7 +465,7 @@ def _join_networks(state: Run, member: Membership) -> None:
     """Take the container's place in its networks, which the files of /etc tell of."""
     request, container = state.request, state.container
     member.take_addresses(container)
-    container.record_live(networks=member.places)
+    container.record_live(networks=member.places, hub=member.process)
     if request.links:
         from rootless.engine import links
 

@@ -66,13 +66,15 @@ def nested(kind: int, attributes: Iterable[bytes]) -> bytes:
 
 
 def call(messages: Sequence[Message], family: int = ROUTE) -> None:
-    """Send requests in one go, and wait until each has been acknowledged.
+    """Send requests in one go, and wait until each has been acknowledged; none: nothing is done.
 
     Where it runs: in the network namespace that they are about, with CAP_NET_ADMIN there.
 
     Raises:
         SyscallError: the first error that a request does not ignore, with its name.
     """
+    if not messages:
+        return  # the kernel refuses an empty write
     socket_fd: int = libc.socket(_AF_NETLINK, _SOCK_RAW | _SOCK_CLOEXEC, family)
     if socket_fd == -1:
         raise failed("socket(AF_NETLINK)")

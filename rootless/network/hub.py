@@ -18,6 +18,7 @@ from __future__ import annotations
 import _socket  # `socket` takes 8 ms for its enums
 import fcntl
 import os
+import select
 import struct
 
 from rootless import paths
@@ -38,7 +39,8 @@ _LOCK = "lock"
 _QUESTIONS, _STREAMS = 64, 16  # sockets for the host's name servers, by UDP and TCP
 _RESOLVERS = 512  # the number that the first of them gets; nothing else is open from there on
 _LONGEST = 4096  # bytes of an answer
-_TITLE = "rless: networks"
+_AT_ONCE = 100  # milliseconds for an answer that is known; pasta may be about to begin
+TITLE = "rless: networks"
 # Addresses of pasta's link in the hub: of nobody else, so that the host's own can be reached.
 _IPV4, _IPV6 = "169.254.117.2", "fd72:6c65:7373::2"
 
@@ -79,6 +81,17 @@ class Hub:
     def wait_for_way_out(self) -> str:
         """Wait until connections to the outside work; return "", or why they never will."""
         return self._ask(("W",), ())[1:].decode("utf-8", "replace")
+
+    def no_way_out(self) -> str:
+        """Return why connections to the outside do not work; "": they do, or are about to."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        try:
+            os.write(self.fd, b"W\0")
+            said = os.read(self.fd, _LONGEST) if poll.poll(_AT_ONCE) else b""
+        except OSError as error:  # it ends this very moment
+            return f"{TITLE}: {error.strerror}"
+        return said[1:].decode("utf-8", "replace")
 
     def _ask(self, words: Sequence[str], fds: Sequence[int]) -> bytes:
         message = b"".join(word.encode() + b"\0" for word in words)
@@ -175,7 +188,7 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
 
     def before() -> None:
         os.setsid()
-        process.show_as(_TITLE)
+        process.show_as(TITLE)
         ours.close()
         if pasta is not None:
             pasta.fork(die_with_parent=True)
@@ -297,7 +310,7 @@ def _become(
         os.dup2(one.fileno(), _RESOLVERS + index, inheritable=True)
     words += [_RESOLVERS, _RESOLVERS + len(questions), int(transparent)]
     caps.keep_over_exec()
-    os.execve(program, [_TITLE, *map(str, words)], {})
+    os.execve(program, [TITLE, *map(str, words)], {})
 
 
 def restore_way_out(hub: Hub, note: Callable[[list[int]], None]) -> None:

@@ -294,6 +294,14 @@ def test_connect_and_disconnect(rless: Product, net: str) -> None:
     rless("network", "connect", "other", "web").expect()
     rless("start", "web").expect()
     assert finds(rless, "db", "web") == [address(rless, "web", "other")]
+    # One that is in none any more still can join.
+    rless("network", "disconnect", net, "db").expect(1)
+    rless("network", "disconnect", "other", "db").expect()
+    assert inspect(rless, "db")["Networks"] == {}
+    assert "eth0" not in rless("exec", "db", "ip", "addr").out
+    rless("network", "connect", net, "db").expect()
+    assert finds(rless, "db", "web") == [address(rless, "web", net)]
+    assert reaches(rless, "db", "web")
     rless.detach("lone", "--network pasta", "sleep", "60")
     done = rless("network", "connect", net, "lone").expect(1)
     assert "was made with --network=pasta" in done.one_line_error()
@@ -374,6 +382,9 @@ def test_networks_are_listed_and_removed(rless: Product, net: str) -> None:
     ]
     overlap = rless("network", "create", "--subnet", "10.89.0.0/16", "third").expect(125)
     assert "overlaps with" in overlap.one_line_error()
+    for nobodys in ("127.0.0.0/24", "224.0.1.0/24", "169.254.117.0/28", "fe80::/64"):
+        refused = rless("network", "create", "--subnet", nobodys, "third").expect(125)
+        assert f"{nobodys}: no container can have addresses of" in refused.one_line_error()
     rless.detach("web", "--network other", "sleep", "60")
     assert "mtu 1400" in rless("exec", "web", "ip", "link", "show", "eth0").out
     used = rless("network", "rm", "other").expect(1)
@@ -409,15 +420,39 @@ def kill(rless: Product, what: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def lost(rless: Product, name: str) -> str:
+    return rless("inspect", "-f", "{{.State.Error}}", name).expect().out.strip()
+
+
+def status(rless: Product, name: str) -> str:
+    words = ("ps", "--filter", f"name={name}", "--format", "{{.Status}}|{{.Ports}}")
+    return rless(*words).expect().out.strip()
+
+
 def test_the_hub_is_killed(rless: Product, net: str) -> None:
-    rless.detach("web", f"--network {net}", "sleep", "60")
+    rless.detach("web", f"--network {net} -p 127.0.0.1::80", "sleep", "60")
     rless.detach("db", f"--network {net}", "sleep", "60")
     kill(rless, "rless: networks")
     wait_for(lambda: not hub_processes(rless), "the end of the hub")  # pasta goes with it
     assert not reaches(rless, "web", "db")
+    assert lost(rless, "web") == "the network is lost: rless: networks has ended; rless restart web"
+    assert status(rless, "web").endswith(" (network lost)|")
+    assert rless("port", "web").lines() == []
+    # Another hub has no power over the members of this one.
+    rless.detach("new", f"--network {net}", "sleep", "60")
+    rless("network", "create", "other").expect()
+    refused = rless("network", "connect", "other", "web").expect(1)
+    assert "the network of container web was killed; rless restart web" in refused.one_line_error()
+    rless("network", "disconnect", net, "db").expect()
+    rless("network", "connect", net, "db").expect(1)
+    rless("rm", "-f", "db").expect()
+    rless.detach("db", f"--network {net}", "sleep", "60")
+    assert lost(rless, "web")
     rless("restart", "-t", "0", "web", "db").expect()
+    assert lost(rless, "web") == ""
     assert reaches(rless, "web", "db")
-    rless("rm", "-f", "web", "db").expect()
+    rless("rm", "-f", "web", "db", "new").expect()
+    rless("network", "rm", "other").expect()
     rless.assert_clean()
 
 
@@ -425,11 +460,21 @@ def test_pasta_is_killed(rless: Product, net: str) -> None:
     rless.detach("web", f"--network {net}", "sleep", "60")
     host = outward_address()
     outside, port = serve(host)
+    rless("network", "create", "--internal", "inner").expect()
+    rless.detach("in", "--network inner", "sleep", "60")
+    assert lost(rless, "web") == ""
     kill(rless, "pasta")
+    said = "the way out is lost: pasta has ended; rless restart web"
+    wait_for(lambda: lost(rless, "web") == said, "the end of pasta")
+    assert status(rless, "web").endswith(" (network lost)|")
+    assert lost(rless, "in") == ""  # it has none
+    rless("rm", "-f", "in").expect()
+    rless("network", "rm", "inner").expect()
     with outside:
         rless.detach("db", f"--network {net}", "sleep", "60")
         for name in ("web", "db"):  # all of them have a way out again
             assert connects(rless, name, host, port)
+            assert lost(rless, name) == ""
     kill(rless, "rless: networks")
     rless("rm", "-f", "web", "db").expect()
     rless("ps").expect()  # a sweep ends the new one
