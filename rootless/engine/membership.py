@@ -37,6 +37,13 @@ _WAY_OUT_LOCK = "way-out.lock"
 _ENTRY = "networks"  # in `live`: no id of a container
 
 
+def _find(name: str) -> Network:
+    try:
+        return networks.find(name)
+    except RlessError as error:
+        raise RlessError(f"--network: {error.message}", error.hint) from error
+
+
 def _shelter_for(request: RunRequest) -> Callable[[int], None]:
     """Return what keeps the hub from the end of the session in which it happens to be made."""
 
@@ -65,7 +72,7 @@ class Membership:
             RlessError: there is no such network, or no hub can be made.
         """
         self._wishes = request.networks
-        self._networks = [networks.find(wish["name"]) for wish in self._wishes]
+        self._networks = [_find(wish["name"]) for wish in self._wishes]
         self._outward = any(not network.internal for network in self._networks)
         self._hub = hub.enter(
             userns.identity(userns.Subordinate()), self._outward, _shelter_for(request)

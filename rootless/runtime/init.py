@@ -297,4 +297,4 @@ class Init(Applicant):
         gate.poll()
         if os.read(self.gate_fd, 1) != sync.START:
             os._exit(137)
-        os.close(self.gate_fd)
+        # It stays open until execve closes it: who opened the gate waits for that.
