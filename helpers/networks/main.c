@@ -20,8 +20,8 @@
  * Addresses are hexadecimal, "" for none. Each message is answered by its letter and an errno,
  * W by its letter and a text. A member is its connection: when that ends, it is in no network.
  *
- *   J id bridge network-id network-name internal gateway4/prefix gateway6/prefix
- *     address4 address6 name...   join
+ *   J id bridge network-id network-name internal outside gateway4/prefix gateway6/prefix
+ *     address4 address6 name...   join; outside: the end of its pair of interfaces on the bridge
  *   L id bridge                   leave a network
  *   N id bridge name...           other names
  *   S address...                  the name servers of --dns, instead of the host's

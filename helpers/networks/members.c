@@ -42,8 +42,9 @@ void admit(int listener)
 
 /* -- bridges ----------------------------------------------------------------------------------- */
 
-/* Take a bridge away, whose last member has left; its addresses and the routes to it go with it. */
-static void delete_bridge(const char *name)
+/* Take an interface away: a bridge whose last member has left, with its addresses and routes; or the
+ * outer end of a member's pair, whose other end others in the same namespace would keep. */
+static void delete_link(const char *name)
 {
 	struct {
 		struct nlmsghdr header;
@@ -125,8 +126,9 @@ static void leave(int place)
 
 	tell_of_end(network, clients[places[place].member].id);
 	places[place].network = -1;
+	delete_link(places[place].outside);
 	if (--network->members == 0) {
-		delete_bridge(network->bridge);
+		delete_link(network->bridge);
 		network->bridge[0] = 0;
 	}
 }
@@ -200,7 +202,7 @@ static int new_network(char **words)
 	if (i == NETWORKS)
 		return -1;
 	networks[i] = (struct network){ .internal = *words[5] == '1' };
-	if (read_gateway(words[6], &networks[i], 0) || read_gateway(words[7], &networks[i], 1))
+	if (read_gateway(words[7], &networks[i], 0) || read_gateway(words[8], &networks[i], 1))
 		return -1;
 	snprintf(networks[i].id, sizeof(networks[i].id), "%s", words[3]);
 	snprintf(networks[i].name, sizeof(networks[i].name), "%s", words[4]);
@@ -208,13 +210,14 @@ static int new_network(char **words)
 	return i;
 }
 
-/* J id bridge network-id network-name internal gateway4 gateway6 address4 address6 name... */
+/* J id bridge network-id network-name internal outside gateway4 gateway6 address4 address6 name... */
 static int join(int number, char **words, int count)
 {
 	int member = count > 1 ? find_member(words[1]) : -1, network, i;
 	struct place *place;
 
-	if (count < 11 || strlen(words[1]) != 64 || !*words[2] || strlen(words[2]) > 15)
+	if (count < 12 || strlen(words[1]) != 64 || !*words[2] || strlen(words[2]) > 15 ||
+	    strlen(words[6]) > 15)
 		return EINVAL;
 	if (member < 0) {
 		if (clients[number].id[0])
@@ -242,8 +245,9 @@ static int join(int number, char **words, int count)
 	place->network = network;
 	networks[network].members++;
 	memcpy(clients[member].id, words[1], 65);
-	if (!read_address(words[8], &place->addresses[0]) ||
-	    !read_address(words[9], &place->addresses[1]) || set_names(place, words + 10)) {
+	snprintf(place->outside, sizeof(place->outside), "%s", words[6]);
+	if (!read_address(words[9], &place->addresses[0]) ||
+	    !read_address(words[10], &place->addresses[1]) || set_names(place, words + 11)) {
 		leave(i);
 		return EINVAL;
 	}

@@ -67,6 +67,7 @@ struct network {
 struct place {          /* a member in a network */
 	int member, network; /* network < 0: this place is free */
 	struct address addresses[2]; /* IPv4, IPv6 */
+	char outside[16];   /* of its pair of interfaces, the end that is on the bridge */
 	char names[NAMES];  /* NAME NUL NAME NUL ... NUL; the first is its own */
 };
 

@@ -5,9 +5,9 @@
     wait      until they are there, and the way out
     fd        the membership: the monitor keeps it open, and with its end all of it is gone
 
-What a member has is noted in its entry in `live`, `networks`: name, id, bridge, interface, ip,
-ip6, mac, aliases, gateways; and `hub`, [pid, start time] of who holds them. It is true while the
-entry is, and the hub (`why_lost`).
+What a member has is noted in its entry in `live`, `networks`: name, id, bridge, interface and the
+other end of its pair, outside, ip, ip6, mac, aliases, gateways; and `hub`, [pid, start time] of
+who holds them. It is true while the entry is, and the hub (`why_lost`).
 """
 
 from __future__ import annotations
@@ -262,6 +262,7 @@ def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dic
         "id": network.id,
         "bridge": network.bridge,
         "interface": wish.get("interface") or "",
+        "outside": f"v{os.urandom(6).hex()}",
         "ip": ip,
         "ip6": ip6,
         "mac": mac,
@@ -306,7 +307,7 @@ def attachment(network: Network, place: dict[str, Any]) -> Attachment:
     )
     made.mtu = network.mtu
     made.internal = network.internal
-    made.interface = place["interface"]
+    made.interface, made.outside = place["interface"], place["outside"]
     return made
 
 

@@ -34,7 +34,7 @@ class Attachment:
         internal: the network has no way out, and is no default route.
         gateways, prefixes: of IPv4 and IPv6.
         addresses: the container's own, of IPv4 and IPv6.
-        interface: its name in the container.
+        interface: its name in the container; outside: that of the other end, on the bridge.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Attachment:
         "internal",
         "mac",
         "mtu",
+        "outside",
         "prefixes",
     )
 
@@ -64,6 +65,7 @@ class Attachment:
         self.mtu = 1500
         self.internal = False
         self.interface = ""
+        self.outside = ""
 
 
 def join_words(
@@ -82,7 +84,7 @@ def join_words(
     addresses = [address.hex() for address in attachment.addresses]
     internal = "1" if attachment.internal else "0"
     words = ["J", container_id, attachment.bridge, *network, internal]
-    return [*words, *gateways, *addresses, *names]
+    return [*words, attachment.outside, *gateways, *addresses, *names]
 
 
 def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> None:
@@ -99,8 +101,8 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> No
         number = link.index(one.bridge)
         pairs = zip(one.gateways, one.prefixes, strict=True)
         requests = [link.address(number, gate, size) for gate, size in pairs if gate]
-        outside = f"v{os.urandom(6).hex()}"
-        requests.append(link.pair(outside, number, one.mtu, one.interface, netns_fd, one.mac))
+        pair = link.pair(one.outside, number, one.mtu, one.interface, netns_fd, one.mac)
+        requests.append(pair)
         netlink.call(requests)
         ns.setns(netns_fd, ns.CLONE_NEWNET)
         inside = link.index(one.interface)
@@ -277,7 +279,8 @@ def _from_data(data: dict[str, Any]) -> Attachment:
     )
     mac = bytes.fromhex(data["mac"])
     one = Attachment(data["bridge"], gateways, tuple(data["prefixes"]), addresses, mac)
-    one.mtu, one.internal, one.interface = data["mtu"], data["internal"], data["interface"]
+    for name in ("mtu", "internal", "interface", "outside"):
+        setattr(one, name, data[name])
     return one
 
 

@@ -325,6 +325,21 @@ def test_a_container_that_joins_a_member(rless: Product, net: str) -> None:
     assert "do not go together" in refused.expect(125).one_line_error()
 
 
+def test_the_interface_goes_with_its_member(rless: Product, net: str) -> None:
+    """Who shares the namespace does not keep an address that the next member gets."""
+    rless.detach("web", f"--network {net}", "sleep", "60")
+    rless.detach("beside", "--network container:web", "sleep", "60")
+    theirs = address(rless, "web")
+    assert theirs in rless("exec", "beside", "ip", "addr").expect().out
+    rless("stop", "-t", "0", "web").expect()
+    assert "eth0" not in rless("exec", "beside", "ip", "addr").expect().out
+    rless.detach("next", f"--network {net}", "sleep", "60")
+    assert address(rless, "next") == theirs
+    rless("start", "web").expect()
+    assert reaches(rless, "next", "web")
+    rless("rm", "-f", "web", "beside", "next").expect()
+
+
 def test_links(rless: Product, net: str) -> None:
     rless.detach("db", f"--network {net} --expose 5432 -e TOKEN=x", "sleep", "60")
     own = address(rless, "db")
@@ -396,7 +411,7 @@ def test_networks_are_listed_and_removed(rless: Product, net: str) -> None:
     missing = rless("network", "rm", "other").expect(1)
     assert "no such network" in missing.one_line_error()
     rless("network", "rm", "-f", "other").expect()
-    gone = rless("run", "--rm", "--network", "other", rless.image, "true").expect(1)
+    gone = rless("run", "--rm", "--network", "other", rless.image, "true").expect(125)
     assert "no such network: other" in gone.one_line_error()
 
 

@@ -50,7 +50,7 @@ class Member:
             bytes([2, 0, 0, 0, net, self.number]),
         )
         place.internal = name.startswith("in-")
-        place.interface = f"eth{index}"
+        place.interface, place.outside = f"eth{index}", f"v{net}-{self.number}"
         return place
 
     @staticmethod
