@@ -6,6 +6,8 @@ from benchmarks.peers import IMAGE, Peers
 from benchmarks.table import Case, Group
 
 PUBLISH = ["-p", "127.0.0.1:28080:80"]
+BRIDGE = ["--network", "bench"]
+MEMBER = "bench-member"
 
 
 def groups(peers: Peers, runs: int) -> list[Group]:
@@ -18,6 +20,8 @@ def groups(peers: Peers, runs: int) -> list[Group]:
     flatten = [peers.rless, "flatten", "-f", peers.image, file]
     quiet_podman = Case("podman", [[*podman, *quiet, IMAGE, "true"]])
     quiet_rless = [[*rless, *quiet, peers.image, "true"]]
+    make = [[program, "network", "create", "bench"] for program in ("podman", peers.rless)]
+    remove = [[program, "network", "rm", "bench"] for program in ("podman", peers.rless)]
     return [
         Group(
             "run --rm --network none IMAGE true",
@@ -44,6 +48,31 @@ def groups(peers: Peers, runs: int) -> list[Group]:
                 Case("podman", [[*podman, *PUBLISH, IMAGE, "true"]]),
                 Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.45),
             ],
+        ),
+        Group(
+            "run --rm --network NET IMAGE true, the first in it",
+            runs,
+            [
+                Case("podman", [[*podman, *BRIDGE, IMAGE, "true"]]),
+                Case("rless", [[*rless, *BRIDGE, peers.image, "true"]], target=0.50),
+            ],
+            first=make,
+            last=remove,
+        ),
+        Group(
+            "run --rm --network NET IMAGE true, beside another",
+            runs,
+            [
+                Case("podman", [[*podman, *BRIDGE, IMAGE, "true"]]),
+                Case("rless", [[*rless, *BRIDGE, peers.image, "true"]], target=0.50),
+                Case("rless, --network none", quiet_rless),
+            ],
+            first=[
+                *make,
+                ["podman", "run", "-d", "--name", MEMBER, *BRIDGE, IMAGE, "sleep", "600"],
+                [peers.rless, "run", "-d", "--name", MEMBER, *BRIDGE, peers.image, "sleep", "600"],
+            ],
+            last=[["podman", "rm", "-f", MEMBER], [peers.rless, "rm", "-f", MEMBER], *remove],
         ),
         Group(
             "run --hpc FILE.sqsh true, podman run",
