@@ -28,6 +28,7 @@ from rootless.engine import network
 from rootless.engine.wires import Wires
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, netlink, ns
+from rootless.linux.cgroup import sockets
 from rootless.linux.process import read_exactly, show_as
 from rootless.runtime import sync
 
@@ -113,7 +114,7 @@ class Child:
         self._new_network = network.is_private(request)
         self._network_error: RlessError | None = None
         self._request = request
-        self._making: Making
+        self._making: Making | None = None
         self.pasta: Pasta | None = None
         self.member: Membership | None = None
         self.wires = Wires(
@@ -207,6 +208,10 @@ class Child:
             self.pasta.fork(die_with_parent=True)
         if self.member is not None:
             self.member.close_command_ends()
+        if self._request.manager() == "systemd" or sockets():
+            self._begin_cgroup()  # as who we are on the host; elsewhere there is nobody to ask
+
+    def _begin_cgroup(self) -> None:
         from rootless.runtime.cgroup import Making
 
         self._making = Making()

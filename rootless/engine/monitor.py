@@ -32,6 +32,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl
 from rootless.linux.process import pidfd_send_signal, show_as, start_time
 from rootless.runtime import parent, sync
+from rootless.runtime.cgroup import Making
 from rootless.runtime.cgroup.base import Wish
 
 TYPE_CHECKING = False
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace, Spec
     from rootless.rootfs import Mounted
-    from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
 else:
@@ -69,7 +69,7 @@ class Monitor:
         member_fd: int,
         network_path: str | None,
         network_error: RlessError | None,
-        making: Making,
+        making: Making | None,
         request: RunRequest,
     ) -> None:
         """Hold what the start needs.
@@ -80,7 +80,7 @@ class Monitor:
             member_fd: the connection that is its membership of networks; -1: of none.
             network_path: of the network namespace that is the container's; None: it has none.
             network_error: why the network could not be begun.
-            making: the control group, begun.
+            making: the control group, if it had to be begun before.
             request: what is asked about the control group.
         """
         self.container = Container.from_data(plan["container"])
@@ -99,7 +99,7 @@ class Monitor:
         self.network_path = network_path
         self.network_error = network_error
         self.mounted: Mounted | None = None
-        self.making = making
+        self.making = making or Making()
         self.request = request
         self.cgroup: Cgroup | None = None
 

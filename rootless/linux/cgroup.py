@@ -51,6 +51,25 @@ def of_user_manager(uid: int) -> str | None:
     return directory if os.access(f"{directory}/cgroup.subtree_control", os.W_OK) else None
 
 
+def sockets() -> list[tuple[str, bool]]:
+    """Return the sockets by which the user's systemd may be reached, and which are a bus.
+
+    Its own first: no broker is in between. Each one is looked at again before it is used.
+    """
+    uid = os.getuid()
+    runtime = f"/run/user/{uid}"
+    bases = [runtime]
+    own = os.environ.get("XDG_RUNTIME_DIR", "").rstrip("/")
+    if own.startswith("/") and own != runtime:
+        bases.insert(0, own)
+    found = [(f"{base}/systemd/private", False) for base in bases]
+    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")
+    if address.startswith("unix:path="):
+        found.append((address[10:].partition(",")[0], True))
+    found += [(f"{base}/bus", True) for base in bases if (f"{base}/bus", True) not in found]
+    return [(path, broker) for path, broker in found if os.path.exists(path)]
+
+
 def find_own() -> str | None:
     """Return the directory of the cgroup that we are in; None: there is none that we see."""
     ours = membership()

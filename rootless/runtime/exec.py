@@ -39,9 +39,8 @@ import os
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, prctl
-from rootless.linux.cgroup import membership
+from rootless.linux.cgroup import membership, sockets
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
-from rootless.runtime import cgroup as cgroups
 from rootless.runtime import process as application
 from rootless.runtime import sync
 from rootless.runtime.applicant import Applicant, forbid_imports, leave_keyring
@@ -213,13 +212,13 @@ def _place_of(init: Init, cgroup: str) -> str:
 
 def _way_in(cgroup: str | None, place: str | None) -> Callable[[], None] | None:
     """Return how to enter a control group that may be out of our reach; None: not by systemd."""
-    sockets = cgroups.sockets() if cgroup else []
-    if not sockets or cgroup is None or place is None:
+    reachable = sockets() if cgroup else []
+    if not reachable or cgroup is None or place is None:
         return None
     from rootless.runtime.cgroup import systemd  # the joiner can import nothing
 
     below = place[len(cgroup) :]
-    return lambda: systemd.attach(cgroup, os.getpid(), sockets, below)
+    return lambda: systemd.attach(cgroup, os.getpid(), reachable, below)
 
 
 def _has_limits(spec: Spec) -> bool:

@@ -12,7 +12,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError
-from rootless.linux.cgroup import find_own, of_user_manager, read_words
+from rootless.linux.cgroup import find_own, of_user_manager, read_words, sockets
 from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.base import Wish
 from rootless.runtime.cgroup.none import NoCgroup
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
     Note: TypeAlias = Callable[[str, str], None]
 
 CONTAINER = "container"  # the group of the container, in its scope
-
-
-def sockets() -> list[tuple[str, bool]]:
-    """Return the sockets by which the user's systemd may be reached, and which are a bus.
-
-    Its own first: no broker is in between. Each one is looked at again before it is used.
-    """
-    uid = os.getuid()
-    runtime = f"/run/user/{uid}"
-    bases = [runtime]
-    own = os.environ.get("XDG_RUNTIME_DIR", "").rstrip("/")
-    if own.startswith("/") and own != runtime:
-        bases.insert(0, own)
-    found = [(f"{base}/systemd/private", False) for base in bases]
-    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")
-    if address.startswith("unix:path="):
-        found.append((address[10:].partition(",")[0], True))
-    found += [(f"{base}/bus", True) for base in bases if (f"{base}/bus", True) not in found]
-    return [(path, broker) for path, broker in found if os.path.exists(path)]
 
 
 def survey() -> tuple[str, list[str]]:
