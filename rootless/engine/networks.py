@@ -255,8 +255,10 @@ def remove(network: Network) -> None:
     """Remove a network.
 
     Raises:
-        RlessError: a container runs in it.
+        RlessError: a container runs in it, or it is the one that is always there.
     """
+    if network.name == DEFAULT:
+        raise RlessError(f"{DEFAULT} is a pre-defined network and cannot be removed", exit_code=1)
     if inside := members(network):
         names = ", ".join(sorted(name for name, _ in inside.values()))
         raise RlessError(

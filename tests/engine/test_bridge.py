@@ -409,6 +409,8 @@ def test_networks_are_listed_and_removed(rless: Product, net: str) -> None:
     rless("rm", "-f", "web").expect()
     assert rless("network", "rm", "other").expect().lines() == ["other"]
     missing = rless("network", "rm", "other").expect(1)
+    kept = rless("network", "rm", "bridge").expect(1)
+    assert "pre-defined" in kept.one_line_error()
     assert "no such network" in missing.one_line_error()
     rless("network", "rm", "-f", "other").expect()
     gone = rless("run", "--rm", "--network", "other", rless.image, "true").expect(125)
