@@ -90,6 +90,7 @@ class Child:
 
     Attributes:
         pid: of the child.
+        container_id: of the container that it is for.
         wires: what both and the application are connected by.
         pasta: the network, if there is one of its own beyond the loopback.
     """
@@ -100,6 +101,7 @@ class Child:
         streams: Collection[str],
         userns: str | None = None,
         exposed: Collection[str] = (),
+        container_id: str | None = None,
     ) -> None:
         """Fork it.
 
@@ -107,6 +109,7 @@ class Child:
             streams: those that the command passes on.
             userns: /proc/PID/ns/user of the container whose namespaces are joined.
             exposed: ports of the image and of --expose, for -P.
+            container_id: of the container; None: there is none yet, and it is to get this one's.
 
         Raises:
             RlessError: what the network needs is not there.
@@ -114,6 +117,7 @@ class Child:
         self._new_network = network.is_private(request)
         self._network_error: RlessError | None = None
         self._request = request
+        self.container_id = container_id or os.urandom(32).hex()
         self._making: Making | None = None
         self.pasta: Pasta | None = None
         self.member: Membership | None = None
@@ -228,7 +232,12 @@ class Child:
         except RlessError as error:
             self._network_error = error  # told when there is somebody to tell
         try:
-            import rootless.engine.monitor  # noqa: F401
+            from rootless.engine.monitor import wish
+
+            if self._making is not None and not self._request.asks_limits():
+                # Nothing of the wish is to be found out: systemd can be at it beside us.
+                pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
+                self._making.proceed(wish(self._request, self.container_id, {}), pids)
         except Exception:
             pass  # `_run` meets it again, and tells
 

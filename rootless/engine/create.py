@@ -299,7 +299,8 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
-    container_id = containers.new_id()
+    child = state.child
+    container_id = containers.new_id() if child is None else child.container_id
     command = specgen.command(request, config, None)
     systemd, default_signal = "", defaults.STOP_SIGNAL
     if request.systemd != "auto" or command[0].endswith(("init", "systemd")):

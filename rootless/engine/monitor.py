@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
     from rootless.engine.wires import Wires
     from rootless.network.pasta import Pasta
-    from rootless.oci.runtime_spec import Namespace, Spec
+    from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
@@ -131,7 +131,8 @@ class Monitor:
             self.spec["linux"]["namespaces"].append(entry)
         times = [("", time.monotonic())]
         pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
-        self.making.proceed(_wish(self.container, self.spec, self.request), pids)
+        resources = self.spec["linux"]["resources"]
+        self.making.proceed(wish(self.request, self.container.id, resources), pids)
         self.mounted = self._mount()
         times.append(("root filesystem", time.monotonic()))
         self._fill_volumes(self.mounted.path)
@@ -349,19 +350,24 @@ class Monitor:
             pass  # the command has left
 
 
-def _wish(container: Container, spec: Spec, request: RunRequest) -> Wish:
-    """Return what is asked for the control group."""
+def wish(request: RunRequest, container_id: str, resources: dict[str, Any]) -> Wish:
+    """Return what is asked for the control group.
+
+    Args:
+        resources: `linux.resources` of the config.
+    """
     manager = request.manager()
-    wish = Wish(f"rless-{container.id}", manager, required=manager != "auto")
-    wish.parent = request.cgroup_parent
-    wish.resources = spec["linux"]["resources"]
-    wish.default_pids = request.pids_limit or defaults.PIDS_LIMIT
-    wish.best_effort = request.limits == "try"
-    wish.hand_down = True
-    wish.description = f"container {container.facts['name']}"
-    if (timeout := container.facts["stop_timeout"]) >= 0:
-        wish.stop_timeout = timeout + _TO_CLEAN_UP
-    return wish
+    made = Wish(f"rless-{container_id}", manager, required=manager != "auto")
+    made.parent = request.cgroup_parent
+    made.resources = resources
+    made.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+    made.best_effort = request.limits == "try"
+    made.hand_down = True
+    made.description = f"container {request.name or container_id[:12]}"
+    timeout = defaults.STOP_TIMEOUT if request.stop_timeout is None else request.stop_timeout
+    if timeout >= 0:
+        made.stop_timeout = timeout + _TO_CLEAN_UP
+    return made
 
 
 _TO_CLEAN_UP = 5.0  # seconds, after a stop

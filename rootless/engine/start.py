@@ -347,7 +347,8 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
         if child is None:
             enter_joined(state)
             userns = state.joined.get("user")
-            child = Child(request, attachment.streams, userns, container.facts["exposed"])
+            exposed = container.facts["exposed"]
+            child = Child(request, attachment.streams, userns, exposed, container.id)
             child.begin_maps(state.idmap)
         # From here on the child has a pid, and the plan can carry more: the place for steps of the
         # command that go on beside the child's work.

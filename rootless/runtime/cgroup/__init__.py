@@ -49,11 +49,12 @@ class Making:
     wrong is told by the last.
     """
 
-    __slots__ = ("_error", "_scope", "_wish")
+    __slots__ = ("_asked", "_error", "_scope", "_wish")
 
     def __init__(self) -> None:
         self._wish = Wish("")
         self._scope: Scope | None = None
+        self._asked = False
         self._error: RlessError | None = None
 
     def begin(self, manager: str, parent: str | None = None) -> None:
@@ -75,14 +76,15 @@ class Making:
             self._error = error
 
     def proceed(self, wish: Wish, pids: Sequence[int]) -> None:
-        """Say what is wanted: systemd is asked for it.
+        """Say what is wanted: systemd is asked for it. Said again, it is for `finish` only.
 
         Args:
             pids: this process, and its children that look after the container.
         """
         self._wish = wish
-        if self._scope is None:
+        if self._scope is None or self._asked:
             return
+        self._asked = True
         try:
             self._scope.ask(wish, pids)
         except RlessError as error:
