@@ -425,15 +425,21 @@ def test_follow_goes_on_through_restarts(records: Records) -> None:
     """While it waits to be restarted, only the monitor lives."""
     log = Log(records, "local", "running")
     entry = records.live / log.id
+
+    def replace(path: Path, data: object) -> None:
+        made = log.path.parent / "made"  # as rless does: it is never there in part
+        made.write_text(json.dumps(data))
+        made.replace(path)
+
     live = json.loads(entry.read_text())
     (log.path.parent / "exit.json").write_text('{"code": 1, "finished": 1, "restart_at": 9e9}')
-    entry.write_text(json.dumps({**live, "init": None}))
+    replace(entry, {**live, "init": None})
     log.write(b"one\n")
     process = log.follow()
     read_until(process, b"one\n")
     time.sleep(0.3)
     assert process.poll() is None
-    entry.write_text(json.dumps(live))
+    replace(entry, live)
     log.write(b"two\n")
     read_until(process, b"two\n")
     log.end()

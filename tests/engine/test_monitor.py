@@ -773,7 +773,7 @@ def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
 
 def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
     held = start("sleep", "60", ranks=10000)
-    one, error = _rank(held, "sleep 60")
+    one, error = _rank(held, "exec sleep 60")
     assert error == 0
     two, error = _rank(held, "exit 0")
     assert error == 0
@@ -788,7 +788,7 @@ def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
 
 def test_signals_are_for_those_who_have_joined(start: Start) -> None:
     held = start("sleep", "60", ranks=10000)
-    rank, _ = _rank(held, "sleep 60")
+    rank, _ = _rank(held, "exec sleep 60")
     held.connect().signal(signal.SIGUSR1)
     assert rank.wait(10) == -signal.SIGUSR1
     held.wait()
@@ -796,7 +796,7 @@ def test_signals_are_for_those_who_have_joined(start: Start) -> None:
 
 def test_a_kill_is_for_all(start: Start) -> None:
     held = start("sleep", "60", ranks=10000)
-    rank, _ = _rank(held, "sleep 60")
+    rank, _ = _rank(held, "exec sleep 60")
     held.connect().signal(signal.SIGKILL)
     assert rank.wait(10) == -signal.SIGKILL
     held.wait()
@@ -804,7 +804,7 @@ def test_a_kill_is_for_all(start: Start) -> None:
 
 def test_only_what_is_made_for_it_is_joined(start: Start) -> None:
     held = start("sleep", "60")
-    rank, error = _rank(held, "sleep 60")
+    rank, error = _rank(held, "exec sleep 60")
     assert error == errno.EINVAL
     rank.kill()
     rank.wait()

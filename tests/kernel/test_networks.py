@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import resource
 import signal
 import socket
 import struct
@@ -403,6 +404,8 @@ def test_a_reader_that_stops_holds_up_the_sender_and_nobody_else(served: Member)
 
 
 def test_a_flood_of_connections(served: Member) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     port = publish(served, 80, socket.SOCK_STREAM)
     connect(port).close()
     clients = []
@@ -417,6 +420,7 @@ def test_a_flood_of_connections(served: Member) -> None:
     finally:
         for client in clients:
             client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def tell_peers() -> None:

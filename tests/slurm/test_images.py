@@ -42,7 +42,8 @@ def srun(slurm: Slurm, rless: Product, flags: str, *words: str, **more: Any) -> 
 
 @fuse
 def test_plainly(slurm: Slurm, rless: Product, image: Path) -> None:
-    script = "echo $SLURM_PROCID of $SLURM_NTASKS in $(readlink /proc/self/ns/mnt)"
+    # Nobody ends before all have begun, or the number of a namespace could be another's.
+    script = "echo $SLURM_PROCID of $SLURM_NTASKS in $(readlink /proc/self/ns/mnt); sleep 2"
     done = srun(slurm, rless, "-n4", "--hpc", str(image), "--", "sh", "-c", script).expect()
     lines = sorted(done.out.splitlines())
     assert [line.partition(" in ")[0] for line in lines] == [f"{n} of 4" for n in range(4)]
