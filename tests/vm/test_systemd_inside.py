@@ -21,7 +21,8 @@ INIT = "--rootfs /opt/systemd /lib/systemd/systemd"
 def test_systemd_runs(machine: Machine) -> None:
     inside = (
         "cat /proc/1/comm; echo $container;"
-        " systemctl is-active systemd-journald dbus; journalctl -q -o cat -u dbus | grep -m 1 Started;"
+        " systemctl is-active systemd-journald dbus; journalctl -q -o cat -u dbus"
+        " | grep -m 1 Started;"
         " cat /sys/fs/cgroup/cgroup.controllers; cat /proc/1/cgroup;"
         " systemd-run -q --wait -P -p MemoryMax=20M -p TasksMax=7"
         " sh -c 'cd /sys/fs/cgroup/$(cut -d: -f3 /proc/self/cgroup); cat memory.max pids.max';"
