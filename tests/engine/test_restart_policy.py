@@ -76,6 +76,7 @@ def test_it_is_killed_by_the_kernel_and_comes_back(rless: Product) -> None:
     time.sleep(0.4)
     assert len(lines(rless, "back")) == 1
     rless("start", "back").expect()
+    wait_for(lambda: len(lines(rless, "back")) == 2, "the second run")
     after = json.loads((rless.live / rless.containers()[0]).read_text())
     assert after["monitor"] != before["monitor"]
     import os
