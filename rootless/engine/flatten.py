@@ -191,12 +191,7 @@ class _Job:
         if pid == 0:
             self._become_program(mounted.path, writer)
         os.close(writer)
-        said = b""
-        while chunk := os.read(reader, 65536):
-            said = (said + chunk)[-4096:]
-        os.close(reader)
-        _, status = os.waitpid(pid, 0)
-        code = os.waitstatus_to_exitcode(status)
+        code, said = process.outcome(pid, reader)
         if code != 0:
             lines = said.decode("utf-8", "replace").strip().splitlines()
             why = next((line for line in lines if "rror" in line or "ailed" in line), "")

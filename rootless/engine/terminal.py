@@ -10,6 +10,8 @@ import os
 import struct
 import termios
 
+from rootless.linux.tty import make_raw
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
@@ -40,24 +42,7 @@ class Terminal:
             signal.signal(signal.SIGWINCH, self._resize)
         if os.isatty(0):
             self._saved = termios.tcgetattr(0)
-            raw = termios.tcgetattr(0)
-            # cfmakeraw(3)
-            raw[0] &= ~(
-                termios.IGNBRK
-                | termios.BRKINT
-                | termios.PARMRK
-                | termios.ISTRIP
-                | termios.INLCR
-                | termios.IGNCR
-                | termios.ICRNL
-                | termios.IXON
-            )
-            raw[1] &= ~termios.OPOST
-            raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-            raw[3] &= ~(
-                termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
-            )
-            termios.tcsetattr(0, termios.TCSADRAIN, raw)
+            make_raw(0, self._saved)
         return self
 
     def _resize(self, number: int, frame: FrameType | None) -> None:

@@ -240,3 +240,18 @@ def read_exactly(fd: int, size: int) -> bytes:
             break
         data += chunk
     return data
+
+
+def outcome(pid: int, reader: int) -> tuple[int, bytes]:
+    """Wait for a child; return its exit code (-N: signal N), and the last 4 KiB that it said.
+
+    Args:
+        reader: of the pipe that it writes to, of which the caller has closed the other end; it is
+            closed.
+    """
+    said = b""
+    while chunk := os.read(reader, 65536):
+        said = (said + chunk)[-4096:]
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), said

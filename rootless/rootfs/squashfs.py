@@ -339,12 +339,7 @@ def _unpack(program: str, source: _Packed, directory: str) -> None:
     if pid == 0:
         _become_unpacker(program, source, directory, writer)
     os.close(writer)
-    said = b""
-    while chunk := os.read(reader, 65536):
-        said = (said + chunk)[-4096:]
-    os.close(reader)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code, said = process.outcome(pid, reader)
     # 2: an owner, an attribute or a device that nobody here can make.
     if code not in (0, 2) or not os.path.isdir(f"{directory}/root"):
         lines = said.decode("utf-8", "replace").strip().splitlines()

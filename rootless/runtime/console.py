@@ -14,6 +14,7 @@ import struct
 import termios
 
 from rootless.errors import RlessError
+from rootless.linux.tty import make_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Console:
             self._saved = termios.tcgetattr(0)
             signal.signal(signal.SIGWINCH, lambda number, frame: self._set_size())
             self._set_size()
-            _make_raw(self._saved)
+            make_raw(0, self._saved)
 
     def close(self) -> None:
         """Give the caller's terminal back."""
@@ -108,25 +109,6 @@ class Console:
             if not poll.poll(0):
                 return
             self.pass_on(self._master)
-
-
-def _make_raw(saved: list[Any]) -> None:
-    """Have every byte and key pass (cfmakeraw in termios(3))."""
-    mode = list(saved)
-    mode[0] &= ~(
-        termios.IGNBRK
-        | termios.BRKINT
-        | termios.PARMRK
-        | termios.ISTRIP
-        | termios.INLCR
-        | termios.IGNCR
-        | termios.ICRNL
-        | termios.IXON
-    )
-    mode[1] &= ~termios.OPOST
-    mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-    mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    termios.tcsetattr(0, termios.TCSADRAIN, mode)
 
 
 def _write_all(fd: int, data: bytes) -> None:
