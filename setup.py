@@ -15,6 +15,7 @@ import atexit
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -119,7 +120,8 @@ class BuildHot(BuildStep):
     def run(self) -> None:
         """Write the file; an editable install has none, its sources are meant to change."""
         if not self.editable_mode:
-            runpy.run_path(str(HERE / HOT))["write"](Path(self.build_lib or ""))
+            lean = [sys.executable, "-X", "no_debug_ranges", str(HERE / HOT)]
+            subprocess.run([*lean, self.build_lib or "."], check=True, stdout=subprocess.DEVNULL)
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""

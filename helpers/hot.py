@@ -2,8 +2,8 @@
 
 From a file of its own a module costs the import system nine file calls, each a round trip to
 the server on a network file system, and 0.1 ms more. `rootless/launch.py` reads the file. Run by
-setup.py when the package is built; by hand: `python helpers/hot.py DIRECTORY`, the one that
-`rootless` lies in.
+setup.py when the package is built; by hand: `python -X no_debug_ranges helpers/hot.py DIRECTORY`,
+the one that `rootless` lies in.
 
 The file: a header (the interpreter's bytecode magic; the start of the index, the ends of both
 parts, 4 bytes each; 16 bytes of the content's SHA-256), then the parts. The first one is read at
@@ -14,9 +14,9 @@ module of it is wanted first, so that only what is loaded costs.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
+import copy
 import hashlib
 import importlib.util
 import marshal
@@ -59,16 +59,71 @@ class Module:
                     self.ever.add(f"{package}.{module}")
 
     def compile(self) -> bytes:
-        """Return the marshalled code; it does what `__future__` says without loading it."""
-        body = [node for node in self.tree.body if not _is_future(node)]
-        flags = __future__.annotations.compiler_flag if len(body) < len(self.tree.body) else 0
-        tree = ast.Module(body, self.tree.type_ignores)
-        code = compile(tree, self.relative, "exec", flags, dont_inherit=True, optimize=0)
+        """Return the marshalled code of what is executed.
+
+        Without columns, where it is run with `-X no_debug_ranges`: lines are enough for tracebacks.
+        """
+        tree = _Trim().visit(copy.deepcopy(self.tree))
+        code = compile(tree, self.relative, "exec", dont_inherit=True, optimize=0)
         return marshal.dumps(code)
 
 
-def _is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+class _Trim(ast.NodeTransformer):
+    """Leave out what is read by people and checkers only: a quarter of the code's size.
+
+    That is docstrings, annotations, what is there for type checkers, and `__future__`, which
+    without annotations has nothing to say. A class that is made of its annotations (a NamedTuple,
+    a dataclass) needs a module that is slow, so `select` has left it out.
+    """
+
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        """Trim a module."""
+        self._trim_body(node)
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        """Trim a class."""
+        self._trim_body(node)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        """Trim a function."""
+        node.returns = None
+        self._trim_body(node)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        """Trim a parameter."""
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt | None:
+        """Make an annotated assignment a plain one; without a value nothing is assigned."""
+        self.generic_visit(node)
+        if node.value is None:
+            return None
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        """Leave `__future__` out."""
+        return None if node.module == "__future__" else node
+
+    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
+        """Leave what is under TYPE_CHECKING out, not what is there instead of it."""
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return node.orelse
+        if not node.body:
+            node.body = [ast.copy_location(ast.Pass(), node)]
+        return node
+
+    def _trim_body(self, node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            del node.body[0]
+        self.generic_visit(node)
+        if not node.body and not isinstance(node, ast.Module):
+            node.body = [ast.copy_location(ast.Pass(), node)]
 
 
 def _imports(body: Iterable[ast.AST], at_start: bool) -> Iterator[str]:
