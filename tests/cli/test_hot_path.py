@@ -232,7 +232,7 @@ import json
 from rootless.engine import run
 import rootless.cli, rootless.runtime.init
 print(json.dumps({m.__name__: [m.__file__, m.__spec__.origin, m.__package__,
-    getattr(m, "__path__", None), type(m.__loader__).__name__, m.__doc__ is not None,
+    getattr(m, "__path__", None), type(m.__loader__).__name__, m.__doc__ is None,
     m.__loader__.is_package(m.__name__), m.__spec__.has_location]
     for m in (run, rootless.cli, rootless.runtime.init)}))
 """
