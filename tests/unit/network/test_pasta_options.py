@@ -16,7 +16,7 @@ from rootless.network import pasta, pasta_options, resolv
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ALWAYS = ["--config-net", "--quiet", "--foreground", "--pid", "/proc/self/fd/1"]
+ALWAYS = "--config-net --quiet --foreground --pid /proc/self/fd/1 --no-netns-quit".split()
 
 
 @pytest.fixture(autouse=True)
