@@ -5,7 +5,8 @@ finds out meanwhile, and need nothing of it. So the command forks this child as 
 that nothing has to be fetched, and both work side by side:
 
     command                              child
-      image, id map                        new namespaces, the network begun
+      asks systemd for a scope             new namespaces, the network begun
+      image, id map                           .
       newuidmap, newgidmap                 loads the runtime
       container, its directory, spec          .
       -- maps are written -- plan -------> `monitor`: root file system, runtime
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
-    from rootless.runtime.cgroup import Making
+    from rootless.runtime.cgroup import Asked, Making
+    from rootless.runtime.cgroup.base import Wish
 
     class Plan(TypedDict):
         """What the child is told.
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
             report: have init read back the facts for --explain.
             leash: the container ends with the command, until that lets go.
             keep: a start that fails leaves the container, with the reason.
+            scope: what the command has asked of systemd (`Making.tell`).
         """
 
         container: dict[str, Any]
@@ -67,11 +70,13 @@ if TYPE_CHECKING:
         report: bool
         leash: bool
         keep: bool
+        scope: Asked | None
 
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
+_TO_CLEAN_UP = 5.0  # seconds that a scope has, after a stop
 _KINDS = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
 
 
@@ -93,6 +98,7 @@ class Child:
         container_id: of the container that it is for.
         wires: what both and the application are connected by.
         pasta: the network, if there is one of its own beyond the loopback.
+        scope: what was asked of systemd, for the plan.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class Child:
         userns: str | None = None,
         exposed: Collection[str] = (),
         container_id: str | None = None,
+        making: Making | None = None,
     ) -> None:
         """Fork it.
 
@@ -110,6 +117,7 @@ class Child:
             userns: /proc/PID/ns/user of the container whose namespaces are joined.
             exposed: ports of the image and of --expose, for -P.
             container_id: of the container; None: there is none yet, and it is to get this one's.
+            making: its control group, if that was begun (`begin_cgroup`).
 
         Raises:
             RlessError: what the network needs is not there.
@@ -118,7 +126,8 @@ class Child:
         self._network_error: RlessError | None = None
         self._request = request
         self.container_id = container_id or os.urandom(32).hex()
-        self._making: Making | None = None
+        self._making = making or begin_cgroup(request)
+        self.scope: Asked | None = None
         self.pasta: Pasta | None = None
         self.member: Membership | None = None
         self.wires = Wires(
@@ -145,8 +154,12 @@ class Child:
                 self.pasta.close()
             if self.member is not None:
                 self.member.close()
+            if self._making is not None:
+                self._making.close()
             raise
         self.pid = self._newborn.pid
+        if self._making is not None:
+            self._ask_for_cgroup(self._making)  # before all else: it takes longest
         self.wires.close_monitor_ends()
 
     # -- in the command --------------------------------------------------------------------------
@@ -193,11 +206,46 @@ class Child:
         if self.member is not None:
             self.member.close()
 
+    def reap(self) -> None:
+        """Wait for what has helped it to come this far."""
+        if self._making is not None:
+            self._making.reap()
+
     def published(self) -> list[str]:
         """Return the ports that are published, as `ports.Taken` shows them."""
         if self.member is not None:
             return self.member.ports
         return self.pasta.ports if self.pasta is not None else []
+
+    def _ask_for_cgroup(self, making: Making) -> None:
+        try:
+            making.ask(self._wish(self._request.resources()), [self.pid])
+        except RlessError:
+            pass  # met again where the config is made, and told
+        self.scope = making.tell()
+
+    def _wish(self, resources: dict[str, Any]) -> Wish:
+        """Return what is asked for the control group.
+
+        Args:
+            resources: `linux.resources` of the config.
+        """
+        from rootless.engine import defaults
+        from rootless.runtime.cgroup.base import Wish
+
+        request = self._request
+        manager = request.manager()
+        made = Wish(f"rless-{self.container_id}", manager, required=manager != "auto")
+        made.parent = request.cgroup_parent
+        made.resources = resources
+        made.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+        made.best_effort = request.limits == "try"
+        made.hand_down = True
+        made.description = f"container {request.name or self.container_id[:12]}"
+        timeout = defaults.STOP_TIMEOUT if request.stop_timeout is None else request.stop_timeout
+        if timeout >= 0:
+            made.stop_timeout = timeout + _TO_CLEAN_UP
+        return made
 
     # -- in the child ----------------------------------------------------------------------------
 
@@ -212,14 +260,6 @@ class Child:
             self.pasta.fork(die_with_parent=True)
         if self.member is not None:
             self.member.close_command_ends()
-        if self._request.manager() == "systemd" or sockets():
-            self._begin_cgroup()  # as who we are on the host; elsewhere there is nobody to ask
-
-    def _begin_cgroup(self) -> None:
-        from rootless.runtime.cgroup import Making
-
-        self._making = Making()
-        self._making.begin(self._request.manager(), self._request.cgroup_parent)
 
     def _prepare(self) -> None:
         """Begin the network, which has the longest way to go; load what only we need.
@@ -232,12 +272,7 @@ class Child:
         except RlessError as error:
             self._network_error = error  # told when there is somebody to tell
         try:
-            from rootless.engine.monitor import wish
-
-            if self._making is not None and not self._request.asks_limits():
-                # Nothing of the wish is to be found out: systemd can be at it beside us.
-                pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
-                self._making.proceed(wish(self._request, self.container_id, {}), pids)
+            import rootless.engine.monitor  # noqa: F401
         except Exception:
             pass  # `_run` meets it again, and tells
 
@@ -257,7 +292,12 @@ class Child:
         path = f"/proc/{os.getpid()}/ns/net" if self._new_network else None
         try:
             from rootless.engine.monitor import Monitor
+            from rootless.runtime.cgroup import Making
 
+            making = self._making or Making()
+            making.take_over(
+                self._wish(plan["spec"]["linux"]["resources"]), [os.getpid()], plan["scope"]
+            )
             monitor = Monitor(
                 plan,
                 self.wires,
@@ -265,8 +305,7 @@ class Child:
                 self.member.fd if self.member is not None else -1,
                 path,
                 self._network_error,
-                self._making,
-                self._request,
+                making,
             )
         except Exception as error:
             text = f"internal error: {type(error).__name__}: {error}"
@@ -285,6 +324,21 @@ class Child:
         self.wires.monitor_plan = -1
         plan: Plan = loads(text)
         return plan
+
+
+def begin_cgroup(request: RunRequest) -> Making | None:
+    """Connect to systemd, if it may be asked for a scope.
+
+    It lets us in while we go on, as who we are on the host.
+    """
+    manager = request.manager()
+    if manager != "systemd" and not (manager == "auto" and sockets()):
+        return None
+    from rootless.runtime.cgroup import Making
+
+    making = Making()
+    making.begin(manager, request.cgroup_parent, early=True)
+    return making
 
 
 def _enter_networks(request: RunRequest, userns: str | None) -> Membership:

@@ -109,7 +109,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
     wires = Wires(facts["tty"], facts["stdin_open"], ())
     created = parent.create(
         spec,
-        cgroup,
+        lambda: cgroup,
         cache_dir=f"{paths.storage_root()}/seccomp",
         gate_fd=wires.init_gate,
         status=(wires.status, wires.init_status),

@@ -24,7 +24,7 @@ import os
 import time
 
 from rootless import paths, rootfs
-from rootless.engine import defaults, hold, monitor_client
+from rootless.engine import hold, monitor_client
 from rootless.engine.container import Container, delete_directory, this_process, write_json
 from rootless.engine.source import Source
 from rootless.engine.wires import receive_fd
@@ -32,8 +32,6 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl
 from rootless.linux.process import pidfd_send_signal, show_as, start_time
 from rootless.runtime import parent, sync
-from rootless.runtime.cgroup import Making
-from rootless.runtime.cgroup.base import Wish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,11 +40,11 @@ if TYPE_CHECKING:
 
     from rootless.engine.child import Plan
     from rootless.engine.hold import Orders
-    from rootless.engine.request import RunRequest
     from rootless.engine.wires import Wires
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
+    from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
 else:
@@ -69,8 +67,7 @@ class Monitor:
         member_fd: int,
         network_path: str | None,
         network_error: RlessError | None,
-        making: Making | None,
-        request: RunRequest,
+        making: Making,
     ) -> None:
         """Hold what the start needs.
 
@@ -80,8 +77,7 @@ class Monitor:
             member_fd: the connection that is its membership of networks; -1: of none.
             network_path: of the network namespace that is the container's; None: it has none.
             network_error: why the network could not be begun.
-            making: the control group, if it had to be begun before.
-            request: what is asked about the control group.
+            making: the control group, for which all is said.
         """
         self.container = Container.from_data(plan["container"])
         self.spec = plan["spec"]
@@ -99,9 +95,9 @@ class Monitor:
         self.network_path = network_path
         self.network_error = network_error
         self.mounted: Mounted | None = None
-        self.making = making or Making()
-        self.request = request
+        self.making = making
         self.cgroup: Cgroup | None = None
+        self.times: list[tuple[str, float]] = []
 
     def run(self) -> NoReturn:
         """Do all of it; never return into the command's stack."""
@@ -129,23 +125,11 @@ class Monitor:
             # It was made with our user namespace; the runtime joins it.
             entry: Namespace = {"type": "network", "path": self.network_path}
             self.spec["linux"]["namespaces"].append(entry)
-        times = [("", time.monotonic())]
-        pids = [os.getpid(), *([self.pasta.pid] if self.pasta is not None else ())]
-        resources = self.spec["linux"]["resources"]
-        self.making.proceed(wish(self.request, self.container.id, resources), pids)
+        began = time.monotonic()
         self.mounted = self._mount()
-        times.append(("root filesystem", time.monotonic()))
+        self.times.append(("root filesystem", time.monotonic() - began))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        self.cgroup = self.making.finish(self.mounted.helper_pids, self._note)
-        self.spec["linux"]["resources"] = self.cgroup.resources
-        self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *self.cgroup.rlimits]
-        if systemd := self.container.facts.get("systemd"):
-            from rootless.engine import systemd_mode
-
-            systemd_mode.open_cgroup(self.spec, self.cgroup, systemd)
-        write_json(f"{self.container.directory}/config.json", self.spec)
-        times.append(("control group", time.monotonic()))
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:
@@ -153,7 +137,7 @@ class Monitor:
             prctl.set_child_subreaper()
         created = parent.create(
             self.spec,
-            self.cgroup,
+            self._place,
             cache_dir=self.cache_dir,
             gate_fd=wires.init_gate,
             status=(wires.status, wires.init_status),
@@ -162,6 +146,7 @@ class Monitor:
             die_with_parent=True,
             want_report=self.want_report,
             keep_fds=self._launcher_fds(),
+            meanwhile=self._write_config,
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
@@ -175,10 +160,8 @@ class Monitor:
                 "init": init,
                 "report": created.report,
                 "rootfs": self.mounted.describe(),
-                "times": [
-                    (name, at - times[index][1]) for index, (name, at) in enumerate(times[1:])
-                ],
-                "cgroup": [self.cgroup.manager, self.cgroup.path, self.cgroup.why],
+                "times": self.times,
+                "cgroup": [created.cgroup.manager, created.cgroup.path, created.cgroup.why],
             }
             sync.send(wires.monitor_result, sync.READY, ready)
         except BaseException:
@@ -186,6 +169,27 @@ class Monitor:
             os.waitpid(created.pid, 0)
             raise
         return orders
+
+    def _place(self) -> Cgroup:
+        """Return the control group; say in the spec what became of the limits."""
+        assert self.mounted is not None
+        began = time.monotonic()
+        helpers = [*self.mounted.helper_pids, *([self.pasta.pid] if self.pasta is not None else ())]
+        self.cgroup = cgroup = self.making.finish(helpers, self._note)
+        self.spec["linux"]["resources"] = cgroup.resources
+        if cgroup.rlimits:
+            import resource  # noqa: F401  # init can load nothing any more
+
+            self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *cgroup.rlimits]
+        if systemd := self.container.facts.get("systemd"):
+            from rootless.engine import systemd_mode
+
+            systemd_mode.open_cgroup(self.spec, cgroup, systemd)
+        self.times.append(("control group", time.monotonic() - began))
+        return cgroup
+
+    def _write_config(self) -> None:
+        write_json(f"{self.container.directory}/config.json", self.spec)
 
     def _note(self, manager: str, cgroup: str) -> None:
         """Record what is there, and the control group that is about to be."""
@@ -348,29 +352,6 @@ class Monitor:
             sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(error))
         except OSError:
             pass  # the command has left
-
-
-def wish(request: RunRequest, container_id: str, resources: dict[str, Any]) -> Wish:
-    """Return what is asked for the control group.
-
-    Args:
-        resources: `linux.resources` of the config.
-    """
-    manager = request.manager()
-    made = Wish(f"rless-{container_id}", manager, required=manager != "auto")
-    made.parent = request.cgroup_parent
-    made.resources = resources
-    made.default_pids = request.pids_limit or defaults.PIDS_LIMIT
-    made.best_effort = request.limits == "try"
-    made.hand_down = True
-    made.description = f"container {request.name or container_id[:12]}"
-    timeout = defaults.STOP_TIMEOUT if request.stop_timeout is None else request.stop_timeout
-    if timeout >= 0:
-        made.stop_timeout = timeout + _TO_CLEAN_UP
-    return made
-
-
-_TO_CLEAN_UP = 5.0  # seconds, after a stop
 
 
 def log_orders(facts: dict[str, Any]) -> dict[str, Any]:

@@ -422,6 +422,18 @@ class RunRequest(Plain):
             or self.cgroup_manager != "auto"
         )
 
+    def resources(self) -> dict[str, Any]:
+        """Return `linux.resources`, with the limits that are asked for.
+
+        Raises:
+            RlessError: a device that is none.
+        """
+        if not self.asks_limits():
+            return {}  # nor is the module loaded
+        from rootless.engine import resources
+
+        return resources.wanted(self)
+
     def asks_health(self) -> bool:
         """Tell whether anything is said of the health check."""
         return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))

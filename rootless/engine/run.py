@@ -19,7 +19,7 @@ overlay can be mounted. Everything heavy is loaded where it is needed, not here.
 from __future__ import annotations
 
 from rootless import paths
-from rootless.engine.child import Child, joins
+from rootless.engine.child import Child, begin_cgroup, joins
 from rootless.engine.request import HOST_IMAGE
 from rootless.linux.process import close_on_exec_from
 
@@ -37,8 +37,12 @@ def run(request: RunRequest) -> int:
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
+    making = begin_cgroup(request)
     image, is_here = _look(request)
-    child = Child(request, streams) if is_here else None
+    child = Child(request, streams, making=making) if is_here else None
+    if child is None and making is not None:
+        making.close()  # it may be long until it is wanted
+        making.reap()
     try:
         from rootless.engine.attach import Signals
         from rootless.engine.create import create

@@ -270,7 +270,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     facts.systemd = state.container.id if state.container.facts.get("systemd") else ""
     facts.no_new_privs = request.image == HOST_IMAGE
     facts.seccomp = _seccomp_profile(request, facts)
-    facts.resources = _limits(request)
+    facts.resources = request.resources()
     if fakes_root(state):
         from rootless.engine import fakeroot
 
@@ -287,15 +287,6 @@ def _gather_facts(state: Run) -> specgen.Facts:
         if (mount := notify.pass_on(request)) is not None:
             facts.volumes = [*state.mounts, mount]
     return facts
-
-
-def _limits(request: RunRequest) -> dict[str, Any]:
-    """Return the limits for the config; the module is loaded only where there are some."""
-    if not request.asks_limits():
-        return {}
-    from rootless.engine import resources
-
-    return resources.wanted(request)
 
 
 def fakes_root(state: Run) -> bool:
@@ -372,6 +363,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
                 "report": request.explain is not None,
                 "leash": attachment.leash,
                 "keep": keep,
+                "scope": child.scope,
             }
         )
     except BaseException as error:
@@ -481,6 +473,7 @@ def _attend(state: Run, attachment: Attachment, child: Child) -> int | None:
     wires, pasta = child.wires, child.pasta
     ready = _expect_ready(wires.result)
     state.mark("created")
+    child.reap()
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
         raise RlessError("the container whose namespaces are joined has just ended")

@@ -21,13 +21,12 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 TIMEOUT = 10.0  # seconds for each thing that is waited for
 _LARGEST = 1 << 20  # bytes of a message; the specification allows 128 MiB
 _LONGEST_LINE = 1024  # bytes of an answer before there are messages
-_MOST_SIGNALS = 1000
 _DEEPEST = 16  # containers in containers
 
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
@@ -92,6 +91,19 @@ class Message:
         self.member: str = fields.get(_MEMBER, "")
         self.error: str = fields.get(_ERROR_NAME, "")
         self.body = body
+
+    def answers(self, serial: int) -> bool:
+        """Tell whether it is the answer to a call.
+
+        Raises:
+            DBusError: it is, and an error.
+        """
+        if self.reply_serial != serial or self.kind not in (RETURN, ERROR):
+            return False
+        if self.kind == ERROR:
+            text = self.body[0] if self.body else self.error
+            raise DBusError(str(text)[:500], self.error)
+        return True
 
 
 # -- the wire format -----------------------------------------------------------------------------
@@ -317,18 +329,43 @@ def outer_uid() -> int:
     return own
 
 
+def reach(sockets: Sequence[tuple[str, bool]]) -> Connection:
+    """Connect to the first of some sockets behind which there is somebody.
+
+    Args:
+        sockets: paths, and whether each is a bus.
+
+    Raises:
+        DBusError: nobody is there.
+    """
+    why: DBusError | None = None
+    for path, broker in sockets:
+        if not is_ours(path):
+            continue
+        try:
+            return Connection(path, broker, outer_uid())
+        except DBusError as error:
+            why = error
+    raise why or DBusError("the user has no systemd here")
+
+
 class Connection:
-    """One connection; what is called is sent by `send`, and answered in any order."""
+    """One connection; what is called is sent by `send`, and answered in any order.
+
+    Attributes:
+        broker: there is a message bus at the other end, not systemd itself.
+        is_ready: we were let in.
+        serial: of the last message.
+    """
 
     __slots__ = (
-        "_broker",
         "_data",
         "_deadline",
         "_out",
-        "_ready",
-        "_serial",
-        "_signals",
         "_socket",
+        "broker",
+        "is_ready",
+        "serial",
     )
 
     def __init__(self, path: str, broker: bool, uid: int) -> None:
@@ -343,13 +380,12 @@ class Connection:
             DBusError: there is nobody, or another user.
         """
 
-        self._broker = broker
+        self.broker = broker
         self._deadline = 0.0
         self._data = bytearray()
         self._out = bytearray()
-        self._signals: list[Message] = []
-        self._serial = 0
-        self._ready = False
+        self.serial = 0
+        self.is_ready = False
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
             self._socket.settimeout(TIMEOUT)
@@ -381,12 +417,12 @@ class Connection:
             to: name on the bus, object path, interface.
             signature: of the arguments, `values`.
         """
-        self._serial += 1
+        self.serial += 1
         fields: dict[int, str | int] = {_PATH: to[1], _INTERFACE: to[2], _MEMBER: member}
-        if self._broker:
+        if self.broker:
             fields[_DESTINATION] = to[0]
-        self._out += encode(CALL, self._serial, fields, signature, values)
-        return self._serial
+        self._out += encode(CALL, self.serial, fields, signature, values)
+        return self.serial
 
     def send(self) -> None:
         """Send all calls, once the other side has accepted us.
@@ -395,19 +431,19 @@ class Connection:
             DBusError: it has not, or has gone.
         """
         self._deadline = time.monotonic() + TIMEOUT
-        if not self._ready:
+        if not self.is_ready:
             self._await_welcome()
-            if self._broker:
+            if self.broker:
                 waiting, self._out = self._out, bytearray()
-                self._serial += 1
+                self.serial += 1
                 fields: dict[int, str | int] = {
                     _DESTINATION: _BUS[0],
                     _PATH: _BUS[1],
                     _INTERFACE: _BUS[2],
                     _MEMBER: "Hello",
                 }
-                self._out += encode(CALL, self._serial, fields, "", ()) + waiting
-            self._ready = True
+                self._out += encode(CALL, self.serial, fields, "", ()) + waiting
+            self.is_ready = True
         try:
             self._socket.settimeout(self._left())
             self._socket.sendall(self._out)
@@ -417,54 +453,31 @@ class Connection:
 
     def listen(self, rule: str) -> None:
         """Have the bus pass on signals, by a match rule; systemd's own socket gives all."""
-        if self._broker:
+        if self.broker:
             self.call(_BUS, "AddMatch", "s", rule)
 
     def answer(self, serial: int) -> list[Any]:
-        """Wait for the answer to a call and return its values.
+        """Wait for the answer to a call and return its values; what comes before it is dropped.
 
         Raises:
             DBusError: it is an error, or does not come.
         """
-        self._deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + TIMEOUT
         while True:
-            message = self._receive()
-            if message.kind == SIGNAL:
-                self._keep(message)
-            elif message.reply_serial == serial and message.kind == ERROR:
-                text = message.body[0] if message.body else message.error
-                raise DBusError(str(text)[:500], message.error)
-            elif message.reply_serial == serial and message.kind == RETURN:
+            message = self.receive(deadline)
+            if message.answers(serial):
                 return message.body
 
-    def signal(self, interface: str, member: str) -> list[Any]:
-        """Wait for the next signal of this kind and return its values.
+    def receive(self, deadline: float) -> Message:
+        """Wait for the next message and return it.
+
+        Args:
+            deadline: of `time.monotonic`.
 
         Raises:
-            DBusError: it does not come.
+            DBusError: it does not come, or is none.
         """
-        self._deadline = time.monotonic() + TIMEOUT
-        while True:
-            message = self._signals.pop(0) if self._signals else self._receive()
-            if (message.kind, message.interface, message.member) == (SIGNAL, interface, member):
-                return message.body
-
-    def _keep(self, message: Message) -> None:
-        if len(self._signals) >= _MOST_SIGNALS:
-            raise DBusError("D-Bus: more signals than answers")
-        self._signals.append(message)
-
-    def _await_welcome(self) -> None:
-        while b"\r\n" not in self._data:
-            if len(self._data) > _LONGEST_LINE:
-                raise DBusError("D-Bus: no answer to AUTH, but other bytes")
-            self._read()
-        line, _, rest = bytes(self._data).partition(b"\r\n")
-        self._data[:] = rest
-        if not line.startswith(b"OK "):
-            raise DBusError(f"D-Bus refuses us: {line[:100]!r}")
-
-    def _receive(self) -> Message:
+        self._deadline = deadline
         try:
             while len(self._data) < 16:
                 self._read()
@@ -478,6 +491,16 @@ class Connection:
             raise DBusError("D-Bus: a type that is not known") from None
         del self._data[:size]
         return message
+
+    def _await_welcome(self) -> None:
+        while b"\r\n" not in self._data:
+            if len(self._data) > _LONGEST_LINE:
+                raise DBusError("D-Bus: no answer to AUTH, but other bytes")
+            self._read()
+        line, _, rest = bytes(self._data).partition(b"\r\n")
+        self._data[:] = rest
+        if not line.startswith(b"OK "):
+            raise DBusError(f"D-Bus refuses us: {line[:100]!r}")
 
     def _read(self) -> None:
         try:

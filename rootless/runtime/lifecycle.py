@@ -223,11 +223,11 @@ def _make(
         gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fds.append(gate_fd)
         os.set_blocking(gate_fd, True)
-        cgroup = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
+        cgroup = placed = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
         record.write_spec(spec)
         created = parent.create(
             spec,
-            cgroup,
+            lambda: placed,
             cache_dir=f"{root}/.seccomp",
             gate_fd=gate_fd,
             console_fd=console_fd,

@@ -65,7 +65,7 @@ class Created:
 
 def create(
     spec: Spec,
-    cgroup: Cgroup,
+    place: Callable[[], Cgroup],
     *,
     cache_dir: str,
     gate_fd: int,
@@ -77,13 +77,15 @@ def create(
     use_pivot: bool = True,
     keep_fds: tuple[int, ...] = (),
     started: Callable[[int], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
     extras: Extras | None = None,
 ) -> Created:
     """Create a container; its init waits at the gate for one byte, `sync.START`.
 
     Args:
         spec: the config; `root.path` is absolute.
-        cgroup: made by `rootless.runtime.cgroup.choose`.
+        place: gives its cgroup (`rootless.runtime.cgroup`). Called when all else is ready, because
+            it may have to wait; it may still change the limits and mounts of the spec.
         cache_dir: where compiled seccomp filters are kept.
         gate_fd: what init reads before it executes the application; it keeps a copy.
         status: (reader, writer) of the pipe by which init reports, where another process shall
@@ -96,6 +98,7 @@ def create(
         keep_fds: descriptors that the application inherits.
         started: told the pid of init before it is let go, so that a note of it exists whatever
             happens to the caller.
+        meanwhile: what the caller does while init is at work.
         extras: what only the command line asks; the hooks of the runtime run here.
 
     Raises:
@@ -136,6 +139,7 @@ def create(
         if namespaces.idmap is not None:
             # A new user namespace has no rights over those that are joined: they come first.
             namespaces.join()
+        cgroup = place()
         cgroup_fd = cgroup.open()
         closed = namespaces.shares_pids and namespaces.idmap is None
         with _Inherited(process.get("oomScoreAdj"), closed):
@@ -159,6 +163,8 @@ def create(
         if started is not None:
             started(pid)
         os.write(go_writer, sync.GO)
+        if meanwhile is not None:
+            meanwhile()
         report = sync.expect_ready(
             status_reader,
             None if extras is None else lambda: _run_hooks(extras, pid, go_writer),

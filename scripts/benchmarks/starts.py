@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from benchmarks.peers import IMAGE, Peers
 from benchmarks.table import Case, Group
 
@@ -12,6 +14,31 @@ MEMBER = "bench-member"
 
 def groups(peers: Peers, runs: int) -> list[Group]:
     """Return what is measured."""
+    return [*_starts(peers, runs), *_scopes(peers, runs)]
+
+
+def _scopes(peers: Peers, runs: int) -> list[Group]:
+    """Return what a scope costs, where the user has a systemd (see scripts/systemd-rig)."""
+    if not os.path.exists(f"/run/user/{os.getuid()}/systemd/private"):
+        return []
+    rless = [peers.rless, "run", "--rm", "--network", "none"]
+    what = [peers.image, "true"]
+    rest = [["sleep", "0.05"]]  # systemd takes note of the end
+    limits = ["--memory", "64m", "--pids-limit", "100"]
+    return [
+        Group(
+            "scope of systemd: run --rm --network none",
+            2 * runs,
+            [
+                Case("no group", [[*rless, "--cgroup-manager", "none", *what]], after=rest),
+                Case("scope", [[*rless, *what]], after=rest, more=5.0),
+                Case("scope, two limits", [[*rless, *limits, *what]], after=rest, more=5.0),
+            ],
+        )
+    ]
+
+
+def _starts(peers: Peers, runs: int) -> list[Group]:
     quiet = ["--network", "none"]
     podman = ["podman", "run", "--rm"]
     rless = [peers.rless, "run", "--rm"]

@@ -23,6 +23,7 @@ class Case(NamedTuple):
         before, after: commands around each sample, whose time does not.
         target: the largest ratio to the group's first case that is allowed.
         most: milliseconds that are allowed, too.
+        more: milliseconds above the group's first case that are allowed.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Case(NamedTuple):
     after: Sequence[Command] = ()
     target: float | None = None
     most: float | None = None
+    more: float | None = None
 
 
 class Group(NamedTuple):
@@ -121,4 +123,8 @@ def show(group: Group, cases: Sequence[Case], times: dict[str, list[tuple[float,
                 met = ratio <= case.target and (case.most is None or middle <= case.most)
                 most = f" and {case.most:.0f} ms" if case.most else ""
                 line += f"   target {case.target}{most}: {'yes' if met else 'NO'}"
+            if case.more is not None:
+                met = middle - base <= case.more
+                line += f"   {middle - base:+.1f} ms"
+                line += f"   target +{case.more:.0f} ms: {'yes' if met else 'NO'}"
         print(line, flush=True)

@@ -38,7 +38,10 @@ def members(directory: Path) -> set[int]:
     """Return the pids in a control group and those below it."""
     found: set[int] = set()
     for place, _, _ in os.walk(directory):
-        found.update(map(int, Path(place, "cgroup.procs").read_text().split()))
+        try:
+            found.update(map(int, Path(place, "cgroup.procs").read_text().split()))
+        except OSError:
+            pass  # it was removed since it was listed
     return found
 
 

@@ -92,7 +92,7 @@ def test_it_is_waited_for_when_it_is_given_up() -> None:
 
 def test_what_goes_wrong_in_it_is_told() -> None:
     done = drive("none", "pids(); child.release({})\nprint(sync.receive(child.wires.result))")
-    assert "internal error: KeyError: 'container'" in done.stdout, done
+    assert "internal error: KeyError: 'spec'" in done.stdout, done
 
 
 @pytest.mark.needs("pasta", "tun")

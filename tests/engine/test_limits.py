@@ -75,7 +75,7 @@ def test_a_scope(rless: Product, systemd: FakeSystemd, monkeypatch: pytest.Monke
         "TasksMax": 2048 + 64,
         "TimeoutStopUSec": 8_000_000,
     }
-    # One to be let in, which the maps hide, and one for the scope.
+    # One to be let in, one for the scope, one for the network, which the command cannot name yet.
     assert systemd.round_trips <= 3
     entry = live(rless, made)
     assert entry["manager"] == "systemd"
@@ -83,7 +83,8 @@ def test_a_scope(rless: Product, systemd: FakeSystemd, monkeypatch: pytest.Monke
     assert cgroup_of(entry["init"][0]).endswith(f"/{unit}/container")
     assert cgroup_of(entry["monitor"][0]).endswith(f"/{unit}/supervisor")
     assert cgroup_of(entry["pasta"][0]).endswith(f"/{unit}/supervisor")
-    assert entry["monitor"][0] in systemd.properties()["PIDs"]
+    assert systemd.properties()["PIDs"] == [entry["monitor"][0]]
+    assert systemd.arguments("AttachProcessesToUnit") == [unit, "", [entry["pasta"][0]]]
     out = rless("exec", "scoped", "cat", "/proc/self/cgroup").expect().out
     assert "0::/\n" in out  # it sees its own group as the root
     rless("pause", "scoped").expect()
@@ -181,6 +182,61 @@ def test_limits_without_controllers_are_refused_and_leave_nothing(
     assert found["Slice"] == "a.slice"
     assert found["MemoryMax"] == (50 + 32) << 20
     assert found["CPUWeight"] == 20
+    assert rless.containers() == []
+
+
+@delegated
+def test_two_round_trips_without_a_network(
+    rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of the move: systemd need not be asked to tell of its jobs but on a bus."""
+    reach(rless, systemd, monkeypatch)
+    limits = ("--limits=try", "-m50m", "--pids-limit=40")
+    for flags in ((), limits):
+        systemd.calls.clear()
+        systemd.round_trips = 0
+        rless.run(flags, "true").expect()
+        assert systemd.round_trips == 2
+        names = [name for name, _ in systemd.calls]
+        assert (
+            names
+            == ["Hello", "AddMatch", "Subscribe", "StartTransientUnit"][
+                0 if systemd.broker else 3 :
+            ]
+        )
+
+
+@delegated
+def test_what_is_not_asked_for_is_not_looked_for(
+    rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(rless, systemd, monkeypatch)
+    for flag in ("--cgroup-manager=none", "--cgroups=disabled", "--cgroup-manager=cgroupfs"):
+        rless.run(flag, "true").expect()
+    assert systemd.logins == []
+
+
+@delegated
+def test_a_refusal_is_told_once_the_place_is_needed(
+    rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was not let in is the command; who says so is the monitor."""
+    reach(rless, systemd, monkeypatch)
+    systemd.answers["AUTH"] = b"REJECTED EXTERNAL\r\n"
+    error = rless.run("--cgroup-manager=systemd", "true").expect(125)
+    assert "D-Bus refuses us" in error.one_line_error()
+    assert "D-Bus refuses us" in rless.run("--explain", "true").expect().err
+    assert rless.containers() == []
+
+
+@delegated
+def test_a_job_that_fails(
+    rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(rless, systemd, monkeypatch)
+    monkeypatch.setattr(systemd, "_start", lambda *_: "failed")
+    error = rless.run("--cgroup-manager=systemd", "true").expect(125)
+    assert "systemd could not start rless-" in error.one_line_error()
     assert rless.containers() == []
 
 
@@ -317,7 +373,7 @@ def test_there_is_a_witness_before_there_is_a_group() -> None:
     """A SIGKILL at any moment leaves nothing that nobody knows of."""
     seen = []
     making = Making()
-    making.proceed(Wish("rless-witness", "cgroupfs", required=True), [])
+    making.ask(Wish("rless-witness", "cgroupfs", required=True), [])
     made = making.finish((), lambda manager, path: seen.append((manager, path, exists(path))))
     made.destroy()
     assert seen == [("cgroupfs", made.path, False)]

@@ -12,7 +12,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError
-from rootless.linux.cgroup import find_own, of_user_manager, read_words, sockets
+from rootless.linux.cgroup import find_own, hasten, of_user_manager, read_words, sockets
 from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.base import Wish
 from rootless.runtime.cgroup.none import NoCgroup
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
 
+    from rootless.linux.dbus import Connection
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.cgroup.systemd import Scope
 
     Note: TypeAlias = Callable[[str, str], None]
+    # What a process that asks tells the one that it has asked for: the serials of the request and
+    # of the last message, if there is a request; what is wrong.
+    Asked: TypeAlias = tuple[tuple[int, int] | None, tuple[str, str | None] | None]
 
 CONTAINER = "container"  # the group of the container, in its scope
 
 
 def survey() -> tuple[str, list[str]]:
     """Return the manager that is chosen where none is asked for, and the controllers it has."""
-    if (reachable := sockets()) and not _stays(None, reachable):
+    if (reachable := sockets()) and not _stays(reachable, [os.getppid()]):
         found = of_user_manager(os.getuid())
         return "systemd", read_words(f"{found}/cgroup.controllers") if found else []
     group = cgroupfs.find_delegated()
@@ -42,60 +46,124 @@ def survey() -> tuple[str, list[str]]:
 
 
 class Making:
-    """A cgroup in the making, in three parts, so that systemd works while others do.
+    """A cgroup in the making, in parts, so that systemd works while others do.
 
-    `begin` on the host's side of the user namespace, before anything is known of the container;
-    `proceed` when it is; `finish` when its place is needed. The first two never fail: what went
-    wrong is told by the last.
+    `begin` on the host's side of the user namespace; `ask` when the process is there that is to
+    be moved; `finish`, by that process, when its place is needed. If that is a child which was
+    forked after `begin`, it is told by `tell` and `take_over` what was asked. All but `finish`
+    never fail: what went wrong is told by that.
     """
 
-    __slots__ = ("_asked", "_error", "_scope", "_wish")
+    __slots__ = ("_connection", "_error", "_hasty", "_scope", "_wish")
 
     def __init__(self) -> None:
         self._wish = Wish("")
+        self._connection: Connection | None = None
         self._scope: Scope | None = None
-        self._asked = False
         self._error: RlessError | None = None
+        self._hasty = 0
 
-    def begin(self, manager: str, parent: str | None = None) -> None:
+    def begin(
+        self,
+        manager: str,
+        parent: str | None = None,
+        others: Sequence[int] = (),
+        early: bool = False,
+    ) -> None:
         """Connect to systemd, if there is to be a scope.
 
         Args:
             manager, parent: of the wish to come.
+            others: processes that belong to us, besides children.
+            early: it is long until the place is needed, so that it is worth to `hasten`.
         """
         if manager not in ("auto", "systemd"):
             return
         reachable = sockets()
-        if manager == "auto" and (not reachable or _stays(parent, reachable)):
-            return
-        try:
-            from rootless.runtime.cgroup.systemd import Scope
+        if manager == "auto":
+            if parent is not None and parent.startswith("/"):
+                return
+            if not reachable or (parent is None and _stays(reachable, others)):
+                return
+        if early and (group := of_user_manager(os.getuid())) is not None:
+            self._hasty = hasten(group)
+        from rootless.linux import dbus
 
-            self._scope = Scope(reachable)
+        try:
+            self._connection = dbus.reach(reachable)
         except RlessError as error:
             self._error = error
+            return
+        import rootless.runtime.cgroup.systemd  # noqa: F401  # systemd lets us in meanwhile
 
-    def proceed(self, wish: Wish, pids: Sequence[int]) -> None:
-        """Say what is wanted: systemd is asked for it. Said again, it is for `finish` only.
+    def ask(self, wish: Wish, pids: Sequence[int]) -> None:
+        """Say what is wanted: systemd is asked for it, if there is to be a scope.
 
         Args:
-            pids: this process, and its children that look after the container.
+            pids: of the process that looks after the container, this one or a child.
         """
         self._wish = wish
-        if self._scope is None or self._asked:
+        if self._connection is None:
             return
-        self._asked = True
+        from rootless.runtime.cgroup.systemd import Scope
+
         try:
-            self._scope.ask(wish, pids)
+            self._scope = Scope(self._connection, wish, pids)
+            self._scope.ask()
         except RlessError as error:
-            self._scope.close()
-            self._scope, self._error = None, error
+            self._error = error
+            self.close()
+
+    def tell(self) -> Asked:
+        """Leave it to the child, which has a copy of the connection; return what it must know."""
+        serials = self._scope.serials() if self._scope is not None else None
+        error = self._error
+        self.close()
+        return serials, (error.message, error.hint) if error is not None else None
+
+    def take_over(self, wish: Wish, pids: Sequence[int], asked: Asked | None) -> None:
+        """Go on from where the process was that has asked.
+
+        Args:
+            asked: what it has told; None: nothing was begun.
+        """
+        self._wish = wish
+        if self._connection is None or asked is None:
+            return
+        from rootless.runtime.cgroup.systemd import Scope
+
+        serials, failure = asked
+        try:
+            scope = Scope(self._connection, wish, pids)
+            if serials is None:
+                raise RlessError(*(failure or ("it was not asked", None)))
+            scope.take_over(serials)
+            self._scope = scope
+        except RlessError as error:
+            self._error = error
+            self.close()
+
+    def close(self) -> None:
+        """Have no more to do with systemd."""
+        self._scope = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def reap(self) -> None:
+        """Wait for what `begin` has started: it has ended when a place is there."""
+        child, self._hasty = self._hasty, 0
+        try:
+            if child:
+                os.waitpid(child, 0)
+        except ChildProcessError:
+            pass  # the caller has us ignore the ends of children
 
     def finish(self, helpers: Sequence[int] = (), note: Note | None = None) -> Cgroup:
         """Return the container's cgroup, made, with its limits.
 
         Args:
-            helpers: children that were started since `proceed`, and go with us.
+            helpers: other children that look after the container, and go with us.
             note: told the manager and the directory ("" for none) before that is made, so that
                 there is a witness of it whatever happens to us.
 
@@ -121,7 +189,7 @@ class Making:
                     raise
                 self._error = error
             finally:
-                self._scope.close()
+                self.close()
         if wish.manager == "systemd":
             why = self._error or RlessError("the user has no systemd here")
             raise RlessError(
@@ -176,20 +244,18 @@ def _make(group: cgroupfs.Group, name: str, manager: str, note: Note | None) -> 
     return cgroupfs.CgroupfsCgroup(path, group.why, manager)
 
 
-def _stays(parent: str | None, reachable: Sequence[tuple[str, bool]]) -> bool:
+def _stays(reachable: Sequence[tuple[str, bool]], others: Sequence[int]) -> bool:
     """Tell whether the group is made in the unit that we are in: it is for us alone to divide.
 
     That is the unit of a service that starts a container, or of `systemd-run -p Delegate=yes`; not
     one with a shell in it, which would be in the way of controllers.
     """
-    if parent is not None:
-        return parent.startswith("/")
     own = find_own()
     if own is None or not cgroupfs.is_writable(own):
         return False
     if os.path.basename(own) == cgroupfs.SUPERVISOR:
         return True
-    if not cgroupfs.has_only_us(own):
+    if not cgroupfs.has_only_us(own, others):
         return False
     if cgroupfs.is_handed_over(own):
         return True
@@ -249,18 +315,20 @@ def shelter(name: str, description: str, pid: int) -> None:
     """
     if not (reachable := sockets()):
         return
+    from rootless.linux import dbus
     from rootless.runtime.cgroup.systemd import Scope
 
     wish = Wish(name, "systemd")
     wish.description = description
     children = read_words(f"/proc/{pid}/task/{pid}/children")
     try:
-        scope = Scope(reachable)
+        connection = dbus.reach(reachable)
         try:
-            scope.ask(wish, [pid, *map(int, children)])
+            scope = Scope(connection, wish, [pid, *map(int, children)])
+            scope.ask()
             scope.wait()
         finally:
-            scope.close()
+            connection.close()
     except RlessError as error:
         log.debug(f"{name}: no scope: {error.message}")
 
@@ -275,8 +343,8 @@ def choose(wish: Wish, note: Note | None = None) -> Cgroup:
         RlessError: as `Making.finish`.
     """
     making = Making()
-    making.begin(wish.manager, wish.parent)
-    making.proceed(wish, [os.getpid()])
+    making.begin(wish.manager, wish.parent, [os.getppid()])
+    making.ask(wish, [os.getpid()])
     return making.finish(note=note)
 
 

@@ -51,7 +51,7 @@ class Group:
         """
         offered = set(read_words(f"{self.directory}/cgroup.controllers"))
         missing = sorted(offered.difference(read_words(f"{self.directory}/cgroup.subtree_control")))
-        if not missing or not (everybody or has_only_us(self.directory)):
+        if not missing or not (everybody or has_only_us(self.directory, [os.getppid()])):
             return
         members = read_words(f"{self.directory}/cgroup.procs")
         try:
@@ -123,14 +123,6 @@ def _write(path: str, text: str) -> None:
         pass  # it has ended
 
 
-def _family() -> set[str]:
-    """Return the pids of this process, of the command that forked it, and of its children."""
-    found = {str(os.getpid()), str(os.getppid())}
-    for pid in tuple(found):
-        found.update(read_words(f"/proc/{pid}/task/{pid}/children"))
-    return found
-
-
 def remove(path: str) -> None:
     """Kill all that is in the cgroup at `path`, and remove it with those below it."""
     try:
@@ -157,9 +149,12 @@ def is_writable(directory: str) -> bool:
     return os.access(directory, os.W_OK) and os.access(f"{directory}/cgroup.procs", os.W_OK)
 
 
-def has_only_us(directory: str) -> bool:
-    """Tell whether all processes in a cgroup are of this command."""
-    return _family().issuperset(read_words(f"{directory}/cgroup.procs"))
+def has_only_us(directory: str, others: Sequence[int]) -> bool:
+    """Tell whether all processes in a cgroup are this one, some others, or children of these."""
+    family = {str(pid) for pid in (os.getpid(), *others)}
+    for pid in tuple(family):
+        family.update(read_words(f"/proc/{pid}/task/{pid}/children"))
+    return family.issuperset(read_words(f"{directory}/cgroup.procs"))
 
 
 def is_handed_over(directory: str) -> bool:

@@ -24,7 +24,7 @@ import time
 
 from rootless.errors import RlessError
 from rootless.linux.cgroup import find_own, membership
-from rootless.linux.dbus import Connection, DBusError, is_ours, outer_uid
+from rootless.linux.dbus import SIGNAL, TIMEOUT, DBusError, reach
 from rootless.runtime.cgroup import resources as limits
 
 TYPE_CHECKING = False
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from rootless.linux.dbus import Connection
     from rootless.runtime.cgroup.base import Wish
 
 _INTERFACE = "org.freedesktop.systemd1.Manager"
@@ -40,6 +41,7 @@ _JOBS = (
     "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',"
     f"interface='{_INTERFACE}',member='JobRemoved'"
 )
+_JOB_REMOVED = (SIGNAL, _INTERFACE, "JobRemoved")
 _EXISTS = "org.freedesktop.systemd1.UnitExists"
 _AGAIN = 5.0  # seconds for the last scope of this name to go
 _INFINITY = 2**64 - 1
@@ -80,40 +82,18 @@ _PROPERTIES = {
 }
 
 
-def _connect(sockets: Sequence[tuple[str, bool]]) -> Connection:
-    why: DBusError | None = None
-    for path, broker in sockets:
-        if not is_ours(path):
-            continue
-        try:
-            return Connection(path, broker, outer_uid())
-        except DBusError as error:
-            why = error
-    raise why or DBusError("the user has no systemd here")
-
-
 class Scope:
-    """A scope in the making: let in, asked for, made. Nothing is waited for before `finish`."""
+    """A scope in the making: asked for, made. Nothing is waited for before `wait`."""
 
-    def __init__(self, sockets: Sequence[tuple[str, bool]]) -> None:
-        """Connect; on the host's side of the user namespace.
-
-        Raises:
-            DBusError: nobody is there.
-        """
-        self._connection = _connect(sockets)
-        self._arguments: tuple[Any, ...] = ()
-        self._request = 0
-        self.unit = ""
-
-    def ask(self, wish: Wish, pids: Sequence[int]) -> None:
-        """Send the request: a round trip that overlaps with other work.
+    def __init__(self, connection: Connection, wish: Wish, pids: Sequence[int]) -> None:
+        """Make the request.
 
         Args:
-            pids: this process and those of its children that shall go with it.
+            connection: to systemd, made on the host's side of the user namespace.
+            pids: of the processes that are to be in it.
 
         Raises:
-            RlessError: the wish cannot be a scope, or systemd has not let us in.
+            RlessError: the wish cannot be a scope.
         """
         parent = wish.parent or DEFAULT_SLICE
         if not parent.endswith(_SLICE) or "/" in parent or len(parent) <= len(_SLICE):
@@ -122,6 +102,7 @@ class Scope:
                 'a valid one is named as "xxx.slice"',
             )
         self.unit = unit_name(wish.name)
+        self._pids = pids
         resources = dict(wish.resources)
         if wish.default_pids is not None and "pids" not in resources:
             resources["pids"] = {"limit": wish.default_pids}
@@ -135,11 +116,30 @@ class Scope:
         ]
         if wish.stop_timeout is not None:
             wanted.append(("TimeoutStopUSec", ("t", int(1e6 * wish.stop_timeout))))
-        self._arguments = (self.unit, "fail", wanted, [])
-        # A manager tells of jobs on the bus only if somebody has asked it to.
-        self._connection.listen(_JOBS)
-        self._connection.call(_MANAGER, "Subscribe")
+        self._arguments: tuple[Any, ...] = (self.unit, "fail", wanted, [])
+        self._connection = connection
+        self._request = 0
+
+    def ask(self) -> None:
+        """Send the request: a round trip that overlaps with other work.
+
+        Raises:
+            DBusError: systemd has not let us in.
+        """
+        if self._connection.broker:
+            # A manager tells of jobs on the bus only if somebody has asked it to.
+            self._connection.listen(_JOBS)
+            self._connection.call(_MANAGER, "Subscribe")
         self._start()
+
+    def serials(self) -> tuple[int, int]:
+        """Return those of the request and of the last message."""
+        return self._request, self._connection.serial
+
+    def take_over(self, serials: tuple[int, int]) -> None:
+        """Go on where another process has asked, on a copy of its connection."""
+        self._request, self._connection.serial = serials
+        self._connection.is_ready = True
 
     def _start(self) -> None:
         self._request = self._connection.call(
@@ -162,28 +162,36 @@ class Scope:
         return directory
 
     def wait(self) -> None:
-        """Wait until the scope is made.
+        """Wait until the processes are in the scope.
+
+        The kernel is asked for that before anything is read: what systemd tells then is only that
+        it is worth looking again, or why it will not be.
 
         Raises:
             RlessError: systemd refuses.
         """
-        until = time.monotonic() + _AGAIN
-        while True:
+        now = time.monotonic()
+        again, deadline, job = now + _AGAIN, now + TIMEOUT, ""
+        while not self._has(self._pids):
+            message = self._connection.receive(deadline)
             try:
-                job = self._connection.answer(self._request)[0]
-                break
+                if message.answers(self._request):
+                    job, deadline = message.body[0], time.monotonic() + TIMEOUT
             except DBusError as error:
                 # The monitor of the last start has not quite ended.
-                if error.name != _EXISTS or time.monotonic() > until:
+                if error.name != _EXISTS or time.monotonic() > again:
                     raise
                 time.sleep(0.01)
                 self._start()
-        while True:
-            _, removed, _, result = self._connection.signal(_INTERFACE, "JobRemoved")[:4]
-            if removed == job:
-                break
-        if result != "done":
-            raise RlessError(f"systemd could not start {self.unit}: {result}")
+            if (message.kind, message.interface, message.member) == _JOB_REMOVED:
+                _, removed, _, result = message.body[:4]
+                if removed == job and result != "done":
+                    raise RlessError(f"systemd could not start {self.unit}: {result}")
+                if removed == job:
+                    break
+
+    def _has(self, pids: Sequence[int]) -> bool:
+        return all(membership(pid).endswith(f"/{self.unit}") for pid in pids)
 
     def adopt(self, pids: Sequence[int]) -> None:
         """Bring in helpers that were started meanwhile.
@@ -191,13 +199,9 @@ class Scope:
         Raises:
             DBusError: systemd refuses.
         """
-        outside = [pid for pid in pids if not membership(pid).endswith(f"/{self.unit}")]
+        outside = [pid for pid in pids if not self._has([pid])]
         if outside:
             self._connection.answer(_ask_to_move(self._connection, self.unit, "", outside))
-
-    def close(self) -> None:
-        """Forget the connection: what comes now has no business with systemd."""
-        self._connection.close()
 
 
 def _ask_to_move(connection: Connection, unit: str, below: str, pids: Sequence[int]) -> int:
@@ -231,7 +235,7 @@ def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
     )
     to = (_MANAGER[0], f"{_MANAGER[1]}/unit/{path}", "org.freedesktop.DBus.Properties")
     try:
-        connection = _connect(sockets)
+        connection = reach(sockets)
         try:
             call = connection.call(to, "Get", "ss", f"org.freedesktop.systemd1.{kind}", "Delegate")
             connection.send()
@@ -254,7 +258,7 @@ def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper
     unit, below = unit_of(directory)
     if not unit:
         raise DBusError(f"{directory} is in no unit of systemd")
-    connection = _connect(sockets)
+    connection = reach(sockets)
     try:
         connection.answer(_ask_to_move(connection, unit, below + deeper, [pid]))
     finally:
@@ -268,7 +272,7 @@ def change(directory: str, resources: dict[str, Any], sockets: Sequence[tuple[st
         DBusError: systemd refuses.
     """
     unit, _ = unit_of(directory)
-    connection = _connect(sockets)
+    connection = reach(sockets)
     try:
         call = connection.call(
             _MANAGER, "SetUnitProperties", "sba(sv)", unit, True, properties(resources)
