@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
     from rootless.engine.membership import Membership
     from rootless.engine.request import RunRequest
+    from rootless.image.flat import FlatImage
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
+    from rootless.rootfs import squashfs
     from rootless.runtime.cgroup import Making
 
     class Plan(TypedDict):
@@ -102,6 +104,7 @@ class Child:
         userns: str | None = None,
         exposed: Collection[str] = (),
         container_id: str | None = None,
+        file: FlatImage | None = None,
     ) -> None:
         """Fork it.
 
@@ -110,6 +113,7 @@ class Child:
             userns: /proc/PID/ns/user of the container whose namespaces are joined.
             exposed: ports of the image and of --expose, for -P.
             container_id: of the container; None: there is none yet, and it is to get this one's.
+            file: an open image, to be served as soon as there are namespaces for it.
 
         Raises:
             RlessError: what the network needs is not there.
@@ -117,6 +121,8 @@ class Child:
         self._new_network = network.is_private(request)
         self._network_error: RlessError | None = None
         self._request = request
+        self._file = file
+        self._begun: squashfs.Begun | None = None
         self.container_id = container_id or os.urandom(32).hex()
         self._making: Making | None = None
         self.pasta: Pasta | None = None
@@ -222,15 +228,19 @@ class Child:
         self._making.begin(self._request.manager(), self._request.cgroup_parent)
 
     def _prepare(self) -> None:
-        """Begin the network, which has the longest way to go; load what only we need.
+        """Begin the network and an image's program, which have a long way to go; load what we need.
 
-        Neither needs the id maps: the capabilities are there from the first moment.
+        None needs the id maps: the capabilities are there from the first moment.
         """
         try:
             if self._new_network:
                 self._begin_network()
         except RlessError as error:
             self._network_error = error  # told when there is somebody to tell
+        if self._file is not None:
+            from rootless.rootfs import squashfs
+
+            self._begun = squashfs.Begun(self._file.fd, self._file.offset)
         try:
             from rootless.engine.monitor import wish
 
@@ -253,6 +263,8 @@ class Child:
 
     def _run(self) -> NoReturn:
         """Take the plan, and be the monitor."""
+        if self._begun is not None:
+            self._begun.mount()
         plan = self._receive_plan()
         path = f"/proc/{os.getpid()}/ns/net" if self._new_network else None
         try:
@@ -267,6 +279,7 @@ class Child:
                 self._network_error,
                 self._making,
                 self._request,
+                self._begun,
             )
         except Exception as error:
             text = f"internal error: {type(error).__name__}: {error}"

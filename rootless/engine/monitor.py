@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
+    from rootless.rootfs.squashfs import Begun
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
 else:
@@ -71,6 +72,7 @@ class Monitor:
         network_error: RlessError | None,
         making: Making | None,
         request: RunRequest,
+        begun: Begun | None,
     ) -> None:
         """Hold what the start needs.
 
@@ -82,6 +84,7 @@ class Monitor:
             network_error: why the network could not be begun.
             making: the control group, if it had to be begun before.
             request: what is asked about the control group.
+            begun: the mount of an image that is a file, if it was made ahead.
         """
         self.container = Container.from_data(plan["container"])
         self.spec = plan["spec"]
@@ -101,6 +104,7 @@ class Monitor:
         self.mounted: Mounted | None = None
         self.making = making or Making()
         self.request = request
+        self.begun = begun
         self.cgroup: Cgroup | None = None
 
     def run(self) -> NoReturn:
@@ -209,7 +213,6 @@ class Monitor:
         assert mounted is not None and self.cgroup is not None
         facts = container.facts
         storage = paths.storage_root()
-        helpers = mounted.helper_pids or (self.pasta is not None and self.ports)
         mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
         orders = {
             "id": container.id,
@@ -226,7 +229,7 @@ class Monitor:
             "hold": int(self.want_report),
             "cgroup": self.cgroup.path or "",
             "mount": mount_point,
-            "wait_helpers": int(bool(helpers)),
+            "wait_pasta": int(bool(self.ports)),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
             "init": created.pid,
             "init_fd": created.pidfd,
@@ -298,8 +301,10 @@ class Monitor:
                 workspace,
                 self.idmap,
                 source.cache,
+                begun=self.begun,
                 **options,
             )
+            self._read_ahead(mounted.path)
         elif source.kind == "directory":
             mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         else:
@@ -315,6 +320,13 @@ class Monitor:
             source.driver = mounted.driver
             self.container.update_facts(source=source.to_data())
         return mounted
+
+    def _read_ahead(self, root: str) -> None:
+        """Have the program's pages unpacked while the container is being made."""
+        from rootless.rootfs import ahead
+
+        process = self.spec["process"]
+        ahead.read(root, process["args"][0], process.get("env", []), process["cwd"])
 
     def _fill_volumes(self, root: str) -> None:
         if self.volumes:
