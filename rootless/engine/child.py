@@ -123,6 +123,7 @@ class Child:
         self._request = request
         self._file = file
         self._begun: squashfs.Begun | None = None
+        self._program: str | None = None  # that serves it
         self.container_id = container_id or os.urandom(32).hex()
         self._making: Making | None = None
         self.pasta: Pasta | None = None
@@ -216,6 +217,10 @@ class Child:
             signal.signal(number, signal.SIG_IGN)
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
+        if self._file is not None:
+            from rootless.rootfs import squashfs
+
+            self._program = squashfs.find_server()  # no owner can be told where no id is mapped
         if self.member is not None:
             self.member.close_command_ends()
         if self._request.manager() == "systemd" or sockets():
@@ -240,7 +245,7 @@ class Child:
         if self._file is not None:
             from rootless.rootfs import squashfs
 
-            self._begun = squashfs.Begun(self._file.fd, self._file.offset)
+            self._begun = squashfs.Begun(self._file.fd, self._file.offset, self._program)
         try:
             from rootless.engine.monitor import wish
 

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MOST = 2 << 20  # bytes of a program: what comes later is for special occasions
+_MOST = 3 << 19  # bytes of a program: what comes later is for special occasions
 _STEP = 128 << 10  # bytes: the kernel reads no more for one posix_fadvise(2)
 
 

@@ -171,17 +171,18 @@ class Begun:
 
     __slots__ = ("_reason", "_server", "fd")
 
-    def __init__(self, fd: int, offset: int) -> None:
+    def __init__(self, fd: int, offset: int, program: str | None) -> None:
         """Begin the program.
 
         Args:
             fd: of the file; ours from now on.
+            program: see `find_server`.
         """
         self.fd = fd
         self._server: fuse.Server | None = None
         self._reason: RlessError | None = None
         try:
-            self._server = _begin(fd, offset)
+            self._server = _begin(fd, offset, program)
         except RlessError as error:
             self._reason = error
 
@@ -217,7 +218,7 @@ def show(
 ) -> Lower:
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
     if begun is None:
-        begun = Begun(_open(path, identity), offset)
+        begun = Begun(_open(path, identity), offset, find_server())
         begun.mount()
     lower = Lower(f"{workspace}/image")
     try:
@@ -259,8 +260,12 @@ def _open(path: str, identity: Sequence[int]) -> int:
     return fd
 
 
-def _begin(fd: int, offset: int) -> fuse.Server:
-    program = next(filter(None, map(fuse.find_program, PROGRAMS)), None)
+def find_server() -> str | None:
+    """Return the program that serves images, where ids are mapped: it must not be ours."""
+    return next(filter(None, map(fuse.find_program, PROGRAMS)), None)
+
+
+def _begin(fd: int, offset: int, program: str | None) -> fuse.Server:
     if program is None:
         raise RlessError(f"{PROGRAMS[0]} is not installed")
     arguments = ["-f"]
