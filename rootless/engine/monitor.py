@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
+    from rootless.rootfs.ahead import Ahead
     from rootless.rootfs.squashfs import Begun
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
@@ -105,6 +106,7 @@ class Monitor:
         self.making = making or Making()
         self.request = request
         self.begun = begun
+        self.ahead: Ahead | None = None
         self.cgroup: Cgroup | None = None
 
     def run(self) -> NoReturn:
@@ -152,6 +154,8 @@ class Monitor:
         times.append(("control group", time.monotonic()))
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
+        if self.ahead is not None:
+            self.ahead.finish()
         if self.shares_pids:
             # What the application leaves behind must come to us, to end with the container.
             prctl.set_child_subreaper()
@@ -304,7 +308,8 @@ class Monitor:
                 begun=self.begun,
                 **options,
             )
-            self._read_ahead(mounted.path)
+            if mounted.helper_pids:
+                self._read_ahead(mounted)
         elif source.kind == "directory":
             mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         else:
@@ -321,12 +326,14 @@ class Monitor:
             self.container.update_facts(source=source.to_data())
         return mounted
 
-    def _read_ahead(self, root: str) -> None:
+    def _read_ahead(self, mounted: Mounted) -> None:
         """Have the program's pages unpacked while the container is being made."""
-        from rootless.rootfs import ahead
+        from rootless.rootfs.ahead import Ahead
 
         process = self.spec["process"]
-        ahead.read(root, process["args"][0], process.get("env", []), process["cwd"])
+        environment = process.get("env", [])
+        server = mounted.helper_pids[-1]
+        self.ahead = Ahead(mounted.path, process["args"][0], environment, process["cwd"], server)
 
     def _fill_volumes(self, root: str) -> None:
         if self.volumes:

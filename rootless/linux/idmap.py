@@ -276,6 +276,7 @@ class Newborn:
                 body()
             finally:
                 os._exit(70)
+        process.begin_elsewhere(self.pid)
         os.close(said_writer)
         os.close(go_reader)
 

@@ -13,22 +13,59 @@ import stat
 
 from rootless.errors import SyscallError
 from rootless.linux.openat2 import openat2
+from rootless.linux.process import Elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MOST = 3 << 19  # bytes of a program: what comes later is for special occasions
+_MOST = 2 << 20  # bytes of a program: what comes later is for special occasions
 _STEP = 128 << 10  # bytes: the kernel reads no more for one posix_fadvise(2)
+_AT_ONCE = 12  # steps: FUSE lets who asks for more wait (FUSE_DEFAULT_MAX_BACKGROUND)
 
 
-def read(root: str, program: str, environment: Iterable[str], directory: str) -> None:
-    """Begin to read a program of the container, if it is found; nothing is waited for.
+class Ahead:
+    """What is read of one program.
 
-    Args:
-        program: as execvp(3) takes it, in the container.
-        directory: where it is started.
+    It is asked for in two parts, some milliseconds apart: nothing is waited for then.
     """
+
+    __slots__ = ("_at", "_end", "_fd")
+
+    def __init__(
+        self, root: str, program: str, environment: Iterable[str], directory: str, server: int
+    ) -> None:
+        """Begin to read a program of the container, if it is found.
+
+        Args:
+            program: as execvp(3) takes it, in the container.
+            directory: where it is started.
+            server: pid of the program that unpacks, a child.
+        """
+        self._fd = _find(root, program, environment, directory)
+        self._at = 0
+        self._end = min(os.fstat(self._fd).st_size, _MOST) if self._fd >= 0 else 0
+        with Elsewhere(server):
+            self._ask(_AT_ONCE * _STEP)
+
+    def finish(self) -> None:
+        """Ask for the rest."""
+        self._ask(self._end)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _ask(self, end: int) -> None:
+        try:
+            while self._at < min(end, self._end):
+                os.posix_fadvise(self._fd, self._at, _STEP, os.POSIX_FADV_WILLNEED)
+                self._at += _STEP
+        except OSError:
+            pass  # it is read when it is needed
+
+
+def _find(root: str, program: str, environment: Iterable[str], directory: str) -> int:
+    """Open a program beneath a root; -1: there is none."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path in _candidates(program, environment, directory):
@@ -36,17 +73,11 @@ def read(root: str, program: str, environment: Iterable[str], directory: str) ->
                 fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
             except SyscallError:
                 continue
-            try:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
-                    continue
-                for offset in range(0, min(status.st_size, _MOST), _STEP):
-                    os.posix_fadvise(fd, offset, _STEP, os.POSIX_FADV_WILLNEED)
-                return
-            finally:
-                os.close(fd)
-    except OSError:
-        pass  # it is read when it is needed
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
+                return fd
+            os.close(fd)
+        return -1
     finally:
         os.close(root_fd)
 

@@ -102,6 +102,7 @@ class Server:
             keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
             argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
             _serve(program, argv, keep, log_fd, wait_fd, privileged)
+        process.begin_elsewhere(self.pid)
         os.close(wait_fd)
 
     def mount(self, flags: int = 0) -> None:
