@@ -154,8 +154,6 @@ class Monitor:
         times.append(("control group", time.monotonic()))
         listener = monitor_client.listen(self.container.directory)
         wires = self.wires
-        if self.ahead is not None:
-            self.ahead.finish()
         if self.shares_pids:
             # What the application leaves behind must come to us, to end with the container.
             prctl.set_child_subreaper()
@@ -173,6 +171,8 @@ class Monitor:
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
+            if self.ahead is not None:
+                self.ahead.finish()
             started = time.time()
             self.container.record_live(init=init, started=started)
             wires.status = wires.init_status = -1

@@ -75,6 +75,9 @@ def _find(root: str, program: str, environment: Iterable[str], directory: str) -
                 continue
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
+                # The first close of a file asks the program whether it wants to hear of that. Later
+                # the question would wait behind all that is read, and so would we.
+                os.close(os.dup(fd))
                 return fd
             os.close(fd)
         return -1
