@@ -136,7 +136,7 @@ class Child:
             self.pasta = network.prepare(request, exposed)
             if request.networks:
                 self.member = _enter_networks(request, userns)
-            if self.pasta is None:
+            if self.pasta is None and file is None:
                 _load_shared()
             self._newborn = idmap.Newborn(
                 namespaces,
@@ -320,8 +320,8 @@ def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
 def _load_shared() -> None:
     """Load what both sides need: once, not twice.
 
-    Not where a network has to be begun: that has the longest way to go, and 1 ms later would be
-    1 ms later at the end.
+    Not where a network has to be begun, or an image's program: that has the longest way to go, and
+    1 ms later would be 1 ms later at the end.
     """
     import rootless.engine.container
     import rootless.engine.events
