@@ -65,7 +65,7 @@ class Server:
         pid: of the child; 0: it has been waited for.
     """
 
-    __slots__ = ("_fd", "_go", "_log_fd", "_mount_fd", "name", "pid")
+    __slots__ = ("_apart", "_fd", "_go", "_log_fd", "_mount_fd", "name", "pid")
 
     def __init__(
         self,
@@ -96,14 +96,17 @@ class Server:
             os.close(log_fd)
             raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
         wait_fd, self._go = os.pipe()
+        self._apart, apart_fd = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
+            os.close(self._apart)
             keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
             argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
-            _serve(program, argv, keep, log_fd, wait_fd, privileged)
+            _serve(program, argv, keep, log_fd, wait_fd, apart_fd, privileged)
         process.begin_elsewhere(self.pid)
         os.close(wait_fd)
+        os.close(apart_fd)
 
     def mount(self, flags: int = 0) -> None:
         """Make the mount, seen by nobody yet, and let the program begin.
@@ -144,6 +147,7 @@ class Server:
         Raises:
             RlessError: the program has ended; what it said.
         """
+        os.read(self._apart, 1)  # else its namespace could have a copy of the mount
         target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             mounts.move_mount(self._mount_fd, target_fd)
@@ -167,10 +171,10 @@ class Server:
         self._close()
 
     def _close(self) -> None:
-        for fd in (self._fd, self._go, self._log_fd, self._mount_fd):
+        for fd in (self._apart, self._fd, self._go, self._log_fd, self._mount_fd):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._go = self._log_fd = self._mount_fd = -1
+        self._apart = self._fd = self._go = self._log_fd = self._mount_fd = -1
 
 
 def _serve(
@@ -179,9 +183,14 @@ def _serve(
     keep: tuple[int, ...],
     log_fd: int,
     wait_fd: int,
+    apart_fd: int,
     privileged: bool,
 ) -> NoReturn:
-    """Become the program, in the child, once there is a word in `wait_fd`."""
+    """Become the program, in the child, once there is a word in `wait_fd`.
+
+    Args:
+        apart_fd: gets a word as soon as no mount of the parent's can reach the child any more.
+    """
     try:
         # A key of the terminal must not end it.
         os.setsid()
@@ -198,6 +207,7 @@ def _serve(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         ns.unshare(ns.CLONE_NEWNS | (0 if privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC))
         mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        os.write(apart_fd, b"+")
         if privileged:
             _keep_capabilities()
         else:
