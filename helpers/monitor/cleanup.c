@@ -200,13 +200,28 @@ void end_cgroup(void)
 	let_go(&dir);
 }
 
+/* Wait for a child's end. SIGCHLD is blocked: none is missed between the two calls. */
+static void reap_until(pid_t pid, long long deadline)
+{
+	uint64_t child = 1ULL << (SIGCHLD - 1);
+	long long left;
+
+	while (waitpid(pid, NULL, WNOHANG) == 0 && (left = deadline - now()) > 0) {
+		struct timespec most = { left / 1000, left % 1000 * 1000000L };
+
+		syscall(SYS_rt_sigtimedwait, &child, NULL, &most, sizeof(child));
+	}
+}
+
 /* Wait for children whose end matters: pasta if it holds a port, programs that serve mounts. */
 static void reap_helpers(void)
 {
 	long long deadline = now() + CLEAN_UP;
 
-	while (number("wait_helpers", 0) && waitpid(-1, NULL, WNOHANG) == 0 && now() < deadline)
-		rest(2);
+	for (const char *one = NULL; (one = next_order("helper", one));)
+		reap_until((pid_t)to_number(one), deadline);
+	if (me.pasta > 0 && number("wait_pasta", 0))
+		reap_until(me.pasta, deadline);
 }
 
 /* Leave the networks, and wait until names and published ports are gone (helpers/networks). */

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
 
     from rootless.engine.membership import Membership
     from rootless.engine.request import RunRequest
+    from rootless.image.flat import FlatImage
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
+    from rootless.rootfs import squashfs
     from rootless.runtime.cgroup import Asked, Making
     from rootless.runtime.cgroup.base import Wish
 
@@ -109,6 +111,7 @@ class Child:
         exposed: Collection[str] = (),
         container_id: str | None = None,
         making: Making | None = None,
+        file: FlatImage | None = None,
     ) -> None:
         """Fork it.
 
@@ -118,6 +121,7 @@ class Child:
             exposed: ports of the image and of --expose, for -P.
             container_id: of the container; None: there is none yet, and it is to get this one's.
             making: its control group, if that was begun (`begin_cgroup`).
+            file: an open image, to be served as soon as there are namespaces for it.
 
         Raises:
             RlessError: what the network needs is not there.
@@ -125,6 +129,9 @@ class Child:
         self._new_network = network.is_private(request)
         self._network_error: RlessError | None = None
         self._request = request
+        self._file = file
+        self._begun: squashfs.Begun | None = None
+        self._program: str | None = None  # that serves it
         self.container_id = container_id or os.urandom(32).hex()
         self._making = making or begin_cgroup(request)
         self.scope: Asked | None = None
@@ -138,7 +145,7 @@ class Child:
             self.pasta = network.prepare(request, exposed)
             if request.networks:
                 self.member = _enter_networks(request, userns)
-            if self.pasta is None:
+            if self.pasta is None and file is None:
                 _load_shared()
             self._newborn = idmap.Newborn(
                 namespaces,
@@ -258,19 +265,27 @@ class Child:
             signal.signal(number, signal.SIG_IGN)
         if self.pasta is not None:
             self.pasta.fork(die_with_parent=True)
+        if self._file is not None:
+            from rootless.rootfs import squashfs
+
+            self._program = squashfs.find_server()  # no owner can be told where no id is mapped
         if self.member is not None:
             self.member.close_command_ends()
 
     def _prepare(self) -> None:
-        """Begin the network, which has the longest way to go; load what only we need.
+        """Begin the network and an image's program, which have a long way to go; load what we need.
 
-        Neither needs the id maps: the capabilities are there from the first moment.
+        None needs the id maps: the capabilities are there from the first moment.
         """
         try:
             if self._new_network:
                 self._begin_network()
         except RlessError as error:
             self._network_error = error  # told when there is somebody to tell
+        if self._file is not None:
+            from rootless.rootfs import squashfs
+
+            self._begun = squashfs.Begun(self._file.fd, self._file.offset, self._program)
         try:
             import rootless.engine.monitor  # noqa: F401
         except Exception:
@@ -288,6 +303,8 @@ class Child:
 
     def _run(self) -> NoReturn:
         """Take the plan, and be the monitor."""
+        if self._begun is not None:
+            self._begun.mount()
         plan = self._receive_plan()
         path = f"/proc/{os.getpid()}/ns/net" if self._new_network else None
         try:
@@ -306,6 +323,7 @@ class Child:
                 path,
                 self._network_error,
                 making,
+                self._begun,
             )
         except Exception as error:
             text = f"internal error: {type(error).__name__}: {error}"
@@ -356,8 +374,8 @@ def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
 def _load_shared() -> None:
     """Load what both sides need: once, not twice.
 
-    Not where a network has to be begun: that has the longest way to go, and 1 ms later would be
-    1 ms later at the end.
+    Not where a network has to be begun, or an image's program: that has the longest way to go, and
+    1 ms later would be 1 ms later at the end.
     """
     import rootless.engine.container
     import rootless.engine.events

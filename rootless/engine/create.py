@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rootless.engine.container import Container
     from rootless.engine.membership import Membership
     from rootless.engine.request import Mount, Port, RunRequest
+    from rootless.image.flat import FlatImage
     from rootless.image.store import Image
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
@@ -41,6 +42,7 @@ class Run:
         self.storage = paths.storage_root()
         self.child: Child | None = None
         self.image: Image | None = None
+        self.file: FlatImage | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
         self.users = (b"", b"")  # the image's passwd and group
@@ -86,13 +88,14 @@ def create(
     request: RunRequest,
     run: bool = False,
     image: Image | None = None,
+    file: FlatImage | None = None,
     child: Child | None = None,
 ) -> Run:
     """Make a container, which then waits to be started.
 
     Args:
         run: it is started at once, as `rless run` does.
-        image: the local image, where that was looked up.
+        image, file: the local image, where that was looked up.
         child: of the caller, which it was forked for; it gets its id maps meanwhile.
 
     Raises:
@@ -100,7 +103,7 @@ def create(
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     state = Run(request)
-    state.image, state.child = image, child
+    state.image, state.file, state.child = image, file, child
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
     if request.asks_limits():
@@ -131,6 +134,9 @@ def _find_image(state: Run) -> None:
         state.idmap = _choose_map(state)
         return
     name = request.image or ""
+    if state.file is not None:
+        _take_file(state, state.file)
+        return
     if name == HOST_IMAGE:
         state.source = Source("host")
         state.source.cache = f"{state.storage}/host"
@@ -145,7 +151,7 @@ def _find_image(state: Run) -> None:
         from rootless.image import flat
 
         if path := flat.named(name):
-            _take_file(state, path)
+            _take_file(state, flat.read(path, state.storage))
             return
     from rootless.image.store import Store
 
@@ -167,7 +173,7 @@ def _find_image(state: Run) -> None:
         from rootless.image import flat
 
         if path := flat.search(name):
-            _take_file(state, path)
+            _take_file(state, flat.read(path, state.storage))
             return
         from rootless.image import pull
 
@@ -196,17 +202,14 @@ def _find_image(state: Run) -> None:
     state.source.driver = request.driver
 
 
-def _take_file(state: Run, path: str) -> None:
+def _take_file(state: Run, image: FlatImage) -> None:
     """Take an image that is a file; it stays where it is."""
-    from rootless.image import flat
-
     request = state.request
-    image = flat.read(path, state.storage)
     image.check_platform(request.platform)
-    request.image = path  # a later start may have another working directory
+    request.image = image.path  # a later start may have another working directory
     state.config = image.config
     source = state.source = Source("squashfs")
-    source.path, source.offset, source.identity = path, image.offset, image.identity
+    source.path, source.offset, source.identity = image.path, image.offset, image.identity
     source.cache = f"{state.storage}/flat"
     source.driver = request.driver
     spec = request.user or state.config.get("User") or ""

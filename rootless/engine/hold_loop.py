@@ -604,13 +604,14 @@ class _Holder:
                 mounts.umount(self.orders["mount"])
             except RlessError:
                 pass  # it is unmounted already
+        waited = {*self.helpers, *({self.pasta} if self.number("wait_pasta") else ())} - {0}
         deadline = time.monotonic() + _CLEAN_UP
-        try:
-            while self.number("wait_helpers") and time.monotonic() < deadline:
-                if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                    time.sleep(0.002)
-        except ChildProcessError:
-            pass  # all have ended
+        for pid in waited:
+            try:
+                while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                    time.sleep(0.001)
+            except ChildProcessError:
+                pass  # it has ended
         if self.number("volumes"):
             os.waitpid(self._child("volumes"), 0)
         try:

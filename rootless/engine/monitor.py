@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
+    from rootless.rootfs.ahead import Ahead
+    from rootless.rootfs.squashfs import Begun
     from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.parent import Created
@@ -68,6 +70,7 @@ class Monitor:
         network_path: str | None,
         network_error: RlessError | None,
         making: Making,
+        begun: Begun | None,
     ) -> None:
         """Hold what the start needs.
 
@@ -78,6 +81,7 @@ class Monitor:
             network_path: of the network namespace that is the container's; None: it has none.
             network_error: why the network could not be begun.
             making: the control group, for which all is said.
+            begun: the mount of an image that is a file, if it was made ahead.
         """
         self.container = Container.from_data(plan["container"])
         self.spec = plan["spec"]
@@ -96,6 +100,8 @@ class Monitor:
         self.network_error = network_error
         self.mounted: Mounted | None = None
         self.making = making
+        self.begun = begun
+        self.ahead: Ahead | None = None
         self.cgroup: Cgroup | None = None
         self.times: list[tuple[str, float]] = []
 
@@ -150,6 +156,8 @@ class Monitor:
         )
         init = [created.pid, start_time(created.pid) or 0]
         try:
+            if self.ahead is not None:
+                self.ahead.finish()
             started = time.time()
             self.container.record_live(init=init, started=started)
             wires.status = wires.init_status = -1
@@ -213,7 +221,6 @@ class Monitor:
         assert mounted is not None and self.cgroup is not None
         facts = container.facts
         storage = paths.storage_root()
-        helpers = mounted.helper_pids or (self.pasta is not None and self.ports)
         mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
         orders = {
             "id": container.id,
@@ -230,7 +237,7 @@ class Monitor:
             "hold": int(self.want_report),
             "cgroup": self.cgroup.path or "",
             "mount": mount_point,
-            "wait_helpers": int(bool(helpers)),
+            "wait_pasta": int(bool(self.ports)),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
             "init": created.pid,
             "init_fd": created.pidfd,
@@ -302,8 +309,11 @@ class Monitor:
                 workspace,
                 self.idmap,
                 source.cache,
+                begun=self.begun,
                 **options,
             )
+            if mounted.helper_pids:
+                self._read_ahead(mounted)
         elif source.kind == "directory":
             mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         else:
@@ -319,6 +329,15 @@ class Monitor:
             source.driver = mounted.driver
             self.container.update_facts(source=source.to_data())
         return mounted
+
+    def _read_ahead(self, mounted: Mounted) -> None:
+        """Have the program's pages unpacked while the container is being made."""
+        from rootless.rootfs.ahead import Ahead
+
+        process = self.spec["process"]
+        environment = process.get("env", [])
+        server = mounted.helper_pids[-1]
+        self.ahead = Ahead(mounted.path, process["args"][0], environment, process["cwd"], server)
 
     def _fill_volumes(self, root: str) -> None:
         if self.volumes:

@@ -18,6 +18,8 @@ overlay can be mounted. Everything heavy is loaded where it is needed, not here.
 
 from __future__ import annotations
 
+import os
+
 from rootless import paths
 from rootless.engine.child import Child, begin_cgroup, joins
 from rootless.engine.request import HOST_IMAGE
@@ -26,6 +28,7 @@ from rootless.linux.process import close_on_exec_from
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
+    from rootless.image.flat import FlatImage
     from rootless.image.store import Image
 
 
@@ -38,17 +41,19 @@ def run(request: RunRequest) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     making = begin_cgroup(request)
-    image, is_here = _look(request)
-    child = Child(request, streams, making=making) if is_here else None
+    image, file, is_here = _look(request)
+    child = Child(request, streams, making=making, file=file) if is_here else None
     if child is None and making is not None:
         making.close()  # it may be long until it is wanted
         making.reap()
     try:
+        if file is not None:
+            os.close(file.fd)  # it is the child's
         from rootless.engine.attach import Signals
         from rootless.engine.create import create
         from rootless.engine.start import Attachment, follow
 
-        state = create(request, run=True, image=image, child=child)
+        state = create(request, run=True, image=image, file=file, child=child)
         signals = Signals(request.sig_proxy)
     except BaseException:
         if child is not None:
@@ -64,20 +69,26 @@ def run(request: RunRequest) -> int:
     return code
 
 
-def _look(request: RunRequest) -> tuple[Image | None, bool]:
-    """Return the image, if it is in the store, and whether the child can be forked right now.
+def _look(request: RunRequest) -> tuple[Image | None, FlatImage | None, bool]:
+    """Return the image, in the store or an open file, and whether the child can be forked now.
 
     Not for an image that may take its time to come, nor before it is known whose namespaces are
     to be joined, or which ports an image has.
     """
     if joins(request) or request.pull == "always" or request.publish_all:
-        return None, False
-    if request.image in (None, HOST_IMAGE) or request.is_file():
-        return None, True
+        return None, None, False
+    if request.image in (None, HOST_IMAGE) or request.rootfs is not None:
+        return None, None, True
+    if request.is_file():
+        from rootless.image import flat
+
+        path = flat.named(request.image)
+        file = flat.read(path, paths.storage_root(), keep_open=True) if path else None
+        return None, file, True
     from rootless.image.store import Store
 
     image = Store(paths.storage_root()).lookup(request.image, request.platform)
-    return image, image is not None and bool(image.keys)
+    return image, None, image is not None and bool(image.keys)
 
 
 def attached(request: RunRequest) -> list[str]:

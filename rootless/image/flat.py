@@ -49,6 +49,7 @@ class FlatImage:
 
     Attributes:
         path: absolute.
+        fd: the file, where it was to be kept open; else -1.
         offset: bytes before the squashfs image.
         identity: [device, inode, size, mtime in ns]: another file under the name has another.
         config: the "config" object of an image config.
@@ -60,6 +61,7 @@ class FlatImage:
     __slots__ = (
         "architecture",
         "config",
+        "fd",
         "group",
         "identity",
         "made_by",
@@ -71,6 +73,7 @@ class FlatImage:
     def __init__(self, path: str, identity: list[int]) -> None:
         self.path = path
         self.identity = identity
+        self.fd = -1
         self.offset = 0
         self.config: dict[str, Any] = {}
         self.passwd = b""
@@ -178,11 +181,12 @@ def identity_of(status: os.stat_result) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def read(path: str, storage: str) -> FlatImage:
+def read(path: str, storage: str, keep_open: bool = False) -> FlatImage:
     """Return the image in a file.
 
     Args:
         storage: where what was found is kept for the next time.
+        keep_open: the caller gets the open file, too, and closes it.
 
     Raises:
         RlessError: it cannot be read, or is no image, or a damaged one.
@@ -201,9 +205,12 @@ def read(path: str, storage: str) -> FlatImage:
         if not _recall(image, kept):
             _parse(image, fd, what)
             _keep(image, kept)
+        if keep_open:
+            image.fd, fd = fd, -1
         return image
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
 
 
 def record_path(storage: str, identity: list[int]) -> str:

@@ -222,14 +222,14 @@ class Newborn:
     """A child in new namespaces, a user namespace first, in which it waits for its id maps.
 
     It has all capabilities in that namespace, from the first moment, and still the caller's own
-    id. Mounts that it makes are seen by nobody else. Once it is mapped and released it runs its
-    body. If the caller ends before, so does the child.
+    id. Mounts that it makes are seen by nobody else. Once it is mapped it runs its body. If the
+    caller ends before, so does the child.
 
     Attributes:
         pid: of the child, ours to wait for.
     """
 
-    __slots__ = ("_go", "_helpers", "_inside", "_join", "_said", "pid")
+    __slots__ = ("_go", "_helpers", "_inside", "_join", "_released", "_said", "pid")
 
     def __init__(
         self,
@@ -245,7 +245,8 @@ class Newborn:
 
         Args:
             namespaces: more CLONE_NEW* flags, made together with the user namespace.
-            body: what it runs; must end in os._exit or execve.
+            body: what it runs; must end in os._exit or execve. It may begin as soon as the maps
+                are there; where the caller can still abandon it then, it has to find out itself.
             join: /proc/PID/ns/user of the caller's own process in a user namespace that it enters
                 instead of making one.
             inside: the same of one in which it makes its own; then who writes the maps must be in
@@ -256,6 +257,7 @@ class Newborn:
         self._join = join
         self._inside = inside
         self._helpers: list[_Helper] = []
+        self._released = False
         self._said, said_writer = os.pipe()
         go_reader, self._go = os.pipe()
         self.pid = os.fork()
@@ -274,6 +276,7 @@ class Newborn:
                 body()
             finally:
                 os._exit(70)
+        process.begin_elsewhere(self.pid)
         os.close(said_writer)
         os.close(go_reader)
 
@@ -324,12 +327,14 @@ class Newborn:
                 write(self.pid, idmap)
             elif self._join is None:
                 self._helpers = _begin_maps(self.pid, idmap)
+            if not self._helpers:
+                self._let_go()
         except BaseException:
             self.abandon()
             raise
 
     def release(self) -> None:
-        """Wait for its maps, and let it go on.
+        """Wait for its maps; it is not to be abandoned from now on.
 
         Raises:
             RlessError: the maps were refused. The child is gone then.
@@ -340,25 +345,33 @@ class Newborn:
         except BaseException:
             self.abandon()
             raise
-        try:
-            os.write(self._go, b"g")
-        except BrokenPipeError:
-            pass  # it was killed: whoever waits for a word of it finds out
-        self._close()
+        self._let_go()
+        self._released = True
 
     def abandon(self) -> None:
         """End the child, unless it was released."""
-        if self._go < 0:
+        if self._released:
             return
+        self._released = True
         self._close()  # it reads the end of the pipe and exits
         os.waitpid(self.pid, 0)
         helpers, self._helpers = self._helpers, []
         for helper in helpers:
             _finish_helper(helper)
 
+    def _let_go(self) -> None:
+        """Have it run its body: the maps are there."""
+        if self._go >= 0:
+            try:
+                os.write(self._go, b"g")
+            except BrokenPipeError:
+                pass  # it was killed: whoever waits for a word of it finds out
+            self._close()
+
     def _close(self) -> None:
-        os.close(self._said)
-        os.close(self._go)
+        for fd in (self._said, self._go):
+            if fd >= 0:
+                os.close(fd)
         self._said = self._go = -1
 
 

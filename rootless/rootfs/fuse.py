@@ -2,12 +2,13 @@
 
 The mount is ours: /dev/fuse is opened and mounted here, and the program gets the descriptor
 (`/dev/fd/N` as its mount point, libfuse 3.3). The first request then waits for the program, so
-nothing has to be polled, and it fails if the program has ended.
+nothing has to be polled, and it fails if the program has ended. The program would end if it read
+from the descriptor before there is a mount, so it is begun only then.
 
 The program must end when its mount ends. A process in the engine's mount namespace keeps that
 namespace alive, the mount in it too, and so itself, for ever: so the program gets a mount
-namespace of its own, from which the mount is detached. When every process of the container is
-gone, even by SIGKILL, the kernel ends the mount, the program reads ENODEV and exits.
+namespace of its own, which the mount is never in. When every process of the container is gone,
+even by SIGKILL, the kernel ends the mount, the program reads ENODEV and exits.
 """
 
 from __future__ import annotations
@@ -54,66 +55,146 @@ def find_program(name: str) -> str | None:
     return None
 
 
-def mount(
-    program: str,
-    arguments: Sequence[str],
-    target: str,
-    log: str,
-    *,
-    flags: int = 0,
-    privileged: bool,
-    keep_fd: int = -1,
-) -> int:
-    """Mount at `target` what `program ARGUMENTS /dev/fd/N` serves; return its pid, a child's.
+class Server:
+    """A program that serves a file system: a child, which becomes the program once it is mounted.
 
-    Args:
-        log: the file that takes what the program says.
-        flags: more MS_* flags; MS_NODEV is always there.
-        privileged: the program keeps the capabilities over files of mapped ids; else it has none,
-            and no network.
-        keep_fd: a descriptor that it gets beside that of the mount.
+    So the child can be made ready before it is known where, or while ids are not mapped yet.
 
-    Raises:
-        RlessError: /dev/fuse cannot be used, or the program ended; what it said.
+    Attributes:
+        name: of the program.
+        pid: of the child; 0: it has been waited for.
     """
-    name = program.rpartition("/")[2]
-    try:
-        fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
-    try:
+
+    __slots__ = ("_apart", "_fd", "_go", "_log_fd", "_mount_fd", "name", "pid")
+
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        log_fd: int,
+        *,
+        privileged: bool,
+        keep_fd: int = -1,
+    ) -> None:
+        """Fork what will be `program ARGUMENTS /dev/fd/N`.
+
+        Args:
+            log_fd: takes what the program says; it is the server's from now on.
+            privileged: the program keeps the capabilities over files of mapped ids; else it has
+                none, and no network.
+            keep_fd: a descriptor that it gets beside that of the mount.
+
+        Raises:
+            SyscallError: /dev/fuse cannot be used.
+        """
+        self.name = program.rpartition("/")[2]
+        self._log_fd = log_fd
+        self._mount_fd = -1
+        try:
+            self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(log_fd)
+            raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
+        wait_fd, self._go = os.pipe()
+        self._apart, apart_fd = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go)
+            os.close(self._apart)
+            keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
+            argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
+            _serve(program, argv, keep, log_fd, wait_fd, apart_fd, privileged)
+        process.begin_elsewhere(self.pid)
+        os.close(wait_fd)
+        os.close(apart_fd)
+
+    def mount(self, flags: int = 0) -> None:
+        """Make the mount, seen by nobody yet, and let the program begin.
+
+        Args:
+            flags: more MOUNT_ATTR_*; MOUNT_ATTR_NODEV is always there.
+
+        Raises:
+            SyscallError: FUSE cannot be mounted here. The child is gone then.
+        """
         # Other users than the one that mounts: the container's. The kernel checks modes itself.
-        data = (
-            f"fd={fuse_fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},"
-            "default_permissions,allow_other"
-        )
-        mounts.mount(name, target, f"fuse.{name}", flags | mounts.MS_NODEV, data)
-        argv = [name, *arguments, f"/dev/fd/{fuse_fd}"]
-        pid = os.fork()
-        if pid == 0:
-            keep = (fuse_fd,) if keep_fd < 0 else (fuse_fd, keep_fd)
-            _serve(program, argv, keep, target, log, privileged)
-    finally:
-        os.close(fuse_fd)
-    try:
-        os.stat(target)
-    except OSError as error:
-        mounts.umount(target)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise RlessError(f"{name} ended: {_last_line(log) or error.strerror}") from error
-    return pid
+        options: list[tuple[str, str | None]] = [
+            ("source", self.name),
+            ("subtype", self.name),
+            ("fd", str(self._fd)),
+            ("rootmode", "40000"),
+            ("user_id", str(os.geteuid())),
+            ("group_id", str(os.getegid())),
+            ("default_permissions", None),
+            ("allow_other", None),
+        ]
+        if flags & mounts.MOUNT_ATTR_RDONLY:
+            options.append(("ro", None))
+        try:
+            self._mount_fd = mounts.new_mount("fuse", options, flags | mounts.MOUNT_ATTR_NODEV)
+        except SyscallError:
+            self.end()
+            raise
+        os.close(self._fd)
+        self._fd = -1
+        os.write(self._go, b"g")
+        os.close(self._go)
+        self._go = -1
+
+    def attach(self, target: str) -> None:
+        """Show the mount at `target`, and wait for the program.
+
+        Raises:
+            RlessError: the program has ended; what it said.
+        """
+        os.read(self._apart, 1)  # else its namespace could have a copy of the mount
+        target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mounts.move_mount(self._mount_fd, target_fd)
+        finally:
+            os.close(target_fd)
+        try:
+            os.stat(target)
+        except OSError as error:
+            mounts.umount(target)
+            said = _last_line(self._log_fd)
+            self.end()
+            raise RlessError(f"{self.name} ended: {said or error.strerror}") from error
+        self._close()
+
+    def end(self) -> None:
+        """End the program, and with it the mount."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+        self._close()
+
+    def _close(self) -> None:
+        for fd in (self._apart, self._fd, self._go, self._log_fd, self._mount_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._apart = self._fd = self._go = self._log_fd = self._mount_fd = -1
 
 
 def _serve(
-    program: str, argv: list[str], keep: tuple[int, ...], target: str, log: str, privileged: bool
+    program: str,
+    argv: list[str],
+    keep: tuple[int, ...],
+    log_fd: int,
+    wait_fd: int,
+    apart_fd: int,
+    privileged: bool,
 ) -> NoReturn:
-    """Become the program, in the child."""
+    """Become the program, in the child, once there is a word in `wait_fd`.
+
+    Args:
+        apart_fd: gets a word as soon as no mount of the parent's can reach the child any more.
+    """
     try:
         # A key of the terminal must not end it.
         os.setsid()
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         os.dup2(null, 0)
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
@@ -126,12 +207,14 @@ def _serve(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         ns.unshare(ns.CLONE_NEWNS | (0 if privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC))
         mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        mounts.umount(target)
+        os.write(apart_fd, b"+")
         if privileged:
             _keep_capabilities()
         else:
             keep_only(0)
         os.chdir("/")
+        if os.read(wait_fd, 1) != b"g":
+            os._exit(70)  # who was to mount it has ended
         os.execve(program, argv, process.HELPER_ENVIRONMENT)
     except BaseException as error:
         try:
@@ -176,12 +259,8 @@ def _keep_capabilities() -> None:
         prctl.raise_ambient(number)
 
 
-def _last_line(log: str) -> str:
-    try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            lines = file.read(_LOG_LIMIT).strip().splitlines()
-    except OSError:
-        return ""
+def _last_line(log_fd: int) -> str:
+    lines = os.pread(log_fd, _LOG_LIMIT, 0).decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else ""
 
 

@@ -32,7 +32,7 @@ def mount(
     Args:
         squash: show every file as owned by this (uid, gid): lower layers whose owners have no
             mapping can be changed then.
-        flags: more MS_* flags; MS_NODEV is always there.
+        flags: more MOUNT_ATTR_*, which are the same numbers as MS_*; nodev is always there.
 
     Returns:
         The program's options, and its pid: a child of the caller's.
@@ -54,15 +54,12 @@ def mount(
         options += ",volatile"
     if squash is not None:
         options += f",squash_to_uid={squash[0]},squash_to_gid={squash[1]}"
-    pid = fuse.mount(
-        program,
-        ("-f", "-o", options),
-        target,
-        f"{workspace}/{_LOG}",
-        flags=flags,
-        privileged=True,
-    )
-    return options, pid
+    log_flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    log_fd = os.open(f"{workspace}/{_LOG}", log_flags, 0o600)
+    server = fuse.Server(program, ("-f", "-o", options), log_fd, privileged=True)
+    server.mount(flags)
+    server.attach(target)
+    return options, server.pid
 
 
 def _quote(path: str) -> str:

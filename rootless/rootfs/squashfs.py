@@ -39,7 +39,6 @@ else:
 
 PROGRAMS = ("squashfuse_ll", "squashfuse")
 UNPACKER = "unsquashfs"
-_LOG = "squashfuse.log"
 _UNUSED_SECONDS = 14 * 24 * 3600.0
 _UNPACKER_RIGHTS = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP"]
 
@@ -52,6 +51,7 @@ def mount(
     idmap: IdMap,
     cache: str,
     *,
+    begun: Begun | None = None,
     driver: str | None = None,
     volatile: bool = False,
 ) -> Mounted:
@@ -61,12 +61,13 @@ def mount(
         path: absolute. offset: bytes before the image in it.
         identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
         cache: where images are unpacked if there is no FUSE; a private directory.
+        begun: its mount, where that was made ahead.
         driver: of the union on top; as for `rootless.rootfs.mount`.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
-    lower = show(path, offset, identity, workspace, idmap, cache)
+    lower = show(path, offset, identity, workspace, idmap, cache, begun)
     try:
         mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
@@ -161,6 +162,51 @@ class Lower:
             os.close(self.lock_fd)
 
 
+class Begun:
+    """An open image, and the program that serves it, or why there is none.
+
+    The program is begun when the image is open. When ids are mapped, the mount can be made; where
+    it is to be seen, and whether it is wanted at all, is told later still.
+    """
+
+    __slots__ = ("_reason", "_server", "fd")
+
+    def __init__(self, fd: int, offset: int, program: str | None) -> None:
+        """Begin the program.
+
+        Args:
+            fd: of the file; ours from now on.
+            program: see `find_server`.
+        """
+        self.fd = fd
+        self._server: fuse.Server | None = None
+        self._reason: RlessError | None = None
+        try:
+            self._server = _begin(fd, offset, program)
+        except RlessError as error:
+            self._reason = error
+
+    def mount(self) -> None:
+        """Make the mount, and let the program go on."""
+        if self._server is not None:
+            try:
+                self._server.mount(mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID)
+            except RlessError as error:
+                self._server, self._reason = None, error
+
+    def attach(self, target: str) -> tuple[str, int]:
+        """Show the mount, read-only, at `target`; return (what serves it, pid).
+
+        Raises:
+            RlessError: there is no such program or no FUSE, or it ended; what it said.
+        """
+        if self._server is None:
+            assert self._reason is not None
+            raise self._reason
+        self._server.attach(target)
+        return self._server.name, self._server.pid
+
+
 def show(
     path: str,
     offset: int,
@@ -168,15 +214,17 @@ def show(
     workspace: str,
     idmap: IdMap,
     cache: str,
+    begun: Begun | None = None,
 ) -> Lower:
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
-    fd = _open(path, identity)
+    if begun is None:
+        begun = Begun(_open(path, identity), offset, find_server())
+        begun.mount()
     lower = Lower(f"{workspace}/image")
     try:
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
-            log_path = f"{workspace}/{_LOG}"
-            lower.program, lower.pid = serve(fd, offset, lower.path, log_path)
+            lower.program, lower.pid = begun.attach(lower.path)
         except RlessError as reason:
             program = fuse.find_program(UNPACKER)
             if program is None:
@@ -185,13 +233,13 @@ def show(
                     " installed",
                     "ask the administrator for squashfuse and /dev/fuse, or for squashfs-tools",
                 ) from reason
-            source = _Packed(fd, path, offset, reason)
+            source = _Packed(begun.fd, path, offset, reason)
             name = f"{idmap.key}-{'.'.join(map(str, (*identity, offset)))}"
             lower.path, lower.lock_fd = _acquire(cache, name, program, source)
             lower.why = f"unpacked to {lower.path}, as {reason.message}"
         return lower
     finally:
-        os.close(fd)
+        os.close(begun.fd)
 
 
 def _open(path: str, identity: Sequence[int]) -> int:
@@ -212,34 +260,20 @@ def _open(path: str, identity: Sequence[int]) -> int:
     return fd
 
 
-def serve(
-    fd: int,
-    offset: int,
-    target: str,
-    log_path: str,
-) -> tuple[str, int]:
-    """Mount the image in an open file at `target`, read-only; return (what serves it, pid).
+def find_server() -> str | None:
+    """Return the program that serves images, where ids are mapped: it must not be ours."""
+    return next(filter(None, map(fuse.find_program, PROGRAMS)), None)
 
-    Raises:
-        RlessError: there is no such program or no FUSE, or it ended; what it said.
-    """
-    program = next(filter(None, map(fuse.find_program, PROGRAMS)), None)
+
+def _begin(fd: int, offset: int, program: str | None) -> fuse.Server:
     if program is None:
         raise RlessError(f"{PROGRAMS[0]} is not installed")
     arguments = ["-f"]
     if offset:
         arguments += ["-o", f"offset={offset}"]
     arguments.append(f"/proc/self/fd/{fd}")
-    pid = fuse.mount(
-        program,
-        arguments,
-        target,
-        log_path,
-        flags=mounts.MS_RDONLY | mounts.MS_NOSUID,
-        privileged=False,
-        keep_fd=fd,
-    )
-    return program.rpartition("/")[2], pid
+    log_fd = os.memfd_create("squashfuse.log")
+    return fuse.Server(program, arguments, log_fd, privileged=False, keep_fd=fd)
 
 
 # -- without FUSE --------------------------------------------------------------------------------

@@ -90,6 +90,14 @@ def test_it_is_waited_for_when_it_is_given_up() -> None:
     await_end(int(word) for word in done.stdout.split())
 
 
+def test_it_ends_when_the_maps_of_one_id_let_it_go_on_at_once() -> None:
+    """It waits for its plan then, not for the maps."""
+    code = "mapping = userns.build_single(0, 0)\npids(); child.abandon()\nos.waitpid(-1, 0)"
+    done = drive("none", code)
+    assert "ChildProcessError" in done.stderr
+    await_end(int(word) for word in done.stdout.split())
+
+
 def test_what_goes_wrong_in_it_is_told() -> None:
     done = drive("none", "pids(); child.release({})\nprint(sync.receive(child.wires.result))")
     assert "internal error: KeyError: 'spec'" in done.stdout, done

@@ -223,6 +223,59 @@ def test_it_ends_with_its_container_whatever_is_killed(rless: Product, file: Pat
 
 
 @fuse
+def test_it_is_served_at_every_start(own_rless: Product, file: Path) -> None:
+    """Also where ids are not mapped yet when it begins: nobody's programs look like ours then."""
+    for _ in range(10):
+        done = own_rless("run", "--hpc", "--home=false", str(file), "true").expect()
+        assert done.err == ""
+        own_rless("run", "--rm", "--network=none", str(file), "true").expect()
+    assert all(path.is_file() for path in (own_rless.storage / "flat").iterdir())
+
+
+@fuse
+def test_it_has_ended_when_the_command_returns(rless: Product, file: Path) -> None:
+    for _ in range(20):
+        rless("run", "--hpc", "--home=false", str(file), "true").expect()
+        assert squashfuse_of(rless) == []
+
+
+@fuse
+def test_a_command_that_is_killed_at_any_moment_leaves_no_program(
+    rless: Product, file: Path
+) -> None:
+    for milliseconds in range(0, 60, 3):
+        starting = rless.start("run", "--hpc", "--home=false", str(file), "sleep", "100")
+        time.sleep(milliseconds / 1000)
+        starting.kill()
+        starting.wait()
+        rless("ps")
+        rless.assert_clean()
+
+
+@fuse
+def test_what_fails_before_the_plan_leaves_no_program(rless: Product, file: Path) -> None:
+    rless.detach("taken", "--rm", "sleep", "100", image=str(file))
+    failed = rless("run", "--name", "taken", "--network=none", str(file), "true").expect(125)
+    assert "already in use" in failed.err
+    assert len(squashfuse_of(rless)) == 1
+    rless("rm", "-f", "taken").expect()
+    rless.assert_clean()
+
+
+@fuse
+def test_a_program_is_read_ahead_of_its_start(rless: Product, file: Path) -> None:
+    """Whatever the program is: by its name, a path, a link, missing, or no program at all."""
+    for words, code in (
+        (["true"], 0),
+        (["/bin/true"], 0),
+        (["bin/true"], 0),
+        (["nothing-such"], 127),
+        (["/etc"], 126),
+    ):
+        rless("run", "--hpc", "--home=false", "--cwd=false", str(file), *words).expect(code)
+
+
+@fuse
 def test_the_program_has_no_right(rless: Product, file: Path) -> None:
     """It reads what a stranger has made: no capability, no network, no other descriptor."""
     rless.detach("file", "--rm", "sleep", "100", image=str(file))
