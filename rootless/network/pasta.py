@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # `signal` takes 4 ms for its enums
 
-_LIBRARY = "rless-hugepages.so"  # helpers/hugepages.c
 _ALTERNATIVE = "use --network=host or --network=none"
 
 
@@ -131,7 +130,7 @@ class Pasta:
             os.execve(
                 path,
                 ["pasta", "--netns", netns, "--userns", userns, *arguments],
-                _environment(),
+                process.HELPER_ENVIRONMENT,
             )
         except OSError as error:
             os.write(2, f"{path}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
@@ -235,14 +234,6 @@ class Pasta:
         setattr(self, name, (-1, -1))
 
 
-def _environment() -> dict[str, str]:
-    """Return pasta's environment, with the library that halves its start."""
-    library = f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_LIBRARY}"
-    if " " in library or ":" in library or not os.path.exists(library):
-        return process.HELPER_ENVIRONMENT  # ld.so(8) knows no such names
-    return {**process.HELPER_ENVIRONMENT, "LD_PRELOAD": library}
-
-
 def _without(pair: tuple[int, int], end: int) -> tuple[int, int]:
     """Close one end of a pipe, if it is open; return the pair without it."""
     if pair[end] >= 0:
@@ -254,15 +245,14 @@ def last_message(lines: Sequence[str]) -> str:
     """Return the line that says why pasta gave up, without its time stamp.
 
     The version of 2023 complains about a missing syslog after each message, others about a
-    missing variant of the program, ld.so about our library on a mount with noexec: that is not
-    why.
+    missing variant of the program: that is not why.
     """
     for line in reversed(lines):
         text = line.strip()
         stamp, colon, rest = text.partition(": ")
         if colon and stamp.replace(".", "").isdigit():
             text = rest
-        if text and not any(word in text for word in ("syslog", "AVX2", "ld.so")):
+        if text and "syslog" not in text and "AVX2" not in text:
             return text.removesuffix(", exiting")
     return "it ended without a word"
 

@@ -60,7 +60,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
             for program in programs
         ]
         around = [[line for one in programs for line in of(one, part)] for part in (first, last)]
-        found.append(Group(name, samples, cases, 1, *around))
+        found.append(Group(name, samples, cases, first=around[0], last=around[1]))
 
     start = ["run", "-d", "--name", "NAME", *QUIET, "IMAGE"]
     one = ["run", "-d", "--name", "one", *QUIET, "IMAGE", *IDLE]

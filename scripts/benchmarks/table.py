@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 from benchmarks.peers import AT_ONCE, Peers
 
+# Seconds after a sample: the kernel still takes its interfaces and namespaces down, under locks
+# that the next start would wait for, whoever's that is.
+SETTLE = 0.15
+
 Command = list[str]
 
 
@@ -82,6 +86,7 @@ def sample(peers: Peers, case: Case, repeat: int, at_once: int) -> tuple[float, 
     spent = peers.time(commands, at_once if repeat > 1 else 1)
     for command in case.after:
         peers.run(named(command, name))
+    time.sleep(SETTLE)
     return spent
 
 
