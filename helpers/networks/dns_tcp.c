@@ -2,6 +2,7 @@
 #include "networks.h"
 
 enum { QUERY = 4096, IDLE = 10000, ANSWER = 5000 };
+enum { EACH = STREAMS / 4 }; /* places of one address: no member has them all */
 enum state { READING, ASKING, HEARING, WRITING };
 
 int stream_fds[STREAMS];
@@ -21,13 +22,13 @@ static int length(const uint8_t *message)
 	return message[0] << 8 | message[1];
 }
 
-static struct address asker(const struct stream *stream)
+static struct address asker(int fd)
 {
 	struct sockaddr_storage name;
 	socklen_t size = sizeof(name);
 
 	memset(&name, 0, sizeof(name));
-	syscall(SYS_getpeername, stream->fd, &name, &size);
+	syscall(SYS_getpeername, fd, &name, &size);
 	return address_of(&name);
 }
 
@@ -63,7 +64,7 @@ static void expect(struct stream *stream, enum state state)
 static void ask(struct stream *stream)
 {
 	int number = (int)(stream - streams);
-	struct address from = asker(stream);
+	struct address from = asker(stream->fd);
 
 	leave_server(stream);
 	for (;; stream->attempt++) {
@@ -108,7 +109,7 @@ static void read_query(struct stream *stream)
 	stream->at += (int)got;
 	if (stream->at < 2 || stream->at < 2 + length(stream->query))
 		return;
-	struct address from = asker(stream);
+	struct address from = asker(stream->fd);
 
 	size = dns_local(stream->query + 2, length(stream->query), &from, stream->answer + 2, 4096);
 	stream->attempt = 0;
@@ -190,19 +191,29 @@ void stream_event(int number)
 
 void stream_accept(void)
 {
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), i;
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), place = -1, held = 0;
 
 	if (fd < 0)
 		return;
-	for (i = 0; i < STREAMS && streams[i].fd >= 0; i++)
-		;
-	if (i == STREAMS) {
+	struct address from = asker(fd);
+
+	for (int i = 0; i < STREAMS; i++) {
+		struct address other;
+
+		if (streams[i].fd < 0) {
+			place = i;
+			continue;
+		}
+		other = asker(streams[i].fd);
+		held += same(&from, &other);
+	}
+	if (place < 0 || held >= EACH) {
 		close(fd);
 		return;
 	}
-	streams[i].fd = fd;
-	streams[i].up = -1;
-	expect(&streams[i], READING);
+	streams[place].fd = fd;
+	streams[place].up = -1;
+	expect(&streams[place], READING);
 }
 
 void stream_late(void)

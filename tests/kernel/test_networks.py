@@ -212,6 +212,28 @@ def test_malformed_messages_hurt_nobody(member: Make) -> None:
     assert one.run(bombard)
 
 
+def test_one_member_does_not_take_all_places(member: Make, tmp_path: Path) -> None:
+    greedy, other = member(5, "web"), member(6, "db")
+    sign = tmp_path / "held"
+
+    def hold() -> None:
+        clients = [socket.create_connection((GATEWAY, 53), 5) for _ in range(40)]
+        sign.write_text(str(len(clients)))
+        signal.pause()
+
+    pid = greedy.start(hold)
+    try:
+        deadline = time.monotonic() + 10
+        while not sign.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        told = other.run(lambda: [part.hex() for part in read(ask_tcp(question("web")))[1]])
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert told == ["0a090105"]
+
+
 def test_more_connections_than_it_serves_are_closed(member: Make) -> None:
     one = member(5, "web")
 
@@ -386,13 +408,14 @@ def test_a_reader_that_stops_holds_up_the_sender_and_nobody_else(served: Member)
     with connect(port) as slow, connect(port) as other:
         slow.setblocking(False)
         sent = 0
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
+        progress = time.monotonic()
+        while time.monotonic() < progress + 0.5:
             try:
                 sent += slow.send(bytes(65536))
+                progress = time.monotonic()
             except BlockingIOError:
                 time.sleep(0.01)
-        assert sent < 64 << 20  # it does not all go somewhere
+            assert sent < 512 << 20  # the kernel's buffers on the way are full some time
         other.sendall(b"hello")
         assert other.recv(10) == b"hello"
         slow.setblocking(True)
@@ -490,6 +513,7 @@ def test_a_member_sees_who_connects(member: Make) -> None:
                 gateway = "10.9.1.1" if server is one else "10.9.3.1"
                 # Nobody can send anything to a loopback's address.
                 wanted = expected if address == host else gateway
+                told_by(address, port)  # it listens now, by both families
                 assert told_by(address, port) == wanted
         finally:
             os.kill(pid, signal.SIGKILL)
