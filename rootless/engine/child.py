@@ -209,9 +209,9 @@ class Child:
         self.wires.close_all()
         if self.pasta is not None:
             self.pasta.close()
-        self._newborn.abandon()
         if self.member is not None:
-            self.member.close()
+            self.member.close()  # first: the process behind it was forked with our end of the plan
+        self._newborn.abandon()
 
     def reap(self) -> None:
         """Wait for what has helped it to come this far."""

@@ -75,7 +75,7 @@ def _look_at_newborn(bundle: str) -> list[str]:
     try:
         created = parent.create(
             spec,
-            NoCgroup("test"),
+            lambda: NoCgroup("test"),
             cache_dir="/nonexistent",
             gate_fd=gate,
             started=started,
