@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rootless.engine.logs import Batch, Frame
 
 _POLL = 0.2  # seconds
-_QUIET = 3  # polls without a message after the container's end, before it is believed
+_QUIET = 10  # polls without a message after the end: journald takes its time on a busy machine
 _ERROR = "3"  # PRIORITY of standard error, as Docker writes it
 
 
