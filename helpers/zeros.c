@@ -2,7 +2,7 @@
  * rless-zeros.so: zeros for pasta's buffers after its start, not in it; for LD_PRELOAD
  * (rootless/network/pasta.py).
  *
- * pasta of 2023 begins by setting 20 MB of static buffers to zero, by 7000 page faults: half the
+ * pasta of 2023 begins by setting 20 MB of static buffers to zero, by 5700 page faults: half the
  * time until it is ready. They are zero already, pages that nobody has written to are (.bss).
  *
  * The memset below leaves alone what the kernel says was never written to (pagemap), and writes

@@ -11,6 +11,7 @@ import stat
 
 from rootless.engine import network
 from rootless.errors import RlessError
+from rootless.linux.process import own_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def place_init(directory: str) -> str:
         RlessError: it was not built, because there was no compiler at the installation; or neither
             the storage nor the installation may be used.
     """
-    source = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bin", "rless-init")
+    source = own_program("rless-init")
     target = f"{directory}/init"
     try:
         source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from rootless.linux.process import own_program
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -119,9 +121,7 @@ def keep(orders: Orders) -> None:
 
 
 def _execute(orders: Orders, orders_fd: int, title: str) -> NoReturn:
-    program = os.open(
-        f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_PROGRAM}", os.O_PATH | os.O_CLOEXEC
-    )
+    program = os.open(own_program(_PROGRAM), os.O_PATH | os.O_CLOEXEC)
     for key, value in orders:
         if key in FDS and int(value) >= 0:
             os.set_inheritable(int(value), True)

@@ -17,7 +17,7 @@ from rootless import paths
 from rootless.errors import RlessError, escape
 from rootless.host import checks, facts, trial
 from rootless.host.checks import FAIL, OK, WARN, Check
-from rootless.linux import cgroup, idmap, subid
+from rootless.linux import cgroup, idmap, process, subid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def _surroundings() -> Iterator[Check]:
         linger=os.path.exists(f"/var/lib/systemd/linger/{name}"),
         kills=facts.kills_user_processes() if kills is None else kills,
     )
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    yield checks.check_init(f"{package}/bin/rless-init")
+    yield checks.check_init(process.own_program("rless-init"))
 
 
 def render(found: list[Check], width: int, colour: bool) -> str:

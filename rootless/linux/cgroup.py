@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from rootless.linux.process import own_program
+
 _MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _HASTEN = "rless-hasten"
 # What gives users the controllers, where the distribution's systemd does not (user@.service(5)).
@@ -96,8 +98,7 @@ def hasten(group: str) -> int:
 
     Source: kernel/cgroup/cgroup.c, cgroup_attach_lock; Admin Guide, Control Group v2, Threads.
     """
-    program = f"{os.path.dirname(os.path.dirname(__file__))}/bin/{_HASTEN}"
     try:
-        return os.posix_spawn(program, [_HASTEN, f"{group}/cgroup.threads"], {})
+        return os.posix_spawn(own_program(_HASTEN), [_HASTEN, f"{group}/cgroup.threads"], {})
     except OSError:
         return 0  # installed without a compiler: it takes longer then

@@ -35,6 +35,11 @@ _LAST_FD = 0xFFFFFFFF
 _place: tuple[int, int] | None = None  # of the arguments, once it was asked for
 
 
+def own_program(name: str) -> str:
+    """Return the path of a program in C that is installed with rless, if it was built."""
+    return f"{os.path.dirname(os.path.dirname(__file__))}/bin/{name}"
+
+
 def pidfd_open(pid: int) -> int:
     """Return a descriptor of the process (pidfd_open(2), Linux 5.3); ESRCH: there is none."""
     return syscall(f"pidfd_open({pid})", SYS_PIDFD_OPEN, pid, 0)

@@ -167,7 +167,7 @@ def enter(ids: IdMap, way_out: bool, made: Callable[[int], None] | None = None) 
 
 
 def _make(ids: IdMap, way_out: bool) -> Hub:
-    program = f"{os.path.dirname(os.path.dirname(__file__))}/bin/{PROGRAM}"
+    program = process.own_program(PROGRAM)
     if not os.access(program, os.X_OK):
         raise RlessError(
             "networks of several containers are not available: rless was installed without a C "
