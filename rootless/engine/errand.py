@@ -89,7 +89,6 @@ def _start(container: Container, count: int) -> dict[str, str]:
     """Start the container in the namespaces that we are in; return what is new for the monitor."""
     from rootless import paths
     from rootless.engine.wires import Wires, receive_fd
-    from rootless.linux.process import pidfd_send_signal
     from rootless.runtime import parent, sync
     from rootless.runtime.cgroup.cgroupfs import CgroupfsCgroup
     from rootless.runtime.cgroup.none import NoCgroup
@@ -107,7 +106,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
 
             resources.apply(path, limits)
     wires = Wires(facts["tty"], facts["stdin_open"], ())
-    created = parent.create(
+    created = parent.begin(
         spec,
         lambda: cgroup,
         cache_dir=f"{paths.storage_root()}/seccomp",
@@ -117,9 +116,10 @@ def _start(container: Container, count: int) -> dict[str, str]:
         console_fd=wires.console,
         die_with_parent=True,
     )
-    started = time.time()
     wires.init_status = -1
     try:
+        created.wait_ready()
+        started = time.time()
         container.record_live(
             init=[created.pid, start_time(created.pid) or 0], started=started, restarts=count
         )
@@ -133,8 +133,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
         os.write(wires.gate, sync.START)
         sync.expect_exec(created.status_fd)
     except BaseException:
-        pidfd_send_signal(created.pidfd, 9)
-        os.waitpid(created.pid, 0)
+        created.end()
         raise
     events.of_container("start", container)
     return {

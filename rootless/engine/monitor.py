@@ -6,8 +6,9 @@ runtime, and becomes the monitor by execve (`hold`), still init's parent. It has
 own id in the namespace, and every capability over files of mapped ids.
 
     command                          monitor                           init
-       |  <-- READY(facts) ----------   |   created                      |  waits at the gate
-       |  <-- READY -----------------   |   execve: rless-monitor        |
+       |  <-- READY(facts) ----------   |   init is at work              |
+       |  <-- READY -----------------   |   execve: rless-monitor        |  the root is entered
+       |  <-- status: READY(report) ---------------------------------   |  waits at the gate
        |  -- gate: START ------------------------------------------->   |  the network is up
        |  <-- status: closed by execve, or FAILED -------------------   |  the application runs
        |  <-> link: a client as others, and the leash                   |
@@ -28,14 +29,13 @@ from rootless.engine import hold, monitor_client
 from rootless.engine.container import Container, delete_directory, this_process, write_json
 from rootless.engine.source import Source
 from rootless.engine.wires import receive_fd
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import RlessError
 from rootless.linux import prctl
-from rootless.linux.process import pidfd_send_signal, show_as, start_time
+from rootless.linux.process import show_as, start_time
 from rootless.runtime import parent, sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any, NoReturn
 
     from rootless.engine.child import Plan
@@ -43,15 +43,13 @@ if TYPE_CHECKING:
     from rootless.engine.wires import Wires
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
-    from rootless.rootfs import Mounted
+    from rootless.rootfs import Mounted, squashfs
     from rootless.rootfs.ahead import Ahead
-    from rootless.rootfs.squashfs import Begun
     from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
-    from rootless.runtime.parent import Created
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
+    pass
 
 
 # ms that the first one of those who join a container may take to come (--join)
@@ -70,7 +68,7 @@ class Monitor:
         network_path: str | None,
         network_error: RlessError | None,
         making: Making,
-        begun: Begun | None,
+        begun: squashfs.Begun | None,
     ) -> None:
         """Hold what the start needs.
 
@@ -141,7 +139,7 @@ class Monitor:
         if self.shares_pids:
             # What the application leaves behind must come to us, to end with the container.
             prctl.set_child_subreaper()
-        created = parent.create(
+        begun = parent.begin(
             self.spec,
             self._place,
             cache_dir=self.cache_dir,
@@ -152,31 +150,38 @@ class Monitor:
             die_with_parent=True,
             want_report=self.want_report,
             keep_fds=self._launcher_fds(),
-            meanwhile=self._write_config,
         )
-        init = [created.pid, start_time(created.pid) or 0]
+        # From here on init works beside us: the command hears from it how that goes.
         try:
-            if self.ahead is not None:
-                self.ahead.finish()
+            init = [begun.pid, start_time(begun.pid) or 0]
             started = time.time()
             self.container.record_live(init=init, started=started)
+            write_json(f"{self.container.directory}/config.json", self.spec)
             wires.status = wires.init_status = -1
             wires.close_init_ends()
-            pty = receive_fd(wires.console_socket) if wires.console_socket >= 0 else -1
-            orders = self._orders(created, started, listener, pty)
+            orders = self._orders(begun, started, listener, self._receive_pty())
+            if self.ahead is not None:
+                self.ahead.finish()
             ready = {
                 "init": init,
-                "report": created.report,
                 "rootfs": self.mounted.describe(),
                 "times": self.times,
-                "cgroup": [created.cgroup.manager, created.cgroup.path, created.cgroup.why],
+                "cgroup": [begun.cgroup.manager, begun.cgroup.path, begun.cgroup.why],
             }
             sync.send(wires.monitor_result, sync.READY, ready)
         except BaseException:
-            _kill(created.pidfd)
-            os.waitpid(created.pid, 0)
+            begun.end()
             raise
         return orders
+
+    def _receive_pty(self) -> int:
+        """Return the master of the terminal, once init has made it; -1: there is none."""
+        if self.wires.console_socket < 0:
+            return -1
+        try:
+            return receive_fd(self.wires.console_socket)
+        except OSError:
+            return -1  # init has failed, and says so itself
 
     def _place(self) -> Cgroup:
         """Return the control group; say in the spec what became of the limits."""
@@ -196,9 +201,6 @@ class Monitor:
         self.times.append(("control group", time.monotonic() - began))
         return cgroup
 
-    def _write_config(self) -> None:
-        write_json(f"{self.container.directory}/config.json", self.spec)
-
     def _note(self, manager: str, cgroup: str) -> None:
         """Record what is there, and the control group that is about to be."""
         assert self.mounted is not None
@@ -213,7 +215,7 @@ class Monitor:
             restarts=0,
         )
 
-    def _orders(self, created: Created, started: float, listener: int, pty: int) -> Orders:
+    def _orders(self, begun: parent.Begun, started: float, listener: int, pty: int) -> Orders:
         """Return what the monitor must know (helpers/monitor)."""
         from rootless.engine import events
 
@@ -239,8 +241,8 @@ class Monitor:
             "mount": mount_point,
             "wait_pasta": int(bool(self.ports)),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
-            "init": created.pid,
-            "init_fd": created.pidfd,
+            "init": begun.pid,
+            "init_fd": begun.pidfd,
             "listener": listener,
             "pty": pty,
             "in": wires.app_in,
@@ -252,7 +254,7 @@ class Monitor:
             "client_err": wires.client_err,
             "lock": mounted.lock_fd,
             "member": self.member_fd,
-            "status": created.status_fd,
+            "status": begun.status_fd,
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),
             **log_orders(facts),
@@ -415,11 +417,3 @@ def health_orders(health: dict[str, Any]) -> Orders:
         ("health_start_interval", str(while_starting if health["start_period"] else interval)),
         ("health_first", str(first)),
     ]
-
-
-def _kill(pidfd: int) -> None:
-    try:
-        pidfd_send_signal(pidfd, signal.SIGKILL)
-    except SyscallError as error:
-        if error.errno != 3:
-            raise

@@ -472,12 +472,13 @@ def _attend(state: Run, attachment: Attachment, child: Child) -> int | None:
     request, container, signals = state.request, state.container, attachment.signals
     wires, pasta = child.wires, child.pasta
     ready = _expect_ready(wires.result)
-    state.mark("created")
     child.reap()
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
         raise RlessError("the container whose namespaces are joined has just ended")
     _expect_ready(wires.result)  # the monitor is the program that stays
+    ready["report"] = sync.expect_ready(wires.status)
+    state.mark("created")
     if pasta is not None:
         pasta.wait_ready()
         state.mark("network")

@@ -1,6 +1,6 @@
 """The operations of the OCI runtime specification (runtime.md, section Operations).
 
-create  config -> record -> cgroup -> init (parent.create), which waits at its gate
+create  config -> record -> cgroup -> init (parent.begin), which waits at its gate
 start   the gate is opened; who waits here hears whether the program runs
 kill    a signal to the first process, or to all
 delete  what is left is killed, cgroup and record go, the hooks `poststop` run
@@ -153,7 +153,7 @@ class Options:
         self.use_pivot = True
 
 
-def create(root: str, container_id: str, options: Options) -> parent.Created:
+def create(root: str, container_id: str, options: Options) -> parent.Begun:
     """Create a container, whose init then waits for `start`.
 
     Raises:
@@ -171,7 +171,7 @@ def _make(
     options: Options,
     foreground: bool = False,
     console: Console | None = None,
-) -> parent.Created:
+) -> parent.Begun:
     """Create a container of a config that is loaded.
 
     Args:
@@ -204,7 +204,7 @@ def _make(
 
     record.make()
     fds: list[int] = []
-    created: parent.Created | None = None
+    created: parent.Begun | None = None
     cgroup: Cgroup | None = None
     try:
         _prepare_environment(spec, record, options)
@@ -225,7 +225,7 @@ def _make(
         os.set_blocking(gate_fd, True)
         cgroup = placed = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
         record.write_spec(spec)
-        created = parent.create(
+        created = parent.begin(
             spec,
             lambda: placed,
             cache_dir=f"{root}/.seccomp",
@@ -237,16 +237,14 @@ def _make(
             started=started,
             extras=extras,
         )
+        created.wait_ready(extras)
         if options.pid_file:
             write_pid_file(options.pid_file, created.pid)
         record.mark_created()
         return created
     except BaseException:
         if created is not None:
-            pidfd_send_signal(created.pidfd, signal.SIGKILL)
-            os.waitpid(created.pid, 0)
-            os.close(created.status_fd)
-            os.close(created.pidfd)
+            created.end()
         if cgroup is not None:
             cgroup.destroy()
         record.remove()

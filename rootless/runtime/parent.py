@@ -1,7 +1,8 @@
 """The host side of a container's start: prepare, clone init, say GO, wait for READY.
 
-Everything that can fail or take time is done before the clone: the seccomp filter is ready,
-namespaces are opened, the cgroup exists, and all modules that init needs are loaded.
+`begin` does all but the last, which may be somebody else's (`Begun`). Everything that can fail or
+take time is done before the clone: the seccomp filter is ready, namespaces are opened, the cgroup
+exists, and all modules that init needs are loaded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns, prctl
-from rootless.linux.process import pidfd_open
+from rootless.linux.process import begin_elsewhere, pidfd_open, pidfd_send_signal
 from rootless.runtime import sync
 from rootless.runtime.init import Init
 from rootless.runtime.namespaces import Namespaces
@@ -29,26 +30,58 @@ if TYPE_CHECKING:
 _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
 
-class Created:
-    """A container that is created: init waits at its gate (runtime.md, Lifecycle, step 6).
+class Begun:
+    """A container that is being created: its init is at work, or waits at its gate.
 
     Attributes:
         pid, pidfd: init, in the caller's pid namespace.
-        status_fd: gives the end of the file when the application has been executed, or FAILED.
-        report: what init saw (`sync.READY`).
+        status_fd: gives READY, then the end of the file when the application has been executed; or
+            FAILED at any point.
         cgroup: where it is.
     """
 
-    __slots__ = ("cgroup", "pid", "pidfd", "report", "status_fd")
+    __slots__ = ("_go_fd", "cgroup", "pid", "pidfd", "status_fd")
 
-    def __init__(
-        self, pid: int, pidfd: int, status_fd: int, report: dict[str, Any], cgroup: Cgroup
-    ) -> None:
+    def __init__(self, pid: int, pidfd: int, status_fd: int, go_fd: int, cgroup: Cgroup) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.status_fd = status_fd
-        self.report = report
+        self._go_fd = go_fd
         self.cgroup = cgroup
+
+    def wait_ready(self, extras: Extras | None = None) -> dict[str, Any]:
+        """Wait until the container is created (runtime.md, Lifecycle, step 6).
+
+        Args:
+            extras: has the hooks that run when init asks for them.
+
+        Returns:
+            The report of init (`sync.READY`).
+
+        Raises:
+            RlessError: of any step of init.
+        """
+        hooks = None if extras is None else lambda: _run_hooks(extras, self.pid, self._go_fd)
+        report = sync.expect_ready(self.status_fd, hooks)
+        self.close_go()
+        return report
+
+    def close_go(self) -> None:
+        """Say nothing more to init. One that was not let go ends."""
+        if self._go_fd >= 0:
+            os.close(self._go_fd)
+            self._go_fd = -1
+
+    def end(self) -> None:
+        """Kill init, and forget it."""
+        self.close_go()
+        os.close(self.status_fd)
+        try:
+            pidfd_send_signal(self.pidfd, 9)
+        except SyscallError:
+            pass  # it has ended by itself
+        os.close(self.pidfd)
+        os.waitpid(self.pid, 0)
 
     def wait_exec(self) -> None:
         """Wait until the application runs.
@@ -63,7 +96,7 @@ class Created:
             self.status_fd = -1
 
 
-def create(
+def begin(
     spec: Spec,
     place: Callable[[], Cgroup],
     *,
@@ -77,10 +110,9 @@ def create(
     use_pivot: bool = True,
     keep_fds: tuple[int, ...] = (),
     started: Callable[[int], None] | None = None,
-    meanwhile: Callable[[], None] | None = None,
     extras: Extras | None = None,
-) -> Created:
-    """Create a container; its init waits at the gate for one byte, `sync.START`.
+) -> Begun:
+    """Begin to create a container; its init comes to the gate and waits for a byte, `sync.START`.
 
     Args:
         spec: the config; `root.path` is absolute.
@@ -98,11 +130,10 @@ def create(
         keep_fds: descriptors that the application inherits.
         started: told the pid of init before it is let go, so that a note of it exists whatever
             happens to the caller.
-        meanwhile: what the caller does while init is at work.
         extras: what only the command line asks; the hooks of the runtime run here.
 
     Raises:
-        RlessError: of any step, from the parent or from init. Nothing is left then.
+        RlessError: of any step of the parent. Nothing is left then.
     """
     process = spec["process"]
     linux = spec.get("linux", {})
@@ -133,6 +164,10 @@ def create(
         extras=extras,
     )
     cgroup_fd = -1
+    # With nothing to do for it after the clone, init need not wait for us.
+    at_once = namespaces.idmap is None and started is None
+    if at_once:
+        os.write(go_writer, sync.GO)
     try:
         if namespaces.user_fd < 0:
             namespaces.join_pid()
@@ -157,30 +192,21 @@ def create(
             if fd >= 0:
                 os.close(fd)
         namespaces.close()
+    begin_elsewhere(pid)
+    begun = Begun(pid, pidfd, status_reader, go_writer, cgroup)
     try:
         if namespaces.idmap is not None:
             idmap.write_maps(pid, namespaces.idmap)
         if started is not None:
             started(pid)
-        os.write(go_writer, sync.GO)
-        if meanwhile is not None:
-            meanwhile()
-        report = sync.expect_ready(
-            status_reader,
-            None if extras is None else lambda: _run_hooks(extras, pid, go_writer),
-        )
-    except BaseException as error:
-        os.close(go_writer)
-        go_writer = -1
-        os.close(status_reader)
-        _reap(pid, pidfd)
-        if isinstance(error, (BrokenPipeError, ConnectionError)):
-            raise RlessError("runtime: init ended before it began") from error
+        if not at_once:
+            _say_go(go_writer)
+        if extras is None:
+            begun.close_go()
+    except BaseException:
+        begun.end()
         raise
-    finally:
-        if go_writer >= 0:
-            os.close(go_writer)
-    return Created(pid, pidfd, status_reader, report, cgroup)
+    return begun
 
 
 def _clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
@@ -239,7 +265,14 @@ def _run_hooks(extras: Extras, pid: int, go_writer: int) -> None:
     early = [entry for entry in extras.hooks if entry[0] in ("prestart", "createRuntime")]
     # Step 2 of the lifecycle is done: that is what the specification calls created.
     hooks.run_all(early, {**extras.state, "pid": pid, "status": "created"})
-    os.write(go_writer, sync.GO)
+    _say_go(go_writer)
+
+
+def _say_go(fd: int) -> None:
+    try:
+        os.write(fd, sync.GO)
+    except BrokenPipeError:
+        raise RlessError("runtime: init ended before it began") from None
 
 
 def _load_modules(spec: Spec, console: bool, want_report: bool) -> None:
@@ -299,14 +332,3 @@ class _Inherited:
 def _write_oom_score(text: str) -> None:
     with open(_OOM_SCORE, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _reap(pid: int, pidfd: int) -> None:
-    from rootless.linux.process import pidfd_send_signal
-
-    try:
-        pidfd_send_signal(pidfd, 9)
-    except SyscallError:
-        pass  # it has ended by itself
-    os.close(pidfd)
-    os.waitpid(pid, 0)

@@ -73,15 +73,15 @@ def _look_at_newborn(bundle: str) -> list[str]:
     spec = lifecycle.load(bundle)
     spec["linux"]["namespaces"].append({"type": "pid", "path": f"/proc/{other}/ns/pid"})
     try:
-        created = parent.create(
+        created = parent.begin(
             spec,
             lambda: NoCgroup("test"),
             cache_dir="/nonexistent",
             gate_fd=gate,
             started=started,
         )
-        os.kill(created.pid, signal.SIGKILL)
-        os.waitpid(created.pid, 0)
+        created.wait_ready()
+        created.end()
     finally:
         os.kill(other, signal.SIGKILL)
     return seen
