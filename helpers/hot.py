@@ -35,8 +35,8 @@ MAPS = "rootless.linux.memory"  # what reaches the second part
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
 # loads others is slow by itself, so it and all that only it needs is left out.
 CHEAP = frozenset(
-    "__future__ _blake2 _ctypes _json _signal _socket _thread array ctypes errno fcntl marshal os"
-    " pwd resource select stat struct sys termios time".split()
+    "__future__ _blake2 _ctypes _json _signal _socket _struct _thread array ctypes errno fcntl"
+    " marshal os pwd resource select stat struct sys termios time".split()
 )
 
 

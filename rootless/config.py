@@ -137,7 +137,7 @@ def modules() -> Sections:
 def _load() -> tuple[Sections, Origins]:
     asked = (
         *(os.environ.get(name) for name in _VARIABLES),
-        *(f"{name}={value}" for name, value in os.environ.items() if name[:6] == "RLESS_"),
+        *(f"{name}={os.environ[name]}" for name in os.environ if name[:6] == "RLESS_"),
     )
     if asked not in _loaded:
         _loaded[asked] = _merge()
@@ -148,10 +148,7 @@ def _merge() -> tuple[Sections, Origins]:
     """Lay the user's file over the system's, and the environment over both."""
     merged: Sections = {}
     origins: Origins = {}
-    sources = list(_files())
-    if any(name[:6] == "RLESS_" for name in os.environ):
-        sources += _variables()
-    for source, found in sources:
+    for source, found in (*_files(), *_variables()):
         for section, keys in found.items():
             if section.startswith(_MODULE):
                 merged[section] = {}  # one of two of the same name, never half of each
@@ -161,9 +158,13 @@ def _merge() -> tuple[Sections, Origins]:
 
 
 def _variables() -> Iterator[tuple[str, Sections]]:
+    names = [name for name in os.environ if name[:6] == "RLESS_"]
     for section, keys in KEYS.items():
         if section == "modules.NAME":
             continue  # too large for a variable
+        prefix = variable_of(section, "")
+        if not any(name.startswith(prefix) for name in names):
+            continue
         for key, kind in keys.items():
             name = variable_of(section, key)
             text = os.environ.get(name)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 
 from rootless.errors import SyscallError
 from rootless.linux.call import failed, libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import struct
     from collections.abc import Collection, Iterable, Sequence
+else:
+    # The C module that `struct` consists of: a file less to look for, 0.2 ms.
+    import _struct as struct
 
 ROUTE, NETFILTER = 0, 12
 F_REQUEST, F_ACK, F_EXCL, F_CREATE, F_APPEND = 0x1, 0x4, 0x200, 0x400, 0x800
