@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         """What the child is told.
 
         Attributes:
-            container, source: of `to_data`.
+            container, source: of `hand_over`, `to_data`.
             volumes: (directory, target) of those that are to be filled.
             cache_dir: of compiled seccomp filters.
             ports: what is published, as `ports.Taken` shows it.

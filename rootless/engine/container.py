@@ -65,18 +65,19 @@ class Container:
         # What this process has written to `live`; None: it is not the one that starts it.
         self._entry: dict[str, Any] | None = None
 
-    def to_data(self) -> dict[str, Any]:
+    def hand_over(self) -> dict[str, Any]:
         """Return it as plain data, for the process that goes on with its start."""
+        entry, self._entry = self._entry, None
         return {
             "id": self.id,
             "directory": self.directory,
             "facts": self.facts,
-            "entry": self._entry,
+            "entry": entry,
         }
 
     @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Container:
-        """Return what `to_data` has given."""
+    def take_over(cls, data: dict[str, Any]) -> Container:
+        """Return what `hand_over` has given."""
         made = cls(data["id"], data["directory"], data["facts"])
         made._entry = data["entry"]
         return made

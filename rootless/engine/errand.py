@@ -67,7 +67,7 @@ def main() -> int:
         orders.update(init="0", code=str(code), restart="no")
         orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
     lists += [("connection", fd) for fd in connections.split(",") if fd]
-    return hold.hold([*orders.items(), *lists], container_id)
+    return hold.hold(hold.encode([*orders.items(), *lists]), container_id)
 
 
 _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192

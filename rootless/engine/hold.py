@@ -79,11 +79,19 @@ def open_interpreter() -> int:
 
 
 def encode(orders: Orders) -> int:
-    """Return a memfd with the orders."""
-    text = "".join(f"{key}\0{value}\0" for key, value in orders)
+    """Return a memfd with the orders; the descriptors in them stay open over execve."""
     fd = os.memfd_create("rless-orders", 1)  # MFD_CLOEXEC
-    os.write(fd, text.encode("utf-8", "surrogateescape"))
+    add(fd, orders)
     return fd
+
+
+def add(fd: int, orders: Orders) -> None:
+    """Add orders to those in a memfd."""
+    for key, value in orders:
+        if key in FDS and int(value) >= 0:
+            os.set_inheritable(int(value), True)
+    text = "".join(f"{key}\0{value}\0" for key, value in orders)
+    os.write(fd, text.encode("utf-8", "surrogateescape"))
 
 
 def decode(fd: int) -> Orders:
@@ -93,18 +101,21 @@ def decode(fd: int) -> Orders:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-def hold(orders: Orders, container_id: str) -> NoReturn:
-    """Stay with the container to its end, as the monitor; never return."""
+def hold(orders_fd: int, container_id: str) -> NoReturn:
+    """Stay with the container to its end, as the monitor; never return.
+
+    Args:
+        orders_fd: of `encode`.
+    """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(null, fd)  # who reads the caller's streams must see their end
     os.chdir("/")
-    orders_fd = encode(orders)
     try:
         from rootless.linux import caps
 
         caps.keep_over_exec()
-        _execute(orders, orders_fd, f"rless: monitor of {container_id[:12]}")
+        _execute(orders_fd, f"rless: monitor of {container_id[:12]}")
     except OSError:
         from rootless.engine import hold_loop  # no program, or on a mount with noexec
 
@@ -115,15 +126,12 @@ def hold(orders: Orders, container_id: str) -> NoReturn:
 def keep(orders: Orders) -> None:
     """Become the program, as the keeper of a process of `exec`; return where there is none."""
     try:
-        _execute(orders, encode(orders), "rless: keeper of an exec")
+        _execute(encode(orders), "rless: keeper of an exec")
     except OSError:
         pass  # the caller goes on with what it has in Python
 
 
-def _execute(orders: Orders, orders_fd: int, title: str) -> NoReturn:
+def _execute(orders_fd: int, title: str) -> NoReturn:
     program = os.open(own_program(_PROGRAM), os.O_PATH | os.O_CLOEXEC)
-    for key, value in orders:
-        if key in FDS and int(value) >= 0:
-            os.set_inheritable(int(value), True)
     os.set_inheritable(orders_fd, True)
     os.execve(program, [title, str(orders_fd)], {})

@@ -125,13 +125,13 @@ class _Holder:
         return int(self.orders.get(key, otherwise))
 
     def say_hello(self) -> None:
-        """Tell the command that the container is in good hands."""
+        """Tell the command that the container is in good hands, and which process its init is."""
         from rootless.runtime import sync
 
         fd = self.number("hello", -1)
         if fd >= 0:
             try:
-                sync.send(fd, sync.READY, None)
+                sync.send(fd, sync.READY, {"init": self.init})
             except OSError:
                 pass  # it has gone, and with it the container, if it keeps that
             os.close(fd)

@@ -6,13 +6,16 @@ runtime, and becomes the monitor by execve (`hold`), still init's parent. It has
 own id in the namespace, and every capability over files of mapped ids.
 
     command                          monitor                           init
-       |  <-- READY(facts) ----------   |   init is at work              |
-       |  <-- READY -----------------   |   execve: rless-monitor        |  the root is entered
+       |  <-- READY(facts) ----------   |   all but init is made         |
+       |  <-- READY(init) -----------   |   execve: rless-monitor        |  the root is entered
        |  <-- status: READY(report) ---------------------------------   |  waits at the gate
        |  -- gate: START ------------------------------------------->   |  the network is up
        |  <-- status: closed by execve, or FAILED -------------------   |  the application runs
        |  <-> link: a client as others, and the leash                   |
        |  <-- X code ----------------   |   over, and cleaned up
+
+After init is cloned this process does next to nothing, so that it is gone before init has written
+to many of the pages that both still share: each would be copied.
 
 If the command is killed while it keeps the container, its link ends: the container is killed and
 cleaned up. A detached one is nobody's. If the monitor is killed, the kernel kills init; the
@@ -81,7 +84,7 @@ class Monitor:
             making: the control group, for which all is said.
             begun: the mount of an image that is a file, if it was made ahead.
         """
-        self.container = Container.from_data(plan["container"])
+        self.container = Container.take_over(plan["container"])
         self.spec = plan["spec"]
         self.idmap = self.container.idmap()
         self.source = Source.from_data(plan["source"])
@@ -101,6 +104,7 @@ class Monitor:
         self.begun = begun
         self.ahead: Ahead | None = None
         self.cgroup: Cgroup | None = None
+        self.orders_fd = -1
         self.times: list[tuple[str, float]] = []
 
     def run(self) -> NoReturn:
@@ -121,8 +125,8 @@ class Monitor:
         finally:
             os._exit(code)
 
-    def _create(self) -> Orders:
-        """Make the container up to its gate; return the orders for what comes then."""
+    def _create(self) -> int:
+        """Make the container, with its init at work; return the orders for what comes then."""
         if self.network_error is not None:
             raise self.network_error
         if self.network_path is not None:
@@ -134,14 +138,13 @@ class Monitor:
         self.times.append(("root filesystem", time.monotonic() - began))
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        listener = monitor_client.listen(self.container.directory)
         wires = self.wires
         if self.shares_pids:
             # What the application leaves behind must come to us, to end with the container.
             prctl.set_child_subreaper()
         begun = parent.begin(
             self.spec,
-            self._place,
+            self._prepare,
             cache_dir=self.cache_dir,
             gate_fd=wires.init_gate,
             status=(wires.status, wires.init_status),
@@ -151,28 +154,33 @@ class Monitor:
             want_report=self.want_report,
             keep_fds=self._launcher_fds(),
         )
-        # From here on init works beside us: the command hears from it how that goes.
         try:
-            init = [begun.pid, start_time(begun.pid) or 0]
-            started = time.time()
-            self.container.record_live(init=init, started=started)
-            write_json(f"{self.container.directory}/config.json", self.spec)
             wires.status = wires.init_status = -1
             wires.close_init_ends()
-            orders = self._orders(begun, started, listener, self._receive_pty())
             if self.ahead is not None:
                 self.ahead.finish()
-            ready = {
-                "init": init,
-                "rootfs": self.mounted.describe(),
-                "times": self.times,
-                "cgroup": [begun.cgroup.manager, begun.cgroup.path, begun.cgroup.why],
-            }
-            sync.send(wires.monitor_result, sync.READY, ready)
+            late = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
+            hold.add(self.orders_fd, [(key, str(value)) for key, value in late.items()])
         except BaseException:
             begun.end()
             raise
-        return orders
+        return self.orders_fd
+
+    def _prepare(self) -> Cgroup:
+        """Find the control group, and do all else that can be done before there is an init."""
+        assert self.mounted is not None
+        cgroup = self._place()
+        write_json(f"{self.container.directory}/config.json", self.spec)
+        started = time.time()
+        self.orders_fd = hold.encode(self._orders(started))
+        ready = {
+            "started": started,
+            "rootfs": self.mounted.describe(),
+            "times": self.times,
+            "cgroup": [cgroup.manager, cgroup.path, cgroup.why],
+        }
+        sync.send(self.wires.monitor_result, sync.READY, ready)
+        return cgroup
 
     def _receive_pty(self) -> int:
         """Return the master of the terminal, once init has made it; -1: there is none."""
@@ -215,8 +223,8 @@ class Monitor:
             restarts=0,
         )
 
-    def _orders(self, begun: parent.Begun, started: float, listener: int, pty: int) -> Orders:
-        """Return what the monitor must know (helpers/monitor)."""
+    def _orders(self, started: float) -> Orders:
+        """Return what the monitor must know (helpers/monitor), but of init and its terminal."""
         from rootless.engine import events
 
         container, wires, mounted = self.container, self.wires, self.mounted
@@ -241,10 +249,7 @@ class Monitor:
             "mount": mount_point,
             "wait_pasta": int(bool(self.ports)),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
-            "init": begun.pid,
-            "init_fd": begun.pidfd,
-            "listener": listener,
-            "pty": pty,
+            "listener": monitor_client.listen(container.directory),
             "in": wires.app_in,
             "out": wires.app_out,
             "err": wires.app_err,
@@ -254,7 +259,7 @@ class Monitor:
             "client_err": wires.client_err,
             "lock": mounted.lock_fd,
             "member": self.member_fd,
-            "status": begun.status_fd,
+            "status": wires.status,
             "hello": wires.monitor_result,
             "orphans": int(self.shares_pids),
             **log_orders(facts),

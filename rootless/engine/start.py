@@ -25,7 +25,7 @@ from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.source import Source
 from rootless.errors import RlessError
 from rootless.linux import caps
-from rootless.linux.process import close_on_exec_from
+from rootless.linux.process import close_on_exec_from, start_time
 from rootless.runtime import sync
 
 TYPE_CHECKING = False
@@ -354,7 +354,7 @@ def follow(state: Run, attachment: Attachment, keep: bool) -> int:
             health.reset(container)
         child.release(
             {
-                "container": container.to_data(),
+                "container": container.hand_over(),
                 "spec": state.spec,
                 "source": state.source.to_data(),
                 "volumes": state.volumes,
@@ -476,7 +476,9 @@ def _attend(state: Run, attachment: Attachment, child: Child) -> int | None:
     if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
         # Had it ended before we joined, its pid could have been another's: all is given up.
         raise RlessError("the container whose namespaces are joined has just ended")
-    _expect_ready(wires.result)  # the monitor is the program that stays
+    init = _expect_ready(wires.result)["init"]  # the monitor is the program that stays
+    ready["init"] = [init, start_time(init) or 0]
+    container.record_live(init=ready["init"], started=ready["started"])
     ready["report"] = sync.expect_ready(wires.status)
     state.mark("created")
     if pasta is not None:

@@ -220,9 +220,9 @@ def test_a_full_disk_at_the_end(start: Start) -> None:
 
 def test_it_says_when_it_has_taken_over(start: Start) -> None:
     reader, writer = os.pipe()
-    start("sleep", "60", hello=writer, prepare=lambda: None)
+    held = start("sleep", "60", hello=writer, prepare=lambda: None)
     os.close(writer)
-    assert sync.receive(reader) == (sync.READY, None)
+    assert sync.receive(reader) == (sync.READY, {"init": held.init})
     assert os.read(reader, 1) == b""
     os.close(reader)
 
