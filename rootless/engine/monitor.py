@@ -363,6 +363,8 @@ class Monitor:
                 self.cgroup.destroy()
             except OSError:
                 pass  # the next sweep finds it by the entry in `live`
+        if self.ahead is not None:
+            self.ahead.close()
         if self.mounted is not None:
             rootfs.unmount(self.mounted)
         try:

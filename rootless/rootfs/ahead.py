@@ -51,6 +51,10 @@ class Ahead:
     def finish(self) -> None:
         """Ask for the rest."""
         self._ask(self._end)
+        self.close()
+
+    def close(self) -> None:
+        """Leave it at that; what is open keeps the image mounted."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
