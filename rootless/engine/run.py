@@ -21,11 +21,8 @@ from __future__ import annotations
 import os
 
 from rootless import paths
-from rootless.engine.attach import Signals
 from rootless.engine.child import Child, begin_cgroup, joins
-from rootless.engine.create import create
 from rootless.engine.request import HOST_IMAGE
-from rootless.engine.start import Attachment, follow
 from rootless.linux.process import close_on_exec_from
 
 TYPE_CHECKING = False
@@ -52,6 +49,10 @@ def run(request: RunRequest) -> int:
     try:
         if file is not None:
             os.close(file.fd)  # it is the child's
+        from rootless.engine.attach import Signals
+        from rootless.engine.create import create
+        from rootless.engine.start import Attachment, follow
+
         state = create(request, run=True, image=image, file=file, child=child)
         signals = Signals(request.sig_proxy)
     except BaseException:
