@@ -372,14 +372,16 @@ def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
 
 
 def _load_shared() -> None:
-    """Load what both sides need: once, not twice.
+    """Load, and look up, what both sides need: once, not twice.
 
     Not where a network has to be begun, or an image's program: that has the longest way to go, and
     1 ms later would be 1 ms later at the end.
     """
-    import rootless.engine.container
     import rootless.engine.events
     import rootless.engine.monitor_client
     import rootless.engine.source
     import rootless.linux.caps
     import rootless.runtime.seccomp  # noqa: F401
+    from rootless.engine.container import live_root
+
+    live_root()

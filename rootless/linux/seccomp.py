@@ -9,11 +9,16 @@ Source: seccomp(2), include/uapi/linux/seccomp.h.
 from __future__ import annotations
 
 import errno
-import struct
 
 from rootless.errors import RlessError
 from rootless.linux import ffi
 from rootless.linux.call import SYS_SECCOMP, failed, libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import struct
+else:
+    import _struct as struct  # as in `netlink`
 
 FLAG_TSYNC = 1
 FLAG_LOG = 2
