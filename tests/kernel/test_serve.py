@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rootless.linux import idmap, mount, ns, process
+from rootless.linux.call import libc
 from rootless.rootfs import fuse, squashfs
 from tests.lib import engine_namespace
 from tests.lib import flat as made
@@ -134,6 +135,14 @@ newer = {name: libc.syscall(number, 0, 0, 0, 0) and ctypes.get_errno() for name,
 print(json.dumps([tried, newer]))
 """
 
+READ = """
+parent = os.getppid()
+other = open(f"/proc/{parent}/task/{parent}/children").read().split()[0]
+for name in ("mem", "environ", "root/etc/passwd"):
+    attempt(name, os.open, f"/proc/{other}/{name}", os.O_RDONLY)
+print(json.dumps(tried))
+"""
+
 ALLOWED = """
 thread = threading.Thread(target=lambda: tried.update(thread=0))
 thread.start()
@@ -173,14 +182,18 @@ def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(script: str, given: dict[str, object]) -> Any:
     """Begin Python as a server, before the ids of its user namespace are mapped.
 
+    Beside it there is a program in the same user namespace that has no right either.
+
     Returns:
         What the script has printed.
     """
     reader, writer = os.pipe()
     begun: list[tuple[fuse.Server, int]] = []
+    beside: list[int] = []
     arguments = ["-I", "-S", "-c", LOOK + script, json.dumps(given)]
 
     def begin() -> None:
+        beside.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
         log_fd = os.memfd_create("log")
         image = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC)
         kept = os.dup(log_fd)
@@ -194,6 +207,7 @@ def serve(script: str, given: dict[str, object]) -> Any:
             os.waitpid(server.pid, 0)
             os.write(writer, os.pread(kept, 65536, 0))
         finally:
+            os.kill(beside[0], 9)
             os._exit(0)
 
     os.environ["SECRET"] = "x"
@@ -242,6 +256,18 @@ def test_what_is_refused(place: str) -> None:
     assert set(newer.values()) == {38}, newer  # ENOSYS
     assert os.listdir(place) == ["old"]
     assert Path(place, "old").read_text() == "there"
+
+
+def landlock() -> bool:
+    """Tell whether this kernel has it (landlock_create_ruleset(2), asked for its version)."""
+    return int(libc.syscall(444, None, 0, 1)) > 0
+
+
+@helper
+@pytest.mark.skipif(not landlock(), reason="a kernel without Landlock")
+def test_other_processes_are_not_read(place: str) -> None:
+    tried = serve(READ, {})
+    assert set(tried.values()) <= {1, 13}, tried  # EPERM, EACCES
 
 
 @helper
