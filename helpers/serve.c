@@ -162,7 +162,7 @@ static void enter_domain(void)
 		fail("landlock_restrict_self");
 }
 
-static int number(const char *text)
+static int descriptor(const char *text)
 {
 	return (int)strtoll(text, NULL, 10);
 }
@@ -185,20 +185,20 @@ int main(int argc, char **argv)
 	syscall(SYS_setsid, 0L, 0L, 0L, 0L, 0L, 0L);
 	if (syscall(CLOSE_RANGE, 3L, (long)~0U, MARK_CLOSE_ON_EXEC, 0L, 0L, 0L) < 0)
 		fail("close_range");
-	if (fcntl(number(argv[3]), F_SETFD, 0L) < 0 || fcntl(number(argv[4]), F_SETFD, 0L) < 0)
+	if (fcntl(descriptor(argv[3]), F_SETFD, 0L) < 0 || fcntl(descriptor(argv[4]), F_SETFD, 0L) < 0)
 		fail("fcntl");
 	if (syscall(SYS_unshare, (long)CLONE_NEWNS, 0L, 0L, 0L, 0L, 0L) < 0)
 		fail("unshare");
 	if (syscall(SYS_mount, NULL, "/", NULL, (long)(MS_REC | MS_PRIVATE), NULL, 0L) < 0)
 		fail("mount(/)");
-	if (write(number(argv[2]), "+", 1) != 1)
+	if (write(descriptor(argv[2]), "+", 1) != 1)
 		fail("write");
 	give_up_rights();
 	if (syscall(SYS_chdir, "/", 0L, 0L, 0L, 0L, 0L) < 0)
 		fail("chdir");
 	enter_domain();
 	load_filter();
-	if (read(number(argv[1]), &word, 1) != 1 || word != 'g')
+	if (read(descriptor(argv[1]), &word, 1) != 1 || word != 'g')
 		return 70; /* who was to mount it has ended */
 	execve(argv[5], argv + 6, environment);
 	fail(argv[5]);

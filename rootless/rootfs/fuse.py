@@ -142,7 +142,10 @@ class Server:
             raise
         os.close(self._fd)
         self._fd = -1
-        os.write(self._go, b"g")
+        try:
+            os.write(self._go, b"g")
+        except BrokenPipeError:
+            pass  # it has ended: `attach` finds out, and tells why
         os.close(self._go)
         self._go = -1
 

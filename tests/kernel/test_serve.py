@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rootless.errors import RlessError
 from rootless.linux import idmap, mount, ns, process
 from rootless.linux.call import libc
 from rootless.rootfs import fuse, squashfs
@@ -353,6 +354,29 @@ def test_it_gives_way_to_python(monkeypatch: pytest.MonkeyPatch, place: str) -> 
     monkeypatch.setattr(process, "own_program", lambda name: str(there))
     found = serve(ABOUT, {"port": 1})
     assert (found["sets"], found["seccomp"]) == ([0, 0, 0, 0, 0], "0")
+
+
+@pytest.mark.parametrize("moment", ["before the mount", "at any time"])
+def test_one_that_cannot_begin_is_told(
+    monkeypatch: pytest.MonkeyPatch, place: str, moment: str
+) -> None:
+    """As on a kernel that takes no filter: the image is unpacked then, with that as the reason."""
+    there = Path(place, "rless-serve")
+    there.write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
+    there.chmod(0o755)
+    monkeypatch.setattr(process, "own_program", lambda name: str(there))
+
+    def case() -> str:
+        server = fuse.Server(PYTHON, [], os.memfd_create("log"), privileged=False)
+        if moment == "before the mount":
+            os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        server.mount()
+        with pytest.raises(RlessError) as caught:
+            server.attach(place)
+        return str(caught.value)
+
+    said = engine_namespace.run(engine_namespace.make_map("single"), case)
+    assert "ended: cannot" in said
 
 
 @helper
