@@ -81,6 +81,7 @@ print(json.dumps({
                     if os.path.exists(f"/proc/self/fd/{fd}")),
     "environment": sorted(os.environ),
     "directory": os.getcwd(),
+    "processors": sorted(os.sched_getaffinity(0)),
     "ignored": int(status["SigIgn"], 16) >> signal.SIGTERM - 1 & 1,
     "blocked": int(status["SigBlk"], 16),
     "said": sys.argv[2:],
@@ -247,6 +248,7 @@ def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) 
     variables = [name for name in found["environment"] if not name.startswith("MALLOC_")]
     assert variables == ["LC_ALL", "PATH"]
     assert found["directory"] == "/"
+    assert found["processors"] == sorted(os.sched_getaffinity(0))
     assert (found["ignored"], found["blocked"]) == (0, 0)
     assert found["said"][0].startswith("/dev/fd/")
 
