@@ -7,7 +7,7 @@ import os
 from rootless.errors import SyscallError
 from rootless.linux import ffi
 from rootless.linux.call import failed, libc
-from rootless.linux.prctl import raise_ambient, read_bounding
+from rootless.linux.prctl import clear_ambient, raise_ambient, read_bounding
 
 # In the kernel's order: the index is the capability's number (linux/capability.h).
 NAMES = (
@@ -105,6 +105,33 @@ def keep_over_exec() -> None:
     set_capabilities(every, every, every)
     for number in range(last + 1):
         raise_ambient(number)
+
+
+class Lent:
+    """Within its `with`, what the caller executes has these capabilities; without it, none.
+
+    For a program that begins where no id is mapped yet, so that nobody is root, and needs them
+    only to give up all. uid 0 gives all of its own in any case.
+
+    Where it runs: as `keep_over_exec`.
+    """
+
+    __slots__ = ("_every", "_rights")
+
+    def __init__(self, rights: int) -> None:
+        """Take a bit mask (`mask`)."""
+        self._rights = rights
+        self._every = (1 << (last_capability() + 1)) - 1
+
+    def __enter__(self) -> None:
+        set_capabilities(self._every, self._every, self._rights)
+        for number in range(self._rights.bit_length()):
+            if self._rights >> number & 1:
+                raise_ambient(number)
+
+    def __exit__(self, *_: object) -> None:
+        clear_ambient()
+        set_capabilities(self._every, self._every, 0)
 
 
 def last_capability() -> int:

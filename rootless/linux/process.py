@@ -87,6 +87,34 @@ class Elsewhere:
                 pass
 
 
+class Here:
+    """Within its `with`, the caller and who it starts stay on the processor that it is on.
+
+    posix_spawn(3) holds the caller up until the child has executed. The scheduler likes to give the
+    child another processor, where it waits behind others, and this one is idle.
+    """
+
+    __slots__ = ("_allowed",)
+
+    def __init__(self) -> None:
+        self._allowed: set[int] = set()
+
+    def __enter__(self) -> None:
+        try:
+            allowed = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {libc.sched_getcpu()})
+            self._allowed = allowed
+        except OSError:
+            pass  # its processors have just been changed
+
+    def __exit__(self, *_: object) -> None:
+        if self._allowed:
+            try:
+                os.sched_setaffinity(0, self._allowed)
+            except OSError:
+                pass
+
+
 def begin_elsewhere(pid: int) -> None:
     """Have a child that was forked just now begin on another processor than the caller's."""
     with Elsewhere(pid):

@@ -26,13 +26,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
 # Only directories that root owns on every system: one planted in $PATH is never run.
 _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin")
+_HELPER = "rless-serve"  # helpers/serve.c
+_HELPER_RIGHTS = ["CAP_SETPCAP", "CAP_SYS_ADMIN"]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD)
 _LOG_LIMIT = 4096
 _END_SECONDS = 5.0
 
@@ -76,12 +79,12 @@ class Server:
         privileged: bool,
         keep_fd: int = -1,
     ) -> None:
-        """Fork what will be `program ARGUMENTS /dev/fd/N`.
+        """Begin what will be `program ARGUMENTS /dev/fd/N`.
 
         Args:
             log_fd: takes what the program says; it is the server's from now on.
             privileged: the program keeps the capabilities over files of mapped ids; else it has
-                none, and no network.
+                none, no network, and no way to reach another process.
             keep_fd: a descriptor that it gets beside that of the mount.
 
         Raises:
@@ -97,13 +100,15 @@ class Server:
             raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
         wait_fd, self._go = os.pipe()
         self._apart, apart_fd = os.pipe()
-        self.pid = os.fork()
+        keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
+        argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
+        self.pid = 0 if privileged else _spawn(program, argv, keep, log_fd, wait_fd, apart_fd)
         if self.pid == 0:
-            os.close(self._go)
-            os.close(self._apart)
-            keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
-            argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
-            _serve(program, argv, keep, log_fd, wait_fd, apart_fd, privileged)
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.close(self._go)
+                os.close(self._apart)
+                _serve(program, argv, keep, log_fd, wait_fd, apart_fd, privileged)
         process.begin_elsewhere(self.pid)
         os.close(wait_fd)
         os.close(apart_fd)
@@ -137,7 +142,10 @@ class Server:
             raise
         os.close(self._fd)
         self._fd = -1
-        os.write(self._go, b"g")
+        try:
+            os.write(self._go, b"g")
+        except BrokenPipeError:
+            pass  # it has ended: `attach` finds out, and tells why
         os.close(self._go)
         self._go = -1
 
@@ -177,6 +185,37 @@ class Server:
         self._apart = self._fd = self._go = self._log_fd = self._mount_fd = -1
 
 
+def _spawn(
+    program: str,
+    argv: list[str],
+    keep: tuple[int, ...],
+    log_fd: int,
+    wait_fd: int,
+    apart_fd: int,
+) -> int:
+    """Start rless-serve, which does what `_serve` does; return its pid, 0: it was not built."""
+    words = [_HELPER, str(wait_fd), str(apart_fd), str(keep[0]), str(keep[-1]), program, *argv]
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, log_fd, 1),
+        (os.POSIX_SPAWN_DUP2, log_fd, 2),
+        # To itself: it stays open over execve.
+        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in (wait_fd, apart_fd, *keep)),
+    ]
+    with process.Here(), caps.Lent(caps.mask(_HELPER_RIGHTS)):
+        try:
+            return os.posix_spawn(
+                process.own_program(_HELPER),
+                words,
+                {},
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=_SIGNALS,
+            )
+        except OSError:
+            return 0
+
+
 def _serve(
     program: str,
     argv: list[str],
@@ -202,7 +241,7 @@ def _serve(
         for fd in keep:
             os.set_inheritable(fd, True)
         # What the parent has blocked or ignored would stay so for the program.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         ns.unshare(ns.CLONE_NEWNS | (0 if privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC))

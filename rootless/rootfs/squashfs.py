@@ -5,9 +5,7 @@ squashfuse. It gets the open file and no right at all: it reads what a stranger 
 mount is taken off its place as soon as the union lies on it, which then keeps it alone. So it
 ends with the union, whatever is killed, and the program with it.
 
-Where there is no FUSE, the image is unpacked by unsquashfs into a cache in the storage, once for
-each file; such a directory is then the one layer. A run holds a shared lock on it; who unpacks
-another image removes those that nobody has used for two weeks.
+Where there is no FUSE, the image is unpacked (`unpacked`); that directory is then the one layer.
 
 Where it runs: as `rootless.rootfs.mount`. Several ranks of a node could share one mount: it would
 be given to `mount_layers` in place of the one made here.
@@ -15,32 +13,20 @@ be given to `mount_layers` in place of the one made here.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import time
 
-from rootless import log
-from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import caps, ns, process, tree
+from rootless.errors import RlessError, escape
 from rootless.linux import mount as mounts
 from rootless.rootfs import DRIVERS, Mounted, check_fatal, fuse, overlay
 from rootless.rootfs import mount as mount_layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
-    from typing import NoReturn
 
     from rootless.linux.idmap import IdMap
-else:
-    import _signal as signal  # as in `fuse`
 
 PROGRAMS = ("squashfuse_ll", "squashfuse")
-UNPACKER = "unsquashfs"
-_UNUSED_SECONDS = 14 * 24 * 3600.0
-_UNPACKER_RIGHTS = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP"]
 
 
 def mount(
@@ -226,16 +212,11 @@ def show(
         try:
             lower.program, lower.pid = begun.attach(lower.path)
         except RlessError as reason:
-            program = fuse.find_program(UNPACKER)
-            if program is None:
-                raise RlessError(
-                    f"cannot mount {escape(path)}: {reason.message}; and {UNPACKER} is not"
-                    " installed",
-                    "ask the administrator for squashfuse and /dev/fuse, or for squashfs-tools",
-                ) from reason
-            source = _Packed(begun.fd, path, offset, reason)
+            from rootless.rootfs import unpacked
+
+            source = unpacked.Packed(begun.fd, path, offset, reason)
             name = f"{idmap.key}-{'.'.join(map(str, (*identity, offset)))}"
-            lower.path, lower.lock_fd = _acquire(cache, name, program, source)
+            lower.path, lower.lock_fd = unpacked.acquire(cache, name, source)
             lower.why = f"unpacked to {lower.path}, as {reason.message}"
         return lower
     finally:
@@ -274,153 +255,3 @@ def _begin(fd: int, offset: int, program: str | None) -> fuse.Server:
     arguments.append(f"/proc/self/fd/{fd}")
     log_fd = os.memfd_create("squashfuse.log")
     return fuse.Server(program, arguments, log_fd, privileged=False, keep_fd=fd)
-
-
-# -- without FUSE --------------------------------------------------------------------------------
-
-
-class _Packed:
-    """An image that is to be unpacked: its open file, and why it is."""
-
-    __slots__ = ("fd", "offset", "path", "reason")
-
-    def __init__(self, fd: int, path: str, offset: int, reason: RlessError) -> None:
-        self.fd = fd
-        self.path = path
-        self.offset = offset
-        self.reason = reason
-
-
-def _acquire(cache: str, name: str, program: str, source: _Packed) -> tuple[str, int]:
-    """Return the directory of an unpacked image, made if absent, and a lock on it."""
-    os.makedirs(cache, 0o700, exist_ok=True)
-    while True:
-        try:
-            lock_fd = os.open(f"{cache}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            log.warn(
-                f"{escape(source.path)} is unpacked to {cache} once, as it cannot be mounted: "
-                f"{source.reason.message}"
-            )
-            _make(cache, name, program, source)
-            continue
-        _lock(lock_fd, fcntl.LOCK_SH)
-        try:
-            if os.path.samestat(os.fstat(lock_fd), os.stat(f"{cache}/{name}")):
-                os.utime(lock_fd)
-                return f"{cache}/{name}/root", lock_fd
-        except FileNotFoundError:
-            pass
-        os.close(lock_fd)  # it was removed between the two calls
-
-
-def _lock(fd: int, kind: int) -> None:
-    try:
-        fcntl.flock(fd, kind)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
-            raise
-        # A file system without locks: what was used within two weeks is not removed anyway.
-
-
-def _make(cache: str, name: str, program: str, source: _Packed) -> None:
-    """Unpack, one process at a time; whoever waited for the lock finds it done."""
-    cache_fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _lock(cache_fd, fcntl.LOCK_EX)
-        if os.path.exists(f"{cache}/{name}"):
-            return
-        _remove_unused(cache_fd, name.partition("-")[0])
-        temporary = f".{name}"
-        os.mkdir(temporary, 0o700, dir_fd=cache_fd)
-        try:
-            _unpack(program, source, f"{cache}/{temporary}")
-            os.rename(temporary, name, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
-        except BaseException:
-            tree.remove_tree(cache_fd, temporary)
-            raise
-    finally:
-        os.close(cache_fd)
-
-
-def _remove_unused(cache_fd: int, key: str) -> None:
-    """Remove what nobody has used for long, and one whose making was cut short."""
-    for name in os.listdir(cache_fd):
-        if not name.startswith((f"{key}-", f".{key}-")):
-            continue  # a record; or of another map: the owners of its files have no ids here
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=cache_fd)
-        try:
-            fresh = time.time() - os.fstat(fd).st_mtime < _UNUSED_SECONDS
-            if name.startswith(".") or not fresh:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                hidden = f".{name.lstrip('.')}"
-                os.rename(name, hidden, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
-                tree.remove_tree(cache_fd, hidden)
-        except (OSError, RlessError):
-            pass  # a container uses it
-        finally:
-            os.close(fd)
-
-
-def _unpack(program: str, source: _Packed, directory: str) -> None:
-    """Run unsquashfs, which may write in `directory` only and has no network.
-
-    Raises:
-        RlessError: it failed; what it said last.
-    """
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _become_unpacker(program, source, directory, writer)
-    os.close(writer)
-    code, said = process.outcome(pid, reader)
-    # 2: an owner, an attribute or a device that nobody here can make.
-    if code not in (0, 2) or not os.path.isdir(f"{directory}/root"):
-        lines = said.decode("utf-8", "replace").strip().splitlines()
-        why = lines[-1] if lines else f"it ended with {code}"
-        place = os.statvfs(directory)
-        if not place.f_bavail or b"No space left" in said:
-            raise SyscallError(f"unpack {escape(source.path)} to {directory}", errno.ENOSPC)
-        raise RlessError(f"cannot unpack {escape(source.path)}: {UNPACKER}: {escape(why)[:300]}")
-
-
-def _become_unpacker(program: str, source: _Packed, directory: str, writer: int) -> NoReturn:
-    try:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.dup2(writer, 2)
-        process.close_on_exec_from(3)
-        os.set_inheritable(source.fd, True)
-        os.umask(0)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _become_root()
-        ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
-        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        mounts.mount(directory, directory, None, mounts.MS_BIND)
-        root_fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
-        mounts.mount_setattr(root_fd, set_=mounts.MOUNT_ATTR_RDONLY, recursive=True)
-        place_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        mounts.mount_setattr(place_fd, clear=mounts.MOUNT_ATTR_RDONLY)
-        os.chdir(directory)
-        fuse.keep_only(caps.mask(_UNPACKER_RIGHTS))
-        argv = [UNPACKER, "-n", "-q", "-f", "-d", "root"]
-        if source.offset:
-            argv += ["-o", str(source.offset)]
-        os.execve(program, [*argv, f"/proc/self/fd/{source.fd}"], process.HELPER_ENVIRONMENT)
-    except BaseException as error:
-        try:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-        finally:
-            os._exit(127)
-
-
-def _become_root() -> None:
-    for change in (os.setresgid, os.setresuid):
-        try:
-            change(0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # 0 is not mapped: the owners are all the same one
-                raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.linux.process import Elsewhere
+from rootless.linux.process import Elsewhere, Here
 from rootless.rootfs import ahead
 
 
@@ -85,3 +85,10 @@ def test_a_child_may_run_everywhere_afterwards() -> None:
         os.waitpid(pid, 0)
     with Elsewhere(pid):
         pass  # it has ended: no error
+
+
+def test_who_stays_here_may_run_everywhere_afterwards() -> None:
+    allowed = os.sched_getaffinity(0)
+    with Here():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == allowed

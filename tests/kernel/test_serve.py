@@ -1,0 +1,397 @@
+"""What serves an image has no right, whichever of the two ways it was started by.
+
+rless-serve (helpers/serve.c) also loads a filter of system calls; rootfs/fuse.py, which does the
+same where that was not built, makes namespaces instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rootless.errors import RlessError
+from rootless.linux import idmap, mount, ns, process
+from rootless.linux.call import libc
+from rootless.rootfs import fuse, squashfs
+from tests.lib import engine_namespace
+from tests.lib import flat as made
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+pytestmark = pytest.mark.needs("user namespaces", "fuse")
+PYTHON = os.path.realpath(sys.executable)
+BUILT = os.path.exists(process.own_program(fuse._HELPER))
+SECONDS = 5.0
+helper = pytest.mark.skipif(not BUILT, reason="rless-serve was not built")
+WAYS = [pytest.param("helper", marks=helper), "python"]
+
+# In the program: `tried` gets the error of each call, 0 for none.
+LOOK = """
+import ctypes, errno, fcntl, json, os, resource, signal, socket, sys, threading
+given = json.loads(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+tried = {}
+
+def attempt(name, function, *arguments):
+    try:
+        function(*arguments)
+        tried[name] = 0
+    except OSError as error:
+        tried[name] = error.errno
+
+def call(name, *arguments):
+    ctypes.set_errno(0)
+    arguments = (ctypes.c_long(x) if isinstance(x, int) else x for x in arguments)
+    result = getattr(libc, name)(*arguments)
+    tried[name] = ctypes.get_errno() if result in (-1, 0xFFFFFFFF) else 0
+
+def ends_by(function):
+    pid = os.fork()
+    if pid == 0:
+        function()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+ABOUT = """
+def connect():
+    with socket.socket() as client:
+        client.connect(("127.0.0.1", given["port"]))
+
+attempt("connect", connect)
+lines = open("/proc/self/status").read().splitlines()
+status = dict(line.split(":\\t", 1) for line in lines if ":\\t" in line)
+print(json.dumps({
+    "connect": tried["connect"],
+    "sets": [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
+    "nnp": status["NoNewPrivs"],
+    "seccomp": status["Seccomp"],
+    "leader": os.getsid(0) == os.getpid(),
+    "mnt": os.readlink("/proc/self/ns/mnt"),
+    "files": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                    if os.path.exists(f"/proc/self/fd/{fd}")),
+    "environment": sorted(os.environ),
+    "directory": os.getcwd(),
+    "processors": sorted(os.sched_getaffinity(0)),
+    "ignored": int(status["SigIgn"], 16) >> signal.SIGTERM - 1 & 1,
+    "blocked": int(status["SigBlk"], 16),
+    "said": sys.argv[2:],
+}))
+"""
+
+REFUSED = """
+here, parent = given["place"], os.getppid()
+old = here + "/old"
+attempt("socket", socket.socket)
+attempt("socketpair", socket.socketpair)
+call("shmget", 0, 4096, 0o1600)
+call("semget", 0, 1, 0o1600)
+call("msgget", 0, 0o1600)
+call("mq_open", b"/rless-test", os.O_CREAT | os.O_RDWR, 0o600, 0)
+call("ptrace", 16, parent, 0, 0)
+call("process_vm_readv", parent, 0, 0, 0, 0, 0)
+call("process_vm_writev", parent, 0, 0, 0, 0, 0)
+attempt("kill", os.kill, parent, 0)
+call("tgkill", parent, parent, 0)
+attempt("prlimit", resource.prlimit, parent, resource.RLIMIT_CORE)
+attempt("sched_setaffinity", os.sched_setaffinity, parent, os.sched_getaffinity(0))
+attempt("setpriority", os.setpriority, os.PRIO_PROCESS, parent, 5)
+attempt("fcntl", fcntl.fcntl, 0, fcntl.F_SETOWN, parent)
+call("unshare", 0x10000000)
+call("setns", 0, 0)
+clone = {"x86_64": 56}.get(os.uname().machine, 220)
+call("syscall", clone, 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)
+call("mount", 0, b"/", 0, 0x44000, 0)
+call("chroot", b"/")
+call("personality", 0x0040000)
+attempt("write", os.open, old, os.O_WRONLY)
+attempt("read and write", os.open, old, os.O_RDWR)
+attempt("truncate and read", os.open, old, os.O_RDONLY | os.O_TRUNC)
+attempt("create", os.open, here + "/new", os.O_RDONLY | os.O_CREAT, 0o600)
+call("creat", (here + "/new").encode(), 0o600)
+attempt("truncate", os.truncate, old, 0)
+attempt("mkdir", os.mkdir, here + "/new")
+attempt("mkfifo", os.mkfifo, here + "/new")
+attempt("symlink", os.symlink, "old", here + "/new")
+attempt("link", os.link, old, here + "/new")
+attempt("rename", os.rename, old, here + "/new")
+attempt("unlink", os.unlink, old)
+attempt("chmod", os.chmod, old, 0o600)
+attempt("chown", os.chown, old, os.getuid(), -1)
+attempt("utime", os.utime, old)
+attempt("setxattr", os.setxattr, old, "user.a", b"b")
+attempt("removexattr", os.removexattr, old, "user.a")
+attempt("memory", os.open, f"/proc/{parent}/mem", os.O_RDWR)
+newer = {name: libc.syscall(number, 0, 0, 0, 0) and ctypes.get_errno() for name, number in
+         dict(pidfd_open=434, clone3=435, io_uring_setup=425, openat2=437, pidfd_getfd=438,
+              mount_setattr=442, fchmodat2=452, setxattrat=463, future=600).items()}
+print(json.dumps([tried, newer]))
+"""
+
+READ = """
+parent = os.getppid()
+other = open(f"/proc/{parent}/task/{parent}/children").read().split()[0]
+for name in ("mem", "environ", "root/etc/passwd"):
+    attempt(name, os.open, f"/proc/{other}/{name}", os.O_RDONLY)
+print(json.dumps(tried))
+"""
+
+ALLOWED = """
+thread = threading.Thread(target=lambda: tried.update(thread=0))
+thread.start()
+thread.join()
+attempt("read", lambda: open(given["place"] + "/old").read())
+attempt("signal", lambda: signal.raise_signal(signal.SIGURG))
+tried["fork"] = ends_by(lambda: None)
+print(json.dumps(tried))
+"""
+
+FOREIGN = """
+import mmap
+
+def run(code):
+    page = mmap.mmap(-1, 4096, prot=7)
+    page.write(code)
+    ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+
+print(json.dumps([
+    ends_by(lambda: run(bytes.fromhex("b814000000cd80c3"))),  # getpid of i386
+    ends_by(lambda: libc.syscall(0x40000000 | 39)),           # getpid of x32
+]))
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    (tmp_path / "old").write_text("there")
+    return str(tmp_path)
+
+
+def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "python":
+        monkeypatch.setattr(fuse, "_HELPER", "nothing-such")
+
+
+def serve(script: str, given: dict[str, object]) -> Any:
+    """Begin Python as a server, before the ids of its user namespace are mapped.
+
+    Beside it there is a program in the same user namespace that has no right either.
+
+    Returns:
+        What the script has printed.
+    """
+    reader, writer = os.pipe()
+    begun: list[tuple[fuse.Server, int]] = []
+    beside: list[int] = []
+    arguments = ["-I", "-S", "-c", LOOK + script, json.dumps(given)]
+
+    def begin() -> None:
+        beside.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
+        log_fd = os.memfd_create("log")
+        image = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC)
+        kept = os.dup(log_fd)
+        server = fuse.Server(PYTHON, arguments, log_fd, privileged=False, keep_fd=image)
+        begun.append((server, kept))
+
+    def body() -> NoReturn:
+        try:
+            ((server, kept),) = begun
+            server.mount()
+            os.waitpid(server.pid, 0)
+            os.write(writer, os.pread(kept, 65536, 0))
+        finally:
+            os.kill(beside[0], 9)
+            os._exit(0)
+
+    os.environ["SECRET"] = "x"
+    stray = os.open("/etc/group", os.O_RDONLY)
+    os.set_inheritable(stray, True)
+    try:
+        child = idmap.Newborn(ns.CLONE_NEWNS, body, meanwhile=begin)
+        child.begin_maps(engine_namespace.make_map("single-u1000"))
+        child.release()
+    finally:
+        os.close(stray)
+        os.close(writer)
+        del os.environ["SECRET"]
+    with open(reader) as stream:
+        text = stream.read()
+    os.waitpid(child.pid, 0)
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise AssertionError(text) from None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    choose(way, monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = serve(ABOUT, {"port": listener.getsockname()[1]})
+    assert found["connect"] != 0
+    assert found["sets"] == [0, 0, 0, 0, 0]
+    assert found["nnp"] == "1"
+    assert found["seccomp"] == ("2" if way == "helper" else "0")
+    assert found["leader"] is True
+    assert found["mnt"] != os.readlink("/proc/self/ns/mnt")
+    allowed = ("/dev/fuse", "/dev/null", "/memfd:log", "/etc/passwd", "/proc/")
+    assert all(path.startswith(allowed) for path in found["files"]), found["files"]
+    variables = [name for name in found["environment"] if not name.startswith("MALLOC_")]
+    assert variables == ["LC_ALL", "PATH"]
+    assert found["directory"] == "/"
+    assert found["processors"] == sorted(os.sched_getaffinity(0))
+    assert (found["ignored"], found["blocked"]) == (0, 0)
+    assert found["said"][0].startswith("/dev/fd/")
+
+
+@helper
+def test_what_is_refused(place: str) -> None:
+    tried, newer = serve(REFUSED, {"place": place})
+    assert set(tried.values()) == {1}, tried  # EPERM
+    assert set(newer.values()) == {38}, newer  # ENOSYS
+    assert os.listdir(place) == ["old"]
+    assert Path(place, "old").read_text() == "there"
+
+
+def landlock() -> bool:
+    """Tell whether this kernel has it (landlock_create_ruleset(2), asked for its version)."""
+    return int(libc.syscall(444, None, 0, 1)) > 0
+
+
+@helper
+@pytest.mark.skipif(not landlock(), reason="a kernel without Landlock")
+def test_other_processes_are_not_read(place: str) -> None:
+    tried = serve(READ, {})
+    assert set(tried.values()) <= {1, 13}, tried  # EPERM, EACCES
+
+
+@helper
+def test_what_is_not(place: str) -> None:
+    """Threads, memory, reading: programs differ in what they need of that."""
+    tried = serve(ALLOWED, {"place": place})
+    assert set(tried.values()) == {0}, tried
+
+
+@helper
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="what other processors cannot do")
+def test_calls_of_another_architecture_end_it(place: str) -> None:
+    assert serve(FOREIGN, {}) == [-31, -31]  # SIGSYS
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_ends_with_who_began_it(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was to make the mount is killed before."""
+    choose(way, monkeypatch)
+    reader, writer = os.pipe()
+
+    def begin() -> None:
+        server = fuse.Server(PYTHON, [], os.memfd_create("log"), privileged=False)
+        os.write(writer, str(server.pid).encode())
+        time.sleep(60)
+
+    child = idmap.Newborn(ns.CLONE_NEWNS, lambda: os._exit(0), meanwhile=begin)
+    pid = int(os.read(reader, 20))
+    os.close(reader)
+    os.close(writer)
+    assert os.path.exists(f"/proc/{pid}")
+    os.kill(child.pid, 9)
+    child.abandon()
+    deadline = time.monotonic() + SECONDS
+    while process.process_state(pid) not in ("", "Z", "X"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("tree") / "root"
+    path.mkdir()
+    (path / "file").write_bytes(bytes(range(256)) * 4000)
+    yield path
+
+
+@helper
+@pytest.mark.needs("mksquashfs", "squashfuse")
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "xz", "lz4"])
+@pytest.mark.parametrize("program", squashfs.PROGRAMS)
+@pytest.mark.parametrize("map_", ["single", "single-u1000"])
+def test_squashfuse_serves_below_the_filter(
+    tree: Path, tmp_path: Path, compression: str, program: str, map_: str
+) -> None:
+    found = fuse.find_program(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    image = made.mksquashfs(tree, tmp_path / "image", "-comp", compression)
+    target = tmp_path / "target"
+    target.mkdir()
+
+    def case() -> list[object]:
+        begun = squashfs.Begun(os.open(image, os.O_RDONLY | os.O_CLOEXEC), 0, found)
+        begun.mount()
+        name, pid = begun.attach(str(target))
+        status = Path(f"/proc/{pid}/status").read_text()
+        same = (target / "file").read_bytes() == (tree / "file").read_bytes()
+        mount.umount(str(target))
+        fuse.wait(pid)
+        return [name, "Seccomp:\t2" in status, same]
+
+    result = engine_namespace.run(engine_namespace.make_map(map_), case)
+    assert result == [program, True, True]
+
+
+def test_it_gives_way_to_python(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """A program that cannot be executed is as good as none."""
+    there = Path(place, "rless-serve")
+    there.write_bytes(b"\x7fELF broken")
+    there.chmod(0o755)
+    monkeypatch.setattr(process, "own_program", lambda name: str(there))
+    found = serve(ABOUT, {"port": 1})
+    assert (found["sets"], found["seccomp"]) == ([0, 0, 0, 0, 0], "0")
+
+
+@pytest.mark.parametrize("moment", ["before the mount", "at any time"])
+def test_one_that_cannot_begin_is_told(
+    monkeypatch: pytest.MonkeyPatch, place: str, moment: str
+) -> None:
+    """As on a kernel that takes no filter: the image is unpacked then, with that as the reason."""
+    there = Path(place, "rless-serve")
+    there.write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
+    there.chmod(0o755)
+    monkeypatch.setattr(process, "own_program", lambda name: str(there))
+
+    def case() -> str:
+        server = fuse.Server(PYTHON, [], os.memfd_create("log"), privileged=False)
+        if moment == "before the mount":
+            os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        server.mount()
+        with pytest.raises(RlessError) as caught:
+            server.attach(place)
+        return str(caught.value)
+
+    said = engine_namespace.run(engine_namespace.make_map("single"), case)
+    assert "ended: cannot" in said
+
+
+@helper
+def test_who_began_it_lends_no_right_any_more() -> None:
+    """What is executed later has none of those that rless-serve needs."""
+
+    def case() -> str:
+        server = fuse.Server(PYTHON, [], os.memfd_create("log"), privileged=False)
+        status = Path("/proc/self/status").read_text()
+        server.end()
+        return status
+
+    status = engine_namespace.run(engine_namespace.make_map("single-u1000"), case)
+    for name in ("CapInh", "CapAmb"):
+        assert f"{name}:\t{0:016x}" in status
+    assert f"CapEff:\t{0:016x}" not in status
