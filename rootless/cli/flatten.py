@@ -19,7 +19,7 @@ VERB = Verb(
             "Options",
             (
                 ("--compression", "METHOD", "value", "compression", "flatten.compression",
-                 "zstd (default), gzip, xz or lz4"),
+                 "lz4 (default), zstd, gzip or xz"),
                 ("--keep-owners", "", "flag", "keep_owners", "boolean",
                  "Keep the owners of the files; without it all are root's"),
                 ("--force -f", "", "flag", "force", "boolean", "Replace FILE"),

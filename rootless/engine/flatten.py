@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import IdMap
 
 PROGRAM = "mksquashfs"
-COMPRESSIONS = ("zstd", "gzip", "xz", "lz4")
+COMPRESSIONS = ("lz4", "zstd", "gzip", "xz")  # the first is the default (docs/hpc.md)
 # What is mounted on by others: directories, and empty files.
 _DIRECTORIES = ("dev", "etc", "home", "mnt", "opt", "proc", "root", "srv", "sys", "tmp", "usr")
 _FILES = ("etc/group", "etc/hosts", "etc/passwd", "etc/resolv.conf")
@@ -48,7 +48,7 @@ def flatten(
     output: str,
     *,
     platform: str | None = None,
-    compression: str = "zstd",
+    compression: str = COMPRESSIONS[0],
     keep_owners: bool = False,
     force: bool = False,
 ) -> None:
