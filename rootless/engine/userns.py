@@ -11,13 +11,13 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import idmap, ns, subid
+from rootless.linux import idmap, ns
 from rootless.linux.idmap import IdMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     Extent = tuple[int, int, int]
 
@@ -25,7 +25,7 @@ _MAX_ID = 2**31 - 1
 
 
 class Subordinate:
-    """The subordinate ids of the caller.
+    """The subordinate ids of the caller, looked up when one of these is asked for first.
 
     Attributes:
         uids, gids: (start, count) ranges on the host.
@@ -34,10 +34,19 @@ class Subordinate:
 
     __slots__ = ("gids", "uids", "why_none")
 
-    def __init__(self) -> None:
+    uids: list[tuple[int, int]]
+    gids: list[tuple[int, int]]
+    why_none: str | None
+
+    def __getattr__(self, name: str) -> Any:
+        """Look them up; only what has no value yet comes here."""
+        if name not in self.__slots__:
+            raise AttributeError(name)
+        from rootless.linux import subid
+
         self.uids = subid.ranges("uid")
         self.gids = subid.ranges("gid")
-        self.why_none: str | None = None
+        self.why_none = None
         if not self.uids or not self.gids:
             missing = "subuid" if not self.uids else "subgid"
             self.why_none = f"you have no range in /etc/{missing}"
@@ -50,6 +59,7 @@ class Subordinate:
                     self.why_none = why
         if self.why_none:
             self.uids, self.gids = [], []
+        return getattr(self, name)
 
 
 def build(uid: int, gid: int, ids: Subordinate, include_me: bool = True) -> IdMap:
