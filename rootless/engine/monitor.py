@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted, squashfs
-    from rootless.rootfs.ahead import Ahead
     from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Cgroup
 else:
@@ -102,7 +101,6 @@ class Monitor:
         self.mounted: Mounted | None = None
         self.making = making
         self.begun = begun
-        self.ahead: Ahead | None = None
         self.cgroup: Cgroup | None = None
         self.orders_fd = -1
         self.times: list[tuple[str, float]] = []
@@ -157,8 +155,6 @@ class Monitor:
         try:
             wires.status = wires.init_status = -1
             wires.close_init_ends()
-            if self.ahead is not None:
-                self.ahead.finish()
             late = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
             hold.add(self.orders_fd, [(key, str(value)) for key, value in late.items()])
         except BaseException:
@@ -338,13 +334,13 @@ class Monitor:
         return mounted
 
     def _read_ahead(self, mounted: Mounted) -> None:
-        """Have the program's pages unpacked while the container is being made."""
-        from rootless.rootfs.ahead import Ahead
+        """Have the head of the program unpacked while the container is being made."""
+        from rootless.rootfs.ahead import read_ahead
 
         process = self.spec["process"]
         environment = process.get("env", [])
         server = mounted.helper_pids[-1]
-        self.ahead = Ahead(mounted.path, process["args"][0], environment, process["cwd"], server)
+        read_ahead(mounted.path, process["args"][0], environment, process["cwd"], server)
 
     def _fill_volumes(self, root: str) -> None:
         if self.volumes:
@@ -363,8 +359,6 @@ class Monitor:
                 self.cgroup.destroy()
             except OSError:
                 pass  # the next sweep finds it by the entry in `live`
-        if self.ahead is not None:
-            self.ahead.close()
         if self.mounted is not None:
             rootfs.unmount(self.mounted)
         try:

@@ -19,53 +19,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MOST = 2 << 20  # bytes of a program: what comes later is for special occasions
 _STEP = 128 << 10  # bytes: the kernel reads no more for one posix_fadvise(2)
-_AT_ONCE = 12  # steps: FUSE lets who asks for more wait (FUSE_DEFAULT_MAX_BACKGROUND)
+# Of a program a start needs the head, and little else. More than this, and all that is asked of the
+# image meanwhile waits until it is unpacked: squashfuse has one thread.
+_STEPS = 3
 
 
-class Ahead:
-    """What is read of one program.
+def read_ahead(
+    root: str, program: str, environment: Iterable[str], directory: str, server: int
+) -> None:
+    """Have the head of a program of the container read, if the program is found; wait for nothing.
 
-    It is asked for in two parts, some milliseconds apart: nothing is waited for then.
+    Args:
+        program: as execvp(3) takes it, in the container.
+        directory: where it is started.
+        server: pid of the program that unpacks, a child.
     """
-
-    __slots__ = ("_at", "_end", "_fd")
-
-    def __init__(
-        self, root: str, program: str, environment: Iterable[str], directory: str, server: int
-    ) -> None:
-        """Begin to read a program of the container, if it is found.
-
-        Args:
-            program: as execvp(3) takes it, in the container.
-            directory: where it is started.
-            server: pid of the program that unpacks, a child.
-        """
-        self._fd = _find(root, program, environment, directory)
-        self._at = 0
-        self._end = min(os.fstat(self._fd).st_size, _MOST) if self._fd >= 0 else 0
+    fd = _find(root, program, environment, directory)
+    if fd < 0:
+        return
+    try:
         with Elsewhere(server):
-            self._ask(_AT_ONCE * _STEP)
-
-    def finish(self) -> None:
-        """Ask for the rest."""
-        self._ask(self._end)
-        self.close()
-
-    def close(self) -> None:
-        """Leave it at that; what is open keeps the image mounted."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _ask(self, end: int) -> None:
-        try:
-            while self._at < min(end, self._end):
-                os.posix_fadvise(self._fd, self._at, _STEP, os.POSIX_FADV_WILLNEED)
-                self._at += _STEP
-        except OSError:
-            pass  # it is read when it is needed
+            for step in range(_STEPS):
+                os.posix_fadvise(fd, step * _STEP, _STEP, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        pass  # it is read when it is needed
+    finally:
+        os.close(fd)
 
 
 def _find(root: str, program: str, environment: Iterable[str], directory: str) -> int:

@@ -59,13 +59,14 @@ def test_nothing_else_is_opened_for_long(root: Path) -> None:
     assert found(root, "pipe") == found(root, "directory") == ""
 
 
-def test_all_of_it_is_asked_for(root: Path) -> None:
+def test_the_head_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *what: asked.append(what))
     before = set(os.listdir("/proc/self/fd"))
     for program in ("plain", "missing"):
-        reading = ahead.Ahead(str(root), program, ["PATH=/bin"], "/", os.getpid())
-        reading.finish()
-        reading.finish()
-        assert reading._at >= reading._end == (300_000 if program == "plain" else 0)
+        ahead.read_ahead(str(root), program, ["PATH=/bin"], "/", os.getpid())
+    step = 128 << 10
+    assert asked == [(at, step, os.POSIX_FADV_WILLNEED) for at in (0, step, 2 * step)]
     assert set(os.listdir("/proc/self/fd")) == before
 
 
