@@ -42,7 +42,7 @@ def parse(text: str, flag: str, now: float | None = None) -> float:
 
 
 def _number(text: str) -> float | None:
-    digits = text.replace(".", "", 1).removeprefix("-")
+    digits = text.removeprefix("-").replace(".", "", 1)
     if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
         return None
     return float(text)

@@ -1,4 +1,4 @@
-"""What serves an image has no right, whichever of the two ways it was started by.
+"""What serves an image has no right, whichever of the two ways it was started by (class 46).
 
 rless-serve (helpers/serve.c) also loads a filter of system calls; rootfs/fuse.py, which does the
 same where that was not built, makes namespaces instead.

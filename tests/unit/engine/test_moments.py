@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rootless.engine import moments
@@ -28,6 +28,7 @@ def test_shown_and_read_again(seconds: int) -> None:
 
 
 @given(st.text("0123456789-:TZ.+ hms", max_size=30))
+@example(".-0")
 def test_nothing_but_a_moment_or_an_error(text: str) -> None:
     try:
         assert isinstance(moments.parse(text, "--since"), float)
