@@ -358,14 +358,16 @@ def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
     """Connect to an echo server, once it is there."""
     deadline = time.monotonic() + 5
     while True:
-        client = socket.create_connection((host, port), 5)
+        client = None
         try:
+            client = socket.create_connection((host, port), 5)
             client.sendall(b"?")
             if client.recv(1) == b"?":
                 return client
         except ConnectionError:
-            pass  # the member does not listen yet
-        client.close()
+            pass  # the member does not listen yet, which may show while connecting already
+        if client is not None:
+            client.close()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
