@@ -110,14 +110,11 @@ def create(
         from rootless.engine import resources
 
         resources.check(request)
-    if child is None:
-        sweep.sweep()
-        find_joined(state)
-        _find_image(state)
-    else:  # who joins nobody: its maps, which take longest, come first
-        _find_image(state)
+    sweep.sweep()
+    find_joined(state)
+    _find_image(state)
+    if child is not None:
         child.begin_maps(state.idmap)
-        sweep.sweep()
     state.mark("image")
     _make_container(state, run)
     state.mark("container")

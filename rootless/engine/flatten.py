@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 
 from rootless import paths
 from rootless.engine import userns
@@ -24,6 +23,7 @@ from rootless.image.inflight import InFlight
 from rootless.image.pull import ensure_layers, pull
 from rootless.image.store import Store
 from rootless.linux import caps, idmap, ns, process
+from rootless.linux.become import become
 from rootless.rootfs import fuse
 from rootless.rootfs import mount as mount_layers
 
@@ -189,7 +189,7 @@ class _Job:
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._become_program(mounted.path, writer)
+            become(lambda: self._pack(mounted.path), writer, writer, [self.fd])
         os.close(writer)
         code, said = process.outcome(pid, reader)
         if code != 0:
@@ -199,25 +199,12 @@ class _Job:
                 raise _failed(self.output, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             raise RlessError(f"{PROGRAM} failed: {escape(why or f'it ended with {code}')[:300]}")
 
-    def _become_program(self, root: str, writer: int) -> NoReturn:
-        try:
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(null, 0)
-            os.dup2(writer, 1)
-            os.dup2(writer, 2)
-            process.close_on_exec_from(3)
-            os.set_inheritable(self.fd, True)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
-            ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
-            fuse.keep_only(caps.mask(_RIGHTS))
-            argv = [PROGRAM, root, f"/proc/self/fd/{self.fd}", *self.arguments]
-            os.execve(self.program, argv, process.HELPER_ENVIRONMENT)
-        except BaseException as error:
-            try:
-                os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-            finally:
-                os._exit(127)
+    def _pack(self, root: str) -> NoReturn:
+        """Become mksquashfs, in a child of its own."""
+        ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
+        fuse.keep_only(caps.mask(_RIGHTS))
+        argv = [PROGRAM, root, f"/proc/self/fd/{self.fd}", *self.arguments]
+        os.execve(self.program, argv, process.HELPER_ENVIRONMENT)
 
 
 def _add(root_fd: int, config: bytes) -> None:

@@ -29,6 +29,8 @@ else:
     import _signal as signal
 
 HELPER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # of other programs that we start
+# What the parent ignores would be ignored by them too.
+HELPER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD)
 
 _CLOSE_RANGE_CLOEXEC = 4
 _LAST_FD = 0xFFFFFFFF
@@ -69,12 +71,15 @@ class Elsewhere:
         self._pid = pid
         self._allowed: set[int] = set()
 
+    def _choose(self, allowed: set[int]) -> set[int]:
+        return allowed - {libc.sched_getcpu()}
+
     def __enter__(self) -> None:
         try:
             allowed = os.sched_getaffinity(0)
-            others = allowed - {libc.sched_getcpu()}
-            if others:
-                os.sched_setaffinity(self._pid, others)
+            chosen = self._choose(allowed)
+            if chosen:
+                os.sched_setaffinity(self._pid, chosen)
                 self._allowed = allowed
         except OSError:
             pass  # it has ended, or its processors have just been changed
@@ -87,32 +92,20 @@ class Elsewhere:
                 pass
 
 
-class Here:
+class Here(Elsewhere):
     """Within its `with`, the caller and who it starts stay on the processor that it is on.
 
     posix_spawn(3) holds the caller up until the child has executed. The scheduler likes to give the
     child another processor, where it waits behind others, and this one is idle.
     """
 
-    __slots__ = ("_allowed",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._allowed: set[int] = set()
+        super().__init__(0)
 
-    def __enter__(self) -> None:
-        try:
-            allowed = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {libc.sched_getcpu()})
-            self._allowed = allowed
-        except OSError:
-            pass  # its processors have just been changed
-
-    def __exit__(self, *_: object) -> None:
-        if self._allowed:
-            try:
-                os.sched_setaffinity(0, self._allowed)
-            except OSError:
-                pass
+    def _choose(self, allowed: set[int]) -> set[int]:
+        return {libc.sched_getcpu()}
 
 
 def begin_elsewhere(pid: int) -> None:

@@ -13,7 +13,6 @@ even by SIGKILL, the kernel ends the mount, the program reads ENODEV and exits.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -35,7 +34,6 @@ else:
 _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin")
 _HELPER = "rless-serve"  # helpers/serve.c
 _HELPER_RIGHTS = ["CAP_SETPCAP", "CAP_SYS_ADMIN"]
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD)
 _LOG_LIMIT = 4096
 _END_SECONDS = 5.0
 
@@ -102,16 +100,77 @@ class Server:
         self._apart, apart_fd = os.pipe()
         keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
         argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
-        self.pid = 0 if privileged else _spawn(program, argv, keep, log_fd, wait_fd, apart_fd)
+        self.pid = 0 if privileged else self._spawn(program, argv, keep, wait_fd, apart_fd)
         if self.pid == 0:
-            self.pid = os.fork()
-            if self.pid == 0:
-                os.close(self._go)
-                os.close(self._apart)
-                _serve(program, argv, keep, log_fd, wait_fd, apart_fd, privileged)
+            self.pid = self._fork(program, argv, keep, wait_fd, apart_fd, privileged)
         process.begin_elsewhere(self.pid)
         os.close(wait_fd)
         os.close(apart_fd)
+
+    def _spawn(
+        self, program: str, argv: list[str], keep: tuple[int, ...], wait_fd: int, apart_fd: int
+    ) -> int:
+        """Start rless-serve, which does what `_fork` does; return its pid, 0: it was not built."""
+        words = [_HELPER, str(wait_fd), str(apart_fd), str(keep[0]), str(keep[-1]), program, *argv]
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, self._log_fd, 1),
+            (os.POSIX_SPAWN_DUP2, self._log_fd, 2),
+            # To itself: it stays open over execve.
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in (wait_fd, apart_fd, *keep)),
+        ]
+        with process.Here(), caps.Lent(caps.mask(_HELPER_RIGHTS)):
+            try:
+                return os.posix_spawn(
+                    process.own_program(_HELPER),
+                    words,
+                    {},
+                    file_actions=actions,
+                    setsigmask=(),
+                    setsigdef=process.HELPER_SIGNALS,
+                )
+            except OSError:
+                return 0
+
+    def _fork(
+        self,
+        program: str,
+        argv: list[str],
+        keep: tuple[int, ...],
+        wait_fd: int,
+        apart_fd: int,
+        privileged: bool,
+    ) -> int:
+        """Fork a child that becomes the program once there is a word in `wait_fd`.
+
+        Args:
+            apart_fd: gets a word as soon as no mount of ours can reach the child any more.
+        """
+        from rootless.linux import idmap
+        from rootless.linux.become import become
+
+        def serve() -> NoReturn:
+            os.close(self._go)
+            os.close(self._apart)
+            os.setsid()  # a key of the terminal must not end it
+            ns.unshare(ns.CLONE_NEWNS | (0 if privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC))
+            mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+            os.write(apart_fd, b"+")
+            if privileged:
+                # The groups stay: the storage may be reachable by one of them only.
+                idmap.become_root(keep_groups=True)
+                caps.keep_over_exec()
+            else:
+                keep_only(0)
+            os.chdir("/")
+            if os.read(wait_fd, 1) != b"g":
+                os._exit(70)  # who was to mount it has ended
+            os.execve(program, argv, process.HELPER_ENVIRONMENT)
+
+        pid = os.fork()
+        if pid == 0:
+            become(serve, self._log_fd, self._log_fd, keep)
+        return pid
 
     def mount(self, flags: int = 0) -> None:
         """Make the mount, seen by nobody yet, and let the program begin.
@@ -185,83 +244,6 @@ class Server:
         self._apart = self._fd = self._go = self._log_fd = self._mount_fd = -1
 
 
-def _spawn(
-    program: str,
-    argv: list[str],
-    keep: tuple[int, ...],
-    log_fd: int,
-    wait_fd: int,
-    apart_fd: int,
-) -> int:
-    """Start rless-serve, which does what `_serve` does; return its pid, 0: it was not built."""
-    words = [_HELPER, str(wait_fd), str(apart_fd), str(keep[0]), str(keep[-1]), program, *argv]
-    actions: list[tuple[Any, ...]] = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-        (os.POSIX_SPAWN_DUP2, log_fd, 1),
-        (os.POSIX_SPAWN_DUP2, log_fd, 2),
-        # To itself: it stays open over execve.
-        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in (wait_fd, apart_fd, *keep)),
-    ]
-    with process.Here(), caps.Lent(caps.mask(_HELPER_RIGHTS)):
-        try:
-            return os.posix_spawn(
-                process.own_program(_HELPER),
-                words,
-                {},
-                file_actions=actions,
-                setsigmask=(),
-                setsigdef=_SIGNALS,
-            )
-        except OSError:
-            return 0
-
-
-def _serve(
-    program: str,
-    argv: list[str],
-    keep: tuple[int, ...],
-    log_fd: int,
-    wait_fd: int,
-    apart_fd: int,
-    privileged: bool,
-) -> NoReturn:
-    """Become the program, in the child, once there is a word in `wait_fd`.
-
-    Args:
-        apart_fd: gets a word as soon as no mount of the parent's can reach the child any more.
-    """
-    try:
-        # A key of the terminal must not end it.
-        os.setsid()
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(null, 0)
-        os.dup2(log_fd, 1)
-        os.dup2(log_fd, 2)
-        process.close_on_exec_from(3)
-        for fd in keep:
-            os.set_inheritable(fd, True)
-        # What the parent has blocked or ignored would stay so for the program.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        ns.unshare(ns.CLONE_NEWNS | (0 if privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC))
-        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        os.write(apart_fd, b"+")
-        if privileged:
-            _keep_capabilities()
-        else:
-            keep_only(0)
-        os.chdir("/")
-        if os.read(wait_fd, 1) != b"g":
-            os._exit(70)  # who was to mount it has ended
-        os.execve(program, argv, process.HELPER_ENVIRONMENT)
-    except BaseException as error:
-        try:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-        finally:
-            os._exit(127)
-
-
 def keep_only(rights: int) -> None:
     """Keep these capabilities alone, over execve too, which then gives no other.
 
@@ -276,26 +258,6 @@ def keep_only(rights: int) -> None:
         if rights >> number & 1:
             prctl.raise_ambient(number)
     prctl.set_no_new_privs()
-
-
-def _keep_capabilities() -> None:
-    """Make the capabilities survive execve: as uid 0 where that is mapped, else as ambient.
-
-    The supplementary groups stay: the storage may be reachable by one of them only.
-    """
-    for change in (os.setresgid, os.setresuid):
-        try:
-            change(0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-    if os.geteuid() == 0:
-        return
-    last = caps.last_capability()
-    every = (1 << (last + 1)) - 1
-    caps.set_capabilities(every, every, every)
-    for number in range(last + 1):
-        prctl.raise_ambient(number)
 
 
 def _last_line(log_fd: int) -> str:

@@ -23,6 +23,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
 from rootless.rootfs import overlay
+from rootless.rootfs.entries import lock, make_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,28 +91,27 @@ def acquire(cache: str, idmap: IdMap, hidden: Sequence[str]) -> tuple[str, int]:
     Raises:
         SyscallError: the file system refused something (ENOSPC).
     """
-    path = f"{cache}/{idmap.key}-{_stamp(hidden):x}"
+    name = f"{idmap.key}-{_stamp(hidden):x}"
+    path = f"{cache}/{name}"
     while True:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             try:
-                _make(cache, path, hidden)
+                make_entry(
+                    cache,
+                    name,
+                    lambda base: _Builder(base, hidden).build(),
+                    lambda cache_fd: _remove_unused(cache_fd, idmap.key),
+                )
             except OSError as error:
                 call = f"make the skeleton of the host in {cache}"
                 raise SyscallError(call, error.errno or 0) from error
             continue
-        _lock(fd, fcntl.LOCK_SH)
+        lock(fd, fcntl.LOCK_SH)
         if os.path.exists(f"{path}/plan.json"):
             return path, fd
         os.close(fd)  # it was removed between the two calls
-
-
-def _lock(fd: int, kind: int) -> None:
-    try:
-        fcntl.flock(fd, kind)
-    except OSError:
-        pass  # a file system without locks: nothing that is in use is removed on it either
 
 
 def _stamp(hidden: Sequence[str]) -> int:
@@ -126,32 +126,6 @@ def _stamp(hidden: Sequence[str]) -> int:
     for path in hidden:
         facts.append(int.from_bytes(os.fsencode(path), "big"))
     return hash(tuple(facts)) & 0xFFFFFFFFFFFFFFFF  # of integers: the same in each process
-
-
-def _make(cache: str, path: str, hidden: Sequence[str]) -> None:
-    """Make the skeleton at `path`, one process at a time, and remove what nobody uses.
-
-    Raises:
-        OSError: ENOSPC...
-    """
-    os.makedirs(cache, 0o700, exist_ok=True)
-    cache_fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _lock(cache_fd, fcntl.LOCK_EX)
-        if os.path.exists(path):
-            return  # another process was faster
-        name = os.path.basename(path)
-        _remove_unused(cache_fd, name.rpartition("-")[0])
-        temporary = f".{name}"
-        os.mkdir(temporary, 0o700, dir_fd=cache_fd)
-        try:
-            _Builder(f"{cache}/{temporary}", hidden).build()
-            os.rename(temporary, name, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
-        except BaseException:
-            tree.remove_tree(cache_fd, temporary)
-            raise
-    finally:
-        os.close(cache_fd)
 
 
 def _remove_unused(cache_fd: int, key: str) -> None:

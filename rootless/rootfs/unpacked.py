@@ -16,16 +16,15 @@ import time
 
 from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import caps, ns, process, tree
+from rootless.linux import caps, idmap, ns, process, tree
 from rootless.linux import mount as mounts
+from rootless.linux.become import become
 from rootless.rootfs import fuse
+from rootless.rootfs.entries import lock, make_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import NoReturn
-else:
-    import _signal as signal  # as in `fuse`
 
 UNPACKER = "unsquashfs"
 _UNUSED_SECONDS = 14 * 24 * 3600.0
@@ -61,7 +60,6 @@ def acquire(cache: str, name: str, source: Packed) -> tuple[str, int]:
             " installed",
             "ask the administrator for squashfuse and /dev/fuse, or for squashfs-tools",
         ) from source.reason
-    os.makedirs(cache, 0o700, exist_ok=True)
     while True:
         try:
             lock_fd = os.open(f"{cache}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -70,9 +68,14 @@ def acquire(cache: str, name: str, source: Packed) -> tuple[str, int]:
                 f"{escape(source.path)} is unpacked to {cache} once, as it cannot be mounted: "
                 f"{source.reason.message}"
             )
-            _make(cache, name, program, source)
+            make_entry(
+                cache,
+                name,
+                lambda directory: _unpack(program, source, directory),
+                lambda cache_fd: _remove_unused(cache_fd, name.partition("-")[0]),
+            )
             continue
-        _lock(lock_fd, fcntl.LOCK_SH)
+        lock(lock_fd, fcntl.LOCK_SH)
         try:
             if os.path.samestat(os.fstat(lock_fd), os.stat(f"{cache}/{name}")):
                 os.utime(lock_fd)
@@ -80,35 +83,6 @@ def acquire(cache: str, name: str, source: Packed) -> tuple[str, int]:
         except FileNotFoundError:
             pass
         os.close(lock_fd)  # it was removed between the two calls
-
-
-def _lock(fd: int, kind: int) -> None:
-    try:
-        fcntl.flock(fd, kind)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
-            raise
-        # A file system without locks: what was used within two weeks is not removed anyway.
-
-
-def _make(cache: str, name: str, program: str, source: Packed) -> None:
-    """Unpack, one process at a time; whoever waited for the lock finds it done."""
-    cache_fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _lock(cache_fd, fcntl.LOCK_EX)
-        if os.path.exists(f"{cache}/{name}"):
-            return
-        _remove_unused(cache_fd, name.partition("-")[0])
-        temporary = f".{name}"
-        os.mkdir(temporary, 0o700, dir_fd=cache_fd)
-        try:
-            _unpack(program, source, f"{cache}/{temporary}")
-            os.rename(temporary, name, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
-        except BaseException:
-            tree.remove_tree(cache_fd, temporary)
-            raise
-    finally:
-        os.close(cache_fd)
 
 
 def _remove_unused(cache_fd: int, key: str) -> None:
@@ -139,7 +113,7 @@ def _unpack(program: str, source: Packed, directory: str) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_unpacker(program, source, directory, writer)
+        become(lambda: _unpack_alone(program, source, directory), -1, writer, [source.fd])
     os.close(writer)
     code, said = process.outcome(pid, reader)
     # 2: an owner, an attribute or a device that nobody here can make.
@@ -152,43 +126,21 @@ def _unpack(program: str, source: Packed, directory: str) -> None:
         raise RlessError(f"cannot unpack {escape(source.path)}: {UNPACKER}: {escape(why)[:300]}")
 
 
-def _become_unpacker(program: str, source: Packed, directory: str, writer: int) -> NoReturn:
-    try:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.dup2(writer, 2)
-        process.close_on_exec_from(3)
-        os.set_inheritable(source.fd, True)
-        os.umask(0)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _become_root()
-        ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
-        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        mounts.mount(directory, directory, None, mounts.MS_BIND)
-        root_fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
-        mounts.mount_setattr(root_fd, set_=mounts.MOUNT_ATTR_RDONLY, recursive=True)
-        place_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        mounts.mount_setattr(place_fd, clear=mounts.MOUNT_ATTR_RDONLY)
-        os.chdir(directory)
-        fuse.keep_only(caps.mask(_UNPACKER_RIGHTS))
-        argv = [UNPACKER, "-n", "-q", "-f", "-d", "root"]
-        if source.offset:
-            argv += ["-o", str(source.offset)]
-        os.execve(program, [*argv, f"/proc/self/fd/{source.fd}"], process.HELPER_ENVIRONMENT)
-    except BaseException as error:
-        try:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-        finally:
-            os._exit(127)
-
-
-def _become_root() -> None:
-    for change in (os.setresgid, os.setresuid):
-        try:
-            change(0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # 0 is not mapped: the owners are all the same one
-                raise
+def _unpack_alone(program: str, source: Packed, directory: str) -> NoReturn:
+    """Become unsquashfs, in a child of its own."""
+    os.umask(0)
+    # Where 0 is not mapped, the owners are all the same one.
+    idmap.become_root(keep_groups=True)
+    ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
+    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.mount(directory, directory, None, mounts.MS_BIND)
+    root_fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    mounts.mount_setattr(root_fd, set_=mounts.MOUNT_ATTR_RDONLY, recursive=True)
+    place_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.mount_setattr(place_fd, clear=mounts.MOUNT_ATTR_RDONLY)
+    os.chdir(directory)
+    fuse.keep_only(caps.mask(_UNPACKER_RIGHTS))
+    argv = [UNPACKER, "-n", "-q", "-f", "-d", "root"]
+    if source.offset:
+        argv += ["-o", str(source.offset)]
+    os.execve(program, [*argv, f"/proc/self/fd/{source.fd}"], process.HELPER_ENVIRONMENT)

@@ -1,0 +1,59 @@
+"""A cache of directories that many processes use: each entry is made once, and whole.
+
+Who uses an entry holds a shared lock on it. Who makes one holds that of the cache, and takes away
+what nobody uses any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from rootless.linux import tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def lock(fd: int, kind: int) -> None:
+    """Wait for a lock (flock(2)): LOCK_SH or LOCK_EX."""
+    try:
+        fcntl.flock(fd, kind)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
+            raise
+        # A file system without locks: `clear`, which can lock nothing there, leaves all.
+
+
+def make_entry(
+    cache: str, name: str, build: Callable[[str], None], clear: Callable[[int], None]
+) -> None:
+    """Make the entry `name`, one process at a time; who waited for the lock finds it done.
+
+    Args:
+        cache: made if absent.
+        build: fills the directory that it is given.
+        clear: takes away what nobody uses, in the directory behind a descriptor.
+
+    Raises:
+        OSError: ENOSPC...; and what `build` raises. Nothing of the entry is left then.
+    """
+    os.makedirs(cache, 0o700, exist_ok=True)
+    cache_fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lock(cache_fd, fcntl.LOCK_EX)
+        if os.path.exists(f"{cache}/{name}"):
+            return
+        clear(cache_fd)
+        temporary = f".{name}"
+        os.mkdir(temporary, 0o700, dir_fd=cache_fd)
+        try:
+            build(f"{cache}/{temporary}")
+            os.rename(temporary, name, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
+        except BaseException:
+            tree.remove_tree(cache_fd, temporary)
+            raise
+    finally:
+        os.close(cache_fd)
