@@ -352,12 +352,20 @@ class Output:
 
     def _appear(self) -> None:
         if not self._temporary:
+            try:
+                self._link(self._path)
+                return
+            except FileExistsError:
+                pass  # a link replaces nothing: by another name, which a SIGKILL could leave
             name = self._free_name()
-            # With a descriptor Python asks for linkat(2), which can follow; the path is absolute.
-            os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd, follow_symlinks=True)
+            self._link(name)
             self._temporary = name
         os.rename(self._temporary, self._path)
         self._temporary = ""
+
+    def _link(self, name: str) -> None:
+        # With a descriptor Python asks for linkat(2), which can follow; the path is absolute.
+        os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd, follow_symlinks=True)
 
 
 class Directory:

@@ -305,3 +305,23 @@ def test_memory_does_not_grow_with_a_layer(workshop: Workshop) -> None:
         cwd=root,
     )
     assert int(done.stdout) < 60
+
+
+def test_a_new_file_never_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SIGKILL between two names would leave the first one."""
+    linked: list[str] = []
+    link = os.link
+
+    def watch(source: str, name: str, **options: object) -> None:
+        linked.append(name)
+        link(source, name, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", watch)
+    target = str(tmp_path / "saved")
+    for text in (b"first", b"second"):
+        with saver.Output(target) as file:
+            os.write(file.fd, text)
+        assert Path(target).read_bytes() == text
+        assert os.listdir(tmp_path) == ["saved"]
+    assert linked[:2] == [target, target]
+    assert len(linked) == 3
