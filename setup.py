@@ -1,11 +1,13 @@
 """Build what pyproject.toml cannot say: the helper programs and the launchers.
 
-- helpers/hasten.c, helpers/init.c, helpers/serve.c and the files of helpers/monitor and
-  helpers/networks are compiled, static, to rootless/bin/rless-hasten, rless-init, rless-serve,
-  rless-monitor and rless-networks; helpers/zeros.c is to a library.
+- helpers/hasten.c, helpers/init.c, helpers/serve.c, helpers/unshare.c and the files of
+  helpers/monitor and helpers/networks are compiled, static, to rootless/bin/rless-hasten,
+  rless-init, rless-serve, rless-unshare, rless-monitor and rless-networks; helpers/zeros.c is to
+  a library.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
-- rless and rless-oci are made from helpers/launch.c, or without a compiler from launch.sh.
+- rless and rless-oci are made from helpers/launch.c and front.c, or without a compiler from
+  launch.sh.
 - helpers/hot.py writes the modules that a start needs into one file, unless the install is
   editable.
 """
@@ -37,6 +39,7 @@ HELPERS = {
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
     "rless-serve": "helpers/serve.c",
+    "rless-unshare": "helpers/unshare.c",
     "rless-zeros.so": "helpers/zeros.c",
 }
 LOST = {
@@ -44,7 +47,8 @@ LOST = {
     "rless-init": "`rless run --init` will be refused",
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
     "rless-networks": "networks of several containers will be refused",
-    "rless-serve": "a start from an image file will take 2 milliseconds more",
+    "rless-serve": "a start from an image file will take some milliseconds more",
+    "rless-unshare": "a start will take 2 milliseconds more",
     "rless-zeros.so": "pasta will take 8 ms more to start",
 }
 PROGRAMS = runpy.run_path(str(HERE / "helpers/programs.py"))
@@ -168,7 +172,7 @@ class BuildScripts(build_scripts):
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""
-        return LAUNCHERS
+        return [*LAUNCHERS, "helpers/front.c", "helpers/front.h"]
 
 
 class Platform(Distribution):

@@ -7,10 +7,11 @@ the one that `rootless` lies in.
 
 The file: a header (the interpreter's bytecode magic; the start of the index, the ends of both
 parts, 4 bytes each; 16 bytes of the content's SHA-256), then the parts. The first one is read at
-every start: the marshalled code of the modules of `rless --version` and of what maps the second
-part, and the index (marshalled: module -> (source below DIRECTORY, part, start, end, the modules
-that it is certain to import)). The second one has all that commands may load. It is mapped when a
-module of it is wanted first, so that only what is loaded costs.
+every start: the marshalled code of `rootless/launch.py`, which helpers/launch.c executes, of the
+modules of `rless --version` and of what maps the second part, and the index (marshalled: module ->
+(source below DIRECTORY, part, start, end, the modules that it is certain to import)). The second
+one has all that commands may load. It is mapped when a module of it is wanted first, so that only
+what is loaded costs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.cli")
 MAPS = "rootless.linux.memory"  # what reaches the second part
+FRONT = "rootless.cli.front"  # a command that only the launcher starts
+FINDER = "rootless.launch"
 
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
 # loads others is slow by itself, so it and all that only it needs is left out.
@@ -172,7 +175,8 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
     slow = {
         name
         for name, module in modules.items()
-        if any(
+        if name != FINDER
+        and any(
             top in sys.stdlib_module_names and top not in CHEAP
             for top in (other.partition(".")[0] for other in module.at_start)
         )
@@ -181,7 +185,7 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
         slow |= more
     first = [name for name in closure((*COMMANDS, MAPS), modules) if name not in slow]
     found: set[str] = set()
-    queue = [*COMMANDS, MAPS]
+    queue = [*COMMANDS, MAPS, FRONT]
     while queue:
         name = queue.pop()
         if name in modules and name not in found | slow:
@@ -197,13 +201,16 @@ def write(directory: Path) -> Path:
     parts = []
     chosen = select(modules)
     for number, names in enumerate(chosen):
-        part = b""
+        # What finds the others comes first: the launcher executes it, and looks for no file.
+        part = b"" if parts else modules[FINDER].compile()
         for name in names:
+            if name == FINDER:
+                continue
             module = modules[name]
             code = module.compile()
             package = name.rpartition(".")[0]
             certain = {other for other in module.at_start if any(other in p for p in chosen)}
-            needed = ([package] if package else []) + sorted(certain - {package, name})
+            needed = ([package] if package else []) + sorted(certain - {package, name, FINDER})
             start = len(part)
             part += code
             index[name] = (module.relative, number, start, len(part), tuple(needed))

@@ -1,5 +1,6 @@
 /*
- * rless-serve GO APART MOUNT IMAGE PROGRAM NAME ARGUMENT...: become a program that serves an image
+ * rless-serve LINK HOLDER IMAGE FLAGS PROGRAM NAME ARGUMENT...: mount an image, and become the
+ * program that serves it
  *
  * The program reads what a stranger has made. So it gets no capability, a mount namespace of its
  * own, two descriptors, a filter of system calls by which it can neither reach another process or
@@ -7,15 +8,18 @@
  * processes cannot be read by /proc either. It can still read the files that its user can.
  *
  * This is done here and not in a fork of Python, which takes 2.5 ms of processor time more, most
- * of it for copies of pages and of their tables. rootless/rootfs/fuse.py does the same where this
+ * of it for copies of pages and of their tables. And it begins before its caller is in the user
+ * namespace that the mount must be made in. rootless/rootfs/fuse.py does the same where this
  * program was not built, with namespaces in place of the filter.
  *
- * GO: a pipe; a 'g' in it begins the program, its end ends us. APART: a pipe that gets a word once
- * no later mount of the caller's can reach us. MOUNT, IMAGE: the descriptors that the program gets
- * beside 0 to 2. We need CAP_SYS_ADMIN and CAP_SETPCAP, which are given over execve as ambient
- * ones: the user namespace may have no ids yet.
+ * LINK: a unix socket. A 'g' from it: the ids of the user namespace are mapped; its end ends us. It
+ * gets the mount's descriptor, in a message of one byte. HOLDER: the pidfd of a process in the user
+ * namespace, or -1: we are in there, with CAP_SYS_ADMIN and CAP_SETPCAP as ambient ones. IMAGE: a
+ * descriptor that the program gets beside 0 to 2, or -1. One more is /dev/fuse, with the number of
+ * LINK: so the caller can name it in an ARGUMENT. FLAGS: MOUNT_ATTR_* of the mount.
  *
- * Source: seccomp(2), capabilities(7), landlock(7), Linux Documentation/userspace-api.
+ * Source: fsopen(2), unix(7), seccomp(2), capabilities(7), landlock(7), Linux
+ * Documentation/filesystems/fuse.rst and userspace-api.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,8 +32,10 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -44,11 +50,18 @@
 #endif
 
 #define NO_SUCH_CALL 424 /* the first one of Linux 5.1; from here on all processors count alike */
+#define FSOPEN 430
+#define FSCONFIG 431
+#define FSMOUNT 432
 #define CLOSE_RANGE 436
 #define LANDLOCK_CREATE_RULESET 444
 #define LANDLOCK_RESTRICT_SELF 446
 #define ALL_CHANGES 0x1ff2ULL /* LANDLOCK_ACCESS_FS_*: write, remove, make; of Linux 5.13 */
 #define MARK_CLOSE_ON_EXEC 4L /* CLOSE_RANGE_CLOEXEC */
+#define SET_FLAG 0L /* FSCONFIG_*: the C library may be older than they are */
+#define SET_STRING 1L
+#define CREATE 6L
+#define READ_ONLY 1L /* MOUNT_ATTR_RDONLY */
 #define NAMESPACES 0x7e020000 /* CLONE_NEW*, all that clone(2) takes */
 #define X32 0x40000000
 
@@ -71,6 +84,70 @@ static void fail(const char *what)
 	int size = snprintf(text, sizeof(text), "%s: error %d\n", what, errno);
 
 	_exit(write(2, text, (size_t)size) < 0 ? 126 : 127);
+}
+
+/* Enter the user namespace, if we are not in it, and a mount namespace that no mount comes to. */
+static void enter(int holder)
+{
+	if (holder >= 0 && syscall(SYS_setns, (long)holder, (long)CLONE_NEWUSER, 0L, 0L, 0L, 0L) < 0)
+		fail("setns");
+	if (syscall(SYS_unshare, (long)CLONE_NEWNS, 0L, 0L, 0L, 0L, 0L) < 0)
+		fail("unshare");
+	if (syscall(SYS_mount, NULL, "/", NULL, (long)(MS_REC | MS_PRIVATE), NULL, 0L) < 0)
+		fail("mount(/)");
+}
+
+/* What the caller does by itself where this program was not built. */
+static int make_mount(int fuse, const char *name, long flags)
+{
+	char fd[16], user[16], group[16], what[40];
+	const struct {
+		const char *key, *value;
+	} options[] = {
+		{ "source", name }, { "subtype", name }, { "fd", fd }, { "rootmode", "40000" },
+		{ "user_id", user }, { "group_id", group },
+		/* For others than who mounts: the container's users. The kernel checks modes itself. */
+		{ "default_permissions", NULL }, { "allow_other", NULL },
+		{ "ro", NULL },
+	};
+	size_t count = sizeof(options) / sizeof(*options) - !(flags & READ_ONLY);
+	long context = syscall(FSOPEN, "fuse", 1L, 0L, 0L, 0L, 0L);
+	long mount;
+
+	if (context < 0)
+		fail("fsopen(fuse)");
+	snprintf(fd, sizeof(fd), "%d", fuse);
+	snprintf(user, sizeof(user), "%u", (unsigned)syscall(SYS_geteuid, 0L, 0L, 0L, 0L, 0L, 0L));
+	snprintf(group, sizeof(group), "%u", (unsigned)syscall(SYS_getegid, 0L, 0L, 0L, 0L, 0L, 0L));
+	for (size_t i = 0; i < count; i++)
+		if (syscall(FSCONFIG, context, options[i].value ? SET_STRING : SET_FLAG, options[i].key,
+			    options[i].value, 0L, 0L) < 0) {
+			snprintf(what, sizeof(what), "fsconfig(%s)", options[i].key);
+			fail(what);
+		}
+	if (syscall(FSCONFIG, context, CREATE, NULL, NULL, 0L, 0L) < 0)
+		fail("fsconfig(create)");
+	mount = syscall(FSMOUNT, context, 1L, flags, 0L, 0L, 0L);
+	if (mount < 0)
+		fail("fsmount");
+	close((int)context); /* with it the file system would outlive its mount */
+	return (int)mount;
+}
+
+static void send_descriptor(int link, int fd)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(fd))];
+	} control = { .header = { .cmsg_len = CMSG_LEN(sizeof(fd)), .cmsg_level = SOL_SOCKET,
+				  .cmsg_type = SCM_RIGHTS } };
+	struct iovec part = { (char[]){ '+' }, 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	if (sendmsg(link, &message, MSG_NOSIGNAL) < 0)
+		fail("sendmsg");
 }
 
 static void load_filter(void)
@@ -148,7 +225,7 @@ static void give_up_rights(void)
 	/* Without the permitted ones there are no ambient ones either. */
 	if (syscall(SYS_capset, &header, none, 0L, 0L, 0L, 0L) < 0)
 		fail("capset");
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1L) < 0)
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) < 0)
 		fail("prctl(PR_SET_NO_NEW_PRIVS)");
 }
 
@@ -177,29 +254,36 @@ int main(int argc, char **argv)
 		"PATH=/usr/bin:/bin", "LC_ALL=C", "MALLOC_TRIM_THRESHOLD_=8388608",
 		"MALLOC_MMAP_THRESHOLD_=4194304", NULL,
 	};
+	int link, image, fuse, mount;
 	char word = 0;
 
 	if (argc < 7)
 		return 64;
+	link = descriptor(argv[1]);
+	image = descriptor(argv[3]);
 	/* A key of the terminal must not end it. */
 	syscall(SYS_setsid, 0L, 0L, 0L, 0L, 0L, 0L);
 	if (syscall(CLOSE_RANGE, 3L, (long)~0U, MARK_CLOSE_ON_EXEC, 0L, 0L, 0L) < 0)
 		fail("close_range");
-	if (fcntl(descriptor(argv[3]), F_SETFD, 0L) < 0 || fcntl(descriptor(argv[4]), F_SETFD, 0L) < 0)
+	if (image >= 0 && fcntl(image, F_SETFD, 0L) < 0)
 		fail("fcntl");
-	if (syscall(SYS_unshare, (long)CLONE_NEWNS, 0L, 0L, 0L, 0L, 0L) < 0)
-		fail("unshare");
-	if (syscall(SYS_mount, NULL, "/", NULL, (long)(MS_REC | MS_PRIVATE), NULL, 0L) < 0)
-		fail("mount(/)");
-	if (write(descriptor(argv[2]), "+", 1) != 1)
-		fail("write");
-	give_up_rights();
+	if (read(link, &word, 1) != 1 || word != 'g')
+		return 70; /* who was to show it has ended */
+	enter(descriptor(argv[2]));
 	if (syscall(SYS_chdir, "/", 0L, 0L, 0L, 0L, 0L) < 0)
 		fail("chdir");
+	fuse = openat(AT_FDCWD, "/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fuse < 0)
+		fail("open(/dev/fuse)");
+	mount = make_mount(fuse, argv[6], strtoll(argv[4], NULL, 10));
+	send_descriptor(link, mount);
+	/* The caller's is the last one now: when that is gone, whatever ends it, the program ends. */
+	close(mount);
+	if (syscall(SYS_dup3, (long)fuse, (long)link, 0L, 0L, 0L, 0L) < 0)
+		fail("dup3");
+	give_up_rights();
 	enter_domain();
 	load_filter();
-	if (read(descriptor(argv[1]), &word, 1) != 1 || word != 'g')
-		return 70; /* who was to mount it has ended */
 	execve(argv[5], argv + 6, environment);
 	fail(argv[5]);
 }

@@ -5,9 +5,9 @@ the directory of this package only: all that `rless run` needs. The directories 
 packages are added when an import is first missed.
 
 An installed package has the modules that a start may need compiled in one file, hot.bin, which
-helpers/hot.py makes. It is a part of the installation as the .pyc files are: made with it and
-owned by who owns it. Unlike them it is not compared with the sources: remove it to try an edit
-in an installation.
+helpers/hot.py makes, this one among them. It is a part of the installation as the .pyc files are:
+made with it and owned by who owns it. Unlike them it is not compared with the sources: remove it to
+try an edit in an installation.
 """
 
 # Without annotations from __future__: with hot.bin nothing else loads that module.
@@ -33,6 +33,11 @@ else:
     from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
     from _imp import _fix_co_filename
 
+# What the launcher has to tell us (helpers/launch.c): header and first part of hot.bin, which it
+# has read; the socket to it, where it is in front of us (helpers/front.c).
+hot: "tuple[bytes, bytes] | None" = globals().get("hot")
+front = -1
+
 _HEADER = 32  # magic number; start of the index, ends of the parts (4 bytes each); digest
 
 
@@ -53,16 +58,19 @@ class HotModules:
     the installation. Whatever is wrong with it, the modules have their own files, too.
     """
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, package: str, read: "tuple[bytes, bytes] | None" = None) -> None:
         """Read the first part, which is enough for a command that has little to do.
+
+        Args:
+            read: its header and first part, where they were read already.
 
         Raises:
             Exception: there is no such file, or it is damaged, or for another interpreter.
         """
         self.directory = os.path.dirname(package)
         self.path = f"{package}/hot.bin"
-        self.header = b""
-        self.parts = [self._read(1)]
+        self.header = read[0] if read else b""
+        self.parts = [memoryview(read[1]) if read else self._read(1)]
         self.index: dict[str, tuple[str, int, int, int, tuple[str, ...]]]
         self.index = loads(self.parts[0][int.from_bytes(self.header[4:8], "little") :])
 
@@ -185,7 +193,7 @@ def start(module: str) -> None:
     """
     set_threshold(50_000)
     try:
-        sys.meta_path.insert(0, HotModules(os.path.dirname(__file__)))
+        sys.meta_path.insert(0, HotModules(os.path.dirname(__file__), hot))
     except Exception:
         pass  # an editable installation has none
     sys.meta_path.append(SitePackages)

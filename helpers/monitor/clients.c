@@ -14,7 +14,7 @@ void close_client(struct client *client)
 	let_go(&client->in);
 	close_sink(&client->sinks[OUT]);
 	close_sink(&client->sinks[ERR]);
-	client->attached = client->leash = false;
+	client->attached = client->starter = client->leash = false;
 }
 
 static void answer(struct client *client, char kind, int error)
@@ -88,9 +88,6 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 		client->leash = false;
 		let_go(&client->in); /* its end means nothing any more */
 		break;
-	case 'R':
-		me.may_reap = true;
-		break;
 	}
 	for (int i = 0; i < count; i++)
 		close(fds[i]);
@@ -101,9 +98,9 @@ static void lose_client(struct client *client)
 {
 	if (client->leash && !me.ended) {
 		stop_restarts();
+		give_up_start();
 		signal_init(SIGKILL);
 	}
-	me.may_reap |= client->leash;
 	close_client(client);
 }
 
@@ -198,6 +195,22 @@ void linger(void)
 	}
 }
 
+/* Tell who started the container, if it is still there. */
+void tell_starter(const char *said, size_t size)
+{
+	for (int i = 0; i < CLIENTS; i++)
+		if (clients[i].starter &&
+		    send(clients[i].fd, said, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			return; /* it has gone */
+}
+
+void tell_begun(void)
+{
+	tell_starter("B", 1);
+	for (int i = 0; i < CLIENTS && number("leash", 0) == UNTIL_BEGUN; i++)
+		clients[i].leash = false;
+}
+
 /* The command that started the container is the first client, attached from the start. After a
  * restart there are those who waited for it. */
 void begin_client(void)
@@ -220,23 +233,10 @@ void begin_client(void)
 	client->in = (int)number("client_in", -1);
 	client->sinks[OUT].fd = (int)number("client_out", -1);
 	client->sinks[ERR].fd = (int)number("client_err", -1);
-	client->attached = client->fd >= 0;
+	client->attached = client->starter = client->fd >= 0;
 	client->leash = number("leash", 0);
 	never_wait(client->fd);
 	never_wait(client->in);
 	never_wait(client->sinks[OUT].fd);
 	never_wait(client->sinks[ERR].fd);
-}
-
-/* Tell the command that the container is in good hands: a frame of rootless/runtime/sync.py. */
-void say_hello(void)
-{
-	char hello[64];
-	int fd = (int)number("hello", -1);
-	int size = snprintf(hello + 5, sizeof(hello) - 5, "[{\"init\":%d}]", (int)me.init);
-
-	memcpy(hello, (char[]){ 'R', (char)size, 0, 0, 0 }, 5);
-	if (fd >= 0 && write(fd, hello, 5 + (size_t)size) < 0)
-		errno = 0; /* it has gone, and with it the container, if it keeps that */
-	let_go(&fd);
 }

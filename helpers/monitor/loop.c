@@ -7,7 +7,8 @@ enum { LONGEST_POLL = 1 << 30 }; /* ms: poll(2) takes an int */
 /* An event of poll(2): what to do then, and about whom. */
 static struct pollfd polls[11 + 4 * CLIENTS + RANKS];
 static struct {
-	enum { INIT, STARTED, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, SOURCE, INPUT, HEALTH, MEMORY, RANK } what;
+	enum { INIT, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, START, SOURCE, INPUT, HEALTH, MEMORY,
+	       RANK } what;
 	int who, stream;
 } topics[11 + 4 * CLIENTS + RANKS];
 static int watched;
@@ -45,8 +46,6 @@ static void watch_all(void)
 	watched = 0;
 	if (!me.ended && me.init_fd >= 0)
 		watch(me.init_fd, POLLIN, INIT, 0, 0);
-	if (me.starting >= 0) /* without events: what is in there is for the command */
-		watch(me.starting, 0, STARTED, 0, 0);
 	if (me.term_fd >= 0)
 		watch(me.term_fd, POLLIN, TERM, 0, 0);
 	if (me.child_fd >= 0)
@@ -54,6 +53,8 @@ static void watch_all(void)
 	for (int i = 0; i < CLIENTS; i++)
 		if (is_open(&clients[i]))
 			watch_client(i);
+	if (me.starting >= 0) /* after the clients: nothing starts for one that has gone */
+		watch(me.starting, POLLIN, START, 0, 0);
 	for (int stream = OUT; stream <= ERR; stream++)
 		if (me.sources[stream] >= 0 && chunk.size == 0)
 			watch(me.sources[stream], POLLIN, SOURCE, 0, stream);
@@ -81,9 +82,6 @@ static void act(int index)
 	case INIT:
 		me.ended = true;
 		break;
-	case STARTED:
-		begin_signals();
-		break;
 	case TERM:
 		terminate();
 		break;
@@ -105,6 +103,9 @@ static void act(int index)
 	case TYPE:
 		if (client->in == polls[index].fd && typed.at == typed.end)
 			take_input(client);
+		break;
+	case START:
+		hear_init();
 		break;
 	case SOURCE:
 		if (me.sources[stream] >= 0 && chunk.size == 0)
@@ -180,7 +181,7 @@ static void end_run(void)
 		me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	}
 	let_go(&me.init_fd);
-	let_go(&me.starting);
+	end_start();
 	check_memory();
 	if (me.health_fd >= 0) {
 		kill(me.health, SIGKILL);
@@ -207,7 +208,7 @@ static void end_run(void)
 void run(void)
 {
 	while (!me.done) {
-		if (me.ended && me.may_reap && !me.drained) {
+		if (me.ended && !me.drained) {
 			me.drained = true;
 			end_run();
 			if (!me.done) {

@@ -5,9 +5,12 @@
  *
  * ORDERS is the number of a descriptor: a memfd of KEY NUL VALUE NUL ..., written by
  * rootless/engine/hold.py; hold_loop.py there is this program's work in Python, for hosts without a
- * C compiler. The process was Python until init waited at its gate, and became this program by
+ * C compiler. The process was Python until init was on its way, and became this program by
  * execve: it is init's parent, root of the engine's user namespace by capabilities, and holds
  * the mount and network namespace.
+ *
+ * It hears by `status` that init is ready, notes the start and opens the `gate`; what comes by
+ * `status` after that tells whether the application runs.
  *
  * It copies what the application writes to the log and to every client, and what clients type to
  * the application. It waits for the end, notes it, and takes away what was made; or it waits a
@@ -23,10 +26,14 @@
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now
- *   D                      it leaves; the end of who started the container is else the end
- *   R                      (--explain) it has looked at the process, which may be reaped
+ *   D                      it leaves; the end of who started the container is else the end,
+ *                          always (leash 1) or until the application runs (leash 2)
  *
- * and every client gets X and the exit code (u32) at the end. A is answered by `a errno`.
+ * and every client gets X and the exit code (u32) at the end. A is answered by `a errno`. Who
+ * started the container is its first client, and before that is told once:
+ *
+ *   B                      begun: the application runs
+ *   F [message,hint,code]  (JSON) the start has failed: no restart comes after it
  *
  * No byte of output is lost or doubled. A client that is slow holds the others up for GRACE;
  * after that its backlog goes to an unlinked file. Where that is full, the application waits if
@@ -90,10 +97,10 @@ static void begin(int fd)
 	me.code = (int)number("code", 0);
 	me.remove = number("remove", 0);
 	me.stdin_once = number("stdin_once", 0);
-	me.may_reap = !number("hold", 0);
 	me.ended = me.init == 0;
 	me.begun = now();
 	me.starting = (int)number("status", -1);
+	me.gate = (int)number("gate", -1);
 	me.health_fd = me.oom_fd = -1;
 	block_signals(true);
 	me.term_fd = signal_fd(SIGTERM);
@@ -105,6 +112,7 @@ static void begin(int fd)
 	restart.count = number("restarts", 0);
 	restart.delay = number("delay", 0);
 	log_begin();
+	never_wait(me.starting);
 	never_wait(me.in);
 	never_wait(me.pty);
 	never_wait(me.sources[OUT]);
@@ -128,7 +136,8 @@ int main(int argc, char **argv)
 	}
 	begin_client();
 	begin_ranks();
-	say_hello();
+	if (number("begun", 0)) /* --explain: Python has opened the gate itself, to look */
+		tell_begun();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */
 }

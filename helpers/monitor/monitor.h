@@ -41,6 +41,8 @@ enum {
 
 enum { OUT, ERR };
 
+enum { UNTIL_BEGUN = 2 }; /* the order `leash`: not for longer; 1: until it lets go */
+
 struct sink {
 	int fd;            /* the client's pipe; -1: none */
 	int spill;         /* the file of its backlog; -1: none was needed yet */
@@ -54,7 +56,8 @@ struct client {
 	int in;            /* its pipe for standard input; -1: none */
 	struct sink sinks[2];
 	bool attached;
-	bool leash;        /* the command that started the container, which has not let go */
+	bool starter;      /* it has started the container, and is told whether that worked */
+	bool leash;        /* and its end is the container's */
 };
 
 extern struct monitor {
@@ -66,13 +69,15 @@ extern struct monitor {
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
 	int starting;          /* the pipe that init closes by execve; -1: it runs */
+	int gate;              /* the pipe at which init waits, until it is opened; -1: none */
 	int term_fd;           /* a signalfd of SIGTERM */
 	int child_fd;          /* a signalfd of SIGCHLD, if orphans may come to us; else -1 */
 	uint64_t asked;        /* signals that came before it runs, as bits */
 	int in, pty;           /* the application's standard input, or its terminal */
 	int sources[2];        /* what it writes; the terminal is OUT */
 	int code;              /* the exit code, once `ended` */
-	bool terminated, remove, stdin_once, ended, drained, done, may_reap, out_of_memory;
+	bool terminated, remove, stdin_once, ended, drained, done, out_of_memory;
+	bool ready, failed;    /* what became of the start */
 	long long begun, health_at, kill_at;
 	rlim_t core;
 } me;
@@ -120,6 +125,11 @@ int signal_init(int number);
 void begin_signals(void);
 void block_signals(bool block);
 int signal_fd(int number);
+
+/* start.c: what init says until it is the application */
+void hear_init(void);
+void end_start(void);
+void give_up_start(void);
 
 /* log.c: the log: one record or none of it, whatever the disk says */
 const char *stamp(void);
@@ -170,8 +180,9 @@ struct client *free_place(void);
 void admit(void);
 void tell_end(void);
 void linger(void);
+void tell_starter(const char *said, size_t size);
+void tell_begun(void);
 void begin_client(void);
-void say_hello(void);
 
 /* ranks.c: the processes that have joined; -1: a free place */
 extern int ranks[RANKS];

@@ -59,7 +59,7 @@ bool schedule_restart(void)
 		      (strcmp(restart.policy, "on-failure") == 0 && me.code != 0 &&
 		       (restart.most == 0 || restart.count < restart.most));
 
-	if (!wanted || me.remove || me.terminated)
+	if (!wanted || me.remove || me.terminated || me.failed)
 		return false;
 	if (restart.delay == 0 || now() - me.begun >= LONG_RUN)
 		restart.delay = FIRST_DELAY;

@@ -40,7 +40,6 @@ _NOT = {
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Attach to a container; return its exit code, or 0 when detached by the keys."""
     from rootless.engine import container as containers
-    from rootless.engine.attach import Signals
     from rootless.engine.start import attach
 
     container = containers.find(args[0])
@@ -52,8 +51,6 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if stdin and container.facts["tty"] and container.facts["stdin_open"] and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "use --no-stdin", 1)
     wanted = [*(["stdin"] if stdin else []), "stdout", "stderr"]
-    signals = Signals(values.get("sig_proxy", True))
-    try:
-        return attach(container, wanted, values.get("detach_keys"), signals)
-    finally:
-        signals.restore()
+    return attach(
+        container, wanted, values.get("detach_keys"), sig_proxy=values.get("sig_proxy", True)
+    )

@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 import sys
 
+from rootless import launch
 from rootless.cli import streams
 from rootless.errors import EXIT_TOOL, RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import ModuleType
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
 
 # verb -> (module of rootless.cli, what it does), by the headings of the help text; a verb of two
 # words is found through ALIASES only
@@ -277,6 +282,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run `rless` with the arguments `argv` (without the program's name); return its exit code."""
     try:
         streams.guard()
+        if launch.front >= 0:  # who is in front has blocked it until now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         if "_RLESS_COMPLETE" in os.environ:
             from rootless.cli.click_app import complete
 

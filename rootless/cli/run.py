@@ -45,8 +45,11 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if request.tty and request.interactive and not request.detach and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "leave -t out")
     if request.join is not None:
+        from rootless.engine.front import of_launcher
         from rootless.engine.join import join
 
+        if (launcher := of_launcher()) is not None:
+            launcher.step_aside()
         join(request)
     from rootless.engine.run import run
 

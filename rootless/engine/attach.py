@@ -57,7 +57,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Signals:
     """Catch signals from the moment the container is being made, and forward them to it."""
 
-    __slots__ = ("_old", "_pending", "_send", "proxy")
+    __slots__ = ("_old", "_pending", "_send", "_stop", "proxy")
 
     def __init__(self, proxy: bool) -> None:
         """Start to catch.
@@ -68,6 +68,7 @@ class Signals:
         """
         self.proxy = proxy
         self._send: Callable[[int], None] | None = None
+        self._stop: Callable[[int], None] | None = None
         self._pending: list[int] = []
         self._old: dict[int, Any] = {}
         if not proxy:
@@ -79,14 +80,22 @@ class Signals:
                 continue  # the C library keeps two for itself
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._send is None:
-            self._pending.append(number)
-        else:
+        if self._send is not None:
             self._send(number)
+            return
+        self._pending.append(number)
+        if self._stop is not None and number in _ENDING:
+            self._stop(number)
 
     def interrupted(self) -> int | None:
         """Return a signal that asked for the end before the application was there to get it."""
         return next((number for number in self._pending if number in _ENDING), None)
+
+    def on_end(self, stop: Callable[[int], None] | None) -> None:
+        """Call `stop` at a signal that asks for the end, before the application can get it."""
+        self._stop = stop
+        if stop is not None and (number := self.interrupted()) is not None:
+            stop(number)
 
     def forward(self, send: Callable[[int], None]) -> None:
         """Send what has arrived, and what arrives from now on.

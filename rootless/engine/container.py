@@ -65,23 +65,6 @@ class Container:
         # What this process has written to `live`; None: it is not the one that starts it.
         self._entry: dict[str, Any] | None = None
 
-    def hand_over(self) -> dict[str, Any]:
-        """Return it as plain data, for the process that goes on with its start."""
-        entry, self._entry = self._entry, None
-        return {
-            "id": self.id,
-            "directory": self.directory,
-            "facts": self.facts,
-            "entry": entry,
-        }
-
-    @classmethod
-    def take_over(cls, data: dict[str, Any]) -> Container:
-        """Return what `hand_over` has given."""
-        made = cls(data["id"], data["directory"], data["facts"])
-        made._entry = data["entry"]
-        return made
-
     @property
     def live_path(self) -> str:
         """Return the path of the entry in `live`."""
@@ -91,11 +74,16 @@ class Container:
         """Return the entry in `live`; {} for a container that has ended."""
         return read_json(self.live_path) or {}
 
-    def record_live(self, **facts: Any) -> None:
-        """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start])."""
+    def record_live(self, *, now: bool = True, **facts: Any) -> None:
+        """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start]).
+
+        Args:
+            now: else with the next ones: until then nobody could do more by knowing these.
+        """
         entry = self.live() if self._entry is None else self._entry
         entry.update(facts)
-        write_json(self.live_path, entry)
+        if now or self._entry is None:
+            write_json(self.live_path, entry)
 
     def claim(self, new: bool = False, **more: Any) -> bool:
         """Make the entry in `live`, with the caller as owner; False: there is one already.
@@ -301,6 +289,8 @@ def create(
         write_json(path, facts)
     except BaseException as error:
         try:
+            if facts["name"] is None:
+                drop_names_of(container_id)  # a signal has come when it had just been taken
             discard(container)
         except (OSError, RlessError):
             pass  # the next sweep does it

@@ -12,7 +12,7 @@ import time
 from rootless import log, paths
 from rootless.engine import container as containers
 from rootless.engine import defaults, events, specgen, sweep, userns
-from rootless.engine.child import joins
+from rootless.engine.birth import joins
 from rootless.engine.request import HOST_IMAGE
 from rootless.engine.source import Source
 from rootless.errors import RlessError
@@ -22,9 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.engine.child import Child
+    from rootless.engine.birth import Birth
     from rootless.engine.container import Container
-    from rootless.engine.membership import Membership
     from rootless.engine.request import Mount, Port, RunRequest
     from rootless.image.flat import FlatImage
     from rootless.image.store import Image
@@ -40,7 +39,7 @@ class Run:
         self.times: list[tuple[str, float]] = []
         self._began = time.monotonic()
         self.storage = paths.storage_root()
-        self.child: Child | None = None
+        self.birth: Birth | None = None
         self.image: Image | None = None
         self.file: FlatImage | None = None
         self.config: dict[str, Any] = {}
@@ -49,14 +48,13 @@ class Run:
         self.subordinate = userns.Subordinate()
         self.warned = False
         self.prepared = False
-        self.followed = False  # it has started, and the command stays with it
         self.added_groups: list[int] = []
+        self.outside: dict[str, str] = {}  # the caller's namespaces, where they are to be shown
         self.idmap: IdMap
         self.source: Source
         self.container: Container
         self.spec: Spec
         self.joined: dict[str, str] = {}
-        self.member: Membership | None = None
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
@@ -89,21 +87,21 @@ def create(
     run: bool = False,
     image: Image | None = None,
     file: FlatImage | None = None,
-    child: Child | None = None,
+    birth: Birth | None = None,
 ) -> Run:
     """Make a container, which then waits to be started.
 
     Args:
         run: it is started at once, as `rless run` does.
         image, file: the local image, where that was looked up.
-        child: of the caller, which it was forked for; it gets its id maps meanwhile.
+        birth: what the caller has begun for it; its ids are mapped meanwhile.
 
     Raises:
         RlessError: nothing is left of the container then.
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     state = Run(request)
-    state.image, state.file, state.child = image, file, child
+    state.image, state.file, state.birth = image, file, birth
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
     if request.asks_limits():
@@ -113,8 +111,8 @@ def create(
     sweep.sweep()
     find_joined(state)
     _find_image(state)
-    if child is not None:
-        child.begin_maps(state.idmap)
+    if birth is not None:
+        birth.begin_maps(state.idmap)
     state.mark("image")
     _make_container(state, run)
     state.mark("container")
@@ -302,8 +300,8 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
-    child = state.child
-    container_id = containers.new_id() if child is None else child.container_id
+    birth = state.birth
+    container_id = containers.new_id() if birth is None else birth.container_id
     command = specgen.command(request, config, None)
     systemd, default_signal = "", defaults.STOP_SIGNAL
     if request.systemd != "auto" or command[0].endswith(("init", "systemd")):

@@ -81,14 +81,15 @@ _FRESH = {
         if key not in ("listener", "lock", "member", "python_fd", "connection")
     },
     "leash": "0",
-    "hold": "0",
+    "begun": "0",
 }
 
 
 def _start(container: Container, count: int) -> dict[str, str]:
     """Start the container in the namespaces that we are in; return what is new for the monitor."""
     from rootless import paths
-    from rootless.engine.wires import Wires, receive_fd
+    from rootless.engine.wires import Wires
+    from rootless.linux.unix import receive_fd
     from rootless.runtime import parent, sync
     from rootless.runtime.cgroup.cgroupfs import CgroupfsCgroup
     from rootless.runtime.cgroup.none import NoCgroup

@@ -23,7 +23,6 @@ from rootless.engine import container as containers
 from rootless.engine import events
 from rootless.engine.attach import Pump, Signals
 from rootless.engine.keys import Keys
-from rootless.engine.wires import receive_fd
 from rootless.errors import EXIT_CANNOT_EXECUTE, EXIT_TOOL, RlessError, SyscallError
 from rootless.linux import prctl
 from rootless.linux.caps import NAMES, last_capability
@@ -37,6 +36,7 @@ from rootless.linux.process import (
     show_as,
     start_time,
 )
+from rootless.linux.unix import receive_fd
 from rootless.runtime import exec as runtime
 from rootless.runtime import sync
 

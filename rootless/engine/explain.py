@@ -2,7 +2,7 @@
 
 Wishes are not repeated here. Maps, namespaces, mounts, cgroup, capabilities and filter are what
 /proc says of the container's first process: init reads its own entries when its root is
-entered, and the command reads /proc/PID/status after execve, before anybody may reap it.
+entered, and its parent reads /proc/PID/status after execve, before anybody may reap it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,14 @@ _STEPS = {
 }
 
 
-def show(state: Run, ready: dict[str, Any], pasta: Pasta | None) -> None:
+def note_outside(state: Run) -> None:
+    """Note the namespaces of the host, which this process is about to leave."""
+    state.outside = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+
+
+def show(state: Run, made: dict[str, Any], pasta: Pasta | None) -> None:
     """Print the account on standard error, as text or as one JSON object."""
-    sections = account(state, ready, pasta)
+    sections = account(state, made, pasta)
     if state.request.explain == "json":
         text = json.dumps({"container": state.container.id, "steps": sections}, indent=2)
     else:
@@ -50,23 +55,21 @@ def show(state: Run, ready: dict[str, Any], pasta: Pasta | None) -> None:
     os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
-def account(state: Run, ready: dict[str, Any], pasta: Pasta | None) -> list[dict[str, Any]]:
+def account(state: Run, made: dict[str, Any], pasta: Pasta | None) -> list[dict[str, Any]]:
     """Return the sections in the order of execution; each has a name, facts, milliseconds."""
-    report, pid = ready["report"], ready["init"][0]
+    report, pid = made["report"], made["init"]
     spent: dict[str, float] = {}
     for step, seconds in report["times"]:
         name = _STEPS.get(step, "application")
         spent[name] = spent.get(name, 0.0) + 1000 * seconds
     ours = {step: 1000 * seconds for step, seconds in state.times}
-    for step, seconds in ready["times"]:
-        ours[step] = 1000 * seconds
     return [
         _section("image", _image(state), ours.get("image", 0)),
         _section("user namespace", _maps(state, report), ours.get("user namespace", 0)),
-        _section("root filesystem", _rootfs(ready), ours.get("root filesystem", 0)),
-        _section("namespaces", _namespaces(report), spent.get("namespaces", 0)),
+        _section("root filesystem", _rootfs(made), ours.get("root filesystem", 0)),
+        _section("namespaces", _namespaces(state, report), spent.get("namespaces", 0)),
         _section("new root", _new_root(report), spent.get("new root", 0)),
-        _section("control group", _cgroup(ready, report), ours.get("control group", 0)),
+        _section("control group", _cgroup(made, report), ours.get("control group", 0)),
         _section("network", _network(state, pasta), ours.get("network", 0)),
         _section("capabilities", _privileges(pid), spent.get("capabilities", 0)),
         _section("application", _application(state, pid), ours.get("started", 0)),
@@ -95,7 +98,7 @@ def _image(state: Run) -> list[tuple[str, Any]]:
 
 def _maps(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
     how = "written by newuidmap and newgidmap"
-    if state.member is not None:
+    if state.birth is not None and state.birth.member is not None:
         how = "written in the user namespace of the networks, which has all of your ids"
     if state.idmap.single:
         how = f"one id, written directly: {state.subordinate.why_none or 'as was asked'}"
@@ -120,8 +123,8 @@ def _map_lines(text: str) -> list[str]:
     return lines
 
 
-def _rootfs(ready: dict[str, Any]) -> list[tuple[str, Any]]:
-    rootfs = ready["rootfs"]
+def _rootfs(made: dict[str, Any]) -> list[tuple[str, Any]]:
+    rootfs = made["rootfs"]
     return [
         ("driver", rootfs["driver"]),
         ("options", rootfs["options"]),
@@ -130,10 +133,9 @@ def _rootfs(ready: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _namespaces(report: dict[str, Any]) -> list[tuple[str, Any]]:
+def _namespaces(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = []
-    for name in _NAMESPACES:
-        before = os.readlink(f"/proc/self/ns/{name}")
+    for name, before in state.outside.items():
         after = report["namespaces"][name]
         facts.append((name, "the host's" if before == after else f"{before} -> {after}"))
     facts.append(("hostname", report["hostname"]))
@@ -150,8 +152,8 @@ def _new_root(report: dict[str, Any]) -> list[tuple[str, Any]]:
     return [("mounts", mounts)]
 
 
-def _cgroup(ready: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, Any]]:
-    manager, path, why = ready["cgroup"]
+def _cgroup(made: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, Any]]:
+    manager, path, why = made["cgroup"]
     own = [line for line in report["cgroup"].splitlines() if line.startswith("0::")]
     return [
         ("manager", manager),
@@ -187,11 +189,11 @@ def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = [("mode", mode)]
     if pasta is not None:
         facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
-    if state.member is not None:
-        for place in state.member.places:
+    if state.birth is not None and state.birth.member is not None:
+        for place in state.birth.member.places:
             own = " ".join(filter(None, (place["ip"], place["ip6"], place["mac"])))
             facts.append((place["name"], f"{place['interface']}: {own}"))
-        facts.append(("published", state.member.ports))
+        facts.append(("published", state.birth.member.ports))
     return facts
 
 

@@ -35,7 +35,7 @@ FDS = (
     "connection",
     "python_fd",
     "status",
-    "hello",
+    "gate",
 )
 # What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
 _START = """import sys

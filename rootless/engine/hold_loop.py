@@ -21,6 +21,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
 from rootless.linux.process import kill_children, pidfd_open, pidfd_send_signal
+from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ _CLEAN_UP = 2.0
 _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
+_LONGEST = 4096  # bytes of a reason: who reads it has no room for more
+_UNTIL_BEGUN = 2  # the order `leash`: not for longer; 1: until it lets go
+_HEAD = 5  # bytes before the body of a frame of init
 
 
 def run(orders_fd: int) -> NoReturn:
@@ -43,7 +47,6 @@ def run(orders_fd: int) -> NoReturn:
     code = 125
     try:
         holder = _Holder(orders_fd)
-        holder.say_hello()
         holder.run()
         code = holder.code  # systemd's Restart=on-failure looks at it
     finally:
@@ -78,6 +81,9 @@ class _Holder:
         self.init = self.number("init")
         self.init_fd = self.number("init_fd", -1)
         self.starting = self.number("status", -1)  # init closes it by execve
+        self.gate = self.number("gate", -1)  # at which init waits, until it is opened
+        self.said, self.size = b"", 0  # of a frame of init, and how much of it has come
+        self.ready = self.failed = False  # what became of the start
         self.asked: list[int] = []  # signals that came before that
         self.orphans = bool(self.number("orphans"))
         self.pasta = self.number("pasta")
@@ -88,7 +94,6 @@ class _Holder:
         self.typed = b""
         self.code = self.number("code")
         self.ended = self.init == 0
-        self.may_reap = not self.number("hold")
         self.out_of_memory = self.done = False
         self.policy, self.most = self.orders["restart"], self.number("restart_most")
         self.restarts, self.delay = self.number("restarts"), self.number("delay")
@@ -104,6 +109,7 @@ class _Holder:
         if wait := self.number("ranks"):
             self.alone_until = self.begun + wait / 1000
         self.clients: list[Client] = []
+        self.starter: Client | None = None
         self.stream, self.since = 0, 0.0  # of the chunk that is being given
         self.taken = 0  # bytes of the sources
         for key, value in pairs:
@@ -116,25 +122,83 @@ class _Holder:
             client.sinks = [Sink(self.number(f"client_{name}", -1)) for name in ("out", "err")]
             client.attached, client.leash = True, bool(self.number("leash"))
             self.clients.append(client)
+            self.starter = client
             for pipe in (fd, client.stdin, *(sink.fd for sink in client.sinks)):
                 never_wait(pipe)
-        for fd in (self.stdin, *self.sources):
+        for fd in (self.starting, self.stdin, *self.sources):
             never_wait(fd)
+        if self.number("begun"):  # --explain: Python has opened the gate itself, to look
+            self._tell_begun()
 
     def number(self, key: str, otherwise: int = 0) -> int:
         return int(self.orders.get(key, otherwise))
 
-    def say_hello(self) -> None:
-        """Tell the command that the container is in good hands, and which process its init is."""
-        from rootless.runtime import sync
+    # -- the start -----------------------------------------------------------------------------
 
-        fd = self.number("hello", -1)
-        if fd >= 0:
-            try:
-                sync.send(fd, sync.READY, {"init": self.init})
-            except OSError:
-                pass  # it has gone, and with it the container, if it keeps that
-            os.close(fd)
+    def _hear_init(self) -> None:
+        if self.starting < 0:
+            return  # nobody wants it any more, since this same round
+        data = os.read(self.starting, CHUNK)
+        if not data:
+            self._end_start()
+        while data:
+            left = _frame_size(self.said) - self.size
+            part, data = data[:left], data[left:]
+            self.size += len(part)
+            if self.size <= _HEAD or self.said[:1] == sync.FAILED:
+                self.said += part  # a report may be long, and is nobody's
+            if self.size >= _HEAD and self.size == _frame_size(self.said):
+                self._obey_init(self.said[:1], self.said[_HEAD:])
+                self.said, self.size = b"", 0
+
+    def _obey_init(self, kind: bytes, body: bytes) -> None:
+        if kind == sync.READY and not self.ready:
+            self.ready = True
+            self._event("start")  # before there can be an end to tell of
+            if self.gate >= 0:
+                try:
+                    os.write(self.gate, sync.START)
+                except BrokenPipeError:
+                    pass  # init was killed: the end of its pipe tells
+                os.close(self.gate)
+                self.gate = -1
+        elif kind == sync.FAILED and not self.failed:
+            payload = body[1:-1]  # without the list around it
+            if len(body) > _LONGEST:
+                code = jsontext.loads(payload)[2]
+                reason = "runtime: the start failed, with a reason too long to be told"
+                payload = jsontext.dumps([reason, None, code]).encode()
+            self._fail(payload)
+
+    def _fail(self, payload: bytes) -> None:
+        self.failed = True
+        self._tell_starter(b"F" + payload)
+
+    def _end_start(self) -> None:
+        """Note that init is the application now, or has ended."""
+        if self.starting < 0:
+            return
+        if not self.ready and not self.failed:
+            self._fail(b'["runtime: init was killed before it was ready",null,125]')
+        if not self.failed:
+            self._tell_begun()
+        self._close_start()
+        self._begin_signals()
+
+    def _close_start(self) -> None:
+        for fd in (self.starting, self.gate):
+            if fd >= 0:
+                os.close(fd)
+        self.starting = self.gate = -1
+
+    def _tell_begun(self) -> None:
+        self._tell_starter(b"B")
+        if self.starter is not None and self.number("leash") == _UNTIL_BEGUN:
+            self.starter.leash = False
+
+    def _tell_starter(self, message: bytes) -> None:
+        if self.starter is not None:
+            self.starter.send(message)
 
     # -- what is told ------------------------------------------------------------------------
 
@@ -312,15 +376,9 @@ class _Holder:
 
     def _begin_signals(self) -> None:
         """Give the application, which runs now, what it was sent."""
-        self._close_starting()
         for number in self.asked:
             self._signal_init(number)
         self.asked = []
-
-    def _close_starting(self) -> None:
-        if self.starting >= 0:
-            os.close(self.starting)
-            self.starting = -1
 
     def _join(self, fds: list[int]) -> int:
         """Take one who joins in hand, by its pidfd; return an errno."""
@@ -446,16 +504,14 @@ class _Holder:
             if client.stdin >= 0:
                 os.close(client.stdin)
                 client.stdin = -1
-        elif kind == b"R":
-            self.may_reap = True
         for fd in fds:
             os.close(fd)
 
     def _lose(self, client: Client) -> None:
         if client.leash and not self.ended:
             self._stop_restarts()
+            self._close_start()
             self._signal_init(signal.SIGKILL)
-        self.may_reap = self.may_reap or client.leash
         self._drop(client)
 
     def _admit(self) -> None:
@@ -538,7 +594,7 @@ class _Holder:
             and self.code != 0
             and (self.most == 0 or self.restarts < self.most)
         )
-        if not wanted or self.remove or self.terminated:
+        if not wanted or self.remove or self.terminated or self.failed:
             return
         if self.delay == 0 or time.monotonic() - self.begun >= _LONG_RUN:
             self.delay = _FIRST_DELAY
@@ -655,7 +711,7 @@ class _Holder:
             code = os.waitstatus_to_exitcode(status)
             self.code = code if code >= 0 else 128 - code
             os.close(self.init_fd)
-        self._close_starting()
+        self._end_start()
         self._check_memory()
         if self.health_fd >= 0:
             os.kill(self.health_pid, signal.SIGKILL)
@@ -698,7 +754,7 @@ class _Holder:
         drained = False
         while not self.done:
             now = time.monotonic()
-            if self.ended and self.may_reap and not drained:
+            if self.ended and not drained:
                 drained = True
                 self._end_run()
                 if not self.done:
@@ -726,8 +782,6 @@ class _Holder:
         pending = any(client.sinks[self.stream].todo for client in self.clients)
         if not self.ended and self.init_fd >= 0:
             topics[self.init_fd] = (select.POLLIN, self._note_end, ())
-        if self.starting >= 0:
-            topics[self.starting] = (0, self._begin_signals, ())
         for client in self.clients:
             topics[client.fd] = (select.POLLIN, self._hear, (client,))
             for stream, sink in enumerate(client.sinks):
@@ -740,6 +794,8 @@ class _Holder:
                     client.stdin = -1
                 else:
                     topics[client.stdin] = (select.POLLIN, self._take_input, (client,))
+        if self.starting >= 0:  # after the clients: nothing starts for one that has gone
+            topics[self.starting] = (select.POLLIN, self._hear_init, ())
         for stream, fd in enumerate(self.sources):
             if fd >= 0 and not pending:
                 topics[fd] = (select.POLLIN, self._take_if_free, (stream,))
@@ -806,6 +862,11 @@ class _Holder:
                 act(*arguments)
         if pending:
             self._deliver()
+
+
+def _frame_size(said: bytes) -> int:
+    """Return the bytes of the frame that begins so, as far as that is known."""
+    return _HEAD + int.from_bytes(said[1:_HEAD], "little") if len(said) >= _HEAD else _HEAD
 
 
 def _signal(pidfd: int, number: int) -> None:

@@ -223,13 +223,13 @@ def _make_locked(wanted: RunRequest, pidfd: int) -> Container | None:
 
 
 def _start(wanted: RunRequest) -> None:
-    from rootless.engine.attach import Signals
     from rootless.engine.create import create
-    from rootless.engine.start import Attachment, follow
+    from rootless.engine.front import Attachment, lead
+    from rootless.engine.start import follow
 
     _await_name(wanted.name or "")
-    signals = Signals(False)
-    follow(create(wanted, run=True), Attachment((), None, False, signals), keep=False)
+    attachment = Attachment((), None, proxy=False, leash=False)
+    lead(lambda front: follow(create(wanted, run=True), attachment, front, keep=False))
 
 
 def _await_name(name: str) -> None:

@@ -153,6 +153,17 @@ class Membership:
         finally:
             taken.close()
 
+    def see_way_out(self) -> None:
+        """See that there is a way out, or will be; one that has ended is made anew.
+
+        Raises:
+            RlessError: there is none.
+
+        Where it runs: in the host's network.
+        """
+        if self._outward and self._hub.no_way_out():
+            see_way_out(self._hub)
+
     def wait_ready(self) -> None:
         """Wait until the container is connected, and has its way out.
 
@@ -160,12 +171,8 @@ class Membership:
             RlessError: it is not, and why.
         """
         self._joiner.wait_ready()
-        if self._outward:
-            see_way_out(self._hub)
-
-    def close_command_ends(self) -> None:
-        """Close what is the command's, in the process that keeps the membership."""
-        self._joiner.disown()
+        if self._outward and (why := self._hub.wait_for_way_out()):
+            raise no_way_out(why)
 
     def close(self) -> None:
         """Let go of the membership, which the monitor keeps if it has got so far."""
@@ -233,9 +240,14 @@ def see_way_out(the_hub: hub.Hub) -> None:
     finally:
         os.close(lock)
     if why:
-        raise RlessError(
-            f"the networks have no way out: {why}", "see `rless doctor`, or use --network=host"
-        )
+        raise no_way_out(why)
+
+
+def no_way_out(why: str) -> RlessError:
+    """Return the error that there is none."""
+    return RlessError(
+        f"the networks have no way out: {why}", "see `rless doctor`, or use --network=host"
+    )
 
 
 def _note(the_hub: hub.Hub, pasta: list[int]) -> None:

@@ -1,25 +1,26 @@
 """The container's parent: from the mounted root file system to the program that stays.
 
-Theory of operation. The command has forked this process into the engine's user and mount
-namespace, and has told it the plan (`child`). It makes the root file system there, calls the
-runtime, and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's
-own id in the namespace, and every capability over files of mapped ids.
+Theory of operation. This process has found out all (`create`, `start`), and has entered the
+engine's user and mount namespace (`birth`). It makes the root file system there, calls the runtime,
+and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's own id
+in the namespace, and every capability over files of mapped ids.
 
-    command                          monitor                           init
-       |  <-- READY(facts) ----------   |   all but init is made         |
-       |  <-- READY(init) -----------   |   execve: rless-monitor        |  the root is entered
-       |  <-- status: READY(report) ---------------------------------   |  waits at the gate
-       |  -- gate: START ------------------------------------------->   |  the network is up
-       |  <-- status: closed by execve, or FAILED -------------------   |  the application runs
-       |  <-> link: a client as others, and the leash                   |
-       |  <-- X code ----------------   |   over, and cleaned up
+    front                            monitor                           init
+       |                               |  all but init is made           |
+       |                               |  execve: rless-monitor          |  the root is entered
+       |                               |  <-- status: READY(report) ---  |  waits at the gate
+       |                               |  -- gate: START ------------->  |
+       |                               |  <-- status: closed by execve   |  the application runs
+       |  <-- B ---------------------  |
+       |  <-> link: a client as others, and the leash                    |
+       |  <-- X code ----------------  |  over, and cleaned up
 
 After init is cloned this process does next to nothing, so that it is gone before init has written
 to many of the pages that both still share: each would be copied.
 
-If the command is killed while it keeps the container, its link ends: the container is killed and
+If the front is killed while it keeps the container, its link ends: the container is killed and
 cleaned up. A detached one is nobody's. If the monitor is killed, the kernel kills init; the
-command, or the next one, clears the rest (`sweep`).
+front, or the next command, clears the rest (`sweep`).
 """
 
 from __future__ import annotations
@@ -29,29 +30,26 @@ import time
 
 from rootless import paths, rootfs
 from rootless.engine import hold, monitor_client
-from rootless.engine.container import Container, delete_directory, this_process, write_json
-from rootless.engine.source import Source
-from rootless.engine.wires import receive_fd
+from rootless.engine.container import delete_directory, this_process, write_json
+from rootless.engine.front import LEASH, UNTIL_BEGUN
 from rootless.errors import RlessError
 from rootless.linux import prctl
 from rootless.linux.process import show_as, start_time
+from rootless.linux.unix import receive_fd
 from rootless.runtime import parent, sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from rootless.engine.child import Plan
+    from rootless.engine.birth import Birth
+    from rootless.engine.create import Run
+    from rootless.engine.front import Front
     from rootless.engine.hold import Orders
-    from rootless.engine.wires import Wires
-    from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Namespace
-    from rootless.rootfs import Mounted, squashfs
-    from rootless.runtime.cgroup import Making
+    from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    pass
+    from rootless.runtime.parent import Begun
 
 
 # ms that the first one of those who join a container may take to come (--join)
@@ -61,121 +59,130 @@ _ALONE = 10000
 class Monitor:
     """The parent of one container, until it becomes the program that stays."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        wires: Wires,
-        pasta: Pasta | None,
-        member_fd: int,
-        network_path: str | None,
-        network_error: RlessError | None,
-        making: Making,
-        begun: squashfs.Begun | None,
-    ) -> None:
+    def __init__(self, state: Run, birth: Birth, front: Front, leash: bool, keep: bool) -> None:
         """Hold what the start needs.
 
         Args:
-            plan: what the command has found out (`child.Plan`).
-            pasta: the child half of the network.
-            member_fd: the connection that is its membership of networks; -1: of none.
-            network_path: of the network namespace that is the container's; None: it has none.
-            network_error: why the network could not be begun.
-            making: the control group, for which all is said.
-            begun: the mount of an image that is a file, if it was made ahead.
+            state: what was found out.
+            birth: what was begun; entered.
+            leash: the container ends with the front, until that lets go.
+            keep: a start that fails leaves the container, with the reason.
         """
-        self.container = Container.take_over(plan["container"])
-        self.spec = plan["spec"]
-        self.idmap = self.container.idmap()
-        self.source = Source.from_data(plan["source"])
-        self.volumes = plan["volumes"]
-        self.cache_dir = plan["cache_dir"]
-        self.ports = plan["ports"]
-        self.want_report = plan["report"]
-        self.leash = plan["leash"]
-        self.keep = plan["keep"]
-        self.wires = wires
-        self.pasta = pasta
-        self.member_fd = member_fd
-        self.network_path = network_path
-        self.network_error = network_error
+        self.state = state
+        self.birth = birth
+        self.front = front
+        self.container = state.container
+        self.spec = state.spec
+        self.idmap = state.idmap
+        self.source = state.source
+        self.wires = birth.wires
+        self.pasta = birth.pasta
+        self.leash = leash
+        self.keep = keep
         self.mounted: Mounted | None = None
-        self.making = making
-        self.begun = begun
         self.cgroup: Cgroup | None = None
         self.orders_fd = -1
-        self.times: list[tuple[str, float]] = []
+        self.started = 0.0
 
     def run(self) -> NoReturn:
-        """Do all of it; never return into the command's stack."""
-        code = 125
+        """Do all of it, and stay.
+
+        Raises:
+            RlessError: it failed. Nothing is left then, but what `keep` asks for.
+        """
         try:
-            show_as(f"rless: monitor of {self.container.id[:12]}")
-            hold.hold(self._create(), self.container.id)
-        except RlessError as error:
-            self._give_up(error)
-            code = error.exit_code
-        except OSError as error:
-            text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-            self._give_up(RlessError(text))
+            orders_fd = self._create()
         except BaseException as error:
-            text = f"internal error: {type(error).__name__}: {error}"
-            self._give_up(RlessError(text, "run with --debug and report it"))
-        finally:
-            os._exit(code)
+            self._give_up(error)
+            raise
+        hold.hold(orders_fd, self.container.id)
 
     def _create(self) -> int:
         """Make the container, with its init at work; return the orders for what comes then."""
-        if self.network_error is not None:
-            raise self.network_error
-        if self.network_path is not None:
+        if self.birth.has_network:
             # It was made with our user namespace; the runtime joins it.
-            entry: Namespace = {"type": "network", "path": self.network_path}
+            entry: Namespace = {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}
             self.spec["linux"]["namespaces"].append(entry)
         began = time.monotonic()
         self.mounted = self._mount()
-        self.times.append(("root filesystem", time.monotonic() - began))
+        self.state.times.append(("root filesystem", time.monotonic() - began))
+        self.birth.look_up(
+            self.mounted.path, [mount["destination"] for mount in self.spec["mounts"]]
+        )
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         wires = self.wires
         if self.shares_pids:
             # What the application leaves behind must come to us, to end with the container.
             prctl.set_child_subreaper()
+            # Others see init before it is the application; our arguments may hold secrets.
+            show_as(f"rless: init of {self.container.id[:12]}")
         begun = parent.begin(
             self.spec,
             self._prepare,
-            cache_dir=self.cache_dir,
+            cache_dir=f"{self.state.storage}/seccomp",
             gate_fd=wires.init_gate,
             status=(wires.status, wires.init_status),
             stdio=wires.stdio,
             console_fd=wires.console,
             die_with_parent=True,
-            want_report=self.want_report,
+            want_report=self.state.request.explain is not None,
             keep_fds=self._launcher_fds(),
         )
         try:
-            wires.status = wires.init_status = -1
+            wires.status = wires.init_status = -1  # taken over
             wires.close_init_ends()
-            late = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
-            hold.add(self.orders_fd, [(key, str(value)) for key, value in late.items()])
+            self.state.mark("init")
+            if self.source.kind == "squashfs" and self.mounted.helper_pids:
+                self._read_ahead(self.mounted)
+            hold.add(self.orders_fd, self._orders_of(begun))
+            self.state.mark("monitor")
+            self.front.settle()
         except BaseException:
             begun.end()
             raise
         return self.orders_fd
+
+    def _orders_of(self, begun: Begun) -> Orders:
+        """Return what the monitor must know of init, once that need not wait for anything else."""
+        init = [begun.pid, start_time(begun.pid) or 0]
+        self.container.record_live(init=init, started=self.started)
+        orders = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
+        self.birth.settle()
+        self.state.mark("network")
+        if self.state.request.explain is None:
+            orders.update(status=begun.status_fd, gate=self.wires.gate)
+        else:
+            self._explain(begun)
+            orders["begun"] = 1
+        return [(key, str(value)) for key, value in orders.items()]
+
+    def _explain(self, begun: Begun) -> None:
+        """Let the application run, and show what it is before anybody may reap it."""
+        from rootless.engine import events, explain
+
+        cgroup, mounted = self.cgroup, self.mounted
+        assert mounted is not None and cgroup is not None
+        report = begun.wait_ready()
+        events.of_container("start", self.container)
+        os.write(self.wires.gate, sync.START)
+        begun.wait_exec()
+        self.state.mark("started")
+        made = {
+            "report": report,
+            "init": begun.pid,
+            "rootfs": mounted.describe(),
+            "cgroup": [cgroup.manager, cgroup.path, cgroup.why],
+        }
+        explain.show(self.state, made, self.pasta)
 
     def _prepare(self) -> Cgroup:
         """Find the control group, and do all else that can be done before there is an init."""
         assert self.mounted is not None
         cgroup = self._place()
         write_json(f"{self.container.directory}/config.json", self.spec)
-        started = time.time()
-        self.orders_fd = hold.encode(self._orders(started))
-        ready = {
-            "started": started,
-            "rootfs": self.mounted.describe(),
-            "times": self.times,
-            "cgroup": [cgroup.manager, cgroup.path, cgroup.why],
-        }
-        sync.send(self.wires.monitor_result, sync.READY, ready)
+        self.started = time.time()
+        self.orders_fd = hold.encode(self._orders(self.started))
         return cgroup
 
     def _receive_pty(self) -> int:
@@ -192,7 +199,9 @@ class Monitor:
         assert self.mounted is not None
         began = time.monotonic()
         helpers = [*self.mounted.helper_pids, *([self.pasta.pid] if self.pasta is not None else ())]
-        self.cgroup = cgroup = self.making.finish(helpers, self._note)
+        making = self.birth.making
+        making.amend(self.spec["linux"]["resources"])
+        self.cgroup = cgroup = making.finish(helpers, self._note)
         self.spec["linux"]["resources"] = cgroup.resources
         if cgroup.rlimits:
             import resource  # noqa: F401  # init can load nothing any more
@@ -202,7 +211,7 @@ class Monitor:
             from rootless.engine import systemd_mode
 
             systemd_mode.open_cgroup(self.spec, cgroup, systemd)
-        self.times.append(("control group", time.monotonic() - began))
+        self.state.times.append(("control group", time.monotonic() - began))
         return cgroup
 
     def _note(self, manager: str, cgroup: str) -> None:
@@ -210,11 +219,13 @@ class Monitor:
         assert self.mounted is not None
         pasta = self.pasta
         self.container.record_live(
+            # All else that there is by now ends with this process, which is noted as the owner.
+            now=bool(cgroup or pasta is not None),
             monitor=this_process(),
             pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
             cgroup=cgroup,
             manager=manager,
-            ports=self.ports,
+            ports=self.birth.published(),
             rootfs=self.mounted.describe(),
             restarts=0,
         )
@@ -239,11 +250,10 @@ class Monitor:
             "started": repr(started),
             "remove": int(facts["rm"]),
             "stdin_once": int(facts["stdin_once"]),
-            "leash": int(self.leash),
-            "hold": int(self.want_report),
+            "leash": LEASH if self.leash else UNTIL_BEGUN,
             "cgroup": self.cgroup.path or "",
             "mount": mount_point,
-            "wait_pasta": int(bool(self.ports)),
+            "wait_pasta": int(bool(self.birth.published())),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
             "listener": monitor_client.listen(container.directory),
             "in": wires.app_in,
@@ -254,9 +264,7 @@ class Monitor:
             "client_out": wires.client_out,
             "client_err": wires.client_err,
             "lock": mounted.lock_fd,
-            "member": self.member_fd,
-            "status": wires.status,
-            "hello": wires.monitor_result,
+            "member": self.birth.member.fd if self.birth.member is not None else -1,
             "orphans": int(self.shares_pids),
             **log_orders(facts),
             "ranks": _ALONE if facts["request"].get("holds") else 0,
@@ -312,11 +320,9 @@ class Monitor:
                 workspace,
                 self.idmap,
                 source.cache,
-                begun=self.begun,
+                begun=self.birth.server,
                 **options,
             )
-            if mounted.helper_pids:
-                self._read_ahead(mounted)
         elif source.kind == "directory":
             mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
         else:
@@ -334,7 +340,7 @@ class Monitor:
         return mounted
 
     def _read_ahead(self, mounted: Mounted) -> None:
-        """Have the head of the program unpacked while the container is being made."""
+        """Have the head of the program unpacked while init is at work."""
         from rootless.rootfs.ahead import read_ahead
 
         process = self.spec["process"]
@@ -343,17 +349,17 @@ class Monitor:
         read_ahead(mounted.path, process["args"][0], environment, process["cwd"], server)
 
     def _fill_volumes(self, root: str) -> None:
-        if self.volumes:
+        if self.state.volumes:
             from rootless.engine import volumes
 
-            for directory, target in self.volumes:
+            for directory, target in self.state.volumes:
                 volumes.fill(directory, root, target)
 
-    def _give_up(self, error: RlessError) -> None:
-        """Take back what was made, in the reverse order, and tell the command why."""
+    def _give_up(self, error: BaseException) -> None:
+        """Take back what was made, in the reverse order."""
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
-            self.pasta.stop(wait=bool(self.ports))
+            self.pasta.stop(wait=bool(self.birth.published()))
         if self.cgroup is not None:
             try:
                 self.cgroup.destroy()
@@ -363,17 +369,14 @@ class Monitor:
             rootfs.unmount(self.mounted)
         try:
             if self.keep:
-                self.container.record_exit(error.exit_code, error.message)
+                reason = error.message if isinstance(error, RlessError) else str(error)
+                self.container.record_exit(getattr(error, "exit_code", 125), reason)
             else:
                 self.container.forget_name()
                 delete_directory(self.container.directory)
             self.container.forget_live()
         except (OSError, RlessError):
             pass  # what is left is found by the next sweep: the entry in `live` stays
-        try:
-            sync.send(self.wires.monitor_result, sync.FAILED, sync.error_payload(error))
-        except OSError:
-            pass  # the command has left
 
 
 def log_orders(facts: dict[str, Any]) -> dict[str, Any]:

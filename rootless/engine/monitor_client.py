@@ -14,6 +14,8 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from rootless.engine.container import Container
 
 _SOCKET = "monitor"
@@ -72,14 +74,18 @@ class Client:
     Attributes:
         fd: readable when the monitor has said something, or has gone.
         code: the container's exit code, once the monitor has told it.
+        begun: it has told whoever started the container that the application runs.
+        failed: or why it does not: message, hint, exit code; None: not known.
         gone: the monitor has closed the connection; without a code it was killed.
     """
 
-    __slots__ = ("_answers", "code", "fd", "gone")
+    __slots__ = ("_answers", "begun", "code", "failed", "fd", "gone")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.code: int | None = None
+        self.begun = False
+        self.failed: list[Any] | None = None
         self.gone = False
         self._answers: dict[bytes, int] = {}
 
@@ -101,6 +107,12 @@ class Client:
             self.gone = True
         elif kind == b"X":
             self.code = int.from_bytes(rest, "little")
+        elif kind == b"B":
+            self.begun = True
+        elif kind == b"F":
+            from rootless import jsontext
+
+            self.failed = jsontext.loads(rest)
         else:
             self._answers[kind] = rest[0] if rest else 0
 
@@ -174,10 +186,6 @@ class Client:
     def let_go(self) -> None:
         """Leave the container alone: from now on our end is not its end."""
         self._send(b"D")
-
-    def may_reap(self) -> None:
-        """Allow it to reap the container's first process (--explain)."""
-        self._send(b"R")
 
     def attach(self, stdin: int, stdout: int, stderr: int) -> None:
         """Give it pipes: copies of what the application writes go there, `stdin` is typed.

@@ -1,16 +1,17 @@
 """`rless run`, told once from top to bottom.
 
-    child         forked at once, if nothing has to be fetched: it makes the namespaces and begins
-                  the network beside steps 1 to 4
+    front         the launcher, which has forked this process and waits for the container
+    birth         begun at once, if nothing has to be fetched: the namespaces and the network,
+                  beside steps 1 to 4
     create
       1 image     the name -> layers on disk, and who the application runs as
       2 map       which of the image's users is the invoking user
       3 container its directory, name and files
     start
       4 spec      wishes + image + facts -> config.json
-      5 monitor   the child is mapped and told all: root file system, runtime, clean-up
+      5 monitor   what this process becomes: root file system, runtime, clean-up
       6 network   pasta, beside the mounts
-      7 attach    streams, signals, exit code
+      7 attach    the front: streams, signals, exit code
 
 The rootless order differs from how Docker tells it: the user namespace exists before the
 overlay can be mounted. Everything heavy is loaded where it is needed, not here.
@@ -18,10 +19,9 @@ overlay can be mounted. Everything heavy is loaded where it is needed, not here.
 
 from __future__ import annotations
 
-import os
-
 from rootless import paths
-from rootless.engine.child import Child, begin_cgroup, joins
+from rootless.engine.birth import Birth, begin_cgroup, joins
+from rootless.engine.front import Attachment, Front, lead
 from rootless.engine.request import HOST_IMAGE
 from rootless.linux.process import close_on_exec_from
 
@@ -38,39 +38,39 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
+    return lead(lambda front: _make(request, front))
+
+
+def _make(request: RunRequest, front: Front) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     making = begin_cgroup(request)
     image, file, is_here = _look(request)
-    child = Child(request, streams, making=making, file=file) if is_here else None
-    if child is None and making is not None:
+    birth = Birth(request, streams, making=making, file=file) if is_here else None
+    if birth is None and making is not None:
         making.close()  # it may be long until it is wanted
         making.reap()
     try:
-        if file is not None:
-            os.close(file.fd)  # it is the child's
-        from rootless.engine.attach import Signals
         from rootless.engine.create import create
-        from rootless.engine.start import Attachment, follow
+        from rootless.engine.start import follow
 
-        state = create(request, run=True, image=image, file=file, child=child)
-        signals = Signals(request.sig_proxy)
+        state = create(request, run=True, image=image, file=file, birth=birth)
     except BaseException:
-        if child is not None:
-            child.abandon()
+        if birth is not None:
+            birth.close()
         raise
-    try:
-        attachment = Attachment(streams, request.detach_keys, bool(streams), signals)
-        code = follow(state, attachment, keep=False)
-    finally:
-        signals.restore()
-    if request.detach:
-        print(state.container.id)
-    return code
+    attachment = Attachment(
+        streams,
+        request.detach_keys,
+        proxy=request.sig_proxy,
+        leash=bool(streams),
+        says=state.container.id if request.detach else "",
+    )
+    return follow(state, attachment, front, keep=False)
 
 
 def _look(request: RunRequest) -> tuple[Image | None, FlatImage | None, bool]:
-    """Return the image, in the store or an open file, and whether the child can be forked now.
+    """Return the image, in the store or an open file, and whether it can be begun now.
 
     Not for an image that may take its time to come, nor before it is known whose namespaces are
     to be joined, or which ports an image has.
@@ -92,7 +92,7 @@ def _look(request: RunRequest) -> tuple[Image | None, FlatImage | None, bool]:
 
 
 def attached(request: RunRequest) -> list[str]:
-    """Return the streams that the command passes on: those asked for, else all that there are."""
+    """Return the streams that the front passes on: those asked for, else all that there are."""
     if request.attach:
         return request.attach
     return [*(["stdin"] if request.interactive else []), "stdout", "stderr"]

@@ -1,10 +1,10 @@
 """Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
 
     4 spec      wishes + image + facts of now -> config.json
-    5 monitor   the child in the user namespace is told all: root file system, runtime, then the
-                program that stays
+    5 monitor   this process enters the user namespace: root file system, runtime, then it becomes
+                the program that stays
     6 network   pasta, beside the mounts
-    7 attach    streams, signals, exit code
+    7 attach    the front: streams, signals, exit code
 
 The spec is made at every start: what it names outside (containers whose namespaces are joined,
 the host's name servers, devices) is looked up when it is used.
@@ -15,28 +15,23 @@ from __future__ import annotations
 import os
 
 from rootless.engine import container as containers
-from rootless.engine import events, specgen, sweep, userns
-from rootless.engine.attach import Pump, Signals
-from rootless.engine.child import Child, joins
+from rootless.engine import specgen, sweep, userns
+from rootless.engine.birth import Birth, joins
 from rootless.engine.create import Run, find_joined
-from rootless.engine.keys import Keys
-from rootless.engine.monitor_client import Client
+from rootless.engine.front import Attachment, Front, lead
 from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.source import Source
 from rootless.errors import RlessError
 from rootless.linux import caps
-from rootless.linux.process import close_on_exec_from, start_time
-from rootless.runtime import sync
+from rootless.linux.process import close_on_exec_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
     from rootless.engine.container import Container
     from rootless.engine.membership import Membership
-    from rootless.engine.terminal import Terminal
-    from rootless.engine.wires import Wires
 
 
 def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
@@ -53,27 +48,6 @@ _NO_PACKET_SOCKETS = [
 
 
 _PACKAGED = ("layers", "squashfs")  # what packages can be installed in
-
-
-class Attachment:
-    """How the command takes part in the container that it starts.
-
-    Attributes:
-        streams: those that it passes on, of stdin, stdout, stderr; () leaves the container alone.
-        keys: that detach, where there is a terminal, as typed; None: the default.
-        leash: the container ends with the command, until that is detached.
-        signals: caught from the beginning, and passed on.
-    """
-
-    __slots__ = ("keys", "leash", "signals", "streams")
-
-    def __init__(
-        self, streams: Sequence[str], keys: str | None, leash: bool, signals: Signals
-    ) -> None:
-        self.streams = tuple(streams)
-        self.keys = keys
-        self.leash = leash
-        self.signals = signals
 
 
 def load(container: Container) -> Run:
@@ -118,34 +92,40 @@ def start(
         RlessError: it cannot be started; exit.json has the reason as well.
     """
     close_on_exec_from(3)
+    attachment = Attachment(streams, keys, proxy=sig_proxy and bool(streams), leash=False)
+    code = lead(lambda front: _claim_and_follow(container, attachment, front))
+    if code == _RUNS:
+        return attach(container, streams, keys, sig_proxy) if streams else 0
+    return code
+
+
+_RUNS = -1  # in place of an exit code: it runs already
+
+
+def _claim_and_follow(container: Container, attachment: Attachment, front: Front) -> int:
+    """Start a container, unless it runs; come back only then."""
     sweep.sweep()
-    signals = Signals(sig_proxy and bool(streams))
+    while not container.claim():
+        if container.status()[0] in ("running", "paused", "restarting"):
+            return _RUNS
+        if container.live().get("removing"):
+            raise RlessError(f"container {container.facts['name']} is being removed", exit_code=1)
+        if not containers.await_entry(container):
+            raise RlessError(
+                f"container {container.facts['name']} is being started or ended by another "
+                "command, which takes too long",
+                "try again",
+                1,
+            )
+        sweep.sweep()
     try:
-        while not container.claim():
-            if container.status()[0] in ("running", "paused", "restarting"):
-                return attach(container, streams, keys, signals) if streams else 0
-            if container.live().get("removing"):
-                raise RlessError(
-                    f"container {container.facts['name']} is being removed", exit_code=1
-                )
-            if not containers.await_entry(container):
-                raise RlessError(
-                    f"container {container.facts['name']} is being started or ended by another "
-                    "command, which takes too long",
-                    "try again",
-                    1,
-                )
-            sweep.sweep()
-        try:
-            _reread(container)
-            state = load(container)
-            state.mark("container")
-        except BaseException:
-            container.forget_live()
-            raise
-        return follow(state, Attachment(streams, keys, False, signals), keep=True)
-    finally:
-        signals.restore()
+        _reread(container)
+        state = load(container)
+        state.mark("container")
+    except BaseException:
+        container.forget_live()
+        raise
+    return follow(state, attachment, front, keep=True)
 
 
 def _reread(container: Container) -> None:
@@ -156,31 +136,47 @@ def _reread(container: Container) -> None:
     container.facts = current.facts
 
 
-def attach(container: Container, streams: Sequence[str], keys: str | None, signals: Signals) -> int:
+def attach(
+    container: Container, streams: Sequence[str], keys: str | None, sig_proxy: bool = True
+) -> int:
     """Attach to a container that runs; return its exit code, or 0 when detached.
+
+    Args:
+        streams, keys, sig_proxy: as for `start`.
 
     Raises:
         RlessError: it does not run, or its monitor was killed.
     """
-    from rootless.engine import monitor_client
+    from rootless.engine import events, monitor_client
+    from rootless.engine.attach import Signals
+    from rootless.engine.follow import KILLED, detached, pump
 
-    client = monitor_client.connect(container)
-    if client is None:
-        raise RlessError(f"container {container.facts['name']} is not running", exit_code=1)
-    pipes = [os.pipe() for _ in range(3)]
-    with_input = "stdin" in streams and container.facts["stdin_open"]
+    signals = Signals(sig_proxy)
     try:
-        client.attach(pipes[0][0] if with_input else -1, pipes[1][1], pipes[2][1])
+        client = monitor_client.connect(container)
+        if client is None:
+            raise RlessError(f"container {container.facts['name']} is not running", exit_code=1)
+        pipes = [os.pipe() for _ in range(3)]
+        with_input = "stdin" in streams and container.facts["stdin_open"]
+        try:
+            client.attach(pipes[0][0] if with_input else -1, pipes[1][1], pipes[2][1])
+        finally:
+            for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
+                os.close(fd)
+        events.of_container("attach", container)
+        signals.forward(client.forward)
+        stdin = pipes[0][1] if with_input else -1
+        if not with_input:
+            os.close(pipes[0][1])
+        tty = container.facts["tty"]
+        code = pump(client, tty, streams, keys, (stdin, pipes[1][0], pipes[2][0]))
+        if code is None:
+            raise RlessError(KILLED, exit_code=137)
+        if client.code is None:
+            detached(container)
+        return code
     finally:
-        for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
-            os.close(fd)
-    events.of_container("attach", container)
-    signals.forward(client.forward)
-    attachment = Attachment(streams, keys, False, signals)
-    stdin = pipes[0][1] if with_input else -1
-    if not with_input:
-        os.close(pipes[0][1])
-    return _pump(container, client, attachment, (stdin, pipes[1][0], pipes[2][0]))
+        signals.restore()
 
 
 # -- 4 spec --------------------------------------------------------------------------------------
@@ -260,7 +256,8 @@ def _gather_facts(state: Run) -> specgen.Facts:
     if "network" in state.joined:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
     else:
-        own, servers = ([], []) if state.member is None else state.member.for_files()
+        member = state.birth.member if state.birth is not None else None
+        own, servers = ([], []) if member is None else member.for_files()
         facts.files = files.write(
             request, state.container.directory, facts.hostname, addresses=own, servers=servers
         )
@@ -322,78 +319,60 @@ def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any
 # -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
 
 
-def follow(state: Run, attachment: Attachment, keep: bool) -> int:
-    """Start the container, which this process has claimed, and follow it as far as attached.
+def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoReturn:
+    """Start the container, which this process has claimed, and become its monitor.
 
     Args:
         keep: a start that fails leaves the container, with the reason in exit.json.
 
-    Returns:
-        Its exit code; 0 if it was left alone.
+    Raises:
+        RlessError: it could not be started.
     """
     container, request = state.container, state.request
     keep = keep and not container.facts["rm"]
-    child = state.child
+    birth = state.birth
     try:
-        if child is None:
+        if birth is None:
             enter_joined(state)
             userns = state.joined.get("user")
             exposed = container.facts["exposed"]
-            child = Child(request, attachment.streams, userns, exposed, container.id)
-            child.begin_maps(state.idmap)
-        # From here on the child has a pid, and the plan can carry more: the place for steps of the
-        # command that go on beside the child's work.
-        if child.member is not None:
-            state.member = child.member
-            _join_networks(state, child.member)
+            birth = Birth(request, attachment.streams, userns, exposed, container.id)
+            state.birth = birth
+            birth.begin_maps(state.idmap)
+        front.hand_over(container, attachment, birth.wires, keep, _notify_mode(state, attachment))
+        if birth.member is not None:
+            _join_networks(state, birth.member)
         _make_spec(state)
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine import health
 
             health.reset(container)
-        child.release(
-            {
-                "container": container.hand_over(),
-                "spec": state.spec,
-                "source": state.source.to_data(),
-                "volumes": state.volumes,
-                "cache_dir": f"{state.storage}/seccomp",
-                "ports": child.published(),
-                "report": request.explain is not None,
-                "leash": attachment.leash,
-                "keep": keep,
-                "scope": child.scope,
-            }
-        )
+        if request.explain is not None:
+            from rootless.engine import explain
+
+            explain.note_outside(state)
+        from rootless.engine.monitor import Monitor
+
+        birth.enter()
+        if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
+            # Had it ended before we joined, its pid could have been another's: all is given up.
+            raise RlessError("the container whose namespaces are joined has just ended")
+        state.mark("user namespace")
     except BaseException as error:
-        if child is not None:
-            child.abandon()
+        if birth is not None:
+            birth.close()
         _undo(container, keep, error)
         raise
-    state.mark("user namespace")
-    wires, pid = child.wires, child.pid
-    left = False
-    try:
-        code = _attend(state, attachment, child)
-        left = code is None
-        return code or 0
-    except _InterruptedError as interruption:
-        _end_start(wires, pid, container, keep, None)
-        return interruption.code
-    except RlessError as error:
-        # What has run before our eyes is no failed start: its end is kept, as any other.
-        keep = keep or (state.followed and not container.facts["rm"])
-        _end_start(wires, pid, container, keep, None if state.followed else error)
-        raise
-    finally:
-        wires.close_all()
-        if state.member is not None:
-            state.member.close()
-        if not left:
-            _reap(pid)
-            if os.path.lexists(container.live_path):
-                sweep.clear(container)  # the monitor was killed
+    Monitor(state, birth, front, attachment.leash, keep).run()
+
+
+def _notify_mode(state: Run, attachment: Attachment) -> str:
+    """Return the mode by which a service manager is to be told of the start; "": it is not."""
+    if attachment.streams or "NOTIFY_SOCKET" not in os.environ:
+        return ""
+    mode = state.request.sdnotify or "conmon"
+    return "" if mode == "ignore" else mode
 
 
 def _forget_last_run(container: Container, keep: bool) -> None:
@@ -423,37 +402,6 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
         pass  # the first reason is the one to tell; the next sweep clears up
 
 
-def _end_start(
-    wires: Wires, pid: int, container: Container, keep: bool, error: RlessError | None
-) -> None:
-    """Leave of a start that failed what is to stay: nothing of `run`, the reason of `start`."""
-    wires.close_all()  # what waits for us ends now
-    _reap(pid)
-    if os.path.lexists(container.live_path):
-        sweep.clear(container)  # the monitor was killed
-    if not os.path.lexists(container.directory):
-        return
-    if not keep:
-        containers.delete(container, volumes=True)
-    elif error is not None and container.ended():
-        container.record_exit(error.exit_code, error.message)
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass  # it was, after a start that failed
-
-
-class _InterruptedError(Exception):
-    """A signal asked for the end before the application ran."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.code = 128 + number
-
-
 def _join_networks(state: Run, member: Membership) -> None:
     """Take the container's place in its networks, which the files of /etc tell of."""
     request, container = state.request, state.container
@@ -465,121 +413,3 @@ def _join_networks(state: Run, member: Membership) -> None:
         links.add(request, container.facts["name"], member.places)
     ports = request.published(container.facts["exposed"])
     member.join(container, request.hostname or "", request.dns, ports)
-
-
-def _attend(state: Run, attachment: Attachment, child: Child) -> int | None:
-    """Open the gate once all is ready, then follow; return the exit code, None: left alone."""
-    request, container, signals = state.request, state.container, attachment.signals
-    wires, pasta = child.wires, child.pasta
-    ready = _expect_ready(wires.result)
-    child.reap()
-    if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
-        # Had it ended before we joined, its pid could have been another's: all is given up.
-        raise RlessError("the container whose namespaces are joined has just ended")
-    init = _expect_ready(wires.result)["init"]  # the monitor is the program that stays
-    ready["init"] = [init, start_time(init) or 0]
-    container.record_live(init=ready["init"], started=ready["started"])
-    ready["report"] = sync.expect_ready(wires.status)
-    state.mark("created")
-    if pasta is not None:
-        pasta.wait_ready()
-        state.mark("network")
-    if state.member is not None:
-        state.member.wait_ready()
-        state.mark("network")
-    if number := signals.interrupted():
-        raise _InterruptedError(number)
-    events.of_container("start", container)  # before the monitor can tell of the end
-    try:
-        os.write(wires.gate, sync.START)
-    except BrokenPipeError:
-        pass  # init was killed: the status tells
-    sync.expect_exec(wires.status)
-    state.mark("started")
-    client = Client(wires.link) if wires.link >= 0 else None
-    if request.explain and client is not None:
-        from rootless.engine import explain
-
-        explain.show(state, ready, pasta)
-        client.may_reap()
-    if not attachment.streams or client is None:
-        if client is not None:
-            client.let_go()
-        _notify(request, child.pid)
-        return None
-    state.followed = True
-    signals.forward(client.forward)
-    streams = (wires.stdin, wires.stdout, wires.stderr)
-    wires.stdin = wires.stdout = wires.stderr = -1
-    code = _pump(container, client, attachment, streams)
-    return None if client.code is None else code
-
-
-def _expect_ready(fd: int) -> dict[str, Any]:
-    frame = sync.receive(fd)
-    if frame is None:
-        raise RlessError(
-            "the container's monitor was killed, and the container with it", exit_code=137
-        )
-    kind, payload = frame
-    if kind == sync.FAILED:
-        raise RlessError(*payload)
-    ready: dict[str, Any] = payload
-    return ready
-
-
-def _pump(
-    container: Container, client: Client, attachment: Attachment, pipes: tuple[int, int, int]
-) -> int:
-    """Copy between our streams and the container's; return its exit code, 0 when detached."""
-    stdin, stdout, stderr = pipes
-    tty = container.facts["tty"]
-    pump = Pump(client.fd)
-    if "stdout" in attachment.streams or tty:
-        pump.add_output(stdout, 1)
-    elif stdout >= 0:
-        os.close(stdout)
-    if "stderr" in attachment.streams and not tty:
-        pump.add_output(stderr, 2)
-    elif stderr >= 0:
-        os.close(stderr)
-    if stdin >= 0:
-        pump.add_input(stdin, Keys(attachment.keys) if tty else None)
-    with _terminal(client) if tty else _nothing():
-        while client.code is None and not client.gone:
-            if not pump.wait():
-                break
-            client.hear()
-        else:
-            pump.drain(to_the_end=True)
-    if client.code is not None:
-        return client.code
-    if client.gone:
-        raise RlessError(
-            "the container's monitor was killed, and the container with it", exit_code=137
-        )
-    client.let_go()
-    os.write(2, b"read escape sequence\n")
-    events.of_container("detach", container)
-    return 0
-
-
-def _notify(request: RunRequest, monitor: int) -> None:
-    if "NOTIFY_SOCKET" in os.environ and request.sdnotify != "ignore":
-        from rootless.engine import notify
-
-        notify.started(request.sdnotify or "conmon", monitor)
-
-
-def _terminal(client: Client) -> Terminal:
-    from rootless.engine.terminal import Terminal
-
-    return Terminal(client.resize)
-
-
-class _nothing:  # noqa: N801  # contextlib.nullcontext, without the import of contextlib
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *details: object) -> None:
-        pass

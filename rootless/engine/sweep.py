@@ -40,6 +40,7 @@ from rootless.engine.container import (
     unlink,
 )
 from rootless.linux import idmap as idmaps
+from rootless.linux.process import process_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _is_abandoned(entry: dict[str, Any]) -> bool:
 def _drop_temporary(path: str) -> None:
     """Remove what a writer left that was killed between its write and its rename."""
     pid = path.split(".")[-2]
-    if not os.path.exists(f"/proc/{pid}"):
+    if not pid.isdigit() or process_state(int(pid)) in ("", "Z", "X"):
         unlink(path)
 
 

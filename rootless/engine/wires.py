@@ -1,22 +1,23 @@
-"""The descriptors between the command, the monitor and the application, made before the fork.
+"""The descriptors between the front, the monitor and the application.
 
-Each one belongs to one side. The monitor closes the command's after the fork and the command
-the monitor's: a pipe ends only when every copy of its other end is closed.
+One process makes them all, which becomes the monitor: the front gets its ends by hand-over, and
+init, a clone, its own. A pipe ends only when every copy of its other end is closed.
 
-    application                    monitor                      command
+    application                    monitor                      front
       0  <------ in ------------- app_in        client_in <-- stdin
       1  ------- out -----------> app_out      client_out --> stdout
       2  ------- err -----------> app_err      client_err --> stderr
       or a pty -----------------> (console)        client <-> link
     init, before it is the application:
-      status ------------------------------------------------> status
-      gate <-------------------------------------------------- gate
-                                  monitor_plan <------------ plan
+      status ------------------> status
+      gate <--------------------- gate
 """
 
 from __future__ import annotations
 
 import os
+
+from rootless.linux.unix import SOCK_SEQPACKET, SOCK_STREAM, pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,45 +28,40 @@ class Wires:
     """All descriptors of one start; -1 for what it does not have.
 
     Attributes:
-        plan, monitor_plan: what the command has found out, once (`child`).
-        result, monitor_result: frames from the monitor, until it waits for the application.
-        status, init_status: what init says (`sync`): first to the monitor, of its execve to the
-            command; each of them has a copy of the reading end.
+        status, init_status: what init says (`sync`).
         gate, init_gate: the start gate of init.
-        link, client: the command as the monitor's first client (`monitor_client`).
-        stdin, stdout, stderr: the command's ends of its pipes to the monitor.
+        link, client: the front as the monitor's first client (`monitor_client`).
+        stdin, stdout, stderr: the front's ends of its pipes to the monitor.
         client_in, client_out, client_err: the monitor's ends of them.
         app_in, app_out, app_err: the monitor's ends of the application's pipes.
         stdio: the application's descriptors 0 to 2; None with a terminal.
         console, console_socket: init's end, and the monitor's, of what gives it the pty's master.
     """
 
-    _COMMAND = ("plan", "result", "gate", "link", "stdin", "stdout", "stderr")
+    _FRONT = ("link", "stdin", "stdout", "stderr")
     _MONITOR = (
-        *("monitor_plan", "monitor_result", "client", "client_in", "client_out", "client_err"),
+        *("status", "gate", "client", "client_in", "client_out", "client_err"),
         *("app_in", "app_out", "app_err", "console_socket"),
     )
     _INIT = ("init_status", "init_gate", "console")
 
     def __init__(
-        self, tty: bool, interactive: bool, attach: Collection[str], link: bool = False
+        self, tty: bool, interactive: bool, attach: Collection[str], front: bool = True
     ) -> None:
         """Make them.
 
         Args:
             interactive: the application's standard input stays open.
-            attach: the streams that the command passes on: stdin, stdout, stderr.
-            link: make a link even if there are none.
+            attach: the streams that the front passes on: stdin, stdout, stderr.
+            front: there is one.
         """
-        for name in ("status", *self._COMMAND, *self._MONITOR, *self._INIT):
+        for name in (*self._FRONT, *self._MONITOR, *self._INIT):
             setattr(self, name, -1)
         self.stdio: tuple[int, int, int] | None = None
-        self.monitor_plan, self.plan = os.pipe()
-        self.result, self.monitor_result = os.pipe()
         self.status, self.init_status = os.pipe()
         self.init_gate, self.gate = os.pipe()
-        if attach or link:
-            self.link, self.client = _pair(5)  # SOCK_SEQPACKET
+        if front:
+            self.link, self.client = pair(SOCK_SEQPACKET)
         if "stdin" in attach:
             self.client_in, self.stdin = os.pipe()
         if "stdout" in attach or (tty and "stderr" in attach):
@@ -73,7 +69,7 @@ class Wires:
         if "stderr" in attach and not tty:
             self.stderr, self.client_err = os.pipe()
         if tty:
-            self.console_socket, self.console = _pair(1)  # SOCK_STREAM
+            self.console_socket, self.console = pair(SOCK_STREAM)
             return
         if interactive:
             stdin, self.app_in = os.pipe()
@@ -83,10 +79,6 @@ class Wires:
         self.app_err, stderr = os.pipe()
         self.stdio = (stdin, stdout, stderr)
 
-    plan: int
-    monitor_plan: int
-    result: int
-    monitor_result: int
     status: int
     init_status: int
     gate: int
@@ -112,14 +104,9 @@ class Wires:
                 os.close(fd)
                 setattr(self, name, -1)
 
-    def close_command_ends(self) -> None:
-        """Close what the monitor must not keep; in the monitor."""
-        self._close(self._COMMAND)
-
-    def close_monitor_ends(self) -> None:
-        """Close what the command must not keep; in the command."""
-        self.close_init_ends()
-        self._close(self._MONITOR)
+    def close_front_ends(self) -> None:
+        """Close what is the front's, once that has it."""
+        self._close(self._FRONT)
 
     def close_init_ends(self) -> None:
         """Close what only the application shall hold."""
@@ -130,38 +117,6 @@ class Wires:
 
     def close_all(self) -> None:
         """Close everything that is still open."""
-        self.close_monitor_ends()
-        self.close_command_ends()
-        self._close(("status",))
-
-
-def _pair(kind: int) -> tuple[int, int]:
-    # Not the module `socket`, which takes 8 ms to import.
-    import _socket
-
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
-    return ours.detach(), theirs.detach()
-
-
-def receive_fd(socket_fd: int) -> int:
-    """Receive one descriptor over a unix socket (SCM_RIGHTS, unix(7)), and close the socket.
-
-    Raises:
-        OSError: none came.
-    """
-    import _socket
-    import array
-
-    channel = _socket.socket(fileno=socket_fd)
-    try:
-        size = array.array("i").itemsize
-        _, ancillary, _, _ = channel.recvmsg(64, _socket.CMSG_SPACE(size), 0x40000000)
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fds.frombytes(data[: len(data) - len(data) % size])
-    finally:
-        channel.close()
-    if not fds:
-        raise OSError(71, "no descriptor was received")
-    return fds[0]
+        self.close_init_ends()
+        self.close_front_ends()
+        self._close(self._MONITOR)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Extent = tuple[int, int, int]
-    _Helper = tuple[str, int, int]  # its name, pid, and what it says
+    Helper = tuple[str, int, int]  # its name, pid, and what it says
 
 # Only directories that root owns on every system: a newuidmap planted in $PATH is never run.
 _HELPER_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")
@@ -105,10 +105,10 @@ def write_maps(pid: int, idmap: IdMap) -> None:
     Where it runs: in the parent user namespace.
     Source: user_namespaces(7), newuidmap(1).
     """
-    _finish_maps(_begin_maps(pid, idmap))
+    finish_maps(begin_maps(pid, idmap))
 
 
-def _begin_maps(pid: int, idmap: IdMap) -> list[_Helper]:
+def begin_maps(pid: int, idmap: IdMap) -> list[Helper]:
     """Do as `write_maps`; return the helpers that are still at it.
 
     Raises:
@@ -130,7 +130,7 @@ def _begin_maps(pid: int, idmap: IdMap) -> list[_Helper]:
     ]
 
 
-def _finish_maps(helpers: list[_Helper]) -> None:
+def finish_maps(helpers: list[Helper]) -> None:
     """Wait for newuidmap and newgidmap, where they are at work.
 
     Raises:
@@ -155,7 +155,7 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> _Helper:
+def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> Helper:
     program = find_helper(name)
     if program is None:
         raise RlessError(
@@ -179,7 +179,7 @@ def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> _Helper:
     return name, child, reader
 
 
-def _finish_helper(running: _Helper) -> RlessError | None:
+def _finish_helper(running: Helper) -> RlessError | None:
     name, child, reader = running
     said = b""
     while chunk := os.read(reader, 4096):
@@ -256,7 +256,7 @@ class Newborn:
         """
         self._join = join
         self._inside = inside
-        self._helpers: list[_Helper] = []
+        self._helpers: list[Helper] = []
         self._released = False
         self._said, said_writer = os.pipe()
         go_reader, self._go = os.pipe()
@@ -326,7 +326,7 @@ class Newborn:
             if write is not None:
                 write(self.pid, idmap)
             elif self._join is None:
-                self._helpers = _begin_maps(self.pid, idmap)
+                self._helpers = begin_maps(self.pid, idmap)
             if not self._helpers:
                 self._let_go()
         except BaseException:
@@ -341,7 +341,7 @@ class Newborn:
         """
         helpers, self._helpers = self._helpers, []
         try:
-            _finish_maps(helpers)
+            finish_maps(helpers)
         except BaseException:
             self.abandon()
             raise

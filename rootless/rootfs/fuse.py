@@ -1,9 +1,13 @@
 """File systems that a program serves: fuse-overlayfs, squashfuse.
 
-The mount is ours: /dev/fuse is opened and mounted here, and the program gets the descriptor
-(`/dev/fd/N` as its mount point, libfuse 3.3). The first request then waits for the program, so
-nothing has to be polled, and it fails if the program has ended. The program would end if it read
-from the descriptor before there is a mount, so it is begun only then.
+The mount is ours: /dev/fuse is opened and mounted before the program begins, which gets the
+descriptor (`/dev/fd/N` as its mount point, libfuse 3.3). The first request then waits for the
+program, so nothing has to be polled, and it fails if the program has ended. The program would end
+if it read from the descriptor before there is a mount.
+
+rless-serve makes the mount and becomes the program, so that it can be begun by who is not yet in
+the user namespace that all this must be done in. It is for what needs no right. Where it was not
+built, and for what needs some, the caller makes the mount, and a fork of it becomes the program.
 
 The program must end when its mount ends. A process in the engine's mount namespace keeps that
 namespace alive, the mount in it too, and so itself, for ever: so the program gets a mount
@@ -18,8 +22,9 @@ import stat
 import time
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import caps, ns, prctl, process
+from rootless.linux import caps, ns, prctl, process, unix
 from rootless.linux import mount as mounts
+from rootless.linux.process import own_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,16 +62,17 @@ def find_program(name: str) -> str | None:
 
 
 class Server:
-    """A program that serves a file system: a child, which becomes the program once it is mounted.
-
-    So the child can be made ready before it is known where, or while ids are not mapped yet.
+    """A program that serves a file system, as a child of the caller.
 
     Attributes:
         name: of the program.
-        pid: of the child; 0: it has been waited for.
+        pid: of the child; 0: there is none yet, or it has been waited for.
     """
 
-    __slots__ = ("_apart", "_fd", "_go", "_log_fd", "_mount_fd", "name", "pid")
+    __slots__ = (
+        *("_arguments", "_flags", "_keep_fd", "_link", "_log_fd", "_privileged", "_program"),
+        *("_told", "name", "pid"),
+    )
 
     def __init__(
         self,
@@ -74,159 +80,72 @@ class Server:
         arguments: Sequence[str],
         log_fd: int,
         *,
+        flags: int = 0,
         privileged: bool,
         keep_fd: int = -1,
+        holder: int = -1,
     ) -> None:
-        """Begin what will be `program ARGUMENTS /dev/fd/N`.
+        """Begin what will be `program ARGUMENTS /dev/fd/N`, as far as that can be done now.
 
         Args:
             log_fd: takes what the program says; it is the server's from now on.
+            flags: more MOUNT_ATTR_*; MOUNT_ATTR_NODEV is always there.
             privileged: the program keeps the capabilities over files of mapped ids; else it has
                 none, no network, and no way to reach another process.
             keep_fd: a descriptor that it gets beside that of the mount.
-
-        Raises:
-            SyscallError: /dev/fuse cannot be used.
+            holder: the pid of a process that will be in the user namespace, a child of the
+                caller's, which is still outside and will be in there when it calls `attach`;
+                -1: the caller is in there already.
         """
         self.name = program.rpartition("/")[2]
+        self.pid = 0
+        self._program = program
+        self._arguments = arguments
         self._log_fd = log_fd
-        self._mount_fd = -1
-        try:
-            self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            os.close(log_fd)
-            raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
-        wait_fd, self._go = os.pipe()
-        self._apart, apart_fd = os.pipe()
-        keep = (self._fd,) if keep_fd < 0 else (self._fd, keep_fd)
-        argv = [self.name, *arguments, f"/dev/fd/{self._fd}"]
-        self.pid = 0 if privileged else self._spawn(program, argv, keep, wait_fd, apart_fd)
-        if self.pid == 0:
-            self.pid = self._fork(program, argv, keep, wait_fd, apart_fd, privileged)
-        process.begin_elsewhere(self.pid)
-        os.close(wait_fd)
-        os.close(apart_fd)
+        self._flags = flags | mounts.MOUNT_ATTR_NODEV
+        self._privileged = privileged
+        self._keep_fd = keep_fd
+        self._link = -1
+        self._told = False
+        if not privileged:
+            self._spawn(holder)
 
-    def _spawn(
-        self, program: str, argv: list[str], keep: tuple[int, ...], wait_fd: int, apart_fd: int
-    ) -> int:
-        """Start rless-serve, which does what `_fork` does; return its pid, 0: it was not built."""
-        words = [_HELPER, str(wait_fd), str(apart_fd), str(keep[0]), str(keep[-1]), program, *argv]
-        actions: list[tuple[Any, ...]] = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-            (os.POSIX_SPAWN_DUP2, self._log_fd, 1),
-            (os.POSIX_SPAWN_DUP2, self._log_fd, 2),
-            # To itself: it stays open over execve.
-            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in (wait_fd, apart_fd, *keep)),
-        ]
-        with process.Here(), caps.Lent(caps.mask(_HELPER_RIGHTS)):
+    def mount(self) -> None:
+        """Have rless-serve go on, if it was begun: ids are mapped. `attach` may come much later."""
+        if self._link >= 0 and not self._told:
+            self._told = True
             try:
-                return os.posix_spawn(
-                    process.own_program(_HELPER),
-                    words,
-                    {},
-                    file_actions=actions,
-                    setsigmask=(),
-                    setsigdef=process.HELPER_SIGNALS,
-                )
-            except OSError:
-                return 0
-
-    def _fork(
-        self,
-        program: str,
-        argv: list[str],
-        keep: tuple[int, ...],
-        wait_fd: int,
-        apart_fd: int,
-        privileged: bool,
-    ) -> int:
-        """Fork a child that becomes the program once there is a word in `wait_fd`.
-
-        Args:
-            apart_fd: gets a word as soon as no mount of ours can reach the child any more.
-        """
-        from rootless.linux import idmap
-        from rootless.linux.become import become
-
-        def serve() -> NoReturn:
-            os.close(self._go)
-            os.close(self._apart)
-            os.setsid()  # a key of the terminal must not end it
-            ns.unshare(ns.CLONE_NEWNS | (0 if privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC))
-            mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-            os.write(apart_fd, b"+")
-            if privileged:
-                # The groups stay: the storage may be reachable by one of them only.
-                idmap.become_root(keep_groups=True)
-                caps.keep_over_exec()
-            else:
-                keep_only(0)
-            os.chdir("/")
-            if os.read(wait_fd, 1) != b"g":
-                os._exit(70)  # who was to mount it has ended
-            os.execve(program, argv, process.HELPER_ENVIRONMENT)
-
-        pid = os.fork()
-        if pid == 0:
-            become(serve, self._log_fd, self._log_fd, keep)
-        return pid
-
-    def mount(self, flags: int = 0) -> None:
-        """Make the mount, seen by nobody yet, and let the program begin.
-
-        Args:
-            flags: more MOUNT_ATTR_*; MOUNT_ATTR_NODEV is always there.
-
-        Raises:
-            SyscallError: FUSE cannot be mounted here. The child is gone then.
-        """
-        # Other users than the one that mounts: the container's. The kernel checks modes itself.
-        options: list[tuple[str, str | None]] = [
-            ("source", self.name),
-            ("subtype", self.name),
-            ("fd", str(self._fd)),
-            ("rootmode", "40000"),
-            ("user_id", str(os.geteuid())),
-            ("group_id", str(os.getegid())),
-            ("default_permissions", None),
-            ("allow_other", None),
-        ]
-        if flags & mounts.MOUNT_ATTR_RDONLY:
-            options.append(("ro", None))
-        try:
-            self._mount_fd = mounts.new_mount("fuse", options, flags | mounts.MOUNT_ATTR_NODEV)
-        except SyscallError:
-            self.end()
-            raise
-        os.close(self._fd)
-        self._fd = -1
-        try:
-            os.write(self._go, b"g")
-        except BrokenPipeError:
-            pass  # it has ended: `attach` finds out, and tells why
-        os.close(self._go)
-        self._go = -1
+                os.write(self._link, b"g")
+            except BrokenPipeError:
+                pass  # it has ended: `attach` finds out, and tells why
 
     def attach(self, target: str) -> None:
         """Show the mount at `target`, and wait for the program.
 
         Raises:
+            SyscallError: FUSE cannot be used here. The child is gone then.
             RlessError: the program has ended; what it said.
         """
-        os.read(self._apart, 1)  # else its namespace could have a copy of the mount
-        target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.mount()
         try:
-            mounts.move_mount(self._mount_fd, target_fd)
-        finally:
-            os.close(target_fd)
-        try:
-            os.stat(target)
-        except OSError as error:
-            mounts.umount(target)
-            said = _last_line(self._log_fd)
+            mount_fd = self._fork() if self._link < 0 else self._receive()
+            try:
+                target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    mounts.move_mount(mount_fd, target_fd)
+                finally:
+                    os.close(target_fd)
+            finally:
+                os.close(mount_fd)
+            try:
+                os.stat(target)
+            except OSError as error:
+                mounts.umount(target)
+                said = _last_line(self._log_fd) or error.strerror
+                raise RlessError(f"{self.name} ended: {said}") from error
+        except BaseException:
             self.end()
-            raise RlessError(f"{self.name} ended: {said or error.strerror}") from error
+            raise
         self._close()
 
     def end(self) -> None:
@@ -238,10 +157,134 @@ class Server:
         self._close()
 
     def _close(self) -> None:
-        for fd in (self._apart, self._fd, self._go, self._log_fd, self._mount_fd):
+        for fd in (self._link, self._log_fd):
             if fd >= 0:
                 os.close(fd)
-        self._apart = self._fd = self._go = self._log_fd = self._mount_fd = -1
+        self._link = self._log_fd = -1
+
+    # -- by rless-serve --------------------------------------------------------------------------
+
+    def _spawn(self, holder: int) -> None:
+        """Start it, unless it was not built."""
+        pidfd = process.pidfd_open(holder) if holder >= 0 else -1
+        link, theirs = unix.pair(unix.SOCK_STREAM)
+        numbers = (theirs, pidfd, self._keep_fd, self._flags)
+        words = [_HELPER, *map(str, numbers), self._program, self.name, *self._arguments]
+        words.append(f"/dev/fd/{theirs}")
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, self._log_fd, 1),
+            (os.POSIX_SPAWN_DUP2, self._log_fd, 2),
+            # To itself: it stays open over execve.
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in (theirs, pidfd, self._keep_fd) if fd >= 0),
+        ]
+
+        def start() -> int:
+            return os.posix_spawn(
+                own_program(_HELPER),
+                words,
+                {},
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=process.HELPER_SIGNALS,
+            )
+
+        try:
+            with process.Here():
+                if pidfd >= 0:
+                    self.pid = start()
+                else:
+                    with caps.Lent(caps.mask(_HELPER_RIGHTS)):
+                        self.pid = start()
+        except OSError:
+            os.close(link)
+        else:
+            self._link = link
+            process.begin_elsewhere(self.pid)
+        finally:
+            os.close(theirs)
+            if pidfd >= 0:
+                os.close(pidfd)
+
+    def _receive(self) -> int:
+        """Return the mount that it has made."""
+        link, self._link = self._link, -1
+        try:
+            return unix.receive_fd(link)
+        except OSError as error:
+            said = _last_line(self._log_fd)
+            call, _, number = said.rpartition(": error ")
+            if number.isdigit():
+                raise SyscallError(call, int(number)) from error
+            raise RlessError(f"{_HELPER} ended: {said or error.strerror}") from error
+
+    # -- by a fork -------------------------------------------------------------------------------
+
+    def _fork(self) -> int:
+        """Make the mount, and fork a child that becomes the program; return the mount."""
+        from rootless.linux import idmap
+        from rootless.linux.become import become
+
+        try:
+            fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise SyscallError("open(/dev/fuse)", error.errno or 0) from error
+        wait_fd, go = os.pipe()
+        apart, apart_fd = os.pipe()  # gets a word once no mount of ours can reach the child
+        argv = [self.name, *self._arguments, f"/dev/fd/{fuse_fd}"]
+
+        def serve() -> NoReturn:
+            os.close(go)
+            os.setsid()  # a key of the terminal must not end it
+            others = 0 if self._privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC
+            ns.unshare(ns.CLONE_NEWNS | others)
+            mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+            os.write(apart_fd, b"+")
+            if self._privileged:
+                # The groups stay: the storage may be reachable by one of them only.
+                idmap.become_root(keep_groups=True)
+                caps.keep_over_exec()
+            else:
+                keep_only(0)
+            os.chdir("/")
+            if os.read(wait_fd, 1) != b"g":
+                os._exit(70)  # who was to mount it has ended
+            os.execve(self._program, argv, process.HELPER_ENVIRONMENT)
+
+        self.pid = os.fork()
+        if self.pid == 0:
+            keep = (fuse_fd,) if self._keep_fd < 0 else (fuse_fd, self._keep_fd)
+            become(serve, self._log_fd, self._log_fd, keep)
+        process.begin_elsewhere(self.pid)
+        os.close(wait_fd)
+        os.close(apart_fd)
+        try:
+            mount_fd = mounts.new_mount("fuse", self._options(fuse_fd), self._flags)
+            try:
+                os.write(go, b"g")
+            except BrokenPipeError:
+                pass  # it has ended: `attach` finds out, and tells why
+            os.read(apart, 1)  # else its namespace could have a copy of the mount
+            return mount_fd
+        finally:
+            for fd in (fuse_fd, go, apart):
+                os.close(fd)
+
+    def _options(self, fuse_fd: int) -> list[tuple[str, str | None]]:
+        # Other users than the one that mounts: the container's. The kernel checks modes itself.
+        options: list[tuple[str, str | None]] = [
+            ("source", self.name),
+            ("subtype", self.name),
+            ("fd", str(fuse_fd)),
+            ("rootmode", "40000"),
+            ("user_id", str(os.geteuid())),
+            ("group_id", str(os.getegid())),
+            ("default_permissions", None),
+            ("allow_other", None),
+        ]
+        if self._flags & mounts.MOUNT_ATTR_RDONLY:
+            options.append(("ro", None))
+        return options
 
 
 def keep_only(rights: int) -> None:

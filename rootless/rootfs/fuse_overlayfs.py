@@ -56,8 +56,7 @@ def mount(
         options += f",squash_to_uid={squash[0]},squash_to_gid={squash[1]}"
     log_flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     log_fd = os.open(f"{workspace}/{_LOG}", log_flags, 0o600)
-    server = fuse.Server(program, ("-f", "-o", options), log_fd, privileged=True)
-    server.mount(flags)
+    server = fuse.Server(program, ("-f", "-o", options), log_fd, flags=flags, privileged=True)
     server.attach(target)
     return options, server.pid
 

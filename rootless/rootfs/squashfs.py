@@ -157,28 +157,26 @@ class Begun:
 
     __slots__ = ("_reason", "_server", "fd")
 
-    def __init__(self, fd: int, offset: int, program: str | None) -> None:
+    def __init__(self, fd: int, offset: int, program: str | None, holder: int = -1) -> None:
         """Begin the program.
 
         Args:
             fd: of the file; ours from now on.
             program: see `find_server`.
+            holder: as for `fuse.Server`.
         """
         self.fd = fd
         self._server: fuse.Server | None = None
         self._reason: RlessError | None = None
         try:
-            self._server = _begin(fd, offset, program)
+            self._server = _begin(fd, offset, program, holder)
         except RlessError as error:
             self._reason = error
 
     def mount(self) -> None:
-        """Make the mount, and let the program go on."""
+        """Have the mount made, if that can be done beside the caller: the ids are mapped."""
         if self._server is not None:
-            try:
-                self._server.mount(mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID)
-            except RlessError as error:
-                self._server, self._reason = None, error
+            self._server.mount()
 
     def attach(self, target: str) -> tuple[str, int]:
         """Show the mount, read-only, at `target`; return (what serves it, pid).
@@ -186,11 +184,21 @@ class Begun:
         Raises:
             RlessError: there is no such program or no FUSE, or it ended; what it said.
         """
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             assert self._reason is not None
             raise self._reason
-        self._server.attach(target)
-        return self._server.name, self._server.pid
+        server.attach(target)
+        return server.name, server.pid
+
+    def close(self) -> None:
+        """Close the image, and end the program, unless its mount is shown."""
+        if self._server is not None:
+            self._server.end()
+            self._server = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def show(
@@ -205,7 +213,6 @@ def show(
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
     if begun is None:
         begun = Begun(_open(path, identity), offset, find_server())
-        begun.mount()
     lower = Lower(f"{workspace}/image")
     try:
         os.makedirs(lower.path, 0o700, exist_ok=True)
@@ -220,7 +227,7 @@ def show(
             lower.why = f"unpacked to {lower.path}, as {reason.message}"
         return lower
     finally:
-        os.close(begun.fd)
+        begun.close()
 
 
 def _open(path: str, identity: Sequence[int]) -> int:
@@ -246,7 +253,7 @@ def find_server() -> str | None:
     return next(filter(None, map(fuse.find_program, PROGRAMS)), None)
 
 
-def _begin(fd: int, offset: int, program: str | None) -> fuse.Server:
+def _begin(fd: int, offset: int, program: str | None, holder: int) -> fuse.Server:
     if program is None:
         raise RlessError(f"{PROGRAMS[0]} is not installed")
     arguments = ["-f"]
@@ -254,4 +261,7 @@ def _begin(fd: int, offset: int, program: str | None) -> fuse.Server:
         arguments += ["-o", f"offset={offset}"]
     arguments.append(f"/proc/self/fd/{fd}")
     log_fd = os.memfd_create("squashfuse.log")
-    return fuse.Server(program, arguments, log_fd, privileged=False, keep_fd=fd)
+    flags = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID
+    return fuse.Server(
+        program, arguments, log_fd, flags=flags, privileged=False, keep_fd=fd, holder=holder
+    )

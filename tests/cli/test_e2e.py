@@ -74,8 +74,8 @@ def test_short_flags_together(rless: Product) -> None:
 
 def test_debug_tells_the_time_line(rless: Product) -> None:
     done = rless.run("--debug", "true").expect()
-    assert "image" in done.err
-    assert "started" in done.err
+    for step in ("image", "container", "user namespace", "init", "network", "monitor"):
+        assert f" {step}\n" in done.err
 
 
 def test_output_that_cannot_be_written(rless: Product) -> None:

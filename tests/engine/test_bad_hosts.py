@@ -17,7 +17,7 @@ import pytest
 
 from tests.lib import images
 from tests.lib.compiled import ROOT
-from tests.lib.product import Product, Result, probe_image
+from tests.lib.product import Product, Result, probe_image, python_launcher
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -166,8 +166,9 @@ def test_no_session(rless: Product, tmp_path: Path) -> None:
     rless("rm", "-f", "job", env=env).expect()
 
 
-def test_a_full_tmp_is_not_missed(rless: Product) -> None:
-    """Nothing of rless is in /tmp, however full or closed it is."""
+def test_a_full_tmp_is_not_missed(rless: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of rless is in /tmp, however full or closed it is; but there is our launcher."""
+    monkeypatch.setattr(rless, "argv", lambda *words: [*python_launcher(), *words])
     base = str(rless.base)
     flags = "mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY"
     for more in (

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lib.compiled import ROOT
 from tests.lib.life import monitor_of
-from tests.lib.product import Product, launcher, wait_for
+from tests.lib.product import Product, python_launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -183,7 +183,7 @@ def test_a_monitor_that_fails_is_told(
     (tree / "rootless" / "bin").mkdir()
     shutil.copy("/bin/false", tree / "rootless" / "bin" / "rless-monitor")
     rless("create", "--name", "kept", f"--network={network}", rless.image, "sleep", "60").expect()
-    words = [str(tree) if word == str(ROOT) else word for word in launcher()]
+    words = [str(tree) if word == str(ROOT) else word for word in python_launcher()]
     monkeypatch.setattr(rless, "argv", lambda *more: [*words, *more])
     done = rless("run", "-d", f"--network={network}", rless.image, "sleep", "60")
     assert done.expect(137).out == ""

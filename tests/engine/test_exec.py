@@ -21,7 +21,7 @@ from tests.engine.test_attacks import READ_SECRET, join_keyring_with_a_key
 from tests.engine.test_terminal import Session
 from tests.lib.compiled import ROOT
 from tests.lib.images import Fifo, File, Image, Link, busybox_layer, layer
-from tests.lib.product import Product, Result, wait_for
+from tests.lib.product import Product, Result, python_launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -267,9 +267,14 @@ def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> No
     known = set(rless.processes())
     rless("exec", "-d", "box", "sh", "-c", "sleep 4; exit 7").expect()
     rless("exec", "-dt", "box", "sh", "-c", "sleep 3; head -c 300000 /dev/zero; exit 8").expect()
-    kept = [pid for pid, what in rless.processes().items()
-            if pid not in known and "keeper of an exec" in what]  # fmt: skip
-    assert len(kept) == 3
+    kept: list[int] = []
+
+    def three() -> bool:
+        kept[:] = [pid for pid, what in rless.processes().items()
+                   if pid not in known and "keeper of an exec" in what]  # fmt: skip
+        return len(kept) == 3
+
+    wait_for(three, "the keepers and the holder")
 
     def memory(pid: int) -> int:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -414,7 +419,7 @@ def test_a_python_of_the_users_own(box: Any, rless: Product, tmp_path: Path) -> 
     box.sh("printf '#!/bin/sh -e\\necho $0 $*' > /tmp/s; chmod 755 /tmp/s; ln -s /tmp/s /bin/sx; "
            "printf '#!/proc/self/exe\\n' > /bin/bad; chmod 755 /bin/bad; "
            "ln -s /proc/self/exe /bin/self").expect()  # fmt: skip
-    start = [str(own / "python3"), *rless.argv("exec", "box")[1:]]
+    start = [str(own / "python3"), *python_launcher()[1:], "exec", "box"]
 
     def run(*words: str) -> tuple[int, str]:
         done = subprocess.run(

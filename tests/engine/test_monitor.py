@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from rootless.engine.monitor_client import Client
 from rootless.errors import RlessError
 from rootless.image.ownership import everything
 from rootless.linux import prctl
@@ -218,40 +219,263 @@ def test_a_full_disk_at_the_end(start: Start) -> None:
 # -- the beginning -----------------------------------------------------------------------------
 
 
-def test_it_says_when_it_has_taken_over(start: Start) -> None:
-    reader, writer = os.pipe()
-    held = start("sleep", "60", hello=writer, prepare=lambda: None)
-    os.close(writer)
-    assert sync.receive(reader) == (sync.READY, {"init": held.init})
-    assert os.read(reader, 1) == b""
-    os.close(reader)
+class Beginning:
+    """A container whose init is played by the test, up to its execve, and the starter's link."""
+
+    def __init__(self, start: Start, *command: str, **more: Any) -> None:
+        status, self.status = os.pipe()
+        self.gate, gate = os.pipe()
+        self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        orders = {"status": status, "gate": gate, "client": theirs.fileno(), "leash": 1, **more}
+        self.held = start(*command, prepare=self.close, **orders)
+        for fd in (status, gate):
+            os.close(fd)
+        theirs.close()
+
+    def close(self) -> None:
+        """Close the ends that are init's and the starter's."""
+        os.close(self.gate)
+        self.execute()
+        self.link.close()
+
+    def execute(self) -> None:
+        """Close the pipe, as execve does, or the end of init."""
+        if self.status >= 0:
+            os.close(self.status)
+        self.status = -1
+
+    def hear(self) -> bytes:
+        assert select.select([self.link], [], [], 10)[0]
+        return self.link.recv(1 << 16)
+
+    def is_quiet(self) -> bool:
+        """Tell whether for a while neither the starter nor init is told anything."""
+        return not select.select([self.link, self.gate], [], [], 0.2)[0]
 
 
-def test_a_signal_waits_for_the_application(start: Start) -> None:
+@pytest.fixture
+def begin(start: Start) -> Iterator[Callable[..., Beginning]]:
+    """Give a function that makes a container whose init has just been cloned."""
+    made: list[Beginning] = []
+
+    def begin(*command: str, **more: Any) -> Beginning:
+        made.append(Beginning(start, *command, **more))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+Begin = Callable[..., Beginning]
+
+
+def test_the_gate_opens_when_init_is_ready(begin: Begin) -> None:
+    one = begin("sh", "-c", "sleep 1; exit 7")
+    assert one.is_quiet()
+    assert not one.held.events.exists()
+    sync.send(one.status, sync.READY, {"times": []})
+    assert os.read(one.gate, 2) == sync.START
+    assert one.held.actions() == ["start"]
+    event = json.loads(one.held.events.read_text())
+    assert event["attributes"] == {"label": "l", "image": "an image", "name": "held"}
+    assert os.read(one.gate, 1) == b""
+    assert not select.select([one.link], [], [], 0.1)[0]
+    one.execute()
+    assert one.hear() == b"B"
+    assert one.hear() == b"X\7\0\0\0"
+    one.held.wait()
+    assert one.held.actions() == ["start", "die"]
+
+
+def test_what_init_says_comes_in_pieces(begin: Begin) -> None:
+    """A report of any length, and two frames of which neither begins where a piece does."""
+    one = begin("sleep", "60")
+    body = json.dumps([{"text": "R\5\0\0\0,1" * 100_000}]).encode()
+    frame = sync.READY + len(body).to_bytes(4, "little") + body
+    for piece in (frame[:3], frame[3:5], frame[5:9], frame[9:-1]):
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(one.status, view) :]
+        time.sleep(0.02)
+    assert one.is_quiet()
+    os.write(one.status, frame[-1:] + sync.FAILED)
+    assert os.read(one.gate, 2) == sync.START
+    body = json.dumps([["why", "how", 126]]).encode()
+    os.write(one.status, len(body).to_bytes(4, "little") + body)
+    assert one.hear() == b"F" + json.dumps(["why", "how", 126]).encode()
+
+
+def test_a_start_that_fails(begin: Begin) -> None:
+    """No policy starts again what could not be started."""
+    one = begin("sh", "-c", "sleep 0.5; exit 127", restart="always", delay=30000)
+    sync.send(one.status, sync.READY, {})
+    assert os.read(one.gate, 2) == sync.START
+    reason = ["cannot execute \N{EURO SIGN}\x1b: none", None, 127]
+    sync.send(one.status, sync.FAILED, reason)
+    one.execute()
+    said = one.hear()
+    assert said[:1] == b"F"
+    assert json.loads(said[1:]) == reason
+    assert one.hear() == b"X\x7f\0\0\0"
+    one.held.wait()
+    assert one.held.exit()["code"] == 127
+    assert "restart_at" not in one.held.exit()
+    assert one.held.actions() == ["start", "die"]
+    assert not one.held.live.exists()
+
+
+def test_a_start_that_fails_before_init_is_ready(begin: Begin) -> None:
+    one = begin("sh", "-c", "sleep 0.5; exit 125", restart="on-failure", delay=30000)
+    sync.send(one.status, sync.FAILED, ["cannot mount", "a hint", 125])
+    one.execute()
+    assert json.loads(one.hear()[1:]) == ["cannot mount", "a hint", 125]
+    assert os.read(one.gate, 1) == b""
+    assert one.hear()[:1] == b"X"
+    one.held.wait()
+    assert one.held.actions() == ["die"]
+
+
+@pytest.mark.parametrize("length", [4000, 1 << 20])
+def test_a_reason_that_no_message_holds(begin: Begin, length: int) -> None:
+    one = begin("sleep", "60")
+    sync.send(one.status, sync.FAILED, ["5,", "x,12" * (length // 4) + "7" * 100, 126])
+    why = "runtime: the start failed, with a reason too long to be told"
+    assert json.loads(one.hear()[1:]) == [why, None, 126]
+
+
+def test_the_longest_reason(begin: Begin) -> None:
+    """It comes as it is while the client's buffer has room for it."""
+    one = begin("sleep", "60")
+    reason = ["x" * (4094 - len('["",null,126]')), None, 126]
+    sync.send(one.status, sync.FAILED, reason)
+    client = Client(one.link.fileno())
+    client.hear()
+    assert client.failed == reason
+    assert not client.begun
+
+
+def test_init_is_killed_before_it_is_ready(begin: Begin) -> None:
+    one = begin("sh", "-c", "sleep 0.3; kill -9 $$", restart="always", delay=30000)
+    os.write(one.status, b"R\5\0")  # it was about to say so
+    one.execute()
+    why = "runtime: init was killed before it was ready"
+    assert json.loads(one.hear()[1:]) == [why, None, 125]
+    assert os.read(one.gate, 1) == b""
+    assert one.hear() == b"X\x89\0\0\0"
+    one.held.wait()
+    assert one.held.actions() == ["die"]
+    assert "restart_at" not in one.held.exit()
+
+
+def test_an_application_that_ends_at_once(begin: Begin) -> None:
+    """All that was to be told of the start is told before the end."""
+    one = begin("sh", "-c", "sleep 0.3")
+    os.kill(one.held.pid, signal.SIGSTOP)
+    time.sleep(0.5)  # meanwhile init is at its end
+    sync.send(one.status, sync.READY, {})
+    one.execute()
+    os.kill(one.held.pid, signal.SIGCONT)
+    assert [one.hear()[:1] for _ in range(2)] == [b"B", b"X"]
+    one.held.wait()
+    assert one.held.actions() == ["start", "die"]
+
+
+def test_what_runs_already(begin: Begin) -> None:
+    """(--explain) Its start was somebody else's to note."""
+    one = begin("sleep", "60", status=-1, gate=-1, begun=1)
+    client = Client(one.link.fileno())
+    client.hear()
+    assert client.begun
+    client.signal(signal.SIGTERM)
+    assert client.wait(10) == 143
+    one.held.wait()
+    assert one.held.actions() == ["die"]
+
+
+def test_who_starts_it_goes_before_the_gate_is_open(begin: Begin) -> None:
+    one = begin("sleep", "60", restart="always")
+    one.held.connect()
+    os.kill(one.held.pid, signal.SIGSTOP)
+    one.link.close()
+    sync.send(one.status, sync.READY, {})  # at the same moment
+    os.kill(one.held.pid, signal.SIGCONT)
+    assert os.read(one.gate, 1) == b""
+    one.held.wait()
+    assert one.held.exit()["code"] == 137
+    assert one.held.actions() == ["die"]
+
+
+def test_who_starts_it_lets_go_before_the_gate_is_open(begin: Begin) -> None:
+    one = begin("sleep", "60")
+    one.link.send(b"D")
+    one.link.close()
+    client = one.held.connect()
+    assert client.wait(0.1) is None
+    sync.send(one.status, sync.READY, {})
+    assert os.read(one.gate, 2) == sync.START
+    one.execute()
+    client.signal(signal.SIGWINCH)
+    assert client.wait(0.2) is None
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_a_leash_until_it_has_begun(begin: Begin, explained: bool) -> None:
+    """Who starts it and stays, but not as its keeper (`rless start`)."""
+    orders = {"status": -1, "gate": -1, "begun": 1} if explained else {}
+    one = begin("sleep", "60", leash=2, **orders)
+    if not explained:
+        sync.send(one.status, sync.READY, {})
+        one.execute()
+    assert one.hear() == b"B"
+    one.link.close()
+    client = one.held.connect()
+    assert client.wait(0.3) is None
+    client.signal(signal.SIGTERM)
+    assert client.wait(10) == 143
+    one = begin("sleep", "60", leash=2)
+    sync.send(one.status, sync.READY, {})
+    one.link.close()
+    one.held.wait()
+    assert one.held.exit()["code"] == 137
+
+
+def test_only_who_starts_it_is_told_so(begin: Begin) -> None:
+    """And not who has its place now."""
+    one = begin("sleep", "60")
+    one.link.send(b"D")
+    one.link.close()
+    clients = [one.held.connect() for _ in range(3)]
+    for client in clients:
+        with contextlib.suppress(RlessError):
+            client.signal(0)
+    sync.send(one.status, sync.READY, {})
+    one.execute()
+    assert [client.wait(0.1) for client in clients] == [None] * 3
+    assert not any(client.begun for client in clients)
+
+
+def test_a_signal_waits_for_the_application(begin: Begin) -> None:
     """Until init executes it, the kernel would throw away what it has no handler for."""
-    reader, writer = os.pipe()
     script = "trap 'exit 5' TERM; trap 'echo one' USR1; echo ready; while :; do sleep 0.05; done"
-    held = start("sh", "-c", script, status=reader, prepare=lambda: os.close(writer))
-    os.close(reader)
-    wait_for((held.directory / "log").exists, "the application")
-    client = held.connect()
+    one = begin("sh", "-c", script)
+    wait_for((one.held.directory / "log").exists, "the application")
+    sync.send(one.status, sync.READY, {})
+    client = one.held.connect()
     assert not client.signal(signal.SIGTERM)
     with pytest.raises(RlessError, match="Invalid argument"):
         client.signal(99)
     assert client.wait(0.5) is None
-    os.close(writer)
+    one.execute()
     assert client.wait(10) == 5
 
 
-def test_a_kill_does_not_wait(start: Start) -> None:
-    reader, writer = os.pipe()
-    held = start("sleep", "60", status=reader, prepare=lambda: os.close(writer))
-    os.close(reader)
-    client = held.connect()
+def test_a_kill_does_not_wait(begin: Begin) -> None:
+    one = begin("sleep", "60")
+    client = one.held.connect()
     client.signal(signal.SIGTERM)
     client.signal(signal.SIGKILL)
     assert client.wait(10) == 137
-    os.close(writer)
 
 
 def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
@@ -303,17 +527,6 @@ def test_unless_it_lets_go(start: Start) -> None:
     assert client.wait(0.3) is None
     client.signal(signal.SIGKILL)
     assert client.wait(10) == 137
-
-
-def test_it_waits_to_be_looked_at(start: Start) -> None:
-    held, ours = with_link(start, "true", hold=1)
-    held.connect()
-    time.sleep(0.2)
-    assert Path(f"/proc/{held.init}/stat").read_text().split()[2] == "Z"
-    ours.send(b"R")
-    held.wait()
-    ours.close()
-    assert held.exit()["code"] == 0
 
 
 # -- the log -------------------------------------------------------------------------------------

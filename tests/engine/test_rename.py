@@ -10,7 +10,7 @@ import pytest
 
 from rootless.engine.container import this_process
 from tests.lib.life import facts, row
-from tests.lib.product import Product, launcher, wait_for
+from tests.lib.product import Product, python_launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -77,7 +77,7 @@ def test_killed_half_way(rless: Product, call: str, argument: str, name: str) ->
         f"    if str(words[-1]).endswith({argument!r}): os.kill(os.getpid(), 9)\n"
         f"os.{call} = fatal\n"
     )
-    words = list(launcher())
+    words = list(python_launcher())
     place = words.index("-c") + 1
     words[place] = kill + words[place]
     done = subprocess.run([*words, "rename", "old", "new"], env=rless.environment(), check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -187,7 +188,7 @@ def test_stop_imports_little(rless: Product) -> None:
     heavy = {"typing", "dataclasses", "subprocess", "logging", "re", "json", "signal", "click"}
     for verb in ("stop", "kill", "rm"):
         obedient(rless, "light")
-        words = [*rless.argv()[:1], "-I", "-S", "-c"]
+        words = [sys.executable, "-I", "-S", "-c"]
         path = f"import sys; sys.path.append({os.getcwd()!r}); "
         done = subprocess.run(
             [*words, path + code, verb, *(["-f"] if verb == "rm" else []), "light"],

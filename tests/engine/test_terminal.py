@@ -243,7 +243,7 @@ def test_a_terminal_for_a_user(rless: Product) -> None:
 def test_nothing_can_be_typed_into_the_callers_terminal(session: Any) -> None:
     """Class 37: the terminal in there is not ours, and TIOCSTI is refused even on that one."""
     shell = session("probe", "try-tiocsti", ",", "try-tiocsti-high")
-    assert shell.wait() == 0
+    assert shell.wait() == 0, shell.seen
     assert shell.seen.split() == [b"try-tiocsti", b"EIO", b"try-tiocsti-high", b"EIO"]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rootless.engine import hold
-from tests.lib.product import Product, wait_for
+from tests.lib.product import Product, python_launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
@@ -75,7 +75,7 @@ def test_the_python_of_a_health_check_cannot_be_written(rless: Product, tmp_path
     python = own_python(tmp_path)
     flags = ["--cap-add=SYS_PTRACE", "--health-cmd=true", "--health-interval=100ms"]
     words = ["run", "-d", "--network=none", "--name=spied", *flags, rless.image, "sleep", "600"]
-    start = [str(python), *rless.argv(*words)[1:]]
+    start = [str(python), *python_launcher()[1:], *words]
     subprocess.run(start, env=rless.environment(), check=True, timeout=30, capture_output=True)
     spy = rless.start("exec", "spied", "sh", "-c", _OVERWRITE)
     time.sleep(8)
@@ -90,7 +90,7 @@ def test_a_restart_by_a_python_of_the_users_own(rless: Product, tmp_path: Path) 
     python = own_python(tmp_path)
     words = ["run", "-d", "--network=none", "--name=again", "--restart=on-failure:2", rless.image,
              "sh", "-c", "echo run; exit 3"]  # fmt: skip
-    start = [str(python), *rless.argv(*words)[1:]]
+    start = [str(python), *python_launcher()[1:], *words]
     subprocess.run(start, env=rless.environment(), check=True, timeout=30, capture_output=True)
     wait_for(lambda: "Exited (3)" in rless("ps", "-a").out, "the end", 20)
     assert rless("logs", "again").expect().out == "run\n" * 3

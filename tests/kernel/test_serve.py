@@ -1,38 +1,45 @@
-"""What serves an image has no right, whichever of the two ways it was started by (class 46).
+"""What serves an image has no right, whichever way it was started by (class 46).
 
 rless-serve (helpers/serve.c) also loads a filter of system calls; rootfs/fuse.py, which does the
-same where that was not built, makes namespaces instead.
+same where that was not built, makes namespaces instead. rless-serve is begun in the user namespace
+that the mount is made in, or before its caller has entered that.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rootless.errors import RlessError
-from rootless.linux import idmap, mount, ns, process
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import mount, process
 from rootless.linux.call import libc
+from rootless.linux.holder import Holder
 from rootless.rootfs import fuse, squashfs
 from tests.lib import engine_namespace
 from tests.lib import flat as made
+from tests.lib.compiled import static_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, NoReturn
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 pytestmark = pytest.mark.needs("user namespaces", "fuse")
 PYTHON = os.path.realpath(sys.executable)
 BUILT = os.path.exists(process.own_program(fuse._HELPER))
 SECONDS = 5.0
 helper = pytest.mark.skipif(not BUILT, reason="rless-serve was not built")
-WAYS = [pytest.param("helper", marks=helper), "python"]
+HELPER = [pytest.param("inside", marks=helper), pytest.param("outside", marks=helper)]
+WAYS = [*HELPER, "python"]
 
 # In the program: `tried` gets the error of each call, 0 for none.
 LOOK = """
@@ -77,6 +84,7 @@ print(json.dumps({
     "seccomp": status["Seccomp"],
     "leader": os.getsid(0) == os.getpid(),
     "mnt": os.readlink("/proc/self/ns/mnt"),
+    "shows it": "fuse." in open("/proc/self/mountinfo").read(),
     "files": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
                     if os.path.exists(f"/proc/self/fd/{fd}")),
     "environment": sorted(os.environ),
@@ -139,7 +147,8 @@ print(json.dumps([tried, newer]))
 
 READ = """
 parent = os.getppid()
-other = open(f"/proc/{parent}/task/{parent}/children").read().split()[0]
+other = open(f"/proc/{parent}/task/{parent}/children").read().split()[-1]
+assert open(f"/proc/{other}/comm").read().strip() == "sleep"
 for name in ("mem", "environ", "root/etc/passwd"):
     attempt(name, os.open, f"/proc/{other}/{name}", os.O_RDONLY)
 print(json.dumps(tried))
@@ -181,51 +190,72 @@ def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fuse, "_HELPER", "nothing-such")
 
 
-def serve(script: str, given: dict[str, object]) -> Any:
-    """Begin Python as a server, before the ids of its user namespace are mapped.
+def in_a_fork(function: Callable[[], Any]) -> Any:
+    """Return what the function returns there; AssertionError with its traceback."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = {"result": function()}
+        except BaseException:
+            answer = {"failed": traceback.format_exc()}
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as stream:
+        answer = json.load(stream)
+    os.waitpid(pid, 0)
+    assert "failed" not in answer, answer["failed"]
+    return answer["result"]
+
+
+def begin(way: str, map_: str, make: Callable[[int], Any]) -> Any:
+    """Enter new namespaces; return what `make` makes before that, or in there: of a pid or -1."""
+    holder = Holder(0)
+    made = make(holder.pid) if way == "outside" else None
+    holder.begin_maps(engine_namespace.make_map(map_))
+    holder.enter()
+    return made or make(-1)
+
+
+def serve(script: str, given: dict[str, object], way: str) -> Any:
+    """Begin Python as a server.
 
     Beside it there is a program in the same user namespace that has no right either.
 
     Returns:
         What the script has printed.
     """
-    reader, writer = os.pipe()
-    begun: list[tuple[fuse.Server, int]] = []
-    beside: list[int] = []
     arguments = ["-I", "-S", "-c", LOOK + script, json.dumps(given)]
+    log_fd = os.memfd_create("log")
+    kept = os.dup(log_fd)
 
-    def begin() -> None:
-        beside.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
-        log_fd = os.memfd_create("log")
+    def make(holder: int) -> fuse.Server:
         image = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC)
-        kept = os.dup(log_fd)
-        server = fuse.Server(PYTHON, arguments, log_fd, privileged=False, keep_fd=image)
-        begun.append((server, kept))
+        return fuse.Server(
+            PYTHON, arguments, log_fd, privileged=False, keep_fd=image, holder=holder
+        )
 
-    def body() -> NoReturn:
+    def case() -> str:
+        server = begin(way, "single-u1000", make)
+        beside = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
         try:
-            ((server, kept),) = begun
-            server.mount()
-            os.waitpid(server.pid, 0)
-            os.write(writer, os.pread(kept, 65536, 0))
+            server.attach("/tmp")  # in our own mount namespace
+        except RlessError:
+            pass  # it serves nothing
         finally:
-            os.kill(beside[0], 9)
-            os._exit(0)
+            os.kill(beside, signal.SIGKILL)
+        return os.pread(kept, 65536, 0).decode()
 
     os.environ["SECRET"] = "x"
     stray = os.open("/etc/group", os.O_RDONLY)
     os.set_inheritable(stray, True)
     try:
-        child = idmap.Newborn(ns.CLONE_NEWNS, body, meanwhile=begin)
-        child.begin_maps(engine_namespace.make_map("single-u1000"))
-        child.release()
+        text = in_a_fork(case)
     finally:
-        os.close(stray)
-        os.close(writer)
+        for fd in (stray, log_fd, kept):
+            os.close(fd)
         del os.environ["SECRET"]
-    with open(reader) as stream:
-        text = stream.read()
-    os.waitpid(child.pid, 0)
     try:
         return json.loads(text)
     except ValueError:
@@ -236,13 +266,14 @@ def serve(script: str, given: dict[str, object]) -> Any:
 def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     choose(way, monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        found = serve(ABOUT, {"port": listener.getsockname()[1]})
+        found = serve(ABOUT, {"port": listener.getsockname()[1]}, way)
     assert found["connect"] != 0
     assert found["sets"] == [0, 0, 0, 0, 0]
     assert found["nnp"] == "1"
-    assert found["seccomp"] == ("2" if way == "helper" else "0")
+    assert found["seccomp"] == ("0" if way == "python" else "2")
     assert found["leader"] is True
     assert found["mnt"] != os.readlink("/proc/self/ns/mnt")
+    assert found["shows it"] is False
     allowed = ("/dev/fuse", "/dev/null", "/memfd:log", "/etc/passwd", "/proc/")
     assert all(path.startswith(allowed) for path in found["files"]), found["files"]
     variables = [name for name in found["environment"] if not name.startswith("MALLOC_")]
@@ -253,9 +284,23 @@ def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) 
     assert found["said"][0].startswith("/dev/fd/")
 
 
-@helper
-def test_what_is_refused(place: str) -> None:
-    tried, newer = serve(REFUSED, {"place": place})
+def test_it_has_none_where_it_was_linked_with_the_c_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on processors that helpers/monitor/bare.c does not know."""
+    instead(monkeypatch, static_program("helpers/serve.c"))
+    found = serve(ABOUT, {"port": 1}, "outside")
+    assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
+    """Have another program in the place of rless-serve."""
+    monkeypatch.setattr(fuse, "own_program", lambda name: str(program))
+
+
+@pytest.mark.parametrize("way", HELPER)
+def test_what_is_refused(place: str, way: str) -> None:
+    tried, newer = serve(REFUSED, {"place": place}, way)
     assert set(tried.values()) == {1}, tried  # EPERM
     assert set(newer.values()) == {38}, newer  # ENOSYS
     assert os.listdir(place) == ["old"]
@@ -267,48 +312,91 @@ def landlock() -> bool:
     return int(libc.syscall(444, None, 0, 1)) > 0
 
 
-@helper
+@pytest.mark.parametrize("way", HELPER)
 @pytest.mark.skipif(not landlock(), reason="a kernel without Landlock")
-def test_other_processes_are_not_read(place: str) -> None:
-    tried = serve(READ, {})
+def test_other_processes_are_not_read(place: str, way: str) -> None:
+    tried = serve(READ, {}, way)
     assert set(tried.values()) <= {1, 13}, tried  # EPERM, EACCES
 
 
-@helper
-def test_what_is_not(place: str) -> None:
+@pytest.mark.parametrize("way", HELPER)
+def test_what_is_not(place: str, way: str) -> None:
     """Threads, memory, reading: programs differ in what they need of that."""
-    tried = serve(ALLOWED, {"place": place})
+    tried = serve(ALLOWED, {"place": place}, way)
     assert set(tried.values()) == {0}, tried
 
 
 @helper
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="what other processors cannot do")
 def test_calls_of_another_architecture_end_it(place: str) -> None:
-    assert serve(FOREIGN, {}) == [-31, -31]  # SIGSYS
+    assert serve(FOREIGN, {}, "outside") == [-31, -31]  # SIGSYS
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_it_ends_with_who_began_it(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was to make the mount is killed before."""
-    choose(way, monkeypatch)
+WAIT_FOR_THE_END = """
+import os, sys
+try:
+    while True:
+        os.read(int(sys.argv[1].rpartition("/")[2]), 1 << 17)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@helper
+@pytest.mark.parametrize("moment", ["at once", "before the word", "in flight", "stopped"])
+def test_it_ends_with_who_began_it(moment: str) -> None:
+    """Whoever was to show the mount is killed before."""
     reader, writer = os.pipe()
-
-    def begin() -> None:
-        server = fuse.Server(PYTHON, [], os.memfd_create("log"), privileged=False)
-        os.write(writer, str(server.pid).encode())
+    log_fd = os.memfd_create("log")
+    maker = os.fork()
+    if maker == 0:
+        holder = Holder(0)
+        arguments = ["-I", "-S", "-c", WAIT_FOR_THE_END]
+        server = fuse.Server(PYTHON, arguments, log_fd, privileged=False, holder=holder.pid)
+        os.write(writer, f"{server.pid} {holder.pid} ".encode())
+        if moment != "at once":
+            holder.begin_maps(engine_namespace.make_map("single"))
+            holder.enter()
+        if moment == "stopped":
+            os.kill(server.pid, signal.SIGSTOP)
+        if moment in ("in flight", "stopped"):
+            server.mount()
+        if moment == "in flight":
+            select.select([server._link], [], [], SECONDS)
+            deadline = time.monotonic() + SECONDS
+            while os.path.realpath(f"/proc/{server.pid}/exe") != PYTHON:
+                if time.monotonic() > deadline:
+                    os._exit(1)
+                time.sleep(0.01)
+        os.write(writer, b"+")
         time.sleep(60)
-
-    child = idmap.Newborn(ns.CLONE_NEWNS, lambda: os._exit(0), meanwhile=begin)
-    pid = int(os.read(reader, 20))
-    os.close(reader)
+        os._exit(0)
     os.close(writer)
-    assert os.path.exists(f"/proc/{pid}")
-    os.kill(child.pid, 9)
-    child.abandon()
+    text = b""
+    while not text.endswith(b"+") and (chunk := os.read(reader, 20)):
+        text += chunk
+    os.close(reader)
+    assert text.endswith(b"+"), os.pread(log_fd, 4096, 0)
+    pids = [int(word) for word in text[:-1].split()]
+    assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    os.kill(maker, signal.SIGKILL)
+    os.waitpid(maker, 0)
+    if moment == "stopped":
+        os.kill(pids[0], signal.SIGCONT)
+    await_end(pids)
+    said = os.pread(log_fd, 4096, 0).decode()
+    os.close(log_fd)
+    if moment == "in flight":
+        assert said == "19\n"  # ENODEV
+
+
+def await_end(pids: list[int]) -> None:
+    """Wait until processes have ended; whoever adopts them may leave them as zombies."""
     deadline = time.monotonic() + SECONDS
-    while process.process_state(pid) not in ("", "Z", "X"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    for pid in pids:
+        while process.process_state(pid) not in ("", "Z", "X"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -319,13 +407,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield path
 
 
-@helper
 @pytest.mark.needs("mksquashfs", "squashfuse")
+@pytest.mark.parametrize("way", HELPER)
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "xz", "lz4"])
 @pytest.mark.parametrize("program", squashfs.PROGRAMS)
 @pytest.mark.parametrize("map_", ["single", "single-u1000"])
 def test_squashfuse_serves_below_the_filter(
-    tree: Path, tmp_path: Path, compression: str, program: str, map_: str
+    tree: Path, tmp_path: Path, compression: str, program: str, map_: str, way: str
 ) -> None:
     found = fuse.find_program(program)
     if found is None:
@@ -334,8 +422,11 @@ def test_squashfuse_serves_below_the_filter(
     target = tmp_path / "target"
     target.mkdir()
 
+    def make(holder: int) -> squashfs.Begun:
+        return squashfs.Begun(os.open(image, os.O_RDONLY | os.O_CLOEXEC), 0, found, holder)
+
     def case() -> list[object]:
-        begun = squashfs.Begun(os.open(image, os.O_RDONLY | os.O_CLOEXEC), 0, found)
+        begun = begin(way, map_, make)
         begun.mount()
         name, pid = begun.attach(str(target))
         status = Path(f"/proc/{pid}/status").read_text()
@@ -344,41 +435,80 @@ def test_squashfuse_serves_below_the_filter(
         fuse.wait(pid)
         return [name, "Seccomp:\t2" in status, same]
 
-    result = engine_namespace.run(engine_namespace.make_map(map_), case)
-    assert result == [program, True, True]
+    assert in_a_fork(case) == [program, True, True]
 
 
-def test_it_gives_way_to_python(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+@pytest.mark.parametrize("way", ["inside", "outside"])
+def test_it_gives_way_to_python(monkeypatch: pytest.MonkeyPatch, place: str, way: str) -> None:
     """A program that cannot be executed is as good as none."""
     there = Path(place, "rless-serve")
     there.write_bytes(b"\x7fELF broken")
     there.chmod(0o755)
-    monkeypatch.setattr(process, "own_program", lambda name: str(there))
-    found = serve(ABOUT, {"port": 1})
+    instead(monkeypatch, there)
+    found = serve(ABOUT, {"port": 1}, way)
     assert (found["sets"], found["seccomp"]) == ([0, 0, 0, 0, 0], "0")
 
 
-@pytest.mark.parametrize("moment", ["before the mount", "at any time"])
+def told(way: str, place: str, before: Callable[[fuse.Server], None]) -> list[str]:
+    """Return the error of a server, its type and its text."""
+
+    def make(holder: int) -> fuse.Server:
+        log_fd = os.memfd_create("log")
+        return fuse.Server(PYTHON, ["-c", ""], log_fd, privileged=False, holder=holder)
+
+    def case() -> list[str]:
+        server = begin(way, "single", make)
+        before(server)
+        with pytest.raises(RlessError) as caught:
+            server.attach(place)
+        assert server.pid == 0
+        return [type(caught.value).__name__, str(caught.value)]
+
+    found: list[str] = in_a_fork(case)
+    return found
+
+
+@pytest.mark.parametrize("way", ["inside", "outside"])
+@pytest.mark.parametrize("moment", ["before the word", "at any time"])
 def test_one_that_cannot_begin_is_told(
-    monkeypatch: pytest.MonkeyPatch, place: str, moment: str
+    monkeypatch: pytest.MonkeyPatch, place: str, moment: str, way: str
 ) -> None:
     """As on a kernel that takes no filter: the image is unpacked then, with that as the reason."""
     there = Path(place, "rless-serve")
     there.write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
     there.chmod(0o755)
-    monkeypatch.setattr(process, "own_program", lambda name: str(there))
+    instead(monkeypatch, there)
 
-    def case() -> str:
-        server = fuse.Server(PYTHON, [], os.memfd_create("log"), privileged=False)
-        if moment == "before the mount":
+    def before(server: fuse.Server) -> None:
+        if moment == "before the word":
             os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
-        server.mount()
-        with pytest.raises(RlessError) as caught:
-            server.attach(place)
-        return str(caught.value)
 
-    said = engine_namespace.run(engine_namespace.make_map("single"), case)
-    assert "ended: cannot" in said
+    assert told(way, place, before)[1].endswith("ended: cannot")
+
+
+@pytest.mark.parametrize("way", HELPER)
+def test_one_that_was_killed_is_told(place: str, way: str) -> None:
+    _, text = told(way, place, lambda server: os.kill(server.pid, signal.SIGKILL))
+    assert "rless-serve ended" in text
+
+
+@pytest.mark.parametrize("way", [HELPER[0], "python"])
+@pytest.mark.parametrize(
+    ("by", "call", "why"),
+    [
+        ("/etc/hosts", "open(/dev/fuse)", "Permission denied"),
+        ("/dev/null", "fsconfig(", "Invalid argument"),
+    ],
+)
+def test_no_fuse_is_told(
+    monkeypatch: pytest.MonkeyPatch, place: str, way: str, by: str, call: str, why: str
+) -> None:
+    """In the same words, whoever makes the mount."""
+    choose(way, monkeypatch)
+    kind, text = told(way, place, lambda _: mount.mount(by, "/dev/fuse", None, mount.MS_BIND))
+    assert kind == SyscallError.__name__
+    assert text.startswith(call)
+    assert text.endswith(why)
 
 
 @helper

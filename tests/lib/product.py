@@ -6,9 +6,11 @@ the process tree, so a leftover process is simply a descendant that no test know
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -252,9 +254,43 @@ class Product:
 
 @functools.cache
 def launcher() -> tuple[str, ...]:
-    """Return the words that start rless from this tree, sealed as an installed one."""
-    cache = tempfile.mkdtemp(prefix="rless-bytecode-")
-    flags = ("-I", "-S", "-X", f"pycache_prefix={cache}")
+    """Return the words that start rless from this tree as an installed one: the launcher in C.
+
+    Python itself, where there is no compiler.
+    """
+    target = Path(_bytecode()).with_suffix(".bin") / "rless"
+    python = target.with_name("python")
+    target.parent.mkdir()
+    flags = f"-X pycache_prefix={_bytecode()}"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {flags} "$@"\n')
+    python.chmod(0o755)
+    values = {"NAME": "rless", "MODULE": "rootless.cli.main"}
+    values |= {"SOURCE": str(ROOT), "PYTHON": str(python), "VERSION": ""}
+    programs = runpy.run_path(str(ROOT / "helpers" / "programs.py"))
+    if programs["find_compiler"]() is None:
+        return python_launcher()
+    programs["write_launcher"](target, values)
+    return (str(target),)
+
+
+@functools.cache
+def _bytecode() -> str:
+    """Return a directory for bytecode, where the user may write."""
+    made = tempfile.mkdtemp(prefix="rless-bytecode-")
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not in what was forked
+            for directory in (made, f"{made}.bin"):
+                shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(remove)
+    return made
+
+
+def python_launcher() -> tuple[str, ...]:
+    """Return the words of a launcher that is a script: Python, sealed."""
+    flags = ("-I", "-S", "-X", f"pycache_prefix={_bytecode()}")
     return (sys.executable, *flags, "-c", _START, str(ROOT), "rless")
 
 
@@ -349,7 +385,6 @@ def shared_product() -> Iterator[Product]:
     product("pull", "-q", product.image).expect()
     yield product
     product.remove()
-    shutil.rmtree(launcher()[4].partition("=")[2], ignore_errors=True)
 
 
 @pytest.fixture

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from rootless.runtime.cgroup.systemd import Scope
 
     Note: TypeAlias = Callable[[str, str], None]
-    # What a process that asks tells the one that it has asked for: the serials of the request and
-    # of the last message, if there is a request; what is wrong.
-    Asked: TypeAlias = tuple[tuple[int, int] | None, tuple[str, str | None] | None]
 
 CONTAINER = "container"  # the group of the container, in its scope
 
@@ -48,10 +45,8 @@ def survey() -> tuple[str, list[str]]:
 class Making:
     """A cgroup in the making, in parts, so that systemd works while others do.
 
-    `begin` on the host's side of the user namespace; `ask` when the process is there that is to
-    be moved; `finish`, by that process, when its place is needed. If that is a child which was
-    forked after `begin`, it is told by `tell` and `take_over` what was asked. All but `finish`
-    never fail: what went wrong is told by that.
+    `begin` and `ask` on the host's side of the user namespace, `finish` when the place is needed.
+    All but `finish` never fail: what went wrong is told by that.
     """
 
     __slots__ = ("_connection", "_error", "_hasty", "_scope", "_wish")
@@ -114,34 +109,9 @@ class Making:
             self._error = error
             self.close()
 
-    def tell(self) -> Asked:
-        """Leave it to the child, which has a copy of the connection; return what it must know."""
-        serials = self._scope.serials() if self._scope is not None else None
-        error = self._error
-        self.close()
-        return serials, (error.message, error.hint) if error is not None else None
-
-    def take_over(self, wish: Wish, pids: Sequence[int], asked: Asked | None) -> None:
-        """Go on from where the process was that has asked.
-
-        Args:
-            asked: what it has told; None: nothing was begun.
-        """
-        self._wish = wish
-        if self._connection is None or asked is None:
-            return
-        from rootless.runtime.cgroup.systemd import Scope
-
-        serials, failure = asked
-        try:
-            scope = Scope(self._connection, wish, pids)
-            if serials is None:
-                raise RlessError(*(failure or ("it was not asked", None)))
-            scope.take_over(serials)
-            self._scope = scope
-        except RlessError as error:
-            self._error = error
-            self.close()
+    def amend(self, resources: dict[str, Any]) -> None:
+        """Say which limits there are in the end: `linux.resources` of the config."""
+        self._wish.resources = resources
 
     def close(self) -> None:
         """Have no more to do with systemd."""

@@ -132,15 +132,6 @@ class Scope:
             self._connection.call(_MANAGER, "Subscribe")
         self._start()
 
-    def serials(self) -> tuple[int, int]:
-        """Return those of the request and of the last message."""
-        return self._request, self._connection.serial
-
-    def take_over(self, serials: tuple[int, int]) -> None:
-        """Go on where another process has asked, on a copy of its connection."""
-        self._request, self._connection.serial = serials
-        self._connection.is_ready = True
-
     def _start(self) -> None:
         self._request = self._connection.call(
             _MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *self._arguments

@@ -1,0 +1,327 @@
+"""What is begun of a container before anything of it is known: namespaces, network, control group.
+
+To make them takes longer than all that is found out meanwhile, and needs nothing of it. So they
+are begun as soon as it is known that nothing has to be fetched:
+
+    this process                         beside it
+      asks systemd for a scope             rless-unshare: new namespaces
+      image, id map                        pasta, or the hub of the networks
+      .                                    rless-serve, where the image is a file
+      .                                    newuidmap, newgidmap
+      container, its directory, spec       rless-serve: the mount, once they are done
+      enters the namespaces                rless-unshare ends
+      `monitor`: root file system, runtime
+
+Until it enters, this process is on the host, as who called it. What is begun here is gone with it,
+whatever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless.engine import network
+from rootless.engine.wires import Wires
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import netlink, ns, prctl
+from rootless.linux.cgroup import sockets
+from rootless.linux.holder import Holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Collection, Iterable
+    from typing import Any
+
+    from rootless.engine.membership import Membership
+    from rootless.engine.request import RunRequest
+    from rootless.image.flat import FlatImage
+    from rootless.linux.idmap import IdMap
+    from rootless.network.pasta import Pasta
+    from rootless.rootfs import squashfs
+    from rootless.runtime.cgroup import Making
+    from rootless.runtime.cgroup.base import Wish
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+_TO_CLEAN_UP = 5.0  # seconds that a scope has, after a stop
+_KINDS = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
+
+
+def joins(request: RunRequest) -> dict[str, str]:
+    """Return the namespaces of other containers that a request joins: the option -> the name."""
+    found = {}
+    for kind in _KINDS:
+        mode = getattr(request, kind) or ""
+        if mode.startswith("container:"):
+            found[kind] = mode.partition(":")[2]
+    return found
+
+
+class Birth:
+    """What is begun.
+
+    Attributes:
+        container_id: of the container that it is for.
+        wires: what the monitor, the application and the front are connected by.
+        pasta: the network, if there is one of its own beyond the loopback.
+        member: the networks of several containers that it will be in.
+        making: the control group.
+        server: the program of an image that is a file.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        streams: Collection[str],
+        userns: str | None = None,
+        exposed: Collection[str] = (),
+        container_id: str | None = None,
+        making: Making | None = None,
+        file: FlatImage | None = None,
+    ) -> None:
+        """Begin it.
+
+        Args:
+            streams: those that the front passes on.
+            userns: /proc/PID/ns/user of the container whose namespaces are joined.
+            exposed: ports of the image and of --expose, for -P.
+            container_id: of the container; None: there is none yet, and it is to get this one's.
+            making: its control group, if that was begun (`begin_cgroup`).
+            file: an open image, which is ours from now on.
+
+        Raises:
+            RlessError: what the network needs is not there.
+        """
+        from rootless.runtime.cgroup import Making
+
+        self.has_network = network.is_private(request)
+        self.container_id = container_id or os.urandom(32).hex()
+        self.making = making or begin_cgroup(request) or Making()
+        self.pasta: Pasta | None = None
+        self.member: Membership | None = None
+        self.server: squashfs.Begun | None = None
+        self._request = request
+        self._file = file
+        self._holder: Holder | None = None
+        self._connector = 0  # the process that makes pasta's interface, and what it says
+        self._said = -1
+        self.wires = Wires(request.tty, request.interactive, streams)
+        try:
+            self.pasta = network.prepare(request, exposed)
+            if request.networks:
+                self.member = _enter_networks(request, userns)
+            inside = self.member.inside if self.member is not None else None
+            flags = ns.CLONE_NEWNET if self.has_network else 0
+            self._holder = Holder(flags, inside, userns)
+            self._ask_for_cgroup()
+            if file is not None:
+                self._begin_server(file, self._holder)
+            if self.pasta is not None:
+                self.pasta.fork(die_with_parent=True)
+                self._begin_pasta(self.pasta, self._holder)
+        except BaseException:
+            self.close()
+            raise
+
+    def begin_maps(self, mapping: IdMap) -> None:
+        """Begin to write the id maps.
+
+        Raises:
+            RlessError: there can be no such namespaces, or a helper is missing.
+        """
+        holder = self._holder
+        assert holder is not None
+        _explained(holder.wait_made)
+        write = self.member.write_maps if self.member is not None else None
+        holder.begin_maps(mapping, write)
+        if self.server is not None and holder.is_mapped:
+            self.server.mount()
+
+    def enter(self) -> None:
+        """Enter the namespaces once they are mapped, and begin what can be begun only in them.
+
+        Raises:
+            RlessError: the maps were refused, or the network could not be begun.
+        """
+        holder = self._holder
+        assert holder is not None
+        if self.member is not None:
+            self.member.see_way_out()
+        if self._connector:
+            self._wait_for_connector()
+        _explained(holder.enter)
+        if self.server is not None:
+            self.server.mount()
+        elif self.pasta is None:
+            holder.end()  # those two may still have to look for the namespaces
+        if self.has_network and self.pasta is None:
+            netlink.loopback_up()
+
+    def look_up(self, root: str, targets: Iterable[str]) -> None:
+        """Have the image asked for what will be mounted on, while we go on.
+
+        Args:
+            targets: absolute paths in the container.
+        """
+        if self.server is not None and self._holder is not None:
+            own = ("/proc/", "/dev/", "/sys/")  # in there is nothing of the image
+            self._holder.look_up(root, [path for path in targets if not path.startswith(own)])
+
+    def settle(self) -> None:
+        """Wait until the network is up, and for what has helped us to come this far.
+
+        Raises:
+            RlessError: the network failed.
+        """
+        assert self._holder is not None
+        self.making.reap()
+        if self.pasta is not None:
+            self.pasta.wait_ready()
+        if self.member is not None:
+            self.member.wait_ready()
+        self._holder.close()
+
+    def close(self) -> None:
+        """End all of it, unless a monitor has it."""
+        self.wires.close_all()
+        if self._file is not None:
+            os.close(self._file.fd)
+            self._file = None
+        if self.server is not None:
+            self.server.close()
+        if self.pasta is not None:
+            self.pasta.close()
+        if self.member is not None:
+            self.member.close()
+        if self._holder is not None:
+            self._holder.close()
+        if self._connector:
+            os.waitpid(self._connector, 0)
+            self._connector = 0
+            os.close(self._said)
+        self.making.close()
+        self.making.reap()
+
+    def published(self) -> list[str]:
+        """Return the ports that are published, as `ports.Taken` shows them."""
+        if self.member is not None:
+            return self.member.ports
+        return self.pasta.ports if self.pasta is not None else []
+
+    def _ask_for_cgroup(self) -> None:
+        """Ask for it, before all else: it takes longest."""
+        try:
+            self.making.ask(self._wish(self._request.resources()), [os.getpid()])
+        except RlessError:
+            pass  # met again where the config is made, and told
+
+    def _wish(self, resources: dict[str, Any]) -> Wish:
+        """Return what is asked for the control group.
+
+        Args:
+            resources: `linux.resources` of the config.
+        """
+        from rootless.engine import defaults
+        from rootless.runtime.cgroup.base import Wish
+
+        request = self._request
+        manager = request.manager()
+        made = Wish(f"rless-{self.container_id}", manager, required=manager != "auto")
+        made.parent = request.cgroup_parent
+        made.resources = resources
+        made.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+        made.best_effort = request.limits == "try"
+        made.hand_down = True
+        made.description = f"container {request.name or self.container_id[:12]}"
+        timeout = defaults.STOP_TIMEOUT if request.stop_timeout is None else request.stop_timeout
+        if timeout >= 0:
+            made.stop_timeout = timeout + _TO_CLEAN_UP
+        return made
+
+    def _begin_server(self, file: FlatImage, holder: Holder) -> None:
+        """Begin the program that serves the image; in a new namespace it would look like ours."""
+        from rootless.rootfs import squashfs
+
+        program = squashfs.find_server()
+        self.server = squashfs.Begun(file.fd, file.offset, program, holder.pid)
+        self._file = None
+
+    # -- pasta -----------------------------------------------------------------------------------
+
+    def _begin_pasta(self, pasta: Pasta, holder: Holder) -> None:
+        """Have a fork of ours make the interface in the new network, and let pasta begin."""
+        from rootless.linux import idmap
+
+        _explained(holder.wait_made)
+        parent = os.getpid()
+        self._said, said = os.pipe()
+        self._connector = os.fork()
+        if self._connector == 0:
+            prctl.set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() == parent:
+                idmap.answer(said, _connect, pasta, holder)
+            os._exit(70)
+        os.close(said)
+
+    def _wait_for_connector(self) -> None:
+        from rootless.linux import idmap
+
+        text = b""
+        while chunk := os.read(self._said, 4096):
+            text += chunk
+        os.close(self._said)
+        _, status = os.waitpid(self._connector, 0)
+        self._connector = 0
+        idmap.take_answer(text.decode(), status)
+
+
+def _explained(step: Callable[[], None]) -> None:
+    """Do a step of the holder; say what to do about a failure."""
+    try:
+        step()
+    except SyscallError as error:
+        if error.call.startswith("unshare"):
+            from rootless.engine import userns
+
+            raise userns.explain_failure(error) from error
+        raise error.within("cannot join the container's namespaces") from error
+
+
+def _connect(pasta: Pasta, holder: Holder) -> None:
+    """Enter the network that pasta is for, make its interface, and let it begin."""
+    from rootless.network import shield
+
+    holder.step_in(ns.CLONE_NEWUSER | ns.CLONE_NEWNET)
+    shield.close_loopback(pasta.interface)
+    # Only now: the shield and pasta both open the tap device, which one at a time can.
+    pasta.begin(f"/proc/{holder.pid}/ns/net", f"/proc/{holder.pid}/ns/user")
+    netlink.loopback_up()
+
+
+def begin_cgroup(request: RunRequest) -> Making | None:
+    """Connect to systemd, if it may be asked for a scope.
+
+    It lets us in while we go on, as who we are on the host.
+    """
+    manager = request.manager()
+    if manager != "systemd" and not (manager == "auto" and sockets()):
+        return None
+    from rootless.runtime.cgroup import Making
+
+    making = Making()
+    making.begin(manager, request.cgroup_parent, [os.getppid()], early=True)  # the front is ours
+    return making
+
+
+def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
+    from rootless.engine.membership import Membership
+
+    if userns is not None:
+        raise RlessError(
+            "--network of several containers and namespaces of another container do not go "
+            "together: its user namespace is not made for the network",
+            "join that one's network too",
+        )
+    return Membership(request)

@@ -1,0 +1,200 @@
+"""New namespaces, a user namespace first, that a small process holds until the caller enters them.
+
+newuidmap(1) must run outside of the namespace whose ids it maps, and so must all that is done for
+the caller as who it is on the host. So somebody else makes the namespaces: rless-unshare
+(helpers/unshare.c), or where that was not built a fork of the caller.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap, mount, ns
+from rootless.linux.process import (
+    HELPER_SIGNALS,
+    begin_elsewhere,
+    own_program,
+    pidfd_open,
+    read_exactly,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
+
+    from rootless.linux.idmap import Helper, IdMap
+
+_PROGRAM = "rless-unshare"
+_ENTERED = b"+"
+_MOST = 16384  # bytes that rless-unshare has room for
+
+
+class Holder:
+    """The process that holds them. It ends with the caller.
+
+    Attributes:
+        pid: ours to wait for.
+    """
+
+    __slots__ = ("_flags", "_go", "_helpers", "_joins", "_said", "pid")
+
+    def __init__(self, flags: int, inside: str | None = None, join: str | None = None) -> None:
+        """Begin it.
+
+        Args:
+            flags: CLONE_NEW* of what is made beside the user and the mount namespace.
+            inside: /proc/PID/ns/user of one in which it is made; then who writes the maps must be
+                in there too.
+            join: the same of one that is taken, in place of a new one.
+
+        Raises:
+            RlessError: what is to be joined has ended.
+        """
+        self._joins = join is not None
+        self._flags = flags | ns.CLONE_NEWUSER | ns.CLONE_NEWNS
+        self._helpers: list[Helper] = []
+        outer = -1
+        if path := join or inside:
+            try:
+                outer = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise RlessError(
+                    f"cannot join the container's namespaces: {error.strerror}"
+                ) from error
+        self._said, said = os.pipe()
+        go, self._go = os.pipe()
+        make = self._flags & ~ns.CLONE_NEWUSER if self._joins else self._flags
+        words = [_PROGRAM, *map(str, (said, go, make, outer))]
+        # To themselves: they stay open over execve.
+        kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (said, go, outer) if fd >= 0]
+        try:
+            self.pid = os.posix_spawn(
+                own_program(_PROGRAM), words, {}, file_actions=kept, setsigdef=HELPER_SIGNALS
+            )
+        except OSError:
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.close(self._go)
+                _hold(said, go, make, outer)
+        begin_elsewhere(self.pid)
+        for fd in (said, go, outer):
+            if fd >= 0:
+                os.close(fd)
+
+    def wait_made(self) -> None:
+        """Wait until the namespaces are there.
+
+        Raises:
+            SyscallError: unshare(2) or setns(2) failed.
+        """
+        if self._said < 0:
+            return
+        said = read_exactly(self._said, 1)
+        if said != _ENTERED:
+            said += read_exactly(self._said, 2)
+            call = "setns" if self._joins else "unshare"
+            raise SyscallError(call, int(said.strip(b"\0") or 0))
+        os.close(self._said)
+        self._said = -1
+
+    def begin_maps(self, ids: IdMap, write: Callable[[int, IdMap], None] | None = None) -> None:
+        """Begin to write the id maps; a user namespace that is joined has them.
+
+        Args:
+            write: what writes them, where that is somebody else's: called with the pid.
+
+        Raises:
+            SyscallError: see `wait_made`.
+            RlessError: the maps cannot be written.
+        """
+        self.wait_made()
+        if self._joins:
+            return
+        if write is not None:
+            write(self.pid, ids)
+        else:
+            self._helpers = idmap.begin_maps(self.pid, ids)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Tell whether nobody is at work at the maps any more; after `begin_maps`."""
+        return not self._helpers
+
+    def enter(self) -> None:
+        """Wait for the maps, and enter.
+
+        What the host mounts later still arrives in the mount namespace; nothing goes back. The
+        caller has all capabilities in the user namespace, and still its own id.
+
+        Raises:
+            RlessError: the maps were refused.
+            SyscallError: of setns(2).
+        """
+        helpers, self._helpers = self._helpers, []
+        idmap.finish_maps(helpers)
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = "/"  # it was removed
+        self.step_in(self._flags)
+        os.chdir(directory)  # setns(2) went to the root
+
+    def step_in(self, flags: int) -> None:
+        """Enter some of the namespaces, which may have no ids yet."""
+        pidfd = pidfd_open(self.pid)
+        try:
+            ns.setns(pidfd, flags)
+        finally:
+            os.close(pidfd)
+
+    def look_up(self, root: str, paths: Iterable[str]) -> None:
+        """Have the process ask for paths beneath a directory before it ends; wait for nothing.
+
+        The kernel remembers the answers: who asks later, and would have to wait for the program
+        that serves the files, need not.
+        """
+        words = "".join(f"{word}\0" for word in (root, *paths)).encode("utf-8", "surrogateescape")
+        if len(words) <= _MOST and self._go >= 0:
+            try:
+                os.write(self._go, words)
+            except BrokenPipeError:
+                pass  # it was killed
+        self.end()
+
+    def end(self) -> None:
+        """Have the process end; what it holds is gone then, unless it was entered."""
+        for fd in (self._said, self._go):
+            if fd >= 0:
+                os.close(fd)
+        self._said = self._go = -1
+
+    def close(self) -> None:
+        """Have the process end, and wait for that."""
+        self.end()
+        if self.pid:
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+        helpers, self._helpers = self._helpers, []
+        try:
+            idmap.finish_maps(helpers)
+        except RlessError:
+            pass  # it is given up anyway
+
+
+def _hold(said: int, go: int, flags: int, outer: int) -> NoReturn:
+    """Do what rless-unshare does, in a fork."""
+    try:
+        os.setsid()
+        if outer >= 0:
+            ns.setns(outer, ns.CLONE_NEWUSER)
+        ns.unshare(flags)
+        mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+        os.write(said, _ENTERED)
+        os.close(said)
+        os.read(go, 1)
+    except SyscallError as error:
+        os.write(said, str(error.errno).encode().ljust(3, b"\0"))
+    finally:
+        os._exit(0)
