@@ -113,8 +113,11 @@ _boot: list[str] = []
 def boot_id() -> str:
     """Return the id of this boot of the kernel (random(4)); it changes with every reboot."""
     if not _boot:
-        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-            _boot.append(file.read().strip())
+        fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _boot.append(os.read(fd, 64).decode().strip())
+        finally:
+            os.close(fd)
     return _boot[0]
 
 

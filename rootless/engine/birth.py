@@ -88,7 +88,7 @@ class Birth:
             userns: /proc/PID/ns/user of the container whose namespaces are joined.
             exposed: ports of the image and of --expose, for -P.
             container_id: of the container; None: there is none yet, and it is to get this one's.
-            making: its control group, if that was begun (`begin_cgroup`).
+            making: its control group, as far as that was begun (`begin_cgroup`).
             file: an open image, which is ours from now on.
 
         Raises:
@@ -98,7 +98,7 @@ class Birth:
 
         self.has_network = network.is_private(request)
         self.container_id = container_id or os.urandom(32).hex()
-        self.making = making or begin_cgroup(request) or Making()
+        self.making = making if making is not None else Making()
         self.pasta: Pasta | None = None
         self.member: Membership | None = None
         self.server: squashfs.Begun | None = None
@@ -165,7 +165,8 @@ class Birth:
         Args:
             targets: absolute paths in the container.
         """
-        if self.server is not None and self._holder is not None:
+        # With pasta the holder is still wanted: that may have to look for the namespaces.
+        if self.server is not None and self.pasta is None and self._holder is not None:
             own = ("/proc/", "/dev/", "/sys/")  # in there is nothing of the image
             self._holder.look_up(root, [path for path in targets if not path.startswith(own)])
 

@@ -526,8 +526,12 @@ def write_json(path: str, value: Any) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(jsontext.dumps(value))
+        try:
+            data = memoryview(jsontext.dumps(value).encode("utf-8", "surrogateescape"))
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
         os.rename(temporary, path)
     except BaseException as error:
         unlink(temporary)

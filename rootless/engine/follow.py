@@ -7,10 +7,10 @@ the container; the launcher becomes that too (`cli.front`), where it cannot go o
 from __future__ import annotations
 
 import os
-from sys import byteorder
 
 from rootless import jsontext
 from rootless.errors import RlessError
+from rootless.linux import unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,25 +65,13 @@ class Lead:
         return int.from_bytes(rest, "little", signed=True)
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        import _socket
-
-        channel = _socket.socket(fileno=self._fd)
-        try:
-            while True:
-                try:
-                    message, ancillary, _, _ = channel.recvmsg(
-                        _LONGEST, _socket.CMSG_SPACE(16), _socket.MSG_CMSG_CLOEXEC
-                    )
-                    break
-                except KeyboardInterrupt:
-                    os.kill(self._pid, signal.SIGINT)  # ours, and not waited for
-                except ConnectionResetError:
-                    continue  # it has not read all of ours, told once; what it said is there
-        finally:
-            channel.detach()
-        packed = b"".join(data for _, _, data in ancillary)
-        fds = [packed[at : at + 4] for at in range(0, len(packed), 4)]
-        return message, [int.from_bytes(fd, byteorder) for fd in fds]
+        while True:
+            try:
+                return unix.receive(self._fd, _LONGEST, 4)
+            except KeyboardInterrupt:
+                os.kill(self._pid, signal.SIGINT)  # ours, and not waited for
+            except ConnectionResetError:
+                continue  # it has not read all of ours; what it said is there
 
 
 def _wait(pid: int) -> int:

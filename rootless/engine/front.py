@@ -21,11 +21,10 @@ then on the link is a leash only where the front stays.
 from __future__ import annotations
 
 import os
-from sys import byteorder
 
 from rootless import jsontext, launch, log
 from rootless.errors import RlessError
-from rootless.linux import prctl
+from rootless.linux import prctl, unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +108,10 @@ class Front:
             flags |= _PYTHON
         says = attachment.says.encode("utf-8", "surrogateescape")
         text = jsontext.dumps(facts).encode("utf-8", "surrogateescape")
-        _send(self._fd, b"A" + bytes([flags]) + says + b"\0" + text, fds)
+        try:
+            unix.send(self._fd, b"A" + bytes([flags]) + says + b"\0" + text, fds)
+        except OSError:
+            pass  # it was killed, and we are about to be
         wires.close_front_ends()
 
     def settle(self) -> None:
@@ -137,20 +139,6 @@ def of_launcher() -> Front | None:
     return Front(launch.front) if launch.front >= 0 else None
 
 
-def _send(fd: int, message: bytes, fds: Sequence[int]) -> None:
-    import _socket
-
-    channel = _socket.socket(fileno=fd)
-    # Not the module `array`, which is a library of its own.
-    packed = b"".join(one.to_bytes(4, byteorder) for one in fds)
-    try:
-        channel.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
-    except OSError:
-        pass  # it was killed, and we are about to be
-    finally:
-        channel.detach()
-
-
 def lead(maker: Callable[[Front], int]) -> int:
     """Run `maker` with a front: the launcher if that is one, else us, and the maker in a fork.
 
@@ -162,24 +150,22 @@ def lead(maker: Callable[[Front], int]) -> int:
     """
     if (launcher := of_launcher()) is not None:
         return maker(launcher)
-    import _socket
-
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = unix.pair(unix.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            ours.close()
+            os.close(ours)
             prctl.set_parent_death_signal(signal.SIGKILL)
             os.setsid()
             if os.getppid() == parent:
-                _make(maker, theirs.detach())
+                _make(maker, theirs)
         finally:
             os._exit(70)
-    theirs.close()
+    os.close(theirs)
     from rootless.engine.follow import Lead
 
-    return Lead(ours.detach(), pid).follow()
+    return Lead(ours, pid).follow()
 
 
 def _make(maker: Callable[[Front], int], fd: int) -> None:

@@ -133,8 +133,6 @@ class Monitor:
             wires.status = wires.init_status = -1  # taken over
             wires.close_init_ends()
             self.state.mark("init")
-            if self.source.kind == "squashfs" and self.mounted.helper_pids:
-                self._read_ahead(self.mounted)
             hold.add(self.orders_fd, self._orders_of(begun))
             self.state.mark("monitor")
             self.front.settle()
@@ -321,6 +319,7 @@ class Monitor:
                 self.idmap,
                 source.cache,
                 begun=self.birth.server,
+                first=self._read_ahead,
                 **options,
             )
         elif source.kind == "directory":
@@ -339,14 +338,13 @@ class Monitor:
             self.container.update_facts(source=source.to_data())
         return mounted
 
-    def _read_ahead(self, mounted: Mounted) -> None:
-        """Have the head of the program unpacked while init is at work."""
+    def _read_ahead(self, root_fd: int, server: int) -> None:
+        """Have the head of the program unpacked while the container is being made."""
         from rootless.rootfs.ahead import read_ahead
 
         process = self.spec["process"]
         environment = process.get("env", [])
-        server = mounted.helper_pids[-1]
-        read_ahead(mounted.path, process["args"][0], environment, process["cwd"], server)
+        read_ahead(root_fd, process["args"][0], environment, process["cwd"], server)
 
     def _fill_volumes(self, root: str) -> None:
         if self.state.volumes:

@@ -11,6 +11,7 @@ import select
 import time
 
 from rootless.errors import RlessError
+from rootless.linux import unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Client:
         """Read one message of the monitor; waits until there is one."""
         try:
             message = os.read(self.fd, _LONGEST)
+        except ConnectionResetError:
+            return  # it has ended with words of ours unread; told once, before its last ones
         except OSError:
             message = b""
         kind, rest = message[:1], message[1:]
@@ -208,17 +211,10 @@ class Client:
         return self._answer(b"j")
 
     def _send_fds(self, message: bytes, fds: list[int]) -> None:
-        import _socket
-        import array
-
-        channel = _socket.socket(fileno=os.dup(self.fd))
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))
         try:
-            channel.sendmsg([message], [rights])
+            unix.send(self.fd, message, fds)
         except OSError:
             pass  # it has gone
-        finally:
-            channel.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -16,7 +16,7 @@ import os
 
 from rootless.engine import container as containers
 from rootless.engine import specgen, sweep, userns
-from rootless.engine.birth import Birth, joins
+from rootless.engine.birth import Birth, begin_cgroup, joins
 from rootless.engine.create import Run, find_joined
 from rootless.engine.front import Attachment, Front, lead
 from rootless.engine.request import HOST_IMAGE, RunRequest
@@ -336,7 +336,8 @@ def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoRe
             enter_joined(state)
             userns = state.joined.get("user")
             exposed = container.facts["exposed"]
-            birth = Birth(request, attachment.streams, userns, exposed, container.id)
+            making = begin_cgroup(request)
+            birth = Birth(request, attachment.streams, userns, exposed, container.id, making)
             state.birth = birth
             birth.begin_maps(state.idmap)
         front.hand_over(container, attachment, birth.wires, keep, _notify_mode(state, attachment))

@@ -25,10 +25,15 @@ def read_words(path: str) -> list[str]:
 def membership(pid: int | str = "self") -> str:
     """Return the path of a process in the unified hierarchy; "" where there is none."""
     try:
-        with open(f"/proc/{pid}/cgroup", "rb") as file:
-            lines = file.read().split(b"\n")
+        fd = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        lines = os.read(fd, 65536).split(b"\n")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
     return next((os.fsdecode(line[3:]) for line in lines if line.startswith(b"0::")), "")
 
 

@@ -229,14 +229,13 @@ class Newborn:
         pid: of the child, ours to wait for.
     """
 
-    __slots__ = ("_go", "_helpers", "_inside", "_join", "_released", "_said", "pid")
+    __slots__ = ("_go", "_helpers", "_inside", "_released", "_said", "pid")
 
     def __init__(
         self,
         namespaces: int,
         body: Callable[[], NoReturn],
         *,
-        join: str | None = None,
         inside: str | None = None,
         before: Callable[[], None] | None = None,
         meanwhile: Callable[[], None] | None = None,
@@ -247,14 +246,11 @@ class Newborn:
             namespaces: more CLONE_NEW* flags, made together with the user namespace.
             body: what it runs; must end in os._exit or execve. It may begin as soon as the maps
                 are there; where the caller can still abandon it then, it has to find out itself.
-            join: /proc/PID/ns/user of the caller's own process in a user namespace that it enters
-                instead of making one.
-            inside: the same of one in which it makes its own; then who writes the maps must be in
-                there too.
+            inside: /proc/PID/ns/user of a user namespace in which it makes its own; then who
+                writes the maps must be in there too.
             before: what it does first, while it is still in the caller's namespaces.
             meanwhile: what it does while the maps are being written.
         """
-        self._join = join
         self._inside = inside
         self._helpers: list[Helper] = []
         self._released = False
@@ -281,13 +277,13 @@ class Newborn:
         os.close(go_reader)
 
     def _enter(self, namespaces: int, said_writer: int) -> None:
-        """Make or join the namespaces, in the child, and say how that went."""
+        """Make the namespaces, in the child, and say how that went."""
         try:
-            if path := self._join or self._inside:
+            if path := self._inside:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 ns.setns(fd, ns.CLONE_NEWUSER)
                 os.close(fd)
-            ns.unshare(namespaces if self._join else ns.CLONE_NEWUSER | namespaces)
+            ns.unshare(ns.CLONE_NEWUSER | namespaces)
             if namespaces & ns.CLONE_NEWNS:
                 # What the host mounts later still arrives; nothing goes back.
                 mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
@@ -301,14 +297,14 @@ class Newborn:
         os.close(said_writer)
 
     def begin_maps(self, idmap: IdMap, write: Callable[[int, IdMap], None] | None = None) -> None:
-        """Begin to write its maps, once it is in its namespace; one that was joined has them.
+        """Begin to write its maps, once it is in its namespace.
 
         Args:
             write: what writes them, where that is somebody else's: called with its pid.
 
         Raises:
             SyscallError: unshare failed in the child, with its errno.
-            RlessError: it could not join, or the maps cannot be written. The child is gone then.
+            RlessError: the maps cannot be written. The child is gone then.
         """
         try:
             said = b""
@@ -319,13 +315,10 @@ class Newborn:
                 raise RlessError("the child ended before it had a user namespace")
             if said != _ENTERED:
                 number, _, call = said.decode("utf-8", "replace").partition(" ")
-                error = SyscallError(call, int(number))
-                if self._join is not None:
-                    raise error.within("cannot join the container's namespaces")
-                raise error
+                raise SyscallError(call, int(number))
             if write is not None:
                 write(self.pid, idmap)
-            elif self._join is None:
+            else:
                 self._helpers = begin_maps(self.pid, idmap)
             if not self._helpers:
                 self._let_go()

@@ -120,10 +120,15 @@ def start_time(pid: int) -> int | None:
     With the boot id it tells a process from a later one with the same pid. None: no process.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[19])
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return None
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def is_running(pid: int, start: int) -> bool:

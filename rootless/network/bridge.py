@@ -248,11 +248,6 @@ class Joiner:
         self._pid = 0
         idmap.take_answer(text, status)
 
-    def disown(self) -> None:
-        """Close its pipes, in a process that is not its parent."""
-        self._pid = 0
-        self.close()
-
     def close(self) -> None:
         """End it, if it is still there."""
         for fd in (self._orders, self._said):

@@ -26,16 +26,17 @@ _STEPS = 3
 
 
 def read_ahead(
-    root: str, program: str, environment: Iterable[str], directory: str, server: int
+    root_fd: int, program: str, environment: Iterable[str], directory: str, server: int
 ) -> None:
     """Have the head of a program of the container read, if the program is found; wait for nothing.
 
     Args:
+        root_fd: of the root of the image.
         program: as execvp(3) takes it, in the container.
         directory: where it is started.
         server: pid of the program that unpacks, a child.
     """
-    fd = _find(root, program, environment, directory)
+    fd = _find(root_fd, program, environment, directory)
     if fd < 0:
         return
     try:
@@ -48,25 +49,21 @@ def read_ahead(
         os.close(fd)
 
 
-def _find(root: str, program: str, environment: Iterable[str], directory: str) -> int:
+def _find(root_fd: int, program: str, environment: Iterable[str], directory: str) -> int:
     """Open a program beneath a root; -1: there is none."""
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for path in _candidates(program, environment, directory):
-            try:
-                fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-            except SyscallError:
-                continue
-            status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
-                # The first close of a file asks the program whether it wants to hear of that. Later
-                # the question would wait behind all that is read, and so would we.
-                os.close(os.dup(fd))
-                return fd
-            os.close(fd)
-        return -1
-    finally:
-        os.close(root_fd)
+    for path in _candidates(program, environment, directory):
+        try:
+            fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except SyscallError:
+            continue
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
+            # The first close of a file asks the program whether it wants to hear of that. Later
+            # the question would wait behind all that is read, and so would we.
+            os.close(os.dup(fd))
+            return fd
+        os.close(fd)
+    return -1
 
 
 def _candidates(program: str, environment: Iterable[str], directory: str) -> list[str]:

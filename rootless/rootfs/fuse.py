@@ -29,7 +29,7 @@ from rootless.linux.process import own_program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -119,8 +119,11 @@ class Server:
             except BrokenPipeError:
                 pass  # it has ended: `attach` finds out, and tells why
 
-    def attach(self, target: str) -> None:
+    def attach(self, target: str, first: Callable[[int], None] | None = None) -> None:
         """Show the mount at `target`, and wait for the program.
+
+        Args:
+            first: called with a descriptor of its root before.
 
         Raises:
             SyscallError: FUSE cannot be used here. The child is gone then.
@@ -130,6 +133,8 @@ class Server:
         try:
             mount_fd = self._fork() if self._link < 0 else self._receive()
             try:
+                if first is not None:
+                    first(mount_fd)
                 target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     mounts.move_mount(mount_fd, target_fd)

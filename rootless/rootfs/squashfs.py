@@ -22,9 +22,12 @@ from rootless.rootfs import mount as mount_layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from rootless.linux.idmap import IdMap
+
+    First: TypeAlias = Callable[[int, int], None]
 
 PROGRAMS = ("squashfuse_ll", "squashfuse")
 
@@ -38,6 +41,7 @@ def mount(
     cache: str,
     *,
     begun: Begun | None = None,
+    first: First | None = None,
     driver: str | None = None,
     volatile: bool = False,
 ) -> Mounted:
@@ -48,12 +52,14 @@ def mount(
         identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
         cache: where images are unpacked if there is no FUSE; a private directory.
         begun: its mount, where that was made ahead.
+        first: called with a descriptor of the image's root and the pid of what serves it, before
+            anybody else asks for a file.
         driver: of the union on top; as for `rootless.rootfs.mount`.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
-    lower = show(path, offset, identity, workspace, idmap, cache, begun)
+    lower = show(path, offset, identity, workspace, idmap, cache, begun, first)
     try:
         mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
@@ -178,8 +184,11 @@ class Begun:
         if self._server is not None:
             self._server.mount()
 
-    def attach(self, target: str) -> tuple[str, int]:
+    def attach(self, target: str, first: First | None = None) -> tuple[str, int]:
         """Show the mount, read-only, at `target`; return (what serves it, pid).
+
+        Args:
+            first: see `mount`.
 
         Raises:
             RlessError: there is no such program or no FUSE, or it ended; what it said.
@@ -188,7 +197,7 @@ class Begun:
         if server is None:
             assert self._reason is not None
             raise self._reason
-        server.attach(target)
+        server.attach(target, first and (lambda fd: first(fd, server.pid)))
         return server.name, server.pid
 
     def close(self) -> None:
@@ -209,6 +218,7 @@ def show(
     idmap: IdMap,
     cache: str,
     begun: Begun | None = None,
+    first: First | None = None,
 ) -> Lower:
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
     if begun is None:
@@ -217,7 +227,7 @@ def show(
     try:
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
-            lower.program, lower.pid = begun.attach(lower.path)
+            lower.program, lower.pid = begun.attach(lower.path, first)
         except RlessError as reason:
             from rootless.rootfs import unpacked
 

@@ -10,12 +10,11 @@ config-linux.md (containerprocessstate); seccomp_unotify(2), Linux 5.0.
 from __future__ import annotations
 
 import _socket
-import array
 import os
 
 from rootless import jsontext
 from rootless.errors import RlessError
-from rootless.linux import ns
+from rootless.linux import ns, unix
 from rootless.linux.seccomp import FLAG_NEW_LISTENER, load_filter
 
 TYPE_CHECKING = False
@@ -83,7 +82,4 @@ class Listener:
             raise RlessError("linux.seccomp.listenerPath: the agent did not take the listener")
 
     def _send(self, text: bytes, listener: int) -> None:
-        channel = _socket.socket(fileno=self.fd)
-        rights = array.array("i", [listener])
-        channel.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-        channel.detach()
+        unix.send(self.fd, text, [listener])

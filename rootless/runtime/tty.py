@@ -6,8 +6,6 @@ terminal of the host is in its reach (security class 37).
 
 from __future__ import annotations
 
-import _socket
-import array
 import fcntl
 import os
 import stat
@@ -16,6 +14,7 @@ import termios
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
+from rootless.linux import unix
 from rootless.linux.openat2 import openat2
 
 TYPE_CHECKING = False
@@ -78,7 +77,7 @@ def make_console(root: Root, socket_fd: int, size: Box | None, owner: tuple[int,
     try:
         terminal = Terminal(master, size, owner)
         _bind(root, terminal.number)
-        _send_fd(socket_fd, master)
+        unix.send(socket_fd, b"/dev/ptmx", [master])
     except OSError as error:
         raise RlessError(f"cannot make a terminal: {error.strerror}") from error
     finally:
@@ -107,7 +106,7 @@ def make_terminal(
             raise RlessError("cannot make a terminal: /dev/pts/ptmx of the container is no pty")
         os.set_blocking(master, True)
         terminal = Terminal(master, size, owner)
-        _send_fd(socket_fd, master)
+        unix.send(socket_fd, b"/dev/ptmx", [master])
     except OSError as error:
         raise RlessError(f"cannot make a terminal: {error.strerror}") from error
     finally:
@@ -123,12 +122,3 @@ def _bind(root: Root, number: int) -> None:
     api.move_mount(tree, target)
     for fd in (pty, tree, target):
         os.close(fd)
-
-
-def _send_fd(socket_fd: int, fd: int) -> None:
-    channel = _socket.socket(fileno=os.dup(socket_fd))
-    try:
-        rights = array.array("i", [fd])
-        channel.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-    finally:
-        channel.close()

@@ -18,7 +18,7 @@ import pytest
 from rootless.linux.process import own_program
 from tests.lib import flat as made
 from tests.lib import images
-from tests.lib.product import Product, probe_image
+from tests.lib.product import Product, probe_image, wait_for
 
 pytestmark = pytest.mark.needs("mksquashfs", "user namespaces")
 fuse = pytest.mark.needs("fuse", "squashfuse")
@@ -249,7 +249,8 @@ def test_a_command_that_is_killed_at_any_moment_leaves_no_program(
         time.sleep(milliseconds / 1000)
         starting.kill()
         starting.wait()
-        rless("ps")
+        # Who makes the container is ended by the kernel, a moment later.
+        wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
         rless.assert_clean()
 
 

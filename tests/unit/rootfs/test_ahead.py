@@ -13,7 +13,9 @@ from rootless.rootfs import ahead
 
 def found(root: Path, program: str, path: str = "/bin:/usr/bin", directory: str = "/") -> str:
     """Return where the file is that would be read, relative to the root; "": none."""
-    fd = ahead._find(str(root), program, ["A=b", f"PATH={path}"], directory)
+    root_fd = os.open(root, os.O_PATH | os.O_CLOEXEC)
+    fd = ahead._find(root_fd, program, ["A=b", f"PATH={path}"], directory)
+    os.close(root_fd)
     if fd < 0:
         return ""
     try:
@@ -62,12 +64,14 @@ def test_nothing_else_is_opened_for_long(root: Path) -> None:
 def test_the_head_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int, int]] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda _, *what: asked.append(what))
+    root_fd = os.open(root, os.O_PATH | os.O_CLOEXEC)
     before = set(os.listdir("/proc/self/fd"))
     for program in ("plain", "missing"):
-        ahead.read_ahead(str(root), program, ["PATH=/bin"], "/", os.getpid())
+        ahead.read_ahead(root_fd, program, ["PATH=/bin"], "/", os.getpid())
     step = 128 << 10
     assert asked == [(at, step, os.POSIX_FADV_WILLNEED) for at in (0, step, 2 * step)]
     assert set(os.listdir("/proc/self/fd")) == before
+    os.close(root_fd)
 
 
 def test_a_child_may_run_everywhere_afterwards() -> None:
