@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.birth import Birth
     from rootless.engine.container import Container
+    from rootless.engine.membership import Membership
     from rootless.engine.request import Mount, Port, RunRequest
     from rootless.image.flat import FlatImage
     from rootless.image.store import Image
@@ -58,6 +59,11 @@ class Run:
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
+
+    @property
+    def member(self) -> Membership | None:
+        """Return the networks of several containers that it will be in, once that is begun."""
+        return self.birth.member if self.birth is not None else None
 
     def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""

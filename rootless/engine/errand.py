@@ -106,7 +106,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
             from rootless.runtime.cgroup import resources
 
             resources.apply(path, limits)
-    wires = Wires(facts["tty"], facts["stdin_open"], ())
+    wires = Wires(facts["tty"], facts["stdin_open"], (), front=False)
     created = parent.begin(
         spec,
         lambda: cgroup,

@@ -98,7 +98,7 @@ def _image(state: Run) -> list[tuple[str, Any]]:
 
 def _maps(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
     how = "written by newuidmap and newgidmap"
-    if state.birth is not None and state.birth.member is not None:
+    if state.member is not None:
         how = "written in the user namespace of the networks, which has all of your ids"
     if state.idmap.single:
         how = f"one id, written directly: {state.subordinate.why_none or 'as was asked'}"
@@ -189,11 +189,11 @@ def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = [("mode", mode)]
     if pasta is not None:
         facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
-    if state.birth is not None and state.birth.member is not None:
-        for place in state.birth.member.places:
+    if state.member is not None:
+        for place in state.member.places:
             own = " ".join(filter(None, (place["ip"], place["ip6"], place["mac"])))
             facts.append((place["name"], f"{place['interface']}: {own}"))
-        facts.append(("published", state.birth.member.ports))
+        facts.append(("published", state.member.ports))
     return facts
 
 

@@ -19,7 +19,7 @@ from rootless.engine.hold_clients import CHUNK, Client, Sink, never_wait
 from rootless.engine.hold_log import Log
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
-from rootless.linux import tree
+from rootless.linux import tree, unix
 from rootless.linux.process import kill_children, pidfd_open, pidfd_send_signal
 from rootless.runtime import sync
 
@@ -455,34 +455,23 @@ class _Holder:
         return 0
 
     def _hear(self, client: Client) -> None:
-        import _socket
-        import array
-
-        channel = _socket.socket(fileno=client.fd)
-        fds = array.array("i")
+        fds: list[int] = []
         try:
-            said, ancillary, _, _ = channel.recvmsg(
-                4096, _socket.CMSG_SPACE(8 * fds.itemsize), 0x40000040
-            )
-            for level, what, data in ancillary:
-                if level == _socket.SOL_SOCKET and what == _socket.SCM_RIGHTS:
-                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+            said, fds = unix.receive(client.fd, 4096, 8, unix.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             said = b""
-        finally:
-            channel.detach()
         kind, rest = said[:1], said[1:]
         if not said:
             self._lose(client)
         elif kind == b"A":
-            error = self._attach(client, rest[0] if rest else 0, list(fds))
+            error = self._attach(client, rest[0] if rest else 0, fds)
             client.send(b"a" + bytes([error]))
             if not error:
                 return
         elif kind == b"J":
-            error = self._join(list(fds))
+            error = self._join(fds)
             client.send(b"j" + bytes([error]))
             if not error:
                 return

@@ -256,8 +256,7 @@ def _gather_facts(state: Run) -> specgen.Facts:
     if "network" in state.joined:
         facts.files = files.of_other(containers.find(state.joined["id"]).directory)
     else:
-        member = state.birth.member if state.birth is not None else None
-        own, servers = ([], []) if member is None else member.for_files()
+        own, servers = ([], []) if state.member is None else state.member.for_files()
         facts.files = files.write(
             request, state.container.directory, facts.hostname, addresses=own, servers=servers
         )

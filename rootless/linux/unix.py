@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SOCK_STREAM = 1
 SOCK_SEQPACKET = 5
+MSG_DONTWAIT = 0x40
 
 _MSG_CMSG_CLOEXEC = 0x40000000
 _INT = 4
@@ -38,20 +39,22 @@ def send(fd: int, message: bytes, fds: Sequence[int]) -> None:
         channel.detach()
 
 
-def receive(fd: int, size: int, most: int) -> tuple[bytes, list[int]]:
+def receive(fd: int, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
     """Receive a message of up to `size` bytes, and the descriptors that come with it.
 
     Args:
         most: descriptors that are taken; what is more is closed by the kernel.
+        flags: MSG_*, as of recvmsg(2).
 
     Raises:
+        BlockingIOError: with MSG_DONTWAIT: there is none.
         OSError: ECONNRESET: the other side has ended without having read all of ours. Told once.
     """
     channel = _socket.socket(fileno=fd)
     try:
         # Not CMSG_SPACE: with what that fills up one more would fit, which nobody closed.
         space = _socket.CMSG_LEN(most * _INT)
-        message, ancillary, _, _ = channel.recvmsg(size, space, _MSG_CMSG_CLOEXEC)
+        message, ancillary, _, _ = channel.recvmsg(size, space, flags | _MSG_CMSG_CLOEXEC)
     finally:
         channel.detach()
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)

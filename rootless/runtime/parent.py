@@ -120,8 +120,8 @@ def begin(
             it may have to wait; it may still change the limits and mounts of the spec.
         cache_dir: where compiled seccomp filters are kept.
         gate_fd: what init reads before it executes the application; it keeps a copy.
-        status: (reader, writer) of the pipe by which init reports, where another process shall
-            hear of its execve; both are taken over. None: one is made.
+        status: (reader, writer) of the pipe by which init reports, where the caller has it
+            already; both are taken over. None: one is made.
         stdio: descriptors for 0, 1 and 2; None: the caller's own.
         console_fd: a connected unix socket that gets the pty's master; -1 without a terminal.
         die_with_parent: kill the container when the caller ends.

@@ -33,7 +33,7 @@ START = b"s"
 READY = b"R"
 HOOKS = b"H"
 FAILED = b"F"
-_KINDS = (READY, HOOKS, FAILED)  # the engine's monitor sends them too, to the command
+_KINDS = (READY, HOOKS, FAILED)
 _LIMIT = 16 << 20  # bytes; a report holds mountinfo, which can be long
 
 
