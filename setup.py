@@ -1,9 +1,9 @@
 """Build what pyproject.toml cannot say: the helper programs and the launchers.
 
-- helpers/hasten.c, helpers/init.c, helpers/serve.c, helpers/unshare.c and the files of
-  helpers/monitor and helpers/networks are compiled, static, to rootless/bin/rless-hasten,
-  rless-init, rless-serve, rless-unshare, rless-monitor and rless-networks; helpers/zeros.c is to
-  a library.
+- helpers/hasten.c, helpers/init.c, helpers/unshare.c and the files of helpers/monitor,
+  helpers/networks and helpers/serve are compiled, static, to rootless/bin/rless-hasten,
+  rless-init, rless-unshare, rless-monitor, rless-networks and rless-serve; helpers/recall.c and
+  helpers/zeros.c are to libraries.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
 - rless and rless-oci are made from helpers/launch.c and front.c, or without a compiler from
@@ -38,7 +38,8 @@ HELPERS = {
     "rless-init": "helpers/init.c",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
-    "rless-serve": "helpers/serve.c",
+    "rless-recall.so": "helpers/recall.c",
+    "rless-serve": "helpers/serve",
     "rless-unshare": "helpers/unshare.c",
     "rless-zeros.so": "helpers/zeros.c",
 }
@@ -47,6 +48,7 @@ LOST = {
     "rless-init": "`rless run --init` will be refused",
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
     "rless-networks": "networks of several containers will be refused",
+    "rless-recall.so": "files of an image file will be found more slowly",
     "rless-serve": "a start from an image file will take some milliseconds more",
     "rless-unshare": "a start will take 2 milliseconds more",
     "rless-zeros.so": "pasta will take 8 ms more to start",

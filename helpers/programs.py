@@ -30,11 +30,12 @@ def find_compiler() -> list[str] | None:
 
 def sources(path: Path) -> list[Path]:
     """Return the C files of a program: one, or those of a directory."""
+    files = sorted(path.glob("*.c")) if path.is_dir() else [path]
     if path.name == "launch.c":
-        return [path, HELPERS / "front.c", HELPERS / "monitor" / "bare.c"]
-    if path.name in ("launch.c", "hasten.c", "serve.c", "unshare.c"):
-        return [path, HELPERS / "monitor" / "bare.c"]
-    return sorted(path.glob("*.c")) if path.is_dir() else [path]
+        files.append(HELPERS / "front.c")
+    if path.name in ("launch.c", "hasten.c", "serve", "unshare.c"):
+        files.append(HELPERS / "monitor" / "bare.c")
+    return files
 
 
 def compile_helper(source: Path, target: Path, flags: Sequence[str] = ()) -> str | None:

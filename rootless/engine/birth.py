@@ -30,7 +30,7 @@ from rootless.linux.holder import Holder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from rootless.engine.membership import Membership
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rootless.image.flat import FlatImage
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
+    from rootless.oci.runtime_spec import Spec
     from rootless.rootfs import squashfs
     from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Wish
@@ -159,16 +160,12 @@ class Birth:
         if self.has_network and self.pasta is None:
             netlink.loopback_up()
 
-    def look_up(self, root: str, targets: Iterable[str]) -> None:
-        """Have the image asked for what will be mounted on, while we go on.
+    def look_ahead(self, spec: Spec) -> None:
+        """Have an image that is a file asked for what `spec` will want of it, while we go on."""
+        if self.server is not None:
+            from rootless.rootfs import ahead
 
-        Args:
-            targets: absolute paths in the container.
-        """
-        # With pasta the holder is still wanted: that may have to look for the namespaces.
-        if self.server is not None and self.pasta is None and self._holder is not None:
-            own = ("/proc/", "/dev/", "/sys/")  # in there is nothing of the image
-            self._holder.look_up(root, [path for path in targets if not path.startswith(own)])
+            self.server.look_ahead(ahead.words(spec))
 
     def settle(self) -> None:
         """Wait until the network is up, and for what has helped us to come this far.

@@ -106,9 +106,6 @@ class Monitor:
         began = time.monotonic()
         self.mounted = self._mount()
         self.state.times.append(("root filesystem", time.monotonic() - began))
-        self.birth.look_up(
-            self.mounted.path, [mount["destination"] for mount in self.spec["mounts"]]
-        )
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         wires = self.wires
@@ -311,6 +308,8 @@ class Monitor:
                 workspace, self.idmap, source.cache, exclude=source.hidden, **options
             )
         elif source.kind == "squashfs":
+            from rootless.rootfs import ahead
+
             mounted = rootfs.mount_squashfs(
                 source.path,
                 source.offset,
@@ -319,7 +318,7 @@ class Monitor:
                 self.idmap,
                 source.cache,
                 begun=self.birth.server,
-                first=self._read_ahead,
+                ahead=ahead.words(self.spec),
                 **options,
             )
         elif source.kind == "directory":
@@ -337,14 +336,6 @@ class Monitor:
             source.driver = mounted.driver
             self.container.update_facts(source=source.to_data())
         return mounted
-
-    def _read_ahead(self, root_fd: int, server: int) -> None:
-        """Have the head of the program unpacked while the container is being made."""
-        from rootless.rootfs.ahead import read_ahead
-
-        process = self.spec["process"]
-        environment = process.get("env", [])
-        read_ahead(root_fd, process["args"][0], environment, process["cwd"], server)
 
     def _fill_volumes(self, root: str) -> None:
         if self.state.volumes:

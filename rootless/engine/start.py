@@ -343,6 +343,7 @@ def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoRe
         if birth.member is not None:
             _join_networks(state, birth.member)
         _make_spec(state)
+        birth.look_ahead(state.spec)
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine import health

@@ -21,14 +21,13 @@ from rootless.linux.process import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import NoReturn
 
     from rootless.linux.idmap import Helper, IdMap
 
 _PROGRAM = "rless-unshare"
 _ENTERED = b"+"
-_MOST = 16384  # bytes that rless-unshare has room for
 
 
 class Holder:
@@ -148,20 +147,6 @@ class Holder:
             ns.setns(pidfd, flags)
         finally:
             os.close(pidfd)
-
-    def look_up(self, root: str, paths: Iterable[str]) -> None:
-        """Have the process ask for paths beneath a directory before it ends; wait for nothing.
-
-        The kernel remembers the answers: who asks later, and would have to wait for the program
-        that serves the files, need not.
-        """
-        words = "".join(f"{word}\0" for word in (root, *paths)).encode("utf-8", "surrogateescape")
-        if len(words) <= _MOST and self._go >= 0:
-            try:
-                os.write(self._go, words)
-            except BrokenPipeError:
-                pass  # it was killed
-        self.end()
 
     def end(self) -> None:
         """Have the process end; what it holds is gone then, unless it was entered."""

@@ -239,10 +239,7 @@ class Pasta:
 
 def _environment() -> dict[str, str]:
     """Return pasta's environment, with the library that makes it ready in half the time."""
-    library = process.own_program(_LIBRARY)
-    if " " in library or ":" in library or not os.path.exists(library):
-        return process.HELPER_ENVIRONMENT  # ld.so(8) knows no such names
-    return {**process.HELPER_ENVIRONMENT, "LD_PRELOAD": library}
+    return {**process.HELPER_ENVIRONMENT, **process.preload(_LIBRARY)}
 
 
 def _without(pair: tuple[int, int], end: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from rootless.linux.process import own_program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
@@ -70,8 +70,8 @@ class Server:
     """
 
     __slots__ = (
-        *("_arguments", "_flags", "_keep_fd", "_link", "_log_fd", "_privileged", "_program"),
-        *("_told", "name", "pid"),
+        *("_arguments", "_environment", "_flags", "_keep_fd", "_link", "_log_fd", "_privileged"),
+        *("_program", "_told", "_words", "name", "pid"),
     )
 
     def __init__(
@@ -81,6 +81,7 @@ class Server:
         log_fd: int,
         *,
         flags: int = 0,
+        environment: dict[str, str] = process.HELPER_ENVIRONMENT,
         privileged: bool,
         keep_fd: int = -1,
         holder: int = -1,
@@ -90,6 +91,7 @@ class Server:
         Args:
             log_fd: takes what the program says; it is the server's from now on.
             flags: more MOUNT_ATTR_*; MOUNT_ATTR_NODEV is always there.
+            environment: of the program.
             privileged: the program keeps the capabilities over files of mapped ids; else it has
                 none, no network, and no way to reach another process.
             keep_fd: a descriptor that it gets beside that of the mount.
@@ -103,10 +105,12 @@ class Server:
         self._arguments = arguments
         self._log_fd = log_fd
         self._flags = flags | mounts.MOUNT_ATTR_NODEV
+        self._environment = environment
         self._privileged = privileged
         self._keep_fd = keep_fd
         self._link = -1
         self._told = False
+        self._words = b""
         if not privileged:
             self._spawn(holder)
 
@@ -114,16 +118,28 @@ class Server:
         """Have rless-serve go on, if it was begun: ids are mapped. `attach` may come much later."""
         if self._link >= 0 and not self._told:
             self._told = True
+            self._tell(b"g" + self._words)
+
+    def look_ahead(self, words: bytes) -> None:
+        """Have rless-serve ask for what will be wanted (`ahead`), as soon as there is the mount.
+
+        Wait for nothing. Only the first words count, and only before `attach`.
+        """
+        if self._words:
+            return
+        self._words = words
+        if self._told:
+            self._tell(words)
+
+    def _tell(self, words: bytes) -> None:
+        if self._link >= 0:
             try:
-                os.write(self._link, b"g")
+                os.write(self._link, words)
             except BrokenPipeError:
                 pass  # it has ended: `attach` finds out, and tells why
 
-    def attach(self, target: str, first: Callable[[int], None] | None = None) -> None:
+    def attach(self, target: str) -> None:
         """Show the mount at `target`, and wait for the program.
-
-        Args:
-            first: called with a descriptor of its root before.
 
         Raises:
             SyscallError: FUSE cannot be used here. The child is gone then.
@@ -133,8 +149,6 @@ class Server:
         try:
             mount_fd = self._fork() if self._link < 0 else self._receive()
             try:
-                if first is not None:
-                    first(mount_fd)
                 target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     mounts.move_mount(mount_fd, target_fd)
@@ -174,7 +188,9 @@ class Server:
         pidfd = process.pidfd_open(holder) if holder >= 0 else -1
         link, theirs = unix.pair(unix.SOCK_STREAM)
         numbers = (theirs, pidfd, self._keep_fd, self._flags)
-        words = [_HELPER, *map(str, numbers), self._program, self.name, *self._arguments]
+        words = [_HELPER, *map(str, numbers)]
+        words += [f"{name}={value}" for name, value in self._environment.items()]
+        words += [self._program, self.name, *self._arguments]
         words.append(f"/dev/fd/{theirs}")
         actions: list[tuple[Any, ...]] = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
@@ -254,7 +270,7 @@ class Server:
             os.chdir("/")
             if os.read(wait_fd, 1) != b"g":
                 os._exit(70)  # who was to mount it has ended
-            os.execve(self._program, argv, process.HELPER_ENVIRONMENT)
+            os.execve(self._program, argv, self._environment)
 
         self.pid = os.fork()
         if self.pid == 0:

@@ -17,19 +17,24 @@ import os
 
 from rootless.errors import RlessError, escape
 from rootless.linux import mount as mounts
+from rootless.linux.process import HELPER_ENVIRONMENT, preload
 from rootless.rootfs import DRIVERS, Mounted, check_fatal, fuse, overlay
 from rootless.rootfs import mount as mount_layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeAlias
+    from collections.abc import Sequence
 
     from rootless.linux.idmap import IdMap
 
-    First: TypeAlias = Callable[[int, int], None]
-
 PROGRAMS = ("squashfuse_ll", "squashfuse")
+# By itself glibc gives the memory of each block of an image back to the kernel, and takes it again
+# for the next: half of the program's page faults in a start. The largest block has 1 MiB.
+_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8388608", "MALLOC_MMAP_THRESHOLD_": "4194304"}
+_LIBRARY = "rless-recall.so"  # helpers/recall.c
+# In the superblock: where the table of extended attributes is (squashfs_fs.h of the kernel).
+_XATTR_TABLE = 56
+_NO_TABLE = b"\xff" * 8
 
 
 def mount(
@@ -41,7 +46,7 @@ def mount(
     cache: str,
     *,
     begun: Begun | None = None,
-    first: First | None = None,
+    ahead: bytes = b"",
     driver: str | None = None,
     volatile: bool = False,
 ) -> Mounted:
@@ -52,14 +57,13 @@ def mount(
         identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
         cache: where images are unpacked if there is no FUSE; a private directory.
         begun: its mount, where that was made ahead.
-        first: called with a descriptor of the image's root and the pid of what serves it, before
-            anybody else asks for a file.
+        ahead: what will be wanted of it (`rootfs.ahead`), where that was not told before.
         driver: of the union on top; as for `rootless.rootfs.mount`.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
-    lower = show(path, offset, identity, workspace, idmap, cache, begun, first)
+    lower = show(path, offset, identity, workspace, idmap, cache, begun, ahead)
     try:
         mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
@@ -184,11 +188,13 @@ class Begun:
         if self._server is not None:
             self._server.mount()
 
-    def attach(self, target: str, first: First | None = None) -> tuple[str, int]:
-        """Show the mount, read-only, at `target`; return (what serves it, pid).
+    def look_ahead(self, words: bytes) -> None:
+        """Have the image asked for what will be wanted (`rootfs.ahead`); wait for nothing."""
+        if self._server is not None:
+            self._server.look_ahead(words)
 
-        Args:
-            first: see `mount`.
+    def attach(self, target: str) -> tuple[str, int]:
+        """Show the mount, read-only, at `target`; return (what serves it, pid).
 
         Raises:
             RlessError: there is no such program or no FUSE, or it ended; what it said.
@@ -197,7 +203,7 @@ class Begun:
         if server is None:
             assert self._reason is not None
             raise self._reason
-        server.attach(target, first and (lambda fd: first(fd, server.pid)))
+        server.attach(target)
         return server.name, server.pid
 
     def close(self) -> None:
@@ -218,7 +224,7 @@ def show(
     idmap: IdMap,
     cache: str,
     begun: Begun | None = None,
-    first: First | None = None,
+    ahead: bytes = b"",
 ) -> Lower:
     """Mount the image alone at `workspace`/image, or unpack it; the arguments are of `mount`."""
     if begun is None:
@@ -227,7 +233,8 @@ def show(
     try:
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
-            lower.program, lower.pid = begun.attach(lower.path, first)
+            begun.look_ahead(ahead)
+            lower.program, lower.pid = begun.attach(lower.path)
         except RlessError as reason:
             from rootless.rootfs import unpacked
 
@@ -273,5 +280,20 @@ def _begin(fd: int, offset: int, program: str | None, holder: int) -> fuse.Serve
     log_fd = os.memfd_create("squashfuse.log")
     flags = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID
     return fuse.Server(
-        program, arguments, log_fd, flags=flags, privileged=False, keep_fd=fd, holder=holder
+        program,
+        arguments,
+        log_fd,
+        flags=flags,
+        environment=_environment(fd, offset),
+        privileged=False,
+        keep_fd=fd,
+        holder=holder,
     )
+
+
+def _environment(fd: int, offset: int) -> dict[str, str]:
+    """Return the program's variables, by which it answers faster, and is asked less."""
+    variables = {**HELPER_ENVIRONMENT, **_MEMORY, **preload(_LIBRARY)}
+    if os.pread(fd, len(_NO_TABLE), offset + _XATTR_TABLE) == _NO_TABLE:
+        variables["RLESS_NO_XATTRS"] = "1"  # to the library
+    return variables

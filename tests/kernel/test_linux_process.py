@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -469,3 +470,39 @@ def test_tap_and_local_routes() -> None:
     assert errors == [errno.EINVAL, errno.ENODEV]
     assert error_number(tap.make, "rless-test0") == errno.EPERM
     assert error_number(route.add_local, 1, prefixes) == errno.EPERM
+
+
+def test_a_child_may_run_everywhere_afterwards() -> None:
+    allowed = os.sched_getaffinity(0)
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            os.sched_yield()
+    try:
+        with process.Elsewhere(pid):
+            within = os.sched_getaffinity(pid)
+        assert len(within) == max(1, len(allowed) - 1)
+        assert os.sched_getaffinity(pid) == os.sched_getaffinity(0) == allowed
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    with process.Elsewhere(pid):
+        pass  # it has ended: no error
+
+
+def test_who_stays_here_may_run_everywhere_afterwards() -> None:
+    allowed = os.sched_getaffinity(0)
+    with process.Here():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == allowed
+
+
+def test_a_library_is_loaded_only_from_a_place_that_ld_so_can_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, works in (("plain", True), ("a b", False), ("a:b", False)):
+        library = tmp_path / name
+        monkeypatch.setattr(process, "own_program", lambda _, path=library: str(path))
+        assert process.preload("library") == {}
+        library.touch()
+        assert process.preload("library") == ({"LD_PRELOAD": str(library)} if works else {})

@@ -1,6 +1,6 @@
 """What serves an image has no right, whichever way it was started by (class 46).
 
-rless-serve (helpers/serve.c) also loads a filter of system calls; rootfs/fuse.py, which does the
+rless-serve (helpers/serve) also loads a filter of system calls; rootfs/fuse.py, which does the
 same where that was not built, makes namespaces instead. rless-serve is begun in the user namespace
 that the mount is made in, or before its caller has entered that.
 """
@@ -288,7 +288,7 @@ def test_it_has_none_where_it_was_linked_with_the_c_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on processors that helpers/monitor/bare.c does not know."""
-    instead(monkeypatch, static_program("helpers/serve.c"))
+    instead(monkeypatch, static_program("helpers/serve"))
     found = serve(ABOUT, {"port": 1}, "outside")
     assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")
 

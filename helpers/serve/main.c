@@ -1,6 +1,6 @@
 /*
- * rless-serve LINK HOLDER IMAGE FLAGS PROGRAM NAME ARGUMENT...: mount an image, and become the
- * program that serves it
+ * rless-serve LINK HOLDER IMAGE FLAGS [NAME=VALUE]... PROGRAM NAME ARGUMENT...: mount an image, and
+ * become the program that serves it, with these variables
  *
  * The program reads what a stranger has made. So it gets no capability, a mount namespace of its
  * own, two descriptors, a filter of system calls by which it can neither reach another process or
@@ -13,15 +13,18 @@
  * program was not built, with namespaces in place of the filter.
  *
  * LINK: a unix socket. A 'g' from it: the ids of the user namespace are mapped; its end ends us. It
- * gets the mount's descriptor, in a message of one byte. HOLDER: the pidfd of a process in the user
- * namespace, or -1: we are in there, with CAP_SYS_ADMIN and CAP_SETPCAP as ambient ones. IMAGE: a
- * descriptor that the program gets beside 0 to 2, or -1. One more is /dev/fuse, with the number of
- * LINK: so the caller can name it in an ARGUMENT. FLAGS: MOUNT_ATTR_* of the mount.
+ * gets the mount's descriptor, in a message of one byte. What comes by it later is for a child of
+ * ours, which asks the image for what will be wanted (ahead.c). HOLDER: the pidfd of a process in
+ * the user namespace, or -1: we are in there, with CAP_SYS_ADMIN and CAP_SETPCAP as ambient ones.
+ * IMAGE: a descriptor that the program gets beside 0 to 2, or -1. One more is /dev/fuse, with the
+ * number of LINK: so the caller can name it in an ARGUMENT. FLAGS: MOUNT_ATTR_* of the mount.
  *
  * Source: fsopen(2), unix(7), seccomp(2), capabilities(7), landlock(7), Linux
  * Documentation/filesystems/fuse.rst and userspace-api.
  */
 #define _GNU_SOURCE
+#include "ahead.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -37,6 +40,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -62,6 +66,7 @@
 #define SET_STRING 1L
 #define CREATE 6L
 #define READ_ONLY 1L /* MOUNT_ATTR_RDONLY */
+#define VARIABLES 8 /* at most */
 #define NAMESPACES 0x7e020000 /* CLONE_NEW*, all that clone(2) takes */
 #define X32 0x40000000
 
@@ -239,6 +244,29 @@ static void enter_domain(void)
 		fail("landlock_restrict_self");
 }
 
+/*
+ * Begin who asks the image ahead. The program must not have a child that it does not know, so it is
+ * left to who takes orphans. It has the mount and the link, and the end of each is soon.
+ */
+static void begin_to_ask(int link, int mount, int fuse, int image, char *words, size_t size)
+{
+	pid_t child = fork();
+
+	if (child > 0)
+		waitpid(child, NULL, 0);
+	if (child)
+		return; /* without one nothing is asked ahead */
+	if (fork())
+		_exit(0);
+	/* Were it open here too, nobody would be told when the program has ended. */
+	close(fuse);
+	if (image >= 0)
+		close(image);
+	memset(words, 0, size); /* so that we do not look like the program */
+	give_up_rights();
+	look_ahead(link, mount);
+}
+
 static int descriptor(const char *text)
 {
 	return (int)strtoll(text, NULL, 10);
@@ -246,18 +274,14 @@ static int descriptor(const char *text)
 
 int main(int argc, char **argv)
 {
-	/*
-	 * By itself glibc gives the memory of each block of an image back to the kernel, and takes it
-	 * again for the next: half of squashfuse's page faults in a start. The largest block has 1 MiB.
-	 */
-	static char *const environment[] = {
-		"PATH=/usr/bin:/bin", "LC_ALL=C", "MALLOC_TRIM_THRESHOLD_=8388608",
-		"MALLOC_MMAP_THRESHOLD_=4194304", NULL,
-	};
-	int link, image, fuse, mount;
+	static char *environment[VARIABLES + 1];
+	int link, image, fuse, mount, given = 0;
+	char **program = argv + 5;
 	char word = 0;
 
-	if (argc < 7)
+	for (; argc > 6 && *program && **program != '/' && given < VARIABLES; program++)
+		environment[given++] = *program;
+	if (argc < 7 || !program[0] || !program[1])
 		return 64;
 	link = descriptor(argv[1]);
 	image = descriptor(argv[3]);
@@ -275,15 +299,17 @@ int main(int argc, char **argv)
 	fuse = openat(AT_FDCWD, "/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (fuse < 0)
 		fail("open(/dev/fuse)");
-	mount = make_mount(fuse, argv[6], strtoll(argv[4], NULL, 10));
+	mount = make_mount(fuse, program[1], strtoll(argv[4], NULL, 10));
 	send_descriptor(link, mount);
-	/* The caller's is the last one now: when that is gone, whatever ends it, the program ends. */
+	begin_to_ask(link, mount, fuse, image, argv[1],
+		     (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[1]));
+	/* The caller's is the last one that stays: when it is gone, whatever ends it, we end. */
 	close(mount);
 	if (syscall(SYS_dup3, (long)fuse, (long)link, 0L, 0L, 0L, 0L) < 0)
 		fail("dup3");
 	give_up_rights();
 	enter_domain();
 	load_filter();
-	execve(argv[5], argv + 6, environment);
-	fail(argv[5]);
+	execve(program[0], program + 1, environment);
+	fail(program[0]);
 }
