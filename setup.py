@@ -1,8 +1,8 @@
 """Build what pyproject.toml cannot say: the helper programs and the launchers.
 
-- helpers/hasten.c, helpers/init.c, helpers/unshare.c and the files of helpers/monitor,
-  helpers/networks and helpers/serve are compiled, static, to rootless/bin/rless-hasten,
-  rless-init, rless-unshare, rless-monitor, rless-networks and rless-serve; helpers/recall.c and
+- helpers/hasten.c, helpers/init.c and the files of helpers/monitor, helpers/networks,
+  helpers/serve and helpers/unshare are compiled, static, to rootless/bin/rless-hasten,
+  rless-init, rless-monitor, rless-networks, rless-serve and rless-unshare; helpers/recall.c and
   helpers/zeros.c are to libraries.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
@@ -40,7 +40,7 @@ HELPERS = {
     "rless-networks": "helpers/networks",
     "rless-recall.so": "helpers/recall.c",
     "rless-serve": "helpers/serve",
-    "rless-unshare": "helpers/unshare.c",
+    "rless-unshare": "helpers/unshare",
     "rless-zeros.so": "helpers/zeros.c",
 }
 LOST = {

@@ -33,7 +33,7 @@ def sources(path: Path) -> list[Path]:
     files = sorted(path.glob("*.c")) if path.is_dir() else [path]
     if path.name == "launch.c":
         files.append(HELPERS / "front.c")
-    if path.name in ("launch.c", "hasten.c", "serve", "unshare.c"):
+    if path.name in ("launch.c", "hasten.c", "serve", "unshare"):
         files.append(HELPERS / "monitor" / "bare.c")
     return files
 

@@ -99,6 +99,7 @@ static void begin(int fd)
 	me.stdin_once = number("stdin_once", 0);
 	me.ended = me.init == 0;
 	me.begun = now();
+	me.ready = number("ready", 0); /* who became us has waited for the network, and let init go */
 	me.starting = (int)number("status", -1);
 	me.gate = (int)number("gate", -1);
 	me.health_fd = me.oom_fd = -1;

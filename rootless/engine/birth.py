@@ -23,13 +23,12 @@ import os
 from rootless.engine import network
 from rootless.engine.wires import Wires
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import netlink, ns, prctl
+from rootless.linux import ns
 from rootless.linux.cgroup import sockets
 from rootless.linux.holder import Holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Collection
     from typing import Any
 
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from rootless.rootfs import squashfs
     from rootless.runtime.cgroup import Making
     from rootless.runtime.cgroup.base import Wish
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _TO_CLEAN_UP = 5.0  # seconds that a scope has, after a stop
 _KINDS = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
@@ -106,8 +102,6 @@ class Birth:
         self._request = request
         self._file = file
         self._holder: Holder | None = None
-        self._connector = 0  # the process that makes pasta's interface, and what it says
-        self._said = -1
         self.wires = Wires(request.tty, request.interactive, streams)
         try:
             self.pasta = network.prepare(request, exposed)
@@ -115,13 +109,15 @@ class Birth:
                 self.member = _enter_networks(request, userns)
             inside = self.member.inside if self.member is not None else None
             flags = ns.CLONE_NEWNET if self.has_network else 0
-            self._holder = Holder(flags, inside, userns)
+            self._holder = Holder(flags, inside, userns, self._interface())
             self._ask_for_cgroup()
             if file is not None:
                 self._begin_server(file, self._holder)
             if self.pasta is not None:
                 self.pasta.fork(die_with_parent=True)
-                self._begin_pasta(self.pasta, self._holder)
+                _explained(self._holder.wait_made)
+                proc = f"/proc/{self._holder.pid}/ns"
+                self.pasta.begin(f"{proc}/net", f"{proc}/user")
         except BaseException:
             self.close()
             raise
@@ -150,15 +146,11 @@ class Birth:
         assert holder is not None
         if self.member is not None:
             self.member.see_way_out()
-        if self._connector:
-            self._wait_for_connector()
         _explained(holder.enter)
         if self.server is not None:
             self.server.mount()
         elif self.pasta is None:
             holder.end()  # those two may still have to look for the namespaces
-        if self.has_network and self.pasta is None:
-            netlink.loopback_up()
 
     def look_ahead(self, spec: Spec) -> None:
         """Have an image that is a file asked for what `spec` will want of it, while we go on."""
@@ -195,10 +187,6 @@ class Birth:
             self.member.close()
         if self._holder is not None:
             self._holder.close()
-        if self._connector:
-            os.waitpid(self._connector, 0)
-            self._connector = 0
-            os.close(self._said)
         self.making.close()
         self.making.reap()
 
@@ -238,6 +226,19 @@ class Birth:
             made.stop_timeout = timeout + _TO_CLEAN_UP
         return made
 
+    def _interface(self) -> tuple[str, Callable[[], None]] | None:
+        """Return what pasta will attach to. It is made first: both open it, which one may."""
+        if self.pasta is None:
+            return None
+        name = self.pasta.interface
+
+        def make() -> None:
+            from rootless.network import shield
+
+            shield.close_loopback(name)
+
+        return name, make
+
     def _begin_server(self, file: FlatImage, holder: Holder) -> None:
         """Begin the program that serves the image; in a new namespace it would look like ours."""
         from rootless.rootfs import squashfs
@@ -245,34 +246,6 @@ class Birth:
         program = squashfs.find_server()
         self.server = squashfs.Begun(file.fd, file.offset, program, holder.pid)
         self._file = None
-
-    # -- pasta -----------------------------------------------------------------------------------
-
-    def _begin_pasta(self, pasta: Pasta, holder: Holder) -> None:
-        """Have a fork of ours make the interface in the new network, and let pasta begin."""
-        from rootless.linux import idmap
-
-        _explained(holder.wait_made)
-        parent = os.getpid()
-        self._said, said = os.pipe()
-        self._connector = os.fork()
-        if self._connector == 0:
-            prctl.set_parent_death_signal(signal.SIGKILL)
-            if os.getppid() == parent:
-                idmap.answer(said, _connect, pasta, holder)
-            os._exit(70)
-        os.close(said)
-
-    def _wait_for_connector(self) -> None:
-        from rootless.linux import idmap
-
-        text = b""
-        while chunk := os.read(self._said, 4096):
-            text += chunk
-        os.close(self._said)
-        _, status = os.waitpid(self._connector, 0)
-        self._connector = 0
-        idmap.take_answer(text.decode(), status)
 
 
 def _explained(step: Callable[[], None]) -> None:
@@ -284,18 +257,11 @@ def _explained(step: Callable[[], None]) -> None:
             from rootless.engine import userns
 
             raise userns.explain_failure(error) from error
-        raise error.within("cannot join the container's namespaces") from error
+        if error.call.startswith("setns"):
+            raise error.within("cannot join the container's namespaces") from error
+        from rootless.network import shield
 
-
-def _connect(pasta: Pasta, holder: Holder) -> None:
-    """Enter the network that pasta is for, make its interface, and let it begin."""
-    from rootless.network import shield
-
-    holder.step_in(ns.CLONE_NEWUSER | ns.CLONE_NEWNET)
-    shield.close_loopback(pasta.interface)
-    # Only now: the shield and pasta both open the tap device, which one at a time can.
-    pasta.begin(f"/proc/{holder.pid}/ns/net", f"/proc/{holder.pid}/ns/user")
-    netlink.loopback_up()
+        raise shield.explain(error) from error
 
 
 def begin_cgroup(request: RunRequest) -> Making | None:

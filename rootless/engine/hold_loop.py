@@ -83,7 +83,8 @@ class _Holder:
         self.starting = self.number("status", -1)  # init closes it by execve
         self.gate = self.number("gate", -1)  # at which init waits, until it is opened
         self.said, self.size = b"", 0  # of a frame of init, and how much of it has come
-        self.ready = self.failed = False  # what became of the start
+        self.ready = bool(self.number("ready"))  # who became us has let init go
+        self.failed = False  # what became of the start
         self.asked: list[int] = []  # signals that came before that
         self.orphans = bool(self.number("orphans"))
         self.pasta = self.number("pasta")

@@ -145,22 +145,35 @@ class Monitor:
         orders = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
         self.birth.settle()
         self.state.mark("network")
-        if self.state.request.explain is None:
-            orders.update(status=begun.status_fd, gate=self.wires.gate)
-        else:
+        if self.state.request.explain is not None:
             self._explain(begun)
             orders["begun"] = 1
+        elif self.pasta is not None:
+            self._open_gate(begun)  # init is waiting by now: the network took longer
+            orders.update(status=begun.status_fd, ready=1)
+        else:
+            orders.update(status=begun.status_fd, gate=self.wires.gate)
         return [(key, str(value)) for key, value in orders.items()]
+
+    def _open_gate(self, begun: Begun) -> dict[str, Any]:
+        """Do what the monitor does when init is ready; return what init reports."""
+        from rootless.engine import events
+
+        report = begun.wait_ready()
+        events.of_container("start", self.container)
+        try:
+            os.write(self.wires.gate, sync.START)
+        except BrokenPipeError:
+            pass  # init was killed: the end of its pipe tells
+        return report
 
     def _explain(self, begun: Begun) -> None:
         """Let the application run, and show what it is before anybody may reap it."""
-        from rootless.engine import events, explain
+        from rootless.engine import explain
 
         cgroup, mounted = self.cgroup, self.mounted
         assert mounted is not None and cgroup is not None
-        report = begun.wait_ready()
-        events.of_container("start", self.container)
-        os.write(self.wires.gate, sync.START)
+        report = self._open_gate(begun)
         begun.wait_exec()
         self.state.mark("started")
         made = {

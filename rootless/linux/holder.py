@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import idmap, mount, ns
+from rootless.linux import idmap, mount, netlink, ns
 from rootless.linux.process import (
     HELPER_SIGNALS,
     begin_elsewhere,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = "rless-unshare"
 _ENTERED = b"+"
+_LONGEST = 256  # bytes of what it says of a failure
 
 
 class Holder:
@@ -39,7 +40,13 @@ class Holder:
 
     __slots__ = ("_flags", "_go", "_helpers", "_joins", "_said", "pid")
 
-    def __init__(self, flags: int, inside: str | None = None, join: str | None = None) -> None:
+    def __init__(
+        self,
+        flags: int,
+        inside: str | None = None,
+        join: str | None = None,
+        interface: tuple[str, Callable[[], None]] | None = None,
+    ) -> None:
         """Begin it.
 
         Args:
@@ -47,6 +54,8 @@ class Holder:
             inside: /proc/PID/ns/user of one in which it is made; then who writes the maps must be
                 in there too.
             join: the same of one that is taken, in place of a new one.
+            interface: the name of one for pasta that is made in the new network namespace, and
+                what makes it where rless-unshare was not built.
 
         Raises:
             RlessError: what is to be joined has ended.
@@ -66,6 +75,8 @@ class Holder:
         go, self._go = os.pipe()
         make = self._flags & ~ns.CLONE_NEWUSER if self._joins else self._flags
         words = [_PROGRAM, *map(str, (said, go, make, outer))]
+        if interface is not None:
+            words.append(interface[0])
         # To themselves: they stay open over execve.
         kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (said, go, outer) if fd >= 0]
         try:
@@ -76,25 +87,24 @@ class Holder:
             self.pid = os.fork()
             if self.pid == 0:
                 os.close(self._go)
-                _hold(said, go, make, outer)
+                _hold(said, go, make, outer, interface and interface[1])
         begin_elsewhere(self.pid)
         for fd in (said, go, outer):
             if fd >= 0:
                 os.close(fd)
 
     def wait_made(self) -> None:
-        """Wait until the namespaces are there.
+        """Wait until the namespaces are there, and what was to be made in them.
 
         Raises:
-            SyscallError: unshare(2) or setns(2) failed.
+            SyscallError: unshare(2) or setns(2) failed, or a call about the interface.
         """
         if self._said < 0:
             return
         said = read_exactly(self._said, 1)
         if said != _ENTERED:
-            said += read_exactly(self._said, 2)
-            call = "setns" if self._joins else "unshare"
-            raise SyscallError(call, int(said.strip(b"\0") or 0))
+            number, _, call = (said + read_exactly(self._said, _LONGEST)).decode().partition(" ")
+            raise SyscallError(call or ("setns" if self._joins else "unshare"), int(number or 0))
         os.close(self._said)
         self._said = -1
 
@@ -137,16 +147,12 @@ class Holder:
             directory = os.getcwd()
         except OSError:
             directory = "/"  # it was removed
-        self.step_in(self._flags)
-        os.chdir(directory)  # setns(2) went to the root
-
-    def step_in(self, flags: int) -> None:
-        """Enter some of the namespaces, which may have no ids yet."""
         pidfd = pidfd_open(self.pid)
         try:
-            ns.setns(pidfd, flags)
+            ns.setns(pidfd, self._flags)
         finally:
             os.close(pidfd)
+        os.chdir(directory)  # setns(2) went to the root
 
     def end(self) -> None:
         """Have the process end; what it holds is gone then, unless it was entered."""
@@ -168,18 +174,26 @@ class Holder:
             pass  # it is given up anyway
 
 
-def _hold(said: int, go: int, flags: int, outer: int) -> NoReturn:
+def _hold(
+    said: int, go: int, flags: int, outer: int, make_interface: Callable[[], None] | None
+) -> NoReturn:
     """Do what rless-unshare does, in a fork."""
+    made = False
     try:
         os.setsid()
         if outer >= 0:
             ns.setns(outer, ns.CLONE_NEWUSER)
         ns.unshare(flags)
         mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+        made = True
+        if flags & ns.CLONE_NEWNET:
+            netlink.loopback_up()
+        if make_interface is not None:
+            make_interface()
         os.write(said, _ENTERED)
         os.close(said)
         os.read(go, 1)
     except SyscallError as error:
-        os.write(said, str(error.errno).encode().ljust(3, b"\0"))
+        os.write(said, f"{error.errno} {error.call if made else ''}".encode())
     finally:
         os._exit(0)

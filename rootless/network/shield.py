@@ -34,17 +34,19 @@ def close_loopback(interface: str = "eth0") -> None:
         interface: its name, `Pasta.interface`.
 
     Raises:
-        RlessError: there is no /dev/net/tun to make it with.
-        SyscallError: see `route.add_local`.
+        SyscallError: see `tap.make` and `route.add_local`; `explain` says what to do.
 
     Where it runs: in the container's network namespace, with CAP_NET_ADMIN, before the
-    application and best before pasta.
+    application and best before pasta. rless-unshare (helpers/unshare/network.c) does the same.
     """
-    try:
-        index = tap.make(interface)
-    except SyscallError as error:
-        raise RlessError(
-            f"the default network needs /dev/net/tun: {error.message}",
-            "--network host and --network none need none; an administrator: modprobe tun",
-        ) from error
-    route.add_local(index, _LOOPBACK)
+    route.add_local(tap.make(interface), _LOOPBACK)
+
+
+def explain(error: SyscallError) -> RlessError:
+    """Return what to tell of a failure of `close_loopback`."""
+    if error.call.startswith("netlink"):
+        return error
+    return RlessError(
+        f"the default network needs /dev/net/tun: {error.message}",
+        "--network host and --network none need none; an administrator: modprobe tun",
+    )

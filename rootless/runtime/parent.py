@@ -12,7 +12,7 @@ import os
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns, prctl
-from rootless.linux.process import begin_elsewhere, pidfd_open, pidfd_send_signal
+from rootless.linux.process import pidfd_open, pidfd_send_signal
 from rootless.runtime import sync
 from rootless.runtime.init import Init
 from rootless.runtime.namespaces import Namespaces
@@ -192,7 +192,6 @@ def begin(
             if fd >= 0:
                 os.close(fd)
         namespaces.close()
-    begin_elsewhere(pid)
     begun = Begun(pid, pidfd, status_reader, go_writer, cgroup)
     try:
         if namespaces.idmap is not None:

@@ -1,4 +1,4 @@
-"""What rless-serve asks an image ahead, and what rless-recall.so has the kernel recall of it.
+"""What rless-serve asks an image ahead (class 46), and what rless-recall.so has the kernel recall.
 
 With the program that serves the image stopped, only what the kernel knows already is answered.
 """

@@ -1,0 +1,9 @@
+/* What the files of rless-unshare share; main.c says what the program does. */
+#ifndef NETWORK_H
+#define NETWORK_H
+
+/* Each returns NULL, or the call that failed, with errno. In the network namespace, by its root. */
+const char *loopback_up(void);
+const char *make_interface(const char *name);
+
+#endif
