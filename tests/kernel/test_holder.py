@@ -1,4 +1,4 @@
-"""Who holds new namespaces: what is made in their network, by rless-unshare and without it."""
+"""Who holds new namespaces: what is made in their network, by rless-unshare or not (class 38)."""
 
 from __future__ import annotations
 
