@@ -9,8 +9,9 @@
  * execve: it is init's parent, root of the engine's user namespace by capabilities, and holds
  * the mount and network namespace.
  *
- * It hears by `status` that init is ready, notes the start and opens the `gate`; what comes by
- * `status` after that tells whether the application runs.
+ * It hears by `status` that init is ready, notes the start and opens the `gate`, unless the process
+ * has done so before it became this program (`ready`); what comes by `status` after that tells
+ * whether the application runs.
  *
  * It copies what the application writes to the log and to every client, and what clients type to
  * the application. It waits for the end, notes it, and takes away what was made; or it waits a

@@ -12,7 +12,7 @@
  * storage is slow: until we end, the image cannot.
  *
  * What is read here a stranger has made. Nothing of it is executed, no link of it leads out of it
- * (openat2), and we have no capability.
+ * (openat2), and we have no capability, and can change no file where the kernel has Landlock.
  *
  * Source: openat2(2), posix_fadvise(2), elf(5).
  */
@@ -150,7 +150,7 @@ static int read_ahead(int fd, long long until)
 
 void look_ahead(int link, int root)
 {
-	static char words[MOST + 2]; /* they end, whatever came */
+	static char words[MOST + 3]; /* they end, and both lists, whatever came */
 	const char *word = words;
 	size_t used = 0;
 	ssize_t size;

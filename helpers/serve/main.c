@@ -264,6 +264,7 @@ static void begin_to_ask(int link, int mount, int fuse, int image, char *words, 
 		close(image);
 	memset(words, 0, size); /* so that we do not look like the program */
 	give_up_rights();
+	enter_domain();
 	look_ahead(link, mount);
 }
 
