@@ -32,8 +32,9 @@ def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
     """
     index = verb.index()
     found: dict[str, Any] = {}
+    settings = config.sections()
     for section, key, flag in _FLAGS:
-        value = config.get(section, key)
+        value = settings.get(section, {}).get(key)
         row = index.get(flag)
         if value is None or row is None or len(row) != 6 or row[3] in values:
             continue
@@ -49,7 +50,7 @@ def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
         limits = {
             option: str(value)
             for option in ("max-size", "max-file")
-            if (value := config.get("containers", f"log-{option}")) is not None
+            if (value := settings.get("containers", {}).get(f"log-{option}")) is not None
         }
         found["log_options"] = {**limits, **found.get("log_options", {})}
     return found

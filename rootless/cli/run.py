@@ -74,7 +74,7 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         from rootless.cli import defaults
 
         values = defaults.add(VERB, profile(values, verb))
-    if "modules" in values or "gpus" in values:
+    if values.get("modules") or "gpus" in values:
         from rootless.cli import modules
 
         values = modules.add(VERB, values)

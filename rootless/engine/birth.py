@@ -160,6 +160,11 @@ class Birth:
 
             self.server.look_ahead(ahead.words(spec))
 
+    def has_mounted(self) -> None:
+        """Let who holds the namespaces end, beside what comes: the image is shown in there."""
+        if self.pasta is None and self._holder is not None:
+            self._holder.end()
+
     def settle(self) -> None:
         """Wait until the network is up, and for what has helped us to come this far.
 

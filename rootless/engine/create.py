@@ -68,9 +68,9 @@ class Run:
     def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""
         if not self.prepared and container.facts["mounts"]:
-            from rootless.engine import volumes
+            from rootless.engine import mounts
 
-            self.mounts, self.volumes = volumes.prepare(
+            self.mounts, self.volumes = mounts.prepare(
                 self.request,
                 self.config,
                 self.storage,
@@ -378,9 +378,9 @@ def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:
     request = state.request
     if not (request.mounts or request.volumes_from or state.config.get("Volumes")):
         return []
-    from rootless.engine import volumes
+    from rootless.engine import mounts
 
-    return volumes.describe(request, state.config, state.storage, container_id)
+    return mounts.describe(request, state.config, state.storage, container_id)
 
 
 def _furnish(state: Run, container: Container) -> None:

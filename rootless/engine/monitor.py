@@ -106,6 +106,7 @@ class Monitor:
         began = time.monotonic()
         self.mounted = self._mount()
         self.state.times.append(("root filesystem", time.monotonic() - began))
+        self.birth.has_mounted()
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         wires = self.wires

@@ -23,8 +23,7 @@ import os
 import time
 
 from rootless import paths
-from rootless.engine.container import Container, all_ids, find, load, read_json, unlink, write_json
-from rootless.engine.request import Mount
+from rootless.engine.container import Container, all_ids, load, read_json, unlink, write_json
 from rootless.errors import RlessError
 
 try:
@@ -34,13 +33,9 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
     from typing import Any
 
-    from rootless.engine.request import RunRequest
-
-# Class 18: a volume there would hide what the runtime must guard.
-_REFUSED = ("/", "/proc", "/sys", "/dev")
 _LOCK = ".lock"
 _FILLING = "filling"
 _REMOVED = ".removed-"
@@ -51,141 +46,21 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 # -- of a container ------------------------------------------------------------------------------
 
 
-def describe(
-    request: RunRequest, config: dict[str, Any], storage: str, container_id: str
-) -> list[dict[str, Any]]:
-    """Return the facts of all mounts that a container asks for; nothing is made.
-
-    Those of the request, then those of --volumes-from, then the volumes of the image. Each has
-    type (bind, volume, tmpfs), name, source, target, rw, options, propagation and anonymous.
-
-    Raises:
-        RlessError: a target is no place for a volume, or a container of --volumes-from is
-            not there.
-    """
-    facts = [_facts(mount, storage, container_id) for mount in request.mounts]
-    taken = {mount["target"] for mount in facts}
-    for reference in request.volumes_from:
-        for mount in _of_other(reference):
-            if mount["target"] not in taken:
-                facts.append(mount)
-                taken.add(mount["target"])
-    for target in config.get("Volumes") or {}:
-        normal = _normal(target)
-        if normal not in taken:
-            facts.append(_facts(Mount("volume", None, target), storage, container_id))
-            taken.add(normal)
-    return facts
-
-
-def _normal(target: str) -> str:
-    return os.path.normpath("/" + target.lstrip("/"))  # it would keep two of them
-
-
-def _facts(mount: Mount, storage: str, container_id: str) -> dict[str, Any]:
-    target = _normal(mount.target)
-    name, source, options = None, mount.source or "", list(mount.options)
-    if mount.type == "volume":
-        if not mount.target.startswith("/") or target in _REFUSED or target.startswith("/proc/"):
-            raise RlessError(f"the image's volume {mount.target!r} is not a place for a volume")
-        name = mount.source or _anonymous_name(container_id, target)
-        source = f"{storage}/volumes/{name}/_data"
-        if mount.nocopy:
-            options.append("nocopy")
-        bound = (read_json(_record_path(storage, name)) or {}).get("options") or {}
-        if bound.get("device"):
-            source = bound["device"]
-            options.append("nocopy")
-    elif mount.type == "bind" and not mount.recursive:
-        options.append("bind")
-    elif mount.type == "tmpfs":
-        if mount.tmpfs_size is not None:
-            options.append(f"size={mount.tmpfs_size}")
-        if mount.tmpfs_mode is not None:
-            options.append(f"mode={mount.tmpfs_mode:o}")
-    return {
-        "type": mount.type,
-        "name": name,
-        "source": source,
-        "target": target,
-        "rw": not mount.read_only,
-        "options": options,
-        "propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
-        "anonymous": mount.type == "volume" and mount.source is None,
-    }
-
-
-def _anonymous_name(container_id: str, target: str) -> str:
+def anonymous_name(container_id: str, target: str) -> str:
+    """Return the name of a volume that nobody named."""
     text = f"{container_id}\0{target}".encode("utf-8", "surrogateescape")
     return blake2b(text, digest_size=32).hexdigest()
 
 
-def _of_other(reference: str) -> Iterator[dict[str, Any]]:
-    """Yield the mounts of `CONTAINER[:ro|rw]`, which are not anonymous for who joins them."""
-    name, _, mode = reference.partition(":")
-    try:
-        other = find(name)
-    except RlessError as error:
-        raise RlessError(f"--volumes-from: {error.message}", error.hint) from error
-    for mount in other.facts["mounts"]:
-        if mount["type"] != "tmpfs":
-            writable = mount["rw"] and mode != "ro"
-            yield {**mount, "rw": writable, "anonymous": False}
-
-
-def prepare(
-    request: RunRequest,
-    config: dict[str, Any],
-    storage: str,
-    container: str,
-    known: list[dict[str, Any]] | None = None,
-    *,
-    first: bool = True,
-) -> tuple[list[Mount], list[tuple[str, str]]]:
-    """Make the volumes' directories.
-
-    Args:
-        container: the container's directory, whose name is its id.
-        known: what `describe` said when the container was made.
-        first: it was never started: only then volumes are filled.
+def data_of(storage: str, name: str) -> tuple[str, bool]:
+    """Return what a container sees of a volume, which need not be there yet.
 
     Returns:
-        Each as a bind mount, and (directory, target) of those to be filled if they are empty.
-
-    Raises:
-        RlessError: as `describe`, or the disk is full.
+        A directory, and whether it is one of the host's (`--opt device=`), which is never filled.
     """
-    container_id = os.path.basename(container)
-    if known is None:
-        known = describe(request, config, storage, container_id)
-    own = {_normal(mount.target): mount for mount in request.mounts}
-    chosen = [mount for mount in known if mount["type"] == "volume" or mount["target"] not in own]
-    if not chosen:
-        return [], []
-    mounted: list[Mount] = []
-    to_fill: list[tuple[str, str]] = []
-    with _Locked(storage):
-        for facts in chosen:
-            wish = own.get(facts["target"])
-            if facts["type"] == "volume":
-                labels = dict(wish.labels) if wish else {}
-                owner = container_id if facts["anonymous"] else None
-                _make(storage, facts["name"], labels, {}, owner)
-                if first and "nocopy" not in facts["options"]:
-                    to_fill.append((facts["source"], facts["target"]))
-            mounted.append(_as_bind(facts, wish))
-    return mounted, to_fill
-
-
-def _as_bind(facts: dict[str, Any], wish: Mount | None) -> Mount:
-    bind = Mount("bind", facts["source"], facts["target"])
-    bind.read_only = not facts["rw"]
-    bind.options = [option for option in facts["options"] if option not in ("nocopy", "bind")]
-    if wish is not None:
-        bind.propagation, bind.recursive = wish.propagation, wish.recursive
-    elif facts["type"] == "bind":
-        bind.propagation, bind.recursive = facts["propagation"], "bind" not in facts["options"]
-    return bind
+    options = (read_json(_record_path(storage, name)) or {}).get("options") or {}
+    device: str | None = options.get("device")
+    return device or f"{storage}/volumes/{name}/_data", bool(device)
 
 
 def remove_anonymous(container: Container, going: Collection[str] = ()) -> None:
@@ -297,12 +172,12 @@ def create(name: str | None, labels: dict[str, str], options: dict[str, str]) ->
     """
     storage = paths.storage_root()
     made = name or os.urandom(32).hex()
-    with _Locked(storage):
-        _make(storage, made, labels, options, "" if name is None else None)
+    with Locked(storage):
+        make(storage, made, labels, options, "" if name is None else None)
     return made
 
 
-def _make(
+def make(
     storage: str, name: str, labels: dict[str, str], options: dict[str, str], owner: str | None
 ) -> None:
     """Make what is missing of a volume; of several at once the first one writes its record."""
@@ -331,7 +206,7 @@ def _make(
         os.mkdir(data)
         os.chmod(data, 0o755)  # noqa: S103
     except FileExistsError:
-        _make(storage, name, labels, options, owner)  # another one is at it
+        make(storage, name, labels, options, owner)  # another one is at it
     except OSError as error:
         raise RlessError(
             f"cannot make the volume {name}: {error.strerror}", paths.hint_of(error.errno)
@@ -435,7 +310,7 @@ def remove(name: str) -> None:
 def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
     """Delete a volume unless a container has it, but those that go; return which ones do."""
     hidden = f"{storage}/volumes/{_REMOVED}{os.urandom(8).hex()}"
-    with _Locked(storage, alone=True):
+    with Locked(storage, alone=True):
         others = [user for user in users().get(name, ()) if user not in going]
         if others:
             return others
@@ -493,7 +368,7 @@ def _record_event(action: str, name: str) -> None:
     events.record(action, "volume", name, driver="local")
 
 
-class _Locked:
+class Locked:
     """Hold the lock of the volumes.
 
     A container's facts are on disk before its volumes are made under the shared lock, and who

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rootless.engine import volumes
+from rootless.engine import mounts as wanted
 from rootless.engine.request import Mount, RunRequest
 from rootless.errors import RlessError
 
@@ -31,14 +31,14 @@ def prepare(
     config: dict[str, Any] = (
         {"Volumes": {target: {} for target in targets}} if targets is not None else {}
     )
-    mounted, to_fill = volumes.prepare(request, config, *places)
+    mounted, to_fill = wanted.prepare(request, config, *places)
     return {mount.target: mount for mount in mounted}, to_fill
 
 
 def test_none() -> None:
     request = RunRequest()
-    assert volumes.prepare(request, {}, "/nonexistent", "/nonexistent") == ([], [])
-    assert volumes.prepare(request, {"Volumes": None}, "/nonexistent", "/none") == ([], [])
+    assert wanted.prepare(request, {}, "/nonexistent", "/nonexistent") == ([], [])
+    assert wanted.prepare(request, {"Volumes": None}, "/nonexistent", "/none") == ([], [])
 
 
 def test_a_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> None:
