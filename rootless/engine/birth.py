@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import os
 
-from rootless.engine import network
+from rootless.engine import defaults, network
 from rootless.engine.wires import Wires
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ns
 from rootless.linux.cgroup import sockets
 from rootless.linux.holder import Holder
+from rootless.runtime.cgroup import Making
+from rootless.runtime.cgroup.base import Wish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
     from rootless.rootfs import squashfs
-    from rootless.runtime.cgroup import Making
-    from rootless.runtime.cgroup.base import Wish
 
 _TO_CLEAN_UP = 5.0  # seconds that a scope has, after a stop
 _KINDS = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
@@ -92,8 +92,6 @@ class Birth:
         Raises:
             RlessError: what the network needs is not there.
         """
-        from rootless.runtime.cgroup import Making
-
         self.has_network = network.is_private(request)
         self.container_id = container_id or os.urandom(32).hex()
         self.making = making if making is not None else Making()
@@ -215,9 +213,6 @@ class Birth:
         Args:
             resources: `linux.resources` of the config.
         """
-        from rootless.engine import defaults
-        from rootless.runtime.cgroup.base import Wish
-
         request = self._request
         manager = request.manager()
         made = Wish(f"rless-{self.container_id}", manager, required=manager != "auto")
@@ -278,8 +273,6 @@ def begin_cgroup(request: RunRequest) -> Making | None:
     manager = request.manager()
     if manager != "systemd" and not (manager == "auto" and sockets()):
         return None
-    from rootless.runtime.cgroup import Making
-
     making = Making()
     making.begin(manager, request.cgroup_parent, [os.getppid()], early=True)  # the front is ours
     return making

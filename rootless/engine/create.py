@@ -11,11 +11,12 @@ import time
 
 from rootless import log, paths
 from rootless.engine import container as containers
-from rootless.engine import defaults, events, specgen, sweep, userns
+from rootless.engine import defaults, events, files, specgen, sweep, userns
 from rootless.engine.birth import joins
 from rootless.engine.request import HOST_IMAGE
 from rootless.engine.source import Source
 from rootless.errors import RlessError
+from rootless.image.user import resolve_group, resolve_user
 from rootless.linux.process import close_on_exec_from, signal_number
 
 TYPE_CHECKING = False
@@ -256,8 +257,6 @@ def _host_users() -> tuple[bytes, bytes]:
 
 
 def _resolve_user(state: Run, spec: str) -> tuple[int, int, list[int], str]:
-    from rootless.image.user import resolve_group, resolve_user
-
     passwd, group = state.users
     if state.request.userns.startswith("keep-id") and not spec:
         # As Podman: keep-id also runs the application as the kept user.
@@ -385,8 +384,6 @@ def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:
 
 def _furnish(state: Run, container: Container) -> None:
     """Make what belongs to a container: the sources of its mounts, the file with its id."""
-    from rootless.engine import files
-
     files.check_sources(state.request)
     if state.request.add_user:
         files.write_users(container.directory, state.user[:2], *state.users)

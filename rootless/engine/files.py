@@ -12,6 +12,7 @@ import stat
 from rootless.engine import network
 from rootless.errors import RlessError
 from rootless.linux.process import own_program
+from rootless.network import resolv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def write(
     Raises:
         RlessError: a name or an address that cannot be in these files.
     """
-    from rootless.network import resolv
-
     of_host = request.uses_host_network()
     own_name = hostname or os.uname().nodename
     added = request.add_host

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from rootless.engine import container as containers
-from rootless.engine import specgen, sweep, userns
+from rootless.engine import files, specgen, sweep, userns
 from rootless.engine.birth import Birth, begin_cgroup, joins
 from rootless.engine.create import Run, find_joined
 from rootless.engine.front import Attachment, Front, lead
@@ -24,6 +24,7 @@ from rootless.engine.source import Source
 from rootless.errors import RlessError
 from rootless.linux import caps
 from rootless.linux.process import close_on_exec_from
+from rootless.runtime import seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,8 +215,6 @@ def enter_joined(state: Run) -> None:
 
 
 def _gather_facts(state: Run) -> specgen.Facts:
-    from rootless.engine import files
-
     request = state.request
     uid, gid, groups, home = state.user
     if request.cdi:
@@ -293,8 +292,6 @@ def fakes_root(state: Run) -> bool:
 
 
 def _seccomp_profile(request: RunRequest, facts: specgen.Facts) -> dict[str, Any] | None:
-    from rootless.runtime import seccomp
-
     nested = False
     profile: str | None = None
     for option in request.security_opt:
