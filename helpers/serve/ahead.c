@@ -163,7 +163,6 @@ void look_ahead(int link, int root)
 			break;
 	}
 	close(link);
-	until = now() + ENOUGH;
 	for (; *word; word += strlen(word) + 1)
 		if (program < 0)
 			program = open_file(root, word, 0111);
@@ -174,6 +173,7 @@ void look_ahead(int link, int root)
 			close(fd);
 		word += strlen(word);
 	}
+	until = now() + ENOUGH; /* the program that serves has begun by now */
 	if (read_ahead(program, until))
 		find_interpreter(program);
 	if (*interpreter && read_ahead(open_file(root, interpreter, 0), until))

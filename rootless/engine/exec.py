@@ -562,6 +562,8 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
 
     The kernel hangs a terminal up with its last master; and what is written to it must go.
     """
+    # The session may end with us, and the kernel hang it up before the child has left it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if process.pidfd < 0 or os.fork():
         return
     try:

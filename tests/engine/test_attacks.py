@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -324,17 +325,17 @@ def test_secrets_on_disk_are_mine_alone(rless: Product) -> None:
 # keyctl(2), add_key(2)
 _KEYCTL, _ADD_KEY = {"x86_64": (250, 248), "aarch64": (219, 217)}.get(os.uname().machine, (0, 0))
 READ_SECRET = f"""
-    id=$(grep rless-secret /proc/keys | head -n 1 | cut -d ' ' -f 1)
+    id=$(grep SECRET /proc/keys | head -n 1 | cut -d ' ' -f 1)
     probe syscall {_KEYCTL} 11 0x$id 0 0
 """
 
 
-def join_keyring_with_a_key() -> None:
+def join_keyring_with_a_key(name: str = "rless-secret") -> None:
     """Join a new session keyring that has a key; in a child of the tests."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.syscall(_KEYCTL, 1, b"rless-test") > 0  # KEYCTL_JOIN_SESSION_KEYRING
     session = -3  # KEY_SPEC_SESSION_KEYRING
-    assert libc.syscall(_ADD_KEY, b"user", b"rless-secret", b"hunter2", 7, session) > 0
+    assert libc.syscall(_ADD_KEY, b"user", name.encode(), b"hunter2", 7, session) > 0
 
 
 @pytest.mark.needs("keyrings")
@@ -344,17 +345,18 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
     Without a filter and masks; with them, even the description is out of reach.
     """
     program = static_program("helpers/probe.c")
-    mine = subprocess.run(
-        ["sh", "-c", READ_SECRET.replace("probe", str(program))],
-        preexec_fn=join_keyring_with_a_key,
-        capture_output=True,
-        text=True,
-    )
-    assert mine.stdout.endswith(" ok\n"), mine  # the caller can read it
     flags = ("--security-opt=systempaths=unconfined", "--security-opt=seccomp=unconfined")
-    for more in ((), ("--user=1000",)):
-        done = rless.sh(READ_SECRET, *flags, *more, preexec_fn=join_keyring_with_a_key)
-        assert done.out.endswith(" EACCES\n"), done
+    for number, more in enumerate((None, (), ("--user=1000",))):
+        # Keys of sessions that have ended are still seen for a while.
+        name = f"rless-secret-{os.getpid()}-{number}"
+        script, join = READ_SECRET.replace("SECRET", name), partial(join_keyring_with_a_key, name)
+        if more is None:
+            words = ["sh", "-c", script.replace("probe", str(program))]
+            mine = subprocess.run(words, preexec_fn=join, capture_output=True, text=True)
+            assert mine.stdout.endswith(" ok\n"), mine  # the caller can read it
+        else:
+            done = rless.sh(script, *flags, *more, preexec_fn=join)
+            assert done.out.endswith(" EACCES\n"), done
     assert "rless" not in rless.sh("cat /proc/keys", preexec_fn=join_keyring_with_a_key).out
 
 

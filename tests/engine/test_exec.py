@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -688,5 +689,7 @@ def test_groups_are_set_whatever_they_were(box: Any, rless: Product) -> None:
 def test_the_session_keyring_stays_outside(box: Any) -> None:
     """Class 34; without filter and masks, which would hide it."""
     box.up("--security-opt=systempaths=unconfined --security-opt=seccomp=unconfined")
-    done = box.sh(READ_SECRET, preexec_fn=join_keyring_with_a_key)
+    name = f"rless-secret-{os.getpid()}-exec"
+    script, join = READ_SECRET.replace("SECRET", name), partial(join_keyring_with_a_key, name)
+    done = box.sh(script, preexec_fn=join)
     assert done.out.endswith(" EACCES\n"), done

@@ -141,6 +141,19 @@ def asked(
     return seen
 
 
+def least_read(image: Path, target: Path, told: bytes, files: Sequence[Path], **more: Any) -> int:
+    """Return how much of each of some files is read; where the machine is busy, at a later try."""
+    least = 0
+    for _ in range(5):
+        sizes = asked(image, target, told, lambda: [*map(resident, files)], **more)
+        least = min(sizes)
+        if least >= READ:
+            # What is read beyond is the kernel's own reading ahead.
+            assert max(sizes) < BIG
+            break
+    return least
+
+
 def askers() -> list[int]:
     """Return our children, but for who holds the namespaces."""
     text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
@@ -180,12 +193,8 @@ def test_the_program_and_what_it_is_started_with(
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
     lib = target / "usr/lib/there"
 
-    def look() -> list[int]:
-        return [*map(resident, (target / "usr/bin/tool", lib / "loader.so", lib / "libc.so.6"))]
-
-    # What is read beyond is the kernel's own reading ahead.
-    sizes = asked(image, target, words("tool"), look, way=way, late=late)
-    assert all(READ <= size < BIG for size in sizes), sizes
+    files = (target / "usr/bin/tool", lib / "loader.so", lib / "libc.so.6")
+    assert least_read(image, target, words("tool"), files, way=way, late=late) >= READ
 
 
 @pytest.mark.parametrize("way", HELPER)
@@ -209,10 +218,8 @@ def test_as_well_where_it_was_linked_with_the_c_library(
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
     lib = target / "usr/lib/there"
 
-    def look() -> list[int]:
-        return [resident(lib / "loader.so"), resident(lib / "libc.so.6")]
-
-    assert min(asked(image, target, words("tool"), look)) >= READ
+    files = (lib / "loader.so", lib / "libc.so.6")
+    assert least_read(image, target, words("tool"), files) >= READ
 
 
 def test_nothing_is_told(tree: Path, tmp_path: Path) -> None:
@@ -276,7 +283,7 @@ def test_links_do_not_lead_out_of_it(tree: Path, tmp_path: Path) -> None:
     there = target / str(outside).lstrip("/")
     for name in ("absolute", "up"):
         told = words(name, "/bin", f"{outside}")
-        assert asked(image, target, told, lambda: resident(there)) >= READ
+        assert least_read(image, target, told, [there]) >= READ
 
 
 def test_who_asks_ends_with_what_it_asks(tree: Path, tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ class Storm:
             try:
                 process.communicate(timeout=max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                raise AssertionError(self._tell(f"it hangs: {process.args}")) from None
+                raise AssertionError(
+                    self._tell(f"it hangs: {process.args}\n{_where(process.pid)}")
+                ) from None
 
     def _begin(self) -> subprocess.Popen[bytes]:
         name, verb = self.chance.choice(self.names), self.chance.choice(_VERBS)
@@ -259,3 +261,19 @@ def below(pids: list[int]) -> set[int]:
                 found.add(child)
                 queue.append(child)
     return found
+
+
+def _where(pid: int) -> str:
+    """Return what a process that hangs waits for, and what it has open."""
+    lines = []
+    for name in ("wchan", "syscall", "status"):
+        try:
+            lines.append(f"{name}: {Path(f'/proc/{pid}/{name}').read_text().strip()[:300]}")
+        except OSError as error:
+            lines.append(f"{name}: {error}")
+    try:
+        opened = os.listdir(f"/proc/{pid}/fd")
+        lines += [f"fd {fd}: {os.readlink(f'/proc/{pid}/fd/{fd}')}" for fd in opened]
+    except OSError as error:
+        lines.append(f"fd: {error}")
+    return "\n".join(lines)
