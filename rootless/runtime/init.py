@@ -223,6 +223,8 @@ class Init(Applicant):
                     devices.furnish(self.root, self.nodes)
         if not furnished:
             devices.furnish(self.root, self.nodes)
+        for fd in self.nodes.values():
+            os.close(fd)
 
     def make_terminal(self) -> None:
         """Make the pty, if one is asked for, and hand its master over."""

@@ -81,15 +81,17 @@ def test_a_process_that_joins_cannot_be_looked_into(rless: Product) -> None:
             case $(cat $p/cmdline 2>/dev/null | tr '\\0' ' ') in *rootle[s]s*|*[r]less:*init*)
                 cat $p/environ 2>/dev/null | tr '\\0' '\\n' | grep RLESS
                 readlink $p/exe | grep -i python; readlink $p/cwd | grep -v '^/$'
-                ls $p/fd 2>/dev/null
+                ls -l $p/fd 2>/dev/null | grep -o '> .*'
                 echo saw ;; esac; done; done
     """
     rless.detach("spy", "--cap-add=SYS_PTRACE", "sh", "-c", spy)
     for _ in range(5):
         rless.sh("true", "--pid=container:spy", "-e", "TOKEN=rootless")
     seen = set(rless("logs", "spy").expect().lines())
-    # 0 to 2: of the application, which it was when they were looked at.
-    assert seen <= {"saw", "0", "1", "2"}, seen
+    # Within execve, from when it has the new memory until it has closed them, the kernel shows who
+    # has CAP_SYS_PTRACE the descriptors of init: 0 to 2, and the pipes by which it has started.
+    harmless = ("> pipe:[", "> /dev/null")
+    assert {line for line in seen if not line.startswith(harmless)} <= {"saw"}, seen
     rless("rm", "-f", "spy").expect()
 
 
