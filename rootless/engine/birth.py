@@ -148,8 +148,6 @@ class Birth:
         _explained(holder.enter)
         if self.server is not None:
             self.server.mount()
-        elif self.pasta is None:
-            holder.end()  # those two may still have to look for the namespaces
 
     def look_ahead(self, spec: Spec) -> None:
         """Have an image that is a file asked for what `spec` will want of it, while we go on."""
@@ -159,7 +157,10 @@ class Birth:
             self.server.look_ahead(ahead.words(spec))
 
     def has_mounted(self) -> None:
-        """Let who holds the namespaces end, beside what comes: the image is shown in there."""
+        """Let who holds the namespaces end, beside what comes; nobody has to look for them now.
+
+        But pasta, which may not have found them yet.
+        """
         if self.pasta is None and self._holder is not None:
             self._holder.end()
 

@@ -322,8 +322,11 @@ class Monitor:
                 workspace, self.idmap, source.cache, exclude=source.hidden, **options
             )
         elif source.kind == "squashfs":
-            from rootless.rootfs import ahead
+            words = b""
+            if self.birth.server is None:  # else that was told when the spec was made
+                from rootless.rootfs import ahead
 
+                words = ahead.words(self.spec)
             mounted = rootfs.mount_squashfs(
                 source.path,
                 source.offset,
@@ -332,7 +335,7 @@ class Monitor:
                 self.idmap,
                 source.cache,
                 begun=self.birth.server,
-                ahead=ahead.words(self.spec),
+                ahead=words,
                 **options,
             )
         elif source.kind == "directory":

@@ -123,10 +123,8 @@ class Server:
     def look_ahead(self, words: bytes) -> None:
         """Have rless-serve ask for what will be wanted (`ahead`), as soon as there is the mount.
 
-        Wait for nothing. Only the first words count, and only before `attach`.
+        Wait for nothing. Once at most, and before `attach`.
         """
-        if self._words:
-            return
         self._words = words
         if self._told:
             self._tell(words)

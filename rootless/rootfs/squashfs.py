@@ -233,7 +233,8 @@ def show(
     try:
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
-            begun.look_ahead(ahead)
+            if ahead:
+                begun.look_ahead(ahead)
             lower.program, lower.pid = begun.attach(lower.path)
         except RlessError as reason:
             from rootless.rootfs import unpacked
