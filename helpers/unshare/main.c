@@ -1,6 +1,6 @@
 /*
- * rless-unshare SAID GO FLAGS INSIDE [INTERFACE]: hold new namespaces until the caller has entered
- * them
+ * rless-unshare SAID GO FLAGS INSIDE [INTERFACE [ADDRESS]]: hold new namespaces until the caller has
+ * entered them
  *
  * newuidmap(1) writes the id maps of a process in a new user namespace, and must itself be outside
  * of it, as must be who finds out what a container is to be. So this process makes the namespaces,
@@ -11,7 +11,7 @@
  * is the one that makes the namespaces. GO: a pipe whose end is ours. FLAGS: CLONE_NEW*, a mount
  * namespace among them; in a network namespace the loopback is brought up. INSIDE: the descriptor of
  * a user namespace in which ours is made, or -1. INTERFACE: the name of one for pasta to be made
- * there (network.c).
+ * there (network.c). ADDRESS: its hardware address, 02:xx:xx:xx:xx:xx.
  *
  * Source: unshare(2), setns(2), user_namespaces(7), mount_namespaces(7).
  */
@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 /* Return NULL, or the call that failed, with errno; "": that by which the namespaces are made. */
-static const char *make(int inside, long flags, const char *interface)
+static const char *make(int inside, long flags, const char *interface, const char *address)
 {
 	const char *failed = NULL;
 
@@ -41,7 +41,7 @@ static const char *make(int inside, long flags, const char *interface)
 	if (flags & CLONE_NEWNET)
 		failed = loopback_up();
 	if (!failed && interface)
-		failed = make_interface(interface);
+		failed = make_interface(interface, address);
 	return failed;
 }
 
@@ -51,12 +51,13 @@ int main(int argc, char **argv)
 	const char *failed;
 	int said;
 
-	if (argc < 5 || argc > 6)
+	if (argc < 5 || argc > 7)
 		return 64;
 	said = (int)strtoll(argv[1], NULL, 10);
 	/* A key of the terminal is not for us. */
 	syscall(SYS_setsid, 0L, 0L, 0L, 0L, 0L, 0L);
-	failed = make((int)strtoll(argv[4], NULL, 10), (long)strtoll(argv[3], NULL, 10), argv[5]);
+	failed = make((int)strtoll(argv[4], NULL, 10), (long)strtoll(argv[3], NULL, 10), argv[5],
+		      argc > 6 ? argv[6] : NULL);
 	if (failed)
 		snprintf(text, sizeof(text), "%d %s", errno, failed);
 	if (write(said, text, strlen(text)) < 0 || failed)

@@ -11,9 +11,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <net/if_arp.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -36,25 +39,27 @@ struct request {
 	char rest[16 + sizeof(struct rtattr) + sizeof(int)];
 };
 
-/* Set the flags of an interface, and find its number where that is asked for. */
-static int set_flags(const char *name, short flags, int *index)
+/* Bring an interface up, with a hardware address where one is given; return its number, or -1. */
+static int bring_up(const char *name, const unsigned char *address, short flags)
 {
-	struct ifreq request = { .ifr_flags = flags };
+	struct ifreq request = { .ifr_hwaddr.sa_family = ARPHRD_ETHER };
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), failed;
 
 	if (fd < 0)
 		return -1;
 	memcpy(request.ifr_name, name, strlen(name));
-	failed = ioctl(fd, SIOCSIFFLAGS, &request) < 0 || (index && ioctl(fd, SIOCGIFINDEX, &request) < 0);
+	if (address)
+		memcpy(request.ifr_hwaddr.sa_data, address, ETH_ALEN);
+	failed = address && ioctl(fd, SIOCSIFHWADDR, &request) < 0; /* before it is up: it speaks at once */
+	request.ifr_flags = flags;
+	failed = failed || ioctl(fd, SIOCSIFFLAGS, &request) < 0 || ioctl(fd, SIOCGIFINDEX, &request) < 0;
 	close(fd);
-	if (index)
-		*index = request.ifr_ifindex;
-	return -failed;
+	return failed ? -1 : request.ifr_ifindex;
 }
 
 const char *loopback_up(void)
 {
-	return set_flags("lo", IFF_UP | IFF_RUNNING, NULL) < 0 ? "ioctl(lo, SIOCSIFFLAGS)" : NULL;
+	return bring_up("lo", NULL, IFF_UP | IFF_RUNNING) < 0 ? "ioctl(lo, SIOCSIFFLAGS)" : NULL;
 }
 
 /* Make a tap device, which stays until its namespace ends; one that is in use is no error. */
@@ -123,10 +128,11 @@ static int add_routes(int index)
 	return -(error != 0);
 }
 
-const char *make_interface(const char *name)
+const char *make_interface(const char *name, const char *address)
 {
+	unsigned char bytes[ETH_ALEN];
 	const char *failed;
-	int index = 0;
+	int index;
 
 	if (strlen(name) >= IFNAMSIZ) {
 		errno = EINVAL;
@@ -135,7 +141,13 @@ const char *make_interface(const char *name)
 	failed = make_tap(name);
 	if (failed)
 		return failed;
-	if (set_flags(name, IFF_UP, &index) < 0)
+	if (address && sscanf(address, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", bytes, bytes + 1, bytes + 2,
+			      bytes + 3, bytes + 4, bytes + 5) != ETH_ALEN) {
+		errno = EADDRNOTAVAIL;
+		return "ioctl(SIOCSIFHWADDR)";
+	}
+	index = bring_up(name, address ? bytes : NULL, IFF_UP);
+	if (index < 0)
 		return "ioctl(SIOCSIFFLAGS)";
 	return add_routes(index) < 0 ? "netlink(RTM_NEWROUTE)" : NULL;
 }

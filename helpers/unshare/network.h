@@ -4,6 +4,6 @@
 
 /* Each returns NULL, or the call that failed, with errno. In the network namespace, by its root. */
 const char *loopback_up(void);
-const char *make_interface(const char *name);
+const char *make_interface(const char *name, const char *address);
 
 #endif

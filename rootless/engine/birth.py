@@ -228,18 +228,18 @@ class Birth:
             made.stop_timeout = timeout + _TO_CLEAN_UP
         return made
 
-    def _interface(self) -> tuple[str, Callable[[], None]] | None:
+    def _interface(self) -> tuple[list[str], Callable[[], None]] | None:
         """Return what pasta will attach to. It is made first: both open it, which one may."""
         if self.pasta is None:
             return None
-        name = self.pasta.interface
+        name, mac = self.pasta.interface, self.pasta.mac
 
         def make() -> None:
             from rootless.network import shield
 
-            shield.close_loopback(name)
+            shield.close_loopback(name, bytes.fromhex(mac.replace(":", "")) or None)
 
-        return name, make
+        return [name, mac] if mac else [name], make
 
     def _begin_server(self, file: FlatImage, holder: Holder) -> None:
         """Begin the program that serves the image; in a new namespace it would look like ours."""

@@ -291,7 +291,9 @@ class _Inspected:
         if self.row["networks"] or "networks" in self.live:
             return self.networks(ports)
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
-        own = addresses(init) if mode == "pasta" and init else NO_ADDRESSES
+        own = NO_ADDRESSES
+        if mode == "pasta" and init:
+            own = {**addresses(init), "MacAddress": self.live.get("mac", "")}
         return {
             "Bridge": "",
             "SandboxID": "",

@@ -232,6 +232,7 @@ class Monitor:
             now=bool(cgroup or pasta is not None),
             monitor=this_process(),
             pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            mac=pasta.mac if pasta is not None else "",
             cgroup=cgroup,
             manager=manager,
             ports=self.birth.published(),

@@ -2,7 +2,7 @@
 
 newuidmap(1) must run outside of the namespace whose ids it maps, and so must all that is done for
 the caller as who it is on the host. So somebody else makes the namespaces: rless-unshare
-(helpers/unshare.c), or where that was not built a fork of the caller.
+(helpers/unshare), or where that was not built a fork of the caller.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rootless.linux.process import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from rootless.linux.idmap import Helper, IdMap
@@ -45,7 +45,7 @@ class Holder:
         flags: int,
         inside: str | None = None,
         join: str | None = None,
-        interface: tuple[str, Callable[[], None]] | None = None,
+        interface: tuple[Sequence[str], Callable[[], None]] | None = None,
     ) -> None:
         """Begin it.
 
@@ -54,8 +54,9 @@ class Holder:
             inside: /proc/PID/ns/user of one in which it is made; then who writes the maps must be
                 in there too.
             join: the same of one that is taken, in place of a new one.
-            interface: the name of one for pasta that is made in the new network namespace, and
-                what makes it where rless-unshare was not built.
+            interface: the name of one for pasta that is made in the new network namespace, with
+                its hardware address if it is to have a certain one, and what makes it where
+                rless-unshare was not built.
 
         Raises:
             RlessError: what is to be joined has ended.
@@ -76,7 +77,7 @@ class Holder:
         make = self._flags & ~ns.CLONE_NEWUSER if self._joins else self._flags
         words = [_PROGRAM, *map(str, (said, go, make, outer))]
         if interface is not None:
-            words.append(interface[0])
+            words += interface[0]
         # To themselves: they stay open over execve.
         kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (said, go, outer) if fd >= 0]
         try:

@@ -32,7 +32,7 @@ import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
-from rootless.network.pasta_options import command, interface, program
+from rootless.network.pasta_options import command, interface, mac_address, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Pasta:
     and another `begin` it and wait for it. A process that does neither calls `close`.
 
     Attributes:
-        interface: the name that it gives the container's interface.
+        interface, mac: the name and the hardware address of the container's interface; "": an
+            address that pasta is left to read, or to refuse.
         pid: 0 until it is known: after `fork` in that process, after `wait_ready` in others.
         ports: what it publishes, as `ports.Taken` shows it.
     """
@@ -69,6 +70,7 @@ class Pasta:
         "_said",
         "_taken",
         "interface",
+        "mac",
         "pid",
         "pidfd",
         "ports",
@@ -84,6 +86,7 @@ class Pasta:
         self._taken = taken
         self.ports = taken.shown if taken is not None else []
         self.interface = interface(arguments)
+        self.mac = mac_address(arguments)
         self.pid = 0
         self.pidfd = -1
 
@@ -303,31 +306,3 @@ def prepare(
         if taken is not None:
             taken.close()
         raise
-
-
-def start(
-    netns_path: str,
-    userns_path: str,
-    ports: Sequence[Port],
-    options: Sequence[str] = (),
-    *,
-    die_with_parent: bool = False,
-) -> Pasta:
-    """Start pasta for namespaces that exist and are mapped; don't wait for it.
-
-    Args:
-        netns_path, userns_path: /proc/PID/ns/net and user of a process that keeps them.
-        die_with_parent: end it with the calling process; not where the caller goes away and
-            the container stays.
-
-    Raises:
-        RlessError: see `prepare`.
-    """
-    pasta = prepare(ports, options)
-    try:
-        pasta.fork(die_with_parent)
-    except BaseException:
-        pasta.close()
-        raise
-    pasta.begin(netns_path, userns_path)
-    return pasta

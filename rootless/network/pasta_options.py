@@ -33,6 +33,7 @@ _MAC = "9a:55:9a:55:9a:55"
 # pasta makes of these addresses is an ordinary connection of the host.
 _OWN_ADDRESS, _OWN_ADDRESS6 = "10.0.2.100", "fd52:6c65:7373::100"
 _OFFLINE = ["-4", "-i", "lo"]
+_OF_MACS = frozenset("0123456789abcdefABCDEF:")
 
 # Options of pasta that --network=pasta:OPTIONS must not give, because they are how it is run.
 _RESERVED = frozenset(
@@ -120,7 +121,8 @@ def command(
         ports: what is published, each with its number (`ports.take`); nothing else is forwarded.
         options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
             the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
-        ip, ip6, mac: addresses of the container; None: those of the host, and a random one.
+        ip, ip6, mac: addresses of the container; None: those of the host, and a random one,
+            which pasta must be told of before it meets the interface (`shield`).
         own: not those of the host; nor with published ports.
 
     Raises:
@@ -148,10 +150,10 @@ def command(
             arguments += [flag, "none"]
     if "-I" not in given:
         arguments += ["-I", "eth0"]  # as in Docker; the default is the host's name for it
+    if "--ns-mac-addr" not in given:
+        arguments += ["--ns-mac-addr", mac or _random_mac()]
     if "-M" not in given:
         arguments += ["-M", _MAC]
-    if mac and "--ns-mac-addr" not in given:
-        arguments += ["--ns-mac-addr", mac]
     if not given & {"-4", "-6", "-a", "-g", "-i"}:
         arguments += _addresses(ip, ip6, own or bool(ports))
     elif ip or ip6:
@@ -163,15 +165,33 @@ def command(
 
 def interface(arguments: Sequence[str]) -> str:
     """Return the name of the container's interface in the arguments of pasta."""
-    name = ""
+    return _value(arguments, "--ns-ifname", "-I") or "eth0"
+
+
+def mac_address(arguments: Sequence[str]) -> str:
+    """Return the hardware address of the container's interface; "": it is not to be read."""
+    value = _value(arguments, "--ns-mac-addr")
+    parts = value.split(":")
+    well_formed = len(parts) == 6 and all(len(part) == 2 for part in parts)
+    return value if well_formed and not set(value) - _OF_MACS else ""
+
+
+def _value(arguments: Sequence[str], long: str, short: str | None = None) -> str:
+    """Return the last value of an option; "": it is not given."""
+    value = ""
     for index, argument in enumerate(arguments):
-        if argument in ("-I", "--ns-ifname") and index + 1 < len(arguments):
-            name = arguments[index + 1]
-        elif argument.startswith("--ns-ifname="):
-            name = argument.partition("=")[2]
-        elif argument.startswith("-I"):
-            name = argument[2:]
-    return name or "eth0"
+        if argument in (long, short):
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        elif argument.startswith(f"{long}="):
+            value = argument.partition("=")[2]
+        elif short is not None and argument.startswith(short):
+            value = argument[2:]
+    return value
+
+
+def _random_mac() -> str:
+    """Return an address of one interface that nobody has assigned (IEEE 802: local, unicast)."""
+    return f"02:{os.urandom(5).hex(':')}"
 
 
 def _given(options: Sequence[str]) -> set[str]:

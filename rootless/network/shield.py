@@ -13,9 +13,15 @@ old form SOCK_PACKET, AF_XDP) unless the user asked for one of the two.
 
 The interface outlives pasta, by this: pasta's end need not wait for it to be taken away (40 ms),
 and one that is started anew finds it again.
+
+It has its hardware address before pasta is there, which is told of it. Left to itself pasta knows
+none until it has seen a packet, and what it is sent from outside before that goes nowhere; a
+connection is not tried again.
 """
 
 from __future__ import annotations
+
+import errno
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import route, tap
@@ -27,11 +33,11 @@ _LOOPBACK = [
 ]
 
 
-def close_loopback(interface: str = "eth0") -> None:
+def close_loopback(interface: str = "eth0", address: bytes | None = None) -> None:
     """Make the interface that pasta will attach to, closed for loopback addresses.
 
     Args:
-        interface: its name, `Pasta.interface`.
+        interface, address: its name and hardware address, of `Pasta`.
 
     Raises:
         SyscallError: see `tap.make` and `route.add_local`; `explain` says what to do.
@@ -39,13 +45,15 @@ def close_loopback(interface: str = "eth0") -> None:
     Where it runs: in the container's network namespace, with CAP_NET_ADMIN, before the
     application and best before pasta. rless-unshare (helpers/unshare/network.c) does the same.
     """
-    route.add_local(tap.make(interface), _LOOPBACK)
+    route.add_local(tap.make(interface, address), _LOOPBACK)
 
 
 def explain(error: SyscallError) -> RlessError:
     """Return what to tell of a failure of `close_loopback`."""
     if error.call.startswith("netlink"):
         return error
+    if error.errno == errno.EADDRNOTAVAIL:
+        return RlessError("--ns-mac-addr: this cannot be the address of one interface")
     return RlessError(
         f"the default network needs /dev/net/tun: {error.message}",
         "--network host and --network none need none; an administrator: modprobe tun",

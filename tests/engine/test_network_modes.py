@@ -56,6 +56,22 @@ def test_addresses_that_were_asked_for(rless: Product) -> None:
     assert f"10.9.8.7\t{shown.splitlines()[-1]}" in shown
 
 
+def test_its_hardware_address(rless: Product) -> None:
+    """`inspect` tells the one that it has; none but the container of a live pasta has one."""
+    template = "{{.NetworkSettings.MacAddress}}"
+    found = set()
+    for name in ("one", "two"):
+        rless("run", "-d", "--name", name, "--network=pasta", rless.image, "sleep", "99").expect()
+        found.add(rless("inspect", "-f", template, name).expect().out.strip())
+        seen = rless("exec", name, "cat", "/sys/class/net/eth0/address").expect().out.strip()
+        assert seen in found
+        assert seen.startswith("02:")
+    assert len(found) == 2
+    rless("stop", "-t0", "one").expect()
+    assert rless("inspect", "-f", template, "one").expect().out == "\n"
+    rless("rm", "-f", "one", "two").expect()
+
+
 @pytest.mark.needs("default route")
 def test_the_host_by_name(rless: Product, host_service: tuple[int, int]) -> None:
     """Only on request, and not the host's loopback (class 38)."""

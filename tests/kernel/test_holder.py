@@ -35,9 +35,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def hold(flags: int, name: str | None = None) -> holder.Holder:
-    interface = None if name is None else (name, lambda: shield.close_loopback(name))
-    return holder.Holder(flags, interface=interface)
+def hold(flags: int, name: str | None = None, address: str = "") -> holder.Holder:
+    if name is None:
+        return holder.Holder(flags)
+
+    def make() -> None:
+        shield.close_loopback(name, bytes.fromhex(address.replace(":", "")) or None)
+
+    return holder.Holder(flags, interface=([name, address] if address else [name], make))
 
 
 def enter(held: holder.Holder) -> None:
@@ -63,11 +68,16 @@ def network() -> dict[str, Any]:
 
 @pytest.mark.needs("tun")
 def test_the_interface_for_pasta(way: str) -> None:
-    def case() -> dict[str, Any]:
-        enter(hold(ns.CLONE_NEWNET, "eth7"))
-        return network()
+    address = "02:0a:ff:00:c3:01"
 
-    found = in_a_fork(case)
+    def case() -> list[Any]:
+        enter(hold(ns.CLONE_NEWNET, "eth7", address))
+        with IPRoute() as route:
+            (link,) = route.get_links(ifname="eth7")
+            return [network(), link.get_attr("IFLA_ADDRESS")]
+
+    found, its_address = in_a_fork(case)
+    assert its_address == address
     assert found["up"] == ["eth7", "lo"]
     ours = [route for route in found["routes"] if "fe80" not in route[1] and "ff00" not in route[1]]
     local, host, everywhere, static = 2, 254, 0, 4  # of IPv6 the kernel tells no scope
@@ -97,14 +107,14 @@ def test_a_network_that_is_not_new_is_left_alone(way: str) -> None:
     in_a_fork(case)
 
 
-def refused(name: str, hide: str) -> list[Any]:
+def refused(name: str, hide: str = "", address: str = "") -> list[Any]:
     """Return the call that failed, the error number, and what it is told as."""
 
     def case() -> list[Any]:
         enter(hold(0))
         if hide:
             mount.mount(hide, "/dev/net/tun", None, mount.MS_BIND)
-        held = hold(ns.CLONE_NEWNET, name)
+        held = hold(ns.CLONE_NEWNET, name, address)
         with pytest.raises(SyscallError) as caught:
             held.wait_made()
         held.close()
@@ -132,6 +142,13 @@ def test_an_interface_that_cannot_be_made(
     assert call in found
     assert error == number
     assert told.startswith("the default network needs /dev/net/tun: ioctl(")
+
+
+@pytest.mark.needs("tun")
+def test_an_address_that_cannot_be(way: str) -> None:
+    _, error, told = refused("eth0", address="01:00:5e:00:00:01")
+    assert error == errno.EADDRNOTAVAIL
+    assert told == "--ns-mac-addr: this cannot be the address of one interface"
 
 
 def test_namespaces_that_cannot_be_made(way: str) -> None:

@@ -431,6 +431,38 @@ def test_published_ports(on_host: Callable[..., Any]) -> None:
     assert udp == [["127.0.0.1", 8080]]
 
 
+def test_the_first_connection(on_host: Callable[..., Any]) -> None:
+    """It arrives in a container that has sent nothing yet: pasta knows where to.
+
+    Without IPv6 the interface is silent when it comes up; pasta learns no address from it.
+    """
+
+    def story() -> Any:
+        def inside() -> Any:
+            server = listen("0.0.0.0", 80)
+            os.write(ready_writer, b"r")
+            server.settimeout(5)
+            connection, _ = server.accept()
+            return connection.recv(100).decode()
+
+        def outside() -> None:
+            os.read(ready_reader, 1)
+            with socket.create_connection((OTHER_ADDRESS, 8081), timeout=5) as client:
+                client.sendall(b"hello")
+                client.recv(1)
+
+        ready_reader, ready_writer = os.pipe()
+        ports = [Port(OTHER_ADDRESS, 8081, 80, "tcp")]
+        with fakehost.connected(inside, ports, ipv6=False) as container:
+            thread = threading.Thread(target=outside, daemon=True)
+            thread.start()
+            got = container.run()
+            thread.join()
+            return got
+
+    assert on_host(story) == "hello"
+
+
 def test_published_addresses_of_both_families(on_host: Callable[..., Any]) -> None:
     """All addresses are those of both families; one address is no more than that one."""
 
@@ -787,7 +819,9 @@ def test_it_dies_with_its_parent(on_host: Callable[..., Any]) -> None:
             reader, writer = os.pipe()
             keeper = os.fork()
             if keeper == 0:
-                running = pasta.start(container.netns, container.userns, [], die_with_parent=True)
+                running = fakehost.start_pasta(
+                    container.netns, container.userns, die_with_parent=True
+                )
                 running.wait_ready()
                 os.write(writer, str(running.pid).encode())
                 signal.pause()
@@ -863,7 +897,7 @@ def test_given_up_before_it_began(on_host: Callable[..., Any]) -> None:
 
 def test_failure_is_told_in_one_line(on_host: Callable[..., Any]) -> None:
     def story() -> Any:
-        running = pasta.start("/proc/self/nothing", "/proc/self/ns/user", [])
+        running = fakehost.start_pasta("/proc/self/nothing", "/proc/self/ns/user")
         try:
             running.wait_ready()
         except RlessError as error:
@@ -925,7 +959,7 @@ def test_it_has_our_memset_and_all_its_memory(
     def memory(least: int = 0) -> int:
         """Return its own memory in kB, once it is so much."""
         with fakehost.container() as made:
-            running = pasta.start(made.netns, made.userns, [])
+            running = fakehost.start_pasta(made.netns, made.userns)
             running.wait_ready()
             deadline = time.monotonic() + 5
             while True:

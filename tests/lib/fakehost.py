@@ -165,9 +165,14 @@ class Container:
 
 @contextlib.contextmanager
 def container(
-    function: Callable[[], Any] = lambda: None, *, shielded: bool = True
+    function: Callable[[], Any] = lambda: None,
+    prepare: Callable[[], None] = shield.close_loopback,
 ) -> Iterator[Any]:
-    """Make a container that calls `function` when its `run` is called."""
+    """Make a container that calls `function` when its `run` is called.
+
+    Args:
+        prepare: its network, before pasta comes to it.
+    """
     import json
 
     go_reader, go_writer = os.pipe()
@@ -178,8 +183,8 @@ def container(
             os.close(go_writer)
             os.close(answer_reader)
             netlink.loopback_up()
-            if shielded:
-                shield.close_loopback()
+            prepare()
+            os.write(answer_writer, b"\n")
             if os.read(go_reader, 1):
                 answer = json.dumps(function())
                 os.write(answer_writer, answer.encode())
@@ -194,10 +199,22 @@ def container(
     os.close(go_reader)
     os.close(answer_writer)
     made = Container(pid, go_writer, answer_reader)
+    # As in a start: pasta comes to an interface that is there, and that nobody holds any more.
+    os.read(answer_reader, 1)
     try:
         yield made
     finally:
         made.end()
+
+
+def start_pasta(
+    netns: str, userns: str, network: pasta.Pasta | None = None, die_with_parent: bool = False
+) -> pasta.Pasta:
+    """Start pasta for namespaces that exist and are mapped; don't wait for it."""
+    running = network or pasta.prepare([])
+    running.fork(die_with_parent)
+    running.begin(netns, userns)
+    return running
 
 
 @contextlib.contextmanager
@@ -207,10 +224,28 @@ def connected(
     options: Sequence[str] = (),
     *,
     shielded: bool = True,
+    ipv6: bool = True,
 ) -> Iterator[Any]:
-    """Make a container with a running pasta; `container.pasta` is it."""
-    with container(function, shielded=shielded) as made:
-        running = pasta.start(made.netns, made.userns, ports, options, die_with_parent=True)
+    """Make a container with a running pasta; `container.pasta` is it.
+
+    Args:
+        shielded: pasta comes to an interface that is there, as in a start.
+        ipv6: the container has it.
+    """
+    running = pasta.prepare(ports, options)
+
+    def prepare() -> None:
+        if not ipv6:
+            for name in ("all", "default"):
+                path = f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6"
+                with open(path, "w", encoding="ascii") as file:
+                    file.write("1")
+        if shielded:
+            address = bytes.fromhex(running.mac.replace(":", "")) or None
+            shield.close_loopback(running.interface, address)
+
+    with container(function, prepare) as made:
+        start_pasta(made.netns, made.userns, running, die_with_parent=True)
         try:
             running.wait_ready()
             made.pasta = running

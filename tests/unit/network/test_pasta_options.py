@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,12 @@ def command(published: Sequence[Port] = (), options: Sequence[str] = ()) -> list
     return arguments[len(ALWAYS) :]
 
 
-def test_nothing_is_forwarded_by_default() -> None:
+def test_nothing_is_forwarded_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Class 38: each of the five, always."""
+    monkeypatch.setattr(pasta_options, "_random_mac", lambda: "02:00:00:00:00:01")
     closed = "--no-map-gw -T none -U none -t none -u none"
-    assert command() == [*closed.split(), "-I", "eth0", "-M", "9a:55:9a:55:9a:55"]
+    interface = "-I eth0 --ns-mac-addr 02:00:00:00:00:01 -M 9a:55:9a:55:9a:55"
+    assert command() == [*closed.split(), *interface.split()]
 
 
 def test_published_ports() -> None:
@@ -158,6 +161,21 @@ def test_interface() -> None:
     assert pasta_options.interface(command()) == "eth0"
     for options in (["-I", "tap0"], ["-Itap0"], ["--ns-ifname", "tap0"], ["--ns-ifname=tap0"]):
         assert pasta_options.interface(command(options=options)) == "tap0"
+
+
+def test_hardware_address() -> None:
+    """Each container has its own, which is known before pasta begins."""
+    found = {pasta_options.mac_address(command()) for _ in range(20)}
+    assert len(found) == 20
+    assert all(re.fullmatch("02(:[0-9a-f]{2}){5}", one) for one in found)
+    given = "02:42:AC:11:00:02"
+    assert pasta_options.mac_address(pasta_options.command([], mac=given)) == given
+    for options in (["--ns-mac-addr", given], [f"--ns-mac-addr={given}"]):
+        arguments = command(options=options)
+        assert pasta_options.mac_address(arguments) == given
+        assert sum(one.startswith("--ns-mac-addr") for one in arguments) == 1
+    for wrong in ("", "02:42", "02:42:ac:11:00:0x", "2:42:ac:11:00:002", "02:42:ac:11:00:02:"):
+        assert pasta_options.mac_address(command(options=[f"--ns-mac-addr={wrong}"])) == ""
 
 
 def test_root_stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
