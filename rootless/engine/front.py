@@ -152,16 +152,23 @@ def lead(maker: Callable[[Front], int]) -> int:
         return maker(launcher)
     ours, theirs = unix.pair(unix.SOCK_SEQPACKET)
     parent = os.getpid()
+    # A key, or what the front passes on, finds the maker where it is caught.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     pid = os.fork()
     if pid == 0:
+        code = 70
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(ours)
             prctl.set_parent_death_signal(signal.SIGKILL)
             os.setsid()
             if os.getppid() == parent:
                 _make(maker, theirs)
+        except KeyboardInterrupt:
+            code = 130
         finally:
-            os._exit(70)
+            os._exit(code)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(theirs)
     from rootless.engine.follow import Lead
 

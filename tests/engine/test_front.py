@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rootless.engine import front as front_of_runs
 from tests.lib.product import (
     Product,
     launcher,
@@ -225,7 +226,22 @@ def test_the_front_stays_in_its_session(rless: Product, begin: Runs, front: str)
 
 @pytest.mark.needs("pasta", "tun")
 def test_with_a_network(rless: Product, front: str) -> None:
-    run = ("run", "--rm", "-p", "127.0.0.1:18944:80", rless.image)
+    port = 18944 if front == "launcher" else 18945  # the two may run at once
+    run = ("run", "--rm", "-p", f"127.0.0.1:{port}:80", rless.image)
     assert "eth0" in rless(*run, "cat", "/proc/net/dev").expect().out
     rless(*run, "/none").expect(127).one_line_error()
     rless.assert_clean()
+
+
+@pytest.mark.parametrize("step", ["setsid", "getppid"])
+def test_a_key_before_the_maker_has_begun(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """It ends the start as later on: a maker that fails without a word would end with 70."""
+    here = os.getpid()
+
+    def interrupted() -> int:
+        if os.getpid() != here:
+            signal.raise_signal(signal.SIGINT)
+        return here
+
+    monkeypatch.setattr(os, step, interrupted)
+    assert front_of_runs.lead(lambda _: 0) == 130
