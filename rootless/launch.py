@@ -184,6 +184,19 @@ class SitePackages:
         return PathFinder.find_spec(name)
 
 
+def _end_by_key(unraisable: "sys.UnraisableHookArgs") -> None:
+    """End by a key that came within a callback of the interpreter, which would forget it.
+
+    The import system has such ones. As by a SIGKILL: what is left is found by the next command.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        import _signal
+
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGINT)
+    sys.__unraisablehook__(unraisable)
+
+
 def start(module: str) -> None:
     """Run `main()` of `module` and exit with the code that it returns.
 
@@ -192,6 +205,7 @@ def start(module: str) -> None:
     makes none, 20 times in 1 ms.
     """
     set_threshold(50_000)
+    sys.unraisablehook = _end_by_key
     try:
         sys.meta_path.insert(0, HotModules(os.path.dirname(__file__), hot))
     except Exception:

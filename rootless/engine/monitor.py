@@ -81,6 +81,7 @@ class Monitor:
         self.keep = keep
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
+        self._group = ""  # its directory, from before that is made
         self.orders_fd = -1
         self.started = 0.0
 
@@ -226,6 +227,7 @@ class Monitor:
     def _note(self, manager: str, cgroup: str) -> None:
         """Record what is there, and the control group that is about to be."""
         assert self.mounted is not None
+        self._group = cgroup
         pasta = self.pasta
         self.container.record_live(
             # All else that there is by now ends with this process, which is noted as the owner.
@@ -367,9 +369,13 @@ class Monitor:
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
             self.pasta.stop(wait=bool(self.birth.published()))
-        if self.cgroup is not None:
+        is_gone = not self._group
+        if self._group:
+            from rootless.runtime.cgroup import cgroupfs
+
             try:
-                self.cgroup.destroy()
+                cgroupfs.remove(self._group)
+                is_gone = True
             except OSError:
                 pass  # the next sweep finds it by the entry in `live`
         if self.mounted is not None:
@@ -381,7 +387,8 @@ class Monitor:
             else:
                 self.container.forget_name()
                 delete_directory(self.container.directory)
-            self.container.forget_live()
+            if is_gone:
+                self.container.forget_live()
         except (OSError, RlessError):
             pass  # what is left is found by the next sweep: the entry in `live` stays
 

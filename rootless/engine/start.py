@@ -97,10 +97,13 @@ def start(
     code = lead(lambda front: _claim_and_follow(container, attachment, front))
     if code == _RUNS:
         return attach(container, streams, keys, sig_proxy) if streams else 0
+    if code == _INTERRUPTED and not streams:
+        raise KeyboardInterrupt  # met by who has made it, who says nothing
     return code
 
 
 _RUNS = -1  # in place of an exit code: it runs already
+_INTERRUPTED = 130  # what `lead` returns of a start that a key has ended
 
 
 def _claim_and_follow(container: Container, attachment: Attachment, front: Front) -> int:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.oci.runtime_spec import Spec, State
-    from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.console import Console
     from rootless.runtime.notify import Relay
 else:
@@ -205,7 +204,6 @@ def _make(
     record.make()
     fds: list[int] = []
     created: parent.Begun | None = None
-    cgroup: Cgroup | None = None
     try:
         _prepare_environment(spec, record, options)
         extras = Extras(spec, spec["process"], state)
@@ -223,7 +221,7 @@ def _make(
         gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fds.append(gate_fd)
         os.set_blocking(gate_fd, True)
-        cgroup = placed = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
+        placed = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
         record.write_spec(spec)
         created = parent.begin(
             spec,
@@ -245,8 +243,7 @@ def _make(
     except BaseException:
         if created is not None:
             created.end()
-        if cgroup is not None:
-            cgroup.destroy()
+        _remove_cgroup(facts)
         record.remove()
         if facts["pid"]:
             _after_stop(spec, {**state, "status": "stopped"})
@@ -412,10 +409,7 @@ def delete(root: str, container_id: str, force: bool) -> None:
         if not force and status != "created":
             raise RlessError(f"container {container_id} is {status}", "use --force", 1)
         _kill_and_wait(record, facts["pid"])
-    if facts.get("cgroup"):
-        from rootless.runtime.cgroup import cgroupfs
-
-        cgroupfs.remove(facts["cgroup"])
+    _remove_cgroup(facts)
     spec: Spec | None = None
     if facts["pid"]:
         try:
@@ -425,6 +419,14 @@ def delete(root: str, container_id: str, force: bool) -> None:
     record.remove()
     if spec is not None:
         _after_stop(spec, {**state, "status": "stopped", "pid": 0})
+
+
+def _remove_cgroup(facts: dict[str, Any]) -> None:
+    """Remove the control group that is noted in a record: noted before it is made."""
+    if facts.get("cgroup"):
+        from rootless.runtime.cgroup import cgroupfs
+
+        cgroupfs.remove(facts["cgroup"])
 
 
 def _kill_and_wait(record: Record, pid: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,17 @@ def main() -> int:
     if "click" in sys.argv:
         import fake_click
         print(fake_click.__file__)
+        return 0
+    if "callback" in sys.argv:
+        import signal, weakref
+        def callback(_):
+            if "key" in sys.argv:
+                signal.raise_signal(signal.SIGINT)
+            raise ValueError
+        one = type("One", (), {})()
+        watched = weakref.ref(one, callback)
+        del one
+        print("it goes on")
         return 0
     if "missing" in sys.argv:
         import no_such_module
@@ -201,3 +213,12 @@ def test_sitecustomize_is_not_run(venv: Prefix) -> None:
     (venv.lib / "sitecustomize.py").write_text("print('customized')\n")
     (venv.lib / "fake_click.py").touch()
     assert "customized" not in run(venv.launcher, "click").stdout
+
+
+def test_a_key_that_meets_a_callback_of_the_interpreter(venv: Prefix) -> None:
+    """It ends the program, as any other; Python alone would say that it was ignored, and go on."""
+    done = run(venv.launcher, "callback", "key")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    done = run(venv.launcher, "callback")
+    assert (done.returncode, done.stdout) == (0, "it goes on\n")
+    assert "ValueError" in done.stderr

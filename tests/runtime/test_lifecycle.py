@@ -424,3 +424,29 @@ def test_init_keeps_the_end_of_no_pipe(live: Bundle) -> None:
     os.close(writer)
     assert select.select([reader], [], [], 5)[0] and os.read(reader, 1) == b""
     os.close(reader)
+
+
+# A key comes just when the control group has been made.
+_INTERRUPTED = """
+import os
+make = os.mkdir
+def mkdir(path, *rest, **more):
+    make(path, *rest, **more)
+    if str(path).startswith("/sys/fs/cgroup") and "rless-" in os.path.basename(path):
+        os.write(2, b"made")
+        raise KeyboardInterrupt
+os.mkdir = mkdir
+"""
+
+
+@pytest.mark.needs("delegated cgroup")
+@pytest.mark.parametrize("verb", ["create", "run"])
+def test_a_key_when_the_control_group_was_made(bundle: Bundle, verb: str) -> None:
+    bundle.write("id")
+    words = bundle.command(verb, "-b", str(bundle.path), bundle.id)
+    code = words.index("-c") + 1
+    words[code] = _INTERRUPTED + words[code]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"made")
+    assert control_groups(bundle.id) == []
+    assert bundle.containers() == []

@@ -210,7 +210,12 @@ def _make(group: cgroupfs.Group, name: str, manager: str, note: Note | None) -> 
     path = group.place(name)
     if note is not None:
         note(manager, path)
-    os.mkdir(path, 0o755)
+    try:
+        os.mkdir(path, 0o755)
+    except OSError:
+        if note is not None:
+            note(manager, "")  # what is there may be somebody's
+        raise
     return cgroupfs.CgroupfsCgroup(path, group.why, manager)
 
 
