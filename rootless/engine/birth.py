@@ -237,7 +237,7 @@ class Birth:
         def make() -> None:
             from rootless.network import shield
 
-            shield.close_loopback(name, bytes.fromhex(mac.replace(":", "")) or None)
+            shield.close_loopback(name, mac)
 
         return [name, mac] if mac else [name], make
 

@@ -81,7 +81,6 @@ class Monitor:
         self.keep = keep
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
-        self._group = ""  # its directory, from before that is made
         self.orders_fd = -1
         self.started = 0.0
 
@@ -227,7 +226,6 @@ class Monitor:
     def _note(self, manager: str, cgroup: str) -> None:
         """Record what is there, and the control group that is about to be."""
         assert self.mounted is not None
-        self._group = cgroup
         pasta = self.pasta
         self.container.record_live(
             # All else that there is by now ends with this process, which is noted as the owner.
@@ -369,15 +367,14 @@ class Monitor:
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
             self.pasta.stop(wait=bool(self.birth.published()))
-        is_gone = not self._group
-        if self._group:
+        group_stays = False
+        if group := self.container.live().get("cgroup"):  # noted before it is made
             from rootless.runtime.cgroup import cgroupfs
 
             try:
-                cgroupfs.remove(self._group)
-                is_gone = True
+                cgroupfs.remove(group)
             except OSError:
-                pass  # the next sweep finds it by the entry in `live`
+                group_stays = True  # the next sweep finds it by the entry in `live`
         if self.mounted is not None:
             rootfs.unmount(self.mounted)
         try:
@@ -387,7 +384,7 @@ class Monitor:
             else:
                 self.container.forget_name()
                 delete_directory(self.container.directory)
-            if is_gone:
+            if not group_stays:
                 self.container.forget_live()
         except (OSError, RlessError):
             pass  # what is left is found by the next sweep: the entry in `live` stays

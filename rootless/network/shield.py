@@ -33,11 +33,11 @@ _LOOPBACK = [
 ]
 
 
-def close_loopback(interface: str = "eth0", address: bytes | None = None) -> None:
+def close_loopback(interface: str = "eth0", address: str = "") -> None:
     """Make the interface that pasta will attach to, closed for loopback addresses.
 
     Args:
-        interface, address: its name and hardware address, of `Pasta`.
+        interface, address: its name and hardware address, of `Pasta`; "": a random one.
 
     Raises:
         SyscallError: see `tap.make` and `route.add_local`; `explain` says what to do.
@@ -45,7 +45,8 @@ def close_loopback(interface: str = "eth0", address: bytes | None = None) -> Non
     Where it runs: in the container's network namespace, with CAP_NET_ADMIN, before the
     application and best before pasta. rless-unshare (helpers/unshare/network.c) does the same.
     """
-    route.add_local(tap.make(interface, address), _LOOPBACK)
+    octets = bytes.fromhex(address.replace(":", "")) or None
+    route.add_local(tap.make(interface, octets), _LOOPBACK)
 
 
 def explain(error: SyscallError) -> RlessError:

@@ -10,18 +10,15 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.lib.life import init_of, monitor_of
-from tests.lib.product import Product, wait_for
+from tests.lib.product import KEY_AT_CGROUP, Product, python_launcher, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "delegated cgroup")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 COUNT = "n=0; while :; do n=$((n+1)); echo $n > /dev/shm/n; done"
 
@@ -158,21 +155,6 @@ def test_where_the_unified_hierarchy_is_all_there_is(rless: Product) -> None:
     assert "(Paused)" in status
 
 
-# The command, in which a key comes just when the control group has been made.
-_INTERRUPTED = """
-import os, sys
-sys.path.insert(0, sys.argv.pop(1))
-make = os.mkdir
-def mkdir(path, *rest, **more):
-    make(path, *rest, **more)
-    if str(path).startswith("/sys/fs/cgroup") and os.path.basename(path).startswith("rless-"):
-        raise KeyboardInterrupt
-os.mkdir = mkdir
-from rootless.cli.main import main
-sys.exit(main())
-"""
-
-
 @pytest.mark.parametrize("verb", ["run", "start"])
 def test_a_group_that_was_made_when_a_key_came(
     rless: Product, monkeypatch: pytest.MonkeyPatch, verb: str
@@ -181,11 +163,12 @@ def test_a_group_that_was_made_when_a_key_came(
     words = ["--name", "key", "--network", "none", rless.image, "true"]
     if verb == "start":
         rless("create", *words).expect()
-    program = [sys.executable, "-B", "-c", _INTERRUPTED, str(ROOT)]
+    *python, start, root, name = python_launcher()
+    program = [*python, KEY_AT_CGROUP + start, root, name]
     with monkeypatch.context() as patched:
         patched.setattr(rless, "argv", lambda *more: [*program, *more])
         done = rless(verb, *(words if verb == "run" else ["key"]))
-    assert done.code == 130, done
+    assert (done.code, done.err) == (130, "made"), done
     assert [path.name for path in Path(os.environ["RLESS_TEST_CGROUP"]).rglob("rless-*")] == []
     rless("rm", "-f", "key")
     rless.assert_clean(0)

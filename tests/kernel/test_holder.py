@@ -39,10 +39,8 @@ def hold(flags: int, name: str | None = None, address: str = "") -> holder.Holde
     if name is None:
         return holder.Holder(flags)
 
-    def make() -> None:
-        shield.close_loopback(name, bytes.fromhex(address.replace(":", "")) or None)
-
-    return holder.Holder(flags, interface=([name, address] if address else [name], make))
+    words = [name, address] if address else [name]
+    return holder.Holder(flags, interface=(words, lambda: shield.close_loopback(*words)))
 
 
 def enter(held: holder.Holder) -> None:

@@ -241,8 +241,7 @@ def connected(
                 with open(path, "w", encoding="ascii") as file:
                     file.write("1")
         if shielded:
-            address = bytes.fromhex(running.mac.replace(":", "")) or None
-            shield.close_loopback(running.interface, address)
+            shield.close_loopback(running.interface, running.mac)
 
     with container(function, prepare) as made:
         start_pasta(made.netns, made.userns, running, die_with_parent=True)

@@ -29,6 +29,16 @@ from tests.lib.compiled import ROOT, static_program
 
 _PR_SET_CHILD_SUBREAPER = 36
 # As the launcher (helpers/launch.sh) starts it; the bytecode goes where the user may write.
+# Before what a launcher of Python runs: a key comes just when a control group has been made.
+KEY_AT_CGROUP = """import os
+make = os.mkdir
+def mkdir(path, *rest, **more):
+    make(path, *rest, **more)
+    if str(path).startswith("/sys/fs/cgroup") and os.path.basename(path).startswith("rless-"):
+        os.write(2, b"made")
+        raise KeyboardInterrupt
+os.mkdir = mkdir
+"""
 _START = """import sys
 del sys.argv[0]
 sys.path.append(sys.argv.pop(0))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.bundle import ENVIRONMENT, Bundle, complaint
+from tests.lib.product import KEY_AT_CGROUP
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
 
@@ -426,26 +427,13 @@ def test_init_keeps_the_end_of_no_pipe(live: Bundle) -> None:
     os.close(reader)
 
 
-# A key comes just when the control group has been made.
-_INTERRUPTED = """
-import os
-make = os.mkdir
-def mkdir(path, *rest, **more):
-    make(path, *rest, **more)
-    if str(path).startswith("/sys/fs/cgroup") and "rless-" in os.path.basename(path):
-        os.write(2, b"made")
-        raise KeyboardInterrupt
-os.mkdir = mkdir
-"""
-
-
 @pytest.mark.needs("delegated cgroup")
 @pytest.mark.parametrize("verb", ["create", "run"])
 def test_a_key_when_the_control_group_was_made(bundle: Bundle, verb: str) -> None:
     bundle.write("id")
     words = bundle.command(verb, "-b", str(bundle.path), bundle.id)
     code = words.index("-c") + 1
-    words[code] = _INTERRUPTED + words[code]
+    words[code] = KEY_AT_CGROUP + words[code]
     done = subprocess.run(words, env=ENVIRONMENT, capture_output=True)
     assert (done.returncode, done.stderr) == (130, b"made")
     assert control_groups(bundle.id) == []
