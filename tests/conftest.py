@@ -7,11 +7,12 @@ import os
 import hypothesis
 import pytest
 
-from tests.lib import needs
+from tests.lib import needs, watch
 
 
-def pytest_configure() -> None:
-    """Put each xdist worker into a cgroup of its own: what it finds there is its own."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch the tests; put each xdist worker into a cgroup of its own: what it finds is its own."""
+    config.pluginmanager.register(watch)
     group, worker = os.environ.get("RLESS_TEST_CGROUP"), os.environ.get("PYTEST_XDIST_WORKER")
     if not group or not worker:
         return
