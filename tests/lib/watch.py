@@ -8,20 +8,55 @@ where all threads are, and ends the process, of which xdist makes a failure and 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 GRACE = 60.0  # seconds that a test has to end once it was told to
 _limit = pytest.StashKey[float]()
-_stderr = pytest.StashKey[int]()
+_watch = pytest.StashKey["_Watch"]()
+
+
+class _Watch:
+    """A thread that ends the process at a deadline.
+
+    Attributes:
+        deadline: of time.monotonic(); infinity: there is none.
+    """
+
+    def __init__(self) -> None:
+        self.deadline = float("inf")
+        self._stderr = os.dup(2)  # that of the run: each test has one of its own
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def _run(self) -> None:
+        while time.monotonic() < self.deadline:
+            time.sleep(1)
+        faulthandler.dump_traceback(self._stderr)
+        # A forked child has xdist's pipes too: xdist would take us for alive.
+        _kill_below(os.getpid())
+        os._exit(70)
+
+
+def _kill_below(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                children = [int(word) for word in file.read().split()]
+            for child in children:
+                _kill_below(child)
+                os.kill(child, signal.SIGKILL)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the stderr of the run: each test has one of its own."""
-    config.stash[_stderr] = os.dup(2)
+    """Begin to watch."""
+    config.stash[_watch] = _Watch()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,14 +67,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: object) -> Iterator[No
 
 
 def _watched(item: pytest.Item) -> Iterator[None]:
-    limit = item.stash.get(_limit, None)
-    if limit is None:
-        return (yield)
-    faulthandler.dump_traceback_later(limit, file=item.config.stash[_stderr], exit=True)
+    watch = item.config.stash[_watch]
+    watch.deadline = time.monotonic() + item.stash.get(_limit, float("inf"))
     try:
         return (yield)
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        watch.deadline = float("inf")
 
 
 _hook = pytest.hookimpl(wrapper=True, tryfirst=True)
