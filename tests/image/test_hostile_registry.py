@@ -417,6 +417,8 @@ def endless(handler: Any) -> None:
     handler.send_header("Content-Type", OCI_MANIFEST)
     handler.send_header("Connection", "close")
     handler.end_headers()
+    if handler.path == LAYER:  # all of it: what is no tar is refused for that
+        handler.wfile.write(IMAGE.blobs[0])
     while len(SENT) < 1 << 10:
         handler.wfile.write(b" " * 65536)
         SENT.append(65536)
