@@ -233,11 +233,14 @@ def test_progress_on_a_terminal_has_a_line_a_layer(
 def test_descriptors_are_given_back(workshop: Workshop, registry_host: str) -> None:
     images.push(Image(DEPENDENT), f"{registry_host}/descriptors:1")
     workshop.pull(f"{registry_host}/descriptors:1")
-    before = sorted(os.listdir("/proc/self/fd"))
-    workshop.unpack([layer({"f": "x"})] * 3)
-    images.push(Image([layer({"n": str(n)}) for n in range(9)]), f"{registry_host}/descriptors:2")
-    workshop.pull(f"{registry_host}/descriptors:2")
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    before = len(os.listdir("/proc/self/fd"))
+    # Several, because a server of the test before may close its own only now.
+    for turn in range(4):
+        workshop.unpack([layer({"f": f"{turn}"})] * 3)
+        name = f"{registry_host}/descriptors:more-{turn}"
+        images.push(Image([layer({"n": f"{turn}-{n}"}) for n in range(9)]), name)
+        workshop.pull(name)
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_an_arrival_that_nobody_reads_holds_nobody_up() -> None:
