@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_watch] = _Watch()
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: object) -> Iterator[None]:
     """Note how long pytest-timeout lets a test be."""
     item.stash[_limit] = getattr(settings, "timeout") + GRACE  # noqa: B009 # a private class
