@@ -40,18 +40,29 @@ class _Watch:
             time.sleep(1)
         faulthandler.dump_traceback(self._stderr)
         # A forked child has xdist's pipes too: xdist would take us for alive.
-        _kill_below(os.getpid())
+        _kill_below(os.getpid(), self._stderr)
         os._exit(70)
 
 
-def _kill_below(pid: int) -> None:
+def _kill_below(pid: int, stderr: int) -> None:
+    """Kill all children of a process and theirs, and tell what each was waiting for."""
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 children = [int(word) for word in file.read().split()]
             for child in children:
-                _kill_below(child)
+                facts = [_read(f"/proc/{child}/{name}") for name in ("comm", "wchan", "cmdline")]
+                os.write(stderr, f"child {child} of {pid}: {' '.join(facts)}\n".encode())
+                _kill_below(child, stderr)
                 os.kill(child, signal.SIGKILL)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read(400).replace("\0", " ").strip()
+    except OSError:
+        return "?"
 
 
 def pytest_configure(config: pytest.Config) -> None:
