@@ -177,7 +177,7 @@ class Joiner:
 
     def _run(self, orders: int, said: int) -> None:
         enter(self._hub)
-        hub_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        hub_fd = _open_netns("/proc/self/ns/net")
         netns_fd = -1
         attachments: list[Attachment] | None = None
         with open(orders, encoding="utf-8") as stream:
@@ -185,9 +185,11 @@ class Joiner:
                 order = jsontext.loads(line)
                 if order[0] == "maps":
                     idmap.write_maps(order[1], idmap.IdMap(order[2], order[3], ""))
+                    # Before it is told so: it may end as soon as others are in its namespaces.
+                    netns_fd = _open_netns(f"/proc/{order[1]}/ns/net")
                     os.write(said, b"\n")
                 elif order[0] == "network":
-                    netns_fd = os.open(order[1], os.O_RDONLY | os.O_CLOEXEC)
+                    netns_fd = _open_netns(order[1])
                 elif order[0] == "disconnect":
                     return disconnect(order[1], order[2], netns_fd)
                 else:
@@ -213,14 +215,13 @@ class Joiner:
         if self._heard != b"\n":
             self.wait_ready()  # the beginning of why
         self._heard = b""
-        self.adopt(f"/proc/{pid}/ns/net")
 
     def adopt(self, netns: str) -> None:
         """Tell it which network is to be connected, by the path of its namespace."""
         self._order("network", netns)
 
     def connect(self, attachments: Sequence[Attachment]) -> None:
-        """Have it connect the network; `adopt` has told which."""
+        """Have it connect the network; `write_maps` or `adopt` has told which."""
         self._order("connect", [_to_data(one) for one in attachments])
 
     def disconnect(self, interface: str, gateways: Sequence[bytes]) -> None:
@@ -257,6 +258,10 @@ class Joiner:
         if self._pid:
             os.waitpid(self._pid, 0)  # it reads the end of the pipe, or has done
             self._pid = 0
+
+
+def _open_netns(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _to_data(one: Attachment) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rootless.network import hub
+from rootless.network import bridge, hub
 from tests.lib.hub import AAAA, PTR, TXT, A, Member, question, read
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "compiler")
@@ -94,6 +94,35 @@ def test_names_aliases_ids_and_both_families(member: Make) -> None:
         assert two.run(look_up, name) == [0, ["0a090105"]]
     assert two.run(look_up, "web", AAAA) == [0, [one.address6(1, 5).hex()]]
     assert two.run(look_up, "web", A, "fd09:1::1") == [0, ["0a090105"]]
+
+
+def test_who_made_the_network_may_end_once_it_has_its_maps(
+    member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that connects it has found it by then, however slow it is."""
+    own, write = os.getpid(), os.write
+
+    def slowly(fd: int, data: bytes) -> int:
+        done = write(fd, data)
+        if os.getpid() != own and data == b"\n":
+            time.sleep(0.5)
+        return done
+
+    connect = bridge.Joiner.connect
+
+    def end_it_first(joiner: bridge.Joiner, places: list[bridge.Attachment]) -> None:
+        path = f"/proc/{own}/task/{own}/children"
+        made = int(Path(path).read_text().split()[-1])
+        kept.append(os.open(f"/proc/{made}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        os.kill(made, signal.SIGKILL)
+        os.waitpid(made, 0)
+        connect(joiner, places)
+
+    kept: list[int] = []
+    monkeypatch.setattr(os, "write", slowly)
+    monkeypatch.setattr(bridge.Joiner, "connect", end_it_first)
+    member(2, "web").pid = 0
+    os.close(kept.pop())
 
 
 def test_names_end_with_the_member(member: Make) -> None:
