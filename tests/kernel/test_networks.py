@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rootless.network import bridge, hub
+from tests.lib.faults import children
 from tests.lib.hub import AAAA, PTR, TXT, A, Member, question, read
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "compiler")
@@ -111,8 +112,7 @@ def test_who_made_the_network_may_end_once_it_has_its_maps(
     connect = bridge.Joiner.connect
 
     def end_it_first(joiner: bridge.Joiner, places: list[bridge.Attachment]) -> None:
-        path = f"/proc/{own}/task/{own}/children"
-        made = int(Path(path).read_text().split()[-1])
+        made = children(own)[-1]
         kept.append(os.open(f"/proc/{made}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         os.kill(made, signal.SIGKILL)
         os.waitpid(made, 0)

@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class FakeSystemd:
         round_trips: of all connections, how often it was waited for an answer.
         answers: member -> what is answered in place of what would be: an error's name and text,
             bytes, or None for silence.
+        before_start: called with the processes of a scope before they are moved into it.
     """
 
     def __init__(self, base: Path, broker: bool = False, slices: Path | None = None) -> None:
@@ -40,6 +42,7 @@ class FakeSystemd:
         self.logins: list[bytes] = []
         self.round_trips = 0
         self.answers: dict[str, tuple[str, str] | bytes | None] = {}
+        self.before_start: Callable[[list[int]], object] = lambda pids: None
         self._jobs = 0
         self._ended = threading.Event()
         self._connections: list[socket.socket] = []
@@ -148,6 +151,7 @@ class FakeSystemd:
 
     def _start(self, unit: str, properties: dict[str, Any]) -> str:
         if self.slices is not None:
+            self.before_start(properties["PIDs"])
             directory = self.slices / properties["Slice"] / unit
             directory.mkdir(parents=True)
             for pid in properties["PIDs"]:

@@ -76,7 +76,7 @@ class Storm:
                 process.communicate(timeout=max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 raise AssertionError(
-                    self._tell(f"it hangs: {process.args}\n{_where(process.pid)}")
+                    self._tell(f"it hangs: {process.args}\n{where(process.pid)}")
                 ) from None
 
     def _begin(self) -> subprocess.Popen[bytes]:
@@ -263,7 +263,7 @@ def below(pids: list[int]) -> set[int]:
     return found
 
 
-def _where(pid: int) -> str:
+def where(pid: int) -> str:
     """Return what a process that hangs waits for, and what it has open."""
     lines = []
     for name in ("wchan", "syscall", "status"):

@@ -3,7 +3,8 @@
 pytest-timeout raises an exception in a test that takes too long. That does not help where the test
 waits again while it cleans up after that exception; and there is no timer any more for the cleaning
 up of a test that has failed. Here a thread looks at each phase (setup, call, teardown): it prints
-where all threads are, and ends the process, of which xdist makes a failure and a new worker.
+where all threads are and what each child waits for, and ends the process, of which xdist makes a
+failure and a new worker.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from tests.lib.faults import where
+from tests.lib.product import descendants
 
 GRACE = 60.0  # seconds that a test has to end once it was told to
 _limit = pytest.StashKey[float]()
@@ -40,29 +44,11 @@ class _Watch:
             time.sleep(1)
         faulthandler.dump_traceback(self._stderr)
         # A forked child has xdist's pipes too: xdist would take us for alive.
-        _kill_below(os.getpid(), self._stderr)
+        for pid in descendants():
+            os.write(self._stderr, f"process {pid}\n{where(pid)}\n".encode())
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         os._exit(70)
-
-
-def _kill_below(pid: int, stderr: int) -> None:
-    """Kill all children of a process and theirs, and tell what each was waiting for."""
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                children = [int(word) for word in file.read().split()]
-            for child in children:
-                facts = [_read(f"/proc/{child}/{name}") for name in ("comm", "wchan", "cmdline")]
-                os.write(stderr, f"child {child} of {pid}: {' '.join(facts)}\n".encode())
-                _kill_below(child, stderr)
-                os.kill(child, signal.SIGKILL)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, errors="replace") as file:
-            return file.read(400).replace("\0", " ").strip()
-    except OSError:
-        return "?"
 
 
 def pytest_configure(config: pytest.Config) -> None:
