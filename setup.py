@@ -6,7 +6,7 @@
   helpers/zeros.c are to libraries.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
-- rless and rless-oci are made from helpers/launch.c and front.c, or without a compiler from
+- rless and rless-oci are made from helpers/launcher and foreground, or without a compiler from
   launch.sh.
 - helpers/hot.py writes the modules that a start needs into one file, unless the install is
   editable.
@@ -30,8 +30,8 @@ from setuptools.command.build import build
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 HERE = Path(__file__).resolve().parent
-LAUNCHERS = ["helpers/launch.c", "helpers/launch.sh"]
-COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}
+LAUNCHERS = ["helpers/launcher/launch.c", "helpers/launcher/launch.sh"]
+COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}
 HOT = "helpers/hot.py"
 HELPERS = {
     "rless-hasten": "helpers/hasten.c",
@@ -39,8 +39,8 @@ HELPERS = {
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
     "rless-recall.so": "helpers/recall.c",
-    "rless-serve": "helpers/serve",
-    "rless-unshare": "helpers/unshare",
+    "rless-serve": "helpers/fuse_server",
+    "rless-unshare": "helpers/userns_holder",
     "rless-zeros.so": "helpers/zeros.c",
 }
 LOST = {
@@ -174,7 +174,7 @@ class BuildScripts(build_scripts):
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""
-        return [*LAUNCHERS, "helpers/front.c", "helpers/front.h"]
+        return [*LAUNCHERS, "helpers/foreground/foreground.c", "helpers/foreground/foreground.h"]
 
 
 class Platform(Distribution):

@@ -7,12 +7,11 @@ the one that `rootless` lies in.
 
 The file: a header (the interpreter's bytecode magic; the start of the index, the ends of both
 parts, 4 bytes each; 16 bytes of the content's SHA-256), then the parts. The first one is read at
-every start: the marshalled code of `rootless/launch.py`, which helpers/launch.c executes, of the
-modules of `rless --version` and of what maps the second part, and the index (marshalled: module ->
-(source below DIRECTORY, part, start, end, the modules that it is certain to import)). The second
-one has all that commands may load. It is mapped when a module of it is wanted first, so that only
-what is loaded costs.
-"""
+every start: the marshalled code of `rootless/launch.py`, which helpers/launcher/launch.c executes,
+of the modules of `rless --version` and of what maps the second part, and the index (marshalled:
+module -> (source below DIRECTORY, part, start, end, the modules that it is certain to import)). The
+second one has all that commands may load. It is mapped when a module of it is wanted first, so that
+only what is loaded costs."""
 
 from __future__ import annotations
 
@@ -30,10 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 NAME = "hot.bin"
-COMMANDS = ("rootless.cli.main", "rootless.runtime.cli")
+COMMANDS = ("rootless.cli.main", "rootless.runtime.commands.main")
 MAPS = "rootless.linux.memory"  # what reaches the second part
-FRONT = "rootless.cli.front"  # a command that only the launcher starts
+FRONT = "rootless.cli.foreground"  # a command that only the launcher starts
 FINDER = "rootless.launch"
+VERBS = "rootless.cli.verbs"
+FLAGS = "rootless.cli.flags"
 
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
 # loads others is slow by itself, so it and all that only it needs is left out.
@@ -53,13 +54,14 @@ class Module:
         self.at_start = set(_imports(self.tree.body, at_start=True))
         self.ever = set(_imports(self.tree.body, at_start=False))
         # Tables name functions by strings: "network.publish" in rootless.cli.options; that of
-        # the verbs names modules.
-        package = name.rpartition(".")[0]
+        # the verbs names modules: "container.run".
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 module, dot, _ = node.value.partition(".")
-                if dot or name in COMMANDS:
-                    self.ever.add(f"{package}.{module}")
+                if dot and name in COMMANDS:
+                    self.ever.add(f"{VERBS}.{node.value}")
+                elif dot:
+                    self.ever.add(f"{FLAGS}.{module}")
 
     def compile(self) -> bytes:
         """Return the marshalled code of what is executed.

@@ -32,9 +32,9 @@ def sources(path: Path) -> list[Path]:
     """Return the C files of a program: one, or those of a directory."""
     files = sorted(path.glob("*.c")) if path.is_dir() else [path]
     if path.name == "launch.c":
-        files.append(HELPERS / "front.c")
-    if path.name in ("launch.c", "hasten.c", "serve", "unshare"):
-        files.append(HELPERS / "monitor" / "bare.c")
+        files.append(HELPERS / "foreground" / "foreground.c")
+    if path.name in ("launch.c", "hasten.c", "fuse_server", "monitor", "userns_holder"):
+        files.append(HELPERS / "common" / "bare.c")
     return files
 
 
@@ -77,7 +77,7 @@ def compile_with(flags: list[str], files: list[Path], target: Path) -> str | Non
 
 def write_launcher(path: Path, values: dict[str, str]) -> None:
     """Make one launcher: NAME, MODULE, SOURCE (of an editable install), PYTHON, VERSION."""
-    program, script = (HELPERS / name for name in ("launch.c", "launch.sh"))
+    program, script = (HELPERS / name for name in ("launcher/launch.c", "launcher/launch.sh"))
     macros = [f"-D{key}={c_string(value)}" for key, value in values.items()]
     if compile_helper(program, path, macros) is None:
         return

@@ -1,4 +1,4 @@
-"""Start a command: what the launchers rless and rless-oci (helpers/launch.sh) import first.
+"""Start a command: what the launchers rless and rless-oci (helpers/launcher) import first.
 
 The interpreter runs without `site`, which takes 3 ms, so sys.path holds the standard library and
 the directory of this package only: all that `rless run` needs. The directories of third-party
@@ -37,8 +37,8 @@ else:
     from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
     from _imp import _fix_co_filename
 
-# What the launcher has to tell us (helpers/launch.c): header and first part of hot.bin, which it
-# has read; the socket to it, where it is in front of us (helpers/front.c).
+# What the launcher has to tell us (helpers/launcher): header and first part of hot.bin, which it
+# has read; the socket to it, where it is in front of us (helpers/foreground/foreground.c).
 hot: "tuple[bytes, bytes] | None" = globals().get("hot")
 front = -1
 

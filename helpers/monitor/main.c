@@ -4,7 +4,7 @@
  * Usage: rless-monitor ORDERS
  *
  * ORDERS is the number of a descriptor: a memfd of KEY NUL VALUE NUL ..., written by
- * rootless/engine/hold.py; hold_loop.py there is this program's work in Python, for hosts without a
+ * rootless/engine/monitor/execute.py; hold_loop.py there is this program's work in Python, for hosts without a
  * C compiler. The process was Python until init was on its way, and became this program by
  * execve: it is init's parent, root of the engine's user namespace by capabilities, and holds
  * the mount and network namespace.

@@ -67,7 +67,7 @@ void record_exit(bool again)
 	close(fd);
 }
 
-/* Append an event as rootless/engine/events.py does: one line by one write. */
+/* Append an event as rootless/engine/state/events.py does: one line by one write. */
 void event(const char *action)
 {
 	static char said[1 << 15]; /* the labels of a container are of any length */

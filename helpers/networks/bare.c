@@ -1,5 +1,5 @@
 /* The part of the C library that this program uses: the monitor's, and what only networks need. */
-#include "../monitor/bare.c"
+#include "../common/bare.c"
 
 #include <sys/epoll.h>
 #include <sys/random.h>

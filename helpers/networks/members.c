@@ -98,7 +98,7 @@ int place_of(const struct address *address)
 	return -1;
 }
 
-/* Tell `events` that a container has left a network, as rootless/engine/events.py does: one line by
+/* Tell `events` that a container has left a network, as rootless/engine/state/events.py does: one line by
  * one write. The id and the name are what the command has checked. */
 static void tell_of_end(const struct network *network, const char *id)
 {

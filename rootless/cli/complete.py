@@ -25,19 +25,19 @@ def _containers() -> list[str]:
 
 
 def _volumes() -> list[str]:
-    from rootless.engine.volumes import all_names
+    from rootless.engine.state.volumes import all_names
 
     return all_names()
 
 
 def _networks() -> list[str]:
-    from rootless.engine import networks
+    from rootless.engine.networks import store
 
-    return [network.name for network in networks.every()]
+    return [network.name for network in store.every()]
 
 
 def _images() -> list[str]:
-    from rootless.engine.images import list_images
+    from rootless.engine.images.images import list_images
 
     return [
         f"{image['repository']}:{image['tag']}" if image["tag"] else image["repository"]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 
-from rootless.cli import values
+from rootless.cli.flags import values
 from rootless.errors import EXIT_TOOL, RlessError
 
 TYPE_CHECKING = False
@@ -165,7 +165,7 @@ def _unknown(verb: Verb, name: str, word: str) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    path = f"rootless.cli.{name}"
+    path = f"rootless.cli.flags.{name}"
     __import__(path)
     return sys.modules[path]
 

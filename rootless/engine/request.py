@@ -288,7 +288,7 @@ class RunRequest(Plain):
         self.ulimits: list[tuple[str, int, int]] = []  # (name, soft, hard), -1: unlimited
         self.oom_score_adj: int | None = None
 
-        # What of the host it shares: `engine.profile` writes these down as mounts, variables and
+        # What of the host it shares: `engine.spec.hpc` writes these down as mounts, variables and
         # devices. `fakeroot` None: for root where one id is mapped.
         self.hpc = False
         self.share_home = False

@@ -15,7 +15,7 @@ from rootless.host import facts, hints
 from rootless.linux.cgroup import DELEGATE_FILE, DELEGATE_TEXT
 
 if TYPE_CHECKING:
-    from rootless.host.trial import Outcome
+    from rootless.host.probe import Outcome
 
 KERNEL_FLOOR = (5, 12)  # mount_setattr; overlayfs in a user namespace came with 5.11
 PYTHON_FLOOR = (3, 10)

@@ -15,7 +15,7 @@ import textwrap
 
 from rootless import paths
 from rootless.errors import RlessError, escape
-from rootless.host import checks, facts, trial
+from rootless.host import checks, facts, probe
 from rootless.host.checks import FAIL, OK, WARN, Check
 from rootless.linux import cgroup, idmap, process, subid
 
@@ -35,10 +35,10 @@ def _host() -> Iterator[Check]:
     yield checks.check_python((sys.version_info[0], sys.version_info[1]), sys.executable)
     yield checks.check_kernel(os.uname().release)
     yield checks.check_confinement(_status())
-    usable = trial.bounded(trial.user_namespace)
+    usable = probe.bounded(probe.user_namespace)
     yield checks.check_userns(usable)
     if usable:
-        yield checks.check_kernel_mounts(trial.bounded(trial.kernel_mounts))
+        yield checks.check_kernel_mounts(probe.bounded(probe.kernel_mounts))
 
 
 def _status() -> dict[str, str]:
@@ -46,7 +46,7 @@ def _status() -> dict[str, str]:
 
 
 def _ranges(kind: str) -> list[tuple[int, int]]:
-    outcome = trial.bounded(subid.ranges, kind)  # a directory service may hang
+    outcome = probe.bounded(subid.ranges, kind)  # a directory service may hang
     return [(start, count) for start, count in outcome.result or []]
 
 
@@ -65,7 +65,7 @@ def _identity(usable: bool) -> Iterator[Check]:
         text = facts.read(f"/etc/sub{kind}") or ""
         yield checks.check_subids(kind, ranges, name, text, has_libsubid=library is not None)
     if usable and uids and gids and complete:  # only without these `run` goes on with one id
-        yield checks.check_full_map(trial.bounded(trial.full_map, uids, gids))
+        yield checks.check_full_map(probe.bounded(probe.full_map, uids, gids))
 
 
 def _storage(usable: bool) -> Iterator[Check]:
@@ -75,7 +75,7 @@ def _storage(usable: bool) -> Iterator[Check]:
         yield Check("storage", FAIL, error.message, "nothing can be stored", error.hint or "")
         return
     mount = facts.mount_of(os.path.realpath(path), facts.mounts())
-    yield checks.check_storage(path, mount, trial.bounded(trial.space, path))
+    yield checks.check_storage(path, mount, probe.bounded(probe.space, path))
     if usable:
         yield from _drivers(path)
     try:
@@ -93,17 +93,17 @@ def _drivers(path: str) -> Iterator[Check]:
         return made[-1]
 
     try:
-        xattr = trial.bounded(trial.user_xattr, fresh())
+        xattr = probe.bounded(probe.user_xattr, fresh())
         uids, gids = _ranges("uid"), _ranges("gid")
-        if uids and gids and trial.bounded(trial.full_map, uids, gids):
-            yield checks.check_owners(trial.bounded(trial.foreign_owner, fresh(), uids, gids))
-        yield checks.check_locks(trial.bounded(trial.locks, fresh()))
-        overlay = checks.check_overlay(trial.bounded(trial.kernel_overlay, fresh()), xattr)
+        if uids and gids and probe.bounded(probe.full_map, uids, gids):
+            yield checks.check_owners(probe.bounded(probe.foreign_owner, fresh(), uids, gids))
+        yield checks.check_locks(probe.bounded(probe.locks, fresh()))
+        overlay = checks.check_overlay(probe.bounded(probe.kernel_overlay, fresh()), xattr)
         program = facts.find_program("fuse-overlayfs")
-        device = trial.bounded(trial.device, "/dev/fuse")
+        device = probe.bounded(probe.device, "/dev/fuse")
         tried = None
         if program and device:
-            tried = trial.bounded(trial.fuse_overlay, fresh(), program)
+            tried = probe.bounded(probe.fuse_overlay, fresh(), program)
         fuse = checks.check_fuse(program, device, tried)
         yield overlay
         yield fuse
@@ -115,7 +115,7 @@ def _drivers(path: str) -> Iterator[Check]:
         yield Check("driver", FAIL, f"{path}: {error.strerror}", "nothing can be stored", "")
     finally:
         for directory in made:
-            trial.remove(directory)
+            probe.remove(directory)
 
 
 def _surroundings() -> Iterator[Check]:
@@ -123,9 +123,9 @@ def _surroundings() -> Iterator[Check]:
     name = facts.user_name(uid) or str(uid)
     yield checks.check_runtime_dir(os.environ.get("XDG_RUNTIME_DIR"), uid)
     pasta = facts.find_program("pasta")
-    said = trial.bounded(trial.version, pasta) if pasta else trial.Outcome(error="not installed")
-    yield checks.check_network(pasta, said, trial.bounded(trial.device, "/dev/net/tun"))
-    yield checks.check_bridges(trial.bounded(trial.bridges))
+    said = probe.bounded(probe.version, pasta) if pasta else probe.Outcome(error="not installed")
+    yield checks.check_network(pasta, said, probe.bounded(probe.device, "/dev/net/tun"))
+    yield checks.check_bridges(probe.bounded(probe.bridges))
     yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
     kills = facts.ask_logind(name)
     groups = facts.cgroups()

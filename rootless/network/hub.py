@@ -144,7 +144,7 @@ def enter(ids: IdMap, way_out: bool, made: Callable[[int], None] | None = None) 
     """Return a connection to the hub, which is made if there is none.
 
     Args:
-        ids: all ids of the caller's, each as itself (`engine.userns.identity`).
+        ids: all ids of the caller's, each as itself (`engine.idmap_policy.identity`).
         way_out: whether the caller needs one.
         made: told the pid of its program, if it was made now.
 

@@ -6,7 +6,7 @@ those of any program of the user.
 
 Left to itself it also lets the container reach services on the host's 127.0.0.1, by two ways:
 the gateway's address and the container's own 127.0.0.1 (security class 38). `pasta_options`
-closes both; `rootless.network.shield` closes a third one in the container.
+closes both; `rootless.network.loopback_guard` closes a third one in the container.
 
 Theory of operation:
 

@@ -1,7 +1,7 @@
 """The OCI image specification's documents, with the spec's own field names.
 
 Only what rless reads or writes is named; unknown keys are kept where a document is passed on.
-Values of these types have been checked by `rootless.image.manifest`.
+Values of these types have been checked by `rootless.image.config.manifest`.
 
 Source: OCI image-spec 1.1: descriptor.md, manifest.md, image-index.md, config.md;
 Docker's "Image Manifest V 2, Schema 2".

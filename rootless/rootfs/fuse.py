@@ -242,7 +242,7 @@ class Server:
     def _fork(self) -> int:
         """Make the mount, and fork a child that becomes the program; return the mount."""
         from rootless.linux import idmap
-        from rootless.linux.become import become
+        from rootless.linux.exec_helper import become
 
         try:
             fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)

@@ -57,7 +57,7 @@ def mount(
         identity: [device, inode, size, mtime in ns] that the file had when it was looked at.
         cache: where images are unpacked if there is no FUSE; a private directory.
         begun: its mount, where that was made ahead.
-        ahead: what will be wanted of it (`rootfs.ahead`), where that was not told before.
+        ahead: what will be wanted of it (`rootfs.prefetch`), where that was not told before.
         driver: of the union on top; as for `rootless.rootfs.mount`.
 
     Raises:
@@ -189,7 +189,7 @@ class Begun:
             self._server.mount()
 
     def look_ahead(self, words: bytes) -> None:
-        """Have the image asked for what will be wanted (`rootfs.ahead`); wait for nothing."""
+        """Have the image asked for what will be wanted (`rootfs.prefetch`); wait for nothing."""
         if self._server is not None:
             self._server.look_ahead(words)
 

@@ -18,7 +18,7 @@ from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import caps, idmap, ns, process, tree
 from rootless.linux import mount as mounts
-from rootless.linux.become import become
+from rootless.linux.exec_helper import become
 from rootless.rootfs import fuse
 from rootless.rootfs.entries import lock, make_entry
 

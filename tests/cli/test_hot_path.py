@@ -75,8 +75,10 @@ class Installation:
         compileall.compile_dir(self.lib, quiet=2)
 
     def argv(self, *words: str, before: str = "") -> list[str]:
-        """Return the command line of a start as helpers/launch.sh makes it."""
-        module = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.cli"}[words[0]]
+        """Return the command line of a start as helpers/launcher/launch.sh makes it."""
+        module = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}[
+            words[0]
+        ]
         code = before + START.format(module=module)
         return [sys.executable, "-I", "-S", "-c", code, str(self.lib), *words]
 
@@ -140,7 +142,7 @@ def cached(rless: Product) -> Product:
 def test_modules_of_a_run(installed: Installation, cached: Product, tmp_path: Path) -> None:
     words = ("rless", *RUN, cached.image, "true")
     modules = loaded(installed, tmp_path / "log", *words, env=cached.env)
-    assert "rootless.runtime.init" in modules
+    assert "rootless.runtime.inside.init" in modules
     # Where no systemd can be reached, nothing is loaded to speak to one, nor to set limits.
     assert not {"rootless.linux.dbus", "rootless.runtime.cgroup.systemd"} & modules
     assert not {"rootless.engine.resources", "rootless.runtime.cgroup.resources"} & modules
@@ -157,7 +159,7 @@ def test_modules_of_an_exec(installed: Installation, cached: Product, tmp_path: 
         modules = loaded(installed, tmp_path / "log", *words, env=cached.env)
     finally:
         cached("rm", "-f", "box").expect()
-    assert "rootless.runtime.exec" in modules
+    assert "rootless.runtime.host.exec" in modules
     assert forbidden(modules) == []
     assert len(modules) <= MODULES_OF_EXEC, (len(modules), sorted(modules))
 
@@ -218,8 +220,8 @@ def test_a_short_name_that_is_there_reads_no_settings(
         for name in ("hot/name:1", "docker.io/hot/name:1"):
             words = ("rless", *RUN, name, "true")
             modules = loaded(installed, tmp_path / "log", *words, env=env)
-            assert "rootless.runtime.init" in modules
-            assert not {"tomllib", "tomli", "rootless.image.registries_conf"} & modules
+            assert "rootless.runtime.inside.init" in modules
+            assert not {"tomllib", "tomli", "rootless.image.model.registries_conf"} & modules
         argv = installed.argv("rless", *RUN, "hot/other", "true")
         done = subprocess.run(argv, env=env, capture_output=True, text=True)
         assert "registries.conf is not valid TOML" in done.stderr
@@ -234,17 +236,17 @@ def test_modules_look_as_from_their_sources(installed: Installation) -> None:
     code = """
 import json
 from rootless.engine import run
-import rootless.cli, rootless.runtime.init
+import rootless.cli, rootless.runtime.inside.init
 print(json.dumps({m.__name__: [m.__file__, m.__spec__.origin, m.__package__,
     getattr(m, "__path__", None), type(m.__loader__).__name__, m.__doc__ is None,
     m.__loader__.is_package(m.__name__), m.__spec__.has_location]
-    for m in (run, rootless.cli, rootless.runtime.init)}))
+    for m in (run, rootless.cli, rootless.runtime.inside.init)}))
 """
     package = str(installed.package)
     found = json.loads(installed.python(code))
     run = f"{package}/engine/run.py"
     cli = f"{package}/cli/__init__.py"
-    assert found["rootless.engine.run"] == [
+    assert found["rootless.engine.start.run"] == [
         run, run, "rootless.engine", None, "HotLoader", True, False, True
     ]  # fmt: skip
     assert found["rootless.cli"] == [
@@ -291,7 +293,7 @@ def test_no_import_after_the_barrier(installed: Installation) -> None:
     code = """
 from rootless.runtime import init
 init.forbid_imports()
-for name in ("rootless.runtime.tty", "rootless.engine.run", "fractions"):
+for name in ("rootless.runtime.inside.tty", "rootless.engine.start.run", "fractions"):
     try:
         __import__(name)
     except ImportError:
@@ -301,7 +303,7 @@ for name in ("rootless.runtime.tty", "rootless.engine.run", "fractions"):
 
 
 def test_no_descriptor_stays_open(installed: Installation) -> None:
-    code = "import os, rootless.engine.run; print(sorted(os.listdir('/proc/self/fd')))"
+    code = "import os, rootless.engine.start.run; print(sorted(os.listdir('/proc/self/fd')))"
     assert len(json.loads(installed.python(code).replace("'", '"'))) == 4  # the listing's own
 
 
@@ -360,8 +362,8 @@ def test_a_file_that_is_replaced_meanwhile_is_not_mixed(damaged: Installation) -
     other = content[:16] + bytes(16) + content[32:]
     code = f"""
 open(hot.path, "wb").write({other[:32]!r} + bytes({len(other) - 32}))
-import rootless.cli.main, rootless.engine.run
-print(type(rootless.cli.main.__loader__).__name__, type(rootless.engine.run.__loader__).__name__)
+import rootless.cli.main as main, rootless.engine.start.run as run
+print(type(main.__loader__).__name__, type(run.__loader__).__name__)
 """
     assert damaged.python(code) == "HotLoader SourceFileLoader\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.engine import moments
+from rootless.engine import timestamps
 from tests.lib.images import Dir, File, Image, busybox_layer, layer
 from tests.lib.product import Product, own_rless, shared_product
 
@@ -205,7 +205,7 @@ def test_inspect_has_the_shape_of_docker(rless: Product) -> None:
     assert shown["Config"]["Labels"]["year"] == "2022"
     assert shown["RootFS"]["Type"] == "layers" and len(shown["RootFS"]["Layers"]) == 2
     assert os.path.isdir(shown["GraphDriver"]["Data"]["UpperDir"])
-    assert moments.rfc3339(shown["Metadata"]["LastTagTime"])
+    assert timestamps.rfc3339(shown["Metadata"]["LastTagTime"])
     assert shown["Size"] > 2000 and shown["Id"].startswith("sha256:")
     form = "{{.Architecture}} {{index .Config.Env 0}} {{json .Config.Cmd}}"
     out = rless("image", "inspect", "--format", form, "team/app:2").expect().out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.image.ownership import delete_any
+from rootless.image.store.ownership import delete_any
 from tests.lib import images
 from tests.lib.image_store import Workshop
 

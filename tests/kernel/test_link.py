@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
-from rootless.host import trial
+from rootless.host import probe
 from rootless.linux import idmap, link, netlink, ns, route
 from rootless.network import firewall
 from tests.lib.engine_namespace import make_map
@@ -132,4 +132,4 @@ def test_an_error_says_what_was_wanted() -> None:
 
 
 def test_a_witness_can_make_them_too() -> None:
-    assert trial.bounded(trial.bridges).error == ""
+    assert probe.bounded(probe.bridges).error == ""

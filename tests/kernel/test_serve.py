@@ -23,7 +23,7 @@ import pytest
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount, process
 from rootless.linux.call import libc
-from rootless.linux.holder import Holder
+from rootless.linux.namespace_holder import Holder
 from rootless.rootfs import fuse, squashfs
 from tests.lib import engine_namespace
 from tests.lib import flat as made
@@ -287,7 +287,7 @@ def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) 
 def test_it_has_none_where_it_was_linked_with_the_c_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As on processors that helpers/monitor/bare.c does not know."""
+    """As on processors that helpers/common/bare.c does not know."""
     instead(monkeypatch, static_program("helpers/serve"))
     found = serve(ABOUT, {"port": 1}, "outside")
     assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")

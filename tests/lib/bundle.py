@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rootless.linux import subid
-from rootless.runtime.features import example_spec
+from rootless.runtime.commands.features import example_spec
 from tests.lib.compiled import ROOT, static_program
 from tests.lib.product import Result
 
@@ -32,7 +32,7 @@ _START = """import sys
 del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
 from rootless.launch import start
-start("rootless.runtime.cli")"""
+start("rootless.runtime.commands.main")"""
 RLESS = [sys.executable, "-I", "-S", "-B", "-c", _START, str(ROOT), "rless-oci"]
 # What a runtime under test is called with: nothing of the test's environment matters to it.
 ENVIRONMENT = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.linux import idmap, mount, netlink, ns
 from rootless.linux.idmap import IdMap
-from rootless.network import pasta, shield
+from rootless.network import loopback_guard, pasta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +166,7 @@ class Container:
 @contextlib.contextmanager
 def container(
     function: Callable[[], Any] = lambda: None,
-    prepare: Callable[[], None] = shield.close_loopback,
+    prepare: Callable[[], None] = loopback_guard.close_loopback,
 ) -> Iterator[Any]:
     """Make a container that calls `function` when its `run` is called.
 
@@ -241,7 +241,7 @@ def connected(
                 with open(path, "w", encoding="ascii") as file:
                     file.write("1")
         if shielded:
-            shield.close_loopback(running.interface, running.mac)
+            loopback_guard.close_loopback(running.interface, running.mac)
 
     with container(function, prepare) as made:
         start_pasta(made.netns, made.userns, running, die_with_parent=True)

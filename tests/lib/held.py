@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rootless.engine import hold, hold_loop, monitor_client
-from rootless.engine.container import Container
-from rootless.engine.monitor_client import Client
+from rootless.engine.monitor import execute, fallback
+from rootless.engine.state import monitor_client
+from rootless.engine.state.container import Container
+from rootless.engine.state.monitor_client import Client
 from tests.lib.compiled import static_program
 
 ID = "c" * 64
@@ -120,16 +121,16 @@ class Held:
         }
         pairs = [(key, str(value)) for key, value in orders.items()]
         for key, value in pairs:
-            if key in hold.FDS and int(value) >= 0:
+            if key in execute.FDS and int(value) >= 0:
                 os.set_inheritable(int(value), True)
-        fd = hold.encode(pairs)
+        fd = execute.encode(pairs)
         os.set_inheritable(fd, True)
         os.write(tell, str(app.pid).encode())
         os.close(tell)
         if prepare is not None:
             prepare()
         if path is None:
-            hold_loop.run(fd)
+            fallback.run(fd)
         os.execve(path, ["rless-monitor", str(fd)], {})
 
     def connect(self) -> Client:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from rootless.engine import userns
+from rootless.engine import idmap_policy
 from rootless.linux import idmap, netlink, ns, process
 from rootless.network import bridge, hub
 from tests.lib.engine_namespace import make_map
@@ -23,7 +23,7 @@ class Member:
         self.id = f"{number:064x}"
         self.number = number
         self.bridges = list(bridges)
-        self.hub = hub.enter(userns.identity(userns.Subordinate()), way_out=False)
+        self.hub = hub.enter(idmap_policy.identity(idmap_policy.Subordinate()), way_out=False)
         joiner = bridge.Joiner(self.hub)
         joiner.fork()
         child = idmap.Newborn(

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rootless.engine import userns
-from rootless.image import pull as puller
-from rootless.image.ownership import everything
-from rootless.image.store import Image as StoredImage
-from rootless.image.store import Store
-from rootless.image.user import resolve_user
+from rootless.engine import idmap_policy
+from rootless.image.config.user import resolve_user
+from rootless.image.store.ownership import everything
+from rootless.image.store.store import Image as StoredImage
+from rootless.image.store.store import Store
+from rootless.image.transfer import pull as puller
 from rootless.linux.idmap import IdMap, call_in_userns
 from tests.lib import images
 
@@ -25,12 +25,12 @@ def map_for(image: StoredImage) -> IdMap:
     """Return the map that `rless run` takes by default."""
     spec = image.config.get("User") or ""
     user = resolve_user(spec, passwd=image.passwd(), group=image.group())
-    return userns.choose("auto", user[:2], userns.Subordinate())
+    return idmap_policy.choose("auto", user[:2], idmap_policy.Subordinate())
 
 
 def map_of(uid: int, gid: int) -> IdMap:
     """Return the map in which the caller is that user."""
-    return userns.build(uid, gid, userns.Subordinate())
+    return idmap_policy.build(uid, gid, idmap_policy.Subordinate())
 
 
 class Workshop:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rootless.host import facts, trial
+from rootless.host import facts
+from rootless.host import probe as trial
 from rootless.linux import subid
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from tests.lib import images
 from tests.lib.compiled import ROOT, static_program
 
 _PR_SET_CHILD_SUBREAPER = 36
-# As the launcher (helpers/launch.sh) starts it; the bytecode goes where the user may write.
+# As the launcher (helpers/launcher) starts it; the bytecode goes where the user may write.
 # Before what a launcher of Python runs: a key comes just when a control group has been made.
 KEY_AT_CGROUP = """import os
 make = os.mkdir

@@ -1,4 +1,4 @@
-"""rootless/runtime/lifecycle.py, load: files that are no config, and the command line."""
+"""rootless/runtime/host/lifecycle.py, load: files that are no config, and the command line."""
 
 from __future__ import annotations
 

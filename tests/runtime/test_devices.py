@@ -1,11 +1,11 @@
-"""rootless/runtime/devices.py: nodes are the host's, and really these devices (class 27)."""
+"""rootless/runtime/inside/devices.py: nodes are the host's, and really these devices (class 27)."""
 
 from __future__ import annotations
 
 import pytest
 
 from rootless.errors import RlessError
-from rootless.runtime import devices
+from rootless.runtime.inside import devices
 from tests.lib.bundle import Bundle
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")

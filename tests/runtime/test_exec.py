@@ -1,4 +1,4 @@
-"""`runtime.exec`: what joins a container, by itself; the product's tests are in tests/engine."""
+"""`runtime.host.exec`: what joins a container, by itself; the product is in tests/engine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rootless.engine.keys import Keys, parse
+from rootless.engine.attach.detach_keys import Keys, parse
 from rootless.errors import RlessError
 from rootless.linux.process import start_time
-from rootless.runtime import exec as runtime
-from rootless.runtime import process
+from rootless.runtime.host import exec as runtime
+from rootless.runtime.inside import process
 from tests.lib.compiled import ROOT
 
 # -- programs that are held (class 24) -----------------------------------------------------------

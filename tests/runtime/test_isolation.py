@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from rootless.linux import ns
-from rootless.runtime import lifecycle, parent
 from rootless.runtime.cgroup.none import NoCgroup
+from rootless.runtime.host import lifecycle, parent
 from tests.lib import engine_namespace
 from tests.lib.bundle import ENVIRONMENT, INSIDE, Bundle
 from tests.lib.compiled import ROOT

@@ -1,4 +1,4 @@
-"""rootless/runtime/mounts.py against hostile images (security classes 26, 27, 29, 30)."""
+"""rootless/runtime/inside/mounts.py against hostile images (security classes 26, 27, 29, 30)."""
 
 from __future__ import annotations
 

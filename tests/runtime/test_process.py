@@ -1,4 +1,4 @@
-"""rootless/runtime/process.py: directory, limits, program (security classes 24 and 25)."""
+"""rootless/runtime/inside/process.py: directory, limits, program (security classes 24 and 25)."""
 
 from __future__ import annotations
 

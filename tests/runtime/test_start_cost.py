@@ -26,6 +26,6 @@ def test_modules(bundle: Bundle, verb: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     loaded = {line.rsplit("|", 1)[1].strip() for line in lines}
-    assert "rootless.runtime.cli" in loaded
+    assert "rootless.runtime.commands.main" in loaded
     assert not loaded & HEAVY
     assert len(loaded) < (80 if verb == "run" else 50), sorted(loaded)

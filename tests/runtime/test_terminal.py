@@ -1,4 +1,4 @@
-"""rootless/runtime/tty.py: a pty of the container's own, handed over a socket (class 37)."""
+"""rootless/runtime/inside/tty.py: a pty of the container's own, handed over a socket (class 37)."""
 
 from __future__ import annotations
 

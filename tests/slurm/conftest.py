@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rootless.runtime.features import example_spec
+from rootless.runtime.commands.features import example_spec
 from tests.lib.compiled import ROOT, static_program
 from tests.lib.product import Result
 

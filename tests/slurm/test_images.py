@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.engine.test_join import RING
+from tests.engine.ranks.test_join import RING
 from tests.lib.product import Product, own_rless, rless, shared_product
 from tests.slurm.conftest import processes_with, wait_for
 

@@ -311,7 +311,8 @@ sys.path.insert(0, {str(ROOT)!r})
 os.environ.update(_RLESS_COMPLETE="bash_complete", COMP_WORDS="rless ", COMP_CWORD="1")
 from rootless.cli.main import main
 main()
-print([name for name in sys.modules if name in ("rootless.cli.run", "rootless.cli.ps")])
+verbs = ("rootless.cli.verbs.container.run", "rootless.cli.verbs.container.ps")
+print([name for name in sys.modules if name in verbs])
 """
     done = subprocess.run([sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rootless.cli import main as cli
-from rootless.cli import parse, values
+from rootless.cli import parse
 from rootless.cli.click_app import help_of
+from rootless.cli.flags import values
 from rootless.cli.options import GROUPS, REFUSED
 from rootless.cli.reference import text
 from rootless.engine.request import RunRequest

@@ -10,7 +10,10 @@ from types import ModuleType
 import pytest
 
 from rootless import __version__
-from rootless.cli import images, output, ps, version
+from rootless.cli import output
+from rootless.cli.verbs.container import ps
+from rootless.cli.verbs.image import images
+from rootless.cli.verbs.system import version
 from rootless.errors import RlessError
 
 COLUMNS = (("ID", "CONTAINER ID"), ("Names", "NAMES"))
@@ -172,7 +175,9 @@ def test_images(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
         return found
 
     filters = ("label", "reference")
-    fake(monkeypatch, "rootless.engine.images", list_images=list_images, LIST_FILTERS=filters)
+    fake(
+        monkeypatch, "rootless.engine.images.images", list_images=list_images, LIST_FILTERS=filters
+    )
     images.main({"format": "{{.Repository}} {{.Tag}} {{.ID}} {{.Size}}"}, [])
     assert capfd.readouterr().out == "busybox 1 cccccccccccc 1kB\n<none> <none> dddddddddddd 5B\n"
     images.main({"quiet": True, "full": True, "filters": ["label=a"]}, ["busybox:1"])

@@ -40,13 +40,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     image = SimpleNamespace(id="sha256:0", name="docker.io/library/x:latest", digest="sha256:1")
     modules: dict[str, dict[str, object]] = {
-        "rootless.engine.stop": dict.fromkeys(("stop", "kill", "restart"), MANY),
-        "rootless.engine.remove": {"remove": MANY},
-        "rootless.engine.wait": {"wait": MANY},
-        "rootless.engine.amend": {"update": MANY},
-        "rootless.engine.images": {"pull": image, "remove": ["Untagged: x"]},
-        "rootless.engine.userns": {"unshare": 3},
-        "rootless.engine.run": {"run": 42},
+        "rootless.engine.manage.stop": dict.fromkeys(("stop", "kill", "restart"), MANY),
+        "rootless.engine.manage.remove": {"remove": MANY},
+        "rootless.engine.manage.wait": {"wait": MANY},
+        "rootless.engine.manage.update": {"update": MANY},
+        "rootless.engine.images.images": {"pull": image, "remove": ["Untagged: x"]},
+        "rootless.engine.idmap_policy": {"unshare": 3},
+        "rootless.engine.start.run": {"run": 42},
         "rootless.host.doctor": {"main": 0},
     }
     for path, functions in modules.items():

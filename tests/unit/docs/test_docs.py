@@ -23,8 +23,8 @@ import pytest
 
 from rootless import config
 from rootless.cli import main as cli
-from rootless.cli import run
 from rootless.cli.parse import HelpWanted, parse
+from rootless.cli.verbs.container import run
 from rootless.errors import RlessError
 from tests.lib import images, jenkins
 
@@ -137,7 +137,10 @@ def test_the_check_finds_mistakes() -> None:
 def home(tmp_path: Path) -> Iterator[Path]:
     """Make a home directory, with rless on its PATH."""
     (tmp_path / "bin").mkdir()
-    for name, module in (("rless", "rootless.cli.main"), ("rless-oci", "rootless.runtime.cli")):
+    for name, module in (
+        ("rless", "rootless.cli.main"),
+        ("rless-oci", "rootless.runtime.commands.main"),
+    ):
         launcher = tmp_path / "bin" / name
         launcher.write_text(
             f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TREE))} exec {shlex.quote(sys.executable)} -B"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rootless.engine import exec as exec_
+from rootless.engine.exec import exec as exec_
 
 
 def test_the_end_of_the_session_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:

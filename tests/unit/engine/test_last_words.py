@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rootless.engine import health
-from rootless.engine.attach import Pump
+from rootless.engine.attach.streams import Pump
+from rootless.engine.exec import healthcheck
 
 _FLOOD = """
 import os, sys
@@ -71,7 +71,7 @@ def test_of_a_command(flood: int) -> None:
 def test_of_a_health_check(flood: int) -> None:
     ended = subprocess.Popen(["true"])
     pidfd = os.pidfd_open(ended.pid)
-    output, in_time = health._watch(pidfd, flood, time.monotonic() + 60)
+    output, in_time = healthcheck._watch(pidfd, flood, time.monotonic() + 60)
     assert in_time
     assert len(output) == 4096
     ended.wait()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rootless.cli import limits
+from rootless.cli.flags import limits
 from rootless.engine import resources
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError

@@ -10,7 +10,7 @@ import pytest
 
 from rootless.host import checks, facts, hints
 from rootless.host.checks import FAIL, OK, WARN
-from rootless.host.trial import Outcome
+from rootless.host.probe import Outcome
 
 GOOD = Outcome("works")
 REFUSED = Outcome(error="unshare: Operation not permitted", number=errno.EPERM)

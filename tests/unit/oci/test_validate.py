@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rootless.errors import RlessError
 from rootless.oci import validate
-from rootless.runtime.features import example_spec
+from rootless.runtime.commands.features import example_spec
 
 FULL: dict[str, Any] = {
     **example_spec(),

@@ -1,0 +1,447 @@
+/*
+ * The process in front of `rless run`: the caller waits for it, and it exits as the application.
+ *
+ * It forks. The child, the maker, becomes Python, makes the container, and then its monitor. This
+ * process copies the streams and passes signals on, in 0.1 MB: it lives as long as the container.
+ * Its end is the container's, by the link to the monitor, until it has said 'D'. It handles no
+ * terminal and words no error. Where that is wanted, it becomes Python:
+ *
+ *     rootless.cli.foreground LINK STDIN STDOUT STDERR MAKER STATE DETAIL FACTS
+ *
+ *     LINK, STDIN, STDOUT, STDERR: inheritable descriptors; -1: there is none, or not any more
+ *     MAKER: the pid of our child, to be waited for
+ *     STATE, DETAIL: what has happened
+ *         attend       DETAIL empty: all is to be done; 'A' is answered, 'B' not read
+ *         failed       DETAIL is what came with 'F'; the maker is there, the link may say more
+ *         interrupted  DETAIL is the number of a signal that came before 'B'; LINK is -1
+ *         gone         DETAIL empty: the maker has ended before 'B'; it may have told why
+ *         killed       DETAIL empty: the monitor was, after; what the application wrote is copied
+ *     FACTS: what came with 'A'
+ *
+ * Blocked are then, beside what the caller had: SIGCHLD, SIGPIPE, and if signals are to be
+ * forwarded, all that are. Those that came and were not forwarded yet are pending; SIGCHLD may be.
+ *
+ * Messages of the maker (a socket made before the fork), one a datagram:
+ *     'A' FLAGS(1) TEXT NUL FACTS, with descriptors: attend. Answer: 'a'; no signal to it follows
+ *     'S': step aside: it ends, and this process becomes what it would have been without a child
+ * Of the link, which comes with 'A': 'B' begun; 'F' DETAIL failed; 'X' CODE(4) ended. To the link:
+ *     'K' NUMBER signal the application; 'D' let go
+ */
+#define _GNU_SOURCE
+#include "foreground.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	BLOCK = 65536,
+	PATIENCE = 3000, /* ms that a start may take to end */
+	PACE = 4096, /* what poll(2) promises to fit into a writable pipe */
+};
+enum { DETACH = 8, FORWARD = 16, TO_PYTHON = 32 }; /* flags of 'A'; the lowest three: the streams */
+enum { IN, OUT, ERR };
+
+#define BIT(number) (1ULL << ((number) - 1))
+#define AT_FIRST (~(BIT(SIGTTIN) | BIT(SIGTTOU))) /* blocked until 'A' */
+#define ENDING (BIT(SIGTERM) | BIT(SIGINT) | BIT(SIGHUP) | BIT(SIGQUIT))
+#define ALWAYS (BIT(SIGCHLD) | BIT(SIGPIPE)) /* writing tells of a closed pipe, too */
+/* Not forwarded: they are about us. The last two the C library keeps for itself. */
+#define OURS                                                                                      \
+	(ALWAYS | BIT(SIGTSTP) | BIT(SIGTTIN) | BIT(SIGTTOU) | BIT(SIGURG) | BIT(SIGWINCH) |      \
+	 BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGABRT) | BIT(SIGTRAP) |   \
+	 BIT(SIGSYS) | BIT(32) | BIT(33))
+
+/* One direction, with at most one block in between. */
+static struct stream {
+	int source, sink; /* the source is -1 once it has ended */
+	bool paced;       /* regular files take what they get; others might make us wait */
+	size_t at, end;   /* of its block */
+} streams[3];
+static char blocks[3][BLOCK];
+
+static pid_t maker;
+static siginfo_t end; /* si_pid 0: the maker has not ended */
+static int asking = -1, line = -1; /* the maker's socket, the link */
+static int signals = -1;           /* a signalfd */
+static uint64_t old_mask;
+static int flags, code = -1;
+static bool attending, begun, over;
+static char said[BLOCK]; /* 'A' */
+static char *text, *facts;
+
+static void let_go(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static void set_mask(uint64_t mask, uint64_t *old)
+{
+	syscall(SYS_rt_sigprocmask, (long)SIG_SETMASK, &mask, old, sizeof(mask), 0L, 0L);
+}
+
+/* Choose what we get to see of the blocked signals. The kernel keeps the others for later. */
+static int listen_to(uint64_t set)
+{
+	signals = (int)syscall(SYS_signalfd4, (long)signals, &set, sizeof(set),
+			       (long)(O_CLOEXEC | O_NONBLOCK), 0L, 0L);
+	return signals;
+}
+
+/* See whether the maker has ended. It stays for Python to wait for, and its pid ours. */
+static void look(int options)
+{
+	options |= WEXITED | WNOWAIT;
+	syscall(SYS_waitid, (long)P_PID, (long)maker, &end, (long)options, NULL, 0L);
+}
+
+static void complain(const char *what, int error)
+{
+	static const struct {
+		int number;
+		const char *text;
+	} reasons[] = {
+		{ EBADF, "Bad file descriptor" }, { EDQUOT, "Disk quota exceeded" },
+		{ EFBIG, "File too large" },      { EIO, "Input/output error" },
+		{ EPIPE, "Broken pipe" },         { ENOSPC, "No space left on device" },
+	};
+	char number[24], whole[160];
+	const char *why = number;
+
+	snprintf(number, sizeof(number), "error %d", error);
+	for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++)
+		if (reasons[i].number == error)
+			why = reasons[i].text;
+	snprintf(whole, sizeof(whole), "rless: %s: %s\n", what, why);
+	if (write(2, whole, strlen(whole)) < 0)
+		return; /* there is no other place to say it */
+}
+
+__attribute__((noreturn)) static void become(const char *state, const char *detail)
+{
+	int numbers[] = { line, streams[IN].sink, streams[OUT].source, streams[ERR].source, maker };
+	char texts[5][16];
+	char *words[8] = { [5] = (char *)state, (char *)detail, facts };
+
+	for (int i = 0; i < 5; i++) {
+		if (i < 4 && numbers[i] >= 0)
+			fcntl(numbers[i], F_SETFD, 0L);
+		snprintf(texts[i], sizeof(texts[i]), "%d", numbers[i]);
+		words[i] = texts[i];
+	}
+	_exit(become_front(words, 8));
+}
+
+/* -- the streams ------------------------------------------------------------------------------ */
+
+static bool is_full(const struct stream *stream)
+{
+	return stream->at < stream->end;
+}
+
+/* End one: the other end of the source learns that nobody reads, the application of its input. */
+static void finish(struct stream *stream)
+{
+	stream->at = stream->end = 0;
+	if (stream == &streams[IN])
+		let_go(&stream->sink);
+	if (stream->source > 2)
+		close(stream->source);
+	stream->source = -1;
+}
+
+static void begin_streams(const int *fds)
+{
+	for (int i = IN; i <= ERR; i++) {
+		int fd = flags & 1 << i ? *fds++ : -1;
+		struct stat about;
+
+		streams[i].source = i == IN && fd >= 0 ? 0 : fd;
+		streams[i].sink = i == IN ? fd : i;
+		streams[i].paced = fstat(streams[i].sink, &about) < 0 || !S_ISREG(about.st_mode);
+	}
+}
+
+/* Give on what fits of the block, or take the next one. */
+static void copy(struct stream *stream)
+{
+	char *block = blocks[stream - streams];
+	ssize_t size = (ssize_t)(stream->end - stream->at);
+
+	if (is_full(stream)) {
+		if (stream->paced && size > PACE)
+			size = PACE;
+		size = write(stream->sink, block + stream->at, (size_t)size);
+		if (size >= 0) {
+			stream->at += (size_t)size;
+		} else if (errno != EAGAIN && errno != EINTR) {
+			/* EPIPE, EIO: who reads has gone. Anything else nobody would hear of. */
+			if (errno != EPIPE && errno != EIO && stream != &streams[IN])
+				complain("warning: output of the container is lost", errno);
+			finish(stream);
+		}
+	} else if (stream->source >= 0) {
+		size = read(stream->source, block, BLOCK);
+		if (size > 0) {
+			stream->at = 0;
+			stream->end = (size_t)size;
+		} else if (size == 0 || (errno != EAGAIN && errno != EINTR)) {
+			finish(stream);
+		}
+	}
+}
+
+/* Print the container's id, or what else there is to print; return the exit code. */
+static int print(void)
+{
+	/* What is to be closed by execve is ours: the caller has closed it. */
+	int out = fcntl(1, F_GETFD, 0L) & FD_CLOEXEC ? -1 : 1;
+	struct pollfd writable = { out, POLLOUT, 0 };
+	size_t size = strlen(text);
+
+	if (size)
+		text[size++] = '\n';
+	while (size) {
+		ssize_t given = write(out, text, size);
+
+		if (given >= 0) {
+			text += given;
+			size -= (size_t)given;
+		} else if (errno == EAGAIN || errno == EINTR) {
+			poll(&writable, 1, -1);
+		} else if (errno == EPIPE) {
+			return 128 + SIGPIPE;
+		} else {
+			complain("cannot write to standard output", errno);
+			return 125;
+		}
+	}
+	return 0;
+}
+
+/* -- what happens ----------------------------------------------------------------------------- */
+
+static void attend(const int *fds)
+{
+	flags = said[1];
+	text = said + 2;
+	facts = text + strlen(text) + 1;
+	line = fds[0];
+	begin_streams(fds + 1);
+	send(asking, "a", 1, MSG_NOSIGNAL);
+	let_go(&asking);
+	attending = true;
+	set_mask(old_mask | ALWAYS | (flags & FORWARD ? ~OURS : 0), NULL);
+	listen_to(ALWAYS | (flags & FORWARD ? ENDING : 0));
+	if (flags & TO_PYTHON)
+		become("attend", "");
+}
+
+/* Hear the maker; false: it steps aside. */
+static bool hear_maker(void)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(4 * sizeof(int))];
+	} control;
+	struct iovec part = { said, sizeof(said) - 2 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	int fds[4] = { -1, -1, -1, -1 };
+	ssize_t size = recvmsg(asking, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *rights = size > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+
+	if (rights && rights->cmsg_type == SCM_RIGHTS)
+		memcpy(fds, CMSG_DATA(rights), rights->cmsg_len - CMSG_LEN(0));
+	if (size == 0)
+		let_go(&asking);
+	else if (size > 0 && said[0] == 'A')
+		attend(fds);
+	else if (size > 0 && said[0] == 'S')
+		return false;
+	return true;
+}
+
+static void hear_link(void)
+{
+	static char news[BLOCK];
+	ssize_t size = read(line, news, sizeof(news) - 1);
+
+	if (size < 0)
+		return; /* ECONNRESET comes once, before what the monitor has said last */
+	if (size == 0) {
+		let_go(&line);
+		over |= begun; /* else the maker's end tells more */
+		return;
+	}
+	news[size] = 0;
+	switch (news[0]) {
+	case 'B':
+		if (flags & DETACH) {
+			send(line, "D", 1, MSG_NOSIGNAL);
+			_exit(print());
+		}
+		begun = true;
+		if (flags & FORWARD)
+			listen_to(ALWAYS | ~OURS);
+		break;
+	case 'F':
+		become("failed", news + 1);
+	case 'X':
+		code = (unsigned char)news[1];
+		over = true;
+		finish(&streams[IN]); /* nobody is there any more */
+		break;
+	}
+}
+
+/* The maker has ended, and all is heard that it has said. */
+static void lose_maker(void)
+{
+	if (!attending) { /* it has told why */
+		waitpid(maker, NULL, 0);
+		_exit(end.si_code == CLD_EXITED ? end.si_status : 128 + end.si_status);
+	}
+	if (!begun)
+		become("gone", "");
+	over = true;
+}
+
+/* End a start. The monitor would wait for us to read what is left in the pipes. A maker that goes
+ * on for too long, or the user's patience is at its end, is killed: what it leaves is cleared. */
+__attribute__((noreturn)) static void interrupt(int number)
+{
+	struct pollfd more = { signals, POLLIN, 0 };
+	struct signalfd_siginfo info;
+	char detail[16];
+
+	shutdown(line, SHUT_RDWR);
+	let_go(&line);
+	for (int i = IN; i <= ERR; i++)
+		finish(&streams[i]);
+	for (look(WNOHANG); end.si_pid == 0; look(WNOHANG)) {
+		bool late = poll(&more, 1, PATIENCE) <= 0;
+
+		if (late || (read(signals, &info, sizeof(info)) == sizeof(info) && info.ssi_signo != SIGCHLD))
+			kill(maker, SIGKILL);
+	}
+	snprintf(detail, sizeof(detail), "%d", number);
+	become("interrupted", detail);
+}
+
+/* Stop with the maker. By SIGTSTP: the kernel disobeys where nobody could continue us. */
+static void stop(void)
+{
+	kill(maker, SIGSTOP);
+	kill(getpid(), SIGTSTP);
+	set_mask(AT_FIRST & ~BIT(SIGTSTP), NULL);
+	set_mask(AT_FIRST, NULL);
+	kill(maker, SIGCONT);
+}
+
+static void take_signal(void)
+{
+	struct signalfd_siginfo info;
+	int number;
+
+	if (read(signals, &info, sizeof(info)) != sizeof(info))
+		return;
+	number = (int)info.ssi_signo;
+	if (number == SIGCHLD)
+		look(WNOHANG);
+	else if (number == SIGPIPE)
+		return;
+	else if (begun)
+		send(line, (char[]){ 'K', (char)number }, 2, MSG_DONTWAIT | MSG_NOSIGNAL);
+	else if (attending)
+		interrupt(number);
+	else if (number == SIGTSTP)
+		stop();
+	else if (number != SIGWINCH && number != SIGURG)
+		kill(maker, number);
+}
+
+/* Follow the maker, and what it makes; return if it steps aside. */
+static void follow(void)
+{
+	while (!over || streams[OUT].source >= 0 || streams[ERR].source >= 0) {
+		struct pollfd fds[6] = { { line, POLLIN, 0 }, { asking, POLLIN, 0 },
+					 { signals, POLLIN, 0 } };
+		int ready;
+
+		for (int i = IN; i <= ERR; i++) {
+			fds[3 + i].fd = is_full(&streams[i]) ? streams[i].sink : streams[i].source;
+			fds[3 + i].events = is_full(&streams[i]) ? POLLOUT : POLLIN;
+		}
+		ready = poll(fds, 6, end.si_pid && !over ? 0 : -1);
+		if (ready == 0)
+			lose_maker();
+		if (ready <= 0)
+			continue;
+		if (fds[0].revents)
+			hear_link();
+		if (fds[1].revents && !hear_maker())
+			return;
+		if (fds[2].revents)
+			take_signal();
+		for (int i = IN; i <= ERR; i++)
+			if (fds[3 + i].revents)
+				copy(&streams[i]);
+	}
+	if (code < 0)
+		become("killed", "");
+	waitpid(maker, NULL, 0); /* not only looked at: its processor time is ours to show */
+	_exit(code);
+}
+
+int stay_in_front(void)
+{
+	pid_t self = getpid();
+	int pair[2], fd;
+
+	/* Nothing of ours gets the number of a standard descriptor; Python finds them closed. */
+	do
+		fd = openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+	while (fd >= 0 && fd <= 2);
+	if (fd < 0 || syscall(SYS_socketpair, (long)AF_UNIX,
+			      (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair, 0L, 0L) < 0)
+		return -1;
+	close(fd);
+	for (int i = IN; i <= ERR; i++)
+		streams[i].source = streams[i].sink = -1;
+	signal(SIGCHLD, SIG_DFL); /* ignored, it would take the exit code with it */
+	set_mask(AT_FIRST, &old_mask);
+	if (listen_to(AT_FIRST) >= 0 && (maker = fork()) >= 0) {
+		if (maker == 0) {
+			syscall(SYS_setsid, 0L, 0L, 0L, 0L, 0L, 0L);
+			prctl(PR_SET_PDEATHSIG, (long)SIGKILL);
+			if (syscall(SYS_getppid, 0L, 0L, 0L, 0L, 0L, 0L) != self)
+				_exit(125);
+			/* Python would word it as a fault of ours until `main` is there to catch it. */
+			set_mask(old_mask | BIT(SIGINT), NULL);
+			fcntl(pair[1], F_SETFD, 0L);
+			return pair[1];
+		}
+		close(pair[1]);
+		asking = pair[0];
+		follow();
+		waitpid(maker, NULL, 0);
+	}
+	set_mask(old_mask, NULL);
+	return -1;
+}

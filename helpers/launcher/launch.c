@@ -1,0 +1,212 @@
+/*
+ * The commands rless and rless-oci: start Python on their module, as fast and as sealed as it goes.
+ *
+ * It does what helpers/launcher/launch.sh does, in the same order, in a third of the time: that one is for
+ * installations without a C compiler, and tests/cli/test_launcher.py holds both to the same rules.
+ * NAME, MODULE, SOURCE, PYTHON and VERSION come from setup.py, as for the script.
+ *
+ * For `rless run` it forks first, and stays in front of the container (front.c). As a script it
+ * does not: then Python forks.
+ *
+ * -I: nothing from the current directory, PYTHON* variables or the user's site-packages is
+ * imported; -S: no site, no sitecustomize.
+ */
+#include "../foreground/foreground.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define LONGEST 4096
+
+/* It executes launch.py from hot.bin, if that is whole and for this interpreter: to find a module is
+ * 0.3 ms of a start. Names of flags would have to be looked up: 0x80000 is O_CLOEXEC. */
+static const char CODE[] =
+	"import sys\n"
+	"from marshal import loads\n"
+	"from posix import close, open, read\n"
+	"del sys.argv[0]\n"
+	"lib = sys.argv[0]\n"
+	"sys.path.append(lib)\n"
+	"try:\n"
+	" from _frozen_importlib_external import MAGIC_NUMBER\n"
+	" fd = open(lib + '/rootless/hot.bin', 0x80000)\n"
+	" header = read(fd, 32)\n"
+	" size = int.from_bytes(header[8:12], 'little')\n"
+	" part = read(fd, size)\n"
+	" close(fd)\n"
+	" if header[:4] != MAGIC_NUMBER or len(part) != size:\n"
+	"  raise ValueError\n"
+	" launch = type(sys)('rootless.launch')\n"
+	" launch.__file__ = lib + '/rootless/launch.py'\n"
+	" launch.hot = header, part\n"
+	" exec(loads(part), launch.__dict__)\n"
+	" sys.modules['rootless.launch'] = launch\n"
+	"except Exception:\n"
+	" from rootless import launch\n"
+	"launch.front = int(sys.argv[1])\n"
+	"module = sys.argv[2]\n"
+	"del sys.argv[:3]\n"
+	"launch.start(module)";
+
+static int count;
+static char **words, **environment;
+static char front[16] = "-1"; /* the descriptor of the socket to who is in front; -1: nobody is */
+static const char *module = MODULE;
+static char self[LONGEST], prefix[LONGEST];
+
+struct entry { /* struct linux_dirent64, getdents64(2) */
+	unsigned long inode, next;
+	unsigned short size;
+	unsigned char kind;
+	char name[];
+};
+
+/* Become Python on the package in a directory; return if there is no such interpreter. */
+static void start(const char *python, const char *lib)
+{
+	char *argv[count + 10];
+	int used = 0;
+
+	argv[used++] = (char *)python;
+	argv[used++] = "-I";
+	argv[used++] = "-S";
+	argv[used++] = "-c";
+	argv[used++] = (char *)CODE;
+	argv[used++] = (char *)lib;
+	argv[used++] = front;
+	argv[used++] = (char *)module;
+	argv[used++] = self;
+	for (int i = 0; i < count; i++)
+		argv[used++] = words[i];
+	argv[used] = NULL;
+	execve(python, argv, environment);
+}
+
+static int has_package(const char *lib)
+{
+	char path[LONGEST + 32];
+
+	snprintf(path, sizeof(path), "%s/rootless/launch.py", lib);
+	return syscall(SYS_faccessat, AT_FDCWD, path, F_OK) == 0;
+}
+
+/* The package lies beside bin/: in a virtual environment, ~/.local, /usr/local or /usr. Its
+ * directory tells the version of Python that it was installed for. */
+static void try_directory(const char *base, const char *name, const char *packages)
+{
+	char lib[2 * LONGEST], python[2 * LONGEST];
+
+	snprintf(lib, sizeof(lib), "%s/%s/%s/%s", prefix, base, name, packages);
+	if (!has_package(lib))
+		return;
+	snprintf(python, sizeof(python), "%s/bin/%s", prefix, name);
+	start(python, lib);
+	if (strcmp(name, "python" VERSION) == 0)
+		start(PYTHON, lib);
+	snprintf(python, sizeof(python), "/usr/bin/%s", name);
+	start(python, lib);
+	snprintf(python, sizeof(python), "/usr/local/bin/%s", name);
+	start(python, lib);
+}
+
+static void search(const char *base, const char *packages)
+{
+	static char buffer[16384] __attribute__((aligned(8)));
+	char path[LONGEST + 8];
+	long size;
+	int fd;
+
+	try_directory(base, "python" VERSION, packages); /* nearly always; else whatever is there */
+	snprintf(path, sizeof(path), "%s/%s", prefix, base);
+	fd = openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	while ((size = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0)
+		for (long at = 0; at < size;) {
+			struct entry *entry = (struct entry *)(buffer + at);
+
+			if (strstr(entry->name, "python3") == entry->name)
+				try_directory(base, entry->name, packages);
+			at += entry->size;
+		}
+	close(fd);
+}
+
+static int become_python(void)
+{
+	char text[2 * LONGEST];
+	int size;
+
+	if (*SOURCE) {
+		snprintf(text, sizeof(text), "%s/bin/python3", prefix);
+		if (has_package(SOURCE)) {
+			start(text, SOURCE);
+			start(PYTHON, SOURCE);
+		}
+	} else if (*self) {
+		search("lib", "site-packages");
+		search("lib", "dist-packages");
+		search("lib64", "site-packages");
+	}
+	size = snprintf(text, sizeof(text),
+			NAME ": the installation of %s is broken: no Python or no package rootless "
+			     "was found %s%s%sfor it; install rless again\n",
+			self, *SOURCE ? "in " : "", SOURCE, *SOURCE ? " " : "");
+	if (write(2, text, size < (int)sizeof(text) ? (size_t)size : sizeof(text) - 1) < 0)
+		return 125;
+	return 125;
+}
+
+int become_front(char **more, int size)
+{
+	module = "rootless.cli.foreground";
+	words = more;
+	count = size;
+	return become_python();
+}
+
+/* Tell whether a container is to be run. With --join there may be no process of ours in it. */
+static bool is_run(void)
+{
+	int at = 0;
+
+	if (strcmp(NAME, "rless") != 0)
+		return false;
+	for (; at < count && *words[at] == '-'; at++)
+		if (strcmp(words[at], "--storage") == 0 ||
+		    strcmp(words[at], "--cgroup-manager") == 0)
+			at++;
+	if (at < count && strcmp(words[at], "container") == 0)
+		at++;
+	if (at >= count || strcmp(words[at], "run") != 0)
+		return false;
+	while (++at < count)
+		if (strstr(words[at], "--join") == words[at])
+			return false;
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	ssize_t size = readlinkat(AT_FDCWD, "/proc/self/exe", self, sizeof(self) - 1);
+	int slashes = 0;
+
+	count = argc > 0 ? argc - 1 : 0;
+	words = argv + argc - count;
+	environment = argv + argc + 1;
+	self[size < 0 ? 0 : size] = 0;
+	snprintf(prefix, sizeof(prefix), "%s", self);
+	for (char *at = prefix + strlen(prefix); at > prefix && slashes < 2;)
+		if (*--at == '/') {
+			*at = 0;
+			slashes++;
+		}
+	if (is_run())
+		snprintf(front, sizeof(front), "%d", stay_in_front());
+	return become_python();
+}

@@ -1,0 +1,1 @@
+"""The values of flags: text in, plain value out, one module a subject."""

@@ -1,0 +1,41 @@
+"""What the launcher becomes where it cannot go on in C (helpers/foreground).
+
+It is in front of a container that is being started, or was: see `engine.attach.foreground`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rootless import jsontext, log
+from rootless.cli import streams
+
+
+def main() -> int:
+    """Follow the container; return the exit code."""
+    words = sys.argv[1:]
+    link, stdin, stdout, stderr, pid = (int(word) for word in words[:5])
+    state, detail, text = words[5:8]
+    try:
+        streams.guard()
+        facts = jsontext.loads(text)
+        log.enabled = facts["debug"]
+        if facts["storage"]:
+            os.environ["RLESS_STORAGE"] = facts["storage"]
+        from rootless.engine.attach.session import Followed
+
+        followed = Followed(link, (stdin, stdout, stderr), pid, facts)
+        if state == "attend":
+            code = followed.follow()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        if state == "failed":
+            return followed.failed(jsontext.loads(detail))
+        if state == "interrupted":
+            return followed.interrupted(int(detail))
+        followed.begun = state == "killed"
+        return followed.lost()
+    except (Exception, KeyboardInterrupt) as error:
+        return streams.report(error, debug=os.environ.get("RLESS_DEBUG") == "1")

@@ -1,0 +1,23 @@
+"""`rless create`: make a container that `start` will run."""
+
+from __future__ import annotations
+
+from rootless.cli import streams
+from rootless.cli.options import CREATE as VERB
+from rootless.cli.verbs.container.run import as_typed, build
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["VERB", "main"]
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Create a container; print its id."""
+    from rootless.engine.start.create import create
+
+    state = create(as_typed(build(values, args, VERB)))
+    state.container.forget_live()
+    streams.write(f"{state.container.id}\n")
+    return 0

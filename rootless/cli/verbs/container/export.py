@@ -1,0 +1,68 @@
+"""`rless export`: write a container's files as a tar archive."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError, escape
+
+VERB = Verb(
+    "export",
+    "[OPTIONS] CONTAINER",
+    (
+        (
+            "Options",
+            (("--output -o", "FILE", "value", "output", "text", "Write to FILE, not to stdout"),),
+        ),
+    ),
+    least=1,
+    most=1,
+)
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Write the archive to the file, whole or not at all, or to standard output."""
+    from rootless.engine.files.export import export
+
+    path = values.get("output")
+    if path is None:
+        if os.isatty(1):
+            raise RlessError(
+                "cowardly refusing to save to a terminal", "use -o FILE, or redirect", 1
+            )
+        export(args[0], lambda: 1)
+        return 0
+    if not path:
+        raise RlessError("--output needs the name of a file")
+    export_to(path, args[0], export)
+    return 0
+
+
+def export_to(path: str, name: str, export: Any) -> None:
+    """Write to a file beside the wanted one, which is replaced only by a complete archive."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    opened = []
+
+    def output() -> int:
+        if os.path.exists(path) and not os.path.isfile(path):
+            opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))  # a FIFO, /dev/null
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            opened.append(os.open(temporary, flags, 0o600))
+            created.append(temporary)
+        return opened[0]
+
+    created: list[str] = []
+    try:
+        export(name, output)
+        if created:
+            os.rename(created.pop(), path)
+    except OSError as error:
+        raise RlessError(f"cannot write {escape(path)}: {error.strerror}", None, 1) from error
+    finally:
+        for left in created:
+            os.unlink(left)
+        for fd in opened:
+            os.close(fd)

@@ -1,0 +1,51 @@
+"""`rless logs`: show what a container wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rootless.cli.flags.values import count
+from rootless.cli.parse import Verb
+
+VERB = Verb(
+    "logs",
+    "[OPTIONS] CONTAINER",
+    (
+        (
+            "Options",
+            (
+                ("--details", "", "flag", "details", "boolean",
+                 "Show the labels that the log's options name"),
+                ("--follow -f", "", "flag", "follow", "boolean",
+                 "Go on until the container ends"),
+                ("--since", "TIME", "value", "since", "moments.moment",
+                 "Only from then on: 2026-01-31T12:00:00, seconds since 1970, or 10m ago"),
+                ("--tail -n", "N", "value", "tail", "logs.lines",
+                 "Only the last N lines; all (the default) for all"),
+                ("--timestamps -t", "", "flag", "timestamps", "boolean",
+                 "Show when each line was written"),
+                ("--until", "TIME", "value", "until", "moments.moment", "Only until then"),
+            ),
+        ),
+    ),
+    least=1,
+    most=1,
+)  # fmt: skip
+
+
+def lines(value: str) -> int | None:
+    """Return how many lines; None for all of them."""
+    number = -1 if value == "all" else count(value)
+    return None if number < 0 else number
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Copy the log to standard output and error, byte by byte as it was written."""
+    from rootless.engine.query.logs import Wishes, show
+
+    wishes = Wishes()
+    for name in ("follow", "since", "until", "tail", "timestamps", "details"):
+        if name in values:
+            setattr(wishes, name, values[name])
+    show(args[0], wishes, 1, 2)
+    return 0

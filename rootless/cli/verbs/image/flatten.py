@@ -1,0 +1,56 @@
+"""`rless flatten`: write an image as one squashfs file."""
+
+from __future__ import annotations
+
+import os
+
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "flatten",
+    "[OPTIONS] IMAGE FILE",
+    (
+        (
+            "Options",
+            (
+                ("--compression", "METHOD", "value", "compression", "flatten.compression",
+                 "lz4 (default), zstd, gzip or xz"),
+                ("--keep-owners", "", "flag", "keep_owners", "boolean",
+                 "Keep the owners of the files; without it all are root's"),
+                ("--force -f", "", "flag", "force", "boolean", "Replace FILE"),
+                ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
+                 "Which image of a multi-platform index to take"),
+            ),
+        ),
+    ),
+    least=2,
+    most=2,
+    failure=1,
+)  # fmt: skip
+
+
+def compression(value: str) -> str:
+    """Return the name of a compression."""
+    from rootless.engine.images.flatten import COMPRESSIONS
+
+    if value not in COMPRESSIONS:
+        raise ValueError(f"is none of {', '.join(COMPRESSIONS)}")
+    return value
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Write the file."""
+    from rootless.engine.images.flatten import flatten
+    from rootless.image.squashfs.image_file import SUFFIXES
+
+    if not args[1].endswith(SUFFIXES[:3]):
+        raise RlessError(
+            f"{args[1]}: a squashfs image needs a name that tells so", "end it by .sqsh"
+        )
+    flatten(args[0], os.path.abspath(args[1]), **values)
+    return 0

@@ -1,0 +1,68 @@
+"""`rless push`: send an image to a registry."""
+
+from __future__ import annotations
+
+from rootless.cli import streams
+from rootless.cli.flags.values import choice
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "push",
+    "[OPTIONS] NAME[:TAG] [DESTINATION]",
+    (
+        (
+            "Options",
+            (
+                ("--all-tags -a", "", "flag", "all", "boolean", "Push all tags of a repository"),
+                ("--compression --compression-format", "gzip|zstd", "value", "compression",
+                 "push.compression",
+                 "How layers are compressed; by default the registry keeps what it has"),
+                ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
+                 "Which of the images of that name to push"),
+                ("--quiet -q", "", "flag", "quiet", "boolean", "Print the name only"),
+                ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
+                 "Accepted: Docker Content Trust has ended"),
+            ),
+        ),
+    ),
+    (
+        ("--tls-verify", "", "set per host only", "insecure = true in registries.conf"),
+        ("--creds", "USER:PASSWORD", "others would see the password", "use rless login"),
+    ),
+    least=1,
+    most=2,
+    failure=1,
+)  # fmt: skip
+
+
+def compression(value: str) -> str:
+    """Return "gzip" or "zstd"."""
+    return choice(value, "gzip", "zstd")
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Push an image, or all tags of a repository."""
+    from rootless.engine.images import registries
+
+    names = args[:1]
+    if values.get("all"):
+        if len(args) > 1:
+            raise RlessError("--all-tags takes no destination", VERB.see_help())
+        names = registries.names_of(args[0])
+    quiet = bool(values.get("quiet"))
+    for name in names:
+        pushed = registries.push(
+            name,
+            args[1] if len(args) > 1 else None,
+            compression=values.get("compression"),
+            platform=values.get("platform"),
+            quiet=quiet,
+        )
+        if quiet:
+            streams.write(f"{escape(pushed)}\n")
+    return 0

@@ -1,0 +1,62 @@
+"""`rless save`: write images to an archive."""
+
+from __future__ import annotations
+
+import os
+
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "save",
+    "[OPTIONS] IMAGE [IMAGE...]",
+    (
+        (
+            "Options",
+            (
+                ("--output -o", "FILE", "value", "output", "text",
+                 "Write there instead of to standard output"),
+                ("--format", "FORMAT", "value", "form", "archives.form",
+                 "docker-archive (the default; an OCI layout too), oci-archive, oci-dir or"
+                 " docker-dir"),
+                ("--compress", "gzip|zstd", "value", "compression", "archives.compression",
+                 "Compress the layers; for the OCI formats, gzip for docker-dir"),
+                ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
+                 "Which image to write, if several platforms were pulled"),
+                ("--quiet -q", "", "flag", "quiet", "boolean", "Accepted: save says nothing"),
+                ("--multi-image-archive -m", "", "flag", "multi", "boolean",
+                 "Accepted: an archive holds any number of images"),
+            ),
+        ),
+    ),
+    least=1,
+    failure=1,
+)  # fmt: skip
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Write the images."""
+    form = values.get("form", "docker-archive")
+    compression = values.get("compression", "")
+    output = values.get("output") or None
+    if compression and form == "docker-archive":
+        raise RlessError(
+            "--compress: the layers of a docker-archive are plain",
+            "use --format oci-archive, or compress the whole: rless save IMAGE | gzip",
+        )
+    if compression == "zstd" and form == "docker-dir":
+        raise RlessError(
+            "--compress zstd: Docker's manifests know gzip only", "use --compress gzip"
+        )
+    if output is None and os.isatty(1):
+        raise RlessError(
+            "an archive is not written to a terminal", "use -o FILE, or redirect", exit_code=1
+        )
+    from rootless.engine.images.archives import save
+
+    save(args, output, form=form, compression=compression, platform=values.get("platform"))
+    return 0

@@ -1,0 +1,88 @@
+"""`rless search`: find repositories of a registry."""
+
+from __future__ import annotations
+
+from rootless.cli import output
+from rootless.cli.flags.values import boolean_of, integer
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "search",
+    "[OPTIONS] TERM",
+    (
+        (
+            "Options",
+            (
+                ("--filter -f", "KEY=VALUE", "list", "filters", "search.condition",
+                 "Show only some: stars=N, is-official=true, is-automated=true"),
+                ("--format", "FORMAT", "value", "format", "text",
+                 "table, json, or a template such as '{{.Name}} {{.StarCount}}'"),
+                ("--limit", "N", "value", "limit", "search.most", "Show N at most (25)"),
+                ("--no-trunc", "", "flag", "full", "boolean", "Show whole descriptions"),
+            ),
+        ),
+    ),
+    least=1,
+    most=1,
+    failure=1,
+)  # fmt: skip
+
+COLUMNS = (
+    ("Name", "NAME"),
+    ("Description", "DESCRIPTION"),
+    ("StarCount", "STARS"),
+    ("IsOfficial", "OFFICIAL"),
+)
+_WIDTH = 45
+
+
+def most(value: str) -> int:
+    """Return how many to show: 1 to 100, as the Hub takes it."""
+    return integer(value, 1, 100)
+
+
+def condition(value: str) -> tuple[str, int]:
+    """Return a filter as its key and the number of stars or the truth value."""
+    key, _, text = value.partition("=")
+    key = key.strip()
+    if key == "stars":
+        return key, integer(text, 0, 1 << 31)
+    truth = boolean_of(text)
+    if key not in ("is-official", "is-automated"):
+        raise ValueError("is none of stars, is-official and is-automated")
+    if truth is None:
+        raise ValueError("is neither true nor false")
+    return key, truth
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Print what a registry finds."""
+    from rootless.engine.images.registries import search
+
+    if not args[0].strip("/ "):
+        raise RlessError("the term is empty", VERB.see_help())
+    found = search(args[0], values.get("limit", 25))
+    for key, wanted in values.get("filters") or ():
+        if key == "stars":
+            found = [entry for entry in found if entry["star_count"] >= wanted]
+        else:
+            found = [entry for entry in found if entry[key.replace("-", "_")] == wanted]
+    rows = [_row(entry, bool(values.get("full"))) for entry in found]
+    output.show(rows, COLUMNS, template=values.get("format"))
+    return 0
+
+
+def _row(entry: dict[str, Any], full: bool) -> dict[str, object]:
+    text = escape(entry["description"].replace("\n", " ").strip())
+    return {
+        "Name": entry["name"],
+        "Description": text if full else output.shorten(text, _WIDTH),
+        "StarCount": entry["star_count"],
+        "IsOfficial": "[OK]" if entry["is_official"] else "",
+        "IsAutomated": "[OK]" if entry["is_automated"] else "",
+    }

@@ -1,0 +1,123 @@
+"""`rless network create`: make a network of several containers."""
+
+from __future__ import annotations
+
+from rootless.cli import streams
+from rootless.cli.flags.values import refuse
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "network create",
+    "[OPTIONS] NETWORK",
+    (
+        (
+            "Options",
+            (
+                ("--driver -d", "DRIVER", "value", "driver", "network_create.driver",
+                 "Only `bridge`"),
+                ("--subnet", "SUBNET", "list", "subnets", "required",
+                 "Addresses, as 10.89.7.0/24; one of each family"),
+                ("--gateway", "ADDRESS", "list", "gateways", "network.address",
+                 "The address of the network itself; the first one by default"),
+                ("--ip-range", "SUBNET", "list", "ranges", "required",
+                 "Give addresses from this part of the subnet only"),
+                ("--internal", "", "flag", "internal", "boolean", "No way out of the network"),
+                ("--ipv6", "", "flag", "ipv6", "boolean", "IPv6 addresses, too"),
+                ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label"),
+                ("--opt -o", "KEY=VALUE", "map", "options", "label",
+                 "mtu, or com.docker.network.driver.mtu: bytes of the largest packet"),
+                ("--ignore", "", "flag", "ignore", "boolean",
+                 "One that is there already is no failure"),
+                ("--attachable", "", "flag", "accepted", "boolean", "Each network is, here"),
+                ("--ipam-driver", "DRIVER", "value", "accepted", "network_create.ipam",
+                 "Only `default`"),
+            ),
+        ),
+    ),
+    (
+        ("--aux-address", "NAME=ADDRESS", "addresses are given to containers only",
+         "leave room by --ip-range"),
+        ("--config-from", "NETWORK", "there is no cluster", ""),
+        ("--config-only", "", "there is no cluster", ""),
+        ("--disable-dns", "", "names are what a network is for", ""),
+        ("--dns", "ADDRESS", "name servers are a container's", "use run --dns"),
+        ("--ingress", "", "there is no cluster", ""),
+        ("--interface-name", "NAME", "bridges are in a network namespace of their own", ""),
+        ("--ipam-opt", "KEY=VALUE", "there is one driver, and it has none", ""),
+        ("--ipv4", "", "each network has IPv4 addresses", ""),
+        ("--route", "ROUTE", "a network has one way out", ""),
+        ("--scope", "SCOPE", "there is no cluster", ""),
+    ),
+    least=1,
+    most=1,
+)  # fmt: skip
+
+
+def driver(value: str) -> str:
+    """Return the only driver."""
+    if value != "bridge":
+        raise refuse(
+            f"the network driver {value}",
+            "it needs an interface of the host, and root",
+            "use bridge, or run --network=host",
+        )
+    return value
+
+
+def ipam(value: str) -> None:
+    """Accept what is so anyway."""
+    if value not in ("default", "host-local"):
+        raise refuse(f"--ipam-driver {value}", "there is one way to give addresses here")
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Make a network; print its id, as Docker."""
+    from rootless.engine.networks import store
+
+    try:
+        made = store.create(
+            args[0],
+            _subnets(values),
+            internal=bool(values.get("internal")),
+            ipv6=bool(values.get("ipv6")),
+            labels=values.get("labels"),
+            options=values.get("options"),
+        )
+    except RlessError as error:
+        if not (values.get("ignore") and "exists already" in error.message):
+            raise
+        made = store.find(args[0])
+    streams.write(f"{made.id}\n")
+    return 0
+
+
+def _subnets(values: dict[str, Any]) -> list[dict[str, str | None]]:
+    """Return the subnets, each with the gateway and the range that lie in it.
+
+    Raises:
+        RlessError: a gateway or a range is in none of them.
+    """
+    from rootless.network import addresses
+
+    wishes: list[dict[str, str | None]] = [
+        {"subnet": text, "gateway": None, "range": None} for text in values.get("subnets", ())
+    ]
+    for key, flag, texts in (
+        ("gateway", "--gateway", values.get("gateways", ())),
+        ("range", "--ip-range", values.get("ranges", ())),
+    ):
+        for text in texts:
+            number, size = addresses.number(text.partition("/")[0])
+            for wish in wishes:
+                whole = addresses.subnet(wish["subnet"] or "")
+                if whole.size == size and number in whole and not wish[key]:
+                    wish[key] = text
+                    break
+            else:
+                raise RlessError(f"{flag} {text} is in no --subnet", exit_code=1)
+    return wishes

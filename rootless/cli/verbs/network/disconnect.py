@@ -1,0 +1,39 @@
+"""`rless network disconnect`: take a container out of a network, running or not."""
+
+from __future__ import annotations
+
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    "network disconnect",
+    "[OPTIONS] NETWORK CONTAINER",
+    (
+        (
+            "Options",
+            (
+                ("--force -f", "", "flag", "force", "boolean",
+                 "One that is not in it is no failure"),
+            ),
+        ),
+    ),
+    least=2,
+    most=2,
+)  # fmt: skip
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Disconnect, and print nothing, as Docker."""
+    from rootless.engine.manage import network_connect
+    from rootless.engine.state import reconcile
+
+    reconcile.sweep()
+    try:
+        network_connect.disconnect(args[0], args[1], bool(values.get("force")))
+    except RlessError as error:
+        raise RlessError(error.message, error.hint, 1) from error
+    return 0

@@ -1,0 +1,1 @@
+"""Verbs about rless itself and this host."""

@@ -1,0 +1,1 @@
+"""The foreground of a container: streams, terminal, signals, exit code."""

@@ -1,0 +1,1 @@
+"""One more process in a running container; health checks are such processes."""

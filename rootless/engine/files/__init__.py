@@ -1,0 +1,1 @@
+"""Files of containers: copy, export, diff, commit."""

@@ -1,0 +1,268 @@
+"""`commit`: an image made of a container and what it has changed.
+
+The changes go as a tar, with whiteouts, through the same reader and unpacker as a pulled layer
+(`image.layer.create`), so the new image runs, is saved and pushed like any other. The config is the
+image's with what `run` was told, as Docker does it, and the `--change` instructions on top.
+Volumes are no part of it. Nothing is in the store before all of it is there.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from rootless import log, paths
+from rootless.engine.exec.healthcheck import image_form
+from rootless.engine.files import rootfs_access
+from rootless.engine.files.diff import DELETED, changes, parts_of
+from rootless.engine.files.tar import Archiver
+from rootless.engine.state.container import find
+from rootless.engine.state.events import of_container
+from rootless.errors import RlessError, escape
+from rootless.image.config.dockerfile_changes import apply
+from rootless.image.config.manifest import parse_config
+from rootless.image.layer import create
+from rootless.image.layer.layers import merge_users
+from rootless.image.layer.tar_writer import TarWriter
+from rootless.image.model.digest import sha256
+from rootless.image.model.reference import parse
+from rootless.image.store import records
+from rootless.image.store.staging import InFlight, store_lock
+from rootless.image.store.store import Store, record_name
+from rootless.image.transfer import additional_stores
+from rootless.image.transfer.remove import collect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from rootless.engine.state.container import Container
+    from rootless.image.model.reference import Reference
+    from rootless.image.store.store import Image
+    from rootless.rootfs.stored import Part
+
+
+def commit(
+    reference: str,
+    name: str | None,
+    *,
+    author: str = "",
+    message: str = "",
+    change: Sequence[str] = (),
+    pause: bool = True,
+) -> str:
+    """Make an image of a container; return its id.
+
+    Args:
+        name: what to call it; None: it gets an id only.
+        change: instructions of a Dockerfile for the config.
+        pause: halt a running container while its files are read.
+
+    Raises:
+        RlessError: no such container, one without an image, a bad change, no room.
+    """
+    container = find(reference)
+    named = _name(name)
+    kind = rootfs_access.source_kind(container)
+    if kind != "layers":
+        made_of = {"host": "host:", "squashfs": "a file"}.get(kind, "--rootfs")
+        raise RlessError(
+            f"container {container.facts['name']} has no image to commit on: it is made of "
+            f"{made_of}",
+            "`rless export` writes its files",
+            1,
+        )
+    store = Store(paths.storage_root())
+    image = store.lookup(container.facts["image_id"])
+    if image is None:
+        raise RlessError(
+            f"the image of container {container.facts['name']} is not there any more", None, 1
+        )
+    config = apply(_container_config(container, image), change)
+    chains: set[str] = set()
+    try:
+        with _halted(container, pause), store_lock(store.root), InFlight(store.root) as flight:
+            records.make_frame(store.root)
+            made = _make(store, image, container, flight.path, chains)
+            history = {"created_by": _created_by(container), "comment": message, "author": author}
+            return _record(store, image, container, named, made, config, history, flight.path)
+    except RlessError:
+        collect(store, chains)
+        raise
+
+
+def _name(name: str | None) -> Reference | None:
+    if name is None:
+        return None
+    reference = parse(name)
+    if reference.transport != "docker" or reference.digest:
+        raise RlessError(f"{escape(name)} is not a name for an image", "use REPOSITORY[:TAG]", 1)
+    return reference
+
+
+class _halted:  # noqa: N801
+    """Keep a running container paused for the time of a `with` block, if that is asked for."""
+
+    def __init__(self, container: Container, wanted: bool) -> None:
+        self.container = container
+        self.wanted = wanted and container.init() is not None
+
+    def __enter__(self) -> None:
+        if self.wanted:
+            from rootless.engine.manage import pause
+
+            if pause.is_paused(self.container):
+                self.wanted = False
+                return
+            pause.pause(self.container)
+
+    def __exit__(self, *_: object) -> None:
+        if self.wanted and self.container.init() is not None:
+            from rootless.engine.manage import pause
+
+            pause.unpause(self.container)
+
+
+# -- the layer -----------------------------------------------------------------------------------
+
+
+def _make(
+    store: Store, image: Image, container: Container, scratch: str, chains: set[str]
+) -> dict[str, Any]:
+    idmap = container.idmap()
+    if image.root != store.root:
+        additional_stores.adopt(image, store.root, scratch)
+        additional_stores.provide(store.root, idmap, image.chain, scratch)
+    layers, _ = rootfs_access.image_layers(container)
+    find_parts, hidden = parts_of(container), rootfs_access.mount_targets(container)
+
+    def write(out: int) -> None:
+        _write(find_parts, hidden, out)
+
+    made = create.make(store.root, idmap, image.chain, layers, write, scratch)
+    chains.add(made["chain"])
+    return made
+
+
+def _write(find_parts: Callable[[], list[Part]], hidden: Collection[bytes], out: int) -> None:
+    """Write the changes of a container as the tar of a layer."""
+    writer = TarWriter(out)
+    archiver = Archiver(writer)
+    for part in find_parts():
+        for change in changes(part, hidden):
+            if change.kind == DELETED:
+                archiver.whiteout(change.path)
+            elif change.entry is not None:
+                if b"/.wh." in b"/" + change.path:
+                    log.warn(f"/{change.path.decode('utf-8', 'backslashreplace')}: left out: "
+                             "in a layer, that name would delete a file")  # fmt: skip
+                    continue
+                archiver.add(change.path or b".", change.entry)
+    writer.end()
+
+
+# -- the config ----------------------------------------------------------------------------------
+
+
+def _container_config(container: Container, image: Image) -> dict[str, Any]:
+    """Return the image's config with what the container was made with."""
+    config, facts = dict(image.config), container.facts
+    request = facts.get("request") or {}
+    environment = dict.fromkeys(config.get("Env") or ())
+    for entry in request.get("env") or ():
+        key = entry.partition("=")[0]
+        environment = {old: None for old in environment if old.partition("=")[0] != key}
+        environment[entry] = None
+    removed = set(request.get("env_remove") or ())
+    config["Env"] = [entry for entry in environment if entry.partition("=")[0] not in removed]
+    if request.get("entrypoint") is not None:
+        config["Entrypoint"] = [request["entrypoint"]] if request["entrypoint"] else None
+        config.pop("Cmd", None)
+    if request.get("command"):
+        config["Cmd"] = list(request["command"])
+    for field, value in (
+        ("User", request.get("user")),
+        ("WorkingDir", request.get("workdir")),
+        ("StopSignal", request.get("stop_signal")),
+    ):
+        if value:
+            config[field] = value
+    config["Labels"] = {**(config.get("Labels") or {}), **(request.get("labels") or {})}
+    ports = [port.rpartition("->")[2] for port in facts["ports"]] + facts["exposed"]
+    config["ExposedPorts"] = {port: {} for port in sorted(set(ports))}
+    volumes = [mount["target"] for mount in facts["mounts"] if mount["anonymous"]]
+    config["Volumes"] = {**{target: {} for target in volumes}, **(config.get("Volumes") or {})}
+    if any(value for name, value in request.items() if name.startswith("health_")):
+        config["Healthcheck"] = image_form(facts["health"])
+    if request.get("no_healthcheck"):
+        config["Healthcheck"] = image_form(None, refused=True)
+    return {key: value for key, value in config.items() if value not in ({}, [])}
+
+
+def _created_by(container: Container) -> str:
+    command = container.facts["command"]
+    return command if isinstance(command, str) else " ".join(command)
+
+
+def _record(
+    store: Store,
+    image: Image,
+    container: Container,
+    name: Reference | None,
+    made: dict[str, Any],
+    config: dict[str, Any],
+    history: dict[str, str],
+    scratch: str,
+) -> str:
+    """Write the config and the records; return the image's id."""
+    root, key = store.root, container.facts["idmap"]["key"]
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    data = records.get_blob(image.root, image.id)
+    if data is None:
+        raise RlessError(f"the config of image {image.id[7:19]} is gone", "pull it again", 1)
+    old: dict[str, Any] = json.loads(data)
+    step = {"created": now, **{field: value for field, value in history.items() if value}}
+    document: dict[str, Any] = {
+        "created": now,
+        **{field: old[field] for field in ("architecture", "os", "variant") if field in old},
+        "config": config,
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [*old["rootfs"]["diff_ids"], made["diff_id"]],
+        },
+        "history": [*(old.get("history") or ()), step],
+    }
+    if history["author"]:
+        document["author"] = history["author"]
+    text = json.dumps(document, separators=(",", ":")).encode("ascii")
+    chain = [*image.chain, made["chain"]]
+    parsed = parse_config(text, "the new image's config", len(chain))
+    identifier = sha256(text)
+    metas = [records.read_meta(root, key, link) for link in chain]
+    record = {
+        "name": record_name(name) if name is not None else identifier,
+        "id": identifier,
+        "digest": "",
+        "digests": [],
+        "config": parsed["config"],
+        "platform": image.platform,
+        "chain": chain,
+        "users": merge_users([meta for meta in metas if meta is not None]),
+        "keys": {key: _whiteouts(image.keys[key], made["whiteouts"])},
+        "size": image.size + made["size"],
+        "created": now,
+        "source": None,
+    }
+    records.put_blob(root, identifier, text, scratch)
+    records.sync(root)
+    if name is not None:
+        records.save(root, record, name, None, scratch)
+    else:
+        records.save_nameless(root, record, scratch)
+    shown = name.familiar if name is not None else ""
+    of_container("commit", container, imageID=identifier, imageRef=shown)
+    return identifier
+
+
+def _whiteouts(*forms: str) -> str:
+    return "aufs" if "aufs" in forms else "overlay"

@@ -1,0 +1,120 @@
+"""Put files of a container into a tar archive: for export, commit and `cp C:/path -`."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rootless import log
+from rootless.image.layer import xattrs
+from rootless.image.layer.tar_reader import (
+    BLOCK,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    REGULAR,
+    SYMLINK,
+)
+from rootless.linux.call import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootless.image.layer.tar_writer import TarWriter
+    from rootless.linux.walk import Entry
+
+_SECOND = 1_000_000_000
+
+
+class Archiver:
+    """Write entries of a walk as members of one archive.
+
+    Times are those of whole seconds, as Docker's layers have them. Sockets are left out: no
+    archive can hold one.
+
+    Args:
+        lenient: leave a file out that must not be read, with a warning.
+    """
+
+    __slots__ = ("_lenient", "_links", "_writer")
+
+    def __init__(self, writer: TarWriter, *, lenient: bool = False) -> None:
+        self._writer = writer
+        self._lenient = lenient
+        self._links: dict[tuple[int, int], bytes] = {}
+
+    def add(self, name: bytes, entry: Entry) -> None:
+        """Write one file under this name; nothing if it has vanished meanwhile."""
+        status = entry.status
+        mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            self._member(name, status, DIRECTORY, found=xattrs.read(entry.fd))
+        elif stat.S_ISREG(mode):
+            self._file(name, entry)
+        elif stat.S_ISLNK(mode):
+            link = entry.link()
+            if link is not None:
+                self._member(name, status, SYMLINK, link)
+        elif stat.S_ISFIFO(mode):
+            self._member(name, status, FIFO)
+        elif stat.S_ISCHR(mode):
+            self._member(name, status, CHARACTER)
+        elif stat.S_ISBLK(mode):
+            self._member(name, status, BLOCK)
+
+    def whiteout(self, path: bytes) -> None:
+        """Write the member that hides a file of the layers below."""
+        parent, _, name = path.rpartition(b"/")
+        marker = b".wh." + name
+        self._writer.add(parent + b"/" + marker if parent else marker, 0)
+
+    def _file(self, name: bytes, entry: Entry) -> None:
+        try:
+            fd = entry.open()
+        except PermissionError:
+            if not self._lenient:
+                raise
+            log.warn(f"/{shown(name)}: permission denied: left out")
+            return
+        if fd < 0:
+            return
+        try:
+            status = os.fstat(fd)
+            if status.st_nlink > 1:
+                key = (status.st_dev, status.st_ino)
+                first = self._links.setdefault(key, name)
+                if first != name:
+                    self._member(name, status, HARD_LINK, first)
+                    return
+            self._member(name, status, REGULAR, size=status.st_size, found=xattrs.read(fd))
+            self._writer.copy(fd)
+        finally:
+            os.close(fd)
+
+    def _member(
+        self,
+        name: bytes,
+        status: os.stat_result,
+        kind: bytes,
+        link: bytes = b"",
+        size: int = 0,
+        found: dict[bytes, bytes] | None = None,
+    ) -> None:
+        if found and xattrs.CAPABILITY in found:
+            # Without the number that the kernel has added for this user namespace.
+            plain = xattrs.plain_capability(found.pop(xattrs.CAPABILITY))
+            if plain is not None:
+                found[xattrs.CAPABILITY] = plain
+        self._writer.add(
+            name,
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns // _SECOND * _SECOND,
+            kind,
+            link,
+            size,
+            os.major(status.st_rdev),
+            os.minor(status.st_rdev),
+            found,
+        )

@@ -1,0 +1,1 @@
+"""Images as the verbs see them: lists, archives, registries."""

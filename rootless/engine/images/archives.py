@@ -1,0 +1,201 @@
+"""Images on their way in and out, for the command line: pull of all tags, save, load, import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rootless import paths
+from rootless.engine import idmap_policy
+from rootless.engine.state import events
+from rootless.errors import RlessError, escape
+from rootless.image.config.user import resolve_user
+from rootless.image.model.reference import familiar_repository, parse
+from rootless.image.registry.progress import Progress
+from rootless.image.store.staging import InFlight
+from rootless.image.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rootless.image.model.reference import Reference
+    from rootless.image.store.store import Image
+    from rootless.linux.idmap import IdMap
+
+
+def map_chooser() -> Callable[[Image], IdMap]:
+    """Return what tells the map that a plain `run` of an image takes."""
+    subordinate = idmap_policy.Subordinate()
+
+    def idmap_for(image: Image) -> IdMap:
+        spec = image.config.get("User") or ""
+        user = resolve_user(spec, passwd=image.passwd(), group=image.group())
+        return idmap_policy.choose("auto", user[:2], subordinate)
+
+    return idmap_for
+
+
+def all_tags(name: str) -> list[str]:
+    """Return all tags of a repository of a registry as names to pull.
+
+    Raises:
+        RlessError: a tag or digest is given too, or the registry does not tell.
+    """
+    reference = parse(name)
+    if reference.transport != "docker":
+        raise RlessError("--all-tags: only a registry has tags", "name the image by its reference")
+    last = name.rpartition("/")[2]
+    if ":" in last or "@" in last:
+        raise RlessError("--all-tags: the name has a tag already", "leave one of the two out", 1)
+    from rootless.image.registry.client import Registry, resolve
+
+    if reference.short:
+        reference = resolve(reference, lambda _: None, Registry.has_tags)
+    registry = Registry(reference)
+    try:
+        tags = registry.tags()
+    finally:
+        registry.close()
+    if not tags:
+        raise RlessError(f"{escape(name)}: the repository has no tags", exit_code=1)
+    base = f"{reference.registry}/{reference.repository}"
+    return [parse(f"{base}:{tag}").canonical for tag in tags]
+
+
+# -- save --------------------------------------------------------------------------------------
+
+
+def save(
+    names: Sequence[str],
+    output: str | None,
+    *,
+    form: str = "docker-archive",
+    compression: str = "",
+    platform: str | None = None,
+) -> None:
+    """Write images to a file, a directory or (None) standard output.
+
+    A repository without a tag means all its tags, as Docker has it.
+
+    Raises:
+        RlessError: no such image; it cannot be given back; no room.
+    """
+    from rootless.image.archive import write as saver
+
+    store = Store(paths.storage_root())
+    images = _chosen(store, names, platform)
+    if form == "docker-dir" and len(images) > 1:
+        raise RlessError("--format docker-dir holds one image only", "use another format", 1)
+    options = {"form": form, "compression": compression}
+    with InFlight(store.root) as flight:
+        if form in ("oci-dir", "docker-dir"):
+            if output is None:
+                raise RlessError(f"--format {form} is a directory", "name it by --output", 1)
+            with saver.Directory(output) as made:
+                target = saver.DirectoryTarget(made.path)
+                saver.save(store, images, target, flight.path, **options)
+        elif output is None:
+            try:
+                archive = saver.TarTarget(1)
+                saver.save(store, images, archive, flight.path, **options)
+                archive.end()
+            except OSError as error:
+                raise saver.no_room(error) from error
+        else:
+            with saver.Output(output) as file:
+                archive = saver.TarTarget(file.fd)
+                saver.save(store, images, archive, flight.path, **options)
+                archive.end()
+    for image, _ in images:
+        events.record("save", "image", image.id, name=familiar_repository(image.name))
+
+
+def _chosen(
+    store: Store, names: Sequence[str], platform: str | None
+) -> list[tuple[Image, list[str]]]:
+    """Return the images, each once, with the names that were asked for."""
+    found: dict[str, tuple[Image, list[str]]] = {}
+    for name in names:
+        for image, full in _meant(store, name, platform):
+            entry = found.setdefault(image.id, (image, []))
+            if full and full not in entry[1]:
+                entry[1].append(full)
+    return list(found.values())
+
+
+def _meant(store: Store, name: str, platform: str | None) -> Iterator[tuple[Image, str]]:
+    image = store.lookup(name, platform)
+    last = name.rpartition("/")[2]
+    if ":" not in last and "@" not in last and (image is None or image.name != image.id):
+        tags = [] if platform else sorted(_tags(store, name))
+        for full in tags:
+            one = store.lookup(full)
+            if one is not None:
+                yield one, full
+        if tags:
+            return
+    if image is None:
+        what = f" for {platform}" if platform else ""
+        raise RlessError(f"no such image{what}: {escape(name)[:300]}", exit_code=1)
+    by_id = image.name == image.id or parse(image.name).transport != "docker"
+    yield image, "" if by_id else image.name
+
+
+def _tags(store: Store, name: str) -> set[str]:
+    """Return the full names of all tags of a repository that the store has."""
+    try:
+        reference = parse(name)
+    except RlessError:
+        return set()  # an id
+    base = f"{reference.registry}/{reference.repository}:"
+    return {record["name"] for record in store.records("names") if record["name"].startswith(base)}
+
+
+# -- load, import ------------------------------------------------------------------------------
+
+
+def load(
+    path: str | None, *, platform: str | None = None, quiet: bool = False
+) -> Iterator[tuple[Image, list[Reference]]]:
+    """Yield each image of an archive with its names, once it is in the store.
+
+    Args:
+        path: None: standard input.
+    """
+    from rootless.image.transfer.load import load as loader
+
+    progress = Progress(quiet=quiet, lines=False)
+    store = Store(paths.storage_root())
+    try:
+        for image, references in loader(
+            path, store, platform=platform, idmap_for=map_chooser(), progress=progress
+        ):
+            name = references[0].familiar if references else image.id
+            events.record("load", "image", image.id, name=name)
+            yield image, references
+    finally:
+        progress.finish()
+
+
+def import_archive(
+    path: str,
+    name: str | None,
+    *,
+    instructions: Sequence[str] = (),
+    message: str | None = None,
+    platform: str | None = None,
+) -> Image:
+    """Make an image of a tar archive of files: a path, a URL, or "-" for standard input."""
+    from rootless.image.transfer.import_ import import_tar
+
+    image = import_tar(
+        path,
+        Store(paths.storage_root()),
+        name=name,
+        instructions=instructions,
+        message=message,
+        platform=platform,
+        idmap_for=map_chooser(),
+        progress=Progress(lines=False),
+    )
+    events.record("import", "image", image.id, name=familiar_repository(image.name))
+    return image

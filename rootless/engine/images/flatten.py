@@ -1,0 +1,268 @@
+"""`flatten`: an image becomes one squashfs file, to be run from a shared file system.
+
+The layers are mounted as a container's are, in a user namespace where their owners are right, and
+mksquashfs writes what it sees there. It has the right to read every file, no other, and no
+network: the files are a stranger's.
+
+The same image gives the same bytes, with mksquashfs from 4.4 on: it writes in a fixed order; the
+time of the making is set to 0, and so are those of what is added: the image's config, and the
+directories that other programs for such files (ch-run, Apptainer) mount on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rootless import paths
+from rootless.engine import idmap_policy
+from rootless.errors import RlessError, escape
+from rootless.image.squashfs.image_file import CONFIG_PATH
+from rootless.image.store import records
+from rootless.image.store.staging import InFlight
+from rootless.image.store.store import Store
+from rootless.image.transfer.pull import ensure_layers, pull
+from rootless.linux import caps, idmap, ns, process
+from rootless.linux.exec_helper import become
+from rootless.rootfs import fuse
+from rootless.rootfs import mount as mount_layers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from rootless.image.store.store import Image
+    from rootless.linux.idmap import IdMap
+
+PROGRAM = "mksquashfs"
+COMPRESSIONS = ("lz4", "zstd", "gzip", "xz")  # the first is the default (docs/hpc.md)
+# What is mounted on by others: directories, and empty files.
+_DIRECTORIES = ("dev", "etc", "home", "mnt", "opt", "proc", "root", "srv", "sys", "tmp", "usr")
+_FILES = ("etc/group", "etc/hosts", "etc/passwd", "etc/resolv.conf")
+_RIGHTS = ["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]
+_TIME_AT = 8  # of the superblock: when the image was made, 4 bytes
+
+
+def flatten(
+    name: str,
+    output: str,
+    *,
+    platform: str | None = None,
+    compression: str = COMPRESSIONS[0],
+    keep_owners: bool = False,
+    force: bool = False,
+) -> None:
+    """Write an image as a squashfs file, whole or not at all.
+
+    Args:
+        output: absolute path of the file.
+        compression: one of COMPRESSIONS.
+        keep_owners: each file belongs to whom the image says; else all to root, as a user
+            without subordinate ids needs it.
+        force: replace a file.
+
+    Raises:
+        RlessError: no such image, mksquashfs is missing or failed, no room, the file exists.
+    """
+    program = fuse.find_program(PROGRAM)
+    if program is None:
+        raise RlessError(
+            f"{PROGRAM} is not installed", "ask the administrator for the package squashfs-tools"
+        )
+    if os.path.lexists(output) and not force:
+        raise RlessError(f"{escape(output)} exists", "name another file, or use --force")
+    ids = idmap_policy.Subordinate()
+    full = idmap_policy.build(0, 0, ids)
+    if keep_owners and full.single:
+        raise RlessError(
+            f"--keep-owners needs subordinate ids: {ids.why_none}",
+            "without it, all files are root's",
+        )
+    store = Store(paths.storage_root())
+    single = idmap_policy.build_single(0, 0)
+
+    def choose(image: Image) -> IdMap:
+        """Take what is unpacked already, where the owners are none of ours to keep."""
+        lost = not keep_owners and full.key not in image.keys and single.key in image.keys
+        return single if lost else full
+
+    image = pull(name, store, platform=platform, idmap_for=choose)
+    mapping = choose(image)
+    layers = ensure_layers(image, mapping, store)
+    config = _document(image, store)
+    arguments = [
+        "-comp",
+        compression,
+        "-b",
+        "64K",
+        "-noappend",
+        "-no-progress",
+        "-quiet",
+        "-no-xattrs",
+    ]
+    if not keep_owners:
+        arguments.append("-all-root")
+    with InFlight(store.root) as flight:
+        temporary = f"{output}.{os.getpid()}.tmp"
+        fd = _create(temporary, output)
+        try:
+            workspace = f"{flight.path}/flatten"
+            os.mkdir(workspace, 0o700)
+            hidden = image.whiteouts(mapping.key)
+            job = _Job(program, arguments, output, fd, layers, hidden, config)
+            idmap.call_in_userns(mapping, job.run, workspace, mapping)
+            os.pwrite(fd, bytes(4), _TIME_AT)
+            os.fchmod(fd, 0o666 & ~_umask())
+            os.fsync(fd)
+            os.rename(temporary, output)
+        except BaseException as error:
+            os.unlink(temporary)
+            if isinstance(error, OSError):
+                raise _failed(output, error) from error
+            raise
+        finally:
+            os.close(fd)
+
+
+def _document(image: Image, store: Store) -> bytes:
+    found = records.get_blob(image.root, image.id) or records.get_blob(store.root, image.id)
+    if found is None:
+        raise RlessError(f"the config of {escape(image.name)} is gone", "pull the image again")
+    return found
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _create(path: str, output: str) -> int:
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        raise _failed(output, error) from error
+
+
+def _failed(path: str, error: OSError) -> RlessError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RlessError(
+        f"cannot write {escape(path)}: {error.strerror}",
+        "free some space there, or name a file elsewhere" if full else "name a file elsewhere",
+    )
+
+
+class _Job:
+    """What is done in the user namespace."""
+
+    __slots__ = ("arguments", "config", "fd", "layers", "output", "program", "whiteouts")
+
+    def __init__(
+        self,
+        program: str,
+        arguments: list[str],
+        output: str,
+        fd: int,
+        layers: list[str],
+        whiteouts: str,
+        config: bytes,
+    ) -> None:
+        self.program = program
+        self.arguments = arguments
+        self.output = output
+        self.fd = fd
+        self.layers = layers
+        self.whiteouts = whiteouts
+        self.config = config
+
+    def run(self, workspace: str, mapping: IdMap) -> None:
+        """Mount the layers, add what is to be added, and write the file."""
+        mounted = mount_layers(self.layers, workspace, mapping, whiteouts=self.whiteouts)
+        root_fd = os.open(mounted.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _add(root_fd, self.config)
+        finally:
+            os.close(root_fd)
+        # A root directory that no layer names was made when the image was unpacked.
+        os.utime(mounted.path, (0, 0))
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            become(lambda: self._pack(mounted.path), writer, writer, [self.fd])
+        os.close(writer)
+        code, said = process.outcome(pid, reader)
+        if code != 0:
+            lines = said.decode("utf-8", "replace").strip().splitlines()
+            why = next((line for line in lines if "rror" in line or "ailed" in line), "")
+            if "No space left" in said.decode("utf-8", "replace"):
+                raise _failed(self.output, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            raise RlessError(f"{PROGRAM} failed: {escape(why or f'it ended with {code}')[:300]}")
+
+    def _pack(self, root: str) -> NoReturn:
+        """Become mksquashfs, in a child of its own."""
+        ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
+        fuse.keep_only(caps.mask(_RIGHTS))
+        argv = [PROGRAM, root, f"/proc/self/fd/{self.fd}", *self.arguments]
+        os.execve(self.program, argv, process.HELPER_ENVIRONMENT)
+
+
+def _add(root_fd: int, config: bytes) -> None:
+    """Add the config, and what others mount on, without following a link of the image."""
+    for name in _DIRECTORIES:
+        _make_directory(root_fd, name, 0o1777 if name == "tmp" else 0o755)
+    etc_fd = _open_directory(root_fd, "etc")
+    if etc_fd >= 0:
+        before = os.fstat(etc_fd)
+        made = [_make_file(etc_fd, path[4:], b"") for path in _FILES]
+        if any(made):
+            os.utime(etc_fd, ns=(before.st_mtime_ns, before.st_mtime_ns))
+        os.close(etc_fd)
+    directory, _, name = CONFIG_PATH[1:].partition("/")
+    from rootless.linux.tree import remove_tree
+
+    try:
+        os.stat(directory, dir_fd=root_fd, follow_symlinks=False)
+        remove_tree(root_fd, directory)  # of an image that was made of a flattened one
+    except FileNotFoundError:
+        pass
+    _make_directory(root_fd, directory, 0o755)
+    own_fd = _open_directory(root_fd, directory)
+    try:
+        _make_file(own_fd, name, config)
+        os.utime(own_fd, (0, 0))
+    finally:
+        os.close(own_fd)
+
+
+def _open_directory(root_fd: int, name: str) -> int:
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=root_fd)
+    except OSError:
+        return -1  # a link: the image has it its own way
+
+
+def _make_directory(root_fd: int, name: str, mode: int) -> None:
+    try:
+        os.mkdir(name, mode, dir_fd=root_fd)
+    except FileExistsError:
+        return
+    os.chmod(name, mode, dir_fd=root_fd)
+    os.utime(name, (0, 0), dir_fd=root_fd)
+
+
+def _make_file(dir_fd: int, name: str, content: bytes) -> bool:
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o644, dir_fd=dir_fd)
+    except FileExistsError:
+        return False
+    try:
+        os.fchmod(fd, 0o644)
+        while content:
+            content = content[os.write(fd, content) :]
+        os.utime(fd, (0, 0))
+    finally:
+        os.close(fd)
+    return True

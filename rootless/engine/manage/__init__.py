@@ -1,0 +1,1 @@
+"""Changing containers that exist: stop, pause, update, remove."""

@@ -1,0 +1,190 @@
+"""Put a container that is there into a network, or take it out; it may run meanwhile.
+
+What it is in is kept with its request, so that the next start does the same. One that runs is
+changed at once: the hub is told, the interface is made or taken away, and /etc/hosts and
+resolv.conf are written anew, in place.
+"""
+
+from __future__ import annotations
+
+from rootless.engine.manage import update
+from rootless.engine.networks import attachment, store
+from rootless.engine.request import RunRequest
+from rootless.engine.spec import etc_files
+from rootless.engine.state.container import find, is_alive
+from rootless.errors import RlessError
+from rootless.network import addresses, bridge, firewall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.engine.networks.store import Network
+    from rootless.engine.state.container import Container
+
+
+def connect(name: str, reference: str, wish: dict[str, Any]) -> None:
+    """Put a container into a network.
+
+    Args:
+        wish: "ip", "ip6", "mac", "aliases", "interface", as far as something is wished.
+
+    Raises:
+        RlessError: it is in that network, or cannot be in one.
+    """
+    network, container = store.find(name), find(reference)
+    update.change(container, [], lambda: _connect(network, container, wish))
+
+
+def disconnect(name: str, reference: str, force: bool = False) -> None:
+    """Take a container out of a network.
+
+    Args:
+        force: no complaint where it is not in it.
+
+    Raises:
+        RlessError: it is not in that network.
+    """
+    network, container = store.find(name), find(reference)
+    wishes = container.facts["request"].get("networks", [])
+    if not any(_is_of(wish, network) for wish in wishes):
+        if force:
+            return
+        raise RlessError(
+            f"container {container.facts['name']} is not in network {network.name}", exit_code=1
+        )
+    update.change(container, [], lambda: _disconnect(network, container))
+
+
+def _is_of(wish: dict[str, Any], network: Network) -> bool:
+    return wish["name"] in (network.name, network.id)
+
+
+def _connect(network: Network, container: Container, wish: dict[str, Any]) -> None:
+    request = container.facts["request"]
+    wishes = request.get("networks", [])
+    mode = request.get("network") or "pasta"
+    name = container.facts["name"]
+    if not wishes and mode != "none":
+        raise RlessError(
+            f"container {name} cannot join a network: it was made with --network={mode}",
+            "make it with --network NETWORK; such a one can join more",
+            1,
+        )
+    if any(_is_of(other, network) for other in wishes):
+        raise RlessError(f"container {name} is in network {network.name} already", exit_code=1)
+    live = container.live()
+    runs = is_alive(live.get("monitor"))
+    if runs and "networks" not in live:
+        raise RlessError(
+            f"container {name} runs without a network and cannot join one now",
+            "stop it first, then connect and start it",
+            1,
+        )
+    wish = {**wish, "name": network.name}
+    if runs:
+        places = live["networks"]
+        place = attachment.take_place(network, container.id, wish)
+        place["interface"] = place["interface"] or attachment.free_interface(places)
+        try:
+            _attach(network, container, place, live)
+        except BaseException:
+            addresses.give_back(network.id, container.id)
+            raise
+        places = [*places, place]
+        container.record_live(networks=places)
+        _write_files(container, places)
+    elif "ip" in wish or "ip6" in wish:
+        attachment.take_place(network, container.id, wish)  # nobody else gets it
+    _store(container, [*wishes, wish])
+
+
+def _attach(
+    network: Network, container: Container, place: dict[str, Any], live: dict[str, Any]
+) -> None:
+    the_hub = attachment.hub_of(live)
+    if the_hub is None:
+        raise RlessError(
+            f"the network of container {container.facts['name']} was killed",
+            f"rless restart {container.facts['name']}",
+            1,
+        )
+    joiner = bridge.Joiner(the_hub)
+    try:
+        joiner.fork()
+        attachment.join(the_hub, network, container, place, _hostname(container))
+        joiner.adopt(f"/proc/{live['monitor'][0]}/ns/net")
+        joiner.connect([attachment.attachment(network, place)])
+        joiner.wait_ready()
+        if not network.internal:
+            attachment.see_way_out(the_hub)
+    except BaseException:
+        the_hub.call("L", container.id, network.bridge)
+        raise
+    finally:
+        joiner.close()
+        the_hub.close()
+
+
+def _disconnect(network: Network, container: Container) -> None:
+    live = container.live()
+    places = live.get("networks") or []
+    place = next((one for one in places if one["id"] == network.id), None)
+    if place is not None and is_alive(live.get("monitor")):
+        the_hub = attachment.hub_of(live)
+        if the_hub is not None:  # killed: nothing is connected any more
+            joiner = bridge.Joiner(the_hub)
+            try:
+                joiner.fork()
+                the_hub.call("L", container.id, place["bridge"])
+                joiner.adopt(f"/proc/{live['monitor'][0]}/ns/net")
+                joiner.disconnect(place["interface"], _way_out(places, place))
+                joiner.wait_ready()
+            finally:
+                joiner.close()
+                the_hub.close()
+        places = [one for one in places if one is not place]
+        container.record_live(networks=places)
+        _write_files(container, places)
+    addresses.give_back(network.id, container.id)
+    wishes = container.facts["request"]["networks"]
+    _store(container, [wish for wish in wishes if not _is_of(wish, network)])
+
+
+def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[bytes]:
+    """Return the gateways of the first network with a way out, of those that are left."""
+    for place in places:
+        if place is not left and place["bridge"].startswith(firewall.OUTWARD):
+            return [addresses.packed(gateway) for gateway in place["gateways"]]
+    return []
+
+
+def rename(container: Container) -> None:
+    """Tell the hub the names of a container that has got another one, if it runs."""
+    live = container.live()
+    if not live.get("networks") or (the_hub := attachment.hub_of(live)) is None:
+        return
+    try:
+        for place in live["networks"]:
+            names = attachment.names_of(container, place, _hostname(container))
+            the_hub.call("N", container.id, place["bridge"], *names)
+    finally:
+        the_hub.close()
+
+
+def _hostname(container: Container) -> str:
+    return container.facts["request"].get("hostname") or ""
+
+
+def _store(container: Container, wishes: list[dict[str, Any]]) -> None:
+    request = {**container.facts["request"], "networks": wishes}
+    request["network"] = wishes[0]["name"] if wishes else "none"
+    container.update_facts(request=request, network=request["network"])
+
+
+def _write_files(container: Container, places: list[dict[str, Any]]) -> None:
+    """Write hosts and resolv.conf of a container that runs, in place."""
+    request = RunRequest.from_data(container.facts["request"])
+    own, servers = attachment.for_files(places)
+    hostname = request.hostname or container.id[:12]
+    etc_files.write(request, container.directory, hostname, addresses=own, servers=servers)

@@ -1,0 +1,175 @@
+"""Change what a container is: its name, its restart policy, its limits."""
+
+from __future__ import annotations
+
+from rootless.engine.manage.signals import take
+from rootless.engine.state import events
+from rootless.engine.state.container import (
+    Container,
+    changing_path,
+    drop_name,
+    find,
+    load,
+    take_name,
+    this_process,
+    unlink,
+    write_json,
+    write_new,
+)
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from rootless.engine.manage.stop import Outcome
+    from rootless.engine.request import RunRequest
+
+
+def rename(reference: str, name: str) -> None:
+    """Give a container another name, running or not.
+
+    Raises:
+        RlessError: the name is another one's, or its own.
+    """
+    container = find(reference)
+    old = container.facts["name"]
+    if name == old:
+        raise RlessError(f"container {old} has that name already", exit_code=1)
+    change(container, [old, name], lambda: _change_name(container, old, name))
+    events.of_container("rename", container, oldName=old)
+
+
+def change(container: Container, names: list[str], act: Callable[[], None]) -> None:
+    """Change container.json, which nobody else changes meanwhile.
+
+    Killed half-way, a renamed one has two names: by this note the next sweep takes one away.
+
+    Raises:
+        RlessError: of `act`; or another command is at it.
+    """
+    note, name = changing_path(container.id), container.facts["name"]
+    entry = {"owner": this_process(), "names": names}
+    try:
+        if not write_new(note, entry):
+            from rootless.engine.state import reconcile
+
+            reconcile.sweep()  # it may be that of a command that was killed
+            if not write_new(note, entry):
+                raise RlessError(
+                    f"container {name} is being changed by another command", "try again", 1
+                )
+        try:
+            act()
+        finally:
+            unlink(note)
+    except OSError as error:
+        raise RlessError(f"cannot change container {name}: {error.strerror}", None, 1) from error
+
+
+def _change_name(container: Container, old: str, name: str) -> None:
+    current = load(container.id)  # now that nobody else renames it
+    if current is None or current.facts["name"] != old or _is_going(container):
+        raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
+    try:
+        take_name(container.id, name)
+        container.update_facts(name=name)
+    except RlessError as error:
+        raise RlessError(error.message, error.hint, 1) from error
+    except OSError:
+        drop_name(name, container.id)
+        raise
+    drop_name(old, container.id)
+    running = take(container)
+    if running is not None:
+        if running.client is not None:
+            running.client.rename(name)
+        running.close()
+    if container.facts["request"].get("networks"):
+        from rootless.engine.manage import network_connect
+
+        network_connect.rename(container)
+    if _is_going(container):
+        drop_name(name, container.id)  # who removes it may know the old one only
+
+
+def _is_going(container: Container) -> bool:
+    """Tell whether a container is being removed, or is gone."""
+    return bool(container.live().get("removing")) or load(container.id) is None
+
+
+def update(references: Iterable[str], changes: dict[str, Any]) -> Iterator[Outcome]:
+    """Change the restart policy and the limits of containers; a running one has them from now on.
+
+    Args:
+        changes: fields of the request: `restart` (name, max), and limits (`resources.UPDATABLE`).
+    """
+    policy = changes.get("restart")
+    if changes.get("memory") == 0:
+        changes.setdefault("memory_swap", 0)  # which is their sum
+    for reference in references:
+        try:
+            container = find(reference)
+            if policy is not None and container.facts["rm"] and policy["name"] != "no":
+                raise RlessError(
+                    f"cannot update container {container.facts['name']}: it is removed at its "
+                    "end (--rm), so it has no restart policy",
+                    exit_code=1,
+                )
+            change(container, [], lambda one=container: _change_request(one, changes))  # type: ignore[misc]
+            running = take(container) if policy is not None else None
+            if running is not None:
+                if running.client is not None and policy is not None:
+                    running.client.set_restart(policy)
+                running.close()
+            events.of_container("update", container)
+            yield reference, None
+        except RlessError as error:
+            yield reference, RlessError(error.message, error.hint, 1)
+
+
+def _change_request(container: Container, changes: dict[str, Any]) -> None:
+    """Note what is changed for the next start; the limits are tried on a running one first."""
+    from rootless.engine.request import RunRequest
+
+    data = {**container.facts["request"], **changes}
+    facts: dict[str, Any] = {"request": data}
+    if "restart" in changes:
+        facts["restart"] = changes["restart"]
+    limits = {name: value for name, value in changes.items() if name != "restart"}
+    if limits:
+        from rootless.engine import resources
+
+        request = RunRequest.from_data(data)
+        resources.check_update(RunRequest.from_data(container.facts["request"]), limits)
+        resources.check(request)
+        _limit(container, request, limits)
+    container.update_facts(**facts)
+
+
+def _limit(container: Container, request: RunRequest, changes: dict[str, Any]) -> None:
+    """Set the limits of a running container, and note them for a restart by its policy.
+
+    Raises:
+        RlessError: the kernel refuses, or there is no control group that could have them.
+    """
+    from rootless.engine import resources
+    from rootless.engine.exec import exec as execution
+    from rootless.runtime import cgroup
+
+    if container.init() is None:
+        return
+    live = container.live()
+    spec = execution.load_spec(container)
+    wanted = resources.wanted(request)
+    if not request.pids_limit and "pids" in spec["linux"]["resources"]:
+        wanted["pids"] = spec["linux"]["resources"]["pids"]  # the default
+    spec["linux"]["resources"] = cgroup.change(
+        live.get("cgroup") or None,
+        live.get("manager", "none"),
+        wanted,
+        resources.lifted(request, changes),
+        best_effort=request.limits == "try",
+    )
+    write_json(f"{container.directory}/config.json", spec)

@@ -1,0 +1,1 @@
+"""Networks of several containers, and who is attached to them."""

@@ -1,0 +1,354 @@
+"""A container as a member of networks: how a start joins them, and how it is changed later.
+
+    enter     the hub is there, or is made; a process in it waits (network.bridge.Joiner)
+    join      addresses are taken, the hub knows names and ports, the interfaces are made
+    wait      until they are there, and the way out
+    fd        the membership: the monitor keeps it open, and with its end all of it is gone
+
+What a member has is noted in its entry in `live`, `networks`: name, id, bridge, interface and the
+other end of its pair, outside, ip, ip6, mac, aliases, gateways; and `hub`, [pid, start time] of
+who holds them. It is true while the entry is, and the hub (`why_lost`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from rootless.engine import idmap_policy
+from rootless.engine.networks import store
+from rootless.engine.state import events
+from rootless.engine.state.container import containers_root, is_alive, live_root, write_json
+from rootless.errors import RlessError
+from rootless.linux.process import start_time
+from rootless.network import addresses, bridge, firewall, hub
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from rootless.engine.networks.store import Network
+    from rootless.engine.request import RunRequest
+    from rootless.engine.state.container import Container
+    from rootless.linux.idmap import IdMap
+    from rootless.network.bridge import Attachment
+    from rootless.network.ports import Port
+
+_WAY_OUT_LOCK = "way-out.lock"
+_ENTRY = "networks"  # in `live`: no id of a container
+
+
+def _find(name: str) -> Network:
+    try:
+        return store.find(name)
+    except RlessError as error:
+        raise RlessError(f"--network: {error.message}", error.hint) from error
+
+
+def _shelter_for(request: RunRequest) -> Callable[[int], None]:
+    """Return what keeps the hub from the end of the session in which it happens to be made."""
+
+    def shelter(pid: int) -> None:
+        if request.manager() in ("auto", "systemd"):
+            from rootless.runtime import cgroup
+
+            cgroup.shelter(f"rless-networks-{pid}", "networks of rless", pid)
+
+    return shelter
+
+
+class Membership:
+    """The networks of a container that is being started.
+
+    Attributes:
+        fd: the connection that is the membership.
+        places: what is noted in `live`.
+        ports: published ones, as `ports.Taken` shows them.
+    """
+
+    def __init__(self, request: RunRequest) -> None:
+        """Enter the hub; the container need not be known yet.
+
+        Raises:
+            RlessError: there is no such network, or no hub can be made.
+        """
+        self._wishes = request.networks
+        self._networks = [_find(wish["name"]) for wish in self._wishes]
+        self._outward = any(not network.internal for network in self._networks)
+        self._hub = hub.enter(
+            idmap_policy.identity(idmap_policy.Subordinate()), self._outward, _shelter_for(request)
+        )
+        self._joiner = bridge.Joiner(self._hub)
+        self.places: list[dict[str, Any]] = []
+        self.ports: list[str] = []
+        try:
+            self._joiner.fork()
+        except BaseException:
+            self._hub.close()
+            raise
+
+    @property
+    def fd(self) -> int:
+        """Return the connection that is the membership."""
+        return self._hub.fd
+
+    @property
+    def process(self) -> list[int]:
+        """Return [pid, start time] of who holds the networks."""
+        return [self._hub.pid, start_time(self._hub.pid) or 0]
+
+    @property
+    def inside(self) -> str:
+        """Return the path of the user namespace in which the container's own is made."""
+        return self._hub.userns
+
+    def write_maps(self, pid: int, ids: IdMap) -> None:
+        """Write the id maps of the container's user namespace, as `idmap.write_maps`."""
+        self._joiner.write_maps(pid, ids)
+
+    def take_addresses(self, container: Container) -> None:
+        """Take addresses in all networks; `places` has them then.
+
+        Raises:
+            RlessError: an address is another one's, or none is free.
+        """
+        for network, wish in zip(self._networks, self._wishes, strict=True):
+            place = take_place(network, container.id, wish)
+            place["interface"] = place["interface"] or free_interface(self.places, self._wishes)
+            self.places.append(place)
+
+    def for_files(self) -> tuple[list[str], list[str]]:
+        """Return as `for_files` of this module does."""
+        return for_files(self.places)
+
+    def join(
+        self, container: Container, hostname: str, servers: Sequence[str], ports: Sequence[Port]
+    ) -> None:
+        """Tell the hub who this is, and have the interfaces made.
+
+        Args:
+            servers: of --dns.
+            ports: to be published.
+
+        Raises:
+            RlessError: a port is taken, or the hub is full.
+        """
+        for network, place in zip(self._networks, self.places, strict=True):
+            join(self._hub, network, container, place, hostname)
+        if servers:
+            words = [addresses.packed(server).hex() for server in servers]
+            _check(self._hub.call("S", *words), "name servers")
+        if ports:
+            self._publish(ports)
+        pairs = zip(self._networks, self.places, strict=True)
+        self._joiner.connect([attachment(network, place) for network, place in pairs])
+
+    def _publish(self, ports: Sequence[Port]) -> None:
+        from rootless.network.ports import take
+
+        taken = take(ports)
+        try:
+            self.ports = taken.shown
+            for number, fd in taken.sockets():
+                _check(self._hub.call("P", str(number), fds=[fd]), f"port {number}")
+        finally:
+            taken.close()
+
+    def see_way_out(self) -> None:
+        """See that there is a way out, or will be; one that has ended is made anew.
+
+        Raises:
+            RlessError: there is none.
+
+        Where it runs: in the host's network.
+        """
+        if self._outward and self._hub.no_way_out():
+            see_way_out(self._hub)
+
+    def wait_ready(self) -> None:
+        """Wait until the container is connected, and has its way out.
+
+        Raises:
+            RlessError: it is not, and why.
+        """
+        self._joiner.wait_ready()
+        if self._outward and (why := self._hub.wait_for_way_out()):
+            raise no_way_out(why)
+
+    def close(self) -> None:
+        """Let go of the membership, which the monitor keeps if it has got so far."""
+        self._joiner.close()
+        self._hub.close()
+
+
+def hub_of(live: dict[str, Any]) -> hub.Hub | None:
+    """Return a connection to the hub that a running member is in; None: that was killed.
+
+    A later start may have made another one, which has no power over this member.
+    """
+    noted = live.get("hub") or (0, 0)
+    if not is_alive(noted):
+        return None
+    found = hub.connect()
+    if found is not None and found.pid != noted[0]:
+        found.close()
+        return None
+    return found
+
+
+def why_lost(live: dict[str, Any]) -> tuple[str, bool]:
+    """Return (what a running member has lost and why, whether its ports are among that)."""
+    the_hub = hub_of(live)
+    if the_hub is None:
+        return f"the network is lost: {hub.TITLE} has ended", True
+    try:
+        if any(place["bridge"].startswith(firewall.OUTWARD) for place in live["networks"]):
+            why = the_hub.no_way_out()
+            return (f"the way out is lost: {why}" if why else ""), False
+        return "", False
+    finally:
+        the_hub.close()
+
+
+def for_files(places: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return (addresses, name servers) of a member: the latter are its gateways, the hub's."""
+    own = [place[key] for place in places for key in ("ip", "ip6")]
+    gateways = [gateway for place in places for gateway in place["gateways"]]
+    return [address for address in own if address], gateways
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        raise RlessError(f"the networks cannot take more {what}: {os.strerror(code)}")
+
+
+def see_way_out(the_hub: hub.Hub) -> None:
+    """Wait until the hub has a way out; one whose pasta has ended gets another one.
+
+    Raises:
+        RlessError: there is none.
+    """
+    if not the_hub.wait_for_way_out():
+        return
+    lock = os.open(
+        f"{hub.directory()}/{_WAY_OUT_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if the_hub.wait_for_way_out():
+            hub.restore_way_out(the_hub, lambda pasta: _note(the_hub, pasta))
+        why = the_hub.wait_for_way_out()
+    finally:
+        os.close(lock)
+    if why:
+        raise no_way_out(why)
+
+
+def no_way_out(why: str) -> RlessError:
+    """Return the error that there is none."""
+    return RlessError(
+        f"the networks have no way out: {why}", "see `rless doctor`, or use --network=host"
+    )
+
+
+def _note(the_hub: hub.Hub, pasta: list[int]) -> None:
+    """Note whose pasta it is, as an entry in `live`: a sweep ends it if the hub is killed."""
+    owner = [the_hub.pid, start_time(the_hub.pid) or 0]
+    write_json(f"{live_root()}/{_ENTRY}", {"owner": owner, "pasta": pasta})
+
+
+def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dict[str, Any]:
+    """Take addresses in a network; return what is noted of this."""
+    wished = {}
+    for key, size in (("ip", 4), ("ip6", 16)):
+        if wish.get(key):
+            wished[size] = addresses.number(wish[key])[0]
+            if size not in {whole.size for whole, _, _ in network.ranges}:
+                raise RlessError(
+                    f"network {network.name} has no IPv6 addresses", "make one with --ipv6"
+                )
+    given = addresses.take(network.id, container_id, network.ranges, wished, _is_live, _exists)
+    ip, ip6 = (addresses.show(given[size], size) if size in given else "" for size in (4, 16))
+    mac = wish.get("mac") or _mac(given)
+    return {
+        "name": network.name,
+        "id": network.id,
+        "bridge": network.bridge,
+        "interface": wish.get("interface") or "",
+        "outside": f"v{os.urandom(6).hex()}",
+        "ip": ip,
+        "ip6": ip6,
+        "mac": mac,
+        "aliases": list(wish.get("aliases") or ()),
+        "gateways": [one["gateway"] for one in network.record["subnets"]],
+        "prefixes": {str(whole.size): whole.prefix for whole, _, _ in network.ranges},
+    }
+
+
+def free_interface(places: Sequence[dict[str, Any]], wishes: Sequence[dict[str, Any]] = ()) -> str:
+    """Return the first of eth0, eth1, ... that no place has, and no other wants."""
+    used = {one.get("interface") for one in (*places, *wishes)}
+    return next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)
+
+
+def _mac(given: dict[int, int]) -> str:
+    # Of the address, as Docker's: whoever has the address next is the same to its neighbours.
+    low = given.get(4, given.get(16, 0)) & 0xFFFFFFFF
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + low.to_bytes(4, "big"))
+
+
+def _is_live(container_id: str) -> bool:
+    return os.path.lexists(f"{live_root()}/{container_id}")
+
+
+def _exists(container_id: str) -> bool:
+    return os.path.lexists(f"{containers_root()}/{container_id}")
+
+
+def attachment(network: Network, place: dict[str, Any]) -> Attachment:
+    """Return what the interfaces of a place are made by."""
+    gateways, prefixes = [b"", b""], [0, 0]
+    for whole, _, gateway in network.ranges:
+        gateways[whole.size == 16] = gateway.to_bytes(whole.size, "big")
+        prefixes[whole.size == 16] = whole.prefix
+    made = bridge.Attachment(
+        network.bridge,
+        (gateways[0], gateways[1]),
+        (prefixes[0], prefixes[1]),
+        (addresses.packed(place["ip"]), addresses.packed(place["ip6"])),
+        bytes.fromhex(place["mac"].replace(":", "")),
+    )
+    made.mtu = network.mtu
+    made.internal = network.internal
+    made.interface, made.outside = place["interface"], place["outside"]
+    return made
+
+
+def names_of(container: Container, place: dict[str, Any], hostname: str) -> list[str]:
+    """Return the names that a member is found by; the first is what its address is called."""
+    names = [container.facts["name"], *place["aliases"], container.id[:12], hostname]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def join(
+    the_hub: hub.Hub,
+    network: Network,
+    container: Container,
+    place: dict[str, Any],
+    hostname: str,
+) -> None:
+    """Tell the hub that a container is in a network, and what it is called there.
+
+    Raises:
+        RlessError: the hub is full, or the container is in that network.
+    """
+    names = names_of(container, place, hostname)
+    own = attachment(network, place)
+    words = bridge.join_words(container.id, own, (network.id, network.name), names)
+    code = the_hub.call(*words)
+    if code:
+        raise RlessError(f"cannot join network {network.name}: {os.strerror(code)}", exit_code=1)
+    events.record(
+        "connect", "network", network.id, container=container.id, name=network.name, type="bridge"
+    )

@@ -1,0 +1,65 @@
+"""`--link CONTAINER[:ALIAS]`, as Docker once did: a line in /etc/hosts, and environment variables.
+
+Names of members are found without it; programs of that time read the variables.
+"""
+
+from __future__ import annotations
+
+from rootless.engine.state.container import find
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from rootless.engine.request import RunRequest
+
+_NOT_PASSED_ON = ("HOME", "PATH")
+
+
+def add(request: RunRequest, name: str, places: Sequence[dict[str, Any]]) -> None:
+    """Add to a request, for this start, what its links stand for.
+
+    Args:
+        name: the container's.
+        places: where it is (`engine.networks.attachment`).
+
+    Raises:
+        RlessError: a container does not run, or in none of these networks.
+    """
+    for reference, alias in request.links:
+        other = find(reference)
+        address = _shared(other.live().get("networks") or (), places)
+        if address is None or other.init() is None:
+            raise RlessError(
+                f"--link {reference}: that container does not run in the same network",
+                "start it first, with the same --network",
+            )
+        names = dict.fromkeys((alias, other.facts["name"], other.id[:12]))
+        request.add_host = [*request.add_host, *((known, address) for known in names)]
+        request.env = [*_variables(name, alias, address, other.facts), *request.env]
+
+
+def _shared(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> str | None:
+    networks = {place["id"] for place in ours}
+    return next((str(place["ip"]) for place in theirs if place["id"] in networks), None)
+
+
+def _variables(name: str, alias: str, address: str, facts: dict[str, Any]) -> list[str]:
+    """Return Docker's variables of a link; `facts` are those of the container that is linked."""
+    prefix = alias.upper().replace("-", "_")
+    found = [f"{prefix}_NAME=/{name}/{alias}"]
+    for index, port in enumerate(facts.get("exposed") or ()):
+        number, _, protocol = port.partition("/")
+        url = f"{protocol}://{address}:{number}"
+        if index == 0:
+            found.append(f"{prefix}_PORT={url}")
+        key = f"{prefix}_PORT_{number}_{protocol.upper()}"
+        found += [f"{key}={url}", f"{key}_ADDR={address}", f"{key}_PORT={number}"]
+        found.append(f"{key}_PROTO={protocol}")
+    image = (facts.get("image_config") or {}).get("Env") or []
+    for variable in [*image, *facts["request"].get("env", ())]:
+        if variable.partition("=")[0] not in _NOT_PASSED_ON:
+            found.append(f"{prefix}_ENV_{variable}")
+    return found

@@ -1,0 +1,1 @@
+"""What is shown: lists, inspection, statistics, logs."""

@@ -1,0 +1,568 @@
+"""All about a container, in the shape that Docker's `inspect` has.
+
+Its parts: what it is (container.json), what runs (config.json), how it is (live entry,
+exit.json, health.json). What Docker has and rless has not is there with Docker's value for
+nothing, so that programs find the fields that they expect.
+
+Source: https://docs.docker.com/reference/api/engine/ (ContainerInspect)
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import TYPE_CHECKING, Any
+
+from rootless.engine import timestamps
+from rootless.engine.exec.healthcheck import image_form
+from rootless.engine.query.ps import LIVING, describe, sizes
+from rootless.engine.state.container import find, read_json
+from rootless.engine.state.reconcile import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rootless.engine.state.container import Container
+
+NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
+_FILE_DRIVERS = ("local", "json-file")
+
+
+def inspect_container(reference: str, size: bool = False) -> dict[str, Any]:
+    """Return a container in Docker's shape.
+
+    Args:
+        size: count the bytes of its files, too: SizeRw, SizeRootFs.
+
+    Raises:
+        RlessError: there is no such container.
+    """
+    sweep()
+    container = find(reference)
+    found = _Inspected(container).whole()
+    if size:
+        found["SizeRw"], found["SizeRootFs"] = sizes(container)
+    return found
+
+
+def _moment(seconds: float | None) -> str:
+    return timestamps.show(seconds) if seconds else NEVER
+
+
+class _Inspected:
+    """One container while it is described."""
+
+    def __init__(self, container: Container) -> None:
+        self.directory = container.directory
+        self.facts = container.facts
+        self.status, code = container.status()
+        self.row = describe(container, self.status, code)
+        self.live = container.live() if self.status in LIVING else {}
+        self.ended = read_json(f"{self.directory}/exit.json") or {}
+        self.checks = read_json(f"{self.directory}/health.json") or {}
+        self.spec: dict[str, Any] = read_json(f"{self.directory}/config.json") or {}
+        self.process: dict[str, Any] = self.spec.get("process") or {}
+        self.wish: dict[str, Any] = self.facts.get("request") or {}
+        self.image: dict[str, Any] = self.facts.get("image_config") or {}
+        self.log: dict[str, Any] = self.facts.get("log") or {"driver": "local", "options": {}}
+
+    def whole(self) -> dict[str, Any]:
+        facts, directory = self.facts, self.directory
+        path, *args = facts["command"] or [""]
+        driver = (self.live.get("rootfs") or {}).get("driver") or self.wish.get("driver")
+        return {
+            "Id": facts["id"],
+            "Created": _moment(facts["created"]),
+            "Path": path,
+            "Args": args,
+            "State": self.state(),
+            "Image": facts.get("image_id") or "",
+            "ResolvConfPath": f"{directory}/resolv.conf",
+            "HostnamePath": f"{directory}/hostname",
+            "HostsPath": f"{directory}/hosts",
+            "LogPath": f"{directory}/log" if self.log["driver"] in _FILE_DRIVERS else "",
+            "Name": f"/{facts['name']}",
+            "RestartCount": int(self.live.get("restarts") or self.ended.get("restarts") or 0),
+            "Driver": driver or "overlay",
+            "Platform": "linux",
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": None,
+            "HostConfig": self.host_config(),
+            "GraphDriver": self.graph_driver(driver or "overlay"),
+            "Mounts": [_mount(mount) for mount in facts.get("mounts") or ()],
+            "Config": self.config(),
+            "NetworkSettings": self.network(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        row = self.row
+        up = self.status in LIVING
+        found: dict[str, Any] = {
+            "Status": self.status,
+            "Running": up,
+            "Paused": self.status == "paused",
+            "Restarting": self.status == "restarting",
+            "OOMKilled": not up and bool(self.ended.get("oom")),
+            "Dead": False,
+            "Pid": row["pid"],
+            "ExitCode": row["exit_code"] or 0,
+            "Error": self.error(up),
+            "StartedAt": _moment(row["started"]),
+            "FinishedAt": _moment(row["finished"]),
+        }
+        if self.facts.get("health"):
+            found["Health"] = {
+                "Status": self.checks.get("status") or "starting",
+                "FailingStreak": self.checks.get("failing_streak") or 0,
+                "Log": [
+                    {
+                        "Start": _moment(entry.get("start")),
+                        "End": _moment(entry.get("end")),
+                        "ExitCode": entry.get("exit_code"),
+                        "Output": entry.get("output"),
+                    }
+                    for entry in self.checks.get("log") or ()
+                ],
+            }
+        return found
+
+    def error(self, up: bool) -> str:
+        if self.row["network_lost"]:
+            return f"{self.row['network_lost']}; rless restart {self.facts['name']}"
+        return "" if up else self.ended.get("error") or ""
+
+    def host_config(self) -> dict[str, Any]:
+        wish, facts = self.wish, self.facts
+        restart = facts.get("restart") or {}
+        linux = self.spec.get("linux") or {}
+        limits = linux.get("resources") or {}
+        mounts = wish.get("mounts") or ()
+        return {
+            "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
+            "ContainerIDFile": wish.get("cidfile") or "",
+            "LogConfig": {
+                "Type": self.log["driver"],
+                "Config": {key: str(value) for key, value in self.log["options"].items()},
+            },
+            "NetworkMode": facts.get("network") or wish.get("network") or "pasta",
+            "PortBindings": _bindings(wish.get("publish") or ()),
+            "RestartPolicy": {
+                "Name": restart.get("name") or "no",
+                "MaximumRetryCount": int(restart.get("max") or 0),
+            },
+            "AutoRemove": bool(facts["rm"]),
+            "VolumeDriver": "",
+            "VolumesFrom": wish.get("volumes_from") or None,
+            "ConsoleSize": [0, 0],
+            "Annotations": dict(self.spec.get("annotations") or {}),
+            "CapAdd": wish.get("cap_add") or None,
+            "CapDrop": wish.get("cap_drop") or None,
+            "CgroupnsMode": wish.get("cgroupns") or "private",
+            "Dns": wish.get("dns") or [],
+            "DnsOptions": wish.get("dns_option") or [],
+            "DnsSearch": wish.get("dns_search") or [],
+            "ExtraHosts": [":".join(pair) for pair in wish.get("add_host") or ()] or None,
+            "GroupAdd": wish.get("group_add") or None,
+            "IpcMode": wish.get("ipc") or "private",
+            "Cgroup": "",
+            "Links": None,
+            "OomScoreAdj": self.process.get("oomScoreAdj") or 0,
+            "PidMode": _mode(wish.get("pid")),
+            "Privileged": bool(wish.get("privileged")),
+            "PublishAllPorts": bool(wish.get("publish_all")),
+            "ReadonlyRootfs": bool((self.spec.get("root") or {}).get("readonly")),
+            "SecurityOpt": wish.get("security_opt") or None,
+            "Tmpfs": {
+                mount["target"]: ",".join(mount.get("options") or ())
+                for mount in mounts
+                if mount["type"] == "tmpfs"
+            },
+            "UTSMode": _mode(wish.get("uts")),
+            "UsernsMode": wish.get("userns") or "",
+            "ShmSize": wish.get("shm_size") or 64 << 20,
+            "Sysctls": dict(linux.get("sysctl") or {}),
+            "Runtime": "rless-oci",
+            "Isolation": "",
+            "CpuShares": wish.get("cpu_shares") or 0,
+            "Memory": wish.get("memory") or 0,
+            "NanoCpus": wish.get("cpus") or 0,
+            "CgroupParent": wish.get("cgroup_parent") or "",
+            "BlkioWeight": wish.get("blkio_weight") or 0,
+            "BlkioWeightDevice": _pairs(wish.get("blkio_weight_device"), "Weight"),
+            "BlkioDeviceReadBps": _pairs(wish.get("device_read_bps"), "Rate"),
+            "BlkioDeviceWriteBps": _pairs(wish.get("device_write_bps"), "Rate"),
+            "BlkioDeviceReadIOps": _pairs(wish.get("device_read_iops"), "Rate"),
+            "BlkioDeviceWriteIOps": _pairs(wish.get("device_write_iops"), "Rate"),
+            "CpuPeriod": wish.get("cpu_period") or 0,
+            "CpuQuota": wish.get("cpu_quota") or 0,
+            "CpuRealtimePeriod": 0,
+            "CpuRealtimeRuntime": 0,
+            "CpusetCpus": wish.get("cpuset_cpus") or "",
+            "CpusetMems": wish.get("cpuset_mems") or "",
+            "Devices": [
+                {
+                    "PathOnHost": device["host"],
+                    "PathInContainer": device["container"],
+                    "CgroupPermissions": device["permissions"],
+                }
+                for device in wish.get("devices") or ()
+            ],
+            "DeviceCgroupRules": None,
+            "DeviceRequests": None,
+            "MemoryReservation": wish.get("memory_reservation") or 0,
+            "MemorySwap": wish.get("memory_swap") or 2 * (wish.get("memory") or 0),
+            "MemorySwappiness": None,
+            "OomKillDisable": None,
+            # As it was set: the default is only where it can be.
+            "PidsLimit": wish.get("pids_limit") or limits.get("pids", {}).get("limit"),
+            "Ulimits": [
+                {"Name": name, "Soft": soft, "Hard": hard}
+                for name, soft, hard in wish.get("ulimits") or ()
+            ],
+            "CpuCount": 0,
+            "CpuPercent": 0,
+            "IOMaximumIOps": 0,
+            "IOMaximumBandwidth": 0,
+            "MaskedPaths": linux.get("maskedPaths") or [],
+            "ReadonlyPaths": linux.get("readonlyPaths") or [],
+            "Init": bool(wish.get("init")),
+        }
+
+    def graph_driver(self, driver: str) -> dict[str, Any]:
+        lower = (self.live.get("rootfs") or {}).get("layers") or []
+        return {
+            "Name": driver,
+            "Data": {
+                "LowerDir": ":".join(lower[::-1]),
+                "MergedDir": f"{self.directory}/merged",
+                "UpperDir": f"{self.directory}/upper",
+                "WorkDir": f"{self.directory}/work",
+            },
+        }
+
+    def config(self) -> dict[str, Any]:
+        wish, image, facts = self.wish, self.image, self.facts
+        entrypoint: list[str] | None = image.get("Entrypoint") or None
+        command = wish.get("command") or image.get("Cmd") or None
+        if wish.get("entrypoint") is not None:
+            entrypoint = [wish["entrypoint"]] if wish["entrypoint"] else None
+            command = wish.get("command") or None
+        own = [mount["target"] for mount in facts.get("mounts") or () if mount["anonymous"]]
+        attached = not facts["detach"]
+        found: dict[str, Any] = {
+            "Hostname": self.spec.get("hostname") or "",
+            "Domainname": self.spec.get("domainname") or "",
+            "User": wish.get("user") or image.get("User") or "",
+            "AttachStdin": attached and bool(facts.get("stdin_open")),
+            "AttachStdout": attached,
+            "AttachStderr": attached,
+            "ExposedPorts": {port: {} for port in self.exposed()},
+            "Tty": bool(facts["tty"]),
+            "OpenStdin": bool(facts.get("stdin_open")),
+            "StdinOnce": bool(facts.get("stdin_once")),
+            "Env": self.process.get("env") or [],
+            "Cmd": command,
+            "Healthcheck": image_form(facts.get("health"), bool(wish.get("no_healthcheck"))),
+            "Image": facts["image"] or "",
+            "Volumes": {**{target: {} for target in own}, **(image.get("Volumes") or {})} or None,
+            "WorkingDir": self.process.get("cwd") or "/",
+            "Entrypoint": entrypoint,
+            "Labels": facts["labels"] or {},
+            "StopSignal": _signal_name(facts["stop_signal"]),
+            "StopTimeout": facts["stop_timeout"],
+        }
+        if found["Healthcheck"] is None:
+            del found["Healthcheck"]
+        return found
+
+    def exposed(self) -> list[str]:
+        """Return the exposed ports and the published ones, as Docker does, with protocols."""
+        ports = [_whole_port(port) for port in self.facts.get("exposed") or ()]
+        return sorted({*ports, *_by_port(self.row["ports"])})
+
+    def network(self) -> dict[str, Any]:
+        ports: dict[str, Any] = {}
+        if self.status in LIVING:
+            ports = {**dict.fromkeys(self.exposed()), **_by_port(self.row["ports"])}
+        init = self.row["pid"]
+        if self.row["networks"] or "networks" in self.live:
+            return self.networks(ports)
+        mode = self.facts.get("network") or self.wish.get("network") or "pasta"
+        own = NO_ADDRESSES
+        if mode == "pasta" and init:
+            own = {**addresses(init), "MacAddress": self.live.get("mac", "")}
+        return {
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": f"/proc/{init}/ns/net" if init else "",
+            "Ports": ports,
+            # pasta's addresses: the container knows itself by them, nobody else reaches it there.
+            # Docker's of a rootless daemon are no better.
+            "EndpointID": "",
+            **own,
+            "Networks": {
+                mode: {
+                    "IPAMConfig": None,
+                    "Links": None,
+                    "Aliases": None,
+                    "NetworkID": "",
+                    "EndpointID": "",
+                    **own,
+                    "DNSNames": None,
+                }
+            },
+        }
+
+    def networks(self, ports: dict[str, Any]) -> dict[str, Any]:
+        """Return the same of a member of networks, by what is noted of it."""
+        init = self.row["pid"]
+        wishes = {wish["name"]: wish for wish in self.wish.get("networks", ())}
+        places = self.live.get("networks") or [{"name": name, "id": ""} for name in wishes]
+        found = {}
+        for place in places:
+            wish = wishes.get(place["name"], {})
+            wished = {
+                name: wish[key]
+                for key, name in (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
+                if wish.get(key)
+            }
+            names = [self.facts["name"], *wish.get("aliases", ()), self.facts["id"][:12]]
+            found[place["name"]] = {
+                "IPAMConfig": wished or None,
+                "Links": None,
+                "Aliases": list(wish.get("aliases", ())) or None,
+                "NetworkID": place["id"],
+                "EndpointID": "",
+                **_place(place),
+                "DNSNames": list(dict.fromkeys(names)),
+            }
+        first = _place(places[0]) if len(places) == 1 else NO_ADDRESSES
+        return {
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": f"/proc/{init}/ns/net" if init else "",
+            "Ports": ports,
+            "EndpointID": "",
+            **first,
+            "Networks": found,
+        }
+
+
+def _place(place: dict[str, Any]) -> dict[str, Any]:
+    """Return the addresses of a place in a network; of one that is not taken none."""
+    if not place.get("id"):
+        return dict(NO_ADDRESSES)
+    four, six = place["prefixes"].get("4", 0), place["prefixes"].get("16", 0)
+    gateways = place["gateways"]
+    return {
+        "Gateway": next((gate for gate in gateways if ":" not in gate), ""),
+        "IPAddress": place["ip"],
+        "IPPrefixLen": four if place["ip"] else 0,
+        "IPv6Gateway": next((gate for gate in gateways if ":" in gate), ""),
+        "GlobalIPv6Address": place["ip6"],
+        "GlobalIPv6PrefixLen": six if place["ip6"] else 0,
+        "MacAddress": place["mac"],
+    }
+
+
+def inspect_network(reference: str) -> dict[str, Any]:
+    """Return a network in Docker's shape.
+
+    Raises:
+        RlessError: there is none.
+    """
+    from rootless.engine.networks import store as networks
+
+    sweep()
+    network = networks.find(reference)
+    record = network.record
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": timestamps.show(record["created"]),
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv4": True,
+        "EnableIPv6": any(whole.size == 16 for whole, _, _ in network.ranges),
+        "IPAM": {
+            "Driver": "default",
+            "Options": {},
+            "Config": [
+                {
+                    "Subnet": one["subnet"],
+                    **({"IPRange": one["range"]} if one["range"] else {}),
+                    "Gateway": one["gateway"],
+                }
+                for one in record["subnets"]
+            ],
+        },
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {
+            container_id: {
+                "Name": name,
+                "EndpointID": "",
+                "MacAddress": place["mac"],
+                "IPv4Address": _with_prefix(place, "ip", "4"),
+                "IPv6Address": _with_prefix(place, "ip6", "16"),
+            }
+            for container_id, (name, place) in networks.members(network).items()
+        },
+        "Options": record["options"],
+        "Labels": record["labels"],
+    }
+
+
+def _with_prefix(place: dict[str, Any], key: str, size: str) -> str:
+    return f"{place[key]}/{place['prefixes'][size]}" if place[key] else ""
+
+
+NO_ADDRESSES = {
+    "Gateway": "",
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "IPv6Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "MacAddress": "",
+}
+
+
+def addresses(pid: int) -> dict[str, Any]:
+    """Return the addresses of a process's network namespace under Docker's names, by /proc.
+
+    Source: proc_pid_net(5); the addresses of IPv4 stand only in fib_trie, local ones with /32.
+    """
+    found: dict[str, Any] = dict(NO_ADDRESSES)
+    local = _local_addresses(_lines(pid, "fib_trie"))
+    for line in _lines(pid, "route")[1:]:
+        _, target, gateway, flags, _, _, _, mask = line.split()[:8]
+        network, width = _ipv4(target), int(mask, 16).bit_count()
+        if int(flags, 16) & _RTF_GATEWAY and not width:
+            found["Gateway"] = str(_ipv4(gateway))
+        for address in local:
+            if width and address in IPv4Network((network, width)):
+                found["IPAddress"], found["IPPrefixLen"] = str(address), width
+    for line in _lines(pid, "if_inet6"):
+        digits, _, size, scope, *_ = line.split()
+        if scope == _GLOBAL:
+            found["GlobalIPv6Address"] = str(IPv6Address(int(digits, 16)))
+            found["GlobalIPv6PrefixLen"] = int(size, 16)
+    for line in _lines(pid, "ipv6_route"):
+        target, size, _, _, gateway, _, _, _, flags, device = line.split()
+        if (
+            int(target, 16) == int(size, 16) == 0
+            and int(flags, 16) & _RTF_GATEWAY
+            and device != "lo"
+        ):
+            found["IPv6Gateway"] = str(IPv6Address(int(gateway, 16)))
+    return found
+
+
+_RTF_GATEWAY = 0x2  # route(7)
+_GLOBAL = "00"
+
+
+def _lines(pid: int, name: str) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/net/{name}", encoding="ascii", errors="replace") as file:
+            return file.read(1 << 20).splitlines()
+    except OSError:
+        return []  # it has ended, or its kernel has no IPv6
+
+
+def _ipv4(text: str) -> IPv4Address:
+    return IPv4Address(int(text, 16).to_bytes(4, sys.byteorder))
+
+
+def _local_addresses(trie: list[str]) -> list[IPv4Address]:
+    """Return the addresses of this host in fib_trie, but for the loopback's."""
+    found = []
+    for above, line in itertools.pairwise(trie):
+        if line.strip() == "/32 host LOCAL":
+            address = IPv4Address(above.split()[-1])
+            if not address.is_loopback and address not in found:
+                found.append(address)
+    return found
+
+
+def split_port(text: str) -> tuple[str, str, str]:
+    """Return (port with protocol, host address, host port) of a fact "0.0.0.0:8080->80/tcp"."""
+    host, _, port = text.rpartition("->")
+    address, _, number = host.rpartition(":")
+    return port, address.strip("[]"), number
+
+
+def _by_port(ports: list[str]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for text in ports:
+        port, address, number = split_port(text)
+        found.setdefault(port, []).append({"HostIp": address, "HostPort": number})
+    return found
+
+
+def _bindings(publish: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """Return what -p asked for, by port of the container."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in publish:
+        number = str(port["host_port"] or "")
+        if port.get("host_end"):
+            number += f"-{port['host_end']}"
+        binding = {"HostIp": port["host_ip"] or "", "HostPort": number}
+        found.setdefault(f"{port['container_port']}/{port['protocol']}", []).append(binding)
+    return found
+
+
+def _whole_port(port: str) -> str:
+    return port if "/" in port else f"{port}/tcp"
+
+
+def _is_bind(mount: dict[str, Any]) -> bool:
+    return bool(mount["type"] in ("bind", "volume") and mount.get("source"))
+
+
+def _bind(mount: dict[str, Any]) -> str:
+    options = ["ro"] if mount.get("read_only") else []
+    options += mount.get("options") or []
+    text = f"{mount['source']}:{mount['target']}"
+    return f"{text}:{','.join(options)}" if options else text
+
+
+def _mount(mount: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"Type": mount["type"]}
+    if mount["type"] == "volume":
+        found["Name"] = mount.get("name") or ""
+    found |= {
+        "Source": mount.get("source") or "",
+        "Destination": mount["target"],
+    }
+    if mount["type"] == "volume":
+        found["Driver"] = "local"
+    return found | {
+        "Mode": ",".join(mount.get("options") or ()),
+        "RW": bool(mount["rw"]),
+        "Propagation": mount.get("propagation") or "",
+    }
+
+
+def _pairs(entries: list[Any] | None, name: str) -> list[dict[str, Any]] | None:
+    return [{"Path": path, name: value} for path, value in entries or ()] or None
+
+
+def _mode(value: str | None) -> str:
+    return "" if value in (None, "private") else str(value)
+
+
+def _signal_name(number: int | str) -> str:
+    import signal
+
+    try:
+        return signal.Signals(int(number)).name
+    except ValueError:
+        return str(number)  # a real-time signal has no name

@@ -1,0 +1,143 @@
+"""What containers use: from the control group where there is one, else from /proc.
+
+Each number has its own source, as the host may account for one and not for another:
+
+    CPU        cpu.stat             else utime + stime of the processes and of their ended children
+    memory     memory.current       else the sum of resident sizes: shared pages count twice
+    limit      memory.max           else the memory of this host
+    block I/O  io.stat              else read_bytes and write_bytes of the processes that are there
+    processes  pids.current         else their number
+    network    the interfaces of the container's network namespace, but for loopback
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rootless.engine.state import processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.engine.state.container import Container
+
+
+class Sample:
+    """What a container has used up to a moment; all 0 for one that does not run.
+
+    Attributes:
+        at: seconds of the monotonic clock. cpu: seconds. memory, limit: bytes.
+        received, sent, read, written: bytes. pids: processes (threads, by a control group).
+    """
+
+    def __init__(self, container: Container) -> None:
+        self.at = time.monotonic()
+        self.cpu = 0.0
+        self.memory = self.limit = self.received = self.sent = self.read = self.written = 0
+        self.pids = 0
+        self.running = False
+        init = container.init()
+        if init is None:
+            return
+        self.running = True
+        cgroup = container.live().get("cgroup") or ""
+        found = processes.of(container)
+        self.cpu = _cgroup_cpu(cgroup) or sum(_cpu(one) for one in found)
+        self.memory = _cgroup_memory(cgroup) or sum(one.resident for one in found) * processes.PAGE
+        self.limit = _limit(cgroup)
+        self.read, self.written = _cgroup_io(cgroup) or _io(found)
+        self.pids = _number(f"{cgroup}/pids.current") or len(found)
+        self.received, self.sent = _network(init[0])
+
+    def cpu_percent(self, before: Sample) -> float:
+        """Return the share of one CPU since an earlier sample, in percent, as Docker."""
+        spent = self.at - before.at
+        if not (self.running and before.running) or spent <= 0:
+            return 0.0
+        return max(0.0, 100 * (self.cpu - before.cpu) / spent)
+
+    def memory_percent(self) -> float:
+        """Return the share of the limit, in percent."""
+        return 100 * self.memory / self.limit if self.limit else 0.0
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _number(path: str) -> int:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _fields(path: str) -> dict[str, int]:
+    """Return the lines `name number` of a file."""
+    lines = (line.split() for line in _text(path).splitlines())
+    return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+
+
+def _cgroup_cpu(cgroup: str) -> float:
+    return _fields(f"{cgroup}/cpu.stat").get("usage_usec", 0) / 1e6 if cgroup else 0.0
+
+
+def _cgroup_memory(cgroup: str) -> int:
+    if not cgroup:
+        return 0
+    # As Docker: without the files that the kernel could drop at once.
+    cached = _fields(f"{cgroup}/memory.stat").get("inactive_file", 0)
+    return max(0, _number(f"{cgroup}/memory.current") - cached)
+
+
+def _limit(cgroup: str) -> int:
+    total = int(_text("/proc/meminfo").split()[1]) * 1024
+    own = _number(f"{cgroup}/memory.max") if cgroup else 0
+    return min(own, total) if own else total
+
+
+def _cgroup_io(cgroup: str) -> tuple[int, int] | None:
+    text = _text(f"{cgroup}/io.stat") if cgroup else ""
+    if not text:
+        return None
+    sums = {"rbytes": 0, "wbytes": 0}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        if name in sums and value.isdigit():
+            sums[name] += int(value)
+    return sums["rbytes"], sums["wbytes"]
+
+
+def _cpu(one: processes.Process) -> float:
+    return (one.user + one.system + one.children) / processes.TICKS
+
+
+def _io(found: Sequence[processes.Process]) -> tuple[int, int]:
+    read = written = 0
+    for one in found:
+        lines = (line.partition(": ") for line in _text(f"/proc/{one.pid}/io").splitlines())
+        values = {name: value for name, _, value in lines}
+        read += int(values.get("read_bytes", 0))
+        written += int(values.get("write_bytes", 0))
+    return read, written
+
+
+def _network(init: int) -> tuple[int, int]:
+    """Return (received, sent) of all interfaces but loopback; (0, 0) in the host's network."""
+    try:
+        if os.readlink(f"/proc/{init}/ns/net") == os.readlink("/proc/self/ns/net"):
+            return 0, 0
+    except OSError:
+        return 0, 0
+    received = sent = 0
+    for line in _text(f"/proc/{init}/net/dev").splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        fields = rest.split()
+        if name.strip() != "lo" and len(fields) >= 16:
+            received += int(fields[0])
+            sent += int(fields[8])
+    return received, sent

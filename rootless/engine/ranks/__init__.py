@@ -1,0 +1,1 @@
+"""Containers that the tasks of a parallel job share (--join)."""

@@ -1,0 +1,354 @@
+"""`rless run --join`: the ranks of a node share one container, and each stays who it is.
+
+Theory of operation. The first one makes the container, detached, with a first process that only
+holds its namespaces (rless-init --hold). All of them, the first one too, then enter and become
+their program:
+
+    rank                            monitor                        holder
+      | -- J own pidfd ---------->   |  counts, by descriptor        |
+      | <- j 0 -------------------   |                               |
+      | setns(holder's pidfd) ------------------------------------>  |
+      | execve: the application      |
+      | ends, however                |  its pidfd tells
+                                     |  the last one: TERM --------> |  clean-up
+
+So a rank is the process that srun or mpirun has started: its pid, session, streams, signals,
+exit code, control group and PMI descriptor are its own, and nobody stands in between. All are in
+one user namespace, where the kernel lets them read each other's memory (process_vm_readv(2)),
+and in the host's pid namespace, whose numbers MPI exchanges.
+
+A rank is counted before it enters, and by a pidfd: when it is killed, at any moment, the kernel
+says so. Who makes the container holds a lock; if it is killed before it is counted, the monitor
+waits for ten seconds for somebody else. A rank whose container is just ending makes a new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from rootless import paths
+from rootless.engine.request import RunRequest
+from rootless.engine.spec import generate
+from rootless.engine.state import container as containers
+from rootless.engine.state import monitor_client
+from rootless.errors import RlessError, SyscallError
+from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.runtime.host import exec as runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+    from rootless.engine.state.container import Container
+    from rootless.oci.runtime_spec import Spec
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+LOCK = "join-"  # what the name of a lock in `live` begins with
+_NAME = "join-"
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_PATIENCE = 10.0  # seconds that a container of the same key may take to be cleared
+_CLEAN_UP = 2.0  # seconds that killed processes may take to end
+# What each rank has of its own; all else is the container's, and so must be the same.
+_OWN = frozenset(
+    (
+        *("argv", "attach", "command", "cwd", "debug", "entrypoint", "env", "env_host"),
+        *("env_remove", "env_under", "env_unset", "interactive", "oom_score_adj", "pull"),
+        *("quiet", "rm", "sig_proxy", "ulimits", "workdir"),
+    )
+)
+
+
+def join(request: RunRequest) -> NoReturn:
+    """Enter the container of a key, made if it is not there, and become the program.
+
+    Raises:
+        RlessError: it cannot be made or entered, or was made with other flags.
+    """
+    key = request.join or default_key(os.environ)
+    own = pidfd_open(os.getpid())
+    request.pid = "host"
+    if request.cgroupns == "private":
+        request.cgroupns = "host"  # each stays in the group that its job is counted by
+    wanted = _holder(request, key)
+    container = _count(wanted, own)
+    while container is None:
+        container = _make(wanted, own)
+    os.close(own)
+    _compare(container, wanted, key)
+    _become(container, request)
+
+
+def default_key(environment: Mapping[str, str]) -> str:
+    """Return what the ranks of one launch have in common: its name, else their parent."""
+    if space := environment.get("PMIX_NAMESPACE"):
+        return space
+    job, step = environment.get("SLURM_JOB_ID"), environment.get("SLURM_STEP_ID")
+    if job and step:
+        return f"{job}.{step}"
+    parent = os.getppid()
+    return f"{parent}-{start_time(parent) or 0}"
+
+
+def container_name(key: str) -> str:
+    """Return the name of a key's container: readable where that can be; a key is no path."""
+    if len(key) <= 64 and _PLAIN.issuperset(key):
+        return _NAME + key
+    from hashlib import sha256
+
+    return _NAME + sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _holder(request: RunRequest, key: str) -> RunRequest:
+    """Return the request of the container itself."""
+    holder = RunRequest.from_data(request.to_data())
+    holder.name = container_name(key)
+    holder.holds = holder.init = holder.detach = holder.rm = True
+    holder.interactive = False
+    holder.log_driver = "none"  # each rank has streams of its own
+    return holder
+
+
+# -- who is in it --------------------------------------------------------------------------------
+
+
+def _count(wanted: RunRequest, pidfd: int) -> Container | None:
+    """Have a process counted by the monitor; None: there is no such container, or it ends.
+
+    Raises:
+        RlessError: the name is that of another container, or it is full.
+    """
+    assert wanted.name is not None
+    container = _named(wanted.name)
+    client = monitor_client.connect(container) if container is not None else None
+    if client is None:
+        return None
+    try:
+        error = client.join(pidfd)
+    finally:
+        client.close()
+    if error == 0:
+        return container
+    if error == errno.ESRCH:
+        return None
+    if error == errno.EINVAL:
+        raise RlessError(f"container {wanted.name} was not made by --join", "give another KEY")
+    raise RlessError(f"cannot join container {wanted.name}: {os.strerror(error)}")
+
+
+def _named(name: str) -> Container | None:
+    try:
+        container_id = os.readlink(f"{paths.storage_root()}/names/{name}")
+    except FileNotFoundError:
+        return None
+    return containers.load(container_id)
+
+
+def _compare(container: Container, wanted: RunRequest, key: str) -> None:
+    made, mine = container.facts.get("request", {}), wanted.to_data()
+    if _is_file(made.get("image"), mine.get("image")):
+        mine["image"] = made["image"]
+    names = sorted({*made, *mine} - _OWN)
+    other = [name for name in names if made.get(name) != mine.get(name)]
+    if other:
+        raise RlessError(
+            f"the container of --join {key} differs in {', '.join(other)}",
+            "all ranks must ask for the same, except for command, environment and directory",
+        )
+
+
+def _is_file(made: str | None, mine: str | None) -> bool:
+    """Tell whether both mean one file: the container's own facts have the path of an image."""
+    if made == mine or not made or not mine or not made.startswith("/"):
+        return False
+    if os.path.abspath(mine) == made:
+        return True
+    from rootless.image.squashfs import image_file
+
+    return image_file.search(mine) == made
+
+
+# -- the first one -------------------------------------------------------------------------------
+
+
+def _make(wanted: RunRequest, pidfd: int) -> Container | None:
+    """Make the container if nobody else does; wait for who does. None: look again."""
+    path = f"{containers.live_root()}/{LOCK}{wanted.name}"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _lock(lock, path)
+        if os.fstat(lock).st_nlink == 0:
+            return _count(wanted, pidfd)  # who had it has made one
+        try:
+            return _count(wanted, pidfd) or _make_locked(wanted, pidfd)
+        finally:
+            os.unlink(path)
+            # A copy of the descriptor is the monitor's until that is a program.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        os.close(lock)
+
+
+def _lock(fd: int, path: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        raise RlessError(
+            f"--join: cannot lock {path}: {error.strerror}",
+            "set RLESS_STORAGE to a directory on a local disk",
+        ) from error
+
+
+def _make_locked(wanted: RunRequest, pidfd: int) -> Container | None:
+    """Have a child make it: the monitor must not become a child of the application."""
+    from rootless.linux import idmap
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        idmap.answer(writer, _start, wanted)
+    os.close(writer)
+    _, status = os.waitpid(pid, 0)
+    # Not to the end of the file: the monitor may have a copy.
+    text = os.read(reader, 65536).decode() if status == 0 else ""
+    os.close(reader)
+    idmap.take_answer(text, status)
+    return _count(wanted, pidfd)
+
+
+def _start(wanted: RunRequest) -> None:
+    from rootless.engine.attach.foreground import Attachment, lead
+    from rootless.engine.start.create import create
+    from rootless.engine.start.start import follow
+
+    _await_name(wanted.name or "")
+    attachment = Attachment((), None, proxy=False, leash=False)
+    lead(lambda front: follow(create(wanted, run=True), attachment, front, keep=False))
+
+
+def _await_name(name: str) -> None:
+    """Wait until the last container of this name is cleared, which ends just now."""
+    from rootless.engine.state import reconcile
+
+    deadline = time.monotonic() + _PATIENCE
+    while (container := _named(name)) is not None and time.monotonic() < deadline:
+        if not container.facts.get("request", {}).get("holds"):
+            return  # `create` says whose the name is
+        reconcile.sweep()
+        time.sleep(0.005)
+
+
+# -- all -----------------------------------------------------------------------------------------
+
+
+def _become(container: Container, request: RunRequest) -> NoReturn:
+    """Enter the container that we are counted in, and become the program."""
+    spec: Spec | None = containers.read_json(f"{container.directory}/config.json")  # type: ignore[assignment]
+    first = container.live().get("init")
+    if spec is None or not first:
+        raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)
+    init = runtime.Init(first[0], first[1])
+    image = container.facts["image_config"]
+    uid, gid, _, home = container.facts["user"]
+    facts = generate.Facts(container.idmap(), uid, gid)
+    facts.home = home
+    facts.hostname = spec.get("hostname", "")
+    request.env = [*_added(container, spec, facts), *request.env]
+    description = spec["process"]
+    description["args"] = generate.command(request, image, None)
+    description["env"] = generate.environment(request, image, facts)
+    description["cwd"] = generate.directory(request, image)
+    description["rlimits"] = generate.rlimits(request)
+    from rootless.engine.spec.hpc import launcher_fds
+
+    entrant = runtime.prepare(
+        spec,
+        description,
+        init,
+        cgroup=None,
+        cache_dir=f"{paths.storage_root()}/seccomp",
+        keep_fds=launcher_fds(description["env"]),
+        keep_groups=spec.get("annotations", {}).get("run.oci.keep_original_groups") == "1",
+    )
+    if not request.interactive:
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+    entrant.become()
+
+
+def _added(container: Container, spec: Spec, facts: generate.Facts) -> list[str]:
+    """Return the variables that the start has added: of GPUs, links, --fakeroot."""
+    asked = RunRequest.from_data(container.facts["request"])
+    known = set(generate.environment(asked, container.facts["image_config"], facts))
+    return [entry for entry in spec["process"].get("env", ()) if entry not in known]
+
+
+# -- what is left --------------------------------------------------------------------------------
+
+
+def end_inside(container_id: str) -> None:
+    """Kill what is in the mount namespace of a container whose monitor or holder has gone.
+
+    Known by the id, of which nobody else has mounts. The caller's own namespace is left out:
+    the monitor's, and that of programs that serve mounts.
+    """
+    deadline = time.monotonic() + _CLEAN_UP
+    own = os.stat("/proc/self/ns/mnt").st_ino
+    word = container_id.encode()
+    found = True
+    while found and time.monotonic() < deadline:
+        found = False
+        for name in os.listdir("/proc"):
+            if name.isdigit() and _is_inside(name, own, word):
+                found = _kill(name, own, word) or found
+        if found:
+            time.sleep(0.002)
+
+
+def _is_inside(pid: str, own: int, word: bytes) -> bool:
+    try:
+        if os.stat(f"/proc/{pid}/ns/mnt").st_ino == own:
+            return False
+        with open(f"/proc/{pid}/mountinfo", "rb") as file:
+            return word in file.read()
+    except OSError:
+        return False  # another user's, or it has ended
+
+
+def _kill(pid: str, own: int, word: bytes) -> bool:
+    try:
+        pidfd = pidfd_open(int(pid))
+    except SyscallError:
+        return False
+    try:
+        if not _is_inside(pid, own, word):
+            return False  # the number has passed to another
+        pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except SyscallError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def drop_lock(path: str) -> None:
+    """Remove the lock of one who was killed while it made a container; held ones stay."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            os.unlink(path)
+    except OSError:
+        pass  # it is being made
+    finally:
+        os.close(fd)

@@ -1,0 +1,222 @@
+"""The files that every container gets from us, and the host paths that a request names.
+
+They are written in the container's own directory and bound by descriptor: nothing is ever
+written through a path of the image (security class 29).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rootless.engine.spec import network_mode
+from rootless.errors import RlessError
+from rootless.linux.process import own_program
+from rootless.network import resolv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.engine.request import RunRequest
+
+_COPY_BLOCK = 1 << 20
+_TEXT_LIMIT = 1 << 20  # bytes
+
+
+def write(
+    request: RunRequest,
+    directory: str,
+    hostname: str,
+    *,
+    addresses: Sequence[str] = (),
+    servers: Sequence[str] = (),
+    host_address: str | None = None,
+) -> dict[str, str]:
+    """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
+
+    Args:
+        addresses: the container's own, where they are known.
+        servers: name servers of its networks, in place of the host's.
+        host_address: what `host-gateway` means there; None: see `network.host_address`.
+
+    Raises:
+        RlessError: a name or an address that cannot be in these files.
+    """
+    of_host = request.uses_host_network()
+    own_name = hostname or os.uname().nodename
+    added = request.add_host
+    if any(target == network_mode.HOST_GATEWAY for _, target in added):
+        host_address = host_address or network_mode.host_address(request)
+        added = [
+            (name, host_address if target == network_mode.HOST_GATEWAY else target)
+            for name, target in added
+        ]
+    texts = {
+        "/etc/hostname": resolv.hostname_text(own_name),
+        "/etc/resolv.conf": resolv.resolv_text(
+            resolv.read_host(),
+            servers or request.dns,
+            request.dns_search,
+            resolv.options_for_names(request.dns_option) if servers else request.dns_option,
+            private_network=not of_host,
+        ),
+    }
+    if not request.no_hosts:
+        texts["/etc/hosts"] = resolv.hosts_text(
+            own_name,
+            request.domainname,
+            added,
+            addresses or ([request.ip] if request.ip else ()),
+            _read("/etc/hosts") if of_host else None,
+        )
+    files = {}
+    for path, text in texts.items():
+        files[path] = f"{directory}/{path.rpartition('/')[2]}"
+        put(files[path], text)
+    return files
+
+
+def put(file: str, text: str) -> None:
+    """Write one of these files, in place: what binds the file keeps it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(file, flags, 0o644)
+    try:
+        os.fchmod(fd, 0o644)  # whatever the umask: every user of the container reads them
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
+def of_other(directory: str) -> dict[str, str]:
+    """Return the files of another container, whose network we join: its names are ours."""
+    names = ("hosts", "hostname", "resolv.conf")
+    found = {f"/etc/{name}": f"{directory}/{name}" for name in names}
+    return {path: file for path, file in found.items() if os.path.exists(file)}
+
+
+def write_users(directory: str, ids: tuple[int, int], passwd: bytes, group: bytes) -> None:
+    """Write the image's passwd and group with the invoking user in them, if she is not there.
+
+    What runs as a number without a name fails often: ssh, MPI's launchers, `whoami`.
+
+    Args:
+        ids: uid and gid in the container.
+    """
+    import grp
+    import pwd
+
+    uid, gid = ids
+    try:
+        entry = pwd.getpwuid(os.getuid())
+        name, about, home = entry.pw_name, entry.pw_gecos, entry.pw_dir
+    except KeyError:
+        name, about, home = f"user{uid}", "", "/"
+    try:
+        group_name = grp.getgrgid(os.getgid()).gr_name
+    except KeyError:
+        group_name = name
+    user = f"{name}:x:{uid}:{gid}:{about}:{home}:/bin/sh\n"
+    for file, text, number, line in (
+        ("passwd", passwd, uid, user),
+        ("group", group, gid, f"{group_name}:x:{gid}:\n"),
+    ):
+        ids_there = {fields[2] for row in text.split(b"\n") if len(fields := row.split(b":")) > 2}
+        if str(number).encode() in ids_there:
+            continue
+        new = text if not text or text.endswith(b"\n") else text + b"\n"
+        fd = os.open(
+            f"{directory}/{file}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+        )
+        with open(fd, "wb") as stream:
+            os.fchmod(fd, 0o644)
+            stream.write(new + os.fsencode(line))
+
+
+def users(directory: str) -> dict[str, str]:
+    """Return path inside -> file outside of what `write_users` has written."""
+    found = {f"/etc/{name}": f"{directory}/{name}" for name in ("passwd", "group")}
+    return {path: file for path, file in found.items() if os.path.exists(file)}
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(_TEXT_LIMIT).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def place_init(directory: str) -> str:
+    """Copy our init program into the container's directory; return its path.
+
+    A copy for each container: whatever a hostile root does to it hurts no other. Where nothing may
+    be executed from the storage it is the installed program itself, if that is not the user's: no
+    id of a container can write to it then.
+
+    Raises:
+        RlessError: it was not built, because there was no compiler at the installation; or neither
+            the storage nor the installation may be used.
+    """
+    source = own_program("rless-init")
+    target = f"{directory}/init"
+    try:
+        source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise RlessError(
+            "--init and --join are not available: rless was installed without a C compiler",
+            "install gcc and libc6-dev, then install rless again",
+        ) from None
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        status = os.fstat(source_fd)
+        barred = os.fstatvfs(source_fd).f_flag & os.ST_NOEXEC
+        os.close(source_fd)
+        if status.st_uid == 0 != os.getuid() and not status.st_mode & 0o022 and not barred:
+            return source
+        raise RlessError(
+            f"--init and --join are not available: {directory} is mounted with noexec",
+            "let the administrator install rless, or set RLESS_STORAGE to another file system",
+        )
+    try:
+        os.unlink(target)  # of an earlier start
+    except FileNotFoundError:
+        pass
+    target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
+    try:
+        while os.sendfile(target_fd, source_fd, None, _COPY_BLOCK):
+            pass
+        os.fchmod(target_fd, 0o755)
+    finally:
+        os.close(source_fd)
+        os.close(target_fd)
+    return target
+
+
+def check_sources(request: RunRequest) -> None:
+    """Check the host paths of a request; make those that -v makes.
+
+    Raises:
+        RlessError: a bind source is missing and shall not be made, a device is none.
+    """
+    for mount in request.mounts:
+        if mount.type != "bind":
+            continue
+        assert mount.source is not None
+        if os.path.exists(mount.source):
+            continue
+        if not mount.create_source:
+            raise RlessError(
+                f"bind source path does not exist: {mount.source}",
+                "make it, or use -v, or bind-create-src=true",
+            )
+        try:
+            os.makedirs(mount.source, exist_ok=True)
+        except OSError as error:
+            raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
+    for device in request.devices:
+        try:
+            mode = os.stat(device.host).st_mode
+        except OSError as error:
+            raise RlessError(f"device {device.host}: {error.strerror}") from error
+        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
+            raise RlessError(f"device {device.host}: it is not a device")

@@ -1,0 +1,391 @@
+"""Wishes + image config + facts of the host -> the OCI config.json, as a pure function.
+
+Nothing here looks at the host or changes anything: what must be known is in `Facts`. So the
+whole translation can be tested by comparing dicts, and `config.json` is the whole truth of
+what the runtime will do.
+"""
+
+from __future__ import annotations
+
+from rootless.engine import defaults
+from rootless.errors import RlessError
+from rootless.linux.caps import NAMES, NUMBERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.engine.request import Mount as WishedMount
+    from rootless.engine.request import RunRequest
+    from rootless.linux.idmap import IdMap
+    from rootless.oci.runtime_spec import Capabilities, Mount, Namespace, Rlimit, Spec
+
+_SHM = "/dev/shm"  # noqa: S108  # of the container
+
+
+class Facts:
+    """What the translation needs to know beside wishes and image.
+
+    Attributes:
+        uid, gid, groups, home: of the application's user, resolved in the image.
+        idmap: the map of the container.
+        inner_map: (uids, gids) of a user namespace of the container's own (--userns=nomap).
+        files: container path -> file of ours to bind there (/etc/hosts, ...).
+        namespace_paths: kind -> path, of namespaces of other containers and of the network.
+        last_cap: the highest capability number of this kernel.
+        volumes: named and anonymous volumes, as bind mounts of their directories.
+        init: our init program, to bind; None without --init.
+        no_new_privs: where the request does not say.
+        seccomp: the profile; None: unconfined.
+        systemd: the container's id, where it is made for systemd; else "".
+        hostname: of the container; "" where it shares the host's.
+        cgroup_namespace: make one.
+        resources: `linux.resources`, of the limits that were asked for.
+        host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
+    """
+
+    __slots__ = (
+        "cgroup_namespace",
+        "files",
+        "gid",
+        "groups",
+        "home",
+        "host_mqueue",
+        "hostname",
+        "idmap",
+        "init",
+        "inner_map",
+        "last_cap",
+        "namespace_paths",
+        "no_new_privs",
+        "resources",
+        "seccomp",
+        "systemd",
+        "uid",
+        "volumes",
+    )
+
+    def __init__(self, idmap: IdMap, uid: int, gid: int) -> None:
+        self.idmap = idmap
+        self.uid = uid
+        self.gid = gid
+        self.groups: list[int] = []
+        self.home = "/"
+        self.inner_map: tuple[list[Any], list[Any]] | None = None
+        self.files: dict[str, str] = {}
+        self.namespace_paths: dict[str, str] = {}
+        self.last_cap = len(NAMES) - 1
+        self.volumes: list[WishedMount] = []
+        self.init: str | None = None
+        self.no_new_privs = False
+        self.seccomp: dict[str, Any] | None = None
+        self.hostname = ""
+        self.systemd = ""
+        self.resources: dict[str, Any] = {}
+        self.cgroup_namespace = True
+        self.host_mqueue = False
+
+
+def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
+    """Return the config for one container; `root.path` is still to be filled in.
+
+    Args:
+        request: what the user asked for.
+        image: the image's `config` object (image-spec, config.md), {} without an image.
+        facts: of the host.
+
+    Raises:
+        RlessError: no command, an unknown capability, wishes that exclude each other.
+    """
+    privileged = request.privileged
+    sets = capabilities(request, facts.uid, facts.last_cap)
+    spec: Spec = {
+        "ociVersion": "1.2.0",
+        "root": {"path": "", "readonly": request.read_only},
+        "process": {
+            "terminal": request.tty,
+            "user": {
+                "uid": facts.uid,
+                "gid": facts.gid,
+                "umask": 0o022,
+                "additionalGids": facts.groups,
+            },
+            "args": command(request, image, facts.init),
+            "env": environment(request, image, facts),
+            "cwd": directory(request, image),
+            "capabilities": sets,
+            "rlimits": rlimits(request),
+            "noNewPrivileges": _no_new_privs(request, facts),
+        },
+        "mounts": mounts(request, facts),
+        "annotations": _annotations(request),
+        "linux": {
+            "namespaces": namespaces(request, facts),
+            "resources": facts.resources,
+            "sysctl": dict(request.sysctls),
+            "rootfsPropagation": "private",
+            "maskedPaths": [] if privileged else _unmasked(request, defaults.MASKED_PATHS),
+            "readonlyPaths": [] if privileged else _unmasked(request, defaults.READONLY_PATHS),
+        },
+    }
+    if request.oom_score_adj is not None:
+        spec["process"]["oomScoreAdj"] = request.oom_score_adj
+    if facts.hostname:
+        spec["hostname"] = facts.hostname
+    if request.domainname:
+        spec["domainname"] = request.domainname
+    if facts.inner_map:
+        uids, gids = facts.inner_map
+        spec["linux"]["uidMappings"] = uids
+        spec["linux"]["gidMappings"] = gids
+    if facts.seccomp is not None:
+        spec["linux"]["seccomp"] = facts.seccomp
+    return spec
+
+
+def directory(request: RunRequest, image: dict[str, Any]) -> str:
+    """Return the working directory."""
+    return request.workdir or image.get("WorkingDir") or "/"
+
+
+def rlimits(request: RunRequest) -> list[Rlimit]:
+    """Return the limits of --ulimit."""
+    return [_rlimit(*limit) for limit in request.ulimits]
+
+
+def _annotations(request: RunRequest) -> dict[str, str]:
+    kept = {"run.oci.keep_original_groups": "1"} if request.keep_groups else {}
+    return {**request.annotations, **kept}
+
+
+def command(request: RunRequest, image: dict[str, Any], init: str | None) -> list[str]:
+    """Return the argv: Docker's rules for Entrypoint and Cmd.
+
+    --entrypoint also drops the image's Cmd; "" resets the entrypoint.
+    """
+    if request.holds:
+        return [defaults.INIT_PATH, "--hold"]
+    if request.entrypoint is None:
+        entrypoint = list(image.get("Entrypoint") or [])
+        arguments = request.command or list(image.get("Cmd") or [])
+    else:
+        entrypoint = [request.entrypoint] if request.entrypoint else []
+        arguments = request.command
+    argv = entrypoint + arguments
+    if not argv:
+        raise RlessError("no command: the image names none", "give one: rless run IMAGE COMMAND")
+    return [defaults.INIT_PATH, "--", *argv] if init else argv
+
+
+def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> list[str]:
+    """Return the environment, built from nothing: Docker's defaults, the image's, the user's."""
+    variables = dict(entry.partition("=")[::2] for entry in (defaults.PATH, *request.env_under))
+    if facts.hostname:
+        variables["HOSTNAME"] = facts.hostname
+    if request.tty:
+        variables["TERM"] = "xterm"
+    if facts.systemd:
+        from rootless.engine.spec import systemd_mode
+
+        variables |= systemd_mode.environment(facts.systemd)
+    for entry in image.get("Env") or []:
+        name, _, value = entry.partition("=")
+        variables[name] = value
+    for name in request.env_remove:
+        variables.pop(name, None)
+    if request.env_unset:
+        from rootless.engine.spec.hpc import matches
+
+        variables = {
+            name: value for name, value in variables.items() if not matches(name, request.env_unset)
+        }
+    for entry in request.env:
+        name, _, value = entry.partition("=")
+        variables[name] = value
+    variables.setdefault("HOME", facts.home)
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def capabilities(request: RunRequest, uid: int, last_cap: int) -> Capabilities:
+    """Return the five sets, as Docker since 20.10.14: nothing inheritable, nothing ambient.
+
+    --privileged gives all of them, less those of --cap-drop (Docker ignores that one).
+    A user other than root has no capability until a set-id program gives some of the bounding
+    set, and then only without no_new_privs.
+    """
+    everything = NAMES[: last_cap + 1]
+    add, drop = _cap_names(request.cap_add), _cap_names(request.cap_drop)
+    if request.privileged:
+        add.add("ALL")
+    base = everything if "ALL" in add else () if "ALL" in drop else defaults.CAPABILITIES
+    if request.privileged and "ALL" in drop:
+        base = ()
+    wanted = (set(base) | (add - {"ALL"})) - (drop - {"ALL"})
+    chosen = [name for name in everything if name in wanted]
+    held = chosen if uid == 0 else []
+    return {
+        "bounding": chosen,
+        "effective": held,
+        "permitted": held,
+        "inheritable": [],
+        "ambient": [],
+    }
+
+
+def _cap_names(names: list[str]) -> set[str]:
+    for name in names:
+        if name != "ALL" and name not in NUMBERS:
+            raise RlessError(f"unknown capability {name}")
+    return set(names)
+
+
+def namespaces(request: RunRequest, facts: Facts) -> list[Namespace]:
+    """Return the namespaces: new ones, and those by path of other containers."""
+    paths = facts.namespace_paths
+    wanted: list[Namespace] = [{"type": "mount"}]
+    if facts.inner_map:
+        wanted.insert(0, {"type": "user"})
+    for kind, mode in (
+        ("pid", request.pid),
+        ("ipc", request.ipc),
+        ("uts", request.uts),
+        ("cgroup", request.cgroupns),
+    ):
+        if kind in paths:
+            wanted.append({"type": kind, "path": paths[kind]})
+        elif mode != "host" and (kind != "cgroup" or facts.cgroup_namespace):
+            wanted.append({"type": kind})
+    if "network" in paths:
+        wanted.append({"type": "network", "path": paths["network"]})
+    return wanted
+
+
+def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
+    """Return all mounts in the order of their making: Docker's, then the user's."""
+    private_dev = ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]
+    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if facts.idmap.host_gid(defaults.TTY_GROUP) is not None:
+        pts.append(f"gid={defaults.TTY_GROUP}")
+    kernel = ["nosuid", "noexec", "nodev"]
+    system = [*kernel] if request.privileged else [*kernel, "ro"]
+    result: list[Mount] = []
+    # A new proc or sysfs needs a pid or network namespace of our user namespace; of a shared
+    # one, the host's own is bound, with the same covers.
+    if request.pid == "host":
+        result.append(_bind("/proc", "/proc", ["rbind", *kernel]))
+    else:
+        result.append(_mount("/proc", "proc", kernel))
+    result.append(_mount("/dev", "tmpfs", private_dev))
+    result.append(_mount("/dev/pts", "devpts", pts))
+    if request.uses_host_network() or facts.inner_map:
+        result.append(_bind("/sys", "/sys", ["rbind", *(f"r{option}" for option in system)]))
+    else:
+        result.append(_mount("/sys", "sysfs", system))
+        result.append(_mount("/sys/fs/cgroup", "cgroup", [*system, "relatime"]))
+    if request.ipc == "host":
+        if facts.host_mqueue:
+            result.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", *kernel]))
+        result.append(_bind(_SHM, _SHM, ["rbind", *kernel]))
+    else:
+        result.append(_mount("/dev/mqueue", "mqueue", kernel))
+        if request.ipc != "none":
+            size = defaults.SHM_SIZE if request.shm_size is None else request.shm_size
+            result.append(_mount(_SHM, "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
+    if facts.systemd:
+        from rootless.engine.spec import systemd_mode
+
+        result += systemd_mode.mounts()
+    for path, source in facts.files.items():
+        flag = "ro" if request.read_only else "rw"
+        result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))
+    for device in request.devices:
+        access = "ro" if "w" not in device.permissions else "rw"
+        result.append(_bind(device.container, device.host, ["bind", "nosuid", "noexec", access]))
+    wishes = [entry for entry in request.mounts if entry.type != "volume"]
+    wished = [_wished(entry) for entry in (*wishes, *facts.volumes)]
+    # A parent before what lies in it, whatever the order on the command line (as Docker).
+    result += sorted(wished, key=lambda entry: entry["destination"].rstrip("/").count("/"))
+    if facts.init:
+        result.append(_bind(defaults.INIT_PATH, facts.init, ["bind", "nosuid", "nodev", "ro"]))
+    overridden = {entry["destination"] for entry in wished}
+    return [
+        entry
+        for index, entry in enumerate(result)
+        if entry in wished or entry["destination"] not in overridden or index == 0
+    ]
+
+
+def _wished(wish: WishedMount) -> Mount:
+    """Translate one mount of -v, --mount or --tmpfs."""
+    if wish.type == "tmpfs":
+        options = _tmpfs_options(wish)
+        return _mount(wish.target, "tmpfs", options)
+    options = ["rbind" if wish.recursive else "bind"]
+    if wish.read_only:
+        # Docker since 25: what is mounted below the source is read-only as well.
+        options.append("rro" if wish.recursive else "ro")
+    # The nodes of a directory of the user's are no devices here, whatever a file system says.
+    if "dev" not in wish.options:
+        options.append("nodev")
+    options += [name for name in wish.options if name in _BIND_OPTIONS]
+    if wish.propagation:
+        options.append(wish.propagation)
+    assert wish.source is not None
+    return _bind(wish.target, wish.source, options)
+
+
+_BIND_OPTIONS = frozenset({"exec", "noexec", "suid", "nosuid", "nodev", "dev"})
+_OPPOSITES = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+
+
+def _tmpfs_options(wish: WishedMount) -> list[str]:
+    asked = [name for name in wish.options if name not in ("rw", "ro")]
+    options = [no for yes, no in _OPPOSITES.items() if yes not in asked]
+    options += [name for name in asked if name not in _OPPOSITES and name not in options]
+    if wish.read_only:
+        options.append("ro")
+    if wish.tmpfs_size is not None:
+        options.append(f"size={wish.tmpfs_size}")
+    mode = 0o1777 if wish.tmpfs_mode is None else wish.tmpfs_mode
+    if not any(name.startswith("mode=") for name in options):
+        options.append(f"mode={mode:o}")
+    return options
+
+
+def _mount(destination: str, fstype: str, options: list[str]) -> Mount:
+    return {"destination": destination, "type": fstype, "source": fstype, "options": options}
+
+
+def _bind(destination: str, source: str, options: list[str]) -> Mount:
+    return {"destination": destination, "type": "bind", "source": source, "options": options}
+
+
+def _rlimit(name: str, soft: int, hard: int) -> Rlimit:
+    top = 2**64 - 1
+    return {
+        "type": f"RLIMIT_{name.upper()}",
+        "soft": top if soft < 0 else soft,
+        "hard": top if hard < 0 else hard,
+    }
+
+
+def _no_new_privs(request: RunRequest, facts: Facts) -> bool:
+    for option in request.security_opt:
+        name, _, value = option.replace(":", "=", 1).partition("=")
+        if name == "no-new-privileges":
+            return value in ("", "true", "1")
+    return facts.no_new_privs
+
+
+def _unmasked(request: RunRequest, paths: tuple[str, ...]) -> list[str]:
+    """Return the covered paths less those of --security-opt systempaths/unmask."""
+    opened: set[str] = set()
+    for option in request.security_opt:
+        name, _, value = option.partition("=")
+        if name == "systempaths" and value == "unconfined":
+            return []
+        if name == "unmask":
+            if value.upper() == "ALL":
+                return []
+            opened.update(value.split(":"))
+    return [path for path in paths if path not in opened]

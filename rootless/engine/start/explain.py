@@ -1,0 +1,253 @@
+"""`--explain`: what really happened, step by step, read back from the kernel.
+
+Wishes are not repeated here. Maps, namespaces, mounts, cgroup, capabilities and filter are what
+/proc says of the container's first process: init reads its own entries when its root is
+entered, and its parent reads /proc/PID/status after execve, before anybody may reap it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from rootless.errors import escape
+from rootless.linux.caps import NAMES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.engine.start.create import Run
+    from rootless.network.pasta import Pasta
+
+_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+# Steps of init -> the section that shows their time.
+_STEPS = {
+    "wait_for_maps": "namespaces",
+    "detach": "namespaces",
+    "join_namespaces": "namespaces",
+    "open_host_side": "new root",
+    "become_root": "namespaces",
+    "write_sysctls": "namespaces",
+    "name_host": "namespaces",
+    "furnish_root": "new root",
+    "make_terminal": "application",
+    "mask_paths": "new root",
+    "make_directory": "new root",
+    "enter_root": "new root",
+    "limit_process": "application",
+    "change_user": "capabilities",
+}
+
+
+def note_outside(state: Run) -> None:
+    """Note the namespaces of the host, which this process is about to leave."""
+    state.outside = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+
+
+def show(state: Run, made: dict[str, Any], pasta: Pasta | None) -> None:
+    """Print the account on standard error, as text or as one JSON object."""
+    sections = account(state, made, pasta)
+    if state.request.explain == "json":
+        text = json.dumps({"container": state.container.id, "steps": sections}, indent=2)
+    else:
+        text = "\n".join(line for section in sections for line in _as_text(section))
+    os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def account(state: Run, made: dict[str, Any], pasta: Pasta | None) -> list[dict[str, Any]]:
+    """Return the sections in the order of execution; each has a name, facts, milliseconds."""
+    report, pid = made["report"], made["init"]
+    spent: dict[str, float] = {}
+    for step, seconds in report["times"]:
+        name = _STEPS.get(step, "application")
+        spent[name] = spent.get(name, 0.0) + 1000 * seconds
+    ours = {step: 1000 * seconds for step, seconds in state.times}
+    return [
+        _section("image", _image(state), ours.get("image", 0)),
+        _section("user namespace", _maps(state, report), ours.get("user namespace", 0)),
+        _section("root filesystem", _rootfs(made), ours.get("root filesystem", 0)),
+        _section("namespaces", _namespaces(state, report), spent.get("namespaces", 0)),
+        _section("new root", _new_root(report), spent.get("new root", 0)),
+        _section("control group", _cgroup(made, report), ours.get("control group", 0)),
+        _section("network", _network(state, pasta), ours.get("network", 0)),
+        _section("capabilities", _privileges(pid), spent.get("capabilities", 0)),
+        _section("application", _application(state, pid), ours.get("started", 0)),
+    ]
+
+
+def _section(name: str, facts: list[tuple[str, Any]], ms: float) -> dict[str, Any]:
+    return {"step": name, "facts": dict(facts), "ms": round(ms, 2)}
+
+
+def _image(state: Run) -> list[tuple[str, Any]]:
+    if state.image is None:
+        what = "the host's own programs, under a private copy-on-write view"
+        if state.source.kind == "directory":
+            what = "a directory"
+        elif state.source.kind == "squashfs":
+            what = f"a squashfs image in a file, from byte {state.source.offset} on"
+        return [("source", f"{state.request.image or state.source.path} ({what})")]
+    return [
+        ("name", state.image.name),
+        ("id", state.image.id),
+        ("manifest", state.image.digest),
+        ("layers", state.source.layers),
+    ]
+
+
+def _maps(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
+    how = "written by newuidmap and newgidmap"
+    if state.member is not None:
+        how = "written in the user namespace of the networks, which has all of your ids"
+    if state.idmap.single:
+        how = f"one id, written directly: {state.subordinate.why_none or 'as was asked'}"
+    return [
+        ("uid map", _map_lines(report["uid_map"])),
+        ("gid map", _map_lines(report["gid_map"])),
+        ("how", how),
+        ("you are", f"uid {state.user[0]} of the container is uid {os.getuid()}, you"),
+    ]
+
+
+def _map_lines(text: str) -> list[str]:
+    lines = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) == 3:
+            inside, outside, count = (int(field) for field in fields)
+            if count == 1:
+                lines.append(f"{inside} -> {outside}")
+            else:
+                lines.append(f"{inside}..{inside + count - 1} -> {outside}..{outside + count - 1}")
+    return lines
+
+
+def _rootfs(made: dict[str, Any]) -> list[tuple[str, Any]]:
+    rootfs = made["rootfs"]
+    return [
+        ("driver", rootfs["driver"]),
+        ("options", rootfs["options"]),
+        ("mounted at", rootfs["path"]),
+        ("why", rootfs["why"] or [f"{rootfs['driver']} works, and nothing was tried before it"]),
+    ]
+
+
+def _namespaces(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = []
+    for name, before in state.outside.items():
+        after = report["namespaces"][name]
+        facts.append((name, "the host's" if before == after else f"{before} -> {after}"))
+    facts.append(("hostname", report["hostname"]))
+    return facts
+
+
+def _new_root(report: dict[str, Any]) -> list[tuple[str, Any]]:
+    mounts = []
+    for line in report["mountinfo"].splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if len(fields) >= 6 and len(kind) >= 2:
+            mounts.append(f"{fields[4]} {kind[0]} {fields[5]} ({fields[3]} of {kind[1]})")
+    return [("mounts", mounts)]
+
+
+def _cgroup(made: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, Any]]:
+    manager, path, why = made["cgroup"]
+    own = [line for line in report["cgroup"].splitlines() if line.startswith("0::")]
+    return [
+        ("manager", manager),
+        ("directory", path or "the caller's"),
+        ("why", why),
+        ("seen inside as", own[0][3:] if own else "nothing: no unified hierarchy"),
+        ("limits", _limits(path)),
+    ]
+
+
+_LIMITS = (
+    *("memory.max", "memory.swap.max", "memory.low", "pids.max", "cpu.max", "cpu.weight"),
+    *("cpuset.cpus", "cpuset.mems", "io.max", "io.weight", "io.bfq.weight"),
+)
+
+
+def _limits(path: str | None) -> list[str]:
+    """Return the limits that the kernel has for this cgroup; "max" is none."""
+    found = []
+    for name in _LIMITS:
+        try:
+            with open(f"{path}/{name}", encoding="ascii") as file:
+                lines = file.read().strip().splitlines()
+        except OSError:
+            continue  # that controller is not delegated, or there is no cgroup of our own
+        if lines:
+            found.append(f"{name}: {'; '.join(lines)}")
+    return found
+
+
+def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
+    mode = state.request.network or "pasta"
+    facts: list[tuple[str, Any]] = [("mode", mode)]
+    if pasta is not None:
+        facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
+    if state.member is not None:
+        for place in state.member.places:
+            own = " ".join(filter(None, (place["ip"], place["ip6"], place["mac"])))
+            facts.append((place["name"], f"{place['interface']}: {own}"))
+        facts.append(("published", state.member.ports))
+    return facts
+
+
+def _privileges(pid: int) -> list[tuple[str, Any]]:
+    status = _status(pid)
+    facts: list[tuple[str, Any]] = []
+    for field, name in (
+        ("CapBnd", "bounding"),
+        ("CapEff", "effective"),
+        ("CapPrm", "permitted"),
+        ("CapInh", "inheritable"),
+        ("CapAmb", "ambient"),
+    ):
+        bits = int(status.get(field, "0"), 16)
+        names = [NAMES[number] for number in range(len(NAMES)) if bits & 1 << number]
+        facts.append((name, " ".join(entry[4:].lower() for entry in names) or "none"))
+    modes = {"0": "none", "1": "strict", "2": "a filter"}
+    filters = status.get("Seccomp_filters", "1")
+    facts.append(("no_new_privs", {"0": "off", "1": "on"}.get(status.get("NoNewPrivs", ""), "?")))
+    mode = status.get("Seccomp", "0")
+    facts.append(("seccomp", f"{modes.get(mode, mode)}" + (f" ({filters})" if mode == "2" else "")))
+    return facts
+
+
+def _application(state: Run, pid: int) -> list[tuple[str, Any]]:
+    status = _status(pid)
+    process = state.spec["process"]
+    return [
+        ("argv", process["args"]),
+        ("working directory", process["cwd"]),
+        ("uid", status.get("Uid", "?").split("\t")[0] + " on the host"),
+        ("groups", status.get("Groups", "").strip() or "none"),
+        ("pid", " -> ".join(status.get("NSpid", str(pid)).split()) + " (host -> container)"),
+        ("environment", [entry.partition("=")[0] for entry in process["env"]]),
+    ]
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _as_text(section: dict[str, Any]) -> list[str]:
+    lines = [f"{section['step']}  ({section['ms']} ms)"]
+    for name, value in section["facts"].items():
+        if isinstance(value, list) and name not in ("argv", "environment"):
+            lines.append(f"    {name}:" if value else f"    {name}: none")
+            lines += [f"        {escape(str(item))}" for item in value]
+        elif isinstance(value, list):
+            lines.append(f"    {name}: {escape(' '.join(value))}")
+        else:
+            lines.append(f"    {name}: {escape(str(value))}")
+    return lines

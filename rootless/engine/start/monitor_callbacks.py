@@ -1,0 +1,199 @@
+"""What the monitor has Python do: start a container again, check its health, remove volumes.
+
+The monitor (helpers/monitor) starts this in its own user, mount and network namespace, with
+its capabilities. `restart` takes its place, and becomes the monitor again by execve: init has
+the same parent as ever, and the namespaces, mounts and network are those of the first start.
+The others are children of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from rootless import jsontext
+from rootless.engine.monitor import execute
+from rootless.engine.state import container as containers
+from rootless.engine.state import events
+from rootless.errors import RlessError
+from rootless.linux.process import start_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+
+    from rootless.engine.state.container import Container
+    from rootless.oci.runtime_spec import Spec
+    from rootless.runtime.cgroup.base import Cgroup
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+
+def main() -> int:
+    """Do what the words of the monitor say.
+
+    These are the verb, the id, the descriptor of the orders, the number of restarts, the last
+    delay, and the descriptors of connections that wait for the next monitor.
+    """
+    verb, container_id, orders_fd, count, delay, connections = sys.argv[1:]
+    if verb == "health":
+        from rootless.engine.exec import healthcheck
+
+        return healthcheck.main(container_id)
+    container = containers.load(container_id)
+    if verb == "volumes":
+        if container is not None:
+            from rootless.engine.state import volumes
+
+            volumes.remove_anonymous(container)
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    if container is None:
+        raise RlessError(f"no such container: {container_id}")  # its entry in `live` forbids that
+    orders = dict(execute.decode(int(orders_fd)))
+    lists = [(key, value) for key, value in execute.decode(int(orders_fd)) if key in _LISTS[:2]]
+    orders = {key: value for key, value in orders.items() if key not in _LISTS}
+    orders.update(_FRESH)
+    orders.update(name=container.facts["name"], restarts=count, delay=delay)
+    try:
+        orders.update(_start(container, int(count)))
+        policy = container.facts["restart"]
+        orders.update(restart=policy["name"], restart_most=str(policy["max"]))
+    except (RlessError, OSError) as error:
+        # As Docker: what cannot be started again stays down, and says why.
+        code = error.exit_code if isinstance(error, RlessError) else 125
+        orders.update(init="0", code=str(code), restart="no")
+        orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
+    lists += [("connection", fd) for fd in connections.split(",") if fd]
+    return execute.hold(execute.encode([*orders.items(), *lists]), container_id)
+
+
+_LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192
+# Orders that may be given more than once.
+_LISTS = ("python", "environment", "connection", "helper")
+# What a new start does not take over from the last one.
+_FRESH = {
+    **{
+        key: "-1"
+        for key in execute.FDS
+        if key not in ("listener", "lock", "member", "python_fd", "connection")
+    },
+    "leash": "0",
+    "begun": "0",
+}
+
+
+def _start(container: Container, count: int) -> dict[str, str]:
+    """Start the container in the namespaces that we are in; return what is new for the monitor."""
+    from rootless import paths
+    from rootless.engine.start.pipes import Wires
+    from rootless.linux.unix import receive_fd
+    from rootless.runtime import sync
+    from rootless.runtime.cgroup.cgroupfs import CgroupfsCgroup
+    from rootless.runtime.cgroup.none import NoCgroup
+    from rootless.runtime.host import parent
+
+    facts = container.facts
+    spec = _read_spec(container)
+    _refuse_tracers(spec)
+    path = container.live().get("cgroup")
+    cgroup: Cgroup = NoCgroup("kept")
+    if path:
+        cgroup = CgroupfsCgroup(path, "kept")
+        cgroup.make_anew()
+        if limits := spec["linux"].get("resources"):
+            from rootless.runtime.cgroup import resources
+
+            resources.apply(path, limits)
+    wires = Wires(facts["tty"], facts["stdin_open"], (), front=False)
+    created = parent.begin(
+        spec,
+        lambda: cgroup,
+        cache_dir=f"{paths.storage_root()}/seccomp",
+        gate_fd=wires.init_gate,
+        status=(wires.status, wires.init_status),
+        stdio=wires.stdio,
+        console_fd=wires.console,
+        die_with_parent=True,
+    )
+    wires.init_status = -1
+    try:
+        created.wait_ready()
+        started = time.time()
+        container.record_live(
+            init=[created.pid, start_time(created.pid) or 0], started=started, restarts=count
+        )
+        wires.close_init_ends()
+        pty = receive_fd(wires.console_socket) if wires.console_socket >= 0 else -1
+        containers.unlink(f"{container.directory}/exit.json")
+        if facts["health"]:
+            from rootless.engine.exec import healthcheck
+
+            healthcheck.reset(container)
+        os.write(wires.gate, sync.START)
+        sync.expect_exec(created.status_fd)
+    except BaseException:
+        created.end()
+        raise
+    events.of_container("start", container)
+    return {
+        "init": str(created.pid),
+        "init_fd": str(created.pidfd),
+        "started": repr(started),
+        "pty": str(pty),
+        "in": str(wires.app_in),
+        "out": str(wires.app_out),
+        "err": str(wires.app_err),
+    }
+
+
+_SYS_PTRACE = 1 << 19  # capabilities(7)
+
+
+def _refuse_tracers(spec: Spec) -> None:
+    """See that nobody can trace the new init while that is still in our mount namespace.
+
+    Its memory belongs to the container's user namespace, as ours does. In a pid namespace that
+    it joins, CAP_SYS_PTRACE would open /proc/PID/root, which is the host's. A start by the user
+    has no such moment: memory of the host's user namespace is closed to the container.
+
+    Raises:
+        RlessError: there is a process that can.
+    """
+    joined = [one.get("path") for one in spec["linux"]["namespaces"] if one["type"] == "pid"]
+    if not joined or not joined[0]:
+        return
+    wanted = os.stat(joined[0])
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            if not os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), wanted):
+                continue
+            with open(f"/proc/{name}/status", "rb") as file:
+                sets = [line.split()[1] for line in file if line.startswith((b"CapPrm", b"CapBnd"))]
+        except OSError:
+            continue  # not of this user namespace, or it has ended
+        if any(int(one, 16) & _SYS_PTRACE for one in sets):
+            raise RlessError(
+                "not started again: a container in the same pid namespace has CAP_SYS_PTRACE, "
+                "and could look into the host then",
+                "rless start it, or leave --cap-add=SYS_PTRACE or --pid=container: out",
+            )
+
+
+def _read_spec(container: Container) -> Spec:
+    """Return the config of the first start, with the namespaces that are joined as they are now."""
+    from rootless.engine.start import start
+
+    with open(f"{container.directory}/config.json", "rb") as file:
+        spec: Spec = jsontext.loads(file.read())
+    state = start.load(container)
+    start.enter_joined(state)
+    for namespace in spec["linux"]["namespaces"]:
+        if namespace["type"] in state.joined:
+            namespace["path"] = state.joined[namespace["type"]]
+    return spec

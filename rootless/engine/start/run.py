@@ -1,0 +1,98 @@
+"""`rless run`, told once from top to bottom.
+
+    front         the launcher, which has forked this process and waits for the container
+    birth         begun at once, if nothing has to be fetched: the namespaces and the network,
+                  beside steps 1 to 4
+    create
+      1 image     the name -> layers on disk, and who the application runs as
+      2 map       which of the image's users is the invoking user
+      3 container its directory, name and files
+    start
+      4 spec      wishes + image + facts -> config.json
+      5 monitor   what this process becomes: root file system, runtime, clean-up
+      6 network   pasta, beside the mounts
+      7 attach    the front: streams, signals, exit code
+
+The rootless order differs from how Docker tells it: the user namespace exists before the
+overlay can be mounted. Everything heavy is loaded where it is needed, not here.
+"""
+
+from __future__ import annotations
+
+from rootless import paths
+from rootless.engine.attach.foreground import Attachment, Front, lead
+from rootless.engine.request import HOST_IMAGE
+from rootless.engine.start.sandbox import Birth, begin_cgroup, joins
+from rootless.linux.process import close_on_exec_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootless.engine.request import RunRequest
+    from rootless.image.squashfs.image_file import FlatImage
+    from rootless.image.store.store import Image
+
+
+def run(request: RunRequest) -> int:
+    """Run a container; return its exit code, or 0 for one that was detached.
+
+    Raises:
+        RlessError: nothing is left of the container then.
+    """
+    return lead(lambda front: _make(request, front))
+
+
+def _make(request: RunRequest, front: Front) -> int:
+    close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
+    streams = [] if request.detach else attached(request)
+    making = begin_cgroup(request)
+    image, file, is_here = _look(request)
+    birth = Birth(request, streams, making=making, file=file) if is_here else None
+    if birth is None and making is not None:
+        making.close()  # it may be long until it is wanted
+        making.reap()
+    try:
+        from rootless.engine.start.create import create
+        from rootless.engine.start.start import follow
+
+        state = create(request, run=True, image=image, file=file, birth=birth)
+    except BaseException:
+        if birth is not None:
+            birth.close()
+        raise
+    attachment = Attachment(
+        streams,
+        request.detach_keys,
+        proxy=request.sig_proxy,
+        leash=bool(streams),
+        says=state.container.id if request.detach else "",
+    )
+    return follow(state, attachment, front, keep=False)
+
+
+def _look(request: RunRequest) -> tuple[Image | None, FlatImage | None, bool]:
+    """Return the image, in the store or an open file, and whether it can be begun now.
+
+    Not for an image that may take its time to come, nor before it is known whose namespaces are
+    to be joined, or which ports an image has.
+    """
+    if joins(request) or request.pull == "always" or request.publish_all:
+        return None, None, False
+    if request.image in (None, HOST_IMAGE) or request.rootfs is not None:
+        return None, None, True
+    if request.is_file():
+        from rootless.image.squashfs import image_file
+
+        path = image_file.named(request.image)
+        file = image_file.read(path, paths.storage_root(), keep_open=True) if path else None
+        return None, file, True
+    from rootless.image.store.store import Store
+
+    image = Store(paths.storage_root()).lookup(request.image, request.platform)
+    return image, None, image is not None and bool(image.keys)
+
+
+def attached(request: RunRequest) -> list[str]:
+    """Return the streams that the front passes on: those asked for, else all that there are."""
+    if request.attach:
+        return request.attach
+    return [*(["stdin"] if request.interactive else []), "stdout", "stderr"]

@@ -1,0 +1,292 @@
+"""What is begun of a container before anything of it is known: namespaces, network, control group.
+
+To make them takes longer than all that is found out meanwhile, and needs nothing of it. So they
+are begun as soon as it is known that nothing has to be fetched:
+
+    this process                         beside it
+      asks systemd for a scope             rless-unshare: new namespaces, pasta's interface
+      image, id map                        pasta, or the hub of the networks
+      .                                    rless-serve, where the image is a file
+      .                                    newuidmap, newgidmap
+      container, its directory, spec       rless-serve: the mount, once they are done
+      .                                    what the spec will want of the image
+      enters the namespaces                rless-unshare ends
+      `monitor`: root file system, runtime
+
+Until it enters, this process is on the host, as who called it. What is begun here is gone with it,
+whatever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless.engine import defaults
+from rootless.engine.spec import network_mode
+from rootless.engine.start.pipes import Wires
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import ns
+from rootless.linux.cgroup import sockets
+from rootless.linux.namespace_holder import Holder
+from rootless.runtime.cgroup import Making
+from rootless.runtime.cgroup.base import Wish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Any
+
+    from rootless.engine.networks.attachment import Membership
+    from rootless.engine.request import RunRequest
+    from rootless.image.squashfs.image_file import FlatImage
+    from rootless.linux.idmap import IdMap
+    from rootless.network.pasta import Pasta
+    from rootless.oci.runtime_spec import Spec
+    from rootless.rootfs import squashfs
+
+_TO_CLEAN_UP = 5.0  # seconds that a scope has, after a stop
+_KINDS = ("userns", "pid", "ipc", "uts", "cgroupns", "network")
+
+
+def joins(request: RunRequest) -> dict[str, str]:
+    """Return the namespaces of other containers that a request joins: the option -> the name."""
+    found = {}
+    for kind in _KINDS:
+        mode = getattr(request, kind) or ""
+        if mode.startswith("container:"):
+            found[kind] = mode.partition(":")[2]
+    return found
+
+
+class Birth:
+    """What is begun.
+
+    Attributes:
+        container_id: of the container that it is for.
+        wires: what the monitor, the application and the front are connected by.
+        pasta: the network, if there is one of its own beyond the loopback.
+        member: the networks of several containers that it will be in.
+        making: the control group.
+        server: the program of an image that is a file.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        streams: Collection[str],
+        userns: str | None = None,
+        exposed: Collection[str] = (),
+        container_id: str | None = None,
+        making: Making | None = None,
+        file: FlatImage | None = None,
+    ) -> None:
+        """Begin it.
+
+        Args:
+            streams: those that the front passes on.
+            userns: /proc/PID/ns/user of the container whose namespaces are joined.
+            exposed: ports of the image and of --expose, for -P.
+            container_id: of the container; None: there is none yet, and it is to get this one's.
+            making: its control group, as far as that was begun (`begin_cgroup`).
+            file: an open image, which is ours from now on.
+
+        Raises:
+            RlessError: what the network needs is not there.
+        """
+        self.has_network = network_mode.is_private(request)
+        self.container_id = container_id or os.urandom(32).hex()
+        self.making = making if making is not None else Making()
+        self.pasta: Pasta | None = None
+        self.member: Membership | None = None
+        self.server: squashfs.Begun | None = None
+        self._request = request
+        self._file = file
+        self._holder: Holder | None = None
+        self.wires = Wires(request.tty, request.interactive, streams)
+        try:
+            self.pasta = network_mode.prepare(request, exposed)
+            if request.networks:
+                self.member = _enter_networks(request, userns)
+            inside = self.member.inside if self.member is not None else None
+            flags = ns.CLONE_NEWNET if self.has_network else 0
+            self._holder = Holder(flags, inside, userns, self._interface())
+            self._ask_for_cgroup()
+            if file is not None:
+                self._begin_server(file, self._holder)
+            if self.pasta is not None:
+                self.pasta.fork(die_with_parent=True)
+                _explained(self._holder.wait_made)
+                proc = f"/proc/{self._holder.pid}/ns"
+                self.pasta.begin(f"{proc}/net", f"{proc}/user")
+        except BaseException:
+            self.close()
+            raise
+
+    def begin_maps(self, mapping: IdMap) -> None:
+        """Begin to write the id maps.
+
+        Raises:
+            RlessError: there can be no such namespaces, or a helper is missing.
+        """
+        holder = self._holder
+        assert holder is not None
+        _explained(holder.wait_made)
+        write = self.member.write_maps if self.member is not None else None
+        holder.begin_maps(mapping, write)
+        if self.server is not None and holder.is_mapped:
+            self.server.mount()
+
+    def enter(self) -> None:
+        """Enter the namespaces once they are mapped, and begin what can be begun only in them.
+
+        Raises:
+            RlessError: the maps were refused, or the network could not be begun.
+        """
+        holder = self._holder
+        assert holder is not None
+        if self.member is not None:
+            self.member.see_way_out()
+        _explained(holder.enter)
+        if self.server is not None:
+            self.server.mount()
+
+    def look_ahead(self, spec: Spec) -> None:
+        """Have an image that is a file asked for what `spec` will want of it, while we go on."""
+        if self.server is not None:
+            from rootless.rootfs import prefetch
+
+            self.server.look_ahead(prefetch.words(spec))
+
+    def has_mounted(self) -> None:
+        """Let who holds the namespaces end, beside what comes; nobody has to look for them now.
+
+        But pasta, which may not have found them yet.
+        """
+        if self.pasta is None and self._holder is not None:
+            self._holder.end()
+
+    def settle(self) -> None:
+        """Wait until the network is up, and for what has helped us to come this far.
+
+        Raises:
+            RlessError: the network failed.
+        """
+        assert self._holder is not None
+        self.making.reap()
+        if self.pasta is not None:
+            self.pasta.wait_ready()
+        if self.member is not None:
+            self.member.wait_ready()
+        self._holder.close()
+
+    def close(self) -> None:
+        """End all of it, unless a monitor has it."""
+        self.wires.close_all()
+        if self._file is not None:
+            os.close(self._file.fd)
+            self._file = None
+        if self.server is not None:
+            self.server.close()
+        if self.pasta is not None:
+            self.pasta.close()
+        if self.member is not None:
+            self.member.close()
+        if self._holder is not None:
+            self._holder.close()
+        self.making.close()
+        self.making.reap()
+
+    def published(self) -> list[str]:
+        """Return the ports that are published, as `ports.Taken` shows them."""
+        if self.member is not None:
+            return self.member.ports
+        return self.pasta.ports if self.pasta is not None else []
+
+    def _ask_for_cgroup(self) -> None:
+        """Ask for it, before all else: it takes longest."""
+        try:
+            self.making.ask(self._wish(self._request.resources()), [os.getpid()])
+        except RlessError:
+            pass  # met again where the config is made, and told
+
+    def _wish(self, resources: dict[str, Any]) -> Wish:
+        """Return what is asked for the control group.
+
+        Args:
+            resources: `linux.resources` of the config.
+        """
+        request = self._request
+        manager = request.manager()
+        made = Wish(f"rless-{self.container_id}", manager, required=manager != "auto")
+        made.parent = request.cgroup_parent
+        made.resources = resources
+        made.default_pids = request.pids_limit or defaults.PIDS_LIMIT
+        made.best_effort = request.limits == "try"
+        made.hand_down = True
+        made.description = f"container {request.name or self.container_id[:12]}"
+        timeout = defaults.STOP_TIMEOUT if request.stop_timeout is None else request.stop_timeout
+        if timeout >= 0:
+            made.stop_timeout = timeout + _TO_CLEAN_UP
+        return made
+
+    def _interface(self) -> tuple[list[str], Callable[[], None]] | None:
+        """Return what pasta will attach to. It is made first: both open it, which one may."""
+        if self.pasta is None:
+            return None
+        name, mac = self.pasta.interface, self.pasta.mac
+
+        def make() -> None:
+            from rootless.network import loopback_guard
+
+            loopback_guard.close_loopback(name, mac)
+
+        return [name, mac] if mac else [name], make
+
+    def _begin_server(self, file: FlatImage, holder: Holder) -> None:
+        """Begin the program that serves the image; in a new namespace it would look like ours."""
+        from rootless.rootfs import squashfs
+
+        program = squashfs.find_server()
+        self.server = squashfs.Begun(file.fd, file.offset, program, holder.pid)
+        self._file = None
+
+
+def _explained(step: Callable[[], None]) -> None:
+    """Do a step of the holder; say what to do about a failure."""
+    try:
+        step()
+    except SyscallError as error:
+        if error.call.startswith("unshare"):
+            from rootless.engine import idmap_policy as userns
+
+            raise userns.explain_failure(error) from error
+        if error.call.startswith("setns"):
+            raise error.within("cannot join the container's namespaces") from error
+        from rootless.network import loopback_guard
+
+        raise loopback_guard.explain(error) from error
+
+
+def begin_cgroup(request: RunRequest) -> Making | None:
+    """Connect to systemd, if it may be asked for a scope.
+
+    It lets us in while we go on, as who we are on the host.
+    """
+    manager = request.manager()
+    if manager != "systemd" and not (manager == "auto" and sockets()):
+        return None
+    making = Making()
+    making.begin(manager, request.cgroup_parent, [os.getppid()], early=True)  # the front is ours
+    return making
+
+
+def _enter_networks(request: RunRequest, userns: str | None) -> Membership:
+    from rootless.engine.networks.attachment import Membership
+
+    if userns is not None:
+        raise RlessError(
+            "--network of several containers and namespaces of another container do not go "
+            "together: its user namespace is not made for the network",
+            "join that one's network too",
+        )
+    return Membership(request)

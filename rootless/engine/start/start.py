@@ -1,0 +1,418 @@
+"""Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
+
+    4 spec      wishes + image + facts of now -> config.json
+    5 monitor   this process enters the user namespace: root file system, runtime, then it becomes
+                the program that stays
+    6 network   pasta, beside the mounts
+    7 attach    the front: streams, signals, exit code
+
+The spec is made at every start: what it names outside (containers whose namespaces are joined,
+the host's name servers, devices) is looked up when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rootless.engine import idmap_policy as userns
+from rootless.engine.attach.foreground import Attachment, Front, lead
+from rootless.engine.request import HOST_IMAGE, RunRequest
+from rootless.engine.spec import etc_files, generate
+from rootless.engine.spec.rootfs_source import Source
+from rootless.engine.start.create import Run, find_joined
+from rootless.engine.start.sandbox import Birth, begin_cgroup, joins
+from rootless.engine.state import container as containers
+from rootless.engine.state import reconcile
+from rootless.errors import RlessError
+from rootless.linux import caps
+from rootless.linux.process import close_on_exec_from
+from rootless.runtime import seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+    from rootless.engine.networks.attachment import Membership
+    from rootless.engine.state.container import Container
+
+
+def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
+    test = {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+    return {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [test]}
+
+
+# Whole frames can be addressed to the host's loopback, past every route (network.loopback_guard).
+_NO_PACKET_SOCKETS = [
+    _refuse_socket(0, 0xFFFFFFFF, 17),  # AF_PACKET
+    _refuse_socket(0, 0xFFFFFFFF, 44),  # AF_XDP, which sends frames too
+    _refuse_socket(1, 0xF, 10),  # SOCK_PACKET: the kernel makes AF_PACKET of any AF_INET with it
+]
+
+
+_PACKAGED = ("layers", "squashfs")  # what packages can be installed in
+
+
+def load(container: Container) -> Run:
+    """Return the state from which a container that exists is started.
+
+    Raises:
+        RlessError: another version has made it, or a container that it joins is gone.
+    """
+    facts = container.facts
+    if "request" not in facts or "source" not in facts:
+        raise RlessError(
+            f"container {facts['name']} was made by an older rless and cannot be started again",
+            "rless rm it, and run it anew",
+        )
+    state = Run(RunRequest.from_data(facts["request"]))
+    state.container = container
+    state.config = facts["image_config"]
+    uid, gid, groups, home = facts["user"]
+    state.user = (uid, gid, groups, home)
+    state.added_groups = facts["added_groups"]
+    state.idmap = container.idmap()
+    state.source = Source.from_data(facts["source"])
+    find_joined(state)
+    return state
+
+
+def start(
+    container: Container,
+    streams: Sequence[str] = (),
+    keys: str | None = None,
+    sig_proxy: bool = True,
+) -> int:
+    """Start a container that exists; return its exit code, or 0 where it is not attached.
+
+    One that runs already is left alone, as Docker does; its streams are attached then too.
+
+    Args:
+        streams: to attach, of stdin, stdout and stderr.
+        keys: that detach, as typed; None: the default.
+
+    Raises:
+        RlessError: it cannot be started; exit.json has the reason as well.
+    """
+    close_on_exec_from(3)
+    attachment = Attachment(streams, keys, proxy=sig_proxy and bool(streams), leash=False)
+    code = lead(lambda front: _claim_and_follow(container, attachment, front))
+    if code == _RUNS:
+        return attach(container, streams, keys, sig_proxy) if streams else 0
+    if code == _INTERRUPTED and not streams:
+        raise KeyboardInterrupt  # met by who has made it, who says nothing
+    return code
+
+
+_RUNS = -1  # in place of an exit code: it runs already
+_INTERRUPTED = 130  # what `lead` returns of a start that a key has ended
+
+
+def _claim_and_follow(container: Container, attachment: Attachment, front: Front) -> int:
+    """Start a container, unless it runs; come back only then."""
+    reconcile.sweep()
+    while not container.claim():
+        if container.status()[0] in ("running", "paused", "restarting"):
+            return _RUNS
+        if container.live().get("removing"):
+            raise RlessError(f"container {container.facts['name']} is being removed", exit_code=1)
+        if not containers.await_entry(container):
+            raise RlessError(
+                f"container {container.facts['name']} is being started or ended by another "
+                "command, which takes too long",
+                "try again",
+                1,
+            )
+        reconcile.sweep()
+    try:
+        _reread(container)
+        state = load(container)
+        state.mark("container")
+    except BaseException:
+        container.forget_live()
+        raise
+    return follow(state, attachment, front, keep=True)
+
+
+def _reread(container: Container) -> None:
+    """Take the facts as they are, now that nobody else may change them but by a rename."""
+    current = containers.load(container.id)
+    if current is None:
+        raise RlessError(f"no such container: {container.facts['name']}", exit_code=1)
+    container.facts = current.facts
+
+
+def attach(
+    container: Container, streams: Sequence[str], keys: str | None, sig_proxy: bool = True
+) -> int:
+    """Attach to a container that runs; return its exit code, or 0 when detached.
+
+    Args:
+        streams, keys, sig_proxy: as for `start`.
+
+    Raises:
+        RlessError: it does not run, or its monitor was killed.
+    """
+    from rootless.engine.attach.session import KILLED, detached, pump
+    from rootless.engine.attach.streams import Signals
+    from rootless.engine.state import events, monitor_client
+
+    signals = Signals(sig_proxy)
+    try:
+        client = monitor_client.connect(container)
+        if client is None:
+            raise RlessError(f"container {container.facts['name']} is not running", exit_code=1)
+        pipes = [os.pipe() for _ in range(3)]
+        with_input = "stdin" in streams and container.facts["stdin_open"]
+        try:
+            client.attach(pipes[0][0] if with_input else -1, pipes[1][1], pipes[2][1])
+        finally:
+            for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
+                os.close(fd)
+        events.of_container("attach", container)
+        signals.forward(client.forward)
+        stdin = pipes[0][1] if with_input else -1
+        if not with_input:
+            os.close(pipes[0][1])
+        tty = container.facts["tty"]
+        code = pump(client, tty, streams, keys, (stdin, pipes[1][0], pipes[2][0]))
+        if code is None:
+            raise RlessError(KILLED, exit_code=137)
+        if client.code is None:
+            detached(container)
+        return code
+    finally:
+        signals.restore()
+
+
+# -- 4 spec --------------------------------------------------------------------------------------
+
+
+def _make_spec(state: Run) -> None:
+    request = state.request
+    facts = _gather_facts(state)
+    state.spec = generate.generate(request, state.config, facts)
+    if request.tty:
+        from rootless.engine.attach.terminal import window_size
+
+        if size := window_size():
+            state.spec["process"]["consoleSize"] = size
+
+
+def enter_joined(state: Run) -> None:
+    """Find the namespaces of the container that is joined; it must run."""
+    if not state.joined:
+        return
+    other = containers.find(state.joined["id"])
+    init = other.init()
+    if init is None:
+        raise RlessError(
+            f"container:{other.facts['name']}: that container is not running",
+            "start it first",
+        )
+    request = state.request
+    for kind in joins(request):
+        name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
+        file = {"network": "net"}.get(name, name)
+        state.joined[name] = f"/proc/{init[0]}/ns/{file}"
+    state.joined["user"] = f"/proc/{init[0]}/ns/user"
+    state.joined_init = init
+
+
+def _gather_facts(state: Run) -> generate.Facts:
+    request = state.request
+    uid, gid, groups, home = state.user
+    if request.cdi:
+        from rootless.engine.spec import cdi
+
+        state.source.links = cdi.add_to(request, state.config)
+        etc_files.check_sources(request)
+    facts = generate.Facts(state.idmap, uid, gid)
+    # Groups that the image lists but the map does not have are lost; asked for, they are missed.
+    facts.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
+    for number in state.added_groups:
+        if state.idmap.host_gid(number) is None:
+            raise RlessError(
+                f"--group-add: group {number} is not in the container's id map",
+                "`rless doctor` shows your subordinate ids",
+            )
+        facts.groups.append(number)
+    facts.home = home
+    facts.last_cap = caps.last_capability()
+    facts.host_mqueue = request.ipc == "host" and os.path.isdir("/dev/mqueue")
+    facts.namespace_paths = {
+        kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
+    }
+    if request.userns == "nomap":
+        count = userns.count(state.subordinate)
+        inner = [{"containerID": 0, "hostID": 0, "size": count}]
+        facts.inner_map = (inner, inner)
+    elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
+        facts.inner_map = (
+            [{"containerID": uid, "hostID": 0, "size": 1}],
+            [{"containerID": gid, "hostID": 0, "size": 1}],
+        )
+        facts.groups = []
+    if request.uts == "private":
+        facts.hostname = request.hostname or (
+            os.uname().nodename if request.uses_host_network() else state.container.id[:12]
+        )
+    if "network" in state.joined:
+        facts.files = etc_files.of_other(containers.find(state.joined["id"]).directory)
+    else:
+        own, servers = ([], []) if state.member is None else state.member.for_files()
+        facts.files = etc_files.write(
+            request, state.container.directory, facts.hostname, addresses=own, servers=servers
+        )
+    if request.add_user:
+        facts.files.update(etc_files.users(state.container.directory))
+    facts.init = etc_files.place_init(state.container.directory) if request.init else None
+    facts.systemd = state.container.id if state.container.facts.get("systemd") else ""
+    facts.no_new_privs = request.image == HOST_IMAGE
+    facts.seccomp = _seccomp_profile(request, facts)
+    facts.resources = request.resources()
+    if fakes_root(state):
+        from rootless.engine.spec import fakeroot
+
+        facts.seccomp = fakeroot.pretend(facts.seccomp)
+        facts.files.update(fakeroot.write_files(state.container.directory))
+        request.env = [*fakeroot.ENVIRONMENT, *request.env]
+    if not state.prepared:
+        etc_files.check_sources(request)
+        state.prepare_volumes(state.container, first=not state.container.was_started())
+    facts.volumes = state.mounts
+    if request.sdnotify == "container":
+        from rootless.engine.attach import sdnotify
+
+        if (mount := sdnotify.pass_on(request)) is not None:
+            facts.volumes = [*state.mounts, mount]
+    return facts
+
+
+def fakes_root(state: Run) -> bool:
+    """Tell whether changes of owners and users are to look as if they had worked."""
+    if state.request.fakeroot is not None:
+        return state.request.fakeroot
+    return state.idmap.single and state.user[0] == 0 and state.source.kind in _PACKAGED
+
+
+def _seccomp_profile(request: RunRequest, facts: generate.Facts) -> dict[str, Any] | None:
+    nested = False
+    profile: str | None = None
+    for option in request.security_opt:
+        name, _, value = option.partition("=")
+        if name == "seccomp":
+            profile = value
+        elif name == "nested-userns":
+            nested = True
+    if profile == "unconfined" or (request.privileged and profile is None):
+        return None
+    bounding = generate.capabilities(request, facts.uid, facts.last_cap)["bounding"]
+    if profile is not None and profile != "builtin":
+        return seccomp.load_profile_file(profile, bounding)
+    rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
+    if not {"CAP_NET_RAW", "CAP_NET_ADMIN", "ALL"}.intersection(request.cap_add):
+        # Only for who asks. Docker's default CAP_NET_RAW still pings.
+        rules["syscalls"] += _NO_PACKET_SOCKETS
+    return rules
+
+
+# -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
+
+
+def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoReturn:
+    """Start the container, which this process has claimed, and become its monitor.
+
+    Args:
+        keep: a start that fails leaves the container, with the reason in exit.json.
+
+    Raises:
+        RlessError: it could not be started.
+    """
+    container, request = state.container, state.request
+    keep = keep and not container.facts["rm"]
+    birth = state.birth
+    try:
+        if birth is None:
+            enter_joined(state)
+            userns = state.joined.get("user")
+            exposed = container.facts["exposed"]
+            making = begin_cgroup(request)
+            birth = Birth(request, attachment.streams, userns, exposed, container.id, making)
+            state.birth = birth
+            birth.begin_maps(state.idmap)
+        front.hand_over(container, attachment, birth.wires, keep, _notify_mode(state, attachment))
+        if birth.member is not None:
+            _join_networks(state, birth.member)
+        _make_spec(state)
+        birth.look_ahead(state.spec)
+        _forget_last_run(container, keep)
+        if container.facts.get("health"):
+            from rootless.engine.exec import healthcheck
+
+            healthcheck.reset(container)
+        if request.explain is not None:
+            from rootless.engine.start import explain
+
+            explain.note_outside(state)
+        from rootless.engine.start.startup import Monitor
+
+        birth.enter()
+        if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
+            # Had it ended before we joined, its pid could have been another's: all is given up.
+            raise RlessError("the container whose namespaces are joined has just ended")
+        state.mark("user namespace")
+    except BaseException as error:
+        if birth is not None:
+            birth.close()
+        _undo(container, keep, error)
+        raise
+    Monitor(state, birth, front, attachment.leash, keep).run()
+
+
+def _notify_mode(state: Run, attachment: Attachment) -> str:
+    """Return the mode by which a service manager is to be told of the start; "": it is not."""
+    if attachment.streams or "NOTIFY_SOCKET" not in os.environ:
+        return ""
+    mode = state.request.sdnotify or "conmon"
+    return "" if mode == "ignore" else mode
+
+
+def _forget_last_run(container: Container, keep: bool) -> None:
+    """Make room for what the monitor will note; what is there is of an earlier start."""
+    if container.facts["run"] and not keep:
+        return  # it was made just now
+    containers.unlink(f"{container.directory}/exit.json")
+    containers.unlink(f"{container.directory}/{containers.STOPPED}")
+    if not container.facts["run"]:
+        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(f"{container.directory}/started", flags, 0o600))
+
+
+def _undo(container: Container, keep: bool, error: BaseException) -> None:
+    """Take back a start that failed before there was a monitor."""
+    try:
+        if keep:
+            reason = error.message if isinstance(error, RlessError) else str(error)
+            if container.was_started():
+                container.record_exit(getattr(error, "exit_code", 125), reason)
+            container.forget_live()
+        elif container.facts["run"]:
+            containers.discard(container)
+        else:
+            containers.delete(container, volumes=True)
+    except (OSError, RlessError):
+        pass  # the first reason is the one to tell; the next sweep clears up
+
+
+def _join_networks(state: Run, member: Membership) -> None:
+    """Take the container's place in its networks, which the files of /etc tell of."""
+    request, container = state.request, state.container
+    member.take_addresses(container)
+    container.record_live(networks=member.places, hub=member.process)
+    if request.links:
+        from rootless.engine.networks import links
+
+        links.add(request, container.facts["name"], member.places)
+    ports = request.published(container.facts["exposed"])
+    member.join(container, request.hostname or "", request.dns, ports)

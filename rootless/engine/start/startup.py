@@ -1,0 +1,436 @@
+"""The container's parent: from the mounted root file system to the program that stays.
+
+Theory of operation. This process has found out all (`create`, `start`), and has entered the
+engine's user and mount namespace (`birth`). It makes the root file system there, calls the runtime,
+and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's own id
+in the namespace, and every capability over files of mapped ids.
+
+    front                            monitor                           init
+       |                               |  all but init is made           |
+       |                               |  execve: rless-monitor          |  the root is entered
+       |                               |  <-- status: READY(report) ---  |  waits at the gate
+       |                               |  -- gate: START ------------->  |
+       |                               |  <-- status: closed by execve   |  the application runs
+       |  <-- B ---------------------  |
+       |  <-> link: a client as others, and the leash                    |
+       |  <-- X code ----------------  |  over, and cleaned up
+
+After init is cloned this process does next to nothing, so that it is gone before init has written
+to many of the pages that both still share: each would be copied.
+
+If the front is killed while it keeps the container, its link ends: the container is killed and
+cleaned up. A detached one is nobody's. If the monitor is killed, the kernel kills init; the
+front, or the next command, clears the rest (`sweep`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rootless import paths, rootfs
+from rootless.engine.attach.foreground import LEASH, UNTIL_BEGUN
+from rootless.engine.monitor import execute
+from rootless.engine.state import monitor_client
+from rootless.engine.state.container import delete_directory, this_process, write_json
+from rootless.errors import RlessError
+from rootless.linux import prctl
+from rootless.linux.process import show_as, start_time
+from rootless.linux.unix import receive_fd
+from rootless.runtime import sync
+from rootless.runtime.host import parent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from rootless.engine.attach.foreground import Front
+    from rootless.engine.monitor.execute import Orders
+    from rootless.engine.start.create import Run
+    from rootless.engine.start.sandbox import Birth
+    from rootless.oci.runtime_spec import Namespace
+    from rootless.rootfs import Mounted
+    from rootless.runtime.cgroup.base import Cgroup
+    from rootless.runtime.host.parent import Begun
+
+
+# ms that the first one of those who join a container may take to come (--join)
+_ALONE = 10000
+
+
+class Monitor:
+    """The parent of one container, until it becomes the program that stays."""
+
+    def __init__(self, state: Run, birth: Birth, front: Front, leash: bool, keep: bool) -> None:
+        """Hold what the start needs.
+
+        Args:
+            state: what was found out.
+            birth: what was begun; entered.
+            leash: the container ends with the front, until that lets go.
+            keep: a start that fails leaves the container, with the reason.
+        """
+        self.state = state
+        self.birth = birth
+        self.front = front
+        self.container = state.container
+        self.spec = state.spec
+        self.idmap = state.idmap
+        self.source = state.source
+        self.wires = birth.wires
+        self.pasta = birth.pasta
+        self.leash = leash
+        self.keep = keep
+        self.mounted: Mounted | None = None
+        self.cgroup: Cgroup | None = None
+        self.orders_fd = -1
+        self.started = 0.0
+
+    def run(self) -> NoReturn:
+        """Do all of it, and stay.
+
+        Raises:
+            RlessError: it failed. Nothing is left then, but what `keep` asks for.
+        """
+        try:
+            orders_fd = self._create()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        execute.hold(orders_fd, self.container.id)
+
+    def _create(self) -> int:
+        """Make the container, with its init at work; return the orders for what comes then."""
+        if self.birth.has_network:
+            # It was made with our user namespace; the runtime joins it.
+            entry: Namespace = {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}
+            self.spec["linux"]["namespaces"].append(entry)
+        began = time.monotonic()
+        self.mounted = self._mount()
+        self.state.times.append(("root filesystem", time.monotonic() - began))
+        self.birth.has_mounted()
+        self._fill_volumes(self.mounted.path)
+        self.spec["root"]["path"] = self.mounted.path
+        wires = self.wires
+        if self.shares_pids:
+            # What the application leaves behind must come to us, to end with the container.
+            prctl.set_child_subreaper()
+            # Others see init before it is the application; our arguments may hold secrets.
+            show_as(f"rless: init of {self.container.id[:12]}")
+        begun = parent.begin(
+            self.spec,
+            self._prepare,
+            cache_dir=f"{self.state.storage}/seccomp",
+            gate_fd=wires.init_gate,
+            status=(wires.status, wires.init_status),
+            stdio=wires.stdio,
+            console_fd=wires.console,
+            die_with_parent=True,
+            want_report=self.state.request.explain is not None,
+            keep_fds=self._launcher_fds(),
+        )
+        try:
+            wires.status = wires.init_status = -1  # taken over
+            wires.close_init_ends()
+            self.state.mark("init")
+            execute.add(self.orders_fd, self._orders_of(begun))
+            self.state.mark("monitor")
+            self.front.settle()
+        except BaseException:
+            begun.end()
+            raise
+        return self.orders_fd
+
+    def _orders_of(self, begun: Begun) -> Orders:
+        """Return what the monitor must know of init, once that need not wait for anything else."""
+        init = [begun.pid, start_time(begun.pid) or 0]
+        self.container.record_live(init=init, started=self.started)
+        orders = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
+        self.birth.settle()
+        self.state.mark("network")
+        if self.state.request.explain is not None:
+            self._explain(begun)
+            orders["begun"] = 1
+        elif self.pasta is not None:
+            self._open_gate(begun)  # init is waiting by now: the network took longer
+            orders.update(status=begun.status_fd, ready=1)
+        else:
+            orders.update(status=begun.status_fd, gate=self.wires.gate)
+        return [(key, str(value)) for key, value in orders.items()]
+
+    def _open_gate(self, begun: Begun) -> dict[str, Any]:
+        """Do what the monitor does when init is ready; return what init reports."""
+        from rootless.engine.state import events
+
+        report = begun.wait_ready()
+        events.of_container("start", self.container)
+        try:
+            os.write(self.wires.gate, sync.START)
+        except BrokenPipeError:
+            pass  # init was killed: the end of its pipe tells
+        return report
+
+    def _explain(self, begun: Begun) -> None:
+        """Let the application run, and show what it is before anybody may reap it."""
+        from rootless.engine.start import explain
+
+        cgroup, mounted = self.cgroup, self.mounted
+        assert mounted is not None and cgroup is not None
+        report = self._open_gate(begun)
+        begun.wait_exec()
+        self.state.mark("started")
+        made = {
+            "report": report,
+            "init": begun.pid,
+            "rootfs": mounted.describe(),
+            "cgroup": [cgroup.manager, cgroup.path, cgroup.why],
+        }
+        explain.show(self.state, made, self.pasta)
+
+    def _prepare(self) -> Cgroup:
+        """Find the control group, and do all else that can be done before there is an init."""
+        assert self.mounted is not None
+        cgroup = self._place()
+        write_json(f"{self.container.directory}/config.json", self.spec)
+        self.started = time.time()
+        self.orders_fd = execute.encode(self._orders(self.started))
+        return cgroup
+
+    def _receive_pty(self) -> int:
+        """Return the master of the terminal, once init has made it; -1: there is none."""
+        if self.wires.console_socket < 0:
+            return -1
+        try:
+            return receive_fd(self.wires.console_socket)
+        except OSError:
+            return -1  # init has failed, and says so itself
+
+    def _place(self) -> Cgroup:
+        """Return the control group; say in the spec what became of the limits."""
+        assert self.mounted is not None
+        began = time.monotonic()
+        helpers = [*self.mounted.helper_pids, *([self.pasta.pid] if self.pasta is not None else ())]
+        making = self.birth.making
+        making.amend(self.spec["linux"]["resources"])
+        self.cgroup = cgroup = making.finish(helpers, self._note)
+        self.spec["linux"]["resources"] = cgroup.resources
+        if cgroup.rlimits:
+            import resource  # noqa: F401  # init can load nothing any more
+
+            self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *cgroup.rlimits]
+        if systemd := self.container.facts.get("systemd"):
+            from rootless.engine.spec import systemd_mode
+
+            systemd_mode.open_cgroup(self.spec, cgroup, systemd)
+        self.state.times.append(("control group", time.monotonic() - began))
+        return cgroup
+
+    def _note(self, manager: str, cgroup: str) -> None:
+        """Record what is there, and the control group that is about to be."""
+        assert self.mounted is not None
+        pasta = self.pasta
+        self.container.record_live(
+            # All else that there is by now ends with this process, which is noted as the owner.
+            now=bool(cgroup or pasta is not None),
+            monitor=this_process(),
+            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
+            mac=pasta.mac if pasta is not None else "",
+            cgroup=cgroup,
+            manager=manager,
+            ports=self.birth.published(),
+            rootfs=self.mounted.describe(),
+            restarts=0,
+        )
+
+    def _orders(self, started: float) -> Orders:
+        """Return what the monitor must know (helpers/monitor), but of init and its terminal."""
+        from rootless.engine.state import events
+
+        container, wires, mounted = self.container, self.wires, self.mounted
+        assert mounted is not None and self.cgroup is not None
+        facts = container.facts
+        storage = paths.storage_root()
+        mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
+        orders = {
+            "id": container.id,
+            "directory": container.directory,
+            "name": facts["name"],
+            "attributes": events.attributes_text(facts),
+            "live": container.live_path,
+            "names": f"{storage}/names",
+            "events": f"{storage}/events",
+            "started": repr(started),
+            "remove": int(facts["rm"]),
+            "stdin_once": int(facts["stdin_once"]),
+            "leash": LEASH if self.leash else UNTIL_BEGUN,
+            "cgroup": self.cgroup.path or "",
+            "mount": mount_point,
+            "wait_pasta": int(bool(self.birth.published())),
+            "pasta": self.pasta.pid if self.pasta is not None else 0,
+            "listener": monitor_client.listen(container.directory),
+            "in": wires.app_in,
+            "out": wires.app_out,
+            "err": wires.app_err,
+            "client": wires.client,
+            "client_in": wires.client_in,
+            "client_out": wires.client_out,
+            "client_err": wires.client_err,
+            "lock": mounted.lock_fd,
+            "member": self.birth.member.fd if self.birth.member is not None else -1,
+            "orphans": int(self.shares_pids),
+            **log_orders(facts),
+            "ranks": _ALONE if facts["request"].get("holds") else 0,
+            "restart": facts["restart"]["name"],
+            "restart_most": facts["restart"]["max"],
+            "stop_signal": facts["stop_signal"],
+            "stop_timeout": facts["stop_timeout"],
+        }
+        pairs = [(key, str(value)) for key, value in orders.items()]
+        has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])
+        if has_volumes:
+            pairs.append(("volumes", "1"))
+        if facts["restart"]["name"] != "no" or facts["health"] or not facts["rm"] or has_volumes:
+            pairs += [("python", word) for word in execute.interpreter()]
+            pairs += [("python_fd", str(execute.open_interpreter()))]
+            pairs += [("environment", f"RLESS_STORAGE={storage}")]
+            pairs += [("environment", "PATH=/usr/bin:/bin")]
+        pairs += [("helper", str(pid)) for pid in mounted.helper_pids]
+        if facts["health"]:
+            pairs += health_orders(facts["health"])
+        return pairs
+
+    def _launcher_fds(self) -> tuple[int, ...]:
+        """Return the descriptors for the application that the command was started with."""
+        environment = self.spec["process"].get("env", [])
+        if not any(entry.startswith("PMI_FD=") for entry in environment):
+            return ()
+        from rootless.engine.spec.hpc import launcher_fds
+
+        return launcher_fds(environment)
+
+    @property
+    def shares_pids(self) -> bool:
+        """Tell whether the pid namespace outlives the container, with what is left in it."""
+        namespaces = self.spec["linux"]["namespaces"]
+        return not any(one["type"] == "pid" and not one.get("path") for one in namespaces)
+
+    def _mount(self) -> Mounted:
+        workspace, source = self.container.directory, self.source
+        options: dict[str, Any] = {
+            "driver": source.driver,
+            "volatile": bool(self.container.facts["rm"]),
+        }
+        if source.kind == "host":
+            mounted = rootfs.mount_host(
+                workspace, self.idmap, source.cache, exclude=source.hidden, **options
+            )
+        elif source.kind == "squashfs":
+            words = b""
+            if self.birth.server is None:  # else that was told when the spec was made
+                from rootless.rootfs import prefetch
+
+                words = prefetch.words(self.spec)
+            mounted = rootfs.mount_squashfs(
+                source.path,
+                source.offset,
+                source.identity,
+                workspace,
+                self.idmap,
+                source.cache,
+                begun=self.birth.server,
+                ahead=words,
+                **options,
+            )
+        elif source.kind == "directory":
+            mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
+        else:
+            mounted = rootfs.mount(
+                source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
+            )
+        if source.links:
+            from rootless.engine.spec import cdi
+
+            cdi.link(mounted.path, source.links)
+        if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
+            # Each stores changes in its own form, so a later start takes the same one.
+            source.driver = mounted.driver
+            self.container.update_facts(source=source.to_data())
+        return mounted
+
+    def _fill_volumes(self, root: str) -> None:
+        if self.state.volumes:
+            from rootless.engine.state import volumes
+
+            for directory, target in self.state.volumes:
+                volumes.fill(directory, root, target)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Take back what was made, in the reverse order."""
+        if self.pasta is not None:
+            # A published port is free again when the container is gone; else nobody would see it.
+            self.pasta.stop(wait=bool(self.birth.published()))
+        group_stays = False
+        if group := self.container.live().get("cgroup"):  # noted before it is made
+            from rootless.runtime.cgroup import cgroupfs
+
+            try:
+                cgroupfs.remove(group)
+            except OSError:
+                group_stays = True  # the next sweep finds it by the entry in `live`
+        if self.mounted is not None:
+            rootfs.unmount(self.mounted)
+        try:
+            if self.keep:
+                reason = error.message if isinstance(error, RlessError) else str(error)
+                self.container.record_exit(getattr(error, "exit_code", 125), reason)
+            else:
+                self.container.forget_name()
+                delete_directory(self.container.directory)
+            if not group_stays:
+                self.container.forget_live()
+        except (OSError, RlessError):
+            pass  # what is left is found by the next sweep: the entry in `live` stays
+
+
+def log_orders(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the orders about the log; `facts` is container.json."""
+    log = facts["log"]
+    options = log["options"]
+    orders = {
+        "log": log["driver"],
+        "log_size": options.get("max-size", LOG_SIZE),
+        "log_files": options.get("max-file", LOG_FILES),
+    }
+    if log["driver"] == "journald":
+        short = facts["id"][:12]
+        tag = options.get("tag") or short
+        fields = {
+            "CONTAINER_ID": short,
+            "CONTAINER_ID_FULL": facts["id"],
+            "CONTAINER_NAME": facts["name"],
+            "CONTAINER_TAG": tag,
+            "IMAGE_NAME": facts["image"] or "",
+            "SYSLOG_IDENTIFIER": tag,
+        }
+        text = "".join(
+            f"{name}={' '.join(str(value).splitlines())}\n" for name, value in fields.items()
+        )
+        orders |= {"journal": JOURNAL, "journal_fields": text}
+    return orders
+
+
+LOG_SIZE = 20 << 20  # bytes
+LOG_FILES = 5
+JOURNAL = "/run/systemd/journal/socket"
+
+
+def health_orders(health: dict[str, Any]) -> Orders:
+    """Return the orders about the health check, in milliseconds."""
+    interval = int(1000 * (health["interval"] or 30))
+    while_starting = int(1000 * (health["start_interval"] or 5))
+    first = min(interval, while_starting) if health["start_period"] else interval
+    return [
+        ("health_interval", str(interval)),
+        ("health_start_interval", str(while_starting if health["start_period"] else interval)),
+        ("health_first", str(first)),
+    ]

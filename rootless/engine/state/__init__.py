@@ -1,0 +1,1 @@
+"""What is on disk and alive: containers, volumes, events, processes."""

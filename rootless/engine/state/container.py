@@ -1,0 +1,572 @@
+"""What a container is on disk, and the truth about it.
+
+    <storage>/containers/<id>/       0700, the OCI bundle:
+        config.json                  the OCI config of the last start
+        container.json               the facts: name, image, request, map, ...; whole at any moment
+        started                      empty: a container that `create` made was started once
+        exit.json                    how it ended: code, times; not there while it runs
+        monitor                      the socket of its monitor, while that lives
+        upper/ work/ merged/         the writable layer
+        hosts hostname resolv.conf   bound into the container
+        log log.1 ...                what it wrote
+    <storage>/names/<name>           a link to the id: made atomically, so a name is unique
+    <storage>/run/<boot>/live/<id>   JSON: the processes of a container that is being made, runs
+                                     or is being cleaned up; also the lock of a start
+    <storage>/run/<boot>/live/change-<id>   JSON: it is being renamed or updated: by whom, names
+
+State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
+directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
+dead, and `sweep` clears it. `running` has those in hand that verbs act on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from rootless import jsontext, paths
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import idmap as idmaps
+from rootless.linux.idmap import IdMap
+from rootless.linux.process import (
+    is_running,
+    pidfd_open,
+    pidfd_send_signal,
+    process_state,
+    start_time,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+KILLED = 137
+# In `live`, a name that no container id can have: a link whose target is this machine's name.
+BOOTED = "booted"
+_BALLAST = 8192  # bytes
+# What is before the id in `live` while a container is being renamed or updated.
+CHANGING = "change-"
+# A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
+# it back after a boot. A start takes it away.
+STOPPED = "stopped"
+
+
+class Container:
+    """One container on disk; `facts` is container.json."""
+
+    __slots__ = ("_entry", "directory", "facts", "id")
+
+    def __init__(self, container_id: str, directory: str, facts: dict[str, Any]) -> None:
+        self.id = container_id
+        self.directory = directory
+        self.facts = facts
+        # What this process has written to `live`; None: it is not the one that starts it.
+        self._entry: dict[str, Any] | None = None
+
+    @property
+    def live_path(self) -> str:
+        """Return the path of the entry in `live`."""
+        return f"{live_root()}/{self.id}"
+
+    def live(self) -> dict[str, Any]:
+        """Return the entry in `live`; {} for a container that has ended."""
+        return read_json(self.live_path) or {}
+
+    def record_live(self, *, now: bool = True, **facts: Any) -> None:
+        """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start]).
+
+        Args:
+            now: else with the next ones: until then nobody could do more by knowing these.
+        """
+        entry = self.live() if self._entry is None else self._entry
+        entry.update(facts)
+        if now or self._entry is None:
+            write_json(self.live_path, entry)
+
+    def claim(self, new: bool = False, **more: Any) -> bool:
+        """Make the entry in `live`, with the caller as owner; False: there is one already.
+
+        Args:
+            new: nobody else knows the id yet.
+            more: further facts of the entry.
+        """
+        entry = {
+            "owner": this_process(),
+            "rm": self.facts["rm"],
+            "directory": self.directory,
+            "monitor": None,
+            "init": None,
+            "pasta": None,
+            "cgroup": "",
+            **more,
+        }
+        path = self.live_path
+        if new:
+            write_json(path, entry)
+            self._entry = entry
+            return True
+        try:
+            made = write_new(path, entry)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or "removing" not in more:
+                raise
+            _drop_ballast()  # a removal makes room, but begins with a note of it
+            made = write_new(path, entry)
+        if made:
+            self._entry = entry
+        return made
+
+    def update_facts(self, **facts: Any) -> None:
+        """Change facts of container.json, which is whole at any moment."""
+        current = read_json(f"{self.directory}/container.json") or self.facts
+        current.update(facts)
+        self.facts = current
+        write_json(f"{self.directory}/container.json", current)
+
+    def idmap(self) -> IdMap:
+        """Return the map that the container's files are stored under."""
+        stored = self.facts["idmap"]
+        return IdMap(stored["uids"], stored["gids"], stored["key"])
+
+    def init(self) -> tuple[int, int] | None:
+        """Return (pid, start time) of the container's first process, if it runs."""
+        process = self.live().get("init")
+        return (process[0], process[1]) if process and is_alive(process) else None
+
+    def ended(self) -> dict[str, Any] | None:
+        """Return how it ended, if that was noted: what exit.json holds."""
+        # On a full disk the monitor has noted it where its entry was.
+        return read_json(f"{self.directory}/exit.json") or self.live().get("ended")
+
+    def status(self) -> tuple[str, int | None]:
+        """Return Docker's word for the state, and the exit code of one that has ended.
+
+        created, running, paused, restarting, exited; unknown: only another machine can tell.
+        """
+        live = self.live()
+        if is_alive(live.get("init")):
+            return "paused" if is_paused(live) else "running", None
+        held = any(is_alive(live.get(name)) for name in ("owner", "monitor"))
+        ended = self.ended()
+        if ended:
+            waits = held and ended.get("restart_at") is not None
+            return "restarting" if waits else "exited", ended["code"]
+        if held:
+            # Its end is being noted just now; or it has no first process yet.
+            return "running" if live.get("init") else "created", None
+        if not self.was_started():
+            return "created", None
+        if self.facts["host"] != os.uname().nodename:
+            return "unknown", None  # it may run there: only that machine can tell
+        # Everything that could have noted an exit code was killed with it.
+        return "exited", KILLED
+
+    def was_started(self) -> bool:
+        """Tell whether it was ever started; `run` does so at once."""
+        return self.facts.get("run", True) or os.path.exists(f"{self.directory}/started")
+
+    def finished(self) -> float | None:
+        """Return when it ended, in seconds since the epoch; None: it has not, or nobody knows."""
+        ended = self.ended()
+        return float(ended["finished"]) if ended else None
+
+    def record_exit(self, code: int, error: str | None = None) -> None:
+        """Note how it ended, in place of a monitor that did not."""
+        live = self.live()
+        write_json(
+            f"{self.directory}/exit.json",
+            {
+                "code": code,
+                "started": live.get("started"),
+                "finished": time.time(),
+                "error": error,
+                "oom": False,
+                "restarts": live.get("restarts", 0),
+            },
+        )
+
+    def forget_name(self) -> None:
+        """Give the name back."""
+        drop_name(self.facts["name"], self.id)
+
+    def forget_live(self) -> None:
+        """Remove the entry in `live`: nothing of this container needs looking after now."""
+        unlink(self.live_path)
+
+    def send(self, number: int) -> None:
+        """Signal the container's first process.
+
+        Raises:
+            RlessError: it is not running.
+        """
+        process = self.init()
+        if process is None:
+            raise RlessError(f"container {self.facts['name']} is not running", exit_code=1)
+        signal_process(process, number)
+
+
+def is_paused(live: dict[str, Any]) -> bool:
+    """Tell whether a running container is halted, by its cgroup or SIGSTOP; live: its entry."""
+    if live.get("cgroup"):
+        try:
+            with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:
+                if file.read(1) == b"1":
+                    return True
+        except OSError:
+            pass  # it is just going
+    return process_state(live["init"][0]) == "T"
+
+
+def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
+    """Signal a process that is known by pid and start time; one that has ended is no error."""
+    pid, started = process
+    try:
+        pidfd = pidfd_open(pid)
+    except SyscallError:
+        return
+    try:
+        # Checked behind the pidfd: this number cannot change hands any more.
+        if start_time(pid) == started:
+            pidfd_send_signal(pidfd, number)
+    except SyscallError as error:
+        if error.errno != 3:
+            raise
+    finally:
+        os.close(pidfd)
+
+
+def is_alive(process: list[int] | tuple[int, int] | None) -> bool:
+    """Tell whether a process known by pid and start time still runs (a zombie does not)."""
+    if not isinstance(process, (list, tuple)) or len(process) != 2:
+        return False  # not known, or the file was damaged
+    return is_running(process[0], process[1])
+
+
+def this_process() -> list[int]:
+    """Return [pid, start time] of the caller."""
+    pid = os.getpid()
+    return [pid, start_time(pid) or 0]
+
+
+# -- making ------------------------------------------------------------------------------------
+
+
+def new_id() -> str:
+    """Return a new container id: 64 hexadecimal digits, as Docker's."""
+    return os.urandom(32).hex()
+
+
+def create(
+    container_id: str,
+    name: str | None,
+    facts: dict[str, Any],
+    furnish: Callable[[Container], None] | None = None,
+) -> Container:
+    """Make a container on disk: its directory, its name, its entry in `live`.
+
+    Args:
+        furnish: completes the facts, where that needs the directory.
+
+    Raises:
+        RlessError: the name is in use, or the disk is full, or of `furnish`.
+    """
+    root = containers_root()
+    directory = f"{root}/{container_id}"
+    container = Container(container_id, directory, facts)
+    try:
+        # The entry first: whatever is made after it will be found by the next sweep.
+        container.claim(new=True)
+        os.mkdir(directory, 0o700)
+        facts["name"] = take_name(container_id, name)
+        if furnish is not None:
+            furnish(container)
+        path = f"{directory}/container.json"
+        # ext4 takes care of data before a rename only where that replaces a file: else there
+        # would be an empty one after a power cut (ext4(5), auto_da_alloc).
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        write_json(path, facts)
+    except BaseException as error:
+        try:
+            if facts["name"] is None:
+                drop_names_of(container_id)  # a signal has come when it had just been taken
+            discard(container)
+        except (OSError, RlessError):
+            pass  # the next sweep does it
+        if isinstance(error, OSError):
+            from rootless.image.model import limits
+
+            raise RlessError(
+                f"cannot make the container in {root}: {error.strerror}", limits.hint(error.errno)
+            ) from error
+        raise
+    return container
+
+
+def take_name(container_id: str, name: str | None) -> str:
+    """Take a name, or a random one, for a container; return it.
+
+    Raises:
+        RlessError: it is another one's.
+    """
+    names = f"{paths.storage_root()}/names"
+    while True:
+        candidate = name or _random_name()
+        try:
+            os.symlink(container_id, f"{names}/{candidate}")
+            return candidate
+        except FileNotFoundError:
+            paths.private_dir(names)
+        except FileExistsError:
+            try:
+                owner = os.readlink(f"{names}/{candidate}")
+            except FileNotFoundError:
+                continue  # given back just now
+            if not os.path.lexists(f"{containers_root()}/{owner}") and not os.path.lexists(
+                f"{live_root()}/{owner}"
+            ):
+                drop_name(candidate, owner)  # left by a removal that was cut short
+                continue
+            if name:
+                raise RlessError(
+                    f"the container name {name} is already in use by {owner[:12]}",
+                    f"remove that one (rless rm {name}) or choose another",
+                ) from None
+
+
+def drop_name(name: str | None, container_id: str) -> None:
+    """Give a name back, if it is this container's."""
+    if not name:
+        return
+    path = f"{paths.storage_root()}/names/{name}"
+    try:
+        if os.readlink(path) == container_id:
+            os.unlink(path)
+    except OSError:
+        pass  # never taken, or taken by another
+
+
+def changing_path(container_id: str) -> str:
+    """Return the path of the note that a container is being changed, and the lock of it."""
+    return f"{live_root()}/{CHANGING}{container_id}"
+
+
+def drop_names_of(container_id: str) -> None:
+    """Give back whatever names a container has, of which nothing else is known."""
+    for name, owner in all_names():
+        if owner == container_id:
+            drop_name(name, container_id)
+
+
+def all_names() -> Iterator[tuple[str, str]]:
+    """Yield each name that is taken, and the id that has it."""
+    root = f"{paths.storage_root()}/names"
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            yield name, os.readlink(f"{root}/{name}")
+        except OSError:
+            continue  # given back just now
+
+
+_ADJECTIVES = "brave calm clever eager fair gentle happy keen kind lucid merry proud quiet wise"
+_NOUNS = "badger crane falcon finch heron ibex lynx marten otter raven seal stork swift wren"
+
+
+def _random_name() -> str:
+    """Return a name as Docker makes them: adjective_noun, with digits so that it is free."""
+    random = os.urandom(4)
+    adjectives, nouns = _ADJECTIVES.split(), _NOUNS.split()
+    number = int.from_bytes(random[2:], "little")
+    return (
+        f"{adjectives[random[0] % len(adjectives)]}_{nouns[random[1] % len(nouns)]}{number % 10000}"
+    )
+
+
+# -- finding -----------------------------------------------------------------------------------
+
+
+def _is_name(text: str) -> bool:
+    return text.isascii() and text[:1].isalnum() and len(text) < 256 and "/" not in text
+
+
+def find(reference: str) -> Container:
+    """Return a container by name, id, or unique beginning of an id.
+
+    Raises:
+        RlessError: there is none, or more than one.
+    """
+    # What cannot be a name or an id is never a path of ours.
+    if _is_name(reference):
+        try:
+            found = load(os.readlink(f"{paths.storage_root()}/names/{reference}"))
+        except OSError:
+            found = load(reference)
+        if found:
+            return found
+        matches = [name for name in all_ids() if name.startswith(reference)]
+        if len(matches) > 1:
+            raise RlessError(
+                f"{reference} is the beginning of {len(matches)} container ids", exit_code=1
+            )
+        found = load(matches[0]) if matches else None
+        if found:
+            return found
+    raise RlessError(f"no such container: {reference}", "`rless ps -a` lists them", 1)
+
+
+def load(container_id: str) -> Container | None:
+    """Return the container of an id; None: there is none, or it is not yet whole."""
+    directory = f"{containers_root()}/{container_id}"
+    facts = read_json(f"{directory}/container.json")
+    return Container(container_id, directory, facts) if facts else None
+
+
+def await_entry(container: Container, seconds: float = 10) -> bool:
+    """Wait until another command has started the container or done with it; False: not in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        live = container.live()
+        if is_alive(live.get("init")):
+            return True
+        if not any(is_alive(live.get(name)) for name in ("owner", "monitor")):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def all_ids() -> list[str]:
+    return os.listdir(containers_root())
+
+
+# -- ending ------------------------------------------------------------------------------------
+
+
+def delete(container: Container, volumes: bool) -> None:
+    """Delete what a container has on disk, whoever its files belong to.
+
+    Killed half-way, it is finished by the next sweep.
+
+    Args:
+        volumes: its anonymous volumes, too.
+    """
+    container.record_live(
+        owner=this_process(), rm=True, volumes=volumes, directory=container.directory
+    )
+    if volumes:
+        _delete_volumes(container)
+    container.forget_name()
+    idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
+    container.forget_live()
+
+
+def _delete_volumes(container: Container) -> None:
+    if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
+        from rootless.engine.state import volumes
+
+        volumes.remove_anonymous(container)
+        volumes.clear_leftovers()  # of one that was killed after its name had gone
+
+
+def discard(container: Container) -> None:
+    """Take back a container that was never started: no file of another id is there yet."""
+    _delete_volumes(container)
+    if os.path.lexists(container.directory):
+        delete_directory(container.directory)
+    container.forget_name()
+    container.forget_live()
+
+
+def delete_directory(directory: str) -> None:
+    """Delete a container's directory; runs as root of the container's id map."""
+    from rootless.rootfs import remove_workspace
+
+    remove_workspace(directory)
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def containers_root() -> str:
+    """Return the directory of the containers' directories."""
+    return paths.checked(f"{paths.storage_root()}/containers")
+
+
+def live_root() -> str:
+    """Return the directory `live`."""
+    return paths.checked(f"{paths.boot_root()}/live")
+
+
+def put_ballast() -> None:
+    """Keep a little room for a time when the disk is full."""
+    try:
+        fd = os.open(_ballast(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(_BALLAST))
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # it is full already
+
+
+def _drop_ballast() -> None:
+    unlink(_ballast())
+
+
+def _ballast() -> str:
+    return f"{paths.boot_root()}/ballast"
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write a file that is, at any moment, whole or not there (rename(2))."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            data = memoryview(jsontext.dumps(value).encode("utf-8", "surrogateescape"))
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException as error:
+        unlink(temporary)
+        if isinstance(error, OSError):  # write(2) knows of no name
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
+def write_new(path: str, value: Any) -> bool:
+    """Write a file that is whole at once; False: there is one already, which stays."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    write_json(temporary, value)
+    try:
+        os.link(temporary, path)  # unlike a rename it takes nobody's place, also over NFS
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """Return the object in a file of `write_json`; None: no file, or a damaged one."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            value = jsontext.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return None  # cut by a full disk or a power failure
+    return value if isinstance(value, dict) else None
+
+
+def unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

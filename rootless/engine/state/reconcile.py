@@ -1,0 +1,263 @@
+"""Clear what a SIGKILL, a power cut or a reboot left; the start of each command that looks.
+
+Two cases, told apart by the entry in `live` (see `container`):
+
+- An entry whose owner and monitor are dead: a SIGKILL of this boot. What it names is cleared:
+  processes, cgroup, directory. One listdir finds it.
+- No entry for a container that has no exit code, or that was to be removed: it was there when
+  the machine went down. Looked for once a boot, when the directory `live` is new.
+
+A storage on a shared file system is used from several machines: each clears only its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from rootless import paths
+from rootless.engine.state.container import (
+    BOOTED,
+    CHANGING,
+    KILLED,
+    Container,
+    all_ids,
+    all_names,
+    changing_path,
+    containers_root,
+    delete,
+    delete_directory,
+    drop_name,
+    drop_names_of,
+    is_alive,
+    live_root,
+    load,
+    put_ballast,
+    read_json,
+    signal_process,
+    unlink,
+)
+from rootless.linux import idmap as idmaps
+from rootless.linux.process import process_state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+
+def sweep() -> None:
+    """Clear what killed commands left; costs two listdirs where there is nothing.
+
+    An entry is looked into only if the process that owns it is dead.
+    """
+    root = live_root()
+    names = os.listdir(root)
+    if BOOTED not in names:
+        _clear_last_boot()
+        try:
+            os.symlink(os.uname().nodename, f"{root}/{BOOTED}")
+        except FileExistsError:
+            pass  # another command is as far
+        put_ballast()
+    for name in names:
+        if name == BOOTED:
+            continue
+        if name.endswith(".tmp"):
+            _drop_temporary(f"{root}/{name}")
+            continue
+        if name.startswith("join-"):
+            from rootless.engine.ranks.join import drop_lock
+
+            drop_lock(f"{root}/{name}")
+            continue
+        entry = read_json(f"{root}/{name}")
+        if entry is None:
+            continue  # it ended just now
+        if _is_abandoned(entry):
+            _clear_once(name)
+    _clear_images()
+
+
+_END = 2.0  # seconds
+# Below the storage: images that are being fetched (image.store.staging).
+_IN_FLIGHT = "/tmp"  # noqa: S108
+
+
+def clear(container: Container) -> None:
+    """Clear what a killed monitor left of a container; for the command that owns it."""
+    if container.live():
+        _clear_once(container.id, ours=True)
+
+
+def _is_abandoned(entry: dict[str, Any]) -> bool:
+    return not any(is_alive(entry.get(process)) for process in ("owner", "monitor"))
+
+
+def _drop_temporary(path: str) -> None:
+    """Remove what a writer left that was killed between its write and its rename."""
+    pid = path.split(".")[-2]
+    if not pid.isdigit() or process_state(int(pid)) in ("", "Z", "X"):
+        unlink(path)
+
+
+def _clear_once(container_id: str, ours: bool = False) -> None:
+    """Clear one entry, unless another command is at it already, or it is in good hands.
+
+    An owner notes the monitor, and may end then: whether that came between our look at the entry
+    and our look at the owner is told by an entry that has not changed since.
+
+    Args:
+        ours: it is the caller's.
+    """
+    path = f"{live_root()}/{container_id}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return
+            # A file system without locks: two at once meet at files that are gone already.
+        entry = read_json(path)
+        while entry is not None and not ours:
+            if not _is_abandoned(entry):
+                return
+            before, entry = entry, read_json(path)
+            if entry == before:
+                break
+        if entry is not None:
+            _clear(container_id, entry)
+    finally:
+        os.close(fd)
+
+
+def _clear(container_id: str, entry: dict[str, Any]) -> None:
+    if container_id.startswith(CHANGING):
+        _end_change(container_id.removeprefix(CHANGING), entry)
+        return
+    for name in ("init", "pasta"):
+        process = entry.get(name)
+        if process and is_alive(process):
+            signal_process(process, signal.SIGKILL)
+            _await_end(process)  # nothing is told as ended that still is at it
+    if entry.get("cgroup"):
+        from rootless.runtime.cgroup import cgroupfs
+
+        try:
+            cgroupfs.remove(entry["cgroup"])
+        except OSError:
+            pass  # its parent was taken from us: the administrator's systemd removes it
+    container = load(container_id)
+    directory = f"{containers_root()}/{container_id}"
+    if container is not None and container.facts.get("request", {}).get("holds"):
+        from rootless.engine.ranks.join import end_inside
+
+        end_inside(container_id)
+    if container is None:
+        _clear_unknown(container_id)
+    elif entry.get("rm"):
+        delete(container, volumes=entry.get("volumes", container.facts["rm"]))
+    else:
+        try:
+            if ended := entry.get("ended"):
+                container.record_exit(ended["code"])  # noted by the monitor, on a full disk
+            elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
+                container.record_exit(KILLED, "rless was killed")
+        except OSError:
+            return  # still full: the entry stays the witness
+    unlink(f"{live_root()}/{container_id}")
+
+
+def _await_end(process: list[int]) -> None:
+    """Wait until a process that was killed is gone, for as long as the kernel may need."""
+    deadline = time.monotonic() + _END
+    while is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _end_change(container_id: str, entry: dict[str, Any]) -> None:
+    """Take away the name that a container got, or had, when its renaming was cut short."""
+    container = load(container_id)
+    for name in entry.get("names", ()):
+        if container is None or container.facts["name"] != name:
+            drop_name(name, container_id)
+    unlink(changing_path(container_id))
+
+
+def _clear_unknown(container_id: str) -> None:
+    """Clear a container of which no facts are there.
+
+    It was killed while it was made: no map is known, so no foreign file is there yet. Or while it
+    was deleted, after its facts.
+    """
+    drop_names_of(container_id)
+    directory = f"{containers_root()}/{container_id}"
+    if os.path.lexists(directory):
+        from rootless.engine.idmap_policy import Subordinate, build
+
+        idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
+
+
+def _clear_last_boot() -> None:
+    """Clear the containers of this machine that a reboot or a power cut ended."""
+    here, boot = os.uname().nodename, paths.boot_id()
+    for container_id in all_ids():
+        container = load(container_id)
+        if container is None or container.live():
+            continue
+        if container.facts["host"] != here or container.facts["boot"] == boot:
+            continue
+        if container.facts["rm"]:
+            delete(container, volumes=True)
+        elif container.finished() is None and container.was_started():
+            container.record_exit(KILLED, "the machine went down")
+    for name, container_id in all_names():
+        container = load(container_id)
+        if container is None or container.facts["host"] != here:
+            continue
+        if container.facts["name"] != name and not os.path.exists(changing_path(container_id)):
+            drop_name(name, container_id)  # the machine went down in the middle of a renaming
+    boots, boot = os.path.split(paths.boot_root())
+    for name in os.listdir(boots):
+        if name != boot:
+            _forget_boot(f"{boots}/{name}", here)
+
+
+def _forget_boot(root: str, here: str) -> None:
+    """Remove the entries of an earlier boot of this machine; what they alone know of is cleared."""
+    try:
+        if os.readlink(f"{root}/live/{BOOTED}") != here:
+            return
+        names = os.listdir(f"{root}/live")
+    except OSError:
+        return  # of another machine that is just coming up, or of an older version
+    for name in names:
+        if name.startswith(CHANGING):
+            entry = read_json(f"{root}/live/{name}")
+            _end_change(name.removeprefix(CHANGING), entry or {})
+        elif name != BOOTED and not name.endswith(".tmp") and load(name) is None:
+            _clear_unknown(name)
+    import shutil
+
+    shutil.rmtree(root, ignore_errors=True)  # two commands may be at it
+
+
+def _clear_images() -> None:
+    storage = paths.storage_root()
+    try:
+        in_flight = os.listdir(storage + _IN_FLIGHT)
+    except FileNotFoundError:
+        return
+    if in_flight:
+        from rootless.image.store.staging import clear_leftovers
+
+        clear_leftovers(storage)

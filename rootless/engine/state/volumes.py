@@ -1,0 +1,406 @@
+"""Volumes: directories of ours that outlive, or not, the containers that use them.
+
+    <storage>/volumes/<name>/_data          what a container sees
+    <storage>/volumes/<name>/volume.json    created, labels, driver, options, anonymous, container
+    <storage>/volumes/<name>/filling        locked while it is filled; empty, unless that was killed
+    <storage>/volumes/.lock                 held shared while volumes are made, alone to remove one
+    <storage>/volumes/.removed-<random>     one that is being deleted: out of sight at once
+
+A named volume is made at its first use. One without a name (`-v /path`, VOLUME of an image) is
+called by 64 hexadecimal digits, found again from the container's id and the target, so that a
+start after a start has the same ones. A new volume is filled with what the image has at its
+target, as Docker does.
+
+Who uses a volume is not counted but read: from `mounts` in the facts of the containers, which
+are on disk before their volumes are made.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from rootless import paths
+from rootless.engine.state.container import Container, all_ids, load, read_json, unlink, write_json
+from rootless.errors import RlessError
+
+try:
+    from _blake2 import blake2b  # hashlib costs 3 ms
+except ImportError:
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Any
+
+_LOCK = ".lock"
+_FILLING = "filling"
+_REMOVED = ".removed-"
+# How Docker marks one that nobody named; `volume prune` takes these.
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+
+
+# -- of a container ------------------------------------------------------------------------------
+
+
+def anonymous_name(container_id: str, target: str) -> str:
+    """Return the name of a volume that nobody named."""
+    text = f"{container_id}\0{target}".encode("utf-8", "surrogateescape")
+    return blake2b(text, digest_size=32).hexdigest()
+
+
+def data_of(storage: str, name: str) -> tuple[str, bool]:
+    """Return what a container sees of a volume, which need not be there yet.
+
+    Returns:
+        A directory, and whether it is one of the host's (`--opt device=`), which is never filled.
+    """
+    options = (read_json(_record_path(storage, name)) or {}).get("options") or {}
+    device: str | None = options.get("device")
+    return device or f"{storage}/volumes/{name}/_data", bool(device)
+
+
+def remove_anonymous(container: Container, going: Collection[str] = ()) -> None:
+    """Remove the volumes that were made for a container and that nobody else uses.
+
+    For `rm -v`, and for a container that is removed at its end.
+
+    Args:
+        going: ids of containers that are removed at the same time: they use nothing any more.
+    """
+    mounts = container.facts.get("mounts") or []
+    names = [mount["name"] for mount in mounts if mount["anonymous"]]
+    for name in names:
+        _remove(paths.storage_root(), name, {container.id, *going})
+
+
+def fill(directory: str, root: str, target: str) -> None:
+    """Copy what the image has at `target` into an empty volume, with owners and modes.
+
+    Nothing there, or no directory, is no error. Runs in the engine's namespaces; the target is
+    looked up beneath the root, so a link in the image leads nowhere else. Of several that start
+    with a new volume at once, one fills it and the others wait: none sees half of it.
+
+    Raises:
+        RlessError: the disk is full, or another container interferes.
+    """
+    from rootless.errors import SyscallError
+    from rootless.linux.openat2 import openat2
+
+    mark_fd = _lock_filling(os.path.dirname(directory))
+    try:
+        if os.fstat(mark_fd).st_size:
+            _clear(directory)  # what a killed one began
+        elif os.listdir(directory):
+            return
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            source_fd = openat2(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
+        except SyscallError:
+            return
+        finally:
+            os.close(root_fd)
+        from rootless.rootfs import copy
+
+        os.write(mark_fd, b"1")
+        target_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        copy.apply_open(source_fd, target_fd)
+        os.ftruncate(mark_fd, 0)
+    except OSError as error:
+        raise RlessError(
+            f"cannot fill the volume at {target}: {error.strerror}",
+            "volume-nocopy (-v NAME:PATH:nocopy) leaves it empty",
+        ) from error
+    except RlessError as error:
+        raise error.within(f"cannot fill the volume at {target}") from error
+    finally:
+        os.close(mark_fd)
+
+
+def _lock_filling(volume: str) -> int:
+    """Return the volume's mark, locked; what it holds tells of a fill that was killed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(f"{volume}/{_FILLING}", flags, 0o600)
+    _flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _clear(directory: str) -> None:
+    from rootless.linux.tree import remove_tree
+
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(fd):
+            remove_tree(fd, name)
+    finally:
+        os.close(fd)
+
+
+# -- by themselves -------------------------------------------------------------------------------
+
+
+class Volume:
+    """A volume on disk.
+
+    Attributes:
+        path: what a container sees: `_data`, or the host's directory of `--opt device=`.
+        created: seconds since the epoch.
+    """
+
+    __slots__ = ("anonymous", "created", "labels", "name", "options", "path")
+
+    def __init__(self, storage: str, name: str, record: dict[str, Any]) -> None:
+        directory = f"{storage}/volumes/{name}"
+        self.name = name
+        self.labels: dict[str, str] = record.get("labels") or {}
+        self.options: dict[str, str] = record.get("options") or {}
+        self.anonymous = bool(record.get("anonymous"))
+        self.path: str = self.options.get("device") or f"{directory}/_data"
+        # One of before there were records has its directory's time.
+        self.created: float = record.get("created") or os.stat(directory).st_mtime
+
+
+def create(name: str | None, labels: dict[str, str], options: dict[str, str]) -> str:
+    """Make a volume and return its name; one that is there stays as it is, as Docker does.
+
+    Args:
+        name: None: one of 64 hexadecimal digits.
+        options: of Docker's local driver, checked: device, with type=none and o=bind.
+    """
+    storage = paths.storage_root()
+    made = name or os.urandom(32).hex()
+    with Locked(storage):
+        make(storage, made, labels, options, "" if name is None else None)
+    return made
+
+
+def make(
+    storage: str, name: str, labels: dict[str, str], options: dict[str, str], owner: str | None
+) -> None:
+    """Make what is missing of a volume; of several at once the first one writes its record."""
+    directory = f"{storage}/volumes/{name}"
+    data = f"{directory}/_data"
+    if os.path.isdir(data):
+        return
+    try:
+        if not os.path.isdir(directory):
+            os.mkdir(directory)
+            # Whatever the umask: every user of the container may enter; on the host nobody can
+            # get here.
+            os.chmod(directory, 0o755)  # noqa: S103
+            if owner is not None:
+                labels = {**labels, ANONYMOUS_LABEL: ""}
+            record = {
+                "created": time.time(),
+                "driver": "local",
+                "labels": labels,
+                "options": options,
+                "anonymous": owner is not None,
+                "container": owner or None,
+            }
+            write_json(_record_path(storage, name), record)
+            _record_event("create", name)
+        os.mkdir(data)
+        os.chmod(data, 0o755)  # noqa: S103
+    except FileExistsError:
+        make(storage, name, labels, options, owner)  # another one is at it
+    except OSError as error:
+        raise RlessError(
+            f"cannot make the volume {name}: {error.strerror}", paths.hint_of(error.errno)
+        ) from error
+
+
+def get(name: str) -> Volume:
+    """Return the volume of that name.
+
+    Raises:
+        RlessError: there is none.
+    """
+    storage = paths.storage_root()
+    if not is_name(name) or not os.path.isdir(f"{storage}/volumes/{name}"):
+        raise RlessError(f"no such volume: {name}", "`rless volume ls` lists them", 1)
+    return Volume(storage, name, read_json(_record_path(storage, name)) or {})
+
+
+def all_volumes() -> list[Volume]:
+    """Return all volumes, by name."""
+    found = []
+    for name in all_names():
+        try:
+            found.append(get(name))
+        except (RlessError, OSError):
+            continue  # removed just now
+    return found
+
+
+def all_names() -> list[str]:
+    """Return the names of all volumes, in order."""
+    try:
+        names = os.listdir(f"{paths.storage_root()}/volumes")
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if is_name(name))
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` can be a volume's name, by Docker's grammar; never a path."""
+    return (
+        1 < len(text) < 256
+        and text.isascii()
+        and text[0].isalnum()
+        and all(char.isalnum() or char in "_.-" for char in text)
+    )
+
+
+def inspect_volume(name: str) -> dict[str, Any]:
+    """Return a volume in Docker's shape.
+
+    Raises:
+        RlessError: there is none.
+    """
+    from rootless.engine import timestamps
+
+    volume = get(name)
+    return {
+        "CreatedAt": timestamps.show(int(volume.created)),
+        "Driver": "local",
+        "Labels": volume.labels or None,
+        "Mountpoint": volume.path,
+        "Name": volume.name,
+        "Options": volume.options or None,
+        "Scope": "local",
+    }
+
+
+def users() -> dict[str, list[str]]:
+    """Return volume -> ids of the containers that have it, ended ones too."""
+    found: dict[str, list[str]] = {}
+    for container_id in all_ids():
+        container = load(container_id)
+        for mount in (container.facts.get("mounts") or ()) if container else ():
+            if mount["type"] == "volume":
+                found.setdefault(mount["name"], []).append(container_id)
+    return found
+
+
+def remove(name: str) -> None:
+    """Remove a volume and all that is in it.
+
+    Raises:
+        RlessError: there is none, or a container has it.
+    """
+    get(name)
+    storage = paths.storage_root()
+    in_use = _remove(storage, name)
+    if in_use:
+        shown = []
+        for container_id in in_use:
+            container = load(container_id)
+            shown.append(container.facts["name"] if container else container_id[:12])
+        raise RlessError(
+            f"cannot remove volume {name}: volume is in use by {', '.join(sorted(shown))}",
+            "remove the containers first",
+            1,
+        )
+
+
+def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
+    """Delete a volume unless a container has it, but those that go; return which ones do."""
+    hidden = f"{storage}/volumes/{_REMOVED}{os.urandom(8).hex()}"
+    with Locked(storage, alone=True):
+        others = [user for user in users().get(name, ()) if user not in going]
+        if others:
+            return others
+        try:
+            # Out of sight whole: half of a volume is never seen, whenever this is killed.
+            os.rename(f"{storage}/volumes/{name}", hidden)
+        except FileNotFoundError:
+            return []
+    _delete(storage, [os.path.basename(hidden)])
+    _record_event("destroy", name)
+    return []
+
+
+def _delete(storage: str, names: Iterable[str]) -> None:
+    from rootless.image.store.ownership import delete_any
+
+    for name in names:
+        delete_any(f"{storage}/volumes", name)
+
+
+def clear_leftovers() -> None:
+    """Finish removals that were killed."""
+    storage = paths.storage_root()
+    try:
+        names = os.listdir(f"{storage}/volumes")
+    except FileNotFoundError:
+        return
+    _delete(storage, [name for name in names if name.startswith(_REMOVED)])
+    for name in names:
+        if name.endswith(".tmp"):
+            unlink(f"{storage}/volumes/{name}")
+
+
+def unused(every: bool) -> list[Volume]:
+    """Return what `prune` would remove: anonymous volumes that no container has.
+
+    Args:
+        every: named ones, too.
+    """
+    used = users()
+    return [
+        volume
+        for volume in all_volumes()
+        if volume.name not in used and (every or volume.anonymous)
+    ]
+
+
+def _record_path(storage: str, name: str) -> str:
+    return f"{storage}/volumes/{name}/volume.json"
+
+
+def _record_event(action: str, name: str) -> None:
+    from rootless.engine.state import events
+
+    events.record(action, "volume", name, driver="local")
+
+
+class Locked:
+    """Hold the lock of the volumes.
+
+    A container's facts are on disk before its volumes are made under the shared lock, and who
+    removes one looks at them under the exclusive one: so no volume goes that a container is
+    about to use.
+    """
+
+    def __init__(self, storage: str, alone: bool = False) -> None:
+        self._path = f"{storage}/volumes"
+        self._kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        directory = paths.checked(self._path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(f"{directory}/{_LOCK}", flags, 0o600)
+        except OSError as error:
+            raise RlessError(
+                f"cannot write to {directory}: {error.strerror}", paths.hint_of(error.errno)
+            ) from error
+        _flock(self._fd, self._kind)
+
+    def __exit__(self, *details: object) -> None:
+        os.close(self._fd)
+
+
+def _flock(fd: int, kind: int) -> None:
+    try:
+        fcntl.flock(fd, kind)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        # A file system without locks: the removal and the use of one volume at one moment are the
+        # caller's own doing.

@@ -1,0 +1,1 @@
+"""Layers: unpacked, converted, read and written."""

@@ -1,0 +1,213 @@
+"""Make a layer that no registry has: from a tar that is being written at this moment.
+
+The tar is never stored. One process writes it into a pipe, the other reads it as it reads a
+pulled layer: hashed, parsed by the one parser, unpacked for the map of the container, with the
+record that gives the same bytes back to `save` and `push`. So a committed layer is what a pull
+of it would have made.
+
+Where it runs: in a child that is root of a user namespace with the map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from rootless.errors import RlessError
+from rootless.image.layer.layers import (
+    Caller,
+    is_complete,
+    move_into_place,
+    place_split,
+    user_files,
+)
+from rootless.image.layer.lookup import LayerView
+from rootless.image.layer.tar_reader import TarReader
+from rootless.image.layer.tarsplit import SplitWriter
+from rootless.image.layer.unpack import Unpacker, supports_overlay_whiteouts
+from rootless.image.model import limits
+from rootless.image.model.digest import sha256
+from rootless.image.store.records import write_meta
+from rootless.image.store.store import layer_dir, split_path
+from rootless.linux.idmap import call_in_userns
+from rootless.paths import private_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rootless.linux.idmap import IdMap
+
+_NAME = "layer"
+_READ = 256 << 10
+
+
+def make(
+    root: str,
+    idmap: IdMap,
+    chains: Sequence[str],
+    lowers: Sequence[str],
+    write: Callable[[int], None],
+    scratch: str,
+) -> dict[str, Any]:
+    """Make a layer on top of others; return its meta record.
+
+    Args:
+        chains: chain ids of the layers below, bottom first. lowers: their directories.
+        write: writes the tar to a descriptor; runs in the user namespace too.
+        scratch: an empty directory of the store's file system.
+
+    Raises:
+        RlessError: what `write` raised, or that there is no room. The store is as before then.
+
+    Where it runs: the work in a child; the caller must have no second thread.
+    """
+    private_dir(f"{root}/layers/{idmap.key}")
+    below = chains[-1] if chains else None
+    meta: dict[str, Any] = call_in_userns(
+        idmap, _make, root, idmap, below, lowers, write, scratch, Caller(idmap)
+    )
+    return meta
+
+
+def _make(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    write: Callable[[int], None],
+    scratch: str,
+    caller: Caller,
+) -> dict[str, Any]:
+    caller.bind_child()
+    source = _Source(write)
+    try:
+        meta = _unpack(root, idmap, below, lowers, source, scratch, caller)
+    except RlessError as error:
+        # A tar that was cut short is no wonder if its writer failed.
+        source.check()
+        raise error.within("cannot keep the layer") from error
+    return meta
+
+
+def _unpack(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    source: _Source,
+    scratch: str,
+    caller: Caller,
+) -> dict[str, Any]:
+    try:
+        scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+        overlay = supports_overlay_whiteouts(scratch_fd)
+        os.mkdir(_NAME, 0o700, dir_fd=scratch_fd)
+        root_fd = os.open(_NAME, os.O_RDONLY | os.O_DIRECTORY, dir_fd=scratch_fd)
+        split = SplitWriter(scratch_fd, f"{_NAME}.split")
+        lower_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in lowers]
+        view = LayerView(root_fd, lambda: lower_fds)
+        unpacker = Unpacker(root_fd, view, idmap, split, overlay_whiteouts=overlay)
+        unpacker.apply(TarReader(source, split=split))
+        source.check()
+        split.finish()
+        view.close()
+        if not unpacker.has_root:
+            _like(root_fd, os.fstat(lower_fds[-1]) if lower_fds else None, idmap)
+    except OSError as error:
+        raise RlessError(str(error.strerror), limits.hint(error.errno)) from error
+    diff_id = f"sha256:{source.hash.hexdigest()}"
+    chain = sha256(f"{below} {diff_id}".encode()) if below else diff_id
+    meta = {
+        "chain": chain,
+        "diff_id": diff_id,
+        "blob": None,
+        "size": unpacker.bytes,
+        "whiteouts": "overlay" if overlay else "aufs",
+        "skipped_devices": unpacker.skipped_devices,
+        "lost_xattrs": unpacker.lost_xattrs,
+        "users": user_files(root_fd),
+        "uids": idmap.uids,
+        "gids": idmap.gids,
+    }
+    if not is_complete(root, idmap.key, chain):
+        write_meta(root, idmap.key, meta, scratch, caller.ids)
+        place_split(scratch_fd, f"{_NAME}.split", split_path(root, chain), caller.ids)
+        move_into_place(scratch_fd, _NAME, layer_dir(root, idmap.key, chain))
+    return meta
+
+
+def _like(root_fd: int, below: os.stat_result | None, idmap: IdMap) -> None:
+    """Give a layer that says nothing of its root what the root is below."""
+    if below is None:
+        os.fchmod(root_fd, 0o755)
+        return
+    if not idmap.single:
+        os.fchown(root_fd, below.st_uid, below.st_gid)
+    os.fchmod(root_fd, stat.S_IMODE(below.st_mode))
+    os.utime(root_fd, ns=(below.st_mtime_ns, below.st_mtime_ns))
+
+
+class _Source:
+    """The tar, as another process writes it; iterate over its chunks.
+
+    Attributes:
+        hash: of all that was read.
+    """
+
+    def __init__(self, write: Callable[[int], None]) -> None:
+        self.hash = hashlib.sha256()
+        self._reader, writer = os.pipe()
+        self._failure, failure = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _write(write, writer, failure, (self._reader, self._failure))
+        os.close(writer)
+        os.close(failure)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := os.read(self._reader, _READ):
+            self.hash.update(chunk)
+            yield chunk
+
+    def check(self) -> None:
+        """Wait for the writer's end, and raise what it failed by."""
+        if self._pid == 0:
+            return
+        os.close(self._reader)  # one that still writes is ended by that
+        said = b""
+        while chunk := os.read(self._failure, 65536):
+            said += chunk
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        if said:
+            message, _, hint = said.decode("utf-8", "backslashreplace").partition("\0")
+            raise RlessError(message, hint or None, 1)
+        if status == 1 << 8:
+            return  # nobody read on: the reader knows why
+        if status:
+            raise RlessError(f"the process that reads the container's files ended ({status})")
+
+
+def _write(write: Callable[[int], None], writer: int, failure: int, others: Sequence[int]) -> None:
+    """Run the writer in its process; never return into the caller's stack."""
+    code = 0
+    try:
+        for fd in others:
+            os.close(fd)
+        write(writer)
+    except BrokenPipeError:
+        code = 1
+    except BaseException as error:
+        code = 2
+        if isinstance(error, RlessError):
+            text = f"{error.message}\0{error.hint or ''}"
+        elif isinstance(error, OSError):
+            name = f"{error.filename}: " if error.filename else ""
+            text = f"{name}{error.strerror}"
+        else:
+            text = f"internal error: {type(error).__name__}: {error}"
+        os.write(failure, text.encode("utf-8", "backslashreplace")[:4096])
+    finally:
+        os._exit(code)

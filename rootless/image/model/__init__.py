@@ -1,0 +1,1 @@
+"""Plain values: references, digests, platforms, limits."""

@@ -1,0 +1,83 @@
+"""Where images come from: what a pull needs of a registry, an archive or a layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from rootless.errors import RlessError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.image.layer.layers import LayerBlob
+    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.registry.progress import Progress
+    from rootless.oci.image_spec import ImageConfig
+
+
+class TransferError(RlessError):
+    """Report that a server was not reached or broke off.
+
+    Attributes:
+        pause: seconds that the server wants to be left alone, None if it did not say.
+    """
+
+    pause: float | None = None
+
+
+class Found:
+    """Hold the verified documents of one image.
+
+    Attributes:
+        digest: of the manifest; "" if the source has none.
+        digests: all that the source knows the image by, the index's first.
+        manifest: the manifest's bytes; b"" if the source has none.
+        config_data, config, id: the image config, its checked content and its digest.
+        layers: bottom first; none is fetched yet.
+        origin: as `store.Image.origin`.
+    """
+
+    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest", "origin")
+
+    def __init__(
+        self,
+        *,
+        manifest: bytes,
+        digests: list[str],
+        config_data: bytes,
+        config: ImageConfig,
+        image_id: str,
+        layers: list[LayerBlob],
+        origin: str = "",
+    ) -> None:
+        self.manifest = manifest
+        self.digests = digests
+        self.digest = digests[-1] if digests else ""
+        self.config_data = config_data
+        self.config = config
+        self.id = image_id
+        self.layers = layers
+        self.origin = origin
+
+
+class Source(Protocol):
+    """One place that has an image."""
+
+    def find(self, wish: PlatformWish) -> Found:
+        """Return the image's documents for one platform, verified and checked."""
+
+    def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
+        """Write the blobs of layers into their files, which may have the start of them already.
+
+        A layer that has an `arrival` is being read meanwhile. An archive has nothing to do:
+        its layers lie in files of it.
+
+        Args:
+            scratch: a directory of the file system of these files.
+        """
+
+    def may_restart(self) -> bool:
+        """Tell whether bytes of a layer that did arrive may be replaced by others."""
+
+    def close(self) -> None:
+        """Close connections and files."""

@@ -1,0 +1,1 @@
+"""Images that are one file: squashfs and SIF."""

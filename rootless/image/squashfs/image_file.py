@@ -1,0 +1,363 @@
+"""Images that are one file: a squashfs image or a SIF file, taken from where it lies.
+
+Nothing is copied into the store and nothing is locked: many nodes read the same file of a shared
+file system. What a start must know of it (where in the file the root file system is, how it is
+configured, its users) is read from the file once and kept in the storage under the file's
+identity: device, inode, size, times.
+
+How it is configured is told by who made it:
+
+    rless        /.rless/config.json: the image config of the OCI image that was flattened
+    Apptainer    /.singularity.d/: env/*.sh, which a shell reads, and runscript
+    enroot       /etc/environment and /etc/rc
+    Charliecloud /ch/metadata.json
+
+A squashfs image of somebody else has no config: the command is to be given then.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rootless import config, jsontext
+from rootless.errors import RlessError, escape
+
+try:
+    from _blake2 import blake2b  # as in `store`
+except ImportError:
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from rootless.image.squashfs.reader import Squashfs
+
+SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")
+CONFIG_PATH = "/.rless/config.json"
+_FORMAT = 1  # of what is kept
+_MOST_CONFIG = 4 << 20  # bytes
+_MOST_TEXT = 1 << 20
+# The application's shell reads what Apptainer's images say of the environment, then becomes it.
+_APPTAINER = 'for f in /.singularity.d/env/*.sh; do [ -f "$f" ] && . "$f"; done; unset f; exec "$@"'
+
+
+class FlatImage:
+    """One image that is a file.
+
+    Attributes:
+        path: absolute.
+        fd: the file, where it was to be kept open; else -1.
+        offset: bytes before the squashfs image.
+        identity: [device, inode, size, mtime in ns]: another file under the name has another.
+        config: the "config" object of an image config.
+        passwd, group: the text of the image's files.
+        architecture: in Go's words; "" if nobody says.
+        made_by: "rless", "apptainer", "enroot", "charliecloud" or "".
+    """
+
+    __slots__ = (
+        "architecture",
+        "config",
+        "fd",
+        "group",
+        "identity",
+        "made_by",
+        "offset",
+        "passwd",
+        "path",
+    )
+
+    def __init__(self, path: str, identity: list[int]) -> None:
+        self.path = path
+        self.identity = identity
+        self.fd = -1
+        self.offset = 0
+        self.config: dict[str, Any] = {}
+        self.passwd = b""
+        self.group = b""
+        self.architecture = ""
+        self.made_by = ""
+
+    def check_platform(self, platform: str | None) -> None:
+        """Refuse an image for another machine, unless it is asked for by --platform.
+
+        Raises:
+            RlessError: it is for another one.
+        """
+        if not self.architecture:
+            return
+        from rootless.image.model.platforms import host_platform, parse_platform
+
+        wish = parse_platform(platform) if platform else host_platform()
+        if wish.architecture != self.architecture:
+            raise RlessError(
+                f"{escape(self.path)} is for {escape(self.architecture)[:40]}, "
+                f"not for {wish.architecture}",
+                f"--platform linux/{escape(self.architecture)[:40]} runs it where the host emulates"
+                " that",
+            )
+
+
+def named(name: str) -> str | None:
+    """Return the absolute path of the file that a name is; None: it is another kind of name.
+
+    A path begins with `/`, `./` or `../`, or ends as such files do.
+
+    Raises:
+        RlessError: it is a path, and there is no file.
+    """
+    by_suffix = name.endswith(SUFFIXES) and not name.startswith(
+        ("docker:", "docker-archive:", "oci:", "oci-archive:")
+    )
+    if not by_suffix and not name.startswith(("/", "./", "../")):
+        return None
+    path = os.path.abspath(name)
+    if os.path.isdir(path):
+        raise RlessError(
+            f"{name} is a directory, not an image", f"run a directory by --rootfs {name}"
+        )
+    if not os.path.exists(path):
+        raise RlessError(f"{name}: there is no such file", "name an image, or a file of one")
+    return path
+
+
+def search(name: str) -> str | None:
+    """Return the file in one of the directories of `image-path` that a name means; or None.
+
+    `ubuntu` and `ubuntu:24.04` are ubuntu.sqsh and ubuntu_24.04.sif there, for instance; see
+    docs/hpc.md.
+
+    Raises:
+        RlessError: others may write to it.
+    """
+    directories = directories_of_files()
+    if not directories:
+        return None
+    for directory in directories:
+        for candidate in _file_names(name):
+            path = f"{directory}/{candidate}"
+            if os.path.isfile(path):
+                _check_private(directory)
+                return path
+    return None
+
+
+def directories_of_files() -> list[str]:
+    """Return the directories of `image-path`: $RLESS_IMAGE_PATH, else the configuration."""
+    given = os.environ.get("RLESS_IMAGE_PATH")
+    if given is not None:
+        return [path for path in given.split(":") if path.startswith("/")]
+    return config.get("storage", "image-path") or []
+
+
+def _file_names(name: str) -> Iterator[str]:
+    repository, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        repository, tag = name, ""
+    if not repository or ".." in repository.split("/") or "@" in name or repository[0] == "/":
+        return
+    stems = [f"{repository}{mark}{tag or 'latest'}" for mark in ("_", ":", "+")]
+    if tag in ("", "latest"):
+        stems.insert(0, repository)
+    # enroot writes a slash as a plus.
+    for stem in dict.fromkeys([*stems, *(stem.replace("/", "+") for stem in stems)]):
+        for suffix in SUFFIXES:
+            yield stem + suffix
+
+
+def _check_private(directory: str) -> None:
+    if os.stat(directory).st_mode & 0o002:
+        raise RlessError(
+            f"image-path: {directory} can be written by everybody, who could replace its images",
+            f"its owner has to: chmod o-w {directory}",
+        )
+
+
+def identity_of(status: os.stat_result) -> list[int]:
+    """Return what tells a file from another one that takes its name."""
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def read(path: str, storage: str, keep_open: bool = False) -> FlatImage:
+    """Return the image in a file.
+
+    Args:
+        storage: where what was found is kept for the next time.
+        keep_open: the caller gets the open file, too, and closes it.
+
+    Raises:
+        RlessError: it cannot be read, or is no image, or a damaged one.
+    """
+    what = escape(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise RlessError(f"cannot open the image {what}: {error.strerror}") from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise RlessError(f"the image {what} is not a regular file", "name a file of an image")
+        image = FlatImage(path, identity_of(status))
+        kept = record_path(storage, image.identity)
+        if not _recall(image, kept):
+            _parse(image, fd, what)
+            _keep(image, kept)
+        if keep_open:
+            image.fd, fd = fd, -1
+        return image
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def record_path(storage: str, identity: list[int]) -> str:
+    """Return where it is kept what was found in a file."""
+    text = ":".join(map(str, identity)).encode()
+    return f"{storage}/flat/{blake2b(text, digest_size=12).hexdigest()}.json"
+
+
+def _recall(image: FlatImage, kept: str) -> bool:
+    try:
+        fd = os.open(kept, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        with open(fd, "rb") as file:
+            record = jsontext.loads(file.read())
+        if record["format"] != _FORMAT or record["identity"] != image.identity:
+            return False
+        image.offset, image.architecture = record["offset"], record["architecture"]
+        image.config, image.made_by = record["config"], record["made_by"]
+        image.passwd = record["passwd"].encode("utf-8", "surrogateescape")
+        image.group = record["group"].encode("utf-8", "surrogateescape")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False  # cut off by a full disk, or of another version
+    # It names the environment after the file.
+    if image.made_by == "apptainer":
+        image.config["Env"] = _apptainer_names(image.path)
+    return True
+
+
+def _keep(image: FlatImage, kept: str) -> None:
+    record = {
+        "format": _FORMAT,
+        "path": image.path,
+        "identity": image.identity,
+        "offset": image.offset,
+        "architecture": image.architecture,
+        "config": image.config,
+        "made_by": image.made_by,
+        "passwd": image.passwd.decode("utf-8", "surrogateescape"),
+        "group": image.group.decode("utf-8", "surrogateescape"),
+    }
+    temporary = f"{kept}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(kept), 0o700, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(jsontext.dumps(record))
+        os.rename(temporary, kept)
+    except OSError:
+        try:
+            os.unlink(temporary)  # it is read again the next time
+        except OSError:
+            pass
+
+
+def _parse(image: FlatImage, fd: int, what: str) -> None:
+    from rootless.image.squashfs import sif
+    from rootless.image.squashfs.reader import MAGIC, Squashfs
+
+    head = os.pread(fd, 64, 0)
+    length = None
+    if head[sif.MAGIC_AT : sif.MAGIC_AT + len(sif.MAGIC)] == sif.MAGIC:
+        image.offset, length, image.architecture = sif.find_partition(fd, what)
+    elif head[: len(MAGIC)] != MAGIC:
+        raise RlessError(
+            f"{what} is neither a squashfs image nor a SIF file",
+            "an archive is run by its kind: docker-archive:PATH, oci-archive:PATH",
+        )
+    files = Squashfs(fd, what, image.offset, length)
+    image.passwd = files.read("/etc/passwd", _MOST_TEXT) or b""
+    image.group = files.read("/etc/group", _MOST_TEXT) or b""
+    for made_by, find in _MAKERS:
+        found = find(files, image)
+        if found is not None:
+            image.config, image.made_by = found, made_by
+            break
+
+
+def _of_rless(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+    text = files.read(CONFIG_PATH, _MOST_CONFIG)
+    if text is None:
+        return None
+    from rootless.image.config.manifest import parse_config
+
+    document = parse_config(text, f"{escape(image.path)}: {CONFIG_PATH}")
+    image.architecture = image.architecture or document.get("architecture") or ""
+    return dict(document["config"])
+
+
+def _of_apptainer(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+    if not files.exists("/.singularity.d"):
+        return None
+    found: dict[str, Any] = {"Env": _apptainer_names(image.path)}
+    if files.exists("/bin/sh"):
+        found["Entrypoint"] = ["/bin/sh", "-c", _APPTAINER, "sh"]
+    if files.exists("/.singularity.d/runscript"):
+        found["Cmd"] = ["/.singularity.d/runscript"]
+    elif files.exists("/bin/sh"):
+        found["Cmd"] = ["/bin/sh"]
+    return found
+
+
+def _apptainer_names(path: str) -> list[str]:
+    """Return the variables by which programs in such an image know where they are."""
+    name = path.rpartition("/")[2]
+    return [
+        f"{prefix}_{key}={value}"
+        for prefix in ("APPTAINER", "SINGULARITY")
+        for key, value in (("CONTAINER", path), ("NAME", name))
+    ]
+
+
+def _of_enroot(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+    if not files.exists("/etc/rc") or not files.exists("/bin/sh"):
+        return None
+    text = files.read("/etc/environment", _MOST_TEXT)
+    if text is None:
+        return None
+    return {"Env": _pairs(text), "Entrypoint": ["/bin/sh", "/etc/rc"], "Cmd": ["/bin/sh"]}
+
+
+def _pairs(text: bytes) -> list[str]:
+    lines = text.decode("utf-8", "surrogateescape").splitlines()
+    pairs = (line.strip() for line in lines)
+    return [pair for pair in pairs if "=" in pair and pair[0] not in "#=" and "\0" not in pair]
+
+
+def _of_charliecloud(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+    text = files.read("/ch/metadata.json", _MOST_CONFIG)
+    if text is None:
+        return None
+    try:
+        said = jsontext.loads(text)
+        variables, directory = said.get("env") or {}, said.get("cwd") or "/"
+        found: dict[str, Any] = {
+            "Env": [f"{name}={value}" for name, value in variables.items() if "=" not in name]
+        }
+    except (ValueError, AttributeError):
+        raise RlessError(f"{escape(image.path)}: /ch/metadata.json is not valid") from None
+    if isinstance(directory, str) and directory.startswith("/"):
+        found["WorkingDir"] = directory
+    return found
+
+
+_MAKERS = (
+    ("rless", _of_rless),
+    ("apptainer", _of_apptainer),
+    ("charliecloud", _of_charliecloud),
+    ("enroot", _of_enroot),
+)

@@ -1,0 +1,182 @@
+"""The write side of the store: records and blobs, each complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from rootless.errors import RlessError
+from rootless.image.model import limits
+from rootless.image.store.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
+from rootless.linux.filesystem import syncfs
+from rootless.paths import private_dir
+
+if TYPE_CHECKING:
+    from rootless.image.model.reference import Reference
+    from rootless.image.store.store import Image
+
+
+_FRAME = (
+    "",
+    "/blobs",
+    "/blobs/sha256",
+    "/images",
+    "/images/ids",
+    "/images/names",
+    "/layers",
+    "/splits",
+)
+
+
+def make_frame(root: str) -> None:
+    """Make the store's directories, each closed to others."""
+    for part in _FRAME:
+        private_dir(root + part)
+
+
+def write_file(
+    path: str,
+    data: bytes,
+    scratch: str,
+    *,
+    sync: bool = True,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Write a file so that it is there as a whole or not at all.
+
+    Args:
+        scratch: a directory of the same file system that is cleared after a crash.
+        sync: survive a power cut too, without a sync of the file system after it.
+        owner: uid and gid that it gets; needed inside a user namespace.
+
+    Raises:
+        RlessError: no room, or the store is read-only.
+    """
+    temporary = f"{scratch}/{os.urandom(8).hex()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Root of another map may have written it: the command reads it as nobody in particular.
+        # The store itself is closed to others.
+        os.fchmod(fd, 0o644)
+        with open(fd, "wb") as file:
+            file.write(data)
+            if owner is not None:
+                os.fchown(fd, *owner)
+            if sync:
+                file.flush()
+                os.fsync(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise RlessError(
+            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
+        ) from error
+
+
+def write_json(path: str, value: object, scratch: str) -> None:
+    """Write a JSON document as `write_file` does."""
+    write_file(path, json.dumps(value, separators=(",", ":")).encode(), scratch)
+
+
+def put_blob(root: str, digest: str, data: bytes, scratch: str) -> None:
+    """Keep a manifest or config, verified by the caller."""
+    path = blob_path(root, digest)
+    if not os.path.exists(path):
+        write_file(path, data, scratch, sync=False)
+
+
+def get_blob(root: str, digest: str) -> bytes | None:
+    """Return a manifest or config of an image of the store."""
+    try:
+        with open(blob_path(root, digest), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def save(
+    root: str,
+    record: dict[str, Any],
+    reference: Reference,
+    platform: str | None,
+    scratch: str,
+) -> None:
+    """Record an image under its name and its id; an image that had the name keeps its id."""
+    save_nameless(root, record, scratch)
+    record = {**record, "version": RECORD_VERSION}
+    write_json(name_path(root, reference, platform), record, scratch)
+
+
+def save_nameless(root: str, record: dict[str, Any], scratch: str) -> None:
+    """Record an image under its id alone."""
+    by_id = {**record, "version": RECORD_VERSION, "name": record["id"], "source": None}
+    write_json(f"{root}/images/ids/{record['id'][7:]}.json", by_id, scratch)
+
+
+def add_key(image: Image, key: str, whiteouts: str, scratch: str) -> None:
+    """Note in all records of an image that its layers are there for one more map."""
+    image.keys[key] = whiteouts
+    store = Store(image.root)
+    for kind in ("names", "ids"):
+        directory = f"{image.root}/images/{kind}"
+        for entry in _entries(directory):
+            record = store.read(f"{directory}/{entry}")
+            if record is not None and record["id"] == image.id and key not in record["keys"]:
+                record["keys"][key] = whiteouts
+                write_json(f"{directory}/{entry}", record, scratch)
+
+
+def has_layer(root: str, key: str, chain: str) -> bool:
+    """Tell whether a layer is there, and that it is this one and not its namesake.
+
+    Raises:
+        RlessError: two chain ids start alike: somebody made them so.
+    """
+    path = layer_dir(root, key, chain)
+    if not os.path.isdir(path):
+        return False
+    meta = read_meta(root, key, chain)
+    if meta is None:
+        return False
+    if meta["chain"] != chain:
+        raise RlessError(f"layer {chain} cannot be told from {meta['chain']}: refused")
+    return True
+
+
+def read_meta(root: str, key: str, chain: str) -> dict[str, Any] | None:
+    """Return what was found while a layer was unpacked."""
+    try:
+        with open(f"{layer_dir(root, key, chain)}.json", "rb") as file:
+            meta: dict[str, Any] = json.loads(file.read())
+            return meta
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_meta(
+    root: str, key: str, meta: dict[str, Any], scratch: str, owner: tuple[int, int]
+) -> None:
+    """Write what was found while a layer was unpacked, before the layer itself is there.
+
+    Args:
+        owner: the caller's own ids as the namespace shows them: the caller will read it outside.
+    """
+    path = f"{layer_dir(root, key, meta['chain'])}.json"
+    data = json.dumps(meta, separators=(",", ":")).encode()
+    write_file(path, data, scratch, sync=False, owner=owner)
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return [entry for entry in os.listdir(directory) if entry.endswith(".json")]
+    except FileNotFoundError:
+        return []
+
+
+def sync(root: str) -> None:
+    """Bring everything to disk before a record says that it is there: one call for a pull."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Images in and out of the store: pull, push, load, import, remove."""

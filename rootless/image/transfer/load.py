@@ -1,0 +1,176 @@
+"""Load: all images of one archive, which may be a pipe, compressed, and made by any tool.
+
+docker-archive (`manifest.json`), OCI layouts as a tar or a directory, and Docker's form that is
+both. Nothing of it is believed: names go through the reference grammar, digests are verified,
+and no network is touched whatever the archive says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError, escape
+from rootless.image.archive.read import DirectoryFiles, DockerArchive, OciLayout, TarFiles
+from rootless.image.config.manifest import ManifestError, PlatformError
+from rootless.image.model import limits
+from rootless.image.model.platforms import PlatformWish, host_platform, parse_platform
+from rootless.image.model.reference import Reference, parse
+from rootless.image.store import records
+from rootless.image.store.staging import InFlight, clear_leftovers
+from rootless.image.transfer.pull import install
+from rootless.linux.tmpfile import unnamed_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rootless.image.registry.progress import Progress
+    from rootless.image.store.store import Image, Store
+    from rootless.image.transfer.pull import MapFor
+
+
+class AnyPlatform(PlatformWish):
+    """Take an image for whatever platform; of several the one that fits this host best."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        host = host_platform()
+        super().__init__(host.os, host.architecture, host.variant, explicit=False)
+
+    def rank(self, os_name: str, architecture: str, variant: str) -> int | None:
+        """Return how well a platform fits; everything does."""
+        fits = super().rank(os_name, architecture, variant)
+        return 1000 if fits is None else fits
+
+
+def load(
+    path: str | None,
+    store: Store,
+    *,
+    platform: str | None = None,
+    idmap_for: MapFor,
+    progress: Progress,
+) -> Iterator[tuple[Image, list[Reference]]]:
+    """Yield each image of an archive with its names, once it is in the store.
+
+    Args:
+        path: of a file or an OCI layout directory; None: standard input.
+        platform: as `--platform`; images for others are left out. None: whatever there is.
+
+    Raises:
+        RlessError: the archive is broken or hostile. Images that were yielded stay.
+
+    Where it runs: on the host; the caller must have no second thread.
+    """
+    wish = parse_platform(platform) if platform else AnyPlatform()
+    records.make_frame(store.root)
+    clear_leftovers(store.root)
+    with InFlight(store.root) as flight, contextlib.ExitStack() as stack:
+        name = path or "standard input"
+        files: DirectoryFiles | TarFiles
+        if path is not None and os.path.isdir(path):
+            files = DirectoryFiles(path)
+        else:
+            files = TarFiles(name, flight.path, open_stream(path, flight.path))
+        stack.callback(files.close)
+        taken = 0
+        found = list(_images(files, name, flight.path))
+        for number, (source, names) in enumerate(found):
+            scratch = f"{flight.path}/image-{number}"
+            os.mkdir(scratch, 0o700)
+            references = [parse(text) for text in names]
+            try:
+                image = install(
+                    store,
+                    source,
+                    wish,
+                    references,
+                    platform=platform,
+                    idmap_for=idmap_for,
+                    progress=progress,
+                    scratch=scratch,
+                )
+            except PlatformError:
+                continue
+            taken += 1
+            yield image, references
+        if not taken:
+            why = f"no image for {wish}" if found and platform else "no image"
+            raise RlessError(f"{escape(name)} has {why}", exit_code=1)
+
+
+def _images(
+    files: DirectoryFiles | TarFiles, name: str, scratch: str
+) -> Iterator[tuple[DockerArchive | OciLayout, Sequence[str]]]:
+    """Yield what gives each image of an archive, and its names."""
+
+    def number(transport: str, at: int) -> Reference:
+        return Reference(name, transport, tag=f"@{at}", path=name)
+
+    if isinstance(files, TarFiles) and files.open("manifest.json") is not None:
+        archive = DockerArchive(number("docker-archive", 0), scratch, files)
+        for at, names in enumerate(archive.entries()):
+            yield DockerArchive(number("docker-archive", at), scratch, files), names
+        return
+    if files.open("oci-layout") is None and files.open("index.json") is None:
+        raise ManifestError(
+            f"{escape(name)} is no archive of images: it has neither manifest.json nor index.json",
+            "an archive of files becomes an image by `rless import`",
+        )
+    layout = OciLayout(number("oci-archive", 0), scratch, files)
+    for at, found in enumerate(layout.entries()):
+        if found is not None:
+            yield OciLayout(number("oci-archive", at), scratch, files), found
+
+
+def open_stream(path: str | None, scratch: str) -> int:
+    """Open a file that can be read at any place: what comes by a pipe is stored first.
+
+    Args:
+        path: None: standard input.
+
+    Raises:
+        RlessError: it cannot be read, is a directory or a terminal, or is too large.
+    """
+    try:
+        fd = os.dup(0) if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        what = "standard input" if path is None else path
+        raise RlessError(f"cannot open {escape(what)}: {error.strerror}", exit_code=1) from error
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and (path is not None or os.lseek(fd, 0, os.SEEK_CUR) == 0):
+        return fd
+    try:
+        if os.isatty(fd):
+            raise RlessError(
+                "an archive is not read from a terminal", "use -i FILE, or a pipe", exit_code=1
+            )
+        chunks = iter(lambda: os.read(fd, limits.CHUNK), b"")
+        return store(chunks, scratch, escape(path or "standard input"))
+    finally:
+        os.close(fd)
+
+
+def store(chunks: Iterable[bytes], scratch: str, what: str) -> int:
+    """Store what comes in a file without a name; return that."""
+    stored = unnamed_file(scratch)
+    size = 0
+    try:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limits.BLOB_BYTES:
+                raise RlessError(f"{what} is larger than {limits.BLOB_BYTES} bytes")
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(stored, view) :]
+    except BaseException as error:
+        os.close(stored)
+        if isinstance(error, OSError):
+            raise RlessError(
+                f"cannot store {what}: {error.strerror}", limits.hint(error.errno), exit_code=1
+            ) from error
+        raise
+    return stored

@@ -1,0 +1,189 @@
+"""The verb `exec`: one more process in a running container, by words or by a process.json.
+
+The process is made by `runtime.host.exec`; here it is described, and waited for.
+"""
+
+from __future__ import annotations
+
+from rootless.errors import RlessError
+from rootless.linux.caps import NUMBERS
+from rootless.oci import validate
+from rootless.runtime.host import exec as runtime
+from rootless.runtime.host import lifecycle
+from rootless.runtime.host.optional_features import Extras
+from rootless.runtime.host.state import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.oci.runtime_spec import Process, Spec
+
+_HIGHEST_ID = 2**32 - 2
+
+
+class Options:
+    """What `exec` takes beside the id.
+
+    Attributes:
+        process: path of an OCI `process` object; None: the container's own is changed.
+        user: "UID[:GID]".
+        terminal: None: as the process.json says.
+    """
+
+    __slots__ = (
+        "apparmor",
+        "args",
+        "capabilities",
+        "console_socket",
+        "cwd",
+        "detach",
+        "env",
+        "groups",
+        "keep_fds",
+        "label",
+        "new_keyring",
+        "no_new_privs",
+        "pid_file",
+        "process",
+        "terminal",
+        "user",
+    )
+
+    def __init__(self, args: list[str]) -> None:
+        self.args = args
+        self.apparmor: str | None = None
+        self.capabilities: list[str] = []
+        self.console_socket: str | None = None
+        self.cwd: str | None = None
+        self.detach = False
+        self.env: list[str] = []
+        self.groups: list[str] = []
+        self.keep_fds: tuple[int, ...] = ()
+        self.label: str | None = None
+        self.new_keyring = True
+        self.no_new_privs = False
+        self.pid_file: str | None = None
+        self.process: str | None = None
+        self.terminal = False
+        self.user: str | None = None
+
+
+def execute(root: str, container_id: str, options: Options) -> int:
+    """Start a process; return its exit code, 0 at once for a detached one.
+
+    Raises:
+        RlessError: the container does not run, or is paused; the program cannot be executed (exit
+            code 126) or is not there (127).
+    """
+    record = Record(root, container_id)
+    facts = record.read()
+    state = record.state()
+    if state["status"] != "running":  # init at its gate lets nobody in
+        raise RlessError(f"container {container_id} is {state['status']}, not running", exit_code=1)
+    spec = record.read_spec()
+    process = describe(spec, options)
+    console = None
+    console_fd = -1
+    if process.get("terminal"):
+        if options.console_socket is not None:
+            console_fd = lifecycle.connect(options.console_socket)
+        elif options.detach:
+            raise RlessError(
+                "a detached process with a terminal needs --console-socket", exit_code=1
+            )
+        else:
+            from rootless.runtime.host.console import Console
+
+            console = Console()
+            console_fd = console.inner
+    elif options.console_socket is not None:
+        raise RlessError("--console-socket is for a process with a terminal", exit_code=1)
+    extras = Extras(spec, process, state)
+    extras.new_keyring = options.new_keyring
+    init = runtime.Init(facts["pid"], facts["start"])
+    entrant = runtime.prepare(
+        spec,
+        process,
+        init,
+        cgroup=facts.get("cgroup"),
+        cache_dir=f"{root}/.seccomp",
+        console_fd=console_fd,
+        keep_fds=options.keep_fds,
+        extras=extras,
+    )
+    started = entrant.start()
+    init.close()
+    if options.pid_file:
+        lifecycle.write_pid_file(options.pid_file, started.pid)
+    if options.detach:
+        return 0
+    from rootless.runtime.host import foreground
+
+    foreground.forward_signals(foreground.send_by(started.pidfd))
+    try:
+        if console is not None:
+            console.take_over()
+        foreground.attend(started.pidfd, started.pid, console, None)
+    finally:
+        if console is not None:
+            console.close()
+    return started.wait()
+
+
+def describe(spec: Spec, options: Options) -> Process:
+    """Return the OCI `process` object.
+
+    Raises:
+        RlessError: an option, or the process.json, is wrong.
+    """
+    own = spec["process"]
+    if options.process is not None:
+        process = validate.check_process(lifecycle.read_json(options.process), options.process)
+        if options.args:
+            process["args"] = options.args
+        if "capabilities" not in process and "capabilities" in own:
+            process["capabilities"] = own["capabilities"]
+        process["terminal"] = bool(process.get("terminal")) or options.terminal
+    else:
+        if not options.args:
+            raise RlessError("exec needs a command, or --process", exit_code=1)
+        process = {**own, "args": options.args, "terminal": options.terminal}
+        process.pop("consoleSize", None)
+    if options.env:
+        process["env"] = [*process.get("env", []), *options.env]
+    if options.cwd is not None:
+        process["cwd"] = options.cwd
+    if options.apparmor:
+        process["apparmorProfile"] = options.apparmor
+    if options.label:
+        process["selinuxLabel"] = options.label
+    if options.no_new_privs:
+        process["noNewPrivileges"] = True
+    if options.user is not None or options.groups:
+        process["user"] = {**process.get("user", {})}
+    if options.user is not None:
+        uid, colon, gid = options.user.partition(":")
+        process["user"]["uid"] = _id(uid, "--user")
+        if colon:
+            process["user"]["gid"] = _id(gid, "--user")
+    if options.groups:
+        process["user"]["additionalGids"] = [
+            _id(gid, "--additional-gids") for gid in options.groups
+        ]
+    for name in options.capabilities:
+        if name not in NUMBERS:
+            raise RlessError(f"--cap {name}: unknown capability", exit_code=1)
+    if options.capabilities:
+        sets: Any = {**process.get("capabilities", {})}
+        for kind in ("bounding", "effective", "permitted"):
+            sets[kind] = sorted({*sets.get(kind, ()), *options.capabilities})
+        process["capabilities"] = sets
+    checked: Process = validate.check_process(process, "exec")
+    return checked
+
+
+def _id(text: str, option: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= _HIGHEST_ID):
+        raise RlessError(f"{option}: {text!r} is not the number of a user or group", exit_code=1)
+    return int(text)

@@ -1,0 +1,1 @@
+"""What runs outside: prepare, clone init, record, end."""

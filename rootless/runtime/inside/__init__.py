@@ -1,0 +1,1 @@
+"""What runs as the container's init, and ends in execve."""

@@ -1,0 +1,166 @@
+"""Who holds new namespaces: what is made in their network, by rless-unshare or not (class 38)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyroute2 import IPRoute
+
+from rootless.errors import SyscallError
+from rootless.linux import mount, namespace_holder, ns, process
+from rootless.network import loopback_guard
+from tests.kernel.test_serve import in_a_fork
+from tests.lib import engine_namespace
+from tests.lib.compiled import static_program
+
+pytestmark = pytest.mark.needs("user namespaces")
+BUILT = os.path.exists(process.own_program(namespace_holder._PROGRAM))
+built = pytest.mark.skipif(not BUILT, reason="rless-unshare was not built")
+WAYS = [pytest.param("program", marks=built), "libc", "python"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the namespaces made by the program, by one with the C library, or by a fork."""
+    if request.param == "python":
+        monkeypatch.setattr(namespace_holder, "_PROGRAM", "nothing-such")
+    elif request.param == "libc":
+        program = str(static_program("helpers/unshare"))
+        monkeypatch.setattr(namespace_holder, "own_program", lambda _: program)
+    return str(request.param)
+
+
+def hold(flags: int, name: str | None = None, address: str = "") -> namespace_holder.Holder:
+    if name is None:
+        return namespace_holder.Holder(flags)
+
+    words = [name, address] if address else [name]
+    return namespace_holder.Holder(
+        flags, interface=(words, lambda: loopback_guard.close_loopback(*words))
+    )
+
+
+def enter(held: namespace_holder.Holder) -> None:
+    held.begin_maps(engine_namespace.make_map("single"))
+    held.enter()
+    held.end()
+
+
+def network() -> dict[str, Any]:
+    """Return the interfaces, and the local routes by others than the loopback."""
+    with IPRoute() as route:
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
+        up = [names[link["index"]] for link in route.get_links() if link["flags"] & 1]
+        routes = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for one in route.get_routes(family=family, table=255):
+                name = names[one.get_attr("RTA_OIF")]
+                if name != "lo":
+                    place = f"{one.get_attr('RTA_DST') or '::'}/{one['dst_len']}"
+                    routes.append([name, place, one["type"], one["scope"], one["proto"]])
+    return {"up": sorted(up), "routes": sorted(routes)}
+
+
+@pytest.mark.needs("tun")
+def test_the_interface_for_pasta(way: str) -> None:
+    address = "02:0a:ff:00:c3:01"
+
+    def case() -> list[Any]:
+        enter(hold(ns.CLONE_NEWNET, "eth7", address))
+        with IPRoute() as route:
+            (link,) = route.get_links(ifname="eth7")
+            return [network(), link.get_attr("IFLA_ADDRESS")]
+
+    found, its_address = in_a_fork(case)
+    assert its_address == address
+    assert found["up"] == ["eth7", "lo"]
+    ours = [route for route in found["routes"] if "fe80" not in route[1] and "ff00" not in route[1]]
+    local, host, everywhere, static = 2, 254, 0, 4  # of IPv6 the kernel tells no scope
+    assert ours == [
+        ["eth7", "127.0.0.0/8", local, host, static],
+        ["eth7", "::/96", local, everywhere, static],
+        ["eth7", "::ffff:0.0.0.0/96", local, everywhere, static],
+    ]
+
+
+def test_the_loopback_is_up(way: str) -> None:
+    def case() -> list[str]:
+        enter(hold(ns.CLONE_NEWNET))
+        up: list[str] = network()["up"]
+        return up
+
+    assert in_a_fork(case) == ["lo"]
+
+
+def test_a_network_that_is_not_new_is_left_alone(way: str) -> None:
+    def case() -> dict[str, Any]:
+        before = network()
+        enter(hold(0))
+        assert network() == before
+        return {}
+
+    in_a_fork(case)
+
+
+def refused(name: str, hide: str = "", address: str = "") -> list[Any]:
+    """Return the call that failed, the error number, and what it is told as."""
+
+    def case() -> list[Any]:
+        enter(hold(0))
+        if hide:
+            mount.mount(hide, "/dev/net/tun", None, mount.MS_BIND)
+        held = hold(ns.CLONE_NEWNET, name, address)
+        with pytest.raises(SyscallError) as caught:
+            held.wait_made()
+        held.close()
+        return [caught.value.call, caught.value.errno, loopback_guard.explain(caught.value).message]
+
+    found: list[Any] = in_a_fork(case)
+    return found
+
+
+@pytest.mark.needs("tun")
+@pytest.mark.parametrize(
+    ("name", "hide", "call", "number"),
+    [
+        ("eth0", "/dev/null", "TUNSETIFF", errno.ENOTTY),
+        ("lo", "", "TUNSETIFF", errno.EINVAL),
+        ("a" * 15 + "b", "", "", errno.EINVAL),
+    ],
+)
+def test_an_interface_that_cannot_be_made(
+    way: str, name: str, hide: str, call: str, number: int
+) -> None:
+    if way == "python" and len(name) > 15:
+        return  # it is cut there, and comes from our own options
+    found, error, told = refused(name, hide)
+    assert call in found
+    assert error == number
+    assert told.startswith("the default network needs /dev/net/tun: ioctl(")
+
+
+@pytest.mark.needs("tun")
+def test_an_address_that_cannot_be(way: str) -> None:
+    _, error, told = refused("eth0", address="01:00:5e:00:00:01")
+    assert error == errno.EADDRNOTAVAIL
+    assert told == "--ns-mac-addr: this cannot be the address of one interface"
+
+
+def test_namespaces_that_cannot_be_made(way: str) -> None:
+    """As before, that is told as what makes them, whatever of it failed."""
+
+    def case() -> list[Any]:
+        enter(hold(0))
+        Path("/proc/sys/user/max_net_namespaces").write_text("0")
+        held = hold(ns.CLONE_NEWNET, "eth0")
+        with pytest.raises(SyscallError) as caught:
+            held.wait_made()
+        held.close()
+        return [caught.value.call, caught.value.errno]
+
+    assert in_a_fork(case) == ["unshare", errno.ENOSPC]

@@ -1,0 +1,258 @@
+"""Wishes + image + facts -> config.json: a pure function, compared with Docker's rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rootless.engine import defaults
+from rootless.engine.request import Device, Mount, RunRequest
+from rootless.engine.spec import generate as specgen
+from rootless.errors import RlessError
+from rootless.linux.caps import NAMES
+from rootless.linux.idmap import IdMap
+from rootless.oci.runtime_spec import Spec
+
+MAP = IdMap([(0, 1000, 1), (1, 100_000, 65_536)], [(0, 1000, 1), (1, 100_000, 65_536)], "k")
+
+
+def request(**changes: Any) -> RunRequest:
+    made = RunRequest()
+    made.image = "image"
+    made.command = ["true"]
+    for name, value in changes.items():
+        assert hasattr(made, name)
+        setattr(made, name, value)
+    return made
+
+
+def generate(
+    made: RunRequest, image: dict[str, Any] | None = None, uid: int = 0, **facts: Any
+) -> Spec:
+    given_facts = specgen.Facts(MAP, uid, uid)
+    for name, value in facts.items():
+        setattr(given_facts, name, value)
+    return specgen.generate(made, image or {}, given_facts)
+
+
+def destinations(spec: Spec) -> list[str]:
+    return [entry["destination"] for entry in spec["mounts"]]
+
+
+def options(spec: Spec, destination: str) -> list[str]:
+    found = [entry for entry in spec["mounts"] if entry["destination"] == destination]
+    assert len(found) == 1, destination
+    return found[0]["options"]
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "flag", "command", "expected"),
+    [
+        (None, ["c"], None, [], ["c"]),
+        (None, ["c"], None, ["x", "y"], ["x", "y"]),
+        (["e", "1"], ["c"], None, [], ["e", "1", "c"]),
+        (["e"], ["c"], None, ["x"], ["e", "x"]),
+        (["e"], ["c"], "f", [], ["f"]),
+        (["e"], ["c"], "f", ["x"], ["f", "x"]),
+        (["e"], ["c"], "", ["x"], ["x"]),
+        ([], ["c"], None, [], ["c"]),
+    ],
+)
+def test_command(
+    entrypoint: Any, cmd: Any, flag: str | None, command: list[str], expected: list[str]
+) -> None:
+    made = request(entrypoint=flag, command=command)
+    image = {"Entrypoint": entrypoint, "Cmd": cmd}
+    assert specgen.command(made, image, None) == expected
+    assert specgen.command(made, image, "/init") == [defaults.INIT_PATH, "--", *expected]
+
+
+def test_no_command() -> None:
+    for image, flag in (({}, None), ({"Entrypoint": ["e"], "Cmd": ["c"]}, "")):
+        with pytest.raises(RlessError, match="no command"):
+            specgen.command(request(command=[], entrypoint=flag), image, None)
+
+
+def test_environment() -> None:
+    made = request(env=["A=flag", "N=a=b", "E="], env_remove=["GONE"], tty=True)
+    image = {"Env": ["PATH=/image", "A=image", "B=image", "GONE=1", "BARE"]}
+    spec = generate(made, image, hostname="box", home="/home/x")
+    found = dict(entry.partition("=")[::2] for entry in spec["process"]["env"])
+    assert found == {
+        "PATH": "/image", "HOSTNAME": "box", "TERM": "xterm", "A": "flag", "B": "image",
+        "BARE": "", "N": "a=b", "E": "", "HOME": "/home/x",
+    }  # fmt: skip
+
+
+def test_a_home_that_was_asked_for_stays() -> None:
+    spec = generate(request(env=["HOME=/mine"]), home="/other")
+    assert "HOME=/mine" in spec["process"]["env"]
+
+
+names = st.lists(st.sampled_from([*NAMES, "ALL"]), max_size=5)
+
+
+@given(names, names, st.booleans(), st.sampled_from([0, 1000]))
+def test_capability_sets(add: list[str], drop: list[str], privileged: bool, uid: int) -> None:
+    made = request(cap_add=add, cap_drop=drop, privileged=privileged)
+    sets = specgen.capabilities(made, uid, len(NAMES) - 1)
+    bounding = set(sets["bounding"])
+    assert sets["inheritable"] == sets["ambient"] == []
+    assert sets["effective"] == sets["permitted"] == (sets["bounding"] if uid == 0 else [])
+    if privileged:
+        assert bounding == (set(add) if "ALL" in drop else set(NAMES)) - set(drop) - {"ALL"}
+    else:
+        # Class 31: never more than Docker's fourteen and what was asked for.
+        allowed = set(NAMES) if "ALL" in add else set(defaults.CAPABILITIES) | set(add)
+        assert bounding <= allowed
+        assert not bounding & (set(drop) - {"ALL"})
+        if "ALL" in drop and "ALL" not in add:
+            assert bounding == set(add) - set(drop)
+
+
+def test_unknown_capability() -> None:
+    with pytest.raises(RlessError, match="CAP_NOPE"):
+        generate(request(cap_add=["CAP_NOPE"]))
+
+
+def test_capabilities_that_this_kernel_lacks() -> None:
+    assert len(specgen.capabilities(request(privileged=True), 0, 37)["bounding"]) == 38
+
+
+def test_namespaces() -> None:
+    kinds = [entry["type"] for entry in generate(request())["linux"]["namespaces"]]
+    assert kinds == ["mount", "pid", "ipc", "uts", "cgroup"]  # the network's is joined by path
+    made = request(pid="host", ipc="host", uts="host", cgroupns="host")
+    assert generate(made)["linux"]["namespaces"] == [{"type": "mount"}]
+    spec = generate(request(), namespace_paths={"pid": "/proc/1/ns/pid"})
+    assert {"type": "pid", "path": "/proc/1/ns/pid"} in spec["linux"]["namespaces"]
+
+
+def test_masks() -> None:
+    linux = generate(request())["linux"]
+    assert linux["maskedPaths"] == list(defaults.MASKED_PATHS)
+    assert linux["readonlyPaths"] == list(defaults.READONLY_PATHS)
+    assert generate(request(privileged=True))["linux"]["maskedPaths"] == []
+    opened = request(security_opt=["unmask=/proc/keys:/proc/sys"])
+    assert "/proc/keys" not in generate(opened)["linux"]["maskedPaths"]
+    assert "/proc/sys" not in generate(opened)["linux"]["readonlyPaths"]
+    assert "/proc/kcore" in generate(opened)["linux"]["maskedPaths"]
+    for option in ("unmask=ALL", "unmask=all", "systempaths=unconfined"):
+        assert generate(request(security_opt=[option]))["linux"]["maskedPaths"] == []
+
+
+def test_a_mount_of_the_users_replaces_ours() -> None:
+    shm = Mount("tmpfs", None, "/dev/shm")
+    shm.tmpfs_size = 1
+    spec = generate(request(mounts=[shm]), files={"/etc/hosts": "/x/hosts"})
+    assert destinations(spec).count("/dev/shm") == 1
+    assert "size=1" in options(spec, "/dev/shm")
+    hosts = Mount("bind", "/mine", "/etc/hosts")
+    spec = generate(request(mounts=[hosts]), files={"/etc/hosts": "/x/hosts"})
+    assert [m["source"] for m in spec["mounts"] if m["destination"] == "/etc/hosts"] == ["/mine"]
+
+
+targets = st.lists(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda p: "/" + "/".join(p)),
+    unique=True,
+    max_size=6,
+)
+
+
+@given(targets)
+def test_a_parent_is_mounted_before_what_lies_in_it(paths: list[str]) -> None:
+    mounts = [Mount("bind", "/src", path) for path in paths]
+    order = [d for d in destinations(generate(request(mounts=mounts))) if d in paths]
+    assert sorted(order) == sorted(paths)
+    for index, path in enumerate(order):
+        assert not any(earlier.startswith(f"{path}/") for earlier in order[:index])
+
+
+def test_options_of_binds() -> None:
+    mount = Mount("bind", "/src", "/dst")
+    assert options(generate(request(mounts=[mount])), "/dst") == ["rbind", "nodev"]
+    mount.read_only = True
+    assert "rro" in options(generate(request(mounts=[mount])), "/dst")
+    mount.recursive = False
+    mount.propagation = "rslave"
+    mount.options = ["noexec", "nosuid"]
+    found = options(generate(request(mounts=[mount])), "/dst")
+    assert found == ["bind", "ro", "nodev", "noexec", "nosuid", "rslave"]
+
+
+def test_options_of_tmpfs() -> None:
+    mount = Mount("tmpfs", None, "/t")
+    assert set(options(generate(request(mounts=[mount])), "/t")) == {
+        "noexec", "nosuid", "nodev", "mode=1777",
+    }  # fmt: skip
+    mount.options = ["exec", "uid=5", "rw"]
+    mount.tmpfs_mode, mount.tmpfs_size, mount.read_only = 0o700, 4096, True
+    found = options(generate(request(mounts=[mount])), "/t")
+    assert set(found) == {"nosuid", "nodev", "uid=5", "ro", "size=4096", "mode=700"}
+
+
+def test_read_only_covers_our_files_and_not_the_users() -> None:
+    mount = Mount("bind", "/src", "/dst")
+    spec = generate(request(read_only=True, mounts=[mount]), files={"/etc/hosts": "/x"})
+    assert spec["root"]["readonly"]
+    assert "ro" in options(spec, "/etc/hosts")
+    assert "ro" not in options(spec, "/dst")
+    assert "rro" not in options(spec, "/dst")
+
+
+def test_devices() -> None:
+    spec = generate(
+        request(devices=[Device("/dev/fuse", "/dev/f", "r"), Device("/dev/x", "/dev/x")])
+    )
+    assert "ro" in options(spec, "/dev/f")
+    assert "ro" not in options(spec, "/dev/x")
+    assert "dev" in options(spec, "/dev/x") or "nodev" not in options(spec, "/dev/x")
+
+
+def test_every_mount_is_nosuid_or_nodev() -> None:
+    """Class 8: a node that the image or a file system brings along is never a device."""
+    mount = Mount("bind", "/src", "/dst")
+    spec = generate(request(mounts=[mount]), files={"/etc/hosts": "/x"})
+    for entry in spec["mounts"]:
+        if entry["destination"] not in ("/dev", "/dev/pts"):
+            assert {"nodev", "rnodev"} & set(entry["options"]), entry
+
+
+def test_a_tty_group_that_is_not_mapped() -> None:
+    single = IdMap([(0, 1000, 1)], [(0, 1000, 1)], "single")
+    assert "gid=5" in options(generate(request()), "/dev/pts")
+    spec = specgen.generate(request(), {}, specgen.Facts(single, 0, 0))
+    assert not any(option.startswith("gid=") for option in options(spec, "/dev/pts"))
+
+
+def test_limits_and_the_rest() -> None:
+    made = request(
+        ulimits=[("nofile", 5, -1)], oom_score_adj=0, sysctls={"net.a": "1"}, domainname="d",
+        annotations={"a": "b"}, security_opt=["no-new-privileges=true"], workdir="/w",
+    )  # fmt: skip
+    spec = generate(made, {"WorkingDir": "/i"}, hostname="h", seccomp={"x": 1})
+    process, linux = spec["process"], spec["linux"]
+    assert process["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 2**64 - 1}]
+    assert process["oomScoreAdj"] == 0
+    assert process["noNewPrivileges"]
+    assert process["cwd"] == "/w"
+    assert linux["sysctl"] == {"net.a": "1"}
+    assert linux["seccomp"] == {"x": 1}
+    assert (spec["hostname"], spec["domainname"]) == ("h", "d")
+    assert spec["annotations"]["a"] == "b"
+    assert generate(request(), {"WorkingDir": "/i"})["process"]["cwd"] == "/i"
+    assert "oomScoreAdj" not in generate(request())["process"]
+
+
+def test_it_changes_nothing_that_it_is_given() -> None:
+    made = request(env=["A=1"], cap_add=["CAP_CHOWN"], annotations={"a": "b"})
+    image = {"Env": ["B=2"], "Cmd": ["c"], "Labels": {"l": "1"}}
+    before = (repr(made), repr(image))
+    spec = generate(made, image)
+    spec["process"]["env"].append("X=1")
+    spec["process"]["args"].append("more")
+    spec["annotations"]["x"] = "y"
+    assert (repr(made), repr(image)) == before

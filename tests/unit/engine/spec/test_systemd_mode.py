@@ -1,0 +1,133 @@
+"""--systemd: when a container is made for systemd, and what it has then."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from rootless.engine.request import Mount, RunRequest
+from rootless.engine.spec import generate as specgen
+from rootless.engine.spec import systemd_mode
+from rootless.errors import RlessError
+from rootless.linux.idmap import IdMap
+from rootless.runtime.cgroup.none import NoCgroup
+
+MAP = IdMap([(0, 1000, 1)], [(0, 1000, 1)], "k")
+
+
+def request(**changes: Any) -> RunRequest:
+    made = RunRequest()
+    made.image = "image"
+    made.command = ["/sbin/init"]
+    for name, value in changes.items():
+        assert hasattr(made, name)
+        setattr(made, name, value)
+    return made
+
+
+def generate(made: RunRequest) -> Any:
+    facts = specgen.Facts(MAP, 0, 0)
+    facts.systemd = "0123456789abcdef" * 4
+    return specgen.generate(made, {"Env": ["A=b"]}, facts)
+
+
+@pytest.mark.parametrize(
+    ("command", "looks"),
+    [
+        ("/sbin/init", True),
+        ("/usr/sbin/init", True),
+        ("/usr/local/sbin/init", True),
+        ("systemd", True),
+        ("/lib/systemd/systemd", True),
+        ("/usr/lib/systemd/systemd", True),
+        ("init", False),
+        ("/bin/init", False),
+        ("/usr/bin/systemd-run", False),
+        ("/bin/sh", False),
+    ],
+)
+def test_which_commands(command: str, looks: bool) -> None:
+    for mode, expected in (
+        ("auto", "tried" if looks else ""),
+        ("true", "required" if looks else ""),
+        ("always", "required"),
+        ("false", ""),
+    ):
+        assert systemd_mode.wanted(request(systemd=mode), [command]) == expected
+
+
+@pytest.mark.parametrize(
+    "other", [{"init": True}, {"pid": "host"}, {"cgroupns": "host"}, {"pid": "container:x"}]
+)
+def test_what_excludes_it(other: dict[str, Any]) -> None:
+    assert systemd_mode.wanted(request(**other), ["/sbin/init"]) == ""
+    for mode in ("true", "always"):
+        with pytest.raises(RlessError, match="systemd cannot run with --"):
+            systemd_mode.wanted(request(systemd=mode, **other), ["/sbin/init"])
+
+
+def test_environment_and_mounts() -> None:
+    spec = generate(request())
+    assert "container=oci" in spec["process"]["env"]
+    assert "container_uuid=0123456789abcdef0123456789abcdef" in spec["process"]["env"]
+    kinds = {entry["destination"]: entry["type"] for entry in spec["mounts"]}
+    for path in ("/run", "/run/lock", "/tmp", "/var/log/journal"):
+        assert kinds[path] == "tmpfs"
+    order = [entry["destination"] for entry in spec["mounts"]]
+    assert order.index("/run") < order.index("/run/lock")
+
+
+def test_the_user_may_mount_there_and_name_it_otherwise() -> None:
+    volume = Mount("bind", "/srv", "/run")
+    spec = generate(request(mounts=[volume], env=["container=lxc"]))
+    (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/run")
+    assert found["source"] == "/srv"
+    assert "container=lxc" in spec["process"]["env"]
+
+
+class Group(NoCgroup):
+    """One that is there."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.path = "/sys/fs/cgroup/x"
+
+
+@pytest.mark.parametrize("network", ["none", "host"])
+def test_its_control_group_is_opened(network: str) -> None:
+    spec = generate(request(network=network))
+    systemd_mode.open_cgroup(spec, Group(), "tried")
+    order = [entry["destination"] for entry in spec["mounts"]]
+    (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/sys/fs/cgroup")
+    assert found["type"] == "cgroup"
+    assert "ro" not in found["options"]
+    assert order.index("/sys") < order.index("/sys/fs/cgroup")
+    (system,) = (entry for entry in spec["mounts"] if entry["destination"] == "/sys")
+    assert {"ro", "rro"}.intersection(system["options"])
+
+
+def test_that_of_the_caller_stays_closed(capfd: pytest.CaptureFixture[str]) -> None:
+    spec = generate(request())
+    systemd_mode.open_cgroup(spec, NoCgroup("nobody delegates"), "tried")
+    (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/sys/fs/cgroup")
+    assert "ro" in found["options"]
+    assert "warning" in capfd.readouterr().err
+    with pytest.raises(RlessError, match="nobody delegates"):
+        systemd_mode.open_cgroup(spec, NoCgroup("nobody delegates"), "required")
+
+
+def test_limits_that_it_could_lift_keep_it_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `nsdelegate` keeps the root of a cgroup namespace from its own limits."""
+    group = Group()
+    group.resources = {"pids": {"limit": 5}}
+    for flags, closed in (("rw", True), ("rw,nsdelegate", False)):
+        line = f"30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 {flags}\n".encode()
+        monkeypatch.setattr("builtins.open", lambda *_, line=line: io.BytesIO(line))
+        spec = generate(request())
+        if closed:
+            with pytest.raises(RlessError, match="could lift its own limits"):
+                systemd_mode.open_cgroup(spec, group, "required")
+        else:
+            systemd_mode.open_cgroup(spec, group, "required")

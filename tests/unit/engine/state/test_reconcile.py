@@ -1,0 +1,39 @@
+"""What is abandoned, and what only seems so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootless.engine.state import container as containers
+from rootless.engine.state import reconcile
+
+DEAD = [2, 1]  # no process of that number began at that time
+ID = "a" * 64
+
+
+def test_an_owner_that_ends_once_it_has_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor is noted, and the owner ends, between our look at the entry and at the owner."""
+    monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
+    reconcile.sweep()
+    path = f"{containers.live_root()}/{ID}"
+    containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
+    looks: list[Any] = []
+
+    def look(process: Any) -> bool:
+        looks.append(process)
+        if len(looks) == 1:
+            entry = {"owner": DEAD, "monitor": containers.this_process(), "rm": False}
+            containers.write_json(path, entry)
+        return containers.is_alive(process)
+
+    monkeypatch.setattr(reconcile, "is_alive", look)
+    reconcile.sweep()
+    assert containers.read_json(path) is not None
+    containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
+    reconcile.sweep()
+    assert containers.read_json(path) is None

@@ -1,0 +1,67 @@
+"""Which platform fits which host."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rootless.errors import RlessError
+from rootless.image.model.platforms import PlatformWish, host_platform, parse_platform
+
+
+class Machine:
+    """Stand in for os.uname()."""
+
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+
+
+@pytest.mark.parametrize(
+    ("machine", "text"),
+    [("x86_64", "linux/amd64"), ("aarch64", "linux/arm64/v8"), ("armv7l", "linux/arm/v7")],
+)
+def test_hosts(monkeypatch: pytest.MonkeyPatch, machine: str, text: str) -> None:
+    monkeypatch.setattr(os, "uname", lambda: Machine(machine))
+    assert str(host_platform()) == text
+    assert not parse_platform(text).explicit
+    assert not parse_platform("linux").explicit
+    assert not parse_platform(None).explicit
+
+
+def test_an_arm_host_takes_the_best_that_it_can_run() -> None:
+    wish = PlatformWish("linux", "arm", "v7", explicit=False)
+    ranks = {
+        variant: wish.rank("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5", "")
+    }
+    assert ranks["v8"] is None
+    assert ranks["v7"] == ranks[""] == 0
+    assert ranks["v6"] == 1 and ranks["v5"] == 2
+
+
+def test_plain_arm64_is_v8() -> None:
+    wish = PlatformWish("linux", "arm64", "v8", explicit=False)
+    assert wish.rank("linux", "arm64", "") == 0
+    assert wish.rank("linux", "arm64", "v8") == 0
+    assert wish.rank("linux", "arm", "v7") is None
+
+
+def test_newer_instructions_only_on_request() -> None:
+    host = PlatformWish("linux", "amd64", "", explicit=False)
+    assert host.rank("linux", "amd64", "v3") is None
+    assert PlatformWish("linux", "amd64", "v3", explicit=True).rank("linux", "amd64", "v3") == 0
+    assert host.rank("windows", "amd64", "") is None
+
+
+@pytest.mark.parametrize("text", ["linux/arm64", "arm64", "aarch64", "linux/aarch64"])
+def test_spellings(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(os, "uname", lambda: Machine("x86_64"))
+    wish = parse_platform(text)
+    assert (wish.os, wish.architecture, wish.explicit) == ("linux", "arm64", True)
+
+
+@pytest.mark.parametrize("text", ["a/b/c/d", "/", "linux/", "nonsense", "linux/\x1b", "x y"])
+def test_what_is_no_platform(text: str) -> None:
+    with pytest.raises(RlessError) as caught:
+        parse_platform(text)
+    assert caught.value.message.isprintable()
