@@ -61,7 +61,7 @@ class Module:
                 if dot and name in COMMANDS:
                     self.ever.add(f"{VERBS}.{node.value}")
                 elif dot:
-                    self.ever.add(f"{FLAGS}.{module}")
+                    self.ever.add(f"{FLAGS}.{module}")  # those of a verb are in its own module
 
     def compile(self) -> bytes:
         """Return the marshalled code of what is executed.

@@ -165,7 +165,8 @@ def _unknown(verb: Verb, name: str, word: str) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    path = f"rootless.cli.flags.{name}"
+    room = "verbs" if "." in name else "flags"
+    path = f"rootless.cli.{room}.{name}"
     __import__(path)
     return sys.modules[path]
 

@@ -409,7 +409,7 @@ class _Holder:
         """End those who have joined, and what they have left in there."""
         if self.mount_ns < 0:
             return
-        from rootless.engine.ranks.join import end_inside
+        from rootless.engine.state.ranks import end_inside
 
         for fd in self.ranks:
             _signal(fd, signal.SIGKILL)

@@ -34,13 +34,12 @@ from rootless.engine.request import RunRequest
 from rootless.engine.spec import generate
 from rootless.engine.state import container as containers
 from rootless.engine.state import monitor_client
-from rootless.errors import RlessError, SyscallError
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.errors import RlessError
+from rootless.linux.process import pidfd_open, start_time
 from rootless.runtime.host import exec as runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Mapping
     from typing import NoReturn
 
@@ -48,13 +47,12 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
+    pass
 
 LOCK = "join-"  # what the name of a lock in `live` begins with
 _NAME = "join-"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _PATIENCE = 10.0  # seconds that a container of the same key may take to be cleared
-_CLEAN_UP = 2.0  # seconds that killed processes may take to end
 # What each rank has of its own; all else is the container's, and so must be the same.
 _OWN = frozenset(
     (
@@ -288,67 +286,3 @@ def _added(container: Container, spec: Spec, facts: generate.Facts) -> list[str]
     asked = RunRequest.from_data(container.facts["request"])
     known = set(generate.environment(asked, container.facts["image_config"], facts))
     return [entry for entry in spec["process"].get("env", ()) if entry not in known]
-
-
-# -- what is left --------------------------------------------------------------------------------
-
-
-def end_inside(container_id: str) -> None:
-    """Kill what is in the mount namespace of a container whose monitor or holder has gone.
-
-    Known by the id, of which nobody else has mounts. The caller's own namespace is left out:
-    the monitor's, and that of programs that serve mounts.
-    """
-    deadline = time.monotonic() + _CLEAN_UP
-    own = os.stat("/proc/self/ns/mnt").st_ino
-    word = container_id.encode()
-    found = True
-    while found and time.monotonic() < deadline:
-        found = False
-        for name in os.listdir("/proc"):
-            if name.isdigit() and _is_inside(name, own, word):
-                found = _kill(name, own, word) or found
-        if found:
-            time.sleep(0.002)
-
-
-def _is_inside(pid: str, own: int, word: bytes) -> bool:
-    try:
-        if os.stat(f"/proc/{pid}/ns/mnt").st_ino == own:
-            return False
-        with open(f"/proc/{pid}/mountinfo", "rb") as file:
-            return word in file.read()
-    except OSError:
-        return False  # another user's, or it has ended
-
-
-def _kill(pid: str, own: int, word: bytes) -> bool:
-    try:
-        pidfd = pidfd_open(int(pid))
-    except SyscallError:
-        return False
-    try:
-        if not _is_inside(pid, own, word):
-            return False  # the number has passed to another
-        pidfd_send_signal(pidfd, signal.SIGKILL)
-        return True
-    except SyscallError:
-        return False
-    finally:
-        os.close(pidfd)
-
-
-def drop_lock(path: str) -> None:
-    """Remove the lock of one who was killed while it made a container; held ones stay."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink:
-            os.unlink(path)
-    except OSError:
-        pass  # it is being made
-    finally:
-        os.close(fd)

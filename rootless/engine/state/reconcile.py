@@ -72,7 +72,7 @@ def sweep() -> None:
             _drop_temporary(f"{root}/{name}")
             continue
         if name.startswith("join-"):
-            from rootless.engine.ranks.join import drop_lock
+            from rootless.engine.state.ranks import drop_lock
 
             drop_lock(f"{root}/{name}")
             continue
@@ -159,7 +159,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
     container = load(container_id)
     directory = f"{containers_root()}/{container_id}"
     if container is not None and container.facts.get("request", {}).get("holds"):
-        from rootless.engine.ranks.join import end_inside
+        from rootless.engine.state.ranks import end_inside
 
         end_inside(container_id)
     if container is None:

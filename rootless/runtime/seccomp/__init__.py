@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # What compile_filter makes of the same object: raise it with every change of its output.
 COMPILER_VERSION = 1
-# What seccomp_default.default_profile returns: likewise. Here, because importing the profile's
+# What default.default_profile returns: likewise. Here, because importing the profile's
 # lists takes longer than all the rest of `default_filter`.
 DEFAULT_VERSION = 1
 
@@ -78,12 +78,12 @@ def default_profile(
 ) -> dict[str, Any]:
     """Return the default profile for this host as an OCI `linux.seccomp` object.
 
-    Args: see `seccomp_default.default_profile`; `kernel` None means the running one.
+    Args: see `default.default_profile`; `kernel` None means the running one.
     """
-    from rootless.runtime.seccomp import default_profile as seccomp_default
+    from rootless.runtime.seccomp import default
 
     uname = os.uname()
-    return seccomp_default.default_profile(
+    return default.default_profile(
         capabilities,
         kernel or _kernel(uname.release),
         uname.machine,

@@ -22,7 +22,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--restart", "POLICY", "value", "restart", "update.policy",
+                ("--restart", "POLICY", "value", "restart", "container.update.policy",
                  "no, on-failure[:MAX], always or unless-stopped"),
             ),
         ),

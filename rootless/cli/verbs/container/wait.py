@@ -17,7 +17,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--condition", "CONDITION", "value", "condition", "wait.condition",
+                ("--condition", "CONDITION", "value", "condition", "container.wait.condition",
                  "not-running (default), next-exit or removed"),
             ),
         ),

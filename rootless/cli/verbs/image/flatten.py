@@ -18,7 +18,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--compression", "METHOD", "value", "compression", "flatten.compression",
+                ("--compression", "METHOD", "value", "compression", "image.flatten.compression",
                  "lz4 (default), zstd, gzip or xz"),
                 ("--keep-owners", "", "flag", "keep_owners", "boolean",
                  "Keep the owners of the files; without it all are root's"),

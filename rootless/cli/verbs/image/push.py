@@ -20,7 +20,7 @@ VERB = Verb(
             (
                 ("--all-tags -a", "", "flag", "all", "boolean", "Push all tags of a repository"),
                 ("--compression --compression-format", "gzip|zstd", "value", "compression",
-                 "push.compression",
+                 "image.push.compression",
                  "How layers are compressed; by default the registry keeps what it has"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which of the images of that name to push"),

@@ -18,11 +18,11 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--filter -f", "KEY=VALUE", "list", "filters", "search.condition",
+                ("--filter -f", "KEY=VALUE", "list", "filters", "image.search.condition",
                  "Show only some: stars=N, is-official=true, is-automated=true"),
                 ("--format", "FORMAT", "value", "format", "text",
                  "table, json, or a template such as '{{.Name}} {{.StarCount}}'"),
-                ("--limit", "N", "value", "limit", "search.most", "Show N at most (25)"),
+                ("--limit", "N", "value", "limit", "image.search.most", "Show N at most (25)"),
                 ("--no-trunc", "", "flag", "full", "boolean", "Show whole descriptions"),
             ),
         ),

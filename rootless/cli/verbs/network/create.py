@@ -18,7 +18,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--driver -d", "DRIVER", "value", "driver", "network_create.driver",
+                ("--driver -d", "DRIVER", "value", "driver", "network.create.driver",
                  "Only `bridge`"),
                 ("--subnet", "SUBNET", "list", "subnets", "required",
                  "Addresses, as 10.89.7.0/24; one of each family"),
@@ -34,7 +34,7 @@ VERB = Verb(
                 ("--ignore", "", "flag", "ignore", "boolean",
                  "One that is there already is no failure"),
                 ("--attachable", "", "flag", "accepted", "boolean", "Each network is, here"),
-                ("--ipam-driver", "DRIVER", "value", "accepted", "network_create.ipam",
+                ("--ipam-driver", "DRIVER", "value", "accepted", "network.create.ipam",
                  "Only `default`"),
             ),
         ),

@@ -32,7 +32,7 @@ VERB = Verb(
                     "TYPE",
                     "value",
                     "type",
-                    "inspect.kind",
+                    "system.inspect.kind",
                     "container, image, volume or network",
                 ),
             ),

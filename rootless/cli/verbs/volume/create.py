@@ -18,7 +18,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--driver -d", "DRIVER", "value", "driver", "volume_create.driver",
+                ("--driver -d", "DRIVER", "value", "driver", "volume.create.driver",
                  "Only `local`: volumes are directories of the storage"),
                 ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label"),
                 ("--opt -o", "KEY=VALUE", "map", "options", "label",

@@ -87,7 +87,7 @@ print(*sys.modules)
     assert not loaded & {
         "rootless.linux.libseccomp",
         "rootless.runtime.seccomp.compiler",
-        "rootless.runtime.seccomp.default_profile",
+        "rootless.runtime.seccomp.default",
         "ctypes",
         "hashlib",
         "typing",

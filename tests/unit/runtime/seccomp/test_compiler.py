@@ -12,7 +12,8 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.linux import libseccomp as linux
-from rootless.runtime.seccomp import compiler, default_profile
+from rootless.runtime.seccomp import compiler
+from rootless.runtime.seccomp import default as default_profile
 from rootless.runtime.seccomp.compiler import Profile, compile_filter
 
 KILL, KILL_THREAD = linux.ACT_KILL_PROCESS, linux.ACT_KILL_THREAD

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rootless.runtime import seccomp
-from rootless.runtime.seccomp import default_profile
+from rootless.runtime.seccomp import default
 from rootless.runtime.seccomp.compiler import Profile
 
 MACHINES = ("x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "loongarch64")
@@ -17,12 +17,12 @@ MACHINES = ("x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "loongarch64")
 def resolved() -> str:
     """Return all that the profile can resolve to, in one string."""
     everything = [
-        default_profile.default_profile(
+        default.default_profile(
             caps, kernel, machine, allow_nested_userns=nested, socketcall=socketcall
         )
         for machine in MACHINES
         for kernel in ((4, 7), (6, 18))
-        for caps in [(), *((name,) for name in default_profile.CAPABILITIES)]
+        for caps in [(), *((name,) for name in default.CAPABILITIES)]
         for nested in (False, True)
         for socketcall in (False, True)
     ]
@@ -38,14 +38,14 @@ def test_a_changed_profile_has_a_new_version() -> None:
 
 
 def test_each_capability_of_the_profile_is_in_the_name_of_the_file() -> None:
-    assert tuple(seccomp._CAPABILITY_BITS) == default_profile.CAPABILITIES
+    assert tuple(seccomp._CAPABILITY_BITS) == default.CAPABILITIES
     bits = list(seccomp._CAPABILITY_BITS.values())
     assert bits == [1 << at for at in range(len(bits))]
 
 
 @pytest.mark.parametrize("machine", [*MACHINES, "vax"])
 def test_each_machine_has_a_valid_profile(machine: str) -> None:
-    profile = default_profile.default_profile((), (6, 18), machine)
+    profile = default.default_profile((), (6, 18), machine)
     Profile(profile)
     assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
     assert json.loads(json.dumps(profile)) == profile
@@ -63,7 +63,7 @@ def test_never_allowed_without_a_capability() -> None:
         syslog umount umount2 unshare userfaultfd vhangup vm86 vm86old
     """.split()
     for machine in MACHINES:
-        profile = default_profile.default_profile((), (6, 18), machine)
+        profile = default.default_profile((), (6, 18), machine)
         allowed = {
             name
             for rule in profile["syscalls"]
@@ -81,9 +81,7 @@ def test_never_allowed_without_a_capability() -> None:
 
 
 def test_no_call_is_allowed_twice() -> None:
-    everything = (*default_profile.CAPABILITIES,)
-    profile = default_profile.default_profile(
-        everything, (6, 18), "x86_64", allow_nested_userns=True
-    )
+    everything = (*default.CAPABILITIES,)
+    profile = default.default_profile(everything, (6, 18), "x86_64", allow_nested_userns=True)
     names = profile["syscalls"][0]["names"]
     assert len(names) == len(set(names))

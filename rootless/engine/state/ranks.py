@@ -1,0 +1,84 @@
+"""What a container of several ranks (`--join`) leaves behind when it is killed, and its end.
+
+Nobody is the parent of all its processes, so they are found by the mount namespace that they
+are in; and the lock under which it is made belongs to nobody once its maker was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from rootless.errors import SyscallError
+from rootless.linux.process import pidfd_open, pidfd_send_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
+    import _signal as signal
+
+_CLEAN_UP = 2.0  # seconds that killed processes may take to end
+
+
+def end_inside(container_id: str) -> None:
+    """Kill what is in the mount namespace of a container whose monitor or holder has gone.
+
+    Known by the id, of which nobody else has mounts. The caller's own namespace is left out:
+    the monitor's, and that of programs that serve mounts.
+    """
+    deadline = time.monotonic() + _CLEAN_UP
+    own = os.stat("/proc/self/ns/mnt").st_ino
+    word = container_id.encode()
+    found = True
+    while found and time.monotonic() < deadline:
+        found = False
+        for name in os.listdir("/proc"):
+            if name.isdigit() and _is_inside(name, own, word):
+                found = _kill(name, own, word) or found
+        if found:
+            time.sleep(0.002)
+
+
+def _is_inside(pid: str, own: int, word: bytes) -> bool:
+    try:
+        if os.stat(f"/proc/{pid}/ns/mnt").st_ino == own:
+            return False
+        with open(f"/proc/{pid}/mountinfo", "rb") as file:
+            return word in file.read()
+    except OSError:
+        return False  # another user's, or it has ended
+
+
+def _kill(pid: str, own: int, word: bytes) -> bool:
+    try:
+        pidfd = pidfd_open(int(pid))
+    except SyscallError:
+        return False
+    try:
+        if not _is_inside(pid, own, word):
+            return False  # the number has passed to another
+        pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except SyscallError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def drop_lock(path: str) -> None:
+    """Remove the lock of one who was killed while it made a container; held ones stay."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            os.unlink(path)
+    except OSError:
+        pass  # it is being made
+    finally:
+        os.close(fd)
