@@ -142,7 +142,7 @@ def test_nothing_is_imported_after_the_fork() -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from rootless.runtime import exec as runtime
+from rootless.runtime.host import exec as runtime
 seen = []
 class Watch:
     def find_spec(self, name, path=None, target=None):

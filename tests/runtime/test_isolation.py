@@ -121,7 +121,7 @@ def test_imports_fail_after_the_barrier() -> None:
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from rootless.runtime import init
+from rootless.runtime.inside import init
 init.forbid_imports()
 import os  # loaded
 for load in (lambda: __import__("wave"), lambda: "x".encode("punycode")):

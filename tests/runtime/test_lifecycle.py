@@ -226,7 +226,9 @@ _STOPPED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 from rootless.linux import idmap
-from rootless.runtime import cli, state, sync
+from rootless.runtime import sync
+from rootless.runtime.commands import main as cli
+from rootless.runtime.host import state
 def stop(*_):
     os.kill(os.getpid(), signal.SIGSTOP)
 point = sys.argv.pop(1)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 DRIVER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from rootless.engine import userns
+from rootless.engine import idmap_policy as userns
 from rootless.engine.start.sandbox import Birth
 from rootless.engine.request import RunRequest
 if sys.argv[3] == "fork":

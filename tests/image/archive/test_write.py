@@ -279,7 +279,7 @@ def test_memory_does_not_grow_with_a_layer(workshop: Workshop) -> None:
             tar.addfile(info, zero)
     code = (
         "import sys\n"
-        "from rootless.image import tarsplit\n"
+        "from rootless.image.layer import tarsplit\n"
         "from rootless.image.transfer.import_ import import_tar\n"
         "from rootless.image.registry.progress import Progress\n"
         "from rootless.image.store.store import Store\n"

@@ -266,7 +266,7 @@ def test_each_limit_has_a_key_and_each_key_a_limit() -> None:
 def test_limits_are_set(tmp_path: Path) -> None:
     text = "[images]\nmax-concurrent-uploads = 9\n[images.limits]\nlayers = 7\nidle-seconds = 2\n"
     code = (
-        "from rootless.image import limits as l\n"
+        "from rootless.image.model import limits as l\n"
         "print(l.LAYERS, l.IDLE_SECONDS, l.CONCURRENT_UPLOADS)"
     )
     env = {"RLESS_CONFIG": str(put(tmp_path / "c.toml", text)), "PYTHONPATH": str(ROOT)}

@@ -329,7 +329,7 @@ def test_ctrl_c_leaves_a_whole_store(workshop: Workshop) -> None:
 PULL = """
 import sys
 sys.path.insert(0, {root!r})
-from rootless.image import pull
+from rootless.image.transfer import pull
 from rootless.image.store.store import Store
 from tests.lib.image_store import map_for
 pull.pull({name!r}, Store({store!r}), policy="always", quiet=True, idmap_for=map_for)

@@ -178,7 +178,7 @@ def test_a_mirror_that_lies_is_made_good(workshop: Workshop, tmp_path: Path) -> 
         )
         code = (
             "import sys\n"
-            "from rootless.image import pull\n"
+            "from rootless.image.transfer import pull\n"
             "from rootless.image.store.store import Store\n"
             "from tests.lib.image_store import map_for\n"
             "print(pull.pull(sys.argv[1], Store(sys.argv[2]), policy='always', quiet=True,"

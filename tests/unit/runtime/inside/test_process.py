@@ -31,7 +31,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from rootless.errors import RlessError
 from rootless.linux import ns, process as kernel
-from rootless.runtime import process
+from rootless.runtime.inside import process
 ns.unshare(ns.CLONE_NEWUSER | ns.CLONE_NEWNS)
 kept = os.open("/", os.O_PATH)
 os.chroot(sys.argv[2])
