@@ -83,7 +83,7 @@ static bool attending, begun, over;
 static char said[BLOCK]; /* 'A' */
 static char *text, *facts;
 
-static void let_go(int *fd)
+static void close_fd(int *fd)
 {
 	if (*fd >= 0)
 		close(*fd);
@@ -159,7 +159,7 @@ static void finish(struct stream *stream)
 {
 	stream->at = stream->end = 0;
 	if (stream == &streams[IN])
-		let_go(&stream->sink);
+		close_fd(&stream->sink);
 	if (stream->source > 2)
 		close(stream->source);
 	stream->source = -1;
@@ -244,7 +244,7 @@ static void attend(const int *fds)
 	line = fds[0];
 	begin_streams(fds + 1);
 	send(asking, "a", 1, MSG_NOSIGNAL);
-	let_go(&asking);
+	close_fd(&asking);
 	attending = true;
 	set_mask(old_mask | ALWAYS | (flags & FORWARD ? ~OURS : 0), NULL);
 	listen_to(ALWAYS | (flags & FORWARD ? ENDING : 0));
@@ -269,7 +269,7 @@ static bool hear_maker(void)
 	if (rights && rights->cmsg_type == SCM_RIGHTS)
 		memcpy(fds, CMSG_DATA(rights), rights->cmsg_len - CMSG_LEN(0));
 	if (size == 0)
-		let_go(&asking);
+		close_fd(&asking);
 	else if (size > 0 && said[0] == 'A')
 		attend(fds);
 	else if (size > 0 && said[0] == 'S')
@@ -285,7 +285,7 @@ static void hear_link(void)
 	if (size < 0)
 		return; /* ECONNRESET comes once, before what the monitor has said last */
 	if (size == 0) {
-		let_go(&line);
+		close_fd(&line);
 		over |= begun; /* else the maker's end tells more */
 		return;
 	}
@@ -331,7 +331,7 @@ __attribute__((noreturn)) static void interrupt(int number)
 	char detail[16];
 
 	shutdown(line, SHUT_RDWR);
-	let_go(&line);
+	close_fd(&line);
 	for (int i = IN; i <= ERR; i++)
 		finish(&streams[i]);
 	for (look(WNOHANG); end.si_pid == 0; look(WNOHANG)) {

@@ -65,7 +65,7 @@ static int empty(int dir, int top)
 					child = openat(top, name, O_RDONLY | O_DIRECTORY |
 						       O_NOFOLLOW | O_CLOEXEC);
 					error = child < 0 ? errno : empty(child, top);
-					let_go(&child);
+					close_fd(&child);
 				}
 				if (error)
 					return error;
@@ -156,7 +156,7 @@ static void end_orphans(void)
 		snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
 		fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 		size = fd < 0 ? -1 : read(fd, said, sizeof(said) - 1);
-		let_go(&fd);
+		close_fd(&fd);
 		said[size < 0 ? 0 : size] = 0;
 		found = false;
 		for (at = said; *at >= '0' && *at <= '9'; at++) {
@@ -185,10 +185,10 @@ void end_cgroup(void)
 	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
 
 	end_orphans();
-	let_go(&me.oom_fd);
+	close_fd(&me.oom_fd);
 	if (kill >= 0 && write(kill, "1", 1) < 0)
-		let_go(&kill); /* the removal tells */
-	let_go(&kill);
+		close_fd(&kill); /* the removal tells */
+	close_fd(&kill);
 	while (dir >= 0 && unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT &&
 	       now() < deadline) {
 		lseek(dir, 0, SEEK_SET);
@@ -197,7 +197,7 @@ void end_cgroup(void)
 			break;
 		rest(5);
 	}
-	let_go(&dir);
+	close_fd(&dir);
 }
 
 /* Wait for a child's end. SIGCHLD is blocked: none is missed between the two calls. */
@@ -235,7 +235,7 @@ static void leave_networks(void)
 	shutdown(me.member, SHUT_WR);
 	while (poll(&end, 1, CLEAN_UP) > 0 && read(me.member, said, sizeof(said)) > 0)
 		;
-	let_go(&me.member);
+	close_fd(&me.member);
 }
 
 /* Take away what was made, in the reverse order. What cannot be is left to the next command,

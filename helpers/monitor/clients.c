@@ -10,11 +10,11 @@ bool is_open(const struct client *client)
 
 void close_client(struct client *client)
 {
-	let_go(&client->fd);
-	let_go(&client->in);
+	close_fd(&client->fd);
+	close_fd(&client->in);
 	close_sink(&client->sinks[OUT]);
 	close_sink(&client->sinks[ERR]);
-	client->attached = client->starter = client->leash = false;
+	client->attached = client->starter = client->stop_on_disconnect = false;
 }
 
 static void answer(struct client *client, char kind, int error)
@@ -48,7 +48,7 @@ static int attach(struct client *client, int flags, const int *fds, int count)
 	return 0;
 }
 
-static void obey(struct client *client, const unsigned char *said, size_t size, int *fds, int count)
+static void dispatch(struct client *client, const unsigned char *said, size_t size, int *fds, int count)
 {
 	struct winsize window = { 0 };
 	int error;
@@ -85,8 +85,8 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 		snprintf(me.name, sizeof(me.name), "%.*s", 255, (const char *)said + 1);
 		break;
 	case 'D':
-		client->leash = false;
-		let_go(&client->in); /* its end means nothing any more */
+		client->stop_on_disconnect = false;
+		close_fd(&client->in); /* its end means nothing any more */
 		break;
 	}
 	for (int i = 0; i < count; i++)
@@ -96,7 +96,7 @@ static void obey(struct client *client, const unsigned char *said, size_t size, 
 /* The other side has gone. If it was the command that started the container, that is the end. */
 static void lose_client(struct client *client)
 {
-	if (client->leash && !me.ended) {
+	if (client->stop_on_disconnect && !me.ended) {
 		stop_restarts();
 		give_up_start();
 		signal_init(SIGKILL);
@@ -104,7 +104,7 @@ static void lose_client(struct client *client)
 	close_client(client);
 }
 
-void hear(struct client *client)
+void read_message(struct client *client)
 {
 	unsigned char said[4096];
 	union {
@@ -132,7 +132,7 @@ void hear(struct client *client)
 		return;
 	}
 	memset(said + size, 0, size < 5 ? 5 - size + 1 : 1);
-	obey(client, said, size, fds, count);
+	dispatch(client, said, size, fds, count);
 }
 
 struct client *free_place(void)
@@ -144,7 +144,7 @@ struct client *free_place(void)
 }
 
 /* Take a new client: a process of the same user, who else could be in that directory? */
-void admit(void)
+void accept_client(void)
 {
 	struct client *client = free_place();
 	int fd = accept4(me.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -173,7 +173,7 @@ void tell_end(void)
 				close_client(client);
 			continue;
 		}
-		let_go(&client->in);
+		close_fd(&client->in);
 		for (int stream = OUT; stream <= ERR; stream++)
 			if (client->sinks[stream].at == client->sinks[stream].end)
 				close_sink(&client->sinks[stream]);
@@ -181,7 +181,7 @@ void tell_end(void)
 }
 
 /* Feed those who are slow to the end, however long it takes them; nothing else is left to do. */
-void linger(void)
+void drain(void)
 {
 	for (bool left = true; left;) {
 		left = false;
@@ -191,7 +191,7 @@ void linger(void)
 			left |= is_open(client);
 		}
 		if (left)
-			turn(true);
+			poll_once(true);
 	}
 }
 
@@ -207,8 +207,8 @@ void tell_starter(const char *said, size_t size)
 void tell_begun(void)
 {
 	tell_starter("B", 1);
-	for (int i = 0; i < CLIENTS && number("leash", 0) == UNTIL_BEGUN; i++)
-		clients[i].leash = false;
+	for (int i = 0; i < CLIENTS && number("stop_on_disconnect", 0) == UNTIL_BEGUN; i++)
+		clients[i].stop_on_disconnect = false;
 }
 
 /* The command that started the container is the first client, attached from the start. After a
@@ -234,7 +234,7 @@ void begin_client(void)
 	client->sinks[OUT].fd = (int)number("client_out", -1);
 	client->sinks[ERR].fd = (int)number("client_err", -1);
 	client->attached = client->starter = client->fd >= 0;
-	client->leash = number("leash", 0);
+	client->stop_on_disconnect = number("stop_on_disconnect", 0);
 	never_wait(client->fd);
 	never_wait(client->in);
 	never_wait(client->sinks[OUT].fd);

@@ -57,7 +57,7 @@ static void log_rotate(void)
 		log_name(to, number);
 		renameat2(me.dir, from, me.dir, to, 0); /* ENOENT: so many there are not yet */
 	}
-	let_go(&logs.fd);
+	close_fd(&logs.fd);
 }
 
 bool log_append(struct iovec *parts, int count)
@@ -195,7 +195,7 @@ void log_end(void)
 			end_line(stream);
 		json_flush();
 	}
-	let_go(&logs.fd);
+	close_fd(&logs.fd);
 }
 
 void log_begin(void)

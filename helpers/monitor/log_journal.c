@@ -8,10 +8,10 @@ static bool journal_connect(void)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
-	let_go(&logs.fd);
+	close_fd(&logs.fd);
 	logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (logs.fd >= 0 && connect(logs.fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		let_go(&logs.fd);
+		close_fd(&logs.fd);
 	return logs.fd >= 0;
 }
 
@@ -32,7 +32,7 @@ static bool journal_send(const struct msghdr *message)
 			return false;
 		else {
 			again = true; /* it was started anew */
-			let_go(&logs.fd);
+			close_fd(&logs.fd);
 		}
 	}
 }

@@ -35,7 +35,7 @@ static void watch_client(int who)
 	}
 	if (client->in >= 0 && typed.at == typed.end && !me.ended) {
 		if (me.pty < 0 && me.in < 0)
-			let_go(&client->in); /* nobody is there to read it: let that be known */
+			close_fd(&client->in); /* nobody is there to read it: let that be known */
 		else
 			watch(client->in, POLLIN, TYPE, who, 0);
 	}
@@ -90,7 +90,7 @@ static void act(int index)
 		break;
 	case HEAR:
 		if (is_open(client))
-			hear(client);
+			read_message(client);
 		break;
 	case READER:
 		if (client->sinks[stream].fd != polls[index].fd)
@@ -113,7 +113,7 @@ static void act(int index)
 		break;
 	case INPUT:
 		if (polls[index].revents & POLLERR && me.pty < 0)
-			let_go(&me.in);
+			close_fd(&me.in);
 		pass_input();
 		break;
 	case HEALTH:
@@ -126,7 +126,7 @@ static void act(int index)
 		lose_rank(who);
 		break;
 	case ADMIT:
-		admit();
+		accept_client();
 		break;
 	}
 }
@@ -142,7 +142,7 @@ static int sooner(int timeout, long long at)
 }
 
 /* Wait for one round of events and handle them. */
-void turn(bool block)
+void poll_once(bool block)
 {
 	int timeout = -1;
 
@@ -180,7 +180,7 @@ static void end_run(void)
 		waitpid(me.init, &status, 0);
 		me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	}
-	let_go(&me.init_fd);
+	close_fd(&me.init_fd);
 	end_start();
 	check_memory();
 	if (me.health_fd >= 0) {
@@ -194,13 +194,13 @@ static void end_run(void)
 	/* What other processes that outlive it may still write is not waited for. */
 	while (chunk.size || take_last(OUT) || take_last(ERR))
 		if (chunk.size)
-			turn(true);
+			poll_once(true);
 	log_end();
 	for (int stream = OUT; stream <= ERR; stream++)
 		if (me.sources[stream] != me.pty)
-			let_go(&me.sources[stream]);
+			close_fd(&me.sources[stream]);
 	hang_up();
-	let_go(&me.in);
+	close_fd(&me.in);
 	me.sources[OUT] = me.sources[ERR] = -1;
 	me.done = !again;
 }
@@ -226,10 +226,10 @@ void run(void)
 			signal_init(SIGKILL);
 		}
 		if (!me.done)
-			turn(true);
+			poll_once(true);
 	}
 	clean_up();
-	let_go(&me.listener);
+	close_fd(&me.listener);
 	tell_end();
-	linger();
+	drain();
 }

@@ -57,7 +57,7 @@ struct client {
 	struct sink sinks[2];
 	bool attached;
 	bool starter;      /* it has started the container, and is told whether that worked */
-	bool leash;        /* and its end is the container's */
+	bool stop_on_disconnect;        /* and its end is the container's */
 };
 
 extern struct monitor {
@@ -175,11 +175,11 @@ void take_input(struct client *client);
 /* clients.c: connections: who comes, what they ask, what they are told */
 bool is_open(const struct client *client);
 void close_client(struct client *client);
-void hear(struct client *client);
+void read_message(struct client *client);
 struct client *free_place(void);
-void admit(void);
+void accept_client(void);
 void tell_end(void);
-void linger(void);
+void drain(void);
 void tell_starter(const char *said, size_t size);
 void tell_begun(void);
 void begin_client(void);
@@ -201,7 +201,7 @@ bool schedule_restart(void);
 void start_again(void);
 
 /* loop.c: the loop: wait for events, act, come to the end */
-void turn(bool block);
+void poll_once(bool block);
 void run(void);
 
 /* -- small things ------------------------------------------------------------------------ */
@@ -214,7 +214,7 @@ static inline long long now(void) /* ms that never jump */
 	return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
 }
 
-static inline void let_go(int *fd)
+static inline void close_fd(int *fd)
 {
 	if (*fd >= 0)
 		close(*fd);

@@ -69,7 +69,7 @@ void end_health(void)
 	int status = 0;
 
 	waitpid(me.health, &status, 0);
-	let_go(&me.health_fd);
+	close_fd(&me.health_fd);
 	me.health_at = now() + (WIFEXITED(status) && WEXITSTATUS(status) == SEARCHING ?
 				number("health_start_interval", 5000) :
 				number("health_interval", 30000));

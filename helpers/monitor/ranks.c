@@ -21,7 +21,7 @@ static bool same_mount_ns(const char *pid, const struct stat *wanted)
 	fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	same = fd >= 0 && fstat(fd, &found) == 0 && found.st_ino == wanted->st_ino &&
 	       found.st_dev == wanted->st_dev;
-	let_go(&fd);
+	close_fd(&fd);
 	return same;
 }
 
@@ -68,7 +68,7 @@ int join_rank(int pidfd)
 /* One has ended. After the last one nothing is left to hold. */
 void lose_rank(int i)
 {
-	let_go(&ranks[i]);
+	close_fd(&ranks[i]);
 	if (--joined == 0 && !me.ended) {
 		signal_init(SIGTERM);
 		me.kill_at = now() + CLEAN_UP;
@@ -107,9 +107,9 @@ static bool kill_inside(const struct stat *inside)
 			if (fd >= 0 && same_mount_ns(name, inside) &&
 			    syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0) == 0)
 				found = true;
-			let_go(&fd);
+			close_fd(&fd);
 		}
-	let_go(&dir);
+	close_fd(&dir);
 	return found;
 }
 
@@ -127,11 +127,11 @@ void end_ranks(void)
 
 		if (ranks[i] >= 0 && now() < deadline)
 			poll(&one, 1, (int)(deadline - now()));
-		let_go(&ranks[i]);
+		close_fd(&ranks[i]);
 	}
 	/* Never our own one, whatever we were told. */
 	if (fstat(mount_ns, &inside) == 0 && !same_mount_ns("self", &inside))
 		while (kill_inside(&inside) && now() < deadline)
 			poll(NULL, 0, 2);
-	let_go(&mount_ns);
+	close_fd(&mount_ns);
 }

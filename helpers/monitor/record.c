@@ -16,7 +16,7 @@ static bool write_file(const char *name, const char *data, size_t size)
 	/* ext4 takes care of data before a rename only where that replaces a file: else there
 	 * would be an empty one after a power cut. */
 	fd = whole ? openat(me.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
-	let_go(&fd);
+	close_fd(&fd);
 	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);

@@ -78,10 +78,10 @@ void start_again(void)
 	for (int i = 0; i < CLIENTS; i++)
 		slow |= is_open(&clients[i]) && has_backlog(&clients[i]);
 	if (slow && fork() == 0) {
-		let_go(&me.listener);
-		let_go(&me.member);
+		close_fd(&me.listener);
+		close_fd(&me.member);
 		restart.at = 0;
-		linger();
+		drain();
 		_exit(0);
 	}
 	for (int i = 0; i < CLIENTS; i++)

@@ -20,7 +20,7 @@ int signal_init(int number)
 /* The application runs: now it gets what it was sent. */
 void begin_signals(void)
 {
-	let_go(&me.starting);
+	close_fd(&me.starting);
 	for (int number = 1; me.asked; number++, me.asked >>= 1)
 		if (me.asked & 1)
 			signal_init(number);

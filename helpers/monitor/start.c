@@ -21,7 +21,7 @@ static void open_gate(void)
 	event("start"); /* before there can be an end to tell of */
 	if (me.gate >= 0 && write(me.gate, "s", 1) < 0)
 		errno = 0; /* init was killed: the end of its pipe tells */
-	let_go(&me.gate);
+	close_fd(&me.gate);
 }
 
 static void fail(const char *said, size_t size)
@@ -91,13 +91,13 @@ void end_start(void)
 		fail_briefly("init was killed before it was ready", 125);
 	if (!me.failed)
 		tell_begun();
-	let_go(&me.gate);
+	close_fd(&me.gate);
 	begin_signals();
 }
 
 /* Nobody wants it any more: the gate stays closed. */
 void give_up_start(void)
 {
-	let_go(&me.starting);
-	let_go(&me.gate);
+	close_fd(&me.starting);
+	close_fd(&me.gate);
 }

@@ -10,8 +10,8 @@ char spare[CHUNK];
 
 void close_sink(struct sink *sink)
 {
-	let_go(&sink->fd);
-	let_go(&sink->spill);
+	close_fd(&sink->fd);
+	close_fd(&sink->spill);
 	sink->at = sink->end = sink->holes = 0;
 	sink->todo = 0;
 }
@@ -22,7 +22,7 @@ static bool is_alone(const struct client *client)
 	for (int i = 0; i < CLIENTS; i++)
 		if (&clients[i] != client && is_open(&clients[i]) && clients[i].attached)
 			return false;
-	return client->leash || logs.driver == LOG_NONE;
+	return client->stop_on_disconnect || logs.driver == LOG_NONE;
 }
 
 bool has_backlog(const struct client *client)
@@ -35,8 +35,8 @@ bool has_backlog(const struct client *client)
 void lose_reader(struct client *client, int stream)
 {
 	close_sink(&client->sinks[stream]);
-	if (client->leash && is_alone(client) && me.pty < 0)
-		let_go(&me.sources[stream]);
+	if (client->stop_on_disconnect && is_alone(client) && me.pty < 0)
+		close_fd(&me.sources[stream]);
 }
 
 /* Give a client what its pipe takes: the backlog first, then the chunk. */
@@ -143,7 +143,7 @@ bool take(int stream)
 		return false;
 	if (size <= 0) { /* a terminal says EIO when its last writer has gone */
 		if (me.sources[stream] != me.pty)
-			let_go(&me.sources[stream]);
+			close_fd(&me.sources[stream]);
 		me.sources[stream] = -1;
 		return false;
 	}
@@ -162,7 +162,7 @@ void hang_up(void)
 {
 	if (me.sources[OUT] == me.pty)
 		me.sources[OUT] = -1;
-	let_go(&me.pty);
+	close_fd(&me.pty);
 }
 
 /* Write to the application what was typed; it may have closed its standard input. */
@@ -176,7 +176,7 @@ void pass_input(void)
 		if (size < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (size < 0) {
-			let_go(&me.in);
+			close_fd(&me.in);
 			break;
 		}
 		typed.at += size;
@@ -196,9 +196,9 @@ void take_input(struct client *client)
 		pass_input();
 		return;
 	}
-	let_go(&client->in);
+	close_fd(&client->in);
 	if (me.pty < 0 && me.stdin_once)
-		let_go(&me.in);
-	if (client->leash)
+		close_fd(&me.in);
+	if (client->stop_on_disconnect)
 		hang_up(); /* a terminal without keys: its window was closed, its connection broke */
 }

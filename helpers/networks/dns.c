@@ -397,7 +397,7 @@ static void answer(const struct asker *asker, const uint8_t *data, int size)
 	sendmsg(dns_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-static void let_go(struct question *question)
+static void close_fd(struct question *question)
 {
 	int number = (int)(question - questions);
 
@@ -472,7 +472,7 @@ void dns_reply(int number)
 	if (size < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (size < 0) { /* nobody listens there */
-		let_go(question);
+		close_fd(question);
 		question->used = true;
 		question->attempt++;
 		ask(question);
@@ -483,14 +483,14 @@ void dns_reply(int number)
 		return; /* not to what we asked */
 	memcpy(said, question->query, 2);
 	answer(&question->asker, said, (int)size);
-	let_go(question);
+	close_fd(question);
 }
 
 void dns_late(void)
 {
 	for (int i = 0; i < QUESTIONS; i++)
 		if (questions[i].used && now() > questions[i].deadline) {
-			let_go(&questions[i]);
+			close_fd(&questions[i]);
 			questions[i].used = true;
 			questions[i].attempt++;
 			ask(&questions[i]);

@@ -103,8 +103,8 @@ static void act(struct epoll_event *event)
 	int number = (int)(uint32_t)event->data.u64;
 
 	switch ((enum kind)(event->data.u64 >> 32)) {
-	case LISTENER: admit(listener); break;
-	case CLIENT: hear(number); break;
+	case LISTENER: accept_client(listener); break;
+	case CLIENT: read_message(number); break;
 	case READY: pasta_ready(); break;
 	case PASTA: pasta_ended(); break;
 	case DNS: dns_datagram(); break;

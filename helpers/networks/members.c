@@ -21,7 +21,7 @@ static bool is_ours(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == getuid();
 }
 
-void admit(int listener)
+void accept_client(int listener)
 {
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), i;
 
@@ -321,7 +321,7 @@ static ssize_t receive(int fd, char *data, size_t room, int *fds, int *count)
 	return size;
 }
 
-void hear(int number)
+void read_message(int number)
 {
 	static char said[MESSAGE];
 	char *words[WORDS + 1] = { NULL }, answer[2];

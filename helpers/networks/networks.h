@@ -93,8 +93,8 @@ void answer_waiting(void);
 void new_pasta(int process, int pipe);
 
 /* members.c: who is in which network, and what commands ask */
-void admit(int listener);
-void hear(int number);
+void accept_client(int listener);
+void read_message(int number);
 void drop_client(int number);
 int place_of(const struct address *address);
 

@@ -23,9 +23,9 @@ def main() -> int:
         log.enabled = facts["debug"]
         if facts["storage"]:
             os.environ["RLESS_STORAGE"] = facts["storage"]
-        from rootless.engine.attach.session import Followed
+        from rootless.engine.attach.session import AttachedContainer
 
-        followed = Followed(link, (stdin, stdout, stderr), pid, facts)
+        followed = AttachedContainer(link, (stdin, stdout, stderr), pid, facts)
         if state == "attend":
             code = followed.follow()
             if sys.stdout is not None:

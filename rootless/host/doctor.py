@@ -1,7 +1,7 @@
 """`rless doctor`: look at this host, and print each fact, what it means and how to change it.
 
 What decides is tried, not guessed: the namespaces are made, the ids mapped, the drivers mounted.
-`facts` reads, `trial` tries, `checks` judges.
+`facts` reads, `probe` tries, `checks` judges.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read facts of this host: the kernel, its limits, programs, mounts, control groups.
 
-Reading only: nothing is tried here (that is `trial`) and nothing is judged (that is `doctor`).
+Reading only: nothing is tried here (that is `probe`) and nothing is judged (that is `doctor`).
 What parses text is a pure function of it. A file that is absent or unreadable is a fact too, and
 comes back as None.
 """

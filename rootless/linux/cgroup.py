@@ -88,7 +88,7 @@ def find_own() -> str | None:
     return None
 
 
-def hasten(group: str) -> int:
+def prime_migration(group: str) -> int:
     """Have the kernel prepare for the next move of a process between groups.
 
     The first move after a while waits for an RCU grace period, 4 to 20 ms with the hierarchy

@@ -16,7 +16,7 @@ else:
     import _signal as signal
 
 
-def become(
+def exec_helper(
     steps: Callable[[], NoReturn], out_fd: int, error_fd: int, keep: Collection[int]
 ) -> NoReturn:
     """Make the child ready, then go through `steps`, which end in execve; never return.

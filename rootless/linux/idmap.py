@@ -218,7 +218,7 @@ def become_root(*, keep_groups: bool = False) -> None:
                 raise SyscallError("setresuid(0)", error.errno or 0) from error
 
 
-class Newborn:
+class NamespacedChild:
     """A child in new namespaces, a user namespace first, in which it waits for its id maps.
 
     It has all capabilities in that namespace, from the first moment, and still the caller's own
@@ -375,13 +375,13 @@ def spawn(idmap: IdMap, namespaces: int, body: Callable[[], NoReturn]) -> int:
     """Fork a child into a new user namespace (and others); return its pid once it is mapped.
 
     Args:
-        namespaces, body: see `Newborn`.
+        namespaces, body: see `NamespacedChild`.
 
     Raises:
         SyscallError: unshare failed in the child, with its errno.
         RlessError: the maps could not be written. The child is gone then.
     """
-    child = Newborn(namespaces, body)
+    child = NamespacedChild(namespaces, body)
     child.begin_maps(idmap)
     child.release()
     return child.pid

@@ -9,7 +9,7 @@ import os
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 
 
-def unnamed_file(directory: str) -> int:
+def open_tmpfile(directory: str) -> int:
     """Return a new regular file (mode 0600) for reading and writing that has no name.
 
     Where the file system has no O_TMPFILE, the file has a name for the time between two calls:

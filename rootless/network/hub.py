@@ -195,7 +195,7 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
 
     def meanwhile() -> None:
         try:
-            transparent.append(_furnish(pasta, way_out))
+            transparent.append(_populate(pasta, way_out))
         except RlessError as error:
             reason.append(error)
 
@@ -206,7 +206,7 @@ def _make(ids: IdMap, way_out: bool) -> Hub:
         _become(program, theirs.detach(), pasta, sockets, streams, transparent[0])
 
     try:
-        child = idmap.Newborn(ns.CLONE_NEWNET, body, before=before, meanwhile=meanwhile)
+        child = idmap.NamespacedChild(ns.CLONE_NEWNET, body, before=before, meanwhile=meanwhile)
         child.begin_maps(ids)
         child.release()
         theirs.close()
@@ -244,7 +244,7 @@ def _resolver_socket(kind: int) -> _socket.socket:
     return made
 
 
-def _furnish(pasta: Pasta | None, way_out: bool) -> bool:
+def _populate(pasta: Pasta | None, way_out: bool) -> bool:
     """Make the hub's network: the way out, forwarding to it, and nothing else between bridges.
 
     Returns:

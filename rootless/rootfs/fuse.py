@@ -120,7 +120,7 @@ class Server:
             self._told = True
             self._tell(b"g" + self._words)
 
-    def look_ahead(self, words: bytes) -> None:
+    def prefetch(self, words: bytes) -> None:
         """Have rless-serve ask for what will be wanted (`ahead`), as soon as there is the mount.
 
         Wait for nothing. Once at most, and before `attach`.
@@ -242,7 +242,7 @@ class Server:
     def _fork(self) -> int:
         """Make the mount, and fork a child that becomes the program; return the mount."""
         from rootless.linux import idmap
-        from rootless.linux.exec_helper import become
+        from rootless.linux.exec_helper import exec_helper
 
         try:
             fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -273,7 +273,7 @@ class Server:
         self.pid = os.fork()
         if self.pid == 0:
             keep = (fuse_fd,) if self._keep_fd < 0 else (fuse_fd, self._keep_fd)
-            become(serve, self._log_fd, self._log_fd, keep)
+            exec_helper(serve, self._log_fd, self._log_fd, keep)
         process.begin_elsewhere(self.pid)
         os.close(wait_fd)
         os.close(apart_fd)

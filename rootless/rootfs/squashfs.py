@@ -188,10 +188,10 @@ class Begun:
         if self._server is not None:
             self._server.mount()
 
-    def look_ahead(self, words: bytes) -> None:
+    def prefetch(self, words: bytes) -> None:
         """Have the image asked for what will be wanted (`rootfs.prefetch`); wait for nothing."""
         if self._server is not None:
-            self._server.look_ahead(words)
+            self._server.prefetch(words)
 
     def attach(self, target: str) -> tuple[str, int]:
         """Show the mount, read-only, at `target`; return (what serves it, pid).
@@ -234,7 +234,7 @@ def show(
         os.makedirs(lower.path, 0o700, exist_ok=True)
         try:
             if ahead:
-                begun.look_ahead(ahead)
+                begun.prefetch(ahead)
             lower.program, lower.pid = begun.attach(lower.path)
         except RlessError as reason:
             from rootless.rootfs import unpacked

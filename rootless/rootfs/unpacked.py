@@ -18,7 +18,7 @@ from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import caps, idmap, ns, process, tree
 from rootless.linux import mount as mounts
-from rootless.linux.exec_helper import become
+from rootless.linux.exec_helper import exec_helper
 from rootless.rootfs import fuse
 from rootless.rootfs.entries import lock, make_entry
 
@@ -113,7 +113,7 @@ def _unpack(program: str, source: Packed, directory: str) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(lambda: _unpack_alone(program, source, directory), -1, writer, [source.fd])
+        exec_helper(lambda: _unpack_alone(program, source, directory), -1, writer, [source.fd])
     os.close(writer)
     code, said = process.outcome(pid, reader)
     # 2: an owner, an attribute or a device that nobody here can make.

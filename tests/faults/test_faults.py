@@ -118,9 +118,9 @@ def test_a_full_sweep_by_many_at_once(own_rless: Product) -> None:
     for container_id in made:
         os.kill(monitor_of(rless, container_id), signal.SIGKILL)
     sweeps: list[subprocess.Popen[bytes]] = [rless.start("ps", "-a") for _ in range(6)]
-    for sweep in sweeps:
-        out, err = sweep.communicate(timeout=60)
-        assert sweep.returncode == 0, err
+    for reconcile in sweeps:
+        out, err = reconcile.communicate(timeout=60)
+        assert reconcile.returncode == 0, err
         assert out.count(b"Exited (137)") + out.count(b"Up ") == 6, out
     assert rless("ps", "-q").out == ""
     rless("rm", *[f"many{number}" for number in range(6)]).expect()

@@ -24,7 +24,7 @@ def group() -> Iterator[Path]:
 
 def test_nobody_is_moved(group: Path) -> None:
     before = cgroup.membership()
-    child = cgroup.hasten(str(group))
+    child = cgroup.prime_migration(str(group))
     assert child
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 1  # EOPNOTSUPP: a thread stays in its domain
@@ -45,7 +45,7 @@ def test_it_is_not_refused_for_want_of_permission(group: Path) -> None:
 
 
 def test_without_the_program_or_the_group(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = cgroup.hasten(f"{group}/none")
+    child = cgroup.prime_migration(f"{group}/none")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     monkeypatch.setattr(cgroup, "_HASTEN", "rless-nothing")
-    assert cgroup.hasten(str(group)) == 0
+    assert cgroup.prime_migration(str(group)) == 0

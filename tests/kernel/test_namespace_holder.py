@@ -30,7 +30,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "python":
         monkeypatch.setattr(namespace_holder, "_PROGRAM", "nothing-such")
     elif request.param == "libc":
-        program = str(static_program("helpers/unshare"))
+        program = str(static_program("helpers/userns_holder"))
         monkeypatch.setattr(namespace_holder, "own_program", lambda _: program)
     return str(request.param)
 

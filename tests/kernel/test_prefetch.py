@@ -122,10 +122,10 @@ def asked(
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         begun = begin(way, "single", make)
         if not late:
-            begun.look_ahead(told)
+            begun.prefetch(told)
         begun.mount()
         if late:
-            begun.look_ahead(told)
+            begun.prefetch(told)
         _, pid = begun.attach(str(target))
         ends = [os.waitpid(other, 0)[1] for other in askers() if other != pid]
         if stop:
@@ -214,7 +214,7 @@ def test_what_is_mounted_on(tree: Path, tmp_path: Path, way: str) -> None:
 def test_as_well_where_it_was_linked_with_the_c_library(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    instead(monkeypatch, static_program("helpers/serve"))
+    instead(monkeypatch, static_program("helpers/fuse_server"))
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
     lib = target / "usr/lib/there"
 
@@ -304,7 +304,7 @@ def test_who_asks_ends_with_what_it_asks(tree: Path, tmp_path: Path) -> None:
             assert server is not None
             while len(askers()) < 2:
                 time.sleep(0.001)
-            begun.look_ahead(told)
+            begun.prefetch(told)
             begun.close()
             ends += [os.waitpid(other, 0)[1] for other in askers()]
         return ends

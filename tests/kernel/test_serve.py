@@ -288,7 +288,7 @@ def test_it_has_none_where_it_was_linked_with_the_c_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on processors that helpers/common/bare.c does not know."""
-    instead(monkeypatch, static_program("helpers/serve"))
+    instead(monkeypatch, static_program("helpers/fuse_server"))
     found = serve(ABOUT, {"port": 1}, "outside")
     assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")
 

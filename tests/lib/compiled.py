@@ -17,6 +17,8 @@ def static_program(source: str, flags: str = "") -> Path:
     """Return the static program made from a C file, or those of a directory, readable by all."""
     path = ROOT / source
     files = sorted(path.glob("*.[ch]")) if path.is_dir() else [path]
+    if path.is_dir():  # what the programs of several files share
+        files += (ROOT / "helpers" / "common").glob("*.[ch]")
     text = flags.encode() + b"".join(file.read_bytes() for file in files)
     name = f"{Path(source).stem}-{hashlib.sha256(text).hexdigest()[:16]}"
     directory = ROOT / ".venv" / "test-programs"

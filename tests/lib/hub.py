@@ -26,7 +26,7 @@ class Member:
         self.hub = hub.enter(idmap_policy.identity(idmap_policy.Subordinate()), way_out=False)
         joiner = bridge.Joiner(self.hub)
         joiner.fork()
-        child = idmap.Newborn(
+        child = idmap.NamespacedChild(
             ns.CLONE_NEWNET, _wait, inside=self.hub.userns, meanwhile=netlink.loopback_up
         )
         self.pid = child.pid

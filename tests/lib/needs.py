@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rootless.host import facts
-from rootless.host import probe as trial
+from rootless.host import facts, probe
 from rootless.linux import subid
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "compiler": lambda: any(shutil.which(name) for name in ("cc", "gcc", "clang")),
     "default route": _default_route,
     "delegated cgroup": _delegated_cgroup,
-    "fuse": lambda: bool(trial.bounded(trial.device, "/dev/fuse")),
+    "fuse": lambda: bool(probe.bounded(probe.device, "/dev/fuse")),
     "keyrings": lambda: os.path.exists("/proc/keys"),
     "libseccomp": lambda: facts.find_library("libseccomp.so.2") is not None,
     "nfs directory": lambda: os.path.isdir(os.environ.get("RLESS_TEST_NFS", "")),
@@ -58,8 +57,8 @@ FACTS: dict[str, Callable[[], bool]] = {
     "root": lambda: os.getuid() == 0,
     "slurm": lambda: "RLESS_TEST_SLURM" in os.environ,
     "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
-    "tun": lambda: bool(trial.bounded(trial.device, "/dev/net/tun")),
-    "user namespaces": lambda: bool(trial.bounded(trial.user_namespace)),
+    "tun": lambda: bool(probe.bounded(probe.device, "/dev/net/tun")),
+    "user namespaces": lambda: bool(probe.bounded(probe.user_namespace)),
     "virtual machine": _virtual_machine,
     "x86_64": lambda: os.uname().machine == "x86_64",
 }

@@ -12,8 +12,8 @@
 Of `rless run` the front is the launcher (helpers/foreground), which forks before it executes
 Python: so there is one Python process, and what stays in front of a container takes some kilobytes.
 It becomes Python (`cli.foreground`) where a terminal is to be served, or something went wrong.
-Elsewhere, and where the launcher is a script, `lead` forks. Either way the two say the same to each
-other.
+Elsewhere, and where the launcher is a script, `fork_foreground` forks. Either way the two say the
+same to each other.
 
 The maker ends with the front, and the container with it until its application has begun: from
 then on the link is a leash only where the front stays.
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from rootless.engine.start.pipes import Wires
+    from rootless.engine.start.pipes import Pipes
     from rootless.engine.state.container import Container
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
-LEASH, UNTIL_BEGUN = 1, 2  # of the monitor's order `leash`
+LEASH, UNTIL_BEGUN = 1, 2  # of the monitor's order `stop_on_disconnect`
 _PROXY, _DETACH, _PYTHON = 16, 8, 32
 
 
@@ -54,19 +54,25 @@ class Attachment:
         says: what the front prints when it leaves the container alone.
     """
 
-    __slots__ = ("keys", "leash", "proxy", "says", "streams")
+    __slots__ = ("keys", "proxy", "says", "stop_on_disconnect", "streams")
 
     def __init__(
-        self, streams: Sequence[str], keys: str | None, *, proxy: bool, leash: bool, says: str = ""
+        self,
+        streams: Sequence[str],
+        keys: str | None,
+        *,
+        proxy: bool,
+        stop_on_disconnect: bool,
+        says: str = "",
     ) -> None:
         self.streams = tuple(streams)
         self.keys = keys
         self.proxy = proxy
-        self.leash = leash
+        self.stop_on_disconnect = stop_on_disconnect
         self.says = says
 
 
-class Front:
+class Foreground:
     """The front, as the maker sees it."""
 
     __slots__ = ("_fd",)
@@ -75,7 +81,7 @@ class Front:
         self._fd = fd
 
     def hand_over(
-        self, container: Container, attachment: Attachment, wires: Wires, keep: bool, notify: str
+        self, container: Container, attachment: Attachment, pipes: Pipes, keep: bool, notify: str
     ) -> None:
         """Give it the container.
 
@@ -96,8 +102,8 @@ class Front:
             "storage": os.environ.get("RLESS_STORAGE"),
             "debug": log.enabled,
         }
-        flags, fds = 0, [wires.link]
-        for bit, fd in ((1, wires.stdin), (2, wires.stdout), (4, wires.stderr)):
+        flags, fds = 0, [pipes.link]
+        for bit, fd in ((1, pipes.stdin), (2, pipes.stdout), (4, pipes.stderr)):
             if fd >= 0:
                 flags |= bit
                 fds.append(fd)
@@ -113,7 +119,7 @@ class Front:
             unix.send(self._fd, b"A" + bytes([flags]) + says + b"\0" + text, fds)
         except OSError:
             pass  # it was killed, and we are about to be
-        wires.close_front_ends()
+        pipes.close_front_ends()
 
     def settle(self) -> None:
         """Be sure that it sends no signal any more, and end with it no longer.
@@ -135,12 +141,12 @@ class Front:
         os._exit(0)
 
 
-def of_launcher() -> Front | None:
+def of_launcher() -> Foreground | None:
     """Return the launcher, if that is in front of us."""
-    return Front(launch.front) if launch.front >= 0 else None
+    return Foreground(launch.front) if launch.front >= 0 else None
 
 
-def lead(maker: Callable[[Front], int]) -> int:
+def fork_foreground(maker: Callable[[Foreground], int]) -> int:
     """Run `maker` with a front: the launcher if that is one, else us, and the maker in a fork.
 
     Returns:
@@ -171,16 +177,16 @@ def lead(maker: Callable[[Front], int]) -> int:
             os._exit(code)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(theirs)
-    from rootless.engine.attach.session import Lead
+    from rootless.engine.attach.session import ForegroundParent
 
-    return Lead(ours, pid).follow()
+    return ForegroundParent(ours, pid).follow()
 
 
-def _make(maker: Callable[[Front], int], fd: int) -> None:
+def _make(maker: Callable[[Foreground], int], fd: int) -> None:
     """Run the maker in its process, which ends; tell the front what came of it."""
     code = 0
     try:
-        said = b"R" + maker(Front(fd)).to_bytes(4, "little", signed=True)
+        said = b"R" + maker(Foreground(fd)).to_bytes(4, "little", signed=True)
     except KeyboardInterrupt:
         os._exit(130)
     except RlessError as error:

@@ -1,7 +1,7 @@
 """The front's side of a container that is being started: followed to its end, or let go.
 
-`Lead` is the front that has forked its maker, and waits to get the container from it. `Followed` is
-the container; the launcher becomes that too (`cli.foreground`), where it cannot go on in C.
+`ForegroundParent` is the front that has forked its maker, and waits to get the container from it.
+`AttachedContainer` is the container; the launcher becomes that too (`cli.foreground`), where it cannot go on in C.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KILLED = "the container's monitor was killed, and the container with it"
 _LONGEST = 65536  # bytes of a message
 
 
-class Lead:
+class ForegroundParent:
     """The front that has forked its maker, until it gets the container from it."""
 
     def __init__(self, fd: int, pid: int) -> None:
@@ -48,7 +48,9 @@ class Lead:
         link = fds.pop(0)
         pipes = [fds.pop(0) if message[1] & bit else -1 for bit in (1, 2, 4)]
         facts = jsontext.loads(message[2:].partition(b"\0")[2])
-        followed = Followed(link, (pipes[0], pipes[1], pipes[2]), self._pid, facts, self._why)
+        followed = AttachedContainer(
+            link, (pipes[0], pipes[1], pipes[2]), self._pid, facts, self._why
+        )
         return followed.follow()
 
     def _why(self) -> int:
@@ -94,7 +96,7 @@ class InterruptedStartError(Exception):
         self.number = number
 
 
-class Followed:
+class AttachedContainer:
     """A container that was handed over, and what the front has of it.
 
     Attributes:
@@ -114,7 +116,7 @@ class Followed:
         Args:
             link: to the monitor. pipes: stdin, stdout, stderr; -1: there is none.
             pid: of the maker, then of the monitor: a child of ours.
-            facts: see `Front.hand_over`.
+            facts: see `Foreground.hand_over`.
             why: gives, or raises, what a maker has said of its end; None: it tells the user.
         """
         from rootless.engine.state.monitor_client import Client

@@ -602,7 +602,7 @@ def _become_small(orders: Orders) -> None:
     """Become a program that takes 0.1 MB in place of 6; return where there is none."""
     from rootless.engine.monitor import execute as hold
 
-    hold.keep(orders)
+    hold.exec_keeper(orders)
 
 
 def _leave_caller(kept: set[int]) -> None:

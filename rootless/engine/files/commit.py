@@ -28,7 +28,7 @@ from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import sha256
 from rootless.image.model.reference import parse
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight, store_lock
+from rootless.image.store.staging import Staging, store_lock
 from rootless.image.store.store import Store, record_name
 from rootless.image.transfer import additional_stores
 from rootless.image.transfer.remove import collect
@@ -81,7 +81,7 @@ def commit(
     config = apply(_container_config(container, image), change)
     chains: set[str] = set()
     try:
-        with _halted(container, pause), store_lock(store.root), InFlight(store.root) as flight:
+        with _halted(container, pause), store_lock(store.root), Staging(store.root) as flight:
             records.make_frame(store.root)
             made = _make(store, image, container, flight.path, chains)
             history = {"created_by": _created_by(container), "comment": message, "author": author}

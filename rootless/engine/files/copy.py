@@ -79,7 +79,7 @@ _STEP_SECONDS = 0.2
 _HOST_MODES = 0o777
 
 
-class Wish:
+class CopyRequest:
     """What a command line asks for.
 
     Attributes:
@@ -95,7 +95,7 @@ class Wish:
         self.quiet = quiet
 
 
-def copy(source: str, destination: str, wish: Wish) -> None:
+def copy(source: str, destination: str, wish: CopyRequest) -> None:
     """Copy between a container and the host; one of the two is CONTAINER:PATH.
 
     Raises:
@@ -284,7 +284,9 @@ def _host_side(text: str) -> Side:
 # -- from a container ----------------------------------------------------------------------------
 
 
-def _from_container(container: Container, source: Path, destination: str, wish: Wish) -> None:
+def _from_container(
+    container: Container, source: Path, destination: str, wish: CopyRequest
+) -> None:
     name = container.facts["name"]
     if destination == "-":
         rootfs_access.call(
@@ -331,7 +333,7 @@ def _where(path: Path, top: bytes | None) -> str:
     return str(path) if top is None or path.name != top else os.path.dirname(str(path))
 
 
-def _archive(root_fd: int, name: str, source: Path, wish: Wish) -> None:
+def _archive(root_fd: int, name: str, source: Path, wish: CopyRequest) -> None:
     """Write a file or a tree to standard output, as a tar archive."""
     spot = _container_side(root_fd, name).source(source, wish.follow)
     assert spot.status is not None
@@ -354,7 +356,7 @@ def _archive(root_fd: int, name: str, source: Path, wish: Wish) -> None:
 
 
 def _to_container(
-    container: Container, source: str, destination: Path, shown_name: str, wish: Wish
+    container: Container, source: str, destination: Path, shown_name: str, wish: CopyRequest
 ) -> None:
     name = container.facts["name"]
     where = f"{name}:{destination}"

@@ -11,7 +11,7 @@ from rootless.errors import RlessError, escape
 from rootless.image.config.user import resolve_user
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.registry.progress import Progress
-from rootless.image.store.staging import InFlight
+from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def save(
     if form == "docker-dir" and len(images) > 1:
         raise RlessError("--format docker-dir holds one image only", "use another format", 1)
     options = {"form": form, "compression": compression}
-    with InFlight(store.root) as flight:
+    with Staging(store.root) as flight:
         if form in ("oci-dir", "docker-dir"):
             if output is None:
                 raise RlessError(f"--format {form} is a directory", "name it by --output", 1)

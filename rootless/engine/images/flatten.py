@@ -19,11 +19,11 @@ from rootless.engine import idmap_policy
 from rootless.errors import RlessError, escape
 from rootless.image.squashfs.image_file import CONFIG_PATH
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight
+from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
 from rootless.image.transfer.pull import ensure_layers, pull
 from rootless.linux import caps, idmap, ns, process
-from rootless.linux.exec_helper import become
+from rootless.linux.exec_helper import exec_helper
 from rootless.rootfs import fuse
 from rootless.rootfs import mount as mount_layers
 
@@ -102,7 +102,7 @@ def flatten(
     ]
     if not keep_owners:
         arguments.append("-all-root")
-    with InFlight(store.root) as flight:
+    with Staging(store.root) as flight:
         temporary = f"{output}.{os.getpid()}.tmp"
         fd = _create(temporary, output)
         try:
@@ -189,7 +189,7 @@ class _Job:
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
-            become(lambda: self._pack(mounted.path), writer, writer, [self.fd])
+            exec_helper(lambda: self._pack(mounted.path), writer, writer, [self.fd])
         os.close(writer)
         code, said = process.outcome(pid, reader)
         if code != 0:

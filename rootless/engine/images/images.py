@@ -227,9 +227,9 @@ def _match(patterns: Sequence[str], parts: Sequence[str]) -> bool:
 def containers_of_images() -> dict[str, tuple[str, bool]]:
     """Return the ids of images that containers are made of: to (container's name, it runs)."""
     from rootless.engine.state.container import all_ids, load
-    from rootless.engine.state.reconcile import sweep
+    from rootless.engine.state.reconcile import reconcile
 
-    sweep()
+    reconcile()
     found: dict[str, tuple[str, bool]] = {}
     for container_id in all_ids():
         container = load(container_id)
@@ -287,7 +287,7 @@ def tag(source: str, target: str) -> None:
         RlessError: no such image; the name is no name of an image, or has a digest.
     """
     from rootless.image.store import records
-    from rootless.image.store.staging import InFlight, store_lock
+    from rootless.image.store.staging import Staging, store_lock
     from rootless.image.transfer import additional_stores
 
     reference = parse(target)
@@ -298,7 +298,7 @@ def tag(source: str, target: str) -> None:
     find(source)
     store = Store(paths.storage_root())
     records.make_frame(store.root)
-    with store_lock(store.root), InFlight(store.root) as flight:
+    with store_lock(store.root), Staging(store.root) as flight:
         image = find(source)  # once more: nobody can delete its layers now
         if image.root != store.root:
             additional_stores.adopt(image, store.root, flight.path, named=False)

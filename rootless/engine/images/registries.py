@@ -19,7 +19,7 @@ from rootless.image.registry.endpoint import AbsentError, Endpoint
 from rootless.image.registry.http import Client, finish, read_body
 from rootless.image.registry.progress import Progress
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight, clear_leftovers, store_lock
+from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store
 from rootless.image.transfer.push import push as push_image
 from rootless.image.transfer.push import tags_of
@@ -65,7 +65,7 @@ def push(
         progress.say(f"The push refers to repository [{target.registry}/{target.repository}]")
         records.make_frame(store.root)
         clear_leftovers(store.root)
-        with store_lock(store.root), InFlight(store.root) as flight:
+        with store_lock(store.root), Staging(store.root) as flight:
             digest, size = push_image(
                 image, target, store, flight.path, progress, compression=compression
             )

@@ -16,7 +16,7 @@ from rootless.engine.state.container import (
     find,
     is_alive,
     load,
-    put_ballast,
+    reserve_space,
 )
 from rootless.errors import RlessError
 from rootless.linux.tree import remove_tree
@@ -67,7 +67,7 @@ def remove(
         except RlessError as error:
             outcomes[reference] = error
     failures = _delete_all(claimed, volumes)
-    put_ballast()  # a full disk may have room for it again
+    reserve_space()  # a full disk may have room for it again
     for reference, outcome in outcomes.items():
         identifier = going[reference].id if reference in going else ""
         yield reference, failures.get(identifier, outcome)

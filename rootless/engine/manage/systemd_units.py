@@ -29,7 +29,7 @@ POLICIES = (
 RESTART_UNIT = "rless-restart.service"
 
 
-class Wishes:
+class UnitOptions:
     """What the flags of `generate systemd` ask for; the defaults are those of none.
 
     Attributes:
@@ -53,7 +53,7 @@ class Wishes:
         self.program = program
 
 
-def unit(reference: str, wishes: Wishes, arguments: Sequence[str] = ()) -> tuple[str, str]:
+def unit(reference: str, wishes: UnitOptions, arguments: Sequence[str] = ()) -> tuple[str, str]:
     """Return (file name, text) of the unit of a container.
 
     Args:
@@ -213,9 +213,9 @@ def to_restart() -> list[Container]:
     Those of the policy always and, if nobody has stopped them, unless-stopped: such a one ran
     until the machine went down, or until the service was stopped.
     """
-    from rootless.engine.state.reconcile import sweep
+    from rootless.engine.state.reconcile import reconcile
 
-    sweep()
+    reconcile()
     here = os.uname().nodename
     found = []
     for container_id in all_ids():

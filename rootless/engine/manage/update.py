@@ -55,7 +55,7 @@ def change(container: Container, names: list[str], act: Callable[[], None]) -> N
         if not write_new(note, entry):
             from rootless.engine.state import reconcile
 
-            reconcile.sweep()  # it may be that of a command that was killed
+            reconcile.reconcile()  # it may be that of a command that was killed
             if not write_new(note, entry):
                 raise RlessError(
                     f"container {name} is being changed by another command", "try again", 1

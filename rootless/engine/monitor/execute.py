@@ -101,7 +101,7 @@ def decode(fd: int) -> Orders:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-def hold(orders_fd: int, container_id: str) -> NoReturn:
+def exec_monitor(orders_fd: int, container_id: str) -> NoReturn:
     """Stay with the container to its end, as the monitor; never return.
 
     Args:
@@ -123,7 +123,7 @@ def hold(orders_fd: int, container_id: str) -> NoReturn:
     os._exit(0)
 
 
-def keep(orders: Orders) -> None:
+def exec_keeper(orders: Orders) -> None:
     """Become the program, as the keeper of a process of `exec`; return where there is none."""
     try:
         _execute(encode(orders), "rless: keeper of an exec")

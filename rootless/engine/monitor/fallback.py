@@ -38,7 +38,7 @@ _REAP = 1.0  # seconds between two looks at orphans that may have ended
 _FIRST_DELAY, _LONGEST_DELAY, _LONG_RUN = 100, 60000, 10.0  # ms, ms, seconds
 _LONGEST_POLL = 1 << 30  # ms: poll(2) takes an int
 _LONGEST = 4096  # bytes of a reason: who reads it has no room for more
-_UNTIL_BEGUN = 2  # the order `leash`: not for longer; 1: until it lets go
+_UNTIL_BEGUN = 2  # the order `stop_on_disconnect`: not for longer; 1: until it lets go
 _HEAD = 5  # bytes before the body of a frame of init
 
 
@@ -121,7 +121,10 @@ class _Holder:
             client = Client(fd)
             client.stdin = self.number("client_in", -1)
             client.sinks = [Sink(self.number(f"client_{name}", -1)) for name in ("out", "err")]
-            client.attached, client.leash = True, bool(self.number("leash"))
+            client.attached, client.stop_on_disconnect = (
+                True,
+                bool(self.number("stop_on_disconnect")),
+            )
             self.clients.append(client)
             self.starter = client
             for pipe in (fd, client.stdin, *(sink.fd for sink in client.sinks)):
@@ -194,8 +197,8 @@ class _Holder:
 
     def _tell_begun(self) -> None:
         self._tell_starter(b"B")
-        if self.starter is not None and self.number("leash") == _UNTIL_BEGUN:
-            self.starter.leash = False
+        if self.starter is not None and self.number("stop_on_disconnect") == _UNTIL_BEGUN:
+            self.starter.stop_on_disconnect = False
 
     def _tell_starter(self, message: bytes) -> None:
         if self.starter is not None:
@@ -263,7 +266,7 @@ class _Holder:
 
     def _is_alone(self, client: Client) -> bool:
         others = any(other.attached for other in self.clients if other is not client)
-        return not others and (client.leash or self.log.driver == "none")
+        return not others and (client.stop_on_disconnect or self.log.driver == "none")
 
     def _drop(self, client: Client) -> None:
         client.close()
@@ -272,7 +275,12 @@ class _Holder:
 
     def _lose_reader(self, client: Client, stream: int) -> None:
         client.sinks[stream].close()
-        if client.leash and self._is_alone(client) and self.pty < 0 and self.sources[stream] >= 0:
+        if (
+            client.stop_on_disconnect
+            and self._is_alone(client)
+            and self.pty < 0
+            and self.sources[stream] >= 0
+        ):
             os.close(self.sources[stream])  # the application gets SIGPIPE
             self.sources[stream] = -1
 
@@ -355,7 +363,7 @@ class _Holder:
         client.stdin = -1
         if self.pty < 0 and self.number("stdin_once"):
             self._close_input()
-        if client.leash:
+        if client.stop_on_disconnect:
             self._hang_up()
 
     def _signal_init(self, number: int) -> int:
@@ -490,7 +498,7 @@ class _Holder:
         elif kind == b"N":
             self.name = rest.decode("utf-8", "replace")
         elif kind == b"D":
-            client.leash = False
+            client.stop_on_disconnect = False
             if client.stdin >= 0:
                 os.close(client.stdin)
                 client.stdin = -1
@@ -498,7 +506,7 @@ class _Holder:
             os.close(fd)
 
     def _lose(self, client: Client) -> None:
-        if client.leash and not self.ended:
+        if client.stop_on_disconnect and not self.ended:
             self._stop_restarts()
             self._close_start()
             self._signal_init(signal.SIGKILL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.linux.tmpfile import unnamed_file
+from rootless.linux.tmpfile import open_tmpfile
 
 CHUNK = 65536  # bytes read at once
 _BACKLOG = 256 << 20
@@ -56,7 +56,7 @@ class Sink:
             return False
         try:
             if self.spill < 0:
-                self.spill = unnamed_file(directory)
+                self.spill = open_tmpfile(directory)
             while self.todo:
                 size = os.pwrite(self.spill, self.todo, self.end)
                 self.end += size
@@ -73,7 +73,7 @@ class Client:
         self.fd = fd
         self.stdin = -1
         self.sinks = [Sink(-1), Sink(-1)]
-        self.attached = self.leash = False
+        self.attached = self.stop_on_disconnect = False
 
     @property
     def behind(self) -> bool:

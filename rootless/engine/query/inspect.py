@@ -18,7 +18,7 @@ from rootless.engine import timestamps
 from rootless.engine.exec.healthcheck import image_form
 from rootless.engine.query.ps import LIVING, describe, sizes
 from rootless.engine.state.container import find, read_json
-from rootless.engine.state.reconcile import sweep
+from rootless.engine.state.reconcile import reconcile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ def inspect_container(reference: str, size: bool = False) -> dict[str, Any]:
     Raises:
         RlessError: there is no such container.
     """
-    sweep()
+    reconcile()
     container = find(reference)
     found = _Inspected(container).whole()
     if size:
@@ -376,7 +376,7 @@ def inspect_network(reference: str) -> dict[str, Any]:
     """
     from rootless.engine.networks import store as networks
 
-    sweep()
+    reconcile()
     network = networks.find(reference)
     record = network.record
     return {

@@ -48,7 +48,7 @@ _HEADER_MOST = 48  # bytes of a header, its line end too
 _HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (?:stdout|stderr) \d{1,5}\n")
 
 
-class Wishes:
+class LogOptions:
     """What `logs` was asked.
 
     Attributes:
@@ -69,7 +69,7 @@ class Wishes:
         self.details = False
 
 
-def show(reference: str, wishes: Wishes, out_fd: int, err_fd: int) -> None:
+def show(reference: str, wishes: LogOptions, out_fd: int, err_fd: int) -> None:
     """Copy a container's log: its standard output to `out_fd`, its standard error to `err_fd`.
 
     Raises:
@@ -283,7 +283,7 @@ def _numbers(path: str) -> list[int]:
 
 
 def _from_files(
-    path: str, driver: str, wishes: Wishes, alive: Callable[[], bool] | None
+    path: str, driver: str, wishes: LogOptions, alive: Callable[[], bool] | None
 ) -> Iterator[Batch]:
     files = _Files(path)
     try:

@@ -9,7 +9,7 @@ import os
 import stat
 
 from rootless.engine.state.container import all_ids, is_alive, load, read_json
-from rootless.engine.state.reconcile import sweep
+from rootless.engine.state.reconcile import reconcile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LIVING = ("running", "paused", "restarting")
 
 def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
     """Return all about containers that lists show, newest first; only living ones by default."""
-    sweep()
+    reconcile()
     rows = []
     for container_id in all_ids():
         container = load(container_id)

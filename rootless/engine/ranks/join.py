@@ -222,13 +222,15 @@ def _make_locked(wanted: RunRequest, pidfd: int) -> Container | None:
 
 
 def _start(wanted: RunRequest) -> None:
-    from rootless.engine.attach.foreground import Attachment, lead
+    from rootless.engine.attach.foreground import Attachment, fork_foreground
     from rootless.engine.start.create import create
-    from rootless.engine.start.start import follow
+    from rootless.engine.start.start import run_to_exit
 
     _await_name(wanted.name or "")
-    attachment = Attachment((), None, proxy=False, leash=False)
-    lead(lambda front: follow(create(wanted, run=True), attachment, front, keep=False))
+    attachment = Attachment((), None, proxy=False, stop_on_disconnect=False)
+    fork_foreground(
+        lambda front: run_to_exit(create(wanted, run=True), attachment, front, keep=False)
+    )
 
 
 def _await_name(name: str) -> None:
@@ -239,7 +241,7 @@ def _await_name(name: str) -> None:
     while (container := _named(name)) is not None and time.monotonic() < deadline:
         if not container.facts.get("request", {}).get("holds"):
             return  # `create` says whose the name is
-        reconcile.sweep()
+        reconcile.reconcile()
         time.sleep(0.005)
 
 

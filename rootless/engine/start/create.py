@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from rootless.engine.networks.attachment import Membership
     from rootless.engine.request import Mount, Port, RunRequest
-    from rootless.engine.start.sandbox import Birth
+    from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.container import Container
-    from rootless.image.squashfs.image_file import FlatImage
+    from rootless.image.squashfs.image_file import ImageFile
     from rootless.image.store.store import Image
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
@@ -43,9 +43,9 @@ class Run:
         self.times: list[tuple[str, float]] = []
         self._began = time.monotonic()
         self.storage = paths.storage_root()
-        self.birth: Birth | None = None
+        self.sandbox: Sandbox | None = None
         self.image: Image | None = None
-        self.file: FlatImage | None = None
+        self.file: ImageFile | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
         self.users = (b"", b"")  # the image's passwd and group
@@ -66,7 +66,7 @@ class Run:
     @property
     def member(self) -> Membership | None:
         """Return the networks of several containers that it will be in, once that is begun."""
-        return self.birth.member if self.birth is not None else None
+        return self.sandbox.member if self.sandbox is not None else None
 
     def prepare_volumes(self, container: Container, first: bool) -> None:
         """Make the volumes' directories: once, whether it is created or started."""
@@ -95,8 +95,8 @@ def create(
     request: RunRequest,
     run: bool = False,
     image: Image | None = None,
-    file: FlatImage | None = None,
-    birth: Birth | None = None,
+    file: ImageFile | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Run:
     """Make a container, which then waits to be started.
 
@@ -110,18 +110,18 @@ def create(
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     state = Run(request)
-    state.image, state.file, state.birth = image, file, birth
+    state.image, state.file, state.sandbox = image, file, sandbox
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
     if request.asks_limits():
         from rootless.engine import resources
 
         resources.check(request)
-    reconcile.sweep()
+    reconcile.reconcile()
     find_joined(state)
     _find_image(state)
-    if birth is not None:
-        birth.begin_maps(state.idmap)
+    if sandbox is not None:
+        sandbox.begin_maps(state.idmap)
     state.mark("image")
     _make_container(state, run)
     state.mark("container")
@@ -209,7 +209,7 @@ def _find_image(state: Run) -> None:
     state.source.driver = request.driver
 
 
-def _take_file(state: Run, image: FlatImage) -> None:
+def _take_file(state: Run, image: ImageFile) -> None:
     """Take an image that is a file; it stays where it is."""
     request = state.request
     image.check_platform(request.platform)
@@ -307,8 +307,8 @@ def find_joined(state: Run) -> None:
 
 def _make_container(state: Run, run: bool) -> None:
     request, config = state.request, state.config
-    birth = state.birth
-    container_id = containers.new_id() if birth is None else birth.container_id
+    sandbox = state.sandbox
+    container_id = containers.new_id() if sandbox is None else sandbox.container_id
     command = generate.command(request, config, None)
     systemd, default_signal = "", defaults.STOP_SIGNAL
     if request.systemd != "auto" or command[0].endswith(("init", "systemd")):
@@ -363,7 +363,7 @@ def _make_container(state: Run, run: bool) -> None:
             "source": state.source.to_data(),
             "request": request.to_data(),
         },
-        lambda container: _furnish(state, container),
+        lambda container: _populate(state, container),
     )
     try:
         # Only now that its facts are on disk: they keep others from removing its volumes.
@@ -384,7 +384,7 @@ def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:
     return mounts.describe(request, state.config, state.storage, container_id)
 
 
-def _furnish(state: Run, container: Container) -> None:
+def _populate(state: Run, container: Container) -> None:
     """Make what belongs to a container: the sources of its mounts, the file with its id."""
     etc_files.check_sources(state.request)
     if state.request.add_user:

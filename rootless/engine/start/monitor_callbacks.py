@@ -68,7 +68,7 @@ def main() -> int:
         orders.update(init="0", code=str(code), restart="no")
         orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
     lists += [("connection", fd) for fd in connections.split(",") if fd]
-    return execute.hold(execute.encode([*orders.items(), *lists]), container_id)
+    return execute.exec_monitor(execute.encode([*orders.items(), *lists]), container_id)
 
 
 _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192
@@ -81,7 +81,7 @@ _FRESH = {
         for key in execute.FDS
         if key not in ("listener", "lock", "member", "python_fd", "connection")
     },
-    "leash": "0",
+    "stop_on_disconnect": "0",
     "begun": "0",
 }
 
@@ -89,7 +89,7 @@ _FRESH = {
 def _start(container: Container, count: int) -> dict[str, str]:
     """Start the container in the namespaces that we are in; return what is new for the monitor."""
     from rootless import paths
-    from rootless.engine.start.pipes import Wires
+    from rootless.engine.start.pipes import Pipes
     from rootless.linux.unix import receive_fd
     from rootless.runtime import sync
     from rootless.runtime.cgroup.cgroupfs import CgroupfsCgroup
@@ -108,32 +108,32 @@ def _start(container: Container, count: int) -> dict[str, str]:
             from rootless.runtime.cgroup import resources
 
             resources.apply(path, limits)
-    wires = Wires(facts["tty"], facts["stdin_open"], (), front=False)
+    pipes = Pipes(facts["tty"], facts["stdin_open"], (), front=False)
     created = parent.begin(
         spec,
         lambda: cgroup,
         cache_dir=f"{paths.storage_root()}/seccomp",
-        gate_fd=wires.init_gate,
-        status=(wires.status, wires.init_status),
-        stdio=wires.stdio,
-        console_fd=wires.console,
+        gate_fd=pipes.init_gate,
+        status=(pipes.status, pipes.init_status),
+        stdio=pipes.stdio,
+        console_fd=pipes.console,
         die_with_parent=True,
     )
-    wires.init_status = -1
+    pipes.init_status = -1
     try:
         created.wait_ready()
         started = time.time()
         container.record_live(
             init=[created.pid, start_time(created.pid) or 0], started=started, restarts=count
         )
-        wires.close_init_ends()
-        pty = receive_fd(wires.console_socket) if wires.console_socket >= 0 else -1
+        pipes.close_init_ends()
+        pty = receive_fd(pipes.console_socket) if pipes.console_socket >= 0 else -1
         containers.unlink(f"{container.directory}/exit.json")
         if facts["health"]:
             from rootless.engine.exec import healthcheck
 
             healthcheck.reset(container)
-        os.write(wires.gate, sync.START)
+        os.write(pipes.gate, sync.START)
         sync.expect_exec(created.status_fd)
     except BaseException:
         created.end()
@@ -144,9 +144,9 @@ def _start(container: Container, count: int) -> dict[str, str]:
         "init_fd": str(created.pidfd),
         "started": repr(started),
         "pty": str(pty),
-        "in": str(wires.app_in),
-        "out": str(wires.app_out),
-        "err": str(wires.app_err),
+        "in": str(pipes.app_in),
+        "out": str(pipes.app_out),
+        "err": str(pipes.app_err),
     }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 
-class Wires:
+class Pipes:
     """All descriptors of one start; -1 for what it does not have.
 
     Attributes:

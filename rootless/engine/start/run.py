@@ -20,15 +20,15 @@ overlay can be mounted. Everything heavy is loaded where it is needed, not here.
 from __future__ import annotations
 
 from rootless import paths
-from rootless.engine.attach.foreground import Attachment, Front, lead
+from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
 from rootless.engine.request import HOST_IMAGE
-from rootless.engine.start.sandbox import Birth, begin_cgroup, joins
+from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
 from rootless.linux.process import close_on_exec_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
-    from rootless.image.squashfs.image_file import FlatImage
+    from rootless.image.squashfs.image_file import ImageFile
     from rootless.image.store.store import Image
 
 
@@ -38,38 +38,38 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
-    return lead(lambda front: _make(request, front))
+    return fork_foreground(lambda front: _make(request, front))
 
 
-def _make(request: RunRequest, front: Front) -> int:
+def _make(request: RunRequest, front: Foreground) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
-    making = begin_cgroup(request)
+    pending = begin_cgroup(request)
     image, file, is_here = _look(request)
-    birth = Birth(request, streams, making=making, file=file) if is_here else None
-    if birth is None and making is not None:
-        making.close()  # it may be long until it is wanted
-        making.reap()
+    sandbox = Sandbox(request, streams, pending=pending, file=file) if is_here else None
+    if sandbox is None and pending is not None:
+        pending.close()  # it may be long until it is wanted
+        pending.reap()
     try:
         from rootless.engine.start.create import create
-        from rootless.engine.start.start import follow
+        from rootless.engine.start.start import run_to_exit
 
-        state = create(request, run=True, image=image, file=file, birth=birth)
+        state = create(request, run=True, image=image, file=file, sandbox=sandbox)
     except BaseException:
-        if birth is not None:
-            birth.close()
+        if sandbox is not None:
+            sandbox.close()
         raise
     attachment = Attachment(
         streams,
         request.detach_keys,
         proxy=request.sig_proxy,
-        leash=bool(streams),
+        stop_on_disconnect=bool(streams),
         says=state.container.id if request.detach else "",
     )
-    return follow(state, attachment, front, keep=False)
+    return run_to_exit(state, attachment, front, keep=False)
 
 
-def _look(request: RunRequest) -> tuple[Image | None, FlatImage | None, bool]:
+def _look(request: RunRequest) -> tuple[Image | None, ImageFile | None, bool]:
     """Return the image, in the store or an open file, and whether it can be begun now.
 
     Not for an image that may take its time to come, nor before it is known whose namespaces are

@@ -23,13 +23,13 @@ import os
 
 from rootless.engine import defaults
 from rootless.engine.spec import network_mode
-from rootless.engine.start.pipes import Wires
+from rootless.engine.start.pipes import Pipes
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ns
 from rootless.linux.cgroup import sockets
 from rootless.linux.namespace_holder import Holder
-from rootless.runtime.cgroup import Making
-from rootless.runtime.cgroup.base import Wish
+from rootless.runtime.cgroup import PendingCgroup
+from rootless.runtime.cgroup.base import CgroupRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.networks.attachment import Membership
     from rootless.engine.request import RunRequest
-    from rootless.image.squashfs.image_file import FlatImage
+    from rootless.image.squashfs.image_file import ImageFile
     from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
     from rootless.oci.runtime_spec import Spec
@@ -58,7 +58,7 @@ def joins(request: RunRequest) -> dict[str, str]:
     return found
 
 
-class Birth:
+class Sandbox:
     """What is begun.
 
     Attributes:
@@ -77,8 +77,8 @@ class Birth:
         userns: str | None = None,
         exposed: Collection[str] = (),
         container_id: str | None = None,
-        making: Making | None = None,
-        file: FlatImage | None = None,
+        pending: PendingCgroup | None = None,
+        file: ImageFile | None = None,
     ) -> None:
         """Begin it.
 
@@ -95,14 +95,14 @@ class Birth:
         """
         self.has_network = network_mode.is_private(request)
         self.container_id = container_id or os.urandom(32).hex()
-        self.making = making if making is not None else Making()
+        self.pending = pending if pending is not None else PendingCgroup()
         self.pasta: Pasta | None = None
         self.member: Membership | None = None
         self.server: squashfs.Begun | None = None
         self._request = request
         self._file = file
         self._holder: Holder | None = None
-        self.wires = Wires(request.tty, request.interactive, streams)
+        self.pipes = Pipes(request.tty, request.interactive, streams)
         try:
             self.pasta = network_mode.prepare(request, exposed)
             if request.networks:
@@ -150,12 +150,12 @@ class Birth:
         if self.server is not None:
             self.server.mount()
 
-    def look_ahead(self, spec: Spec) -> None:
+    def prefetch(self, spec: Spec) -> None:
         """Have an image that is a file asked for what `spec` will want of it, while we go on."""
         if self.server is not None:
             from rootless.rootfs import prefetch
 
-            self.server.look_ahead(prefetch.words(spec))
+            self.server.prefetch(prefetch.words(spec))
 
     def has_mounted(self) -> None:
         """Let who holds the namespaces end, beside what comes; nobody has to look for them now.
@@ -172,7 +172,7 @@ class Birth:
             RlessError: the network failed.
         """
         assert self._holder is not None
-        self.making.reap()
+        self.pending.reap()
         if self.pasta is not None:
             self.pasta.wait_ready()
         if self.member is not None:
@@ -181,7 +181,7 @@ class Birth:
 
     def close(self) -> None:
         """End all of it, unless a monitor has it."""
-        self.wires.close_all()
+        self.pipes.close_all()
         if self._file is not None:
             os.close(self._file.fd)
             self._file = None
@@ -193,8 +193,8 @@ class Birth:
             self.member.close()
         if self._holder is not None:
             self._holder.close()
-        self.making.close()
-        self.making.reap()
+        self.pending.close()
+        self.pending.reap()
 
     def published(self) -> list[str]:
         """Return the ports that are published, as `ports.Taken` shows them."""
@@ -205,11 +205,11 @@ class Birth:
     def _ask_for_cgroup(self) -> None:
         """Ask for it, before all else: it takes longest."""
         try:
-            self.making.ask(self._wish(self._request.resources()), [os.getpid()])
+            self.pending.ask(self._wish(self._request.resources()), [os.getpid()])
         except RlessError:
             pass  # met again where the config is made, and told
 
-    def _wish(self, resources: dict[str, Any]) -> Wish:
+    def _wish(self, resources: dict[str, Any]) -> CgroupRequest:
         """Return what is asked for the control group.
 
         Args:
@@ -217,7 +217,7 @@ class Birth:
         """
         request = self._request
         manager = request.manager()
-        made = Wish(f"rless-{self.container_id}", manager, required=manager != "auto")
+        made = CgroupRequest(f"rless-{self.container_id}", manager, required=manager != "auto")
         made.parent = request.cgroup_parent
         made.resources = resources
         made.default_pids = request.pids_limit or defaults.PIDS_LIMIT
@@ -242,7 +242,7 @@ class Birth:
 
         return [name, mac] if mac else [name], make
 
-    def _begin_server(self, file: FlatImage, holder: Holder) -> None:
+    def _begin_server(self, file: ImageFile, holder: Holder) -> None:
         """Begin the program that serves the image; in a new namespace it would look like ours."""
         from rootless.rootfs import squashfs
 
@@ -267,7 +267,7 @@ def _explained(step: Callable[[], None]) -> None:
         raise loopback_guard.explain(error) from error
 
 
-def begin_cgroup(request: RunRequest) -> Making | None:
+def begin_cgroup(request: RunRequest) -> PendingCgroup | None:
     """Connect to systemd, if it may be asked for a scope.
 
     It lets us in while we go on, as who we are on the host.
@@ -275,9 +275,9 @@ def begin_cgroup(request: RunRequest) -> Making | None:
     manager = request.manager()
     if manager != "systemd" and not (manager == "auto" and sockets()):
         return None
-    making = Making()
-    making.begin(manager, request.cgroup_parent, [os.getppid()], early=True)  # the front is ours
-    return making
+    pending = PendingCgroup()
+    pending.begin(manager, request.cgroup_parent, [os.getppid()], early=True)  # the front is ours
+    return pending
 
 
 def _enter_networks(request: RunRequest, userns: str | None) -> Membership:

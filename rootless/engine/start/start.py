@@ -15,12 +15,12 @@ from __future__ import annotations
 import os
 
 from rootless.engine import idmap_policy as userns
-from rootless.engine.attach.foreground import Attachment, Front, lead
+from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
 from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.spec import etc_files, generate
 from rootless.engine.spec.rootfs_source import Source
 from rootless.engine.start.create import Run, find_joined
-from rootless.engine.start.sandbox import Birth, begin_cgroup, joins
+from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
 from rootless.engine.state import container as containers
 from rootless.engine.state import reconcile
 from rootless.errors import RlessError
@@ -95,8 +95,10 @@ def start(
         RlessError: it cannot be started; exit.json has the reason as well.
     """
     close_on_exec_from(3)
-    attachment = Attachment(streams, keys, proxy=sig_proxy and bool(streams), leash=False)
-    code = lead(lambda front: _claim_and_follow(container, attachment, front))
+    attachment = Attachment(
+        streams, keys, proxy=sig_proxy and bool(streams), stop_on_disconnect=False
+    )
+    code = fork_foreground(lambda front: _claim_and_run(container, attachment, front))
     if code == _RUNS:
         return attach(container, streams, keys, sig_proxy) if streams else 0
     if code == _INTERRUPTED and not streams:
@@ -105,25 +107,25 @@ def start(
 
 
 _RUNS = -1  # in place of an exit code: it runs already
-_INTERRUPTED = 130  # what `lead` returns of a start that a key has ended
+_INTERRUPTED = 130  # what `fork_foreground` returns of a start that a key has ended
 
 
-def _claim_and_follow(container: Container, attachment: Attachment, front: Front) -> int:
+def _claim_and_run(container: Container, attachment: Attachment, front: Foreground) -> int:
     """Start a container, unless it runs; come back only then."""
-    reconcile.sweep()
+    reconcile.reconcile()
     while not container.claim():
         if container.status()[0] in ("running", "paused", "restarting"):
             return _RUNS
         if container.live().get("removing"):
             raise RlessError(f"container {container.facts['name']} is being removed", exit_code=1)
-        if not containers.await_entry(container):
+        if not containers.await_run_record(container):
             raise RlessError(
                 f"container {container.facts['name']} is being started or ended by another "
                 "command, which takes too long",
                 "try again",
                 1,
             )
-        reconcile.sweep()
+        reconcile.reconcile()
     try:
         _reread(container)
         state = load(container)
@@ -131,7 +133,7 @@ def _claim_and_follow(container: Container, attachment: Attachment, front: Front
     except BaseException:
         container.forget_live()
         raise
-    return follow(state, attachment, front, keep=True)
+    return run_to_exit(state, attachment, front, keep=True)
 
 
 def _reread(container: Container) -> None:
@@ -320,7 +322,7 @@ def _seccomp_profile(request: RunRequest, facts: generate.Facts) -> dict[str, An
 # -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
 
 
-def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoReturn:
+def run_to_exit(state: Run, attachment: Attachment, front: Foreground, keep: bool) -> NoReturn:
     """Start the container, which this process has claimed, and become its monitor.
 
     Args:
@@ -331,21 +333,21 @@ def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoRe
     """
     container, request = state.container, state.request
     keep = keep and not container.facts["rm"]
-    birth = state.birth
+    sandbox = state.sandbox
     try:
-        if birth is None:
+        if sandbox is None:
             enter_joined(state)
             userns = state.joined.get("user")
             exposed = container.facts["exposed"]
-            making = begin_cgroup(request)
-            birth = Birth(request, attachment.streams, userns, exposed, container.id, making)
-            state.birth = birth
-            birth.begin_maps(state.idmap)
-        front.hand_over(container, attachment, birth.wires, keep, _notify_mode(state, attachment))
-        if birth.member is not None:
-            _join_networks(state, birth.member)
+            pending = begin_cgroup(request)
+            sandbox = Sandbox(request, attachment.streams, userns, exposed, container.id, pending)
+            state.sandbox = sandbox
+            sandbox.begin_maps(state.idmap)
+        front.hand_over(container, attachment, sandbox.pipes, keep, _notify_mode(state, attachment))
+        if sandbox.member is not None:
+            _join_networks(state, sandbox.member)
         _make_spec(state)
-        birth.look_ahead(state.spec)
+        sandbox.prefetch(state.spec)
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine.exec import healthcheck
@@ -355,19 +357,19 @@ def follow(state: Run, attachment: Attachment, front: Front, keep: bool) -> NoRe
             from rootless.engine.start import explain
 
             explain.note_outside(state)
-        from rootless.engine.start.startup import Monitor
+        from rootless.engine.start.startup import Startup
 
-        birth.enter()
+        sandbox.enter()
         if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
             # Had it ended before we joined, its pid could have been another's: all is given up.
             raise RlessError("the container whose namespaces are joined has just ended")
         state.mark("user namespace")
     except BaseException as error:
-        if birth is not None:
-            birth.close()
+        if sandbox is not None:
+            sandbox.close()
         _undo(container, keep, error)
         raise
-    Monitor(state, birth, front, attachment.leash, keep).run()
+    Startup(state, sandbox, front, attachment.stop_on_disconnect, keep).run()
 
 
 def _notify_mode(state: Run, attachment: Attachment) -> str:

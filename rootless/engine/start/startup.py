@@ -1,8 +1,8 @@
 """The container's parent: from the mounted root file system to the program that stays.
 
 Theory of operation. This process has found out all (`create`, `start`), and has entered the
-engine's user and mount namespace (`birth`). It makes the root file system there, calls the runtime,
-and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's own id
+engine's user and mount namespace (`sandbox`). It makes the root file system there, calls the
+runtime, and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's own id
 in the namespace, and every capability over files of mapped ids.
 
     front                            monitor                           init
@@ -20,7 +20,7 @@ to many of the pages that both still share: each would be copied.
 
 If the front is killed while it keeps the container, its link ends: the container is killed and
 cleaned up. A detached one is nobody's. If the monitor is killed, the kernel kills init; the
-front, or the next command, clears the rest (`sweep`).
+front, or the next command, clears the rest (`reconcile`).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from rootless.engine.attach.foreground import Front
+    from rootless.engine.attach.foreground import Foreground
     from rootless.engine.monitor.execute import Orders
     from rootless.engine.start.create import Run
-    from rootless.engine.start.sandbox import Birth
+    from rootless.engine.start.sandbox import Sandbox
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
@@ -58,10 +58,12 @@ if TYPE_CHECKING:
 _ALONE = 10000
 
 
-class Monitor:
+class Startup:
     """The parent of one container, until it becomes the program that stays."""
 
-    def __init__(self, state: Run, birth: Birth, front: Front, leash: bool, keep: bool) -> None:
+    def __init__(
+        self, state: Run, sandbox: Sandbox, front: Foreground, stop_on_disconnect: bool, keep: bool
+    ) -> None:
         """Hold what the start needs.
 
         Args:
@@ -71,15 +73,15 @@ class Monitor:
             keep: a start that fails leaves the container, with the reason.
         """
         self.state = state
-        self.birth = birth
+        self.sandbox = sandbox
         self.front = front
         self.container = state.container
         self.spec = state.spec
         self.idmap = state.idmap
         self.source = state.source
-        self.wires = birth.wires
-        self.pasta = birth.pasta
-        self.leash = leash
+        self.pipes = sandbox.pipes
+        self.pasta = sandbox.pasta
+        self.stop_on_disconnect = stop_on_disconnect
         self.keep = keep
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
@@ -97,21 +99,21 @@ class Monitor:
         except BaseException as error:
             self._give_up(error)
             raise
-        execute.hold(orders_fd, self.container.id)
+        execute.exec_monitor(orders_fd, self.container.id)
 
     def _create(self) -> int:
         """Make the container, with its init at work; return the orders for what comes then."""
-        if self.birth.has_network:
+        if self.sandbox.has_network:
             # It was made with our user namespace; the runtime joins it.
             entry: Namespace = {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}
             self.spec["linux"]["namespaces"].append(entry)
         began = time.monotonic()
         self.mounted = self._mount()
         self.state.times.append(("root filesystem", time.monotonic() - began))
-        self.birth.has_mounted()
+        self.sandbox.has_mounted()
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
-        wires = self.wires
+        pipes = self.pipes
         if self.shares_pids:
             # What the application leaves behind must come to us, to end with the container.
             prctl.set_child_subreaper()
@@ -121,17 +123,17 @@ class Monitor:
             self.spec,
             self._prepare,
             cache_dir=f"{self.state.storage}/seccomp",
-            gate_fd=wires.init_gate,
-            status=(wires.status, wires.init_status),
-            stdio=wires.stdio,
-            console_fd=wires.console,
+            gate_fd=pipes.init_gate,
+            status=(pipes.status, pipes.init_status),
+            stdio=pipes.stdio,
+            console_fd=pipes.console,
             die_with_parent=True,
             want_report=self.state.request.explain is not None,
             keep_fds=self._launcher_fds(),
         )
         try:
-            wires.status = wires.init_status = -1  # taken over
-            wires.close_init_ends()
+            pipes.status = pipes.init_status = -1  # taken over
+            pipes.close_init_ends()
             self.state.mark("init")
             execute.add(self.orders_fd, self._orders_of(begun))
             self.state.mark("monitor")
@@ -146,7 +148,7 @@ class Monitor:
         init = [begun.pid, start_time(begun.pid) or 0]
         self.container.record_live(init=init, started=self.started)
         orders = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
-        self.birth.settle()
+        self.sandbox.settle()
         self.state.mark("network")
         if self.state.request.explain is not None:
             self._explain(begun)
@@ -155,7 +157,7 @@ class Monitor:
             self._open_gate(begun)  # init is waiting by now: the network took longer
             orders.update(status=begun.status_fd, ready=1)
         else:
-            orders.update(status=begun.status_fd, gate=self.wires.gate)
+            orders.update(status=begun.status_fd, gate=self.pipes.gate)
         return [(key, str(value)) for key, value in orders.items()]
 
     def _open_gate(self, begun: Begun) -> dict[str, Any]:
@@ -165,7 +167,7 @@ class Monitor:
         report = begun.wait_ready()
         events.of_container("start", self.container)
         try:
-            os.write(self.wires.gate, sync.START)
+            os.write(self.pipes.gate, sync.START)
         except BrokenPipeError:
             pass  # init was killed: the end of its pipe tells
         return report
@@ -198,10 +200,10 @@ class Monitor:
 
     def _receive_pty(self) -> int:
         """Return the master of the terminal, once init has made it; -1: there is none."""
-        if self.wires.console_socket < 0:
+        if self.pipes.console_socket < 0:
             return -1
         try:
-            return receive_fd(self.wires.console_socket)
+            return receive_fd(self.pipes.console_socket)
         except OSError:
             return -1  # init has failed, and says so itself
 
@@ -210,9 +212,9 @@ class Monitor:
         assert self.mounted is not None
         began = time.monotonic()
         helpers = [*self.mounted.helper_pids, *([self.pasta.pid] if self.pasta is not None else ())]
-        making = self.birth.making
-        making.amend(self.spec["linux"]["resources"])
-        self.cgroup = cgroup = making.finish(helpers, self._note)
+        pending = self.sandbox.pending
+        pending.update(self.spec["linux"]["resources"])
+        self.cgroup = cgroup = pending.finish(helpers, self._note)
         self.spec["linux"]["resources"] = cgroup.resources
         if cgroup.rlimits:
             import resource  # noqa: F401  # init can load nothing any more
@@ -237,7 +239,7 @@ class Monitor:
             mac=pasta.mac if pasta is not None else "",
             cgroup=cgroup,
             manager=manager,
-            ports=self.birth.published(),
+            ports=self.sandbox.published(),
             rootfs=self.mounted.describe(),
             restarts=0,
         )
@@ -246,7 +248,7 @@ class Monitor:
         """Return what the monitor must know (helpers/monitor), but of init and its terminal."""
         from rootless.engine.state import events
 
-        container, wires, mounted = self.container, self.wires, self.mounted
+        container, pipes, mounted = self.container, self.pipes, self.mounted
         assert mounted is not None and self.cgroup is not None
         facts = container.facts
         storage = paths.storage_root()
@@ -262,21 +264,21 @@ class Monitor:
             "started": repr(started),
             "remove": int(facts["rm"]),
             "stdin_once": int(facts["stdin_once"]),
-            "leash": LEASH if self.leash else UNTIL_BEGUN,
+            "stop_on_disconnect": LEASH if self.stop_on_disconnect else UNTIL_BEGUN,
             "cgroup": self.cgroup.path or "",
             "mount": mount_point,
-            "wait_pasta": int(bool(self.birth.published())),
+            "wait_pasta": int(bool(self.sandbox.published())),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
             "listener": monitor_client.listen(container.directory),
-            "in": wires.app_in,
-            "out": wires.app_out,
-            "err": wires.app_err,
-            "client": wires.client,
-            "client_in": wires.client_in,
-            "client_out": wires.client_out,
-            "client_err": wires.client_err,
+            "in": pipes.app_in,
+            "out": pipes.app_out,
+            "err": pipes.app_err,
+            "client": pipes.client,
+            "client_in": pipes.client_in,
+            "client_out": pipes.client_out,
+            "client_err": pipes.client_err,
             "lock": mounted.lock_fd,
-            "member": self.birth.member.fd if self.birth.member is not None else -1,
+            "member": self.sandbox.member.fd if self.sandbox.member is not None else -1,
             "orphans": int(self.shares_pids),
             **log_orders(facts),
             "ranks": _ALONE if facts["request"].get("holds") else 0,
@@ -326,7 +328,7 @@ class Monitor:
             )
         elif source.kind == "squashfs":
             words = b""
-            if self.birth.server is None:  # else that was told when the spec was made
+            if self.sandbox.server is None:  # else that was told when the spec was made
                 from rootless.rootfs import prefetch
 
                 words = prefetch.words(self.spec)
@@ -337,7 +339,7 @@ class Monitor:
                 workspace,
                 self.idmap,
                 source.cache,
-                begun=self.birth.server,
+                begun=self.sandbox.server,
                 ahead=words,
                 **options,
             )
@@ -368,7 +370,7 @@ class Monitor:
         """Take back what was made, in the reverse order."""
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
-            self.pasta.stop(wait=bool(self.birth.published()))
+            self.pasta.stop(wait=bool(self.sandbox.published()))
         group_stays = False
         if group := self.container.live().get("cgroup"):  # noted before it is made
             from rootless.runtime.cgroup import cgroupfs

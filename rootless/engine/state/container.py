@@ -16,7 +16,7 @@
 
 State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
 directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
-dead, and `sweep` clears it. `running` has those in hand that verbs act on.
+dead, and `reconcile` clears it. `running` has those in hand that verbs act on.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Container:
         except OSError as error:
             if error.errno != errno.ENOSPC or "removing" not in more:
                 raise
-            _drop_ballast()  # a removal makes room, but begins with a note of it
+            _release_reserved_space()  # a removal makes room, but begins with a note of it
             made = write_new(path, entry)
         if made:
             self._entry = entry
@@ -262,7 +262,7 @@ def create(
     container_id: str,
     name: str | None,
     facts: dict[str, Any],
-    furnish: Callable[[Container], None] | None = None,
+    populate: Callable[[Container], None] | None = None,
 ) -> Container:
     """Make a container on disk: its directory, its name, its entry in `live`.
 
@@ -270,7 +270,7 @@ def create(
         furnish: completes the facts, where that needs the directory.
 
     Raises:
-        RlessError: the name is in use, or the disk is full, or of `furnish`.
+        RlessError: the name is in use, or the disk is full, or of `populate`.
     """
     root = containers_root()
     directory = f"{root}/{container_id}"
@@ -280,8 +280,8 @@ def create(
         container.claim(new=True)
         os.mkdir(directory, 0o700)
         facts["name"] = take_name(container_id, name)
-        if furnish is not None:
-            furnish(container)
+        if populate is not None:
+            populate(container)
         path = f"{directory}/container.json"
         # ext4 takes care of data before a rename only where that replaces a file: else there
         # would be an empty one after a power cut (ext4(5), auto_da_alloc).
@@ -426,7 +426,7 @@ def load(container_id: str) -> Container | None:
     return Container(container_id, directory, facts) if facts else None
 
 
-def await_entry(container: Container, seconds: float = 10) -> bool:
+def await_run_record(container: Container, seconds: float = 10) -> bool:
     """Wait until another command has started the container or done with it; False: not in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -501,10 +501,10 @@ def live_root() -> str:
     return paths.checked(f"{paths.boot_root()}/live")
 
 
-def put_ballast() -> None:
+def reserve_space() -> None:
     """Keep a little room for a time when the disk is full."""
     try:
-        fd = os.open(_ballast(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        fd = os.open(_reserved_space(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, bytes(_BALLAST))
         finally:
@@ -513,11 +513,11 @@ def put_ballast() -> None:
         pass  # it is full already
 
 
-def _drop_ballast() -> None:
-    unlink(_ballast())
+def _release_reserved_space() -> None:
+    unlink(_reserved_space())
 
 
-def _ballast() -> str:
+def _reserved_space() -> str:
     return f"{paths.boot_root()}/ballast"
 
 

@@ -34,8 +34,8 @@ from rootless.engine.state.container import (
     is_alive,
     live_root,
     load,
-    put_ballast,
     read_json,
+    reserve_space,
     signal_process,
     unlink,
 )
@@ -51,7 +51,7 @@ else:
     import _signal as signal
 
 
-def sweep() -> None:
+def reconcile() -> None:
     """Clear what killed commands left; costs two listdirs where there is nothing.
 
     An entry is looked into only if the process that owns it is dead.
@@ -64,7 +64,7 @@ def sweep() -> None:
             os.symlink(os.uname().nodename, f"{root}/{BOOTED}")
         except FileExistsError:
             pass  # another command is as far
-        put_ballast()
+        reserve_space()
     for name in names:
         if name == BOOTED:
             continue

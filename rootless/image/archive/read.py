@@ -25,13 +25,13 @@ from rootless.image.model.digest import chain_ids, is_hex, sha256
 from rootless.image.model.reference import parse
 from rootless.image.model.source import Found
 from rootless.linux.openat2 import BENEATH, openat2
-from rootless.linux.tmpfile import unnamed_file
+from rootless.linux.tmpfile import open_tmpfile
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.oci.image_spec import Descriptor
@@ -75,7 +75,7 @@ class TarFiles:
 
     def _decompress(self, whole: BlobStream, scratch: str) -> int:
         """Put an unlinked file with the plain archive in place of the compressed one."""
-        fd = unnamed_file(scratch)
+        fd = open_tmpfile(scratch)
         size = 0
         try:
             with open(fd, "wb", closefd=False) as file:
@@ -215,7 +215,7 @@ class DockerArchive:
         self._files = files or TarFiles(reference.path, scratch)
         self._keeps_open = files is not None
 
-    def find(self, wish: PlatformWish) -> Found:
+    def find(self, wish: PlatformRequest) -> Found:
         """Return the image that the reference names, or the only one."""
         entry = self._choose(self._document())
         config_name, names = _entry_files(entry, self._what)
@@ -311,7 +311,7 @@ class OciLayout:
         else:
             self._files = TarFiles(reference.path, scratch)
 
-    def find(self, wish: PlatformWish) -> Found:
+    def find(self, wish: PlatformRequest) -> Found:
         """Return the image that the reference names, or the only one."""
         what = self._what
         entry = self._choose(self._index())

@@ -31,7 +31,7 @@ from rootless.image.model import limits
 from rootless.image.model.digest import sha256
 from rootless.image.model.reference import familiar_repository
 from rootless.image.store import records
-from rootless.linux.tmpfile import NO_TMPFILE, unnamed_file
+from rootless.linux.tmpfile import NO_TMPFILE, open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Writer:
 
     def _compressed(self, stream: Iterator[bytes] | Any, diff_id: str) -> dict[str, Any]:
         """Compress a layer into a file without a name, then copy it."""
-        with open(unnamed_file(self._scratch), "w+b", buffering=0) as file:
+        with open(open_tmpfile(self._scratch), "w+b", buffering=0) as file:
             hasher = hashlib.sha256()
             for chunk in compressed(iter(stream), self._compression):
                 hasher.update(chunk)

@@ -19,7 +19,7 @@ from rootless.oci import image_spec as spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.model.platforms import PlatformRequest
     from rootless.oci.image_spec import Descriptor, ImageConfig, Index, Manifest
 
     Fetch = Callable[[Descriptor, str], bytes]
@@ -151,7 +151,7 @@ def parse_manifest(document: dict[str, Any], what: str) -> Manifest:
     return cast("Manifest", document)
 
 
-def choose(index: Index, wish: PlatformWish, what: str) -> Descriptor:
+def choose(index: Index, wish: PlatformRequest, what: str) -> Descriptor:
     """Return the entry of an index that fits the platform best.
 
     Raises:
@@ -189,7 +189,7 @@ def _word(value: object, what: str) -> str:
 
 
 def resolve(
-    data: bytes, declared: str, wish: PlatformWish, fetch: Fetch, what: str
+    data: bytes, declared: str, wish: PlatformRequest, fetch: Fetch, what: str
 ) -> tuple[bytes, Manifest]:
     """Follow indexes from a first document to the manifest for one platform.
 
@@ -334,7 +334,7 @@ def _check_text(value: object, what: str) -> None:
         raise ManifestError(f"{what} has half a surrogate pair") from None
 
 
-def check_platform(config: ImageConfig, wish: PlatformWish, what: str) -> None:
+def check_platform(config: ImageConfig, wish: PlatformRequest, what: str) -> None:
     """Refuse an image for another platform than the wanted one.
 
     Images without a platform (made by hand) are taken as they are.

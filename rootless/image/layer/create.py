@@ -23,7 +23,7 @@ from rootless.image.layer.layers import (
     place_split,
     user_files,
 )
-from rootless.image.layer.lookup import LayerView
+from rootless.image.layer.lookup import LayerLookup
 from rootless.image.layer.tar_reader import TarReader
 from rootless.image.layer.tarsplit import SplitWriter
 from rootless.image.layer.unpack import Unpacker, supports_overlay_whiteouts
@@ -107,7 +107,7 @@ def _unpack(
         root_fd = os.open(_NAME, os.O_RDONLY | os.O_DIRECTORY, dir_fd=scratch_fd)
         split = SplitWriter(scratch_fd, f"{_NAME}.split")
         lower_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in lowers]
-        view = LayerView(root_fd, lambda: lower_fds)
+        view = LayerLookup(root_fd, lambda: lower_fds)
         unpacker = Unpacker(root_fd, view, idmap, split, overlay_whiteouts=overlay)
         unpacker.apply(TarReader(source, split=split))
         source.check()

@@ -35,7 +35,7 @@ _CACHED_DIRECTORIES = 200
 _CACHED_STACKS = 10_000
 
 
-class LayerView:
+class LayerLookup:
     """See one layer over others.
 
     Args:

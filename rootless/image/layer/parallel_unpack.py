@@ -36,7 +36,7 @@ from rootless.image.layer.layers import (
     place_split,
     user_files,
 )
-from rootless.image.layer.lookup import LayerView
+from rootless.image.layer.lookup import LayerLookup
 from rootless.image.layer.tar_reader import TarReader
 from rootless.image.layer.tarsplit import SplitWriter
 from rootless.image.layer.unpack import Unpacker, supports_overlay_whiteouts
@@ -352,7 +352,7 @@ class _Foreman:
     ) -> tuple[dict[str, Any], bool]:
         layer = self._layers[number]
         what = f"layer {layer.short}"
-        view = LayerView(root_fd, lambda: self._lowers(number))
+        view = LayerLookup(root_fd, lambda: self._lowers(number))
         unpacker = Unpacker(root_fd, view, self._idmap, split, overlay_whiteouts=self._overlay)
         reader = TarReader(stream.ahead(), what, split=split)
         report = self._report

@@ -22,7 +22,7 @@ import stat
 
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.image.layer import xattrs
-from rootless.image.layer.lookup import OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX, LayerView
+from rootless.image.layer.lookup import OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX, LayerLookup
 from rootless.image.layer.tar_reader import (
     BLOCK,
     CHARACTER,
@@ -67,7 +67,7 @@ class Unpacker:
     def __init__(
         self,
         root_fd: int,
-        view: LayerView,
+        view: LayerLookup,
         idmap: IdMap,
         split: SplitWriter,
         *,

@@ -36,7 +36,7 @@ _ALIASES = {
 _KNOWN = frozenset(architecture for architecture, _ in _MACHINES.values())
 
 
-class PlatformWish:
+class PlatformRequest:
     """Hold the platform that is wanted; an empty variant takes any that the host can run."""
 
     __slots__ = ("architecture", "explicit", "os", "variant")
@@ -78,14 +78,14 @@ def _number(variant: str) -> int:
     return int(digits) if digits.isdigit() and len(digits) < 3 else 99
 
 
-def host_platform() -> PlatformWish:
+def host_platform() -> PlatformRequest:
     """Return the platform of this machine."""
     machine = os.uname().machine
     architecture, variant = _MACHINES.get(machine, (machine, ""))
-    return PlatformWish("linux", architecture, variant, explicit=False)
+    return PlatformRequest("linux", architecture, variant, explicit=False)
 
 
-def parse_platform(text: str | None) -> PlatformWish:
+def parse_platform(text: str | None) -> PlatformRequest:
     """Return what `--platform` says: OS/ARCH[/VARIANT], OS or ARCH; None means the host.
 
     Raises:
@@ -112,4 +112,4 @@ def parse_platform(text: str | None) -> PlatformWish:
     variant = parts[2] if len(parts) == 3 else variant
     if (parts[0], architecture) == (host.os, host.architecture) and variant in ("", host.variant):
         return host
-    return PlatformWish(parts[0], architecture, variant, explicit=True)
+    return PlatformRequest(parts[0], architecture, variant, explicit=True)

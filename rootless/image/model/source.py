@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rootless.image.layer.layers import LayerBlob
-    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.model.platforms import PlatformRequest
     from rootless.image.registry.progress import Progress
     from rootless.oci.image_spec import ImageConfig
 
@@ -63,7 +63,7 @@ class Found:
 class Source(Protocol):
     """One place that has an image."""
 
-    def find(self, wish: PlatformWish) -> Found:
+    def find(self, wish: PlatformRequest) -> Found:
         """Return the image's documents for one platform, verified and checked."""
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
-    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.oci.image_spec import Descriptor
@@ -93,7 +93,7 @@ class Registry:
             found += tags
         return found
 
-    def find(self, wish: PlatformWish) -> Found:
+    def find(self, wish: PlatformRequest) -> Found:
         """Return the image's documents for one platform."""
         while True:
             endpoint = self._endpoints[0]
@@ -105,7 +105,7 @@ class Registry:
                 log.debug(f"{error.message}; {endpoint.name} is left out")
                 del self._endpoints[0]
 
-    def _find(self, endpoint: Endpoint, wish: PlatformWish) -> Found:
+    def _find(self, endpoint: Endpoint, wish: PlatformRequest) -> Found:
         reference = self._reference
         wanted = reference.digest or reference.tag or "latest"
         data, declared = self._manifest(endpoint, wanted, limits.JSON_BYTES)

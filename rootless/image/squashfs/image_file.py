@@ -44,7 +44,7 @@ _MOST_TEXT = 1 << 20
 _APPTAINER = 'for f in /.singularity.d/env/*.sh; do [ -f "$f" ] && . "$f"; done; unset f; exec "$@"'
 
 
-class FlatImage:
+class ImageFile:
     """One image that is a file.
 
     Attributes:
@@ -181,7 +181,7 @@ def identity_of(status: os.stat_result) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def read(path: str, storage: str, keep_open: bool = False) -> FlatImage:
+def read(path: str, storage: str, keep_open: bool = False) -> ImageFile:
     """Return the image in a file.
 
     Args:
@@ -200,7 +200,7 @@ def read(path: str, storage: str, keep_open: bool = False) -> FlatImage:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise RlessError(f"the image {what} is not a regular file", "name a file of an image")
-        image = FlatImage(path, identity_of(status))
+        image = ImageFile(path, identity_of(status))
         kept = record_path(storage, image.identity)
         if not _recall(image, kept):
             _parse(image, fd, what)
@@ -219,7 +219,7 @@ def record_path(storage: str, identity: list[int]) -> str:
     return f"{storage}/flat/{blake2b(text, digest_size=12).hexdigest()}.json"
 
 
-def _recall(image: FlatImage, kept: str) -> bool:
+def _recall(image: ImageFile, kept: str) -> bool:
     try:
         fd = os.open(kept, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -241,7 +241,7 @@ def _recall(image: FlatImage, kept: str) -> bool:
     return True
 
 
-def _keep(image: FlatImage, kept: str) -> None:
+def _keep(image: ImageFile, kept: str) -> None:
     record = {
         "format": _FORMAT,
         "path": image.path,
@@ -266,7 +266,7 @@ def _keep(image: FlatImage, kept: str) -> None:
             pass
 
 
-def _parse(image: FlatImage, fd: int, what: str) -> None:
+def _parse(image: ImageFile, fd: int, what: str) -> None:
     from rootless.image.squashfs import sif
     from rootless.image.squashfs.reader import MAGIC, Squashfs
 
@@ -289,7 +289,7 @@ def _parse(image: FlatImage, fd: int, what: str) -> None:
             break
 
 
-def _of_rless(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+def _of_rless(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
     text = files.read(CONFIG_PATH, _MOST_CONFIG)
     if text is None:
         return None
@@ -300,7 +300,7 @@ def _of_rless(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
     return dict(document["config"])
 
 
-def _of_apptainer(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+def _of_apptainer(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
     if not files.exists("/.singularity.d"):
         return None
     found: dict[str, Any] = {"Env": _apptainer_names(image.path)}
@@ -323,7 +323,7 @@ def _apptainer_names(path: str) -> list[str]:
     ]
 
 
-def _of_enroot(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+def _of_enroot(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
     if not files.exists("/etc/rc") or not files.exists("/bin/sh"):
         return None
     text = files.read("/etc/environment", _MOST_TEXT)
@@ -338,7 +338,7 @@ def _pairs(text: bytes) -> list[str]:
     return [pair for pair in pairs if "=" in pair and pair[0] not in "#=" and "\0" not in pair]
 
 
-def _of_charliecloud(files: Squashfs, image: FlatImage) -> dict[str, Any] | None:
+def _of_charliecloud(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
     text = files.read("/ch/metadata.json", _MOST_CONFIG)
     if text is None:
         return None

@@ -22,7 +22,7 @@ from rootless.image.model import limits
 from rootless.image.model.digest import is_digest
 from rootless.image.model.source import TransferError
 from rootless.image.store.staging import is_at, try_lock
-from rootless.linux.tmpfile import unnamed_file
+from rootless.linux.tmpfile import open_tmpfile
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ class Downloads:
                 self._named[path] = fd
                 return fd
             os.close(fd)  # another pull is at it, or the file system has no locks
-        return unnamed_file(self._scratch)
+        return open_tmpfile(self._scratch)
 
     def __exit__(
         self,

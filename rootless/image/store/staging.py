@@ -32,7 +32,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _FOREIGN_SECONDS = 24 * 3600  # leftovers of another host on a shared home wait that long
 
 
-class InFlight:
+class Staging:
     """Own a directory in tmp/ for the time of a `with` block; everything in it goes at the end."""
 
     def __init__(self, root: str) -> None:
@@ -40,7 +40,7 @@ class InFlight:
         self.path = ""
         self._lock = -1
 
-    def __enter__(self) -> InFlight:
+    def __enter__(self) -> Staging:
         private_dir(self._tmp)
         while True:
             name = f"{self._tmp}/{os.getpid()}-{os.urandom(6).hex()}"

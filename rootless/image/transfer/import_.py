@@ -22,14 +22,14 @@ from rootless.image.model.platforms import parse_platform
 from rootless.image.model.reference import parse
 from rootless.image.model.source import Found
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight, clear_leftovers
+from rootless.image.store.staging import Staging, clear_leftovers
 from rootless.image.transfer.load import open_stream, store
 from rootless.image.transfer.pull import install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rootless.oci.image_spec import ImageConfig
 
 
-class MadeImage:
+class ImportedImage:
     """Be the source of an image that has no other place.
 
     Args:
@@ -49,7 +49,7 @@ class MadeImage:
         self._data = json.dumps(config, separators=(",", ":")).encode()
         self._layers = {diff_id: (fd, size) for fd, size, diff_id in layers}
 
-    def find(self, wish: PlatformWish) -> Found:
+    def find(self, wish: PlatformRequest) -> Found:
         """Return the documents, checked as those of any other image."""
         ids = json.loads(self._data)["rootfs"]["diff_ids"]
         config: ImageConfig = manifest.parse_config(self._data, "image config", len(ids))
@@ -109,7 +109,7 @@ def import_tar(
     container = apply({}, instructions)
     records.make_frame(store.root)
     clear_leftovers(store.root)
-    with InFlight(store.root) as flight:
+    with Staging(store.root) as flight:
         fd = _open(path, flight.path)
         try:
             size = os.fstat(fd).st_size
@@ -127,7 +127,7 @@ def import_tar(
             }
             return install(
                 store,
-                MadeImage(config, [(fd, size, diff_id)]),
+                ImportedImage(config, [(fd, size, diff_id)]),
                 wish,
                 [reference] if reference else None,
                 idmap_for=idmap_for,

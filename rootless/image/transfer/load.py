@@ -16,12 +16,12 @@ from rootless.errors import RlessError, escape
 from rootless.image.archive.read import DirectoryFiles, DockerArchive, OciLayout, TarFiles
 from rootless.image.config.manifest import ManifestError, PlatformError
 from rootless.image.model import limits
-from rootless.image.model.platforms import PlatformWish, host_platform, parse_platform
+from rootless.image.model.platforms import PlatformRequest, host_platform, parse_platform
 from rootless.image.model.reference import Reference, parse
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight, clear_leftovers
+from rootless.image.store.staging import Staging, clear_leftovers
 from rootless.image.transfer.pull import install
-from rootless.linux.tmpfile import unnamed_file
+from rootless.linux.tmpfile import open_tmpfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rootless.image.transfer.pull import MapFor
 
 
-class AnyPlatform(PlatformWish):
+class AnyPlatform(PlatformRequest):
     """Take an image for whatever platform; of several the one that fits this host best."""
 
     __slots__ = ()
@@ -68,7 +68,7 @@ def load(
     wish = parse_platform(platform) if platform else AnyPlatform()
     records.make_frame(store.root)
     clear_leftovers(store.root)
-    with InFlight(store.root) as flight, contextlib.ExitStack() as stack:
+    with Staging(store.root) as flight, contextlib.ExitStack() as stack:
         name = path or "standard input"
         files: DirectoryFiles | TarFiles
         if path is not None and os.path.isdir(path):
@@ -156,7 +156,7 @@ def open_stream(path: str | None, scratch: str) -> int:
 
 def store(chunks: Iterable[bytes], scratch: str, what: str) -> int:
     """Store what comes in a file without a name; return that."""
-    stored = unnamed_file(scratch)
+    stored = open_tmpfile(scratch)
     size = 0
     try:
         for chunk in chunks:

@@ -25,7 +25,7 @@ from rootless.image.registry.progress import Progress
 from rootless.image.store import downloads as partial
 from rootless.image.store import records
 from rootless.image.store.downloads import Downloads
-from rootless.image.store.staging import InFlight, LayerLocks, clear_leftovers, store_lock
+from rootless.image.store.staging import LayerLocks, Staging, clear_leftovers, store_lock
 from rootless.image.store.store import (
     RECORD_VERSION,
     Image,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from rootless.image.layer import parallel_unpack
     from rootless.image.layer.layers import LayerBlob
-    from rootless.image.model.platforms import PlatformWish
+    from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.source import Found, Source
     from rootless.linux.idmap import IdMap
 
@@ -108,7 +108,7 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
     if found is not None:
         return found
     root = store.root
-    with store_lock(root), InFlight(root) as flight:
+    with store_lock(root), Staging(root) as flight:
         if image.root != root:
             additional_stores.adopt(image, root, flight.path)
         additional_stores.provide(root, idmap, image.chain, flight.path)
@@ -154,7 +154,7 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
     log.debug(f"{escape(pinned)}: its layers have no owners; pulled anew")
     progress = Progress(quiet=quiet)
     try:
-        with store_lock(store.root), InFlight(store.root) as flight:
+        with store_lock(store.root), Staging(store.root) as flight:
             source = _open_source(reference, flight.path)
             try:
                 found = source.find(parse_platform(_platform_text(image.platform)))
@@ -187,7 +187,7 @@ def _pull(
     clear_leftovers(store.root)
     partial.clear(store.root)
     before = store.read(name_path(store.root, reference, platform))
-    with InFlight(store.root) as flight:
+    with Staging(store.root) as flight:
         state = source_state(reference)
         source = _open_source(reference, flight.path)
         try:
@@ -216,7 +216,7 @@ def _pull(
 def install(
     store: Store,
     source: Source,
-    wish: PlatformWish,
+    wish: PlatformRequest,
     names: Sequence[Reference] | None,
     *,
     platform: str | None = None,
@@ -230,7 +230,7 @@ def install(
     Args:
         names: what it is recorded as, beside its id; empty: its id alone.
         platform: as typed, if the names are meant for that platform only.
-        scratch: the directory of an `InFlight`.
+        scratch: the directory of an `Staging`.
         state: what tells whether the source has changed since.
 
     Raises:

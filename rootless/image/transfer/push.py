@@ -33,7 +33,7 @@ from rootless.image.registry.http import Client, finish
 from rootless.image.registry.parallel import at_once
 from rootless.image.registry.upload import Blob
 from rootless.image.store import records
-from rootless.linux.tmpfile import unnamed_file
+from rootless.linux.tmpfile import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class _Push:
         if compression not in _OCI_LAYERS:
             compression = "gzip"
         self._progress.state(layer.short, "Compressing")
-        fd = unnamed_file(self._scratch)
+        fd = open_tmpfile(self._scratch)
         try:
             digest, size = self._compress(layer, stream, compression, fd)
             if not upload.exists(self._endpoint, digest):

@@ -16,7 +16,7 @@ from rootless.errors import RlessError, escape
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.store import downloads
 from rootless.image.store.ownership import delete_any, everything
-from rootless.image.store.staging import InFlight, clear_leftovers, store_lock
+from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store, layer_dir
 from rootless.linux.idmap import call_in_userns
 
@@ -275,7 +275,7 @@ def _delete_layers(root: str, doomed: list[tuple[str, str]], freed: Freed) -> No
     places = [f"{root}/layers/{key}/{name}" for key, name in doomed]
     freed.bytes += sum(_size(path) for path in places)
     try:
-        with InFlight(root) as flight:
+        with Staging(root) as flight:
             _move_all([(path, f"{flight.path}/{n}") for n, path in enumerate(places)])
             _delete_metas(places)
     except RlessError as error:

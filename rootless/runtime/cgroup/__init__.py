@@ -12,9 +12,9 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError
-from rootless.linux.cgroup import find_own, hasten, of_user_manager, read_words, sockets
+from rootless.linux.cgroup import find_own, of_user_manager, prime_migration, read_words, sockets
 from rootless.runtime.cgroup import cgroupfs
-from rootless.runtime.cgroup.base import Wish
+from rootless.runtime.cgroup.base import CgroupRequest
 from rootless.runtime.cgroup.none import NoCgroup
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def survey() -> tuple[str, list[str]]:
     return "cgroupfs", read_words(f"{group.directory}/cgroup.controllers")
 
 
-class Making:
+class PendingCgroup:
     """A cgroup in the making, in parts, so that systemd works while others do.
 
     `begin` and `ask` on the host's side of the user namespace, `finish` when the place is needed.
@@ -52,7 +52,7 @@ class Making:
     __slots__ = ("_connection", "_error", "_hasty", "_scope", "_wish")
 
     def __init__(self) -> None:
-        self._wish = Wish("")
+        self._wish = CgroupRequest("")
         self._connection: Connection | None = None
         self._scope: Scope | None = None
         self._error: RlessError | None = None
@@ -70,7 +70,7 @@ class Making:
         Args:
             manager, parent: of the wish to come.
             others: processes that belong to us, besides children.
-            early: it is long until the place is needed, so that it is worth to `hasten`.
+            early: it is long until the place is needed, so that it is worth to `prime_migration`.
         """
         if manager not in ("auto", "systemd"):
             return
@@ -81,7 +81,7 @@ class Making:
             if not reachable or (parent is None and _stays(reachable, others)):
                 return
         if early and (group := of_user_manager(os.getuid())) is not None:
-            self._hasty = hasten(group)
+            self._hasty = prime_migration(group)
         from rootless.linux import dbus
 
         try:
@@ -91,7 +91,7 @@ class Making:
             return
         import rootless.runtime.cgroup.systemd  # noqa: F401  # systemd lets us in meanwhile
 
-    def ask(self, wish: Wish, pids: Sequence[int]) -> None:
+    def ask(self, wish: CgroupRequest, pids: Sequence[int]) -> None:
         """Say what is wanted: systemd is asked for it, if there is to be a scope.
 
         Args:
@@ -109,7 +109,7 @@ class Making:
             self._error = error
             self.close()
 
-    def amend(self, resources: dict[str, Any]) -> None:
+    def update(self, resources: dict[str, Any]) -> None:
         """Say which limits there are in the end: `linux.resources` of the config."""
         self._wish.resources = resources
 
@@ -245,7 +245,7 @@ def _is_about_limits(error: RlessError) -> bool:
     return isinstance(error, LimitError)
 
 
-def _limit(made: Cgroup, wish: Wish) -> Cgroup:
+def _limit(made: Cgroup, wish: CgroupRequest) -> Cgroup:
     """Set the limits of a cgroup that was made.
 
     Raises:
@@ -293,7 +293,7 @@ def shelter(name: str, description: str, pid: int) -> None:
     from rootless.linux import dbus
     from rootless.runtime.cgroup.systemd import Scope
 
-    wish = Wish(name, "systemd")
+    wish = CgroupRequest(name, "systemd")
     wish.description = description
     children = read_words(f"/proc/{pid}/task/{pid}/children")
     try:
@@ -308,19 +308,19 @@ def shelter(name: str, description: str, pid: int) -> None:
         log.debug(f"{name}: no scope: {error.message}")
 
 
-def choose(wish: Wish, note: Note | None = None) -> Cgroup:
+def choose(wish: CgroupRequest, note: Note | None = None) -> Cgroup:
     """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
 
     Args:
-        note: as for `Making.finish`.
+        note: as for `PendingCgroup.finish`.
 
     Raises:
-        RlessError: as `Making.finish`.
+        RlessError: as `PendingCgroup.finish`.
     """
-    making = Making()
-    making.begin(wish.manager, wish.parent, [os.getppid()])
-    making.ask(wish, [os.getpid()])
-    return making.finish(note=note)
+    pending = PendingCgroup()
+    pending.begin(wish.manager, wish.parent, [os.getppid()])
+    pending.ask(wish, [os.getpid()])
+    return pending.finish(note=note)
 
 
 def change(

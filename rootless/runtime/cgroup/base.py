@@ -16,7 +16,7 @@ if TYPE_CHECKING:
             path: the directory in the cgroup file system, None without one.
             why: why this manager, or why none; for `--explain` and `doctor`.
             resources: `linux.resources` as they were set in the end.
-            rlimits: in place of limits that cannot be set (`Wish.best_effort`).
+            rlimits: in place of limits that cannot be set (`CgroupRequest.best_effort`).
         """
 
         manager: str
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MANAGERS = ("systemd", "cgroupfs", "none")
 
 
-class Wish:
+class CgroupRequest:
     """What is asked for.
 
     Attributes:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.linux.dbus import Connection
-    from rootless.runtime.cgroup.base import Wish
+    from rootless.runtime.cgroup.base import CgroupRequest
 
 _INTERFACE = "org.freedesktop.systemd1.Manager"
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", _INTERFACE)
@@ -85,7 +85,7 @@ _PROPERTIES = {
 class Scope:
     """A scope in the making: asked for, made. Nothing is waited for before `wait`."""
 
-    def __init__(self, connection: Connection, wish: Wish, pids: Sequence[int]) -> None:
+    def __init__(self, connection: Connection, wish: CgroupRequest, pids: Sequence[int]) -> None:
         """Make the request.
 
         Args:

@@ -10,7 +10,7 @@ from rootless.linux.caps import NUMBERS
 from rootless.oci import validate
 from rootless.runtime.host import exec as runtime
 from rootless.runtime.host import lifecycle
-from rootless.runtime.host.optional_features import Extras
+from rootless.runtime.host.optional_features import OptionalFeatures
 from rootless.runtime.host.state import Record
 
 TYPE_CHECKING = False
@@ -99,8 +99,8 @@ def execute(root: str, container_id: str, options: Options) -> int:
             console_fd = console.inner
     elif options.console_socket is not None:
         raise RlessError("--console-socket is for a process with a terminal", exit_code=1)
-    extras = Extras(spec, process, state)
-    extras.new_keyring = options.new_keyring
+    optional = OptionalFeatures(spec, process, state)
+    optional.new_keyring = options.new_keyring
     init = runtime.Init(facts["pid"], facts["start"])
     entrant = runtime.prepare(
         spec,
@@ -110,7 +110,7 @@ def execute(root: str, container_id: str, options: Options) -> int:
         cache_dir=f"{root}/.seccomp",
         console_fd=console_fd,
         keep_fds=options.keep_fds,
-        extras=extras,
+        optional=optional,
     )
     started = entrant.start()
     init.close()

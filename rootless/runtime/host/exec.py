@@ -45,7 +45,11 @@ from rootless.runtime import sync
 from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.host.namespaces import FILES, FLAGS
 from rootless.runtime.inside import process as application
-from rootless.runtime.inside.container_process import Applicant, forbid_imports, leave_keyring
+from rootless.runtime.inside.container_process import (
+    ContainerProcess,
+    forbid_imports,
+    leave_keyring,
+)
 from rootless.runtime.seccomp import cached_filter, load_flags
 
 TYPE_CHECKING = False
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.oci.runtime_spec import Process, Spec
-    from rootless.runtime.host.optional_features import Extras
+    from rootless.runtime.host.optional_features import OptionalFeatures
 
 _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
@@ -149,7 +153,7 @@ def prepare(
     console_fd: int = -1,
     complete: Callable[[Process], None] | None = None,
     keep_fds: tuple[int, ...] = (),
-    extras: Extras | None = None,
+    optional: OptionalFeatures | None = None,
     keep_groups: bool = False,
 ) -> Entrant:
     """Return what starts a process in a running container, with all that can be done before a fork.
@@ -195,7 +199,7 @@ def prepare(
         console_fd=console_fd if description.get("terminal") else -1,
         status_fd=-1,
         keep_fds=keep_fds,
-        extras=extras,
+        optional=optional,
     )
 
 
@@ -225,7 +229,7 @@ def _has_limits(spec: Spec) -> bool:
     return bool(asked(spec.get("linux", {}).get("resources", {})))
 
 
-class Entrant(Applicant):
+class Entrant(ContainerProcess):
     """The joiner and, after its clone3, the entrant."""
 
     def __init__(
@@ -306,7 +310,7 @@ class Entrant(Applicant):
                 *((self.limit_process, self.change_user, self.restrict) if self.exposed else ()),
             ):
                 step()
-            told = os.pipe() if self.extras is not None and self.extras.listener else (-1, -1)
+            told = os.pipe() if self.optional is not None and self.optional.listener else (-1, -1)
             pid = ns.clone_sibling() if self.exposed else ns.clone3(ns.CLONE_PARENT)[0]
             if pid:
                 if told[1] >= 0:
@@ -316,8 +320,8 @@ class Entrant(Applicant):
         except BaseException as error:
             self.fail_by(error)
         self.status_fd = self.entrant_status
-        if self.extras is not None and told[0] >= 0:
-            self.extras.pid = int(os.read(told[0], 16))
+        if self.optional is not None and told[0] >= 0:
+            self.optional.pid = int(os.read(told[0], 16))
         self.enter()
 
     def become(self) -> NoReturn:
@@ -366,8 +370,8 @@ class Entrant(Applicant):
                 ) from error
         show_as("rless: exec")
         prctl.set_dumpable(False)
-        if self.extras is not None:
-            self.extras.look_at_host()
+        if self.optional is not None:
+            self.optional.look_at_host()
 
     def enter_cgroup(self) -> None:
         """Enter the container's control group, while we still see the host's."""
@@ -377,9 +381,9 @@ class Entrant(Applicant):
 
     def set_cpus(self, when: str) -> None:
         """Take the CPUs that the description names for before, and for after this step."""
-        treatment = self.extras.treatment if self.extras is not None else None
-        if treatment is not None:
-            treatment.take_cpus(when)
+        scheduling = self.optional.scheduling if self.optional is not None else None
+        if scheduling is not None:
+            scheduling.take_cpus(when)
 
     def _enter_cgroup(self) -> None:
         if not self.cgroup:
@@ -413,7 +417,7 @@ class Entrant(Applicant):
         os.umask(0o022)
         joined = {self.joined_fd, self.entrant_status, self.console_fd, self.init.pidfd}
         self.keep_only(joined)
-        if self.extras is None or self.extras.new_keyring:
+        if self.optional is None or self.optional.new_keyring:
             leave_keyring()
 
     def enter_namespaces(self) -> None:

@@ -18,10 +18,10 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
-from rootless.runtime.cgroup.base import Wish
+from rootless.runtime.cgroup.base import CgroupRequest
 from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.host import parent
-from rootless.runtime.host.optional_features import Extras, state_of
+from rootless.runtime.host.optional_features import OptionalFeatures, state_of
 from rootless.runtime.host.state import Record
 from rootless.runtime.inside import mounts
 
@@ -84,7 +84,7 @@ def read_json(path: str) -> Any:
         raise RlessError(f"{path} is not JSON: {error}", exit_code=1) from error
 
 
-def _wish(spec: Spec, container_id: str, manager: str | None) -> Wish:
+def _wish(spec: Spec, container_id: str, manager: str | None) -> CgroupRequest:
     """Return what the config asks for its control group.
 
     With systemd `cgroupsPath` is SLICE:PREFIX:NAME, as runc and crun have it.
@@ -92,7 +92,7 @@ def _wish(spec: Spec, container_id: str, manager: str | None) -> Wish:
     linux = spec.get("linux", {})
     path = linux.get("cgroupsPath", "").strip("/")
     if manager == "systemd":
-        wish = Wish(f"rless-{container_id}", manager, required=True)
+        wish = CgroupRequest(f"rless-{container_id}", manager, required=True)
         if path:
             parts = path.split(":")
             if len(parts) != 3 or not parts[2]:
@@ -105,7 +105,7 @@ def _wish(spec: Spec, container_id: str, manager: str | None) -> Wish:
             wish.name = "-".join(part for part in parts[1:] if part)
     else:
         # As runc and crun: systemd is asked only if that is asked for.
-        wish = Wish(
+        wish = CgroupRequest(
             f"rless-{container_id}" if path in ("", ".", "..") else path,
             manager or "cgroupfs",
             required=manager is not None,
@@ -207,14 +207,14 @@ def _make(
     created: parent.Begun | None = None
     try:
         _prepare_environment(spec, record, options)
-        extras = Extras(spec, spec["process"], state)
-        extras.add_hooks(spec)
-        extras.new_keyring = options.new_keyring
+        optional = OptionalFeatures(spec, spec["process"], state)
+        optional.add_hooks(spec)
+        optional.new_keyring = options.new_keyring
         if not foreground:
-            extras.check_program = True
+            optional.check_program = True
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            extras.failure_fd = os.open(record.failure, flags, 0o600)
-        fds += [fd for fd in extras.fds() if fd >= 0]
+            optional.failure_fd = os.open(record.failure, flags, 0o600)
+        fds += [fd for fd in optional.fds() if fd >= 0]
         console_fd = console.inner if console is not None else -1
         if options.console_socket is not None:
             console_fd = connect(options.console_socket)
@@ -234,9 +234,9 @@ def _make(
             use_pivot=options.use_pivot,
             keep_fds=options.keep_fds,
             started=started,
-            extras=extras,
+            optional=optional,
         )
-        created.wait_ready(extras)
+        created.wait_ready(optional)
         if options.pid_file:
             write_pid_file(options.pid_file, created.pid)
         record.mark_created()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Hook, Process, Spec, State
     from rootless.runtime.host.listener import Listener
-    from rootless.runtime.inside.scheduling import Treatment
+    from rootless.runtime.inside.scheduling import Scheduling
 
 # Of `process` and of `linux`.
 _TREATED = ("scheduler", "ioPriority", "execCPUAffinity", "personality", "memoryPolicy")
@@ -25,7 +25,7 @@ _PASSWD_LIMIT = 1 << 20  # bytes of /etc/passwd that are read
 _CREATE = ("prestart", "createRuntime", "createContainer")
 
 
-class Extras:
+class OptionalFeatures:
     """The rare wishes for one process.
 
     Attributes:
@@ -50,8 +50,8 @@ class Extras:
         "listener",
         "new_keyring",
         "pid",
+        "scheduling",
         "state",
-        "treatment",
     )
 
     def __init__(self, spec: Spec, process: Process, state: State) -> None:
@@ -61,11 +61,11 @@ class Extras:
             RlessError: it cannot be had, with its JSON path.
         """
         linux = spec.get("linux", {})
-        self.treatment: Treatment | None = None
+        self.scheduling: Scheduling | None = None
         if any(key in process for key in _TREATED) or any(key in linux for key in _TREATED):
-            from rootless.runtime.inside.scheduling import Treatment
+            from rootless.runtime.inside.scheduling import Scheduling
 
-            self.treatment = Treatment(process, linux)
+            self.scheduling = Scheduling(process, linux)
         self.new_keyring = True
         self.check_program = False
         self.failure_fd = -1

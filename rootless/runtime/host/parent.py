@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.cgroup.base import Cgroup
-    from rootless.runtime.host.optional_features import Extras
+    from rootless.runtime.host.optional_features import OptionalFeatures
 
 _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
@@ -49,7 +49,7 @@ class Begun:
         self._go_fd = go_fd
         self.cgroup = cgroup
 
-    def wait_ready(self, extras: Extras | None = None) -> dict[str, Any]:
+    def wait_ready(self, optional: OptionalFeatures | None = None) -> dict[str, Any]:
         """Wait until the container is created (runtime.md, Lifecycle, step 6).
 
         Args:
@@ -61,7 +61,7 @@ class Begun:
         Raises:
             RlessError: of any step of init.
         """
-        hooks = None if extras is None else lambda: _run_hooks(extras, self.pid, self._go_fd)
+        hooks = None if optional is None else lambda: _run_hooks(optional, self.pid, self._go_fd)
         report = sync.expect_ready(self.status_fd, hooks)
         self.close_go()
         return report
@@ -110,7 +110,7 @@ def begin(
     use_pivot: bool = True,
     keep_fds: tuple[int, ...] = (),
     started: Callable[[int], None] | None = None,
-    extras: Extras | None = None,
+    optional: OptionalFeatures | None = None,
 ) -> Begun:
     """Begin to create a container; its init comes to the gate and waits for a byte, `sync.START`.
 
@@ -138,7 +138,7 @@ def begin(
     process = spec["process"]
     linux = spec.get("linux", {})
     seccomp = linux.get("seccomp")
-    if seccomp is not None and extras is None and seccomp.get("listenerPath"):
+    if seccomp is not None and optional is None and seccomp.get("listenerPath"):
         raise RlessError("linux.seccomp.listenerPath: nobody here would send the listener")
     bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
     flags = load_flags(seccomp) if seccomp is not None else 0
@@ -161,7 +161,7 @@ def begin(
         want_report=want_report,
         use_pivot=use_pivot,
         keep_fds=keep_fds,
-        extras=extras,
+        optional=optional,
     )
     cgroup_fd = -1
     # With nothing to do for it after the clone, init need not wait for us.
@@ -200,7 +200,7 @@ def begin(
             started(pid)
         if not at_once:
             _say_go(go_writer)
-        if extras is None:
+        if optional is None:
             begun.close_go()
     except BaseException:
         begun.end()
@@ -257,13 +257,13 @@ def _join_and_clone(namespaces: Namespaces, cgroup_fd: int, writer: int) -> None
     os._exit(0)
 
 
-def _run_hooks(extras: Extras, pid: int, go_writer: int) -> None:
+def _run_hooks(optional: OptionalFeatures, pid: int, go_writer: int) -> None:
     """Run what of the hooks is the runtime's, then let init go on."""
     from rootless.runtime.host import hooks
 
-    early = [entry for entry in extras.hooks if entry[0] in ("prestart", "createRuntime")]
+    early = [entry for entry in optional.hooks if entry[0] in ("prestart", "createRuntime")]
     # Step 2 of the lifecycle is done: that is what the specification calls created.
-    hooks.run_all(early, {**extras.state, "pid": pid, "status": "created"})
+    hooks.run_all(early, {**optional.state, "pid": pid, "status": "created"})
     _say_go(go_writer)
 
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from rootless.oci.runtime_spec import Process
-    from rootless.runtime.host.optional_features import Extras
+    from rootless.runtime.host.optional_features import OptionalFeatures
     from rootless.runtime.inside.tty import Terminal
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
 
-class Applicant:
+class ContainerProcess:
     """A process that is to become the application of an OCI `process` object.
 
     Attributes:
@@ -61,7 +61,7 @@ class Applicant:
         status_fd: int,
         keep_fds: tuple[int, ...],
         die_with_parent: bool,
-        extras: Extras | None = None,
+        optional: OptionalFeatures | None = None,
     ) -> None:
         self.process = description
         self.seccomp_filter = seccomp_filter
@@ -70,7 +70,7 @@ class Applicant:
         self.status_fd = status_fd
         self.keep_fds = keep_fds
         self.die_with_parent = die_with_parent
-        self.extras = extras
+        self.optional = optional
         if description.get("rlimits"):
             import resource  # noqa: F401  # a library of its own, which takes 0.3 ms to load
         self.read_description()
@@ -94,8 +94,8 @@ class Applicant:
             sync.send(self.status_fd, sync.FAILED, sync.error_payload(error))
         except OSError:
             # Created by one command and started by another: the first one is not there to tell.
-            if self.extras is not None and self.extras.failure_fd >= 0:
-                sync.send(self.extras.failure_fd, sync.FAILED, sync.error_payload(error))
+            if self.optional is not None and self.optional.failure_fd >= 0:
+                sync.send(self.optional.failure_fd, sync.FAILED, sync.error_payload(error))
             else:
                 os.write(2, f"rless-oci: {escape(str(error))}\n".encode())
         os._exit(error.exit_code)
@@ -126,8 +126,8 @@ class Applicant:
             # Through copies above 2, so that no dup2 closes what a later one needs.
             for target, source in enumerate([os.dup(fd) for fd in self.stdio]):
                 os.dup2(source, target, inheritable=True)
-        if self.extras is not None:
-            fds = fds | self.extras.fds()
+        if self.optional is not None:
+            fds = fds | self.optional.fds()
         process.close_others({*fds, *self.keep_fds})
 
     def limit_process(self) -> None:
@@ -137,10 +137,10 @@ class Applicant:
             self.console.become_stdio()
         self.entered = application.enter_directory(self.process["cwd"])
         os.umask(self.process.get("user", {}).get("umask", 0o022))
-        if self.extras is not None:
-            self.extras.complete(self.environment, self.process.get("user", {}).get("uid", 0))
-            if self.extras.treatment is not None:
-                self.extras.treatment.apply()
+        if self.optional is not None:
+            self.optional.complete(self.environment, self.process.get("user", {}).get("uid", 0))
+            if self.optional.scheduling is not None:
+                self.optional.scheduling.apply()
 
     def change_user(self) -> None:
         """Drop the bounding set, then become the application's user."""
@@ -195,8 +195,8 @@ class Applicant:
             os.set_inheritable(fd, True)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         application.set_rlimits(self.process.get("rlimits", []))
-        if self.extras is not None:
-            self.extras.write_label()
+        if self.optional is not None:
+            self.optional.write_label()
         if self.process.get("noNewPrivileges"):
             self.capabilities.apply()
             prctl.set_no_new_privs()
@@ -209,8 +209,8 @@ class Applicant:
     def _load_filter(self) -> None:
         if self.seccomp_filter is None:
             return
-        if self.extras is not None and self.extras.listener is not None:
-            self.extras.listener.load(self.seccomp_filter, self.seccomp_flags, self.extras.pid)
+        if self.optional is not None and self.optional.listener is not None:
+            self.optional.listener.load(self.seccomp_filter, self.seccomp_flags, self.optional.pid)
         else:
             load_filter(self.seccomp_filter, self.seccomp_flags)
 

@@ -88,7 +88,7 @@ def _check_node(fd: int, path: str, kind: int, number: tuple[int, int]) -> None:
         raise RlessError(f"{path} on this host is not the {what} device {number[0]}:{number[1]}")
 
 
-def furnish(root: Root, nodes: dict[str, int]) -> None:
+def populate(root: Root, nodes: dict[str, int]) -> None:
     """Attach the nodes and make the links; /dev must be a tmpfs of ours by now."""
     for path, mount_fd in nodes.items():
         target = root.target(path, os.fstat(mount_fd))

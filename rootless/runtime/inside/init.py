@@ -28,7 +28,11 @@ from rootless.linux import mount as api
 from rootless.runtime import sync
 from rootless.runtime.inside import devices, pivot
 from rootless.runtime.inside import process as application
-from rootless.runtime.inside.container_process import Applicant, forbid_imports, leave_keyring
+from rootless.runtime.inside.container_process import (
+    ContainerProcess,
+    forbid_imports,
+    leave_keyring,
+)
 from rootless.runtime.inside.mounts import Root, open_root, open_source
 
 TYPE_CHECKING = False
@@ -38,13 +42,13 @@ if TYPE_CHECKING:
 
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.host.namespaces import Namespaces
-    from rootless.runtime.host.optional_features import Extras
+    from rootless.runtime.host.optional_features import OptionalFeatures
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
 
 
-class Init(Applicant):
+class Init(ContainerProcess):
     """One container's init: the config, what the parent prepared, and the steps."""
 
     def __init__(
@@ -64,7 +68,7 @@ class Init(Applicant):
         want_report: bool,
         use_pivot: bool,
         keep_fds: tuple[int, ...],
-        extras: Extras | None,
+        optional: OptionalFeatures | None,
     ) -> None:
         super().__init__(
             spec["process"],
@@ -74,7 +78,7 @@ class Init(Applicant):
             status_fd=status_fd,
             keep_fds=keep_fds,
             die_with_parent=die_with_parent,
-            extras=extras,
+            optional=optional,
         )
         self.spec = spec
         self.linux = spec.get("linux", {})
@@ -97,7 +101,7 @@ class Init(Applicant):
 
     def run(self) -> NoReturn:
         """Go through the steps; report a failure to the parent and end."""
-        extras = self.extras
+        optional = self.optional
         try:
             forbid_imports()
             for step in (
@@ -108,24 +112,24 @@ class Init(Applicant):
                 self.become_root,
                 self.write_sysctls,
                 self.name_host,
-                self.furnish_root,
+                self.populate_root,
                 self.make_terminal,
                 self.mask_paths,
                 self.make_directory,
-                *((self.run_hooks,) if extras is not None and extras.at_create else ()),
+                *((self.run_hooks,) if optional is not None and optional.at_create else ()),
                 self.enter_root,
                 self.limit_process,
                 self.change_user,
-                *((self.find_program,) if extras is not None and extras.check_program else ()),
+                *((self.find_program,) if optional is not None and optional.check_program else ()),
             ):
                 began = time.monotonic()
                 step()
                 self.times.append((step.__name__, time.monotonic() - began))
-            sync.send(self.status_fd, sync.READY, self.report())
+            sync.send(self.status_fd, sync.READY, self.kernel_facts())
             self.wait_for_start()
             self.restrict()
-            if extras is not None and extras.hooks:
-                extras.run_start_hooks(self.environment, self.own_image)
+            if optional is not None and optional.hooks:
+                optional.run_start_hooks(self.environment, self.own_image)
             application.execute(self.process["args"], self.environment)
         except BaseException as error:
             self.fail_by(error)
@@ -142,8 +146,8 @@ class Init(Applicant):
             from rootless.runtime.inside import timens  # loaded by the parent
 
             timens.enter(self.linux.get("timeOffsets", {}))
-        if self.extras is not None:
-            self.extras.look_at_host()
+        if self.optional is not None:
+            self.optional.look_at_host()
 
     def _wait_for_go(self) -> None:
         if os.read(self.go_fd, 1) != sync.GO:
@@ -164,7 +168,7 @@ class Init(Applicant):
         self.reset_signals()
         joined = (entry[1] for entry in self.namespaces.joined)
         self.keep_only({self.status_fd, self.go_fd, self.gate_fd, self.console_fd, *joined})
-        if self.extras is None or self.extras.new_keyring:
+        if self.optional is None or self.optional.new_keyring:
             leave_keyring()
 
     # -- namespaces --------------------------------------------------------------------------
@@ -211,7 +215,7 @@ class Init(Applicant):
 
     # -- root --------------------------------------------------------------------------------
 
-    def furnish_root(self) -> None:
+    def populate_root(self) -> None:
         """Make the root a mount, and attach to it all that the config lists, in its order."""
         propagation = self.linux.get("rootfsPropagation", "")
         self.root = Root(self.spec["root"]["path"], self.root_tree, propagation)
@@ -221,9 +225,9 @@ class Init(Applicant):
             if entry["destination"].rstrip("/") == "/dev" and not furnished:
                 furnished = True
                 if source_fd < 0:  # a bound /dev has what its owner put there
-                    devices.furnish(self.root, self.nodes)
+                    devices.populate(self.root, self.nodes)
         if not furnished:
-            devices.furnish(self.root, self.nodes)
+            devices.populate(self.root, self.nodes)
         for fd in self.nodes.values():
             os.close(fd)
 
@@ -259,10 +263,10 @@ class Init(Applicant):
 
     def run_hooks(self) -> None:
         """Have the parent run its hooks, then run those of our own namespaces."""
-        assert self.extras is not None
+        assert self.optional is not None
         sync.send(self.status_fd, sync.HOOKS, None)
         self._wait_for_go()
-        self.extras.run_hooks_before_pivot()
+        self.optional.run_hooks_before_pivot()
 
     def enter_root(self) -> None:
         """Enter the new root; the host is gone after this."""
@@ -281,14 +285,14 @@ class Init(Applicant):
 
     # -- start -------------------------------------------------------------------------------
 
-    def report(self) -> dict[str, Any]:
+    def kernel_facts(self) -> dict[str, Any]:
         """Return what each step cost, and what the kernel says of us now if it is wanted."""
-        report: dict[str, Any] = {"times": self.times}
+        kernel_facts: dict[str, Any] = {"times": self.times}
         if self.want_report:
             from rootless.runtime.inside import kernel_facts as facts  # loaded by the parent
 
-            report |= facts.read()
-        return report
+            kernel_facts |= facts.read()
+        return kernel_facts
 
     def wait_for_start(self) -> None:
         """Wait at the gate for `start`; without a gate go on at once."""

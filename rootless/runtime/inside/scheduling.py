@@ -57,7 +57,7 @@ MEMORY_FLAGS = {
 _HIGHEST = 1024  # CPUs and memory nodes that a list may name
 
 
-class Treatment:
+class Scheduling:
     """The checked values of one config, as the kernel takes them."""
 
     __slots__ = ("_cpus", "_domain", "_io", "_memory", "_scheduler")

@@ -246,4 +246,4 @@ def test_a_key_before_the_maker_has_begun(monkeypatch: pytest.MonkeyPatch, step:
         return here
 
     monkeypatch.setattr(os, step, interrupted)
-    assert front_of_runs.lead(lambda _: 0) == 130
+    assert front_of_runs.fork_foreground(lambda _: 0) == 130

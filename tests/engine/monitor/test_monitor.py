@@ -226,7 +226,13 @@ class Beginning:
         status, self.status = os.pipe()
         self.gate, gate = os.pipe()
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        orders = {"status": status, "gate": gate, "client": theirs.fileno(), "leash": 1, **more}
+        orders = {
+            "status": status,
+            "gate": gate,
+            "client": theirs.fileno(),
+            "stop_on_disconnect": 1,
+            **more,
+        }
         self.held = start(*command, prepare=self.close, **orders)
         for fd in (status, gate):
             os.close(fd)
@@ -423,7 +429,7 @@ def test_who_starts_it_lets_go_before_the_gate_is_open(begin: Begin) -> None:
 def test_a_leash_until_it_has_begun(begin: Begin, explained: bool) -> None:
     """Who starts it and stays, but not as its keeper (`rless start`)."""
     orders = {"status": -1, "gate": -1, "begun": 1} if explained else {}
-    one = begin("sleep", "60", leash=2, **orders)
+    one = begin("sleep", "60", stop_on_disconnect=2, **orders)
     if not explained:
         sync.send(one.status, sync.READY, {})
         one.execute()
@@ -433,7 +439,7 @@ def test_a_leash_until_it_has_begun(begin: Begin, explained: bool) -> None:
     assert client.wait(0.3) is None
     client.signal(signal.SIGTERM)
     assert client.wait(10) == 143
-    one = begin("sleep", "60", leash=2)
+    one = begin("sleep", "60", stop_on_disconnect=2)
     sync.send(one.status, sync.READY, {})
     one.link.close()
     one.held.wait()
@@ -506,7 +512,7 @@ def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
 def with_link(start: Start, *command: str, **more: Any) -> tuple[Held, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.set_inheritable(False)
-    held = start(*command, client=theirs.fileno(), leash=1, prepare=ours.close, **more)
+    held = start(*command, client=theirs.fileno(), stop_on_disconnect=1, prepare=ours.close, **more)
     theirs.close()
     return held, ours
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from rootless.runtime.cgroup import Making
-from rootless.runtime.cgroup.base import Wish
+from rootless.runtime.cgroup import PendingCgroup
+from rootless.runtime.cgroup.base import CgroupRequest
 from tests.lib.fakesystemd import FakeSystemd
 from tests.lib.faults import children
 from tests.lib.life import init_of
@@ -381,9 +381,9 @@ def test_update_of_a_running_one_is_refused_as_a_run_is(rless: Product) -> None:
 def test_there_is_a_witness_before_there_is_a_group() -> None:
     """A SIGKILL at any moment leaves nothing that nobody knows of."""
     seen = []
-    making = Making()
-    making.ask(Wish("rless-witness", "cgroupfs", required=True), [])
-    made = making.finish((), lambda manager, path: seen.append((manager, path, exists(path))))
+    pending = PendingCgroup()
+    pending.ask(CgroupRequest("rless-witness", "cgroupfs", required=True), [])
+    made = pending.finish((), lambda manager, path: seen.append((manager, path, exists(path))))
     made.destroy()
     assert seen == [("cgroupfs", made.path, False)]
 

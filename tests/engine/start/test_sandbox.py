@@ -42,10 +42,10 @@ request.image, request.network = "none", sys.argv[2] or None
 file = None
 if sys.argv[4]:
     from rootless.image.squashfs.image_file import FlatImage
-    file = FlatImage(sys.argv[4], [])
+    file = ImageFile(sys.argv[4], [])
     file.fd = os.open(sys.argv[4], os.O_RDONLY)
     file.offset = 0
-birth = Birth(request, [], file=file)
+birth = Sandbox(request, [], file=file)
 mapping = userns.choose("auto", (0, 0), userns.Subordinate())
 def pids():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
@@ -246,7 +246,7 @@ from rootless.linux import idmap, ns
 def body():
     with open("/proc/sys/user/max_user_namespaces", "w") as file:
         file.write("0")
-    birth = Birth(request, [])
+    birth = Sandbox(request, [])
     try:
         birth.begin_maps(mapping)
     except RlessError as error:

@@ -16,7 +16,7 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.image.archive import write as saver
-from rootless.image.store.staging import InFlight
+from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.store.store import layer_dir
 from tests.lib import images
@@ -39,7 +39,7 @@ def archive(
     compression: str = "",
 ) -> Path:
     """Save as the command does."""
-    with InFlight(workshop.root) as flight:
+    with Staging(workshop.root) as flight:
         options = {"form": form, "compression": compression}
         if form.endswith("dir"):
             with saver.Directory(str(path)) as made:
@@ -261,7 +261,7 @@ def test_a_link_to_a_file_stays_one(workshop: Workshop, made: StoredImage) -> No
 def test_a_pipe_that_nobody_reads(workshop: Workshop, made: StoredImage) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with InFlight(workshop.root) as flight, pytest.raises(OSError, match="Broken pipe"):
+    with Staging(workshop.root) as flight, pytest.raises(OSError, match="Broken pipe"):
         tar = saver.TarTarget(writer)
         saver.save(workshop.store, [(made, [NAME])], tar, flight.path)
         tar.end()

@@ -15,7 +15,7 @@ from pathlib import Path
 from rootless.image.archive import write as saver
 from rootless.image.layer import tarsplit
 from rootless.image.registry.progress import Progress
-from rootless.image.store.staging import InFlight
+from rootless.image.store.staging import Staging
 from rootless.image.transfer import pull
 from rootless.image.transfer.import_ import import_tar
 from rootless.image.transfer.load import load
@@ -64,7 +64,7 @@ class Acts:
     def save(self) -> None:
         image = self.store.lookup(self.name)
         assert image is not None
-        with InFlight(self.store.root) as flight, saver.Output(str(self.saved)) as file:
+        with Staging(self.store.root) as flight, saver.Output(str(self.saved)) as file:
             target = saver.TarTarget(file.fd)
             saver.save(self.store, [(image, [image.name])], target, flight.path)
             target.end()

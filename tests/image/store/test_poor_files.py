@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rootless.image.store.staging import InFlight, store_lock
-from rootless.linux.tmpfile import unnamed_file
+from rootless.image.store.staging import Staging, store_lock
+from rootless.linux.tmpfile import open_tmpfile
 from tests.lib import images
 from tests.lib.compiled import ROOT
 from tests.lib.images import File, layer
@@ -204,7 +204,7 @@ def test_an_unnamed_file_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for patched in (False, True):
         if patched:
             monkeypatch.setattr(os, "open", refuse)
-        fd = unnamed_file(str(tmp_path))
+        fd = open_tmpfile(str(tmp_path))
         assert os.write(fd, b"text") == 4
         assert os.pread(fd, 9, 0) == b"text"
         assert os.fstat(fd).st_mode & 0o7777 == 0o600
@@ -229,18 +229,18 @@ def test_deletion_leaves_the_layers_of_a_pull_alone(
     pid = os.fork()
     if pid == 0:
         os.close(end)
-        with InFlight(root):
+        with Staging(root):
             os.write(told, b".")
             os.read(go, 1)
         os._exit(0)
     os.read(ready, 1)
     with store_lock(root, exclusive=True) as held:
         assert held is False
-    with InFlight(root), store_lock(root) as shared:
+    with Staging(root), store_lock(root) as shared:
         assert shared
     os.close(end)
     os.waitpid(pid, 0)
-    with InFlight(root), store_lock(root, exclusive=True) as held:
+    with Staging(root), store_lock(root, exclusive=True) as held:
         assert held is True
     for fd in (ready, told, go):
         os.close(fd)

@@ -13,7 +13,7 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.image.store import staging
-from rootless.image.store.staging import InFlight, LayerLocks, clear_leftovers
+from rootless.image.store.staging import LayerLocks, Staging, clear_leftovers
 from rootless.image.store.store import Store
 from rootless.image.transfer import remove
 from rootless.linux import mount
@@ -175,7 +175,7 @@ def test_layers_that_a_pull_relies_on_are_not_deleted(workshop: Workshop) -> Non
 
 def test_what_lives_is_not_cleared(workshop: Workshop) -> None:
     os.mkdir(workshop.root, 0o700)
-    with InFlight(workshop.root) as flight:
+    with Staging(workshop.root) as flight:
         Path(flight.path, "f").write_text("x")
         assert clear_leftovers(workshop.root) == 0
         assert os.path.exists(f"{flight.path}/f")
@@ -197,10 +197,10 @@ def test_what_died_is_cleared(
         monkeypatch.setattr(staging, "try_lock", lambda fd, **_: None)
     pid = os.fork()
     if pid == 0:
-        InFlight(workshop.root).__enter__()
+        Staging(workshop.root).__enter__()
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    with InFlight(workshop.root) as alive:
+    with Staging(workshop.root) as alive:
         assert clear_leftovers(workshop.root) == 1
         assert len(os.listdir(f"{workshop.root}/tmp")) == 2
         assert os.path.isdir(alive.path)

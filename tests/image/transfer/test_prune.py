@@ -13,7 +13,7 @@ from rootless.engine.images import images as engine
 from rootless.errors import RlessError
 from rootless.image.layer.tarsplit import has_split
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight, store_lock
+from rootless.image.store.staging import Staging, store_lock
 from rootless.image.store.store import Store, layer_dir
 from rootless.image.transfer import additional_stores, remove
 from tests.lib import images
@@ -112,7 +112,7 @@ def test_every_kind_of_garbage_is_found(store: Workshop) -> None:
     Path(f"{store.root}/splits/{'b' * 24}").write_text("split")
     pid = os.fork()
     if pid == 0:
-        flight = InFlight(store.root)
+        flight = Staging(store.root)
         flight.__enter__()
         Path(flight.path, "half").write_text("z")
         os._exit(0)

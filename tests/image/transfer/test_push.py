@@ -25,7 +25,7 @@ from rootless.image.registry import http as client
 from rootless.image.registry.progress import Progress
 from rootless.image.store import records
 from rootless.image.store.ownership import delete_any
-from rootless.image.store.staging import InFlight
+from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.transfer import push as pusher
 from rootless.image.transfer.push import push
@@ -69,7 +69,7 @@ def send(
     """Push; return the manifest's digest and the lines of the progress."""
     reader, writer = os.pipe()
     try:
-        with InFlight(workshop.root) as flight:
+        with Staging(workshop.root) as flight:
             digest, _ = push(
                 image, parse(name), workshop.store, flight.path, Progress(writer), **options
             )

@@ -10,7 +10,7 @@ import pytest
 from rootless.errors import RlessError
 from rootless.image.model.reference import parse
 from rootless.image.store import records
-from rootless.image.store.staging import InFlight
+from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.transfer import remove
 from rootless.linux import mount
@@ -26,7 +26,7 @@ SINGLE_ROOT = IdMap([(0, 0, 1)], [(0, 0, 1)], "single")
 
 def name(workshop: Workshop, image: StoredImage, *names: str, digests: bool = True) -> None:
     """Record an image under names of registries, and take its name of an archive away."""
-    with InFlight(workshop.root) as flight:
+    with Staging(workshop.root) as flight:
         for text in names:
             record = {
                 "name": parse(text).canonical, "id": image.id, "digest": image.digest,

@@ -30,9 +30,9 @@ VERB = Verb(
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Copy one file or tree; `-` is a tar archive on standard input or output."""
-    from rootless.engine.files.copy import Wish, copy
+    from rootless.engine.files.copy import CopyRequest, copy
 
     quiet = values.get("quiet", not os.isatty(1))
-    wish = Wish(bool(values.get("archive")), bool(values.get("follow")), quiet)
+    wish = CopyRequest(bool(values.get("archive")), bool(values.get("follow")), quiet)
     copy(args[0], args[1], wish)
     return 0

@@ -41,9 +41,9 @@ def lines(value: str) -> int | None:
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Copy the log to standard output and error, byte by byte as it was written."""
-    from rootless.engine.query.logs import Wishes, show
+    from rootless.engine.query.logs import LogOptions, show
 
-    wishes = Wishes()
+    wishes = LogOptions()
     for name in ("follow", "since", "until", "tail", "timestamps", "details"):
         if name in values:
             setattr(wishes, name, values[name])

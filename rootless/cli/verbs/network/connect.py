@@ -41,7 +41,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.manage import network_connect
     from rootless.engine.state import reconcile
 
-    reconcile.sweep()
+    reconcile.reconcile()
     try:
         network_connect.connect(
             args[0], args[1], {key: value for key, value in values.items() if value}

@@ -31,7 +31,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.manage import network_connect
     from rootless.engine.state import reconcile
 
-    reconcile.sweep()
+    reconcile.reconcile()
     try:
         network_connect.disconnect(args[0], args[1], bool(values.get("force")))
     except RlessError as error:

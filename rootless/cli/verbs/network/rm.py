@@ -39,5 +39,5 @@ def main(values: dict[str, Any], args: list[str]) -> int:
                 raise
         streams.write(f"{escape(name)}\n")
 
-    reconcile.sweep()
+    reconcile.reconcile()
     return streams.each(args, action)

@@ -69,7 +69,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         return _give(systemd_units.RESTART_UNIT, systemd_units.restart_unit(_program()), values)
     if not args:
         raise RlessError("'rless generate systemd' needs a container", VERB.see_help())
-    wishes = systemd_units.Wishes(_program())
+    wishes = systemd_units.UnitOptions(_program())
     for name in ("new", "by_name", "policy", "timeout", "wants", "after", "requires"):
         if name in values:
             setattr(wishes, name, values[name])

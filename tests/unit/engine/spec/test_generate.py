@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rootless.engine import defaults
 from rootless.engine.request import Device, Mount, RunRequest
-from rootless.engine.spec import generate as specgen
+from rootless.engine.spec import generate
 from rootless.errors import RlessError
 from rootless.linux.caps import NAMES
 from rootless.linux.idmap import IdMap
@@ -29,13 +29,13 @@ def request(**changes: Any) -> RunRequest:
     return made
 
 
-def generate(
+def spec_of(
     made: RunRequest, image: dict[str, Any] | None = None, uid: int = 0, **facts: Any
 ) -> Spec:
-    given_facts = specgen.Facts(MAP, uid, uid)
+    given_facts = generate.Facts(MAP, uid, uid)
     for name, value in facts.items():
         setattr(given_facts, name, value)
-    return specgen.generate(made, image or {}, given_facts)
+    return generate.generate(made, image or {}, given_facts)
 
 
 def destinations(spec: Spec) -> list[str]:
@@ -66,20 +66,20 @@ def test_command(
 ) -> None:
     made = request(entrypoint=flag, command=command)
     image = {"Entrypoint": entrypoint, "Cmd": cmd}
-    assert specgen.command(made, image, None) == expected
-    assert specgen.command(made, image, "/init") == [defaults.INIT_PATH, "--", *expected]
+    assert generate.command(made, image, None) == expected
+    assert generate.command(made, image, "/init") == [defaults.INIT_PATH, "--", *expected]
 
 
 def test_no_command() -> None:
     for image, flag in (({}, None), ({"Entrypoint": ["e"], "Cmd": ["c"]}, "")):
         with pytest.raises(RlessError, match="no command"):
-            specgen.command(request(command=[], entrypoint=flag), image, None)
+            generate.command(request(command=[], entrypoint=flag), image, None)
 
 
 def test_environment() -> None:
     made = request(env=["A=flag", "N=a=b", "E="], env_remove=["GONE"], tty=True)
     image = {"Env": ["PATH=/image", "A=image", "B=image", "GONE=1", "BARE"]}
-    spec = generate(made, image, hostname="box", home="/home/x")
+    spec = spec_of(made, image, hostname="box", home="/home/x")
     found = dict(entry.partition("=")[::2] for entry in spec["process"]["env"])
     assert found == {
         "PATH": "/image", "HOSTNAME": "box", "TERM": "xterm", "A": "flag", "B": "image",
@@ -88,7 +88,7 @@ def test_environment() -> None:
 
 
 def test_a_home_that_was_asked_for_stays() -> None:
-    spec = generate(request(env=["HOME=/mine"]), home="/other")
+    spec = spec_of(request(env=["HOME=/mine"]), home="/other")
     assert "HOME=/mine" in spec["process"]["env"]
 
 
@@ -98,7 +98,7 @@ names = st.lists(st.sampled_from([*NAMES, "ALL"]), max_size=5)
 @given(names, names, st.booleans(), st.sampled_from([0, 1000]))
 def test_capability_sets(add: list[str], drop: list[str], privileged: bool, uid: int) -> None:
     made = request(cap_add=add, cap_drop=drop, privileged=privileged)
-    sets = specgen.capabilities(made, uid, len(NAMES) - 1)
+    sets = generate.capabilities(made, uid, len(NAMES) - 1)
     bounding = set(sets["bounding"])
     assert sets["inheritable"] == sets["ambient"] == []
     assert sets["effective"] == sets["permitted"] == (sets["bounding"] if uid == 0 else [])
@@ -115,43 +115,43 @@ def test_capability_sets(add: list[str], drop: list[str], privileged: bool, uid:
 
 def test_unknown_capability() -> None:
     with pytest.raises(RlessError, match="CAP_NOPE"):
-        generate(request(cap_add=["CAP_NOPE"]))
+        spec_of(request(cap_add=["CAP_NOPE"]))
 
 
 def test_capabilities_that_this_kernel_lacks() -> None:
-    assert len(specgen.capabilities(request(privileged=True), 0, 37)["bounding"]) == 38
+    assert len(generate.capabilities(request(privileged=True), 0, 37)["bounding"]) == 38
 
 
 def test_namespaces() -> None:
-    kinds = [entry["type"] for entry in generate(request())["linux"]["namespaces"]]
+    kinds = [entry["type"] for entry in spec_of(request())["linux"]["namespaces"]]
     assert kinds == ["mount", "pid", "ipc", "uts", "cgroup"]  # the network's is joined by path
     made = request(pid="host", ipc="host", uts="host", cgroupns="host")
-    assert generate(made)["linux"]["namespaces"] == [{"type": "mount"}]
-    spec = generate(request(), namespace_paths={"pid": "/proc/1/ns/pid"})
+    assert spec_of(made)["linux"]["namespaces"] == [{"type": "mount"}]
+    spec = spec_of(request(), namespace_paths={"pid": "/proc/1/ns/pid"})
     assert {"type": "pid", "path": "/proc/1/ns/pid"} in spec["linux"]["namespaces"]
 
 
 def test_masks() -> None:
-    linux = generate(request())["linux"]
+    linux = spec_of(request())["linux"]
     assert linux["maskedPaths"] == list(defaults.MASKED_PATHS)
     assert linux["readonlyPaths"] == list(defaults.READONLY_PATHS)
-    assert generate(request(privileged=True))["linux"]["maskedPaths"] == []
+    assert spec_of(request(privileged=True))["linux"]["maskedPaths"] == []
     opened = request(security_opt=["unmask=/proc/keys:/proc/sys"])
-    assert "/proc/keys" not in generate(opened)["linux"]["maskedPaths"]
-    assert "/proc/sys" not in generate(opened)["linux"]["readonlyPaths"]
-    assert "/proc/kcore" in generate(opened)["linux"]["maskedPaths"]
+    assert "/proc/keys" not in spec_of(opened)["linux"]["maskedPaths"]
+    assert "/proc/sys" not in spec_of(opened)["linux"]["readonlyPaths"]
+    assert "/proc/kcore" in spec_of(opened)["linux"]["maskedPaths"]
     for option in ("unmask=ALL", "unmask=all", "systempaths=unconfined"):
-        assert generate(request(security_opt=[option]))["linux"]["maskedPaths"] == []
+        assert spec_of(request(security_opt=[option]))["linux"]["maskedPaths"] == []
 
 
 def test_a_mount_of_the_users_replaces_ours() -> None:
     shm = Mount("tmpfs", None, "/dev/shm")
     shm.tmpfs_size = 1
-    spec = generate(request(mounts=[shm]), files={"/etc/hosts": "/x/hosts"})
+    spec = spec_of(request(mounts=[shm]), files={"/etc/hosts": "/x/hosts"})
     assert destinations(spec).count("/dev/shm") == 1
     assert "size=1" in options(spec, "/dev/shm")
     hosts = Mount("bind", "/mine", "/etc/hosts")
-    spec = generate(request(mounts=[hosts]), files={"/etc/hosts": "/x/hosts"})
+    spec = spec_of(request(mounts=[hosts]), files={"/etc/hosts": "/x/hosts"})
     assert [m["source"] for m in spec["mounts"] if m["destination"] == "/etc/hosts"] == ["/mine"]
 
 
@@ -165,7 +165,7 @@ targets = st.lists(
 @given(targets)
 def test_a_parent_is_mounted_before_what_lies_in_it(paths: list[str]) -> None:
     mounts = [Mount("bind", "/src", path) for path in paths]
-    order = [d for d in destinations(generate(request(mounts=mounts))) if d in paths]
+    order = [d for d in destinations(spec_of(request(mounts=mounts))) if d in paths]
     assert sorted(order) == sorted(paths)
     for index, path in enumerate(order):
         assert not any(earlier.startswith(f"{path}/") for earlier in order[:index])
@@ -173,30 +173,30 @@ def test_a_parent_is_mounted_before_what_lies_in_it(paths: list[str]) -> None:
 
 def test_options_of_binds() -> None:
     mount = Mount("bind", "/src", "/dst")
-    assert options(generate(request(mounts=[mount])), "/dst") == ["rbind", "nodev"]
+    assert options(spec_of(request(mounts=[mount])), "/dst") == ["rbind", "nodev"]
     mount.read_only = True
-    assert "rro" in options(generate(request(mounts=[mount])), "/dst")
+    assert "rro" in options(spec_of(request(mounts=[mount])), "/dst")
     mount.recursive = False
     mount.propagation = "rslave"
     mount.options = ["noexec", "nosuid"]
-    found = options(generate(request(mounts=[mount])), "/dst")
+    found = options(spec_of(request(mounts=[mount])), "/dst")
     assert found == ["bind", "ro", "nodev", "noexec", "nosuid", "rslave"]
 
 
 def test_options_of_tmpfs() -> None:
     mount = Mount("tmpfs", None, "/t")
-    assert set(options(generate(request(mounts=[mount])), "/t")) == {
+    assert set(options(spec_of(request(mounts=[mount])), "/t")) == {
         "noexec", "nosuid", "nodev", "mode=1777",
     }  # fmt: skip
     mount.options = ["exec", "uid=5", "rw"]
     mount.tmpfs_mode, mount.tmpfs_size, mount.read_only = 0o700, 4096, True
-    found = options(generate(request(mounts=[mount])), "/t")
+    found = options(spec_of(request(mounts=[mount])), "/t")
     assert set(found) == {"nosuid", "nodev", "uid=5", "ro", "size=4096", "mode=700"}
 
 
 def test_read_only_covers_our_files_and_not_the_users() -> None:
     mount = Mount("bind", "/src", "/dst")
-    spec = generate(request(read_only=True, mounts=[mount]), files={"/etc/hosts": "/x"})
+    spec = spec_of(request(read_only=True, mounts=[mount]), files={"/etc/hosts": "/x"})
     assert spec["root"]["readonly"]
     assert "ro" in options(spec, "/etc/hosts")
     assert "ro" not in options(spec, "/dst")
@@ -204,7 +204,7 @@ def test_read_only_covers_our_files_and_not_the_users() -> None:
 
 
 def test_devices() -> None:
-    spec = generate(
+    spec = spec_of(
         request(devices=[Device("/dev/fuse", "/dev/f", "r"), Device("/dev/x", "/dev/x")])
     )
     assert "ro" in options(spec, "/dev/f")
@@ -215,7 +215,7 @@ def test_devices() -> None:
 def test_every_mount_is_nosuid_or_nodev() -> None:
     """Class 8: a node that the image or a file system brings along is never a device."""
     mount = Mount("bind", "/src", "/dst")
-    spec = generate(request(mounts=[mount]), files={"/etc/hosts": "/x"})
+    spec = spec_of(request(mounts=[mount]), files={"/etc/hosts": "/x"})
     for entry in spec["mounts"]:
         if entry["destination"] not in ("/dev", "/dev/pts"):
             assert {"nodev", "rnodev"} & set(entry["options"]), entry
@@ -223,8 +223,8 @@ def test_every_mount_is_nosuid_or_nodev() -> None:
 
 def test_a_tty_group_that_is_not_mapped() -> None:
     single = IdMap([(0, 1000, 1)], [(0, 1000, 1)], "single")
-    assert "gid=5" in options(generate(request()), "/dev/pts")
-    spec = specgen.generate(request(), {}, specgen.Facts(single, 0, 0))
+    assert "gid=5" in options(spec_of(request()), "/dev/pts")
+    spec = generate.generate(request(), {}, generate.Facts(single, 0, 0))
     assert not any(option.startswith("gid=") for option in options(spec, "/dev/pts"))
 
 
@@ -233,7 +233,7 @@ def test_limits_and_the_rest() -> None:
         ulimits=[("nofile", 5, -1)], oom_score_adj=0, sysctls={"net.a": "1"}, domainname="d",
         annotations={"a": "b"}, security_opt=["no-new-privileges=true"], workdir="/w",
     )  # fmt: skip
-    spec = generate(made, {"WorkingDir": "/i"}, hostname="h", seccomp={"x": 1})
+    spec = spec_of(made, {"WorkingDir": "/i"}, hostname="h", seccomp={"x": 1})
     process, linux = spec["process"], spec["linux"]
     assert process["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 2**64 - 1}]
     assert process["oomScoreAdj"] == 0
@@ -243,15 +243,15 @@ def test_limits_and_the_rest() -> None:
     assert linux["seccomp"] == {"x": 1}
     assert (spec["hostname"], spec["domainname"]) == ("h", "d")
     assert spec["annotations"]["a"] == "b"
-    assert generate(request(), {"WorkingDir": "/i"})["process"]["cwd"] == "/i"
-    assert "oomScoreAdj" not in generate(request())["process"]
+    assert spec_of(request(), {"WorkingDir": "/i"})["process"]["cwd"] == "/i"
+    assert "oomScoreAdj" not in spec_of(request())["process"]
 
 
 def test_it_changes_nothing_that_it_is_given() -> None:
     made = request(env=["A=1"], cap_add=["CAP_CHOWN"], annotations={"a": "b"})
     image = {"Env": ["B=2"], "Cmd": ["c"], "Labels": {"l": "1"}}
     before = (repr(made), repr(image))
-    spec = generate(made, image)
+    spec = spec_of(made, image)
     spec["process"]["env"].append("X=1")
     spec["process"]["args"].append("more")
     spec["annotations"]["x"] = "y"

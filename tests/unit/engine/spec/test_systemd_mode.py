@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from rootless.engine.request import Mount, RunRequest
-from rootless.engine.spec import generate as specgen
-from rootless.engine.spec import systemd_mode
+from rootless.engine.spec import generate, systemd_mode
 from rootless.errors import RlessError
 from rootless.linux.idmap import IdMap
 from rootless.runtime.cgroup.none import NoCgroup
@@ -27,10 +26,10 @@ def request(**changes: Any) -> RunRequest:
     return made
 
 
-def generate(made: RunRequest) -> Any:
-    facts = specgen.Facts(MAP, 0, 0)
+def spec_of(made: RunRequest) -> Any:
+    facts = generate.Facts(MAP, 0, 0)
     facts.systemd = "0123456789abcdef" * 4
-    return specgen.generate(made, {"Env": ["A=b"]}, facts)
+    return generate.generate(made, {"Env": ["A=b"]}, facts)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_what_excludes_it(other: dict[str, Any]) -> None:
 
 
 def test_environment_and_mounts() -> None:
-    spec = generate(request())
+    spec = spec_of(request())
     assert "container=oci" in spec["process"]["env"]
     assert "container_uuid=0123456789abcdef0123456789abcdef" in spec["process"]["env"]
     kinds = {entry["destination"]: entry["type"] for entry in spec["mounts"]}
@@ -81,7 +80,7 @@ def test_environment_and_mounts() -> None:
 
 def test_the_user_may_mount_there_and_name_it_otherwise() -> None:
     volume = Mount("bind", "/srv", "/run")
-    spec = generate(request(mounts=[volume], env=["container=lxc"]))
+    spec = spec_of(request(mounts=[volume], env=["container=lxc"]))
     (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/run")
     assert found["source"] == "/srv"
     assert "container=lxc" in spec["process"]["env"]
@@ -97,7 +96,7 @@ class Group(NoCgroup):
 
 @pytest.mark.parametrize("network", ["none", "host"])
 def test_its_control_group_is_opened(network: str) -> None:
-    spec = generate(request(network=network))
+    spec = spec_of(request(network=network))
     systemd_mode.open_cgroup(spec, Group(), "tried")
     order = [entry["destination"] for entry in spec["mounts"]]
     (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/sys/fs/cgroup")
@@ -109,7 +108,7 @@ def test_its_control_group_is_opened(network: str) -> None:
 
 
 def test_that_of_the_caller_stays_closed(capfd: pytest.CaptureFixture[str]) -> None:
-    spec = generate(request())
+    spec = spec_of(request())
     systemd_mode.open_cgroup(spec, NoCgroup("nobody delegates"), "tried")
     (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/sys/fs/cgroup")
     assert "ro" in found["options"]
@@ -125,7 +124,7 @@ def test_limits_that_it_could_lift_keep_it_closed(monkeypatch: pytest.MonkeyPatc
     for flags, closed in (("rw", True), ("rw,nsdelegate", False)):
         line = f"30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 {flags}\n".encode()
         monkeypatch.setattr("builtins.open", lambda *_, line=line: io.BytesIO(line))
-        spec = generate(request())
+        spec = spec_of(request())
         if closed:
             with pytest.raises(RlessError, match="could lift its own limits"):
                 systemd_mode.open_cgroup(spec, group, "required")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rootless import paths
 from rootless.engine.state import container as containers
 from rootless.engine.state.container import Container
-from rootless.engine.state.reconcile import sweep
+from rootless.engine.state.reconcile import reconcile
 from rootless.errors import RlessError
 from rootless.linux.process import start_time
 
@@ -161,10 +161,10 @@ def test_a_sweep_keeps_what_lives(process: subprocess.Popen[bytes]) -> None:
     made = make("kept")
     for owner in ("owner", "monitor"):
         made.record_live(**{"owner": [1, 0], "monitor": [1, 0], owner: known(process)})
-        sweep()
+        reconcile()
         assert os.path.exists(made.live_path)
     made.record_live(owner=[1, 0], monitor=[1, 0])
-    sweep()
+    reconcile()
     assert not os.path.exists(made.live_path)
     assert made.status() == ("exited", 137)
     assert containers.find("kept").id == made.id
@@ -191,8 +191,8 @@ def test_a_sweep_survives_odd_entries(entry: str) -> None:
     made = make("whole")
     live = Path(made.live_path).parent
     (live / ("e" * 64)).write_text(entry)
-    sweep()
-    sweep()
+    reconcile()
+    reconcile()
     assert containers.find("whole").id == made.id
 
 

@@ -19,7 +19,7 @@ def test_an_owner_that_ends_once_it_has_handed_over(
 ) -> None:
     """The monitor is noted, and the owner ends, between our look at the entry and at the owner."""
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
-    reconcile.sweep()
+    reconcile.reconcile()
     path = f"{containers.live_root()}/{ID}"
     containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
     looks: list[Any] = []
@@ -32,8 +32,8 @@ def test_an_owner_that_ends_once_it_has_handed_over(
         return containers.is_alive(process)
 
     monkeypatch.setattr(reconcile, "is_alive", look)
-    reconcile.sweep()
+    reconcile.reconcile()
     assert containers.read_json(path) is not None
     containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
-    reconcile.sweep()
+    reconcile.reconcile()
     assert containers.read_json(path) is None

@@ -14,11 +14,11 @@ from rootless.image.config import manifest
 from rootless.image.config.manifest import ManifestError
 from rootless.image.model import limits
 from rootless.image.model.digest import chain_ids, is_digest, sha256
-from rootless.image.model.platforms import PlatformWish
+from rootless.image.model.platforms import PlatformRequest
 from rootless.oci import image_spec as spec
 from tests.lib import images
 
-AMD64 = PlatformWish("linux", "amd64", "", explicit=False)
+AMD64 = PlatformRequest("linux", "amd64", "", explicit=False)
 EMPTY = {"mediaType": spec.OCI_CONFIG, "digest": sha256(b"{}"), "size": 2}
 
 

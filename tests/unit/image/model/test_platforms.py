@@ -7,7 +7,7 @@ import os
 import pytest
 
 from rootless.errors import RlessError
-from rootless.image.model.platforms import PlatformWish, host_platform, parse_platform
+from rootless.image.model.platforms import PlatformRequest, host_platform, parse_platform
 
 
 class Machine:
@@ -30,7 +30,7 @@ def test_hosts(monkeypatch: pytest.MonkeyPatch, machine: str, text: str) -> None
 
 
 def test_an_arm_host_takes_the_best_that_it_can_run() -> None:
-    wish = PlatformWish("linux", "arm", "v7", explicit=False)
+    wish = PlatformRequest("linux", "arm", "v7", explicit=False)
     ranks = {
         variant: wish.rank("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5", "")
     }
@@ -40,16 +40,16 @@ def test_an_arm_host_takes_the_best_that_it_can_run() -> None:
 
 
 def test_plain_arm64_is_v8() -> None:
-    wish = PlatformWish("linux", "arm64", "v8", explicit=False)
+    wish = PlatformRequest("linux", "arm64", "v8", explicit=False)
     assert wish.rank("linux", "arm64", "") == 0
     assert wish.rank("linux", "arm64", "v8") == 0
     assert wish.rank("linux", "arm", "v7") is None
 
 
 def test_newer_instructions_only_on_request() -> None:
-    host = PlatformWish("linux", "amd64", "", explicit=False)
+    host = PlatformRequest("linux", "amd64", "", explicit=False)
     assert host.rank("linux", "amd64", "v3") is None
-    assert PlatformWish("linux", "amd64", "v3", explicit=True).rank("linux", "amd64", "v3") == 0
+    assert PlatformRequest("linux", "amd64", "v3", explicit=True).rank("linux", "amd64", "v3") == 0
     assert host.rank("windows", "amd64", "") is None
 
 
