@@ -244,10 +244,10 @@ print(json.dumps({m.__name__: [m.__file__, m.__spec__.origin, m.__package__,
 """
     package = str(installed.package)
     found = json.loads(installed.python(code))
-    run = f"{package}/engine/run.py"
+    run = f"{package}/engine/start/run.py"
     cli = f"{package}/cli/__init__.py"
     assert found["rootless.engine.start.run"] == [
-        run, run, "rootless.engine", None, "HotLoader", True, False, True
+        run, run, "rootless.engine.start", None, "HotLoader", True, False, True
     ]  # fmt: skip
     assert found["rootless.cli"] == [
         cli, cli, "rootless.cli", [f"{package}/cli"], "HotLoader", True, True, True

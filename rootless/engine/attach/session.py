@@ -1,7 +1,8 @@
 """The front's side of a container that is being started: followed to its end, or let go.
 
 `ForegroundParent` is the front that has forked its maker, and waits to get the container from it.
-`AttachedContainer` is the container; the launcher becomes that too (`cli.foreground`), where it cannot go on in C.
+`AttachedContainer` is the container; the launcher becomes that too (`cli.foreground`), where it
+cannot go on in C.
 """
 
 from __future__ import annotations

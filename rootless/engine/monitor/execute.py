@@ -49,7 +49,7 @@ def interpreter() -> list[str]:
     """Return the words that start Python for the monitor, less those of the verb."""
     import sys
 
-    package = os.path.dirname(os.path.dirname(__file__))
+    package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     # The launcher's words, without those that a test or a debugger has added.
     return [sys.executable, "-I", "-S", "-c", _START, os.path.dirname(package), "rless"]
 

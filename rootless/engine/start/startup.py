@@ -2,8 +2,8 @@
 
 Theory of operation. This process has found out all (`create`, `start`), and has entered the
 engine's user and mount namespace (`sandbox`). It makes the root file system there, calls the
-runtime, and becomes the monitor by execve (`hold`), still init's parent. It has the invoking user's own id
-in the namespace, and every capability over files of mapped ids.
+runtime, and becomes the monitor by execve (`monitor.execute`), still init's parent. It has the
+invoking user's own id in the namespace, and every capability over files of mapped ids.
 
     front                            monitor                           init
        |                               |  all but init is made           |
