@@ -239,7 +239,7 @@ static void leave_networks(void)
 }
 
 /* Take away what was made, in the reverse order. What cannot be is left to the next command,
- * which finds the entry in `live`. */
+ * which finds the run record. */
 void clean_up(void)
 {
 	int error = 0;

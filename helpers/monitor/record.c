@@ -37,7 +37,7 @@ static int describe_exit(char *said, size_t room, const char *error, const char 
 			me.out_of_memory ? "true" : "false", restart.count, later);
 }
 
-/* Note how it ended. On a full disk the entry in `live` is overwritten, which needs no space. */
+/* Note how it ended. On a full disk the run record is overwritten, which needs no space. */
 void record_exit(bool again)
 {
 	char said[8192], later[48] = "";

@@ -1,6 +1,6 @@
 """Names that a shell may complete: of containers, images, networks and volumes.
 
-Read from directory listings only, without a lock, a sweep or a namespace: it happens at each
+Read from directory listings only, without a lock, a clean-up or a namespace: it happens at each
 press of the tab key. Whatever goes wrong, there are no names then.
 """
 

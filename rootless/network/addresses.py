@@ -1,7 +1,7 @@
 """Subnets and addresses of bridge networks: which are free, and who has one.
 
 An address of a container that runs is a link <run>/<boot>/leases/<network id>/<address> whose
-target is the container's id. It counts while there is an entry in `live` of that id, so nothing
+target is the container's id. It counts while there is a run record of that id, so nothing
 has to be given back. One that was asked for by --ip is kept for the container while that exists,
 by a link in <storage>/networks/<network id>.
 """

@@ -214,7 +214,7 @@ class AttachedContainer:
             if self._why is not None:
                 self._why()
             container = self._container()
-            if container is None or not os.path.lexists(container.live_path):
+            if container is None or not os.path.lexists(container.run_record_path):
                 return _code(status)  # it has cleared up, and told the user why
         error = RlessError(KILLED, exit_code=137)
         self._end_start(error)
@@ -245,7 +245,7 @@ class AttachedContainer:
                 pass  # there is none, or the pump has come to its end
         _wait(self._pid)
         container = self._container()
-        if container is not None and os.path.lexists(container.live_path):
+        if container is not None and os.path.lexists(container.run_record_path):
             from rootless.engine.state import reconcile
 
             reconcile.clear(container)

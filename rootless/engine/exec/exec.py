@@ -183,18 +183,18 @@ def hold(container: Container) -> tuple[runtime.Init, str | None]:
         RlessError: it does not, with Docker's words and exit code.
     """
     name = container.facts["name"]
-    live = container.live()
-    if not containers.is_alive(live.get("init")):
+    record = container.run_record()
+    if not containers.is_alive(record.get("init")):
         raise RlessError(
             f"container {name} is not running", f"start it first (rless start {name})", 1
         )
-    if containers.is_paused(live):
+    if containers.is_paused(record):
         raise RlessError(
             f"container {name} is paused",
             f"unpause the container before exec (rless unpause {name})",
             1,
         )
-    return runtime.Init(*live["init"]), live.get("cgroup") or None
+    return runtime.Init(*record["init"]), record.get("cgroup") or None
 
 
 def load_spec(container: Container) -> Spec:

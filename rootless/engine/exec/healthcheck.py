@@ -149,7 +149,9 @@ def main(container_id: str) -> int:
         code = error.exit_code
         result = {"start": now, "end": now, "exit_code": code, "output": str(error)}
     before = state["status"]
-    judge(state, result, container.facts["health"], float(container.live().get("started") or 0))
+    judge(
+        state, result, container.facts["health"], float(container.run_record().get("started") or 0)
+    )
     try:
         containers.write_json(_path(container), state)
     except OSError:

@@ -7,8 +7,8 @@ container's root and resolves every name beneath it by openat2. How it comes by 
                     one setns by pidfd, so both are of the same process. It stays outside of the
                     pid namespace: nobody in the container has a number for it.
     it does not     the child makes a user namespace with the container's map and mounts the
-                    layers, the writable layer and the volumes there, as a start would; the entry
-                    in `live` is the lock against a start at the same time, because a writable
+                    layers, the writable layer and the volumes there, as a start would; the run
+                    record is the lock against a start at the same time, because a writable
                     layer must not be mounted twice.
 
 What the container could do to the child, and why not (security classes 35 and 36): it cannot
@@ -104,7 +104,7 @@ def call(
     finally:
         os.close(reader)
         if held:
-            container.forget_live()
+            container.remove_run_record()
 
 
 def _result(pid: int, reader: int, failure: BaseException | None) -> Any:
@@ -152,29 +152,29 @@ def _take(container: Container, purpose: str) -> tuple[tuple[int, int] | None, b
 
 
 def _hold(container: Container, purpose: str) -> bool:
-    """Make the entry in `live`; False: there is one."""
+    """Make the run record; False: there is one."""
     entry = {
         "owner": containers.this_process(),
         "rm": False,
         "directory": container.directory,
         "purpose": purpose,
     }
-    temporary = f"{container.live_path}.{os.getpid()}.tmp"
+    temporary = f"{container.run_record_path}.{os.getpid()}.tmp"
     containers.write_json(temporary, entry)
     try:
-        os.link(temporary, container.live_path)
+        os.link(temporary, container.run_record_path)
     except FileExistsError:
         return False
     finally:
         os.unlink(temporary)
     if not os.path.isdir(container.directory):
-        container.forget_live()
+        container.remove_run_record()
         raise RlessError(f"no such container: {container.facts['name']}", None, 1)
     return True
 
 
 def _is_abandoned(container: Container) -> bool:
-    entry = container.live()
+    entry = container.run_record()
     return bool(entry) and not any(
         containers.is_alive(entry.get(process)) for process in ("owner", "monitor")
     )

@@ -73,9 +73,9 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
         )
     if any(_is_of(other, network) for other in wishes):
         raise RlessError(f"container {name} is in network {network.name} already", exit_code=1)
-    live = container.live()
-    runs = is_alive(live.get("monitor"))
-    if runs and "networks" not in live:
+    record = container.run_record()
+    runs = is_alive(record.get("monitor"))
+    if runs and "networks" not in record:
         raise RlessError(
             f"container {name} runs without a network and cannot join one now",
             "stop it first, then connect and start it",
@@ -83,16 +83,16 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
         )
     wish = {**wish, "name": network.name}
     if runs:
-        places = live["networks"]
+        places = record["networks"]
         place = attachment.take_place(network, container.id, wish)
         place["interface"] = place["interface"] or attachment.free_interface(places)
         try:
-            _attach(network, container, place, live)
+            _attach(network, container, place, record)
         except BaseException:
             addresses.give_back(network.id, container.id)
             raise
         places = [*places, place]
-        container.record_live(networks=places)
+        container.update_run_record(networks=places)
         _write_files(container, places)
     elif "ip" in wish or "ip6" in wish:
         attachment.take_place(network, container.id, wish)  # nobody else gets it
@@ -100,9 +100,9 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
 
 
 def _attach(
-    network: Network, container: Container, place: dict[str, Any], live: dict[str, Any]
+    network: Network, container: Container, place: dict[str, Any], record: dict[str, Any]
 ) -> None:
-    the_hub = attachment.hub_of(live)
+    the_hub = attachment.hub_of(record)
     if the_hub is None:
         raise RlessError(
             f"the network of container {container.facts['name']} was killed",
@@ -113,7 +113,7 @@ def _attach(
     try:
         joiner.fork()
         attachment.join(the_hub, network, container, place, _hostname(container))
-        joiner.adopt(f"/proc/{live['monitor'][0]}/ns/net")
+        joiner.adopt(f"/proc/{record['monitor'][0]}/ns/net")
         joiner.connect([attachment.attachment(network, place)])
         joiner.wait_ready()
         if not network.internal:
@@ -127,24 +127,24 @@ def _attach(
 
 
 def _disconnect(network: Network, container: Container) -> None:
-    live = container.live()
-    places = live.get("networks") or []
+    record = container.run_record()
+    places = record.get("networks") or []
     place = next((one for one in places if one["id"] == network.id), None)
-    if place is not None and is_alive(live.get("monitor")):
-        the_hub = attachment.hub_of(live)
+    if place is not None and is_alive(record.get("monitor")):
+        the_hub = attachment.hub_of(record)
         if the_hub is not None:  # killed: nothing is connected any more
             joiner = bridge.Joiner(the_hub)
             try:
                 joiner.fork()
                 the_hub.call("L", container.id, place["bridge"])
-                joiner.adopt(f"/proc/{live['monitor'][0]}/ns/net")
+                joiner.adopt(f"/proc/{record['monitor'][0]}/ns/net")
                 joiner.disconnect(place["interface"], _way_out(places, place))
                 joiner.wait_ready()
             finally:
                 joiner.close()
                 the_hub.close()
         places = [one for one in places if one is not place]
-        container.record_live(networks=places)
+        container.update_run_record(networks=places)
         _write_files(container, places)
     addresses.give_back(network.id, container.id)
     wishes = container.facts["request"]["networks"]
@@ -161,11 +161,11 @@ def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[bytes]:
 
 def rename(container: Container) -> None:
     """Tell the hub the names of a container that has got another one, if it runs."""
-    live = container.live()
-    if not live.get("networks") or (the_hub := attachment.hub_of(live)) is None:
+    record = container.run_record()
+    if not record.get("networks") or (the_hub := attachment.hub_of(record)) is None:
         return
     try:
-        for place in live["networks"]:
+        for place in record["networks"]:
             names = attachment.names_of(container, place, _hostname(container))
             the_hub.call("N", container.id, place["bridge"], *names)
     finally:

@@ -33,7 +33,7 @@ _FREEZE = 5.0  # seconds that the kernel may take
 
 def is_paused(container: Container) -> bool:
     """Tell whether a running container is paused."""
-    cgroup = container.live().get("cgroup")
+    cgroup = container.run_record().get("cgroup")
     if cgroup:
         try:
             with open(f"{cgroup}/cgroup.freeze", "rb") as file:
@@ -64,7 +64,7 @@ def pause(container: Container) -> str | None:
         raise RlessError(f"container {name} is not running", exit_code=1)
     if is_paused(container):
         raise RlessError(f"container {name} is already paused", exit_code=1)
-    cgroup = container.live().get("cgroup")
+    cgroup = container.run_record().get("cgroup")
     why: str | None = None
     if cgroup:
         from rootless.engine.state import processes
@@ -96,7 +96,7 @@ def unpause(container: Container) -> None:
 
 def thaw(container: Container) -> None:
     """Let all processes go on, whichever way they were halted; for `stop` and `unpause`."""
-    cgroup = container.live().get("cgroup")
+    cgroup = container.run_record().get("cgroup")
     if cgroup:
         _freeze(cgroup, False)
     from rootless.engine.state import processes

@@ -1,6 +1,6 @@
 """Remove containers and all that they have on disk.
 
-Starts, stops and removals meet at the entry in `live`: it is made exclusively, by a start and by
+Starts, stops and removals meet at the run record: it is made exclusively, by a start and by
 a removal, and whoever comes second says so.
 """
 
@@ -77,7 +77,7 @@ def _take_to_remove(container: Container, force: bool) -> Running | None:
     """Return a running container that may be killed; None: it does not run."""
     if force:
         return take(container)
-    entry = container.live()
+    entry = container.run_record()
     if entry.get("removing") or not any(is_alive(entry.get(p)) for p in ("owner", "monitor")):
         return None
     state = container.status()[0]
@@ -90,7 +90,7 @@ def _take_to_remove(container: Container, force: bool) -> Running | None:
 
 
 def _claim(container: Container, force: bool, volumes: bool) -> bool:
-    """Make the container's entry in `live` ours, so that nobody starts it; False: it is gone.
+    """Make the container's run record ours, so that nobody starts it; False: it is gone.
 
     Raises:
         RlessError: another one is removing or starting it.
@@ -103,9 +103,9 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
                 container.facts = current.facts  # it may have another name since
             if os.path.lexists(container.directory):
                 return True
-            container.forget_live()
+            container.remove_run_record()
             return False
-        held = container.live()
+        held = container.run_record()
         if not any(is_alive(held.get(process)) for process in ("owner", "monitor")):
             clear_dead(container)
         elif held.get("removing"):
@@ -126,8 +126,8 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
 def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessError]:
     """Delete what containers have on disk; return id -> what went wrong.
 
-    Names go first, directories after them, entries in `live` last: killed anywhere between, the
-    next sweep finishes it. Directories that have nothing of another id go without a user
+    Names go first, directories after them, run records last: killed anywhere between, the
+    next `reconcile` finishes it. Directories that have nothing of another id go without a user
     namespace; all the others in one.
     """
     failures: dict[str, RlessError] = {}
@@ -152,7 +152,7 @@ def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessEr
         os.close(root_fd)
     for container in containers:
         if container.id not in failures:
-            container.forget_live()
+            container.remove_run_record()
             events.of_container("destroy", container)
     return failures
 

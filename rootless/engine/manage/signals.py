@@ -179,10 +179,10 @@ def take(container: Container) -> Running | None:
     """
     pause, deadline = _FIRST_LOOK, time.monotonic() + _START_TIME
     while True:
-        entry = container.live()
+        entry = container.run_record()
         monitor = is_alive(entry.get("monitor"))
         if not monitor and not is_alive(entry.get("owner")):
-            return None  # it is not there, or was killed: sweep's
+            return None  # it is not there, or was killed: `reconcile`'s
         if entry.get("removing"):
             return None
         if monitor and entry.get("init"):
@@ -249,7 +249,7 @@ class Ends:
 
 def clear_dead(container: Container) -> None:
     """Clear what a killed monitor left, if this one was."""
-    entry = container.live()
+    entry = container.run_record()
     if entry and not any(is_alive(entry.get(process)) for process in ("owner", "monitor")):
         from rootless.engine.state import reconcile
 

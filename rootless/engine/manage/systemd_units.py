@@ -223,7 +223,7 @@ def to_restart() -> list[Container]:
         if container is None or container.facts["host"] != here or container.facts["rm"]:
             continue
         policy = (container.facts.get("restart") or {}).get("name", "no")
-        if policy not in ("always", "unless-stopped") or container.live():
+        if policy not in ("always", "unless-stopped") or container.run_record():
             continue
         if not container.was_started():
             continue  # made, and never started: nobody has asked for it yet
@@ -239,7 +239,7 @@ def stop_for_shutdown() -> Iterator[tuple[str, RlessError | None]]:
     for container_id in all_ids():
         container = load(container_id)
         policy = (container.facts.get("restart") or {}).get("name", "no") if container else "no"
-        if container and policy in ("always", "unless-stopped") and container.live():
+        if container and policy in ("always", "unless-stopped") and container.run_record():
             running.append(container.facts["name"])
     yield from stop(running, by_user=False)
 

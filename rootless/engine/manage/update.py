@@ -44,7 +44,7 @@ def rename(reference: str, name: str) -> None:
 def change(container: Container, names: list[str], act: Callable[[], None]) -> None:
     """Change container.json, which nobody else changes meanwhile.
 
-    Killed half-way, a renamed one has two names: by this note the next sweep takes one away.
+    Killed half-way, a renamed one has two names: by this note the next `reconcile` takes one away.
 
     Raises:
         RlessError: of `act`; or another command is at it.
@@ -96,7 +96,7 @@ def _change_name(container: Container, old: str, name: str) -> None:
 
 def _is_going(container: Container) -> bool:
     """Tell whether a container is being removed, or is gone."""
-    return bool(container.live().get("removing")) or load(container.id) is None
+    return bool(container.run_record().get("removing")) or load(container.id) is None
 
 
 def update(references: Iterable[str], changes: dict[str, Any]) -> Iterator[Outcome]:
@@ -160,14 +160,14 @@ def _limit(container: Container, request: RunRequest, changes: dict[str, Any]) -
 
     if container.init() is None:
         return
-    live = container.live()
+    record = container.run_record()
     spec = execution.load_spec(container)
     wanted = resources.wanted(request)
     if not request.pids_limit and "pids" in spec["linux"]["resources"]:
         wanted["pids"] = spec["linux"]["resources"]["pids"]  # the default
     spec["linux"]["resources"] = cgroup.change(
-        live.get("cgroup") or None,
-        live.get("manager", "none"),
+        record.get("cgroup") or None,
+        record.get("manager", "none"),
         wanted,
         resources.lifted(request, changes),
         best_effort=request.limits == "try",

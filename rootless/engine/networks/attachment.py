@@ -5,7 +5,7 @@
     wait      until they are there, and the way out
     fd        the membership: the monitor keeps it open, and with its end all of it is gone
 
-What a member has is noted in its entry in `live`, `networks`: name, id, bridge, interface and the
+What a member has is noted in its run record, `networks`: name, id, bridge, interface and the
 other end of its pair, outside, ip, ip6, mac, aliases, gateways; and `hub`, [pid, start time] of
 who holds them. It is true while the entry is, and the hub (`why_lost`).
 """
@@ -18,7 +18,7 @@ import os
 from rootless.engine import idmap_policy
 from rootless.engine.networks import store
 from rootless.engine.state import events
-from rootless.engine.state.container import containers_root, is_alive, live_root, write_json
+from rootless.engine.state.container import containers_root, is_alive, run_records_root, write_json
 from rootless.errors import RlessError
 from rootless.linux.process import start_time
 from rootless.network import addresses, bridge, firewall, hub
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rootless.network.ports import Port
 
 _WAY_OUT_LOCK = "way-out.lock"
-_ENTRY = "networks"  # in `live`: no id of a container
+_ENTRY = "networks"  # among the run records: no id of a container
 
 
 def _find(name: str) -> Network:
@@ -63,7 +63,7 @@ class Membership:
 
     Attributes:
         fd: the connection that is the membership.
-        places: what is noted in `live`.
+        places: what the run record has of them.
         ports: published ones, as `ports.Taken` shows them.
     """
 
@@ -182,12 +182,12 @@ class Membership:
         self._hub.close()
 
 
-def hub_of(live: dict[str, Any]) -> hub.Hub | None:
+def hub_of(record: dict[str, Any]) -> hub.Hub | None:
     """Return a connection to the hub that a running member is in; None: that was killed.
 
     A later start may have made another one, which has no power over this member.
     """
-    noted = live.get("hub") or (0, 0)
+    noted = record.get("hub") or (0, 0)
     if not is_alive(noted):
         return None
     found = hub.connect()
@@ -197,13 +197,13 @@ def hub_of(live: dict[str, Any]) -> hub.Hub | None:
     return found
 
 
-def why_lost(live: dict[str, Any]) -> tuple[str, bool]:
+def why_lost(record: dict[str, Any]) -> tuple[str, bool]:
     """Return (what a running member has lost and why, whether its ports are among that)."""
-    the_hub = hub_of(live)
+    the_hub = hub_of(record)
     if the_hub is None:
         return f"the network is lost: {hub.TITLE} has ended", True
     try:
-        if any(place["bridge"].startswith(firewall.OUTWARD) for place in live["networks"]):
+        if any(place["bridge"].startswith(firewall.OUTWARD) for place in record["networks"]):
             why = the_hub.no_way_out()
             return (f"the way out is lost: {why}" if why else ""), False
         return "", False
@@ -253,9 +253,9 @@ def no_way_out(why: str) -> RlessError:
 
 
 def _note(the_hub: hub.Hub, pasta: list[int]) -> None:
-    """Note whose pasta it is, as an entry in `live`: a sweep ends it if the hub is killed."""
+    """Note whose pasta it is, as a run record: `reconcile` ends it if the hub is killed."""
     owner = [the_hub.pid, start_time(the_hub.pid) or 0]
-    write_json(f"{live_root()}/{_ENTRY}", {"owner": owner, "pasta": pasta})
+    write_json(f"{run_records_root()}/{_ENTRY}", {"owner": owner, "pasta": pasta})
 
 
 def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _mac(given: dict[int, int]) -> str:
 
 
 def _is_live(container_id: str) -> bool:
-    return os.path.lexists(f"{live_root()}/{container_id}")
+    return os.path.lexists(f"{run_records_root()}/{container_id}")
 
 
 def _exists(container_id: str) -> bool:

@@ -30,7 +30,7 @@ def add(request: RunRequest, name: str, places: Sequence[dict[str, Any]]) -> Non
     """
     for reference, alias in request.links:
         other = find(reference)
-        address = _shared(other.live().get("networks") or (), places)
+        address = _shared(other.run_record().get("networks") or (), places)
         if address is None or other.init() is None:
             raise RlessError(
                 f"--link {reference}: that container does not run in the same network",

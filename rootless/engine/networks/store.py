@@ -13,7 +13,14 @@ import time
 
 from rootless import paths
 from rootless.engine.state import events
-from rootless.engine.state.container import all_ids, is_alive, live_root, load, read_json, write_new
+from rootless.engine.state.container import (
+    all_ids,
+    is_alive,
+    load,
+    read_json,
+    run_records_root,
+    write_new,
+)
 from rootless.errors import RlessError, escape
 from rootless.network import addresses, firewall
 from rootless.network.addresses import Subnet
@@ -226,8 +233,8 @@ def find(reference: str) -> Network:
 def members(network: Network) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the containers that run in a network: id -> (name, its place there)."""
     found = {}
-    for container_id in os.listdir(live_root()):
-        entry = read_json(f"{live_root()}/{container_id}")
+    for container_id in os.listdir(run_records_root()):
+        entry = read_json(f"{run_records_root()}/{container_id}")
         if entry is None or not any(is_alive(entry.get(key)) for key in ("owner", "monitor")):
             continue
         for place in entry.get("networks") or ():

@@ -1,6 +1,6 @@
 """All about a container, in the shape that Docker's `inspect` has.
 
-Its parts: what it is (container.json), what runs (config.json), how it is (live entry,
+Its parts: what it is (container.json), what runs (config.json), how it is (run record,
 exit.json, health.json). What Docker has and rless has not is there with Docker's value for
 nothing, so that programs find the fields that they expect.
 
@@ -58,7 +58,7 @@ class _Inspected:
         self.facts = container.facts
         self.status, code = container.status()
         self.row = describe(container, self.status, code)
-        self.live = container.live() if self.status in LIVING else {}
+        self.run_record = container.run_record() if self.status in LIVING else {}
         self.ended = read_json(f"{self.directory}/exit.json") or {}
         self.checks = read_json(f"{self.directory}/health.json") or {}
         self.spec: dict[str, Any] = read_json(f"{self.directory}/config.json") or {}
@@ -70,7 +70,7 @@ class _Inspected:
     def whole(self) -> dict[str, Any]:
         facts, directory = self.facts, self.directory
         path, *args = facts["command"] or [""]
-        driver = (self.live.get("rootfs") or {}).get("driver") or self.wish.get("driver")
+        driver = (self.run_record.get("rootfs") or {}).get("driver") or self.wish.get("driver")
         return {
             "Id": facts["id"],
             "Created": _moment(facts["created"]),
@@ -83,7 +83,7 @@ class _Inspected:
             "HostsPath": f"{directory}/hosts",
             "LogPath": f"{directory}/log" if self.log["driver"] in _FILE_DRIVERS else "",
             "Name": f"/{facts['name']}",
-            "RestartCount": int(self.live.get("restarts") or self.ended.get("restarts") or 0),
+            "RestartCount": int(self.run_record.get("restarts") or self.ended.get("restarts") or 0),
             "Driver": driver or "overlay",
             "Platform": "linux",
             "MountLabel": "",
@@ -232,7 +232,7 @@ class _Inspected:
         }
 
     def graph_driver(self, driver: str) -> dict[str, Any]:
-        lower = (self.live.get("rootfs") or {}).get("layers") or []
+        lower = (self.run_record.get("rootfs") or {}).get("layers") or []
         return {
             "Name": driver,
             "Data": {
@@ -288,12 +288,12 @@ class _Inspected:
         if self.status in LIVING:
             ports = {**dict.fromkeys(self.exposed()), **_by_port(self.row["ports"])}
         init = self.row["pid"]
-        if self.row["networks"] or "networks" in self.live:
+        if self.row["networks"] or "networks" in self.run_record:
             return self.networks(ports)
         mode = self.facts.get("network") or self.wish.get("network") or "pasta"
         own = NO_ADDRESSES
         if mode == "pasta" and init:
-            own = {**addresses(init), "MacAddress": self.live.get("mac", "")}
+            own = {**addresses(init), "MacAddress": self.run_record.get("mac", "")}
         return {
             "Bridge": "",
             "SandboxID": "",
@@ -320,7 +320,7 @@ class _Inspected:
         """Return the same of a member of networks, by what is noted of it."""
         init = self.row["pid"]
         wishes = {wish["name"]: wish for wish in self.wish.get("networks", ())}
-        places = self.live.get("networks") or [{"name": name, "id": ""} for name in wishes]
+        places = self.run_record.get("networks") or [{"name": name, "id": ""} for name in wishes]
         found = {}
         for place in places:
             wish = wishes.get(place["name"], {})

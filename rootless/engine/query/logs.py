@@ -108,8 +108,8 @@ def show(reference: str, wishes: LogOptions, out_fd: int, err_fd: int) -> None:
 
 def may_write(container: Container) -> bool:
     """Tell whether more can come to a log: the container runs, restarts, or was never started."""
-    live = container.live()
-    if any(is_alive(live.get(name)) for name in ("init", "monitor")):
+    record = container.run_record()
+    if any(is_alive(record.get(name)) for name in ("init", "monitor")):
         return True
     return load(container.id) is not None and container.status()[0] == "created"
 

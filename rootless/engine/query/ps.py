@@ -38,10 +38,10 @@ def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
 def describe(container: Container, status: str, code: int | None) -> dict[str, Any]:
     """Return the row of one container; times are seconds since 1970, None where there is none."""
     facts = container.facts
-    live = container.live() if status in LIVING else {}
+    record = container.run_record() if status in LIVING else {}
     ended = {} if status == "created" else read_json(f"{container.directory}/exit.json") or {}
-    init = live.get("init") or (0, 0)
-    lost, without_ports = _lost(live)
+    init = record.get("init") or (0, 0)
+    lost, without_ports = _lost(record)
     return {
         "id": container.id,
         "name": facts["name"],
@@ -51,36 +51,36 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "created": facts["created"],
         "status": status,
         "exit_code": ended.get("code") if status == "restarting" else code,
-        "started": live.get("started") or ended.get("started"),
+        "started": record.get("started") or ended.get("started"),
         "finished": ended.get("finished"),
         "pid": 0 if status == "restarting" else init[0],
         # What was asked for, as long as nothing is published.
-        "ports": [] if without_ports else live.get("ports", facts["ports"]),
+        "ports": [] if without_ports else record.get("ports", facts["ports"]),
         "exposed": facts.get("exposed") or [],
         "labels": facts["labels"] or {},
         "mounts": facts.get("mounts") or [],
         "network": facts.get("network") or "",
-        "networks": _networks(facts, live),
+        "networks": _networks(facts, record),
         "network_lost": lost,  # what of it and why, or ""
         "health": health(container, status),
     }
 
 
-def _lost(live: dict[str, Any]) -> tuple[str, bool]:
+def _lost(record: dict[str, Any]) -> tuple[str, bool]:
     """Return (what of its network a container has lost and why, whether its ports are lost)."""
-    if live.get("pasta") and not is_alive(live["pasta"]):
+    if record.get("pasta") and not is_alive(record["pasta"]):
         return "the network is lost: pasta has ended", True
-    if live.get("networks") and is_alive(live.get("init")):
+    if record.get("networks") and is_alive(record.get("init")):
         from rootless.engine.networks.attachment import why_lost
 
-        return why_lost(live)
+        return why_lost(record)
     return "", False
 
 
-def _networks(facts: dict[str, Any], live: dict[str, Any]) -> list[tuple[str, str]]:
+def _networks(facts: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (name, id) of the networks of several containers; without an id where it is not in."""
-    if "networks" in live:
-        return [(place["name"], place["id"]) for place in live["networks"]]
+    if "networks" in record:
+        return [(place["name"], place["id"]) for place in record["networks"]]
     return [(wish["name"], "") for wish in facts.get("request", {}).get("networks", ())]
 
 

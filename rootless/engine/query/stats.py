@@ -42,7 +42,7 @@ class Sample:
         if init is None:
             return
         self.running = True
-        cgroup = container.live().get("cgroup") or ""
+        cgroup = container.run_record().get("cgroup") or ""
         found = processes.of(container)
         self.cpu = _cgroup_cpu(cgroup) or sum(_cpu(one) for one in found)
         self.memory = _cgroup_memory(cgroup) or sum(one.resident for one in found) * processes.PAGE

@@ -49,7 +49,7 @@ else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     pass
 
-LOCK = "join-"  # what the name of a lock in `live` begins with
+LOCK = "join-"  # what the name of a lock among the run records begins with
 _NAME = "join-"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _PATIENCE = 10.0  # seconds that a container of the same key may take to be cleared
@@ -177,7 +177,7 @@ def _is_file(made: str | None, mine: str | None) -> bool:
 
 def _make(wanted: RunRequest, pidfd: int) -> Container | None:
     """Make the container if nobody else does; wait for who does. None: look again."""
-    path = f"{containers.live_root()}/{LOCK}{wanted.name}"
+    path = f"{containers.run_records_root()}/{LOCK}{wanted.name}"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         _lock(lock, path)
@@ -251,7 +251,7 @@ def _await_name(name: str) -> None:
 def _become(container: Container, request: RunRequest) -> NoReturn:
     """Enter the container that we are counted in, and become the program."""
     spec: Spec | None = containers.read_json(f"{container.directory}/config.json")  # type: ignore[assignment]
-    first = container.live().get("init")
+    first = container.run_record().get("init")
     if spec is None or not first:
         raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)
     init = runtime.Init(first[0], first[1])

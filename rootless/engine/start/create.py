@@ -408,7 +408,7 @@ def _show_network(state: Run) -> str:
 
 
 def _show_port(port: Port) -> str:
-    """Return what is asked for; what is true stands in the entry in `live`."""
+    """Return what is asked for; what is true stands in the run record."""
     number = f"{port.host_port or ''}"
     if port.host_end:
         number += f"-{port.host_end}"

@@ -52,7 +52,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     if container is None:
-        raise RlessError(f"no such container: {container_id}")  # its entry in `live` forbids that
+        raise RlessError(f"no such container: {container_id}")  # its run record forbids that
     orders = dict(execute.decode(int(orders_fd)))
     lists = [(key, value) for key, value in execute.decode(int(orders_fd)) if key in _LISTS[:2]]
     orders = {key: value for key, value in orders.items() if key not in _LISTS}
@@ -99,7 +99,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
     facts = container.facts
     spec = _read_spec(container)
     _refuse_tracers(spec)
-    path = container.live().get("cgroup")
+    path = container.run_record().get("cgroup")
     cgroup: Cgroup = NoCgroup("kept")
     if path:
         cgroup = CgroupfsCgroup(path, "kept")
@@ -123,7 +123,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
     try:
         created.wait_ready()
         started = time.time()
-        container.record_live(
+        container.update_run_record(
             init=[created.pid, start_time(created.pid) or 0], started=started, restarts=count
         )
         pipes.close_init_ends()

@@ -116,7 +116,7 @@ def _claim_and_run(container: Container, attachment: Attachment, front: Foregrou
     while not container.claim():
         if container.status()[0] in ("running", "paused", "restarting"):
             return _RUNS
-        if container.live().get("removing"):
+        if container.run_record().get("removing"):
             raise RlessError(f"container {container.facts['name']} is being removed", exit_code=1)
         if not containers.await_run_record(container):
             raise RlessError(
@@ -131,7 +131,7 @@ def _claim_and_run(container: Container, attachment: Attachment, front: Foregrou
         state = load(container)
         state.mark("container")
     except BaseException:
-        container.forget_live()
+        container.remove_run_record()
         raise
     return run_to_exit(state, attachment, front, keep=True)
 
@@ -398,20 +398,20 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
             reason = error.message if isinstance(error, RlessError) else str(error)
             if container.was_started():
                 container.record_exit(getattr(error, "exit_code", 125), reason)
-            container.forget_live()
+            container.remove_run_record()
         elif container.facts["run"]:
             containers.discard(container)
         else:
             containers.delete(container, volumes=True)
     except (OSError, RlessError):
-        pass  # the first reason is the one to tell; the next sweep clears up
+        pass  # the first reason is the one to tell; the next `reconcile` clears up
 
 
 def _join_networks(state: Run, member: Membership) -> None:
     """Take the container's place in its networks, which the files of /etc tell of."""
     request, container = state.request, state.container
     member.take_addresses(container)
-    container.record_live(networks=member.places, hub=member.process)
+    container.update_run_record(networks=member.places, hub=member.process)
     if request.links:
         from rootless.engine.networks import links
 

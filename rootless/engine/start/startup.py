@@ -146,7 +146,7 @@ class Startup:
     def _orders_of(self, begun: Begun) -> Orders:
         """Return what the monitor must know of init, once that need not wait for anything else."""
         init = [begun.pid, start_time(begun.pid) or 0]
-        self.container.record_live(init=init, started=self.started)
+        self.container.update_run_record(init=init, started=self.started)
         orders = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
         self.sandbox.settle()
         self.state.mark("network")
@@ -231,7 +231,7 @@ class Startup:
         """Record what is there, and the control group that is about to be."""
         assert self.mounted is not None
         pasta = self.pasta
-        self.container.record_live(
+        self.container.update_run_record(
             # All else that there is by now ends with this process, which is noted as the owner.
             now=bool(cgroup or pasta is not None),
             monitor=this_process(),
@@ -258,7 +258,7 @@ class Startup:
             "directory": container.directory,
             "name": facts["name"],
             "attributes": events.attributes_text(facts),
-            "live": container.live_path,
+            "live": container.run_record_path,
             "names": f"{storage}/names",
             "events": f"{storage}/events",
             "started": repr(started),
@@ -372,13 +372,13 @@ class Startup:
             # A published port is free again when the container is gone; else nobody would see it.
             self.pasta.stop(wait=bool(self.sandbox.published()))
         group_stays = False
-        if group := self.container.live().get("cgroup"):  # noted before it is made
+        if group := self.container.run_record().get("cgroup"):  # noted before it is made
             from rootless.runtime.cgroup import cgroupfs
 
             try:
                 cgroupfs.remove(group)
             except OSError:
-                group_stays = True  # the next sweep finds it by the entry in `live`
+                group_stays = True  # the next `reconcile` finds it by the run record
         if self.mounted is not None:
             rootfs.unmount(self.mounted)
         try:
@@ -389,9 +389,9 @@ class Startup:
                 self.container.forget_name()
                 delete_directory(self.container.directory)
             if not group_stays:
-                self.container.forget_live()
+                self.container.remove_run_record()
         except (OSError, RlessError):
-            pass  # what is left is found by the next sweep: the entry in `live` stays
+            pass  # what is left is found by the next `reconcile`: the run record stays
 
 
 def log_orders(facts: dict[str, Any]) -> dict[str, Any]:

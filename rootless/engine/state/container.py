@@ -10,13 +10,14 @@
         hosts hostname resolv.conf   bound into the container
         log log.1 ...                what it wrote
     <storage>/names/<name>           a link to the id: made atomically, so a name is unique
-    <storage>/run/<boot>/live/<id>   JSON: the processes of a container that is being made, runs
-                                     or is being cleaned up; also the lock of a start
+    <storage>/run/<boot>/live/<id>   the run record (JSON): the processes of a container that is
+                                     being made, runs or is being cleaned up; and its claim: who
+                                     starts or removes it has made this file
     <storage>/run/<boot>/live/change-<id>   JSON: it is being renamed or updated: by whom, names
 
-State is never guessed from a pid alone: a process is (pid, start time), and `live` lies in a
-directory that ends with the boot. What was killed leaves an entry in `live` whose processes are
-dead, and `reconcile` clears it. `running` has those in hand that verbs act on.
+State is never guessed from a pid alone: a process is (pid, start time), and a run record belongs
+to one boot. What was killed leaves a run record whose processes are dead, and `reconcile` clears
+it. `records` has the types of these files.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILLED = 137
-# In `live`, a name that no container id can have: a link whose target is this machine's name.
+# Beside the run records, a name that no id can have: a link whose target is this machine's name.
 BOOTED = "booted"
 _BALLAST = 8192  # bytes
-# What is before the id in `live` while a container is being renamed or updated.
+# What is before the id beside the run records, while a container is being renamed or updated.
 CHANGING = "change-"
 # A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
 # it back after a boot. A start takes it away.
@@ -62,31 +63,31 @@ class Container:
         self.id = container_id
         self.directory = directory
         self.facts = facts
-        # What this process has written to `live`; None: it is not the one that starts it.
+        # The run record as this process wrote it; None: it is not the one that starts it.
         self._entry: dict[str, Any] | None = None
 
     @property
-    def live_path(self) -> str:
-        """Return the path of the entry in `live`."""
-        return f"{live_root()}/{self.id}"
+    def run_record_path(self) -> str:
+        """Return the path of the run record."""
+        return f"{run_records_root()}/{self.id}"
 
-    def live(self) -> dict[str, Any]:
-        """Return the entry in `live`; {} for a container that has ended."""
-        return read_json(self.live_path) or {}
+    def run_record(self) -> dict[str, Any]:
+        """Return the run record; {} for a container that has ended."""
+        return read_json(self.run_record_path) or {}
 
-    def record_live(self, *, now: bool = True, **facts: Any) -> None:
-        """Add facts to the entry in `live`: owner, monitor, init, pasta (each [pid, start]).
+    def update_run_record(self, *, now: bool = True, **facts: Any) -> None:
+        """Add facts to the run record: owner, monitor, init, pasta (each [pid, start]).
 
         Args:
             now: else with the next ones: until then nobody could do more by knowing these.
         """
-        entry = self.live() if self._entry is None else self._entry
+        entry = self.run_record() if self._entry is None else self._entry
         entry.update(facts)
         if now or self._entry is None:
-            write_json(self.live_path, entry)
+            write_json(self.run_record_path, entry)
 
     def claim(self, new: bool = False, **more: Any) -> bool:
-        """Make the entry in `live`, with the caller as owner; False: there is one already.
+        """Make the run record, with the caller as owner; False: there is one already.
 
         Args:
             new: nobody else knows the id yet.
@@ -102,7 +103,7 @@ class Container:
             "cgroup": "",
             **more,
         }
-        path = self.live_path
+        path = self.run_record_path
         if new:
             write_json(path, entry)
             self._entry = entry
@@ -132,30 +133,30 @@ class Container:
 
     def init(self) -> tuple[int, int] | None:
         """Return (pid, start time) of the container's first process, if it runs."""
-        process = self.live().get("init")
+        process = self.run_record().get("init")
         return (process[0], process[1]) if process and is_alive(process) else None
 
     def ended(self) -> dict[str, Any] | None:
         """Return how it ended, if that was noted: what exit.json holds."""
         # On a full disk the monitor has noted it where its entry was.
-        return read_json(f"{self.directory}/exit.json") or self.live().get("ended")
+        return read_json(f"{self.directory}/exit.json") or self.run_record().get("ended")
 
     def status(self) -> tuple[str, int | None]:
         """Return Docker's word for the state, and the exit code of one that has ended.
 
         created, running, paused, restarting, exited; unknown: only another machine can tell.
         """
-        live = self.live()
-        if is_alive(live.get("init")):
-            return "paused" if is_paused(live) else "running", None
-        held = any(is_alive(live.get(name)) for name in ("owner", "monitor"))
+        record = self.run_record()
+        if is_alive(record.get("init")):
+            return "paused" if is_paused(record) else "running", None
+        held = any(is_alive(record.get(name)) for name in ("owner", "monitor"))
         ended = self.ended()
         if ended:
             waits = held and ended.get("restart_at") is not None
             return "restarting" if waits else "exited", ended["code"]
         if held:
             # Its end is being noted just now; or it has no first process yet.
-            return "running" if live.get("init") else "created", None
+            return "running" if record.get("init") else "created", None
         if not self.was_started():
             return "created", None
         if self.facts["host"] != os.uname().nodename:
@@ -174,16 +175,16 @@ class Container:
 
     def record_exit(self, code: int, error: str | None = None) -> None:
         """Note how it ended, in place of a monitor that did not."""
-        live = self.live()
+        record = self.run_record()
         write_json(
             f"{self.directory}/exit.json",
             {
                 "code": code,
-                "started": live.get("started"),
+                "started": record.get("started"),
                 "finished": time.time(),
                 "error": error,
                 "oom": False,
-                "restarts": live.get("restarts", 0),
+                "restarts": record.get("restarts", 0),
             },
         )
 
@@ -191,9 +192,9 @@ class Container:
         """Give the name back."""
         drop_name(self.facts["name"], self.id)
 
-    def forget_live(self) -> None:
-        """Remove the entry in `live`: nothing of this container needs looking after now."""
-        unlink(self.live_path)
+    def remove_run_record(self) -> None:
+        """Remove the run record: nothing of this container needs looking after now."""
+        unlink(self.run_record_path)
 
     def send(self, number: int) -> None:
         """Signal the container's first process.
@@ -207,16 +208,16 @@ class Container:
         signal_process(process, number)
 
 
-def is_paused(live: dict[str, Any]) -> bool:
-    """Tell whether a running container is halted, by its cgroup or SIGSTOP; live: its entry."""
-    if live.get("cgroup"):
+def is_paused(record: dict[str, Any]) -> bool:
+    """Tell whether a running container is halted, by its cgroup or SIGSTOP."""
+    if record.get("cgroup"):
         try:
-            with open(f"{live['cgroup']}/cgroup.freeze", "rb") as file:
+            with open(f"{record['cgroup']}/cgroup.freeze", "rb") as file:
                 if file.read(1) == b"1":
                     return True
         except OSError:
             pass  # it is just going
-    return process_state(live["init"][0]) == "T"
+    return process_state(record["init"][0]) == "T"
 
 
 def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
@@ -264,10 +265,10 @@ def create(
     facts: dict[str, Any],
     populate: Callable[[Container], None] | None = None,
 ) -> Container:
-    """Make a container on disk: its directory, its name, its entry in `live`.
+    """Make a container on disk: its directory, its name, its run record.
 
     Args:
-        furnish: completes the facts, where that needs the directory.
+        populate: completes the facts, where that needs the directory.
 
     Raises:
         RlessError: the name is in use, or the disk is full, or of `populate`.
@@ -276,7 +277,7 @@ def create(
     directory = f"{root}/{container_id}"
     container = Container(container_id, directory, facts)
     try:
-        # The entry first: whatever is made after it will be found by the next sweep.
+        # The run record first: whatever is made after it will be found by the next `reconcile`.
         container.claim(new=True)
         os.mkdir(directory, 0o700)
         facts["name"] = take_name(container_id, name)
@@ -293,7 +294,7 @@ def create(
                 drop_names_of(container_id)  # a signal has come when it had just been taken
             discard(container)
         except (OSError, RlessError):
-            pass  # the next sweep does it
+            pass  # the next `reconcile` does it
         if isinstance(error, OSError):
             from rootless.image.model import limits
 
@@ -324,7 +325,7 @@ def take_name(container_id: str, name: str | None) -> str:
             except FileNotFoundError:
                 continue  # given back just now
             if not os.path.lexists(f"{containers_root()}/{owner}") and not os.path.lexists(
-                f"{live_root()}/{owner}"
+                f"{run_records_root()}/{owner}"
             ):
                 drop_name(candidate, owner)  # left by a removal that was cut short
                 continue
@@ -349,7 +350,7 @@ def drop_name(name: str | None, container_id: str) -> None:
 
 def changing_path(container_id: str) -> str:
     """Return the path of the note that a container is being changed, and the lock of it."""
-    return f"{live_root()}/{CHANGING}{container_id}"
+    return f"{run_records_root()}/{CHANGING}{container_id}"
 
 
 def drop_names_of(container_id: str) -> None:
@@ -430,10 +431,10 @@ def await_run_record(container: Container, seconds: float = 10) -> bool:
     """Wait until another command has started the container or done with it; False: not in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        live = container.live()
-        if is_alive(live.get("init")):
+        record = container.run_record()
+        if is_alive(record.get("init")):
             return True
-        if not any(is_alive(live.get(name)) for name in ("owner", "monitor")):
+        if not any(is_alive(record.get(name)) for name in ("owner", "monitor")):
             return True
         time.sleep(0.01)
     return False
@@ -449,19 +450,19 @@ def all_ids() -> list[str]:
 def delete(container: Container, volumes: bool) -> None:
     """Delete what a container has on disk, whoever its files belong to.
 
-    Killed half-way, it is finished by the next sweep.
+    Killed half-way, it is finished by the next `reconcile`.
 
     Args:
         volumes: its anonymous volumes, too.
     """
-    container.record_live(
+    container.update_run_record(
         owner=this_process(), rm=True, volumes=volumes, directory=container.directory
     )
     if volumes:
         _delete_volumes(container)
     container.forget_name()
     idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
-    container.forget_live()
+    container.remove_run_record()
 
 
 def _delete_volumes(container: Container) -> None:
@@ -478,7 +479,7 @@ def discard(container: Container) -> None:
     if os.path.lexists(container.directory):
         delete_directory(container.directory)
     container.forget_name()
-    container.forget_live()
+    container.remove_run_record()
 
 
 def delete_directory(directory: str) -> None:
@@ -496,8 +497,8 @@ def containers_root() -> str:
     return paths.checked(f"{paths.storage_root()}/containers")
 
 
-def live_root() -> str:
-    """Return the directory `live`."""
+def run_records_root() -> str:
+    """Return the directory of the run records."""
     return paths.checked(f"{paths.boot_root()}/live")
 
 

@@ -55,7 +55,7 @@ def of(container: Container) -> list[Process]:
     init = container.init()
     if init is None:
         return []
-    found = {*in_cgroup(container.live().get("cgroup") or ""), *_in_namespaces(init[0])}
+    found = {*in_cgroup(container.run_record().get("cgroup") or ""), *_in_namespaces(init[0])}
     processes = []
     for pid in found:
         try:

@@ -1,11 +1,11 @@
 """Clear what a SIGKILL, a power cut or a reboot left; the start of each command that looks.
 
-Two cases, told apart by the entry in `live` (see `container`):
+Two cases, told apart by the run record (see `container`):
 
 - An entry whose owner and monitor are dead: a SIGKILL of this boot. What it names is cleared:
   processes, cgroup, directory. One listdir finds it.
 - No entry for a container that has no exit code, or that was to be removed: it was there when
-  the machine went down. Looked for once a boot, when the directory `live` is new.
+  the machine went down. Looked for once a boot, when the directory of run records is new.
 
 A storage on a shared file system is used from several machines: each clears only its own.
 """
@@ -32,10 +32,10 @@ from rootless.engine.state.container import (
     drop_name,
     drop_names_of,
     is_alive,
-    live_root,
     load,
     read_json,
     reserve_space,
+    run_records_root,
     signal_process,
     unlink,
 )
@@ -56,7 +56,7 @@ def reconcile() -> None:
 
     An entry is looked into only if the process that owns it is dead.
     """
-    root = live_root()
+    root = run_records_root()
     names = os.listdir(root)
     if BOOTED not in names:
         _clear_last_boot()
@@ -91,7 +91,7 @@ _IN_FLIGHT = "/tmp"  # noqa: S108
 
 def clear(container: Container) -> None:
     """Clear what a killed monitor left of a container; for the command that owns it."""
-    if container.live():
+    if container.run_record():
         _clear_once(container.id, ours=True)
 
 
@@ -115,7 +115,7 @@ def _clear_once(container_id: str, ours: bool = False) -> None:
     Args:
         ours: it is the caller's.
     """
-    path = f"{live_root()}/{container_id}"
+    path = f"{run_records_root()}/{container_id}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
                 container.record_exit(KILLED, "rless was killed")
         except OSError:
             return  # still full: the entry stays the witness
-    unlink(f"{live_root()}/{container_id}")
+    unlink(f"{run_records_root()}/{container_id}")
 
 
 def _await_end(process: list[int]) -> None:
@@ -212,7 +212,7 @@ def _clear_last_boot() -> None:
     here, boot = os.uname().nodename, paths.boot_id()
     for container_id in all_ids():
         container = load(container_id)
-        if container is None or container.live():
+        if container is None or container.run_record():
             continue
         if container.facts["host"] != here or container.facts["boot"] == boot:
             continue

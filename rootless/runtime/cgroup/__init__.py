@@ -276,7 +276,7 @@ def _limit(made: Cgroup, wish: CgroupRequest) -> Cgroup:
         try:
             made.destroy()
         except OSError:
-            pass  # who sweeps finds it
+            pass  # `reconcile` finds it
         raise
     made.resources = resources
     return made

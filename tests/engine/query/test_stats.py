@@ -127,7 +127,7 @@ def test_numbers_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         def init(self) -> tuple[int, int]:
             return os.getpid(), 0
 
-        def live(self) -> dict[str, str]:
+        def run_record(self) -> dict[str, str]:
             return {"cgroup": str(tmp_path)}
 
     monkeypatch.setattr(stats.processes, "of", lambda container: [])

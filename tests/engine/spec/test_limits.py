@@ -37,7 +37,7 @@ def cgroup_of(pid: int) -> str:
 
 
 def live(rless: Product, container: str) -> dict[str, Any]:
-    """Return the entry in `live` of a container that runs."""
+    """Return the run record of a container that runs."""
     found: dict[str, Any] = json.loads((rless.live / container).read_text())
     return found
 

@@ -18,6 +18,6 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.start.create import create
 
     state = create(as_typed(build(values, args, VERB)))
-    state.container.forget_live()
+    state.container.remove_run_record()
     streams.write(f"{state.container.id}\n")
     return 0

@@ -1,4 +1,4 @@
-"""Containers on disk: names, states, entries of `live`, and what a sweep makes of odd ones."""
+"""Containers on disk: names, states, run records, and what reconcile makes of odd ones."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def test_it_is_private() -> None:
     made = make()
     assert os.stat(made.directory).st_mode & 0o777 == 0o700
     assert os.stat(f"{made.directory}/container.json").st_mode & 0o777 == 0o600
-    assert os.stat(made.live_path).st_mode & 0o777 == 0o600
+    assert os.stat(made.run_record_path).st_mode & 0o777 == 0o600
 
 
 def test_states(process: subprocess.Popen[bytes]) -> None:
     made = make()
     assert made.status() == ("created", None)
-    made.record_live(init=known(process))
+    made.update_run_record(init=known(process))
     assert made.status() == ("running", None)
     assert made.init() == tuple(known(process))
     process.kill()
@@ -127,7 +127,7 @@ def test_states(process: subprocess.Popen[bytes]) -> None:
     made.record_exit(3)
     assert made.status() == ("exited", 3)
     other = make()
-    other.record_live(owner=known(process))
+    other.update_run_record(owner=known(process))
     assert other.status() == ("exited", 137)
 
 
@@ -146,7 +146,7 @@ def test_a_recycled_pid_is_not_signalled(process: subprocess.Popen[bytes]) -> No
     """Class 39."""
     pid, start = known(process)
     made = make()
-    made.record_live(init=[pid, start + 1])
+    made.update_run_record(init=[pid, start + 1])
     with pytest.raises(RlessError, match="not running"):
         made.send(9)
     containers.signal_process((pid, start + 1), 9)
@@ -157,15 +157,15 @@ def test_a_recycled_pid_is_not_signalled(process: subprocess.Popen[bytes]) -> No
     containers.signal_process((pid, start), 9)  # gone: no error
 
 
-def test_a_sweep_keeps_what_lives(process: subprocess.Popen[bytes]) -> None:
+def test_reconcile_keeps_what_lives(process: subprocess.Popen[bytes]) -> None:
     made = make("kept")
     for owner in ("owner", "monitor"):
-        made.record_live(**{"owner": [1, 0], "monitor": [1, 0], owner: known(process)})
+        made.update_run_record(**{"owner": [1, 0], "monitor": [1, 0], owner: known(process)})
         reconcile()
-        assert os.path.exists(made.live_path)
-    made.record_live(owner=[1, 0], monitor=[1, 0])
+        assert os.path.exists(made.run_record_path)
+    made.update_run_record(owner=[1, 0], monitor=[1, 0])
     reconcile()
-    assert not os.path.exists(made.live_path)
+    assert not os.path.exists(made.run_record_path)
     assert made.status() == ("exited", 137)
     assert containers.find("kept").id == made.id
 
@@ -186,11 +186,11 @@ def test_a_sweep_keeps_what_lives(process: subprocess.Popen[bytes]) -> None:
         "\0",
     ],
 )
-def test_a_sweep_survives_odd_entries(entry: str) -> None:
+def test_reconcile_survives_odd_run_records(entry: str) -> None:
     """A power failure, another version: no command may fail for ever on them."""
     made = make("whole")
-    live = Path(made.live_path).parent
-    (live / ("e" * 64)).write_text(entry)
+    records = Path(made.run_record_path).parent
+    (records / ("e" * 64)).write_text(entry)
     reconcile()
     reconcile()
     assert containers.find("whole").id == made.id

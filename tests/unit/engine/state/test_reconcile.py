@@ -20,7 +20,7 @@ def test_an_owner_that_ends_once_it_has_handed_over(
     """The monitor is noted, and the owner ends, between our look at the entry and at the owner."""
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
     reconcile.reconcile()
-    path = f"{containers.live_root()}/{ID}"
+    path = f"{containers.run_records_root()}/{ID}"
     containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
     looks: list[Any] = []
 
