@@ -13,11 +13,7 @@ from rootless import log
 from rootless.engine.request import Mount
 from rootless.errors import RlessError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from rootless.engine.request import RunRequest
-
-_INSIDE = "/run/notify"
+INSIDE = "/run/notify"  # where the application of --sdnotify container finds the socket
 
 
 def started(mode: str, monitor: int) -> None:
@@ -41,19 +37,18 @@ def started(mode: str, monitor: int) -> None:
         channel.close()
 
 
-def pass_on(request: RunRequest) -> Mount | None:
-    """Give the manager's socket to the application of --sdnotify container; return its mount.
+def socket_mount() -> Mount | None:
+    """Return the mount of the manager's socket at `INSIDE`; None: there is no manager.
 
     Raises:
         RlessError: it is no file, so it cannot be mounted.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if request.sdnotify != "container" or not address:
+    if not address:
         return None
     if not address.startswith("/"):
         raise RlessError(
             f"--sdnotify container: {address} is no file that could be mounted",
             "use --sdnotify conmon",
         )
-    request.env.append(f"NOTIFY_SOCKET={_INSIDE}")
-    return Mount("bind", address, _INSIDE)
+    return Mount("bind", address, INSIDE)

@@ -13,22 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from rootless.engine.request import RunRequest
-
 _NOT_PASSED_ON = ("HOME", "PATH")
 
 
-def add(request: RunRequest, name: str, places: Sequence[dict[str, Any]]) -> None:
-    """Add to a request, for this start, what its links stand for.
+def resolve(
+    links: Sequence[tuple[str, str]], name: str, places: Sequence[dict[str, Any]]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return what the links of a container stand for at this start.
 
     Args:
-        name: the container's.
-        places: where it is (`engine.networks.attachment`).
+        links: (container, alias) of each --link.
+        name: of the container that has them.
+        places: its networks (`engine.networks.attachment`).
+
+    Returns:
+        (name, address) for /etc/hosts, and variables as NAME=VALUE.
 
     Raises:
         RlessError: a container does not run, or in none of these networks.
     """
-    for reference, alias in request.links:
+    hosts: list[tuple[str, str]] = []
+    env: list[str] = []
+    for reference, alias in links:
         other = find(reference)
         address = _shared(other.run_record().get("networks") or (), places)
         if address is None or other.init() is None:
@@ -37,8 +43,9 @@ def add(request: RunRequest, name: str, places: Sequence[dict[str, Any]]) -> Non
                 "start it first, with the same --network",
             )
         names = dict.fromkeys((alias, other.facts["name"], other.id[:12]))
-        request.add_host = [*request.add_host, *((known, address) for known in names)]
-        request.env = [*_variables(name, alias, address, other.facts), *request.env]
+        hosts += [(known, address) for known in names]
+        env += _variables(name, alias, address, other.facts)
+    return hosts, env
 
 
 def _shared(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> str | None:

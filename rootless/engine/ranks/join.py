@@ -257,13 +257,13 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     init = runtime.Init(first[0], first[1])
     image = container.facts["image_config"]
     uid, gid, _, home = container.facts["user"]
-    facts = generate.Facts(container.idmap(), uid, gid)
-    facts.home = home
-    facts.hostname = spec.get("hostname", "")
-    request.env = [*_added(container, spec, facts), *request.env]
+    inputs = generate.SpecInputs(container.idmap(), uid, gid)
+    inputs.home = home
+    inputs.hostname = spec.get("hostname", "")
+    inputs.env = _added(container, spec, inputs)
     description = spec["process"]
     description["args"] = generate.command(request, image, None)
-    description["env"] = generate.environment(request, image, facts)
+    description["env"] = generate.environment(request, image, inputs)
     description["cwd"] = generate.directory(request, image)
     description["rlimits"] = generate.rlimits(request)
     from rootless.engine.spec.hpc import launcher_fds
@@ -283,8 +283,8 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     entrant.become()
 
 
-def _added(container: Container, spec: Spec, facts: generate.Facts) -> list[str]:
+def _added(container: Container, spec: Spec, inputs: generate.SpecInputs) -> list[str]:
     """Return the variables that the start has added: of GPUs, links, --fakeroot."""
     asked = RunRequest.from_data(container.facts["request"])
-    known = set(generate.environment(asked, container.facts["image_config"], facts))
+    known = set(generate.environment(asked, container.facts["image_config"], inputs))
     return [entry for entry in spec["process"].get("env", ()) if entry not in known]

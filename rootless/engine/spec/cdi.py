@@ -393,33 +393,18 @@ def _options(words: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def add_to(request: Any, image: dict[str, Any]) -> list[tuple[str, str]]:
-    """Add to a request what its devices by name need; return the links to be made.
-
-    What the user gives by a flag of its own stays.
+def environment(edits: Edits, image: dict[str, Any]) -> list[str]:
+    """Return the variables of devices, as NAME=VALUE.
 
     Args:
-        image: the image's config; its LD_LIBRARY_PATH goes before ours.
-
-    Raises:
-        RlessError: as `resolve`, or a host path is missing.
+        image: the image's config; its LD_LIBRARY_PATH goes before that of the devices.
     """
-    edits = resolve(request.cdi)
-    request.devices = [*request.devices, *edits.devices]
-    taken = {mount.target for mount in request.mounts}
-    request.mounts = [
-        *request.mounts,
-        *(mount for mount in edits.mounts if mount.target not in taken),
-    ]
-    env = list(edits.env)
-    if edits.libraries:
-        variables = dict(entry.partition("=")[::2] for entry in image.get("Env") or ())
-        before = variables.get("LD_LIBRARY_PATH", "")
-        path = ":".join([*([before] if before else []), *edits.libraries])
-        env.append(f"LD_LIBRARY_PATH={path}")
-    request.env = [*env, *request.env]
-    request.keep_groups = request.keep_groups or edits.keep_groups
-    return edits.links
+    if not edits.libraries:
+        return edits.env
+    variables = dict(entry.partition("=")[::2] for entry in image.get("Env") or ())
+    before = variables.get("LD_LIBRARY_PATH", "")
+    path = ":".join([*([before] if before else []), *edits.libraries])
+    return [*edits.env, f"LD_LIBRARY_PATH={path}"]
 
 
 def link(root: str, links: Iterable[Iterable[str]]) -> None:

@@ -16,9 +16,9 @@ from rootless.network import resolv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from rootless.engine.request import RunRequest
+    from rootless.engine.request import Device, Mount, RunRequest
 
 _COPY_BLOCK = 1 << 20
 _TEXT_LIMIT = 1 << 20  # bytes
@@ -29,6 +29,7 @@ def write(
     directory: str,
     hostname: str,
     *,
+    hosts: Sequence[tuple[str, str]] = (),
     addresses: Sequence[str] = (),
     servers: Sequence[str] = (),
     host_address: str | None = None,
@@ -36,6 +37,7 @@ def write(
     """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
 
     Args:
+        hosts: (name, address) of other containers, beside those of --add-host.
         addresses: the container's own, where they are known.
         servers: name servers of its networks, in place of the host's.
         host_address: what `host-gateway` means there; None: see `network.host_address`.
@@ -45,7 +47,7 @@ def write(
     """
     of_host = request.uses_host_network()
     own_name = hostname or os.uname().nodename
-    added = request.add_host
+    added = [*request.add_host, *hosts]
     if any(target == network_mode.HOST_GATEWAY for _, target in added):
         host_address = host_address or network_mode.host_address(request)
         added = [
@@ -192,13 +194,13 @@ def place_init(directory: str) -> str:
     return target
 
 
-def check_sources(request: RunRequest) -> None:
-    """Check the host paths of a request; make those that -v makes.
+def check_sources(mounts: Iterable[Mount], devices: Iterable[Device]) -> None:
+    """Check the host paths of mounts and devices; make those that -v makes.
 
     Raises:
         RlessError: a bind source is missing and shall not be made, a device is none.
     """
-    for mount in request.mounts:
+    for mount in mounts:
         if mount.type != "bind":
             continue
         assert mount.source is not None
@@ -213,7 +215,7 @@ def check_sources(request: RunRequest) -> None:
             os.makedirs(mount.source, exist_ok=True)
         except OSError as error:
             raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
-    for device in request.devices:
+    for device in devices:
         try:
             mode = os.stat(device.host).st_mode
         except OSError as error:

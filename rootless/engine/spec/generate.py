@@ -1,8 +1,8 @@
-"""Wishes + image config + facts of the host -> the OCI config.json, as a pure function.
+"""Request + image config + what the start found out -> the OCI config.json, as a pure function.
 
-Nothing here looks at the host or changes anything: what must be known is in `Facts`. So the
-whole translation can be tested by comparing dicts, and `config.json` is the whole truth of
-what the runtime will do.
+Nothing here looks at the host or changes anything: what must be known is in `SpecInputs`, and
+only here it is merged with the request. So the whole translation can be tested by comparing
+dicts, and `config.json` is the whole truth of what the runtime will do.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rootless.engine.request import Device, RunRequest
     from rootless.engine.request import Mount as WishedMount
-    from rootless.engine.request import RunRequest
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Capabilities, Mount, Namespace, Rlimit, Spec
 
 _SHM = "/dev/shm"  # noqa: S108  # of the container
 
 
-class Facts:
-    """What the translation needs to know beside wishes and image.
+class SpecInputs:
+    """What the translation needs beside request and image: found out anew at every start.
 
     Attributes:
         uid, gid, groups, home: of the application's user, resolved in the image.
         idmap: the map of the container.
         inner_map: (uids, gids) of a user namespace of the container's own (--userns=nomap).
         files: container path -> file of ours to bind there (/etc/hosts, ...).
+        env: variables of links, devices and --fakeroot, as NAME=VALUE: below those of -e.
+        env_over: variables above those of -e.
+        devices, mounts: added to those of the request.
+        hosts: (name, address) for /etc/hosts, beside those of --add-host.
+        keep_groups: a device is for one of the caller's supplementary groups.
         namespace_paths: kind -> path, of namespaces of other containers and of the network.
         last_cap: the highest capability number of this kernel.
         volumes: named and anonymous volumes, as bind mounts of their directories.
@@ -46,16 +51,22 @@ class Facts:
 
     __slots__ = (
         "cgroup_namespace",
+        "devices",
+        "env",
+        "env_over",
         "files",
         "gid",
         "groups",
         "home",
         "host_mqueue",
         "hostname",
+        "hosts",
         "idmap",
         "init",
         "inner_map",
+        "keep_groups",
         "last_cap",
+        "mounts",
         "namespace_paths",
         "no_new_privs",
         "resources",
@@ -73,6 +84,12 @@ class Facts:
         self.home = "/"
         self.inner_map: tuple[list[Any], list[Any]] | None = None
         self.files: dict[str, str] = {}
+        self.env: list[str] = []
+        self.env_over: list[str] = []
+        self.devices: list[Device] = []
+        self.mounts: list[WishedMount] = []
+        self.hosts: list[tuple[str, str]] = []
+        self.keep_groups = False
         self.namespace_paths: dict[str, str] = {}
         self.last_cap = len(NAMES) - 1
         self.volumes: list[WishedMount] = []
@@ -86,42 +103,42 @@ class Facts:
         self.host_mqueue = False
 
 
-def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
+def generate(request: RunRequest, image: dict[str, Any], inputs: SpecInputs) -> Spec:
     """Return the config for one container; `root.path` is still to be filled in.
 
     Args:
         request: what the user asked for.
         image: the image's `config` object (image-spec, config.md), {} without an image.
-        facts: of the host.
+        inputs: what this start has found out.
 
     Raises:
-        RlessError: no command, an unknown capability, wishes that exclude each other.
+        RlessError: no command, an unknown capability, options that exclude each other.
     """
     privileged = request.privileged
-    sets = capabilities(request, facts.uid, facts.last_cap)
+    sets = capabilities(request, inputs.uid, inputs.last_cap)
     spec: Spec = {
         "ociVersion": "1.2.0",
         "root": {"path": "", "readonly": request.read_only},
         "process": {
             "terminal": request.tty,
             "user": {
-                "uid": facts.uid,
-                "gid": facts.gid,
+                "uid": inputs.uid,
+                "gid": inputs.gid,
                 "umask": 0o022,
-                "additionalGids": facts.groups,
+                "additionalGids": inputs.groups,
             },
-            "args": command(request, image, facts.init),
-            "env": environment(request, image, facts),
+            "args": command(request, image, inputs.init),
+            "env": environment(request, image, inputs),
             "cwd": directory(request, image),
             "capabilities": sets,
             "rlimits": rlimits(request),
-            "noNewPrivileges": _no_new_privs(request, facts),
+            "noNewPrivileges": _no_new_privs(request, inputs),
         },
-        "mounts": mounts(request, facts),
-        "annotations": _annotations(request),
+        "mounts": mounts(request, inputs),
+        "annotations": _annotations(request, inputs),
         "linux": {
-            "namespaces": namespaces(request, facts),
-            "resources": facts.resources,
+            "namespaces": namespaces(request, inputs),
+            "resources": inputs.resources,
             "sysctl": dict(request.sysctls),
             "rootfsPropagation": "private",
             "maskedPaths": [] if privileged else _unmasked(request, defaults.MASKED_PATHS),
@@ -130,16 +147,16 @@ def generate(request: RunRequest, image: dict[str, Any], facts: Facts) -> Spec:
     }
     if request.oom_score_adj is not None:
         spec["process"]["oomScoreAdj"] = request.oom_score_adj
-    if facts.hostname:
-        spec["hostname"] = facts.hostname
+    if inputs.hostname:
+        spec["hostname"] = inputs.hostname
     if request.domainname:
         spec["domainname"] = request.domainname
-    if facts.inner_map:
-        uids, gids = facts.inner_map
+    if inputs.inner_map:
+        uids, gids = inputs.inner_map
         spec["linux"]["uidMappings"] = uids
         spec["linux"]["gidMappings"] = gids
-    if facts.seccomp is not None:
-        spec["linux"]["seccomp"] = facts.seccomp
+    if inputs.seccomp is not None:
+        spec["linux"]["seccomp"] = inputs.seccomp
     return spec
 
 
@@ -153,8 +170,9 @@ def rlimits(request: RunRequest) -> list[Rlimit]:
     return [_rlimit(*limit) for limit in request.ulimits]
 
 
-def _annotations(request: RunRequest) -> dict[str, str]:
-    kept = {"run.oci.keep_original_groups": "1"} if request.keep_groups else {}
+def _annotations(request: RunRequest, inputs: SpecInputs) -> dict[str, str]:
+    keep = request.keep_groups or inputs.keep_groups
+    kept = {"run.oci.keep_original_groups": "1"} if keep else {}
     return {**request.annotations, **kept}
 
 
@@ -177,17 +195,22 @@ def command(request: RunRequest, image: dict[str, Any], init: str | None) -> lis
     return [defaults.INIT_PATH, "--", *argv] if init else argv
 
 
-def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> list[str]:
-    """Return the environment, built from nothing: Docker's defaults, the image's, the user's."""
+def environment(request: RunRequest, image: dict[str, Any], inputs: SpecInputs) -> list[str]:
+    """Return the environment, built from nothing.
+
+    From below to above: Docker's PATH, the host's variables, those that describe the container,
+    the image's, those of the start, those of -e, and what even -e cannot change. --unset-env,
+    and a bare `-e KEY` that is not set here, take from the image's and what is below.
+    """
     variables = dict(entry.partition("=")[::2] for entry in (defaults.PATH, *request.env_under))
-    if facts.hostname:
-        variables["HOSTNAME"] = facts.hostname
+    if inputs.hostname:
+        variables["HOSTNAME"] = inputs.hostname
     if request.tty:
         variables["TERM"] = "xterm"
-    if facts.systemd:
+    if inputs.systemd:
         from rootless.engine.spec import systemd_mode
 
-        variables |= systemd_mode.environment(facts.systemd)
+        variables |= systemd_mode.environment(inputs.systemd)
     for entry in image.get("Env") or []:
         name, _, value = entry.partition("=")
         variables[name] = value
@@ -199,10 +222,10 @@ def environment(request: RunRequest, image: dict[str, Any], facts: Facts) -> lis
         variables = {
             name: value for name, value in variables.items() if not matches(name, request.env_unset)
         }
-    for entry in request.env:
+    for entry in (*inputs.env, *request.env, *inputs.env_over):
         name, _, value = entry.partition("=")
         variables[name] = value
-    variables.setdefault("HOME", facts.home)
+    variables.setdefault("HOME", inputs.home)
     return [f"{name}={value}" for name, value in variables.items()]
 
 
@@ -239,11 +262,11 @@ def _cap_names(names: list[str]) -> set[str]:
     return set(names)
 
 
-def namespaces(request: RunRequest, facts: Facts) -> list[Namespace]:
+def namespaces(request: RunRequest, inputs: SpecInputs) -> list[Namespace]:
     """Return the namespaces: new ones, and those by path of other containers."""
-    paths = facts.namespace_paths
+    paths = inputs.namespace_paths
     wanted: list[Namespace] = [{"type": "mount"}]
-    if facts.inner_map:
+    if inputs.inner_map:
         wanted.insert(0, {"type": "user"})
     for kind, mode in (
         ("pid", request.pid),
@@ -253,18 +276,18 @@ def namespaces(request: RunRequest, facts: Facts) -> list[Namespace]:
     ):
         if kind in paths:
             wanted.append({"type": kind, "path": paths[kind]})
-        elif mode != "host" and (kind != "cgroup" or facts.cgroup_namespace):
+        elif mode != "host" and (kind != "cgroup" or inputs.cgroup_namespace):
             wanted.append({"type": kind})
     if "network" in paths:
         wanted.append({"type": "network", "path": paths["network"]})
     return wanted
 
 
-def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
+def mounts(request: RunRequest, inputs: SpecInputs) -> list[Mount]:
     """Return all mounts in the order of their making: Docker's, then the user's."""
     private_dev = ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    if facts.idmap.host_gid(defaults.TTY_GROUP) is not None:
+    if inputs.idmap.host_gid(defaults.TTY_GROUP) is not None:
         pts.append(f"gid={defaults.TTY_GROUP}")
     kernel = ["nosuid", "noexec", "nodev"]
     system = [*kernel] if request.privileged else [*kernel, "ro"]
@@ -277,13 +300,13 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         result.append(_mount("/proc", "proc", kernel))
     result.append(_mount("/dev", "tmpfs", private_dev))
     result.append(_mount("/dev/pts", "devpts", pts))
-    if request.uses_host_network() or facts.inner_map:
+    if request.uses_host_network() or inputs.inner_map:
         result.append(_bind("/sys", "/sys", ["rbind", *(f"r{option}" for option in system)]))
     else:
         result.append(_mount("/sys", "sysfs", system))
         result.append(_mount("/sys/fs/cgroup", "cgroup", [*system, "relatime"]))
     if request.ipc == "host":
-        if facts.host_mqueue:
+        if inputs.host_mqueue:
             result.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", *kernel]))
         result.append(_bind(_SHM, _SHM, ["rbind", *kernel]))
     else:
@@ -291,22 +314,22 @@ def mounts(request: RunRequest, facts: Facts) -> list[Mount]:
         if request.ipc != "none":
             size = defaults.SHM_SIZE if request.shm_size is None else request.shm_size
             result.append(_mount(_SHM, "tmpfs", [*kernel, "mode=1777", f"size={size}"]))
-    if facts.systemd:
+    if inputs.systemd:
         from rootless.engine.spec import systemd_mode
 
         result += systemd_mode.mounts()
-    for path, source in facts.files.items():
+    for path, source in inputs.files.items():
         flag = "ro" if request.read_only else "rw"
         result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))
-    for device in request.devices:
+    for device in (*request.devices, *inputs.devices):
         access = "ro" if "w" not in device.permissions else "rw"
         result.append(_bind(device.container, device.host, ["bind", "nosuid", "noexec", access]))
     wishes = [entry for entry in request.mounts if entry.type != "volume"]
-    wished = [_wished(entry) for entry in (*wishes, *facts.volumes)]
+    wished = [_wished(entry) for entry in (*wishes, *inputs.mounts, *inputs.volumes)]
     # A parent before what lies in it, whatever the order on the command line (as Docker).
     result += sorted(wished, key=lambda entry: entry["destination"].rstrip("/").count("/"))
-    if facts.init:
-        result.append(_bind(defaults.INIT_PATH, facts.init, ["bind", "nosuid", "nodev", "ro"]))
+    if inputs.init:
+        result.append(_bind(defaults.INIT_PATH, inputs.init, ["bind", "nosuid", "nodev", "ro"]))
     overridden = {entry["destination"] for entry in wished}
     return [
         entry
@@ -369,12 +392,12 @@ def _rlimit(name: str, soft: int, hard: int) -> Rlimit:
     }
 
 
-def _no_new_privs(request: RunRequest, facts: Facts) -> bool:
+def _no_new_privs(request: RunRequest, inputs: SpecInputs) -> bool:
     for option in request.security_opt:
         name, _, value = option.replace(":", "=", 1).partition("=")
         if name == "no-new-privileges":
             return value in ("", "true", "1")
-    return facts.no_new_privs
+    return inputs.no_new_privs
 
 
 def _unmasked(request: RunRequest, paths: tuple[str, ...]) -> list[str]:

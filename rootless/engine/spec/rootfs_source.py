@@ -16,14 +16,13 @@ class Source:
         whiteouts: their form.
         path: of --rootfs, or of the file with a squashfs image.
         offset, identity: of that image in the file; which file it was.
-        links: (target, absolute path) of links that devices need; found at each start.
         driver: asked for by --storage-driver, or None.
         cache: of what `host:` and squashfs images need.
         hidden: for `host:`: directories to leave out, beside $HOME.
     """
 
     __slots__ = (
-        *("cache", "driver", "hidden", "identity", "kind", "layers", "links", "offset", "path"),
+        *("cache", "driver", "hidden", "identity", "kind", "layers", "offset", "path"),
         "whiteouts",
     )
 
@@ -37,7 +36,6 @@ class Source:
         self.hidden: list[str] = []
         self.offset = 0
         self.identity: list[int] = []
-        self.links: list[tuple[str, str]] = []
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, for container.json."""
@@ -45,8 +43,9 @@ class Source:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Source:
-        """Return what `to_data` has given."""
+        """Return what `to_data` has given, of this version or an older one."""
         made = cls(data["kind"])
         for name, value in data.items():
-            setattr(made, name, value)
+            if name in cls.__slots__:
+                setattr(made, name, value)
         return made

@@ -62,6 +62,7 @@ class Run:
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []
         self.volumes: list[tuple[str, str]] = []
+        self.links: list[tuple[str, str]] = []  # (target, path) that devices need
 
     @property
     def member(self) -> Membership | None:
@@ -386,7 +387,7 @@ def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:
 
 def _populate(state: Run, container: Container) -> None:
     """Make what belongs to a container: the sources of its mounts, the file with its id."""
-    etc_files.check_sources(state.request)
+    etc_files.check_sources(state.request.mounts, state.request.devices)
     if state.request.add_user:
         etc_files.write_users(container.directory, state.user[:2], *state.users)
     if state.request.cidfile:

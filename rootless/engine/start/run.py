@@ -8,7 +8,7 @@
       2 map       which of the image's users is the invoking user
       3 container its directory, name and files
     start
-      4 spec      wishes + image + facts -> config.json
+      4 spec      request + image + inputs -> config.json
       5 monitor   what this process becomes: root file system, runtime, clean-up
       6 network   pasta, beside the mounts
       7 attach    the front: streams, signals, exit code

@@ -1,6 +1,6 @@
 """Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
 
-    4 spec      wishes + image + facts of now -> config.json
+    4 spec      request + image + what is so now -> config.json
     5 monitor   this process enters the user namespace: root file system, runtime, then it becomes
                 the program that stays
     6 network   pasta, beside the mounts
@@ -18,6 +18,7 @@ from rootless.engine import idmap_policy as userns
 from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
 from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.spec import etc_files, generate
+from rootless.engine.spec.generate import SpecInputs
 from rootless.engine.spec.rootfs_source import Source
 from rootless.engine.start.create import Run, find_joined
 from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
@@ -190,10 +191,10 @@ def attach(
 # -- 4 spec --------------------------------------------------------------------------------------
 
 
-def _make_spec(state: Run) -> None:
+def _make_spec(state: Run, inputs: SpecInputs) -> None:
     request = state.request
-    facts = _gather_facts(state)
-    state.spec = generate.generate(request, state.config, facts)
+    _gather(state, inputs)
+    state.spec = generate.generate(request, state.config, inputs)
     if request.tty:
         from rootless.engine.attach.terminal import window_size
 
@@ -221,74 +222,90 @@ def enter_joined(state: Run) -> None:
     state.joined_init = init
 
 
-def _gather_facts(state: Run) -> generate.Facts:
+def _gather(state: Run, inputs: SpecInputs) -> None:
+    """Find out what the spec needs beside the request and the image."""
     request = state.request
     uid, gid, groups, home = state.user
     if request.cdi:
-        from rootless.engine.spec import cdi
-
-        state.source.links = cdi.add_to(request, state.config)
-        etc_files.check_sources(request)
-    facts = generate.Facts(state.idmap, uid, gid)
+        _add_devices(state, inputs)
     # Groups that the image lists but the map does not have are lost; asked for, they are missed.
-    facts.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
+    inputs.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
     for number in state.added_groups:
         if state.idmap.host_gid(number) is None:
             raise RlessError(
                 f"--group-add: group {number} is not in the container's id map",
                 "`rless doctor` shows your subordinate ids",
             )
-        facts.groups.append(number)
-    facts.home = home
-    facts.last_cap = caps.last_capability()
-    facts.host_mqueue = request.ipc == "host" and os.path.isdir("/dev/mqueue")
-    facts.namespace_paths = {
+        inputs.groups.append(number)
+    inputs.home = home
+    inputs.last_cap = caps.last_capability()
+    inputs.host_mqueue = request.ipc == "host" and os.path.isdir("/dev/mqueue")
+    inputs.namespace_paths = {
         kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
     }
     if request.userns == "nomap":
         count = userns.count(state.subordinate)
         inner = [{"containerID": 0, "hostID": 0, "size": count}]
-        facts.inner_map = (inner, inner)
+        inputs.inner_map = (inner, inner)
     elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
-        facts.inner_map = (
+        inputs.inner_map = (
             [{"containerID": uid, "hostID": 0, "size": 1}],
             [{"containerID": gid, "hostID": 0, "size": 1}],
         )
-        facts.groups = []
+        inputs.groups = []
     if request.uts == "private":
-        facts.hostname = request.hostname or (
+        inputs.hostname = request.hostname or (
             os.uname().nodename if request.uses_host_network() else state.container.id[:12]
         )
     if "network" in state.joined:
-        facts.files = etc_files.of_other(containers.find(state.joined["id"]).directory)
+        inputs.files = etc_files.of_other(containers.find(state.joined["id"]).directory)
     else:
         own, servers = ([], []) if state.member is None else state.member.for_files()
-        facts.files = etc_files.write(
-            request, state.container.directory, facts.hostname, addresses=own, servers=servers
+        inputs.files = etc_files.write(
+            request,
+            state.container.directory,
+            inputs.hostname,
+            hosts=inputs.hosts,
+            addresses=own,
+            servers=servers,
         )
     if request.add_user:
-        facts.files.update(etc_files.users(state.container.directory))
-    facts.init = etc_files.place_init(state.container.directory) if request.init else None
-    facts.systemd = state.container.id if state.container.facts.get("systemd") else ""
-    facts.no_new_privs = request.image == HOST_IMAGE
-    facts.seccomp = _seccomp_profile(request, facts)
-    facts.resources = request.resources()
+        inputs.files.update(etc_files.users(state.container.directory))
+    inputs.init = etc_files.place_init(state.container.directory) if request.init else None
+    inputs.systemd = state.container.id if state.container.facts.get("systemd") else ""
+    inputs.no_new_privs = request.image == HOST_IMAGE
+    inputs.seccomp = _seccomp_profile(request, inputs)
+    inputs.resources = request.resources()
     if fakes_root(state):
         from rootless.engine.spec import fakeroot
 
-        facts.seccomp = fakeroot.pretend(facts.seccomp)
-        facts.files.update(fakeroot.write_files(state.container.directory))
-        request.env = [*fakeroot.ENVIRONMENT, *request.env]
+        inputs.seccomp = fakeroot.pretend(inputs.seccomp)
+        inputs.files.update(fakeroot.write_files(state.container.directory))
+        inputs.env += fakeroot.ENVIRONMENT
     if not state.prepared:
-        etc_files.check_sources(request)
+        etc_files.check_sources(request.mounts, request.devices)
         state.prepare_volumes(state.container, first=not state.container.was_started())
-    facts.volumes = state.mounts
+    inputs.volumes = state.mounts
     if request.sdnotify == "container":
         from rootless.engine.attach import sdnotify
 
-        if (mount := sdnotify.pass_on(request)) is not None:
-            facts.volumes = [*state.mounts, mount]
-    return facts
+        if (mount := sdnotify.socket_mount()) is not None:
+            inputs.mounts.append(mount)
+            inputs.env_over.append(f"NOTIFY_SOCKET={sdnotify.INSIDE}")
+
+
+def _add_devices(state: Run, inputs: SpecInputs) -> None:
+    """Add what devices by name need; a mount of the user's own at the same place stays."""
+    from rootless.engine.spec import cdi
+
+    edits = cdi.resolve(state.request.cdi)
+    taken = {mount.target for mount in state.request.mounts}
+    inputs.devices += edits.devices
+    inputs.mounts += [mount for mount in edits.mounts if mount.target not in taken]
+    inputs.env += cdi.environment(edits, state.config)
+    inputs.keep_groups = edits.keep_groups
+    state.links = edits.links
+    etc_files.check_sources(inputs.mounts, inputs.devices)
 
 
 def fakes_root(state: Run) -> bool:
@@ -298,7 +315,7 @@ def fakes_root(state: Run) -> bool:
     return state.idmap.single and state.user[0] == 0 and state.source.kind in _PACKAGED
 
 
-def _seccomp_profile(request: RunRequest, facts: generate.Facts) -> dict[str, Any] | None:
+def _seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] | None:
     nested = False
     profile: str | None = None
     for option in request.security_opt:
@@ -309,7 +326,7 @@ def _seccomp_profile(request: RunRequest, facts: generate.Facts) -> dict[str, An
             nested = True
     if profile == "unconfined" or (request.privileged and profile is None):
         return None
-    bounding = generate.capabilities(request, facts.uid, facts.last_cap)["bounding"]
+    bounding = generate.capabilities(request, inputs.uid, inputs.last_cap)["bounding"]
     if profile is not None and profile != "builtin":
         return seccomp.load_profile_file(profile, bounding)
     rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
@@ -344,9 +361,10 @@ def run_to_exit(state: Run, attachment: Attachment, front: Foreground, keep: boo
             state.sandbox = sandbox
             sandbox.begin_maps(state.idmap)
         front.hand_over(container, attachment, sandbox.pipes, keep, _notify_mode(state, attachment))
+        inputs = SpecInputs(state.idmap, *state.user[:2])
         if sandbox.member is not None:
-            _join_networks(state, sandbox.member)
-        _make_spec(state)
+            _join_networks(state, sandbox.member, inputs)
+        _make_spec(state, inputs)
         sandbox.prefetch(state.spec)
         _forget_last_run(container, keep)
         if container.facts.get("health"):
@@ -407,7 +425,7 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
         pass  # the first reason is the one to tell; the next `reconcile` clears up
 
 
-def _join_networks(state: Run, member: Membership) -> None:
+def _join_networks(state: Run, member: Membership, inputs: SpecInputs) -> None:
     """Take the container's place in its networks, which the files of /etc tell of."""
     request, container = state.request, state.container
     member.take_addresses(container)
@@ -415,6 +433,8 @@ def _join_networks(state: Run, member: Membership) -> None:
     if request.links:
         from rootless.engine.networks import links
 
-        links.add(request, container.facts["name"], member.places)
+        inputs.hosts, inputs.env = links.resolve(
+            request.links, container.facts["name"], member.places
+        )
     ports = request.published(container.facts["exposed"])
     member.join(container, request.hostname or "", request.dns, ports)

@@ -349,10 +349,10 @@ class Startup:
             mounted = rootfs.mount(
                 source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
             )
-        if source.links:
+        if self.state.links:
             from rootless.engine.spec import cdi
 
-            cdi.link(mounted.path, source.links)
+            cdi.link(mounted.path, self.state.links)
         if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
             # Each stores changes in its own form, so a later start takes the same one.
             source.driver = mounted.driver

@@ -1,4 +1,4 @@
-"""Wishes + image + facts -> config.json: a pure function, compared with Docker's rules."""
+"""Request + image + inputs -> config.json: a pure function, compared with Docker's rules."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def request(**changes: Any) -> RunRequest:
 
 
 def spec_of(
-    made: RunRequest, image: dict[str, Any] | None = None, uid: int = 0, **facts: Any
+    made: RunRequest, image: dict[str, Any] | None = None, uid: int = 0, **found: Any
 ) -> Spec:
-    given_facts = generate.Facts(MAP, uid, uid)
-    for name, value in facts.items():
-        setattr(given_facts, name, value)
-    return generate.generate(made, image or {}, given_facts)
+    inputs = generate.SpecInputs(MAP, uid, uid)
+    for name, value in found.items():
+        setattr(inputs, name, value)
+    return generate.generate(made, image or {}, inputs)
 
 
 def destinations(spec: Spec) -> list[str]:
@@ -74,6 +74,30 @@ def test_no_command() -> None:
     for image, flag in (({}, None), ({"Entrypoint": ["e"], "Cmd": ["c"]}, "")):
         with pytest.raises(RlessError, match="no command"):
             generate.command(request(command=[], entrypoint=flag), image, None)
+
+
+def test_layers_of_the_environment_are_in_order() -> None:
+    """Each layer sets the names of itself and of all that lie above it, and so wins its own."""
+    names = ["PATH", "HOST", "IMAGE", "START", "FLAG", "OVER"]
+    layers = [[f"{name}={layer}" for name in names[index:]] for index, layer in enumerate(names)]
+    host, image, start, flag, over = layers[1:]
+    made = request(env_under=[*host, "PATH=HOST"], env=flag)
+    spec = spec_of(made, {"Env": image}, env=start, env_over=over)
+    found = dict(entry.partition("=")[::2] for entry in spec["process"]["env"])
+    assert {name: found[name] for name in names[1:]} == {name: name for name in names[1:]}
+    assert found["PATH"] == "HOST"
+
+
+def test_inputs_of_the_start_are_merged() -> None:
+    made = request(devices=[Device("/dev/a", "/dev/a")], mounts=[Mount("bind", "/x", "/x")])
+    spec = spec_of(
+        made,
+        devices=[Device("/dev/b", "/dev/b")],
+        mounts=[Mount("bind", "/y", "/y")],
+        keep_groups=True,
+    )
+    assert {"/dev/a", "/dev/b", "/x", "/y"} <= set(destinations(spec))
+    assert spec["annotations"] == {"run.oci.keep_original_groups": "1"}
 
 
 def test_environment() -> None:
@@ -224,7 +248,7 @@ def test_every_mount_is_nosuid_or_nodev() -> None:
 def test_a_tty_group_that_is_not_mapped() -> None:
     single = IdMap([(0, 1000, 1)], [(0, 1000, 1)], "single")
     assert "gid=5" in options(spec_of(request()), "/dev/pts")
-    spec = generate.generate(request(), {}, generate.Facts(single, 0, 0))
+    spec = generate.generate(request(), {}, generate.SpecInputs(single, 0, 0))
     assert not any(option.startswith("gid=") for option in options(spec, "/dev/pts"))
 
 

@@ -27,7 +27,7 @@ def request(**changes: Any) -> RunRequest:
 
 
 def spec_of(made: RunRequest) -> Any:
-    facts = generate.Facts(MAP, 0, 0)
+    facts = generate.SpecInputs(MAP, 0, 0)
     facts.systemd = "0123456789abcdef" * 4
     return generate.generate(made, {"Env": ["A=b"]}, facts)
 
