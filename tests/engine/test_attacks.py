@@ -346,7 +346,7 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
 
     Without a filter and masks; with them, even the description is out of reach.
     """
-    program = static_program("helpers/probe.c")
+    program = static_program("tests/lib/probe.c")
     flags = ("--security-opt=systempaths=unconfined", "--security-opt=seccomp=unconfined")
     for number, more in enumerate((None, (), ("--user=1000",))):
         # Keys of sessions that have ended are still seen for a while.

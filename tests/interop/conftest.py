@@ -98,7 +98,7 @@ def guest() -> Iterator[Guest]:
     guest = Guest(base)
     archive = base / "image.tar"
     with tarfile.open(archive, "w") as tar:
-        tar.add(static_program("helpers/probe.c"), "probe")
+        tar.add(static_program("tests/lib/probe.c"), "probe")
         tar.add("/bin/busybox" if Path("/bin/busybox").exists() else sys.executable, "bin/busybox")
         link = tarfile.TarInfo("bin/sh")
         link.type, link.linkname = tarfile.SYMTYPE, "busybox"

@@ -25,7 +25,7 @@ def init() -> str:
 
 
 def probe() -> str:
-    return str(static_program("helpers/probe.c"))
+    return str(static_program("tests/lib/probe.c"))
 
 
 def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:

@@ -89,7 +89,7 @@ def in_child(action: Callable[[], None], stdin: int | None = None) -> tuple[int,
 
 
 def probe(bpf: bytes | None, *words: str, stdin: int | None = None) -> str:
-    program = str(static_program("helpers/probe.c"))
+    program = str(static_program("tests/lib/probe.c"))
 
     def action() -> None:
         if bpf is not None:
@@ -177,7 +177,7 @@ def test_ordinary_programs_work(default: bytes) -> None:
 
 def test_a_terminal_cannot_be_typed_into(default: bytes) -> None:
     """The real thing: a controlling terminal, where TIOCSTI would reach the user's shell."""
-    program = str(static_program("helpers/probe.c"))
+    program = str(static_program("tests/lib/probe.c"))
     if Path("/proc/sys/dev/tty/legacy_tiocsti").exists():
         open_door = Path("/proc/sys/dev/tty/legacy_tiocsti").read_text().strip() == "1"
     else:

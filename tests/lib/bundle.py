@@ -59,7 +59,7 @@ class Bundle:
         self.id = f"t{uuid.uuid4().hex[:12]}"
         self._joined: list[str] = []
         self.rootfs.mkdir(parents=True)
-        shutil.copy(static_program("helpers/probe.c"), self.rootfs / "probe")
+        shutil.copy(static_program("tests/lib/probe.c"), self.rootfs / "probe")
         self.spec: dict[str, Any] = dict(example_spec())
         self.spec["ociVersion"] = "1.0.2"  # the oracles may be older than 1.2
         self.spec["root"]["readonly"] = False

@@ -367,7 +367,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> An
 @functools.cache
 def probe_layer() -> bytes:
     """Return the layer with `probe` and what the tests look for."""
-    program = Path(static_program("helpers/probe.c")).read_bytes()
+    program = Path(static_program("tests/lib/probe.c")).read_bytes()
     return images.layer(
         {
             "bin/probe": images.File(program, mode=0o755),

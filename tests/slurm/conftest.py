@@ -136,7 +136,7 @@ class Bundle:
         busybox = shutil.which("busybox")
         assert busybox is not None
         shutil.copy(busybox, binaries / "busybox")
-        shutil.copy(static_program("helpers/probe.c"), binaries / "probe")
+        shutil.copy(static_program("tests/lib/probe.c"), binaries / "probe")
         for name in ("cat", "echo", "env", "grep", "id", "ls", "sh", "sleep", "touch", "true"):
             (binaries / name).symlink_to("busybox")
         (path / "rootfs" / "tmp").mkdir(mode=0o777)
