@@ -165,8 +165,8 @@ def kernel_mounts() -> dict[str, str]:
 def bridges() -> str:
     """Make what networks of several containers are made of; return why there is no way out, or "".
 
-    By pyroute2, so not by the code that makes the real ones; where there is no hurry. The kernel
-    loads the modules for an ordinary user too, if it has them.
+    pyroute2 makes them here, since nobody waits for a start. The kernel loads the modules for an
+    ordinary user too, if it has them.
 
     Raises:
         OSError: there are no bridges, or no pairs of interfaces.

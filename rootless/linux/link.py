@@ -14,7 +14,7 @@ from rootless.errors import SyscallError
 from rootless.linux import netlink
 from rootless.linux.netlink import attribute, nested
 
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR = 16, 17, 20
+_RTM_NEWLINK, _RTM_NEWADDR = 16, 20
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_NET_NS_FD = 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
@@ -84,13 +84,6 @@ def pair(
 def up(number: int) -> netlink.Message:
     """Return the request that brings an interface up."""
     return netlink.Message("up", _RTM_NEWLINK, netlink.F_ACK, _info(number, up=True))
-
-
-def delete(number: int) -> netlink.Message:
-    """Return the request that takes an interface away; one that is gone is no error."""
-    return netlink.Message(
-        "RTM_DELLINK", _RTM_DELLINK, netlink.F_ACK, _info(number), (errno.ENODEV,)
-    )
 
 
 def address(number: int, value: bytes, prefix: int) -> netlink.Message:

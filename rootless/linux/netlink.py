@@ -1,8 +1,8 @@
 """Netlink: requests to the kernel's network code, and what it answers (netlink(7)).
 
-Only what a start needs, in plain tuples and bytes: to load pyroute2 costs 90 ms, which is as much
-as the rest of a start on a bridge (docs/decisions/0011-bridges.md). The tests look with pyroute2
-at what was made by this.
+This package has only the requests that a start sends. Importing pyroute2 takes 90 ms, as long as
+the rest of a start on a bridge (docs/decisions/0011-bridges.md); `rootless.network.interfaces` uses
+it for everything else. The tests check with pyroute2 what this code made.
 """
 
 from __future__ import annotations

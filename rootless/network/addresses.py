@@ -18,10 +18,9 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable
 
 _FIRST, _LAST = 0, 255  # of the subnets 10.89.N.0/24, as Podman takes them
-_ROUTES = "/proc/net/route"
 
 
 class Subnet:
@@ -108,7 +107,10 @@ def free_subnet(taken: Iterable[Subnet]) -> Subnet:
     Raises:
         RlessError: there is none left.
     """
-    used = [*taken, *_host_routes()]
+    from rootless.network import interfaces
+
+    routes = (f"{base}/{prefix}" for base, prefix in interfaces.host_routes())
+    used = [*taken, *map(subnet, routes)]
     for third in range(_FIRST, _LAST + 1):
         candidate = Subnet((10 << 24) | (89 << 16) | (third << 8), 24, 4)
         if not any(candidate.overlaps(other) for other in used):
@@ -119,19 +121,6 @@ def free_subnet(taken: Iterable[Subnet]) -> Subnet:
 def free_subnet6() -> Subnet:
     """Return a unique local IPv6 subnet; by RFC 4193 it is one by chance."""
     return Subnet(int.from_bytes(b"\xfd" + os.urandom(7) + bytes(8), "big"), 64, 16)
-
-
-def _host_routes() -> Iterator[Subnet]:
-    try:
-        with open(_ROUTES, "rb") as file:
-            lines = file.read().splitlines()[1:]
-    except OSError:
-        return
-    for line in lines:
-        fields = line.split()
-        base, mask = (int.from_bytes(bytes.fromhex(fields[at].decode()), "little") for at in (1, 7))
-        if mask:  # not the default route
-            yield Subnet(base, mask.bit_count(), 4)
 
 
 # -- leases ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import os
 import select
 
 from rootless import jsontext
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import RlessError
 from rootless.linux import idmap, link, netlink, ns, route
 
 TYPE_CHECKING = False
@@ -130,21 +130,6 @@ def _bridge_mac(attachment: Attachment) -> bytes:
     return b"\x02\x42" + (attachment.gateways[0] or attachment.gateways[1][-4:])
 
 
-def disconnect(interface: str, gateways: Sequence[str], netns_fd: int) -> None:
-    """Take an interface away; where it runs: as `connect`.
-
-    Args:
-        gateways: of the network that is the way out then, hexadecimal: one may have been before.
-    """
-    ns.setns(netns_fd, ns.CLONE_NEWNET)
-    try:
-        netlink.call([link.delete(link.index(interface))])
-    except SyscallError as error:
-        if error.errno != 19:  # ENODEV: the container's root has done it
-            raise
-    netlink.call([route.default(bytes.fromhex(gateway)) for gateway in gateways])
-
-
 class Joiner:
     """The process that connects a container.
 
@@ -190,8 +175,6 @@ class Joiner:
                     os.write(said, b"\n")
                 elif order[0] == "network":
                     netns_fd = _open_netns(order[1])
-                elif order[0] == "disconnect":
-                    return disconnect(order[1], order[2], netns_fd)
                 else:
                     attachments = [_from_data(data) for data in order[1]]
                 if netns_fd >= 0 and attachments is not None:
@@ -223,14 +206,6 @@ class Joiner:
     def connect(self, attachments: Sequence[Attachment]) -> None:
         """Have it connect the network; `write_maps` or `adopt` has told which."""
         self._order("connect", [_to_data(one) for one in attachments])
-
-    def disconnect(self, interface: str, gateways: Sequence[bytes]) -> None:
-        """Have it take an interface away; `adopt` has told of which network.
-
-        Args:
-            gateways: of the network that is the way out then.
-        """
-        self._order("disconnect", interface, [gateway.hex() for gateway in gateways])
 
     def wait_ready(self) -> None:
         """Wait until it has done that.

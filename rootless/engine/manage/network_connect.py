@@ -13,7 +13,7 @@ from rootless.engine.request import RunRequest
 from rootless.engine.spec import etc_files
 from rootless.engine.state.container import find, is_alive
 from rootless.errors import RlessError
-from rootless.network import addresses, bridge, firewall
+from rootless.network import addresses, bridge, firewall, interfaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,16 +133,12 @@ def _disconnect(network: Network, container: Container) -> None:
     if place is not None and is_alive(record.get("monitor")):
         the_hub = attachment.hub_of(record)
         if the_hub is not None:  # killed: nothing is connected any more
-            joiner = bridge.Joiner(the_hub)
             try:
-                joiner.fork()
                 the_hub.call("L", container.id, place["bridge"])
-                joiner.adopt(f"/proc/{record['monitor'][0]}/ns/net")
-                joiner.disconnect(place["interface"], _way_out(places, place))
-                joiner.wait_ready()
             finally:
-                joiner.close()
                 the_hub.close()
+            netns = f"/proc/{record['monitor'][0]}/ns/net"
+            interfaces.remove(netns, place["interface"], _way_out(places, place))
         places = [one for one in places if one is not place]
         container.update_run_record(networks=places)
         _write_files(container, places)
@@ -151,11 +147,11 @@ def _disconnect(network: Network, container: Container) -> None:
     _store(container, [wish for wish in wishes if not _is_of(wish, network)])
 
 
-def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[bytes]:
+def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[str]:
     """Return the gateways of the first network with a way out, of those that are left."""
     for place in places:
         if place is not left and place["bridge"].startswith(firewall.OUTWARD):
-            return [addresses.packed(gateway) for gateway in place["gateways"]]
+            return list(place["gateways"])
     return []
 
 

@@ -9,9 +9,6 @@ Source: https://docs.docker.com/reference/api/engine/ (ContainerInspect)
 
 from __future__ import annotations
 
-import itertools
-import sys
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from rootless.engine import timestamps
@@ -435,60 +432,20 @@ NO_ADDRESSES = {
 
 
 def addresses(pid: int) -> dict[str, Any]:
-    """Return the addresses of a process's network namespace under Docker's names, by /proc.
+    """Return the addresses of a process's network namespace under Docker's names."""
+    from rootless.network import interfaces
 
-    Source: proc_pid_net(5); the addresses of IPv4 stand only in fib_trie, local ones with /32.
-    """
+    own = interfaces.addresses(pid)
     found: dict[str, Any] = dict(NO_ADDRESSES)
-    local = _local_addresses(_lines(pid, "fib_trie"))
-    for line in _lines(pid, "route")[1:]:
-        _, target, gateway, flags, _, _, _, mask = line.split()[:8]
-        network, width = _ipv4(target), int(mask, 16).bit_count()
-        if int(flags, 16) & _RTF_GATEWAY and not width:
-            found["Gateway"] = str(_ipv4(gateway))
-        for address in local:
-            if width and address in IPv4Network((network, width)):
-                found["IPAddress"], found["IPPrefixLen"] = str(address), width
-    for line in _lines(pid, "if_inet6"):
-        digits, _, size, scope, *_ = line.split()
-        if scope == _GLOBAL:
-            found["GlobalIPv6Address"] = str(IPv6Address(int(digits, 16)))
-            found["GlobalIPv6PrefixLen"] = int(size, 16)
-    for line in _lines(pid, "ipv6_route"):
-        target, size, _, _, gateway, _, _, _, flags, device = line.split()
-        if (
-            int(target, 16) == int(size, 16) == 0
-            and int(flags, 16) & _RTF_GATEWAY
-            and device != "lo"
-        ):
-            found["IPv6Gateway"] = str(IPv6Address(int(gateway, 16)))
-    return found
-
-
-_RTF_GATEWAY = 0x2  # route(7)
-_GLOBAL = "00"
-
-
-def _lines(pid: int, name: str) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/net/{name}", encoding="ascii", errors="replace") as file:
-            return file.read(1 << 20).splitlines()
-    except OSError:
-        return []  # it has ended, or its kernel has no IPv6
-
-
-def _ipv4(text: str) -> IPv4Address:
-    return IPv4Address(int(text, 16).to_bytes(4, sys.byteorder))
-
-
-def _local_addresses(trie: list[str]) -> list[IPv4Address]:
-    """Return the addresses of this host in fib_trie, but for the loopback's."""
-    found = []
-    for above, line in itertools.pairwise(trie):
-        if line.strip() == "/32 host LOCAL":
-            address = IPv4Address(above.split()[-1])
-            if not address.is_loopback and address not in found:
-                found.append(address)
+    for address, prefix in own["addresses"]:
+        key, size = (
+            ("GlobalIPv6Address", "GlobalIPv6PrefixLen")
+            if ":" in address
+            else ("IPAddress", "IPPrefixLen")
+        )
+        found[key], found[size] = address, prefix
+    for gateway in own["gateways"]:
+        found["IPv6Gateway" if ":" in gateway else "Gateway"] = gateway
     return found
 
 

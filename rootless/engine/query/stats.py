@@ -12,10 +12,10 @@ Each number has its own source, as the host may account for one and not for anot
 
 from __future__ import annotations
 
-import os
 import time
 
 from rootless.engine.state import processes
+from rootless.network import interfaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Sample:
         self.limit = _limit(cgroup)
         self.read, self.written = _cgroup_io(cgroup) or _io(found)
         self.pids = _number(f"{cgroup}/pids.current") or len(found)
-        self.received, self.sent = _network(init[0])
+        self.received, self.sent = interfaces.counters(init[0])
 
     def cpu_percent(self, before: Sample) -> float:
         """Return the share of one CPU since an earlier sample, in percent, as Docker."""
@@ -124,20 +124,3 @@ def _io(found: Sequence[processes.Process]) -> tuple[int, int]:
         read += int(values.get("read_bytes", 0))
         written += int(values.get("write_bytes", 0))
     return read, written
-
-
-def _network(init: int) -> tuple[int, int]:
-    """Return (received, sent) of all interfaces but loopback; (0, 0) in the host's network."""
-    try:
-        if os.readlink(f"/proc/{init}/ns/net") == os.readlink("/proc/self/ns/net"):
-            return 0, 0
-    except OSError:
-        return 0, 0
-    received = sent = 0
-    for line in _text(f"/proc/{init}/net/dev").splitlines()[2:]:
-        name, _, rest = line.partition(":")
-        fields = rest.split()
-        if name.strip() != "lo" and len(fields) >= 16:
-            received += int(fields[0])
-            sent += int(fields[8])
-    return received, sent

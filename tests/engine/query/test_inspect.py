@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
 
 from rootless.cli.main import main
 from rootless.engine.query import inspect
+from rootless.network import interfaces
 from tests.lib.records import Records
 
 HEALTH = {
@@ -267,42 +267,12 @@ def test_ports_and_volumes_of_the_request_are_in_the_config(records: Records, sh
     assert found["NetworkSettings"]["IPAddress"] == ""
 
 
-PROC_NET = {
-    "fib_trie": """Main:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 0.0.0.0
-        /0 universe UNICAST
-           |-- 127.0.0.1
-              /32 host LOCAL
-           |-- 192.0.2.0
-              /24 link UNICAST
-           |-- 192.0.2.2
-              /32 host LOCAL
-        |-- 192.0.2.255
-           /32 link BROADCAST
-Local:
-           |-- 192.0.2.2
-              /32 host LOCAL
-""",
-    "route": """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask
-eth0	00000000	010200C0	0003	0	0	0	00000000	0	0	0
-eth0	000200C0	00000000	0001	0	0	0	00FFFFFF	0	0	0
-""",
-    "if_inet6": """fe8000000000000020fd45fffec585a0 02 40 20 80     eth0
-fd000000000000000000000000000002 02 40 00 82     eth0
-00000000000000000000000000000001 01 80 10 80       lo
-""",
-    "ipv6_route": "\n".join((
-        f"fd{'0' * 30} 40 {'0' * 32} 00 {'0' * 32} 00000100 1 0 00000001 eth0",
-        f"{'0' * 32} 00 {'0' * 32} 00 fd{'0' * 29}1 00000400 1 0 00000003 eth0",
-        f"{'0' * 32} 00 {'0' * 32} 00 {'0' * 32} ffffffff 1 0 00200200 lo",
-    )),
-}  # fmt: skip
-
-
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "byteorder", "little")  # of the kernel that wrote these files
-    monkeypatch.setattr(inspect, "_lines", lambda _, name: PROC_NET[name].splitlines())
+    own = {
+        "addresses": [["192.0.2.2", 24], ["fd00::2", 64]],
+        "gateways": ["192.0.2.1", "fd00::1"],
+    }
+    monkeypatch.setattr(interfaces, "addresses", lambda _: own)
     assert inspect.addresses(1) == {
         "Gateway": "192.0.2.1", "IPAddress": "192.0.2.2", "IPPrefixLen": 24,
         "IPv6Gateway": "fd00::1", "GlobalIPv6Address": "fd00::2", "GlobalIPv6PrefixLen": 64,
