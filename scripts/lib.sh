@@ -4,7 +4,7 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TREE=$PWD
-TEST_USER=rless-test
+TEST_USER=${RLESS_TEST_USER:-rless-test}
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -25,15 +25,15 @@ print(sys.executable)' 2>/dev/null && return
     die "Python 3.10 or later was not found"
 }
 
-is_installed() { [ "$(dpkg-query -Wf '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-
 # Print which of the packages are missing; "a|b" means the first that this release knows.
 missing_packages() {
-    local wanted name found
+    local wanted name found installed alternatives=("${@//|/ }")
+    # shellcheck disable=SC2068 # split at spaces
+    installed=$(dpkg-query -Wf '${db:Status-Status} ${Package}\n' ${alternatives[@]} 2>/dev/null || true)
     for wanted in "$@"; do
         found=
         for name in ${wanted//|/ }; do
-            is_installed "$name" && continue 2
+            [[ $'\n'$installed$'\n' != *$'\n'"installed $name"$'\n'* ]] || continue 2
         done
         for name in ${wanted//|/ }; do
             [ -z "$found" ] && apt-cache show "$name" >/dev/null 2>&1 && found=$name

@@ -56,15 +56,28 @@ as_user_in() { # DIRECTORY USER COMMAND...
 }
 as_user() { as_user_in "$COPY" "$TEST_USER" "$@"; }
 
-# Copy what git knows of, and new files that it does not ignore; the .venv of the copy stays.
-mkdir -p "$COPY"
-find "$COPY" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
-if git -c safe.directory='*' rev-parse --git-dir >/dev/null 2>&1; then
-    git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
-        while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done |
-        tar --create --null --files-from=- | tar --extract --no-same-owner --directory "$COPY"
-else
-    tar --create --exclude=./.venv --exclude=./.git . | tar --extract --no-same-owner -C "$COPY"
+# Copy what git knows of, and new files that it does not ignore. What pip and Python have made in
+# the copy stays, so that nothing is compiled twice.
+tree_files() { # NUL-terminated names
+    if git -c safe.directory='*' rev-parse --git-dir >/dev/null 2>&1; then
+        git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
+            while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done
+    else
+        find . \( -name .venv -o -name .git -o -name __pycache__ -o -path ./rootless/bin \) -prune \
+            -o ! -type d -printf '%P\0'
+    fi | LC_ALL=C sort -z
+}
+copied_files() {
+    find . \( -path ./.venv -o -path ./rootless/bin -o -name '*.egg-info' -o -name __pycache__ \) \
+        -prune -o ! -type d -printf '%P\0' | LC_ALL=C sort -z
+}
+install -d -o "$TEST_USER" -g "$(id -g "$TEST_USER")" "$COPY"
+mapfile -d '' -t gone < <(LC_ALL=C comm -z -13 <(tree_files) <(cd "$COPY" && copied_files))
+if [ ${#gone[@]} -gt 0 ]; then
+    (cd "$COPY" && printf '%s\0' "${gone[@]}" | xargs -0 rm -f --)
+    # An old .pyc would keep a folder that has moved.
+    find "$COPY" -path "$COPY/.venv" -prune -o -name __pycache__ -exec rm -rf {} +
+    find "$COPY" -type d -empty ! -path "$COPY/.venv/*" -delete
 fi
-chown -R "$TEST_USER:" "$COPY"
+tree_files | tar --create --null --files-from=- | as_user tar --extract --preserve-permissions
 chmod 755 "$HOME_OF_USER" # for rless-nosub
