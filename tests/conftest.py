@@ -7,12 +7,13 @@ import os
 import hypothesis
 import pytest
 
-from tests.lib import needs, watch
+from tests.lib import known_flaky, needs, watch
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch the tests; put each xdist worker into a cgroup of its own: what it finds is its own."""
     config.pluginmanager.register(watch)
+    config.pluginmanager.register(known_flaky)
     group, worker = os.environ.get("RLESS_TEST_CGROUP"), os.environ.get("PYTEST_XDIST_WORKER")
     if not group or not worker:
         return
