@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from rootless.engine.state.records import RestartPolicy
+
 HOST_IMAGE = "host:"  # the name that stands for the host's own programs
 FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # of images that are files
 
@@ -310,7 +312,7 @@ class RunRequest(Plain):
         self.stop_timeout: int | None = None  # seconds; -1: wait for ever
         self.log_driver: str | None = None  # None: local; json-file, journald, none
         self.log_options: dict[str, Any] = {}  # max-size: bytes, max-file: files, tag: text
-        self.restart: dict[str, Any] | None = None  # {"name": ..., "max": ...}; None: no
+        self.restart: RestartPolicy | None = None
         self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
         self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
         self.sdnotify: str | None = None  # container, conmon, ignore

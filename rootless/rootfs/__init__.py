@@ -28,9 +28,19 @@ from rootless.rootfs import overlay
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, TypedDict
 
     from rootless.linux.idmap import IdMap
+
+    class MountedRecord(TypedDict):
+        """What `Mounted.describe` gives."""
+
+        path: str
+        driver: str
+        options: str
+        layers: list[str]
+        why: list[str]
+
 
 DRIVERS = ("overlay", "fuse-overlayfs", "copy")
 
@@ -61,7 +71,7 @@ class Mounted:
         self.helper_pids: list[int] = []
         self.lock_fd = -1
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> MountedRecord:
         """Return the facts as plain data, for `--explain=json` and the container's state."""
         return {
             "path": self.path,

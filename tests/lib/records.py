@@ -50,7 +50,7 @@ class Records:
 
         Args:
             state: created, exited, or running: then this process is its init.
-            exit: what exit.json has more; live: what the live entry has more.
+            exit: what exit.json has more; live: what the run record has more.
             config: what config.json has.
             facts: what container.json has otherwise.
         """
@@ -102,7 +102,7 @@ class Records:
         elif state == "running":
             entry: dict[str, Any] = dict.fromkeys(("owner", "monitor", "init"), this_process())
             entry |= {"started": time.time() - 300, "rm": False, "directory": str(directory)}
-            entry |= {"cgroup": "", "manager": "none", "restarts": 0, "pasta": None}
+            entry |= {"cgroup": "", "manager": "none", "restarts": 0}
             self._write(self.live / identifier, {**entry, **(live or {})})
         return identifier
 

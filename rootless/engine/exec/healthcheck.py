@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.request import RunRequest
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import HealthCheck, HealthRecord, HealthResult
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 _CODES = {HEALTHY: 0, UNHEALTHY: 1, STARTING: 2}
@@ -54,7 +55,7 @@ _IMAGE_NAMES = {
 # -- what is asked for ---------------------------------------------------------------------------
 
 
-def wanted(request: RunRequest, image: dict[str, Any]) -> dict[str, Any] | None:
+def wanted(request: RunRequest, image: dict[str, Any]) -> HealthCheck | None:
     """Return the fact `health` of a container: the wishes, over the image's HEALTHCHECK.
 
     Args:
@@ -81,10 +82,17 @@ def wanted(request: RunRequest, image: dict[str, Any]) -> dict[str, Any] | None:
     # An image may neither spin nor name a time that poll(2) takes for another one.
     times = {name: value and min(max(value, _SHORTEST), _FARTHEST) for name, value in times.items()}
     retries = request.health_retries or int(_number(check.get("Retries"))) or _RETRIES
-    return {"test": test, "retries": min(retries, _MOST_RETRIES), **times}
+    return {
+        "test": test,
+        "retries": min(retries, _MOST_RETRIES),
+        "interval": times["interval"],
+        "timeout": times["timeout"],
+        "start_period": times["start_period"],
+        "start_interval": times["start_interval"],
+    }
 
 
-def image_form(health: dict[str, Any] | None, refused: bool = False) -> dict[str, Any] | None:
+def image_form(health: HealthCheck | None, refused: bool = False) -> dict[str, Any] | None:
     """Return the fact `health` as the HEALTHCHECK of an image's config; None: there is none.
 
     Args:
@@ -94,8 +102,14 @@ def image_form(health: dict[str, Any] | None, refused: bool = False) -> dict[str
         return {"Test": ["NONE"]}
     if not health:
         return None
-    times = {name: int((health.get(key) or 0) * _NANO) for key, name in _IMAGE_NAMES.items()}
-    return {"Test": health["test"], **times, "Retries": health.get("retries") or 0}
+    return {
+        "Test": health["test"],
+        "Interval": int(health["interval"] * _NANO),
+        "Timeout": int(health["timeout"] * _NANO),
+        "StartPeriod": int(health["start_period"] * _NANO),
+        "StartInterval": int(health["start_interval"] * _NANO),
+        "Retries": health["retries"],
+    }
 
 
 def _number(value: object) -> float:
@@ -106,20 +120,22 @@ def _number(value: object) -> float:
 # -- what is known -------------------------------------------------------------------------------
 
 
-def read(container: Container) -> dict[str, Any] | None:
+def read(container: Container) -> HealthRecord | None:
     """Return what health.json says; None for a container without a check."""
     if not container.facts.get("health"):
         return None
-    state = containers.read_json(_path(container)) or {}
-    return {"status": STARTING, "failing_streak": 0, "log": [], **state}
+    record: HealthRecord | None = containers.read_json(_path(container))
+    return record or _new_record()
+
+
+def _new_record() -> HealthRecord:
+    return {"status": STARTING, "failing_streak": 0, "log": []}
 
 
 def reset(container: Container) -> None:
     """Begin anew; for each start of the container."""
     if container.facts.get("health"):
-        containers.write_json(
-            _path(container), {"status": STARTING, "failing_streak": 0, "log": []}
-        )
+        containers.write_json(_path(container), _new_record())
 
 
 def _path(container: Container) -> str:
@@ -137,11 +153,12 @@ def main(container_id: str) -> int:
     """
     close_on_exec_from(3)
     container = containers.load(container_id)
+    check = container.facts.get("health") if container is not None else None
     state = read(container) if container is not None else None
-    if container is None or state is None:
+    if container is None or check is None or state is None:
         return _CODES[STARTING]
     try:
-        result = probe(container)
+        result = probe(container, check)
     except RlessError as error:
         if error.exit_code == 1:
             return _CODES[state["status"]]  # it has ended, or is paused: nothing can be said
@@ -149,9 +166,7 @@ def main(container_id: str) -> int:
         code = error.exit_code
         result = {"start": now, "end": now, "exit_code": code, "output": str(error)}
     before = state["status"]
-    judge(
-        state, result, container.facts["health"], float(container.run_record().get("started") or 0)
-    )
+    judge(state, result, check, container.run_record().get("started") or 0.0)
     try:
         containers.write_json(_path(container), state)
     except OSError:
@@ -161,9 +176,7 @@ def main(container_id: str) -> int:
     return _CODES[state["status"]]
 
 
-def judge(
-    state: dict[str, Any], result: dict[str, Any], check: dict[str, Any], started: float
-) -> None:
+def judge(state: HealthRecord, result: HealthResult, check: HealthCheck, started: float) -> None:
     """Take the result of a run into the state.
 
     Args:
@@ -180,13 +193,12 @@ def judge(
         state["status"] = UNHEALTHY
 
 
-def probe(container: Container) -> dict[str, Any]:
+def probe(container: Container, check: HealthCheck) -> HealthResult:
     """Run the test in the container, bounded in time and output; return an entry of the log.
 
     Raises:
         RlessError: it cannot be started; exit code 1: there is no running container.
     """
-    check = container.facts["health"]
     kind, *words = check["test"]
     if kind == "CMD-SHELL":
         shell = (container.facts.get("image_config") or {}).get("Shell") or ["/bin/sh", "-c"]

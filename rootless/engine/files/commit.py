@@ -73,7 +73,7 @@ def commit(
             1,
         )
     store = Store(paths.storage_root())
-    image = store.lookup(container.facts["image_id"])
+    image = store.lookup(container.facts["image_id"] or "")
     if image is None:
         raise RlessError(
             f"the image of container {container.facts['name']} is not there any more", None, 1
@@ -200,8 +200,7 @@ def _container_config(container: Container, image: Image) -> dict[str, Any]:
 
 
 def _created_by(container: Container) -> str:
-    command = container.facts["command"]
-    return command if isinstance(command, str) else " ".join(command)
+    return " ".join(container.facts["command"])
 
 
 def _record(

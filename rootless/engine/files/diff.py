@@ -402,7 +402,7 @@ def parts_of(container: Container) -> Callable[[], list[Part]]:
     if kind == "layers":
         layers, _ = rootfs_access.image_layers(container)
     else:
-        path = container.facts["image"]
+        path = container.facts["image"] or ""
         if not path.endswith(":O"):
             raise RlessError(
                 f"container {container.facts['name']} has no image to compare with",

@@ -153,20 +153,8 @@ def _take(container: Container, purpose: str) -> tuple[tuple[int, int] | None, b
 
 def _hold(container: Container, purpose: str) -> bool:
     """Make the run record; False: there is one."""
-    entry = {
-        "owner": containers.this_process(),
-        "rm": False,
-        "directory": container.directory,
-        "purpose": purpose,
-    }
-    temporary = f"{container.run_record_path}.{os.getpid()}.tmp"
-    containers.write_json(temporary, entry)
-    try:
-        os.link(temporary, container.run_record_path)
-    except FileExistsError:
+    if not container.claim(rm=False, purpose=purpose):
         return False
-    finally:
-        os.unlink(temporary)
     if not os.path.isdir(container.directory):
         container.remove_run_record()
         raise RlessError(f"no such container: {container.facts['name']}", None, 1)
@@ -174,10 +162,8 @@ def _hold(container: Container, purpose: str) -> bool:
 
 
 def _is_abandoned(container: Container) -> bool:
-    entry = container.run_record()
-    return bool(entry) and not any(
-        containers.is_alive(entry.get(process)) for process in ("owner", "monitor")
-    )
+    record = container.run_record()
+    return bool(record) and not containers.is_owned(record)
 
 
 # -- the child -----------------------------------------------------------------------------------

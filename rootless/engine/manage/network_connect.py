@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.networks.store import Network
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import MemberRecord, RunRecord
 
 
 def connect(name: str, reference: str, wish: dict[str, Any]) -> None:
@@ -99,9 +100,7 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
     _store(container, [*wishes, wish])
 
 
-def _attach(
-    network: Network, container: Container, place: dict[str, Any], record: dict[str, Any]
-) -> None:
+def _attach(network: Network, container: Container, place: MemberRecord, record: RunRecord) -> None:
     the_hub = attachment.hub_of(record)
     if the_hub is None:
         raise RlessError(
@@ -147,7 +146,7 @@ def _disconnect(network: Network, container: Container) -> None:
     _store(container, [wish for wish in wishes if not _is_of(wish, network)])
 
 
-def _way_out(places: list[dict[str, Any]], left: dict[str, Any]) -> list[str]:
+def _way_out(places: list[MemberRecord], left: MemberRecord) -> list[str]:
     """Return the gateways of the first network with a way out, of those that are left."""
     for place in places:
         if place is not left and place["bridge"].startswith(firewall.OUTWARD):
@@ -178,7 +177,7 @@ def _store(container: Container, wishes: list[dict[str, Any]]) -> None:
     container.update_facts(request=request, network=request["network"])
 
 
-def _write_files(container: Container, places: list[dict[str, Any]]) -> None:
+def _write_files(container: Container, places: list[MemberRecord]) -> None:
     """Write hosts and resolv.conf of a container that runs, in place."""
     request = RunRequest.from_data(container.facts["request"])
     own, servers = attachment.for_files(places)

@@ -14,7 +14,7 @@ from rootless.engine.state.container import (
     Container,
     containers_root,
     find,
-    is_alive,
+    is_owned,
     load,
     reserve_space,
 )
@@ -77,8 +77,8 @@ def _take_to_remove(container: Container, force: bool) -> Running | None:
     """Return a running container that may be killed; None: it does not run."""
     if force:
         return take(container)
-    entry = container.run_record()
-    if entry.get("removing") or not any(is_alive(entry.get(p)) for p in ("owner", "monitor")):
+    record = container.run_record()
+    if record.get("removing") or not is_owned(record):
         return None
     state = container.status()[0]
     state = "being started" if state in ("created", "exited") else state
@@ -105,10 +105,10 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
                 return True
             container.remove_run_record()
             return False
-        held = container.run_record()
-        if not any(is_alive(held.get(process)) for process in ("owner", "monitor")):
+        record = container.run_record()
+        if not is_owned(record):
             clear_dead(container)
-        elif held.get("removing"):
+        elif record.get("removing"):
             raise RlessError(f"removal of container {name} is already in progress", exit_code=1)
         elif not force:
             raise RlessError(

@@ -14,7 +14,7 @@ import select
 import time
 
 from rootless.engine.state import events
-from rootless.engine.state.container import Container, is_alive, signal_process
+from rootless.engine.state.container import Container, is_alive, is_owned, signal_process
 from rootless.engine.state.monitor_client import connect
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open
@@ -23,9 +23,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Sequence
-    from typing import Any
 
     from rootless.engine.state.monitor_client import Client
+    from rootless.engine.state.records import Process
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
@@ -48,9 +48,9 @@ class Running:
 
     __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "lost", "monitor")
 
-    def __init__(self, container: Container, entry: dict[str, Any]) -> None:
+    def __init__(self, container: Container, monitor: Process) -> None:
         self.container = container
-        self.monitor = entry["monitor"]
+        self.monitor = monitor
         self._down, self._sent, self.lost = False, 0, 0
         self.client: Client | None = connect(container)
         self._end_fd = _open_process(self.monitor)
@@ -179,14 +179,14 @@ def take(container: Container) -> Running | None:
     """
     pause, deadline = _FIRST_LOOK, time.monotonic() + _START_TIME
     while True:
-        entry = container.run_record()
-        monitor = is_alive(entry.get("monitor"))
-        if not monitor and not is_alive(entry.get("owner")):
+        record = container.run_record()
+        if not is_owned(record):
             return None  # it is not there, or was killed: `reconcile`'s
-        if entry.get("removing"):
+        if record.get("removing"):
             return None
-        if monitor and entry.get("init"):
-            held = Running(container, entry)
+        monitor = record.get("monitor")
+        if monitor and is_alive(monitor) and record.get("init"):
+            held = Running(container, monitor)
             if held.fd >= 0:
                 return held
             held.close()
@@ -249,8 +249,8 @@ class Ends:
 
 def clear_dead(container: Container) -> None:
     """Clear what a killed monitor left, if this one was."""
-    entry = container.run_record()
-    if entry and not any(is_alive(entry.get(process)) for process in ("owner", "monitor")):
+    record = container.run_record()
+    if record and not is_owned(record):
         from rootless.engine.state import reconcile
 
         reconcile.clear(container)

@@ -65,7 +65,7 @@ def unit(reference: str, wishes: UnitOptions, arguments: Sequence[str] = ()) -> 
     container = find(reference)
     facts = container.facts
     name = facts["name"]
-    restart = (facts.get("restart") or {}).get("name", "no")
+    restart = container.restart_policy()
     if restart != "no" and not wishes.new:
         raise RlessError(
             f"container {name} has the restart policy {restart}: two would start it again",
@@ -222,7 +222,7 @@ def to_restart() -> list[Container]:
         container = load(container_id)
         if container is None or container.facts["host"] != here or container.facts["rm"]:
             continue
-        policy = (container.facts.get("restart") or {}).get("name", "no")
+        policy = container.restart_policy()
         if policy not in ("always", "unless-stopped") or container.run_record():
             continue
         if not container.was_started():
@@ -238,7 +238,7 @@ def stop_for_shutdown() -> Iterator[tuple[str, RlessError | None]]:
     running = []
     for container_id in all_ids():
         container = load(container_id)
-        policy = (container.facts.get("restart") or {}).get("name", "no") if container else "no"
+        policy = container.restart_policy() if container else "no"
         if container and policy in ("always", "unless-stopped") and container.run_record():
             running.append(container.facts["name"])
     yield from stop(running, by_user=False)

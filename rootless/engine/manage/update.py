@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.manage.stop import Outcome
     from rootless.engine.request import RunRequest
+    from rootless.engine.state.records import ChangeRecord, ContainerChanges
 
 
 def rename(reference: str, name: str) -> None:
@@ -50,13 +51,13 @@ def change(container: Container, names: list[str], act: Callable[[], None]) -> N
         RlessError: of `act`; or another command is at it.
     """
     note, name = changing_path(container.id), container.facts["name"]
-    entry = {"owner": this_process(), "names": names}
+    record: ChangeRecord = {"owner": this_process(), "names": names}
     try:
-        if not write_new(note, entry):
+        if not write_new(note, record):
             from rootless.engine.state import reconcile
 
             reconcile.reconcile()  # it may be that of a command that was killed
-            if not write_new(note, entry):
+            if not write_new(note, record):
                 raise RlessError(
                     f"container {name} is being changed by another command", "try again", 1
                 )
@@ -134,7 +135,7 @@ def _change_request(container: Container, changes: dict[str, Any]) -> None:
     from rootless.engine.request import RunRequest
 
     data = {**container.facts["request"], **changes}
-    facts: dict[str, Any] = {"request": data}
+    facts: ContainerChanges = {"request": data}
     if "restart" in changes:
         facts["restart"] = changes["restart"]
     limits = {name: value for name, value in changes.items() if name != "restart"}

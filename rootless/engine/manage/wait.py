@@ -7,7 +7,7 @@ import select
 import time
 
 from rootless.engine.manage.signals import LAST_LOOK, Running, clear_dead, take
-from rootless.engine.state.container import Container, find, load, read_json
+from rootless.engine.state.container import Container, find, load
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -82,5 +82,5 @@ class _Exit:
             running.close()
 
     def _recorded(self) -> int:
-        ended = read_json(f"{self._container.directory}/exit.json")
+        ended = self._container.exit_record()
         return int(ended["code"]) if ended else self._container.status()[1] or 0

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rootless.engine.networks.store import Network
     from rootless.engine.request import RunRequest
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import MemberRecord, RunRecord
     from rootless.linux.idmap import IdMap
     from rootless.network.bridge import Attachment
     from rootless.network.ports import Port
@@ -80,7 +81,7 @@ class Membership:
             idmap_policy.identity(idmap_policy.Subordinate()), self._outward, _shelter_for(request)
         )
         self._joiner = bridge.Joiner(self._hub)
-        self.places: list[dict[str, Any]] = []
+        self.places: list[MemberRecord] = []
         self.ports: list[str] = []
         try:
             self._joiner.fork()
@@ -182,7 +183,7 @@ class Membership:
         self._hub.close()
 
 
-def hub_of(record: dict[str, Any]) -> hub.Hub | None:
+def hub_of(record: RunRecord) -> hub.Hub | None:
     """Return a connection to the hub that a running member is in; None: that was killed.
 
     A later start may have made another one, which has no power over this member.
@@ -197,7 +198,7 @@ def hub_of(record: dict[str, Any]) -> hub.Hub | None:
     return found
 
 
-def why_lost(record: dict[str, Any]) -> tuple[str, bool]:
+def why_lost(record: RunRecord) -> tuple[str, bool]:
     """Return (what a running member has lost and why, whether its ports are among that)."""
     the_hub = hub_of(record)
     if the_hub is None:
@@ -211,9 +212,9 @@ def why_lost(record: dict[str, Any]) -> tuple[str, bool]:
         the_hub.close()
 
 
-def for_files(places: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def for_files(places: Sequence[MemberRecord]) -> tuple[list[str], list[str]]:
     """Return (addresses, name servers) of a member: the latter are its gateways, the hub's."""
-    own = [place[key] for place in places for key in ("ip", "ip6")]
+    own = [address for place in places for address in (place["ip"], place["ip6"])]
     gateways = [gateway for place in places for gateway in place["gateways"]]
     return [address for address in own if address], gateways
 
@@ -255,10 +256,11 @@ def no_way_out(why: str) -> RlessError:
 def _note(the_hub: hub.Hub, pasta: list[int]) -> None:
     """Note whose pasta it is, as a run record: `reconcile` ends it if the hub is killed."""
     owner = [the_hub.pid, start_time(the_hub.pid) or 0]
-    write_json(f"{run_records_root()}/{_ENTRY}", {"owner": owner, "pasta": pasta})
+    record: RunRecord = {"owner": owner, "pasta": pasta}
+    write_json(f"{run_records_root()}/{_ENTRY}", record)
 
 
-def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dict[str, Any]:
+def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> MemberRecord:
     """Take addresses in a network; return what is noted of this."""
     wished = {}
     for key, size in (("ip", 4), ("ip6", 16)):
@@ -286,9 +288,9 @@ def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> dic
     }
 
 
-def free_interface(places: Sequence[dict[str, Any]], wishes: Sequence[dict[str, Any]] = ()) -> str:
+def free_interface(places: Sequence[MemberRecord], wishes: Sequence[dict[str, Any]] = ()) -> str:
     """Return the first of eth0, eth1, ... that no place has, and no other wants."""
-    used = {one.get("interface") for one in (*places, *wishes)}
+    used = {one["interface"] for one in places} | {one.get("interface") for one in wishes}
     return next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)
 
 
@@ -306,7 +308,7 @@ def _exists(container_id: str) -> bool:
     return os.path.lexists(f"{containers_root()}/{container_id}")
 
 
-def attachment(network: Network, place: dict[str, Any]) -> Attachment:
+def attachment(network: Network, place: MemberRecord) -> Attachment:
     """Return what the interfaces of a place are made by."""
     gateways, prefixes = [b"", b""], [0, 0]
     for whole, _, gateway in network.ranges:
@@ -325,7 +327,7 @@ def attachment(network: Network, place: dict[str, Any]) -> Attachment:
     return made
 
 
-def names_of(container: Container, place: dict[str, Any], hostname: str) -> list[str]:
+def names_of(container: Container, place: MemberRecord, hostname: str) -> list[str]:
     """Return the names that a member is found by; the first is what its address is called."""
     names = [container.facts["name"], *place["aliases"], container.id[:12], hostname]
     return list(dict.fromkeys(name for name in names if name))
@@ -335,7 +337,7 @@ def join(
     the_hub: hub.Hub,
     network: Network,
     container: Container,
-    place: dict[str, Any],
+    place: MemberRecord,
     hostname: str,
 ) -> None:
     """Tell the hub that a container is in a network, and what it is called there.

@@ -11,13 +11,14 @@ from rootless.errors import RlessError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+
+    from rootless.engine.state.records import ContainerRecord, MemberRecord
 
 _NOT_PASSED_ON = ("HOME", "PATH")
 
 
 def resolve(
-    links: Sequence[tuple[str, str]], name: str, places: Sequence[dict[str, Any]]
+    links: Sequence[tuple[str, str]], name: str, places: Sequence[MemberRecord]
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return what the links of a container stand for at this start.
 
@@ -48,12 +49,12 @@ def resolve(
     return hosts, env
 
 
-def _shared(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> str | None:
+def _shared(theirs: Sequence[MemberRecord], ours: Sequence[MemberRecord]) -> str | None:
     networks = {place["id"] for place in ours}
-    return next((str(place["ip"]) for place in theirs if place["id"] in networks), None)
+    return next((place["ip"] for place in theirs if place["id"] in networks), None)
 
 
-def _variables(name: str, alias: str, address: str, facts: dict[str, Any]) -> list[str]:
+def _variables(name: str, alias: str, address: str, facts: ContainerRecord) -> list[str]:
     """Return Docker's variables of a link; `facts` are those of the container that is linked."""
     prefix = alias.upper().replace("-", "_")
     found = [f"{prefix}_NAME=/{name}/{alias}"]

@@ -15,7 +15,7 @@ from rootless import paths
 from rootless.engine.state import events
 from rootless.engine.state.container import (
     all_ids,
-    is_alive,
+    is_owned,
     load,
     read_json,
     run_records_root,
@@ -28,7 +28,8 @@ from rootless.network.addresses import Subnet
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
+
+    from rootless.engine.state.records import MemberRecord, NetworkRecord, RunRecord, SubnetRecord
 
 DEFAULT = "bridge"
 # What --network says of another thing.
@@ -48,23 +49,23 @@ class Network:
 
     __slots__ = ("record",)
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    def __init__(self, record: NetworkRecord) -> None:
         self.record = record
 
     @property
     def name(self) -> str:
         """Return its name."""
-        return str(self.record["name"])
+        return self.record["name"]
 
     @property
     def id(self) -> str:
         """Return its id: 64 hexadecimal digits."""
-        return str(self.record["id"])
+        return self.record["id"]
 
     @property
     def internal(self) -> bool:
         """Tell whether it has no way out."""
-        return bool(self.record["internal"])
+        return self.record["internal"]
 
     @property
     def bridge(self) -> str:
@@ -125,7 +126,7 @@ def create(
     """
     if not is_name(name) or name in RESERVED:
         raise RlessError(f"{escape(name)!r} cannot be the name of a network", exit_code=1)
-    record: dict[str, Any] = {
+    record: NetworkRecord = {
         "name": name,
         "id": os.urandom(_ID_SIZE // 2).hex(),
         "created": time.time(),
@@ -157,7 +158,7 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
     return checked
 
 
-def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list[dict[str, Any]]:
+def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list[SubnetRecord]:
     """Return the subnets, one of each family at most, with their gateways."""
     taken = [whole for network in every() for whole, _, _ in network.ranges]
     chosen: list[tuple[Subnet, dict[str, str | None]]] = []
@@ -182,7 +183,7 @@ def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list
     return [_complete(whole, wish) for whole, wish in chosen]
 
 
-def _complete(whole: Subnet, wish: dict[str, str | None]) -> dict[str, Any]:
+def _complete(whole: Subnet, wish: dict[str, str | None]) -> SubnetRecord:
     gateway = whole.base + 1
     if wish["gateway"]:
         gateway, size = addresses.number(wish["gateway"])
@@ -202,7 +203,9 @@ def _complete(whole: Subnet, wish: dict[str, str | None]) -> dict[str, Any]:
 def every() -> Iterator[Network]:
     """Yield all networks that were made, by name."""
     for name in sorted(os.listdir(root())):
-        record = read_json(f"{root()}/{name}") if name.endswith(".json") else None
+        record: NetworkRecord | None = (
+            read_json(f"{root()}/{name}") if name.endswith(".json") else None
+        )
         if record is not None:
             yield Network(record)
 
@@ -213,7 +216,9 @@ def find(reference: str) -> Network:
     Raises:
         RlessError: there is none, or more than one.
     """
-    record = read_json(f"{root()}/{reference}.json") if is_name(reference or "/") else None
+    record: NetworkRecord | None = None
+    if is_name(reference or "/"):
+        record = read_json(f"{root()}/{reference}.json")
     if record is not None:
         return Network(record)
     if reference == DEFAULT:
@@ -230,14 +235,14 @@ def find(reference: str) -> Network:
     )
 
 
-def members(network: Network) -> dict[str, tuple[str, dict[str, Any]]]:
+def members(network: Network) -> dict[str, tuple[str, MemberRecord]]:
     """Return the containers that run in a network: id -> (name, its place there)."""
     found = {}
     for container_id in os.listdir(run_records_root()):
-        entry = read_json(f"{run_records_root()}/{container_id}")
-        if entry is None or not any(is_alive(entry.get(key)) for key in ("owner", "monitor")):
+        record: RunRecord | None = read_json(f"{run_records_root()}/{container_id}")
+        if record is None or not is_owned(record):
             continue
-        for place in entry.get("networks") or ():
+        for place in record.get("networks") or ():
             if place["id"] == network.id:
                 container = load(container_id)
                 name = container.facts["name"] if container else container_id[:12]

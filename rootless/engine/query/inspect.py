@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import (
+        HealthRecord,
+        LogSettings,
+        MemberRecord,
+        MountRecord,
+        RestartPolicy,
+        RunRecord,
+    )
 
 NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
 _FILE_DRIVERS = ("local", "json-file")
@@ -55,19 +63,21 @@ class _Inspected:
         self.facts = container.facts
         self.status, code = container.status()
         self.row = describe(container, self.status, code)
-        self.run_record = container.run_record() if self.status in LIVING else {}
-        self.ended = read_json(f"{self.directory}/exit.json") or {}
-        self.checks = read_json(f"{self.directory}/health.json") or {}
+        self.run_record: RunRecord = container.run_record() if self.status in LIVING else {}
+        self.ended = container.exit_record()
+        self.checks: HealthRecord | None = read_json(f"{self.directory}/health.json")
         self.spec: dict[str, Any] = read_json(f"{self.directory}/config.json") or {}
         self.process: dict[str, Any] = self.spec.get("process") or {}
         self.wish: dict[str, Any] = self.facts.get("request") or {}
         self.image: dict[str, Any] = self.facts.get("image_config") or {}
-        self.log: dict[str, Any] = self.facts.get("log") or {"driver": "local", "options": {}}
+        self.log: LogSettings = self.facts.get("log") or {"driver": "local", "options": {}}
 
     def whole(self) -> dict[str, Any]:
         facts, directory = self.facts, self.directory
         path, *args = facts["command"] or [""]
-        driver = (self.run_record.get("rootfs") or {}).get("driver") or self.wish.get("driver")
+        rootfs, ended = self.run_record.get("rootfs"), self.ended
+        driver = (rootfs["driver"] if rootfs else None) or self.wish.get("driver")
+        restarts = self.run_record.get("restarts") or (ended.get("restarts") if ended else 0)
         return {
             "Id": facts["id"],
             "Created": _moment(facts["created"]),
@@ -80,7 +90,7 @@ class _Inspected:
             "HostsPath": f"{directory}/hosts",
             "LogPath": f"{directory}/log" if self.log["driver"] in _FILE_DRIVERS else "",
             "Name": f"/{facts['name']}",
-            "RestartCount": int(self.run_record.get("restarts") or self.ended.get("restarts") or 0),
+            "RestartCount": restarts or 0,
             "Driver": driver or "overlay",
             "Platform": "linux",
             "MountLabel": "",
@@ -102,7 +112,7 @@ class _Inspected:
             "Running": up,
             "Paused": self.status == "paused",
             "Restarting": self.status == "restarting",
-            "OOMKilled": not up and bool(self.ended.get("oom")),
+            "OOMKilled": not up and self.ended is not None and bool(self.ended.get("oom")),
             "Dead": False,
             "Pid": row["pid"],
             "ExitCode": row["exit_code"] or 0,
@@ -112,16 +122,16 @@ class _Inspected:
         }
         if self.facts.get("health"):
             found["Health"] = {
-                "Status": self.checks.get("status") or "starting",
-                "FailingStreak": self.checks.get("failing_streak") or 0,
+                "Status": self.checks["status"] if self.checks else "starting",
+                "FailingStreak": self.checks["failing_streak"] if self.checks else 0,
                 "Log": [
                     {
-                        "Start": _moment(entry.get("start")),
-                        "End": _moment(entry.get("end")),
-                        "ExitCode": entry.get("exit_code"),
-                        "Output": entry.get("output"),
+                        "Start": _moment(result["start"]),
+                        "End": _moment(result["end"]),
+                        "ExitCode": result["exit_code"],
+                        "Output": result["output"],
                     }
-                    for entry in self.checks.get("log") or ()
+                    for result in (self.checks["log"] if self.checks else ())
                 ],
             }
         return found
@@ -129,11 +139,11 @@ class _Inspected:
     def error(self, up: bool) -> str:
         if self.row["network_lost"]:
             return f"{self.row['network_lost']}; rless restart {self.facts['name']}"
-        return "" if up else self.ended.get("error") or ""
+        return (self.ended.get("error") or "") if self.ended and not up else ""
 
     def host_config(self) -> dict[str, Any]:
         wish, facts = self.wish, self.facts
-        restart = facts.get("restart") or {}
+        restart: RestartPolicy = facts.get("restart") or {"name": "no", "max": 0}
         linux = self.spec.get("linux") or {}
         limits = linux.get("resources") or {}
         mounts = wish.get("mounts") or ()
@@ -173,7 +183,7 @@ class _Inspected:
             "ReadonlyRootfs": bool((self.spec.get("root") or {}).get("readonly")),
             "SecurityOpt": wish.get("security_opt") or None,
             "Tmpfs": {
-                mount["target"]: ",".join(mount.get("options") or ())
+                mount["target"]: ",".join(mount["options"])
                 for mount in mounts
                 if mount["type"] == "tmpfs"
             },
@@ -229,7 +239,8 @@ class _Inspected:
         }
 
     def graph_driver(self, driver: str) -> dict[str, Any]:
-        lower = (self.run_record.get("rootfs") or {}).get("layers") or []
+        rootfs = self.run_record.get("rootfs")
+        lower = rootfs["layers"] if rootfs else []
         return {
             "Name": driver,
             "Data": {
@@ -317,26 +328,26 @@ class _Inspected:
         """Return the same of a member of networks, by what is noted of it."""
         init = self.row["pid"]
         wishes = {wish["name"]: wish for wish in self.wish.get("networks", ())}
-        places = self.run_record.get("networks") or [{"name": name, "id": ""} for name in wishes]
+        places = {place["name"]: place for place in self.run_record.get("networks") or ()}
         found = {}
-        for place in places:
-            wish = wishes.get(place["name"], {})
+        for network in places or wishes:
+            place, wish = places.get(network), wishes.get(network, {})
             wished = {
                 name: wish[key]
                 for key, name in (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
                 if wish.get(key)
             }
             names = [self.facts["name"], *wish.get("aliases", ()), self.facts["id"][:12]]
-            found[place["name"]] = {
+            found[network] = {
                 "IPAMConfig": wished or None,
                 "Links": None,
                 "Aliases": list(wish.get("aliases", ())) or None,
-                "NetworkID": place["id"],
+                "NetworkID": place["id"] if place else "",
                 "EndpointID": "",
                 **_place(place),
                 "DNSNames": list(dict.fromkeys(names)),
             }
-        first = _place(places[0]) if len(places) == 1 else NO_ADDRESSES
+        first = _place(next(iter(places.values()))) if len(places) == 1 else NO_ADDRESSES
         return {
             "Bridge": "",
             "SandboxID": "",
@@ -348,9 +359,9 @@ class _Inspected:
         }
 
 
-def _place(place: dict[str, Any]) -> dict[str, Any]:
+def _place(place: MemberRecord | None) -> dict[str, Any]:
     """Return the addresses of a place in a network; of one that is not taken none."""
-    if not place.get("id"):
+    if place is None:
         return dict(NO_ADDRESSES)
     four, six = place["prefixes"].get("4", 0), place["prefixes"].get("16", 0)
     gateways = place["gateways"]
@@ -406,8 +417,8 @@ def inspect_network(reference: str) -> dict[str, Any]:
                 "Name": name,
                 "EndpointID": "",
                 "MacAddress": place["mac"],
-                "IPv4Address": _with_prefix(place, "ip", "4"),
-                "IPv6Address": _with_prefix(place, "ip6", "16"),
+                "IPv4Address": _with_prefix(place["ip"], place["prefixes"], "4"),
+                "IPv6Address": _with_prefix(place["ip6"], place["prefixes"], "16"),
             }
             for container_id, (name, place) in networks.members(network).items()
         },
@@ -416,8 +427,8 @@ def inspect_network(reference: str) -> dict[str, Any]:
     }
 
 
-def _with_prefix(place: dict[str, Any], key: str, size: str) -> str:
-    return f"{place[key]}/{place['prefixes'][size]}" if place[key] else ""
+def _with_prefix(address: str, prefixes: dict[str, int], size: str) -> str:
+    return f"{address}/{prefixes[size]}" if address else ""
 
 
 NO_ADDRESSES = {
@@ -491,20 +502,20 @@ def _bind(mount: dict[str, Any]) -> str:
     return f"{text}:{','.join(options)}" if options else text
 
 
-def _mount(mount: dict[str, Any]) -> dict[str, Any]:
+def _mount(mount: MountRecord) -> dict[str, Any]:
     found: dict[str, Any] = {"Type": mount["type"]}
     if mount["type"] == "volume":
-        found["Name"] = mount.get("name") or ""
+        found["Name"] = mount["name"] or ""
     found |= {
-        "Source": mount.get("source") or "",
+        "Source": mount["source"] or "",
         "Destination": mount["target"],
     }
     if mount["type"] == "volume":
         found["Driver"] = "local"
     return found | {
-        "Mode": ",".join(mount.get("options") or ()),
-        "RW": bool(mount["rw"]),
-        "Propagation": mount.get("propagation") or "",
+        "Mode": ",".join(mount["options"]),
+        "RW": mount["rw"],
+        "Propagation": mount["propagation"],
     }
 
 

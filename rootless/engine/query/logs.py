@@ -77,8 +77,8 @@ def show(reference: str, wishes: LogOptions, out_fd: int, err_fd: int) -> None:
         RlessError: no such container, no log that can be read, or it cannot be written.
     """
     container = find(reference)
-    log = container.facts.get("log") or {}
-    driver = log.get("driver", "local")
+    log = container.facts.get("log")
+    driver = log["driver"] if log else "local"
     alive = (lambda: may_write(container)) if wishes.follow else None
     if driver == "journald":
         from rootless.engine.query.journald import frames
@@ -109,7 +109,7 @@ def show(reference: str, wishes: LogOptions, out_fd: int, err_fd: int) -> None:
 def may_write(container: Container) -> bool:
     """Tell whether more can come to a log: the container runs, restarts, or was never started."""
     record = container.run_record()
-    if any(is_alive(record.get(name)) for name in ("init", "monitor")):
+    if is_alive(record.get("init")) or is_alive(record.get("monitor")):
         return True
     return load(container.id) is not None and container.status()[0] == "created"
 
@@ -118,7 +118,8 @@ def _details(container: Container) -> bytes:
     """Return the attributes that the log's options `labels` and `env` name, as Docker does."""
     from urllib.parse import quote_plus
 
-    options = (container.facts.get("log") or {}).get("options") or {}
+    log = container.facts.get("log")
+    options = log["options"] if log else {}
     labels = container.facts.get("labels") or {}
     request = container.facts.get("request") or {}
     given = dict(text.partition("=")[::2] for text in request.get("env") or ())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import ContainerRecord, HealthRecord, RunRecord
 
 # Neither has ended.
 LIVING = ("running", "paused", "restarting")
@@ -38,8 +39,8 @@ def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
 def describe(container: Container, status: str, code: int | None) -> dict[str, Any]:
     """Return the row of one container; times are seconds since 1970, None where there is none."""
     facts = container.facts
-    record = container.run_record() if status in LIVING else {}
-    ended = {} if status == "created" else read_json(f"{container.directory}/exit.json") or {}
+    record: RunRecord = container.run_record() if status in LIVING else {}
+    ended = container.exit_record() if status != "created" else None
     init = record.get("init") or (0, 0)
     lost, without_ports = _lost(record)
     return {
@@ -50,9 +51,9 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
         "command": facts["command"],
         "created": facts["created"],
         "status": status,
-        "exit_code": ended.get("code") if status == "restarting" else code,
-        "started": record.get("started") or ended.get("started"),
-        "finished": ended.get("finished"),
+        "exit_code": ended["code"] if ended and status == "restarting" else code,
+        "started": record.get("started") or (ended.get("started") if ended else None),
+        "finished": ended["finished"] if ended else None,
         "pid": 0 if status == "restarting" else init[0],
         # What was asked for, as long as nothing is published.
         "ports": [] if without_ports else record.get("ports", facts["ports"]),
@@ -66,9 +67,10 @@ def describe(container: Container, status: str, code: int | None) -> dict[str, A
     }
 
 
-def _lost(record: dict[str, Any]) -> tuple[str, bool]:
+def _lost(record: RunRecord) -> tuple[str, bool]:
     """Return (what of its network a container has lost and why, whether its ports are lost)."""
-    if record.get("pasta") and not is_alive(record["pasta"]):
+    pasta = record.get("pasta")
+    if pasta and not is_alive(pasta):
         return "the network is lost: pasta has ended", True
     if record.get("networks") and is_alive(record.get("init")):
         from rootless.engine.networks.attachment import why_lost
@@ -77,7 +79,7 @@ def _lost(record: dict[str, Any]) -> tuple[str, bool]:
     return "", False
 
 
-def _networks(facts: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]:
+def _networks(facts: ContainerRecord, record: RunRecord) -> list[tuple[str, str]]:
     """Return (name, id) of the networks of several containers; without an id where it is not in."""
     if "networks" in record:
         return [(place["name"], place["id"]) for place in record["networks"]]
@@ -88,8 +90,8 @@ def health(container: Container, status: str) -> str | None:
     """Return "starting", "healthy" or "unhealthy"; None: it has no health check, or is not up."""
     if status not in LIVING or not container.facts.get("health"):
         return None
-    checked = read_json(f"{container.directory}/health.json") or {}
-    return str(checked.get("status") or "starting")
+    checked: HealthRecord | None = read_json(f"{container.directory}/health.json")
+    return checked["status"] if checked else "starting"
 
 
 def sizes(container: Container) -> tuple[int, int]:

@@ -250,7 +250,7 @@ def _await_name(name: str) -> None:
 
 def _become(container: Container, request: RunRequest) -> NoReturn:
     """Enter the container that we are counted in, and become the program."""
-    spec: Spec | None = containers.read_json(f"{container.directory}/config.json")  # type: ignore[assignment]
+    spec: Spec | None = containers.read_json(f"{container.directory}/config.json")
     first = container.run_record().get("init")
     if spec is None or not first:
         raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.request import RunRequest
+    from rootless.engine.state.records import MountRecord
 
 # Class 18: a volume there would hide what the runtime must guard.
 _REFUSED = ("/", "/proc", "/sys", "/dev")
@@ -25,7 +26,7 @@ _REFUSED = ("/", "/proc", "/sys", "/dev")
 
 def describe(
     request: RunRequest, config: dict[str, Any], storage: str, container_id: str
-) -> list[dict[str, Any]]:
+) -> list[MountRecord]:
     """Return the facts of all mounts that a container asks for; nothing is made.
 
     Those of the request, then those of --volumes-from, then the volumes of the image. Each has
@@ -54,9 +55,9 @@ def _normal(target: str) -> str:
     return os.path.normpath("/" + target.lstrip("/"))  # it would keep two of them
 
 
-def _facts(mount: Mount, storage: str, container_id: str) -> dict[str, Any]:
+def _facts(mount: Mount, storage: str, container_id: str) -> MountRecord:
     target = _normal(mount.target)
-    name, source, options = None, mount.source or "", list(mount.options)
+    name, source, options = "", mount.source or "", list(mount.options)
     if mount.type == "volume":
         if not mount.target.startswith("/") or target in _REFUSED or target.startswith("/proc/"):
             raise RlessError(f"the image's volume {mount.target!r} is not a place for a volume")
@@ -85,7 +86,7 @@ def _facts(mount: Mount, storage: str, container_id: str) -> dict[str, Any]:
     }
 
 
-def _of_other(reference: str) -> Iterator[dict[str, Any]]:
+def _of_other(reference: str) -> Iterator[MountRecord]:
     """Yield the mounts of `CONTAINER[:ro|rw]`, which are not anonymous for who joins them."""
     name, _, mode = reference.partition(":")
     try:
@@ -103,7 +104,7 @@ def prepare(
     config: dict[str, Any],
     storage: str,
     container: str,
-    known: list[dict[str, Any]] | None = None,
+    known: list[MountRecord] | None = None,
     *,
     first: bool = True,
 ) -> tuple[list[Mount], list[tuple[str, str]]]:
@@ -144,7 +145,7 @@ def prepare(
     return mounted, to_fill
 
 
-def _as_bind(facts: dict[str, Any], wish: Mount | None) -> Mount:
+def _as_bind(facts: MountRecord, wish: Mount | None) -> Mount:
     bind = Mount("bind", facts["source"], facts["target"])
     bind.read_only = not facts["rw"]
     bind.options = [option for option in facts["options"] if option not in ("nocopy", "bind")]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rootless.engine.request import Mount, Port, RunRequest
     from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import HealthCheck, IdMapRecord, MountRecord
     from rootless.image.squashfs.image_file import ImageFile
     from rootless.image.store.store import Image
     from rootless.linux.idmap import IdMap
@@ -325,13 +326,17 @@ def _make_container(state: Run, run: bool) -> None:
             f"the image's StopSignal: {error.message}", "give another one with --stop-signal"
         ) from error
     timeout = request.stop_timeout
-    extents = {"uids": state.idmap.uids, "gids": state.idmap.gids, "key": state.idmap.key}
+    extents: IdMapRecord = {
+        "uids": state.idmap.uids,
+        "gids": state.idmap.gids,
+        "key": state.idmap.key,
+    }
     state.container = containers.create(
         container_id,
         request.name,
         {
             "id": container_id,
-            "name": None,
+            "name": "",
             "image": request.image or request.rootfs,
             "image_id": state.image.id if state.image else None,
             "image_config": config,
@@ -375,7 +380,7 @@ def _make_container(state: Run, run: bool) -> None:
     events.of_container("create", state.container)
 
 
-def _describe_mounts(state: Run, container_id: str) -> list[dict[str, Any]]:
+def _describe_mounts(state: Run, container_id: str) -> list[MountRecord]:
     """Return the facts of all mounts; the module is loaded only where there are some."""
     request = state.request
     if not (request.mounts or request.volumes_from or state.config.get("Volumes")):
@@ -394,7 +399,7 @@ def _populate(state: Run, container: Container) -> None:
         _write_cidfile(state.request.cidfile, container.id)
 
 
-def _health(request: RunRequest, config: dict[str, Any]) -> dict[str, Any] | None:
+def _health(request: RunRequest, config: dict[str, Any]) -> HealthCheck | None:
     """Return the health check; its module is loaded only where one may be."""
     if not (config.get("Healthcheck") or request.asks_health()):
         return None

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from rootless.engine.monitor.execute import Orders
     from rootless.engine.start.create import Run
     from rootless.engine.start.sandbox import Sandbox
+    from rootless.engine.state.records import ContainerRecord, HealthCheck
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
@@ -231,11 +232,13 @@ class Startup:
         """Record what is there, and the control group that is about to be."""
         assert self.mounted is not None
         pasta = self.pasta
+        if pasta is not None:
+            process = [pasta.pid, start_time(pasta.pid) or 0]
+            self.container.update_run_record(now=False, pasta=process)
         self.container.update_run_record(
             # All else that there is by now ends with this process, which is noted as the owner.
             now=bool(cgroup or pasta is not None),
             monitor=this_process(),
-            pasta=[pasta.pid, start_time(pasta.pid) or 0] if pasta is not None else None,
             mac=pasta.mac if pasta is not None else "",
             cgroup=cgroup,
             manager=manager,
@@ -394,7 +397,7 @@ class Startup:
             pass  # what is left is found by the next `reconcile`: the run record stays
 
 
-def log_orders(facts: dict[str, Any]) -> dict[str, Any]:
+def log_orders(facts: ContainerRecord) -> dict[str, Any]:
     """Return the orders about the log; `facts` is container.json."""
     log = facts["log"]
     options = log["options"]
@@ -426,7 +429,7 @@ LOG_FILES = 5
 JOURNAL = "/run/systemd/journal/socket"
 
 
-def health_orders(health: dict[str, Any]) -> Orders:
+def health_orders(health: HealthCheck) -> Orders:
     """Return the orders about the health check, in milliseconds."""
     interval = int(1000 * (health["interval"] or 30))
     while_starting = int(1000 * (health["start_interval"] or 5))

@@ -43,6 +43,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from typing_extensions import Unpack
+
+    from rootless.engine.state.records import (
+        ContainerChanges,
+        ContainerRecord,
+        ExitRecord,
+        Process,
+        RunRecord,
+    )
+
 KILLED = 137
 # Beside the run records, a name that no id can have: a link whose target is this machine's name.
 BOOTED = "booted"
@@ -57,74 +67,76 @@ STOPPED = "stopped"
 class Container:
     """One container on disk; `facts` is container.json."""
 
-    __slots__ = ("_entry", "directory", "facts", "id")
+    __slots__ = ("_own", "directory", "facts", "id")
 
-    def __init__(self, container_id: str, directory: str, facts: dict[str, Any]) -> None:
+    def __init__(self, container_id: str, directory: str, facts: ContainerRecord) -> None:
         self.id = container_id
         self.directory = directory
         self.facts = facts
         # The run record as this process wrote it; None: it is not the one that starts it.
-        self._entry: dict[str, Any] | None = None
+        self._own: RunRecord | None = None
 
     @property
     def run_record_path(self) -> str:
         """Return the path of the run record."""
         return f"{run_records_root()}/{self.id}"
 
-    def run_record(self) -> dict[str, Any]:
+    def run_record(self) -> RunRecord:
         """Return the run record; {} for a container that has ended."""
-        return read_json(self.run_record_path) or {}
+        record: RunRecord | None = read_json(self.run_record_path)
+        return record or {}
 
-    def update_run_record(self, *, now: bool = True, **facts: Any) -> None:
-        """Add facts to the run record: owner, monitor, init, pasta (each [pid, start]).
+    def update_run_record(self, *, now: bool = True, **changes: Unpack[RunRecord]) -> None:
+        """Add to the run record.
 
         Args:
-            now: else with the next ones: until then nobody could do more by knowing these.
+            now: else with the next changes: until then nobody could do more by knowing these.
         """
-        entry = self.run_record() if self._entry is None else self._entry
-        entry.update(facts)
-        if now or self._entry is None:
-            write_json(self.run_record_path, entry)
+        record = self.run_record() if self._own is None else self._own
+        record.update(changes)
+        if now or self._own is None:
+            write_json(self.run_record_path, record)
 
-    def claim(self, new: bool = False, **more: Any) -> bool:
+    def claim(self, new: bool = False, **more: Unpack[RunRecord]) -> bool:
         """Make the run record, with the caller as owner; False: there is one already.
 
         Args:
             new: nobody else knows the id yet.
-            more: further facts of the entry.
+            more: what else the record has.
         """
-        entry = {
+        record: RunRecord = {
             "owner": this_process(),
             "rm": self.facts["rm"],
             "directory": self.directory,
-            "monitor": None,
-            "init": None,
-            "pasta": None,
             "cgroup": "",
-            **more,
         }
+        record.update(more)
         path = self.run_record_path
         if new:
-            write_json(path, entry)
-            self._entry = entry
+            write_json(path, record)
+            self._own = record
             return True
         try:
-            made = write_new(path, entry)
+            made = write_new(path, record)
         except OSError as error:
             if error.errno != errno.ENOSPC or "removing" not in more:
                 raise
             _release_reserved_space()  # a removal makes room, but begins with a note of it
-            made = write_new(path, entry)
+            made = write_new(path, record)
         if made:
-            self._entry = entry
+            self._own = record
         return made
 
-    def update_facts(self, **facts: Any) -> None:
-        """Change facts of container.json, which is whole at any moment."""
-        current = read_json(f"{self.directory}/container.json") or self.facts
-        current.update(facts)
-        self.facts = current
-        write_json(f"{self.directory}/container.json", current)
+    def update_facts(self, **changes: Unpack[ContainerChanges]) -> None:
+        """Change container.json, which is whole at any moment."""
+        current: ContainerRecord | None = read_json(f"{self.directory}/container.json")
+        self.facts = {**(current or self.facts), **changes}
+        write_json(f"{self.directory}/container.json", self.facts)
+
+    def restart_policy(self) -> str:
+        """Return the name of its restart policy; "no" where none was recorded."""
+        policy = self.facts.get("restart")
+        return policy["name"] if policy else "no"
 
     def idmap(self) -> IdMap:
         """Return the map that the container's files are stored under."""
@@ -136,10 +148,14 @@ class Container:
         process = self.run_record().get("init")
         return (process[0], process[1]) if process and is_alive(process) else None
 
-    def ended(self) -> dict[str, Any] | None:
-        """Return how it ended, if that was noted: what exit.json holds."""
-        # On a full disk the monitor has noted it where its entry was.
-        return read_json(f"{self.directory}/exit.json") or self.run_record().get("ended")
+    def exit_record(self) -> ExitRecord | None:
+        """Return exit.json; None: it runs, was never started, or the disk was full."""
+        record: ExitRecord | None = read_json(f"{self.directory}/exit.json")
+        return record
+
+    def ended(self) -> ExitRecord | None:
+        """Return how it ended, if that was recorded, in exit.json or else in the run record."""
+        return self.exit_record() or self.run_record().get("ended")
 
     def status(self) -> tuple[str, int | None]:
         """Return Docker's word for the state, and the exit code of one that has ended.
@@ -149,7 +165,7 @@ class Container:
         record = self.run_record()
         if is_alive(record.get("init")):
             return "paused" if is_paused(record) else "running", None
-        held = any(is_alive(record.get(name)) for name in ("owner", "monitor"))
+        held = is_owned(record)
         ended = self.ended()
         if ended:
             waits = held and ended.get("restart_at") is not None
@@ -175,18 +191,16 @@ class Container:
 
     def record_exit(self, code: int, error: str | None = None) -> None:
         """Note how it ended, in place of a monitor that did not."""
-        record = self.run_record()
-        write_json(
-            f"{self.directory}/exit.json",
-            {
-                "code": code,
-                "started": record.get("started"),
-                "finished": time.time(),
-                "error": error,
-                "oom": False,
-                "restarts": record.get("restarts", 0),
-            },
-        )
+        run = self.run_record()
+        record: ExitRecord = {
+            "code": code,
+            "started": run.get("started"),
+            "finished": time.time(),
+            "error": error,
+            "oom": False,
+            "restarts": run.get("restarts", 0),
+        }
+        write_json(f"{self.directory}/exit.json", record)
 
     def forget_name(self) -> None:
         """Give the name back."""
@@ -208,19 +222,25 @@ class Container:
         signal_process(process, number)
 
 
-def is_paused(record: dict[str, Any]) -> bool:
-    """Tell whether a running container is halted, by its cgroup or SIGSTOP."""
-    if record.get("cgroup"):
+def is_owned(record: RunRecord) -> bool:
+    """Tell whether a process that answers for a container is alive: its owner or its monitor."""
+    return is_alive(record.get("owner")) or is_alive(record.get("monitor"))
+
+
+def is_paused(record: RunRecord) -> bool:
+    """Tell whether a container is halted, by its cgroup or SIGSTOP."""
+    if cgroup := record.get("cgroup"):
         try:
-            with open(f"{record['cgroup']}/cgroup.freeze", "rb") as file:
+            with open(f"{cgroup}/cgroup.freeze", "rb") as file:
                 if file.read(1) == b"1":
                     return True
         except OSError:
             pass  # it is just going
-    return process_state(record["init"][0]) == "T"
+    init = record.get("init")
+    return init is not None and process_state(init[0]) == "T"
 
 
-def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
+def signal_process(process: Process | tuple[int, int], number: int) -> None:
     """Signal a process that is known by pid and start time; one that has ended is no error."""
     pid, started = process
     try:
@@ -238,14 +258,14 @@ def signal_process(process: tuple[int, int] | list[int], number: int) -> None:
         os.close(pidfd)
 
 
-def is_alive(process: list[int] | tuple[int, int] | None) -> bool:
+def is_alive(process: Process | tuple[int, int] | None) -> bool:
     """Tell whether a process known by pid and start time still runs (a zombie does not)."""
     if not isinstance(process, (list, tuple)) or len(process) != 2:
         return False  # not known, or the file was damaged
     return is_running(process[0], process[1])
 
 
-def this_process() -> list[int]:
+def this_process() -> Process:
     """Return [pid, start time] of the caller."""
     pid = os.getpid()
     return [pid, start_time(pid) or 0]
@@ -262,12 +282,13 @@ def new_id() -> str:
 def create(
     container_id: str,
     name: str | None,
-    facts: dict[str, Any],
+    facts: ContainerRecord,
     populate: Callable[[Container], None] | None = None,
 ) -> Container:
     """Make a container on disk: its directory, its name, its run record.
 
     Args:
+        facts: container.json, with "" for the name.
         populate: completes the facts, where that needs the directory.
 
     Raises:
@@ -290,7 +311,7 @@ def create(
         write_json(path, facts)
     except BaseException as error:
         try:
-            if facts["name"] is None:
+            if not facts["name"]:
                 drop_names_of(container_id)  # a signal has come when it had just been taken
             discard(container)
         except (OSError, RlessError):
@@ -423,7 +444,7 @@ def find(reference: str) -> Container:
 def load(container_id: str) -> Container | None:
     """Return the container of an id; None: there is none, or it is not yet whole."""
     directory = f"{containers_root()}/{container_id}"
-    facts = read_json(f"{directory}/container.json")
+    facts: ContainerRecord | None = read_json(f"{directory}/container.json")
     return Container(container_id, directory, facts) if facts else None
 
 
@@ -434,7 +455,7 @@ def await_run_record(container: Container, seconds: float = 10) -> bool:
         record = container.run_record()
         if is_alive(record.get("init")):
             return True
-        if not any(is_alive(record.get(name)) for name in ("owner", "monitor")):
+        if not is_owned(record):
             return True
         time.sleep(0.01)
     return False
@@ -554,8 +575,11 @@ def write_new(path: str, value: Any) -> bool:
     return True
 
 
-def read_json(path: str) -> dict[str, Any] | None:
-    """Return the object in a file of `write_json`; None: no file, or a damaged one."""
+def read_json(path: str) -> Any:
+    """Return the object in a file of `write_json`; None: no file, or a damaged one.
+
+    Its type is that of the variable that it is given to: one of `records`.
+    """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             value = jsontext.loads(file.read())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import ContainerRecord
 
 _MOST = 1 << 20  # bytes of one file
 _LONGEST = 1 << 16  # bytes of one line: labels of an image may be of any length
@@ -66,12 +67,12 @@ def of_container(action: str, container: Container, /, **more: Any) -> None:
     record(action, "container", container.id, **{**attributes_of(container.facts), **more})
 
 
-def attributes_of(facts: dict[str, Any]) -> dict[str, Any]:
+def attributes_of(facts: ContainerRecord) -> dict[str, Any]:
     """Return what each event of a container tells of it; `facts` is container.json."""
     return {**(facts["labels"] or {}), "image": facts["image"], "name": facts["name"]}
 
 
-def attributes_text(facts: dict[str, Any]) -> str:
+def attributes_text(facts: ContainerRecord) -> str:
     """Return the same but the name as JSON without its braces: the monitor adds the rest."""
     found = {name: str(value) for name, value in attributes_of(facts).items() if name != "name"}
     text = jsontext.dumps(found)

@@ -32,6 +32,7 @@ from rootless.engine.state.container import (
     drop_name,
     drop_names_of,
     is_alive,
+    is_owned,
     load,
     read_json,
     reserve_space,
@@ -45,7 +46,8 @@ from rootless.linux.process import process_state
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Any
+
+    from rootless.engine.state.records import ChangeRecord, Process, RunRecord
 else:
     # The module `signal` loads `enum` to name its numbers: 1.5 ms.
     import _signal as signal
@@ -76,10 +78,8 @@ def reconcile() -> None:
 
             drop_lock(f"{root}/{name}")
             continue
-        entry = read_json(f"{root}/{name}")
-        if entry is None:
-            continue  # it ended just now
-        if _is_abandoned(entry):
+        record: RunRecord | None = read_json(f"{root}/{name}")
+        if record is not None and not is_owned(record):  # else it ended just now
             _clear_once(name)
     _clear_images()
 
@@ -93,10 +93,6 @@ def clear(container: Container) -> None:
     """Clear what a killed monitor left of a container; for the command that owns it."""
     if container.run_record():
         _clear_once(container.id, ours=True)
-
-
-def _is_abandoned(entry: dict[str, Any]) -> bool:
-    return not any(is_alive(entry.get(process)) for process in ("owner", "monitor"))
 
 
 def _drop_temporary(path: str) -> None:
@@ -127,33 +123,32 @@ def _clear_once(container_id: str, ours: bool = False) -> None:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return
             # A file system without locks: two at once meet at files that are gone already.
-        entry = read_json(path)
-        while entry is not None and not ours:
-            if not _is_abandoned(entry):
+        record: RunRecord | None = read_json(path)
+        while record is not None and not ours:
+            if is_owned(record):
                 return
-            before, entry = entry, read_json(path)
-            if entry == before:
+            before, record = record, read_json(path)
+            if record == before:
                 break
-        if entry is not None:
-            _clear(container_id, entry)
+        if record is not None:
+            _clear(container_id, record)
     finally:
         os.close(fd)
 
 
-def _clear(container_id: str, entry: dict[str, Any]) -> None:
+def _clear(container_id: str, record: RunRecord) -> None:
     if container_id.startswith(CHANGING):
-        _end_change(container_id.removeprefix(CHANGING), entry)
+        _end_change(container_id.removeprefix(CHANGING))
         return
-    for name in ("init", "pasta"):
-        process = entry.get(name)
+    for process in (record.get("init"), record.get("pasta")):
         if process and is_alive(process):
             signal_process(process, signal.SIGKILL)
             _await_end(process)  # nothing is told as ended that still is at it
-    if entry.get("cgroup"):
+    if group := record.get("cgroup"):
         from rootless.runtime.cgroup import cgroupfs
 
         try:
-            cgroupfs.remove(entry["cgroup"])
+            cgroupfs.remove(group)
         except OSError:
             pass  # its parent was taken from us: the administrator's systemd removes it
     container = load(container_id)
@@ -164,30 +159,35 @@ def _clear(container_id: str, entry: dict[str, Any]) -> None:
         end_inside(container_id)
     if container is None:
         _clear_unknown(container_id)
-    elif entry.get("rm"):
-        delete(container, volumes=entry.get("volumes", container.facts["rm"]))
+    elif record.get("rm"):
+        delete(container, volumes=record.get("volumes", container.facts["rm"]))
     else:
         try:
-            if ended := entry.get("ended"):
+            if ended := record.get("ended"):
                 container.record_exit(ended["code"])  # noted by the monitor, on a full disk
             elif container.was_started() and not os.path.exists(f"{directory}/exit.json"):
                 container.record_exit(KILLED, "rless was killed")
         except OSError:
-            return  # still full: the entry stays the witness
+            return  # still full: the run record stays the witness
     unlink(f"{run_records_root()}/{container_id}")
 
 
-def _await_end(process: list[int]) -> None:
+def _await_end(process: Process) -> None:
     """Wait until a process that was killed is gone, for as long as the kernel may need."""
     deadline = time.monotonic() + _END
     while is_alive(process) and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
-def _end_change(container_id: str, entry: dict[str, Any]) -> None:
-    """Take away the name that a container got, or had, when its renaming was cut short."""
+def _end_change(container_id: str, path: str | None = None) -> None:
+    """Take away the name that a container got, or had, when its renaming was cut short.
+
+    Args:
+        path: of the record of the change; None: of this boot.
+    """
+    change: ChangeRecord | None = read_json(path or changing_path(container_id))
     container = load(container_id)
-    for name in entry.get("names", ()):
+    for name in change["names"] if change else ():
         if container is None or container.facts["name"] != name:
             drop_name(name, container_id)
     unlink(changing_path(container_id))
@@ -242,8 +242,7 @@ def _forget_boot(root: str, here: str) -> None:
         return  # of another machine that is just coming up, or of an older version
     for name in names:
         if name.startswith(CHANGING):
-            entry = read_json(f"{root}/live/{name}")
-            _end_change(name.removeprefix(CHANGING), entry or {})
+            _end_change(name.removeprefix(CHANGING), f"{root}/live/{name}")
         elif name != BOOTED and not name.endswith(".tmp") and load(name) is None:
             _clear_unknown(name)
     import shutil

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from typing import Any
 
+    from rootless.engine.state.records import VolumeRecord
+
 _LOCK = ".lock"
 _FILLING = "filling"
 _REMOVED = ".removed-"
@@ -58,7 +60,7 @@ def data_of(storage: str, name: str) -> tuple[str, bool]:
     Returns:
         A directory, and whether it is one of the host's (`--opt device=`), which is never filled.
     """
-    options = (read_json(_record_path(storage, name)) or {}).get("options") or {}
+    options = _read_record(storage, name).get("options") or {}
     device: str | None = options.get("device")
     return device or f"{storage}/volumes/{name}/_data", bool(device)
 
@@ -152,7 +154,7 @@ class Volume:
 
     __slots__ = ("anonymous", "created", "labels", "name", "options", "path")
 
-    def __init__(self, storage: str, name: str, record: dict[str, Any]) -> None:
+    def __init__(self, storage: str, name: str, record: VolumeRecord) -> None:
         directory = f"{storage}/volumes/{name}"
         self.name = name
         self.labels: dict[str, str] = record.get("labels") or {}
@@ -193,7 +195,7 @@ def make(
             os.chmod(directory, 0o755)  # noqa: S103
             if owner is not None:
                 labels = {**labels, ANONYMOUS_LABEL: ""}
-            record = {
+            record: VolumeRecord = {
                 "created": time.time(),
                 "driver": "local",
                 "labels": labels,
@@ -222,7 +224,7 @@ def get(name: str) -> Volume:
     storage = paths.storage_root()
     if not is_name(name) or not os.path.isdir(f"{storage}/volumes/{name}"):
         raise RlessError(f"no such volume: {name}", "`rless volume ls` lists them", 1)
-    return Volume(storage, name, read_json(_record_path(storage, name)) or {})
+    return Volume(storage, name, _read_record(storage, name))
 
 
 def all_volumes() -> list[Volume]:
@@ -360,6 +362,11 @@ def unused(every: bool) -> list[Volume]:
 
 def _record_path(storage: str, name: str) -> str:
     return f"{storage}/volumes/{name}/volume.json"
+
+
+def _read_record(storage: str, name: str) -> VolumeRecord:
+    record: VolumeRecord | None = read_json(_record_path(storage, name))
+    return record or {}
 
 
 def _record_event(action: str, name: str) -> None:

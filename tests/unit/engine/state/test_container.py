@@ -35,7 +35,7 @@ def make(name: str | None = None, **facts: Any) -> Container:
         containers.new_id(),
         name,
         {
-            "name": None,
+            "name": "",
             "image": "i",
             "image_id": None,
             "command": ["true"],

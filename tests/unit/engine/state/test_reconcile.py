@@ -21,7 +21,7 @@ def test_an_owner_that_ends_once_it_has_handed_over(
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
     reconcile.reconcile()
     path = f"{containers.run_records_root()}/{ID}"
-    containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
+    containers.write_json(path, {"owner": DEAD, "rm": False})
     looks: list[Any] = []
 
     def look(process: Any) -> bool:
@@ -29,11 +29,14 @@ def test_an_owner_that_ends_once_it_has_handed_over(
         if len(looks) == 1:
             entry = {"owner": DEAD, "monitor": containers.this_process(), "rm": False}
             containers.write_json(path, entry)
-        return containers.is_alive(process)
+        return is_alive(process)
 
-    monkeypatch.setattr(reconcile, "is_alive", look)
+    is_alive = containers.is_alive
+    monkeypatch.setattr(containers, "is_alive", look)
     reconcile.reconcile()
     assert containers.read_json(path) is not None
-    containers.write_json(path, {"owner": DEAD, "monitor": None, "rm": False})
+    # As an older version wrote it, with null for what is not known.
+    nothing = dict.fromkeys(("monitor", "init", "pasta"))
+    containers.write_json(path, {"owner": DEAD, "rm": False, **nothing})
     reconcile.reconcile()
     assert containers.read_json(path) is None
