@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.linux.tmpfile import open_tmpfile
+from rootless.linux.files import open_tmpfile
 
 CHUNK = 65536  # bytes read at once
 _BACKLOG = 256 << 20

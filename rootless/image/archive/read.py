@@ -25,7 +25,7 @@ from rootless.image.model.digest import chain_ids, is_hex, sha256
 from rootless.image.model.reference import parse
 from rootless.image.model.source import Found
 from rootless.linux.openat2 import BENEATH, openat2
-from rootless.linux.tmpfile import open_tmpfile
+from rootless.linux.files import open_tmpfile
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
 if TYPE_CHECKING:

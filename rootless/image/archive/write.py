@@ -31,7 +31,7 @@ from rootless.image.model import limits
 from rootless.image.model.digest import sha256
 from rootless.image.model.reference import familiar_repository
 from rootless.image.store import records
-from rootless.linux.tmpfile import NO_TMPFILE, open_tmpfile
+from rootless.linux.files import NO_TMPFILE, open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from rootless.image.model import limits
 from rootless.image.model.digest import is_digest
 from rootless.image.model.source import TransferError
 from rootless.image.store.staging import is_at, try_lock
-from rootless.linux.tmpfile import open_tmpfile
+from rootless.linux.files import open_tmpfile
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False

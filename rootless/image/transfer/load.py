@@ -21,7 +21,7 @@ from rootless.image.model.reference import Reference, parse
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
 from rootless.image.transfer.pull import install
-from rootless.linux.tmpfile import open_tmpfile
+from rootless.linux.files import open_tmpfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -33,7 +33,7 @@ from rootless.image.registry.http import Client, finish
 from rootless.image.registry.parallel import at_once
 from rootless.image.registry.upload import Blob
 from rootless.image.store import records
-from rootless.linux.tmpfile import open_tmpfile
+from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rootless.image.store.staging import Staging, store_lock
-from rootless.linux.tmpfile import open_tmpfile
+from rootless.linux.files import open_tmpfile
 from tests.lib import images
 from tests.lib.compiled import ROOT
 from tests.lib.images import File, layer
