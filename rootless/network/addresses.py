@@ -9,12 +9,11 @@ by a link in <storage>/networks/<network id>.
 from __future__ import annotations
 
 import _socket
-import errno
-import fcntl
 import os
 
 from rootless import paths
 from rootless.errors import RlessError
+from rootless.linux.locks import Locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,13 +153,7 @@ def take(
         RlessError: the address is another one's, or none is free.
     """
     directory = _leases(network_id)
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
+    with Locked(directory):
         used = {
             **_read(_kept(network_id), exists, container_id),
             **_read(directory, is_live, container_id),
@@ -174,8 +167,6 @@ def take(
                 _link(paths.checked(_kept(network_id)), show(address, whole.size), container_id)
             given[whole.size] = address
         return given
-    finally:
-        os.close(lock)
 
 
 def _choose(

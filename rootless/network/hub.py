@@ -16,7 +16,6 @@ Theory of operation (docs/decisions/0011-bridges.md).
 from __future__ import annotations
 
 import _socket  # `socket` takes 8 ms for its enums
-import fcntl
 import os
 import select
 import struct
@@ -24,6 +23,7 @@ import struct
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, netlink, ns, process
+from rootless.linux.locks import Locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,16 +153,12 @@ def enter(ids: IdMap, way_out: bool, made: Callable[[int], None] | None = None) 
     """
     hub = connect()
     if hub is None:
-        lock = os.open(f"{directory()}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with Locked(f"{directory()}/{_LOCK}"):
             hub = connect()
             if hub is None:
                 hub = _make(ids, way_out)
                 if made is not None:
                     made(hub.pid)
-        finally:
-            os.close(lock)
     return hub
 
 

@@ -6,25 +6,14 @@ what nobody uses any more.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 
 from rootless.linux import tree
+from rootless.linux.locks import lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def lock(fd: int, kind: int) -> None:
-    """Wait for a lock (flock(2)): LOCK_SH or LOCK_EX."""
-    try:
-        fcntl.flock(fd, kind)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
-            raise
-        # A file system without locks: `clear`, which can lock nothing there, leaves all.
 
 
 def make_entry(
@@ -43,7 +32,7 @@ def make_entry(
     os.makedirs(cache, 0o700, exist_ok=True)
     cache_fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        lock(cache_fd, fcntl.LOCK_EX)
+        lock(cache_fd)  # without locks, `clear` can lock nothing and leaves all
         if os.path.exists(f"{cache}/{name}"):
             return
         clear(cache_fd)

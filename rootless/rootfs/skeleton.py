@@ -13,7 +13,6 @@ It is made under a temporary name and renamed, so it is complete or not there.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -22,8 +21,9 @@ import time
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree
+from rootless.linux.locks import lock
 from rootless.rootfs import overlay
-from rootless.rootfs.entries import lock, make_entry
+from rootless.rootfs.entries import make_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def acquire(cache: str, idmap: IdMap, hidden: Sequence[str]) -> tuple[str, int]:
                 call = f"make the skeleton of the host in {cache}"
                 raise SyscallError(call, error.errno or 0) from error
             continue
-        lock(fd, fcntl.LOCK_SH)
+        lock(fd, shared=True)
         if os.path.exists(f"{path}/plan.json"):
             return path, fd
         os.close(fd)  # it was removed between the two calls
@@ -135,14 +135,15 @@ def _remove_unused(cache_fd: int, key: str) -> None:
             continue  # of another map: the owners of its files have no ids here
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=cache_fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(fd, wait=False):
+                continue  # a container uses it
             try:
                 os.unlink("plan.json", dir_fd=fd)  # from here on nobody takes it
             except FileNotFoundError:
                 pass
             tree.remove_tree(cache_fd, name)
         except (OSError, RlessError):
-            pass  # a container uses it
+            pass  # the next start tries again
         finally:
             os.close(fd)
 

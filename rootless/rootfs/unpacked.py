@@ -10,7 +10,6 @@ Where it runs: as `rootless.rootfs.mount`.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 
@@ -19,8 +18,9 @@ from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import caps, idmap, ns, process, tree
 from rootless.linux import mount as mounts
 from rootless.linux.exec_helper import exec_helper
+from rootless.linux.locks import lock
 from rootless.rootfs import fuse
-from rootless.rootfs.entries import lock, make_entry
+from rootless.rootfs.entries import make_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def acquire(cache: str, name: str, source: Packed) -> tuple[str, int]:
                 lambda cache_fd: _remove_unused(cache_fd, name.partition("-")[0]),
             )
             continue
-        lock(lock_fd, fcntl.LOCK_SH)
+        lock(lock_fd, shared=True)
         try:
             if os.path.samestat(os.fstat(lock_fd), os.stat(f"{cache}/{name}")):
                 os.utime(lock_fd)
@@ -93,8 +93,7 @@ def _remove_unused(cache_fd: int, key: str) -> None:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=cache_fd)
         try:
             fresh = time.time() - os.fstat(fd).st_mtime < _UNUSED_SECONDS
-            if name.startswith(".") or not fresh:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (name.startswith(".") or not fresh) and lock(fd, wait=False):
                 hidden = f".{name.lstrip('.')}"
                 os.rename(name, hidden, src_dir_fd=cache_fd, dst_dir_fd=cache_fd)
                 tree.remove_tree(cache_fd, hidden)

@@ -13,6 +13,7 @@ from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.registry.progress import Progress
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
+from rootless.linux.files import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,10 +102,13 @@ def save(
             except OSError as error:
                 raise saver.no_room(error) from error
         else:
-            with saver.Output(output) as file:
-                archive = saver.TarTarget(file.fd)
-                saver.save(store, images, archive, flight.path, **options)
-                archive.end()
+            try:
+                with Output(output) as file:
+                    archive = saver.TarTarget(file.fd)
+                    saver.save(store, images, archive, flight.path, **options)
+                    archive.end()
+            except OSError as error:
+                raise saver.not_written(error, output) from error
     for image, _ in images:
         events.record("save", "image", image.id, name=familiar_repository(image.name))
 

@@ -24,6 +24,7 @@ from rootless.image.store.store import Store
 from rootless.image.transfer.pull import ensure_layers, pull
 from rootless.linux import caps, idmap, ns, process
 from rootless.linux.exec_helper import exec_helper
+from rootless.linux.files import Output, default_mode
 from rootless.rootfs import fuse
 from rootless.rootfs import mount as mount_layers
 
@@ -103,25 +104,16 @@ def flatten(
     if not keep_owners:
         arguments.append("-all-root")
     with Staging(store.root) as flight:
-        temporary = f"{output}.{os.getpid()}.tmp"
-        fd = _create(temporary, output)
         try:
-            workspace = f"{flight.path}/flatten"
-            os.mkdir(workspace, 0o700)
-            hidden = image.whiteouts(mapping.key)
-            job = _Job(program, arguments, output, fd, layers, hidden, config)
-            idmap.call_in_userns(mapping, job.run, workspace, mapping)
-            os.pwrite(fd, bytes(4), _TIME_AT)
-            os.fchmod(fd, 0o666 & ~_umask())
-            os.fsync(fd)
-            os.rename(temporary, output)
-        except BaseException as error:
-            os.unlink(temporary)
-            if isinstance(error, OSError):
-                raise _failed(output, error) from error
-            raise
-        finally:
-            os.close(fd)
+            with Output(output, mode=default_mode(), durable=True) as file:
+                workspace = f"{flight.path}/flatten"
+                os.mkdir(workspace, 0o700)
+                hidden = image.whiteouts(mapping.key)
+                job = _Job(program, arguments, output, file.fd, layers, hidden, config)
+                idmap.call_in_userns(mapping, job.run, workspace, mapping)
+                os.pwrite(file.fd, bytes(4), _TIME_AT)
+        except OSError as error:
+            raise _failed(output, error) from error
 
 
 def _document(image: Image, store: Store) -> bytes:
@@ -129,20 +121,6 @@ def _document(image: Image, store: Store) -> bytes:
     if found is None:
         raise RlessError(f"the config of {escape(image.name)} is gone", "pull the image again")
     return found
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _create(path: str, output: str) -> int:
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(path, flags, 0o600)
-    except OSError as error:
-        raise _failed(output, error) from error
 
 
 def _failed(path: str, error: OSError) -> RlessError:

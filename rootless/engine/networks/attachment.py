@@ -12,7 +12,6 @@ who holds them. It is true while the entry is, and the hub (`why_lost`).
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from rootless.engine import idmap_policy
@@ -20,6 +19,7 @@ from rootless.engine.networks import store
 from rootless.engine.state import events
 from rootless.engine.state.container import containers_root, is_alive, run_records_root, write_json
 from rootless.errors import RlessError
+from rootless.linux.locks import Locked
 from rootless.linux.process import start_time
 from rootless.network import addresses, bridge, firewall, hub
 
@@ -232,16 +232,10 @@ def see_way_out(the_hub: hub.Hub) -> None:
     """
     if not the_hub.wait_for_way_out():
         return
-    lock = os.open(
-        f"{hub.directory()}/{_WAY_OUT_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Locked(f"{hub.directory()}/{_WAY_OUT_LOCK}"):
         if the_hub.wait_for_way_out():
             hub.restore_way_out(the_hub, lambda pasta: _note(the_hub, pasta))
         why = the_hub.wait_for_way_out()
-    finally:
-        os.close(lock)
     if why:
         raise no_way_out(why)
 

@@ -25,7 +25,6 @@ waits for ten seconds for somebody else. A rank whose container is just ending m
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 
@@ -35,6 +34,7 @@ from rootless.engine.spec import generate
 from rootless.engine.state import container as containers
 from rootless.engine.state import monitor_client
 from rootless.errors import RlessError
+from rootless.linux import locks
 from rootless.linux.process import pidfd_open, start_time
 from rootless.runtime.host import exec as runtime
 
@@ -178,7 +178,7 @@ def _is_file(made: str | None, mine: str | None) -> bool:
 def _make(wanted: RunRequest, pidfd: int) -> Container | None:
     """Make the container if nobody else does; wait for who does. None: look again."""
     path = f"{containers.run_records_root()}/{LOCK}{wanted.name}"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = locks.open_lock(path)
     try:
         _lock(lock, path)
         if os.fstat(lock).st_nlink == 0:
@@ -188,19 +188,17 @@ def _make(wanted: RunRequest, pidfd: int) -> Container | None:
         finally:
             os.unlink(path)
             # A copy of the descriptor is the monitor's until that is a program.
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            locks.unlock(lock)
     finally:
         os.close(lock)
 
 
 def _lock(fd: int, path: str) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    except OSError as error:
+    if locks.lock(fd) is None:
         raise RlessError(
-            f"--join: cannot lock {path}: {error.strerror}",
+            f"--join: cannot lock {path}: the file system has no locks",
             "set RLESS_STORAGE to a directory on a local disk",
-        ) from error
+        )
 
 
 def _make_locked(wanted: RunRequest, pidfd: int) -> Container | None:

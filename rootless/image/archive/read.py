@@ -24,8 +24,8 @@ from rootless.image.model import limits
 from rootless.image.model.digest import chain_ids, is_hex, sha256
 from rootless.image.model.reference import parse
 from rootless.image.model.source import Found
-from rootless.linux.openat2 import BENEATH, openat2
 from rootless.linux.files import open_tmpfile
+from rootless.linux.openat2 import BENEATH, openat2
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
 if TYPE_CHECKING:

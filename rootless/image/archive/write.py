@@ -14,12 +14,10 @@ was killed stays, not even in a file without a name.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import stat
 import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +29,7 @@ from rootless.image.model import limits
 from rootless.image.model.digest import sha256
 from rootless.image.model.reference import familiar_repository
 from rootless.image.store import records
-from rootless.linux.files import NO_TMPFILE, open_tmpfile
+from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
@@ -286,89 +284,6 @@ class DirectoryTarget:
                 file.write(chunk)
 
 
-class Output:
-    """A file that appears under its name once it is complete. A `with` block; its `fd` to write.
-
-    What is there and no regular file (a pipe, /dev/null) is written to as it is.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._temporary = ""
-        self._direct = False
-        self.fd = -1
-
-    def __enter__(self) -> Output:
-        path = self._path
-        directory = os.path.dirname(path) or "."
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                mode = os.stat(path).st_mode
-                if stat.S_ISDIR(mode):
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                self._direct = not stat.S_ISREG(mode)
-                if not self._direct:
-                    path = self._path = os.path.realpath(path)
-                    directory = os.path.dirname(path)
-            if self._direct:
-                self.fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-                return self
-            try:
-                self.fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                if error.errno not in NO_TMPFILE:
-                    raise
-                self._temporary = self._free_name()
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self.fd = os.open(self._temporary, flags, 0o600)
-        except OSError as error:
-            raise self._failed(error) from error
-        return self
-
-    def _free_name(self) -> str:
-        return f"{self._path}.{os.urandom(6).hex()}.tmp"
-
-    def _failed(self, error: OSError) -> RlessError:
-        hint = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        return RlessError(f"cannot write {escape(self._path)}: {error.strerror}", hint, exit_code=1)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None and not self._direct:
-                self._appear()
-        except OSError as error:
-            raise self._failed(error) from error
-        finally:
-            os.close(self.fd)
-            if self._temporary:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._temporary)
-        if isinstance(value, OSError):
-            raise self._failed(value) from value
-
-    def _appear(self) -> None:
-        if not self._temporary:
-            try:
-                self._link(self._path)
-                return
-            except FileExistsError:
-                pass  # a link replaces nothing: by another name, which a SIGKILL could leave
-            name = self._free_name()
-            self._link(name)
-            self._temporary = name
-        os.rename(self._temporary, self._path)
-        self._temporary = ""
-
-    def _link(self, name: str) -> None:
-        # With a descriptor Python asks for linkat(2), which can follow; the path is absolute.
-        os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd, follow_symlinks=True)
-
-
 class Directory:
     """A directory that appears under its name once it is complete. A `with` block."""
 
@@ -408,6 +323,13 @@ class Directory:
         delete_any(os.path.dirname(self.path), os.path.basename(self.path))
         if isinstance(value, OSError):
             raise self._failed(value) from value
+
+
+def not_written(error: OSError, path: str) -> RlessError:
+    """Return the error of a file that cannot be written."""
+    hint = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    message = f"cannot write {escape(error.filename or path)}: {error.strerror}"
+    return RlessError(message, hint, exit_code=1)
 
 
 def no_room(error: OSError) -> RlessError:

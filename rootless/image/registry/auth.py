@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -25,6 +24,8 @@ from rootless import log
 from rootless.errors import RlessError
 from rootless.image.config.manifest import read_object
 from rootless.image.model import limits
+from rootless.linux import files
+from rootless.linux.locks import Locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -313,38 +314,15 @@ def _update(path: str, change: Callable[[dict[str, Any]], bool]) -> bool:
     """
     path = os.path.realpath(path)  # a link of the user's own, to a directory of settings
     directory = os.path.dirname(path)
-    temporary = f"{path}.{os.urandom(6).hex()}"
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
-        with _locked(directory):
+        with Locked(directory):  # two log-ins at once lose none
             if os.path.exists(path) and os.stat(path).st_uid != os.getuid():
                 raise RlessError(f"{path} belongs to another user: refused")
             document = _read(path) or {}
             if not change(document):
                 return False
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                with open(os.open(temporary, flags, 0o600), "wb") as file:
-                    file.write(json.dumps(document, indent="\t").encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(temporary, path)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
+            files.write(path, json.dumps(document, indent="\t").encode() + b"\n", durable=True)
     except OSError as error:
         raise RlessError(f"cannot write {path}: {error.strerror}") from error
     return True
-
-
-@contextlib.contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Keep two log-ins at once from losing one of them; without it where there are no locks."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

@@ -22,6 +22,7 @@ import stat
 
 from rootless import config, jsontext
 from rootless.errors import RlessError, escape
+from rootless.linux import files
 
 try:
     from _blake2 import blake2b  # as in `store`
@@ -253,17 +254,11 @@ def _keep(image: ImageFile, kept: str) -> None:
         "passwd": image.passwd.decode("utf-8", "surrogateescape"),
         "group": image.group.decode("utf-8", "surrogateescape"),
     }
-    temporary = f"{kept}.{os.getpid()}.tmp"
     try:
         os.makedirs(os.path.dirname(kept), 0o700, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(jsontext.dumps(record))
-        os.rename(temporary, kept)
+        files.write(kept, jsontext.dumps(record).encode())
     except OSError:
-        try:
-            os.unlink(temporary)  # it is read again the next time
-        except OSError:
-            pass
+        pass  # it is read again the next time
 
 
 def _parse(image: ImageFile, fd: int, what: str) -> None:

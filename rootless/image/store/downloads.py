@@ -13,7 +13,6 @@ nobody has come back to it for `limits.RESUME_SECONDS`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 
@@ -21,8 +20,8 @@ from rootless.errors import RlessError
 from rootless.image.model import limits
 from rootless.image.model.digest import is_digest
 from rootless.image.model.source import TransferError
-from rootless.image.store.staging import is_at, try_lock
 from rootless.linux.files import open_tmpfile
+from rootless.linux.locks import is_at, lock, unlock
 from rootless.paths import private_dir
 
 TYPE_CHECKING = False
@@ -69,7 +68,7 @@ class Downloads:
                 return self._open(layer)  # the directory went, with the last file of another pull
             except OSError as error:
                 raise RlessError(f"cannot write {path}: {error.strerror}", limits.NO_ROOM) from None
-            if try_lock(fd) and is_at(fd, path):
+            if lock(fd, wait=False) and is_at(fd, path):
                 self._named[path] = fd
                 return fd
             os.close(fd)  # another pull is at it, or the file system has no locks
@@ -87,7 +86,7 @@ class Downloads:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
             # Not only by closing: a child that is just dying has it, too.
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            unlock(fd)
         for fd in self._fds.values():
             os.close(fd)
         with contextlib.suppress(OSError):
@@ -109,7 +108,7 @@ def clear(root: str, *, every: bool = False) -> int:
                 try:
                     status = os.fstat(fd)
                     is_old = time.time() - status.st_mtime > limits.RESUME_SECONDS
-                    if (every or is_old) and try_lock(fd) is not False and is_at(fd, path):
+                    if (every or is_old) and lock(fd, wait=False) is not False and is_at(fd, path):
                         os.unlink(path)
                         freed += status.st_size
                 finally:

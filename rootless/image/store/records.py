@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rootless.errors import RlessError
 from rootless.image.model import limits
 from rootless.image.store.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
+from rootless.linux import files
 from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
 
@@ -40,33 +41,23 @@ def write_file(
     data: bytes,
     scratch: str,
     *,
-    sync: bool = True,
+    durable: bool = True,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Write a file so that it is there as a whole or not at all.
+    """Write a file of the store (`files.write`).
 
     Args:
         scratch: a directory of the same file system that is cleared after a crash.
-        sync: survive a power cut too, without a sync of the file system after it.
+        durable: without a sync of the file system after it.
         owner: uid and gid that it gets; needed inside a user namespace.
 
     Raises:
         RlessError: no room, or the store is read-only.
     """
-    temporary = f"{scratch}/{os.urandom(8).hex()}"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         # Root of another map may have written it: the command reads it as nobody in particular.
         # The store itself is closed to others.
-        os.fchmod(fd, 0o644)
-        with open(fd, "wb") as file:
-            file.write(data)
-            if owner is not None:
-                os.fchown(fd, *owner)
-            if sync:
-                file.flush()
-                os.fsync(fd)
-        os.rename(temporary, path)
+        files.write(path, data, mode=0o644, durable=durable, owner=owner, scratch=scratch)
     except OSError as error:
         raise RlessError(
             f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
@@ -82,7 +73,7 @@ def put_blob(root: str, digest: str, data: bytes, scratch: str) -> None:
     """Keep a manifest or config, verified by the caller."""
     path = blob_path(root, digest)
     if not os.path.exists(path):
-        write_file(path, data, scratch, sync=False)
+        write_file(path, data, scratch, durable=False)
 
 
 def get_blob(root: str, digest: str) -> bytes | None:
@@ -163,7 +154,7 @@ def write_meta(
     """
     path = f"{layer_dir(root, key, meta['chain'])}.json"
     data = json.dumps(meta, separators=(",", ":")).encode()
-    write_file(path, data, scratch, sync=False, owner=owner)
+    write_file(path, data, scratch, durable=False, owner=owner)
 
 
 def _entries(directory: str) -> list[str]:

@@ -10,8 +10,6 @@ that file answer, and two pulls of one layer both work: the first rename wins.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import time
@@ -20,6 +18,7 @@ from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.model import limits
 from rootless.image.store.ownership import delete_any
+from rootless.linux.locks import is_at, lock, open_lock, unlock
 from rootless.linux.process import start_time
 from rootless.paths import boot_id, private_dir
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _FOREIGN_SECONDS = 24 * 3600  # leftovers of another host on a shared home wait that long
 
 
@@ -45,7 +43,7 @@ class Staging:
         while True:
             name = f"{self._tmp}/{os.getpid()}-{os.urandom(6).hex()}"
             fd = _open_lock(f"{name}.lock")
-            try_lock(fd)
+            lock(fd, wait=False)
             if is_at(fd, f"{name}.lock"):
                 break
             os.close(fd)  # a cleaner took it for dead before it was locked
@@ -111,7 +109,7 @@ def _clear_locks(directory: str) -> None:
         for name in os.listdir(directory):
             path = f"{directory}/{name}"
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            if try_lock(fd) and is_at(fd, path):
+            if lock(fd, wait=False) and is_at(fd, path):
                 os.unlink(path)
             os.close(fd)
 
@@ -128,7 +126,7 @@ def _clear(directory: str, name: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        locked = try_lock(fd)
+        locked = lock(fd, wait=False)
         if locked is False or (locked is None and _is_alive(fd)):
             return False
         if not is_at(fd, path):
@@ -142,35 +140,11 @@ def _clear(directory: str, name: str) -> bool:
 
 def _open_lock(path: str) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return open_lock(path)
     except OSError as error:
         raise RlessError(
             f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
         ) from error
-
-
-def try_lock(fd: int, *, wait: bool = False, shared: bool = False) -> bool | None:
-    """Lock a file; False: somebody else has it, None: the file system has no locks."""
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(fd, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None
-        raise
-    return True
-
-
-def is_at(fd: int, path: str) -> bool:
-    """Tell whether an open file is still the one of that name."""
-    mine = os.fstat(fd)
-    try:
-        there = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _identity() -> dict[str, object]:
@@ -223,11 +197,11 @@ class LayerLocks:
         waited = False
         while True:
             fd = _open_lock(path)
-            if try_lock(fd) is False:
+            if lock(fd, wait=False) is False:
                 if not waited:
                     log.debug(f"waiting for another pull of layer {escape(chain)[7:19]}")
                 waited = True
-                try_lock(fd, wait=True)
+                lock(fd)
             if is_at(fd, path):
                 self._held.append((fd, path))
                 return waited
@@ -239,7 +213,7 @@ class LayerLocks:
             with contextlib.suppress(OSError):
                 os.unlink(path)
                 # Not only by closing: a child that was forked meanwhile would still hold it.
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                unlock(fd)
             os.close(fd)
         self._held = []
         import resource
@@ -266,7 +240,7 @@ def store_lock(root: str, *, exclusive: bool = False) -> Iterator[bool]:
     private_dir(root)
     fd = _open_lock(f"{root}/lock")
     try:
-        locked = try_lock(fd, shared=not exclusive, wait=not exclusive)
+        locked = lock(fd, shared=not exclusive, wait=not exclusive)
         if locked is None and exclusive:
             locked = not _others_are_at_work(root)
         yield locked is not False

@@ -98,7 +98,7 @@ def _copy_split(root: str, other: str, chain: str, scratch: str) -> None:
     with contextlib.suppress(FileNotFoundError, PermissionError):
         with open(split_path(other, chain), "rb") as file:
             data = file.read()
-        records.write_file(split_path(root, chain), data, scratch, sync=False)
+        records.write_file(split_path(root, chain), data, scratch, durable=False)
 
 
 def _copy(

@@ -15,6 +15,7 @@ import time
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
+from rootless.linux import files
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
@@ -472,10 +473,7 @@ def connect(path: str) -> int:
 
 
 def write_pid_file(path: str, pid: int) -> None:
-    temporary = f"{path}.{os.getpid()}"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(str(pid))
-        os.rename(temporary, path)
+        files.write(path, str(pid).encode(), mode=files.default_mode())
     except OSError as error:
         raise RlessError(f"--pid-file {path}: {error.strerror}", exit_code=1) from error

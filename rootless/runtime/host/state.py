@@ -22,6 +22,7 @@ import time
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
+from rootless.linux import files
 from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal
 
 TYPE_CHECKING = False
@@ -125,10 +126,7 @@ class Record:
         self._replace("state.json", jsontext.dumps(facts))
 
     def _replace(self, name: str, text: str) -> None:
-        temporary = f"{self.directory}/.{name}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(temporary, f"{self.directory}/{name}")
+        files.write(f"{self.directory}/{name}", text.encode())
 
     def mark_created(self) -> None:
         """Turn `creating` into `created`: `start` is possible now."""

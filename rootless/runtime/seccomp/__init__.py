@@ -241,6 +241,7 @@ def _stamp(library: bytes) -> bytes:
 
 def _write(cache_dir: str, path: str, key: str, bpf: bytes) -> None:
     """Keep a program: a new file of ours alone, complete under its name or not at all."""
+    from rootless.linux import files
     from rootless.linux.libseccomp import library_file
 
     try:
@@ -253,18 +254,5 @@ def _write(cache_dir: str, path: str, key: str, bpf: bytes) -> None:
     if b"\n" in library:
         return
     rest = _stamp(library) + b"\n" + bpf
-    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    try:
-        content = _MAGIC + _digest(key, rest) + rest
-        # No fsync: the checksum finds a file that a crash has cut short.
-        if os.write(fd, content) != len(content):
-            raise OSError(28, "short write")
-        os.rename(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
+    # Not durable: the checksum finds a file that a power cut has cut short.
+    files.write(path, _MAGIC + _digest(key, rest) + rest)

@@ -19,6 +19,7 @@ from rootless.image.archive import write as saver
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.store.store import layer_dir
+from rootless.linux.files import Output
 from tests.lib import images
 from tests.lib.image_store import Workshop
 from tests.lib.images import Device, File, Image, layer
@@ -46,10 +47,13 @@ def archive(
                 target = saver.DirectoryTarget(made.path)
                 saver.save(workshop.store, chosen, target, flight.path, **options)
             return path
-        with saver.Output(str(path)) as file:
-            tar = saver.TarTarget(file.fd)
-            saver.save(workshop.store, chosen, tar, flight.path, **options)
-            tar.end()
+        try:
+            with Output(str(path)) as file:
+                tar = saver.TarTarget(file.fd)
+                saver.save(workshop.store, chosen, tar, flight.path, **options)
+                tar.end()
+        except OSError as error:
+            raise saver.not_written(error, str(path)) from error
     return path
 
 
@@ -243,7 +247,7 @@ def test_no_room_to_compress_in(
     workshop: Workshop, made: StoredImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the store that is full, not where the archive goes."""
-    monkeypatch.setattr(saver, "unnamed_file", lambda _: os.open("/dev/full", os.O_RDWR))
+    monkeypatch.setattr(saver, "open_tmpfile", lambda _: os.open("/dev/full", os.O_RDWR))
     with pytest.raises(RlessError, match=r"^layer \w{12} cannot be compressed: No space") as caught:
         archive(workshop, [(made, [NAME])], workshop.directory / "a.tar", "oci-archive", "gzip")
     assert "RLESS_STORAGE" in (caught.value.hint or "")
@@ -305,23 +309,3 @@ def test_memory_does_not_grow_with_a_layer(workshop: Workshop) -> None:
         cwd=root,
     )
     assert int(done.stdout) < 60
-
-
-def test_a_new_file_never_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SIGKILL between two names would leave the first one."""
-    linked: list[str] = []
-    link = os.link
-
-    def watch(source: str, name: str, **options: object) -> None:
-        linked.append(name)
-        link(source, name, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "link", watch)
-    target = str(tmp_path / "saved")
-    for text in (b"first", b"second"):
-        with saver.Output(target) as file:
-            os.write(file.fd, text)
-        assert Path(target).read_bytes() == text
-        assert os.listdir(tmp_path) == ["saved"]
-    assert linked[:2] == [target, target]
-    assert len(linked) == 3

@@ -20,6 +20,7 @@ from rootless.image.transfer import pull
 from rootless.image.transfer.import_ import import_tar
 from rootless.image.transfer.load import load
 from rootless.image.transfer.remove import collect, remove
+from rootless.linux.files import Output
 from tests.lib import images
 from tests.lib.image_store import Workshop, map_for
 from tests.lib.images import File, Image, layer
@@ -64,7 +65,7 @@ class Acts:
     def save(self) -> None:
         image = self.store.lookup(self.name)
         assert image is not None
-        with Staging(self.store.root) as flight, saver.Output(str(self.saved)) as file:
+        with Staging(self.store.root) as flight, Output(str(self.saved)) as file:
             target = saver.TarTarget(file.fd)
             saver.save(self.store, [(image, [image.name])], target, flight.path)
             target.end()

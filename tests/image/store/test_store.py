@@ -194,7 +194,7 @@ def test_what_died_is_cleared(
     """With locks, and on a file system that has none by pid, start time and boot id."""
     os.mkdir(workshop.root, 0o700)
     if not locks:
-        monkeypatch.setattr(staging, "try_lock", lambda fd, **_: None)
+        monkeypatch.setattr(staging, "lock", lambda fd, **_: None)
     pid = os.fork()
     if pid == 0:
         Staging(workshop.root).__enter__()
@@ -235,7 +235,7 @@ def test_locks_wait_and_leave_no_files(workshop: Workshop) -> None:
 def test_without_locks_the_first_rename_wins(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "try_lock", lambda fd, **_: None)
+    monkeypatch.setattr(staging, "lock", lambda fd, **_: None)
     path = images.write_oci_archive(
         Image([layer({f"f{n}": "x" * 1000}) for n in range(8)]), workshop.directory / "a.tar"
     )

@@ -359,7 +359,7 @@ def test_no_room_to_compress_in(
     workshop: Workshop, registry_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = workshop.unpack(big_image())
-    monkeypatch.setattr(pusher, "unnamed_file", lambda _: os.open("/dev/full", os.O_RDWR))
+    monkeypatch.setattr(pusher, "open_tmpfile", lambda _: os.open("/dev/full", os.O_RDWR))
     with pytest.raises(RlessError, match=r"layer \w{12} cannot be stored: No space left") as caught:
         send(workshop, image, f"{registry_host}/full:1", compression="zstd")
     assert "RLESS_STORAGE" in (caught.value.hint or "")

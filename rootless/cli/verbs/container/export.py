@@ -42,27 +42,13 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 
 def export_to(path: str, name: str, export: Any) -> None:
     """Write to a file beside the wanted one, which is replaced only by a complete archive."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    opened = []
+    import contextlib
 
-    def output() -> int:
-        if os.path.exists(path) and not os.path.isfile(path):
-            opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))  # a FIFO, /dev/null
-        else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            opened.append(os.open(temporary, flags, 0o600))
-            created.append(temporary)
-        return opened[0]
+    from rootless.linux.files import Output
 
-    created: list[str] = []
     try:
-        export(name, output)
-        if created:
-            os.rename(created.pop(), path)
+        with contextlib.ExitStack() as stack:
+            # Opened only once the container is found.
+            export(name, lambda: stack.enter_context(Output(path)).fd)
     except OSError as error:
         raise RlessError(f"cannot write {escape(path)}: {error.strerror}", None, 1) from error
-    finally:
-        for left in created:
-            os.unlink(left)
-        for fd in opened:
-            os.close(fd)

@@ -10,6 +10,7 @@ from rootless.cli import streams
 from rootless.cli.flags.values import choice
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
+from rootless.linux import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,13 +121,9 @@ def _give(name: str, text: str, values: dict[str, Any]) -> int:
         streams.write(text)
         return 0
     path = os.path.abspath(name)
-    temporary = f"{path}.{os.urandom(6).hex()}"
     try:
-        # Its words may be secrets (-e TOKEN=x), and in a shared directory its name a link.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(temporary, path)
+        # For nobody else to read: its words may be secrets (-e TOKEN=x).
+        files.write(path, text.encode())
     except OSError as error:
         raise RlessError(f"cannot write {path}: {error.strerror}", exit_code=1) from error
     streams.write(f"{path}\n")
