@@ -34,6 +34,7 @@ MAPS = "rootless.linux.memory"  # what reaches the second part
 FRONT = "rootless.cli.foreground"  # a command that only the launcher starts
 FINDER = "rootless.launch"
 VERBS = "rootless.cli.verbs"
+VERB_TABLE = "rootless.cli.verb_table"
 FLAGS = "rootless.cli.flags"
 
 # Modules of the standard library that a start loads anyway, or that cost next to nothing. What
@@ -58,7 +59,7 @@ class Module:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 module, dot, _ = node.value.partition(".")
-                if dot and name in COMMANDS:
+                if dot and name == VERB_TABLE:
                     self.ever.add(f"{VERBS}.{node.value}")
                 elif dot:
                     self.ever.add(f"{FLAGS}.{module}")  # those of a verb are in its own module

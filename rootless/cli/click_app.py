@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from rootless.cli import main as cli
-from rootless.cli import parse
+from rootless.cli import parse, verb_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,8 +194,8 @@ def parameter(name: str) -> str:
 
 def command(verb: str) -> click.Command:
     """Return click's command for a verb."""
-    summary = next(verbs[verb][1] for verbs in cli.VERBS.values() if verb in verbs)
-    return _Command(cli.load(verb).VERB, summary)
+    summary = next(verbs[verb][1] for verbs in verb_table.VERBS.values() if verb in verbs)
+    return _Command(verb_table.load(verb).VERB, summary)
 
 
 def help_of(verb: str) -> str:
@@ -204,16 +203,6 @@ def help_of(verb: str) -> str:
     built = command(verb)
     with click.Context(built, info_name=f"rless {verb}", max_content_width=100) as context:
         return built.get_help(context) + "\n"
-
-
-def suggest(verb: Verb, name: str) -> str | None:
-    """Return the flag of `verb` that is spelled most like `name`, if one is near."""
-    from difflib import get_close_matches
-
-    if len(name) < 4:
-        return None
-    near = get_close_matches(name, [known for known in verb.index() if len(known) > 2], 1, 0.75)
-    return near[0] if near else None
 
 
 def read(verb: Verb, argv: Sequence[str]) -> tuple[dict[str, list[object]], list[str]]:
@@ -272,19 +261,19 @@ class _Verbs(click.Group):
 
 def verbs_of(group: str) -> dict[str, tuple[str, str]]:
     """Return the verbs of `rless GROUP`: name -> (the verb it is, what it does)."""
-    summaries = {verb: row[1] for verbs in cli.VERBS.values() for verb, row in verbs.items()}
-    return {name: (verb, summaries[verb]) for name, verb in cli.ALIASES[group].items()}
+    summaries = {verb: row[1] for verbs in verb_table.VERBS.values() for verb, row in verbs.items()}
+    return {name: (verb, summaries[verb]) for name, verb in verb_table.ALIASES[group].items()}
 
 
 def _all() -> dict[str, tuple[str, str]]:
     """Return the first words that there are: verbs of one word, and groups of verbs."""
     single = {
         verb: (verb, summary)
-        for verbs in cli.VERBS.values()
+        for verbs in verb_table.VERBS.values()
         for verb, (_, summary) in verbs.items()
         if " " not in verb
     }
-    return single | {group: ("", f"Verbs about a {group}") for group in cli.ALIASES}
+    return single | {group: ("", f"Verbs about a {group}") for group in verb_table.ALIASES}
 
 
 def _app() -> click.Group:

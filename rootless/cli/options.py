@@ -2,7 +2,7 @@
 
 Every flag of `docker run` (27/28) is here: in GROUPS if it does what it says, in REFUSED if
 it is refused by name. The form of a row is described in `parse`. All of it is constants, so
-the compiled module is read in one piece. `python -m rootless.cli.options` prints docs/cli.md.
+the compiled module is read in one piece. `python -m rootless.cli.reference` prints docs/cli.md.
 """
 
 from __future__ import annotations
@@ -320,9 +320,3 @@ CREATE = Verb(
     REFUSED,
     interspersed=False,
 )
-
-
-if __name__ == "__main__":
-    from rootless.cli.reference import main
-
-    main()

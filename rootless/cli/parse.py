@@ -158,10 +158,18 @@ def tokenize(verb: Verb, argv: Sequence[str]) -> tuple[list[Found], list[str]]:
 def _unknown(verb: Verb, name: str, word: str) -> str:
     inside = f" in {word}" if word[1] != "-" and len(word) > 2 else ""
     message = f"unknown flag: {name}{inside}"
-    from rootless.cli.click_app import suggest
-
     near = suggest(verb, name)
     return f"{message} (did you mean {near}?)" if near else message
+
+
+def suggest(verb: Verb, name: str) -> str | None:
+    """Return the flag of `verb` that is spelled most like `name`, if one is near."""
+    from difflib import get_close_matches
+
+    if len(name) < 4:
+        return None
+    near = get_close_matches(name, [known for known in verb.index() if len(known) > 2], 1, 0.75)
+    return near[0] if near else None
 
 
 def _module(name: str) -> ModuleType:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from rootless.cli import main as cli
-from rootless.cli import streams
+from rootless.cli import streams, verb_table
 from rootless.cli.options import GROUPS, REFUSED
 
 _HEAD = """\
 # The command line
 
-<!-- Written by `python -m rootless.cli.options > docs/cli.md`; a test keeps it current. -->
+<!-- Written by `python -m rootless.cli.reference > docs/cli.md`; a test keeps it current. -->
 
 `rless run` has every flag of `docker run` (27/28). Each one does what it says, or is refused by
 name with the reason and what to use instead. None is ignored: where a flag is accepted and
@@ -61,7 +60,7 @@ def text() -> str:
     for names, metavar, why, use in REFUSED:
         lines.append(f"| {_names(names, metavar)} | {_cell(why)} | {_cell(use)} |")
     lines += ["", _MEANINGS, "## The other verbs", ""]
-    for verbs in cli.VERBS.values():
+    for verbs in verb_table.VERBS.values():
         for verb, (_, summary) in verbs.items():
             if verb != "run":
                 lines += _verb(verb, summary)
@@ -69,10 +68,10 @@ def text() -> str:
 
 
 def _verb(name: str, summary: str) -> list[str]:
-    verb = cli.load(name).VERB
+    verb = verb_table.load(name).VERB
     aliases = [
         f"`rless {group} {word}`"
-        for group, words in cli.ALIASES.items()
+        for group, words in verb_table.ALIASES.items()
         for word, target in words.items()
         if target == name
     ]
@@ -93,3 +92,7 @@ def _verb(name: str, summary: str) -> list[str]:
 def main() -> None:
     """Print the page."""
     streams.write(text())
+
+
+if __name__ == "__main__":
+    main()

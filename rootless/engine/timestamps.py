@@ -136,3 +136,9 @@ def show(moment: float) -> str:
     whole, rest = divmod(round(moment * 1e6), 10**6)  # a float has no more digits
     fraction = f".{rest:06}".rstrip("0").rstrip(".")
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + fraction + "Z"
+
+
+def stamp_of(nanoseconds: int) -> bytes:
+    """Return a moment as it stands in frames; these texts have the order of the moments."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:09}Z", time.gmtime(seconds)).encode()

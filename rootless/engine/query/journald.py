@@ -12,6 +12,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from rootless import jsontext
+from rootless.engine.timestamps import stamp_of
 from rootless.errors import RlessError
 from rootless.host.facts import find_program
 
@@ -83,8 +84,6 @@ def _read(fd: int, alive: Callable[[], bool] | None) -> Iterator[Batch]:
 
 def frame(line: bytes) -> Frame | None:
     """Return the frame of one line of `journalctl -o json`; None: it is none."""
-    from rootless.engine.query.logs import stamp_of
-
     try:
         entry: dict[str, Any] = jsontext.loads(line)
         message = entry.get("MESSAGE") or ""

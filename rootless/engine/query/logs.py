@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from rootless import jsontext
 from rootless.engine.state.container import find, is_alive, load
+from rootless.engine.timestamps import stamp_of
 from rootless.errors import RlessError
 
 if TYPE_CHECKING:
@@ -400,12 +401,6 @@ def _nine_digits(stamp: str) -> str:
 
 
 # -- frames -> frames --------------------------------------------------------------------------
-
-
-def stamp_of(nanoseconds: int) -> bytes:
-    """Return a moment as it stands in frames; these texts have the order of the moments."""
-    seconds, rest = divmod(nanoseconds, 10**9)
-    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:09}Z", time.gmtime(seconds)).encode()
 
 
 def _between(batches: Iterator[Batch], since: int | None, until: int | None) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ import pytest
 
 from rootless import __version__
 from rootless.cli import main as cli
-from rootless.cli import streams
+from rootless.cli import streams, verb_table
 from rootless.errors import RlessError
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +56,7 @@ def test_help_names_every_verb() -> None:
     done = rless("--help")
     assert done.returncode == 0
     assert rless().stdout == done.stdout
-    for verbs in cli.VERBS.values():
+    for verbs in verb_table.VERBS.values():
         for verb in verbs:
             assert f"\n  {verb} " in done.stdout
 
@@ -93,19 +93,19 @@ def test_errors_escape_what_was_typed() -> None:
 
 
 def test_aliases() -> None:
-    assert cli.find(["container", "ls", "-a"]) == ("ps", ["-a"])
-    assert cli.find(["container", "run", "x"]) == ("run", ["x"])
-    assert cli.find(["image", "rm", "x"]) == ("rmi", ["x"])
-    assert cli.find(["volume", "ls"]) == ("volume ls", [])
-    assert cli.find(["system", "info"]) == ("info", [])
+    assert verb_table.find(["container", "ls", "-a"]) == ("ps", ["-a"])
+    assert verb_table.find(["container", "run", "x"]) == ("run", ["x"])
+    assert verb_table.find(["image", "rm", "x"]) == ("rmi", ["x"])
+    assert verb_table.find(["volume", "ls"]) == ("volume ls", [])
+    assert verb_table.find(["system", "info"]) == ("info", [])
 
 
-@pytest.mark.parametrize("group", cli.ALIASES)
+@pytest.mark.parametrize("group", verb_table.ALIASES)
 def test_help_of_a_group(group: str) -> None:
     text = rless(group).stdout
     assert rless(group, "--help").stdout == rless("help", group).stdout == text
     assert text.startswith(f"Usage: rless {group} VERB ...\n")
-    for name in cli.ALIASES[group]:
+    for name in verb_table.ALIASES[group]:
         assert f"\n  {name} " in text
 
 
@@ -244,7 +244,8 @@ def test_the_hot_path_imports_little(argv: list[str]) -> None:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 before = set(sys.modules)
-from rootless.cli.main import load, main
+from rootless.cli.main import main
+from rootless.cli.verb_table import load
 if sys.argv[1] == "run":
     from rootless.cli.parse import parse
     module = load("run")
@@ -280,7 +281,7 @@ def completed(line: str, shell: str = "bash", **environment: str) -> list[str]:
 def test_completion_of_verbs_and_flags() -> None:
     assert completed("rless run --priv") == ["plain,--privileged"]
     assert completed("rless im") == ["plain,images", "plain,import", "plain,image"]
-    assert completed("rless volume ") == [f"plain,{name}" for name in cli.ALIASES["volume"]]
+    assert completed("rless volume ") == [f"plain,{name}" for name in verb_table.ALIASES["volume"]]
     assert completed("rless container ls --no-t") == ["plain,--no-trunc"]
     assert completed("rless completion ") == ["plain,bash", "plain,zsh", "plain,fish"]
     every = completed("rless ")

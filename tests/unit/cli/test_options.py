@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.cli import main as cli
-from rootless.cli import parse
+from rootless.cli import parse, verb_table
 from rootless.cli.click_app import help_of
 from rootless.cli.flags import values
 from rootless.cli.options import GROUPS, REFUSED
@@ -31,11 +30,11 @@ userns uts volume volume-driver volumes-from workdir
 """.split()
 SHORT = "a:attach c:cpu-shares d:detach e:env h:hostname i:interactive l:label m:memory p:publish"
 SHORT += " P:publish-all q:quiet t:tty u:user v:volume w:workdir"
-VERBS = [verb for verbs in cli.VERBS.values() for verb in verbs]
+VERBS = [verb for verbs in verb_table.VERBS.values() for verb in verbs]
 
 
 def test_every_flag_of_docker_run_is_known() -> None:
-    known = cli.load("run").VERB.index()
+    known = verb_table.load("run").VERB.index()
     assert [name for name in DOCKER if f"--{name}" not in known] == []
     for pair in SHORT.split():
         short, _, long = pair.partition(":")
@@ -44,7 +43,7 @@ def test_every_flag_of_docker_run_is_known() -> None:
 
 def test_no_flag_is_declared_twice() -> None:
     for verb in VERBS:
-        table = cli.load(verb).VERB
+        table = verb_table.load(verb).VERB
         rows = [row[0] for _, group in table.groups for row in group]
         names = [n for row in [*rows, *(row[0] for row in table.refused)] for n in row.split()]
         assert len(names) == len(set(names)), verb
@@ -52,7 +51,7 @@ def test_no_flag_is_declared_twice() -> None:
 
 def test_every_row_is_complete() -> None:
     for verb in VERBS:
-        for _, rows in cli.load(verb).VERB.groups:
+        for _, rows in verb_table.load(verb).VERB.groups:
             for row in rows:
                 assert row[2] in ("flag", "value", "list", "map", "optional")
                 assert bool(row[1]) == (row[2] != "flag")
@@ -79,11 +78,11 @@ def test_refusals_have_a_reason() -> None:
 def test_help_shows_every_flag(verb: str) -> None:
     page = help_of(verb)
     assert page.startswith(f"Usage: rless {verb}")
-    for _, rows in cli.load(verb).VERB.groups:
+    for _, rows in verb_table.load(verb).VERB.groups:
         for row in rows:
             assert row[0].split()[0] in page
 
 
 def test_the_reference_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "cli.md"
-    assert page.read_text() == text(), "run: python -m rootless.cli.options > docs/cli.md"
+    assert page.read_text() == text(), "run: python -m rootless.cli.reference > docs/cli.md"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from rootless import config
-from rootless.cli import main as cli
+from rootless.cli import verb_table
 from rootless.cli.parse import HelpWanted, parse
 from rootless.cli.verbs.container import run
 from rootless.errors import RlessError
@@ -110,9 +110,9 @@ def check_line(words: list[str]) -> None:
     while words and words[0].startswith("-"):
         if words.pop(0) in ("--version", "--help"):
             return
-    verb, args = cli.find(words)
+    verb, args = verb_table.find(words)
     try:
-        values, rest = parse(cli.load(verb).VERB, args)
+        values, rest = parse(verb_table.load(verb).VERB, args)
     except HelpWanted:
         return
     if verb in ("run", "create"):

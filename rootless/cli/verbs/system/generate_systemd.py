@@ -91,9 +91,9 @@ def run_arguments(reference: str) -> list[str]:
     Raises:
         RlessError: how that was is not known.
     """
-    from rootless.cli.main import find
     from rootless.cli.options import RUN
     from rootless.cli.parse import tokenize
+    from rootless.cli.verb_table import find
     from rootless.engine.state.container import find as find_container
 
     facts = find_container(reference).facts

@@ -10,7 +10,7 @@ VERB = Verb("help", "[VERB]", most=2)
 
 def main(values: dict[str, object], args: list[str]) -> int:
     """Print the help of a verb, or of rless."""
-    from rootless.cli.main import ALIASES, find, group_help, help_text
+    from rootless.cli.verb_table import ALIASES, find, group_help, help_text
 
     if not args:
         streams.write(help_text())

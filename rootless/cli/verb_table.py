@@ -1,0 +1,214 @@
+"""The verbs of `rless`: what each is called, where it is, and what it does, in two tables.
+
+They are read by the command line, by its help, by completion and by docs/cli.md. Nothing of a
+verb is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# verb -> (module of rootless.cli.verbs, what it does), by the headings of the help text; a
+# verb of two words is found through ALIASES only
+VERBS: dict[str, dict[str, tuple[str, str]]] = {
+    "Containers": {
+        "run": ("container.run", "Create and run a new container from an image"),
+        "create": ("container.create", "Create a container without starting it"),
+        "start": ("container.start", "Start containers that are not running"),
+        "exec": ("container.exec", "Run a command in a running container"),
+        "attach": ("container.attach", "Connect this terminal to a running container"),
+        "ps": ("container.ps", "List containers"),
+        "logs": ("container.logs", "Show what a container wrote"),
+        "stop": ("container.stop", "Ask containers to end, then kill them"),
+        "restart": ("container.restart", "Stop containers and start them again"),
+        "kill": ("container.kill", "Send a signal to containers"),
+        "pause": ("container.pause", "Halt all processes of containers"),
+        "unpause": ("container.unpause", "Let paused containers go on"),
+        "wait": ("container.wait", "Wait until containers end and print their exit codes"),
+        "rm": ("container.rm", "Remove containers"),
+        "rename": ("container.rename", "Give a container another name"),
+        "update": ("container.update", "Change the options of containers"),
+        "inspect": (
+            "system.inspect",
+            "Show all about containers, images, networks or volumes as JSON",
+        ),
+        "top": ("container.top", "Show the processes of a container"),
+        "stats": ("container.stats", "Show what containers use, live"),
+        "port": ("container.port", "Show the published ports of a container"),
+        "diff": ("container.diff", "Show what a container changed in its files"),
+        "cp": ("container.cp", "Copy files between a container and here"),
+        "export": ("container.export", "Write the files of a container as a tar archive"),
+        "commit": ("container.commit", "Make an image of what a container changed"),
+        "container prune": ("container.prune", "Remove all containers that have ended"),
+        "container inspect": ("container.inspect", "Show all about containers as JSON"),
+    },
+    "Images": {
+        "pull": ("image.pull", "Fetch an image from a registry or an archive"),
+        "push": ("image.push", "Send an image to a registry"),
+        "images": ("image.images", "List images"),
+        "rmi": ("image.rmi", "Remove images"),
+        "tag": ("image.tag", "Give an image a further name"),
+        "history": ("image.history", "Show the layers of an image"),
+        "save": ("image.save", "Write images to an archive"),
+        "load": ("image.load", "Read images from an archive"),
+        "import": ("image.import_", "Make an image of a tar archive of files"),
+        "flatten": ("image.flatten", "Write an image as one squashfs file, to be run as it is"),
+        "search": ("image.search", "Search a registry"),
+        "login": ("image.login", "Log in to a registry"),
+        "logout": ("image.logout", "Forget the log-in of a registry"),
+        "image inspect": ("image.inspect", "Show all about images as JSON"),
+        "image prune": ("image.prune", "Remove images that nothing needs"),
+    },
+    "Volumes": {
+        "volume create": ("volume.create", "Create a volume"),
+        "volume ls": ("volume.ls", "List volumes"),
+        "volume inspect": ("volume.inspect", "Show all about volumes as JSON"),
+        "volume rm": ("volume.rm", "Remove volumes"),
+        "volume prune": ("volume.prune", "Remove volumes that no container uses"),
+    },
+    "Networks": {
+        "network create": ("network.create", "Create a network of several containers"),
+        "network ls": ("network.ls", "List networks"),
+        "network inspect": ("network.inspect", "Show all about networks as JSON"),
+        "network rm": ("network.rm", "Remove networks"),
+        "network prune": ("network.prune", "Remove networks that no container uses"),
+        "network connect": ("network.connect", "Put a container into a network"),
+        "network disconnect": ("network.disconnect", "Take a container out of a network"),
+    },
+    "Host": {
+        "info": ("system.info", "Show the state of rless and of this host"),
+        "events": ("system.events", "Show what happens to containers, images and volumes"),
+        "system df": ("system.df", "Show what images, containers and volumes take on disk"),
+        "system prune": ("system.prune", "Remove all that nothing uses"),
+        "system start": ("system.start", "Start the containers that restart after a boot"),
+        "system stop": ("system.stop", "Stop the containers that restart after a boot"),
+        "config show": ("system.config_show", "Show the configuration, and where each key is set"),
+        "doctor": ("system.doctor", "Check this host: what works, what does not, how to fix it"),
+        "unshare": ("system.unshare", "Run a command in the user namespace of containers"),
+        "generate systemd": (
+            "system.generate_systemd",
+            "Write a systemd user unit for a container",
+        ),
+        "slurm-config": ("system.slurm_config", "Print an oci.conf by which Slurm runs containers"),
+        "completion": ("system.completion", "Print the completion script of a shell"),
+        "version": ("system.version", "Show the version of rless, Python and the kernel"),
+        "help": ("system.help", "Show the help of a verb"),
+    },
+}
+ALIASES: dict[str, dict[str, str]] = {
+    "container": {
+        **{
+            verb: verb
+            for verb in (
+                "run create start exec attach ps logs stop restart kill pause unpause wait rm"
+                " rename update top stats port diff cp export commit"
+            ).split()
+        },
+        "inspect": "container inspect",
+        "prune": "container prune",
+        "ls": "ps",
+        "list": "ps",
+        "remove": "rm",
+    },
+    "image": {
+        **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
+        "inspect": "image inspect",
+        "prune": "image prune",
+        "ls": "images",
+        "list": "images",
+        "rm": "rmi",
+        "remove": "rmi",
+    },
+    "volume": {
+        **{verb: f"volume {verb}" for verb in "create ls inspect rm prune".split()},
+        "list": "volume ls",
+        "remove": "volume rm",
+    },
+    "network": {
+        **{
+            verb: f"network {verb}"
+            for verb in "create ls inspect rm prune connect disconnect".split()
+        },
+        "list": "network ls",
+        "remove": "network rm",
+    },
+    "system": {
+        "df": "system df",
+        "prune": "system prune",
+        "start": "system start",
+        "stop": "system stop",
+        "info": "info",
+        "events": "events",
+    },
+    "generate": {"systemd": "generate systemd"},
+    "config": {"show": "config show"},
+}
+# verbs of Docker that are known to be missing
+_LATER = "build builder buildx compose plugin swarm"
+
+
+def help_text() -> str:
+    """Return the help of `rless` itself."""
+    usage = "Usage: rless [--debug] [--storage DIR] [--cgroup-manager MANAGER] VERB ..."
+    lines = [usage, "", "Run containers without root."]
+    for heading, verbs in VERBS.items():
+        lines += ["", f"{heading}:"]
+        lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
+    lines += [
+        "",
+        "Options:",
+        "  --debug        Print the time line, and tracebacks of internal errors",
+        "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
+        "  --cgroup-manager MANAGER",
+        "                 systemd, cgroupfs or none (RLESS_CONTAINERS_CGROUP_MANAGER)",
+        "  -v, --version  Print the version",
+        "  --help         Print this text",
+        "",
+        "'rless container', 'rless image', 'rless network', 'rless volume' and 'rless system'",
+        "group the verbs as Docker does: 'rless container ls' is 'rless ps'.",
+        "'rless VERB --help' tells more about a verb.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def group_help(group: str) -> str:
+    """Return the help of a first word that has verbs of its own."""
+    summaries = {verb: row[1] for verbs in VERBS.values() for verb, row in verbs.items()}
+    lines = [f"Usage: rless {group} VERB ...", "", "Verbs:"]
+    lines += [f"  {name:<18}{summaries[verb]}" for name, verb in ALIASES[group].items()]
+    return "\n".join([*lines, "", f"'rless {group} VERB --help' tells more about a verb.", ""])
+
+
+def find(words: list[str]) -> tuple[str, list[str]]:
+    """Return the verb that `words` begin with, and the rest; aliases are resolved.
+
+    Raises:
+        RlessError: there is no such verb.
+    """
+    word, rest = words[0], words[1:]
+    if word in ALIASES:
+        names = ", ".join(ALIASES[word])
+        if not rest or rest[0] not in ALIASES[word]:
+            what = f"{word} {rest[0]}" if rest else word
+            raise RlessError(f"no such verb: {what}", f"'rless {word}' takes {names}")
+        return ALIASES[word][rest[0]], rest[1:]
+    if " " not in word and any(word in verbs for verbs in VERBS.values()):
+        return word, rest
+    if word in _LATER.split():
+        raise RlessError(f"the verb {word} is not supported: not built yet", "see 'rless --help'")
+    raise RlessError(f"no such verb: {word}", "see 'rless --help'")
+
+
+def load(verb: str) -> ModuleType:
+    """Import and return the module of a verb."""
+    module = next(verbs[verb][0] for verbs in VERBS.values() if verb in verbs)
+    name = f"rootless.cli.verbs.{module}"
+    __import__(name)
+    return sys.modules[name]
