@@ -13,14 +13,9 @@ import sys
 from rootless import launch
 from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help, help_text, load
+from rootless.linux.signals import signal
 from rootless.errors import EXIT_TOOL, RlessError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import signal
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def run_verb(verb: str, args: list[str]) -> int:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 
 from rootless.linux import process
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Collection
     from typing import NoReturn
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def exec_helper(

@@ -18,15 +18,12 @@ from rootless.linux.call import (
     libc,
     syscall,
 )
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Collection, Iterable
     from typing import Any, NoReturn
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 HELPER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # of other programs that we start
 # What the parent ignores would be ignored by them too.

@@ -32,17 +32,15 @@ import time
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import prctl, process
+from rootless.linux.signals import signal
 from rootless.network.pasta_options import command, interface, mac_address, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
     from typing import NoReturn
 
     from rootless.network.ports import Port, Taken
-else:
-    import _signal as signal  # `signal` takes 4 ms for its enums
 
 _LIBRARY = "rless-zeros.so"  # helpers/zeros.c
 _ALTERNATIVE = "use --network=host or --network=none"

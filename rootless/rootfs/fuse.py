@@ -25,15 +25,12 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import caps, ns, prctl, process, unix
 from rootless.linux import mount as mounts
 from rootless.linux.process import own_program
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
     from typing import Any, NoReturn
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 # Only directories that root owns on every system: one planted in $PATH is never run.
 _DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin")

@@ -26,18 +26,15 @@ import os
 from rootless import jsontext, launch, log
 from rootless.errors import RlessError
 from rootless.linux import prctl, unix
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from rootless.engine.start.pipes import Pipes
     from rootless.engine.state.container import Container
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 LEASH, UNTIL_BEGUN = 1, 2  # of the monitor's order `stop_on_disconnect`
 _PROXY, _DETACH, _PYTHON = 16, 8, 32

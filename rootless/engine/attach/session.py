@@ -12,10 +12,10 @@ import os
 from rootless import jsontext
 from rootless.errors import RlessError
 from rootless.linux import unix
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Sequence
     from typing import Any
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from rootless.engine.attach.terminal import Terminal
     from rootless.engine.state.container import Container
     from rootless.engine.state.monitor_client import Client
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 KILLED = "the container's monitor was killed, and the container with it"
 _LONGEST = 65536  # bytes of a message

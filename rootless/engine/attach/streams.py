@@ -15,18 +15,15 @@ import os
 import select
 
 from rootless import log
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
     from rootless.engine.attach.detach_keys import Keys
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _BLOCK = 65536
 _LAST_WORDS = 2 << 20  # bytes: more than a pipe holds

@@ -10,19 +10,16 @@ import os
 import struct
 import termios
 
+from rootless.linux.signals import signal
 from rootless.linux.tty import make_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
     from rootless.oci.runtime_spec import Box
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 class Terminal:

@@ -36,13 +36,13 @@ from rootless.linux.process import (
     show_as,
     start_time,
 )
+from rootless.linux.signals import signal
 from rootless.linux.unix import receive_fd
 from rootless.runtime import sync
 from rootless.runtime.host import exec as runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from rootless.engine.monitor.execute import Orders
     from rootless.engine.state.container import Container
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd or /etc/group that are read

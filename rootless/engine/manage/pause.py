@@ -15,17 +15,14 @@ import time
 from rootless.engine.state import events
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
 
     from rootless.engine.state.container import Container
     from rootless.engine.state.processes import Process
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _ROUNDS = 100  # of SIGSTOP: a fork bomb cannot be halted this way
 _FREEZE = 5.0  # seconds that the kernel may take

@@ -19,17 +19,14 @@ from rootless.engine.state.container import (
     reserve_space,
 )
 from rootless.errors import RlessError
+from rootless.linux.signals import signal
 from rootless.linux.tree import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterable, Iterator
 
     from rootless.engine.manage.stop import Outcome
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def remove(

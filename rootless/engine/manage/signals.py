@@ -18,17 +18,14 @@ from rootless.engine.state.container import Container, is_alive, is_owned, signa
 from rootless.engine.state.monitor_client import connect
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
 
     from rootless.engine.state.monitor_client import Client
     from rootless.engine.state.records import Process
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _FIRST_LOOK = 0.002  # seconds between two looks at a start that is under way; doubled each time
 LAST_LOOK = 0.1

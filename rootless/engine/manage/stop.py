@@ -13,17 +13,14 @@ from rootless.engine.state import events
 from rootless.engine.state.container import STOPPED, Container, find
 from rootless.errors import RlessError
 from rootless.linux.process import signal_number
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterable, Iterator
 
     # (the name as it was given, what went wrong)
     Outcome = tuple[str, RlessError | None]
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def stop(

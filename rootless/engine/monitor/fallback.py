@@ -21,15 +21,12 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
 from rootless.linux import tree, unix
 from rootless.linux.process import kill_children, pidfd_open, pidfd_send_signal
+from rootless.linux.signals import signal
 from rootless.runtime import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any, NoReturn
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _GRACE = 0.1  # seconds that a slow client may hold up all
 _LAST_WORDS = 2 << 20  # bytes read of a stream after the end: all that a pipe holds

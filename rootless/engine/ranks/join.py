@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
     from rootless.engine.state.container import Container
     from rootless.oci.runtime_spec import Spec
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    pass
 
 LOCK = "join-"  # what the name of a lock among the run records begins with
 _NAME = "join-"

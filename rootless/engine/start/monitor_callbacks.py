@@ -18,17 +18,13 @@ from rootless.engine.state import container as containers
 from rootless.engine.state import events
 from rootless.errors import RlessError
 from rootless.linux.process import start_time
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
-
     from rootless.engine.state.container import Container
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.cgroup.base import Cgroup
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def main() -> int:

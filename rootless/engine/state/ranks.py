@@ -12,13 +12,7 @@ import time
 
 from rootless.errors import SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import signal
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
+from rootless.linux.signals import signal
 
 _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 

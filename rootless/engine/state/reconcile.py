@@ -42,15 +42,11 @@ from rootless.engine.state.container import (
 )
 from rootless.linux import idmap as idmaps
 from rootless.linux.process import process_state
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
-
     from rootless.engine.state.records import ChangeRecord, Process, RunRecord
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def reconcile() -> None:

@@ -14,15 +14,12 @@ import struct
 import termios
 
 from rootless.errors import RlessError
+from rootless.linux.signals import signal
 from rootless.linux.tty import make_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _CHUNK = 64 << 10  # bytes
 

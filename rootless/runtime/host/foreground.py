@@ -9,18 +9,15 @@ import select
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_send_signal
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable
     from types import FrameType
 
     from rootless.runtime.host.console import Console
     from rootless.runtime.host.sdnotify import Relay
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 # About ourselves, or not to be caught.
 _OURS = frozenset({signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG})

@@ -20,17 +20,14 @@ import select
 from rootless import jsontext
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.signals import signal
 from rootless.log import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Mapping, Sequence
 
     from rootless.oci.runtime_spec import Hook, Spec, State
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 def of(spec: Spec, *kinds: str) -> list[tuple[str, Hook]]:

@@ -17,6 +17,7 @@ from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import files
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.signals import signal
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime.cgroup.base import CgroupRequest
@@ -28,15 +29,11 @@ from rootless.runtime.inside import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any
 
     from rootless.oci.runtime_spec import Spec, State
     from rootless.runtime.host.console import Console
     from rootless.runtime.host.sdnotify import Relay
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 _CONFIG_LIMIT = 16 << 20  # bytes
 

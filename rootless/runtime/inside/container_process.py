@@ -18,21 +18,18 @@ import sys
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import prctl, process
 from rootless.linux.seccomp import load_filter
+from rootless.linux.signals import signal
 from rootless.runtime import sync
 from rootless.runtime.inside import process as application
 from rootless.runtime.inside.capabilities import CapabilitySets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import NoReturn
 
     from rootless.oci.runtime_spec import Process
     from rootless.runtime.host.optional_features import OptionalFeatures
     from rootless.runtime.inside.tty import Terminal
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 class ContainerProcess:

@@ -25,6 +25,7 @@ import time
 from rootless.errors import SyscallError
 from rootless.linux import idmap, netlink, ns, openat2, prctl
 from rootless.linux import mount as api
+from rootless.linux.signals import signal
 from rootless.runtime import sync
 from rootless.runtime.inside import devices, pivot
 from rootless.runtime.inside import process as application
@@ -37,15 +38,11 @@ from rootless.runtime.inside.mounts import Root, open_root, open_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any, NoReturn
 
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.host.namespaces import Namespaces
     from rootless.runtime.host.optional_features import OptionalFeatures
-else:
-    # The module `signal` loads `enum` to name its numbers: 1.5 ms.
-    import _signal as signal
 
 
 class Init(ContainerProcess):
