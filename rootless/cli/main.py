@@ -13,9 +13,8 @@ import sys
 from rootless import launch
 from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help, help_text, load
-from rootless.linux.signals import signal
 from rootless.errors import EXIT_TOOL, RlessError
-
+from rootless.linux.signals import signal
 
 
 def run_verb(verb: str, args: list[str]) -> int:
