@@ -25,14 +25,11 @@
 #define _GNU_SOURCE
 #include "prefetch.h"
 
+#include "../common/walls.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,24 +40,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#if defined(__x86_64__) && !defined(__ILP32__)
-#define OUR_ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define OUR_ARCH AUDIT_ARCH_AARCH64
-#elif defined(__riscv) && __riscv_xlen == 64
-#define OUR_ARCH AUDIT_ARCH_RISCV64
-#else
-#error "no filter of system calls for this processor"
-#endif
-
 #define NO_SUCH_CALL 424 /* the first one of Linux 5.1; from here on all processors count alike */
 #define FSOPEN 430
 #define FSCONFIG 431
 #define FSMOUNT 432
 #define CLOSE_RANGE 436
-#define LANDLOCK_CREATE_RULESET 444
-#define LANDLOCK_RESTRICT_SELF 446
-#define ALL_CHANGES 0x1ff2ULL /* LANDLOCK_ACCESS_FS_*: write, remove, make; of Linux 5.13 */
 #define MARK_CLOSE_ON_EXEC 4L /* CLOSE_RANGE_CLOEXEC */
 #define SET_FLAG 0L /* FSCONFIG_*: the C library may be older than they are */
 #define SET_STRING 1L
@@ -68,12 +52,7 @@
 #define READ_ONLY 1L /* MOUNT_ATTR_RDONLY */
 #define VARIABLES 8 /* at most */
 #define NAMESPACES 0x7e020000 /* CLONE_NEW*, all that clone(2) takes */
-#define X32 0x40000000
 
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define ANSWER(value) BPF_STMT(BPF_RET | BPF_K, value)
-#define ERROR(number) ANSWER(SECCOMP_RET_ERRNO | (number))
-#define IF(test, value, yes, no) BPF_JUMP(BPF_JMP | (test) | BPF_K, value, yes, no)
 #define REFUSE(call) IF(BPF_JEQ, SYS_##call, 0, 1), ERROR(EPERM)
 /* The low half of an argument: what is compared here is an int, or has no bits above. */
 #define REFUSE_WITH(call, argument, test, value, yes, no)                                          \
@@ -155,17 +134,10 @@ static void send_descriptor(int link, int fd)
 		fail("sendmsg");
 }
 
-static void load_filter(void)
+static void refuse_calls(void)
 {
 	struct sock_filter filter[] = {
-		LOAD(arch),
-		IF(BPF_JEQ, OUR_ARCH, 1, 0),
-		ANSWER(SECCOMP_RET_KILL_PROCESS),
-		LOAD(nr),
-#ifdef __x86_64__
-		IF(BPF_JGE, X32, 0, 1),
-		ANSWER(SECCOMP_RET_KILL_PROCESS),
-#endif
+		ONLY_OUR_ARCH,
 		/*
 		 * All that is newer is not there: every library gets on with Linux 5.0. Among it are
 		 * clone3 and openat2, whose flags no filter sees, io_uring, and what comes yet.
@@ -212,36 +184,21 @@ static void load_filter(void)
 #endif
 		ANSWER(SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog program = { sizeof(filter) / sizeof(*filter), filter };
+	const char *failed = load_filter(filter, sizeof(filter) / sizeof(*filter));
 
-	if (syscall(SYS_seccomp, (long)SECCOMP_SET_MODE_FILTER, 0L, &program, 0L, 0L, 0L) < 0)
-		fail("seccomp");
+	if (failed)
+		fail(failed);
 }
 
-/* What keep_only(0) of fuse.py does. */
+/* What keep_only(0) of fuse.py does, and no file may be changed. */
 static void give_up_rights(void)
 {
-	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
-	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { { 0, 0, 0 } };
+	const char *failed = keep_capabilities(0);
 
-	for (long number = 0; prctl(PR_CAPBSET_READ, number) >= 0; number++)
-		if (prctl(PR_CAPBSET_DROP, number) < 0)
-			fail("prctl(PR_CAPBSET_DROP)");
-	/* Without the permitted ones there are no ambient ones either. */
-	if (syscall(SYS_capset, &header, none, 0L, 0L, 0L, 0L) < 0)
-		fail("capset");
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) < 0)
-		fail("prctl(PR_SET_NO_NEW_PRIVS)");
-}
-
-/* Without a rule that allows any of it. Linux before 5.13 has no Landlock, others have it off. */
-static void enter_domain(void)
-{
-	unsigned long long handled = ALL_CHANGES;
-	long rules = syscall(LANDLOCK_CREATE_RULESET, &handled, sizeof(handled), 0L, 0L, 0L, 0L);
-
-	if (rules >= 0 && syscall(LANDLOCK_RESTRICT_SELF, rules, 0L, 0L, 0L, 0L, 0L) < 0)
-		fail("landlock_restrict_self");
+	if (!failed)
+		failed = forbid_files(FILE_CHANGES);
+	if (failed)
+		fail(failed);
 }
 
 /*
@@ -264,7 +221,6 @@ static void begin_to_ask(int link, int mount, int fuse, int image, char *words, 
 		close(image);
 	memset(words, 0, size); /* so that we do not look like the program */
 	give_up_rights();
-	enter_domain();
 	look_ahead(link, mount);
 }
 
@@ -309,8 +265,7 @@ int main(int argc, char **argv)
 	if (syscall(SYS_dup3, (long)fuse, (long)link, 0L, 0L, 0L, 0L) < 0)
 		fail("dup3");
 	give_up_rights();
-	enter_domain();
-	load_filter();
+	refuse_calls();
 	execve(program[0], program + 1, environment);
 	fail(program[0]);
 }
