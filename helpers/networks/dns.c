@@ -326,29 +326,10 @@ static void read_server(const char *text, int size)
 	host_count++;
 }
 
-/* Read the host's resolv.conf where it has changed: a laptop moves, a VPN comes and goes. */
-static void read_host(void)
+/* Find the name servers in a resolv.conf: a text of this size, with room for a NUL behind it. */
+void read_servers(char *text, size_t size)
 {
-	static struct timespec seen;
-	static ino_t inode;
-	static char text[8192];
-	struct stat status;
-	int fd = openat(AT_FDCWD, "/etc/resolv.conf", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t size = 0;
-
-	if (fd >= 0 && fstat(fd, &status) == 0) {
-		if (host_count && status.st_ino == inode && status.st_mtim.tv_sec == seen.tv_sec &&
-		    status.st_mtim.tv_nsec == seen.tv_nsec) {
-			close(fd);
-			return;
-		}
-		seen = status.st_mtim;
-		inode = status.st_ino;
-		size = read(fd, text, sizeof(text) - 1);
-	}
-	if (fd >= 0)
-		close(fd);
-	text[size < 0 ? 0 : size] = 0;
+	text[size] = 0;
 	host_count = 0;
 	for (char *at = text; *at && host_count < SERVERS; at++) {
 		static const char keyword[] = "nameserver";
@@ -370,6 +351,17 @@ static void read_host(void)
 	}
 	if (host_count == 0) /* resolv.conf(5) */
 		host_servers[host_count++] = (struct server){ { 4, { 127, 0, 0, 1 } }, 0, false };
+}
+
+static void read_host(void)
+{
+	static char text[8192];
+	ssize_t size = read_resolv_conf(text, sizeof(text) - 1);
+
+	if (size >= 0)
+		read_servers(text, (size_t)size);
+	else if (host_count == 0)
+		read_servers(text, 0);
 }
 
 /* Return the server that is to be asked for a member at this attempt; size 0: no more. */

@@ -29,8 +29,11 @@
  *   W                             answered when there is a way out; "" or why there is none
  *   O                             with a pidfd of pasta and its pipe: the way out, after its end
  *
+ * The first connection is sent H once all of it is there, or else the reason.
+ *
  * Hostile containers send to it: DNS messages, and bytes that it does not look into. Nothing
- * allocates; what is full is refused.
+ * allocates; what is full is refused. It serves behind walls (walls.c): with CAP_NET_ADMIN in the
+ * hub's network, some forty system calls, and no file. A process beside it opens those (files.c).
  */
 #include "networks.h"
 
@@ -152,10 +155,25 @@ static void run(void)
 /* Nobody can connect any more; who just has is told so by the end of the connection. */
 static void end(void)
 {
-	syscall(SYS_unlinkat, AT_FDCWD, "networks", 0); /* we are in the directory of the socket */
+	remove_socket();
 	close(listener);
 	if (pasta >= 0)
 		syscall(SYS_pidfd_send_signal, pasta, 9, NULL, 0);
+}
+
+/* Enter the walls, and tell who made the hub that it is there, or what has failed. */
+static void begin_to_serve(const char *failed)
+{
+	char said[64] = "H";
+	int size = 1;
+
+	if (!failed)
+		failed = enter_walls();
+	if (failed)
+		size = snprintf(said, sizeof(said), "rless-networks: %s: error %d", failed, errno);
+	send(clients[0].fd, said, (size_t)size, MSG_NOSIGNAL);
+	if (failed)
+		_exit(1);
 }
 
 static int number_of(const char *text)
@@ -166,6 +184,7 @@ static int number_of(const char *text)
 int main(int argc, char **argv)
 {
 	struct rlimit limit;
+	const char *failed;
 
 	if (argc != 8)
 		return 70;
@@ -176,6 +195,8 @@ int main(int argc, char **argv)
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
+	clients[0].fd = number_of(argv[2]);
+	client_count = 1;
 	the_epoll = epoll_create1(EPOLL_CLOEXEC);
 	listener = number_of(argv[1]);
 	watch(listener, LISTENER, 0, EPOLLIN);
@@ -188,8 +209,10 @@ int main(int argc, char **argv)
 	transparent = number_of(argv[7]) == 1;
 	begin_dns();
 	begin_dns_tcp();
-	clients[0].fd = number_of(argv[2]);
-	client_count = 1;
+	failed = begin_links();
+	if (!failed)
+		failed = begin_files(argv[0], (size_t)(argv[7] + strlen(argv[7]) - argv[0]));
+	begin_to_serve(failed);
 	watch(clients[0].fd, CLIENT, 0, EPOLLIN);
 	run();
 	end();

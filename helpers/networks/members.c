@@ -1,9 +1,6 @@
 /* Who is in which network, and what commands ask. */
 #include "networks.h"
 
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
-#include <net/if.h>
 #include <stdlib.h>
 
 enum { MESSAGE = 8192, WORDS = 64 };
@@ -42,28 +39,6 @@ void accept_client(int listener)
 
 /* -- bridges ----------------------------------------------------------------------------------- */
 
-/* Take an interface away: a bridge whose last member has left, with its addresses and routes; or the
- * outer end of a member's pair, whose other end others in the same namespace would keep. */
-static void delete_link(const char *name)
-{
-	struct {
-		struct nlmsghdr header;
-		struct ifinfomsg info;
-		struct rtattr attribute;
-		char name[16];
-	} request = {
-		.header = { sizeof(request), RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0 },
-		.attribute = { sizeof(struct rtattr) + 16, IFLA_IFNAME },
-	};
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-
-	snprintf(request.name, sizeof(request.name), "%s", name);
-	if (fd >= 0 && send(fd, &request, sizeof(request), 0) > 0)
-		recv(fd, spare, sizeof(spare), 0);
-	if (fd >= 0)
-		close(fd);
-}
-
 static int find_network(const char *bridge)
 {
 	for (int i = 0; i < NETWORKS; i++)
@@ -98,14 +73,12 @@ int place_of(const struct address *address)
 	return -1;
 }
 
-/* Tell `events` that a container has left a network, as rootless/engine/state/events.py does: one line by
- * one write. The id and the name are what the command has checked. */
+/* Tell `events` that a container has left a network. The id and the name are what the command has
+ * checked. */
 static void tell_of_end(const struct network *network, const char *id)
 {
 	char said[1024];
 	struct timespec time;
-	int fd = openat(AT_FDCWD, "../../../events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
-			0600);
 	int size;
 
 	clock_gettime(CLOCK_REALTIME, &time);
@@ -113,11 +86,7 @@ static void tell_of_end(const struct network *network, const char *id)
 			"{\"time\":%lld%09ld,\"type\":\"network\",\"action\":\"disconnect\",\"id\":\"%s\","
 			"\"attributes\":{\"container\":\"%s\",\"name\":\"%s\",\"type\":\"bridge\"}}\n",
 			(long long)time.tv_sec, time.tv_nsec, network->id, id, network->name);
-	if (fd < 0)
-		return;
-	if (write(fd, said, (size_t)size) < 0)
-		size = 0; /* what it tells of has happened all the same */
-	close(fd);
+	tell_event(said, (size_t)size);
 }
 
 static void leave(int place)

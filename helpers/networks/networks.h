@@ -24,6 +24,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef IPV6_TRANSPARENT
+#define IPV6_TRANSPARENT 75 /* older than the C library's headers may know */
+#endif
+
 enum {
 	CLIENTS = 2048,     /* connections: a member each, and commands */
 	NETWORKS = 256,
@@ -98,11 +102,29 @@ void read_message(int number);
 void drop_client(int number);
 int place_of(const struct address *address);
 
+/* files.c: the process that opens files for this one */
+const char *begin_files(char *title, size_t size);
+void tell_event(const char *line, size_t size);
+ssize_t read_resolv_conf(char *text, size_t room);
+void remove_socket(void);
+
+/* links.c: interfaces */
+const char *begin_links(void);
+void delete_link(const char *name);
+
+/* walls.c: what this program can still do; NULL, or what failed */
+const char *wall_of_capabilities(void);
+const char *wall_of_files(void);
+const char *wall_of_calls(void);
+const char *enter_walls(void);
+const char *walls_of_files_process(void);
+
 /* dns.c: names */
 void begin_dns(void);
 void dns_datagram(void);
 void dns_reply(int number);
 void dns_late(void);
+void read_servers(char *text, size_t size);
 int dns_local(const uint8_t *query, int size, const struct address *from, uint8_t *answer, int room);
 int dns_socket(int kind);
 socklen_t host_address(int fd, const struct server *server, struct sockaddr_storage *to);

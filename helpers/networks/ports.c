@@ -91,7 +91,7 @@ void show_client(int fd, const struct sockaddr_storage *who, const struct place 
 	    is_inside(&client) || (client.size == 4 && client.bytes[0] == 127) ||
 	    (client.size == 16 && (client.bytes[0] & 0xe0) != 0x20 && (client.bytes[0] & 0xfe) != 0xfc))
 		return; /* of IPv6 only global and unique local ones */
-	setsockopt(fd, family ? IPPROTO_IPV6 : IPPROTO_IP, family ? 75 /* IPV6_TRANSPARENT */ : IP_TRANSPARENT,
+	setsockopt(fd, family ? IPPROTO_IPV6 : IPPROTO_IP, family ? IPV6_TRANSPARENT : IP_TRANSPARENT,
 		   &on, sizeof(on));
 	setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
 	syscall(SYS_bind, fd, &name, size);

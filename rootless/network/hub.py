@@ -296,7 +296,6 @@ def _become(
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    os.write(first, b"H")
     words = [listener.fileno(), first]
     words += [pasta.pidfd, pasta.detach_ready()] if pasta is not None else [-1, -1]
     for fd in words:

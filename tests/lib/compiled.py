@@ -13,13 +13,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
-def static_program(source: str, flags: str = "") -> Path:
-    """Return the static program made from a C file, or those of a directory, readable by all."""
+def static_program(source: str, flags: str = "", includes: tuple[str, ...] = ()) -> Path:
+    """Return the static program made from a C file, or those of a directory, readable by all.
+
+    Args:
+        includes: files outside of `tests` that the C file includes.
+    """
     path = ROOT / source
     files = sorted(path.glob("*.[ch]")) if path.is_dir() else [path]
+    included = [ROOT / name for name in includes]
     if path.is_dir():  # what the programs of several files share
         files += (ROOT / "helpers" / "common").glob("*.[ch]")
-    text = flags.encode() + b"".join(file.read_bytes() for file in files)
+    text = flags.encode() + b"".join(file.read_bytes() for file in [*files, *included])
     name = f"{Path(source).stem}-{hashlib.sha256(text).hexdigest()[:16]}"
     directory = ROOT / ".venv" / "test-programs"
     try:

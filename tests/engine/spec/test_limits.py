@@ -400,10 +400,10 @@ def test_networks_outlive_the_session_that_made_them(
         rless.detach("member", "--network=net", "sleep", "600")
         made = [values for name, values in systemd.calls if name == "StartTransientUnit"]
         unit, _, properties, _ = made[0]
-        hub, pasta = dict(properties)["PIDs"]
+        hub, pasta, files = dict(properties)["PIDs"]
         assert unit == f"rless-networks-{hub}.scope"
         assert cgroup_of(hub).endswith(f"/{unit}")
-        assert cgroup_of(pasta).endswith(f"/{unit}")
+        assert {cgroup_of(pasta), cgroup_of(files)} == {cgroup_of(hub)}
     finally:
         rless("rm", "-f", "member").expect()
         rless("network", "rm", "net").expect()
