@@ -10,13 +10,13 @@ _HEAD = """\
 
 <!-- Written by `python -m rootless.cli.reference > docs/cli.md`; a test keeps it current. -->
 
-`rless run` has every flag of `docker run` (27/28). Each one does what it says, or is refused by
-name with the reason and what to use instead. None is ignored: where a flag is accepted and
-changes nothing, the text says why that is the truth. `rless VERB --help` shows the same tables.
+`rless run` has every flag of `docker run` (27/28). Each flag either works, or is refused by name
+with the reason and what to use instead. None is silently ignored: for a flag that is accepted
+without effect, the text says why. `rless COMMAND --help` shows the same tables.
 
 Flags end at IMAGE, or at `--`. `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-nVALUE` and
-`-n=VALUE` are the same; short switches combine (`-it`); a switch is turned off by `--rm=false`.
-Before the verb stand `--debug`, `--storage DIR`, `--version` and `--help`.
+`-n=VALUE` are the same. Short switches combine (`-it`), and `--rm=false` turns a switch off.
+`--debug`, `--storage DIR`, `--version` and `--help` come before the command.
 
 A wrong line is one line on standard error and exit code 125. Completion:
 `eval "$(_RLESS_COMPLETE=bash_source rless)"` (also `zsh_source`, `fish_source`).
@@ -28,8 +28,9 @@ _MEANINGS = """\
 - `--userns auto` maps the user that the application runs as to you, so what it writes to a
   bind mount is yours. `host` means `host-root`: 0 is you, as in rootless Docker.
 - `--ipc shareable` and `--ipc private` are the same: any container of yours may be joined.
-- `--network` without a value of its own is a network by pasta: connections out, published
-  ports in. `bridge` is refused, because containers do not see each other on it.
+- The default network is one of the container's own, by pasta: outgoing connections and
+  published ports. Containers find each other in `--network bridge` and in networks that
+  `network create` made.
 - `-v` takes Podman's `exec`, `suid`, `bind`/`rbind` besides Docker's options. `z` and `Z` are
   accepted where there is no SELinux, as Docker does, and refused where there is.
 - `-e KEY` with no such variable here removes the KEY of the image, as in Docker.

@@ -19,7 +19,7 @@ VERB = Verb(
             "Options",
             (
                 ("--detach-keys", "KEYS", "value", "detach_keys", "logging.detach_keys",
-                 "Keys that leave a container with a terminal alone (ctrl-p,ctrl-q)"),
+                 "Keys that detach from a container with a terminal (ctrl-p,ctrl-q)"),
                 ("--no-stdin", "", "flag", "no_stdin", "boolean",
                  "Do not attach standard input"),
                 ("--sig-proxy", "", "flag", "sig_proxy", "boolean",

@@ -15,13 +15,13 @@ VERB = Verb(
             "Options",
             (
                 ("--author -a", "NAME", "value", "author", "text",
-                 "Who made it, as 'Ada Lovelace <ada@example.org>'"),
+                 "The author, such as 'Ada Lovelace <ada@example.org>'"),
                 ("--change -c", "INSTRUCTION", "list", "change", "text",
                  "Apply a Dockerfile instruction (CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, "
                  "LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR) to the image's config"),
-                ("--message -m", "TEXT", "value", "message", "text", "What was changed, and why"),
+                ("--message -m", "TEXT", "value", "message", "text", "A comment on the change"),
                 ("--pause -p", "", "flag", "pause", "boolean",
-                 "Halt the container meanwhile (default true)"),
+                 "Pause the container during the commit (default true)"),
             ),
         ),
     ),

@@ -14,7 +14,16 @@ VERB = Verb(
     (
         (
             "Options",
-            (("--output -o", "FILE", "value", "output", "text", "Write to FILE, not to stdout"),),
+            (
+                (
+                    "--output -o",
+                    "FILE",
+                    "value",
+                    "output",
+                    "text",
+                    "Write to FILE instead of standard output",
+                ),
+            ),
         ),
     ),
     least=1,

@@ -17,7 +17,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--all -a", "", "flag", "all", "boolean", "Show those that ended too"),
+                ("--all -a", "", "flag", "all", "boolean", "Also show containers that have ended"),
                 ("--filter -f", "KEY=VALUE", "list", "filters", "text",
                  "Show only some: by ancestor, before, exited, expose, health, id, label, name,"
                  " network, publish, since, status, volume"),
@@ -25,9 +25,9 @@ VERB = Verb(
                  "table, json, or a template such as '{{.ID}} {{.Names}}'"),
                 ("--last -n", "N", "value", "last", "count", "Show the N newest, in any state"),
                 ("--latest -l", "", "flag", "latest", "boolean", "Show the newest one"),
-                ("--no-trunc", "", "flag", "full", "boolean", "Show whole ids and commands"),
+                ("--no-trunc", "", "flag", "full", "boolean", "Show full ids and commands"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Show the ids only"),
-                ("--size -s", "", "flag", "size", "boolean", "Show how much each has on disk"),
+                ("--size -s", "", "flag", "size", "boolean", "Show the disk space of each"),
             ),
         ),
     ),

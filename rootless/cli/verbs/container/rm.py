@@ -16,9 +16,9 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--force -f", "", "flag", "force", "boolean", "Kill those that still run"),
+                ("--force -f", "", "flag", "force", "boolean", "Kill running containers first"),
                 ("--volumes -v", "", "flag", "volumes", "boolean",
-                 "Remove their anonymous volumes, too"),
+                 "Also remove their anonymous volumes"),
             ),
         ),
     ),

@@ -22,9 +22,9 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--all -a", "", "flag", "all", "boolean", "Show those that do not run, too"),
-                ("--no-stream", "", "flag", "once", "boolean", "Show one result and end"),
-                ("--no-trunc", "", "flag", "full", "boolean", "Show whole ids"),
+                ("--all -a", "", "flag", "all", "boolean", "Also show containers that do not run"),
+                ("--no-stream", "", "flag", "once", "boolean", "Show one result and exit"),
+                ("--no-trunc", "", "flag", "full", "boolean", "Show full ids"),
                 ("--format", "FORMAT", "value", "format", "text",
                  "table, json, or a template such as '{{.Name}} {{.MemUsage}}'"),
             ),

@@ -14,9 +14,9 @@ OPTIONS = (
         "Options",
         (
             ("--timeout --time -t", "SECONDS", "value", "timeout", "seconds",
-             "How long to wait before the kill (10); -1: for ever"),
+             "How long to wait before killing them (10); -1: for ever"),
             ("--signal -s", "SIGNAL", "value", "signal", "signal",
-             "Ask by this signal, not by the container's own"),
+             "Send this signal, not the container's own"),
         ),
     ),
 )  # fmt: skip

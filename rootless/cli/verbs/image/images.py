@@ -17,19 +17,19 @@ VERB = Verb(
             "Options",
             (
                 ("--all -a", "", "flag", "all", "boolean",
-                 "Accepted: there are no intermediate images to hide"),
+                 "Accepted without effect: there are no intermediate images"),
                 ("--digests", "", "flag", "digests", "boolean", "Show digests too"),
                 ("--filter -f", "KEY=VALUE", "list", "filters", "text",
                  "Show only some: by before, containers, dangling, id, label, readonly, reference,"
                  " since, until"),
                 ("--format", "FORMAT", "value", "format", "text",
                  "table, json, or a template such as '{{.Repository}}:{{.Tag}}'"),
-                ("--no-trunc", "", "flag", "full", "boolean", "Show whole ids"),
+                ("--no-trunc", "", "flag", "full", "boolean", "Show full ids"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Show the ids only"),
             ),
         ),
     ),
-    (("--tree", "", "not built yet", "images with a platform of their own have one line each"),),
+    (("--tree", "", "not built yet", "each platform's image has a line of its own"),),
     most=1,
     failure=1,
 )  # fmt: skip

@@ -18,9 +18,9 @@ VERB = Verb(
             "Options",
             (
                 ("--input -i", "FILE", "value", "input", "text",
-                 "Read there instead of from standard input; an OCI layout directory too"),
+                 "Read FILE, or an OCI layout directory, instead of standard input"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
-                 "Load only what is for that platform"),
+                 "Load only images for this platform"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Show no progress"),
             ),
         ),

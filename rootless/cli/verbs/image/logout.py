@@ -16,10 +16,10 @@ VERB = Verb(
     (
         (
             "Options",
-            (("--all -a", "", "flag", "all", "boolean", "Forget those of all registries"),),
+            (("--all -a", "", "flag", "all", "boolean", "Log out of all registries"),),
         ),
     ),
-    (("--authfile", "PATH", "the variable says it to all verbs", "use REGISTRY_AUTH_FILE"),),
+    (("--authfile", "PATH", "a variable sets it for all verbs", "use REGISTRY_AUTH_FILE"),),
     most=1,
     failure=1,
 )

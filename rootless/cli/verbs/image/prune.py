@@ -19,7 +19,7 @@ VERB = Verb(
             "Options",
             (
                 ("--all -a", "", "flag", "all", "boolean",
-                 "Remove all images that no container is made of, not only those without a name"),
+                 "Remove all images that no container uses, not only those without a name"),
                 ("--filter", "KEY=VALUE", "list", "filters", "text",
                  "Remove only some: by label, until"),
                 ("--force -f", "", "flag", "force", "boolean", "Do not ask"),

@@ -17,10 +17,9 @@ VERB = Verb(
             "Options",
             (
                 ("--force -f", "", "flag", "force", "boolean",
-                 "Remove all names of an id, and the name of an image that a stopped container"
-                 " is made of"),
+                 "Remove all names of an id, even if stopped containers use the image"),
                 ("--no-prune", "", "flag", "accepted", "boolean",
-                 "Accepted: an image here has no parents to remove"),
+                 "Accepted without effect: images have no parents"),
             ),
         ),
     ),

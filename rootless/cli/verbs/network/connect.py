@@ -27,9 +27,9 @@ VERB = Verb(
     ),
     (
         ("--driver-opt", "KEY=VALUE", "the driver has none", ""),
-        ("--gw-priority", "N", "the first network with a way out is the way out", ""),
+        ("--gw-priority", "N", "the first network that is not internal has the default route", ""),
         ("--link", "CONTAINER", "members find each other by name", ""),
-        ("--link-local-ip", "ADDRESS", "a network gives these by itself", ""),
+        ("--link-local-ip", "ADDRESS", "the network assigns these addresses itself", ""),
     ),
     least=2,
     most=2,

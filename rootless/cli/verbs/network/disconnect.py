@@ -17,7 +17,7 @@ VERB = Verb(
             "Options",
             (
                 ("--force -f", "", "flag", "force", "boolean",
-                 "One that is not in it is no failure"),
+                 "Succeed if the container is not in the network"),
             ),
         ),
     ),

@@ -16,7 +16,7 @@ VERB = Verb(
             "Options",
             (
                 ("--format -f", "FORMAT", "value", "format", "text", "json, or a Go template"),
-                ("--verbose -v", "", "flag", "accepted", "boolean", "Docker's; the same here"),
+                ("--verbose -v", "", "flag", "accepted", "boolean", "Accepted without effect"),
             ),
         ),
     ),

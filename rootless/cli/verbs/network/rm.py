@@ -18,7 +18,7 @@ VERB = Verb(
             "Options",
             (
                 ("--force -f", "", "flag", "force", "boolean",
-                 "One that is not there is no failure"),
+                 "Ignore those that do not exist"),
             ),
         ),
     ),

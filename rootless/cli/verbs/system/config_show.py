@@ -18,7 +18,7 @@ VERB = Verb(
             "Options",
             (
                 ("--origin", "", "flag", "origin", "boolean",
-                 "Say behind each key which file or variable sets it"),
+                 "Show which file or variable sets each key"),
                 ("--variables", "", "flag", "variables", "boolean",
                  "List the variables that set the keys"),
             ),

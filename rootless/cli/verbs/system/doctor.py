@@ -9,7 +9,7 @@ from rootless.cli.parse import Verb
 VERB = Verb(
     "doctor",
     "[OPTIONS]",
-    (("Options", (("--json", "", "flag", "json", "boolean", "Print facts for machines"),)),),
+    (("Options", (("--json", "", "flag", "json", "boolean", "Print the facts as JSON"),)),),
     most=0,
 )
 

@@ -21,7 +21,8 @@ VERB = Verb(
                 ("--format", "FORMAT", "value", "format", "text",
                  "json, or a template such as '{{.Action}} {{.Actor.ID}}'"),
                 ("--since", "TIME", "value", "since", "timestamps.moment",
-                 "Begin with those from then on: 2026-01-31T12:00:00, seconds since 1970, 10m ago"),
+                 ("Only from this time on: 2026-01-31T12:00:00, seconds since 1970, or "
+                  "10m for ten minutes ago")),
                 ("--until", "TIME", "value", "until", "timestamps.moment", "End then"),
             ),
         ),

@@ -18,11 +18,12 @@ VERB = Verb(
             "Options",
             (
                 ("--slurm", "VERSION", "value", "version", "text",
-                 "For this version of Slurm (the installed one), such as 23.11"),
+                 "For this version of Slurm, such as 23.11 (default: the installed one)"),
                 ("--images", "", "flag", "images", "boolean",
-                 "Let --container of srun and sbatch name an image, not a bundle (Slurm 23.02)"),
+                 ("Let --container of srun and sbatch name an image, not a bundle (from "
+                  "Slurm 23.02)")),
                 ("--bin", "DIR", "value", "bin", "absolute",
-                 "Where rless and rless-oci are on the nodes (where this rless is)"),
+                 "Where rless and rless-oci are on the nodes (default: as this rless)"),
             ),
         ),
     ),

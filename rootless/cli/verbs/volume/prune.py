@@ -16,7 +16,7 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--all -a", "", "flag", "all", "boolean", "Named ones, too"),
+                ("--all -a", "", "flag", "all", "boolean", "Also remove named volumes"),
                 ("--filter", "KEY=VALUE", "list", "filters", "text",
                  "Remove only some: by label, label!, all=true"),
                 ("--force -f", "", "flag", "force", "boolean", "Do not ask"),

@@ -23,7 +23,7 @@ VERB = Verb(
                     "flag",
                     "force",
                     "boolean",
-                    "One that is not there is no failure",
+                    "Ignore those that do not exist",
                 ),
             ),
         ),
