@@ -35,7 +35,13 @@ def test_retired_word_is_found_in_any_spelling(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["it stands in front of", "keep the entry", "the order of layers", "WireGuard", "a trial and error"],
+    [
+        "it stands in front of",
+        "keep the entry",
+        "the order of layers",
+        "WireGuard",
+        "a trial and error",
+    ],
 )
 def test_ordinary_english_is_left_alone(text: str) -> None:
     assert WORDS.offences("rootless/a.py", text, {**WORDS.GONE, **WORDS.LEAVING}) == []

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rootless.cli.template import Renderer, Shown, compile_template, render, to_json
+from rootless.cli.template import Renderer, compile_template, render
+from rootless.cli.template_functions import Shown, to_json
 from rootless.errors import RlessError
 
 DATA = {

@@ -63,7 +63,7 @@ def line(event: dict[str, Any]) -> str:
 
 def message(event: dict[str, Any]) -> dict[str, Any]:
     """Return an event under the names of Docker's events.Message, and its JSON."""
-    from rootless.cli.template import Shown
+    from rootless.cli.template_functions import Shown
 
     container = event["type"] == "container"
     image = event["attributes"].get("image", "") if container else ""

@@ -61,7 +61,8 @@ def show(names: Sequence[str], read: Callable[[str], dict[str, Any]], template: 
     Returns:
         0, or 1 if something was not found.
     """
-    from rootless.cli.template import Renderer, compile_template, to_json
+    from rootless.cli.template import Renderer, compile_template
+    from rootless.cli.template_functions import to_json
 
     nodes = None if template in (None, "", "json") else compile_template(template or "")
     found = []
@@ -89,7 +90,7 @@ _NIL = {"State": ("Health",), "Config": ("Healthcheck",), "HostConfig": ("Mounts
 
 def _as_struct(item: dict[str, Any]) -> dict[str, Any]:
     """Return what a template sees of an object: also nil fields, and `ID`, which is Id in JSON."""
-    from rootless.cli.template import Shown
+    from rootless.cli.template_functions import Shown
 
     found = Shown({"ID": item.get("Id"), "SizeRw": None, "SizeRootFs": None, **item})
     found.document = item
