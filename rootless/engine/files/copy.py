@@ -29,6 +29,7 @@ import zlib
 
 from rootless import log
 from rootless.engine.files import rootfs_access
+from rootless.engine.files.copy_paths import Path, container_side, host_side
 from rootless.engine.files.fd_transfer import (
     Facts,
     Reader,
@@ -56,10 +57,8 @@ from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.layer.unpack import normalise
 from rootless.linux.call import shown
 from rootless.linux.openat2 import (
-    LINKS,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
-    RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
     make_dirs,
     openat2,
@@ -72,8 +71,6 @@ if TYPE_CHECKING:
 
     from rootless.engine.state.container import Container
 
-_PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = 256 << 10
 _STEP_SECONDS = 0.2
 _HOST_MODES = 0o777
@@ -127,160 +124,6 @@ def split(argument: str) -> tuple[str, str]:
     return name, path
 
 
-# -- paths ---------------------------------------------------------------------------------------
-
-
-class Path:
-    """An absolute path, cleaned, and what its end said.
-
-    Attributes:
-        text: without `.`, `..`, double and last slashes; b"/" for the root.
-        contents: it ended in `/.`: what is in the directory. slash: it must be a directory.
-    """
-
-    __slots__ = ("contents", "slash", "text")
-
-    def __init__(self, path: str, base: str = "/") -> None:
-        raw = os.fsencode(path)
-        joined = posixpath.join(os.fsencode(base), raw)
-        self.text = b"/" + posixpath.normpath(joined).lstrip(b"/")
-        self.contents = raw.endswith(b"/.") or raw == b"." or self.text == b"/"
-        self.slash = self.contents or raw.endswith(b"/") or not raw
-
-    @property
-    def name(self) -> bytes:
-        """Return the last component; b"" for the root."""
-        return posixpath.basename(self.text)
-
-    def __str__(self) -> str:
-        return os.fsdecode(self.text)
-
-
-class Spot:
-    """A name in a directory that is held open.
-
-    Attributes:
-        dir_fd: the directory; -1: it is the root itself, which `fd` is open at.
-        status: None: there is nothing of that name.
-    """
-
-    __slots__ = ("dir_fd", "name", "status")
-
-    def __init__(self, dir_fd: int, name: bytes, status: os.stat_result | None) -> None:
-        self.dir_fd = dir_fd
-        self.name = name
-        self.status = status
-
-    @property
-    def is_directory(self) -> bool:
-        return self.status is not None and stat.S_ISDIR(self.status.st_mode)
-
-    def open_directory(self) -> int:
-        """Open the directory that it is, not a link to one."""
-        return openat2(self.dir_fd, self.name, _TOP, resolve=RESOLVE_NO_SYMLINKS)
-
-
-class Side:
-    """One of the two file systems: how its paths are resolved, and how it says what is missing."""
-
-    def __init__(
-        self, open_directory: Callable[[bytes], int], missing: Callable[[str], RlessError]
-    ):
-        self._open = open_directory
-        self.missing = missing
-
-    def find(self, path: Path, follow: bool) -> Spot:
-        """Return where a path leads to; links on the way are followed on this side.
-
-        Args:
-            follow: the last link too.
-
-        Raises:
-            RlessError: a directory on the way is missing.
-        """
-        text = path.text
-        for _ in range(LINKS):
-            parent, name = posixpath.split(text)
-            try:
-                dir_fd = self._open(parent)
-            except (SyscallError, OSError) as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                    raise self.missing(os.fsdecode(parent)) from error
-                raise _refused(os.fsdecode(parent), error) from error
-            # "." and ".." come from links only, and are directories.
-            name = name or b"."
-            try:
-                status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            except FileNotFoundError:
-                return Spot(dir_fd, name, None)
-            except OSError as error:
-                raise _refused(os.fsdecode(text), error) from error
-            if not stat.S_ISLNK(status.st_mode) or not follow:
-                return Spot(dir_fd, name, status)
-            target = os.readlink(name, dir_fd=dir_fd)
-            os.close(dir_fd)
-            text = posixpath.join(parent, target)
-        raise RlessError(f"{escape(str(path))}: too many links", None, 1)
-
-    def source(self, path: Path, follow: bool) -> Spot:
-        """Return what is to be copied.
-
-        Raises:
-            RlessError: there is no such file.
-        """
-        spot = self.find(path, follow or path.slash)
-        if spot.status is None:
-            raise self.missing(str(path))
-        if path.slash and not spot.is_directory:
-            raise RlessError(f"{escape(str(path))}: not a directory", None, 1)
-        return spot
-
-    def destination(
-        self, path: Path, source: Path, is_directory: bool, shown_as: str
-    ) -> tuple[int, bytes | None]:
-        """Return the directory to write in, and the name to write; None: its own contents.
-
-        Raises:
-            RlessError: this kind of source cannot go there.
-        """
-        spot = self.find(path, True)
-        if spot.is_directory:
-            into = is_directory and source.contents
-            return spot.open_directory(), None if into else source.name
-        if spot.status is not None:
-            if not stat.S_ISREG(spot.status.st_mode):
-                raise RlessError(
-                    f'destination "{escape(shown_as)}" must be a directory or a regular file',
-                    None,
-                    1,
-                )
-            if is_directory:
-                raise RlessError(f"cannot copy directory to the file {escape(shown_as)}", None, 1)
-            if path.slash:
-                raise RlessError(f"{escape(shown_as)}: not a directory", None, 1)
-        elif path.slash and not is_directory:
-            raise RlessError(f"{escape(shown_as)}: no such directory", None, 1)
-        return spot.dir_fd, spot.name
-
-
-def _refused(path: str, error: OSError | SyscallError) -> RlessError:
-    return RlessError(f"{escape(path)}: {os.strerror(error.errno or 0)}", None, 1)
-
-
-def _container_side(root_fd: int, name: str) -> Side:
-    def missing(path: str) -> RlessError:
-        return RlessError(f"Could not find the file {escape(path)} in container {name}", None, 1)
-
-    return Side(lambda path: openat2(root_fd, path, _PATH), missing)
-
-
-def _host_side(text: str) -> Side:
-    def missing(path: str) -> RlessError:
-        return RlessError(text.format(escape(path)), None, 1)
-
-    return Side(lambda path: os.open(path, _PATH), missing)
-
-
 # -- from a container ----------------------------------------------------------------------------
 
 
@@ -295,14 +138,14 @@ def _from_container(
         of_container("archive-path", container)
         return
     target = Path(destination, os.getcwd())
-    host = _host_side('invalid output path: directory "{}" does not exist')
+    host = host_side('invalid output path: directory "{}" does not exist')
     os.close(host.find(target, True).dir_fd)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     progress = Progress("Copying from container", wish.quiet)
     owner = "try" if wish.archive else None
 
     def give(root_fd: int) -> None:
-        spot = _container_side(root_fd, name).source(source, wish.follow)
+        spot = container_side(root_fd, name).source(source, wish.follow)
         sender = Sender(theirs)
         Reader(sender, f"{name}:{source}").give(spot.dir_fd, spot.name, source.name or b"root")
         sender.end()
@@ -335,7 +178,7 @@ def _where(path: Path, top: bytes | None) -> str:
 
 def _archive(root_fd: int, name: str, source: Path, wish: CopyRequest) -> None:
     """Write a file or a tree to standard output, as a tar archive."""
-    spot = _container_side(root_fd, name).source(source, wish.follow)
+    spot = container_side(root_fd, name).source(source, wish.follow)
     assert spot.status is not None
     writer = TarWriter(1)
     archiver = Archiver(writer)
@@ -367,7 +210,7 @@ def _to_container(
 
         def unpack(root_fd: int) -> None:
             with _Explained(root_fd, destination):
-                side = _container_side(root_fd, name)
+                side = container_side(root_fd, name)
                 if not side.source(destination, True).is_directory:
                     raise RlessError(f'destination "{escape(where)}" must be a directory', None, 1)
                 _Unpacker(root_fd, destination.text, rules).run(TarReader(chunks, "standard input"))
@@ -376,7 +219,7 @@ def _to_container(
         of_container("extract-to-dir", container)
         return
     path = Path(source, os.getcwd())
-    host = _host_side("lstat {}: no such file or directory")
+    host = host_side("lstat {}: no such file or directory")
     spot = host.source(path, wish.follow)
     assert spot.status is not None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -385,7 +228,7 @@ def _to_container(
     def take(root_fd: int) -> None:
         with _Explained(root_fd, destination):
             first = receive(theirs)
-            side = _container_side(root_fd, name)
+            side = container_side(root_fd, name)
             base_fd, top = side.destination(destination, path, first.kind == b"D", where)
             rules.where = _where(destination, top)
             receive_into(theirs, Writer(base_fd, top, rules), first)
