@@ -18,7 +18,8 @@ import select
 import time
 
 from rootless import paths
-from rootless.engine.exec.exec import ExecRequest, describe, hold, load_spec
+from rootless.engine.exec.exec import ExecRequest
+from rootless.engine.exec.process import describe, hold, load_spec
 from rootless.engine.state import container as containers
 from rootless.engine.state import events, processes
 from rootless.errors import RlessError, SyscallError

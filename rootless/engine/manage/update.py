@@ -156,13 +156,13 @@ def _limit(container: Container, request: RunRequest, changes: dict[str, Any]) -
         RlessError: the kernel refuses, or there is no control group that could have them.
     """
     from rootless.engine import resources
-    from rootless.engine.exec import exec as execution
+    from rootless.engine.exec.process import load_spec
     from rootless.runtime import cgroup
 
     if container.init() is None:
         return
     record = container.run_record()
-    spec = execution.load_spec(container)
+    spec = load_spec(container)
     wanted = resources.wanted(request)
     if not request.pids_limit and "pids" in spec["linux"]["resources"]:
         wanted["pids"] = spec["linux"]["resources"]["pids"]  # the default
