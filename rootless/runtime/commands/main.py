@@ -470,53 +470,20 @@ def _delete(line: _Line) -> int:
 
     ids = [line.id()]
     if line.has("--regex"):
-        ids = _matching(line.root(), ids[0])
+        from rootless.runtime.commands import containers
+
+        ids = containers.matching(line.root(), ids[0])
     for container_id in ids:
         lifecycle.delete(line.root(), container_id, line.has("--force"))
     return 0
 
 
-def _matching(root: str, expression: str) -> list[str]:
-    """Return the ids of containers that crun's `delete --regex` means."""
-    import re
-
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise RlessError(f"--regex {expression}: {error}", exit_code=1) from error
-    return [name for name in sorted(os.listdir(root)) if name[0] != "." and pattern.search(name)]
-
-
 def _list(line: _Line) -> int:
-    from rootless.runtime.host import lifecycle
+    from rootless.runtime.commands import containers
 
     style = line.format()
-    states = lifecycle.list_states(line.root())
-    if line.has("--quiet"):
-        for state in states:
-            print(state["id"])
-    elif style == "json":
-        print(jsontext.dumps(states))
-    else:
-        # The columns of runc.
-        owner = _owner(line.root())
-        width = max([30, *(len(state["bundle"]) for state in states)])
-        print(f"{'ID':<30} {'PID':<8} {'STATUS':<9} {'BUNDLE':<{width}} {'CREATED':<30} OWNER")
-        for state in states:
-            pid, status, created = state["pid"], state["status"], state.get("created", "")
-            bundle = escape(state["bundle"])
-            print(f"{state['id']:<30} {pid:<8} {status:<9} {bundle:<{width}} {created:<30} {owner}")
+    containers.print_all(line.root(), "quiet" if line.has("--quiet") else style)
     return 0
-
-
-def _owner(root: str) -> str:
-    import pwd
-
-    uid = os.stat(root).st_uid
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"#{uid}"
 
 
 def _ps(line: _Line) -> int:
