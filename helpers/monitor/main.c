@@ -4,10 +4,9 @@
  * Usage: rless-monitor ORDERS
  *
  * ORDERS is the number of a descriptor: a memfd of KEY NUL VALUE NUL ..., written by
- * rootless/engine/monitor/execute.py; hold_loop.py there is this program's work in Python, for hosts without a
- * C compiler. The process was Python until init was on its way, and became this program by
- * execve: it is init's parent, root of the engine's user namespace by capabilities, and holds
- * the mount and network namespace.
+ * rootless/engine/monitor/execute.py. The process was Python until init was on its way, and became
+ * this program by execve: it is init's parent, root of the engine's user namespace by
+ * capabilities, and holds the mount and network namespace.
  *
  * It hears by `status` that init is ready, notes the start and opens the `gate`, unless the process
  * has done so before it became this program (`ready`); what comes by `status` after that tells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -35,8 +36,30 @@ _place: tuple[int, int] | None = None  # of the arguments, once it was asked for
 
 
 def own_program(name: str) -> str:
-    """Return the path of a program in C that is installed with rless, if it was built."""
+    """Return the path of a program in C that is installed with rless."""
     return f"{os.path.dirname(os.path.dirname(__file__))}/bin/{name}"
+
+
+def open_own_program(name: str) -> int:
+    """Return a descriptor to execute one of our programs by (O_PATH, close-on-exec).
+
+    Raises:
+        RlessError: the installation has no such program.
+    """
+    try:
+        return os.open(own_program(name), os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise cannot_execute(name, error) from error
+
+
+def cannot_execute(name: str, error: OSError) -> RlessError:
+    """Return what to tell when one of our programs could not be executed."""
+    hint = None
+    if error.errno in (errno.ENOENT, errno.ENOEXEC):  # missing; of another processor
+        hint = "the installation is broken: install rless again"
+    elif error.errno == errno.EACCES:
+        hint = "rless must be installed where programs may be executed, not on a noexec mount"
+    return RlessError(f"cannot execute {own_program(name)}: {os.strerror(error.errno or 0)}", hint)
 
 
 def preload(name: str) -> dict[str, str]:

@@ -1,8 +1,4 @@
-"""Start the monitor of a container by itself: a process in place of the container, its orders.
-
-Both monitors, the C program and the one in Python, are started the same way, so that a test
-holds them to the same rules.
-"""
+"""Start the monitor of a container by itself: a process in place of the container, its orders."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rootless.engine.monitor import execute, fallback
+from rootless.engine.monitor import execute
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import Container
 from rootless.engine.state.monitor_client import Client
@@ -44,7 +40,7 @@ class Held:
         prepare: Callable[[], None] | None = None,
         **orders: Any,
     ) -> None:
-        """Start `command` as the application, held by a monitor: "c", "libc" or "python".
+        """Start `command` as the application, held by a monitor: "c" or "libc".
 
         Args:
             stdin: the application's standard input is the monitor's to write.
@@ -59,10 +55,7 @@ class Held:
         self.live.write_text("{}")
         self.events = directory / "events"
         self.container = Container(ID, str(self.directory), {"name": "held"})
-        path = None
-        if program != "python":
-            flags = BARE if program == "c" else ""
-            path = str(static_program("helpers/monitor", flags))
+        path = str(static_program("helpers/monitor", BARE if program == "c" else ""))
         ready, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -78,7 +71,7 @@ class Held:
 
     def _become(
         self,
-        path: str | None,
+        path: str,
         command: Sequence[str],
         stdin: bool,
         prepare: Callable[[], None] | None,
@@ -129,8 +122,6 @@ class Held:
         os.close(tell)
         if prepare is not None:
             prepare()
-        if path is None:
-            fallback.run(fd)
         os.execve(path, ["rless-monitor", str(fd)], {})
 
     def connect(self) -> Client:

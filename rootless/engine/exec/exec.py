@@ -288,7 +288,7 @@ class KeptProcess:
                 waits for it then.
 
         Raises:
-            RlessError: what `start` raises.
+            RlessError: what `start` raises, or there is no such program.
         """
         self.result, writer = os.pipe()
         keeper = os.fork()
@@ -343,6 +343,11 @@ def _keep(
         os.setsid()  # the terminal's signals are for the command, which forwards them
         if init.shares_pids:
             prctl.set_child_subreaper()
+        program_fd = -1
+        if orders and not init.shares_pids:
+            from rootless.engine.monitor.execute import exec_keeper, open_program
+
+            program_fd = open_program()
         started = start()
     except RlessError as error:
         sync.send(writer, sync.FAILED, sync.error_payload(error))
@@ -351,9 +356,10 @@ def _keep(
         sync.send(writer, sync.FAILED, [f"exec: {error}", None, EXIT_TOOL])
         os._exit(EXIT_TOOL)
     sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
-    _leave_caller({started.pidfd, init.pidfd, writer})
-    if orders and not init.shares_pids:
-        _become_small([*orders, ("keep", str(started.pid)), ("init_fd", str(started.pidfd))])
+    _leave_caller({started.pidfd, init.pidfd, writer, program_fd})
+    if program_fd >= 0:
+        kept = [("keep", str(started.pid)), ("init_fd", str(started.pidfd))]
+        exec_keeper(program_fd, [*orders, *kept])
     poll = select.poll()
     poll.register(started.pidfd, select.POLLIN)
     if init.shares_pids:
@@ -400,21 +406,12 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
         return
     try:
         os.setsid()
-        _leave_caller({process.pidfd, master})
-        _become_small([("keep", "0"), ("init_fd", str(process.pidfd)), ("pty", str(master))])
-        poll = select.poll()
-        for fd in (process.pidfd, master):
-            poll.register(fd, select.POLLIN)
-        while True:
-            for fd, _ in poll.poll():
-                if fd == process.pidfd:
-                    os._exit(0)
-                try:
-                    ended = not os.read(fd, 65536)
-                except OSError:
-                    ended = True
-                if ended:
-                    poll.unregister(fd)
+        from rootless.engine.monitor.execute import exec_keeper, open_program
+
+        program_fd = open_program()
+        _leave_caller({process.pidfd, master, program_fd})
+        kept = [("keep", "0"), ("init_fd", str(process.pidfd)), ("pty", str(master))]
+        exec_keeper(program_fd, kept)
     finally:
         os._exit(0)
 
@@ -428,13 +425,6 @@ def _orders(container: Container, exec_id: str) -> Orders:
         ("exec", exec_id),
         ("events", events.path()),
     ]
-
-
-def _become_small(orders: Orders) -> None:
-    """Become a program that takes 0.1 MB in place of 6; return where there is none."""
-    from rootless.engine.monitor import execute as hold
-
-    hold.exec_keeper(orders)
 
 
 def _leave_caller(kept: set[int]) -> None:

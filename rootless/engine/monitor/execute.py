@@ -1,15 +1,15 @@
 """Become the program that stays with the container (helpers/monitor).
 
 It gets its orders by a memfd, KEY NUL VALUE NUL ..., so that nothing shows in its arguments, an
-empty environment, and the descriptors that the orders name. Where it was not built, or may not
-be executed, `hold_loop` does its work here.
+empty environment, and the descriptors that the orders name.
 """
 
 from __future__ import annotations
 
 import os
 
-from rootless.linux.process import own_program
+from rootless.errors import EXIT_TOOL
+from rootless.linux.process import open_own_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,11 +101,22 @@ def decode(fd: int) -> Orders:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-def exec_monitor(orders_fd: int, container_id: str) -> NoReturn:
+def open_program() -> int:
+    """Return the program, open, for `exec_monitor` and `exec_keeper`.
+
+    It is opened before a process is started that the program is to stay with.
+
+    Raises:
+        RlessError: the installation is broken.
+    """
+    return open_own_program(_PROGRAM)
+
+
+def exec_monitor(program_fd: int, orders_fd: int, container_id: str) -> NoReturn:
     """Stay with the container to its end, as the monitor; never return.
 
     Args:
-        orders_fd: of `encode`.
+        program_fd: of `open_program`. orders_fd: of `encode`.
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
@@ -115,23 +126,19 @@ def exec_monitor(orders_fd: int, container_id: str) -> NoReturn:
         from rootless.linux import caps
 
         caps.keep_over_exec()
-        _execute(orders_fd, f"rless: monitor of {container_id[:12]}")
-    except OSError:
-        from rootless.engine.monitor import fallback  # no program, or on a mount with noexec
-
-        fallback.run(orders_fd)
-    os._exit(0)
+        _execute(program_fd, orders_fd, f"rless: monitor of {container_id[:12]}")
+    finally:
+        os._exit(EXIT_TOOL)  # init ends with us; who waits for the container tells of that
 
 
-def exec_keeper(orders: Orders) -> None:
-    """Become the program, as the keeper of a process of `exec`; return where there is none."""
+def exec_keeper(program_fd: int, orders: Orders) -> NoReturn:
+    """Become the program, as the keeper of a process of `exec`; never return."""
     try:
-        _execute(encode(orders), "rless: keeper of an exec")
-    except OSError:
-        pass  # the caller goes on with what it has in Python
+        _execute(program_fd, encode(orders), "rless: keeper of an exec")
+    finally:
+        os._exit(EXIT_TOOL)
 
 
-def _execute(orders_fd: int, title: str) -> NoReturn:
-    program = os.open(own_program(_PROGRAM), os.O_PATH | os.O_CLOEXEC)
+def _execute(program_fd: int, orders_fd: int, title: str) -> NoReturn:
     os.set_inheritable(orders_fd, True)
-    os.execve(program, [title, str(orders_fd)], {})
+    os.execve(program_fd, [title, str(orders_fd)], {})

@@ -49,6 +49,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     if container is None:
         raise RlessError(f"no such container: {container_id}")  # its run record forbids that
+    program_fd = execute.open_program()
     orders = dict(execute.decode(int(orders_fd)))
     lists = [(key, value) for key, value in execute.decode(int(orders_fd)) if key in _LISTS[:2]]
     orders = {key: value for key, value in orders.items() if key not in _LISTS}
@@ -64,7 +65,8 @@ def main() -> int:
         orders.update(init="0", code=str(code), restart="no")
         orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
     lists += [("connection", fd) for fd in connections.split(",") if fd]
-    return execute.exec_monitor(execute.encode([*orders.items(), *lists]), container_id)
+    fresh_fd = execute.encode([*orders.items(), *lists])
+    return execute.exec_monitor(program_fd, fresh_fd, container_id)
 
 
 _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192

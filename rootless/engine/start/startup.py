@@ -86,7 +86,7 @@ class Startup:
         self.keep = keep
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
-        self.orders_fd = -1
+        self.program_fd = self.orders_fd = -1
         self.started = 0.0
 
     def run(self) -> NoReturn:
@@ -100,7 +100,7 @@ class Startup:
         except BaseException as error:
             self._give_up(error)
             raise
-        execute.exec_monitor(orders_fd, self.container.id)
+        execute.exec_monitor(self.program_fd, orders_fd, self.container.id)
 
     def _create(self) -> int:
         """Make the container, with its init at work; return the orders for what comes then."""
@@ -196,6 +196,7 @@ class Startup:
         cgroup = self._place()
         write_json(f"{self.container.directory}/config.json", self.spec)
         self.started = time.time()
+        self.program_fd = execute.open_program()
         self.orders_fd = execute.encode(self._orders(self.started))
         return cgroup
 

@@ -1,0 +1,52 @@
+"""An installation that lacks a program, or lies where none may be executed, is told in one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.lib.product import ROOT, Product, python_launcher
+
+
+@pytest.fixture
+def installed(own_rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run rless from a copy of the tree; return the directory of its programs."""
+    own_rless("pull", "-q", own_rless.image).expect()
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "rootless", tree / "rootless")
+    words = [str(tree) if word == str(ROOT) else word for word in python_launcher()]
+    monkeypatch.setattr(own_rless, "argv", lambda *more: [*words, *more])
+    return tree / "rootless" / "bin"
+
+
+@pytest.mark.parametrize("name", ["rless-monitor"])
+def test_missing_program_is_told(own_rless: Product, installed: Path, name: str) -> None:
+    rless = own_rless
+    (installed / name).unlink()
+    done = rless("run", "--rm", "--network=none", rless.image, "true").expect(125)
+    assert f"cannot execute {installed}/{name}: No such file or directory" in done.err
+    assert "install rless again" in done.err
+    assert "Traceback" not in done.err
+    assert rless.containers() == []
+
+
+def test_failed_start_keeps_the_container(own_rless: Product, installed: Path) -> None:
+    rless = own_rless
+    (installed / "rless-monitor").unlink()
+    done = rless("create", "--name", "kept", "--network=none", rless.image, "true").expect()
+    done = rless("start", "kept").expect(1)
+    assert "install rless again" in done.err
+    assert "Exited (125)" in rless("ps", "-a").out
+    rless("rm", "kept").expect()
+
+
+def test_detached_exec_needs_its_keeper(own_rless: Product, installed: Path) -> None:
+    rless = own_rless
+    rless("run", "-d", "--name", "up", "--network=none", rless.image, "sleep", "60").expect()
+    (installed / "rless-monitor").unlink()
+    done = rless("exec", "-d", "up", "touch", "/begun").expect(125)
+    assert "install rless again" in done.one_line_error()
+    rless("exec", "up", "test", "-e", "/begun").expect(1)
+    rless("rm", "-f", "up").expect()
