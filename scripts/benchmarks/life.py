@@ -77,7 +77,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         "exec C true",
         runs,
         [["exec", "one", "true"]],
-        0.25,
+        0.30,
         first=[one],
         last=[["rm", "-f", "one"]],
     )
@@ -92,7 +92,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         "rm -f of 20",
         few,
         [["rm", "-f", *twenty]],
-        0.25,
+        0.10,
         before=[["run", "-d", "--name", name, *QUIET, "IMAGE", *IDLE] for name in twenty],
     )
     both(

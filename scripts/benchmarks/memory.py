@@ -9,7 +9,7 @@ from benchmarks.life import IDLE, QUIET
 from benchmarks.peers import IMAGE, Peers
 
 NAME = "idle memory"
-MOST = 600  # kB of all processes that rless adds to one container
+MOST = 300  # kB of all processes that rless adds to one container
 _NETWORK = ("pasta", "pasta.avx2", "passt", "slirp4netns")  # apart: they are the same for all
 
 

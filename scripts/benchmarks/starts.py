@@ -55,7 +55,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
             runs,
             [
                 quiet_podman,
-                Case("rless", quiet_rless, target=0.35),
+                Case("rless", quiet_rless, target=0.30),
                 Case("crun run", [["crun", "run", "-b", f"{peers.work}/bundle", "NAME"]]),
                 Case("bwrap", [[*bwrap, f"{peers.work}/rootfs", "/", "true"]]),
             ],
@@ -65,7 +65,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
             runs,
             [
                 Case("podman", [[*podman, IMAGE, "true"]]),
-                Case("rless", [[*rless, peers.image, "true"]], target=0.45),
+                Case("rless", [[*rless, peers.image, "true"]], target=0.42),
             ],
         ),
         Group(
@@ -73,7 +73,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
             runs,
             [
                 Case("podman", [[*podman, *PUBLISH, IMAGE, "true"]]),
-                Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.45),
+                Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.42),
             ],
         ),
         Group(
@@ -106,7 +106,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
             runs,
             [
                 Case("podman", [[*podman, "--network", "host", IMAGE, "true"]]),
-                Case("rless", [[peers.rless, "run", "--hpc", file, "true"]], target=0.30),
+                Case("rless", [[peers.rless, "run", "--hpc", file, "true"]], target=0.35),
             ],
             first=[flatten],
         ),
@@ -124,7 +124,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
         Group(
             "50 runs, 8 at a time, --network none",
             max(3, runs // 5),
-            [quiet_podman, Case("rless", quiet_rless, target=0.25)],
+            [quiet_podman, Case("rless", quiet_rless, target=0.30)],
             repeat=50,
         ),
         Group(

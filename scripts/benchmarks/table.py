@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.peers import AT_ONCE, Peers
+from benchmarks.peers import AT_ONCE, PACKAGES, Peers
 
 # Seconds after a sample: the kernel still takes its interfaces and namespaces down, under locks
 # that the next start would wait for, whoever's that is.
@@ -58,10 +58,8 @@ class Group(NamedTuple):
 
 def measure(peers: Peers, group: Group) -> None:
     """Measure a group and print its part of the table."""
-    for command in group.first:
-        if command[0] not in peers.missing:
-            peers.check(command)
-    usable = [case for case in group.cases if works(peers, case)]
+    unable = prepare(peers, group)
+    usable = [case for case in group.cases if case.label not in unable and works(peers, case)]
     if usable:
         times: dict[str, list[tuple[float, float]]] = {case.label: [] for case in usable}
         for _ in range(group.samples):
@@ -71,6 +69,22 @@ def measure(peers: Peers, group: Group) -> None:
     for command in group.last:
         if command[0] not in peers.missing:
             peers.run(command)
+
+
+def prepare(peers: Peers, group: Group) -> set[str]:
+    """Run the commands before a group; return the peers that cannot, and say so."""
+    unable: set[str] = set()
+    for command in group.first:
+        program = command[0]
+        if program not in PACKAGES:
+            peers.check(command)
+        elif program not in peers.missing and program not in unable:
+            done = peers.run(command)
+            if done.returncode:
+                said = done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
+                print(f"\nbench: {program} cannot do {group.name!r} here: {said[-1]}", flush=True)
+                unable.add(program)
+    return unable
 
 
 def sample(peers: Peers, case: Case, repeat: int, at_once: int) -> tuple[float, float]:
