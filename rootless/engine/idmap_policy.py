@@ -11,7 +11,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import idmap, ns
+from rootless.linux import idmap, ns, programs
 from rootless.linux.idmap import IdMap
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ class Subordinate:
             self.why_none = f"you have no range in /etc/{missing}"
         elif os.geteuid() != 0:
             for program in ("newuidmap", "newgidmap"):
-                path = idmap.find_helper(program)
+                path = programs.find(program)
                 if path is None:
                     self.why_none = f"{program} is not installed"
                 elif why := idmap.why_powerless(path):

@@ -17,7 +17,7 @@ from rootless import paths
 from rootless.errors import RlessError, escape
 from rootless.host import checks, facts, probe
 from rootless.host.checks import FAIL, OK, WARN, Check
-from rootless.linux import cgroup, idmap, process, subid
+from rootless.linux import cgroup, process, programs, subid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _identity(usable: bool) -> Iterator[Check]:
     name = facts.user_name(uid) or str(uid)
     complete = True
     for program, capability in (("newuidmap", facts.CAP_SETUID), ("newgidmap", facts.CAP_SETGID)):
-        path = idmap.find_helper(program)
+        path = programs.find(program)
         if uid:  # root writes the maps itself
             yield checks.check_idmap_program(program, capability, path)
             complete = complete and path is not None
@@ -99,7 +99,7 @@ def _drivers(path: str) -> Iterator[Check]:
             yield checks.check_owners(probe.bounded(probe.foreign_owner, fresh(), uids, gids))
         yield checks.check_locks(probe.bounded(probe.locks, fresh()))
         overlay = checks.check_overlay(probe.bounded(probe.kernel_overlay, fresh()), xattr)
-        program = facts.find_program("fuse-overlayfs")
+        program = programs.find("fuse-overlayfs")
         device = probe.bounded(probe.device, "/dev/fuse")
         tried = None
         if program and device:
@@ -109,7 +109,7 @@ def _drivers(path: str) -> Iterator[Check]:
         yield fuse
         yield checks.check_driver(overlay, fuse)
         names = ("squashfuse_ll", "squashfuse", "unsquashfs", "mksquashfs")
-        there = [name for name in names if facts.find_program(name)]
+        there = [name for name in names if programs.find(name)]
         yield checks.check_image_files(there, device)
     except OSError as error:
         yield Check("driver", FAIL, f"{path}: {error.strerror}", "nothing can be stored", "")
@@ -122,7 +122,7 @@ def _surroundings() -> Iterator[Check]:
     uid = os.getuid()
     name = facts.user_name(uid) or str(uid)
     yield checks.check_runtime_dir(os.environ.get("XDG_RUNTIME_DIR"), uid)
-    pasta = facts.find_program("pasta")
+    pasta = programs.find("pasta")
     said = probe.bounded(probe.version, pasta) if pasta else probe.Outcome(error="not installed")
     yield checks.check_network(pasta, said, probe.bounded(probe.device, "/dev/net/tun"))
     yield checks.check_bridges(probe.bounded(probe.bridges))

@@ -11,8 +11,8 @@ import os
 import stat
 from typing import NamedTuple
 
-# Only directories that root owns on every system: a program planted in $PATH is never run.
-PROGRAM_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin")
+from rootless.linux import programs
+
 CAP_SETGID = 6
 CAP_SETUID = 7
 _LIMIT = 1 << 20
@@ -120,15 +120,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
     "nfs nfs4 lustre gpfs beegfs ceph cifs smb3 smbfs 9p afs panfs pvfs2 orangefs glusterfs "
     "fuse.sshfs fuse.glusterfs fuse.ceph fuse.juicefs fuse.s3fs fuse.rclone vboxsf".split()
 )
-
-
-def find_program(name: str) -> str | None:
-    """Return the absolute path of a host program, looked for in root's directories only."""
-    for directory in PROGRAM_DIRECTORIES:
-        path = f"{directory}/{name}"
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
 
 
 def parse_file_capability(value: bytes) -> int:
@@ -255,7 +246,7 @@ def ask_logind(name: str) -> bool | None:
     """
     import subprocess
 
-    program = find_program("loginctl")
+    program = programs.find("loginctl")
     if program is None:
         return None
     properties = [

@@ -13,7 +13,7 @@ import stat
 
 from rootless import jsontext
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import mount, ns, prctl, process
+from rootless.linux import mount, ns, prctl, process, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     Extent = tuple[int, int, int]
     Helper = tuple[str, int, int]  # its name, pid, and what it says
-
-# Only directories that root owns on every system: a newuidmap planted in $PATH is never run.
-_HELPER_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")
 
 
 class IdMap:
@@ -58,19 +55,6 @@ def _translate(extents: Sequence[Extent], container_id: int) -> int | None:
     for first, host, count in extents:
         if first <= container_id < first + count:
             return host + container_id - first
-    return None
-
-
-def find_helper(name: str) -> str | None:
-    """Return the absolute path of newuidmap or newgidmap; None: not installed."""
-    for directory in _HELPER_DIRECTORIES:
-        path = f"{directory}/{name}"
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        if status.st_uid == 0 and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022:
-            return path
     return None
 
 
@@ -156,7 +140,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> Helper:
-    program = find_helper(name)
+    program = programs.find(name)
     if program is None:
         raise RlessError(
             f"cannot map subordinate ids: {name} is not installed",

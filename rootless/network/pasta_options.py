@@ -7,10 +7,9 @@ whatever listens, in both directions (security class 38).
 from __future__ import annotations
 
 import os
-import stat
 
 from rootless.errors import RlessError
-from rootless.linux import processor
+from rootless.linux import processor, programs
 from rootless.network import resolv
 
 TYPE_CHECKING = False
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rootless.network.ports import Port
-
-# As for newuidmap: only what root has installed is run, wherever $PATH points.
-_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin")
 
 _ROUTES4, _ROUTES6 = "/proc/net/route", "/proc/net/ipv6_route"
 
@@ -60,29 +56,10 @@ _LONG = {
 }
 
 
-def find() -> str | None:
-    """Return the absolute path of pasta; None: it is not installed (or not by root).
-
-    Whoever owns "/" counts as root: in a user namespace without id 0 that is the overflow id.
-    """
-    return next(
-        (path for path in (f"{base}/pasta" for base in _DIRECTORIES) if _is_safe(path)), None
-    )
-
-
-def _is_safe(path: str) -> bool:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    closed = stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022
-    return closed and status.st_uid in (0, os.stat("/").st_uid)
-
-
 def _build_of(path: str) -> str:
     """Return the build for this processor: what pasta itself would find and execute, in 1 ms."""
     build = f"{os.path.realpath(path)}.avx2"
-    return build if processor.has_avx2() and _is_safe(build) else path
+    return build if processor.has_avx2() and programs.is_trusted(build) else path
 
 
 def program() -> str:
@@ -91,7 +68,7 @@ def program() -> str:
     Raises:
         RlessError: no pasta, no /dev/net/tun.
     """
-    path = find()
+    path = programs.find("pasta")
     if path is None:
         raise RlessError(
             "the default network needs pasta, which is not installed",

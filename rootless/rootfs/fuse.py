@@ -18,7 +18,6 @@ even by SIGKILL, the kernel ends the mount, the program reads ENODEV and exits.
 from __future__ import annotations
 
 import os
-import stat
 import time
 
 from rootless.errors import RlessError, SyscallError
@@ -32,30 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-# Only directories that root owns on every system: one planted in $PATH is never run.
-_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin")
 _HELPER = "rless-serve"  # helpers/serve.c
 _HELPER_RIGHTS = ["CAP_SETPCAP", "CAP_SYS_ADMIN"]
 _LOG_LIMIT = 4096
 _END_SECONDS = 5.0
-
-
-def find_program(name: str) -> str | None:
-    """Return the absolute path of a program of the system; None: it is not installed.
-
-    Host root has no mapping here, so it cannot be told by its number; but a program that is
-    ours, or that others may write to, is not the system's.
-    """
-    for directory in _DIRECTORIES:
-        path = f"{directory}/{name}"
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        ours = status.st_uid == os.getuid() and os.getuid() != 0
-        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022 and not ours:
-            return path
-    return None
 
 
 class Server:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from rootless.errors import RlessError
+from rootless.linux import programs
 from rootless.rootfs import fuse
 
 TYPE_CHECKING = False
@@ -40,7 +41,7 @@ def mount(
     Raises:
         RlessError: the program or /dev/fuse is missing, or it ended; what it said.
     """
-    program = fuse.find_program(PROGRAM)
+    program = programs.find(PROGRAM)
     if program is None:
         raise RlessError(f"{PROGRAM} is not installed")
     if not layers:

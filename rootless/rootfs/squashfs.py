@@ -17,6 +17,7 @@ import os
 
 from rootless.errors import RlessError, escape
 from rootless.linux import mount as mounts
+from rootless.linux import programs
 from rootless.linux.process import HELPER_ENVIRONMENT, preload
 from rootless.rootfs import DRIVERS, Mounted, check_fatal, fuse, overlay
 from rootless.rootfs import mount as mount_layers
@@ -268,7 +269,7 @@ def _open(path: str, identity: Sequence[int]) -> int:
 
 def find_server() -> str | None:
     """Return the program that serves images, where ids are mapped: it must not be ours."""
-    return next(filter(None, map(fuse.find_program, PROGRAMS)), None)
+    return next(filter(None, map(programs.find, PROGRAMS)), None)
 
 
 def _begin(fd: int, offset: int, program: str | None, holder: int) -> fuse.Server:

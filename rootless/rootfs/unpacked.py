@@ -15,7 +15,7 @@ import time
 
 from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import caps, idmap, ns, process, tree
+from rootless.linux import caps, idmap, ns, process, programs, tree
 from rootless.linux import mount as mounts
 from rootless.linux.exec_helper import exec_helper
 from rootless.linux.locks import lock
@@ -53,7 +53,7 @@ def acquire(cache: str, name: str, source: Packed) -> tuple[str, int]:
     Raises:
         RlessError: it cannot be unpacked, or there is nothing that could.
     """
-    program = fuse.find_program(UNPACKER)
+    program = programs.find(UNPACKER)
     if program is None:
         raise RlessError(
             f"cannot mount {escape(source.path)}: {source.reason.message}; and {UNPACKER} is not"

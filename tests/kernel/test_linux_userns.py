@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import idmap, ns, prctl, process, subid
+from rootless.linux import idmap, ns, prctl, process, programs, subid
 from rootless.linux.idmap import IdMap
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def test_refused_map_gives_the_words_of_the_helper() -> None:
 @subordinate
 def test_missing_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
-    monkeypatch.setattr(idmap, "find_helper", lambda name: None)
+    monkeypatch.setattr(programs, "find", lambda name: None)
     with pytest.raises(RlessError, match="newuidmap is not installed") as caught:
         idmap.call_in_userns(several(), read_maps)
     assert "uidmap" in (caught.value.hint or "")
@@ -136,13 +136,13 @@ def test_missing_helper(monkeypatch: pytest.MonkeyPatch) -> None:
 @subordinate
 def test_helper_that_is_not_setuid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("newuidmap", "newgidmap"):
-        real = idmap.find_helper(name)
+        real = programs.find(name)
         assert real
         copy = tmp_path / name
         with open(real, "rb") as source:
             copy.write_bytes(source.read())
         copy.chmod(0o755)
-    monkeypatch.setattr(idmap, "find_helper", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(programs, "find", lambda name: str(tmp_path / name))
     with pytest.raises(RlessError, match="newuidmap refused the id map") as caught:
         idmap.call_in_userns(several(), read_maps)
     assert "must be setuid root" in (caught.value.hint or "")
@@ -154,9 +154,9 @@ def test_planted_helper_is_not_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     planted.write_text("#!/bin/sh\n")
     planted.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert idmap.find_helper("newuidmap") != str(planted)
-    monkeypatch.setattr(idmap, "_HELPER_DIRECTORIES", (str(tmp_path),))
-    assert idmap.find_helper("newuidmap") is None
+    assert programs.find("newuidmap") != str(planted)
+    monkeypatch.setattr(programs, "DIRECTORIES", (str(tmp_path),))
+    assert programs.find("newuidmap") is None
 
 
 @subordinate
@@ -164,7 +164,7 @@ def test_helpers_get_a_fixed_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     program = tmp_path / "newuidmap"
     program.write_text("#!/bin/sh\nexec >&2\necho $(env); exit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(idmap, "find_helper", lambda name: str(program))
+    monkeypatch.setattr(programs, "find", lambda name: str(program))
     monkeypatch.setenv("SECRET", "x")
     monkeypatch.setenv("LD_PRELOAD", "")
     with pytest.raises(RlessError) as caught:

@@ -19,6 +19,7 @@ import pytest
 
 from rootless.engine.request import Port
 from rootless.errors import RlessError
+from rootless.linux import programs
 from rootless.network import pasta, pasta_options, resolv
 from tests.lib import fakehost
 from tests.lib.fakehost import (
@@ -50,7 +51,9 @@ def on_host(
 ) -> Callable[..., Any]:
     """Return a function that calls another one on a fake host."""
     if request.param:
-        monkeypatch.setattr(pasta_options, "find", lambda: request.param)
+        find = programs.find
+        others = lambda name: request.param if name == "pasta" else find(name)  # noqa: E731
+        monkeypatch.setattr(programs, "find", others)
 
     def call(function: Callable[[], Any], **facts: Any) -> Any:
         return fakehost.run(Host(**facts), function, tmp_path)
@@ -229,7 +232,7 @@ def test_plain_pasta_reaches_the_host_loopback(
     """Show that the test above tests something: plain pasta lets the container through."""
 
     def plain(*_: object, **__: object) -> list[str]:
-        path = pasta_options.find()
+        path = programs.find("pasta")
         assert path
         return [path, "--config-net", "-q", "-f", "-I", "eth0", "-P", "/proc/self/fd/1"]
 

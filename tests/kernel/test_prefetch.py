@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rootless.linux import process
-from rootless.rootfs import fuse, prefetch, squashfs
+from rootless.linux import process, programs
+from rootless.rootfs import prefetch, squashfs
 from tests.kernel.test_serve import HELPER, begin, helper, in_a_fork, instead
 from tests.lib import flat as made
 from tests.lib.compiled import static_program
@@ -336,7 +336,7 @@ def recalled(image: Path, target: Path, questions: Sequence[str], way: str) -> l
 
     def make(holder: int) -> squashfs.Begun:
         fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-        return squashfs.Begun(fd, 0, fuse.find_program(squashfs.PROGRAMS[0]), holder)
+        return squashfs.Begun(fd, 0, programs.find(squashfs.PROGRAMS[0]), holder)
 
     def case() -> list[int]:
         begun = begin(way, "single", make)
@@ -380,7 +380,7 @@ def test_attributes_that_are_there_are_told(small: Path, tmp_path: Path) -> None
 
     def make(holder: int) -> squashfs.Begun:
         fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-        return squashfs.Begun(fd, 0, fuse.find_program(squashfs.PROGRAMS[0]), holder)
+        return squashfs.Begun(fd, 0, programs.find(squashfs.PROGRAMS[0]), holder)
 
     def case() -> list[str]:
         begun = begin("outside", "single", make)

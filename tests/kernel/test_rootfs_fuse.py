@@ -13,8 +13,7 @@ import pytest
 
 from rootless import rootfs
 from rootless.errors import RlessError
-from rootless.linux import idmap, ns
-from rootless.rootfs import fuse
+from rootless.linux import idmap, ns, programs
 from tests.lib import engine_namespace
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def test_it_gets_no_descriptor_no_environment_and_no_terminal(place: str) -> Non
 
 def test_what_it_says_is_the_reason(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends at once; the mount that was made for it is taken away again."""
-    monkeypatch.setattr(fuse, "find_program", lambda name: "/bin/false")
+    monkeypatch.setattr(programs, "find", lambda name: "/bin/false")
 
     def case() -> list[object]:
         map_ = engine_namespace.make_map("single")
@@ -185,16 +184,3 @@ def test_what_it_says_is_the_reason(place: str, monkeypatch: pytest.MonkeyPatch)
     said, still_mounted = engine_namespace.run(engine_namespace.make_map("single"), case)
     assert "false ended" in said
     assert not still_mounted
-
-
-def test_a_program_of_ours_is_not_the_system_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planted = tmp_path / "fuse-overlayfs"
-    planted.write_text("#!/bin/sh\n")
-    planted.chmod(0o755)
-    monkeypatch.setattr(fuse, "_DIRECTORIES", (str(tmp_path),))
-    monkeypatch.setattr(os, "getuid", lambda: planted.stat().st_uid or 1)
-    if planted.stat().st_uid == 0:
-        planted.chmod(0o777)
-    assert fuse.find_program("fuse-overlayfs") is None

@@ -284,10 +284,11 @@ def test_fuse_overlayfs_serves_it_where_overlay_is_refused(
 def test_it_is_read_only_where_no_union_works(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rootless.rootfs import fuse
+    from rootless.linux import programs
 
     monkeypatch.setattr(overlay, "mount", refuse)
-    monkeypatch.setattr(fuse, "find_program", lambda name: None)
+    find = programs.find
+    monkeypatch.setattr(programs, "find", lambda name: None if "fuse" in name else find(name))
 
     def case(storage: str, map_: IdMap) -> tuple[list[str], str, list[str]]:
         mounted = mount(storage, map_, exclude=["/usr/share/doc"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import mount, process
+from rootless.linux import mount, process, programs
 from rootless.linux.call import libc
 from rootless.linux.namespace_holder import Holder
 from rootless.rootfs import fuse, squashfs
@@ -415,7 +415,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_squashfuse_serves_below_the_filter(
     tree: Path, tmp_path: Path, compression: str, program: str, map_: str, way: str
 ) -> None:
-    found = fuse.find_program(program)
+    found = programs.find(program)
     if found is None:
         pytest.skip(f"{program} is not installed")
     image = made.mksquashfs(tree, tmp_path / "image", "-comp", compression)

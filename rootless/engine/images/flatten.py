@@ -22,7 +22,7 @@ from rootless.image.store import records
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
 from rootless.image.transfer.pull import ensure_layers, pull
-from rootless.linux import caps, idmap, ns, process
+from rootless.linux import caps, idmap, ns, process, programs
 from rootless.linux.exec_helper import exec_helper
 from rootless.linux.files import Output, default_mode
 from rootless.rootfs import fuse
@@ -65,7 +65,7 @@ def flatten(
     Raises:
         RlessError: no such image, mksquashfs is missing or failed, no room, the file exists.
     """
-    program = fuse.find_program(PROGRAM)
+    program = programs.find(PROGRAM)
     if program is None:
         raise RlessError(
             f"{PROGRAM} is not installed", "ask the administrator for the package squashfs-tools"

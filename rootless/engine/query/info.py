@@ -16,6 +16,7 @@ from rootless import __version__, config, paths
 from rootless.engine.query import ps
 from rootless.host import facts, probe
 from rootless.image.store.store import Store
+from rootless.linux import programs
 from rootless.runtime import cgroup
 
 _DEFAULT_LOG = "local"
@@ -53,7 +54,7 @@ def collect() -> dict[str, Any]:
         "PidsLimit": "pids" in controllers,
         "OomKillDisable": False,
         "Warnings": [f"WARNING: No {what} support" for what in _missing(controllers)],
-        "NetworkDriver": "pasta" if facts.find_program("pasta") else "none",
+        "NetworkDriver": "pasta" if programs.find("pasta") else "none",
         "KernelVersion": host.release,
         "OperatingSystem": _operating_system(),
         "OSType": "linux",
@@ -86,7 +87,7 @@ def _missing(controllers: Collection[str]) -> list[str]:
 
 def storage_driver(storage: str) -> str:
     """Return the first driver that works in the storage, found by trying as `run` does."""
-    program = facts.find_program("fuse-overlayfs")
+    program = programs.find("fuse-overlayfs")
     tries: list[tuple[str, Any]] = [("overlay", (probe.kernel_overlay,))]
     if program:
         tries.append(("fuse-overlayfs", (probe.fuse_overlay, program)))

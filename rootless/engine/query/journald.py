@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rootless import jsontext
 from rootless.engine.timestamps import stamp_of
 from rootless.errors import RlessError
-from rootless.host.facts import find_program
+from rootless.linux import programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def frames(container_id: str, alive: Callable[[], bool] | None) -> Iterator[Batc
     Raises:
         RlessError: there is no journalctl, or it failed.
     """
-    program = find_program("journalctl")
+    program = programs.find("journalctl")
     if program is None:
         raise RlessError(
             "the log is in the systemd journal, and there is no journalctl here",

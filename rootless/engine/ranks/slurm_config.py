@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from rootless.errors import RlessError
+from rootless.linux import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,13 +39,11 @@ def installed_version() -> Version:
     Raises:
         RlessError: there is none, or it does not say.
     """
-    import shutil
     import subprocess
 
-    places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     # The commands of users say nothing where there is no slurm.conf yet.
     for name in ("slurmd", "srun"):
-        program = shutil.which(name, path=places)
+        program = programs.find_in_path(name, "/usr/sbin:/sbin")
         if program is None:
             continue
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
 from typing import Any
 
@@ -19,6 +18,7 @@ from rootless.errors import RlessError, escape
 from rootless.image.config import manifest
 from rootless.image.model import limits
 from rootless.image.registry.auth import Credentials
+from rootless.linux import programs
 
 _SECONDS = 60.0  # somebody may have to unlock a key chain
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -121,15 +121,8 @@ def find_program(helper: str) -> str:
             f"'{escape(helper)[:100]}' is no name of a credential helper",
             "credsStore and credHelpers take what follows docker-credential-",
         )
-    for directory in os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin").split(":"):
-        path = f"{directory}/docker-credential-{helper}"
-        if not directory.startswith("/") or not os.access(path, os.X_OK):
-            continue
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        if status.st_mode & 0o002 or status.st_uid not in (0, os.getuid()):
-            raise RlessError(f"{escape(path)} can be changed by others: refused")
+    path = programs.find_in_path(f"docker-credential-{helper}")
+    if path is not None:
         return path
     raise RlessError(
         f"there is no program docker-credential-{helper} in PATH",

@@ -526,14 +526,16 @@ def test_messages_of_the_journal() -> None:
 def test_the_journal_without_journalctl(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     from rootless.engine.query import journald
     from rootless.errors import RlessError
+    from rootless.linux import programs
 
-    monkeypatch.setattr(journald, "find_program", lambda name: None)
+    monkeypatch.setattr(programs, "find", lambda name: None)
     with pytest.raises(RlessError, match="there is no journalctl here"):
         next(journald.frames("x", None))
 
 
 def test_the_journal_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rootless.engine.query import journald
+    from rootless.linux import programs
 
     program = tmp_path / "journalctl"
     program.write_text(
@@ -543,7 +545,7 @@ def test_the_journal_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         'echo \'{"MESSAGE":"hi","__REALTIME_TIMESTAMP":"1700000000000000"}\'\n'
     )
     program.chmod(0o755)
-    monkeypatch.setattr(journald, "find_program", lambda name: str(program))
+    monkeypatch.setattr(programs, "find", lambda name: str(program))
     found = [frame for batch in journald.frames("abc", None) for frame in batch or ()]
     assert [text for _, _, text in found] == [b"hi\n"]
     from rootless.errors import RlessError

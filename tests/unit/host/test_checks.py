@@ -11,6 +11,7 @@ import pytest
 from rootless.host import checks, facts, hints
 from rootless.host.checks import FAIL, OK, WARN
 from rootless.host.probe import Outcome
+from rootless.linux import programs
 
 GOOD = Outcome("works")
 REFUSED = Outcome(error="unshare: Operation not permitted", number=errno.EPERM)
@@ -210,7 +211,7 @@ def test_logind_knows_its_own_default(
     program = tmp_path / "loginctl"
     program.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
     program.chmod(0o755)
-    monkeypatch.setattr(facts, "find_program", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(programs, "find", lambda name: str(tmp_path / name))
     assert facts.ask_logind("me") is kills
     program.unlink()
     assert facts.ask_logind("me") is None

@@ -11,6 +11,7 @@ import pytest
 
 from rootless.errors import RlessError, SyscallError
 from rootless.host import facts, hints, probe
+from rootless.linux import programs
 
 
 def _raise(error: BaseException) -> None:
@@ -106,7 +107,7 @@ def test_overlay_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.needs("user namespaces", "fuse", "fuse-overlayfs")
 def test_fuse_overlay_leaves_nothing(tmp_path: Path) -> None:
-    program = facts.find_program("fuse-overlayfs")
+    program = programs.find("fuse-overlayfs")
     assert program is not None
     outcome = probe.bounded(probe.fuse_overlay, str(tmp_path), program)
     assert outcome, outcome.error

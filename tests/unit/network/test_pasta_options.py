@@ -11,18 +11,18 @@ import pytest
 
 from rootless.engine.request import Port
 from rootless.errors import RlessError
-from rootless.linux import processor
+from rootless.linux import processor, programs
 from rootless.network import pasta, pasta_options, resolv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 ALWAYS = "--config-net --quiet --foreground --pid /proc/self/fd/1 --no-netns-quit".split()
 
 
 @pytest.fixture(autouse=True)
 def usual_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pasta_options, "find", lambda: "/usr/bin/pasta")
+    monkeypatch.setattr(programs, "find", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(processor, "has_avx2", lambda: False)
     monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -185,7 +185,7 @@ def test_root_stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_pasta(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pasta_options, "find", lambda: None)
+    monkeypatch.setattr(programs, "find", lambda name: None)
     with pytest.raises(RlessError, match="needs pasta, which is not installed") as caught:
         pasta_options.command([])
     assert "--network=host or --network=none" in str(caught.value)
@@ -196,32 +196,6 @@ def test_no_tun(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RlessError, match="/dev/net/tun, which is missing or closed") as caught:
         pasta_options.command([])
     assert "--network=host or --network=none" in str(caught.value)
-
-
-@pytest.fixture
-def find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], str | None]:
-    """Return the real `find`, with one directory to look in."""
-    monkeypatch.undo()
-    monkeypatch.setattr(pasta_options, "_DIRECTORIES", (str(tmp_path),))
-    return pasta_options.find
-
-
-@pytest.mark.needs("ordinary user")
-def test_find_takes_only_what_root_installed(
-    find: Callable[[], str | None], tmp_path: Path
-) -> None:
-    """Class 44, for pasta: a program planted in a directory of the list is not run."""
-    assert find() is None
-    program = tmp_path / "pasta"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    assert find() is None  # ours, not root's
-    program.unlink()
-    program.symlink_to("/bin/sh")
-    assert find() == str(program)
-    program.unlink()
-    program.symlink_to("/etc")
-    assert find() is None
 
 
 ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
@@ -288,9 +262,9 @@ def test_the_build_for_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """What pasta would execute itself, if it is there, as safe as pasta, and can be run."""
     (tmp_path / "pasta").symlink_to("passt")
     (tmp_path / "passt").touch()
-    monkeypatch.setattr(pasta_options, "find", lambda: f"{tmp_path}/pasta")
+    monkeypatch.setattr(programs, "find", lambda name: f"{tmp_path}/{name}")
     safe = [f"{tmp_path}/passt.avx2"]
-    monkeypatch.setattr(pasta_options, "_is_safe", lambda path: path in safe)
+    monkeypatch.setattr(programs, "is_trusted", lambda path: path in safe)
     assert pasta_options.command([])[0] == f"{tmp_path}/pasta"
     monkeypatch.setattr(processor, "has_avx2", lambda: True)
     assert pasta_options.command([])[0] == f"{tmp_path}/passt.avx2"

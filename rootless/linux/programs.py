@@ -1,0 +1,67 @@
+"""Which programs of others are run: one policy for all of them.
+
+`find` looks in directories that only root writes on every system, never in $PATH, and takes what
+root owns and nobody else can write to. All helpers of a start are found so (newuidmap, pasta,
+fuse-overlayfs, squashfuse, mksquashfs, journalctl ...).
+
+`find_in_path` is for what a user installs as they like: credential helpers, and Slurm's commands.
+They come from $PATH by their nature, and may be the user's own, but nobody else's.
+
+Hooks and the commands of containers are named by whoever writes the config, and are not looked
+for here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rootless.errors import RlessError, escape
+
+DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/local/sbin")
+# Whoever owns it counts as root: in a user namespace where host root has no id, its files belong
+# to the overflow id.
+_ROOTS = "/usr"
+
+
+def find(name: str) -> str | None:
+    """Return the absolute path of a program of the system; None: it is not installed by root."""
+    for directory in DIRECTORIES:
+        path = f"{directory}/{name}"
+        if is_trusted(path):
+            return path
+    return None
+
+
+def is_trusted(path: str) -> bool:
+    """Tell whether a path leads to a program of root's that nobody else can change."""
+    try:
+        status = os.stat(path)
+        is_roots = status.st_uid == 0 or status.st_uid == os.stat(_ROOTS).st_uid
+    except OSError:
+        return False
+    is_program = stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111)
+    return is_program and is_roots and not status.st_mode & 0o022
+
+
+def find_in_path(name: str, more: str = "") -> str | None:
+    """Return the absolute path of a program in $PATH; None: there is none.
+
+    Args:
+        more: directories to look in afterwards, joined by colons.
+
+    Raises:
+        RlessError: another user owns the first one, or everybody may write to it.
+    """
+    places = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    for directory in f"{places}:{more}".split(":"):
+        path = f"{directory}/{name}"
+        if not directory.startswith("/") or not os.access(path, os.X_OK):
+            continue
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        if status.st_mode & 0o002 or status.st_uid not in (0, os.getuid()):
+            raise RlessError(f"{escape(path)} can be changed by others: refused")
+        return path
+    return None
