@@ -1,8 +1,10 @@
 """What one `rless run` or `create` asks for, as plain data: the seam of cli and engine.
 
 Everything here was checked for its form (numbers, sizes, names, absolute paths) and nothing
-for whether this host or this image can do it: that is the engine's part. The classes have
-`__slots__` and no decorator, because this module is on the path of every cached `run`.
+for whether this host or this image can do it: that is the engine's part. Once the command line
+is read nobody changes a request; what a start finds out goes into `spec.generate.SpecInputs`.
+
+This module is on the path of every cached `run`, so the classes are plain ones.
 """
 
 from __future__ import annotations
@@ -10,37 +12,97 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+    from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
-    from rootless.engine.state.records import RestartPolicy
+    _Self = TypeVar("_Self", bound="Frozen")
 
 HOST_IMAGE = "host:"  # the name that stands for the host's own programs
 FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # of images that are files
 
 
 class Plain:
-    """Compare and show by value; the base of all classes of this module."""
+    """Compare and show by value."""
 
     __slots__: tuple[str, ...] = ()
+    fields: ClassVar[tuple[str, ...]] = ()
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the fields as JSON-able values, the nested ones too."""
-        return {name: _plain(getattr(self, name)) for name in self.__slots__}
-
-    def fill(self, data: dict[str, Any]) -> None:
-        """Take the fields from what `as_dict` gave; those of another version are left out."""
-        for name, value in data.items():
-            if name in self.__slots__:
-                setattr(self, name, value)
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON-able values, the nested ones too."""
+        return {name: _plain(getattr(self, name)) for name in self.fields}
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.as_dict() == other.as_dict()
 
-    __hash__ = None  # type: ignore[assignment]  # fields change, so never a key
+    __hash__ = None  # type: ignore[assignment]  # some fields are mappings
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
-        return f"{type(self).__name__}({fields})"
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.fields)
+        return f"{type(self).__name__}({shown})"
+
+
+_ReadOnly = type(vars(type))  # types.MappingProxyType, without the module
+_NONE: Mapping[str, Any] = _ReadOnly({})
+_DATA = (type(None), bool, int, float, str, tuple, _ReadOnly)
+
+
+class Frozen(Plain):
+    """A value that never changes.
+
+    The data in the bodies of a class and of its bases are its fields, each with its default. An
+    instance holds only what differs from the defaults.
+    """
+
+    def __init_subclass__(cls) -> None:
+        # Not by the annotations: hot.bin has none.
+        bodies = (vars(base).items() for base in cls.__mro__[:-3])  # Frozen, Plain, object: none
+        cls.fields = tuple(
+            name
+            for body in bodies
+            for name, value in body
+            if type(value) in _DATA and not name.startswith("_") and name != "fields"
+        )
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        """Take values in the order of the fields, or by their names.
+
+        Raises:
+            TypeError: there is no such field.
+        """
+        given = dict(zip(self.fields, values, strict=False), **named) if values else named
+        own = self.__dict__
+        for name, value in given.items():
+            if name not in self.fields:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            frozen = _frozen(value)
+            if frozen != getattr(type(self), name):
+                own[name] = frozen
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} cannot change: use replace()")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} cannot change: use replace()")
+
+    def replace(self: _Self, **changes: Any) -> _Self:
+        """Return a copy with some fields changed."""
+        return type(self)(**{**vars(self), **changes})
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the fields that differ from the defaults, as JSON-able values."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_data(cls: type[_Self], data: Mapping[str, Any]) -> _Self:
+        """Return what `to_data` or `as_dict` gave; fields of another version are left out."""
+        return cls(**{name: value for name, value in data.items() if name in cls.fields})
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return _ReadOnly({name: _frozen(item) for name, item in value.items()})
+    return value
 
 
 def _plain(value: object) -> object:
@@ -48,11 +110,13 @@ def _plain(value: object) -> object:
         return value.as_dict()
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, (dict, _ReadOnly)):
+        return {name: _plain(item) for name, item in value.items()}
     return value
 
 
-class Mount(Plain):
-    """Ask for one mount: of -v, --mount or --tmpfs.
+class Mount(Frozen):
+    """One mount: of -v, --mount or --tmpfs, of the image, of a device.
 
     Attributes:
         type: "bind", "volume" or "tmpfs".
@@ -68,49 +132,30 @@ class Mount(Plain):
         labels: of a volume that is made.
     """
 
-    __slots__ = (
-        "create_source",
-        "labels",
-        "nocopy",
-        "options",
-        "propagation",
-        "read_only",
-        "recursive",
-        "source",
-        "target",
-        "tmpfs_mode",
-        "tmpfs_size",
-        "type",
-    )
-
-    def __init__(self, kind: str, source: str | None, target: str) -> None:
-        self.type = kind
-        self.source = source
-        self.target = target
-        self.read_only = False
-        self.options: list[str] = []
-        self.create_source = False
-        self.tmpfs_size: int | None = None
-        self.tmpfs_mode: int | None = None
-        self.propagation: str | None = None
-        self.recursive = True
-        self.nocopy = False
-        self.labels: dict[str, str] = {}
+    type: Final[str] = ""
+    source: Final[str | None] = None
+    target: Final[str] = ""
+    read_only: Final[bool] = False
+    options: Final[tuple[str, ...]] = ()
+    create_source: Final[bool] = False
+    tmpfs_size: Final[int | None] = None
+    tmpfs_mode: Final[int | None] = None
+    propagation: Final[str | None] = None
+    recursive: Final[bool] = True
+    nocopy: Final[bool] = False
+    labels: Final[Mapping[str, str]] = _NONE
 
 
-class Device(Plain):
-    """Ask for a host device: its path, its path inside, and a subset of "rwm"."""
+class Device(Frozen):
+    """A host device: its path, its path inside, and a subset of "rwm"."""
 
-    __slots__ = ("container", "host", "permissions")
-
-    def __init__(self, host: str, container: str, permissions: str = "rwm") -> None:
-        self.host = host
-        self.container = container
-        self.permissions = permissions
+    host: Final[str] = ""
+    container: Final[str] = ""
+    permissions: Final[str] = "rwm"
 
 
 class Port(Plain):
-    """Ask for a published port.
+    """A published port. Those of a request stay as they are: `published` gives copies.
 
     Attributes:
         host_ip: an address of the host, None for all of them.
@@ -120,7 +165,7 @@ class Port(Plain):
         host_end: None, or the last of a range that begins with `host_port`: any free one of it.
     """
 
-    __slots__ = ("container_port", "host_end", "host_ip", "host_port", "protocol")
+    __slots__ = fields = ("host_ip", "host_port", "container_port", "protocol", "host_end")
 
     def __init__(
         self,
@@ -137,321 +182,138 @@ class Port(Plain):
         self.host_end = host_end
 
 
-class RunRequest(Plain):
-    """Hold all that `rless run` can ask; the defaults are those of a bare `rless run IMAGE`."""
+class ImageChoice(Frozen):
+    """What to run. `image` is None exactly when `rootfs`, an absolute path, is given."""
 
-    __slots__ = (
-        "add_host",
-        "add_user",
-        "annotations",
-        "argv",
-        "attach",
-        "blkio_weight",
-        "blkio_weight_device",
-        "cap_add",
-        "cap_drop",
-        "cdi",
-        "cgroup_conf",
-        "cgroup_manager",
-        "cgroup_parent",
-        "cgroupns",
-        "cgroups",
-        "cidfile",
-        "command",
-        "cpu_period",
-        "cpu_quota",
-        "cpu_shares",
-        "cpus",
-        "cpuset_cpus",
-        "cpuset_mems",
-        "cwd",
-        "debug",
-        "detach",
-        "detach_keys",
-        "device_read_bps",
-        "device_read_iops",
-        "device_write_bps",
-        "device_write_iops",
-        "devices",
-        "dns",
-        "dns_option",
-        "dns_search",
-        "domainname",
-        "driver",
-        "entrypoint",
-        "env",
-        "env_host",
-        "env_remove",
-        "env_under",
-        "env_unset",
-        "explain",
-        "expose",
-        "fabric",
-        "fakeroot",
-        "group_add",
-        "health_cmd",
-        "health_interval",
-        "health_retries",
-        "health_start_interval",
-        "health_start_period",
-        "health_timeout",
-        "holds",
-        "hostname",
-        "hpc",
-        "image",
-        "init",
-        "interactive",
-        "ip",
-        "ip6",
-        "ipc",
-        "join",
-        "keep_groups",
-        "labels",
-        "limits",
-        "links",
-        "log_driver",
-        "log_options",
-        "mac_address",
-        "memory",
-        "memory_reservation",
-        "memory_swap",
-        "modules",
-        "mounts",
-        "name",
-        "network",
-        "networks",
-        "no_healthcheck",
-        "no_hosts",
-        "oom_score_adj",
-        "pid",
-        "pids_limit",
-        "platform",
-        "privileged",
-        "publish",
-        "publish_all",
-        "pull",
-        "quiet",
-        "read_only",
-        "restart",
-        "rm",
-        "rootfs",
-        "sdnotify",
-        "security_opt",
-        "share_cwd",
-        "share_home",
-        "share_tmp",
-        "shm_size",
-        "sig_proxy",
-        "stop_signal",
-        "stop_timeout",
-        "sysctls",
-        "systemd",
-        "tty",
-        "ulimits",
-        "user",
-        "userns",
-        "uts",
-        "volumes_from",
-        "workdir",
-    )
+    image: Final[str | None] = None
+    rootfs: Final[str | None] = None
+    command: Final[tuple[str, ...]] = ()
+    entrypoint: Final[str | None] = None  # None: the image's; "": none at all
+    platform: Final[str | None] = None  # "os/arch[/variant]"
+    pull: Final[str] = "missing"  # always, missing, never
+    quiet: Final[bool] = False
+    driver: Final[str | None] = None  # overlay, fuse-overlayfs, copy; None: by trying
 
-    def __init__(self) -> None:
-        # What to run. `image` is None exactly when `rootfs` (an absolute path) is given.
-        self.image: str | None = None
-        self.rootfs: str | None = None
-        self.command: list[str] = []
-        self.entrypoint: str | None = None  # None: the image's; "": none at all
-        self.platform: str | None = None  # "os/arch[/variant]"
-        self.pull = "missing"  # always, missing, never
-        self.quiet = False
-        self.argv: list[str] = []  # the words as typed and where, for `generate systemd --new`
-        self.cwd = ""
 
-        # Who it is.
-        self.name: str | None = None
-        self.hostname: str | None = None
-        self.domainname: str | None = None
-        self.labels: dict[str, str] = {}
-        self.annotations: dict[str, str] = {}
-        self.cidfile: str | None = None
+class Identity(Frozen):
+    """What the container is called, and how it was typed."""
 
-        # The process. `env` has "KEY=VALUE", files first; a bare `-e KEY` is resolved already,
-        # and `env_remove` has the KEYs not set here: Docker drops these of the image.
-        self.env: list[str] = []
-        # `env_under` comes before the image's own, `env_unset` takes from both what it matches.
-        self.env_remove: list[str] = []
-        self.env_under: list[str] = []
-        self.env_unset: list[str] = []
-        self.user: str | None = None  # as typed: user[:group], names or numbers
-        self.group_add: list[str] = []
-        self.keep_groups = False  # the caller's supplementary groups
-        self.workdir: str | None = None  # absolute
-        self.init = False
-        self.ulimits: list[tuple[str, int, int]] = []  # (name, soft, hard), -1: unlimited
-        self.oom_score_adj: int | None = None
+    name: Final[str | None] = None
+    hostname: Final[str | None] = None
+    domainname: Final[str | None] = None
+    labels: Final[Mapping[str, str]] = _NONE
+    annotations: Final[Mapping[str, str]] = _NONE
+    cidfile: Final[str | None] = None
+    argv: Final[tuple[str, ...]] = ()  # the words as typed, for `generate systemd --new`
+    cwd: Final[str] = ""  # where they were
 
-        # What of the host it shares: `engine.spec.hpc` writes these down as mounts, variables and
-        # devices. `fakeroot` None: for root where one id is mapped.
-        self.hpc = False
-        self.share_home = False
-        self.share_cwd = False
-        self.share_tmp = False
-        self.env_host = False
-        self.fabric = False
-        self.add_user = False  # to /etc/passwd and /etc/group, where the image has not the user
-        self.modules: list[str] = []
-        self.fakeroot: bool | None = None
 
-        # How it is held.
-        self.interactive = False
-        self.tty = False
-        self.detach = False
-        self.rm = False
-        self.sig_proxy = True
-        self.stop_signal: str | None = None  # "SIGTERM" or a number
-        self.stop_timeout: int | None = None  # seconds; -1: wait for ever
-        self.log_driver: str | None = None  # None: local; json-file, journald, none
-        self.log_options: dict[str, Any] = {}  # max-size: bytes, max-file: files, tag: text
-        self.restart: RestartPolicy | None = None
-        self.attach: list[str] = []  # stdin, stdout, stderr; []: all that there is
-        self.detach_keys: str | None = None  # as typed; None: ctrl-p,ctrl-q
-        self.sdnotify: str | None = None  # container, conmon, ignore
-        self.systemd = "auto"  # also true, always, false
+class Process(Frozen):
+    """The application: its environment, user and rights.
 
-        # One container for several `run`s: the KEY that they share ("": found out).
-        self.join: str | None = None
-        self.holds = False  # its first process only holds the namespaces that they enter
+    `env` has "KEY=VALUE", files first; a bare `-e KEY` is resolved already, and `env_remove` has
+    the KEYs that are not set here: Docker drops these of the image. `env_under` comes before the
+    image's own, `env_unset` takes from both what it matches.
+    """
 
-        # Its health check; seconds; 0 or None: as the image says, else Docker's default.
-        self.health_cmd: str | None = None
-        self.health_interval = 0.0
-        self.health_timeout = 0.0
-        self.health_retries = 0
-        self.health_start_period = 0.0
-        self.health_start_interval = 0.0
-        self.no_healthcheck = False
+    env: Final[tuple[str, ...]] = ()
+    env_remove: Final[tuple[str, ...]] = ()
+    env_under: Final[tuple[str, ...]] = ()
+    env_unset: Final[tuple[str, ...]] = ()
+    user: Final[str | None] = None  # as typed: user[:group], names or numbers
+    group_add: Final[tuple[str, ...]] = ()
+    keep_groups: Final[bool] = False  # the caller's supplementary groups
+    workdir: Final[str | None] = None  # absolute
+    init: Final[bool] = False
+    systemd: Final[str] = "auto"  # also true, always, false
+    ulimits: Final[tuple[tuple[str, int, int], ...]] = ()  # (name, soft, hard), -1: unlimited
+    oom_score_adj: Final[int | None] = None
+    cap_add: Final[tuple[str, ...]] = ()  # "CAP_NET_ADMIN" or "ALL"
+    cap_drop: Final[tuple[str, ...]] = ()
+    privileged: Final[bool] = False
+    fakeroot: Final[bool | None] = None  # None: for root where one id is mapped
+    security_opt: Final[tuple[str, ...]] = ()  # "key=value", seccomp files as absolute paths
+    sysctls: Final[Mapping[str, str]] = _NONE
 
-        # Namespaces: private, host, container:NAME; ipc also none.
-        self.userns = "auto"  # also host-root nomap single keep-id[:uid=N,gid=N] container:NAME
-        self.pid = "private"
-        self.ipc = "private"
-        self.uts = "private"
-        self.cgroupns = "private"
-        # None: pasta; none, host, container:NAME, ns:PATH, or the name of the first of `networks`.
-        self.network: str | None = None
 
-        # Networks of several containers: "name", and what is wished of "ip", "ip6", "mac",
-        # "interface", "aliases".
-        self.networks: list[dict[str, Any]] = []
-        self.links: list[tuple[str, str]] = []  # (container, alias) of --link
+class Supervision(Frozen):
+    """How the container is watched, and by whom."""
 
-        # The network.
-        self.add_host: list[tuple[str, str]] = []  # (name, address or "host-gateway")
-        self.ip: str | None = None
-        self.ip6: str | None = None
-        self.mac_address: str | None = None
-        self.dns: list[str] = []
-        self.dns_search: list[str] = []  # "." alone: no search domain
-        self.dns_option: list[str] = []
-        self.no_hosts = False
-        self.publish: list[Port] = []
-        self.publish_all = False  # what is exposed, at random ports
-        self.expose: list[str] = []  # "80/tcp", "90-99/udp"
+    interactive: Final[bool] = False
+    tty: Final[bool] = False
+    detach: Final[bool] = False
+    detach_keys: Final[str | None] = None  # as typed; None: ctrl-p,ctrl-q
+    attach: Final[tuple[str, ...]] = ()  # stdin, stdout, stderr; (): all that there is
+    sig_proxy: Final[bool] = True
+    rm: Final[bool] = False
+    stop_signal: Final[str | None] = None  # "SIGTERM" or a number
+    stop_timeout: Final[int | None] = None  # seconds; -1: wait for ever
+    log_driver: Final[str | None] = None  # None: local; json-file, journald, none
+    log_options: Final[Mapping[str, Any]] = _NONE  # max-size: bytes, max-file: files, tag: text
+    restart: Final[Mapping[str, Any] | None] = None  # {"name": ..., "max": ...}; None: no
+    sdnotify: Final[str | None] = None  # container, conmon, ignore
+    explain: Final[str | None] = None  # None, "text", "json"
+    debug: Final[bool] = False
 
-        # Files.
-        self.mounts: list[Mount] = []  # in the order given
-        self.volumes_from: list[str] = []  # "CONTAINER[:ro|rw]"
-        self.read_only = False
-        self.shm_size: int | None = None  # bytes
-        self.devices: list[Device] = []
-        self.cdi: list[str] = []  # devices by name: "vendor.com/class=name", "gpus=all"
-        self.driver: str | None = None  # overlay, fuse-overlayfs, copy; None: by trying
 
-        # Limits; 0, "", [] or {}: none.
-        self.memory = 0  # bytes
-        self.memory_swap = 0  # bytes, with the memory; -1: no limit
-        self.memory_reservation = 0  # bytes
-        self.cpus = 0  # 1e-9 CPUs
-        self.cpu_period = 0  # microseconds
-        self.cpu_quota = 0  # microseconds
-        self.cpu_shares = 0
-        self.cpuset_cpus = ""
-        self.cpuset_mems = ""
-        self.pids_limit = 0  # 0: the default; -1: any number
-        self.blkio_weight = 0
-        self.blkio_weight_device: list[tuple[str, int]] = []  # (path, weight)
-        self.device_read_bps: list[tuple[str, int]] = []  # (path, bytes a second)
-        self.device_write_bps: list[tuple[str, int]] = []
-        self.device_read_iops: list[tuple[str, int]] = []
-        self.device_write_iops: list[tuple[str, int]] = []
-        self.cgroup_conf: dict[str, str] = {}  # file -> value
-        self.cgroup_manager = "auto"  # systemd, cgroupfs, none
-        self.cgroup_parent: str | None = None  # a slice of systemd, an absolute path of cgroupfs
-        self.cgroups = "enabled"  # disabled; split: in the group that the caller is in
-        self.limits = "enforce"  # try: what cannot be limited is not
+class Health(Frozen):
+    """Its health check; seconds; 0 or None: as the image says, else Docker's default."""
 
-        # Privileges.
-        self.cap_add: list[str] = []  # "CAP_NET_ADMIN" or "ALL"
-        self.cap_drop: list[str] = []
-        self.privileged = False
-        self.security_opt: list[str] = []  # "key=value", seccomp files as absolute paths
-        self.sysctls: dict[str, str] = {}
-
-        # What to tell.
-        self.explain: str | None = None  # None, "text", "json"
-        self.debug = False
-
-    def manager(self) -> str:
-        """Return who makes the control group: --cgroups has a say."""
-        by_mode = {"disabled": "none", "split": "cgroupfs"}
-        return by_mode.get(self.cgroups, self.cgroup_manager)
-
-    def is_file(self) -> bool:
-        """Tell whether the image may be named as a file."""
-        name = self.image or ""
-        return name[:1] in "/." or name.endswith(FILE_SUFFIXES)
-
-    def asks_limits(self) -> bool:
-        """Tell whether anything is said of limits or control groups."""
-        return any(
-            getattr(self, name)
-            for name in self.__slots__
-            if name.startswith(("blkio_", "cpu", "device_", "memory", "pids_"))
-        ) or bool(
-            self.cgroup_conf
-            or self.cgroup_parent
-            or self.cgroups != "enabled"
-            or self.cgroup_manager != "auto"
-        )
-
-    def resources(self) -> dict[str, Any]:
-        """Return `linux.resources`, with the limits that are asked for.
-
-        Raises:
-            RlessError: a device that is none.
-        """
-        if not self.asks_limits():
-            return {}  # nor is the module loaded
-        from rootless.engine import resources
-
-        return resources.wanted(self)
+    health_cmd: Final[str | None] = None
+    health_interval: Final[float] = 0.0
+    health_timeout: Final[float] = 0.0
+    health_retries: Final[int] = 0
+    health_start_period: Final[float] = 0.0
+    health_start_interval: Final[float] = 0.0
+    no_healthcheck: Final[bool] = False
 
     def asks_health(self) -> bool:
-        """Tell whether anything is said of the health check."""
-        return any(getattr(self, name) for name in self.__slots__ if name.startswith("health_"))
+        """Tell whether anything is said of the health check, but that there is to be none."""
+        return any(name.startswith("health_") for name in vars(self))
 
-    def uses_host_network(self) -> bool:
-        """Tell whether its network is one that is there already, and no container's."""
-        return (self.network or "").partition(":")[0] in ("host", "ns")
+
+class Namespaces(Frozen):
+    """Namespaces: private, host, container:NAME; ipc also none."""
+
+    userns: Final[str] = "auto"  # host-root nomap single keep-id[:uid=N,gid=N] container:NAME
+    pid: Final[str] = "private"
+    ipc: Final[str] = "private"
+    uts: Final[str] = "private"
+    cgroupns: Final[str] = "private"
+    # None: pasta; none, host, container:NAME, ns:PATH, or the name of the first of `networks`.
+    network: Final[str | None] = None
+
+    # One container for several `run`s: the KEY that they share ("": found out).
+    join: Final[str | None] = None
+    holds: Final[bool] = False  # its first process only holds the namespaces that they enter
+
+
+class Network(Frozen):
+    """The network within its namespace."""
+
+    # Those of several containers: "name", and what is asked of "ip", "ip6", "mac", "interface",
+    # "aliases".
+    networks: Final[tuple[Mapping[str, Any], ...]] = ()
+    links: Final[tuple[tuple[str, str], ...]] = ()  # (container, alias) of --link
+    add_host: Final[tuple[tuple[str, str], ...]] = ()  # (name, address or "host-gateway")
+    ip: Final[str | None] = None
+    ip6: Final[str | None] = None
+    mac_address: Final[str | None] = None
+    dns: Final[tuple[str, ...]] = ()
+    dns_search: Final[tuple[str, ...]] = ()  # "." alone: no search domain
+    dns_option: Final[tuple[str, ...]] = ()
+    no_hosts: Final[bool] = False
+    publish: Final[tuple[Port, ...]] = ()
+    publish_all: Final[bool] = False  # what is exposed, at random ports
+    expose: Final[tuple[str, ...]] = ()  # "80/tcp", "90-99/udp"
 
     def published(self, exposed: Iterable[str]) -> list[Port]:
-        """Return what -p and -P publish together.
+        """Return what -p and -P publish together, as copies: a start finds free ports for them.
 
         Args:
             exposed: "80/tcp" of the image and --expose; -P leaves those to -p that it names.
         """
-        # Copies: the numbers that are found for them are those of one start.
-        found = [_port(port.as_dict()) for port in self.publish]
+        found = [Port(**port.as_dict()) for port in self.publish]
         if not self.publish_all:
             return found
         from rootless import log
@@ -465,43 +327,111 @@ class RunRequest(Plain):
                 found.append(Port(None, None, int(number), protocol))
         return found
 
-    def to_data(self) -> dict[str, Any]:
-        """Return what was asked for, as plain data, for container.json; not the defaults."""
-        defaults = RunRequest()
-        return {
-            name: _plain(value)
-            for name in self.__slots__
-            if (value := getattr(self, name)) != getattr(defaults, name)
-        }
+
+class Files(Frozen):
+    """Mounts and devices."""
+
+    mounts: Final[tuple[Mount, ...]] = ()  # in the order given
+    volumes_from: Final[tuple[str, ...]] = ()  # "CONTAINER[:ro|rw]"
+    read_only: Final[bool] = False
+    shm_size: Final[int | None] = None  # bytes
+    devices: Final[tuple[Device, ...]] = ()
+    cdi: Final[tuple[str, ...]] = ()  # devices by name: "vendor.com/class=name", "gpus=all"
+
+
+class HostSharing(Frozen):
+    """What of the host it shares; `spec.hpc` writes these down as mounts, variables, devices."""
+
+    hpc: Final[bool] = False
+    share_home: Final[bool] = False
+    share_cwd: Final[bool] = False
+    share_tmp: Final[bool] = False
+    env_host: Final[bool] = False
+    fabric: Final[bool] = False
+    add_user: Final[bool] = False  # to /etc/passwd and /etc/group, where the image has not the user
+    modules: Final[tuple[str, ...]] = ()
+
+
+class Limits(Frozen):
+    """Limits and the control group; 0, "", () or {}: none."""
+
+    memory: Final[int] = 0  # bytes
+    memory_swap: Final[int] = 0  # bytes, with the memory; -1: no limit
+    memory_reservation: Final[int] = 0  # bytes
+    cpus: Final[int] = 0  # 1e-9 CPUs
+    cpu_period: Final[int] = 0  # microseconds
+    cpu_quota: Final[int] = 0  # microseconds
+    cpu_shares: Final[int] = 0
+    cpuset_cpus: Final[str] = ""
+    cpuset_mems: Final[str] = ""
+    pids_limit: Final[int] = 0  # 0: the default; -1: any number
+    blkio_weight: Final[int] = 0
+    blkio_weight_device: Final[tuple[tuple[str, int], ...]] = ()  # (path, weight)
+    device_read_bps: Final[tuple[tuple[str, int], ...]] = ()  # (path, bytes a second)
+    device_write_bps: Final[tuple[tuple[str, int], ...]] = ()
+    device_read_iops: Final[tuple[tuple[str, int], ...]] = ()
+    device_write_iops: Final[tuple[tuple[str, int], ...]] = ()
+    cgroup_conf: Final[Mapping[str, str]] = _NONE  # file -> value
+    cgroup_manager: Final[str] = "auto"  # systemd, cgroupfs, none
+    cgroup_parent: Final[str | None] = None  # a slice of systemd, an absolute path of cgroupfs
+    cgroups: Final[str] = "enabled"  # disabled; split: in the group that the caller is in
+    limits: Final[str] = "enforce"  # try: what cannot be limited is not
+
+    def manager(self) -> str:
+        """Return who makes the control group: --cgroups has a say."""
+        by_mode = {"disabled": "none", "split": "cgroupfs"}
+        return by_mode.get(self.cgroups, self.cgroup_manager)
+
+    def asks_limits(self) -> bool:
+        """Tell whether anything is said of limits or control groups."""
+        return any(name in Limits.fields and name != "limits" for name in vars(self))
+
+    def resources(self) -> dict[str, Any]:
+        """Return `linux.resources`, with the limits that are asked for.
+
+        Raises:
+            RlessError: a device that is none.
+        """
+        if not self.asks_limits():
+            return {}  # nor is the module loaded
+        from rootless.engine import resources
+
+        return resources.wanted(self)
+
+
+class RunRequest(
+    ImageChoice,
+    Identity,
+    Process,
+    Supervision,
+    Health,
+    Namespaces,
+    Network,
+    Files,
+    HostSharing,
+    Limits,
+):
+    """All that `rless run` can ask; the defaults are those of a bare `rless run IMAGE`.
+
+    A function that needs one group of fields takes that group: a request is all of them. On
+    disk (container.json) it is flat.
+    """
+
+    def is_file(self) -> bool:
+        """Tell whether the image may be named as a file."""
+        name = self.image or ""
+        return name[:1] in "/." or name.endswith(FILE_SUFFIXES)
+
+    def uses_host_network(self) -> bool:
+        """Tell whether its network is one that is there already, and no container's."""
+        return (self.network or "").partition(":")[0] in ("host", "ns")
 
     @classmethod
-    def from_data(cls, data: dict[str, Any]) -> RunRequest:
+    def from_data(cls, data: Mapping[str, Any]) -> RunRequest:
         """Return the request that `to_data` has given, of this version or an older one."""
-        request = cls()
-        request.fill(data)
-        request.mounts = [_mount(entry) for entry in data.get("mounts", ())]
-        request.devices = [_device(entry) for entry in data.get("devices", ())]
-        request.publish = [_port(entry) for entry in data.get("publish", ())]
-        request.ulimits = [tuple(entry) for entry in data.get("ulimits", ())]
-        request.links = [tuple(entry) for entry in data.get("links", ())]
-        request.add_host = [tuple(entry) for entry in data.get("add_host", ())]
-        for name in cls.__slots__:
-            if name.startswith(("blkio_weight_d", "device_")):
-                setattr(request, name, [tuple(entry) for entry in data.get(name, ())])
-        return request
-
-
-def _mount(data: dict[str, Any]) -> Mount:
-    mount = Mount(data["type"], data["source"], data["target"])
-    mount.fill(data)
-    return mount
-
-
-def _device(data: dict[str, Any]) -> Device:
-    return Device(data["host"], data["container"], data["permissions"])
-
-
-def _port(data: Mapping[str, Any]) -> Port:
-    port = Port(data["host_ip"], data["host_port"], data["container_port"], data["protocol"])
-    port.host_end = data.get("host_end")
-    return port
+        nested = {
+            "mounts": [Mount.from_data(entry) for entry in data.get("mounts", ())],
+            "devices": [Device.from_data(entry) for entry in data.get("devices", ())],
+            "publish": [Port(**entry) for entry in data.get("publish", ())],
+        }
+        return super().from_data({**data, **nested})

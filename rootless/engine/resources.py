@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.engine.request import RunRequest
+    from rootless.engine.request import Limits
 
 # The fields of a request that are limits; `update` changes those of UPDATABLE.
 UPDATABLE = (
@@ -31,7 +31,7 @@ _CPUS = "/sys/devices/system/cpu/online"
 _NODES = "/sys/devices/system/node/online"
 
 
-def check(request: RunRequest) -> None:
+def check(request: Limits) -> None:
     """Refuse limits that contradict each other or this host.
 
     Raises:
@@ -63,7 +63,7 @@ _OTHERS = (
 )
 
 
-def _check_memory(request: RunRequest) -> None:
+def _check_memory(request: Limits) -> None:
     memory, swap, low = request.memory, request.memory_swap, request.memory_reservation
     if 0 < memory < _LEAST_MEMORY:
         raise RlessError("Minimum memory limit allowed is 6MB")
@@ -77,7 +77,7 @@ def _check_memory(request: RunRequest) -> None:
         raise RlessError("Minimum memory limit can not be less than memory reservation limit")
 
 
-def _check_cpus(request: RunRequest) -> None:
+def _check_cpus(request: Limits) -> None:
     if request.cpus:
         if request.cpu_period:
             raise RlessError(
@@ -102,7 +102,7 @@ def _check_cpus(request: RunRequest) -> None:
         raise RlessError("CPU cfs quota can not be less than 1ms (i.e. 1000)")
 
 
-def check_update(before: RunRequest, changes: dict[str, Any]) -> None:
+def check_update(before: Limits, changes: dict[str, Any]) -> None:
     """Refuse changes that contradict what the container has.
 
     Raises:
@@ -126,7 +126,7 @@ def check_update(before: RunRequest, changes: dict[str, Any]) -> None:
         )
 
 
-def lifted(request: RunRequest, changes: dict[str, Any]) -> dict[str, str]:
+def lifted(request: Limits, changes: dict[str, Any]) -> dict[str, str]:
     """Return the files that a running group needs for limits that are taken back."""
     found: dict[str, str] = {}
     if "memory" in changes and not request.memory:
@@ -185,7 +185,7 @@ def _check_set(asked: str, what: str, path: str) -> None:
         )
 
 
-def wanted(request: RunRequest) -> dict[str, Any]:
+def wanted(request: Limits) -> dict[str, Any]:
     """Return `linux.resources`, with only what is asked for.
 
     Raises:
@@ -203,7 +203,7 @@ def wanted(request: RunRequest) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _memory(request: RunRequest) -> dict[str, int]:
+def _memory(request: Limits) -> dict[str, int]:
     found = {}
     if request.memory:
         found["limit"] = request.memory
@@ -216,7 +216,7 @@ def _memory(request: RunRequest) -> dict[str, int]:
     return found
 
 
-def _cpu(request: RunRequest) -> dict[str, Any]:
+def _cpu(request: Limits) -> dict[str, Any]:
     quota, period = request.cpu_quota, request.cpu_period
     if request.cpus:
         quota, period = request.cpus * _PERIOD // _ONE_CPU, _PERIOD
@@ -230,7 +230,7 @@ def _cpu(request: RunRequest) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _block_io(request: RunRequest) -> dict[str, Any]:
+def _block_io(request: Limits) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if request.blkio_weight:
         found["weight"] = request.blkio_weight

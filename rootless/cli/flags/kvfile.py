@@ -16,28 +16,32 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from rootless.engine.exec.exec import ExecRequest
-    from rootless.engine.request import RunRequest
-
 _MOST = 16 * 1024 * 1024  # bytes of a file: above what execve(2) takes in all, 6 MiB
 _LONGEST = 64 * 1024  # bytes of a line, as Docker (bufio.MaxScanTokenSize)
 
 
-def environment(request: RunRequest | ExecRequest, values: dict[str, Any]) -> None:
-    """Set `env`: the files first, then the flags; bare names are looked up here."""
+def environment(values: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the variables of a command line: the files first, then the flags.
+
+    Returns:
+        KEY=VALUE of each, bare names looked up here, and the bare names that are not set here.
+    """
+    found: list[str] = []
+    unset: list[str] = []
     for path in values.get("env_file", ()):
-        request.env += read("--env-file", path, os.environ)
+        found += read("--env-file", path, os.environ)
     for entry in values.get("env", ()):
         if "=" in entry:
-            request.env.append(entry)
+            found.append(entry)
         elif "*" in entry or "?" in entry or "[" in entry:
             from rootless.engine.spec.hpc import matching
 
-            request.env += matching([entry])
+            found += matching([entry])
         elif entry in os.environ:
-            request.env.append(f"{entry}={os.environ[entry]}")
+            found.append(f"{entry}={os.environ[entry]}")
         else:
-            request.env_remove.append(entry)
+            unset.append(entry)
+    return found, unset
 
 
 def read(flag: str, path: str, lookup: Mapping[str, str] | None) -> list[str]:

@@ -39,8 +39,8 @@ def add(verb: Verb, values: dict[str, Any]) -> dict[str, Any]:
     unset = list(values.get("env_unset", ()))
     for name, module in _named(values.get("modules", ())):
         for mount in _converted(verb, name, "--volume", "mounts", module):
-            mount.create_source = False  # what the administrator names is there, or is missed
-            mounts[mount.target] = mount
+            # What the administrator names is there, or is missed.
+            mounts[mount.target] = mount.replace(create_source=False)
         for entry in module.get("env", ()):
             env += [entry] if "=" in entry else hpc.matching([entry])
         unset += module.get("unset-env", ())

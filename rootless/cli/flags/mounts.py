@@ -12,6 +12,10 @@ from rootless.cli.flags.values import boolean, choice, integer, line, name_ok, r
 from rootless.cli.flags.values import label as label_of
 from rootless.engine.request import Device, Mount
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _PROPAGATION = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _SETS = (
     ("ro", "rw"),
@@ -51,16 +55,21 @@ def _absolute(path: str) -> str:
     return "/" + os.path.normpath(text(path)).lstrip("/")
 
 
-def _option(result: Mount, option: str) -> bool:
+def _fields_of(kind: str, source: str | None, target: str) -> dict[str, Any]:
+    """Return the fields of a `Mount`, for options to be added."""
+    return {"type": kind, "source": source, "target": target, "options": [], "labels": {}}
+
+
+def _option(fields: dict[str, Any], option: str) -> bool:
     """Take one option that -v and --mount share; tell whether it is known."""
     if option in ("ro", "rw"):
-        result.read_only = option == "ro"
+        fields["read_only"] = option == "ro"
     elif option in _PROPAGATION:
-        result.propagation = option
+        fields["propagation"] = option
     elif option in ("bind", "rbind"):
-        result.recursive = option == "rbind"
+        fields["recursive"] = option == "rbind"
     elif option == "nocopy":
-        result.nocopy = True
+        fields["nocopy"] = True
     elif option in ("z", "Z"):
         # Docker's meaning where there is no SELinux: nothing to label.
         if os.path.exists("/sys/fs/selinux/enforce"):
@@ -70,7 +79,7 @@ def _option(result: Mount, option: str) -> bool:
                 "use chcon(1), or --security-opt label=disable",
             )
     elif option in _PLAIN:
-        result.options.append(option)
+        fields["options"].append(option)
     elif option == "dev":
         raise refuse("the mount option dev", "device nodes are for --device", "use --device")
     elif option == "U":
@@ -104,22 +113,23 @@ def volume(value: str) -> Mount:
         return Mount("volume", None, _target(parts[0]))
     source, target = parts[0], _target(parts[1])
     if source[0] in "./~":
-        result = Mount("bind", _source(source), target)
-        result.create_source = True
+        fields = _fields_of("bind", _source(source), target)
+        fields["create_source"] = True
     else:
         if not name_ok(source):
             raise ValueError(f"has the volume name {source!r}; a path starts with '/' or '.'")
-        result = Mount("volume", source, target)
+        fields = _fields_of("volume", source, target)
     options = parts[2].split(",") if len(parts) == 3 else []
     _no_conflict(options)
     for option in options:
-        if not _option(result, option):
+        if not _option(fields, option):
             raise ValueError(f"has the unknown option {option!r}")
-    if result.nocopy and result.type == "bind":
+    if fields.get("nocopy") and fields["type"] == "bind":
         raise ValueError("has nocopy, which is for volumes")
-    if result.propagation and result.type == "volume":
-        raise ValueError(f"has {result.propagation}, which is for host paths")
-    return result
+    propagation = fields.get("propagation")
+    if propagation and fields["type"] == "volume":
+        raise ValueError(f"has {propagation}, which is for host paths")
+    return Mount(**fields)
 
 
 def volumes_from(value: str) -> str:
@@ -168,7 +178,7 @@ def _switch(key: str, value: str, given: bool) -> bool:
 
 def mount(value: str) -> Mount:
     """Return the mount of `--mount type=T,src=S,dst=D,...`; T is volume if left out."""
-    result = Mount("volume", None, "")
+    fields = _fields_of("volume", None, "")
     kinds: set[str] = set()
     bare: list[str] = []
     forced = False
@@ -183,46 +193,44 @@ def mount(value: str) -> Mount:
         if key.startswith(("bind-", "volume-", "tmpfs-")):
             kinds.add(key.partition("-")[0])
         if key in ("readonly", "ro"):
-            result.read_only = _switch(key, content, given)
-            if result.read_only:
+            fields["read_only"] = _switch(key, content, given)
+            if fields["read_only"]:
                 bare.append("ro")
         elif key == "bind-nonrecursive":
-            result.recursive = not _switch(key, content, given)
+            fields["recursive"] = not _switch(key, content, given)
         elif key == "bind-create-src":
-            result.create_source = _switch(key, content, given)
+            fields["create_source"] = _switch(key, content, given)
         elif key == "volume-nocopy":
-            result.nocopy = _switch(key, content, given)
+            fields["nocopy"] = _switch(key, content, given)
         elif not given:
             if field not in (*_PLAIN, "rw", "dev", "z", "Z", "U"):
                 raise ValueError(f"has {field!r}, not KEY=VALUE")
             bare.append(field)
-            _option(result, field)
+            _option(fields, field)
         else:
-            _mount_field(result, key, content)
+            _mount_field(fields, key, content)
         forced = forced or field == "bind-recursive=readonly"
     _no_conflict(bare)
-    if forced and not result.read_only:
+    if forced and not fields.get("read_only"):
         raise ValueError("has bind-recursive=readonly without readonly")
-    _check_mount(result, kinds, bare)
-    return result
+    _check_mount(fields, kinds, bare)
+    return Mount(**fields)
 
 
-def _mount_field(result: Mount, key: str, content: str) -> None:
+def _mount_field(fields: dict[str, Any], key: str, content: str) -> None:
     if key == "type":
-        result.type = content.lower()
-        if result.type in ("image", "npipe", "cluster"):
-            raise refuse(
-                f"--mount type={result.type}", "not built yet", "use bind, volume or tmpfs"
-            )
-        choice(result.type, "bind", "volume", "tmpfs")
+        kind = content.lower()
+        if kind in ("image", "npipe", "cluster"):
+            raise refuse(f"--mount type={kind}", "not built yet", "use bind, volume or tmpfs")
+        fields["type"] = choice(kind, "bind", "volume", "tmpfs")
     elif key in ("source", "src"):
-        result.source = content
+        fields["source"] = content
     elif key in ("target", "dst", "destination"):
-        result.target = _target(content)
+        fields["target"] = _target(content)
     elif key == "consistency":
         choice(content.lower(), *_NO_EFFECT)
     elif key == "bind-propagation":
-        result.propagation = choice(content.lower(), *_PROPAGATION)
+        fields["propagation"] = choice(content.lower(), *_PROPAGATION)
     elif key == "bind-recursive":
         if choice(content, "enabled", "disabled", "writable", "readonly") == "writable":
             raise refuse(
@@ -230,17 +238,17 @@ def _mount_field(result: Mount, key: str, content: str) -> None:
                 "a read-only mount is read-only all the way down",
                 "use enabled, readonly or disabled",
             )
-        result.recursive = content != "disabled"
+        fields["recursive"] = content != "disabled"
     elif key == "tmpfs-size":
-        result.tmpfs_size = size(content)
+        fields["tmpfs_size"] = size(content)
     elif key == "tmpfs-mode":
-        result.tmpfs_mode = _mode(content)
+        fields["tmpfs_mode"] = _mode(content)
     elif key == "volume-driver":
         if content != "local":
             raise refuse(f"--mount volume-driver={content}", "volumes are local directories")
     elif key == "volume-label":
         name, label = label_of(content)
-        result.labels[name] = label
+        fields["labels"][name] = label
     elif key in ("volume-subpath", "volume-opt", "image-subpath"):
         raise refuse(
             f"--mount {key}", "not built yet", "volume-opt: use rless volume create --opt before"
@@ -249,22 +257,23 @@ def _mount_field(result: Mount, key: str, content: str) -> None:
         raise ValueError(f"has the unknown key {key!r}")
 
 
-def _check_mount(result: Mount, kinds: set[str], bare: list[str]) -> None:
-    if not result.target:
+def _check_mount(fields: dict[str, Any], kinds: set[str], bare: list[str]) -> None:
+    kind, source = fields["type"], fields["source"]
+    if not fields["target"]:
         raise ValueError("has no target")
-    for kind in sorted(kinds - {result.type}):
-        raise ValueError(f"mixes {kind}-* options with the type {result.type}")
-    if result.type == "bind":
-        if result.source is None:
+    for other in sorted(kinds - {kind}):
+        raise ValueError(f"mixes {other}-* options with the type {kind}")
+    if kind == "bind":
+        if source is None:
             raise ValueError("has no source")
-        result.source = _source(result.source)
-    elif result.type == "tmpfs":
-        if result.source is not None:
+        fields["source"] = _source(source)
+    elif kind == "tmpfs":
+        if source is not None:
             raise ValueError("has a source, which a tmpfs has not")
         if "z" in bare or "Z" in bare:
             raise ValueError("has an option that is not for tmpfs")
-    elif result.source is not None and not name_ok(result.source):
-        raise ValueError(f"has the volume name {result.source!r}; for a path say type=bind")
+    elif source is not None and not name_ok(source):
+        raise ValueError(f"has the volume name {source!r}; for a path say type=bind")
 
 
 def _mode(value: str) -> int:
@@ -279,30 +288,30 @@ def _mode(value: str) -> int:
 def tmpfs(value: str) -> Mount:
     """Return the mount of `--tmpfs TARGET[:OPTIONS]`: mount(8) options and those of tmpfs(5)."""
     path, _, rest = value.partition(":")
-    result = Mount("tmpfs", None, _target(path))
+    fields = _fields_of("tmpfs", None, _target(path))
     options = rest.split(",") if rest else []
     _no_conflict(options)
     for option in options:
         key, equals, content = option.partition("=")
         if option in ("ro", "rw"):
-            result.read_only = option == "ro"
+            fields["read_only"] = option == "ro"
         elif option in _TMPFS_FLAGS.split():
-            result.options.append(option)
+            fields["options"].append(option)
         elif key == "size" and equals:
             if content.endswith("%") and content[:-1].isascii() and content[:-1].isdigit():
-                result.options.append(option)
+                fields["options"].append(option)
             else:
-                result.tmpfs_size = size(content)
+                fields["tmpfs_size"] = size(content)
         elif key == "mode" and equals:
-            result.tmpfs_mode = _mode(content)
+            fields["tmpfs_mode"] = _mode(content)
         elif key in ("uid", "gid") and content.isascii() and content.isdigit():
-            result.options.append(option)
+            fields["options"].append(option)
         elif key in ("nr_inodes", "nr_blocks") and equals:
             size(content)
-            result.options.append(option)
+            fields["options"].append(option)
         else:
             raise ValueError(f"has the unknown option {option!r}")
-    return result
+    return Mount(**fields)
 
 
 def device(value: str) -> Device | str:

@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.engine.request import RunRequest
+    from rootless.engine.request import Health
     from rootless.engine.state.container import Container
     from rootless.engine.state.records import HealthCheck, HealthRecord, HealthResult
 
@@ -56,7 +56,7 @@ _IMAGE_NAMES = {
 # -- what is asked for ---------------------------------------------------------------------------
 
 
-def wanted(request: RunRequest, image: dict[str, Any]) -> HealthCheck | None:
+def wanted(request: Health, image: dict[str, Any]) -> HealthCheck | None:
     """Return the fact `health` of a container: the wishes, over the image's HEALTHCHECK.
 
     Args:

@@ -25,7 +25,7 @@ from rootless.network import addresses, bridge, firewall, hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from rootless.engine.networks.store import Network
@@ -254,7 +254,7 @@ def _note(the_hub: hub.Hub, pasta: list[int]) -> None:
     write_json(f"{run_records_root()}/{_ENTRY}", record)
 
 
-def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> MemberRecord:
+def take_place(network: Network, container_id: str, wish: Mapping[str, Any]) -> MemberRecord:
     """Take addresses in a network; return what is noted of this."""
     wished = {}
     for key, size in (("ip", 4), ("ip6", 16)):
@@ -282,7 +282,7 @@ def take_place(network: Network, container_id: str, wish: dict[str, Any]) -> Mem
     }
 
 
-def free_interface(places: Sequence[MemberRecord], wishes: Sequence[dict[str, Any]] = ()) -> str:
+def free_interface(places: Sequence[MemberRecord], wishes: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the first of eth0, eth1, ... that no place has, and no other wants."""
     used = {one["interface"] for one in places} | {one.get("interface") for one in wishes}
     return next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)

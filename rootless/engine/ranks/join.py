@@ -68,9 +68,9 @@ def join(request: RunRequest) -> NoReturn:
     """
     key = request.join or default_key(os.environ)
     own = pidfd_open(os.getpid())
-    request.pid = "host"
-    if request.cgroupns == "private":
-        request.cgroupns = "host"  # each stays in the group that its job is counted by
+    # Each stays in the control group that its job is counted by.
+    cgroupns = "host" if request.cgroupns == "private" else request.cgroupns
+    request = request.replace(pid="host", cgroupns=cgroupns)
     wanted = _holder(request, key)
     container = _count(wanted, own)
     while container is None:
@@ -102,12 +102,10 @@ def container_name(key: str) -> str:
 
 def _holder(request: RunRequest, key: str) -> RunRequest:
     """Return the request of the container itself."""
-    holder = RunRequest.from_data(request.to_data())
-    holder.name = container_name(key)
-    holder.holds = holder.init = holder.detach = holder.rm = True
-    holder.interactive = False
-    holder.log_driver = "none"  # each rank has streams of its own
-    return holder
+    always = dict.fromkeys(("holds", "init", "detach", "rm"), True)
+    # Each rank has streams of its own.
+    streams = {"interactive": False, "log_driver": "none"}
+    return request.replace(name=container_name(key), **always, **streams)
 
 
 # -- who is in it --------------------------------------------------------------------------------

@@ -337,12 +337,14 @@ def _apply(edits: Edits, given: dict[str, Any], what: str) -> None:
         if device not in edits.devices:
             edits.devices.append(device)
     for entry in given.get("mounts") or ():
-        mount = Mount(
-            "bind", os.path.normpath(entry["hostPath"]), os.path.normpath(entry["containerPath"])
-        )
         options = entry.get("options") or []
-        mount.read_only = "ro" in options
-        mount.options = [name for name in options if name in _OPTIONS and name != "dev"]
+        mount = Mount(
+            "bind",
+            os.path.normpath(entry["hostPath"]),
+            os.path.normpath(entry["containerPath"]),
+            read_only="ro" in options,
+            options=[name for name in options if name in _OPTIONS and name != "dev"],
+        )
         if mount.target == "/":
             raise RlessError(f"{what}: it mounts over the root")
         if all(other.target != mount.target for other in edits.mounts):

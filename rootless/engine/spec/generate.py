@@ -13,6 +13,7 @@ from rootless.linux.caps import NAMES, NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from rootless.engine.request import Device, RunRequest
@@ -184,12 +185,9 @@ def command(request: RunRequest, image: dict[str, Any], init: str | None) -> lis
     if request.holds:
         return [defaults.INIT_PATH, "--hold"]
     if request.entrypoint is None:
-        entrypoint = list(image.get("Entrypoint") or [])
-        arguments = request.command or list(image.get("Cmd") or [])
+        argv = [*(image.get("Entrypoint") or ()), *(request.command or image.get("Cmd") or ())]
     else:
-        entrypoint = [request.entrypoint] if request.entrypoint else []
-        arguments = request.command
-    argv = entrypoint + arguments
+        argv = [*([request.entrypoint] if request.entrypoint else ()), *request.command]
     if not argv:
         raise RlessError("no command: the image names none", "give one: rless run IMAGE COMMAND")
     return [defaults.INIT_PATH, "--", *argv] if init else argv
@@ -255,7 +253,7 @@ def capabilities(request: RunRequest, uid: int, last_cap: int) -> Capabilities:
     }
 
 
-def _cap_names(names: list[str]) -> set[str]:
+def _cap_names(names: Iterable[str]) -> set[str]:
     for name in names:
         if name != "ALL" and name not in NUMBERS:
             raise RlessError(f"unknown capability {name}")

@@ -87,69 +87,75 @@ def complete(values: dict[str, Any], verb: str) -> dict[str, Any]:
     return found
 
 
-def expand(request: RunRequest) -> None:
-    """Write down what the switches of a request stand for.
+def expand(request: RunRequest) -> RunRequest:
+    """Return a request with what its switches stand for written down.
 
     Raises:
         RlessError: there is no home or working directory.
     """
-    home = config.home() if request.share_home else None
+    mounts, env, env_under = list(request.mounts), request.env, list(request.env_under)
+    workdir, devices = request.workdir, list(request.devices)
     if request.share_home:
+        home = config.home()
         if not home or not os.path.isdir(home):
             raise RlessError(
                 f"--home: {home or 'you have no home directory'}{' is not there' if home else ''}",
                 "--home=false goes on without it",
             )
-        _bind(request, home)
-        if not any(entry.startswith("HOME=") for entry in request.env):
-            request.env.insert(0, f"HOME={home}")
+        _bind(mounts, home)
+        if not any(entry.startswith("HOME=") for entry in env):
+            env = (f"HOME={home}", *env)
     if request.share_tmp:
         for path in _TEMPORARY:
             if os.path.isdir(path):
-                _bind(request, path)
+                _bind(mounts, path)
     if request.hpc:
-        _share_launcher(request)
+        _share_launcher(mounts)
     if request.share_cwd:
-        _share_working_directory(request)
+        shared = _share_working_directory(mounts)
+        workdir = workdir or shared
     if request.env_host:
-        request.env_under += _host_environment()
+        env_under += _host_environment()
     elif request.hpc:
-        request.env_under += matching(ALWAYS_PASSED)
+        env_under += matching(ALWAYS_PASSED)
     if request.fabric:
         for name in sorted(os.listdir("/dev")):
             if name.startswith(_FABRIC):
-                request.devices.append(Device(f"/dev/{name}", f"/dev/{name}"))
+                devices.append(Device(f"/dev/{name}", f"/dev/{name}"))
+    return request.replace(
+        mounts=mounts, env=env, env_under=env_under, workdir=workdir, devices=devices
+    )
 
 
-def _bind(request: RunRequest, path: str) -> None:
-    if all(mount.target != path for mount in request.mounts):
-        request.mounts.append(Mount("bind", path, path))
+def _bind(mounts: list[Mount], path: str) -> None:
+    if all(mount.target != path for mount in mounts):
+        mounts.append(Mount("bind", path, path))
 
 
-def _share_launcher(request: RunRequest) -> None:
+def _share_launcher(mounts: list[Mount]) -> None:
     """Bind the directories by which a PMIx server speaks to ranks, where it has any."""
-    shared = [mount.target for mount in request.mounts]
+    shared = [mount.target for mount in mounts]
     for name in _LAUNCHER_DIRECTORIES:
         path = os.path.normpath(os.environ.get(name) or "/")
         inside = any(f"{path}/".startswith(f"{target}/") for target in shared)
         if path.startswith("/") and path not in _SYSTEM and not inside and os.path.isdir(path):
-            _bind(request, path)
+            _bind(mounts, path)
 
 
-def _share_working_directory(request: RunRequest) -> None:
+def _share_working_directory(mounts: list[Mount]) -> str | None:
+    """Bind the working directory; return it, or None where the container has one of its own."""
     try:
         path = os.getcwd()
     except FileNotFoundError:
         raise RlessError(
             "--cwd: the working directory is gone", "go to another one, or use --cwd=false"
         ) from None
-    shared = [mount.target for mount in request.mounts if mount.source == mount.target]
+    shared = [mount.target for mount in mounts if mount.source == mount.target]
     if not any(f"{path}/".startswith(f"{target}/") for target in shared):
         if path in _SYSTEM or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/etc/")):
-            return  # the container has one of its own there
-        _bind(request, path)
-    if request.workdir is None:
-        request.workdir = path
+            return None
+        _bind(mounts, path)
+    return path
 
 
 def launcher_fds(environment: Iterable[str]) -> tuple[int, ...]:

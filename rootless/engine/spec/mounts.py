@@ -146,11 +146,16 @@ def prepare(
 
 
 def _as_bind(facts: MountRecord, wish: Mount | None) -> Mount:
-    bind = Mount("bind", facts["source"], facts["target"])
-    bind.read_only = not facts["rw"]
-    bind.options = [option for option in facts["options"] if option not in ("nocopy", "bind")]
+    bind = Mount(
+        "bind",
+        facts["source"],
+        facts["target"],
+        read_only=not facts["rw"],
+        options=[option for option in facts["options"] if option not in ("nocopy", "bind")],
+    )
     if wish is not None:
-        bind.propagation, bind.recursive = wish.propagation, wish.recursive
-    elif facts["type"] == "bind":
-        bind.propagation, bind.recursive = facts["propagation"], "bind" not in facts["options"]
+        return bind.replace(propagation=wish.propagation, recursive=wish.recursive)
+    if facts["type"] == "bind":
+        recursive = "bind" not in facts["options"]
+        return bind.replace(propagation=facts["propagation"], recursive=recursive)
     return bind

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rootless.engine.request import Mount, Port, RunRequest
     from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.container import Container
-    from rootless.engine.state.records import HealthCheck, IdMapRecord, MountRecord
+    from rootless.engine.state.records import HealthCheck, IdMapRecord, MountRecord, RestartPolicy
     from rootless.image.squashfs.image_file import ImageFile
     from rootless.image.store.store import Image
     from rootless.linux.idmap import IdMap
@@ -215,7 +215,8 @@ def _take_file(state: Run, image: ImageFile) -> None:
     """Take an image that is a file; it stays where it is."""
     request = state.request
     image.check_platform(request.platform)
-    request.image = image.path  # a later start may have another working directory
+    # A later start may have another working directory.
+    request = state.request = request.replace(image=image.path)
     state.config = image.config
     source = state.source = Source("squashfs")
     source.path, source.offset, source.identity = image.path, image.offset, image.identity
@@ -291,8 +292,7 @@ def find_joined(state: Run) -> None:
 
     Their namespaces belong to their user namespace, so ours is the same, with its map.
     """
-    request = state.request
-    for kind, name in joins(request).items():
+    for kind, name in joins(state.request).items():
         try:
             other = containers.find(name)
         except RlessError as error:
@@ -301,7 +301,7 @@ def find_joined(state: Run) -> None:
             raise RlessError("namespaces of two different containers cannot be joined at once")
         state.joined["id"] = other.id
         # The name may pass to another container before the next start.
-        setattr(request, kind, f"container:{other.id}")
+        state.request = state.request.replace(**{kind: f"container:{other.id}"})
 
 
 # -- 3 container ---------------------------------------------------------------------------------
@@ -359,8 +359,8 @@ def _make_container(state: Run, run: bool) -> None:
             "tty": request.tty,
             "stdin_open": request.interactive,
             "stdin_once": request.interactive and not request.detach,
-            "log": {"driver": request.log_driver or "local", "options": request.log_options},
-            "restart": request.restart or {"name": "no", "max": 0},
+            "log": {"driver": request.log_driver or "local", "options": dict(request.log_options)},
+            "restart": _restart_policy(request),
             "health": _health(request, config),
             "mounts": _describe_mounts(state, container_id),
             "idmap": extents,
@@ -406,6 +406,11 @@ def _health(request: RunRequest, config: dict[str, Any]) -> HealthCheck | None:
     from rootless.engine.exec import healthcheck
 
     return healthcheck.wanted(request, config)
+
+
+def _restart_policy(request: RunRequest) -> RestartPolicy:
+    policy = request.restart
+    return {"name": policy["name"], "max": policy["max"]} if policy else {"name": "no", "max": 0}
 
 
 def _show_network(state: Run) -> str:

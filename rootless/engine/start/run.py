@@ -94,5 +94,5 @@ def _look(request: RunRequest) -> tuple[Image | None, ImageFile | None, bool]:
 def attached(request: RunRequest) -> list[str]:
     """Return the streams that the front passes on: those asked for, else all that there are."""
     if request.attach:
-        return request.attach
+        return list(request.attach)
     return [*(["stdin"] if request.interactive else []), "stdout", "stderr"]

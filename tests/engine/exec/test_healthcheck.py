@@ -22,11 +22,8 @@ NANO = 1_000_000_000
 FULL = {"interval": 30.0, "timeout": 30.0, "start_period": 0.0, "start_interval": 5.0, "retries": 3}
 
 
-def request(**wishes: Any) -> RunRequest:
-    made = RunRequest()
-    for name, value in wishes.items():
-        setattr(made, name, value)
-    return made
+def request(**fields: Any) -> RunRequest:
+    return RunRequest(**fields)
 
 
 # -- what is asked for ---------------------------------------------------------------------------

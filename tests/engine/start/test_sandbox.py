@@ -31,17 +31,16 @@ DRIVER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from rootless.engine import idmap_policy as userns
-from rootless.engine.start.sandbox import Birth
+from rootless.engine.start.sandbox import Sandbox
 from rootless.engine.request import RunRequest
 if sys.argv[3] == "fork":
     import rootless.linux.namespace_holder
     import rootless.rootfs.fuse
     rootless.linux.namespace_holder._PROGRAM = rootless.rootfs.fuse._HELPER = "none"
-request = RunRequest()
-request.image, request.network = "none", sys.argv[2] or None
+request = RunRequest(image="none", network=sys.argv[2] or None)
 file = None
 if sys.argv[4]:
-    from rootless.image.squashfs.image_file import FlatImage
+    from rootless.image.squashfs.image_file import ImageFile
     file = ImageFile(sys.argv[4], [])
     file.fd = os.open(sys.argv[4], os.O_RDONLY)
     file.offset = 0

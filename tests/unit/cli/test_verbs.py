@@ -102,7 +102,7 @@ def test_run_hands_over_a_request_and_returns_its_status(calls: Calls) -> None:
     assert main(["run", "--rm", "busybox", "true"]) == 42
     ((name, request),) = calls
     assert name == "run"
-    assert (request.image, request.command, request.rm) == ("busybox", ["true"], True)  # type: ignore[attr-defined]
+    assert (request.image, request.command, request.rm) == ("busybox", ("true",), True)  # type: ignore[attr-defined]
 
 
 def test_a_terminal_is_asked_for_without_one(

@@ -19,10 +19,7 @@ MIB = 1 << 20
 
 
 def request(**fields: Any) -> RunRequest:
-    made = RunRequest()
-    for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+    return RunRequest(**fields)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if "env" in values or "env_file" in values:
         from rootless.cli.flags.kvfile import environment
 
-        environment(request, values)
+        request.env, request.env_remove = environment(values)
     if request.tty and request.interactive and not request.detach and not os.isatty(0):
         raise RlessError("standard input is not a terminal", "leave -t out", 1)
     return execute(request)

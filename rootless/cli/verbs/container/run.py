@@ -59,8 +59,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 
 def as_typed(request: RunRequest) -> RunRequest:
     """Note how and where it was typed, for `generate systemd --new`."""
-    request.argv, request.cwd = sys.argv[1:], os.getcwd()
-    return request
+    return request.replace(argv=sys.argv[1:], cwd=os.getcwd())
 
 
 def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequest:
@@ -69,7 +68,6 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
     Raises:
         RlessError: flags contradict each other, or a file named by one cannot be read.
     """
-    request = RunRequest()
     if config.sections() or "hpc" in values:
         from rootless.cli.flags import defaults
 
@@ -78,44 +76,50 @@ def build(values: dict[str, Any], args: list[str], verb: Verb = VERB) -> RunRequ
         from rootless.cli.flags import modules
 
         values = modules.add(VERB, values)
-    for dest, value in values.items():
-        if dest not in _SPECIAL:
-            setattr(request, dest, value)
-    if request.rootfs is None:
-        if not args or not args[0]:
-            raise RlessError(f"'rless {verb.name}' needs an image", verb.see_help())
-        request.image, request.command = args[0], args[1:]
-        if request.command[:1] == ["--"] and (request.hpc or request.image.endswith(FILE_SUFFIXES)):
-            del request.command[0]  # as the launchers of batch systems write it
-    else:
-        request.command = args
-    request.env = values.get("module_env", [])
+    fields = {dest: value for dest, value in values.items() if dest not in _SPECIAL}
+    fields.update(_program(values, args, verb))
+    fields["env"] = list(values.get("module_env", ()))
     if "env" in values or "env_file" in values:
         from rootless.cli.flags.kvfile import environment
 
-        environment(request, values)
-    if "keep-groups" in request.group_add:  # as Podman
-        request.group_add.remove("keep-groups")
-        request.keep_groups = True
+        env, fields["env_remove"] = environment(values)
+        fields["env"] += env
+    if "keep-groups" in fields.get("group_add", ()):  # as Podman
+        fields["group_add"] = [name for name in fields["group_add"] if name != "keep-groups"]
+        fields["keep_groups"] = True
     labels: dict[str, str] = {}
     for path in values.get("label_file", ()):
         from rootless.cli.flags.kvfile import read
 
         labels.update(line.partition("=")[::2] for line in read("--label-file", path, None))
-    request.labels = {**labels, **values.get("labels", {})}
-    request.ulimits = list({limit[0]: limit for limit in values.get("ulimits", ())}.values())
-    _networks(request, values)
-    request.publish = [port for ports in values.get("publish", ()) for port in ports]
-    for device in values.get("devices", ()):  # a text is the name of one that CDI describes
-        (request.cdi if isinstance(device, str) else request.devices).append(device)
-    request.attach = _streams(request, values.get("attach", []))
-    _log_options(request, values.get("log_options", {}))
+    fields["labels"] = {**labels, **values.get("labels", {})}
+    fields["ulimits"] = list({limit[0]: limit for limit in values.get("ulimits", ())}.values())
+    fields.update(_networks(values))
+    fields["publish"] = [port for ports in values.get("publish", ()) for port in ports]
+    devices = values.get("devices", ())  # a text is the name of one that CDI describes
+    fields["devices"] = [device for device in devices if not isinstance(device, str)]
+    fields["cdi"] = [device for device in devices if isinstance(device, str)]
+    fields["attach"] = _streams(values)
+    fields["log_options"] = _log_options(values)
+    request = RunRequest(**fields)
     if any(values.get(name) for name in _SHARED):
         from rootless.engine.spec.hpc import expand
 
-        expand(request)
+        request = expand(request)
     _check_conflicts(request)
     return request
+
+
+def _program(values: dict[str, Any], args: list[str], verb: Verb) -> dict[str, Any]:
+    """Return what is to be run: all words, or those after the image's."""
+    if values.get("rootfs") is not None:
+        return {"command": args}
+    if not args or not args[0]:
+        raise RlessError(f"'rless {verb.name}' needs an image", verb.see_help())
+    image, command = args[0], args[1:]
+    if command[:1] == ["--"] and (values.get("hpc") or image.endswith(FILE_SUFFIXES)):
+        del command[0]  # as the launchers of batch systems write it
+    return {"image": image, "command": command}
 
 
 def profile(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
@@ -127,51 +131,52 @@ def profile(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
     return complete(values, verb.name)
 
 
-def _networks(request: RunRequest, values: dict[str, Any]) -> None:
-    """Take the network mode, or the networks with what is wished of them."""
+def _networks(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the network mode, or the networks with what is asked of each."""
     given = values.get("network", [])
     networks = [dict(one) for one in given if isinstance(one, dict)]
     aliases = values.get("aliases", [])
     if not networks:
         if len(given) > 1:
             raise RlessError("--network is given twice: only networks of several containers can be")
-        request.network = given[0] if given else None
-        for flag, wanted in (("--link", request.links), ("--network-alias", aliases)):
+        for flag, wanted in (("--link", values.get("links")), ("--network-alias", aliases)):
             if wanted:
                 raise RlessError(f"{flag} needs --network NETWORK", "`--network bridge` is there")
-        return
+        return {"network": given[0] if given else None}
     names = [one["name"] for one in networks]
     if len(names) < len(given) or len(set(names)) < len(names):
         raise RlessError("--network: one is given twice, or together with another mode")
-    wishes = {"ip": request.ip, "ip6": request.ip6, "mac": request.mac_address}
-    if any(wishes.values()):
-        if len(names) > 1:
-            raise RlessError(
-                "--ip, --ip6 and --mac-address are for one network",
-                "give them with each: --network NAME:ip=...,mac=...",
-            )
-        networks[0].update({key: value for key, value in wishes.items() if value})
-        request.ip = request.ip6 = request.mac_address = None
+    asked = {"ip": "ip", "ip6": "ip6", "mac": "mac_address"}
+    found = {key: values[field] for key, field in asked.items() if values.get(field)}
+    if found and len(names) > 1:
+        raise RlessError(
+            "--ip, --ip6 and --mac-address are for one network",
+            "give them with each: --network NAME:ip=...,mac=...",
+        )
+    networks[0].update(found)
     for one in networks:
         one["aliases"] = [*one.get("aliases", ()), *aliases]
-    request.networks, request.network = networks, names[0]
+    return {"networks": networks, "network": names[0], **dict.fromkeys(asked.values())}
 
 
-def _streams(request: RunRequest, streams: list[str]) -> list[str]:
+def _streams(values: dict[str, Any]) -> list[str]:
     """Return the streams to attach, in order; [] for all."""
-    if streams and request.detach:
+    streams = values.get("attach", [])
+    if streams and values.get("detach"):
         raise RlessError("--attach and --detach contradict each other")
-    if "stdin" in streams and not request.interactive:
+    if "stdin" in streams and not values.get("interactive"):
         raise RlessError("--attach stdin needs --interactive")
     return [name for name in ("stdin", "stdout", "stderr") if name in streams]
 
 
-def _log_options(request: RunRequest, given: dict[str, str]) -> None:
+def _log_options(values: dict[str, Any]) -> dict[str, Any]:
     """Check --log-opt by the driver that it is for."""
-    if given:
-        from rootless.cli.flags import logging
+    given = values.get("log_options")
+    if not given:
+        return {}
+    from rootless.cli.flags import logging
 
-        request.log_options = logging.options(request.log_driver or "local", given)
+    return logging.options(values.get("log_driver") or "local", given)
 
 
 def _check_conflicts(request: RunRequest) -> None:

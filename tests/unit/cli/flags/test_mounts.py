@@ -12,10 +12,7 @@ from rootless.errors import RlessError
 
 
 def made(kind: str, source: str | None, target: str, **fields: object) -> Mount:
-    result = Mount(kind, source, target)
-    for name, value in fields.items():
-        setattr(result, name, value)
-    return result
+    return Mount(kind, source, target, **fields)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,7 @@ MAP = IdMap([(0, 1000, 1), (1, 100_000, 65_536)], [(0, 1000, 1), (1, 100_000, 65
 
 
 def request(**changes: Any) -> RunRequest:
-    made = RunRequest()
-    made.image = "image"
-    made.command = ["true"]
-    for name, value in changes.items():
-        assert hasattr(made, name)
-        setattr(made, name, value)
-    return made
+    return RunRequest(**{"image": "image", "command": ["true"], **changes})
 
 
 def spec_of(
@@ -169,8 +163,7 @@ def test_masks() -> None:
 
 
 def test_a_mount_of_the_users_replaces_ours() -> None:
-    shm = Mount("tmpfs", None, "/dev/shm")
-    shm.tmpfs_size = 1
+    shm = Mount("tmpfs", None, "/dev/shm", tmpfs_size=1)
     spec = spec_of(request(mounts=[shm]), files={"/etc/hosts": "/x/hosts"})
     assert destinations(spec).count("/dev/shm") == 1
     assert "size=1" in options(spec, "/dev/shm")
@@ -198,11 +191,9 @@ def test_a_parent_is_mounted_before_what_lies_in_it(paths: list[str]) -> None:
 def test_options_of_binds() -> None:
     mount = Mount("bind", "/src", "/dst")
     assert options(spec_of(request(mounts=[mount])), "/dst") == ["rbind", "nodev"]
-    mount.read_only = True
+    mount = mount.replace(read_only=True)
     assert "rro" in options(spec_of(request(mounts=[mount])), "/dst")
-    mount.recursive = False
-    mount.propagation = "rslave"
-    mount.options = ["noexec", "nosuid"]
+    mount = mount.replace(recursive=False, propagation="rslave", options=["noexec", "nosuid"])
     found = options(spec_of(request(mounts=[mount])), "/dst")
     assert found == ["bind", "ro", "nodev", "noexec", "nosuid", "rslave"]
 
@@ -212,8 +203,9 @@ def test_options_of_tmpfs() -> None:
     assert set(options(spec_of(request(mounts=[mount])), "/t")) == {
         "noexec", "nosuid", "nodev", "mode=1777",
     }  # fmt: skip
-    mount.options = ["exec", "uid=5", "rw"]
-    mount.tmpfs_mode, mount.tmpfs_size, mount.read_only = 0o700, 4096, True
+    mount = mount.replace(
+        options=["exec", "uid=5", "rw"], tmpfs_mode=0o700, tmpfs_size=4096, read_only=True
+    )
     found = options(spec_of(request(mounts=[mount])), "/t")
     assert set(found) == {"nosuid", "nodev", "uid=5", "ro", "size=4096", "mode=700"}
 

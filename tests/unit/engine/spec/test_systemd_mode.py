@@ -17,19 +17,13 @@ MAP = IdMap([(0, 1000, 1)], [(0, 1000, 1)], "k")
 
 
 def request(**changes: Any) -> RunRequest:
-    made = RunRequest()
-    made.image = "image"
-    made.command = ["/sbin/init"]
-    for name, value in changes.items():
-        assert hasattr(made, name)
-        setattr(made, name, value)
-    return made
+    return RunRequest(**{"image": "image", "command": ["/sbin/init"], **changes})
 
 
 def spec_of(made: RunRequest) -> Any:
-    facts = generate.SpecInputs(MAP, 0, 0)
-    facts.systemd = "0123456789abcdef" * 4
-    return generate.generate(made, {"Env": ["A=b"]}, facts)
+    inputs = generate.SpecInputs(MAP, 0, 0)
+    inputs.systemd = "0123456789abcdef" * 4
+    return generate.generate(made, {"Env": ["A=b"]}, inputs)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,7 @@ def prepare(
     places: tuple[str, str], mounts: list[Mount], targets: list[str] | None = None
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return the mounts by target, and what is to be filled."""
-    request = RunRequest()
-    request.mounts = mounts
+    request = RunRequest(mounts=mounts)
     config: dict[str, Any] = (
         {"Volumes": {target: {} for target in targets}} if targets is not None else {}
     )
@@ -49,8 +48,7 @@ def test_a_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> 
     assert to_fill == [(directory, "/srv")]
     # Whether it is empty is found out under its lock, by who may look into it.
     assert prepare(places, [Mount("volume", "data", "/other")])[1] == [(directory, "/other")]
-    nocopy = Mount("volume", "fresh", "/srv")
-    nocopy.nocopy = True
+    nocopy = Mount("volume", "fresh", "/srv", nocopy=True)
     assert prepare(places, [nocopy])[1] == []
 
 

@@ -19,19 +19,17 @@ def request(*argv: str) -> RunRequest:
 
 
 def test_a_bare_run_has_the_defaults() -> None:
-    expected = RunRequest()
-    expected.image = "busybox"
-    assert request("busybox") == expected
+    assert request("busybox") == RunRequest(image="busybox")
 
 
 def test_the_command_is_the_rest() -> None:
     found = request("--rm", "busybox", "sh", "-c", "echo")
-    assert (found.image, found.command, found.rm) == ("busybox", ["sh", "-c", "echo"], True)
+    assert (found.image, found.command, found.rm) == ("busybox", ("sh", "-c", "echo"), True)
 
 
 def test_rootfs_leaves_all_arguments_to_the_command() -> None:
     found = request("--rootfs", "/tree", "sh", "-l")
-    assert (found.image, found.rootfs, found.command) == (None, "/tree", ["sh", "-l"])
+    assert (found.image, found.rootfs, found.command) == (None, "/tree", ("sh", "-l"))
 
 
 def test_no_image() -> None:
@@ -46,8 +44,8 @@ def test_environment(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SET", "here")
     monkeypatch.delenv("UNSET", raising=False)
     found = request("-e", "A=flag", "-e", "SET", "--env-file", f"{tmp_path}/e", "-e", "UNSET", "i")
-    assert found.env == ["A=file", "SET=here", "A=flag", "SET=here"]
-    assert found.env_remove == ["UNSET"]
+    assert found.env == ("A=file", "SET=here", "A=flag", "SET=here")
+    assert found.env_remove == ("UNSET",)
 
 
 def test_labels_of_flags_win_over_files(tmp_path: object) -> None:
@@ -59,7 +57,7 @@ def test_labels_of_flags_win_over_files(tmp_path: object) -> None:
 
 def test_the_last_ulimit_of_a_name_wins() -> None:
     found = request("--ulimit", "nofile=1", "--ulimit", "core=0", "--ulimit", "nofile=2", "i")
-    assert found.ulimits == [("nofile", 2, 2), ("core", 0, 0)]
+    assert found.ulimits == (("nofile", 2, 2), ("core", 0, 0))
 
 
 def test_entrypoint_reset() -> None:
@@ -68,9 +66,9 @@ def test_entrypoint_reset() -> None:
 
 
 def test_streams_to_attach() -> None:
-    assert request("i").attach == []
-    assert request("-a", "STDERR", "-a", "stdout", "i").attach == ["stdout", "stderr"]
-    assert request("-i", "-a", "stdin", "i").attach == ["stdin"]
+    assert request("i").attach == ()
+    assert request("-a", "STDERR", "-a", "stdout", "i").attach == ("stdout", "stderr")
+    assert request("-i", "-a", "stdin", "i").attach == ("stdin",)
     with pytest.raises(RlessError, match="--attach stdin needs --interactive"):
         request("-a", "stdin", "i")
     with pytest.raises(RlessError, match="--attach and --detach"):
@@ -152,7 +150,7 @@ def test_a_request_is_plain_data() -> None:
     assert data["publish"] == [
         {"container_port": 2, "host_end": None, "host_ip": None, "host_port": 1, "protocol": "tcp"}
     ]
-    assert set(data) == set(RunRequest.__slots__)
+    assert set(data) == set(RunRequest.fields)
 
 
 def test_accepted_flags_change_nothing() -> None:
