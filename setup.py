@@ -2,8 +2,7 @@
 
 - helpers/hasten.c, helpers/init.c and the files of helpers/monitor, helpers/networks,
   helpers/serve and helpers/unshare are compiled, static, to rootless/bin/rless-hasten,
-  rless-init, rless-monitor, rless-networks, rless-serve and rless-unshare; helpers/recall.c and
-  helpers/zeros.c are to libraries.
+  rless-init, rless-monitor, rless-networks, rless-serve and rless-unshare.
   No compiler, or no static libc: the installation goes on without them, one line says so,
   `rless run --init` is refused with the reason, and the monitor is a Python process.
 - rless and rless-oci are made from helpers/launcher and foreground, or without a compiler from
@@ -38,20 +37,16 @@ HELPERS = {
     "rless-init": "helpers/init.c",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
-    "rless-recall.so": "helpers/recall.c",
     "rless-serve": "helpers/fuse_server",
     "rless-unshare": "helpers/userns_holder",
-    "rless-zeros.so": "helpers/zeros.c",
 }
 LOST = {
     "rless-hasten": "a start below systemd will take some milliseconds more",
     "rless-init": "`rless run --init` will be refused",
     "rless-monitor": "each container will take 10 MB more of memory while it runs",
     "rless-networks": "networks of several containers will be refused",
-    "rless-recall.so": "files of an image file will be found more slowly",
     "rless-serve": "a start from an image file will take some milliseconds more",
     "rless-unshare": "a start will take 2 milliseconds more",
-    "rless-zeros.so": "pasta will take 8 ms more to start",
 }
 PROGRAMS = runpy.run_path(str(HERE / "helpers/programs.py"))
 

@@ -11,8 +11,6 @@ from pathlib import Path
 HELPERS = Path(__file__).resolve().parent
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-s"]
 STATIC = ["-static"]
-# A library for LD_PRELOAD: it takes what it needs from the libc of whatever program it is in.
-LIBRARY = ["-shared", "-fPIC", "-nostdlib", "-fno-builtin"]
 # Without the C library, on the processors that a bare.c knows: a twentieth of the size.
 BARE = (
     "-DBARE -nostdlib -no-pie -fno-builtin -fno-tree-loop-distribute-patterns"
@@ -39,10 +37,8 @@ def sources(path: Path) -> list[Path]:
 
 
 def compile_helper(source: Path, target: Path, flags: Sequence[str] = ()) -> str | None:
-    """Compile a static program, or a library (NAME.so); return None, or why there is none."""
+    """Compile a static program; return None, or why there is none."""
     files = sources(source)
-    if target.suffix == ".so":
-        return compile_with([*CFLAGS, *LIBRARY, *flags], files, target)
     has_bare = any(file.name == "bare.c" for file in files)
     if has_bare and compile_with([*CFLAGS, *STATIC, *BARE, *flags], files, target) is None:
         return None

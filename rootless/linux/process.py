@@ -62,17 +62,6 @@ def cannot_execute(name: str, error: OSError) -> RlessError:
     return RlessError(f"cannot execute {own_program(name)}: {os.strerror(error.errno or 0)}", hint)
 
 
-def preload(name: str) -> dict[str, str]:
-    """Return the variables that load a library of ours, if it was built, into a program (ld.so(8)).
-
-    None in a place of whose name ld.so would make several.
-    """
-    library = own_program(name)
-    if " " in library or ":" in library or not os.path.exists(library):
-        return {}
-    return {"LD_PRELOAD": library}
-
-
 def pidfd_open(pid: int) -> int:
     """Return a descriptor of the process (pidfd_open(2), Linux 5.3); ESRCH: there is none."""
     return syscall(f"pidfd_open({pid})", SYS_PIDFD_OPEN, pid, 0)

@@ -15,8 +15,6 @@ Theory of operation:
   with that process, whatever ends that one. This keeps a recycled pid out of the game too.
 - It says that it is ready by writing its "pid file", which is a pipe to us: the option does
   so in the foreground as well, after all is configured, in every version.
-- It has a library of ours, which has it ready in half the time
-  (docs/decisions/0012-pasta-zeros.md).
 - Its end takes 25 to 45 ms, the time that the kernel needs to take the tap device away: nobody
   waits for it, unless ports are published, which it holds until then.
 - It needs SIGPIPE at its default: Python ignores the signal, children inherit that, and the
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
     from rootless.network.ports import Port, Taken
 
-_LIBRARY = "rless-zeros.so"  # helpers/zeros.c
 _ALTERNATIVE = "use --network=host or --network=none"
 
 
@@ -134,7 +131,7 @@ class Pasta:
             os.execve(
                 path,
                 ["pasta", "--netns", netns, "--userns", userns, *arguments],
-                _environment(),
+                process.HELPER_ENVIRONMENT,
             )
         except OSError as error:
             os.write(2, f"{path}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
@@ -238,11 +235,6 @@ class Pasta:
         setattr(self, name, (-1, -1))
 
 
-def _environment() -> dict[str, str]:
-    """Return pasta's environment, with the library that makes it ready in half the time."""
-    return {**process.HELPER_ENVIRONMENT, **process.preload(_LIBRARY)}
-
-
 def _without(pair: tuple[int, int], end: int) -> tuple[int, int]:
     """Close one end of a pipe, if it is open; return the pair without it."""
     if pair[end] >= 0:
@@ -254,15 +246,14 @@ def last_message(lines: Sequence[str]) -> str:
     """Return the line that says why pasta gave up, without its time stamp.
 
     The version of 2023 complains about a missing syslog after each message, others about a
-    missing variant of the program, ld.so about our library on a mount with noexec: that is not
-    why.
+    missing variant of the program: that is not why.
     """
     for line in reversed(lines):
         text = line.strip()
         stamp, colon, rest = text.partition(": ")
         if colon and stamp.replace(".", "").isdigit():
             text = rest
-        if text and not any(word in text for word in ("syslog", "AVX2", "ld.so")):
+        if text and not any(word in text for word in ("syslog", "AVX2")):
             return text.removesuffix(", exiting")
     return "it ended without a word"
 

@@ -18,7 +18,7 @@ import os
 from rootless.errors import RlessError, escape
 from rootless.linux import mount as mounts
 from rootless.linux import programs
-from rootless.linux.process import HELPER_ENVIRONMENT, preload
+from rootless.linux.process import HELPER_ENVIRONMENT
 from rootless.rootfs import DRIVERS, Mounted, check_fatal, fuse, overlay
 from rootless.rootfs import mount as mount_layers
 
@@ -32,10 +32,6 @@ PROGRAMS = ("squashfuse_ll", "squashfuse")
 # By itself glibc gives the memory of each block of an image back to the kernel, and takes it again
 # for the next: half of the program's page faults in a start. The largest block has 1 MiB.
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8388608", "MALLOC_MMAP_THRESHOLD_": "4194304"}
-_LIBRARY = "rless-recall.so"  # helpers/recall.c
-# In the superblock: where the table of extended attributes is (squashfs_fs.h of the kernel).
-_XATTR_TABLE = 56
-_NO_TABLE = b"\xff" * 8
 
 
 def mount(
@@ -286,16 +282,8 @@ def _begin(fd: int, offset: int, program: str | None, holder: int) -> fuse.Serve
         arguments,
         log_fd,
         flags=flags,
-        environment=_environment(fd, offset),
+        environment={**HELPER_ENVIRONMENT, **_MEMORY},
         privileged=False,
         keep_fd=fd,
         holder=holder,
     )
-
-
-def _environment(fd: int, offset: int) -> dict[str, str]:
-    """Return the program's variables, by which it answers faster, and is asked less."""
-    variables = {**HELPER_ENVIRONMENT, **_MEMORY, **preload(_LIBRARY)}
-    if os.pread(fd, len(_NO_TABLE), offset + _XATTR_TABLE) == _NO_TABLE:
-        variables["RLESS_NO_XATTRS"] = "1"  # to the library
-    return variables

@@ -495,14 +495,3 @@ def test_who_stays_here_may_run_everywhere_afterwards() -> None:
     with process.Here():
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == allowed
-
-
-def test_a_library_is_loaded_only_from_a_place_that_ld_so_can_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, works in (("plain", True), ("a b", False), ("a:b", False)):
-        library = tmp_path / name
-        monkeypatch.setattr(process, "own_program", lambda _, path=library: str(path))
-        assert process.preload("library") == {}
-        library.touch()
-        assert process.preload("library") == ({"LD_PRELOAD": str(library)} if works else {})

@@ -788,7 +788,7 @@ def test_it_inherits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     fds, _, rest = rest.partition("cwd\n")
     directory, _, session = rest.partition("session\n")
     names = {line.partition("=")[0] for line in environment.splitlines()}
-    assert names <= {"PATH", "LC_ALL", "LD_PRELOAD", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert names <= {"PATH", "LC_ALL", "PWD", "OLDPWD", "SHLVL", "_"}
     assert fds.split() == ["0", "1", "2", "3"]  # 3 is that of ls
     assert directory == "/\n"
     assert len(set(session.split())) == 1
@@ -947,45 +947,3 @@ def test_interface(on_host: Callable[..., Any]) -> None:
             return container.run()[0]
 
     assert on_host(story) == ADDRESS
-
-
-# -- what it costs -------------------------------------------------------------------------------
-
-
-def test_it_has_our_memset_and_all_its_memory(
-    on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """What its start is spared is there soon after; see helpers/zeros.c."""
-    environment = pasta._environment()
-    loaded = {**environment, "LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": str(tmp_path / "loaded")}
-
-    def memory(least: int = 0) -> int:
-        """Return its own memory in kB, once it is so much."""
-        with fakehost.container() as made:
-            running = fakehost.start_pasta(made.netns, made.userns)
-            running.wait_ready()
-            deadline = time.monotonic() + 5
-            while True:
-                with open(f"/proc/{running.pid}/status", encoding="ascii") as status:
-                    (line,) = [line for line in status if line.startswith("RssAnon:")]
-                found = int(line.split()[1])
-                if found >= least or time.monotonic() > deadline:
-                    break
-                time.sleep(0.01)
-            running.stop(wait=True)
-            return found
-
-    monkeypatch.setattr(pasta, "_environment", lambda: {"PATH": "/usr/bin:/bin", "LC_ALL": "C"})
-    plain = on_host(memory)
-    monkeypatch.setattr(pasta, "_environment", lambda: loaded)
-    least = plain * 9 // 10
-    assert least <= on_host(lambda: memory(least)) <= plain + 2000
-    said = "".join(path.read_text() for path in tmp_path.glob("loaded.*"))
-    assert f"calling init: {environment['LD_PRELOAD']}" in said
-
-
-def test_library_that_cannot_be_loaded_is_no_reason() -> None:
-    """On a mount with noexec ld.so says so, and pasta runs without it."""
-    word = "ERROR: ld.so: object '/x' from LD_PRELOAD cannot be preloaded: ignored."
-    assert pasta.last_message([word, "1.2: No such network, exiting"]) == "No such network"
-    assert pasta.last_message([word]) == "it ended without a word"

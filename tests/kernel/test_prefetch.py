@@ -1,4 +1,4 @@
-"""What rless-serve asks an image ahead (class 46), and what rless-recall.so has the kernel recall.
+"""What rless-serve asks an image ahead (class 46).
 
 With the program that serves the image stopped, only what the kernel knows already is answered.
 """
@@ -6,7 +6,6 @@ With the program that serves the image stopped, only what the kernel knows alrea
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 import shutil
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rootless.linux import process, programs
 from rootless.rootfs import prefetch, squashfs
 from tests.kernel.test_serve import HELPER, begin, helper, in_a_fork, instead
 from tests.lib import flat as made
@@ -312,90 +310,3 @@ def test_who_asks_ends_with_what_it_asks(tree: Path, tmp_path: Path) -> None:
     # Killed with the program it may be by nobody: it sees the end of what it waits for.
     ends = in_a_fork(case)
     assert set(ends) == {0}, ends
-
-
-# -- rless-recall.so -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    root = tmp_path / "small"
-    root.mkdir()
-    (root / "file").write_text("text")
-    (root / "link").symlink_to("file")
-    return root
-
-
-def recalled(image: Path, target: Path, questions: Sequence[str], way: str) -> list[int]:
-    """Return how each question is answered when the program does not, all of them asked before."""
-    ask: dict[str, Callable[[], object]] = {
-        "link": lambda: os.readlink(target / "link"),
-        "attribute": lambda: os.getxattr(target / "file", "user.one"),
-        "attributes": lambda: os.listxattr(target / "file"),
-    }
-
-    def make(holder: int) -> squashfs.Begun:
-        fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-        return squashfs.Begun(fd, 0, programs.find(squashfs.PROGRAMS[0]), holder)
-
-    def case() -> list[int]:
-        begun = begin(way, "single", make)
-        _, pid = begun.attach(str(target))
-        for name in questions:
-            try:
-                ask[name]()
-            except OSError:
-                pass
-        freeze(pid)
-        try:
-            return [answered(ask[name], 0.5) for name in questions]
-        finally:
-            os.kill(pid, signal.SIGKILL)
-
-    target.mkdir(exist_ok=True)
-    found: list[int] = in_a_fork(case)
-    return found
-
-
-QUESTIONS = ("link", "attribute", "attributes")
-library = pytest.mark.skipif(
-    not process.preload(squashfs._LIBRARY), reason="rless-recall.so was not built"
-)
-
-
-@library
-@pytest.mark.parametrize("way", HELPER)
-def test_the_kernel_recalls_links_and_that_there_are_no_attributes(
-    small: Path, tmp_path: Path, way: str
-) -> None:
-    image = made.mksquashfs(small, tmp_path / "image")
-    found = recalled(image, tmp_path / "target", QUESTIONS, way)
-    assert found == [0, errno.EOPNOTSUPP, errno.EOPNOTSUPP]
-
-
-@library
-def test_attributes_that_are_there_are_told(small: Path, tmp_path: Path) -> None:
-    os.setxattr(small / "file", "user.one", b"value")
-    image, target = made.mksquashfs(small, tmp_path / "image"), tmp_path / "target"
-
-    def make(holder: int) -> squashfs.Begun:
-        fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-        return squashfs.Begun(fd, 0, programs.find(squashfs.PROGRAMS[0]), holder)
-
-    def case() -> list[str]:
-        begun = begin("outside", "single", make)
-        begun.attach(str(target))
-        value = os.getxattr(target / "file", "user.one").decode()
-        return [value, *os.listxattr(target / "file"), os.readlink(target / "link")]
-
-    target.mkdir()
-    assert in_a_fork(case) == ["value", "user.one", "file"]
-    assert recalled(image, target, QUESTIONS, "outside") == [0, -1, -1]
-
-
-def test_without_it_the_program_is_asked_each_time(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(squashfs, "preload", lambda _: {})
-    image = made.mksquashfs(small, tmp_path / "image")
-    assert recalled(image, tmp_path / "target", QUESTIONS, "outside") == [-1, -1, -1]
