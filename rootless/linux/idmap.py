@@ -256,7 +256,6 @@ class NamespacedChild:
                 body()
             finally:
                 os._exit(70)
-        process.begin_elsewhere(self.pid)
         os.close(said_writer)
         os.close(go_reader)
 

@@ -13,7 +13,6 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, mount, netlink, ns
 from rootless.linux.process import (
     HELPER_SIGNALS,
-    begin_elsewhere,
     own_program,
     pidfd_open,
     read_exactly,
@@ -89,7 +88,6 @@ class Holder:
             if self.pid == 0:
                 os.close(self._go)
                 _hold(said, go, make, outer, interface and interface[1])
-        begin_elsewhere(self.pid)
         for fd in (said, go, outer):
             if fd >= 0:
                 os.close(fd)

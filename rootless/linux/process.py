@@ -76,64 +76,6 @@ def pidfd_send_signal(pidfd: int, signal: int) -> None:
     syscall("pidfd_send_signal", SYS_PIDFD_SEND_SIGNAL, pidfd, signal, None, 0)
 
 
-class Elsewhere:
-    """Within its `with`, a child wakes up on another processor than the caller's, if it may.
-
-    The scheduler likes to leave who is woken behind the waker, up to a tick (4 ms) long, while
-    another processor is idle. The child may move freely afterwards.
-
-    Source: sched_setaffinity(2), which moves a process that waits for its turn at once.
-    """
-
-    __slots__ = ("_allowed", "_pid")
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._allowed: set[int] = set()
-
-    def _choose(self, allowed: set[int]) -> set[int]:
-        return allowed - {libc.sched_getcpu()}
-
-    def __enter__(self) -> None:
-        try:
-            allowed = os.sched_getaffinity(0)
-            chosen = self._choose(allowed)
-            if chosen:
-                os.sched_setaffinity(self._pid, chosen)
-                self._allowed = allowed
-        except OSError:
-            pass  # it has ended, or its processors have just been changed
-
-    def __exit__(self, *_: object) -> None:
-        if self._allowed:
-            try:
-                os.sched_setaffinity(self._pid, self._allowed)
-            except OSError:
-                pass
-
-
-class Here(Elsewhere):
-    """Within its `with`, the caller and who it starts stay on the processor that it is on.
-
-    posix_spawn(3) holds the caller up until the child has executed. The scheduler likes to give the
-    child another processor, where it waits behind others, and this one is idle.
-    """
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__(0)
-
-    def _choose(self, allowed: set[int]) -> set[int]:
-        return {libc.sched_getcpu()}
-
-
-def begin_elsewhere(pid: int) -> None:
-    """Have a child that was forked just now begin on another processor than the caller's."""
-    with Elsewhere(pid):
-        pass
-
-
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot (proc_pid_stat(5) field 22).
 

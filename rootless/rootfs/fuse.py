@@ -185,17 +185,15 @@ class Server:
             )
 
         try:
-            with process.Here():
-                if pidfd >= 0:
+            if pidfd >= 0:
+                self.pid = start()
+            else:
+                with caps.Lent(caps.mask(_HELPER_RIGHTS)):
                     self.pid = start()
-                else:
-                    with caps.Lent(caps.mask(_HELPER_RIGHTS)):
-                        self.pid = start()
         except OSError:
             os.close(link)
         else:
             self._link = link
-            process.begin_elsewhere(self.pid)
         finally:
             os.close(theirs)
             if pidfd >= 0:
@@ -250,7 +248,6 @@ class Server:
         if self.pid == 0:
             keep = (fuse_fd,) if self._keep_fd < 0 else (fuse_fd, self._keep_fd)
             exec_helper(serve, self._log_fd, self._log_fd, keep)
-        process.begin_elsewhere(self.pid)
         os.close(wait_fd)
         os.close(apart_fd)
         try:

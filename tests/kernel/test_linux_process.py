@@ -470,28 +470,3 @@ def test_tap_and_local_routes() -> None:
     assert errors == [errno.EINVAL, errno.ENODEV]
     assert error_number(tap.make, "rless-test0") == errno.EPERM
     assert error_number(route.add_local, 1, prefixes) == errno.EPERM
-
-
-def test_a_child_may_run_everywhere_afterwards() -> None:
-    allowed = os.sched_getaffinity(0)
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            os.sched_yield()
-    try:
-        with process.Elsewhere(pid):
-            within = os.sched_getaffinity(pid)
-        assert len(within) == max(1, len(allowed) - 1)
-        assert os.sched_getaffinity(pid) == os.sched_getaffinity(0) == allowed
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-    with process.Elsewhere(pid):
-        pass  # it has ended: no error
-
-
-def test_who_stays_here_may_run_everywhere_afterwards() -> None:
-    allowed = os.sched_getaffinity(0)
-    with process.Here():
-        assert len(os.sched_getaffinity(0)) == 1
-    assert os.sched_getaffinity(0) == allowed
