@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from rootless import paths
@@ -15,6 +15,7 @@ from rootless.image.model.reference import DEFAULT_REGISTRY, Reference, is_regis
 from rootless.image.model.registries_conf import Location
 from rootless.image.registry import auth, http
 from rootless.image.registry.client import pages
+from rootless.image.registry.credentials import Credentials
 from rootless.image.registry.endpoint import AbsentError, Endpoint
 from rootless.image.registry.http import Client, finish, read_body
 from rootless.image.registry.progress import Progress
@@ -23,9 +24,6 @@ from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store
 from rootless.image.transfer.push import push as push_image
 from rootless.image.transfer.push import tags_of
-
-if TYPE_CHECKING:
-    from rootless.image.registry.auth import Credentials
 
 _SEARCHED = 10_000  # repositories of a catalog that are looked through
 
@@ -129,7 +127,7 @@ def login(server: str, username: str, password: str) -> str:
     Raises:
         RlessError: the registry says no, or cannot be asked; nothing is kept then.
     """
-    credentials = auth.Credentials(username, password)
+    credentials = Credentials(username, password)
     verify(server, credentials)
     return auth.save(server, credentials)
 

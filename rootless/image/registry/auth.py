@@ -24,6 +24,7 @@ from rootless import log
 from rootless.errors import RlessError
 from rootless.image.config.manifest import read_object
 from rootless.image.model import limits
+from rootless.image.registry.credentials import Credentials
 from rootless.linux import files
 from rootless.linux.locks import Locked
 
@@ -40,25 +41,6 @@ _DOCKER_HUB = (
     "https://index.docker.io/v1/",
     "registry-1.docker.io",
 )
-
-
-class Credentials:
-    """Hold a name and password, or a token that stands for both; never shown."""
-
-    __slots__ = ("identity_token", "password", "username")
-
-    def __init__(self, username: str, password: str, identity_token: str = "") -> None:
-        self.username = username
-        self.password = password
-        self.identity_token = identity_token
-
-    def basic(self) -> str:
-        """Return the value of an Authorization header."""
-        pair = f"{self.username}:{self.password}".encode()
-        return "Basic " + base64.b64encode(pair).decode("ascii")
-
-    def __repr__(self) -> str:
-        return "Credentials(…)"
 
 
 def auth_files() -> list[str]:

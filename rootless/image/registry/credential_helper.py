@@ -17,7 +17,7 @@ from typing import Any
 from rootless.errors import RlessError, escape
 from rootless.image.config import manifest
 from rootless.image.model import limits
-from rootless.image.registry.auth import Credentials
+from rootless.image.registry.credentials import Credentials
 from rootless.linux import programs
 
 _SECONDS = 60.0  # somebody may have to unlock a key chain

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
     from rootless.image.model.registries_conf import Location
-    from rootless.image.registry.auth import Credentials
+    from rootless.image.registry.credentials import Credentials
     from rootless.image.registry.http import Body, Client
 
 HUB = "registry-1.docker.io"

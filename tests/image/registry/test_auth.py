@@ -14,7 +14,7 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.image.registry import auth, credential_helper
-from rootless.image.registry.auth import Credentials
+from rootless.image.registry.credentials import Credentials
 
 HELPER = """#!/bin/sh
 # A credential helper that keeps its secrets in a file and notes how it was called.

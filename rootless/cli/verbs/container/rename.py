@@ -15,7 +15,7 @@ VERB = Verb("rename", "CONTAINER NAME", least=2, most=2)
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Rename a container, running or not."""
-    from rootless.engine.manage.update import rename
+    from rootless.engine.manage.rename import rename
 
     try:
         name = container_name(args[1])
