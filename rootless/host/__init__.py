@@ -1,1 +1,1 @@
-"""What this machine can do: facts read once, what each one means, and how to change it."""
+"""What this machine supports: facts that are read, their meaning, and how to change them."""

@@ -1,7 +1,7 @@
-"""Judge facts and trials: what each one means for `rless run`, and how to change it.
+"""Judge facts and probes: what each one means for `rless run`, and how to change it.
 
-Pure functions of what was read and tried; `doctor` calls them. `fail` means that `rless run` with
-no options does not work; `warn` that something is lost.
+These are pure functions of facts and outcomes; `doctor` calls them. `fail` means that `rless run`
+without options does not work, `warn` that a feature is missing.
 """
 
 from __future__ import annotations

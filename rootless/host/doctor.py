@@ -1,6 +1,6 @@
-"""`rless doctor`: look at this host, and print each fact, what it means and how to change it.
+"""`rless doctor`: check this host, and print each fact, what it means and how to change it.
 
-What decides is tried, not guessed: the namespaces are made, the ids mapped, the drivers mounted.
+It tries what matters and does not guess: it makes the namespaces, maps the ids, mounts the drivers.
 `facts` reads, `probe` tries, `checks` judges.
 """
 

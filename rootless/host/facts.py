@@ -1,8 +1,7 @@
 """Read facts of this host: the kernel, its limits, programs, mounts, control groups.
 
-Reading only: nothing is tried here (that is `probe`) and nothing is judged (that is `doctor`).
-What parses text is a pure function of it. A file that is absent or unreadable is a fact too, and
-comes back as None.
+This module only reads: `probe` tries, and `checks` judges. Functions that parse text are pure. A
+file that is absent or unreadable is a fact too, and is returned as None.
 """
 
 from __future__ import annotations

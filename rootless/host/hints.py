@@ -1,6 +1,6 @@
-"""Say why a kernel refused and what to do about it: the errnos that mislead, as data.
+"""Explain why the kernel refused a call, and what to do: a table of misleading errnos.
 
-Used by the engine when a step fails and by `doctor` before one does, so that both say the same.
+The engine uses it when a step fails and `doctor` in advance, so that both give the same advice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Try what reading cannot tell: namespaces, id maps, mounts, drivers.
+"""Try what cannot be found out by reading: namespaces, id maps, mounts, drivers.
 
-Every trial runs in a forked child with a deadline, in namespaces of its own: a hung NFS server
+Every probe runs in a forked child with a deadline, in namespaces of its own. So a hung NFS server
 or directory service cannot hang the caller, and nothing stays mounted. Files are made in one
 private directory, which the caller removes.
 """

@@ -1,7 +1,8 @@
-"""How every other file here calls the kernel: libc by soname, errno turned into an error.
+"""The calls of all other modules here: libc by its soname, errno turned into an error.
 
-`ctypes.util.find_library` costs 10 ms (it runs programs), the soname nothing. All bindings
-are made at import time: code that runs after the root has changed can import nothing.
+`ctypes.util.find_library` takes 10 ms, because it runs programs; a soname takes no time. All
+bindings are made at import time, because code that runs after the root has changed can import
+nothing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A client of D-Bus, as small as a few requests to the user's systemd need.
+"""A small client of D-Bus, for a few requests to the user's systemd.
 
-It speaks to a message bus, or to the socket on which systemd itself listens: there is no broker in
-between, and no Hello. Requests are written at once and their answers read later, so what is asked
-for early costs nothing while its answer is on its way.
+It connects to a message bus, or to the socket of systemd itself, which has no broker and no Hello.
+Requests are written at once and their answers are read later, so an early request costs no time
+while its answer is on its way.
 
-Nobody is trusted: the socket and the process behind it must be the caller's, every read has a
-deadline, and every size a ceiling.
+The peer is not trusted: the socket and the process behind it must belong to the caller, every read
+has a deadline, and every size is limited.
 
 Source: D-Bus Specification 0.43, https://dbus.freedesktop.org/doc/dbus-specification.html
 """

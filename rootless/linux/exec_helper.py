@@ -1,4 +1,4 @@
-"""Become another program, in a forked child, as packers, unpackers and servers of images are."""
+"""Execute a helper program in a forked child, such as one that packs, unpacks or serves images."""
 
 from __future__ import annotations
 

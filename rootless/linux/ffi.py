@@ -1,8 +1,8 @@
-"""What the bindings here need of `ctypes`, taken from the C module that does its work.
+"""The parts of `ctypes` that the bindings need, taken from its C module.
 
-`import ctypes` takes 3 ms of every start, for types and loaders that nobody here uses; `_ctypes`
-takes none. Names and behaviour are those of `ctypes`, which is used itself where an interpreter
-has its C module otherwise. See docs/decisions/0003-hot-path.md.
+`import ctypes` takes 3 ms of every start, for types and loaders that are not used here; `_ctypes`
+takes none. Names and behaviour are those of `ctypes`. If an interpreter has a different C module,
+`ctypes` itself is used. See docs/decisions/0003-hot-path.md.
 """
 
 from __future__ import annotations

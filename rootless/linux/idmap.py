@@ -1,8 +1,8 @@
-"""User namespaces with their id maps: made, mapped by newuidmap/newgidmap, entered.
+"""User namespaces and their id maps: made, mapped by newuidmap/newgidmap, entered.
 
-The kernel lets a user map one id, its own. More needs newuidmap(1), a setuid program that
-checks /etc/subuid. It must run outside, while the process that made the namespace waits on a
-pipe: so its pid cannot be reused (security class 44).
+The kernel lets a user map only one id, its own. To map more, newuidmap(1) is needed, a setuid
+program that checks /etc/subuid. It must run outside of the namespace. The process that made the
+namespace waits on a pipe meanwhile, so its pid cannot be reused (security class 44).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Subordinate id ranges from libsubid, which knows also what LDAP or SSSD give."""
+"""Subordinate id ranges from libsubid, which also reads those of LDAP or SSSD."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Interfaces of a network namespace: bridges, pairs of virtual ones, their addresses.
 
-Functions that return a `netlink.Message` are requests for `netlink.call`, so that several go to
-the kernel at once. Source: rtnetlink(7), linux/if_link.h, linux/veth.h.
+Functions return a `netlink.Message` for `netlink.call`, so that several requests are sent to the
+kernel at once. Source: rtnetlink(7), linux/if_link.h, linux/veth.h.
 """
 
 from __future__ import annotations

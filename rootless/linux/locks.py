@@ -1,4 +1,4 @@
-"""Locks between processes by flock(2), with one answer for file systems that have none.
+"""Locks between processes by flock(2), with one error for file systems that have none.
 
 A lock belongs to the open file: a child that was forked meanwhile holds it too, so `unlock` is
 called where a child may outlive the caller. It ends with the last descriptor, also after SIGKILL.

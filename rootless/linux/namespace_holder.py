@@ -1,8 +1,8 @@
-"""New namespaces, a user namespace first, that a small process holds until the caller enters them.
+"""New namespaces, a user namespace first, which a small process keeps until the caller enters them.
 
-newuidmap(1) must run outside of the namespace whose ids it maps, and so must all that is done for
-the caller as who it is on the host. So somebody else makes the namespaces: rless-unshare
-(helpers/unshare), or where that was not built a fork of the caller.
+newuidmap(1) must run outside of the namespace whose ids it maps, and so must everything that the
+caller does with its rights on the host. So another process makes the namespaces: rless-unshare
+(helpers/userns_holder), or a fork of the caller if that program was not built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Netlink: requests to the kernel's network code, and what it answers (netlink(7)).
+"""Netlink: requests to the kernel's network code, and its answers (netlink(7)).
 
 This package has only the requests that a start sends. Importing pyroute2 takes 90 ms, as long as
 the rest of a start on a bridge (docs/decisions/0011-bridges.md); `rootless.network.interfaces` uses

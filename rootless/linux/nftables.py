@@ -1,7 +1,7 @@
 """The kernel's packet filter: a table with chains and rules, made in one transaction.
 
-A rule is a list of expressions on registers, as `nft --debug=netlink` shows them. Only those that
-the bridge networks need are here. Source: linux/netfilter/nf_tables.h, nfnetlink.h; nft(8).
+A rule is a list of expressions on registers, as `nft --debug=netlink` shows them. This module has
+only those of the bridge networks. Source: linux/netfilter/nf_tables.h, nfnetlink.h; nft(8).
 """
 
 from __future__ import annotations

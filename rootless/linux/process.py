@@ -1,4 +1,4 @@
-"""Processes: held by pidfd, their descriptors closed, their credentials set."""
+"""Processes: referred to by pidfd, their descriptors closed, their credentials set."""
 
 from __future__ import annotations
 

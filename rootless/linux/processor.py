@@ -1,4 +1,4 @@
-"""What the processor can do, as the C library has found out at its start."""
+"""Features of the processor, as the C library has detected them at its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which programs of others are run: one policy for all of them.
+"""Finding programs that are not ours: one policy for all of them.
 
 `find` looks in directories that only root writes on every system, never in $PATH, and takes what
 root owns and nobody else can write to. All helpers of a start are found so (newuidmap, pasta,

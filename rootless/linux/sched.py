@@ -1,4 +1,4 @@
-"""How the kernel treats a process: execution domain, scheduling, I/O priority, memory policy."""
+"""Scheduling attributes of a process: execution domain, scheduling, I/O priority, memory policy."""
 
 from __future__ import annotations
 

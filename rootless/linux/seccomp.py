@@ -1,8 +1,8 @@
 """Load a seccomp filter, with libc only.
 
-The other half, building a filter, is linux/libseccomp.py. They never meet in one process state:
-`load_filter` runs in the container's init as the last step before execve, and needs what this
-module bound at import time, nothing else: no library, no file, no import.
+The other half, building a filter, is linux/libseccomp.py. `load_filter` runs in the container's
+init as the last step before execve. It needs only what this module bound at import time: no
+library, no file, no import.
 Source: seccomp(2), include/uapi/linux/seccomp.h.
 """
 

@@ -1,8 +1,8 @@
 """Subordinate ids: which host ids the caller may map into a user namespace (subuid(5)).
 
-libsubid knows also what LDAP or SSSD give; it is asked where /etc/nsswitch.conf names a
-`subid` source, and the plain files are read where it does not: the same answer, without
-loading nine shared libraries at each start.
+libsubid also reads the ranges of LDAP or SSSD. It is used if /etc/nsswitch.conf names a `subid`
+source. Otherwise the plain files are read: the result is the same, without loading nine shared
+libraries at each start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tap devices, which a program in user space can be the other end of (tuntap.rst)."""
+"""Tap devices: interfaces whose other end is a program in user space (tuntap.rst)."""
 
 from __future__ import annotations
 

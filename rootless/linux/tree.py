@@ -1,11 +1,12 @@
-"""Delete directory trees that somebody else made: any depth, any modes, any names.
+"""Delete untrusted directory trees: any depth, any modes, any names.
 
-Container images and containers leave trees that defeat shutil.rmtree: modes of 000, paths
-longer than PATH_MAX, millions of entries in one directory, and links planted to lead a deletion
-outside. Here every step is relative to a descriptor, no link is followed, no mount is entered,
-and the way back up is checked, so one descriptor is enough for any depth.
+Images and containers leave trees that defeat shutil.rmtree: modes of 000, paths longer than
+PATH_MAX, millions of entries in one directory, and links that lead a deletion outside. Here every
+step is relative to a descriptor, no link is followed, no mount is entered, and the way back up is
+checked. So one descriptor is enough for any depth.
 
-Where it runs: in a user namespace that maps the owners of the tree, or outside if all is ours.
+Where it runs: in a user namespace that maps the owners of the tree, or outside if all files are
+ours.
 """
 
 from __future__ import annotations

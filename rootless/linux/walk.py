@@ -1,9 +1,9 @@
-"""Walk a directory tree that somebody may be changing, and may be hostile.
+"""Walk a directory tree that a hostile process may be changing.
 
-Every name is looked up in the directory that it was listed in, by descriptor, and no link is
-followed: a link swapped in on the way shows up as a link. What vanishes meanwhile is left out.
-A descriptor a level is open, so no step back up by `..` can lead elsewhere, and paths may be
-of any length.
+Every name is looked up in the directory that it was listed in, by descriptor. No link is followed:
+a link that was swapped in appears as a link. Entries that vanish meanwhile are left out. One
+descriptor is open for each level, so `..` is never used and cannot lead elsewhere, and paths may
+have any length.
 """
 
 from __future__ import annotations

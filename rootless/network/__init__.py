@@ -1,8 +1,10 @@
-"""How a container reaches the world: what runs on the host, and what inside.
+"""The networks of containers: the part on the host, and the part in the network namespace.
 
-- `pasta`: the default; its parent half starts one pasta a container, `shield` is the half that
-  runs in the container's network namespace.
-- `none`: only the loopback, which `rootless.linux.netlink.loopback_up` brings up. `host` and
-  `container:NAME`: no namespace of its own. Neither needs code here.
+- The default network: `pasta` starts one pasta for each container, on the host; `loopback_guard` is
+  the part in the container's network namespace.
+- Networks that containers share: `hub`, `bridge`, `firewall`, `addresses`.
+- `none` has only the loopback, which `rootless.linux.netlink.loopback_up` brings up. `host` and
+  `container:NAME` have no namespace of their own. They need no code here.
 - `resolv`: the files of /etc that belong to a network: resolv.conf, hosts, hostname.
+- `interfaces`: what pyroute2 reads and removes, for commands that start nothing.
 """

@@ -1,9 +1,9 @@
-"""Subnets and addresses of bridge networks: which are free, and who has one.
+"""Subnets and addresses of bridge networks: which are free, and which container has one.
 
-An address of a container that runs is a link <run>/<boot>/leases/<network id>/<address> whose
-target is the container's id. It counts while there is a run record of that id, so nothing
-has to be given back. One that was asked for by --ip is kept for the container while that exists,
-by a link in <storage>/networks/<network id>.
+The address of a running container is a link <run>/<boot>/leases/<network id>/<address> whose target
+is the container's id. The lease is valid as long as that container has a run record, so it needs no
+release. An address of --ip is reserved for as long as the container exists, by a link in
+<storage>/networks/<network id>.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A container in bridge networks: a pair of virtual interfaces for each, made from the hub.
 
-The process that makes them is forked by the command before the container's namespaces exist. It
-joins the hub, writes the id maps of the container's user namespace, which is made inside the
-hub's (nobody else may write them, and newuidmap need not be run), and connects the networks once
-it is told the addresses.
+The command forks the process that makes them before the container's namespaces exist. That process
+joins the hub. It writes the id maps of the container's user namespace, which is a child of the
+hub's, so that no other process may write them and newuidmap is not needed. It connects the networks
+once it has received the addresses.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def join_words(
 def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> None:
     """Connect a network namespace to the bridges, which are made where they are not there yet.
 
-    Each step is one that may have been done already, by another container that is at the same
-    point: nobody waits for another.
+    Another container may do the same at the same time. Each step succeeds if it has been done
+    already, so no container waits for another.
 
     Where it runs: in a process of the hub, which it leaves in the container's network.
     """
@@ -117,7 +117,7 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> No
 
 
 def _refuse_advertisements(interface: str) -> None:
-    """Let no other member be a router for this one (CVE-2020-13401)."""
+    """Refuse router advertisements of other members (CVE-2020-13401)."""
     try:
         with open(f"/proc/sys/net/ipv6/conf/{interface}/accept_ra", "w", encoding="utf-8") as file:
             file.write("0")
@@ -133,8 +133,8 @@ def _bridge_mac(attachment: Attachment) -> bytes:
 class Joiner:
     """The process that connects a container.
 
-    `fork` it, have it `write_maps` of one that is being made, have it `connect`, and wait for it
-    by `wait_ready`. `close` ends it.
+    `fork` starts it. It may `write_maps` of a container that is being made, then it must `connect`.
+    `wait_ready` waits for the result, and `close` ends it.
     """
 
     __slots__ = ("_heard", "_hub", "_orders", "_pid", "_said")
@@ -200,15 +200,15 @@ class Joiner:
         self._heard = b""
 
     def adopt(self, netns: str) -> None:
-        """Tell it which network is to be connected, by the path of its namespace."""
+        """Select the network namespace that is to be connected, by its path."""
         self._order("network", netns)
 
     def connect(self, attachments: Sequence[Attachment]) -> None:
-        """Have it connect the network; `write_maps` or `adopt` has told which."""
+        """Connect the network namespace that `write_maps` or `adopt` has selected."""
         self._order("connect", [_to_data(one) for one in attachments])
 
     def wait_ready(self) -> None:
-        """Wait until it has done that.
+        """Wait until the networks are connected.
 
         Raises:
             RlessError: what failed.

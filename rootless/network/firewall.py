@@ -1,6 +1,6 @@
-"""What the hub lets through: each bridge to the outside, and nothing from one to another.
+"""The packet filter of the hub: each bridge reaches the outside, and none reaches another.
 
-The names of bridges tell what they may: `br-...` has a way out, `in-...` (--internal) has none.
+The name of a bridge says what it may reach: `br-...` the outside, `in-...` (--internal) nothing.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""The hub: one network namespace of the user's, with all bridges, and who holds it.
+"""The hub: one network namespace of the user with all bridges, and the program that keeps it.
 
 Theory of operation (docs/decisions/0011-bridges.md).
 
-- The hub has a user namespace of its own, in which the caller's id and all her subordinate ids
-  are themselves. The user namespaces of members are made inside it: so a process of the hub's
-  may act in both networks, which a pair of virtual interfaces needs, and nobody else's may.
-- `rless-networks` (helpers/networks) holds it: a small program that also answers questions for
-  names and carries published ports. pasta, its child, is the way out. With the last connection
-  to it all of this ends; with a SIGKILL too.
-- A member is a connection to it, which the container's monitor keeps open.
-- Whoever comes first makes the hub, under a lock. A connection is good once the program has
-  said so: one that was about to end closes it instead, and then a new one is made.
+- The hub has a user namespace of its own, in which the caller's id and all her subordinate ids map
+  to themselves. The user namespaces of members are its children. So a process of the hub, and no
+  other, may act in both networks, which a pair of virtual interfaces requires.
+- `rless-networks` (helpers/networks) keeps the hub. This small program also answers DNS queries and
+  carries published ports. pasta, its child, connects it to the outside. The hub ends with the last
+  connection to the program, and after a SIGKILL.
+- A member is a connection to the program, which the container's monitor keeps open.
+- The first start makes the hub, under a lock. A connection is valid once the program has confirmed
+  it. A program that is about to end closes the connection instead, and the start makes a new hub.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The command line of pasta: what is published, what the host has, what the user asked for.
+"""The command line of pasta: published ports, the families of the host, options of the user.
 
-Every option for ports is given, always: what is left out is "auto" in pasta, which forwards
-whatever listens, in both directions (security class 38).
+Every option for ports is always given. An option that is left out means "auto" to pasta, which then
+forwards every listening port, in both directions (security class 38).
 """
 
 from __future__ import annotations

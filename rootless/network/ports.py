@@ -1,10 +1,10 @@
-"""Published ports: whether they can be had, found out before anything is started.
+"""Published ports: reserved before anything is started, so that a conflict is found early.
 
 Theory of operation. Each port is bound here, and the socket is kept until the program that
-publishes it has bound it too. So nobody gets it in between: a port that the kernel chose would
-otherwise be the next one that it chooses. Both can have it at once by SO_REUSEADDR, which is
-permitted while neither listens; ours is set after its own bind, which therefore fails if anybody
-else is at the same point.
+publishes the port has bound it too. So no other process gets it in between; otherwise the kernel
+would choose a free port of ours again for the next caller. SO_REUSEADDR allows two sockets on a
+port while neither listens. We set it after our own bind, which therefore fails if another process
+has bound the port.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The text of /etc/resolv.conf, /etc/hosts and /etc/hostname of a container.
 
-Pure functions, but for `read_host`. What a user gives (names, addresses) is checked, because a
-newline in it would be a line of its own in the file (security class 29).
+All functions but `read_host` are pure. Names and addresses of the user are checked, because a
+newline in them would start another line of the file (security class 29).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The OCI image specification's documents, with the spec's own field names.
 
-Only what rless reads or writes is named; unknown keys are kept where a document is passed on.
+Only keys that rless reads or writes are named; unknown keys are kept if a document is passed on.
 Values of these types have been checked by `rootless.image.config.manifest`.
 
 Source: OCI image-spec 1.1: descriptor.md, manifest.md, image-index.md, config.md;

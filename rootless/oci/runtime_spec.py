@@ -1,8 +1,8 @@
 """The OCI runtime-spec config.json as types: the contract between engine and runtime.
 
-Field names are the specification's own (version 1.2). Unknown keys are kept, so a TypedDict
-here names what rless reads or writes, not all that a file may hold. Only type checkers import
-this module: at run time a config is a plain dict.
+Field names are those of the specification (version 1.2). Unknown keys are kept, so a TypedDict here
+has the keys that rless reads or writes, not all keys of a file. Only type checkers import this
+module: at run time a config is a plain dict.
 """
 
 from __future__ import annotations

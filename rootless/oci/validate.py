@@ -1,8 +1,8 @@
-"""Check a config.json that somebody else wrote, once, before anything believes in it.
+"""Check a foreign config.json once, before it is used.
 
-What has the wrong type, or cannot be honoured, is refused by its JSON path. Unknown keys are
-ignored, as the specification asks (config.md, Extensibility); known ones that this runtime
-cannot honour are refused, because ignoring them would lie.
+A value of the wrong type, or one that cannot be honoured, is refused by its JSON path. Unknown keys
+are ignored, as the specification demands (config.md, Extensibility). Known keys that this runtime
+cannot honour are refused, because ignoring them would be misleading.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ Three drivers can show the image's layers there as one writable directory, `work
     fuse-overlayfs  the same as a program: where the kernel or the file system refuses
     copy            the layers copied one over the other: works anywhere, costs time and space
 
-Which one works depends on the kernel, its configuration, the LSM and the file system below,
-and no list of those is ever complete. So the driver is chosen by trying: `mount` takes the
-first that mounts, and keeps what the others said in `Mounted.why`. The image `host:` is made
-of the host's own directories instead (`host.py`), and `--rootfs DIR` uses a directory as it is.
+Which one works depends on the kernel, its configuration, the LSM and the file system below; no list
+of these is ever complete. So `mount` tries the drivers, uses the first that works, and keeps the
+errors of the others in `Mounted.why`. The image `host:` is made of the host's own directories
+(`host.py`), and `--rootfs DIR` uses a directory as it is.
 
-Where it runs: in the engine's user and mount namespace, with all capabilities there but
-perhaps a uid other than 0. The mounts vanish with that namespace, whatever happens.
+Where it runs: in the engine's user and mount namespace, with all capabilities there, but perhaps
+with a uid other than 0. The mounts vanish with that namespace in any case.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The driver `copy`: the layers copied one over the other into a plain directory.
 
-The last resort: it needs nothing of the kernel, takes the time and the space of the whole
-image for each container (less where the file system shares blocks between files), and keeps
-all that an overlay would show: owners, modes, times, xattrs, hard links, holes.
+This is the last resort. It needs no feature of the kernel, but the time and the space of the whole
+image for each container (less if the file system shares blocks between files). It keeps everything
+that an overlay would show: owners, modes, times, xattrs, hard links, holes.
 
-Theory of operation. Each layer is walked in order, holding one source and one target directory
-at a time: down by name, up by `..`, so neither depth nor the length of a path matters. The
-target may be a volume that a hostile container works in meanwhile. So `..` is believed only if
-it is the directory that we came from: one that was moved upwards would lead out of the volume.
-Every name is opened without following links, those of earlier files too. Whiteouts are read in
-both forms, the overlay one (character device 0:0, user.overlay.opaque) and the archive one
+Theory of operation. The layers are walked in order, with one source and one target directory open
+at a time: down by name, up by `..`, so that neither depth nor the length of a path matters. The
+target may be a volume that a hostile container is changing. So `..` is accepted only if it is the
+directory that we came from: a directory that was moved upwards would lead out of the volume. Every
+name is opened without following links, including those of files copied earlier. Whiteouts are read
+in both forms, the overlay one (character device 0:0, user.overlay.opaque) and the archive one
 (.wh.NAME, .wh..wh..opq).
 """
 

@@ -1,7 +1,7 @@
-"""A cache of directories that many processes use: each entry is made once, and whole.
+"""A cache of directories that many processes use; each entry is made once, and complete.
 
-Who uses an entry holds a shared lock on it. Who makes one holds that of the cache, and takes away
-what nobody uses any more.
+A process that uses an entry holds a shared lock on it. A process that makes one holds the lock of
+the cache, and removes entries that are no longer used.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """File systems that a program serves: fuse-overlayfs, squashfuse.
 
-The mount is ours: /dev/fuse is opened and mounted before the program begins, which gets the
-descriptor (`/dev/fd/N` as its mount point, libfuse 3.3). The first request then waits for the
-program, so nothing has to be polled, and it fails if the program has ended. The program would end
-if it read from the descriptor before there is a mount.
+We open and mount /dev/fuse before the program starts, and pass it the descriptor (`/dev/fd/N` as
+its mount point, libfuse 3.3). The first request then waits for the program, so nothing has to be
+polled; the request fails if the program has ended. The program would end if it read from the
+descriptor before there is a mount.
 
 rless-serve makes the mount and becomes the program, so that it can be begun by who is not yet in
 the user namespace that all this must be done in. It is for what needs no right. Where it was not
 built, and for what needs some, the caller makes the mount, and a fork of it becomes the program.
 
-The program must end when its mount ends. A process in the engine's mount namespace keeps that
-namespace alive, the mount in it too, and so itself, for ever: so the program gets a mount
-namespace of its own, which the mount is never in. When every process of the container is gone,
-even by SIGKILL, the kernel ends the mount, the program reads ENODEV and exits.
+The program must end with its mount. A process in the engine's mount namespace would keep that
+namespace alive, and with it the mount and itself, for ever. So the program gets a mount namespace
+of its own, which never contains the mount. When every process of the container is gone, even by
+SIGKILL, the kernel ends the mount, and the program reads ENODEV and exits.
 """
 
 from __future__ import annotations

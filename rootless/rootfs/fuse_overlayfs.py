@@ -1,6 +1,6 @@
-"""The driver `fuse-overlayfs`: the same union, served by a program (`fuse`).
+"""The driver `fuse-overlayfs`: the same union as an overlay, served by a program (`fuse`).
 
-For kernels before 5.11, and for file systems that overlayfs refuses as its upper layer.
+It is for kernels before 5.11, and for file systems that overlayfs refuses as its upper layer.
 """
 
 from __future__ import annotations

@@ -1,21 +1,22 @@
 """The image `host:`: the host's own programs under a private, writable copy-on-write view.
 
-Nothing is downloaded. The kernel refuses `/` itself as a lower layer, because of the mounts
-below it, but takes /usr, /etc, /opt, /var one by one. So the root is a small directory of its
-own, and each of those is an overlay mounted in it. All else (home directories, /root, /srv,
-/mnt, /run, data) is absent or empty: a list of what is shown, never one of what is hidden.
+Nothing is downloaded. The kernel refuses `/` itself as a lower layer, because of the mounts below
+it, but accepts /usr, /etc, /opt and /var one by one. So the root is a small directory of its own,
+and each of these is an overlay mounted in it. Everything else (home directories, /root, /srv, /mnt,
+/run, data) is absent or empty: there is a list of what is shown, and none of what is hidden.
 
-Theory of operation. Files of the host's root belong to nobody in here, as host uid 0 has no
-mapping, and nobody may write in a directory of nobody's. So between the host's directory and
-the writable layer lies a *skeleton*: empty directories of the same names that belong to the
-container's root. An overlay shows a directory with the attributes of its topmost layer, so
-`touch /etc/x` works, and an old file can be replaced or deleted; it cannot be changed in place.
-In the skeleton a directory that must not be seen is opaque, so it appears empty.
+Theory of operation. Host uid 0 has no mapping in the container, so files of the host's root belong
+to `nobody`, and no process may write to their directories. So there is a *skeleton* between the
+host's directory and the writable layer: empty directories of the same names that belong to the
+container's root. An overlay shows a directory with the attributes of its topmost layer. So `touch
+/etc/x` works, and an existing file can be replaced or deleted, but not changed in place. A
+directory that must not be visible is opaque in the skeleton, so that it appears empty.
 
-The skeleton costs some 100 ms. It is built once, kept in the storage, and named by what it was
-made from. A run holds a shared lock on it; who builds a new one removes those that nobody
-holds. What was tried is kept in it too, as a plan: which directories overlayfs takes, and which
-it takes only the children of, because of mounts below them.
+Building the skeleton takes about 100 ms. It is built once, kept in the storage, and named after
+what it was made from. A run holds a shared lock on it; a process that builds a new one removes
+those without a lock. The skeleton also contains the results of the trials, as a plan: which
+directories overlayfs accepts, and of which it accepts only the children, because of mounts below
+them.
 """
 
 from __future__ import annotations

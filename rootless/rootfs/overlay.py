@@ -1,13 +1,13 @@
 """The driver `overlay`: the kernel's overlayfs, mounted in the user namespace.
 
-With `userxattr` (Linux 5.11) the kernel keeps its marks in user.overlay.* attributes, which
-need no privilege. A mount is one system call, so this is also the fast path: three mkdir, the
-attributes of the root directory, one mount.
+With `userxattr` (Linux 5.11) the kernel keeps its marks in user.overlay.* attributes, which need no
+privilege. A mount is one system call, so this is also the fast path: three mkdir, the attributes of
+the root directory, one mount.
 
-The options must fit in one page, which some 30 layers with their paths do. Longer ones, and
-paths with the separators of the option string in them, are given as descriptors: the kernel
-looks `/proc/self/fd/7` up as any path, and from the working directory /proc/self/fd plain `7`
-is enough. So 500 layers (OVL_MAX_STACK) fit on every kernel, without the newer `lowerdir+`.
+The options must fit in one page, which is enough for about 30 layers. Longer lists, and paths that
+contain separators of the option string, are passed as descriptors: the kernel resolves
+`/proc/self/fd/7` like any path, and in the working directory /proc/self/fd a plain `7` is enough.
+So 500 layers (OVL_MAX_STACK) fit on every kernel, without the newer `lowerdir+`.
 """
 
 from __future__ import annotations

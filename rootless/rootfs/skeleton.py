@@ -1,13 +1,13 @@
-"""The skeleton of the image `host:`: what lies between the host's directories and the container.
+"""The skeleton of the image `host:`: the layer between the host's directories and the container.
 
 A skeleton is a directory in the storage, for one id map and one state of the host:
 
     root/       the root directory: links as bin -> usr/bin, mount points, empty directories
-    dirs/       for each overlay the host's directories again, empty, owned by container root
+    dirs/       for each overlay, the host's directories, empty, owned by container root
     empty/      an empty directory, to cover what must not be seen
     plan.json   {"overlay": [...], "bind": [...], "why": [...]}, paths relative to /
 
-It is made under a temporary name and renamed, so it is complete or not there.
+It is made under a temporary name and then renamed, so it is complete or absent.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The root of a squashfs image: mounted by squashfuse, with a union on top for what is written.
+"""The root of a squashfs image: mounted by squashfuse, with a writable union on top.
 
 The kernel mounts squashfs only for root, so a program serves it (`fuse`): squashfuse_ll, or
-squashfuse. It gets the open file and no right at all: it reads what a stranger has made. The
-mount is taken off its place as soon as the union lies on it, which then keeps it alone. So it
-ends with the union, whatever is killed, and the program with it.
+squashfuse. It gets the open file and no rights, because it reads a file from a stranger. As soon as
+the union uses the mount, the mount is detached from its place, and only the union keeps it. So it
+ends with the union, whichever process is killed, and the program ends too.
 
-Where there is no FUSE, the image is unpacked (`unpacked`); that directory is then the one layer.
+If there is no FUSE, the image is unpacked (`unpacked`), and that directory is the only layer.
 
 Where it runs: as `rootless.rootfs.mount`. Several ranks of a node could share one mount: it would
 be given to `mount_layers` in place of the one made here.

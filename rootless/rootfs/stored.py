@@ -1,11 +1,11 @@
-"""What a container's workspace holds, and where each driver keeps what the container changed.
+"""The contents of a container's workspace, and where each driver keeps the container's changes.
 
-A workspace outlives the mounts made of it. Each driver leaves a mark of its own in it, so the
-one of the first start is found without any record:
+A workspace outlives its mounts. Each driver leaves a mark in it, so the driver of the first start
+can be found without a record:
 
     copied                the driver copy: merged/ is the whole root
-    fuse-overlayfs.log    the program was the one that served
-    work/                 the kernel's overlay, if neither of the others is there
+    fuse-overlayfs.log    the driver fuse-overlayfs
+    work/                 the kernel's overlay, if neither of the others exists
     host/                 the image `host:`: an upper directory for each of the host's
 """
 

@@ -1,8 +1,8 @@
-"""A squashfs image where there is no FUSE: unpacked by unsquashfs into a cache, once for each file.
+"""A squashfs image without FUSE: unpacked by unsquashfs into a cache, once for each file.
 
-A run holds a shared lock on the directory; who unpacks another image removes those that nobody has
-used for two weeks. unsquashfs reads what a stranger has made: it can write in that directory only,
-and has no network.
+A run holds a shared lock on the directory. A process that unpacks another image removes those that
+have not been used for two weeks. unsquashfs reads a file from a stranger, so it can write only to
+that directory, and has no network.
 
 Where it runs: as `rootless.rootfs.mount`.
 """
