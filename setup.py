@@ -1,12 +1,8 @@
-"""Build what pyproject.toml cannot say: the helper programs and the launchers.
+"""Build what pyproject.toml cannot say: the helper programs, the launchers, the hot modules.
 
-- helpers/hasten.c, helpers/init.c and the files of helpers/monitor, helpers/networks,
-  helpers/serve and helpers/unshare are compiled, static, to rootless/bin/rless-hasten,
-  rless-init, rless-monitor, rless-networks, rless-serve and rless-unshare.
-  No compiler, or no static libc: the installation goes on without them, one line says so,
-  `rless run --init` is refused with the reason, and the monitor is a Python process.
-- rless and rless-oci are made from helpers/launcher and foreground, or without a compiler from
-  launch.sh.
+- The programs of helpers/ are compiled, static, to rootless/bin/rless-*, and the launchers rless
+  and rless-oci from helpers/launcher and helpers/foreground. Without a compiler the installation
+  fails (docs/decisions/0015-programs.md); helpers/build_backend.py has pip bring one.
 - helpers/hot.py writes the modules that a start needs into one file, unless the install is
   editable.
 """
@@ -29,7 +25,7 @@ from setuptools.command.build import build
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 HERE = Path(__file__).resolve().parent
-LAUNCHERS = ["helpers/launcher/launch.c", "helpers/launcher/launch.sh"]
+LAUNCHER = "helpers/launcher/launch.c"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}
 HOT = "helpers/hot.py"
 HELPERS = {
@@ -39,14 +35,6 @@ HELPERS = {
     "rless-networks": "helpers/networks",
     "rless-serve": "helpers/fuse_server",
     "rless-unshare": "helpers/userns_holder",
-}
-LOST = {
-    "rless-hasten": "a start below systemd will take some milliseconds more",
-    "rless-init": "`rless run --init` will be refused",
-    "rless-monitor": "each container will take 10 MB more of memory while it runs",
-    "rless-networks": "networks of several containers will be refused",
-    "rless-serve": "a start from an image file will take some milliseconds more",
-    "rless-unshare": "a start will take 2 milliseconds more",
 }
 PROGRAMS = runpy.run_path(str(HERE / "helpers/programs.py"))
 
@@ -64,9 +52,10 @@ def scratch_directories() -> dict[str, dict[str, str]]:
     return {"build": {"build_base": scratch}, "egg_info": {"egg_base": scratch}}
 
 
-def say(line: str) -> None:
-    """Tell the person who installs; pip shows it with -v only, scripts/quickstart always."""
-    print(f"rless: {line}", file=sys.stderr)
+def compiled(name: str, reason: str | None) -> None:
+    """Give up if a program could not be compiled: half an installation helps nobody."""
+    if reason is not None:
+        sys.exit(f"rless: {name} was not built: {reason}")
 
 
 class BuildStep(Command):
@@ -94,16 +83,9 @@ class BuildHelpers(BuildStep):
     description = "compile the helper programs"
 
     def run(self) -> None:
-        """Compile, or say what is missing and go on."""
+        """Compile all of them."""
         for name, target in self._targets().items():
-            reason = PROGRAMS["compile_helper"](HERE / HELPERS[name], target)
-            if reason is None:
-                continue
-            target.unlink(missing_ok=True)  # never an old program beside new code
-            say(
-                f"{name} was not built: {reason}. {LOST[name]}; "
-                "install gcc and libc6-dev (or gcc and glibc-static) and install rless again"
-            )
+            compiled(name, PROGRAMS["compile_helper"](HERE / HELPERS[name], target))
 
     def _targets(self) -> dict[str, Path]:
         root = HERE if self.editable_mode else Path(self.build_lib or "")
@@ -149,7 +131,7 @@ class Build(build):
 
 
 class BuildScripts(build_scripts):
-    """Make the launchers: programs, or where there is no compiler scripts."""
+    """Compile the launchers."""
 
     editable_mode = False
 
@@ -165,15 +147,15 @@ class BuildScripts(build_scripts):
         }
         for name, module in COMMANDS.items():
             about = {"NAME": name, "MODULE": module, **values}
-            PROGRAMS["write_launcher"](directory / name, about)
+            compiled(name, PROGRAMS["write_launcher"](directory / name, about))
 
     def get_source_files(self) -> list[str]:
         """Return what belongs into a source distribution for this step."""
-        return [*LAUNCHERS, "helpers/foreground/foreground.c", "helpers/foreground/foreground.h"]
+        return [LAUNCHER, "helpers/foreground/foreground.c", "helpers/foreground/foreground.h"]
 
 
 class Platform(Distribution):
-    """Belong to one architecture, because of rless-init."""
+    """Belong to one architecture, because of the programs."""
 
     def has_ext_modules(self) -> bool:
         """Say yes, so that the files go to the platform's directory."""
@@ -190,7 +172,7 @@ class PlatformWheel(bdist_wheel):
 
 setup(
     distclass=Platform,
-    scripts=LAUNCHERS,
+    scripts=[LAUNCHER],
     options=scratch_directories(),
     cmdclass={
         "build": Build,

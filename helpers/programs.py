@@ -1,29 +1,92 @@
-"""Compile the programs of helpers/, and make the launchers; for setup.py, and for their tests."""
+"""Compile the programs of helpers/, and make the launchers; for setup.py, and for their tests.
+
+Each program is static and position independent, so that one file runs on any Linux of its
+processor, whatever the C library there. It is linked with musl where there is one: beside an idle
+container that takes a third of the memory of glibc, and a start 0.4 ms less for each program
+(docs/decisions/0015-programs.md).
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
+import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HELPERS = Path(__file__).resolve().parent
-CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-s"]
-STATIC = ["-static"]
-# Without the C library, on the processors that a bare.c knows: a twentieth of the size.
-BARE = (
-    "-DBARE -nostdlib -no-pie -fno-builtin -fno-tree-loop-distribute-patterns"
-    " -fno-stack-protector -U_FORTIFY_SOURCE"
+CFLAGS = (
+    "-std=gnu11 -O2 -Wall -Wextra"
+    " -Wno-sign-compare"  # what CMSG_NXTHDR of musl does
+    " -fPIE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3"
+    " -ffunction-sections -fdata-sections"
 ).split()
+LINK = "-s -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack".split()
+TIMEOUT = 600  # seconds; ziglang compiles musl when it is used first
+TRIAL = '#include <linux/types.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
+NO_COMPILER = (
+    "no C compiler that makes static programs was found: install musl-tools (Debian, Ubuntu), or "
+    "gcc with glibc-static (Fedora, SUSE), or the Python package ziglang, and install rless again"
+)
 
 
 def find_compiler() -> list[str] | None:
-    """Return the command of the C compiler: $CC, or the first of cc, gcc and clang."""
-    chosen = os.environ.get("CC", "").split()
-    if chosen:
-        return chosen if shutil.which(chosen[0]) else None
-    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    """Return the command that makes static programs, with the flags that make them so.
+
+    That is $CC if it is set, else the first that can of musl-gcc, cc, gcc, clang and the Python
+    package ziglang.
+    """
+    return _find_compiler(os.environ.get("CC", ""))
+
+
+@functools.cache
+def _find_compiler(chosen: str) -> list[str] | None:
+    for command in [chosen.split()] if chosen.strip() else _compilers():
+        with tempfile.TemporaryDirectory(prefix="rless-build-") as scratch:
+            source = Path(scratch, "trial.c")
+            source.write_text(TRIAL, encoding="ascii")
+            whole = [*command, *_static(command)]
+            if run_compiler([*whole, *CFLAGS, *LINK], [source], Path(scratch, "trial")) is None:
+                return whole
+    return None
+
+
+def _compilers() -> list[list[str]]:
+    found = [[name] for name in ("musl-gcc", "cc", "gcc", "clang") if shutil.which(name)]
+    if importlib.util.find_spec("ziglang"):
+        machine = platform.machine()
+        names = {"ppc64le": "powerpc64le", "i686": "x86", "armv7l": "arm"}
+        kind = "musleabihf" if machine == "armv7l" else "musl"
+        target = f"{names.get(machine, machine)}-linux-{kind}"
+        found.append([sys.executable, "-m", "ziglang", "cc", "-target", target])
+    return found
+
+
+def _static(command: list[str]) -> list[str]:
+    """Return the flags by which a compiler links a static program that is position independent."""
+    if "ziglang" in command:
+        return ["-static", "-pie"]
+    if os.path.basename(command[0]) != "musl-gcc":
+        return ["-static-pie"]
+    # Its wrapper of gcc knows no -static-pie: it takes Scrt1.o, which leaves the relocations to a
+    # dynamic linker. And it hides the headers of Linux with those of glibc.
+    trace = subprocess.run(
+        [*command, "-###", "-x", "c", os.devnull], capture_output=True, text=True, check=False
+    ).stderr
+    start = re.search(r"(\S+)/Scrt1\.o", trace)
+    machine = subprocess.run(
+        [*command, "-dumpmachine"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    flags = ["-static", "-Wl,-pie", "-Wl,--no-dynamic-linker", "-Wl,-z,text", "-nostartfiles"]
+    for headers in ("/usr/include", f"/usr/include/{machine}"):
+        flags += ["-idirafter", headers]
+    return [*flags, f"{start[1]}/rcrt1.o"] if start else ["-static-pie"]
 
 
 def sources(path: Path) -> list[Path]:
@@ -31,37 +94,33 @@ def sources(path: Path) -> list[Path]:
     files = sorted(path.glob("*.c")) if path.is_dir() else [path]
     if path.name == "launch.c":
         files.append(HELPERS / "foreground" / "foreground.c")
-    if path.name in ("launch.c", "hasten.c", "fuse_server", "monitor", "userns_holder"):
-        files.append(HELPERS / "common" / "bare.c")
     return files
 
 
 def compile_helper(source: Path, target: Path, flags: Sequence[str] = ()) -> str | None:
     """Compile a static program; return None, or why there is none."""
-    files = sources(source)
-    has_bare = any(file.name == "bare.c" for file in files)
-    if has_bare and compile_with([*CFLAGS, *STATIC, *BARE, *flags], files, target) is None:
-        return None
-    return compile_with([*CFLAGS, *STATIC, *flags], files, target)
+    # Not for users: a compiler that is newer than this source may warn of more.
+    strict = ["-Werror"] if "CI" in os.environ or "RLESS_WERROR" in os.environ else []
+    compiler = find_compiler()
+    if compiler is None:
+        return NO_COMPILER
+    return run_compiler([*compiler, *CFLAGS, *LINK, *strict, *flags], sources(source), target)
 
 
-def compile_with(flags: list[str], files: list[Path], target: Path) -> str | None:
-    """Compile with these flags; return as `compile_helper`."""
+def run_compiler(command: list[str], files: list[Path], target: Path) -> str | None:
+    """Compile files to a program, or leave the one that is there; return as `compile_helper`."""
     missing = [file for file in files if not file.exists()]
     if missing or not files:
         return f"{missing or 'the source'} is missing"
-    compiler = find_compiler()
-    if compiler is None:
-        return "no C compiler was found ($CC, cc, gcc, clang)"
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*compiler, *flags, "-o", str(fresh), *map(str, files)]
+    command = [*command, "-o", str(fresh), *map(str, files)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             problems = [line for line in lines if "error" in line or "cannot find" in line]
-            return f"{compiler[0]}: {(problems or lines or ['it failed'])[0].strip()}"
+            return f"{command[0]}: {(problems or lines or ['it failed'])[0].strip()}"
         fresh.chmod(0o755)
         fresh.replace(target)  # a running container may still execute the old one
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -71,17 +130,15 @@ def compile_with(flags: list[str], files: list[Path], target: Path) -> str | Non
     return None
 
 
-def write_launcher(path: Path, values: dict[str, str]) -> None:
-    """Make one launcher: NAME, MODULE, SOURCE (of an editable install), PYTHON, VERSION."""
-    program, script = (HELPERS / name for name in ("launcher/launch.c", "launcher/launch.sh"))
+def write_launcher(
+    path: Path, values: dict[str, str], compile_: Callable[..., str | None] | None = None
+) -> str | None:
+    """Make one launcher: NAME, MODULE, SOURCE (of an editable install), PYTHON, VERSION.
+
+    Return as `compile_helper`, which is called if no other is given.
+    """
     macros = [f"-D{key}={c_string(value)}" for key, value in values.items()]
-    if compile_helper(program, path, macros) is None:
-        return
-    text = script.read_text(encoding="utf-8")
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", value.replace("'", "'\\''"))
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
+    return (compile_ or compile_helper)(HELPERS / "launcher" / "launch.c", path, macros)
 
 
 def c_string(value: str) -> str:

@@ -75,7 +75,8 @@ install_packages() {
 
 RUN_PACKAGES=(python3-venv uidmap 'libsubid5|libsubid4t64|libsubid4' libseccomp2 passt fuse-overlayfs)
 command -v cc gcc clang >/dev/null || RUN_PACKAGES+=(gcc)
-RUN_PACKAGES+=(libc6-dev)
+# What the helper programs are linked with, and the headers of Linux.
+RUN_PACKAGES+=(musl-tools libc6-dev)
 
 # Print one word that changes with these files and directories.
 hash_of() {

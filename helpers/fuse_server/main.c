@@ -40,6 +40,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#undef prlimit64 /* in musl a macro, and no part of the name of the call */
+
 #define NO_SUCH_CALL 424 /* the first one of Linux 5.1; from here on all processors count alike */
 #define FSOPEN 430
 #define FSCONFIG 431

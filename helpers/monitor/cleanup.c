@@ -33,7 +33,7 @@ static int lift(int dir, const char *name, int top)
 
 	do {
 		snprintf(fresh, sizeof(fresh), ".rless-%u", count++);
-		if (renameat2(dir, name, top, fresh, RENAME_NOREPLACE) == 0)
+		if ((int)syscall(SYS_renameat2, dir, name, top, fresh, RENAME_NOREPLACE) == 0)
 			return 0;
 	} while (errno == EEXIST);
 	return errno;

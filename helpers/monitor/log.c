@@ -55,7 +55,7 @@ static void log_rotate(void)
 	for (int number = logs.files - 1; number > 0; number--) {
 		log_name(from, number - 1);
 		log_name(to, number);
-		renameat2(me.dir, from, me.dir, to, 0); /* ENOENT: so many there are not yet */
+		renameat(me.dir, from, me.dir, to); /* ENOENT: so many there are not yet */
 	}
 	close_fd(&logs.fd);
 }

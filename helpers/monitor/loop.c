@@ -1,6 +1,10 @@
 /* The loop: wait for events, act, come to the end. */
 #include "monitor.h"
 
+#include <link.h>
+
+extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
+
 enum { LONGEST_POLL = 1 << 30 }; /* ms: poll(2) takes an int */
 #define LAST_WORDS (2LL << 20) /* bytes read of a stream after the end: all that a pipe holds */
 
@@ -141,12 +145,29 @@ static int sooner(int timeout, long long at)
 	return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 
+/* Give back the pages of this program that the start has needed; what is needed again comes back
+ * from the page cache. With a libc of 0.7 MB (glibc's) an idle monitor takes 0.3 MB, not 0.75. */
+static void release_pages(void)
+{
+	const ElfW(Phdr) *part = (const void *)((const char *)&__ehdr_start + __ehdr_start.e_phoff);
+
+	while (part->p_type != PT_LOAD || !(part->p_flags & PF_W))
+		part++; /* what is mapped before the first one to write to is as the file has it */
+	madvise((void *)&__ehdr_start, part->p_vaddr & -(uintptr_t)sysconf(_SC_PAGESIZE),
+		MADV_DONTNEED);
+}
+
 /* Wait for one round of events and handle them. */
 void poll_once(bool block)
 {
+	static bool released;
 	int timeout = -1;
 
 	watch_all();
+	if (!released && me.starting < 0) {
+		released = true;
+		release_pages();
+	}
 	if (chunk.size && now() - chunk.since < GRACE)
 		timeout = sooner(timeout, chunk.since + GRACE);
 	timeout = sooner(timeout, restart.at);

@@ -68,7 +68,7 @@ static void begin(int fd)
 	const char *cgroup;
 
 	for (int number_ = 1; number_ < NSIG; number_++)
-		signal(number_, number_ == SIGCHLD ? SIG_DFL : SIG_IGN);
+		set_signal(number_, number_ == SIGCHLD ? SIG_DFL : SIG_IGN);
 	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
 	prctl(PR_SET_NAME, "rless-monitor", 0, 0, 0);
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {

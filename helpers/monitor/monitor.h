@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <endian.h>
+#include <linux/fs.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -124,6 +125,7 @@ void read_orders(int fd);
 int signal_init(int number);
 void begin_signals(void);
 void block_signals(bool block);
+void set_signal(int number, void (*handler)(int));
 int signal_fd(int number);
 
 /* start.c: what init says until it is the application */

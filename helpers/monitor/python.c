@@ -47,7 +47,7 @@ void be_child(const char *verb)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	for (int sign = 1; sign < NSIG; sign++)
-		signal(sign, SIG_DFL);
+		set_signal(sign, SIG_DFL);
 	fcntl(me.orders, F_SETFD, 0);
 	become_python(verb, false);
 	_exit(127);

@@ -17,7 +17,7 @@ static bool write_file(const char *name, const char *data, size_t size)
 	 * would be an empty one after a power cut. */
 	fd = whole ? openat(me.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 	close_fd(&fd);
-	if (whole && renameat2(me.dir, temporary, me.dir, name, 0) == 0)
+	if (whole && renameat(me.dir, temporary, me.dir, name) == 0)
 		return true;
 	unlinkat(me.dir, temporary, 0);
 	return false;

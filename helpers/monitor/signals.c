@@ -26,6 +26,19 @@ void begin_signals(void)
 			signal_init(number);
 }
 
+/* Ignore a signal, or no longer: one of those too (32 to 34) that signal(3) keeps for the C library. */
+void set_signal(int number, void (*handler)(int))
+{
+	struct { /* what the kernel takes; no handler of ours is ever called */
+		void (*handler)(int);
+		unsigned long flags;
+		void (*restorer)(void);
+		uint64_t mask;
+	} action = { handler, 0, NULL, 0 };
+
+	syscall(SYS_rt_sigaction, number, &action, NULL, sizeof(action.mask));
+}
+
 /* Block what signalfds take, as they do only while it is blocked; or unblock it. */
 void block_signals(bool block)
 {

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -23,8 +22,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = runpy.run_path(str(ROOT / "helpers" / "programs.py"))
+from tests.lib.compiled import PROGRAMS, compile_sanitized
+
 pytestmark = pytest.mark.needs("compiler")
 
 STDIN, STDOUT, STDERR, DETACH, FORWARD, PYTHON = 1, 2, 4, 8, 16, 32
@@ -180,7 +179,9 @@ class Stage:
             os.close(fd)
 
 
-def build(tree: Path, name: str = "rless", source: Path | None = None) -> Path:
+def build(
+    tree: Path, name: str = "rless", source: Path | None = None, sanitized: bool = False
+) -> Path:
     """Return a launcher, for the play in `tree` if not for another source."""
     values = {
         "NAME": name,
@@ -192,13 +193,15 @@ def build(tree: Path, name: str = "rless", source: Path | None = None) -> Path:
     (tree / "rootless").mkdir()
     (tree / "rootless" / "__init__.py").touch()
     (tree / "rootless" / "launch.py").write_text(LAUNCH)
-    PROGRAMS["write_launcher"](tree / "bin" / name, values)
+    compile_ = compile_sanitized if sanitized else None
+    reason = PROGRAMS["write_launcher"](tree / "bin" / name, values, compile_)
+    assert reason is None, reason
     return tree / "bin" / name
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("tree"))
+@pytest.fixture(scope="module", params=[False, True], ids=["", "sanitized"])
+def launcher(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return build(tmp_path_factory.mktemp("tree"), sanitized=request.param)
 
 
 @pytest.fixture

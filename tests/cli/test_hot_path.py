@@ -75,7 +75,7 @@ class Installation:
         compileall.compile_dir(self.lib, quiet=2)
 
     def argv(self, *words: str, before: str = "") -> list[str]:
-        """Return the command line of a start as helpers/launcher/launch.sh makes it."""
+        """Return the command line of a start as the launcher makes it."""
         module = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}[
             words[0]
         ]

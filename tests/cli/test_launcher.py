@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = runpy.run_path(str(ROOT / "helpers" / "programs.py"))
+from tests.lib.compiled import PROGRAMS, ROOT
+
+pytestmark = pytest.mark.needs("compiler")
 VERSION = "python{}.{}".format(*sys.version_info)
 MAIN = """
 from __future__ import annotations
@@ -65,8 +65,7 @@ class Prefix:
             "PYTHON": python,
             "VERSION": "{}.{}".format(*sys.version_info),
         }
-        PROGRAMS["write_launcher"](self.launcher, values)
-        assert self.launcher.read_bytes().startswith(b"#!" if "CC" in os.environ else b"\x7fELF")
+        assert PROGRAMS["write_launcher"](self.launcher, values) is None
 
     def add_python(self) -> Prefix:
         """Be a virtual environment."""
@@ -75,18 +74,6 @@ class Prefix:
         home = os.path.dirname(os.path.realpath(sys.executable))
         (self.base / "pyvenv.cfg").write_text(f"home = {home}\n")
         return self
-
-
-@pytest.fixture(
-    autouse=True,
-    params=("script", pytest.param("program", marks=pytest.mark.needs("compiler"))),
-)
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make launchers of both forms, the one for installations without a compiler too."""
-    if request.param == "script":
-        monkeypatch.setenv("CC", "no-compiler-here")
-    else:
-        monkeypatch.delenv("CC", raising=False)
 
 
 @pytest.fixture

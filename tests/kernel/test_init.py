@@ -15,13 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.compiled import static_program
+from tests.lib.compiled import sanitized_program, static_program
 
 pytestmark = pytest.mark.needs("compiler")
 
 
+BUILD = {"init": static_program}
+
+
+@pytest.fixture(autouse=True, params=[static_program, sanitized_program], ids=["", "sanitized"])
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILD, "init", request.param)
+
+
 def init() -> str:
-    return str(static_program("helpers/init.c"))
+    return str(BUILD["init"]("helpers/init.c"))
 
 
 def probe() -> str:
@@ -186,8 +194,9 @@ def test_a_lost_terminal_ends_the_program() -> None:
 
 @pytest.mark.needs("user namespaces")
 @pytest.mark.needs("unshare")
-def test_it_needs_no_file_but_itself(tmp_path: Path) -> None:
+def test_it_needs_no_file_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a root with two programs and nothing else: no /proc, no libc, no /dev."""
+    monkeypatch.setitem(BUILD, "init", static_program)
     for source in (init(), probe()):
         shutil.copy(source, tmp_path)
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", f"--root={tmp_path}"]

@@ -16,21 +16,21 @@ from rootless.linux import mount, namespace_holder, ns, process
 from rootless.network import loopback_guard
 from tests.kernel.test_serve import in_a_fork
 from tests.lib import engine_namespace
-from tests.lib.compiled import static_program
+from tests.lib.compiled import sanitized_program
 
 pytestmark = pytest.mark.needs("user namespaces")
 BUILT = os.path.exists(process.own_program(namespace_holder._PROGRAM))
 built = pytest.mark.skipif(not BUILT, reason="rless-unshare was not built")
-WAYS = [pytest.param("program", marks=built), "libc", "python"]
+WAYS = [pytest.param("program", marks=built), "sanitized", "python"]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have the namespaces made by the program, by one with the C library, or by a fork."""
+    """Have the namespaces made by the program, by one with sanitizers, or by a fork."""
     if request.param == "python":
         monkeypatch.setattr(namespace_holder, "_PROGRAM", "nothing-such")
-    elif request.param == "libc":
-        program = str(static_program("helpers/userns_holder"))
+    elif request.param == "sanitized":
+        program = str(sanitized_program("helpers/userns_holder"))
         monkeypatch.setattr(namespace_holder, "own_program", lambda _: program)
     return str(request.param)
 

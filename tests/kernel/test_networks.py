@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from rootless.linux import process
 from rootless.network import bridge, hub
+from tests.lib.compiled import sanitized_program
 from tests.lib.faults import children
 from tests.lib.hub import AAAA, PTR, TXT, A, Member, question, read
 
@@ -26,9 +28,14 @@ GATEWAY = "10.9.1.1"
 Make = Callable[..., Member]
 
 
-@pytest.fixture
-def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+@pytest.fixture(params=["", "sanitized"])
+def member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Make]:
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
+    if request.param:
+        program = str(sanitized_program("helpers/networks"))
+        monkeypatch.setattr(process, "own_program", lambda _: program)
     made: list[Member] = []
 
     def make(number: int, *names: str, bridges: tuple[str, ...] = ("br-one",)) -> Member:

@@ -20,7 +20,7 @@ import pytest
 from rootless.rootfs import prefetch, squashfs
 from tests.kernel.test_serve import HELPER, begin, helper, in_a_fork, instead
 from tests.lib import flat as made
-from tests.lib.compiled import static_program
+from tests.lib.compiled import sanitized_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,13 @@ SECONDS = 5.0
 BIG = 3 << 20
 READ = 2 << 20  # bytes of a file that are read ahead
 PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(autouse=True, params=["", "sanitized"])
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have rless-serve built with sanitizers, too."""
+    if request.param:
+        instead(monkeypatch, sanitized_program("helpers/fuse_server"))
 
 
 @pytest.fixture
@@ -207,17 +214,6 @@ def test_what_is_mounted_on(tree: Path, tmp_path: Path, way: str) -> None:
 
     told = words("tool", "/bin", "/etc", "/missing", "/proc")
     assert asked(image, target, told, look, way=way, stop=True) == [0, -1]
-
-
-def test_as_well_where_it_was_linked_with_the_c_library(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    instead(monkeypatch, static_program("helpers/fuse_server"))
-    image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
-    lib = target / "usr/lib/there"
-
-    files = (lib / "loader.so", lib / "libc.so.6")
-    assert least_read(image, target, words("tool"), files) >= READ
 
 
 def test_nothing_is_told(tree: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from rootless.linux.namespace_holder import Holder
 from rootless.rootfs import fuse, squashfs
 from tests.lib import engine_namespace
 from tests.lib import flat as made
-from tests.lib.compiled import static_program
+from tests.lib.compiled import sanitized_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -284,11 +284,8 @@ def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) 
     assert found["said"][0].startswith("/dev/fd/")
 
 
-def test_it_has_none_where_it_was_linked_with_the_c_library(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As on processors that helpers/common/bare.c does not know."""
-    instead(monkeypatch, static_program("helpers/fuse_server"))
+def test_it_has_none_if_it_was_built_with_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, sanitized_program("helpers/fuse_server"))
     found = serve(ABOUT, {"port": 1}, "outside")
     assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")
 

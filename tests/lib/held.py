@@ -17,14 +17,9 @@ from rootless.engine.monitor import execute
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import Container
 from rootless.engine.state.monitor_client import Client
-from tests.lib.compiled import static_program
+from tests.lib.compiled import sanitized_program, static_program
 
 ID = "c" * 64
-# As setup.py has them.
-BARE = (
-    "-DBARE -nostdlib -no-pie -fno-builtin -fno-tree-loop-distribute-patterns"
-    " -fno-stack-protector -U_FORTIFY_SOURCE"
-)
 
 
 class Held:
@@ -40,7 +35,7 @@ class Held:
         prepare: Callable[[], None] | None = None,
         **orders: Any,
     ) -> None:
-        """Start `command` as the application, held by a monitor: "c" or "libc".
+        """Start `command` as the application, held by a monitor: "c" or "sanitized".
 
         Args:
             stdin: the application's standard input is the monitor's to write.
@@ -55,7 +50,8 @@ class Held:
         self.live.write_text("{}")
         self.events = directory / "events"
         self.container = Container(ID, str(self.directory), {"name": "held"})
-        path = str(static_program("helpers/monitor", BARE if program == "c" else ""))
+        build = sanitized_program if program == "sanitized" else static_program
+        path = str(build("helpers/monitor"))
         ready, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:

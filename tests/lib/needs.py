@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import shutil
 import socket
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "default route": _default_route,
     "delegated cgroup": _delegated_cgroup,
     "fuse": lambda: bool(probe.bounded(probe.device, "/dev/fuse")),
+    "glibc": lambda: platform.libc_ver()[0] == "glibc",
     "keyrings": lambda: os.path.exists("/proc/keys"),
     "libseccomp": lambda: facts.find_library("libseccomp.so.2") is not None,
     "nfs directory": lambda: os.path.isdir(os.environ.get("RLESS_TEST_NFS", "")),

@@ -596,7 +596,7 @@ static void verb_wait_signal(char **argv)
 	int last = (int)number(argv[0]), got;
 	sigset_t all;
 
-	sigfillset(&all);
+	memset(&all, 0xff, sizeof(all)); /* sigfillset leaves out what the C library uses */
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	ready();
 	do {

@@ -10,7 +10,6 @@ import atexit
 import ctypes
 import functools
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -25,7 +24,7 @@ import pytest
 
 from rootless.paths import boot_id
 from tests.lib import images
-from tests.lib.compiled import ROOT, static_program
+from tests.lib.compiled import PROGRAMS, ROOT, static_program
 
 _PR_SET_CHILD_SUBREAPER = 36
 # As the launcher (helpers/launcher) starts it; the bytecode goes where the user may write.
@@ -264,10 +263,7 @@ class Product:
 
 @functools.cache
 def launcher() -> tuple[str, ...]:
-    """Return the words that start rless from this tree as an installed one: the launcher in C.
-
-    Python itself, where there is no compiler.
-    """
+    """Return the words that start rless from this tree as an installed one: the launcher in C."""
     target = Path(_bytecode()).with_suffix(".bin") / "rless"
     python = target.with_name("python")
     target.parent.mkdir()
@@ -276,10 +272,8 @@ def launcher() -> tuple[str, ...]:
     python.chmod(0o755)
     values = {"NAME": "rless", "MODULE": "rootless.cli.main"}
     values |= {"SOURCE": str(ROOT), "PYTHON": str(python), "VERSION": ""}
-    programs = runpy.run_path(str(ROOT / "helpers" / "programs.py"))
-    if programs["find_compiler"]() is None:
-        return python_launcher()
-    programs["write_launcher"](target, values)
+    reason = PROGRAMS["write_launcher"](target, values)
+    assert reason is None, reason
     return (str(target),)
 
 

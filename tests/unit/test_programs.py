@@ -1,0 +1,102 @@
+"""The helper programs: how they are linked and hardened, and which compiler makes them."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lib.compiled import PROGRAMS, ROOT
+
+pytestmark = pytest.mark.needs("compiler", "readelf")
+HELPERS = ROOT / "helpers"
+SOURCES = ["hasten.c", "init.c", "monitor", "networks", "fuse_server", "userns_holder"]
+LAUNCHER = "launcher/launch.c"
+
+
+def compile_program(source: str, target: Path, *, symbols: bool = False) -> Path:
+    link = [flag for flag in PROGRAMS["LINK"] if flag != "-s" or not symbols]
+    names = ("NAME", "MODULE", "SOURCE", "PYTHON", "VERSION") if source == LAUNCHER else ()
+    macros = [f'-D{name}="{name}"' for name in names]
+    command = [*PROGRAMS["find_compiler"](), *PROGRAMS["CFLAGS"], *link, "-Werror", *macros]
+    files = PROGRAMS["sources"](HELPERS / source)
+    assert PROGRAMS["run_compiler"](command, files, target) is None
+    return target
+
+
+def readelf(option: str, program: Path) -> str:
+    done = subprocess.run(
+        ["readelf", "-W", option, program], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("source", [*SOURCES, LAUNCHER])
+def test_programs_are_static_and_hardened(tmp_path: Path, source: str) -> None:
+    program = compile_program(source, tmp_path / "program", symbols=True)
+    assert "DYN (Position-Independent Executable file)" in readelf("-h", program)
+    segments = readelf("-l", program)
+    assert "INTERP" not in segments
+    assert "GNU_RELRO" in segments
+    (stack,) = (line for line in segments.splitlines() if "GNU_STACK" in line)
+    assert " RW " in stack
+    dynamic = readelf("-d", program)
+    assert "NEEDED" not in dynamic
+    assert "TEXTREL" not in dynamic
+    assert "BIND_NOW" in dynamic
+    assert "__stack_chk_fail" in readelf("-s", program)
+
+
+@pytest.mark.needs("glibc")
+def test_glibc_checks_the_sizes_of_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By FORTIFY; musl has none."""
+    monkeypatch.setenv("CC", "cc")
+    program = compile_program("monitor", tmp_path / "program", symbols=True)
+    assert "__snprintf_chk" in readelf("-s", program)
+
+
+@pytest.mark.needs("musl-gcc")
+def test_musl_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    assert PROGRAMS["find_compiler"]()[0] == "musl-gcc"
+
+
+def test_the_chosen_compiler_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler -m64")
+    assert PROGRAMS["find_compiler"]() is None
+
+
+def test_without_a_compiler_one_line_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    reason: Any = PROGRAMS["compile_helper"](HELPERS / "init.c", tmp_path / "init")
+    assert "musl-tools" in reason
+    assert "ziglang" in reason
+    assert "\n" not in reason
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_compiler_that_cannot_link_static_programs_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("musl-gcc", "cc"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'ld: cannot find -lc' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    programs = runpy.run_path(str(HELPERS / "programs.py"))  # a new one: it remembers
+    assert programs["find_compiler"]()[0] in ("gcc", "clang")
+
+
+def test_every_program_of_the_installation_is_tested_here() -> None:
+    helpers = {path.relative_to(HELPERS).as_posix() for path in HELPERS.iterdir()}
+    programs = {
+        name for name in helpers
+        if (HELPERS / name).suffix == ".c" or (HELPERS / name / "main.c").exists()
+    }  # fmt: skip
+    assert programs == set(SOURCES)
