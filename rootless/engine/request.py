@@ -116,11 +116,12 @@ def _plain(value: object) -> object:
 
 
 class Mount(Frozen):
-    """One mount: of -v, --mount or --tmpfs, of the image, of a device.
+    """One mount, as it is asked for, and as `spec.mounts.decide` completes it.
 
     Attributes:
         type: "bind", "volume" or "tmpfs".
         source: absolute host path (bind), volume name (volume; None: anonymous), None (tmpfs).
+            Once it is decided, a volume has its directory here.
         target: absolute, normalised path in the container, never "/".
         options: the rest, checked by name: exec noexec suid nosuid nodev; for tmpfs
             also uid=N gid=N nr_inodes=N nr_blocks=N size=N% and other mount(8) flags.
@@ -130,6 +131,7 @@ class Mount(Frozen):
         recursive: bring the mounts below a bind source too.
         nocopy: do not fill a new volume with what the image has at the target.
         labels: of a volume that is made.
+        name, anonymous: of a volume, once it is decided.
     """
 
     type: Final[str] = ""
@@ -144,6 +146,8 @@ class Mount(Frozen):
     recursive: Final[bool] = True
     nocopy: Final[bool] = False
     labels: Final[Mapping[str, str]] = _NONE
+    name: Final[str] = ""
+    anonymous: Final[bool] = False
 
 
 class Device(Frozen):

@@ -1,4 +1,4 @@
-"""The files that every container gets from us, and the host paths that a request names.
+"""The files that every container gets from us, and the devices that a request names.
 
 They are written in the container's own directory and bound by descriptor: nothing is ever
 written through a path of the image (security class 29).
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from rootless.engine.request import Device, Mount, RunRequest
+    from rootless.engine.request import Device, RunRequest
 
 _COPY_BLOCK = 1 << 20
 _TEXT_LIMIT = 1 << 20  # bytes
@@ -194,27 +194,12 @@ def place_init(directory: str) -> str:
     return target
 
 
-def check_sources(mounts: Iterable[Mount], devices: Iterable[Device]) -> None:
-    """Check the host paths of mounts and devices; make those that -v makes.
+def check_devices(devices: Iterable[Device]) -> None:
+    """Check the host paths of devices.
 
     Raises:
-        RlessError: a bind source is missing and shall not be made, a device is none.
+        RlessError: one is missing, or is no device.
     """
-    for mount in mounts:
-        if mount.type != "bind":
-            continue
-        assert mount.source is not None
-        if os.path.exists(mount.source):
-            continue
-        if not mount.create_source:
-            raise RlessError(
-                f"bind source path does not exist: {mount.source}",
-                "make it, or use -v, or bind-create-src=true",
-            )
-        try:
-            os.makedirs(mount.source, exist_ok=True)
-        except OSError as error:
-            raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
     for device in devices:
         try:
             mode = os.stat(device.host).st_mode

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.request import Device, RunRequest
-    from rootless.engine.request import Mount as WishedMount
+    from rootless.engine.request import Mount as RequestMount
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Capabilities, Mount, Namespace, Rlimit, Spec
 
@@ -34,12 +34,12 @@ class SpecInputs:
         files: container path -> file of ours to bind there (/etc/hosts, ...).
         env: variables of links, devices and --fakeroot, as NAME=VALUE: below those of -e.
         env_over: variables above those of -e.
-        devices, mounts: added to those of the request.
+        devices: added to those of the request.
+        mounts: all that `spec.mounts` has decided, and those of devices.
         hosts: (name, address) for /etc/hosts, beside those of --add-host.
         keep_groups: a device is for one of the caller's supplementary groups.
         namespace_paths: kind -> path, of namespaces of other containers and of the network.
         last_cap: the highest capability number of this kernel.
-        volumes: named and anonymous volumes, as bind mounts of their directories.
         init: our init program, to bind; None without --init.
         no_new_privs: where the request does not say.
         seccomp: the profile; None: unconfined.
@@ -74,7 +74,6 @@ class SpecInputs:
         "seccomp",
         "systemd",
         "uid",
-        "volumes",
     )
 
     def __init__(self, idmap: IdMap, uid: int, gid: int) -> None:
@@ -88,12 +87,11 @@ class SpecInputs:
         self.env: list[str] = []
         self.env_over: list[str] = []
         self.devices: list[Device] = []
-        self.mounts: list[WishedMount] = []
+        self.mounts: list[RequestMount] = []
         self.hosts: list[tuple[str, str]] = []
         self.keep_groups = False
         self.namespace_paths: dict[str, str] = {}
         self.last_cap = len(NAMES) - 1
-        self.volumes: list[WishedMount] = []
         self.init: str | None = None
         self.no_new_privs = False
         self.seccomp: dict[str, Any] | None = None
@@ -322,52 +320,51 @@ def mounts(request: RunRequest, inputs: SpecInputs) -> list[Mount]:
     for device in (*request.devices, *inputs.devices):
         access = "ro" if "w" not in device.permissions else "rw"
         result.append(_bind(device.container, device.host, ["bind", "nosuid", "noexec", access]))
-    wishes = [entry for entry in request.mounts if entry.type != "volume"]
-    wished = [_wished(entry) for entry in (*wishes, *inputs.mounts, *inputs.volumes)]
+    asked = [_asked(entry) for entry in inputs.mounts]
     # A parent before what lies in it, whatever the order on the command line (as Docker).
-    result += sorted(wished, key=lambda entry: entry["destination"].rstrip("/").count("/"))
+    result += sorted(asked, key=lambda entry: entry["destination"].rstrip("/").count("/"))
     if inputs.init:
         result.append(_bind(defaults.INIT_PATH, inputs.init, ["bind", "nosuid", "nodev", "ro"]))
-    overridden = {entry["destination"] for entry in wished}
+    overridden = {entry["destination"] for entry in asked}
     return [
         entry
         for index, entry in enumerate(result)
-        if entry in wished or entry["destination"] not in overridden or index == 0
+        if entry in asked or entry["destination"] not in overridden or index == 0
     ]
 
 
-def _wished(wish: WishedMount) -> Mount:
-    """Translate one mount of -v, --mount or --tmpfs."""
-    if wish.type == "tmpfs":
-        options = _tmpfs_options(wish)
-        return _mount(wish.target, "tmpfs", options)
-    options = ["rbind" if wish.recursive else "bind"]
-    if wish.read_only:
+def _asked(mount: RequestMount) -> Mount:
+    """Translate one mount; a volume is a bind of its directory."""
+    if mount.type == "tmpfs":
+        options = _tmpfs_options(mount)
+        return _mount(mount.target, "tmpfs", options)
+    options = ["rbind" if mount.recursive else "bind"]
+    if mount.read_only:
         # Docker since 25: what is mounted below the source is read-only as well.
-        options.append("rro" if wish.recursive else "ro")
+        options.append("rro" if mount.recursive else "ro")
     # The nodes of a directory of the user's are no devices here, whatever a file system says.
-    if "dev" not in wish.options:
+    if "dev" not in mount.options:
         options.append("nodev")
-    options += [name for name in wish.options if name in _BIND_OPTIONS]
-    if wish.propagation:
-        options.append(wish.propagation)
-    assert wish.source is not None
-    return _bind(wish.target, wish.source, options)
+    options += [name for name in mount.options if name in _BIND_OPTIONS]
+    if mount.propagation:
+        options.append(mount.propagation)
+    assert mount.source is not None
+    return _bind(mount.target, mount.source, options)
 
 
 _BIND_OPTIONS = frozenset({"exec", "noexec", "suid", "nosuid", "nodev", "dev"})
 _OPPOSITES = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
 
 
-def _tmpfs_options(wish: WishedMount) -> list[str]:
-    asked = [name for name in wish.options if name not in ("rw", "ro")]
+def _tmpfs_options(mount: RequestMount) -> list[str]:
+    asked = [name for name in mount.options if name not in ("rw", "ro")]
     options = [no for yes, no in _OPPOSITES.items() if yes not in asked]
     options += [name for name in asked if name not in _OPPOSITES and name not in options]
-    if wish.read_only:
+    if mount.read_only:
         options.append("ro")
-    if wish.tmpfs_size is not None:
-        options.append(f"size={wish.tmpfs_size}")
-    mode = 0o1777 if wish.tmpfs_mode is None else wish.tmpfs_mode
+    if mount.tmpfs_size is not None:
+        options.append(f"size={mount.tmpfs_size}")
+    mode = 0o1777 if mount.tmpfs_mode is None else mount.tmpfs_mode
     if not any(name.startswith("mode=") for name in options):
         options.append(f"mode={mode:o}")
     return options

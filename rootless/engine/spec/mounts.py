@@ -1,7 +1,8 @@
-"""The mounts that a container asks for: binds, tmpfs, and volumes, which are made ready.
+"""The mounts of a container: -v, --mount and --tmpfs, --volumes-from, and the image's volumes.
 
-What they are is written in the container's facts (`mounts`) when it is made, so that every later
-start has the same. For binds alone `volumes` is not loaded.
+What they are is decided once, when the container is made. container.json keeps it, so that every
+later start has the same ones. `make_volumes` makes what they need on disk; from then on a volume
+is bound like any other directory (`spec.generate`). For binds alone `volumes` is not loaded.
 """
 
 from __future__ import annotations
@@ -14,148 +15,199 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from rootless.engine.request import RunRequest
+    from rootless.engine.request import Files
     from rootless.engine.state.records import MountRecord
 
 # Class 18: a volume there would hide what the runtime must guard.
 _REFUSED = ("/", "/proc", "/sys", "/dev")
 
 
-def describe(
-    request: RunRequest, config: dict[str, Any], storage: str, container_id: str
-) -> list[MountRecord]:
-    """Return the facts of all mounts that a container asks for; nothing is made.
+# -- what they are -------------------------------------------------------------------------------
 
-    Those of the request, then those of --volumes-from, then the volumes of the image. Each has
-    type (bind, volume, tmpfs), name, source, target, rw, options, propagation and anonymous.
+
+def decide(files: Files, config: dict[str, Any], storage: str, container_id: str) -> list[Mount]:
+    """Return all mounts of a container that is about to be made; nothing is made here.
+
+    Those of the request, then those of --volumes-from, then the volumes of the image. A volume
+    has its name and its directory as the source.
+
+    Args:
+        config: the image's.
 
     Raises:
         RlessError: a target is no place for a volume, or a container of --volumes-from is
             not there.
     """
-    facts = [_facts(mount, storage, container_id) for mount in request.mounts]
-    taken = {mount["target"] for mount in facts}
-    for reference in request.volumes_from:
-        for mount in _of_other(reference):
-            if mount["target"] not in taken:
-                facts.append(mount)
-                taken.add(mount["target"])
-    for target in config.get("Volumes") or {}:
-        normal = _normal(target)
-        if normal not in taken:
-            facts.append(_facts(Mount("volume", None, target), storage, container_id))
-            taken.add(normal)
-    return facts
+    found = [_decided(mount, storage, container_id) for mount in files.mounts]
+    taken = {mount.target for mount in found}
+    of_others = (mount for name in files.volumes_from for mount in _of_other(name))
+    of_image = (
+        _decided(Mount("volume", None, target), storage, container_id)
+        for target in config.get("Volumes") or {}
+        if _normal(target) not in taken
+    )
+    for source in (of_others, of_image):
+        for mount in source:
+            if mount.target not in taken:
+                found.append(mount)
+                taken.add(mount.target)
+    return found
 
 
 def _normal(target: str) -> str:
     return os.path.normpath("/" + target.lstrip("/"))  # it would keep two of them
 
 
-def _facts(mount: Mount, storage: str, container_id: str) -> MountRecord:
+def _decided(mount: Mount, storage: str, container_id: str) -> Mount:
     target = _normal(mount.target)
-    name, source, options = "", mount.source or "", list(mount.options)
-    if mount.type == "volume":
-        if not mount.target.startswith("/") or target in _REFUSED or target.startswith("/proc/"):
-            raise RlessError(f"the image's volume {mount.target!r} is not a place for a volume")
-        from rootless.engine.state import volumes
+    if mount.type != "volume":
+        return mount.replace(target=target)
+    if not mount.target.startswith("/") or target in _REFUSED or target.startswith("/proc/"):
+        raise RlessError(f"the image's volume {mount.target!r} is not a place for a volume")
+    from rootless.engine.state import volumes
 
-        name = mount.source or volumes.anonymous_name(container_id, target)
-        source, is_hosts = volumes.data_of(storage, name)
-        if mount.nocopy or is_hosts:
-            options.append("nocopy")
-    elif mount.type == "bind" and not mount.recursive:
-        options.append("bind")
-    elif mount.type == "tmpfs":
-        if mount.tmpfs_size is not None:
-            options.append(f"size={mount.tmpfs_size}")
-        if mount.tmpfs_mode is not None:
-            options.append(f"mode={mount.tmpfs_mode:o}")
-    return {
-        "type": mount.type,
-        "name": name,
-        "source": source,
-        "target": target,
-        "rw": not mount.read_only,
-        "options": options,
-        "propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
-        "anonymous": mount.type == "volume" and mount.source is None,
-    }
+    name = mount.source or volumes.anonymous_name(container_id, target)
+    source, is_hosts = volumes.data_of(storage, name)
+    return mount.replace(
+        target=target,
+        name=name,
+        source=source,
+        nocopy=mount.nocopy or is_hosts,
+        anonymous=mount.source is None,
+    )
 
 
-def _of_other(reference: str) -> Iterator[MountRecord]:
+def _of_other(reference: str) -> Iterator[Mount]:
     """Yield the mounts of `CONTAINER[:ro|rw]`, which are not anonymous for who joins them."""
     name, _, mode = reference.partition(":")
     try:
         other = find(name)
     except RlessError as error:
         raise RlessError(f"--volumes-from: {error.message}", error.hint) from error
-    for mount in other.facts["mounts"]:
-        if mount["type"] != "tmpfs":
-            writable = mount["rw"] and mode != "ro"
-            yield {**mount, "rw": writable, "anonymous": False}
+    for record in other.facts["mounts"]:
+        if record["type"] != "tmpfs":
+            mount = _from_record(record)
+            yield mount.replace(read_only=mount.read_only or mode == "ro", anonymous=False)
 
 
-def prepare(
-    request: RunRequest,
-    config: dict[str, Any],
-    storage: str,
-    container: str,
-    known: list[MountRecord] | None = None,
-    *,
-    first: bool = True,
-) -> tuple[list[Mount], list[tuple[str, str]]]:
-    """Make the volumes' directories.
+def to_records(mounts: Iterable[Mount]) -> list[MountRecord]:
+    """Return decided mounts as container.json has them, and `inspect` shows them."""
+    return [
+        {
+            "type": mount.type,
+            "name": mount.name,
+            "source": mount.source or "",
+            "target": mount.target,
+            "rw": not mount.read_only,
+            "options": _shown_options(mount),
+            "propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
+            "anonymous": mount.anonymous,
+        }
+        for mount in mounts
+    ]
+
+
+def _shown_options(mount: Mount) -> list[str]:
+    options = list(mount.options)
+    if mount.type == "volume" and mount.nocopy:
+        options.append("nocopy")
+    if mount.type == "bind" and not mount.recursive:
+        options.append("bind")
+    if mount.tmpfs_size is not None:
+        options.append(f"size={mount.tmpfs_size}")
+    if mount.tmpfs_mode is not None:
+        options.append(f"mode={mount.tmpfs_mode:o}")
+    return options
+
+
+def of_container(records: Iterable[MountRecord], files: Files) -> list[Mount]:
+    """Return the mounts that were decided when a container was made.
 
     Args:
-        container: the container's directory, whose name is its id.
-        known: what `describe` said when the container was made.
-        first: it was never started: only then volumes are filled.
+        files: of its request, which says more of those that were asked for.
+    """
+    asked = {_normal(mount.target): mount for mount in files.mounts}
+    found = []
+    for record in records:
+        mount = _from_record(record)
+        if mount.target in asked:
+            decided = {name: getattr(mount, name) for name in _DECIDED}
+            mount = asked[mount.target].replace(**decided)
+        found.append(mount)
+    return found
 
-    Returns:
-        Each as a bind mount, and (directory, target) of those to be filled if they are empty.
+
+_DECIDED = ("anonymous", "name", "nocopy", "source", "target")
+
+
+def _from_record(record: MountRecord) -> Mount:
+    options = record["options"]
+    return Mount(
+        record["type"],
+        record["source"] or None,
+        record["target"],
+        name=record["name"],
+        anonymous=record["anonymous"],
+        read_only=not record["rw"],
+        options=[option for option in options if option not in ("nocopy", "bind")],
+        nocopy="nocopy" in options,
+        recursive="bind" not in options,
+        propagation=record["propagation"] or None,
+    )
+
+
+# -- what they need on disk ----------------------------------------------------------------------
+
+
+def check_sources(mounts: Iterable[Mount]) -> None:
+    """Check the host paths of binds; make those that -v makes.
 
     Raises:
-        RlessError: as `describe`, or the disk is full.
+        RlessError: a source is missing and shall not be made, or cannot be.
     """
-    container_id = os.path.basename(container)
-    if known is None:
-        known = describe(request, config, storage, container_id)
-    own = {_normal(mount.target): mount for mount in request.mounts}
-    chosen = [mount for mount in known if mount["type"] == "volume" or mount["target"] not in own]
-    if not chosen:
-        return [], []
+    for mount in mounts:
+        if mount.type != "bind":
+            continue
+        assert mount.source is not None
+        if os.path.exists(mount.source):
+            continue
+        if not mount.create_source:
+            raise RlessError(
+                f"bind source path does not exist: {mount.source}",
+                "make it, or use -v, or bind-create-src=true",
+            )
+        try:
+            os.makedirs(mount.source, exist_ok=True)
+        except OSError as error:
+            raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
+
+
+def make_volumes(mounts: Sequence[Mount], storage: str, container_id: str) -> None:
+    """Make what is missing of the volumes; the container's facts have to be on disk already.
+
+    They keep others from removing the volumes.
+
+    Raises:
+        RlessError: the disk is full, or another container interferes.
+    """
+    wanted = [mount for mount in mounts if mount.type == "volume"]
+    if not wanted:
+        return
     from rootless.engine.state import volumes
 
-    mounted: list[Mount] = []
-    to_fill: list[tuple[str, str]] = []
     with volumes.Locked(storage):
-        for facts in chosen:
-            wish = own.get(facts["target"])
-            if facts["type"] == "volume":
-                labels = dict(wish.labels) if wish else {}
-                owner = container_id if facts["anonymous"] else None
-                volumes.make(storage, facts["name"], labels, {}, owner)
-                if first and "nocopy" not in facts["options"]:
-                    to_fill.append((facts["source"], facts["target"]))
-            mounted.append(_as_bind(facts, wish))
-    return mounted, to_fill
+        for mount in wanted:
+            owner = container_id if mount.anonymous else None
+            volumes.make(storage, mount.name, dict(mount.labels), {}, owner)
 
 
-def _as_bind(facts: MountRecord, wish: Mount | None) -> Mount:
-    bind = Mount(
-        "bind",
-        facts["source"],
-        facts["target"],
-        read_only=not facts["rw"],
-        options=[option for option in facts["options"] if option not in ("nocopy", "bind")],
-    )
-    if wish is not None:
-        return bind.replace(propagation=wish.propagation, recursive=wish.recursive)
-    if facts["type"] == "bind":
-        recursive = "bind" not in facts["options"]
-        return bind.replace(propagation=facts["propagation"], recursive=recursive)
-    return bind
+def to_fill(mounts: Iterable[Mount]) -> list[tuple[str, str]]:
+    """Return (directory, target) of the volumes that take the image's files if they are empty."""
+    return [
+        (mount.source or "", mount.target)
+        for mount in mounts
+        if mount.type == "volume" and not mount.nocopy
+    ]

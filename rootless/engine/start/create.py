@@ -52,7 +52,6 @@ class Run:
         self.users = (b"", b"")  # the image's passwd and group
         self.subordinate = idmap_policy.Subordinate()
         self.warned = False
-        self.prepared = False
         self.added_groups: list[int] = []
         self.outside: dict[str, str] = {}  # the caller's namespaces, where they are to be shown
         self.idmap: IdMap
@@ -61,8 +60,8 @@ class Run:
         self.spec: Spec
         self.joined: dict[str, str] = {}
         self.joined_init: tuple[int, int] | None = None
-        self.mounts: list[Mount] = []
-        self.volumes: list[tuple[str, str]] = []
+        self.mounts: list[Mount] = []  # as they were decided (`spec.mounts`)
+        self.to_fill: list[tuple[str, str]] = []  # (directory, target) of volumes
         self.links: list[tuple[str, str]] = []  # (target, path) that devices need
 
     @property
@@ -70,20 +69,28 @@ class Run:
         """Return the networks of several containers that it will be in, once that is begun."""
         return self.sandbox.member if self.sandbox is not None else None
 
-    def prepare_volumes(self, container: Container, first: bool) -> None:
-        """Make the volumes' directories: once, whether it is created or started."""
-        if not self.prepared and container.facts["mounts"]:
+    def check_sources(self) -> None:
+        """Check the host paths of mounts and devices; make those that -v makes.
+
+        Raises:
+            RlessError: one is missing, or is no device.
+        """
+        if self.mounts:
             from rootless.engine.spec import mounts
 
-            self.mounts, self.volumes = mounts.prepare(
-                self.request,
-                self.config,
-                self.storage,
-                container.directory,
-                container.facts["mounts"],
-                first=first,
-            )
-        self.prepared = True
+            mounts.check_sources(self.mounts)
+        etc_files.check_devices(self.request.devices)
+
+    def make_volumes(self) -> None:
+        """Make what is missing of the volumes of the container.
+
+        Raises:
+            RlessError: the disk is full, or another container interferes.
+        """
+        if self.mounts:
+            from rootless.engine.spec import mounts
+
+            mounts.make_volumes(self.mounts, self.storage, self.container.id)
 
     def mark(self, step: str) -> None:
         """Note what the time since the last mark was spent on."""
@@ -362,7 +369,7 @@ def _make_container(state: Run, run: bool) -> None:
             "log": {"driver": request.log_driver or "local", "options": dict(request.log_options)},
             "restart": _restart_policy(request),
             "health": _health(request, config),
-            "mounts": _describe_mounts(state, container_id),
+            "mounts": _decide_mounts(state, container_id),
             "idmap": extents,
             "user": state.user,
             "added_groups": state.added_groups,
@@ -373,26 +380,28 @@ def _make_container(state: Run, run: bool) -> None:
     )
     try:
         # Only now that its facts are on disk: they keep others from removing its volumes.
-        state.prepare_volumes(state.container, first=True)
+        state.make_volumes()
     except BaseException:
         containers.discard(state.container)
         raise
     events.of_container("create", state.container)
 
 
-def _describe_mounts(state: Run, container_id: str) -> list[MountRecord]:
-    """Return the facts of all mounts; the module is loaded only where there are some."""
+def _decide_mounts(state: Run, container_id: str) -> list[MountRecord]:
+    """Decide on all mounts; the module is loaded only where there are some."""
     request = state.request
     if not (request.mounts or request.volumes_from or state.config.get("Volumes")):
         return []
     from rootless.engine.spec import mounts
 
-    return mounts.describe(request, state.config, state.storage, container_id)
+    state.mounts = mounts.decide(request, state.config, state.storage, container_id)
+    state.to_fill = mounts.to_fill(state.mounts)
+    return mounts.to_records(state.mounts)
 
 
 def _populate(state: Run, container: Container) -> None:
     """Make what belongs to a container: the sources of its mounts, the file with its id."""
-    etc_files.check_sources(state.request.mounts, state.request.devices)
+    state.check_sources()
     if state.request.add_user:
         etc_files.write_users(container.directory, state.user[:2], *state.users)
     if state.request.cidfile:

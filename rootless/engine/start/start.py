@@ -74,6 +74,12 @@ def load(container: Container) -> Run:
     state.added_groups = facts["added_groups"]
     state.idmap = container.idmap()
     state.source = Source.from_data(facts["source"])
+    if facts["mounts"]:
+        from rootless.engine.spec import mounts
+
+        state.mounts = mounts.of_container(facts["mounts"], state.request)
+        if not container.was_started():
+            state.to_fill = mounts.to_fill(state.mounts)
     find_joined(state)
     return state
 
@@ -282,10 +288,10 @@ def _gather(state: Run, inputs: SpecInputs) -> None:
         inputs.seccomp = fakeroot.pretend(inputs.seccomp)
         inputs.files.update(fakeroot.write_files(state.container.directory))
         inputs.env += fakeroot.ENVIRONMENT
-    if not state.prepared:
-        etc_files.check_sources(request.mounts, request.devices)
-        state.prepare_volumes(state.container, first=not state.container.was_started())
-    inputs.volumes = state.mounts
+    # Once more for a container that was just created: it costs nothing where all is there.
+    state.check_sources()
+    state.make_volumes()
+    inputs.mounts += state.mounts
     if request.sdnotify == "container":
         from rootless.engine.attach import sdnotify
 
@@ -296,16 +302,17 @@ def _gather(state: Run, inputs: SpecInputs) -> None:
 
 def _add_devices(state: Run, inputs: SpecInputs) -> None:
     """Add what devices by name need; a mount of the user's own at the same place stays."""
-    from rootless.engine.spec import cdi
+    from rootless.engine.spec import cdi, mounts
 
     edits = cdi.resolve(state.request.cdi)
-    taken = {mount.target for mount in state.request.mounts}
+    taken = {mount.target for mount in state.mounts}
     inputs.devices += edits.devices
     inputs.mounts += [mount for mount in edits.mounts if mount.target not in taken]
     inputs.env += cdi.environment(edits, state.config)
     inputs.keep_groups = edits.keep_groups
     state.links = edits.links
-    etc_files.check_sources(inputs.mounts, inputs.devices)
+    mounts.check_sources(inputs.mounts)
+    etc_files.check_devices(inputs.devices)
 
 
 def fakes_root(state: Run) -> bool:

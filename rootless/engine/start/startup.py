@@ -364,10 +364,10 @@ class Startup:
         return mounted
 
     def _fill_volumes(self, root: str) -> None:
-        if self.state.volumes:
+        if self.state.to_fill:
             from rootless.engine.state import volumes
 
-            for directory, target in self.state.volumes:
+            for directory, target in self.state.to_fill:
                 volumes.fill(directory, root, target)
 
     def _give_up(self, error: BaseException) -> None:

@@ -20,8 +20,9 @@ def request(**changes: Any) -> RunRequest:
     return RunRequest(**{"image": "image", "command": ["/sbin/init"], **changes})
 
 
-def spec_of(made: RunRequest) -> Any:
+def spec_of(made: RunRequest, *mounts: Mount) -> Any:
     inputs = generate.SpecInputs(MAP, 0, 0)
+    inputs.mounts += mounts
     inputs.systemd = "0123456789abcdef" * 4
     return generate.generate(made, {"Env": ["A=b"]}, inputs)
 
@@ -74,7 +75,7 @@ def test_environment_and_mounts() -> None:
 
 def test_the_user_may_mount_there_and_name_it_otherwise() -> None:
     volume = Mount("bind", "/srv", "/run")
-    spec = spec_of(request(mounts=[volume], env=["container=lxc"]))
+    spec = spec_of(request(env=["container=lxc"]), volume)
     (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/run")
     assert found["source"] == "/srv"
     assert "container=lxc" in spec["process"]["env"]

@@ -30,14 +30,17 @@ def prepare(
     config: dict[str, Any] = (
         {"Volumes": {target: {} for target in targets}} if targets is not None else {}
     )
-    mounted, to_fill = wanted.prepare(request, config, *places)
-    return {mount.target: mount for mount in mounted}, to_fill
+    storage, container = places
+    decided = wanted.decide(request, config, storage, os.path.basename(container))
+    wanted.make_volumes(decided, storage, os.path.basename(container))
+    return {mount.target: mount for mount in decided}, wanted.to_fill(decided)
 
 
 def test_none() -> None:
     request = RunRequest()
-    assert wanted.prepare(request, {}, "/nonexistent", "/nonexistent") == ([], [])
-    assert wanted.prepare(request, {"Volumes": None}, "/nonexistent", "/none") == ([], [])
+    assert wanted.decide(request, {}, "/nonexistent", "c") == []
+    assert wanted.decide(request, {"Volumes": None}, "/nonexistent", "c") == []
+    wanted.make_volumes([Mount("bind", "/x", "/y")], "/nonexistent", "c")  # nothing to make
 
 
 def test_a_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> None:
@@ -73,7 +76,10 @@ def test_a_mount_of_the_users_takes_the_place_of_the_images(places: tuple[str, s
     mounted, _ = prepare(
         places, [Mount("bind", "/x", "/srv"), Mount("tmpfs", None, "/run")], ["/srv/", "/run"]
     )
-    assert mounted == {}
+    assert {target: mount.type for target, mount in mounted.items()} == {
+        "/srv": "bind",
+        "/run": "tmpfs",
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,3 +90,41 @@ def test_a_mount_of_the_users_takes_the_place_of_the_images(places: tuple[str, s
 def test_where_none_may_be(places: tuple[str, str], target: str) -> None:
     with pytest.raises(RlessError, match="not a place for a volume"):
         prepare(places, [], [target])
+
+
+ASKED = [
+    Mount("bind", "/a", "/b", create_source=True, recursive=False, propagation="rslave"),
+    Mount("bind", "/a", "/c", read_only=True, options=["noexec"]),
+    Mount("tmpfs", None, "/t", tmpfs_size=4096, tmpfs_mode=0o700, options=["uid=5"]),
+    Mount("volume", "data", "/d", labels={"l": "1"}, nocopy=True),
+    Mount("volume", None, "/e"),
+]
+
+
+def test_a_later_start_has_the_mounts_of_the_first() -> None:
+    """The disk has what was decided, and the request what was asked for: together it is all."""
+    request = RunRequest(mounts=ASKED)
+    decided = wanted.decide(request, {"Volumes": {"/image": {}}}, "/nonexistent", "c")
+    records = json.loads(json.dumps(wanted.to_records(decided)))
+    assert wanted.of_container(records, request) == decided
+
+
+def test_mounts_without_a_request_are_those_of_the_record() -> None:
+    """Those of --volumes-from stand in the record alone, as do those of the image."""
+    decided = wanted.decide(RunRequest(mounts=ASKED[:2]), {}, "/nonexistent", "c")
+    first, second = wanted.of_container(wanted.to_records(decided), RunRequest())
+    assert first == ASKED[0].replace(create_source=False)
+    assert second == ASKED[1].replace(propagation="rprivate")
+
+
+def test_a_record_says_what_inspect_shows() -> None:
+    decided = wanted.decide(RunRequest(mounts=ASKED), {}, "/s", "c")
+    bind, _, tmpfs, named, anonymous = wanted.to_records(decided)
+    assert bind == {
+        "type": "bind", "name": "", "source": "/a", "target": "/b", "rw": True,
+        "options": ["bind"], "propagation": "rslave", "anonymous": False,
+    }  # fmt: skip
+    assert tmpfs["options"] == ["uid=5", "size=4096", "mode=700"]
+    assert (named["name"], named["source"]) == ("data", "/s/volumes/data/_data")
+    assert (named["options"], named["anonymous"]) == (["nocopy"], False)
+    assert (len(anonymous["name"]), anonymous["anonymous"]) == (64, True)
