@@ -18,10 +18,7 @@ int question_fds[QUESTIONS];
 struct asker { /* where an answer goes, and from which of our addresses */
 	struct sockaddr_storage from;
 	socklen_t size;
-	union {
-		struct cmsghdr header;
-		char room[CMSG_SPACE(sizeof(struct in6_pktinfo))];
-	} control;
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct in6_pktinfo))];
 	size_t control_size;
 };
 
@@ -383,7 +380,7 @@ static void answer(const struct asker *asker, const uint8_t *data, int size)
 	struct iovec part = { (void *)data, (size_t)size };
 	struct msghdr message = { .msg_name = (void *)&asker->from, .msg_namelen = asker->size,
 				  .msg_iov = &part, .msg_iovlen = 1,
-				  .msg_control = asker->control_size ? (void *)&asker->control : NULL,
+				  .msg_control = asker->control_size ? (void *)asker->control : NULL,
 				  .msg_controllen = asker->control_size };
 
 	sendmsg(dns_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -523,7 +520,7 @@ void dns_datagram(void)
 	struct iovec part = { query, sizeof(query) };
 	struct msghdr message = { .msg_name = &asker.from, .msg_namelen = asker.size,
 				  .msg_iov = &part, .msg_iovlen = 1,
-				  .msg_control = &asker.control,
+				  .msg_control = asker.control,
 				  .msg_controllen = sizeof(asker.control) };
 	ssize_t size = recvmsg(dns_fd, &message, MSG_DONTWAIT);
 	struct address from;

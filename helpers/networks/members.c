@@ -139,10 +139,14 @@ static const char *read_address(const char *text, struct address *address)
 static int read_gateway(const char *text, struct network *network, int family)
 {
 	const char *rest = read_address(text, &network->gateways[family]);
+	long long bits;
 
 	if (!rest || (*text && *rest != '/'))
 		return EINVAL;
-	network->prefixes[family] = *rest ? (uint8_t)strtoll(rest + 1, NULL, 10) : 0;
+	bits = *rest ? strtoll(rest + 1, NULL, 10) : 0;
+	if (bits < 0 || bits > 8 * network->gateways[family].size)
+		return EINVAL;
+	network->prefixes[family] = (uint8_t)bits;
 	return 0;
 }
 
@@ -318,7 +322,7 @@ void read_message(int number)
 		error = set_servers(client, words, count);
 		break;
 	case 'P':
-		if (count == 2 && fd_count == 1) {
+		if (count == 2 && fd_count == 1 && *client->id) { /* not a member: nobody to end it with */
 			error = add_port(number, fds[0], (uint16_t)strtoll(words[1], NULL, 10));
 			if (error == 0)
 				fd_count = 0;
@@ -333,11 +337,14 @@ void read_message(int number)
 		break;
 	case 'W':
 		client->waits = true;
-		answer_waiting();
-		return;
+		break;
 	}
 	for (int i = 0; i < fd_count; i++)
 		close(fds[i]);
+	if (said[0] == 'W') {
+		answer_waiting();
+		return;
+	}
 	answer[0] = said[0];
 	answer[1] = (char)error;
 	send(client->fd, answer, 2, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -9,10 +9,8 @@ static struct flow {
 	long long last;
 	struct sockaddr_storage who;
 	socklen_t who_size;
-	union {
-		struct cmsghdr header;
-		char room[CMSG_SPACE(sizeof(struct in6_pktinfo))];
-	} to;                    /* the host's address that he talks to: what he hears comes from it */
+	/* The host's address that he talks to: what he hears comes from it. */
+	_Alignas(struct cmsghdr) char to[CMSG_SPACE(sizeof(struct in6_pktinfo))];
 	size_t to_size;
 } flows[FLOWS];
 static int flow_count;
@@ -114,10 +112,10 @@ void udp_datagram(int port)
 		flows[i].to_size = 0;
 		if (message.msg_controllen >= sizeof(struct cmsghdr) &&
 		    control.header.cmsg_len <= sizeof(flows[i].to)) {
-			memcpy(&flows[i].to, &control, control.header.cmsg_len);
+			memcpy(flows[i].to, &control, control.header.cmsg_len);
 			flows[i].to_size = CMSG_SPACE(control.header.cmsg_len - CMSG_LEN(0));
 			if (control.header.cmsg_type == IP_PKTINFO && control.header.cmsg_level == IPPROTO_IP)
-				((struct in_pktinfo *)CMSG_DATA(&flows[i].to.header))->ipi_ifindex = 0;
+				((struct in_pktinfo *)CMSG_DATA((struct cmsghdr *)flows[i].to))->ipi_ifindex = 0;
 		}
 		flows[i].last = now();
 		send(flows[i].fd, spare, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -132,7 +130,7 @@ void udp_reply(int i)
 		struct iovec part = { spare, size < 0 ? 0 : (size_t)size };
 		struct msghdr message = { .msg_name = &flow->who, .msg_namelen = flow->who_size,
 					  .msg_iov = &part, .msg_iovlen = 1,
-					  .msg_control = flow->to_size ? &flow->to : NULL,
+					  .msg_control = flow->to_size ? flow->to : NULL,
 					  .msg_controllen = flow->to_size };
 
 		if (size < 0)

@@ -1,0 +1,68 @@
+"""Messages that no command of ours sends to rless-networks: they are refused, and cost nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rootless.network import hub
+from tests.lib.hub import Member
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "compiler")
+
+
+@pytest.fixture
+def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Member]:
+    monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
+    made = Member(5, ["web"], ["in-three"])
+    yield made
+    made.end()
+    deadline = time.monotonic() + 5
+    while (left := hub.connect()) is not None:
+        left.close()
+        assert time.monotonic() < deadline, "the hub stays"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def other(member: Member) -> Iterator[hub.Hub]:
+    """A connection that has joined no network."""
+    connection = hub.connect()
+    assert connection is not None
+    yield connection
+    connection.close()
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_port_of_a_connection_that_is_no_member_is_refused(other: hub.Hub) -> None:
+    """It would have stayed bound when the connection had ended."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        before = descriptors(other.pid)
+        assert other.call("P", "80", fds=[bound.fileno()]) == errno.EINVAL
+        assert descriptors(other.pid) == before
+
+
+def test_descriptor_that_comes_with_a_question_is_closed(other: hub.Hub) -> None:
+    before = descriptors(other.pid)
+    for _ in range(3):
+        with open(os.devnull) as file:
+            other._ask(("W",), [file.fileno()])
+    assert descriptors(other.pid) == before
+
+
+def test_prefix_longer_than_an_address_is_refused(other: hub.Hub) -> None:
+    identifier = f"{6:064x}"
+    network = ("br-wide", identifier, "wide", "1", "v4-6")
+    gateways = ("0a090401/200", "")
+    assert other.call("J", identifier, *network, *gateways, "0a090406", "", "name") != 0
+    gateways = ("0a090401/24", "")
+    assert other.call("J", identifier, *network, *gateways, "0a090406", "", "name") == 0
