@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,17 @@ def _program(name: str) -> Callable[[], bool]:
 def _delegated_cgroup() -> bool:
     path = os.environ.get("RLESS_TEST_CGROUP")
     return path is not None and facts.is_delegated(path)
+
+
+def _sanitizers() -> bool:
+    compiler = os.environ.get("CC", "cc").split()
+    command = [*compiler, "-fsanitize=address,undefined", "-x", "c", "-o", "/dev/null", "-"]
+    try:
+        given = b"int main(void) { return 0; }"
+        done = subprocess.run(command, input=given, capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def _virtual_machine() -> bool:
@@ -57,6 +69,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
     "ordinary user": lambda: os.getuid() != 0,
     "root": lambda: os.getuid() == 0,
+    "sanitizers": _sanitizers,
     "slurm": lambda: "RLESS_TEST_SLURM" in os.environ,
     "subordinate ids": lambda: bool(subid.ranges("uid") and subid.ranges("gid")),
     "tun": lambda: bool(probe.bounded(probe.device, "/dev/net/tun")),
