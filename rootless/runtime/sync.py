@@ -5,7 +5,7 @@
       |  -- HOOKS -------------------->  |   (where a config has some) the mounts are made
       |  <------------------- GO  ------  |   the runtime's hooks have run
       |  -- READY(report) ------------->  |   the root is entered, all but exec is done
-      |  <------------------- (gate) ---  |   `start`: a byte on the gate, pipe or FIFO
+      |  <------------- (start FIFO) ---  |   `start`: a byte on the pipe or FIFO
       |  -- end of file --------------->  |   execve closed the pipe: the application runs
 
 or at any point, instead of what is due:

@@ -364,7 +364,7 @@ static void verb_umask(char **argv)
 }
 
 /* How the kernel treats it: scheduler, I/O priority, CPUs, execution domain, memory policy. */
-static void verb_treatment(char **argv)
+static void verb_scheduling(char **argv)
 {
 	struct utsname name;
 	unsigned long cpus = 0;
@@ -1071,7 +1071,7 @@ static const struct verb {
 	{ "sysctl", 1, verb_sysctl },
 	{ "umask", 0, verb_umask },
 	{ "oom_score_adj", 0, verb_oom_score_adj },
-	{ "treatment", 0, verb_treatment },
+	{ "scheduling", 0, verb_scheduling },
 	{ "clocks", 0, verb_clocks },
 	{ "notify", 1, verb_notify },
 	{ "session", 0, verb_session },

@@ -98,7 +98,7 @@ def test_exec_has_the_clocks_too(live: Bundle) -> None:
 def test_scheduler_and_io(bundle: Bundle) -> None:
     bundle.process["scheduler"] = {"policy": "SCHED_BATCH", "nice": 19}
     bundle.process["ioPriority"] = {"class": "IOPRIO_CLASS_IDLE"}
-    facts = bundle.facts("treatment")
+    facts = bundle.facts("scheduling")
     assert facts["policy"] == "3"
     assert facts["nice"] == "19"
     assert facts["io"].split()[0] == "3"
@@ -107,7 +107,7 @@ def test_scheduler_and_io(bundle: Bundle) -> None:
 def test_personality_and_memory_policy(bundle: Bundle) -> None:
     bundle.linux["personality"] = {"domain": "LINUX32"}
     bundle.linux["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
-    facts = bundle.facts("treatment")
+    facts = bundle.facts("scheduling")
     assert facts["personality"] == "0x8"
     assert facts["mempolicy"] == "0x2"
 
@@ -115,9 +115,9 @@ def test_personality_and_memory_policy(bundle: Bundle) -> None:
 def test_cpus_of_exec(live: Bundle) -> None:
     one = min(os.sched_getaffinity(0))
     live.process["execCPUAffinity"] = {"initial": str(one), "final": str(one)}
-    live.create("treatment", ",", "sleep", "60")
+    live.create("scheduling", ",", "sleep", "60")
     live.call("start", live.id).expect()
-    assert live.call("exec", live.id, "/probe", "treatment").expect().facts()["cpus"] == hex(
+    assert live.call("exec", live.id, "/probe", "scheduling").expect().facts()["cpus"] == hex(
         1 << one
     )
 

@@ -56,7 +56,7 @@ def test_nobody_looks_into_a_waiting_init(live: Bundle) -> None:
     assert "dumpable 1" in live.wait_output("dumpable")
 
 
-def _look_at_newborn(bundle: str) -> list[str]:
+def _look_at_child(bundle: str) -> list[str]:
     """Create a container in another one's pids, as the engine does; return what can be seen."""
     seen = []
 
@@ -69,7 +69,7 @@ def _look_at_newborn(bundle: str) -> list[str]:
     other, _ = ns.clone3(ns.CLONE_NEWPID)
     if other == 0:
         signal.pause()
-    gate, _ = os.pipe()
+    fifo, _ = os.pipe()
     spec = lifecycle.load(bundle)
     spec["linux"]["namespaces"].append({"type": "pid", "path": f"/proc/{other}/ns/pid"})
     try:
@@ -77,7 +77,7 @@ def _look_at_newborn(bundle: str) -> list[str]:
             spec,
             lambda: NoCgroup("test"),
             cache_dir="/nonexistent",
-            gate_fd=gate,
+            start_fifo=fifo,
             started=started,
         )
         created.wait_ready()
@@ -94,7 +94,7 @@ def test_init_is_closed_from_its_birth(tmp_path: Path) -> None:
     bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if m["type"] != "proc"]
     bundle.write("id")
     assert engine_namespace.run(
-        engine_namespace.make_map("single"), _look_at_newborn, str(bundle.path)
+        engine_namespace.make_map("single"), _look_at_child, str(bundle.path)
     ) == ["closed"]
 
 

@@ -7,10 +7,10 @@ What a destination means, for both directions (SRC is what is copied, DST where 
     DST does not exist           its parent must; SRC gets that name
       and ends with a slash      SRC must be a directory
 
-A last link of DST is followed, one of SRC only with -L or with a slash after it. Each side
-resolves its own paths: the container's beneath the root of the container (`rootview`), whatever
-links it has; the host's as its user. Between the two go names and open files (`handover`), or,
-for `-`, a tar archive.
+A last link of DST is followed, one of SRC only with -L or with a slash after it. Each side resolves
+its own paths: the container's beneath the root of the container (`rootfs_access`), whatever links
+it has; the host's as its user. Between the two go names and open files (`fd_transfer`), or, for
+`-`, a tar archive.
 
 Files in the container belong to its root, those on the host to the caller. -a keeps the numbers
 of the owners: it must in the container, and tries on the host. Set-id bits end at the host.
@@ -92,7 +92,7 @@ class CopyRequest:
         self.quiet = quiet
 
 
-def copy(source: str, destination: str, wish: CopyRequest) -> None:
+def copy(source: str, destination: str, request: CopyRequest) -> None:
     """Copy between a container and the host; one of the two is CONTAINER:PATH.
 
     Raises:
@@ -107,9 +107,9 @@ def copy(source: str, destination: str, wish: CopyRequest) -> None:
     if from_name and to_name:
         raise RlessError("copying between containers is not supported", "copy by the host", 1)
     if from_name:
-        _from_container(find(from_name), Path(from_path), to_path, wish)
+        _from_container(find(from_name), Path(from_path), to_path, request)
     elif to_name:
-        _to_container(find(to_name), from_path, Path(to_path), to_name, wish)
+        _to_container(find(to_name), from_path, Path(to_path), to_name, request)
     else:
         raise RlessError("must specify at least one container source", "CONTAINER:PATH", 1)
 
@@ -128,12 +128,12 @@ def split(argument: str) -> tuple[str, str]:
 
 
 def _from_container(
-    container: Container, source: Path, destination: str, wish: CopyRequest
+    container: Container, source: Path, destination: str, request: CopyRequest
 ) -> None:
     name = container.facts["name"]
     if destination == "-":
         rootfs_access.call(
-            container, lambda root_fd: _archive(root_fd, name, source, wish), purpose="cp"
+            container, lambda root_fd: _archive(root_fd, name, source, request), purpose="cp"
         )
         of_container("archive-path", container)
         return
@@ -141,11 +141,11 @@ def _from_container(
     host = host_side('invalid output path: directory "{}" does not exist')
     os.close(host.find(target, True).dir_fd)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    progress = Progress("Copying from container", wish.quiet)
-    owner = "try" if wish.archive else None
+    progress = Progress("Copying from container", request.quiet)
+    owner = "try" if request.archive else None
 
     def give(root_fd: int) -> None:
-        spot = container_side(root_fd, name).source(source, wish.follow)
+        spot = container_side(root_fd, name).source(source, request.follow)
         sender = Sender(theirs)
         Reader(sender, f"{name}:{source}").give(spot.dir_fd, spot.name, source.name or b"root")
         sender.end()
@@ -176,9 +176,9 @@ def _where(path: Path, top: bytes | None) -> str:
     return str(path) if top is None or path.name != top else os.path.dirname(str(path))
 
 
-def _archive(root_fd: int, name: str, source: Path, wish: CopyRequest) -> None:
+def _archive(root_fd: int, name: str, source: Path, request: CopyRequest) -> None:
     """Write a file or a tree to standard output, as a tar archive."""
-    spot = container_side(root_fd, name).source(source, wish.follow)
+    spot = container_side(root_fd, name).source(source, request.follow)
     assert spot.status is not None
     writer = TarWriter(1)
     archiver = Archiver(writer)
@@ -199,12 +199,12 @@ def _archive(root_fd: int, name: str, source: Path, wish: CopyRequest) -> None:
 
 
 def _to_container(
-    container: Container, source: str, destination: Path, shown_name: str, wish: CopyRequest
+    container: Container, source: str, destination: Path, shown_name: str, request: CopyRequest
 ) -> None:
     name = container.facts["name"]
     where = f"{name}:{destination}"
     modes = 0o1777 if container.idmap().single else 0o7777
-    rules = Rules("keep" if wish.archive else None, modes, where)
+    rules = Rules("keep" if request.archive else None, modes, where)
     if source == "-":
         chunks = _decompressed(os.read(0, _READ))
 
@@ -220,10 +220,10 @@ def _to_container(
         return
     path = Path(source, os.getcwd())
     host = host_side("lstat {}: no such file or directory")
-    spot = host.source(path, wish.follow)
+    spot = host.source(path, request.follow)
     assert spot.status is not None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    progress = Progress("Copying to container", wish.quiet)
+    progress = Progress("Copying to container", request.quiet)
 
     def take(root_fd: int) -> None:
         with _Explained(root_fd, destination):

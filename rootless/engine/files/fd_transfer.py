@@ -1,10 +1,10 @@
 """Hand a tree of files from one process to another, open files and all.
 
-One of the two is in a container's mount namespace (`rootview`), the other on the host, and each
-looks up names on its own side only. Over a socket goes one datagram a file: what it is, its name
-without any slash, and, for a regular file, a descriptor of it open for reading. So the
-receiver's kernel copies the contents from file to file, and no path of one side ever has a
-meaning on the other.
+One of the two is in a container's mount namespace (`rootfs_access`), the other on the host, and
+each looks up names on its own side only. Over a socket goes one datagram a file: what it is, its
+name without any slash, and, for a regular file, a descriptor of it open for reading. So the
+receiver's kernel copies the contents from file to file, and no path of one side ever has a meaning
+on the other.
 
     D name    a directory; what follows is in it, until U
     U         it is complete

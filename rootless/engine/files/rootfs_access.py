@@ -220,7 +220,7 @@ def _describe(error: OSError) -> str:
     return f"{name}: {error.strerror}" if name else str(error.strerror)
 
 
-def _shield() -> None:
+def _forbid_tracing() -> None:
     """Let nobody look into this process, and end it with its parent.
 
     To be called again after each change of ids: the kernel resets both then.
@@ -232,7 +232,7 @@ def _shield() -> None:
 def _seal() -> None:
     """Be ready for the container: root of its namespace, and no import from now on."""
     idmaps.become_root()
-    _shield()
+    _forbid_tracing()
     os.umask(0)
     sys.meta_path[:] = [_NoImports()]
     sys.path[:] = []
@@ -254,7 +254,7 @@ def _join(
     outside = os.stat("/")
 
     def enter() -> int:
-        _shield()
+        _forbid_tracing()
         raise_descriptor_limit()
         # Behind the pidfd: this number cannot change hands any more.
         if not is_running(*init):
@@ -307,7 +307,7 @@ def _mount(
     read_only = is_read_only(container)
 
     def enter() -> int:
-        _shield()
+        _forbid_tracing()
         raise_descriptor_limit()
         mounted = source(rootfs)
         if mounted.driver in ("copy", "directory"):

@@ -53,7 +53,7 @@ class UnitOptions:
         self.program = program
 
 
-def unit(reference: str, wishes: UnitOptions, arguments: Sequence[str] = ()) -> tuple[str, str]:
+def unit(reference: str, options: UnitOptions, arguments: Sequence[str] = ()) -> tuple[str, str]:
     """Return (file name, text) of the unit of a container.
 
     Args:
@@ -66,7 +66,7 @@ def unit(reference: str, wishes: UnitOptions, arguments: Sequence[str] = ()) -> 
     facts = container.facts
     name = facts["name"]
     restart = container.restart_policy()
-    if restart != "no" and not wishes.new:
+    if restart != "no" and not options.new:
         raise RlessError(
             f"container {name} has the restart policy {restart}: two would start it again",
             f"rless update --restart no {name}, or use --new",
@@ -79,27 +79,27 @@ def unit(reference: str, wishes: UnitOptions, arguments: Sequence[str] = ()) -> 
             "make it without --cgroup-manager systemd and --cgroup-parent, or with --cgroups=split",
             1,
         )
-    known = name if wishes.by_name else container.id
+    known = name if options.by_name else container.id
     title = f"container-{known}.service"
-    timeout = facts["stop_timeout"] if wishes.timeout is None else wishes.timeout
-    program = quote(wishes.program)
+    timeout = facts["stop_timeout"] if options.timeout is None else options.timeout
+    program = quote(options.program)
     storage = paths.storage_root()
     lines = [
         f"# {title}",
         f"# made by rless generate systemd for the container {name}",
         "",
         "[Unit]",
-        f"Description=rless container {escape(name if wishes.by_name else container.id[:12])}",
-        *[f"Wants={other}" for other in ("network-online.target", *wishes.wants)],
-        *[f"After={other}" for other in ("network-online.target", *wishes.after)],
-        *[f"Requires={other}" for other in wishes.requires],
+        f"Description=rless container {escape(name if options.by_name else container.id[:12])}",
+        *[f"Wants={other}" for other in ("network-online.target", *options.wants)],
+        *[f"After={other}" for other in ("network-online.target", *options.after)],
+        *[f"Requires={other}" for other in options.requires],
         f"RequiresMountsFor={quote(storage, command=False)}",
         "",
         "[Service]",
         "Type=notify",
         "NotifyAccess=all",
         f"Environment={quote(f'RLESS_STORAGE={storage}', command=False)}",
-        f"Restart={wishes.policy}",
+        f"Restart={options.policy}",
         # systemd must not kill before the stop has.
         f"TimeoutStopSec={'infinity' if timeout < 0 else timeout + 60}",
         # The containers' own control groups lie below the unit's.
@@ -109,7 +109,7 @@ def unit(reference: str, wishes: UnitOptions, arguments: Sequence[str] = ()) -> 
         # An application that TERM ended was stopped, as systemctl was asked for.
         "SuccessExitStatus=143",
     ]
-    if wishes.new:
+    if options.new:
         # Where `run` was called: paths of its flags may be relative.
         lines.append(f"WorkingDirectory={_directory(facts['request']['cwd'])}")
         words = " ".join(quote(word) for word in arguments)

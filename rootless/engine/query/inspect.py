@@ -68,7 +68,7 @@ class _Inspected:
         self.checks: HealthRecord | None = read_json(f"{self.directory}/health.json")
         self.spec: dict[str, Any] = read_json(f"{self.directory}/config.json") or {}
         self.process: dict[str, Any] = self.spec.get("process") or {}
-        self.wish: dict[str, Any] = self.facts.get("request") or {}
+        self.request: dict[str, Any] = self.facts.get("request") or {}
         self.image: dict[str, Any] = self.facts.get("image_config") or {}
         self.log: LogSettings = self.facts.get("log") or {"driver": "local", "options": {}}
 
@@ -76,7 +76,7 @@ class _Inspected:
         facts, directory = self.facts, self.directory
         path, *args = facts["command"] or [""]
         rootfs, ended = self.run_record.get("rootfs"), self.ended
-        driver = (rootfs["driver"] if rootfs else None) or self.wish.get("driver")
+        driver = (rootfs["driver"] if rootfs else None) or self.request.get("driver")
         restarts = self.run_record.get("restarts") or (ended.get("restarts") if ended else 0)
         return {
             "Id": facts["id"],
@@ -142,92 +142,92 @@ class _Inspected:
         return (self.ended.get("error") or "") if self.ended and not up else ""
 
     def host_config(self) -> dict[str, Any]:
-        wish, facts = self.wish, self.facts
+        request, facts = self.request, self.facts
         restart: RestartPolicy = facts.get("restart") or {"name": "no", "max": 0}
         linux = self.spec.get("linux") or {}
         limits = linux.get("resources") or {}
-        mounts = wish.get("mounts") or ()
+        mounts = request.get("mounts") or ()
         return {
             "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
-            "ContainerIDFile": wish.get("cidfile") or "",
+            "ContainerIDFile": request.get("cidfile") or "",
             "LogConfig": {
                 "Type": self.log["driver"],
                 "Config": {key: str(value) for key, value in self.log["options"].items()},
             },
-            "NetworkMode": facts.get("network") or wish.get("network") or "pasta",
-            "PortBindings": _bindings(wish.get("publish") or ()),
+            "NetworkMode": facts.get("network") or request.get("network") or "pasta",
+            "PortBindings": _bindings(request.get("publish") or ()),
             "RestartPolicy": {
                 "Name": restart.get("name") or "no",
                 "MaximumRetryCount": int(restart.get("max") or 0),
             },
             "AutoRemove": bool(facts["rm"]),
             "VolumeDriver": "",
-            "VolumesFrom": wish.get("volumes_from") or None,
+            "VolumesFrom": request.get("volumes_from") or None,
             "ConsoleSize": [0, 0],
             "Annotations": dict(self.spec.get("annotations") or {}),
-            "CapAdd": wish.get("cap_add") or None,
-            "CapDrop": wish.get("cap_drop") or None,
-            "CgroupnsMode": wish.get("cgroupns") or "private",
-            "Dns": wish.get("dns") or [],
-            "DnsOptions": wish.get("dns_option") or [],
-            "DnsSearch": wish.get("dns_search") or [],
-            "ExtraHosts": [":".join(pair) for pair in wish.get("add_host") or ()] or None,
-            "GroupAdd": wish.get("group_add") or None,
-            "IpcMode": wish.get("ipc") or "private",
+            "CapAdd": request.get("cap_add") or None,
+            "CapDrop": request.get("cap_drop") or None,
+            "CgroupnsMode": request.get("cgroupns") or "private",
+            "Dns": request.get("dns") or [],
+            "DnsOptions": request.get("dns_option") or [],
+            "DnsSearch": request.get("dns_search") or [],
+            "ExtraHosts": [":".join(pair) for pair in request.get("add_host") or ()] or None,
+            "GroupAdd": request.get("group_add") or None,
+            "IpcMode": request.get("ipc") or "private",
             "Cgroup": "",
             "Links": None,
             "OomScoreAdj": self.process.get("oomScoreAdj") or 0,
-            "PidMode": _mode(wish.get("pid")),
-            "Privileged": bool(wish.get("privileged")),
-            "PublishAllPorts": bool(wish.get("publish_all")),
+            "PidMode": _mode(request.get("pid")),
+            "Privileged": bool(request.get("privileged")),
+            "PublishAllPorts": bool(request.get("publish_all")),
             "ReadonlyRootfs": bool((self.spec.get("root") or {}).get("readonly")),
-            "SecurityOpt": wish.get("security_opt") or None,
+            "SecurityOpt": request.get("security_opt") or None,
             "Tmpfs": {
                 mount["target"]: ",".join(mount["options"])
                 for mount in mounts
                 if mount["type"] == "tmpfs"
             },
-            "UTSMode": _mode(wish.get("uts")),
-            "UsernsMode": wish.get("userns") or "",
-            "ShmSize": wish.get("shm_size") or 64 << 20,
+            "UTSMode": _mode(request.get("uts")),
+            "UsernsMode": request.get("userns") or "",
+            "ShmSize": request.get("shm_size") or 64 << 20,
             "Sysctls": dict(linux.get("sysctl") or {}),
             "Runtime": "rless-oci",
             "Isolation": "",
-            "CpuShares": wish.get("cpu_shares") or 0,
-            "Memory": wish.get("memory") or 0,
-            "NanoCpus": wish.get("cpus") or 0,
-            "CgroupParent": wish.get("cgroup_parent") or "",
-            "BlkioWeight": wish.get("blkio_weight") or 0,
-            "BlkioWeightDevice": _pairs(wish.get("blkio_weight_device"), "Weight"),
-            "BlkioDeviceReadBps": _pairs(wish.get("device_read_bps"), "Rate"),
-            "BlkioDeviceWriteBps": _pairs(wish.get("device_write_bps"), "Rate"),
-            "BlkioDeviceReadIOps": _pairs(wish.get("device_read_iops"), "Rate"),
-            "BlkioDeviceWriteIOps": _pairs(wish.get("device_write_iops"), "Rate"),
-            "CpuPeriod": wish.get("cpu_period") or 0,
-            "CpuQuota": wish.get("cpu_quota") or 0,
+            "CpuShares": request.get("cpu_shares") or 0,
+            "Memory": request.get("memory") or 0,
+            "NanoCpus": request.get("cpus") or 0,
+            "CgroupParent": request.get("cgroup_parent") or "",
+            "BlkioWeight": request.get("blkio_weight") or 0,
+            "BlkioWeightDevice": _pairs(request.get("blkio_weight_device"), "Weight"),
+            "BlkioDeviceReadBps": _pairs(request.get("device_read_bps"), "Rate"),
+            "BlkioDeviceWriteBps": _pairs(request.get("device_write_bps"), "Rate"),
+            "BlkioDeviceReadIOps": _pairs(request.get("device_read_iops"), "Rate"),
+            "BlkioDeviceWriteIOps": _pairs(request.get("device_write_iops"), "Rate"),
+            "CpuPeriod": request.get("cpu_period") or 0,
+            "CpuQuota": request.get("cpu_quota") or 0,
             "CpuRealtimePeriod": 0,
             "CpuRealtimeRuntime": 0,
-            "CpusetCpus": wish.get("cpuset_cpus") or "",
-            "CpusetMems": wish.get("cpuset_mems") or "",
+            "CpusetCpus": request.get("cpuset_cpus") or "",
+            "CpusetMems": request.get("cpuset_mems") or "",
             "Devices": [
                 {
                     "PathOnHost": device["host"],
                     "PathInContainer": device["container"],
                     "CgroupPermissions": device["permissions"],
                 }
-                for device in wish.get("devices") or ()
+                for device in request.get("devices") or ()
             ],
             "DeviceCgroupRules": None,
             "DeviceRequests": None,
-            "MemoryReservation": wish.get("memory_reservation") or 0,
-            "MemorySwap": wish.get("memory_swap") or 2 * (wish.get("memory") or 0),
+            "MemoryReservation": request.get("memory_reservation") or 0,
+            "MemorySwap": request.get("memory_swap") or 2 * (request.get("memory") or 0),
             "MemorySwappiness": None,
             "OomKillDisable": None,
             # As it was set: the default is only where it can be.
-            "PidsLimit": wish.get("pids_limit") or limits.get("pids", {}).get("limit"),
+            "PidsLimit": request.get("pids_limit") or limits.get("pids", {}).get("limit"),
             "Ulimits": [
                 {"Name": name, "Soft": soft, "Hard": hard}
-                for name, soft, hard in wish.get("ulimits") or ()
+                for name, soft, hard in request.get("ulimits") or ()
             ],
             "CpuCount": 0,
             "CpuPercent": 0,
@@ -235,7 +235,7 @@ class _Inspected:
             "IOMaximumBandwidth": 0,
             "MaskedPaths": linux.get("maskedPaths") or [],
             "ReadonlyPaths": linux.get("readonlyPaths") or [],
-            "Init": bool(wish.get("init")),
+            "Init": bool(request.get("init")),
         }
 
     def graph_driver(self, driver: str) -> dict[str, Any]:
@@ -252,18 +252,18 @@ class _Inspected:
         }
 
     def config(self) -> dict[str, Any]:
-        wish, image, facts = self.wish, self.image, self.facts
+        request, image, facts = self.request, self.image, self.facts
         entrypoint: list[str] | None = image.get("Entrypoint") or None
-        command = wish.get("command") or image.get("Cmd") or None
-        if wish.get("entrypoint") is not None:
-            entrypoint = [wish["entrypoint"]] if wish["entrypoint"] else None
-            command = wish.get("command") or None
+        command = request.get("command") or image.get("Cmd") or None
+        if request.get("entrypoint") is not None:
+            entrypoint = [request["entrypoint"]] if request["entrypoint"] else None
+            command = request.get("command") or None
         own = [mount["target"] for mount in facts.get("mounts") or () if mount["anonymous"]]
         attached = not facts["detach"]
         found: dict[str, Any] = {
             "Hostname": self.spec.get("hostname") or "",
             "Domainname": self.spec.get("domainname") or "",
-            "User": wish.get("user") or image.get("User") or "",
+            "User": request.get("user") or image.get("User") or "",
             "AttachStdin": attached and bool(facts.get("stdin_open")),
             "AttachStdout": attached,
             "AttachStderr": attached,
@@ -273,7 +273,7 @@ class _Inspected:
             "StdinOnce": bool(facts.get("stdin_once")),
             "Env": self.process.get("env") or [],
             "Cmd": command,
-            "Healthcheck": image_form(facts.get("health"), bool(wish.get("no_healthcheck"))),
+            "Healthcheck": image_form(facts.get("health"), bool(request.get("no_healthcheck"))),
             "Image": facts["image"] or "",
             "Volumes": {**{target: {} for target in own}, **(image.get("Volumes") or {})} or None,
             "WorkingDir": self.process.get("cwd") or "/",
@@ -298,7 +298,7 @@ class _Inspected:
         init = self.row["pid"]
         if self.row["networks"] or "networks" in self.run_record:
             return self.networks(ports)
-        mode = self.facts.get("network") or self.wish.get("network") or "pasta"
+        mode = self.facts.get("network") or self.request.get("network") or "pasta"
         own = NO_ADDRESSES
         if mode == "pasta" and init:
             own = {**addresses(init), "MacAddress": self.run_record.get("mac", "")}
@@ -327,21 +327,21 @@ class _Inspected:
     def networks(self, ports: dict[str, Any]) -> dict[str, Any]:
         """Return the same of a member of networks, by what is noted of it."""
         init = self.row["pid"]
-        wishes = {wish["name"]: wish for wish in self.wish.get("networks", ())}
+        wanted = {one["name"]: one for one in self.request.get("networks", ())}
         places = {place["name"]: place for place in self.run_record.get("networks") or ()}
         found = {}
-        for network in places or wishes:
-            place, wish = places.get(network), wishes.get(network, {})
-            wished = {
-                name: wish[key]
+        for network in places or wanted:
+            place, asked = places.get(network), wanted.get(network, {})
+            addresses = {
+                name: asked[key]
                 for key, name in (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
-                if wish.get(key)
+                if asked.get(key)
             }
-            names = [self.facts["name"], *wish.get("aliases", ()), self.facts["id"][:12]]
+            names = [self.facts["name"], *asked.get("aliases", ()), self.facts["id"][:12]]
             found[network] = {
-                "IPAMConfig": wished or None,
+                "IPAMConfig": addresses or None,
                 "Links": None,
-                "Aliases": list(wish.get("aliases", ())) or None,
+                "Aliases": list(asked.get("aliases", ())) or None,
                 "NetworkID": place["id"] if place else "",
                 "EndpointID": "",
                 **_place(place),
@@ -366,10 +366,10 @@ def _place(place: MemberRecord | None) -> dict[str, Any]:
     four, six = place["prefixes"].get("4", 0), place["prefixes"].get("16", 0)
     gateways = place["gateways"]
     return {
-        "Gateway": next((gate for gate in gateways if ":" not in gate), ""),
+        "Gateway": next((one for one in gateways if ":" not in one), ""),
         "IPAddress": place["ip"],
         "IPPrefixLen": four if place["ip"] else 0,
-        "IPv6Gateway": next((gate for gate in gateways if ":" in gate), ""),
+        "IPv6Gateway": next((one for one in gateways if ":" in one), ""),
         "GlobalIPv6Address": place["ip6"],
         "GlobalIPv6PrefixLen": six if place["ip6"] else 0,
         "MacAddress": place["mac"],

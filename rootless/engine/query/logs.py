@@ -70,7 +70,7 @@ class LogOptions:
         self.details = False
 
 
-def show(reference: str, wishes: LogOptions, out_fd: int, err_fd: int) -> None:
+def show(reference: str, options: LogOptions, out_fd: int, err_fd: int) -> None:
     """Copy a container's log: its standard output to `out_fd`, its standard error to `err_fd`.
 
     Raises:
@@ -80,28 +80,28 @@ def show(reference: str, wishes: LogOptions, out_fd: int, err_fd: int) -> None:
     container = find(reference)
     log = container.facts.get("log")
     driver = log["driver"] if log else "local"
-    alive = (lambda: may_write(container)) if wishes.follow else None
+    alive = (lambda: may_write(container)) if options.follow else None
     if driver == "journald":
         from rootless.engine.query.journald import frames
 
         batches: Iterator[Batch] = frames(container.id, alive)
-        if wishes.tail is not None:
-            batches = _tail(batches, wishes.tail)
+        if options.tail is not None:
+            batches = _tail(batches, options.tail)
     elif driver in ("local", "json-file"):
-        batches = _from_files(f"{container.directory}/log", driver, wishes, alive)
+        batches = _from_files(f"{container.directory}/log", driver, options, alive)
     else:
         raise RlessError(
             f"container {container.facts['name']} keeps no log: its log driver is {driver}",
             "make it with --log-driver local",
             1,
         )
-    if wishes.since is not None or wishes.until is not None:
-        batches = _between(batches, wishes.since, wishes.until)
-        if wishes.tail is not None:
-            batches = _tail(batches, wishes.tail)
-    if wishes.timestamps or wishes.details:
-        details = _details(container) if wishes.details else None
-        batches = map(_Prefix(wishes.timestamps, details), batches)
+    if options.since is not None or options.until is not None:
+        batches = _between(batches, options.since, options.until)
+        if options.tail is not None:
+            batches = _tail(batches, options.tail)
+    if options.timestamps or options.details:
+        details = _details(container) if options.details else None
+        batches = map(_Prefix(options.timestamps, details), batches)
     for batch in batches:
         if batch:
             write(batch, out_fd, err_fd)
@@ -285,13 +285,13 @@ def _numbers(path: str) -> list[int]:
 
 
 def _from_files(
-    path: str, driver: str, wishes: LogOptions, alive: Callable[[], bool] | None
+    path: str, driver: str, options: LogOptions, alive: Callable[[], bool] | None
 ) -> Iterator[Batch]:
     files = _Files(path)
     try:
-        tail = wishes.tail
+        tail = options.tail
         # With bounds of time the last lines are those of what is left: `show` does both.
-        tail = None if wishes.since is not None or wishes.until is not None else tail
+        tail = None if options.since is not None or options.until is not None else tail
         if tail is not None:
             files.start_at(*_tail_start(files.fds, driver, tail))
         decode = local_frames if driver == "local" else json_frames

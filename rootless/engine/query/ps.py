@@ -83,7 +83,7 @@ def _networks(facts: ContainerRecord, record: RunRecord) -> list[tuple[str, str]
     """Return (name, id) of the networks of several containers; without an id where it is not in."""
     if "networks" in record:
         return [(place["name"], place["id"]) for place in record["networks"]]
-    return [(wish["name"], "") for wish in facts.get("request", {}).get("networks", ())]
+    return [(network["name"], "") for network in facts.get("request", {}).get("networks", ())]
 
 
 def health(container: Container, status: str) -> str | None:

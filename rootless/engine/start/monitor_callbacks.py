@@ -111,7 +111,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
         spec,
         lambda: cgroup,
         cache_dir=f"{paths.storage_root()}/seccomp",
-        gate_fd=pipes.init_gate,
+        start_fifo=pipes.init_gate,
         status=(pipes.status, pipes.init_status),
         stdio=pipes.stdio,
         console_fd=pipes.console,

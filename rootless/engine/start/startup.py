@@ -124,7 +124,7 @@ class Startup:
             self.spec,
             self._prepare,
             cache_dir=f"{self.state.storage}/seccomp",
-            gate_fd=pipes.init_gate,
+            start_fifo=pipes.init_gate,
             status=(pipes.status, pipes.init_status),
             stdio=pipes.stdio,
             console_fd=pipes.console,

@@ -49,10 +49,10 @@ class PendingCgroup:
     All but `finish` never fail: what went wrong is told by that.
     """
 
-    __slots__ = ("_connection", "_error", "_hasty", "_scope", "_wish")
+    __slots__ = ("_connection", "_error", "_hasty", "_request", "_scope")
 
     def __init__(self) -> None:
-        self._wish = CgroupRequest("")
+        self._request = CgroupRequest("")
         self._connection: Connection | None = None
         self._scope: Scope | None = None
         self._error: RlessError | None = None
@@ -68,7 +68,7 @@ class PendingCgroup:
         """Connect to systemd, if there is to be a scope.
 
         Args:
-            manager, parent: of the wish to come.
+            manager, parent: of the request that follows.
             others: processes that belong to us, besides children.
             early: it is long until the place is needed, so that it is worth to `prime_migration`.
         """
@@ -91,19 +91,19 @@ class PendingCgroup:
             return
         import rootless.runtime.cgroup.systemd  # noqa: F401  # systemd lets us in meanwhile
 
-    def ask(self, wish: CgroupRequest, pids: Sequence[int]) -> None:
+    def ask(self, request: CgroupRequest, pids: Sequence[int]) -> None:
         """Say what is wanted: systemd is asked for it, if there is to be a scope.
 
         Args:
             pids: of the process that looks after the container, this one or a child.
         """
-        self._wish = wish
+        self._request = request
         if self._connection is None:
             return
         from rootless.runtime.cgroup.systemd import Scope
 
         try:
-            self._scope = Scope(self._connection, wish, pids)
+            self._scope = Scope(self._connection, request, pids)
             self._scope.ask()
         except RlessError as error:
             self._error = error
@@ -111,7 +111,7 @@ class PendingCgroup:
 
     def update(self, resources: dict[str, Any]) -> None:
         """Say which limits there are in the end: `linux.resources` of the config."""
-        self._wish.resources = resources
+        self._request.resources = resources
 
     def close(self) -> None:
         """Have no more to do with systemd."""
@@ -140,7 +140,7 @@ class PendingCgroup:
         Raises:
             RlessError: a limit that cannot be set, or the manager that was asked for does not work.
         """
-        wish = self._wish
+        request = self._request
         if self._error is not None and _is_about_limits(self._error):
             raise self._error
         if self._scope is not None:
@@ -151,7 +151,7 @@ class PendingCgroup:
                 members = read_words(f"{group.directory}/cgroup.procs")
                 group.move_down(members)
                 group.enable(read_words(f"{group.directory}/cgroup.controllers"))
-                return _limit(_make(group, CONTAINER, "systemd", note), wish)
+                return _limit(_make(group, CONTAINER, "systemd", note), request)
             except OSError as error:
                 self._error = RlessError(f"{error.filename}: {error.strerror}")
             except RlessError as error:
@@ -160,48 +160,49 @@ class PendingCgroup:
                 self._error = error
             finally:
                 self.close()
-        if wish.manager == "systemd":
+        if request.manager == "systemd":
             why = self._error or RlessError("the user has no systemd here")
             raise RlessError(
                 f"the control group manager systemd: {why.message}",
                 why.hint or "leave --cgroup-manager out, or use cgroupfs or none",
             )
-        if wish.manager == "none":
+        if request.manager == "none":
             if note is not None:
                 note("none", "")
-            return _limit(NoCgroup("no control group was asked for"), wish)
+            return _limit(NoCgroup("no control group was asked for"), request)
         made = self._by_hand(note)
         if made.path is None and note is not None:
             note(made.manager, "")
-        return _limit(made, wish)
+        return _limit(made, request)
 
     def _by_hand(self, note: Note | None) -> Cgroup:
         """Make a directory in a group that is ours, or say why there is none."""
-        wish, why = self._wish, ""
+        request, why = self._request, ""
         if self._error is not None:
             why = f"; systemd: {self._error.message}"
-        if wish.parent is not None and wish.parent.startswith("/"):
-            group: cgroupfs.Group | str = cgroupfs.parent_group(wish.parent)
-        elif wish.parent is not None:
+        if request.parent is not None and request.parent.startswith("/"):
+            group: cgroupfs.Group | str = cgroupfs.parent_group(request.parent)
+        elif request.parent is not None:
             raise self._error or RlessError(
-                f"--cgroup-parent {wish.parent}: a slice is systemd's, and the user has none here",
+                f"--cgroup-parent {request.parent}: a slice is systemd's, "
+                "and the user has none here",
                 "log in by a way that starts a systemd user session, or leave it out",
             )
         else:
             group = cgroupfs.find_delegated()
         if isinstance(group, str):
-            if wish.required:
+            if request.required:
                 raise RlessError(
                     f"the control group manager cgroupfs: {group}", "see `rless doctor`"
                 )
             return NoCgroup(group + why)
-        if wish.hand_down or wish.resources:
-            group.hand_down(everybody=bool(wish.resources))
+        if request.hand_down or request.resources:
+            group.hand_down(everybody=bool(request.resources))
         try:
             group.why += why
-            return _make(group, wish.name, "cgroupfs", note)
+            return _make(group, request.name, "cgroupfs", note)
         except OSError as error:
-            if wish.required:
+            if request.required:
                 raise RlessError(f"cannot make {error.filename}: {error.strerror}") from error
             return NoCgroup(f"{error.filename}: {error.strerror}{why}")
 
@@ -245,18 +246,18 @@ def _is_about_limits(error: RlessError) -> bool:
     return isinstance(error, LimitError)
 
 
-def _limit(made: Cgroup, wish: CgroupRequest) -> Cgroup:
+def _limit(made: Cgroup, request: CgroupRequest) -> Cgroup:
     """Set the limits of a cgroup that was made.
 
     Raises:
         RlessError: one cannot be set. Nothing is left then.
     """
-    resources = wish.resources
+    resources = request.resources
     if made.path is None and not resources:
         return made
     offered = set(read_words(f"{made.path}/cgroup.controllers")) if made.path else set()
-    if wish.default_pids is not None and "pids" in offered and "pids" not in resources:
-        resources = {**resources, "pids": {"limit": wish.default_pids}}
+    if request.default_pids is not None and "pids" in offered and "pids" not in resources:
+        resources = {**resources, "pids": {"limit": request.default_pids}}
     if not resources:
         return made
     from rootless.runtime.cgroup import resources as limits
@@ -265,7 +266,7 @@ def _limit(made: Cgroup, wish: CgroupRequest) -> Cgroup:
         if missing := limits.missing(resources, offered):
             from rootless.runtime.cgroup import refusal
 
-            if not wish.best_effort:
+            if not request.best_effort:
                 raise refusal.explain(missing, made)
             made.rlimits, words = refusal.replace(resources, missing)
             log.warn(f"{words}: {refusal.reason(missing, made)}")
@@ -293,13 +294,13 @@ def shelter(name: str, description: str, pid: int) -> None:
     from rootless.linux import dbus
     from rootless.runtime.cgroup.systemd import Scope
 
-    wish = CgroupRequest(name, "systemd")
-    wish.description = description
+    request = CgroupRequest(name, "systemd")
+    request.description = description
     children = read_words(f"/proc/{pid}/task/{pid}/children")
     try:
         connection = dbus.reach(reachable)
         try:
-            scope = Scope(connection, wish, [pid, *map(int, children)])
+            scope = Scope(connection, request, [pid, *map(int, children)])
             scope.ask()
             scope.wait()
         finally:
@@ -308,7 +309,7 @@ def shelter(name: str, description: str, pid: int) -> None:
         log.debug(f"{name}: no scope: {error.message}")
 
 
-def choose(wish: CgroupRequest, note: Note | None = None) -> Cgroup:
+def choose(request: CgroupRequest, note: Note | None = None) -> Cgroup:
     """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
 
     Args:
@@ -318,8 +319,8 @@ def choose(wish: CgroupRequest, note: Note | None = None) -> Cgroup:
         RlessError: as `PendingCgroup.finish`.
     """
     pending = PendingCgroup()
-    pending.begin(wish.manager, wish.parent, [os.getppid()])
-    pending.ask(wish, [os.getpid()])
+    pending.begin(request.manager, request.parent, [os.getppid()])
+    pending.ask(request, [os.getpid()])
     return pending.finish(note=note)
 
 

@@ -85,7 +85,7 @@ _PROPERTIES = {
 class Scope:
     """A scope in the making: asked for, made. Nothing is waited for before `wait`."""
 
-    def __init__(self, connection: Connection, wish: CgroupRequest, pids: Sequence[int]) -> None:
+    def __init__(self, connection: Connection, request: CgroupRequest, pids: Sequence[int]) -> None:
         """Make the request.
 
         Args:
@@ -93,29 +93,29 @@ class Scope:
             pids: of the processes that are to be in it.
 
         Raises:
-            RlessError: the wish cannot be a scope.
+            RlessError: the request cannot be a scope.
         """
-        parent = wish.parent or DEFAULT_SLICE
+        parent = request.parent or DEFAULT_SLICE
         if not parent.endswith(_SLICE) or "/" in parent or len(parent) <= len(_SLICE):
             raise RlessError(
                 f"--cgroup-parent {parent}: with systemd it is a slice",
                 'a valid one is named as "xxx.slice"',
             )
-        self.unit = unit_name(wish.name)
+        self.unit = unit_name(request.name)
         self._pids = pids
-        resources = dict(wish.resources)
-        if wish.default_pids is not None and "pids" not in resources:
-            resources["pids"] = {"limit": wish.default_pids}
+        resources = dict(request.resources)
+        if request.default_pids is not None and "pids" not in resources:
+            resources["pids"] = {"limit": request.default_pids}
         wanted: list[tuple[str, tuple[str, Any]]] = [
-            ("Description", ("s", wish.description)),
+            ("Description", ("s", request.description)),
             ("PIDs", ("au", list(pids))),
             ("Slice", ("s", parent)),
             ("Delegate", ("b", True)),
             ("CollectMode", ("s", "inactive-or-failed")),
             *properties(resources),
         ]
-        if wish.stop_timeout is not None:
-            wanted.append(("TimeoutStopUSec", ("t", int(1e6 * wish.stop_timeout))))
+        if request.stop_timeout is not None:
+            wanted.append(("TimeoutStopUSec", ("t", int(1e6 * request.stop_timeout))))
         self._arguments: tuple[Any, ...] = (self.unit, "fail", wanted, [])
         self._connection = connection
         self._request = 0

@@ -79,7 +79,7 @@ def execute(root: str, container_id: str, options: Options) -> int:
     record = Record(root, container_id)
     facts = record.read()
     state = record.state()
-    if state["status"] != "running":  # init at its gate lets nobody in
+    if state["status"] != "running":  # init that waits for its start lets nobody in
         raise RlessError(f"container {container_id} is {state['status']}, not running", exit_code=1)
     spec = record.read_spec()
     process = describe(spec, options)

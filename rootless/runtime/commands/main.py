@@ -515,8 +515,8 @@ def _resume(line: _Line) -> int:
 def _update(line: _Line) -> int:
     from rootless.runtime.commands import update
 
-    wishes = {name: value for name, (value, *_) in line.options.items() if name in update.LIMITS}
-    update.update(line.root(), line.id(), line.get("--resources"), wishes)
+    limits = {name: value for name, (value, *_) in line.options.items() if name in update.LIMITS}
+    update.update(line.root(), line.id(), line.get("--resources"), limits)
     return 0
 
 

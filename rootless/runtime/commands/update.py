@@ -30,12 +30,12 @@ _WORDS = frozenset({"--cpuset-cpus", "--cpuset-mems"})
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def update(root: str, container_id: str, path: str | None, wishes: dict[str, str]) -> None:
+def update(root: str, container_id: str, path: str | None, limits: dict[str, str]) -> None:
     """Change limits; those that are not named stay.
 
     Args:
         path: of a document as `linux.resources`; "-": standard input.
-        wishes: by the names of LIMITS.
+        limits: by the names of LIMITS.
 
     Raises:
         RlessError: it is not running, or a limit cannot be set. None is changed then.
@@ -49,7 +49,7 @@ def update(root: str, container_id: str, path: str | None, wishes: dict[str, str
     if path is not None:
         where = "/dev/stdin" if path == "-" else path
         changes = validate.check_resources(lifecycle.read_json(where), path)
-    for name, text in wishes.items():
+    for name, text in limits.items():
         section, key = LIMITS[name]
         changes.setdefault(section, {})[key] = text if name in _WORDS else _number(name, text)
     linux = spec.setdefault("linux", {})

@@ -29,7 +29,7 @@ before it forks: whoever traces the entrant then gets what the container has any
 All namespaces are entered by one setns(2), by a pidfd: all of one process, or none (Linux 5.8).
 The entrant is a child of the caller, who so gets its exit code without a process in between.
 
-Nothing of the image is run or imported for our own purposes (`applicant.forbid_imports`).
+Nothing of the image is run or imported for our own purposes (`process.forbid_imports`).
 """
 
 from __future__ import annotations

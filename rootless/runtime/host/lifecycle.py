@@ -1,7 +1,7 @@
 """The operations of the OCI runtime specification (runtime.md, section Operations).
 
-create  config -> record -> cgroup -> init (parent.begin), which waits at its gate
-start   the gate is opened; who waits here hears whether the program runs
+create  config -> record -> cgroup -> init (parent.begin), which waits at its start FIFO
+start   a byte is written to the FIFO; who waits here hears whether the program runs
 kill    a signal to the first process, or to all
 delete  what is left is killed, cgroup and record go, the hooks `poststop` run
 run     all of it, in the foreground unless detached
@@ -82,7 +82,7 @@ def read_json(path: str) -> Any:
         raise RlessError(f"{path} is not JSON: {error}", exit_code=1) from error
 
 
-def _wish(spec: Spec, container_id: str, manager: str | None) -> CgroupRequest:
+def _cgroup_request(spec: Spec, container_id: str, manager: str | None) -> CgroupRequest:
     """Return what the config asks for its control group.
 
     With systemd `cgroupsPath` is SLICE:PREFIX:NAME, as runc and crun have it.
@@ -90,7 +90,7 @@ def _wish(spec: Spec, container_id: str, manager: str | None) -> CgroupRequest:
     linux = spec.get("linux", {})
     path = linux.get("cgroupsPath", "").strip("/")
     if manager == "systemd":
-        wish = CgroupRequest(f"rless-{container_id}", manager, required=True)
+        request = CgroupRequest(f"rless-{container_id}", manager, required=True)
         if path:
             parts = path.split(":")
             if len(parts) != 3 or not parts[2]:
@@ -99,17 +99,17 @@ def _wish(spec: Spec, container_id: str, manager: str | None) -> CgroupRequest:
                     "which the control group manager systemd takes",
                     1,
                 )
-            wish.parent = parts[0] or None
-            wish.name = "-".join(part for part in parts[1:] if part)
+            request.parent = parts[0] or None
+            request.name = "-".join(part for part in parts[1:] if part)
     else:
         # As runc and crun: systemd is asked only if that is asked for.
-        wish = CgroupRequest(
+        request = CgroupRequest(
             f"rless-{container_id}" if path in ("", ".", "..") else path,
             manager or "cgroupfs",
             required=manager is not None,
         )
-    wish.resources = asked(linux.get("resources", {}))
-    return wish
+    request.resources = asked(linux.get("resources", {}))
+    return request
 
 
 class Options:
@@ -217,16 +217,16 @@ def _make(
         if options.console_socket is not None:
             console_fd = connect(options.console_socket)
             fds.append(console_fd)
-        gate_fd = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        fds.append(gate_fd)
-        os.set_blocking(gate_fd, True)
-        placed = cgroups.choose(_wish(spec, container_id, options.cgroup_manager), note)
+        start_fifo = os.open(record.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fds.append(start_fifo)
+        os.set_blocking(start_fifo, True)
+        placed = cgroups.choose(_cgroup_request(spec, container_id, options.cgroup_manager), note)
         record.write_spec(spec)
         created = parent.begin(
             spec,
             lambda: placed,
             cache_dir=f"{root}/.seccomp",
-            gate_fd=gate_fd,
+            start_fifo=start_fifo,
             console_fd=console_fd,
             die_with_parent=foreground,
             use_pivot=options.use_pivot,
@@ -278,7 +278,7 @@ def start(root: str, container_id: str) -> None:
     facts = record.read()
     relay = _relay(record, facts)
     try:
-        record.open_start_gate(wait=True)
+        record.write_start_fifo(wait=True)
         spec = record.read_spec()
         if spec.get("hooks", {}).get("poststart"):
             _after_start(root, record, spec)
@@ -358,7 +358,7 @@ def run(root: str, container_id: str, options: Options) -> int:
         relay = _relay(record, record.read())
         if console is not None:
             console.take_over()
-        record.open_start_gate()
+        record.write_start_fifo()
         created.wait_exec()
         if spec.get("hooks", {}).get("poststart"):
             _after_start(root, record, spec)

@@ -1,4 +1,4 @@
-"""What the command line asks of an applicant beyond the engine's wishes, and rare configs ask.
+"""Features that a config of another engine may ask of the application's process.
 
 The engine passes none of it, so nothing of it is loaded on the path of `rless run`. All that can
 fail early is done when the object is made, on the host side; its methods run in the process.
@@ -26,10 +26,10 @@ _CREATE = ("prestart", "createRuntime", "createContainer")
 
 
 class OptionalFeatures:
-    """The rare wishes for one process.
+    """The rare features of one process.
 
     Attributes:
-        treatment: scheduling and the like.
+        scheduling: priorities, affinity, memory policy.
         new_keyring: leave the caller's session keyring.
         check_program: look for the program before the container counts as created.
         failure_fd: a file for a failure that nobody waits for any more; -1: standard error.

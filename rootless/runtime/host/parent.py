@@ -31,7 +31,7 @@ _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
 
 class Begun:
-    """A container that is being created: its init is at work, or waits at its gate.
+    """A container that is being created: its init is at work, or waits at its start FIFO.
 
     Attributes:
         pid, pidfd: init, in the caller's pid namespace.
@@ -101,7 +101,7 @@ def begin(
     place: Callable[[], Cgroup],
     *,
     cache_dir: str,
-    gate_fd: int,
+    start_fifo: int,
     status: tuple[int, int] | None = None,
     stdio: tuple[int, int, int] | None = None,
     console_fd: int = -1,
@@ -112,14 +112,14 @@ def begin(
     started: Callable[[int], None] | None = None,
     optional: OptionalFeatures | None = None,
 ) -> Begun:
-    """Begin to create a container; its init comes to the gate and waits for a byte, `sync.START`.
+    """Begin to create a container; its init waits at the start FIFO for a byte, `sync.START`.
 
     Args:
         spec: the config; `root.path` is absolute.
         place: gives its cgroup (`rootless.runtime.cgroup`). Called when all else is ready, because
             it may have to wait; it may still change the limits and mounts of the spec.
         cache_dir: where compiled seccomp filters are kept.
-        gate_fd: what init reads before it executes the application; it keeps a copy.
+        start_fifo: what init reads before it executes the application; it keeps a copy.
         status: (reader, writer) of the pipe by which init reports, where the caller has it
             already; both are taken over. None: one is made.
         stdio: descriptors for 0, 1 and 2; None: the caller's own.
@@ -155,7 +155,7 @@ def begin(
         console_fd=console_fd if process.get("terminal") else -1,
         status_fd=status_writer,
         go_fd=go_reader,
-        gate_fd=gate_fd,
+        start_fifo=start_fifo,
         parent_pid=os.getpid(),
         die_with_parent=die_with_parent,
         want_report=want_report,

@@ -3,7 +3,7 @@
     <root>/<id>/                0700, made with mkdir: two `create`s of one id cannot both win
         config.json             the checked config: later changes of the bundle's do not count
         state.json              pid, start time, boot id, bundle: written by rename
-        gate                    a FIFO that init reads; `start` writes one byte into it
+        exec.fifo               a FIFO that init reads; `start` writes one byte into it
         created                 its name from the end of `create` to `start`
         failure                 what went wrong after `create` had gone, in the words of `sync`
         notify/                 bound into the container, with a socket for its sd_notify
@@ -68,16 +68,16 @@ class Record:
 
     @property
     def fifo(self) -> str:
-        """Return the path of the start gate, before the container is created."""
-        return f"{self.directory}/gate"
+        """Return the path of the start FIFO, before the container is created."""
+        return f"{self.directory}/exec.fifo"
 
     @property
     def created(self) -> str:
-        """Return the path of the start gate of a created container."""
+        """Return the path of the start FIFO of a created container."""
         return f"{self.directory}/created"
 
     def make(self) -> None:
-        """Make the directory and the gate.
+        """Make the directory and the FIFO.
 
         Raises:
             RlessError: the id is in use.
@@ -197,7 +197,7 @@ class Record:
             answer["created"] = facts["created"]
         return answer
 
-    def open_start_gate(self, wait: bool = False) -> None:
+    def write_start_fifo(self, wait: bool = False) -> None:
         """Let init go on: one byte into the FIFO, which is removed.
 
         Args:

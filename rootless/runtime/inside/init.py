@@ -10,7 +10,7 @@ new namespaces, still seeing the host's files. It ends in execve or os._exit and
  identity   uid 0, sysctls, host name     the invoking user's id
  root       mounts, masks, pivot_root     the host's files
  process    limits, capabilities, user    every right that the config does not give
- start      gate, seccomp, execve         system calls, and this program
+ start      start FIFO, seccomp, execve         system calls, and this program
 
 Nothing can be imported after the first stage (see `runtime.inside.container_process`, which has the
 stages `process` and `start`: an exec'd process goes through them as well).
@@ -59,7 +59,7 @@ class Init(ContainerProcess):
         console_fd: int,
         status_fd: int,
         go_fd: int,
-        gate_fd: int,
+        start_fifo: int,
         parent_pid: int,
         die_with_parent: bool,
         want_report: bool,
@@ -85,7 +85,7 @@ class Init(ContainerProcess):
         self.namespaces = namespaces
         self.console_fd = console_fd
         self.go_fd = go_fd
-        self.gate_fd = gate_fd
+        self.start_fifo = start_fifo
         self.parent_pid = parent_pid
         self.want_report = want_report
         self.use_pivot = use_pivot
@@ -164,7 +164,7 @@ class Init(ContainerProcess):
         os.umask(0o022)  # the caller's is not for the directories that we make for all users
         self.reset_signals()
         joined = (entry[1] for entry in self.namespaces.joined)
-        self.keep_only({self.status_fd, self.go_fd, self.gate_fd, self.console_fd, *joined})
+        self.keep_only({self.status_fd, self.go_fd, self.start_fifo, self.console_fd, *joined})
         if self.optional is None or self.optional.new_keyring:
             leave_keyring()
 
@@ -216,14 +216,14 @@ class Init(ContainerProcess):
         """Make the root a mount, and attach to it all that the config lists, in its order."""
         propagation = self.linux.get("rootfsPropagation", "")
         self.root = Root(self.spec["root"]["path"], self.root_tree, propagation)
-        furnished = False
+        populated = False
         for entry, source_fd in zip(self.spec.get("mounts", []), self.sources, strict=True):
             self.root.attach(entry, source_fd)
-            if entry["destination"].rstrip("/") == "/dev" and not furnished:
-                furnished = True
+            if entry["destination"].rstrip("/") == "/dev" and not populated:
+                populated = True
                 if source_fd < 0:  # a bound /dev has what its owner put there
                     devices.populate(self.root, self.nodes)
-        if not furnished:
+        if not populated:
             devices.populate(self.root, self.nodes)
         for fd in self.nodes.values():
             os.close(fd)
@@ -292,13 +292,13 @@ class Init(ContainerProcess):
         return kernel_facts
 
     def wait_for_start(self) -> None:
-        """Wait at the gate for `start`; without a gate go on at once."""
-        if self.gate_fd < 0:
+        """Wait at the start FIFO for `start`; without one go on at once."""
+        if self.start_fifo < 0:
             return
         # A FIFO that had no writer yet is at its end for read, but not for poll.
-        gate = select.poll()
-        gate.register(self.gate_fd, select.POLLIN)
-        gate.poll()
-        if os.read(self.gate_fd, 1) != sync.START:
+        poll = select.poll()
+        poll.register(self.start_fifo, select.POLLIN)
+        poll.poll()
+        if os.read(self.start_fifo, 1) != sync.START:
             os._exit(137)
-        # It stays open until execve closes it: who opened the gate waits for that.
+        # It stays open until execve closes it: who wrote to the FIFO waits for that.

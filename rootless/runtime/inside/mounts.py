@@ -193,7 +193,7 @@ def open_source(entry: Mount) -> int:
 
 
 class Root:
-    """The root file system that is being furnished: everything is opened beneath it.
+    """The root file system that is being populated: everything is opened beneath it.
 
     Attributes:
         fd: its top directory.

@@ -42,7 +42,7 @@ def check_rlimits(rlimits: list[Rlimit]) -> None:
     """
     if not rlimits:
         return
-    import resource  # loaded by the applicant, when that was still possible
+    import resource  # loaded by the caller, when that was still possible
 
     for entry in rlimits:
         name, hard = entry["type"], entry["hard"]
@@ -214,7 +214,7 @@ def guard_image(program: str, environment: dict[str, str], own: tuple[int, int])
 
     /proc/self/exe of init is the host's interpreter. An image can name it as its program, by a
     link, or behind "#!"; what it runs then could open that file for writing, and the file may
-    well be the user's. The same file reached through a mount is the user's own wish.
+    well be the user's. The same file reached through a mount is the user's own choice.
 
     Args:
         own: of `image_of_caller`.

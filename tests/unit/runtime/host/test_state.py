@@ -45,7 +45,7 @@ def test_the_states_in_their_order(tmp_path: Path) -> None:
     record.mark_created()
     assert record.state()["status"] == "created"
     reader = os.open(record.created, os.O_RDONLY | os.O_NONBLOCK)
-    record.open_start_gate()
+    record.write_start_fifo()
     assert os.read(reader, 9) == b"s"
     os.close(reader)
     assert record.state()["status"] == "running"
@@ -64,13 +64,13 @@ def test_start_without_anybody_who_waits(tmp_path: Path) -> None:
     record.write(facts())
     record.mark_created()
     with pytest.raises(RlessError, match="init has ended"):
-        record.open_start_gate()
+        record.write_start_fifo()
     os.unlink(record.created)
     (tmp_path / "c/created").write_text("no fifo")
     with pytest.raises(RlessError, match="is not a FIFO"):
-        record.open_start_gate()
+        record.write_start_fifo()
     (tmp_path / "c/created").unlink()
     os.mkfifo(tmp_path / "other")
     (tmp_path / "c/created").symlink_to(tmp_path / "other")
     with pytest.raises(RlessError, match="init has ended"):
-        record.open_start_gate()
+        record.write_start_fifo()
