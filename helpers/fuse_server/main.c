@@ -9,8 +9,7 @@
  *
  * This is done here and not in a fork of Python, which takes 2.5 ms of processor time more, most
  * of it for copies of pages and of their tables. And it begins before its caller is in the user
- * namespace that the mount must be made in. rootless/rootfs/fuse.py does the same where this
- * program was not built, with namespaces in place of the filter.
+ * namespace that the mount must be made in (rootless/rootfs/fuse.py).
  *
  * LINK: a unix socket. A 'g' from it: the ids of the user namespace are mapped; its end ends us. It
  * gets the mount's descriptor, in a message of one byte. What comes by it later is for a child of
@@ -83,7 +82,6 @@ static void enter(int holder)
 		fail("mount(/)");
 }
 
-/* What the caller does by itself where this program was not built. */
 static int make_mount(int fuse, const char *name, long flags)
 {
 	char fd[16], user[16], group[16], what[40];

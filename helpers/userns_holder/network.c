@@ -1,8 +1,7 @@
 /*
  * The interface that pasta will attach to, closed for loopback addresses
  *
- * rootless/network/loopback_guard.py says why; it does the same where this program was not built, in a fork
- * of Python, which takes 2.5 ms more.
+ * rootless/network/loopback_guard.py says why.
  *
  * Source: netdevice(7), rtnetlink(7), Linux Documentation/networking/tuntap.rst.
  */

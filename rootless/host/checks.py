@@ -433,8 +433,7 @@ def check_init(path: str) -> Check:
     return Check(
         "init",
         WARN,
-        "rless-init was not built when rless was installed",
+        f"{path} cannot be executed",
         "--init is refused",
-        facts.package_command("gcc", "libc6-dev", fedora=("gcc", "glibc-static"))
-        + ", then install rless again",
+        "install rless again, where programs may be executed",
     )

@@ -106,4 +106,4 @@ def prime_migration(group: str) -> int:
     try:
         return os.posix_spawn(own_program(_HASTEN), [_HASTEN, f"{group}/cgroup.threads"], {})
     except OSError:
-        return 0  # installed without a compiler: it takes longer then
+        return 0  # the move takes longer then

@@ -2,7 +2,7 @@
 
 newuidmap(1) must run outside of the namespace whose ids it maps, and so must everything that the
 caller does with its rights on the host. So another process makes the namespaces: rless-unshare
-(helpers/userns_holder), or a fork of the caller if that program was not built.
+(helpers/userns_holder).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import idmap, mount, netlink, ns
+from rootless.linux import idmap, ns
 from rootless.linux.process import (
     HELPER_SIGNALS,
+    cannot_execute,
     own_program,
     pidfd_open,
     read_exactly,
@@ -21,7 +22,6 @@ from rootless.linux.process import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
 
     from rootless.linux.idmap import Helper, IdMap
 
@@ -44,7 +44,7 @@ class Holder:
         flags: int,
         inside: str | None = None,
         join: str | None = None,
-        interface: tuple[Sequence[str], Callable[[], None]] | None = None,
+        interface: Sequence[str] = (),
     ) -> None:
         """Begin it.
 
@@ -53,12 +53,11 @@ class Holder:
             inside: /proc/PID/ns/user of one in which it is made; then who writes the maps must be
                 in there too.
             join: the same of one that is taken, in place of a new one.
-            interface: the name of one for pasta that is made in the new network namespace, with
-                its hardware address if it is to have a certain one, and what makes it where
-                rless-unshare was not built.
+            interface: the name of one for pasta that is made in the new network namespace, and
+                its hardware address if it is to have a certain one.
 
         Raises:
-            RlessError: what is to be joined has ended.
+            RlessError: what is to be joined has ended, or the installation is broken.
         """
         self._joins = join is not None
         self._flags = flags | ns.CLONE_NEWUSER | ns.CLONE_NEWNS
@@ -74,23 +73,20 @@ class Holder:
         self._said, said = os.pipe()
         go, self._go = os.pipe()
         make = self._flags & ~ns.CLONE_NEWUSER if self._joins else self._flags
-        words = [_PROGRAM, *map(str, (said, go, make, outer))]
-        if interface is not None:
-            words += interface[0]
+        words = [_PROGRAM, *map(str, (said, go, make, outer)), *interface]
         # To themselves: they stay open over execve.
         kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (said, go, outer) if fd >= 0]
         try:
             self.pid = os.posix_spawn(
                 own_program(_PROGRAM), words, {}, file_actions=kept, setsigdef=HELPER_SIGNALS
             )
-        except OSError:
-            self.pid = os.fork()
-            if self.pid == 0:
-                os.close(self._go)
-                _hold(said, go, make, outer, interface and interface[1])
-        for fd in (said, go, outer):
-            if fd >= 0:
-                os.close(fd)
+        except OSError as error:
+            self.end()
+            raise cannot_execute(_PROGRAM, error) from error
+        finally:
+            for fd in (said, go, outer):
+                if fd >= 0:
+                    os.close(fd)
 
     def wait_made(self) -> None:
         """Wait until the namespaces are there, and what was to be made in them.
@@ -171,28 +167,3 @@ class Holder:
             idmap.finish_maps(helpers)
         except RlessError:
             pass  # it is given up anyway
-
-
-def _hold(
-    said: int, go: int, flags: int, outer: int, make_interface: Callable[[], None] | None
-) -> NoReturn:
-    """Do what rless-unshare does, in a fork."""
-    made = False
-    try:
-        os.setsid()
-        if outer >= 0:
-            ns.setns(outer, ns.CLONE_NEWUSER)
-        ns.unshare(flags)
-        mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
-        made = True
-        if flags & ns.CLONE_NEWNET:
-            netlink.loopback_up()
-        if make_interface is not None:
-            make_interface()
-        os.write(said, _ENTERED)
-        os.close(said)
-        os.read(go, 1)
-    except SyscallError as error:
-        os.write(said, f"{error.errno} {error.call if made else ''}".encode())
-    finally:
-        os._exit(0)

@@ -13,40 +13,11 @@ AF_INET, AF_INET6 = 2, 10
 _RTM_NEWROUTE, _RTM_NEWRULE = 24, 32
 _FR_ACT_TO_TBL, _FRA_PRIORITY, _FRA_FWMARK = 1, 6, 10
 _LO = 1  # the index of `lo`, in each network namespace
-_RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_STATIC = 254, 255, 4
+_RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_HOST, _RTN_UNICAST, _RTN_LOCAL = 0, 254, 1, 2
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RTA_OIF, _RTA_GATEWAY = 4, 5
 # A kernel without IPv6, or with IPv6 switched off for the interface: nothing to route then.
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES)
-
-
-def add_local(interface: int, prefixes: list[tuple[int, bytes, int]]) -> None:
-    """Deliver each (family, address, prefix length) here if it is sent by way of `interface`.
-
-    Without such a route a socket that is bound to an interface sends by it whatever the address
-    is: an IPv4 lookup that fails counts as "on this link", and so an unreachable route would
-    not do. Lookups without an interface find the routes of `lo` first, as before.
-
-    Args:
-        interface: index of an interface that is up.
-
-    Raises:
-        SyscallError: EPERM: no CAP_NET_ADMIN in the user namespace of the network namespace;
-            ENETDOWN: the interface is not up.
-
-    Source: rtnetlink(7), linux/rtnetlink.h; ip_route_output_key_hash_rcu in the kernel.
-    """
-    netlink.call(
-        [
-            _route(
-                family,
-                (length, _RT_TABLE_LOCAL, _RT_SCOPE_HOST, _RTN_LOCAL),
-                attribute(_RTA_DST, address) + attribute(_RTA_OIF, interface),
-                netlink.F_APPEND,
-            )
-            for family, address, length in prefixes
-        ]
-    )
 
 
 def deliver_marked(mark: int, table: int) -> list[netlink.Message]:

@@ -163,13 +163,8 @@ def enter(ids: IdMap, way_out: bool, made: Callable[[int], None] | None = None) 
 
 
 def _make(ids: IdMap, way_out: bool) -> Hub:
+    os.close(process.open_own_program(PROGRAM))
     program = process.own_program(PROGRAM)
-    if not os.access(program, os.X_OK):
-        raise RlessError(
-            "networks of several containers are not available: rless was installed without a C "
-            "compiler",
-            "install gcc, then install rless again; or use the default network",
-        )
     try:
         pasta: Pasta | None = _prepare_pasta()
     except RlessError:

@@ -1,11 +1,12 @@
-"""The child half of the default network: the interface, and no way by it to the host's loopback.
+"""Why rless-unshare makes pasta's interface: no way by it leads to the host's loopback.
 
 A process can send to 127.0.0.1 by way of eth0 (SO_BINDTODEVICE, which needs no privilege since
 Linux 5.7). pasta's version of 2023 takes the packet and connects to the host's own 127.0.0.1;
 that of 2025 drops it, but not if the address is spelled ::ffff:127.0.0.1 (which only raw sockets
 can send). Security class 38.
 
-So the interface is made here, before pasta attaches to it, with local routes: what is sent by it
+So rless-unshare (helpers/userns_holder/network.c) makes the interface, before pasta attaches to it,
+with local routes: what is sent by it
 to a loopback address is delivered in the container. Two ways around stay, and both need a
 capability that says so: CAP_NET_ADMIN can remove the routes, and CAP_NET_RAW can write whole
 frames, which no route sees. So the seccomp filter must refuse the sockets that do (AF_PACKET, its
@@ -24,33 +25,10 @@ from __future__ import annotations
 import errno
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import route, tap
-
-_LOOPBACK = [
-    (route.AF_INET, b"\x7f\x00\x00\x00", 8),
-    (route.AF_INET6, bytes(16), 96),  # ::, ::1 and the old IPv4-compatible addresses
-    (route.AF_INET6, bytes(10) + b"\xff\xff" + bytes(4), 96),  # ::ffff:0:0/96
-]
-
-
-def close_loopback(interface: str = "eth0", address: str = "") -> None:
-    """Make the interface that pasta will attach to, closed for loopback addresses.
-
-    Args:
-        interface, address: its name and hardware address, of `Pasta`; "": a random one.
-
-    Raises:
-        SyscallError: see `tap.make` and `route.add_local`; `explain` says what to do.
-
-    Where it runs: in the container's network namespace, with CAP_NET_ADMIN, before the
-    application and best before pasta. rless-unshare (helpers/userns_holder) does the same.
-    """
-    octets = bytes.fromhex(address.replace(":", "")) or None
-    route.add_local(tap.make(interface, octets), _LOOPBACK)
 
 
 def explain(error: SyscallError) -> RlessError:
-    """Return what to tell of a failure of `close_loopback`."""
+    """Return what to tell of a failure to make the interface."""
     if error.call.startswith("netlink"):
         return error
     if error.errno == errno.EADDRNOTAVAIL:

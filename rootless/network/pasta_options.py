@@ -99,7 +99,7 @@ def command(
         options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
             the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
         ip, ip6, mac: addresses of the container; None: those of the host, and a random one,
-            which pasta must be told of before it meets the interface (`shield`).
+            which pasta must be told of before it meets the interface (`loopback_guard`).
         own: not those of the host; nor with published ports.
 
     Raises:

@@ -5,9 +5,10 @@ its mount point, libfuse 3.3). The first request then waits for the program, so 
 polled; the request fails if the program has ended. The program would end if it read from the
 descriptor before there is a mount.
 
-rless-serve makes the mount and becomes the program, so that it can be begun by who is not yet in
-the user namespace that all this must be done in. It is for what needs no right. Where it was not
-built, and for what needs some, the caller makes the mount, and a fork of it becomes the program.
+A program that needs no right (squashfuse) is begun by rless-serve (helpers/fuse_server), which
+makes the mount and becomes the program. So a caller can begin it before it enters the user
+namespace. For a program that needs some (fuse-overlayfs) the caller makes the mount, and a fork of
+it becomes the program.
 
 The program must end with its mount. A process in the engine's mount namespace would keep that
 namespace alive, and with it the mount and itself, for ever. So the program gets a mount namespace
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-_HELPER = "rless-serve"  # helpers/serve.c
+_HELPER = "rless-serve"
 _HELPER_RIGHTS = ["CAP_SETPCAP", "CAP_SYS_ADMIN"]
 _LOG_LIMIT = 4096
 _END_SECONDS = 5.0
@@ -69,11 +70,14 @@ class Server:
             flags: more MOUNT_ATTR_*; MOUNT_ATTR_NODEV is always there.
             environment: of the program.
             privileged: the program keeps the capabilities over files of mapped ids; else it has
-                none, no network, and no way to reach another process.
+                none, no socket, and no way to reach another process.
             keep_fd: a descriptor that it gets beside that of the mount.
             holder: the pid of a process that will be in the user namespace, a child of the
                 caller's, which is still outside and will be in there when it calls `attach`;
                 -1: the caller is in there already.
+
+        Raises:
+            RlessError: the installation is broken.
         """
         self.name = program.rpartition("/")[2]
         self.pid = 0
@@ -121,7 +125,7 @@ class Server:
         """
         self.mount()
         try:
-            mount_fd = self._fork() if self._link < 0 else self._receive()
+            mount_fd = self._fork() if self._privileged else self._receive()
             try:
                 target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
@@ -158,7 +162,7 @@ class Server:
     # -- by rless-serve --------------------------------------------------------------------------
 
     def _spawn(self, holder: int) -> None:
-        """Start it, unless it was not built."""
+        """Start it."""
         pidfd = process.pidfd_open(holder) if holder >= 0 else -1
         link, theirs = unix.pair(unix.SOCK_STREAM)
         numbers = (theirs, pidfd, self._keep_fd, self._flags)
@@ -190,14 +194,15 @@ class Server:
             else:
                 with caps.Lent(caps.mask(_HELPER_RIGHTS)):
                     self.pid = start()
-        except OSError:
+        except OSError as error:
             os.close(link)
-        else:
-            self._link = link
+            self._close()
+            raise process.cannot_execute(_HELPER, error) from error
         finally:
             os.close(theirs)
             if pidfd >= 0:
                 os.close(pidfd)
+        self._link = link
 
     def _receive(self) -> int:
         """Return the mount that it has made."""
@@ -229,16 +234,12 @@ class Server:
         def serve() -> NoReturn:
             os.close(go)
             os.setsid()  # a key of the terminal must not end it
-            others = 0 if self._privileged else ns.CLONE_NEWNET | ns.CLONE_NEWIPC
-            ns.unshare(ns.CLONE_NEWNS | others)
+            ns.unshare(ns.CLONE_NEWNS)
             mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
             os.write(apart_fd, b"+")
-            if self._privileged:
-                # The groups stay: the storage may be reachable by one of them only.
-                idmap.become_root(keep_groups=True)
-                caps.keep_over_exec()
-            else:
-                keep_only(0)
+            # The groups stay: the storage may be reachable by one of them only.
+            idmap.become_root(keep_groups=True)
+            caps.keep_over_exec()
             os.chdir("/")
             if os.read(wait_fd, 1) != b"g":
                 os._exit(70)  # who was to mount it has ended

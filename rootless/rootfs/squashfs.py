@@ -162,7 +162,7 @@ class Begun:
     it is to be seen, and whether it is wanted at all, is told later still.
     """
 
-    __slots__ = ("_reason", "_server", "fd")
+    __slots__ = ("_server", "fd")
 
     def __init__(self, fd: int, offset: int, program: str | None, holder: int = -1) -> None:
         """Begin the program.
@@ -171,14 +171,18 @@ class Begun:
             fd: of the file; ours from now on.
             program: see `find_server`.
             holder: as for `fuse.Server`.
+
+        Raises:
+            RlessError: the installation is broken.
         """
         self.fd = fd
         self._server: fuse.Server | None = None
-        self._reason: RlessError | None = None
-        try:
-            self._server = _begin(fd, offset, program, holder)
-        except RlessError as error:
-            self._reason = error
+        if program is not None:
+            try:
+                self._server = _begin(fd, offset, program, holder)
+            except BaseException:
+                self.close()
+                raise
 
     def mount(self) -> None:
         """Have the mount made, if that can be done beside the caller: the ids are mapped."""
@@ -198,8 +202,7 @@ class Begun:
         """
         server, self._server = self._server, None
         if server is None:
-            assert self._reason is not None
-            raise self._reason
+            raise RlessError(f"{PROGRAMS[0]} is not installed")
         server.attach(target)
         return server.name, server.pid
 
@@ -268,9 +271,7 @@ def find_server() -> str | None:
     return next(filter(None, map(programs.find, PROGRAMS)), None)
 
 
-def _begin(fd: int, offset: int, program: str | None, holder: int) -> fuse.Server:
-    if program is None:
-        raise RlessError(f"{PROGRAMS[0]} is not installed")
+def _begin(fd: int, offset: int, program: str, holder: int) -> fuse.Server:
     arguments = ["-f"]
     if offset:
         arguments += ["-o", f"offset={offset}"]

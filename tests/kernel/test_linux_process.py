@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import caps, idmap, netlink, ns, prctl, process, route, subid, tap
+from rootless.linux import caps, idmap, netlink, ns, prctl, process, subid
 from rootless.linux.idmap import IdMap
 
 if TYPE_CHECKING:
@@ -438,35 +438,3 @@ def test_loopback_up() -> None:
 
     assert in_namespace(inside, ns.CLONE_NEWNET) == [False, True]
     assert error_number(netlink.loopback_up) == errno.EPERM
-
-
-@pytest.mark.needs("user namespaces", "ordinary user", "tun")
-def test_tap_and_local_routes() -> None:
-    prefixes = [
-        (route.AF_INET, socket.inet_aton("203.0.113.0"), 24),
-        (route.AF_INET6, socket.inet_pton(socket.AF_INET6, "2001:db8::"), 64),
-    ]
-
-    def inside() -> Any:
-        netlink.loopback_up()
-        before = connects_to_itself("203.0.113.7"), connects_to_itself("2001:db8::7")
-        index = tap.make("eth0")
-        with open("/proc/net/dev", encoding="ascii") as file:
-            there = "eth0:" in file.read()
-        route.add_local(index, prefixes)
-        route.add_local(index, prefixes)  # a second time is no error
-        after = connects_to_itself("203.0.113.7"), connects_to_itself("2001:db8::7")
-        errors = [
-            error_number(tap.make, "lo"),
-            error_number(route.add_local, 9999, prefixes[:1]),
-        ]
-        return before, there, index == socket.if_nametoindex("eth0"), after, errors
-
-    before, there, same, after, errors = in_namespace(inside, ns.CLONE_NEWNET)
-    assert before == [False, False]
-    assert there
-    assert same
-    assert after == [True, True]
-    assert errors == [errno.EINVAL, errno.ENODEV]
-    assert error_number(tap.make, "rless-test0") == errno.EPERM
-    assert error_number(route.add_local, 1, prefixes) == errno.EPERM

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rootless.rootfs import prefetch, squashfs
-from tests.kernel.test_serve import HELPER, begin, helper, in_a_fork, instead
+from tests.kernel.test_serve import WAYS, begin, in_a_fork, instead
 from tests.lib import flat as made
 from tests.lib.compiled import sanitized_program
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.needs("user namespaces", "fuse", "mksquashfs", "squashfuse"),
-    helper,
 ]
 PAGE = mmap.PAGESIZE
 SECONDS = 5.0
@@ -191,7 +190,7 @@ def answered(question: Callable[[], object], seconds: float = SECONDS) -> int:
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the mount", "after it"])
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 def test_the_program_and_what_it_is_started_with(
     tree: Path, tmp_path: Path, way: str, late: bool
 ) -> None:
@@ -202,7 +201,7 @@ def test_the_program_and_what_it_is_started_with(
     assert least_read(image, target, words("tool"), files, way=way, late=late) >= READ
 
 
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 def test_what_is_mounted_on(tree: Path, tmp_path: Path, way: str) -> None:
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
 

@@ -1,8 +1,7 @@
 """What serves an image has no right, whichever way it was started by (class 46).
 
-rless-serve (helpers/serve) also loads a filter of system calls; rootfs/fuse.py, which does the
-same where that was not built, makes namespaces instead. rless-serve is begun in the user namespace
-that the mount is made in, or before its caller has entered that.
+rless-serve (helpers/fuse_server) is begun in the user namespace that the mount is made in, or
+before its caller has entered that.
 """
 
 from __future__ import annotations
@@ -35,11 +34,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs("user namespaces", "fuse")
 PYTHON = os.path.realpath(sys.executable)
-BUILT = os.path.exists(process.own_program(fuse._HELPER))
 SECONDS = 5.0
-helper = pytest.mark.skipif(not BUILT, reason="rless-serve was not built")
-HELPER = [pytest.param("inside", marks=helper), pytest.param("outside", marks=helper)]
-WAYS = [*HELPER, "python"]
+WAYS = ["inside", "outside"]
 
 # In the program: `tried` gets the error of each call, 0 for none.
 LOOK = """
@@ -185,11 +181,6 @@ def place(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if way == "python":
-        monkeypatch.setattr(fuse, "_HELPER", "nothing-such")
-
-
 def in_a_fork(function: Callable[[], Any]) -> Any:
     """Return what the function returns there; AssertionError with its traceback."""
     reader, writer = os.pipe()
@@ -263,14 +254,13 @@ def serve(script: str, given: dict[str, object], way: str) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_has_no_right(way: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    choose(way, monkeypatch)
+def test_it_has_no_right(way: str, place: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         found = serve(ABOUT, {"port": listener.getsockname()[1]}, way)
     assert found["connect"] != 0
     assert found["sets"] == [0, 0, 0, 0, 0]
     assert found["nnp"] == "1"
-    assert found["seccomp"] == ("0" if way == "python" else "2")
+    assert found["seccomp"] == "2"
     assert found["leader"] is True
     assert found["mnt"] != os.readlink("/proc/self/ns/mnt")
     assert found["shows it"] is False
@@ -295,7 +285,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
     monkeypatch.setattr(fuse, "own_program", lambda name: str(program))
 
 
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 def test_what_is_refused(place: str, way: str) -> None:
     tried, newer = serve(REFUSED, {"place": place}, way)
     assert set(tried.values()) == {1}, tried  # EPERM
@@ -309,21 +299,20 @@ def landlock() -> bool:
     return int(libc.syscall(444, None, 0, 1)) > 0
 
 
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.skipif(not landlock(), reason="a kernel without Landlock")
 def test_other_processes_are_not_read(place: str, way: str) -> None:
     tried = serve(READ, {}, way)
     assert set(tried.values()) <= {1, 13}, tried  # EPERM, EACCES
 
 
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 def test_what_is_not(place: str, way: str) -> None:
     """Threads, memory, reading: programs differ in what they need of that."""
     tried = serve(ALLOWED, {"place": place}, way)
     assert set(tried.values()) == {0}, tried
 
 
-@helper
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="what other processors cannot do")
 def test_calls_of_another_architecture_end_it(place: str) -> None:
     assert serve(FOREIGN, {}, "outside") == [-31, -31]  # SIGSYS
@@ -339,7 +328,6 @@ except OSError as error:
 """
 
 
-@helper
 @pytest.mark.parametrize("moment", ["at once", "before the word", "in flight", "stopped"])
 def test_it_ends_with_who_began_it(moment: str) -> None:
     """Whoever was to show the mount is killed before."""
@@ -405,7 +393,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.needs("mksquashfs", "squashfuse")
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "xz", "lz4"])
 @pytest.mark.parametrize("program", squashfs.PROGRAMS)
 @pytest.mark.parametrize("map_", ["single", "single-u1000"])
@@ -435,17 +423,6 @@ def test_squashfuse_serves_below_the_filter(
     assert in_a_fork(case) == [program, True, True]
 
 
-@pytest.mark.parametrize("way", ["inside", "outside"])
-def test_it_gives_way_to_python(monkeypatch: pytest.MonkeyPatch, place: str, way: str) -> None:
-    """A program that cannot be executed is as good as none."""
-    there = Path(place, "rless-serve")
-    there.write_bytes(b"\x7fELF broken")
-    there.chmod(0o755)
-    instead(monkeypatch, there)
-    found = serve(ABOUT, {"port": 1}, way)
-    assert (found["sets"], found["seccomp"]) == ([0, 0, 0, 0, 0], "0")
-
-
 def told(way: str, place: str, before: Callable[[fuse.Server], None]) -> list[str]:
     """Return the error of a server, its type and its text."""
 
@@ -465,7 +442,7 @@ def told(way: str, place: str, before: Callable[[fuse.Server], None]) -> list[st
     return found
 
 
-@pytest.mark.parametrize("way", ["inside", "outside"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("moment", ["before the word", "at any time"])
 def test_one_that_cannot_begin_is_told(
     monkeypatch: pytest.MonkeyPatch, place: str, moment: str, way: str
@@ -483,13 +460,12 @@ def test_one_that_cannot_begin_is_told(
     assert told(way, place, before)[1].endswith("ended: cannot")
 
 
-@pytest.mark.parametrize("way", HELPER)
+@pytest.mark.parametrize("way", WAYS)
 def test_one_that_was_killed_is_told(place: str, way: str) -> None:
     _, text = told(way, place, lambda server: os.kill(server.pid, signal.SIGKILL))
     assert "rless-serve ended" in text
 
 
-@pytest.mark.parametrize("way", [HELPER[0], "python"])
 @pytest.mark.parametrize(
     ("by", "call", "why"),
     [
@@ -497,18 +473,13 @@ def test_one_that_was_killed_is_told(place: str, way: str) -> None:
         ("/dev/null", "fsconfig(", "Invalid argument"),
     ],
 )
-def test_no_fuse_is_told(
-    monkeypatch: pytest.MonkeyPatch, place: str, way: str, by: str, call: str, why: str
-) -> None:
-    """In the same words, whoever makes the mount."""
-    choose(way, monkeypatch)
-    kind, text = told(way, place, lambda _: mount.mount(by, "/dev/fuse", None, mount.MS_BIND))
+def test_no_fuse_is_told(place: str, by: str, call: str, why: str) -> None:
+    kind, text = told("inside", place, lambda _: mount.mount(by, "/dev/fuse", None, mount.MS_BIND))
     assert kind == SyscallError.__name__
     assert text.startswith(call)
     assert text.endswith(why)
 
 
-@helper
 def test_who_began_it_lends_no_right_any_more() -> None:
     """What is executed later has none of those that rless-serve needs."""
 

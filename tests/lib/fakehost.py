@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.linux import idmap, mount, netlink, ns
 from rootless.linux.idmap import IdMap
-from rootless.network import loopback_guard, pasta
+from rootless.network import pasta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -136,6 +136,30 @@ def _ioctl(control: socket.socket, request: int, name: str, argument: bytes) -> 
     fcntl.ioctl(control, request, struct.pack("16s16s8x", name.encode(), argument))
 
 
+def make_interface(name: str, address: str = "") -> None:
+    """Make what pasta attaches to, as rless-unshare does (helpers/userns_holder/network.c)."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("add", ifname=name, kind="tuntap", mode="tap")
+        (index,) = route.link_lookup(ifname=name)
+        if address:
+            route.link("set", index=index, address=address)
+        route.link("set", index=index, state="up")
+        prefixes = ["127.0.0.0/8", "::/96", "::ffff:0.0.0.0/96"]
+        if not os.path.exists("/proc/sys/net/ipv6") or _is_off(name):
+            prefixes = prefixes[:1]
+        for prefix in prefixes:
+            scope = "host" if "." in prefix and ":" not in prefix else "universe"
+            place = {"dst": prefix, "oif": index, "type": "local", "table": 255, "scope": scope}
+            route.route("append", **place)  # the loopback has some of them
+
+
+def _is_off(name: str) -> bool:
+    with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", encoding="ascii") as file:
+        return file.read().strip() == "1"
+
+
 class Container:
     """A process in a network namespace of its own, on the fake host."""
 
@@ -166,7 +190,7 @@ class Container:
 @contextlib.contextmanager
 def container(
     function: Callable[[], Any] = lambda: None,
-    prepare: Callable[[], None] = loopback_guard.close_loopback,
+    prepare: Callable[[], None] = lambda: make_interface("eth0"),
 ) -> Iterator[Any]:
     """Make a container that calls `function` when its `run` is called.
 
@@ -241,7 +265,7 @@ def connected(
                 with open(path, "w", encoding="ascii") as file:
                     file.write("1")
         if shielded:
-            loopback_guard.close_loopback(running.interface, running.mac)
+            make_interface(running.interface, running.mac)
 
     with container(function, prepare) as made:
         start_pasta(made.netns, made.userns, running, die_with_parent=True)

@@ -11,7 +11,7 @@ import stat
 
 from rootless.engine.spec import network_mode
 from rootless.errors import RlessError
-from rootless.linux.process import own_program
+from rootless.linux.process import cannot_execute, own_program
 from rootless.network import resolv
 
 TYPE_CHECKING = False
@@ -157,18 +157,15 @@ def place_init(directory: str) -> str:
     id of a container can write to it then.
 
     Raises:
-        RlessError: it was not built, because there was no compiler at the installation; or neither
-            the storage nor the installation may be used.
+        RlessError: the installation is broken; or neither the storage nor the installation may be
+            used.
     """
     source = own_program("rless-init")
     target = f"{directory}/init"
     try:
         source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise RlessError(
-            "--init and --join are not available: rless was installed without a C compiler",
-            "install gcc and libc6-dev, then install rless again",
-        ) from None
+    except OSError as error:
+        raise cannot_execute("rless-init", error) from error
     if os.statvfs(directory).f_flag & os.ST_NOEXEC:
         status = os.fstat(source_fd)
         barred = os.fstatvfs(source_fd).f_flag & os.ST_NOEXEC

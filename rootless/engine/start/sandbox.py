@@ -229,26 +229,20 @@ class Sandbox:
             made.stop_timeout = timeout + _TO_CLEAN_UP
         return made
 
-    def _interface(self) -> tuple[list[str], Callable[[], None]] | None:
+    def _interface(self) -> list[str]:
         """Return what pasta will attach to. It is made first: both open it, which one may."""
         if self.pasta is None:
-            return None
+            return []
         name, mac = self.pasta.interface, self.pasta.mac
-
-        def make() -> None:
-            from rootless.network import loopback_guard
-
-            loopback_guard.close_loopback(name, mac)
-
-        return [name, mac] if mac else [name], make
+        return [name, mac] if mac else [name]
 
     def _begin_server(self, file: ImageFile, holder: Holder) -> None:
         """Begin the program that serves the image; in a new namespace it would look like ours."""
         from rootless.rootfs import squashfs
 
         program = squashfs.find_server()
-        self.server = squashfs.Begun(file.fd, file.offset, program, holder.pid)
         self._file = None
+        self.server = squashfs.Begun(file.fd, file.offset, program, holder.pid)
 
 
 def _explained(step: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib import flat as made
 from tests.lib.product import ROOT, Product, python_launcher
 
 
@@ -21,15 +22,48 @@ def installed(own_rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tree / "rootless" / "bin"
 
 
-@pytest.mark.parametrize("name", ["rless-monitor"])
+PROGRAMS = ["rless-monitor", "rless-unshare", "rless-init"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_missing_program_is_told(own_rless: Product, installed: Path, name: str) -> None:
     rless = own_rless
     (installed / name).unlink()
-    done = rless("run", "--rm", "--network=none", rless.image, "true").expect(125)
-    assert f"cannot execute {installed}/{name}: No such file or directory" in done.err
-    assert "install rless again" in done.err
-    assert "Traceback" not in done.err
+    done = rless("run", "--rm", "--init", "--network=none", rless.image, "true").expect(125)
+    error = done.one_line_error()
+    assert f"cannot execute {installed}/{name}: No such file or directory" in error
+    assert "install rless again" in error
     assert rless.containers() == []
+
+
+@pytest.mark.needs("fuse", "squashfuse", "mksquashfs")
+def test_image_file_is_not_unpacked_for_want_of_its_program(
+    own_rless: Product, installed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    image = made.mksquashfs(tmp_path / "root", tmp_path / "image.sqsh")
+    (installed / "rless-serve").unlink()
+    done = own_rless("run", "--rm", "--network=none", str(image), "true").expect(125)
+    assert "rless-serve: No such file or directory" in done.one_line_error()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "hint"),
+    [
+        (b"\x7fELF for another processor", 0o755, "install rless again"),
+        (b"\x7fELF", 0o644, "noexec"),  # as on such a mount
+    ],
+)
+def test_program_that_may_not_be_executed_is_told(
+    own_rless: Product, installed: Path, content: bytes, mode: int, hint: str
+) -> None:
+    program = installed / "rless-unshare"
+    program.unlink()
+    program.write_bytes(content)
+    program.chmod(mode)
+    done = own_rless("run", "--rm", "--network=none", own_rless.image, "true").expect(125)
+    assert hint in done.one_line_error()
+    assert own_rless.containers() == []
 
 
 def test_failed_start_keeps_the_container(own_rless: Product, installed: Path) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rootless.linux.process import own_program
 from tests.lib import flat
 from tests.lib.product import Product, rless, shared_product
 
@@ -33,16 +32,12 @@ sys.path.insert(0, sys.argv[1])
 from rootless.engine import idmap_policy as userns
 from rootless.engine.start.sandbox import Sandbox
 from rootless.engine.request import RunRequest
-if sys.argv[3] == "fork":
-    import rootless.linux.namespace_holder
-    import rootless.rootfs.fuse
-    rootless.linux.namespace_holder._PROGRAM = rootless.rootfs.fuse._HELPER = "none"
 request = RunRequest(image="none", network=sys.argv[2] or None)
 file = None
-if sys.argv[4]:
+if sys.argv[3]:
     from rootless.image.squashfs.image_file import ImageFile
-    file = ImageFile(sys.argv[4], [])
-    file.fd = os.open(sys.argv[4], os.O_RDONLY)
+    file = ImageFile(sys.argv[3], [])
+    file.fd = os.open(sys.argv[3], os.O_RDONLY)
     file.offset = 0
 birth = Sandbox(request, [], file=file)
 mapping = userns.choose("auto", (0, 0), userns.Subordinate())
@@ -61,7 +56,7 @@ def in_flight():
     while "squashfuse" not in os.readlink(f"/proc/{server.pid}/exe"):
         time.sleep(0.01)
 def show():
-    print(birth.server.attach(sys.argv[5])[0], os.listdir(sys.argv[5]), flush=True)
+    print(birth.server.attach(sys.argv[4])[0], os.listdir(sys.argv[4]), flush=True)
     birth.server.close()
 def await_state(pid, letter):
     from rootless.linux.process import process_state
@@ -70,13 +65,11 @@ def await_state(pid, letter):
 """
 
 
-def drive(
-    network: str, code: str, how: str = "program", *file: Path
-) -> subprocess.CompletedProcess[str]:
+def drive(network: str, code: str, *file: Path) -> subprocess.CompletedProcess[str]:
     """Run the driver with some code; `file`: the image, and where it may be shown."""
     image = map(str, file or ("", ""))
     return subprocess.run(
-        [sys.executable, "-c", DRIVER + code, str(ROOT), network, how, *image],
+        [sys.executable, "-c", DRIVER + code, str(ROOT), network, *image],
         capture_output=True,
         text=True,
         timeout=60,
@@ -95,7 +88,6 @@ def await_end(pids: Iterable[int]) -> None:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", ("program", "fork"))
 @pytest.mark.parametrize("network", ("none", pytest.param("", marks=PASTA)))
 @pytest.mark.parametrize(
     "last_words",
@@ -106,8 +98,8 @@ def await_end(pids: Iterable[int]) -> None:
     ),
     ids=("before the maps", "while it is mapped", "inside"),
 )
-def test_it_ends_with_a_process_that_is_killed(network: str, last_words: str, how: str) -> None:
-    done = drive(network, last_words, how)
+def test_it_ends_with_a_process_that_is_killed(network: str, last_words: str) -> None:
+    done = drive(network, last_words)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pids = [int(word) for word in done.stdout.splitlines()[0].split()]
     assert len(pids) >= (1 if network else 2)  # who holds the namespaces; pasta
@@ -125,9 +117,6 @@ def test_it_is_waited_for_when_it_is_given_up() -> None:
 
 SINGLE = "birth.begin_maps(userns.build_single(0, 0)); "
 needs_squashfuse = pytest.mark.needs("fuse", "squashfuse", "mksquashfs")
-needs_server = pytest.mark.skipif(
-    not os.path.exists(own_program("rless-serve")), reason="rless-serve was not built"
-)
 
 
 @pytest.fixture(name="file")
@@ -152,10 +141,9 @@ MOMENTS = {
 
 
 @needs_squashfuse
-@needs_server
 @pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
 def test_the_server_ends_with_a_process_that_is_killed(code: str, file: tuple[Path, Path]) -> None:
-    done = drive("none", f"{code}; os.kill(os.getpid(), 9)", "program", *file)
+    done = drive("none", f"{code}; os.kill(os.getpid(), 9)", *file)
     assert done.returncode == -signal.SIGKILL, done.stderr
     if "show" in code:
         assert "squashfuse" in done.stdout
@@ -166,7 +154,6 @@ def test_the_server_ends_with_a_process_that_is_killed(code: str, file: tuple[Pa
 
 
 @needs_squashfuse
-@needs_server
 @pytest.mark.parametrize("network", ("none", pytest.param("", marks=PASTA)))
 @pytest.mark.parametrize("code", [MOMENTS[name] for name in list(MOMENTS)[:5]], ids=[*MOMENTS][:5])
 def test_the_server_is_waited_for_when_it_is_given_up(
@@ -174,7 +161,7 @@ def test_the_server_is_waited_for_when_it_is_given_up(
 ) -> None:
     opened = 'print(len(os.listdir("/proc/self/fd")), flush=True)'
     code = f"{code}; birth.close(); birth.close(); pids(); {opened}"
-    done = drive(network, code, "program", *file)
+    done = drive(network, code, *file)
     assert done.returncode == 0, done.stderr
     before, *_, after, count = done.stdout.splitlines()
     assert len(before.split()) >= 2
@@ -185,12 +172,11 @@ def test_the_server_is_waited_for_when_it_is_given_up(
 
 
 @needs_squashfuse
-@pytest.mark.parametrize("how", ("program", "fork"))
 @pytest.mark.parametrize("maps", ("birth.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
 @pytest.mark.parametrize("network", ("none", pytest.param("", marks=PASTA)))
-def test_an_image_is_shown(how: str, maps: str, network: str, file: tuple[Path, Path]) -> None:
+def test_an_image_is_shown(maps: str, network: str, file: tuple[Path, Path]) -> None:
     code = maps + "inside(); show(); birth.settle(); pids()"
-    done = drive(network, code, how, *file)
+    done = drive(network, code, *file)
     assert done.returncode == 0, done.stderr
     _, shown, children = done.stdout.splitlines()
     assert shown.startswith("squashfuse")
@@ -199,7 +185,6 @@ def test_an_image_is_shown(how: str, maps: str, network: str, file: tuple[Path, 
 
 
 @needs_squashfuse
-@needs_server
 @pytest.mark.parametrize("maps", ("birth.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
 def test_a_server_that_is_slow_still_finds_the_namespaces(
     maps: str, file: tuple[Path, Path]
@@ -210,16 +195,15 @@ def test_a_server_that_is_slow_still_finds_the_namespaces(
         f"await_state(server.pid, 'T'); {maps} inside(); time.sleep(0.3); "
         "os.kill(server.pid, 18); show(); birth.settle(); pids()"
     )
-    done = drive("none", code, "program", *file)
+    done = drive("none", code, *file)
     assert done.returncode == 0, done.stderr
     _, shown, children = done.stdout.splitlines()
     assert shown.endswith("['inside']")
     assert len(children.split()) == 1, "nobody holds them any more"
 
 
-@pytest.mark.parametrize("how", ("program", "fork"))
-def test_the_namespaces_are_new_and_mapped(how: str) -> None:
-    done = drive("none", "birth.begin_maps(mapping); inside(); birth.settle(); pids()", how)
+def test_the_namespaces_are_new_and_mapped() -> None:
+    done = drive("none", "birth.begin_maps(mapping); inside(); birth.settle(); pids()")
     assert done.returncode == 0, done.stderr
     line, children = done.stdout.splitlines()
     user, mnt, net, uid, *id_map = line.split(maxsplit=4)
@@ -236,8 +220,7 @@ def test_one_id_is_mapped_without_a_helper() -> None:
     assert "['7', " in done.stdout, done
 
 
-@pytest.mark.parametrize("how", ("program", "fork"))
-def test_no_namespaces_are_told_as_such(how: str) -> None:
+def test_no_namespaces_are_told_as_such() -> None:
     """The error is that of unshare(2), with what to do about it."""
     limit = """
 from rootless.errors import RlessError
@@ -256,7 +239,7 @@ birth.close()
 child = idmap.spawn(userns.build_single(0, 0), ns.CLONE_NEWNS, body)
 os.waitpid(child, 0)
 """
-    done = drive("none", limit, how)
+    done = drive("none", limit)
     assert "max_user_namespaces" in done.stdout, done
 
 
