@@ -13,7 +13,8 @@ import select
 
 from rootless import jsontext
 from rootless.errors import RlessError
-from rootless.linux import idmap, link, netlink, ns, route
+from rootless.linux import idmap, ns
+from rootless.linux.network import link, netlink, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

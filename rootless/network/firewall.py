@@ -5,7 +5,7 @@ The name of a bridge says what it may reach: `br-...` the outside, `in-...` (--i
 
 from __future__ import annotations
 
-from rootless.linux import netlink, nftables, route
+from rootless.linux.network import netlink, nftables, route
 
 OUTWARD, INWARD = "br-", "in-"
 WAY_OUT = "eth0"  # pasta's interface in the hub

@@ -22,8 +22,9 @@ import struct
 
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import idmap, netlink, ns, process
+from rootless.linux import idmap, ns, process
 from rootless.linux.locks import Locked
+from rootless.linux.network import netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

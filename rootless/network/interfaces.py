@@ -1,7 +1,7 @@
 """Interfaces, addresses and routes as the kernel has them, read and removed by pyroute2.
 
 This module is for commands that start nothing, or have a network to choose once. Importing pyroute2
-takes about 100 ms, so a start makes its interfaces by `rootless.linux.link`
+takes about 100 ms, so a start makes its interfaces by `rootless.linux.network.link`
 (docs/decisions/0011-bridges.md).
 
 A container's network namespace belongs to a user namespace below the caller's. A process may join

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from rootless.errors import RlessError
-from rootless.linux import idmap, link, netlink, ns, route
+from rootless.linux import idmap, ns
+from rootless.linux.network import link, netlink, route
 from rootless.network import addresses, interfaces
 from tests.lib.engine_namespace import make_map
 

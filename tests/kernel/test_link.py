@@ -9,7 +9,8 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.host import probe
-from rootless.linux import idmap, link, netlink, ns, route
+from rootless.linux import idmap, ns
+from rootless.linux.network import link, netlink, route
 from rootless.network import firewall
 from tests.lib.engine_namespace import make_map
 

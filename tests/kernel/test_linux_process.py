@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import caps, idmap, netlink, ns, prctl, process, subid
+from rootless.linux import caps, idmap, ns, prctl, process, subid
 from rootless.linux.idmap import IdMap
+from rootless.linux.network import netlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,9 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from rootless.linux import idmap, mount, netlink, ns
+from rootless.linux import idmap, mount, ns
 from rootless.linux.idmap import IdMap
+from rootless.linux.network import netlink
 from rootless.network import pasta
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from rootless.engine import idmap_policy
-from rootless.linux import idmap, netlink, ns, process
+from rootless.linux import idmap, ns, process
+from rootless.linux.network import netlink
 from rootless.network import bridge, hub
 from tests.lib.engine_namespace import make_map
 

@@ -23,8 +23,9 @@ import select
 import time
 
 from rootless.errors import SyscallError
-from rootless.linux import idmap, netlink, ns, openat2, prctl
+from rootless.linux import idmap, ns, openat2, prctl
 from rootless.linux import mount as api
+from rootless.linux.network import netlink
 from rootless.linux.signals import signal
 from rootless.runtime import sync
 from rootless.runtime.inside import devices, pivot

@@ -11,8 +11,8 @@ import errno
 import struct
 
 from rootless.errors import SyscallError
-from rootless.linux import netlink
-from rootless.linux.netlink import attribute, nested
+from rootless.linux.network import netlink
+from rootless.linux.network.netlink import attribute, nested
 
 _RTM_NEWLINK, _RTM_NEWADDR = 16, 20
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from rootless.linux import netlink
-from rootless.linux.netlink import attribute, nested
+from rootless.linux.network import netlink
+from rootless.linux.network.netlink import attribute, nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

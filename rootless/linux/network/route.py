@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import struct
 
-from rootless.linux import netlink
-from rootless.linux.netlink import attribute
+from rootless.linux.network import netlink
+from rootless.linux.network.netlink import attribute
 
 AF_INET, AF_INET6 = 2, 10
 

@@ -1,0 +1,1 @@
+"""Interfaces, routes and packet filters, by rtnetlink and nf_tables."""
