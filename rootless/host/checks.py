@@ -81,11 +81,11 @@ def check_confinement(status: dict[str, str]) -> Check:
             "newuidmap has no effect here: subordinate ids cannot be mapped",
             "start rless outside of the sandbox or service that sets no_new_privs",
         )
-    return Check("confinement", OK, fact, "the trials below tell whether it allows containers")
+    return Check("confinement", OK, fact, "the probes below tell whether it allows containers")
 
 
 def check_userns(outcome: Outcome) -> Check:
-    """Judge the trial of a user namespace."""
+    """Judge the probe of a user namespace."""
     limit = facts.sysctl("user.max_user_namespaces")
     if outcome:
         return Check("userns", OK, f"user namespaces can be made and used (limit {limit})")
@@ -100,7 +100,7 @@ def check_userns(outcome: Outcome) -> Check:
 
 
 def check_kernel_mounts(outcome: Outcome) -> Check:
-    """Judge the trial of the kernel's file systems in new namespaces."""
+    """Judge the probe of the kernel's file systems in new namespaces."""
     if not outcome:
         why, hint = hints.hint_for_userns_failure(outcome.number)
         return Check("mounts", FAIL, outcome.error, why, hint)
@@ -171,7 +171,7 @@ def check_subids(
 
 
 def check_full_map(outcome: Outcome) -> Check:
-    """Judge the trial of a map with all subordinate ids."""
+    """Judge the probe of a map with all subordinate ids."""
     if outcome:
         return Check("idmap", OK, "the subordinate ids can be mapped")
     return Check(
@@ -253,7 +253,7 @@ def check_image_files(programs: list[str], device: Outcome) -> Check:
 
 
 def check_overlay(outcome: Outcome, xattr: Outcome) -> Check:
-    """Judge the trial of the kernel's overlayfs."""
+    """Judge the probe of the kernel's overlayfs."""
     if outcome:
         return Check("overlay", OK, "the kernel's overlayfs works on the storage")
     fact = f"the kernel's overlayfs does not work on the storage: {outcome.error}"

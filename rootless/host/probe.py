@@ -29,7 +29,7 @@ SECONDS = 10.0
 
 
 class Outcome:
-    """What came of a trial: its result, or why it failed.
+    """What came of a probe: its result, or why it failed.
 
     Attributes:
         result: what the function returned; None if it failed.
@@ -339,7 +339,7 @@ def version(program: str) -> str:
 
 
 def remove(directory: str) -> None:
-    """Remove a directory of trials; overlayfs leaves a work directory without any permission."""
+    """Remove a directory of probes; overlayfs leaves a work directory without any permission."""
     try:
         os.chmod(directory, 0o700)
         entries = list(os.scandir(directory))

@@ -14,7 +14,7 @@ directory that must not be visible is opaque in the skeleton, so that it appears
 
 Building the skeleton takes about 100 ms. It is built once, kept in the storage, and named after
 what it was made from. A run holds a shared lock on it; a process that builds a new one removes
-those without a lock. The skeleton also contains the results of the trials, as a plan: which
+those without a lock. The skeleton also contains the results of the probes, as a plan: which
 directories overlayfs accepts, and of which it accepts only the children, because of mounts below
 them.
 """

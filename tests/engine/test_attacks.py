@@ -379,7 +379,7 @@ def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
         live.write_text(json.dumps({**entry, **unheld}))
         assert "not running" in rless("kill", "reuse").expect(1).one_line_error()
         rless("stop", "-t", "0", "reuse").expect()
-        # A sweep, too: all owners are said to be dead.
+        # Reconciling, too: all owners are said to be dead.
         dead = dict.fromkeys(("owner", "monitor", "init", "pasta"), recycled)
         live.write_text(json.dumps({**entry, **dead}))
         rless("ps", "-a").expect()

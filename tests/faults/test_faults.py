@@ -111,16 +111,16 @@ def test_a_killed_command_of_a_foreground_container(rless: Product) -> None:
     rless.assert_clean()
 
 
-def test_a_full_sweep_by_many_at_once(own_rless: Product) -> None:
+def test_many_reconcile_at_once(own_rless: Product) -> None:
     rless = own_rless
     rless("pull", "-q", rless.image).expect()
     made = [rless.detach(f"many{number}", "", "sleep", "600") for number in range(6)]
     for container_id in made:
         os.kill(monitor_of(rless, container_id), signal.SIGKILL)
-    sweeps: list[subprocess.Popen[bytes]] = [rless.start("ps", "-a") for _ in range(6)]
-    for reconcile in sweeps:
-        out, err = reconcile.communicate(timeout=60)
-        assert reconcile.returncode == 0, err
+    commands: list[subprocess.Popen[bytes]] = [rless.start("ps", "-a") for _ in range(6)]
+    for command in commands:
+        out, err = command.communicate(timeout=60)
+        assert command.returncode == 0, err
         assert out.count(b"Exited (137)") + out.count(b"Up ") == 6, out
     assert rless("ps", "-q").out == ""
     rless("rm", *[f"many{number}" for number in range(6)]).expect()

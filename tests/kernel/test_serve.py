@@ -333,8 +333,8 @@ def test_it_ends_with_who_began_it(moment: str) -> None:
     """Whoever was to show the mount is killed before."""
     reader, writer = os.pipe()
     log_fd = os.memfd_create("log")
-    maker = os.fork()
-    if maker == 0:
+    parent = os.fork()
+    if parent == 0:
         holder = Holder(0)
         arguments = ["-I", "-S", "-c", WAIT_FOR_THE_END]
         server = fuse.Server(PYTHON, arguments, log_fd, privileged=False, holder=holder.pid)
@@ -364,8 +364,8 @@ def test_it_ends_with_who_began_it(moment: str) -> None:
     assert text.endswith(b"+"), os.pread(log_fd, 4096, 0)
     pids = [int(word) for word in text[:-1].split()]
     assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
-    os.kill(maker, signal.SIGKILL)
-    os.waitpid(maker, 0)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
     if moment == "stopped":
         os.kill(pids[0], signal.SIGCONT)
     await_end(pids)

@@ -2,7 +2,7 @@
 
 A storm runs commands on a few containers, several at a time, and kills: the command, anything
 that it has started, the monitor or the first process of a container. After a few kills it is
-calm: all commands have ended, one `ps -a` sweeps, and nothing may be left that no container
+calm: all commands have ended, one `ps -a` reconciles, and nothing may be left that no container
 accounts for, and no state may be told that is not so.
 
 What runs is found without rless: each container's shell carries its name in its arguments.
@@ -143,7 +143,7 @@ class Storm:
     # -- the calm --------------------------------------------------------------------------------
 
     def _calm(self) -> None:
-        """Sweep, wait until nothing changes any more, and compare."""
+        """Reconcile, wait until nothing changes any more, and compare."""
         deadline = time.monotonic() + _CALM
         while True:
             wrong = self._wrong()

@@ -1,4 +1,4 @@
-"""Rare wishes of a config: each is done as the kernel tells afterwards, or refused by its path."""
+"""Rare features of a config: the kernel shows each, or it is refused by its path."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _look_at_child(bundle: str) -> list[str]:
     return seen
 
 
-def test_init_is_closed_from_its_birth(tmp_path: Path) -> None:
+def test_init_is_closed_from_its_first_moment(tmp_path: Path) -> None:
     """Class 35: in a shared pid namespace others see it before it has run a single step."""
     bundle = Bundle(tmp_path, inside=True)
     bundle.remove_namespace("pid")

@@ -109,7 +109,7 @@ def test_another_way_through_proc_is_no_harm(bundle: Bundle) -> None:
     assert bundle.run().code == 4
 
 
-def test_the_interpreter_on_a_mount_is_the_users_wish(bundle: Bundle) -> None:
+def test_the_interpreter_on_a_mount_is_the_users_choice(bundle: Bundle) -> None:
     python = os.path.realpath(sys.executable)
     bundle.bind(python, "/python")
     bundle.process["args"] = ["/python"]

@@ -30,7 +30,7 @@ _STEPS = {
     "become_root": "namespaces",
     "write_sysctls": "namespaces",
     "name_host": "namespaces",
-    "furnish_root": "new root",
+    "populate_root": "new root",
     "make_terminal": "application",
     "mask_paths": "new root",
     "make_directory": "new root",

@@ -40,7 +40,7 @@ def test_none() -> None:
         healthcheck.wanted(request(no_healthcheck=True, health_cmd="x"), image)
 
 
-def test_defaults_image_and_wishes() -> None:
+def test_defaults_image_and_request() -> None:
     assert healthcheck.wanted(request(health_cmd="true"), {}) == {
         **FULL,
         "test": ["CMD-SHELL", "true"],

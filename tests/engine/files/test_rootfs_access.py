@@ -24,7 +24,7 @@ def container(
 ) -> Iterator[Container]:
     for name, value in rless.env.items():
         monkeypatch.setenv(name, value)
-    flags = ["--name", "box", "--network", "none", "-v", "rootview-test:/vol"]
+    flags = ["--name", "box", "--network", "none", "-v", "rootfs-access-test:/vol"]
     if request.param == "running":
         rless("run", "-d", *flags, rless.image, "sleep", "1000").expect()
     else:

@@ -55,7 +55,7 @@ def test_files_of_other_ids_go_too(rless: Product) -> None:
 
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_command(rless: Product) -> None:
-    """At each moment: the run record says what was begun, and the sweep ends it."""
+    """At each moment: the run record says what was begun, and the next command ends it."""
     for delay in (0.03, 0.05, 0.06, 0.07, 0.08, 0.1):
         rless("run", "--name", "half", "--network=none", "-v", "/anonymous", rless.image,
               "sh", "-c", "for i in $(seq 200); do mkdir -p /srv/$i/x; done").expect()  # fmt: skip

@@ -149,7 +149,7 @@ def test_a_start_by_the_user_takes_the_mark_of_a_stop_away(rless: Product) -> No
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_the_session_or_the_machine_ends(rless: Product, stubborn: bool) -> None:
-    """systemd sends TERM to the monitor: a stop that no policy undoes, but no user's wish."""
+    """systemd sends TERM to the monitor: a stop that no policy undoes, but no user's request."""
     if stubborn:
         made = rless.detach("ending", "--restart always --stop-timeout 1", "sleep", "600")
     else:

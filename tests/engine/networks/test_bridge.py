@@ -192,8 +192,8 @@ def test_the_way_out_and_what_is_closed(rless: Product, net: str) -> None:
         rless.detach("alone", "--network inner", "sleep", "60")
         assert not connects(rless, "alone", host, port)
         rless.detach("root", "--network inner --cap-add NET_ADMIN", "sleep", "60")
-        gate = inspect(rless, "root")["Networks"]["inner"]["Gateway"]
-        rless("exec", "root", "ip", "route", "add", "default", "via", gate).expect()
+        gateway = inspect(rless, "root")["Networks"]["inner"]["Gateway"]
+        rless("exec", "root", "ip", "route", "add", "default", "via", gateway).expect()
         assert not connects(rless, "root", host, port)
 
 
@@ -494,7 +494,7 @@ def test_pasta_is_killed(rless: Product, net: str) -> None:
             assert lost(rless, name) == ""
     kill(rless, "rless: networks")
     rless("rm", "-f", "web", "db").expect()
-    rless("ps").expect()  # a sweep ends the new one
+    rless("ps").expect()  # it ends the new one
     rless.assert_clean()
 
 

@@ -84,7 +84,7 @@ def test_a_container_is_known_in_every_session(rless: Product, tmp_path: Path) -
         env = {"XDG_RUNTIME_DIR": value}
         assert rless("ps", "--format", "{{.Names}}", env=env).expect().out == "busy\n"
         assert "running" in rless("rm", "busy", env=env).expect(1).one_line_error()
-        rless.run("", "true", env=env).expect()  # it sweeps
+        rless.run("", "true", env=env).expect()  # it reconciles
     rless("stop", "busy", env={"XDG_RUNTIME_DIR": None}).expect()
     wait_for(lambda: rless.containers() == [], "the removal")
 

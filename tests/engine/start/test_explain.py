@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from rootless.engine.start import explain
 from rootless.linux.caps import NAMES
+from rootless.runtime.inside.init import Init
 from tests.lib.product import Product
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -137,3 +139,7 @@ def test_detached(rless: Product) -> None:
     done = rless("run", "-d", "--rm", "--explain=json", "--network=none", rless.image, "true")
     assert len(done.expect().out) == 65
     assert json.loads(done.err)["container"] == done.out.strip()
+
+
+def test_steps_are_those_of_init() -> None:
+    assert [step for step in explain._STEPS if not hasattr(Init, step)] == []

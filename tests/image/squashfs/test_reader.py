@@ -193,12 +193,12 @@ def test_who_made_it_tells_how_it_is_configured(tmp_path: Path) -> None:
         return found.made_by, found.config
 
     assert config({"bin/sh": ""}) == ("", {})
-    maker, found = config({"ch/metadata.json": '{"env": {"A": "1"}, "cwd": "/w"}'})
-    assert (maker, found) == ("charliecloud", {"Env": ["A=1"], "WorkingDir": "/w"})
-    maker, found = config({"bin/sh": "", "etc/rc": "", "etc/environment": "A=1\n# B=2\n\nC=x y\n"})
-    assert (maker, found["Env"]) == ("enroot", ["A=1", "C=x y"])
-    maker, found = config({"bin/sh": "", ".singularity.d/runscript": ""})
-    assert (maker, found["Cmd"]) == ("apptainer", ["/.singularity.d/runscript"])
+    tool, found = config({"ch/metadata.json": '{"env": {"A": "1"}, "cwd": "/w"}'})
+    assert (tool, found) == ("charliecloud", {"Env": ["A=1"], "WorkingDir": "/w"})
+    tool, found = config({"bin/sh": "", "etc/rc": "", "etc/environment": "A=1\n# B=2\n\nC=x y\n"})
+    assert (tool, found["Env"]) == ("enroot", ["A=1", "C=x y"])
+    tool, found = config({"bin/sh": "", ".singularity.d/runscript": ""})
+    assert (tool, found["Cmd"]) == ("apptainer", ["/.singularity.d/runscript"])
     with pytest.raises(RlessError, match="not valid"):
         config({"ch/metadata.json": "[1]"})
     with pytest.raises(RlessError, match=r"config\.json"):

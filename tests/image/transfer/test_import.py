@@ -178,7 +178,7 @@ def test_hostile_archives(workshop: Workshop, tmp_path: Path, data: bytes, why: 
         ({"platform": "a/b/c/d"}, "invalid platform"),
     ],
 )
-def test_wrong_wishes_are_refused_before_anything_is_read(
+def test_wrong_options_are_refused_before_anything_is_read(
     workshop: Workshop, options: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(RlessError, match=why):

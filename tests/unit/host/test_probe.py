@@ -1,4 +1,4 @@
-"""Trials: bounded in time, and without a trace."""
+"""Probes: bounded in time, and without a trace."""
 
 from __future__ import annotations
 

@@ -57,17 +57,17 @@ def take(
     container: str,
     whole: str = "10.9.0.0/29",
     part: str | None = None,
-    wish: str | None = None,
+    wanted: str | None = None,
     live: set[str] | None = None,
     exists: set[str] | None = None,
 ) -> str:
     net = subnet(whole)
-    wished = {net.size: addresses.number(wish)[0]} if wish else {}
+    asked = {net.size: addresses.number(wanted)[0]} if wanted else {}
     given = addresses.take(
         "n" * 64,
         container,
         [(net, subnet(part or whole), net.base + 1)],
-        wished,
+        asked,
         (live if live is not None else {"a", "b", "c", "d", "e", "f"}).__contains__,
         (exists if exists is not None else {"a", "b", "c", "d", "e", "f"}).__contains__,
     )
@@ -95,25 +95,25 @@ def test_ipv6() -> None:
 
 
 def test_an_address_that_was_asked_for_is_kept_while_the_container_exists() -> None:
-    assert take("a", wish="10.9.0.2") == "10.9.0.2"
+    assert take("a", wanted="10.9.0.2") == "10.9.0.2"
     # It does not run, but nobody else gets it.
     assert take("b", live={"b"}) == "10.9.0.3"
     with pytest.raises(RlessError, match="in use by container a"):
-        take("c", wish="10.9.0.2", live=set())
-    assert take("a", wish="10.9.0.2", live={"b"}) == "10.9.0.2"
-    assert take("c", wish="10.9.0.2", live=set(), exists=set()) == "10.9.0.2"
+        take("c", wanted="10.9.0.2", live=set())
+    assert take("a", wanted="10.9.0.2", live={"b"}) == "10.9.0.2"
+    assert take("c", wanted="10.9.0.2", live=set(), exists=set()) == "10.9.0.2"
 
 
 @pytest.mark.parametrize(
-    ("wish", "why"), [("10.9.1.5", "not in the network"), ("10.9.0.1", "gateway")]
+    ("wanted", "why"), [("10.9.1.5", "not in the network"), ("10.9.0.1", "gateway")]
 )
-def test_addresses_that_cannot_be(wish: str, why: str) -> None:
+def test_addresses_that_cannot_be(wanted: str, why: str) -> None:
     with pytest.raises(RlessError, match=why):
-        take("a", wish=wish)
+        take("a", wanted=wanted)
 
 
 def test_given_back() -> None:
-    take("a", wish="10.9.0.2")
+    take("a", wanted="10.9.0.2")
     addresses.give_back("n" * 64, "a")
     assert take("b") == "10.9.0.2"
 

@@ -25,8 +25,8 @@ HOST = (
 
 
 def private(text: str, **values: list[str]) -> str:
-    wishes = {"dns": [], "search": [], "options": [], **values}
-    return resolv.resolv_text(text, **wishes, private_network=True)
+    options = {"dns": [], "search": [], "options": [], **values}
+    return resolv.resolv_text(text, **options, private_network=True)
 
 
 def test_host_file_is_passed_on() -> None:

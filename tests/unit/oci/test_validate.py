@@ -185,7 +185,7 @@ def test_what_cannot_be_honoured(path: str, value: Any, says: str) -> None:
     assert says in refusal(put(tuple(path.split(".")), value))
 
 
-def test_empty_wishes_are_harmless() -> None:
+def test_empty_requests_are_harmless() -> None:
     check({**FULL, "hooks": {"prestart": []}, "vm": None, "future": {"x": 1}})
 
 

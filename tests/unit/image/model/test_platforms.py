@@ -30,9 +30,9 @@ def test_hosts(monkeypatch: pytest.MonkeyPatch, machine: str, text: str) -> None
 
 
 def test_an_arm_host_takes_the_best_that_it_can_run() -> None:
-    wish = PlatformRequest("linux", "arm", "v7", explicit=False)
+    wanted = PlatformRequest("linux", "arm", "v7", explicit=False)
     ranks = {
-        variant: wish.rank("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5", "")
+        variant: wanted.rank("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5", "")
     }
     assert ranks["v8"] is None
     assert ranks["v7"] == ranks[""] == 0
@@ -40,10 +40,10 @@ def test_an_arm_host_takes_the_best_that_it_can_run() -> None:
 
 
 def test_plain_arm64_is_v8() -> None:
-    wish = PlatformRequest("linux", "arm64", "v8", explicit=False)
-    assert wish.rank("linux", "arm64", "") == 0
-    assert wish.rank("linux", "arm64", "v8") == 0
-    assert wish.rank("linux", "arm", "v7") is None
+    wanted = PlatformRequest("linux", "arm64", "v8", explicit=False)
+    assert wanted.rank("linux", "arm64", "") == 0
+    assert wanted.rank("linux", "arm64", "v8") == 0
+    assert wanted.rank("linux", "arm", "v7") is None
 
 
 def test_newer_instructions_only_on_request() -> None:
@@ -56,8 +56,8 @@ def test_newer_instructions_only_on_request() -> None:
 @pytest.mark.parametrize("text", ["linux/arm64", "arm64", "aarch64", "linux/aarch64"])
 def test_spellings(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(os, "uname", lambda: Machine("x86_64"))
-    wish = parse_platform(text)
-    assert (wish.os, wish.architecture, wish.explicit) == ("linux", "arm64", True)
+    wanted = parse_platform(text)
+    assert (wanted.os, wanted.architecture, wanted.explicit) == ("linux", "arm64", True)
 
 
 @pytest.mark.parametrize("text", ["a/b/c/d", "/", "linux/", "nonsense", "linux/\x1b", "x y"])
