@@ -36,8 +36,8 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
     """Fetch an image, as its name means now, unpacked for the map that a plain `run` takes."""
     from rootless.engine import idmap_policy
     from rootless.image.config.user import resolve_user
-    from rootless.image.registry import revalidate
     from rootless.image.registry.progress import Progress
+    from rootless.image.transfer import pull as puller
 
     subordinate = idmap_policy.Subordinate()
 
@@ -46,22 +46,14 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
         user = resolve_user(spec, passwd=image.passwd(), group=image.group())
         return idmap_policy.choose("auto", user[:2], subordinate)
 
-    store = Store(paths.storage_root())
-    progress = Progress(1, quiet=quiet)
-    image = revalidate.confirm(
-        name, store, platform=platform, idmap_for=idmap_for, progress=progress
+    image = puller.pull(
+        name,
+        Store(paths.storage_root()),
+        platform=platform,
+        policy="always",
+        idmap_for=idmap_for,
+        progress=Progress(1, quiet=quiet),
     )
-    if image is None:
-        from rootless.image.transfer import pull as puller
-
-        image = puller.pull(
-            name,
-            store,
-            platform=platform,
-            policy="always",
-            idmap_for=idmap_for,
-            progress=progress,
-        )
     events.record("pull", "image", image.id, name=familiar_repository(image.name))
     return image
 

@@ -172,18 +172,8 @@ def _find_image(state: Run) -> None:
     from rootless.image.store.store import Store
 
     store = Store(state.storage)
-    if request.pull == "always":
-        from rootless.image.registry import revalidate
-        from rootless.image.registry.progress import Progress
-
-        image = revalidate.confirm(
-            name,
-            store,
-            platform=request.platform,
-            progress=Progress(quiet=request.quiet),
-            idmap_for=lambda found: _adopt(state, found),
-        )
-    else:
+    image = None
+    if request.pull != "always":
         image = state.image or store.lookup(name, request.platform)
     if image is None:
         from rootless.image.squashfs import image_file

@@ -13,15 +13,3 @@ def is_loopback(netloc: str) -> bool:
         return True
     parts = host.split(".")
     return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() for part in parts)
-
-
-def split(netloc: str, port: int) -> tuple[str, int]:
-    """Return host and port; an IPv6 address without its brackets.
-
-    Args:
-        port: where none is named.
-    """
-    host, colon, number = netloc.rpartition(":")
-    if colon and number.isdigit():
-        return host.strip("[]"), int(number)
-    return netloc.strip("[]"), port

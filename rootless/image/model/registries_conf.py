@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SYSTEM = "/etc/containers/registries.conf"
-_PLAIN = ("unqualified-search-registries", "short-name-mode")
 _MODES = ("enforcing", "permissive", "disabled")
 _FROM = ("all", "digest-only", "tag-only")
 
@@ -248,34 +247,6 @@ def load() -> Registries:
     for path in _files():
         found.read(path, required=path == explicit)
     return found
-
-
-def is_about_names_only() -> bool:
-    """Tell whether the files leave each registry where it is, and as it is.
-
-    As distributions ship them: aliases of short names. For that no TOML has to be read; a file
-    that is only written unlike them is taken for one that does more.
-
-    Raises:
-        RlessError: one of them cannot be read.
-    """
-    for path in _files():
-        in_aliases = False
-        for line in map(str.strip, _read(path, False).decode("latin-1").splitlines()):
-            key, _, value = (part.strip() for part in line.partition("="))
-            if line == "[aliases]":
-                in_aliases = True
-            elif line and line[0] != "#":
-                is_known = key[0] != "[" if in_aliases else key in _PLAIN
-                if not is_known or not _ends(value):
-                    return False
-    return True
-
-
-def _ends(value: str) -> bool:
-    """Tell whether a value of TOML, text or a list of texts, ends where its line does."""
-    pair = value[:1] + value[-1:]
-    return pair in ('""', "''", "[]") and len(value) > 1 and value[:3] not in ('"""', "'''")
 
 
 def _files() -> list[str]:

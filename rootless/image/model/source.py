@@ -34,10 +34,9 @@ class Found:
         manifest: the manifest's bytes; b"" if the source has none.
         config_data, config, id: the image config, its checked content and its digest.
         layers: bottom first; none is fetched yet.
-        origin: as `store.Image.origin`.
     """
 
-    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest", "origin")
+    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest")
 
     def __init__(
         self,
@@ -48,7 +47,6 @@ class Found:
         config: ImageConfig,
         image_id: str,
         layers: list[LayerBlob],
-        origin: str = "",
     ) -> None:
         self.manifest = manifest
         self.digests = digests
@@ -57,7 +55,6 @@ class Found:
         self.config = config
         self.id = image_id
         self.layers = layers
-        self.origin = origin
 
 
 class Source(Protocol):

@@ -95,11 +95,6 @@ class Endpoint:
                 self._origin = f"{self._choose_scheme()}://{self._host}"
             return self._origin
 
-    @property
-    def is_open(self) -> bool:
-        """Tell whether all that was asked so far was given without a log-in."""
-        return not (self._authorization or self._remembered())
-
     def url(self, path: str) -> str:
         """Return the URL of "manifests/…", "blobs/…" or "tags/…" of the repository."""
         return f"{self.origin}/v2/{self.location.repository}/{path}"

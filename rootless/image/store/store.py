@@ -55,7 +55,6 @@ class Image:
         size: bytes of the unpacked files. created: RFC 3339 text or "".
         digests: all digests the registry knows it by, that of the index too.
         copy_of: the additional store that the record is a copy of, "" for one of our own.
-        origin: "https://HOST[:PORT]" of the registry it came from, if that gave it to everybody.
     """
 
     __slots__ = (
@@ -68,7 +67,6 @@ class Image:
         "id",
         "keys",
         "name",
-        "origin",
         "platform",
         "root",
         "size",
@@ -89,7 +87,6 @@ class Image:
         self.size: int = record["size"]
         self.created: str = record["created"]
         self.copy_of: str = record.get("copy_of", "")
-        self.origin: str = record.get("origin", "")
 
     def passwd(self) -> bytes:
         """Return the image's /etc/passwd."""

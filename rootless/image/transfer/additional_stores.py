@@ -196,6 +196,5 @@ def record_of(image: Image) -> dict[str, object]:
         "keys": dict(image.keys),
         "size": image.size,
         "created": image.created,
-        "origin": image.origin,
         "source": None,
     }

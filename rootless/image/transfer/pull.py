@@ -30,10 +30,12 @@ from rootless.image.store.store import (
     RECORD_VERSION,
     Image,
     Store,
+    blob_path,
     layer_dir,
     name_path,
     record_name,
     source_state,
+    split_path,
 )
 from rootless.image.transfer import additional_stores
 from rootless.image.transfer.remove import collect
@@ -183,10 +185,16 @@ def _pull(
     idmap_for: MapFor,
     progress: Progress,
 ) -> Image:
+    before = store.read(name_path(store.root, reference, platform))
+    if before is not None and reference.transport == "docker":
+        image = Image(store.root, before)
+        # Not one that was committed, imported or loaded: no registry has given it.
+        if image.digest and _is_whole(image, idmap_for) and _is_current(image, reference):
+            progress.say(_headline(reference))
+            return _tell(image, reference, progress, is_old=True)
     records.make_frame(store.root)
     clear_leftovers(store.root)
     partial.clear(store.root)
-    before = store.read(name_path(store.root, reference, platform))
     with Staging(store.root) as flight:
         state = source_state(reference)
         source = _open_source(reference, flight.path)
@@ -205,9 +213,40 @@ def _pull(
             )
         finally:
             source.close()
+    is_old = before is not None and before["id"] == image.id
+    return _tell(image, reference, progress, is_old=is_old)
+
+
+def _is_whole(image: Image, idmap_for: MapFor) -> bool:
+    """Tell whether all that a pull would make is there."""
+    try:
+        key = idmap_for(image).key
+    except RlessError:
+        return False
+    if key not in image.keys:
+        return False
+    paths = [blob_path(image.root, digest) for digest in (image.id, image.digest)]
+    for chain in image.chain:
+        layer = layer_dir(image.root, key, chain)
+        paths += (layer, f"{layer}.json", split_path(image.root, chain))
+    return all(map(os.path.exists, paths))
+
+
+def _is_current(image: Image, reference: Reference) -> bool:
+    """Tell whether the registry has, under this name, the image that is here."""
+    from rootless.image.registry.client import Registry
+
+    source = Registry(reference)
+    try:
+        return source.current_digest() == (reference.digest or image.digests[0])
+    finally:
+        source.close()
+
+
+def _tell(image: Image, reference: Reference, progress: Progress, *, is_old: bool) -> Image:
+    """Print how a pull ended, as Docker does; return the image."""
     progress.finish()
     progress.say(f"Digest: {image.digests[0] if image.digests else image.id}")
-    is_old = before is not None and before["id"] == image.id
     status = "Image is up to date" if is_old else "Downloaded newer image"
     progress.say(f"Status: {status} for {reference.familiar}")
     return image
@@ -518,7 +557,6 @@ def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[st
         "id": found.id,
         "digest": found.digest,
         "digests": found.digests,
-        "origin": found.origin,
         "config": config["config"],
         "platform": platform,
         "chain": [layer.chain for layer in found.layers],

@@ -147,10 +147,10 @@ def test_17_only_a_regular_file_of_the_image_names_users(
 
 
 def test_progress_in_a_pipe_is_plain_lines(workshop: Workshop, registry_host: str) -> None:
-    images.push(Image([layer({"f": "x"})]), f"{registry_host}/progress:1")
     reader, writer = os.pipe()
-    workshop.pull(f"{registry_host}/progress:1", progress=Progress(writer))
-    workshop.pull(f"{registry_host}/progress:1", progress=Progress(writer))
+    for tag in "12":
+        images.push(Image([layer({"f": "x"})]), f"{registry_host}/progress:{tag}")
+        workshop.pull(f"{registry_host}/progress:{tag}", progress=Progress(writer))
     os.close(writer)
     with open(reader) as file:
         text = file.read()

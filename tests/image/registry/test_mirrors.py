@@ -535,13 +535,14 @@ def test_a_server_that_starts_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch
 
 def test_a_date_as_retry_after(workshop: Workshop, own: FaultyProxy, registry_host: str) -> None:
     image = make()
-    images.push(image, f"{registry_host}/date:1")
+    for tag in "12":
+        images.push(image, f"{registry_host}/date:{tag}")
     past, far = "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2099 07:28:00 GMT"
     own.faults = [Fault("GET", "/manifests/", status=429, headers={"Retry-After": past})]
     assert workshop.pull(f"{own.host}/date:1").id == image.id
     own.faults = [Fault("GET", "/manifests/", status=429, headers={"Retry-After": far})]
     with pytest.raises(RlessError, match="try again later"):
-        workshop.pull(f"{own.host}/date:1")
+        workshop.pull(f"{own.host}/date:2")
 
 
 def test_a_long_download_may_break_often(
