@@ -350,7 +350,7 @@ def device(value: str) -> Device | str:
 
 
 def gpus(value: str) -> str:
-    """Return what `--gpus` wishes, as the engine looks it up: gpus=all, gpus=device:0=nvidia.
+    """Return what `--gpus` asks for, as the engine looks it up: gpus=all, gpus=device:0=nvidia.
 
     Docker's form: `all`, a number, or fields with commas: count, device, driver, capabilities.
     """
@@ -358,20 +358,20 @@ def gpus(value: str) -> str:
         return f"gpus=count:{int(value)}"
     if value == "all":
         return "gpus=all"
-    wish, driver = "", ""
+    asked, driver = "", ""
     for field in _fields(value):
         key, equals, content = field.partition("=")
         if not equals or not content:
             raise ValueError(f"has the field {field!r}, not key=value")
         if key == "device":
-            wish = f"device:{content}"
+            asked = f"device:{content}"
         elif key == "count":
-            wish = "all" if content in ("all", "-1") else f"count:{integer(content, 1, 1000)}"
+            asked = "all" if content in ("all", "-1") else f"count:{integer(content, 1, 1000)}"
         elif key == "driver":
             driver = line(content)
         elif key != "capabilities":  # what a device can do is in its description
             raise ValueError(f"has the unknown field {key!r}")
-    return f"gpus={wish or 'all'}" + (f"={driver}" if driver else "")
+    return f"gpus={asked or 'all'}" + (f"={driver}" if driver else "")
 
 
 def _fields(value: str) -> list[str]:

@@ -116,7 +116,7 @@ class Foreground:
             unix.send(self._fd, b"A" + bytes([flags]) + says + b"\0" + text, fds)
         except OSError:
             pass  # it was killed, and we are about to be
-        pipes.close_front_ends()
+        pipes.close_foreground_ends()
 
     def settle(self) -> None:
         """Be sure that it sends no signal any more, and end with it no longer.

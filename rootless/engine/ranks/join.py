@@ -4,10 +4,10 @@ Theory of operation. The first one makes the container, detached, with a first p
 holds its namespaces (rless-init --hold). All of them, the first one too, then enter and become
 their program:
 
-    rank                            monitor                        holder
+    rank                            monitor                        init
       | -- J own pidfd ---------->   |  counts, by descriptor        |
       | <- j 0 -------------------   |                               |
-      | setns(holder's pidfd) ------------------------------------>  |
+      | setns(init's pidfd) -------------------------------------->  |
       | execve: the application      |
       | ends, however                |  its pidfd tells
                                      |  the last one: TERM --------> |  clean-up
@@ -36,7 +36,7 @@ from rootless.engine.state import monitor_client
 from rootless.errors import RlessError
 from rootless.linux import locks
 from rootless.linux.process import pidfd_open, start_time
-from rootless.runtime.host import exec as runtime
+from rootless.runtime.host import exec as runtime_exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def join(request: RunRequest) -> NoReturn:
     # Each stays in the control group that its job is counted by.
     cgroupns = "host" if request.cgroupns == "private" else request.cgroupns
     request = request.replace(pid="host", cgroupns=cgroupns)
-    wanted = _holder(request, key)
+    wanted = _container_request(request, key)
     container = _count(wanted, own)
     while container is None:
         container = _make(wanted, own)
@@ -100,7 +100,7 @@ def container_name(key: str) -> str:
     return _NAME + sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _holder(request: RunRequest, key: str) -> RunRequest:
+def _container_request(request: RunRequest, key: str) -> RunRequest:
     """Return the request of the container itself."""
     always = dict.fromkeys(("holds", "init", "detach", "rm"), True)
     # Each rank has streams of its own.
@@ -222,7 +222,7 @@ def _start(wanted: RunRequest) -> None:
     _await_name(wanted.name or "")
     attachment = Attachment((), None, proxy=False, stop_on_disconnect=False)
     fork_foreground(
-        lambda front: run_to_exit(create(wanted, run=True), attachment, front, keep=False)
+        lambda foreground: run_to_exit(create(wanted, run=True), attachment, foreground, keep=False)
     )
 
 
@@ -247,7 +247,7 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     first = container.run_record().get("init")
     if spec is None or not first:
         raise RlessError(f"container {container.facts['name']} has ended", exit_code=1)
-    init = runtime.Init(first[0], first[1])
+    init = runtime_exec.Init(first[0], first[1])
     image = container.facts["image_config"]
     uid, gid, _, home = container.facts["user"]
     inputs = generate.SpecInputs(container.idmap(), uid, gid)
@@ -261,7 +261,7 @@ def _become(container: Container, request: RunRequest) -> NoReturn:
     description["rlimits"] = generate.rlimits(request)
     from rootless.engine.spec.hpc import launcher_fds
 
-    entrant = runtime.prepare(
+    entrant = runtime_exec.prepare(
         spec,
         description,
         init,

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 _DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
 _MOST = 4 << 20  # bytes of a file
 _VERSIONS = ("0.3.", "0.4.", "0.5.", "0.6.", "0.7.", "0.8.", "1.0.", "1.1.")
-_VENDORS = ("nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu")  # in this order, without a wish
+_VENDORS = (
+    "nvidia.com/gpu",
+    "amd.com/gpu",
+    "intel.com/gpu",
+)  # in this order, unless a driver is named
 _DRIVERS = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "intel.com/gpu"}
 _EDITS = frozenset("env deviceNodes mounts hooks additionalGids intelRdt netDevices".split())
 _NODE = frozenset("path hostPath type major minor fileMode permissions uid gid".split())
@@ -156,7 +160,7 @@ def _find(name: str, specs: list[_Spec]) -> tuple[_Spec, str]:
 
 def _gpus(text: str, specs: list[_Spec]) -> list[str]:
     """Return the names that `--gpus` means."""
-    _, wish, driver = f"{text}=".split("=")[:3]
+    _, asked, driver = f"{text}=".split("=")[:3]
     kinds = {spec.kind for spec in specs}
     if driver:
         kind = _DRIVERS.get(driver, f"{driver}.com/gpu")
@@ -170,9 +174,9 @@ def _gpus(text: str, specs: list[_Spec]) -> list[str]:
             "`nvidia-ctk cdi generate`; or give the nodes by --device",
         )
     names = list(dict.fromkeys(name for s in specs if s.kind == kind for name in s.devices))
-    if wish == "all":
+    if asked == "all":
         return [f"{kind}=all"] if "all" in names else [f"{kind}={name}" for name in names]
-    how, _, value = wish.partition(":")
+    how, _, value = asked.partition(":")
     if how == "device":
         return [f"{kind}={name}" for name in value.split(",")]
     single = [name for name in names if name.isdigit()] or [name for name in names if name != "all"]

@@ -1,7 +1,7 @@
 """Steps 1 to 3 of a container's life: its image, its map, and what it is on disk.
 
 What is found out here is kept in container.json, so that every later start has the same image,
-map and wishes, whatever has become of the names they were given by. See `start` for the rest.
+map and request, whatever has become of the names in it. See `start` for the rest.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def create(
     Args:
         run: it is started at once, as `rless run` does.
         image, file: the local image, where that was looked up.
-        birth: what the caller has begun for it; its ids are mapped meanwhile.
+        sandbox: what the caller has begun for it; its ids are mapped meanwhile.
 
     Raises:
         RlessError: nothing is left of the container then.

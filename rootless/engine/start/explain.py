@@ -1,7 +1,7 @@
 """`--explain`: what really happened, step by step, read back from the kernel.
 
-Wishes are not repeated here. Maps, namespaces, mounts, cgroup, capabilities and filter are what
-/proc says of the container's first process: init reads its own entries when its root is
+What was asked for is not repeated here. Maps, namespaces, mounts, cgroup, capabilities and filter
+are what /proc says of the container's first process: init reads its own entries when its root is
 entered, and its parent reads /proc/PID/status after execve, before anybody may reap it.
 """
 

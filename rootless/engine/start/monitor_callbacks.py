@@ -106,12 +106,12 @@ def _start(container: Container, count: int) -> dict[str, str]:
             from rootless.runtime.cgroup import resources
 
             resources.apply(path, limits)
-    pipes = Pipes(facts["tty"], facts["stdin_open"], (), front=False)
+    pipes = Pipes(facts["tty"], facts["stdin_open"], (), foreground=False)
     created = parent.begin(
         spec,
         lambda: cgroup,
         cache_dir=f"{paths.storage_root()}/seccomp",
-        start_fifo=pipes.init_gate,
+        start_fifo=pipes.init_start_fifo,
         status=(pipes.status, pipes.init_status),
         stdio=pipes.stdio,
         console_fd=pipes.console,
@@ -131,7 +131,7 @@ def _start(container: Container, count: int) -> dict[str, str]:
             from rootless.engine.exec import healthcheck
 
             healthcheck.reset(container)
-        os.write(pipes.gate, sync.START)
+        os.write(pipes.start_fifo, sync.START)
         sync.expect_exec(created.status_fd)
     except BaseException:
         created.end()

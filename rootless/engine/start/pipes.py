@@ -1,16 +1,16 @@
-"""The descriptors between the front, the monitor and the application.
+"""The descriptors between the foreground process, the monitor and the application.
 
-One process makes them all, which becomes the monitor: the front gets its ends by hand-over, and
-init, a clone, its own. A pipe ends only when every copy of its other end is closed.
+The start process makes them all, and becomes the monitor. It sends the foreground process its
+ends; init, a clone, has its own. A pipe ends only when every copy of its other end is closed.
 
-    application                    monitor                      front
+    application                    monitor                      foreground process
       0  <------ in ------------- app_in        client_in <-- stdin
       1  ------- out -----------> app_out      client_out --> stdout
       2  ------- err -----------> app_err      client_err --> stderr
       or a pty -----------------> (console)        client <-> link
     init, before it is the application:
       status ------------------> status
-      gate <--------------------- gate
+      start FIFO <--------------- start_fifo
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ class Pipes:
 
     Attributes:
         status, init_status: what init says (`sync`).
-        gate, init_gate: the start gate of init.
-        link, client: the front as the monitor's first client (`monitor_client`).
-        stdin, stdout, stderr: the front's ends of its pipes to the monitor.
+        start_fifo, init_start_fifo: by which init is told to execute the application.
+        link, client: the foreground process as the monitor's first client (`monitor_client`).
+        stdin, stdout, stderr: the foreground process's ends of its pipes to the monitor.
         client_in, client_out, client_err: the monitor's ends of them.
         app_in, app_out, app_err: the monitor's ends of the application's pipes.
         stdio: the application's descriptors 0 to 2; None with a terminal.
         console, console_socket: init's end, and the monitor's, of what gives it the pty's master.
     """
 
-    _FRONT = ("link", "stdin", "stdout", "stderr")
+    _FOREGROUND = ("link", "stdin", "stdout", "stderr")
     _MONITOR = (
-        *("status", "gate", "client", "client_in", "client_out", "client_err"),
+        *("status", "start_fifo", "client", "client_in", "client_out", "client_err"),
         *("app_in", "app_out", "app_err", "console_socket"),
     )
-    _INIT = ("init_status", "init_gate", "console")
+    _INIT = ("init_status", "init_start_fifo", "console")
 
     def __init__(
-        self, tty: bool, interactive: bool, attach: Collection[str], front: bool = True
+        self, tty: bool, interactive: bool, attach: Collection[str], foreground: bool = True
     ) -> None:
         """Make them.
 
         Args:
             interactive: the application's standard input stays open.
-            attach: the streams that the front passes on: stdin, stdout, stderr.
-            front: there is one.
+            attach: the streams that the foreground process passes on: stdin, stdout, stderr.
+            foreground: there is such a process.
         """
-        for name in (*self._FRONT, *self._MONITOR, *self._INIT):
+        for name in (*self._FOREGROUND, *self._MONITOR, *self._INIT):
             setattr(self, name, -1)
         self.stdio: tuple[int, int, int] | None = None
         self.status, self.init_status = os.pipe()
-        self.init_gate, self.gate = os.pipe()
-        if front:
+        self.init_start_fifo, self.start_fifo = os.pipe()
+        if foreground:
             self.link, self.client = pair(SOCK_SEQPACKET)
         if "stdin" in attach:
             self.client_in, self.stdin = os.pipe()
@@ -81,8 +81,8 @@ class Pipes:
 
     status: int
     init_status: int
-    gate: int
-    init_gate: int
+    start_fifo: int
+    init_start_fifo: int
     link: int
     client: int
     stdin: int
@@ -104,9 +104,9 @@ class Pipes:
                 os.close(fd)
                 setattr(self, name, -1)
 
-    def close_front_ends(self) -> None:
-        """Close what is the front's, once that has it."""
-        self._close(self._FRONT)
+    def close_foreground_ends(self) -> None:
+        """Close the foreground process's ends, once that has them."""
+        self._close(self._FOREGROUND)
 
     def close_init_ends(self) -> None:
         """Close what only the application shall hold."""
@@ -118,5 +118,5 @@ class Pipes:
     def close_all(self) -> None:
         """Close everything that is still open."""
         self.close_init_ends()
-        self.close_front_ends()
+        self.close_foreground_ends()
         self._close(self._MONITOR)

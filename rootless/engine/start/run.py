@@ -1,8 +1,8 @@
 """`rless run`, told once from top to bottom.
 
-    front         the launcher, which has forked this process and waits for the container
-    birth         begun at once, if nothing has to be fetched: the namespaces and the network,
-                  beside steps 1 to 4
+    foreground    the launcher, which has forked this process and waits for the container
+    sandbox       the namespaces and the network, in parallel with steps 1 to 4 if nothing has to
+                  be fetched
     create
       1 image     the name -> layers on disk, and who the application runs as
       2 map       which of the image's users is the invoking user
@@ -11,7 +11,7 @@
       4 spec      request + image + inputs -> config.json
       5 monitor   what this process becomes: root file system, runtime, clean-up
       6 network   pasta, beside the mounts
-      7 attach    the front: streams, signals, exit code
+      7 attach    the foreground process: streams, signals, exit code
 
 The rootless order differs from how Docker tells it: the user namespace exists before the
 overlay can be mounted. Everything heavy is loaded where it is needed, not here.
@@ -38,10 +38,10 @@ def run(request: RunRequest) -> int:
     Raises:
         RlessError: nothing is left of the container then.
     """
-    return fork_foreground(lambda front: _make(request, front))
+    return fork_foreground(lambda foreground: _make(request, foreground))
 
 
-def _make(request: RunRequest, front: Foreground) -> int:
+def _make(request: RunRequest, foreground: Foreground) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     pending = begin_cgroup(request)
@@ -66,7 +66,7 @@ def _make(request: RunRequest, front: Foreground) -> int:
         stop_on_disconnect=bool(streams),
         says=state.container.id if request.detach else "",
     )
-    return run_to_exit(state, attachment, front, keep=False)
+    return run_to_exit(state, attachment, foreground, keep=False)
 
 
 def _look(request: RunRequest) -> tuple[Image | None, ImageFile | None, bool]:
@@ -92,7 +92,7 @@ def _look(request: RunRequest) -> tuple[Image | None, ImageFile | None, bool]:
 
 
 def attached(request: RunRequest) -> list[str]:
-    """Return the streams that the front passes on: those asked for, else all that there are."""
+    """Return the streams to pass on: those asked for, else all that there are."""
     if request.attach:
         return list(request.attach)
     return [*(["stdin"] if request.interactive else []), "stdout", "stderr"]

@@ -63,10 +63,10 @@ class Sandbox:
 
     Attributes:
         container_id: of the container that it is for.
-        wires: what the monitor, the application and the front are connected by.
+        pipes: between the monitor, the application and the foreground process.
         pasta: the network, if there is one of its own beyond the loopback.
         member: the networks of several containers that it will be in.
-        making: the control group.
+        pending: the control group.
         server: the program of an image that is a file.
     """
 
@@ -83,11 +83,11 @@ class Sandbox:
         """Begin it.
 
         Args:
-            streams: those that the front passes on.
+            streams: those that the foreground process passes on.
             userns: /proc/PID/ns/user of the container whose namespaces are joined.
             exposed: ports of the image and of --expose, for -P.
             container_id: of the container; None: there is none yet, and it is to get this one's.
-            making: its control group, as far as that was begun (`begin_cgroup`).
+            pending: its control group, as far as that was begun (`begin_cgroup`).
             file: an open image, which is ours from now on.
 
         Raises:
@@ -205,11 +205,11 @@ class Sandbox:
     def _ask_for_cgroup(self) -> None:
         """Ask for it, before all else: it takes longest."""
         try:
-            self.pending.ask(self._wish(self._request.resources()), [os.getpid()])
+            self.pending.ask(self._cgroup_request(self._request.resources()), [os.getpid()])
         except RlessError:
             pass  # met again where the config is made, and told
 
-    def _wish(self, resources: dict[str, Any]) -> CgroupRequest:
+    def _cgroup_request(self, resources: dict[str, Any]) -> CgroupRequest:
         """Return what is asked for the control group.
 
         Args:
@@ -246,14 +246,14 @@ class Sandbox:
 
 
 def _explained(step: Callable[[], None]) -> None:
-    """Do a step of the holder; say what to do about a failure."""
+    """Do a step of the namespace holder; say what to do about a failure."""
     try:
         step()
     except SyscallError as error:
         if error.call.startswith("unshare"):
-            from rootless.engine import idmap_policy as userns
+            from rootless.engine import idmap_policy
 
-            raise userns.explain_failure(error) from error
+            raise idmap_policy.explain_failure(error) from error
         if error.call.startswith("setns"):
             raise error.within("cannot join the container's namespaces") from error
         from rootless.network import loopback_guard
@@ -264,13 +264,13 @@ def _explained(step: Callable[[], None]) -> None:
 def begin_cgroup(request: RunRequest) -> PendingCgroup | None:
     """Connect to systemd, if it may be asked for a scope.
 
-    It lets us in while we go on, as who we are on the host.
+    It lets us in while we go on, as who we are on the host. The parent is the foreground process.
     """
     manager = request.manager()
     if manager != "systemd" and not (manager == "auto" and sockets()):
         return None
     pending = PendingCgroup()
-    pending.begin(manager, request.cgroup_parent, [os.getppid()], early=True)  # the front is ours
+    pending.begin(manager, request.cgroup_parent, [os.getppid()], early=True)
     return pending
 
 

@@ -4,7 +4,7 @@
     5 monitor   this process enters the user namespace: root file system, runtime, then it becomes
                 the program that stays
     6 network   pasta, beside the mounts
-    7 attach    the front: streams, signals, exit code
+    7 attach    the foreground process: streams, signals, exit code
 
 The spec is made at every start: what it names outside (containers whose namespaces are joined,
 the host's name servers, devices) is looked up when it is used.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.engine import idmap_policy as userns
+from rootless.engine import idmap_policy
 from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
 from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.spec import etc_files, generate
@@ -105,11 +105,11 @@ def start(
     attachment = Attachment(
         streams, keys, proxy=sig_proxy and bool(streams), stop_on_disconnect=False
     )
-    code = fork_foreground(lambda front: _claim_and_run(container, attachment, front))
+    code = fork_foreground(lambda foreground: _claim_and_run(container, attachment, foreground))
     if code == _RUNS:
         return attach(container, streams, keys, sig_proxy) if streams else 0
     if code == _INTERRUPTED and not streams:
-        raise KeyboardInterrupt  # met by who has made it, who says nothing
+        raise KeyboardInterrupt  # `cli.main` ends without a message then
     return code
 
 
@@ -117,7 +117,7 @@ _RUNS = -1  # in place of an exit code: it runs already
 _INTERRUPTED = 130  # what `fork_foreground` returns of a start that a key has ended
 
 
-def _claim_and_run(container: Container, attachment: Attachment, front: Foreground) -> int:
+def _claim_and_run(container: Container, attachment: Attachment, foreground: Foreground) -> int:
     """Start a container, unless it runs; come back only then."""
     reconcile.reconcile()
     while not container.claim():
@@ -140,7 +140,7 @@ def _claim_and_run(container: Container, attachment: Attachment, front: Foregrou
     except BaseException:
         container.remove_run_record()
         raise
-    return run_to_exit(state, attachment, front, keep=True)
+    return run_to_exit(state, attachment, foreground, keep=True)
 
 
 def _reread(container: Container) -> None:
@@ -250,7 +250,7 @@ def _gather(state: Run, inputs: SpecInputs) -> None:
         kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
     }
     if request.userns == "nomap":
-        count = userns.count(state.subordinate)
+        count = idmap_policy.count(state.subordinate)
         inner = [{"containerID": 0, "hostID": 0, "size": count}]
         inputs.inner_map = (inner, inner)
     elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
@@ -346,7 +346,7 @@ def _seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] 
 # -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
 
 
-def run_to_exit(state: Run, attachment: Attachment, front: Foreground, keep: bool) -> NoReturn:
+def run_to_exit(state: Run, attachment: Attachment, foreground: Foreground, keep: bool) -> NoReturn:
     """Start the container, which this process has claimed, and become its monitor.
 
     Args:
@@ -367,7 +367,8 @@ def run_to_exit(state: Run, attachment: Attachment, front: Foreground, keep: boo
             sandbox = Sandbox(request, attachment.streams, userns, exposed, container.id, pending)
             state.sandbox = sandbox
             sandbox.begin_maps(state.idmap)
-        front.hand_over(container, attachment, sandbox.pipes, keep, _notify_mode(state, attachment))
+        notify = _notify_mode(state, attachment)
+        foreground.hand_over(container, attachment, sandbox.pipes, keep, notify)
         inputs = SpecInputs(state.idmap, *state.user[:2])
         if sandbox.member is not None:
             _join_networks(state, sandbox.member, inputs)
@@ -394,7 +395,7 @@ def run_to_exit(state: Run, attachment: Attachment, front: Foreground, keep: boo
             sandbox.close()
         _undo(container, keep, error)
         raise
-    Startup(state, sandbox, front, attachment.stop_on_disconnect, keep).run()
+    Startup(state, sandbox, foreground, attachment.stop_on_disconnect, keep).run()
 
 
 def _notify_mode(state: Run, attachment: Attachment) -> str:

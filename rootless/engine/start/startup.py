@@ -1,26 +1,26 @@
 """The container's parent: from the mounted root file system to the program that stays.
 
-Theory of operation. This process has found out all (`create`, `start`), and has entered the
+Theory of operation. The start process knows everything (`create`, `start`), and has entered the
 engine's user and mount namespace (`sandbox`). It makes the root file system there, calls the
 runtime, and becomes the monitor by execve (`monitor.execute`), still init's parent. It has the
 invoking user's own id in the namespace, and every capability over files of mapped ids.
 
-    front                            monitor                           init
+    foreground process               monitor                           init
        |                               |  all but init is made           |
        |                               |  execve: rless-monitor          |  the root is entered
-       |                               |  <-- status: READY(report) ---  |  waits at the gate
-       |                               |  -- gate: START ------------->  |
+       |                               |  <-- status: READY(report) ---  |  waits for a byte
+       |                               |  -- start FIFO: START ------->  |
        |                               |  <-- status: closed by execve   |  the application runs
        |  <-- B ---------------------  |
-       |  <-> link: a client as others, and the leash                    |
+       |  <-> link: a client as others  |                                |
        |  <-- X code ----------------  |  over, and cleaned up
 
 After init is cloned this process does next to nothing, so that it is gone before init has written
 to many of the pages that both still share: each would be copied.
 
-If the front is killed while it keeps the container, its link ends: the container is killed and
-cleaned up. A detached one is nobody's. If the monitor is killed, the kernel kills init; the
-front, or the next command, clears the rest (`reconcile`).
+If the foreground process is killed while it keeps the container, its link ends: the container is
+killed and cleaned up. A detached container has no such process. If the monitor is killed, the
+kernel kills init; the foreground process or the next command clears the rest (`reconcile`).
 """
 
 from __future__ import annotations
@@ -63,19 +63,25 @@ class Startup:
     """The parent of one container, until it becomes the program that stays."""
 
     def __init__(
-        self, state: Run, sandbox: Sandbox, front: Foreground, stop_on_disconnect: bool, keep: bool
+        self,
+        state: Run,
+        sandbox: Sandbox,
+        foreground: Foreground,
+        stop_on_disconnect: bool,
+        keep: bool,
     ) -> None:
-        """Hold what the start needs.
+        """Take what the start needs.
 
         Args:
             state: what was found out.
-            birth: what was begun; entered.
-            leash: the container ends with the front, until that lets go.
+            sandbox: namespaces and network, which this process has entered.
+            stop_on_disconnect: the container ends with the foreground process, unless that
+                detaches.
             keep: a start that fails leaves the container, with the reason.
         """
         self.state = state
         self.sandbox = sandbox
-        self.front = front
+        self.foreground = foreground
         self.container = state.container
         self.spec = state.spec
         self.idmap = state.idmap
@@ -124,7 +130,7 @@ class Startup:
             self.spec,
             self._prepare,
             cache_dir=f"{self.state.storage}/seccomp",
-            start_fifo=pipes.init_gate,
+            start_fifo=pipes.init_start_fifo,
             status=(pipes.status, pipes.init_status),
             stdio=pipes.stdio,
             console_fd=pipes.console,
@@ -138,7 +144,7 @@ class Startup:
             self.state.mark("init")
             execute.add(self.orders_fd, self._orders_of(begun))
             self.state.mark("monitor")
-            self.front.settle()
+            self.foreground.settle()
         except BaseException:
             begun.end()
             raise
@@ -155,20 +161,20 @@ class Startup:
             self._explain(begun)
             orders["begun"] = 1
         elif self.pasta is not None:
-            self._open_gate(begun)  # init is waiting by now: the network took longer
+            self._open_start_fifo(begun)  # init is waiting by now: the network took longer
             orders.update(status=begun.status_fd, ready=1)
         else:
-            orders.update(status=begun.status_fd, gate=self.pipes.gate)
+            orders.update(status=begun.status_fd, gate=self.pipes.start_fifo)
         return [(key, str(value)) for key, value in orders.items()]
 
-    def _open_gate(self, begun: Begun) -> dict[str, Any]:
+    def _open_start_fifo(self, begun: Begun) -> dict[str, Any]:
         """Do what the monitor does when init is ready; return what init reports."""
         from rootless.engine.state import events
 
         report = begun.wait_ready()
         events.of_container("start", self.container)
         try:
-            os.write(self.pipes.gate, sync.START)
+            os.write(self.pipes.start_fifo, sync.START)
         except BrokenPipeError:
             pass  # init was killed: the end of its pipe tells
         return report
@@ -179,7 +185,7 @@ class Startup:
 
         cgroup, mounted = self.cgroup, self.mounted
         assert mounted is not None and cgroup is not None
-        report = self._open_gate(begun)
+        report = self._open_start_fifo(begun)
         begun.wait_exec()
         self.state.mark("started")
         made = {

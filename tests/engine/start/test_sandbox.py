@@ -39,25 +39,25 @@ if sys.argv[3]:
     file = ImageFile(sys.argv[3], [])
     file.fd = os.open(sys.argv[3], os.O_RDONLY)
     file.offset = 0
-birth = Sandbox(request, [], file=file)
+sandbox = Sandbox(request, [], file=file)
 mapping = userns.choose("auto", (0, 0), userns.Subordinate())
 def pids():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         print(file.read(), flush=True)
 def inside():
-    birth.enter()
+    sandbox.enter()
     links = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt", "net")]
     print(*links, os.getuid(), open("/proc/self/uid_map").read().split(), flush=True)
 def in_flight():
     # The mount is on its way, and the program runs.
     import select, time
-    server = birth.server._server
+    server = sandbox.server._server
     select.select([server._link], [], [], 20)
     while "squashfuse" not in os.readlink(f"/proc/{server.pid}/exe"):
         time.sleep(0.01)
 def show():
-    print(birth.server.attach(sys.argv[4])[0], os.listdir(sys.argv[4]), flush=True)
-    birth.server.close()
+    print(sandbox.server.attach(sys.argv[4])[0], os.listdir(sys.argv[4]), flush=True)
+    sandbox.server.close()
 def await_state(pid, letter):
     from rootless.linux.process import process_state
     while process_state(pid) != letter:
@@ -93,8 +93,8 @@ def await_end(pids: Iterable[int]) -> None:
     "last_words",
     (
         "pids(); os.kill(os.getpid(), 9)",
-        "birth.begin_maps(mapping); pids(); os.kill(os.getpid(), 9)",
-        "birth.begin_maps(mapping); pids(); inside(); os.kill(os.getpid(), 9)",
+        "sandbox.begin_maps(mapping); pids(); os.kill(os.getpid(), 9)",
+        "sandbox.begin_maps(mapping); pids(); inside(); os.kill(os.getpid(), 9)",
     ),
     ids=("before the maps", "while it is mapped", "inside"),
 )
@@ -107,7 +107,9 @@ def test_it_ends_with_a_process_that_is_killed(network: str, last_words: str) ->
 
 
 def test_it_is_waited_for_when_it_is_given_up() -> None:
-    done = drive("", "birth.begin_maps(mapping); pids(); birth.close(); birth.close(); pids()")
+    done = drive(
+        "", "sandbox.begin_maps(mapping); pids(); sandbox.close(); sandbox.close(); pids()"
+    )
     assert done.returncode == 0, done.stderr
     before, after = done.stdout.splitlines()
     left = [int(word) for word in after.split()]
@@ -115,7 +117,7 @@ def test_it_is_waited_for_when_it_is_given_up() -> None:
     await_end(left)  # pasta, which is nobody's to wait for
 
 
-SINGLE = "birth.begin_maps(userns.build_single(0, 0)); "
+SINGLE = "sandbox.begin_maps(userns.build_single(0, 0)); "
 needs_squashfuse = pytest.mark.needs("fuse", "squashfuse", "mksquashfs")
 
 
@@ -131,12 +133,12 @@ def image_that_is_a_file(tmp_path: Path) -> tuple[Path, Path]:
 
 MOMENTS = {
     "begun": "pids()",
-    "while it is mapped": "birth.begin_maps(mapping); pids()",
+    "while it is mapped": "sandbox.begin_maps(mapping); pids()",
     "mounted before its caller is inside": SINGLE + "pids(); in_flight()",
-    "inside": "birth.begin_maps(mapping); pids(); inside()",
-    "mounted": "birth.begin_maps(mapping); pids(); inside(); in_flight()",
-    "shown": "birth.begin_maps(mapping); pids(); inside(); show()",
-    "settled": "birth.begin_maps(mapping); pids(); inside(); show(); birth.settle()",
+    "inside": "sandbox.begin_maps(mapping); pids(); inside()",
+    "mounted": "sandbox.begin_maps(mapping); pids(); inside(); in_flight()",
+    "shown": "sandbox.begin_maps(mapping); pids(); inside(); show()",
+    "settled": "sandbox.begin_maps(mapping); pids(); inside(); show(); sandbox.settle()",
 }
 
 
@@ -160,7 +162,7 @@ def test_the_server_is_waited_for_when_it_is_given_up(
     code: str, network: str, file: tuple[Path, Path]
 ) -> None:
     opened = 'print(len(os.listdir("/proc/self/fd")), flush=True)'
-    code = f"{code}; birth.close(); birth.close(); pids(); {opened}"
+    code = f"{code}; sandbox.close(); sandbox.close(); pids(); {opened}"
     done = drive(network, code, *file)
     assert done.returncode == 0, done.stderr
     before, *_, after, count = done.stdout.splitlines()
@@ -172,10 +174,10 @@ def test_the_server_is_waited_for_when_it_is_given_up(
 
 
 @needs_squashfuse
-@pytest.mark.parametrize("maps", ("birth.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
+@pytest.mark.parametrize("maps", ("sandbox.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
 @pytest.mark.parametrize("network", ("none", pytest.param("", marks=PASTA)))
 def test_an_image_is_shown(maps: str, network: str, file: tuple[Path, Path]) -> None:
-    code = maps + "inside(); show(); birth.settle(); pids()"
+    code = maps + "inside(); show(); sandbox.settle(); pids()"
     done = drive(network, code, *file)
     assert done.returncode == 0, done.stderr
     _, shown, children = done.stdout.splitlines()
@@ -185,15 +187,15 @@ def test_an_image_is_shown(maps: str, network: str, file: tuple[Path, Path]) -> 
 
 
 @needs_squashfuse
-@pytest.mark.parametrize("maps", ("birth.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
+@pytest.mark.parametrize("maps", ("sandbox.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
 def test_a_server_that_is_slow_still_finds_the_namespaces(
     maps: str, file: tuple[Path, Path]
 ) -> None:
     """The process that holds them must not have ended by then."""
     code = (
-        "import time; server = birth.server._server; os.kill(server.pid, 19); "
+        "import time; server = sandbox.server._server; os.kill(server.pid, 19); "
         f"await_state(server.pid, 'T'); {maps} inside(); time.sleep(0.3); "
-        "os.kill(server.pid, 18); show(); birth.settle(); pids()"
+        "os.kill(server.pid, 18); show(); sandbox.settle(); pids()"
     )
     done = drive("none", code, *file)
     assert done.returncode == 0, done.stderr
@@ -203,7 +205,7 @@ def test_a_server_that_is_slow_still_finds_the_namespaces(
 
 
 def test_the_namespaces_are_new_and_mapped() -> None:
-    done = drive("none", "birth.begin_maps(mapping); inside(); birth.settle(); pids()")
+    done = drive("none", "sandbox.begin_maps(mapping); inside(); sandbox.settle(); pids()")
     assert done.returncode == 0, done.stderr
     line, children = done.stdout.splitlines()
     user, mnt, net, uid, *id_map = line.split(maxsplit=4)
@@ -215,7 +217,7 @@ def test_the_namespaces_are_new_and_mapped() -> None:
 
 
 def test_one_id_is_mapped_without_a_helper() -> None:
-    code = "birth.begin_maps(userns.build_single(7, 7)); inside()"
+    code = "sandbox.begin_maps(userns.build_single(7, 7)); inside()"
     done = drive("none", code)
     assert "['7', " in done.stdout, done
 
@@ -228,14 +230,14 @@ from rootless.linux import idmap, ns
 def body():
     with open("/proc/sys/user/max_user_namespaces", "w") as file:
         file.write("0")
-    birth = Sandbox(request, [])
+    sandbox = Sandbox(request, [])
     try:
-        birth.begin_maps(mapping)
+        sandbox.begin_maps(mapping)
     except RlessError as error:
         print(error, flush=True)
-    birth.close()
+    sandbox.close()
     os._exit(0)
-birth.close()
+sandbox.close()
 child = idmap.spawn(userns.build_single(0, 0), ns.CLONE_NEWNS, body)
 os.waitpid(child, 0)
 """
