@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Source:
+class RootfsSource:
     """Where the root file system comes from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Source:
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Source:
+    def from_data(cls, data: dict[str, Any]) -> RootfsSource:
         """Return what `to_data` has given, of this version or an older one."""
         made = cls(data["kind"])
         for name, value in data.items():

@@ -13,7 +13,7 @@ from rootless import log, paths
 from rootless.engine import defaults, idmap_policy
 from rootless.engine.request import HOST_IMAGE
 from rootless.engine.spec import etc_files, generate
-from rootless.engine.spec.rootfs_source import Source
+from rootless.engine.spec.rootfs_source import RootfsSource
 from rootless.engine.start.sandbox import joins
 from rootless.engine.state import container as containers
 from rootless.engine.state import events, reconcile
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Spec
 
 
-class Run:
-    """One container in the making, or one start of it: what the steps have found out so far."""
+class StartContext:
+    """What the steps of a create or a start have found out so far; they pass it on."""
 
     def __init__(self, request: RunRequest) -> None:
         self.request = request
@@ -55,7 +55,7 @@ class Run:
         self.added_groups: list[int] = []
         self.outside: dict[str, str] = {}  # the caller's namespaces, where they are to be shown
         self.idmap: IdMap
-        self.source: Source
+        self.source: RootfsSource
         self.container: Container
         self.spec: Spec
         self.joined: dict[str, str] = {}
@@ -106,7 +106,7 @@ def create(
     image: Image | None = None,
     file: ImageFile | None = None,
     sandbox: Sandbox | None = None,
-) -> Run:
+) -> StartContext:
     """Make a container, which then waits to be started.
 
     Args:
@@ -118,8 +118,8 @@ def create(
         RlessError: nothing is left of the container then.
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
-    state = Run(request)
-    state.image, state.file, state.sandbox = image, file, sandbox
+    context = StartContext(request)
+    context.image, context.file, context.sandbox = image, file, sandbox
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
     if request.asks_limits():
@@ -127,59 +127,59 @@ def create(
 
         resources.check(request)
     reconcile.reconcile()
-    find_joined(state)
-    _find_image(state)
+    find_joined(context)
+    _find_image(context)
     if sandbox is not None:
-        sandbox.begin_maps(state.idmap)
-    state.mark("image")
-    _make_container(state, run)
-    state.mark("container")
-    return state
+        sandbox.begin_maps(context.idmap)
+    context.mark("image")
+    _make_container(context, run)
+    context.mark("container")
+    return context
 
 
 # -- 1 image, 2 map ------------------------------------------------------------------------------
 
 
-def _find_image(state: Run) -> None:
-    request = state.request
+def _find_image(context: StartContext) -> None:
+    request = context.request
     if request.rootfs is not None:
-        state.source = Source("directory")
-        state.source.path = request.rootfs
-        state.source.driver = request.driver
-        state.user = _resolve_user(state, request.user or "")
-        state.idmap = _choose_map(state)
+        context.source = RootfsSource("directory")
+        context.source.path = request.rootfs
+        context.source.driver = request.driver
+        context.user = _resolve_user(context, request.user or "")
+        context.idmap = _choose_map(context)
         return
     name = request.image or ""
-    if state.file is not None:
-        _take_file(state, state.file)
+    if context.file is not None:
+        _take_file(context, context.file)
         return
     if name == HOST_IMAGE:
-        state.source = Source("host")
-        state.source.cache = f"{state.storage}/host"
-        state.source.hidden = _homes()
-        state.source.driver = request.driver
-        state.config = {"Cmd": ["/bin/sh"]}
-        state.users = _host_users()
-        state.user = _resolve_user(state, request.user or "")
-        state.idmap = _choose_map(state)
+        context.source = RootfsSource("host")
+        context.source.cache = f"{context.storage}/host"
+        context.source.hidden = _homes()
+        context.source.driver = request.driver
+        context.config = {"Cmd": ["/bin/sh"]}
+        context.users = _host_users()
+        context.user = _resolve_user(context, request.user or "")
+        context.idmap = _choose_map(context)
         return
     if request.is_file():
         from rootless.image.squashfs import image_file
 
         if path := image_file.named(name):
-            _take_file(state, image_file.read(path, state.storage))
+            _take_file(context, image_file.read(path, context.storage))
             return
     from rootless.image.store.store import Store
 
-    store = Store(state.storage)
+    store = Store(context.storage)
     image = None
     if request.pull != "always":
-        image = state.image or store.lookup(name, request.platform)
+        image = context.image or store.lookup(name, request.platform)
     if image is None:
         from rootless.image.squashfs import image_file
 
         if path := image_file.search(name):
-            _take_file(state, image_file.read(path, state.storage))
+            _take_file(context, image_file.read(path, context.storage))
             return
         from rootless.image.transfer import pull
 
@@ -194,50 +194,50 @@ def _find_image(state: Run) -> None:
             platform=request.platform,
             policy=request.pull,
             quiet=request.quiet,
-            idmap_for=lambda found: _adopt(state, found),
+            idmap_for=lambda found: _adopt(context, found),
         )
-    _adopt(state, image)
-    layers = image.layer_dirs(state.idmap.key)
+    _adopt(context, image)
+    layers = image.layer_dirs(context.idmap.key)
     if layers is None:
         from rootless.image.transfer import pull
 
-        layers = pull.ensure_layers(image, state.idmap, store)
-    state.source = Source("layers")
-    state.source.layers = layers
-    state.source.whiteouts = image.whiteouts(state.idmap.key)
-    state.source.driver = request.driver
+        layers = pull.ensure_layers(image, context.idmap, store)
+    context.source = RootfsSource("layers")
+    context.source.layers = layers
+    context.source.whiteouts = image.whiteouts(context.idmap.key)
+    context.source.driver = request.driver
 
 
-def _take_file(state: Run, image: ImageFile) -> None:
+def _take_file(context: StartContext, image: ImageFile) -> None:
     """Take an image that is a file; it stays where it is."""
-    request = state.request
+    request = context.request
     image.check_platform(request.platform)
     # A later start may have another working directory.
-    request = state.request = request.replace(image=image.path)
-    state.config = image.config
-    source = state.source = Source("squashfs")
+    request = context.request = request.replace(image=image.path)
+    context.config = image.config
+    source = context.source = RootfsSource("squashfs")
     source.path, source.offset, source.identity = image.path, image.offset, image.identity
-    source.cache = f"{state.storage}/flat"
+    source.cache = f"{context.storage}/flat"
     source.driver = request.driver
-    spec = request.user or state.config.get("User") or ""
-    state.users = image.passwd, image.group
-    state.user = _resolve_user(state, spec)
-    state.idmap = _choose_map(state)
-    if state.idmap.single and not state.joined:
+    spec = request.user or context.config.get("User") or ""
+    context.users = image.passwd, image.group
+    context.user = _resolve_user(context, spec)
+    context.idmap = _choose_map(context)
+    if context.idmap.single and not context.joined:
         # The files of the image are root's, so root has to be mapped. Another user of the
         # container is it in a namespace of the container's own (`_gather_facts`).
-        state.idmap = idmap_policy.build_single(0, 0)
+        context.idmap = idmap_policy.build_single(0, 0)
 
 
-def _adopt(state: Run, image: Image) -> IdMap:
+def _adopt(context: StartContext, image: Image) -> IdMap:
     """Take an image: its config, its user, and with them the map."""
-    state.image = image
-    state.config = image.config
-    spec = state.request.user or state.config.get("User") or ""
-    state.users = image.passwd(), image.group()
-    state.user = _resolve_user(state, spec)
-    state.idmap = _choose_map(state)
-    return state.idmap
+    context.image = image
+    context.config = image.config
+    spec = context.request.user or context.config.get("User") or ""
+    context.users = image.passwd(), image.group()
+    context.user = _resolve_user(context, spec)
+    context.idmap = _choose_map(context)
+    return context.idmap
 
 
 def _homes() -> list[str]:
@@ -258,55 +258,57 @@ def _host_users() -> tuple[bytes, bytes]:
     return texts[0], texts[1]
 
 
-def _resolve_user(state: Run, spec: str) -> tuple[int, int, list[int], str]:
-    passwd, group = state.users
-    if state.request.userns.startswith("keep-id") and not spec:
+def _resolve_user(context: StartContext, spec: str) -> tuple[int, int, list[int], str]:
+    passwd, group = context.users
+    if context.request.userns.startswith("keep-id") and not spec:
         # As Podman: keep-id also runs the application as the kept user.
-        uid, gid = idmap_policy.keep_id(state.request.userns)
+        uid, gid = idmap_policy.keep_id(context.request.userns)
         spec = f"{uid}:{gid}"
     uid, gid, groups, home = resolve_user(spec, passwd=passwd, group=group)
     try:
-        state.added_groups = [resolve_group(name, group=group) for name in state.request.group_add]
+        context.added_groups = [
+            resolve_group(name, group=group) for name in context.request.group_add
+        ]
     except RlessError as error:
         raise error.within("--group-add") from error
     return uid, gid, groups, home
 
 
-def _choose_map(state: Run) -> IdMap:
+def _choose_map(context: StartContext) -> IdMap:
     """Return the map; of a container that we join, its own."""
-    if state.joined:
-        return containers.find(state.joined["id"]).idmap()
-    mapping = idmap_policy.choose(state.request.userns, state.user[:2], state.subordinate)
-    asked = state.request.userns == "single"
-    if mapping.single and not (asked or state.request.quiet or state.warned):
-        state.warned = True
-        idmap_policy.warn_single(state.subordinate)
+    if context.joined:
+        return containers.find(context.joined["id"]).idmap()
+    mapping = idmap_policy.choose(context.request.userns, context.user[:2], context.subordinate)
+    asked = context.request.userns == "single"
+    if mapping.single and not (asked or context.request.quiet or context.warned):
+        context.warned = True
+        idmap_policy.warn_single(context.subordinate)
     return mapping
 
 
-def find_joined(state: Run) -> None:
+def find_joined(context: StartContext) -> None:
     """Find the containers whose namespaces are joined; they must all be one.
 
     Their namespaces belong to their user namespace, so ours is the same, with its map.
     """
-    for kind, name in joins(state.request).items():
+    for kind, name in joins(context.request).items():
         try:
             other = containers.find(name)
         except RlessError as error:
             raise RlessError(f"--{kind}: {error.message}", error.hint) from error
-        if state.joined.get("id", other.id) != other.id:
+        if context.joined.get("id", other.id) != other.id:
             raise RlessError("namespaces of two different containers cannot be joined at once")
-        state.joined["id"] = other.id
+        context.joined["id"] = other.id
         # The name may pass to another container before the next start.
-        state.request = state.request.replace(**{kind: f"container:{other.id}"})
+        context.request = context.request.replace(**{kind: f"container:{other.id}"})
 
 
 # -- 3 container ---------------------------------------------------------------------------------
 
 
-def _make_container(state: Run, run: bool) -> None:
-    request, config = state.request, state.config
-    sandbox = state.sandbox
+def _make_container(context: StartContext, run: bool) -> None:
+    request, config = context.request, context.config
+    sandbox = context.sandbox
     container_id = containers.new_id() if sandbox is None else sandbox.container_id
     command = generate.command(request, config, None)
     systemd, default_signal = "", defaults.STOP_SIGNAL
@@ -324,18 +326,18 @@ def _make_container(state: Run, run: bool) -> None:
         ) from error
     timeout = request.stop_timeout
     extents: IdMapRecord = {
-        "uids": state.idmap.uids,
-        "gids": state.idmap.gids,
-        "key": state.idmap.key,
+        "uids": context.idmap.uids,
+        "gids": context.idmap.gids,
+        "key": context.idmap.key,
     }
-    state.container = containers.create(
+    context.container = containers.create(
         container_id,
         request.name,
         {
             "id": container_id,
             "name": "",
             "image": request.image or request.rootfs,
-            "image_id": state.image.id if state.image else None,
+            "image_id": context.image.id if context.image else None,
             "image_config": config,
             "command": command,
             "path": command[0],
@@ -349,7 +351,7 @@ def _make_container(state: Run, run: bool) -> None:
             "labels": {**(config.get("Labels") or {}), **request.labels},
             "exposed": _exposed(request, config),
             "ports": [_show_port(port) for port in request.publish],
-            "network": _show_network(state),
+            "network": _show_network(context),
             "systemd": systemd,
             "stop_signal": stop_number,
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
@@ -359,43 +361,43 @@ def _make_container(state: Run, run: bool) -> None:
             "log": {"driver": request.log_driver or "local", "options": dict(request.log_options)},
             "restart": _restart_policy(request),
             "health": _health(request, config),
-            "mounts": _decide_mounts(state, container_id),
+            "mounts": _decide_mounts(context, container_id),
             "idmap": extents,
-            "user": state.user,
-            "added_groups": state.added_groups,
-            "source": state.source.to_data(),
+            "user": context.user,
+            "added_groups": context.added_groups,
+            "source": context.source.to_data(),
             "request": request.to_data(),
         },
-        lambda container: _populate(state, container),
+        lambda container: _populate(context, container),
     )
     try:
         # Only now that its facts are on disk: they keep others from removing its volumes.
-        state.make_volumes()
+        context.make_volumes()
     except BaseException:
-        containers.discard(state.container)
+        containers.discard(context.container)
         raise
-    events.of_container("create", state.container)
+    events.of_container("create", context.container)
 
 
-def _decide_mounts(state: Run, container_id: str) -> list[MountRecord]:
+def _decide_mounts(context: StartContext, container_id: str) -> list[MountRecord]:
     """Decide on all mounts; the module is loaded only where there are some."""
-    request = state.request
-    if not (request.mounts or request.volumes_from or state.config.get("Volumes")):
+    request = context.request
+    if not (request.mounts or request.volumes_from or context.config.get("Volumes")):
         return []
     from rootless.engine.spec import mounts
 
-    state.mounts = mounts.decide(request, state.config, state.storage, container_id)
-    state.to_fill = mounts.to_fill(state.mounts)
-    return mounts.to_records(state.mounts)
+    context.mounts = mounts.decide(request, context.config, context.storage, container_id)
+    context.to_fill = mounts.to_fill(context.mounts)
+    return mounts.to_records(context.mounts)
 
 
-def _populate(state: Run, container: Container) -> None:
+def _populate(context: StartContext, container: Container) -> None:
     """Make what belongs to a container: the sources of its mounts, the file with its id."""
-    state.check_sources()
-    if state.request.add_user:
-        etc_files.write_users(container.directory, state.user[:2], *state.users)
-    if state.request.cidfile:
-        _write_cidfile(state.request.cidfile, container.id)
+    context.check_sources()
+    if context.request.add_user:
+        etc_files.write_users(container.directory, context.user[:2], *context.users)
+    if context.request.cidfile:
+        _write_cidfile(context.request.cidfile, container.id)
 
 
 def _health(request: RunRequest, config: dict[str, Any]) -> HealthCheck | None:
@@ -412,8 +414,8 @@ def _restart_policy(request: RunRequest) -> RestartPolicy:
     return {"name": policy["name"], "max": policy["max"]} if policy else {"name": "no", "max": 0}
 
 
-def _show_network(state: Run) -> str:
-    mode = state.request.network or "pasta"
+def _show_network(context: StartContext) -> str:
+    mode = context.request.network or "pasta"
     return mode if mode.startswith("container:") else mode.partition(":")[0]
 
 

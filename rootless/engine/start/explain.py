@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rootless.engine.start.create import Run
+    from rootless.engine.start.create import StartContext
     from rootless.network.pasta import Pasta
 
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
@@ -40,39 +40,41 @@ _STEPS = {
 }
 
 
-def note_outside(state: Run) -> None:
+def note_outside(context: StartContext) -> None:
     """Note the namespaces of the host, which this process is about to leave."""
-    state.outside = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+    context.outside = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
 
 
-def show(state: Run, made: dict[str, Any], pasta: Pasta | None) -> None:
+def show(context: StartContext, made: dict[str, Any], pasta: Pasta | None) -> None:
     """Print the account on standard error, as text or as one JSON object."""
-    sections = account(state, made, pasta)
-    if state.request.explain == "json":
-        text = json.dumps({"container": state.container.id, "steps": sections}, indent=2)
+    sections = account(context, made, pasta)
+    if context.request.explain == "json":
+        text = json.dumps({"container": context.container.id, "steps": sections}, indent=2)
     else:
         text = "\n".join(line for section in sections for line in _as_text(section))
     os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
-def account(state: Run, made: dict[str, Any], pasta: Pasta | None) -> list[dict[str, Any]]:
+def account(
+    context: StartContext, made: dict[str, Any], pasta: Pasta | None
+) -> list[dict[str, Any]]:
     """Return the sections in the order of execution; each has a name, facts, milliseconds."""
     report, pid = made["report"], made["init"]
     spent: dict[str, float] = {}
     for step, seconds in report["times"]:
         name = _STEPS.get(step, "application")
         spent[name] = spent.get(name, 0.0) + 1000 * seconds
-    ours = {step: 1000 * seconds for step, seconds in state.times}
+    ours = {step: 1000 * seconds for step, seconds in context.times}
     return [
-        _section("image", _image(state), ours.get("image", 0)),
-        _section("user namespace", _maps(state, report), ours.get("user namespace", 0)),
+        _section("image", _image(context), ours.get("image", 0)),
+        _section("user namespace", _maps(context, report), ours.get("user namespace", 0)),
         _section("root filesystem", _rootfs(made), ours.get("root filesystem", 0)),
-        _section("namespaces", _namespaces(state, report), spent.get("namespaces", 0)),
+        _section("namespaces", _namespaces(context, report), spent.get("namespaces", 0)),
         _section("new root", _new_root(report), spent.get("new root", 0)),
         _section("control group", _cgroup(made, report), ours.get("control group", 0)),
-        _section("network", _network(state, pasta), ours.get("network", 0)),
+        _section("network", _network(context, pasta), ours.get("network", 0)),
         _section("capabilities", _privileges(pid), spent.get("capabilities", 0)),
-        _section("application", _application(state, pid), ours.get("started", 0)),
+        _section("application", _application(context, pid), ours.get("started", 0)),
     ]
 
 
@@ -80,33 +82,33 @@ def _section(name: str, facts: list[tuple[str, Any]], ms: float) -> dict[str, An
     return {"step": name, "facts": dict(facts), "ms": round(ms, 2)}
 
 
-def _image(state: Run) -> list[tuple[str, Any]]:
-    if state.image is None:
+def _image(context: StartContext) -> list[tuple[str, Any]]:
+    if context.image is None:
         what = "the host's own programs, under a private copy-on-write view"
-        if state.source.kind == "directory":
+        if context.source.kind == "directory":
             what = "a directory"
-        elif state.source.kind == "squashfs":
-            what = f"a squashfs image in a file, from byte {state.source.offset} on"
-        return [("source", f"{state.request.image or state.source.path} ({what})")]
+        elif context.source.kind == "squashfs":
+            what = f"a squashfs image in a file, from byte {context.source.offset} on"
+        return [("source", f"{context.request.image or context.source.path} ({what})")]
     return [
-        ("name", state.image.name),
-        ("id", state.image.id),
-        ("manifest", state.image.digest),
-        ("layers", state.source.layers),
+        ("name", context.image.name),
+        ("id", context.image.id),
+        ("manifest", context.image.digest),
+        ("layers", context.source.layers),
     ]
 
 
-def _maps(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
+def _maps(context: StartContext, report: dict[str, Any]) -> list[tuple[str, Any]]:
     how = "written by newuidmap and newgidmap"
-    if state.member is not None:
+    if context.member is not None:
         how = "written in the user namespace of the networks, which has all of your ids"
-    if state.idmap.single:
-        how = f"one id, written directly: {state.subordinate.why_none or 'as was asked'}"
+    if context.idmap.single:
+        how = f"one id, written directly: {context.subordinate.why_none or 'as was asked'}"
     return [
         ("uid map", _map_lines(report["uid_map"])),
         ("gid map", _map_lines(report["gid_map"])),
         ("how", how),
-        ("you are", f"uid {state.user[0]} of the container is uid {os.getuid()}, you"),
+        ("you are", f"uid {context.user[0]} of the container is uid {os.getuid()}, you"),
     ]
 
 
@@ -133,9 +135,9 @@ def _rootfs(made: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _namespaces(state: Run, report: dict[str, Any]) -> list[tuple[str, Any]]:
+def _namespaces(context: StartContext, report: dict[str, Any]) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = []
-    for name, before in state.outside.items():
+    for name, before in context.outside.items():
         after = report["namespaces"][name]
         facts.append((name, "the host's" if before == after else f"{before} -> {after}"))
     facts.append(("hostname", report["hostname"]))
@@ -184,16 +186,16 @@ def _limits(path: str | None) -> list[str]:
     return found
 
 
-def _network(state: Run, pasta: Pasta | None) -> list[tuple[str, Any]]:
-    mode = state.request.network or "pasta"
+def _network(context: StartContext, pasta: Pasta | None) -> list[tuple[str, Any]]:
+    mode = context.request.network or "pasta"
     facts: list[tuple[str, Any]] = [("mode", mode)]
     if pasta is not None:
         facts += [("pasta", f"pid {pasta.pid}"), ("published", pasta.ports)]
-    if state.member is not None:
-        for place in state.member.places:
+    if context.member is not None:
+        for place in context.member.places:
             own = " ".join(filter(None, (place["ip"], place["ip6"], place["mac"])))
             facts.append((place["name"], f"{place['interface']}: {own}"))
-        facts.append(("published", state.member.ports))
+        facts.append(("published", context.member.ports))
     return facts
 
 
@@ -218,9 +220,9 @@ def _privileges(pid: int) -> list[tuple[str, Any]]:
     return facts
 
 
-def _application(state: Run, pid: int) -> list[tuple[str, Any]]:
+def _application(context: StartContext, pid: int) -> list[tuple[str, Any]]:
     status = _status(pid)
-    process = state.spec["process"]
+    process = context.spec["process"]
     return [
         ("argv", process["args"]),
         ("working directory", process["cwd"]),

@@ -54,7 +54,7 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
         from rootless.engine.start.create import create
         from rootless.engine.start.start import run_to_exit
 
-        state = create(request, run=True, image=image, file=file, sandbox=sandbox)
+        context = create(request, run=True, image=image, file=file, sandbox=sandbox)
     except BaseException:
         if sandbox is not None:
             sandbox.close()
@@ -64,9 +64,9 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
         request.detach_keys,
         proxy=request.sig_proxy,
         stop_on_disconnect=bool(streams),
-        says=state.container.id if request.detach else "",
+        says=context.container.id if request.detach else "",
     )
-    return run_to_exit(state, attachment, foreground, keep=False)
+    return run_to_exit(context, attachment, foreground, keep=False)
 
 
 def _look(request: RunRequest) -> tuple[Image | None, ImageFile | None, bool]:

@@ -19,8 +19,8 @@ from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreg
 from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.spec import etc_files, generate
 from rootless.engine.spec.generate import SpecInputs
-from rootless.engine.spec.rootfs_source import Source
-from rootless.engine.start.create import Run, find_joined
+from rootless.engine.spec.rootfs_source import RootfsSource
+from rootless.engine.start.create import StartContext, find_joined
 from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
 from rootless.engine.state import container as containers
 from rootless.engine.state import reconcile
@@ -54,8 +54,8 @@ _NO_PACKET_SOCKETS = [
 _PACKAGED = ("layers", "squashfs")  # what packages can be installed in
 
 
-def load(container: Container) -> Run:
-    """Return the state from which a container that exists is started.
+def load(container: Container) -> StartContext:
+    """Return the context in which a container that exists is started.
 
     Raises:
         RlessError: another version has made it, or a container that it joins is gone.
@@ -66,22 +66,22 @@ def load(container: Container) -> Run:
             f"container {facts['name']} was made by an older rless and cannot be started again",
             "rless rm it, and run it anew",
         )
-    state = Run(RunRequest.from_data(facts["request"]))
-    state.container = container
-    state.config = facts["image_config"]
+    context = StartContext(RunRequest.from_data(facts["request"]))
+    context.container = container
+    context.config = facts["image_config"]
     uid, gid, groups, home = facts["user"]
-    state.user = (uid, gid, groups, home)
-    state.added_groups = facts["added_groups"]
-    state.idmap = container.idmap()
-    state.source = Source.from_data(facts["source"])
+    context.user = (uid, gid, groups, home)
+    context.added_groups = facts["added_groups"]
+    context.idmap = container.idmap()
+    context.source = RootfsSource.from_data(facts["source"])
     if facts["mounts"]:
         from rootless.engine.spec import mounts
 
-        state.mounts = mounts.of_container(facts["mounts"], state.request)
+        context.mounts = mounts.of_container(facts["mounts"], context.request)
         if not container.was_started():
-            state.to_fill = mounts.to_fill(state.mounts)
-    find_joined(state)
-    return state
+            context.to_fill = mounts.to_fill(context.mounts)
+    find_joined(context)
+    return context
 
 
 def start(
@@ -135,12 +135,12 @@ def _claim_and_run(container: Container, attachment: Attachment, foreground: For
         reconcile.reconcile()
     try:
         _reread(container)
-        state = load(container)
-        state.mark("container")
+        context = load(container)
+        context.mark("container")
     except BaseException:
         container.remove_run_record()
         raise
-    return run_to_exit(state, attachment, foreground, keep=True)
+    return run_to_exit(context, attachment, foreground, keep=True)
 
 
 def _reread(container: Container) -> None:
@@ -197,47 +197,47 @@ def attach(
 # -- 4 spec --------------------------------------------------------------------------------------
 
 
-def _make_spec(state: Run, inputs: SpecInputs) -> None:
-    request = state.request
-    _gather(state, inputs)
-    state.spec = generate.generate(request, state.config, inputs)
+def _make_spec(context: StartContext, inputs: SpecInputs) -> None:
+    request = context.request
+    _gather(context, inputs)
+    context.spec = generate.generate(request, context.config, inputs)
     if request.tty:
         from rootless.engine.attach.terminal import window_size
 
         if size := window_size():
-            state.spec["process"]["consoleSize"] = size
+            context.spec["process"]["consoleSize"] = size
 
 
-def enter_joined(state: Run) -> None:
+def enter_joined(context: StartContext) -> None:
     """Find the namespaces of the container that is joined; it must run."""
-    if not state.joined:
+    if not context.joined:
         return
-    other = containers.find(state.joined["id"])
+    other = containers.find(context.joined["id"])
     init = other.init()
     if init is None:
         raise RlessError(
             f"container:{other.facts['name']}: that container is not running",
             "start it first",
         )
-    request = state.request
+    request = context.request
     for kind in joins(request):
         name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
         file = {"network": "net"}.get(name, name)
-        state.joined[name] = f"/proc/{init[0]}/ns/{file}"
-    state.joined["user"] = f"/proc/{init[0]}/ns/user"
-    state.joined_init = init
+        context.joined[name] = f"/proc/{init[0]}/ns/{file}"
+    context.joined["user"] = f"/proc/{init[0]}/ns/user"
+    context.joined_init = init
 
 
-def _gather(state: Run, inputs: SpecInputs) -> None:
+def _gather(context: StartContext, inputs: SpecInputs) -> None:
     """Find out what the spec needs beside the request and the image."""
-    request = state.request
-    uid, gid, groups, home = state.user
+    request = context.request
+    uid, gid, groups, home = context.user
     if request.cdi:
-        _add_devices(state, inputs)
+        _add_devices(context, inputs)
     # Groups that the image lists but the map does not have are lost; asked for, they are missed.
-    inputs.groups = [number for number in groups if state.idmap.host_gid(number) is not None]
-    for number in state.added_groups:
-        if state.idmap.host_gid(number) is None:
+    inputs.groups = [number for number in groups if context.idmap.host_gid(number) is not None]
+    for number in context.added_groups:
+        if context.idmap.host_gid(number) is None:
             raise RlessError(
                 f"--group-add: group {number} is not in the container's id map",
                 "`rless doctor` shows your subordinate ids",
@@ -247,13 +247,13 @@ def _gather(state: Run, inputs: SpecInputs) -> None:
     inputs.last_cap = caps.last_capability()
     inputs.host_mqueue = request.ipc == "host" and os.path.isdir("/dev/mqueue")
     inputs.namespace_paths = {
-        kind: path for kind, path in state.joined.items() if kind not in ("id", "user")
+        kind: path for kind, path in context.joined.items() if kind not in ("id", "user")
     }
     if request.userns == "nomap":
-        count = idmap_policy.count(state.subordinate)
+        count = idmap_policy.count(context.subordinate)
         inner = [{"containerID": 0, "hostID": 0, "size": count}]
         inputs.inner_map = (inner, inner)
-    elif state.source.kind == "squashfs" and state.idmap.single and (uid, gid) != (0, 0):
+    elif context.source.kind == "squashfs" and context.idmap.single and (uid, gid) != (0, 0):
         inputs.inner_map = (
             [{"containerID": uid, "hostID": 0, "size": 1}],
             [{"containerID": gid, "hostID": 0, "size": 1}],
@@ -261,37 +261,37 @@ def _gather(state: Run, inputs: SpecInputs) -> None:
         inputs.groups = []
     if request.uts == "private":
         inputs.hostname = request.hostname or (
-            os.uname().nodename if request.uses_host_network() else state.container.id[:12]
+            os.uname().nodename if request.uses_host_network() else context.container.id[:12]
         )
-    if "network" in state.joined:
-        inputs.files = etc_files.of_other(containers.find(state.joined["id"]).directory)
+    if "network" in context.joined:
+        inputs.files = etc_files.of_other(containers.find(context.joined["id"]).directory)
     else:
-        own, servers = ([], []) if state.member is None else state.member.for_files()
+        own, servers = ([], []) if context.member is None else context.member.for_files()
         inputs.files = etc_files.write(
             request,
-            state.container.directory,
+            context.container.directory,
             inputs.hostname,
             hosts=inputs.hosts,
             addresses=own,
             servers=servers,
         )
     if request.add_user:
-        inputs.files.update(etc_files.users(state.container.directory))
-    inputs.init = etc_files.place_init(state.container.directory) if request.init else None
-    inputs.systemd = state.container.id if state.container.facts.get("systemd") else ""
+        inputs.files.update(etc_files.users(context.container.directory))
+    inputs.init = etc_files.place_init(context.container.directory) if request.init else None
+    inputs.systemd = context.container.id if context.container.facts.get("systemd") else ""
     inputs.no_new_privs = request.image == HOST_IMAGE
     inputs.seccomp = _seccomp_profile(request, inputs)
     inputs.resources = request.resources()
-    if fakes_root(state):
+    if fakes_root(context):
         from rootless.engine.spec import fakeroot
 
         inputs.seccomp = fakeroot.pretend(inputs.seccomp)
-        inputs.files.update(fakeroot.write_files(state.container.directory))
+        inputs.files.update(fakeroot.write_files(context.container.directory))
         inputs.env += fakeroot.ENVIRONMENT
     # Once more for a container that was just created: it costs nothing where all is there.
-    state.check_sources()
-    state.make_volumes()
-    inputs.mounts += state.mounts
+    context.check_sources()
+    context.make_volumes()
+    inputs.mounts += context.mounts
     if request.sdnotify == "container":
         from rootless.engine.attach import sdnotify
 
@@ -300,26 +300,26 @@ def _gather(state: Run, inputs: SpecInputs) -> None:
             inputs.env_over.append(f"NOTIFY_SOCKET={sdnotify.INSIDE}")
 
 
-def _add_devices(state: Run, inputs: SpecInputs) -> None:
+def _add_devices(context: StartContext, inputs: SpecInputs) -> None:
     """Add what devices by name need; a mount of the user's own at the same place stays."""
     from rootless.engine.spec import cdi, mounts
 
-    edits = cdi.resolve(state.request.cdi)
-    taken = {mount.target for mount in state.mounts}
+    edits = cdi.resolve(context.request.cdi)
+    taken = {mount.target for mount in context.mounts}
     inputs.devices += edits.devices
     inputs.mounts += [mount for mount in edits.mounts if mount.target not in taken]
-    inputs.env += cdi.environment(edits, state.config)
+    inputs.env += cdi.environment(edits, context.config)
     inputs.keep_groups = edits.keep_groups
-    state.links = edits.links
+    context.links = edits.links
     mounts.check_sources(inputs.mounts)
     etc_files.check_devices(inputs.devices)
 
 
-def fakes_root(state: Run) -> bool:
+def fakes_root(context: StartContext) -> bool:
     """Tell whether changes of owners and users are to look as if they had worked."""
-    if state.request.fakeroot is not None:
-        return state.request.fakeroot
-    return state.idmap.single and state.user[0] == 0 and state.source.kind in _PACKAGED
+    if context.request.fakeroot is not None:
+        return context.request.fakeroot
+    return context.idmap.single and context.user[0] == 0 and context.source.kind in _PACKAGED
 
 
 def _seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] | None:
@@ -346,7 +346,9 @@ def _seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] 
 # -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
 
 
-def run_to_exit(state: Run, attachment: Attachment, foreground: Foreground, keep: bool) -> NoReturn:
+def run_to_exit(
+    context: StartContext, attachment: Attachment, foreground: Foreground, keep: bool
+) -> NoReturn:
     """Start the container, which this process has claimed, and become its monitor.
 
     Args:
@@ -355,25 +357,25 @@ def run_to_exit(state: Run, attachment: Attachment, foreground: Foreground, keep
     Raises:
         RlessError: it could not be started.
     """
-    container, request = state.container, state.request
+    container, request = context.container, context.request
     keep = keep and not container.facts["rm"]
-    sandbox = state.sandbox
+    sandbox = context.sandbox
     try:
         if sandbox is None:
-            enter_joined(state)
-            userns = state.joined.get("user")
+            enter_joined(context)
+            userns = context.joined.get("user")
             exposed = container.facts["exposed"]
             pending = begin_cgroup(request)
             sandbox = Sandbox(request, attachment.streams, userns, exposed, container.id, pending)
-            state.sandbox = sandbox
-            sandbox.begin_maps(state.idmap)
-        notify = _notify_mode(state, attachment)
+            context.sandbox = sandbox
+            sandbox.begin_maps(context.idmap)
+        notify = _notify_mode(context, attachment)
         foreground.hand_over(container, attachment, sandbox.pipes, keep, notify)
-        inputs = SpecInputs(state.idmap, *state.user[:2])
+        inputs = SpecInputs(context.idmap, *context.user[:2])
         if sandbox.member is not None:
-            _join_networks(state, sandbox.member, inputs)
-        _make_spec(state, inputs)
-        sandbox.prefetch(state.spec)
+            _join_networks(context, sandbox.member, inputs)
+        _make_spec(context, inputs)
+        sandbox.prefetch(context.spec)
         _forget_last_run(container, keep)
         if container.facts.get("health"):
             from rootless.engine.exec import healthcheck
@@ -382,27 +384,27 @@ def run_to_exit(state: Run, attachment: Attachment, foreground: Foreground, keep
         if request.explain is not None:
             from rootless.engine.start import explain
 
-            explain.note_outside(state)
+            explain.note_outside(context)
         from rootless.engine.start.startup import Startup
 
         sandbox.enter()
-        if state.joined and containers.find(state.joined["id"]).init() != state.joined_init:
+        if context.joined and containers.find(context.joined["id"]).init() != context.joined_init:
             # Had it ended before we joined, its pid could have been another's: all is given up.
             raise RlessError("the container whose namespaces are joined has just ended")
-        state.mark("user namespace")
+        context.mark("user namespace")
     except BaseException as error:
         if sandbox is not None:
             sandbox.close()
         _undo(container, keep, error)
         raise
-    Startup(state, sandbox, foreground, attachment.stop_on_disconnect, keep).run()
+    Startup(context, sandbox, foreground, attachment.stop_on_disconnect, keep).run()
 
 
-def _notify_mode(state: Run, attachment: Attachment) -> str:
+def _notify_mode(context: StartContext, attachment: Attachment) -> str:
     """Return the mode by which a service manager is to be told of the start; "": it is not."""
     if attachment.streams or "NOTIFY_SOCKET" not in os.environ:
         return ""
-    mode = state.request.sdnotify or "conmon"
+    mode = context.request.sdnotify or "conmon"
     return "" if mode == "ignore" else mode
 
 
@@ -433,9 +435,9 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
         pass  # the first reason is the one to tell; the next `reconcile` clears up
 
 
-def _join_networks(state: Run, member: Membership, inputs: SpecInputs) -> None:
+def _join_networks(context: StartContext, member: Membership, inputs: SpecInputs) -> None:
     """Take the container's place in its networks, which the files of /etc tell of."""
-    request, container = state.request, state.container
+    request, container = context.request, context.container
     member.take_addresses(container)
     container.update_run_record(networks=member.places, hub=member.process)
     if request.links:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.attach.foreground import Foreground
     from rootless.engine.monitor.execute import Orders
-    from rootless.engine.start.create import Run
+    from rootless.engine.start.create import StartContext
     from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.records import ContainerRecord, HealthCheck
     from rootless.oci.runtime_spec import Namespace
@@ -64,7 +64,7 @@ class Startup:
 
     def __init__(
         self,
-        state: Run,
+        state: StartContext,
         sandbox: Sandbox,
         foreground: Foreground,
         stop_on_disconnect: bool,

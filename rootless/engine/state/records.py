@@ -103,7 +103,7 @@ class ContainerRecord(TypedDict):
     idmap: IdMapRecord
     user: tuple[int, int, list[int], str]  # uid, gid, groups of the image, home
     added_groups: list[int]  # of --group-add
-    source: NotRequired[dict[str, Any]]  # as `Source.to_data` gives it
+    source: NotRequired[dict[str, Any]]  # as `RootfsSource.to_data` gives it
     request: NotRequired[dict[str, Any]]  # as `RunRequest.to_data` gives it
 
 

@@ -17,7 +17,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Create a container; print its id."""
     from rootless.engine.start.create import create
 
-    state = create(as_typed(build(values, args, VERB)))
-    state.container.remove_run_record()
-    streams.write(f"{state.container.id}\n")
+    context = create(as_typed(build(values, args, VERB)))
+    context.container.remove_run_record()
+    streams.write(f"{context.container.id}\n")
     return 0
