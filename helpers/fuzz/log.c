@@ -171,12 +171,13 @@ static void look(int fd, const uint8_t *data, size_t size)
 
 /* -- the target -------------------------------------------------------------------------------- */
 
-static void write_once(void)
+/* Write a part of the input; `is_long`: as often as the input says, for lines that are cut. */
+static void write_once(bool is_long)
 {
 	static uint8_t data[LONGEST];
 	int stream = take_byte() % 2;
 	size_t size = take_bytes(data, sizeof(data));
-	size_t times = 1 + take_byte() * take_byte() / 16; /* long ones from a short input */
+	size_t times = is_long ? 1 + take_byte() * take_byte() / 16 : 1;
 
 	if (size * times > sizeof(data))
 		times = sizeof(data) / (size + !size);
@@ -191,7 +192,7 @@ static void write_once(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char *const drivers[] = { "local", "json-file", "journald", "none" };
-	bool failing;
+	bool failing, is_long;
 	int before = count_open();
 
 	begin_input(data, size);
@@ -199,12 +200,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	logs = (struct logs){ .fd = -1 };
 	driver = drivers[take_byte() % 4];
 	limit = take_byte() * 1000;
+	is_long = take_byte() % 8 == 7;
 	milliseconds = 1000LL * (take_byte() << 24 | take_byte() << 16);
 	failing = faults = take_byte() % 2;
 	log_begin();
 	written = failing && logs.driver != LOG_JOURNAL ? NULL : look;
 	for (int i = 0; i < WRITES && has_input(); i++)
-		write_once();
+		write_once(is_long);
 	faults = false;
 	log_end();
 	if (!failing && logs.driver == LOG_LOCAL)
@@ -230,18 +232,23 @@ size_t fuzz_seed(unsigned number, uint8_t *data)
 	};
 	enum { TEXTS = sizeof(texts) / sizeof(*texts) };
 	size_t at = 0, size;
+	bool is_long;
 
 	if (number >= 8 * TEXTS)
 		return 0;
-	memcpy(data, (uint8_t[]){ (uint8_t)(number % 4), 255, 0x5e, 3, (uint8_t)(number / 4 % 2) }, 5);
-	at += 5;
+	is_long = number % 3 == 0;
+	memcpy(data, (uint8_t[]){ (uint8_t)(number % 4), 255, is_long ? 7 : 0, 0x5e, 3,
+				  (uint8_t)(number / 4 % 2) }, 6);
+	at += 6;
 	size = strlen(texts[number / 8]);
 	for (int turn = 0; turn < 3; turn++) {
 		memcpy(data + at, (uint8_t[]){ (uint8_t)(turn % 2), (uint8_t)size, 0 }, 3);
 		memcpy(data + at + 3, texts[number / 8], size);
 		at += 3 + size;
-		data[at++] = turn == 2 && number % 3 == 0 ? 120 : turn;
-		data[at++] = turn == 2 && number % 3 == 0 ? 160 : 20;
+		if (is_long) {
+			data[at++] = turn == 2 ? 120 : 0;
+			data[at++] = 160;
+		}
 	}
 	return at;
 }
