@@ -33,7 +33,7 @@
  *
  * Hostile containers send to it: DNS messages, and bytes that it does not look into. Nothing
  * allocates; what is full is refused. It serves behind walls (walls.c): with CAP_NET_ADMIN in the
- * hub's network, some forty system calls, and no file. A process beside it opens those (files.c).
+ * hub's network, 28 system calls, and no file. A process beside it opens those (files.c).
  */
 #include "networks.h"
 

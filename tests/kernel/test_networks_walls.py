@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import re
 import signal
@@ -170,3 +171,35 @@ def test_program_enters_all_walls(tmp_path: Path) -> None:
 def test_names_are_answered_when_the_process_that_opens_files_was_killed(member: Member) -> None:
     os.kill(files_process(member), signal.SIGKILL)
     assert member.run(look_up, "web") == [0, ["0a090105"]]
+
+
+def test_process_that_opens_files_reads_changes_and_writes_events(tmp_path: Path) -> None:
+    sources = ("helpers/networks/files.c", *SOURCES)
+    program = static_program("tests/lib/files_process.c", includes=sources)
+    directory = tmp_path / "run/boot/hub"
+    directory.mkdir(parents=True)
+    (directory / "networks").touch()
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
+    done = subprocess.run(
+        [program, tmp_path / "resolv.conf"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["nameserver 192.0.2.1", "as before", "nameserver 192.0.2.2"]
+    assert (tmp_path / "events").read_text() == '{"one": 1}\n{"two": 2}\n'
+    assert not (directory / "networks").exists()
+
+
+@pytest.mark.needs("subordinate ids")
+def test_end_of_a_membership_is_an_event(member: Member, tmp_path: Path) -> None:
+    member.end()
+    deadline = time.monotonic() + 5
+    while not (tmp_path / "s/events").exists():
+        assert time.monotonic() < deadline, "no event"
+        time.sleep(0.01)
+    (event,) = map(json.loads, (tmp_path / "s/events").read_text().splitlines())
+    assert (event["type"], event["action"]) == ("network", "disconnect")
+    assert event["attributes"]["container"] == member.id
