@@ -250,7 +250,7 @@ def _read(path: str) -> bytes:
         if mode & 0o002 and stat.S_ISREG(mode):  # /dev/null is none
             raise RlessError(
                 f"the configuration {path} can be written by everybody, so it is not trusted",
-                f"its owner has to: chmod o-w {path}",
+                f"its owner must run: chmod o-w {path}",
             )
         return file.read(_MOST)
 
@@ -398,7 +398,7 @@ def _template(name: str, what: str) -> str:
         return str(os.getgid())
     if name not in ("uid", "user", "home"):
         raise RlessError(
-            f"{what}: {{{escape(name)[:50]}}} has no meaning",
+            f"{what}: {{{escape(name)[:50]}}} is not known",
             "use {uid}, {gid}, {user}, {home} or {env:NAME}",
         )
     return _variable(name.upper(), what, f"{{{name}}}")
@@ -434,7 +434,7 @@ def _variable(name: str, what: str, shown: str = "") -> str:
         except KeyError:
             value = None
     else:
-        raise RlessError(f"{what}: ${escape(name)[:50]} has no meaning", "use $HOME, $USER or $UID")
+        raise RlessError(f"{what}: ${escape(name)[:50]} is not known", "use $HOME, $USER or $UID")
     if not value:
         raise RlessError(f"{what}: {shown or f'${name}'} is not known here")
     return value

@@ -89,16 +89,16 @@ def _is_trusted(path: str) -> bool | None:
     except OSError as error:
         raise RlessError(f"{what}: {error.strerror}", "take it out of the list") from error
     if not stat.S_ISDIR(status.st_mode):
-        raise RlessError(f"{what} is not a directory", "name the directory itself, not a link")
+        raise RlessError(f"{what} is not a directory", "give the directory itself, not a link")
     if status.st_uid not in (0, os.getuid()):
         raise RlessError(
             f"{what} belongs to uid {status.st_uid}, neither to you nor to root",
-            "whoever owns it could replace its images",
+            "its owner could replace its images",
         )
     if status.st_mode & 0o022:
         raise RlessError(
             f"{what} can be written by others (mode {status.st_mode & 0o7777:04o})",
-            f"its owner has to: chmod go-w {path}",
+            f"its owner must run: chmod go-w {path}",
         )
     return status.st_uid == os.getuid()
 

@@ -141,7 +141,7 @@ def choose(mode: str, user: tuple[int, int], ids: Subordinate) -> IdMap:
         if not ids.uids:
             raise RlessError(
                 f"--userns=nomap needs subordinate ids: {ids.why_none}",
-                "use --userns=auto, which goes on with your own id",
+                "use --userns=auto, which uses your own id only",
             )
         # Beyond the last subordinate id: the engine needs the caller's id to reach the storage;
         # the container gets a user namespace of its own without it.

@@ -35,7 +35,7 @@ def parse(text: str, flag: str, now: float | None = None) -> float:
     moment = rfc3339(stripped, local=True)
     if moment is None:
         raise RlessError(
-            f"{flag}: {text!r} is no moment",
+            f"{flag}: {text!r} is not a time",
             "write it as 2026-01-31T12:00:00Z, as seconds of the epoch, or as 10m or 1h30m ago",
         )
     return moment

@@ -144,8 +144,8 @@ def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> Helper:
     if program is None:
         raise RlessError(
             f"cannot map subordinate ids: {name} is not installed",
-            "ask the administrator for the package uidmap (shadow-utils); "
-            "--userns=single goes on with your own id",
+            "ask the administrator for the package uidmap (shadow-utils), "
+            "or use --userns=single, with your own id only",
         )
     arguments = [name, str(pid), *(str(number) for extent in extents for number in extent)]
     reader, writer = os.pipe()
@@ -174,7 +174,7 @@ def _finish_helper(running: Helper) -> RlessError | None:
         return None
     lines = said.decode("utf-8", "replace").strip().splitlines()
     why = lines[-1].removeprefix(f"{name}: ") if lines else f"status {status}"
-    hint = "see `rless doctor`; --userns=single goes on with your own id"
+    hint = "see `rless doctor`, or use --userns=single, with your own id only"
     if "Operation not permitted" in why:
         hint = f"{name} must be setuid root or have a file capability; " + hint
     return RlessError(f"{name} refused the id map: {why}", hint)

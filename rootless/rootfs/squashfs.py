@@ -254,14 +254,14 @@ def _open(path: str, identity: Sequence[int]) -> int:
     except OSError as error:
         raise RlessError(
             f"cannot open the image {escape(path)}: {error.strerror}",
-            "it must be where it was when the container was created",
+            "it must be in the same place as when the container was created",
         ) from error
     found = os.fstat(fd)
     if [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns] != list(identity):
         os.close(fd)
         raise RlessError(
-            f"the image {escape(path)} is another file than when the container was created",
-            "what the container has written does not fit it: make a new container",
+            f"the image {escape(path)} is a different file than when the container was created",
+            "the container's changes do not fit it: make a new container",
         )
     return fd
 

@@ -143,7 +143,7 @@ def test_tags_that_are_refused(rless: Product) -> None:
         (("none", "x"), "no such image: none"),
         (("team/app:2", "UPPER"), "must be lowercase"),
         (("team/app:2", f"x@sha256:{'0' * 64}"), "digest reference"),
-        (("team/app:2", "oci:/x"), "is no name of an image"),
+        (("team/app:2", "oci:/x"), "is not the name of an image"),
         (("team/app:2", "a:b:c/d"), "invalid reference"),
         (("team/app:2", "x:" + "y" * 129), "bad tag"),
     ):

@@ -169,7 +169,7 @@ def test_keys() -> None:
     assert parse("ctrl-@,a,ctrl-_") == b"\0a\x1f"
     assert parse("") == b""
     for text in ("ctrl-1", "ab", "ctrl-", "a,,b", "ctrl-é"):
-        with pytest.raises(RlessError, match="is no key"):
+        with pytest.raises(RlessError, match="is not a key"):
             parse(text)
 
 

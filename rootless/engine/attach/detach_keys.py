@@ -23,7 +23,7 @@ def parse(text: str) -> bytes:
         key = name[5:].upper() if control else name
         if len(key) != 1 or not key.isascii() or (control and not "@" <= key <= "_"):
             raise RlessError(
-                f"--detach-keys: {name!r} is no key", "a character, or ctrl- and a letter"
+                f"--detach-keys: {name!r} is not a key", "a character, or ctrl- and a letter"
             )
         result += bytes([ord(key) & 0x1F if control else ord(key)])
     return result

@@ -48,7 +48,7 @@ def socket_mount() -> Mount | None:
         return None
     if not address.startswith("/"):
         raise RlessError(
-            f"--sdnotify container: {address} is no file that could be mounted",
+            f"--sdnotify container: {address} is not a file that can be mounted",
             "use --sdnotify conmon",
         )
     return Mount("bind", address, INSIDE)

@@ -105,7 +105,7 @@ def copy(source: str, destination: str, request: CopyRequest) -> None:
     from_name, from_path = split(source)
     to_name, to_path = split(destination)
     if from_name and to_name:
-        raise RlessError("copying between containers is not supported", "copy by the host", 1)
+        raise RlessError("copying between containers is not supported", "copy through the host", 1)
     if from_name:
         _from_container(find(from_name), Path(from_path), to_path, request)
     elif to_name:

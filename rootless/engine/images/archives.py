@@ -78,7 +78,7 @@ def save(
     A repository without a tag means all its tags, as Docker has it.
 
     Raises:
-        RlessError: no such image; it cannot be given back; no room.
+        RlessError: no such image; it cannot be restored; no room.
     """
     from rootless.image.archive import write as saver
 

@@ -276,7 +276,7 @@ def tag(source: str, target: str) -> None:
     """Give an image a further name; another image that has it loses it.
 
     Raises:
-        RlessError: no such image; the name is no name of an image, or has a digest.
+        RlessError: no such image; the name is not the name of an image, or has a digest.
     """
     from rootless.image.store import records
     from rootless.image.store.staging import Staging, store_lock
@@ -284,7 +284,7 @@ def tag(source: str, target: str) -> None:
 
     reference = parse(target)
     if reference.transport != "docker":
-        raise RlessError(f"{escape(target)} is no name of an image", "write NAME[:TAG]", 1)
+        raise RlessError(f"{escape(target)} is not the name of an image", "write NAME[:TAG]", 1)
     if reference.digest:
         raise RlessError("refusing to create a tag with a digest reference", exit_code=1)
     find(source)

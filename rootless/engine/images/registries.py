@@ -55,7 +55,7 @@ def push(
     if image is None:
         raise RlessError(
             f"An image does not exist locally with the tag: {escape(name)}",
-            "'rless images' lists those there are, 'rless tag' gives one a name",
+            "'rless images' lists them, 'rless tag' gives one a name",
         )
     target = _target(destination if destination is not None else image.name, name)
     progress = Progress(1, quiet=quiet)
@@ -103,13 +103,13 @@ def server_of(text: str) -> str:
     """Return the registry that the argument of login or logout means; docker.io by default.
 
     Raises:
-        RlessError: it is no registry.
+        RlessError: it is not a registry.
     """
     name = text.removeprefix("https://").removeprefix("http://").rstrip("/")
     if name in ("", "index.docker.io/v1", "index.docker.io", "registry-1.docker.io"):
         return DEFAULT_REGISTRY
     if not is_registry(name):
-        raise RlessError(f"{escape(text)[:200]!r} is no registry", "write HOST[:PORT]")
+        raise RlessError(f"{escape(text)[:200]!r} is not a registry", "write HOST[:PORT]")
     return name
 
 
@@ -146,7 +146,7 @@ def verify(server: str, credentials: Credentials) -> None:
         try:
             response = endpoint.ask(f"{endpoint.origin}/v2/", {}, deadline)
             if response.status == 404:
-                raise RlessError(f"{server} is no registry: it has no /v2/")
+                raise RlessError(f"{server} is not a registry: it has no /v2/")
             endpoint.judge(response, "/v2/")
         except AbsentError as error:
             raise RlessError(
@@ -179,7 +179,7 @@ def search(term: str, limit: int) -> list[dict[str, Any]]:
     is_host = bool(slash) and ("." in host or ":" in host or host == "localhost")
     server, word = (host, rest) if is_host else (DEFAULT_REGISTRY, term)
     if not is_registry(server):
-        raise RlessError(f"{escape(server)[:200]!r} is no registry")
+        raise RlessError(f"{escape(server)[:200]!r} is not a registry")
     client = Client(http.insecure_registries())
     try:
         location = _location(server)
@@ -254,7 +254,7 @@ def _search_catalog(
     except AbsentError as error:
         raise RlessError(
             f"{server} cannot be searched: it shows no list of its repositories to this user",
-            f"look at its web pages, or log in: rless login {server}",
+            f"use its web site, or log in: rless login {server}",
         ) from error
     return found
 

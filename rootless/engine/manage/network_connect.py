@@ -69,7 +69,7 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
     if not wishes and mode != "none":
         raise RlessError(
             f"container {name} cannot join a network: it was made with --network={mode}",
-            "make it with --network NETWORK; such a one can join more",
+            "create it with --network NETWORK; such a container can join more",
             1,
         )
     if any(_is_of(other, network) for other in wishes):

@@ -136,8 +136,9 @@ def _stop_all(container: Container, frozen: Sequence[int] = ()) -> None:
         time.sleep(0.001)
     thaw(container)
     raise RlessError(
-        f"container {container.facts['name']}: new processes are made faster than they are halted",
-        "a control group could do it: see `rless doctor`",
+        f"container {container.facts['name']}: "
+        "new processes are created faster than they can be paused",
+        "this needs a control group: see `rless doctor`",
         1,
     )
 

@@ -35,7 +35,7 @@ def until(given: Filters) -> float:
     """Return the moment of the filter `until`, in seconds of the epoch; without it, the future.
 
     Raises:
-        RlessError: it is no moment.
+        RlessError: it is not a time.
     """
     found = [timestamps.parse(text, "--filter until") for text in given.get("until", ())]
     return min(found) if found else time.time() + 1

@@ -190,7 +190,7 @@ def take(container: Container) -> Running | None:
             continue  # it ended just now
         if time.monotonic() > deadline:
             raise RlessError(
-                f"container {container.facts['name']} is being started and does not come up",
+                f"container {container.facts['name']} is being started, but does not come up",
                 "rless rm -f removes it",
                 1,
             )

@@ -68,7 +68,7 @@ def unit(reference: str, options: UnitOptions, arguments: Sequence[str] = ()) ->
     restart = container.restart_policy()
     if restart != "no" and not options.new:
         raise RlessError(
-            f"container {name} has the restart policy {restart}: two would start it again",
+            f"container {name} has the restart policy {restart}: both would restart it",
             f"rless update --restart no {name}, or use --new",
             1,
         )

@@ -153,7 +153,7 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
                 f"--opt {escape(key)} is not supported", f"mtu, or {MTU}, is; the rest is Docker's"
             )
         if not value.isdigit() or not _SMALLEST_MTU <= int(value) <= _LARGEST_MTU:
-            raise RlessError(f"--opt mtu: {escape(value)!r} is no number of bytes of a packet")
+            raise RlessError(f"--opt mtu: {escape(value)!r} is not a packet size in bytes")
         checked[key] = value
     return checked
 
@@ -165,15 +165,15 @@ def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list
     for wish in wished:
         whole = addresses.subnet(wish["subnet"] or "")
         if any(whole.size == other.size for other, _ in chosen):
-            raise RlessError("a network has one subnet of each family", exit_code=1)
+            raise RlessError("a network can have only one subnet of each family", exit_code=1)
         for other in taken:
             if whole.overlaps(other):
                 raise RlessError(f"--subnet {whole} overlaps with {other} of another network")
         for other in map(addresses.subnet, _SPECIAL):
             if whole.overlaps(other):
-                raise RlessError(f"--subnet {whole}: no container can have addresses of {other}")
+                raise RlessError(f"--subnet {whole}: containers cannot have addresses of {other}")
         if whole.count < 4:
-            raise RlessError(f"--subnet {whole} has no room for a gateway and a container")
+            raise RlessError(f"--subnet {whole} is too small for a gateway and a container")
         chosen.append((whole, wish))
     nothing: dict[str, str | None] = {"gateway": None, "range": None}
     if not any(whole.size == 4 for whole, _ in chosen):

@@ -61,8 +61,8 @@ def installed_version() -> Version:
         if done.returncode == 0 and len(words) == 2:  # "slurm 23.11.4", "slurm-wlm 22.05.8"
             return parse_version(words[1])
     raise RlessError(
-        "neither slurmd nor srun tells its version here",
-        "run this on a node of the cluster, or name the version: --slurm 23.11",
+        "neither slurmd nor srun shows its version here",
+        "run this on a node of the cluster, or give the version: --slurm 23.11",
     )
 
 

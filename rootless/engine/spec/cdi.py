@@ -215,7 +215,8 @@ def _read(path: str) -> object:
                 raise RlessError(f"{what} is no file of at most {_MOST >> 20} MiB")
             if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o002:
                 raise RlessError(
-                    f"{what} is not trusted: it is neither root's nor yours, or all may write it",
+                    f"{what} is not trusted: it belongs neither to root nor to you, "
+                    "or everybody can write to it",
                     "it names host files that a container gets",
                 )
             data = file.read(_MOST)

@@ -128,7 +128,7 @@ def _claim_and_run(container: Container, attachment: Attachment, foreground: For
         if not containers.await_run_record(container):
             raise RlessError(
                 f"container {container.facts['name']} is being started or ended by another "
-                "command, which takes too long",
+                "command, and this takes too long",
                 "try again",
                 1,
             )

@@ -72,7 +72,7 @@ def save(
         form: one of FORMATS. compression: of the layers; "" leaves them plain.
 
     Raises:
-        RlessError: a layer cannot be given back; no room.
+        RlessError: a layer cannot be restored; no room.
 
     Where it runs: on the host; the caller must have no second thread.
     """

@@ -155,7 +155,7 @@ def choose(index: Index, wish: PlatformRequest, what: str) -> Descriptor:
     """Return the entry of an index that fits the platform best.
 
     Raises:
-        ManifestError: none fits; the hint lists those there are.
+        ManifestError: none fits; the hint lists them.
     """
     best: Descriptor | None = None
     best_rank = 0

@@ -239,7 +239,8 @@ class _Foreman:
         for number in missing:
             if layers[number].fd < 0:
                 raise RlessError(
-                    f"layer {layers[number].short} vanished meanwhile", "start the pull once more"
+                    f"layer {layers[number].short} was removed in the meantime",
+                    "run the pull again",
                 )
             self._places[number] = os.pipe()
         crew = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) + 1)

@@ -139,7 +139,7 @@ def _convert_all(
             continue
         meta = records.read_meta(source_root, source_key, chain)
         if meta is None:
-            raise RlessError("a layer vanished meanwhile", "start the command once more")
+            raise RlessError("a layer was removed in the meantime", "run the command again")
         name = f"convert-{number}"
         owners = None if target.single else Owners(within, _map_of(meta, source_key))
         if owners and chain in hosts:
@@ -202,7 +202,7 @@ def _container_id(host: int | None, extents: Sequence[Extent]) -> int:
             return first + host - start
     raise RlessError(
         f"a file of the image belongs to host id {host}, which its map does not have",
-        "pull the image anew with --pull=always",
+        "pull the image again with --pull=always",
     )
 
 

@@ -289,7 +289,7 @@ class LayerStream:
             if self._left >= 0:
                 self._call.result()
         except RlessError as error:
-            raise RlessError(f"{what} cannot be given back: {error.message}", _AGAIN) from error
+            raise RlessError(f"{what} cannot be restored: {error.message}", _AGAIN) from error
         if self._left or f"sha256:{self._hash.hexdigest()}" != self.diff_id:
             raise RlessError(f"{what} was changed: it no longer has its digest", _AGAIN)
 

@@ -208,7 +208,7 @@ class Registries:
             for registry in search:
                 if not is_registry(registry):
                     raise RlessError(
-                        f"{path}: unqualified-search-registries: {registry!r} is no registry"
+                        f"{path}: unqualified-search-registries: {registry!r} is not a registry"
                     )
             self.search = search or [DEFAULT_REGISTRY]
         mode = _text(document, "short-name-mode", path)

@@ -118,7 +118,7 @@ def find_program(helper: str) -> str:
     """
     if not helper or helper[0] in ".-" or not _LETTERS.issuperset(helper) or len(helper) > 100:
         raise RlessError(
-            f"'{escape(helper)[:100]}' is no name of a credential helper",
+            f"'{escape(helper)[:100]}' is not the name of a credential helper",
             "credsStore and credHelpers take what follows docker-credential-",
         )
     path = programs.find_in_path(f"docker-credential-{helper}")

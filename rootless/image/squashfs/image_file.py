@@ -173,7 +173,7 @@ def _check_private(directory: str) -> None:
     if os.stat(directory).st_mode & 0o002:
         raise RlessError(
             f"image-path: {directory} can be written by everybody, who could replace its images",
-            f"its owner has to: chmod o-w {directory}",
+            f"its owner must run: chmod o-w {directory}",
         )
 
 

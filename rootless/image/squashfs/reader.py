@@ -98,11 +98,11 @@ class Squashfs:
         if (major, minor) != (4, 0):
             raise RlessError(
                 f"{what} is a squashfs image of format {major}.{minor}; 4.0 is read",
-                "make it anew with today's mksquashfs",
+                "make it again with today's mksquashfs",
             )
         if self.size > there:
             raise RlessError(
-                f"{what} is cut short: the image has {self.size} bytes, the file {there}",
+                f"{what} is truncated: the image has {self.size} bytes, the file {there}",
                 "copy it again",
             )
         if not 12 <= fields[6] <= 20 or self._block_size != 1 << fields[6]:
@@ -116,7 +116,7 @@ class Squashfs:
         if self.compression == "lzo":
             raise RlessError(
                 f"{what} is compressed by lzo, which is not read here",
-                "make it anew: unsquashfs it, then mksquashfs with -comp zstd",
+                "make it again: unsquashfs it, then mksquashfs with -comp zstd",
             )
 
     def read(self, path: str, most: int) -> bytes | None:

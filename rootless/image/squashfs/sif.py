@@ -81,7 +81,7 @@ def find_partition(fd: int, what: str) -> tuple[int, int, str]:
             name = _FILE_SYSTEMS.get(file_system, f"of kind {file_system}")
             raise RlessError(
                 f"{what}: its root file system is {name}, which a user cannot mount",
-                "build it anew as squashfs, without encryption",
+                "build it again as squashfs, without encryption",
             )
         if not 0 < length <= size or not _HEADER <= offset <= size - length:
             raise _broken(what, "its root file system lies outside of it: it may be cut short")
@@ -92,7 +92,7 @@ def find_partition(fd: int, what: str) -> tuple[int, int, str]:
             f"{what} is an OCI-SIF, which holds layers and no root file system",
             "convert it: singularity build --no-oci, or pull the image from its registry",
         )
-    raise RlessError(f"{what} has no root file system", "it may hold data or signatures only")
+    raise RlessError(f"{what} has no root file system", "it may contain only data or signatures")
 
 
 def _broken(what: str, why: str) -> RlessError:

@@ -84,7 +84,9 @@ def pull(
         raise RlessError(f"no such image here: {escape(name)}", "pull it, or use --pull=missing")
     reference = parse(name)
     if reference.transport == "host":
-        raise RlessError("host: is no image to pull", "run it: it is made of the host's programs")
+        raise RlessError(
+            "host: is not an image that can be pulled", "run it: it is made of the host's programs"
+        )
     progress = progress or Progress(quiet=quiet)
     try:
         if reference.short:
@@ -142,14 +144,14 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
     if reference is None:
         raise RlessError(
             f"the layers of {image.id[7:19]} are not there for this user map",
-            "run the image by its name, so that it can be pulled anew",
+            "run the image by its name, so that it is pulled again",
         )
     if reference.transport == "docker":
         if not image.digest:  # no registry has it: it was committed, imported or loaded
             raise RlessError(
                 f"image {reference.familiar} was made under a map of a single id, which keeps no "
                 "owners of files",
-                "run it with --userns=single, or make it anew without",
+                "run it with --userns=single, or make it again without",
             )
         reference.digest = image.digest
     pinned = reference.canonical if reference.transport == "docker" else reference.text
@@ -162,7 +164,7 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
                 found = source.find(parse_platform(_platform_text(image.platform)))
                 if found.id != image.id:
                     raise RlessError(
-                        f"{escape(image.name)} is another image by now",
+                        f"{escape(image.name)} is a different image now",
                         "pull it with --pull=always",
                     )
                 _make_layers(store, found, source, flight.path, lambda _: idmap, progress)
@@ -401,7 +403,7 @@ def _make_layers(
         locks.release()
     metas = [records.read_meta(root, key, layer.chain) for layer in layers]
     if None in metas:
-        raise RlessError("a layer vanished meanwhile", "start the pull once more")
+        raise RlessError("a layer was removed in the meantime", "run the pull again")
     return [meta for meta in metas if meta is not None], key
 
 

@@ -414,5 +414,5 @@ def tags_of(store: Store, name: str) -> list[str]:
             return sorted(set(found))
     raise RlessError(
         f"An image does not exist locally with the tag: {escape(reference.familiar)}",
-        "'rless images' lists those there are",
+        "'rless images' lists them",
     )

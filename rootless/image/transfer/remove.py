@@ -99,7 +99,7 @@ def remove(
     if is_last and image.id in running:
         raise RlessError(
             f"image {shown} is used by a running container{_who(running, image.id)}",
-            "stop and remove the container first: not even --force takes its image away",
+            "stop and remove the container first: not even --force removes its image",
             exit_code=1,
         )
     if is_last and is_used and (not force or not chosen):

@@ -399,7 +399,7 @@ def test_networks_are_listed_and_removed(rless: Product, net: str) -> None:
     assert "overlaps with" in overlap.one_line_error()
     for nobodys in ("127.0.0.0/24", "224.0.1.0/24", "169.254.117.0/28", "fe80::/64"):
         refused = rless("network", "create", "--subnet", nobodys, "third").expect(125)
-        assert f"{nobodys}: no container can have addresses of" in refused.one_line_error()
+        assert f"{nobodys}: containers cannot have addresses of" in refused.one_line_error()
     rless.detach("web", "--network other", "sleep", "60")
     assert "mtu 1400" in rless("exec", "web", "ip", "link", "show", "eth0").out
     used = rless("network", "rm", "other").expect(1)

@@ -107,8 +107,8 @@ def test_no_registry(own_rless: Product) -> None:
     free = f"127.0.0.1:{images.free_port()}"
     flags = ("-u", "me", "--password-stdin")
     assert "refused" in own_rless("login", *flags, free, stdin=b"x").one_line_error()
-    assert "is no registry" in own_rless("login", *flags, "a b", stdin=b"x").one_line_error()
-    assert "is no registry" in own_rless("logout", "x/y").one_line_error()
+    assert "is not a registry" in own_rless("login", *flags, "a b", stdin=b"x").one_line_error()
+    assert "is not a registry" in own_rless("logout", "x/y").one_line_error()
 
 
 def test_on_a_terminal_the_password_is_not_shown(own_rless: Product, private: str) -> None:

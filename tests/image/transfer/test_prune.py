@@ -157,7 +157,7 @@ def test_until_and_labels(store: Workshop) -> None:
     lines, _ = engine.prune({"until": ["2021-01-01"], "label": ["keep=yes"]}, True)
     assert f"Deleted: {old.id}" in lines
     assert [row["id"] for row in engine.list_images()] == [new.id]
-    with pytest.raises(RlessError, match="is no moment"):
+    with pytest.raises(RlessError, match="is not a time"):
         engine.prune({"until": ["nonsense"]}, True)
 
 

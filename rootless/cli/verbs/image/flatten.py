@@ -50,7 +50,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 
     if not args[1].endswith(SUFFIXES[:3]):
         raise RlessError(
-            f"{args[1]}: a squashfs image needs a name that tells so", "end it by .sqsh"
+            f"{args[1]}: the name of a squashfs image must show that it is one", "end it with .sqsh"
         )
     flatten(args[0], os.path.abspath(args[1]), **values)
     return 0

@@ -103,7 +103,7 @@ def run_arguments(reference: str) -> list[str]:
         del words[: 2 if words[0] == "--storage" else 1]
     if not words:
         raise RlessError(
-            f"it is not known how container {facts['name']} was made", "leave --new out", 1
+            f"it is not recorded how container {facts['name']} was made", "leave --new out", 1
         )
     verb, rest = find(words)
     found, args = tokenize(RUN, rest)
@@ -137,7 +137,7 @@ def _program() -> str:
     found = started if os.access(started, os.X_OK) else shutil.which("rless")
     if found is None:
         raise RlessError(
-            "there is no program rless that a unit could start",
+            "there is no rless program that a unit could start",
             "install it: pip install, or scripts/quickstart",
             1,
         )

@@ -112,7 +112,7 @@ def look_up(name: str, kinds: Sequence[str], size: bool) -> dict[str, Any]:
         try:
             return _READERS[each](name, size)
         except RlessError as error:
-            # The beginning of several ids is told; what is no name of an image is only not there.
+            # An ambiguous id is an error; a word that cannot be a name is simply not found.
             if not error.message.startswith("no such") and (each == "container" or len(kinds) == 1):
                 raise
     what = kinds[0] if len(kinds) == 1 else "object"

@@ -59,8 +59,8 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         raise RlessError("the name is given twice, by --name and as an argument", exit_code=1)
     if name and not volumes.is_name(name):
         raise RlessError(
-            f"{name!r} is no name of a volume",
-            "names are letters, digits, '_', '.' and '-', two at least; "
+            f"{name!r} is not the name of a volume",
+            "a name has at least two letters, digits, '_', '.' or '-'; "
             "for a directory of the host use -v with an absolute path",
             1,
         )
