@@ -137,7 +137,7 @@ def take(
     network_id: str,
     container_id: str,
     ranges: Collection[tuple[Subnet, Subnet, int]],
-    wished: dict[int, int],
+    requested: dict[int, int],
     is_live: Callable[[str], bool],
     exists: Callable[[str], bool],
 ) -> dict[int, int]:
@@ -145,7 +145,7 @@ def take(
 
     Args:
         ranges: (subnet, where addresses are given from, gateway) each.
-        wished: size -> address of --ip and --ip6; the container keeps them while it exists.
+        requested: size -> address of --ip and --ip6; the container keeps them while it exists.
         is_live, exists: tell of a container whether it runs or is being started, and whether it
             is there.
 
@@ -160,27 +160,27 @@ def take(
         }
         given = {}
         for whole, part, gateway in ranges:
-            wish = wished.get(whole.size)
-            address = _choose(whole, part, gateway, wish, used)
+            asked = requested.get(whole.size)
+            address = _choose(whole, part, gateway, asked, used)
             _link(directory, show(address, whole.size), container_id)
-            if wish is not None:
+            if asked is not None:
                 _link(paths.checked(_kept(network_id)), show(address, whole.size), container_id)
             given[whole.size] = address
         return given
 
 
 def _choose(
-    whole: Subnet, part: Subnet, gateway: int, wish: int | None, used: dict[str, str]
+    whole: Subnet, part: Subnet, gateway: int, asked: int | None, used: dict[str, str]
 ) -> int:
-    if wish is not None:
-        text = show(wish, whole.size)
-        if wish not in whole:
+    if asked is not None:
+        text = show(asked, whole.size)
+        if asked not in whole:
             raise RlessError(f"the address {text} is not in the network's subnet {whole}")
-        if wish == gateway:
+        if asked == gateway:
             raise RlessError(f"the address {text} is the network's gateway")
         if text in used:
             raise RlessError(f"the address {text} is in use by container {used[text][:12]}")
-        return wish
+        return asked
     # The first and the last address of an IPv4 subnet mean all of it.
     reserved = {whole.base, gateway}
     if whole.size == 4 and whole.prefix < 31:

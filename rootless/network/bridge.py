@@ -138,16 +138,16 @@ class Joiner:
     `wait_ready` waits for the result, and `close` ends it.
     """
 
-    __slots__ = ("_heard", "_hub", "_orders", "_pid", "_said")
+    __slots__ = ("_commands", "_heard", "_hub", "_pid", "_said")
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._orders = self._said = -1
+        self._commands = self._said = -1
         self._pid = 0
         self._heard = b""
 
     def fork(self) -> None:
-        """Start it; it waits for orders."""
+        """Start it; it waits for commands."""
         there, here = os.pipe(), os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
@@ -159,32 +159,32 @@ class Joiner:
                 os._exit(70)
         os.close(there[0])
         os.close(here[1])
-        self._orders, self._said = there[1], here[0]
+        self._commands, self._said = there[1], here[0]
 
-    def _run(self, orders: int, said: int) -> None:
+    def _run(self, commands: int, said: int) -> None:
         enter(self._hub)
         hub_fd = _open_netns("/proc/self/ns/net")
         netns_fd = -1
         attachments: list[Attachment] | None = None
-        with open(orders, encoding="utf-8") as stream:
+        with open(commands, encoding="utf-8") as stream:
             for line in stream:
-                order = jsontext.loads(line)
-                if order[0] == "maps":
-                    idmap.write_maps(order[1], idmap.IdMap(order[2], order[3], ""))
+                command = jsontext.loads(line)
+                if command[0] == "maps":
+                    idmap.write_maps(command[1], idmap.IdMap(command[2], command[3], ""))
                     # Before it is told so: it may end as soon as others are in its namespaces.
-                    netns_fd = _open_netns(f"/proc/{order[1]}/ns/net")
+                    netns_fd = _open_netns(f"/proc/{command[1]}/ns/net")
                     os.write(said, b"\n")
-                elif order[0] == "network":
-                    netns_fd = _open_netns(order[1])
+                elif command[0] == "network":
+                    netns_fd = _open_netns(command[1])
                 else:
-                    attachments = [_from_data(data) for data in order[1]]
+                    attachments = [_from_data(data) for data in command[1]]
                 if netns_fd >= 0 and attachments is not None:
                     return connect(attachments, netns_fd, hub_fd)
         os._exit(0)  # the start was given up
 
-    def _order(self, *words: object) -> None:
+    def _send(self, *words: object) -> None:
         try:
-            os.write(self._orders, jsontext.dumps(words).encode() + b"\n")
+            os.write(self._commands, jsontext.dumps(words).encode() + b"\n")
         except BrokenPipeError:
             pass  # it has failed: `wait_ready` tells
 
@@ -194,7 +194,7 @@ class Joiner:
         Raises:
             RlessError: they could not be written.
         """
-        self._order("maps", pid, ids.uids, ids.gids)
+        self._send("maps", pid, ids.uids, ids.gids)
         self._heard = os.read(self._said, 1)
         if self._heard != b"\n":
             self.wait_ready()  # the beginning of why
@@ -202,11 +202,11 @@ class Joiner:
 
     def adopt(self, netns: str) -> None:
         """Select the network namespace that is to be connected, by its path."""
-        self._order("network", netns)
+        self._send("network", netns)
 
     def connect(self, attachments: Sequence[Attachment]) -> None:
         """Connect the network namespace that `write_maps` or `adopt` has selected."""
-        self._order("connect", [_to_data(one) for one in attachments])
+        self._send("connect", [_to_data(one) for one in attachments])
 
     def wait_ready(self) -> None:
         """Wait until the networks are connected.
@@ -227,10 +227,10 @@ class Joiner:
 
     def close(self) -> None:
         """End it, if it is still there."""
-        for fd in (self._orders, self._said):
+        for fd in (self._commands, self._said):
             if fd >= 0:
                 os.close(fd)
-        self._orders = self._said = -1
+        self._commands = self._said = -1
         if self._pid:
             os.waitpid(self._pid, 0)  # it reads the end of the pipe, or has done
             self._pid = 0

@@ -58,7 +58,7 @@ def mac(value: str) -> str | None:
 
 
 def network(value: str) -> str | dict[str, Any] | None:
-    """Return the network mode, None for the default one (pasta); a network with what is wished.
+    """Return the network mode, None for the default (pasta), or a network with endpoint options.
 
     The latter is `NAME[:KEY=VALUE,...]` as Podman has it, or `name=NAME,KEY=VALUE,...`.
     """
@@ -68,7 +68,7 @@ def network(value: str) -> str | dict[str, Any] | None:
         names = [field[5:] for field in fields if field.startswith("name=")]
         if len(names) != 1:
             raise ValueError("is not name=NAME[,KEY=VALUE...]")
-        return _wish(names[0], [field for field in fields if not field.startswith("name=")])
+        return _endpoint(names[0], [field for field in fields if not field.startswith("name=")])
     if value in ("", "default", "private", "pasta"):
         return None
     if value in ("none", "host"):
@@ -84,34 +84,34 @@ def network(value: str) -> str | dict[str, Any] | None:
     if value.startswith("slirp4netns"):
         raise refuse(f"--network {value}", "pasta does this here", "leave it out")
     name, _, rest = value.partition(":")
-    return _wish(name, rest.split(",") if rest else [])
+    return _endpoint(name, rest.split(",") if rest else [])
 
 
 _DRIVER_OPT = "driver-opt="
 
 
-def _wish(name: str, fields: list[str]) -> str | dict[str, Any] | None:
-    """Return what a container wishes of a network; of a mode there is nothing to wish."""
+def _endpoint(name: str, fields: list[str]) -> str | dict[str, Any] | None:
+    """Return a network with the options of the container's endpoint; None: it is a mode."""
     if not fields and name in ("", "default", "private", "pasta", "none", "host"):
         return network(name)
     if not name or not name.replace("_", "a").replace(".", "a").replace("-", "a").isalnum():
         raise ValueError("is not a mode, nor the name of a network")
-    wish: dict[str, Any] = {"name": name}
+    endpoint: dict[str, Any] = {"name": name}
     for field in fields:
         key, _, text = field.removeprefix(_DRIVER_OPT).partition("=")
         if key in ("ip", "ip6"):
-            wish[key] = (ip4 if key == "ip" else ip6)(text)
+            endpoint[key] = (ip4 if key == "ip" else ip6)(text)
         elif key in ("mac", "mac-address"):
-            wish["mac"] = mac(text)
+            endpoint["mac"] = mac(text)
         elif key == "alias":
-            wish.setdefault("aliases", []).append(alias(text))
+            endpoint.setdefault("aliases", []).append(alias(text))
         elif key in ("interface_name", "interface-name", "com.docker.network.endpoint.ifname"):
             if not 0 < len(text) < 16 or any(char.isspace() or char in "/:%" for char in text):
                 raise ValueError(f"has {text!r}, which is not the name of an interface")
-            wish["interface"] = line(text)
+            endpoint["interface"] = line(text)
         else:
             raise refuse(f"--network {name}:{field}", "there is no such option")
-    return wish
+    return endpoint
 
 
 def alias(value: str) -> str:

@@ -1,8 +1,8 @@
-"""Put a container that is there into a network, or take it out; it may run meanwhile.
+"""Connect an existing container to a network, or disconnect it; it may be running.
 
-What it is in is kept with its request, so that the next start does the same. One that runs is
-changed at once: the hub is told, the interface is made or taken away, and /etc/hosts and
-resolv.conf are written anew, in place.
+The networks are kept in the container's request, for later starts. A running container is changed
+at once: the hub gets a message, the interface is made or removed, and /etc/hosts and resolv.conf
+are rewritten in place.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from rootless.engine.state.records import MemberRecord, RunRecord
 
 
-def connect(name: str, reference: str, wish: dict[str, Any]) -> None:
-    """Put a container into a network.
+def connect(name: str, reference: str, endpoint: dict[str, Any]) -> None:
+    """Connect a container to a network.
 
     Args:
-        wish: "ip", "ip6", "mac", "aliases", "interface", as far as something is wished.
+        endpoint: options, all optional: "ip", "ip6", "mac", "aliases", "interface".
 
     Raises:
         RlessError: it is in that network, or cannot be in one.
     """
     network, container = store.find(name), find(reference)
-    update.change(container, [], lambda: _connect(network, container, wish))
+    update.change(container, [], lambda: _connect(network, container, endpoint))
 
 
 def disconnect(name: str, reference: str, force: bool = False) -> None:
-    """Take a container out of a network.
+    """Disconnect a container from a network.
 
     Args:
-        force: no complaint where it is not in it.
+        force: it is no error if the container is not in the network.
 
     Raises:
         RlessError: it is not in that network.
     """
     network, container = store.find(name), find(reference)
-    wishes = container.facts["request"].get("networks", [])
-    if not any(_is_of(wish, network) for wish in wishes):
+    endpoints = container.facts["request"].get("networks", [])
+    if not any(_is_of(endpoint, network) for endpoint in endpoints):
         if force:
             return
         raise RlessError(
@@ -57,22 +57,22 @@ def disconnect(name: str, reference: str, force: bool = False) -> None:
     update.change(container, [], lambda: _disconnect(network, container))
 
 
-def _is_of(wish: dict[str, Any], network: Network) -> bool:
-    return wish["name"] in (network.name, network.id)
+def _is_of(endpoint: dict[str, Any], network: Network) -> bool:
+    return endpoint["name"] in (network.name, network.id)
 
 
-def _connect(network: Network, container: Container, wish: dict[str, Any]) -> None:
+def _connect(network: Network, container: Container, endpoint: dict[str, Any]) -> None:
     request = container.facts["request"]
-    wishes = request.get("networks", [])
+    endpoints = request.get("networks", [])
     mode = request.get("network") or "pasta"
     name = container.facts["name"]
-    if not wishes and mode != "none":
+    if not endpoints and mode != "none":
         raise RlessError(
             f"container {name} cannot join a network: it was made with --network={mode}",
             "create it with --network NETWORK; such a container can join more",
             1,
         )
-    if any(_is_of(other, network) for other in wishes):
+    if any(_is_of(other, network) for other in endpoints):
         raise RlessError(f"container {name} is in network {network.name} already", exit_code=1)
     record = container.run_record()
     runs = is_alive(record.get("monitor"))
@@ -82,10 +82,10 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
             "stop it first, then connect and start it",
             1,
         )
-    wish = {**wish, "name": network.name}
+    endpoint = {**endpoint, "name": network.name}
     if runs:
         places = record["networks"]
-        place = attachment.take_place(network, container.id, wish)
+        place = attachment.take_place(network, container.id, endpoint)
         place["interface"] = place["interface"] or attachment.free_interface(places)
         try:
             _attach(network, container, place, record)
@@ -95,9 +95,9 @@ def _connect(network: Network, container: Container, wish: dict[str, Any]) -> No
         places = [*places, place]
         container.update_run_record(networks=places)
         _write_files(container, places)
-    elif "ip" in wish or "ip6" in wish:
-        attachment.take_place(network, container.id, wish)  # nobody else gets it
-    _store(container, [*wishes, wish])
+    elif "ip" in endpoint or "ip6" in endpoint:
+        attachment.take_place(network, container.id, endpoint)  # nobody else gets it
+    _store(container, [*endpoints, endpoint])
 
 
 def _attach(network: Network, container: Container, place: MemberRecord, record: RunRecord) -> None:
@@ -142,8 +142,8 @@ def _disconnect(network: Network, container: Container) -> None:
         container.update_run_record(networks=places)
         _write_files(container, places)
     addresses.give_back(network.id, container.id)
-    wishes = container.facts["request"]["networks"]
-    _store(container, [wish for wish in wishes if not _is_of(wish, network)])
+    endpoints = container.facts["request"]["networks"]
+    _store(container, [endpoint for endpoint in endpoints if not _is_of(endpoint, network)])
 
 
 def _way_out(places: list[MemberRecord], left: MemberRecord) -> list[str]:
@@ -171,9 +171,9 @@ def _hostname(container: Container) -> str:
     return container.facts["request"].get("hostname") or ""
 
 
-def _store(container: Container, wishes: list[dict[str, Any]]) -> None:
-    request = {**container.facts["request"], "networks": wishes}
-    request["network"] = wishes[0]["name"] if wishes else "none"
+def _store(container: Container, endpoints: list[dict[str, Any]]) -> None:
+    request = {**container.facts["request"], "networks": endpoints}
+    request["network"] = endpoints[0]["name"] if endpoints else "none"
     container.update_facts(request=request, network=request["network"])
 
 

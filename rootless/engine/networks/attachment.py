@@ -1,9 +1,9 @@
-"""A container as a member of networks: how a start joins them, and how it is changed later.
+"""A container as a member of networks: how a start joins them, and how this is changed later.
 
-    enter     the hub is there, or is made; a process in it waits (network.bridge.Joiner)
-    join      addresses are taken, the hub knows names and ports, the interfaces are made
-    wait      until they are there, and the way out
-    fd        the membership: the monitor keeps it open, and with its end all of it is gone
+    enter     find the hub or make it; fork a process in it, which waits (network.bridge.Joiner)
+    join      take addresses, pass names and ports to the hub, make the interfaces
+    wait      until the interfaces and the connection to the outside are ready
+    fd        the membership: the monitor keeps it open, and everything ends with it
 
 What a member has is noted in its run record, `networks`: name, id, bridge, interface and the
 other end of its pair, outside, ip, ip6, mac, aliases, gateways; and `hub`, [pid, start time] of
@@ -74,8 +74,8 @@ class Membership:
         Raises:
             RlessError: there is no such network, or no hub can be made.
         """
-        self._wishes = request.networks
-        self._networks = [_find(wish["name"]) for wish in self._wishes]
+        self._endpoints = request.networks
+        self._networks = [_find(endpoint["name"]) for endpoint in self._endpoints]
         self._outward = any(not network.internal for network in self._networks)
         self._hub = hub.enter(
             idmap_policy.identity(idmap_policy.Subordinate()), self._outward, _shelter_for(request)
@@ -114,9 +114,9 @@ class Membership:
         Raises:
             RlessError: an address is another one's, or none is free.
         """
-        for network, wish in zip(self._networks, self._wishes, strict=True):
-            place = take_place(network, container.id, wish)
-            place["interface"] = place["interface"] or free_interface(self.places, self._wishes)
+        for network, endpoint in zip(self._networks, self._endpoints, strict=True):
+            place = take_place(network, container.id, endpoint)
+            place["interface"] = place["interface"] or free_interface(self.places, self._endpoints)
             self.places.append(place)
 
     def for_files(self) -> tuple[list[str], list[str]]:
@@ -254,37 +254,39 @@ def _note(the_hub: hub.Hub, pasta: list[int]) -> None:
     write_json(f"{run_records_root()}/{_ENTRY}", record)
 
 
-def take_place(network: Network, container_id: str, wish: Mapping[str, Any]) -> MemberRecord:
+def take_place(network: Network, container_id: str, endpoint: Mapping[str, Any]) -> MemberRecord:
     """Take addresses in a network; return what is noted of this."""
-    wished = {}
+    requested = {}
     for key, size in (("ip", 4), ("ip6", 16)):
-        if wish.get(key):
-            wished[size] = addresses.number(wish[key])[0]
+        if endpoint.get(key):
+            requested[size] = addresses.number(endpoint[key])[0]
             if size not in {whole.size for whole, _, _ in network.ranges}:
                 raise RlessError(
                     f"network {network.name} has no IPv6 addresses", "make one with --ipv6"
                 )
-    given = addresses.take(network.id, container_id, network.ranges, wished, _is_live, _exists)
+    given = addresses.take(network.id, container_id, network.ranges, requested, _is_live, _exists)
     ip, ip6 = (addresses.show(given[size], size) if size in given else "" for size in (4, 16))
-    mac = wish.get("mac") or _mac(given)
+    mac = endpoint.get("mac") or _mac(given)
     return {
         "name": network.name,
         "id": network.id,
         "bridge": network.bridge,
-        "interface": wish.get("interface") or "",
+        "interface": endpoint.get("interface") or "",
         "outside": f"v{os.urandom(6).hex()}",
         "ip": ip,
         "ip6": ip6,
         "mac": mac,
-        "aliases": list(wish.get("aliases") or ()),
+        "aliases": list(endpoint.get("aliases") or ()),
         "gateways": [one["gateway"] for one in network.record["subnets"]],
         "prefixes": {str(whole.size): whole.prefix for whole, _, _ in network.ranges},
     }
 
 
-def free_interface(places: Sequence[MemberRecord], wishes: Sequence[Mapping[str, Any]] = ()) -> str:
+def free_interface(
+    places: Sequence[MemberRecord], endpoints: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Return the first of eth0, eth1, ... that no place has, and no other wants."""
-    used = {one["interface"] for one in places} | {one.get("interface") for one in wishes}
+    used = {one["interface"] for one in places} | {one.get("interface") for one in endpoints}
     return next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)
 
 

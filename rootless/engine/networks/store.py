@@ -158,12 +158,12 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
     return checked
 
 
-def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list[SubnetRecord]:
+def _choose_subnets(requested: Sequence[dict[str, str | None]], ipv6: bool) -> list[SubnetRecord]:
     """Return the subnets, one of each family at most, with their gateways."""
     taken = [whole for network in every() for whole, _, _ in network.ranges]
     chosen: list[tuple[Subnet, dict[str, str | None]]] = []
-    for wish in wished:
-        whole = addresses.subnet(wish["subnet"] or "")
+    for one in requested:
+        whole = addresses.subnet(one["subnet"] or "")
         if any(whole.size == other.size for other, _ in chosen):
             raise RlessError("a network can have only one subnet of each family", exit_code=1)
         for other in taken:
@@ -174,29 +174,29 @@ def _choose_subnets(wished: Sequence[dict[str, str | None]], ipv6: bool) -> list
                 raise RlessError(f"--subnet {whole}: containers cannot have addresses of {other}")
         if whole.count < 4:
             raise RlessError(f"--subnet {whole} is too small for a gateway and a container")
-        chosen.append((whole, wish))
+        chosen.append((whole, one))
     nothing: dict[str, str | None] = {"gateway": None, "range": None}
     if not any(whole.size == 4 for whole, _ in chosen):
         chosen.insert(0, (addresses.free_subnet(taken), nothing))
     if ipv6 and not any(whole.size == 16 for whole, _ in chosen):
         chosen.append((addresses.free_subnet6(), nothing))
-    return [_complete(whole, wish) for whole, wish in chosen]
+    return [_complete(whole, one) for whole, one in chosen]
 
 
-def _complete(whole: Subnet, wish: dict[str, str | None]) -> SubnetRecord:
+def _complete(whole: Subnet, one: dict[str, str | None]) -> SubnetRecord:
     gateway = whole.base + 1
-    if wish["gateway"]:
-        gateway, size = addresses.number(wish["gateway"])
+    if one["gateway"]:
+        gateway, size = addresses.number(one["gateway"])
         if size != whole.size or gateway not in whole:
-            raise RlessError(f"--gateway {wish['gateway']} is not in the subnet {whole}")
-    if wish["range"]:
-        part = addresses.subnet(wish["range"])
+            raise RlessError(f"--gateway {one['gateway']} is not in the subnet {whole}")
+    if one["range"]:
+        part = addresses.subnet(one["range"])
         if part.size != whole.size or part.base not in whole or part.count > whole.count:
             raise RlessError(f"--ip-range {part} is not in the subnet {whole}")
     return {
         "subnet": str(whole),
         "gateway": addresses.show(gateway, whole.size),
-        "range": wish["range"],
+        "range": one["range"],
     }
 
 
@@ -257,8 +257,8 @@ def users(network: Network) -> list[str]:
         for container in map(load, all_ids())
         if container is not None
         and any(
-            wish["name"] in (network.name, network.id)
-            for wish in container.facts.get("request", {}).get("networks", ())
+            one["name"] in (network.name, network.id)
+            for one in container.facts.get("request", {}).get("networks", ())
         )
     ]
 

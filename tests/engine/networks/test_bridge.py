@@ -374,7 +374,7 @@ def test_an_address_that_was_asked_for_stays_the_containers(rless: Product, net:
         ("--subnet 10.89.7.0/24 --gateway 10.1.0.1 x", "is in no --subnet"),
         ("--subnet 10.89.7.1/24 x", "do you mean 10.89.7.0/24"),
         ("--subnet 10.89.7.0/24 --ip-range 10.89.8.0/25 x", "is in no --subnet"),
-        ("--opt mtu=5 x", "no number of bytes"),
+        ("--opt mtu=5 x", "not a packet size in bytes"),
         ("--opt colour=red x", "is not supported"),
         ("--driver macvlan x", "is not supported"),
         ("none", "cannot be the name"),

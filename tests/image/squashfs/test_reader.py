@@ -95,7 +95,7 @@ def test_what_is_no_image_is_told(tree: Path, tmp_path: Path) -> None:
     cases = {
         "not a squashfs": b"x" * 5000,
         "not a squashfs image": good[:50],
-        "cut short": good[: len(good) // 2],
+        "is truncated": good[: len(good) // 2],
         "format 3.1": good[:28] + struct.pack("<HH", 3, 1) + good[32:],
         "block size": good[:12] + struct.pack("<I", 7) + good[16:],
         "tables": good[:64] + struct.pack("<Q", 1 << 60) + good[72:],

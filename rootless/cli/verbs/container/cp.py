@@ -33,6 +33,6 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.files.copy import CopyRequest, copy
 
     quiet = values.get("quiet", not os.isatty(1))
-    wish = CopyRequest(bool(values.get("archive")), bool(values.get("follow")), quiet)
-    copy(args[0], args[1], wish)
+    request = CopyRequest(bool(values.get("archive")), bool(values.get("follow")), quiet)
+    copy(args[0], args[1], request)
     return 0

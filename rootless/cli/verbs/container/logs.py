@@ -44,9 +44,9 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Copy the log to standard output and error, byte by byte as it was written."""
     from rootless.engine.query.logs import LogOptions, show
 
-    wishes = LogOptions()
+    options = LogOptions()
     for name in ("follow", "since", "until", "tail", "timestamps", "details"):
         if name in values:
-            setattr(wishes, name, values[name])
-    show(args[0], wishes, 1, 2)
+            setattr(options, name, values[name])
+    show(args[0], options, 1, 2)
     return 0

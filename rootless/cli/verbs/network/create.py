@@ -105,7 +105,7 @@ def _subnets(values: dict[str, Any]) -> list[dict[str, str | None]]:
     """
     from rootless.network import addresses
 
-    wishes: list[dict[str, str | None]] = [
+    wanted: list[dict[str, str | None]] = [
         {"subnet": text, "gateway": None, "range": None} for text in values.get("subnets", ())
     ]
     for key, flag, texts in (
@@ -114,11 +114,11 @@ def _subnets(values: dict[str, Any]) -> list[dict[str, str | None]]:
     ):
         for text in texts:
             number, size = addresses.number(text.partition("/")[0])
-            for wish in wishes:
-                whole = addresses.subnet(wish["subnet"] or "")
-                if whole.size == size and number in whole and not wish[key]:
-                    wish[key] = text
+            for one in wanted:
+                whole = addresses.subnet(one["subnet"] or "")
+                if whole.size == size and number in whole and not one[key]:
+                    one[key] = text
                     break
             else:
                 raise RlessError(f"{flag} {text} is in no --subnet", exit_code=1)
-    return wishes
+    return wanted

@@ -71,12 +71,12 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         return _give(systemd_units.RESTART_UNIT, systemd_units.restart_unit(_program()), values)
     if not args:
         raise RlessError("'rless generate systemd' needs a container", VERB.see_help())
-    wishes = systemd_units.UnitOptions(_program())
+    options = systemd_units.UnitOptions(_program())
     for name in ("new", "by_name", "policy", "timeout", "wants", "after", "requires"):
         if name in values:
-            setattr(wishes, name, values[name])
-    arguments = run_arguments(args[0]) if wishes.new else []
-    return _give(*systemd_units.unit(args[0], wishes, arguments), values)
+            setattr(options, name, values[name])
+    arguments = run_arguments(args[0]) if options.new else []
+    return _give(*systemd_units.unit(args[0], options, arguments), values)
 
 
 # What a unit decides itself, or what would be in the way of a second start.
