@@ -421,11 +421,6 @@ class RunRequest(
     disk (container.json) it is flat.
     """
 
-    def is_file(self) -> bool:
-        """Tell whether the image may be named as a file."""
-        name = self.image or ""
-        return name[:1] in "/." or name.endswith(FILE_SUFFIXES)
-
     def uses_host_network(self) -> bool:
         """Tell whether its network is one that is there already, and no container's."""
         return (self.network or "").partition(":")[0] in ("host", "ns")

@@ -31,6 +31,7 @@ import time
 from rootless import paths
 from rootless.engine.request import RunRequest
 from rootless.engine.spec import generate
+from rootless.engine.start.image_argument import resolve
 from rootless.engine.state import container as containers
 from rootless.engine.state import monitor_client
 from rootless.errors import RlessError
@@ -145,7 +146,7 @@ def _named(name: str) -> Container | None:
 
 def _compare(container: Container, wanted: RunRequest, key: str) -> None:
     made, mine = container.facts.get("request", {}), wanted.to_data()
-    if _is_file(made.get("image"), mine.get("image")):
+    if _is_same_file(made.get("image"), wanted):
         mine["image"] = made["image"]
     names = sorted({*made, *mine} - _OWN)
     other = [name for name in names if made.get(name) != mine.get(name)]
@@ -156,15 +157,11 @@ def _compare(container: Container, wanted: RunRequest, key: str) -> None:
         )
 
 
-def _is_file(made: str | None, mine: str | None) -> bool:
+def _is_same_file(made: str | None, wanted: RunRequest) -> bool:
     """Tell whether both mean one file: the container's own facts have the path of an image."""
-    if made == mine or not made or not mine or not made.startswith("/"):
+    if not made or not made.startswith("/") or made == wanted.image:
         return False
-    if os.path.abspath(mine) == made:
-        return True
-    from rootless.image.squashfs import image_file
-
-    return image_file.search(mine) == made
+    return resolve(wanted, paths.storage_root()).path == made
 
 
 # -- the first one -------------------------------------------------------------------------------

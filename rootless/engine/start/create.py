@@ -11,9 +11,9 @@ import time
 
 from rootless import log, paths
 from rootless.engine import defaults, idmap_policy
-from rootless.engine.request import HOST_IMAGE
 from rootless.engine.spec import etc_files, generate
 from rootless.engine.spec.rootfs_source import RootfsSource
+from rootless.engine.start.image_argument import resolve
 from rootless.engine.start.sandbox import joins
 from rootless.engine.state import container as containers
 from rootless.engine.state import events, reconcile
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.networks.attachment import Membership
     from rootless.engine.request import Mount, Port, RunRequest
+    from rootless.engine.start.image_argument import ImageArgument
     from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.container import Container
     from rootless.engine.state.records import HealthCheck, IdMapRecord, MountRecord, RestartPolicy
@@ -46,7 +47,7 @@ class StartContext:
         self.storage = paths.storage_root()
         self.sandbox: Sandbox | None = None
         self.image: Image | None = None
-        self.file: ImageFile | None = None
+        self.argument: ImageArgument | None = None
         self.config: dict[str, Any] = {}
         self.user: tuple[int, int, list[int], str] = (0, 0, [], "/root")
         self.users = (b"", b"")  # the image's passwd and group
@@ -103,15 +104,14 @@ class StartContext:
 def create(
     request: RunRequest,
     run: bool = False,
-    image: Image | None = None,
-    file: ImageFile | None = None,
+    argument: ImageArgument | None = None,
     sandbox: Sandbox | None = None,
 ) -> StartContext:
     """Make a container, which then waits to be started.
 
     Args:
         run: it is started at once, as `rless run` does.
-        image, file: the local image, where that was looked up.
+        argument: what the image is, where that is known.
         sandbox: what the caller has begun for it; its ids are mapped meanwhile.
 
     Raises:
@@ -119,7 +119,7 @@ def create(
     """
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     context = StartContext(request)
-    context.image, context.file, context.sandbox = image, file, sandbox
+    context.argument, context.sandbox = argument, sandbox
     if request.cidfile and os.path.lexists(request.cidfile):
         raise RlessError(f"--cidfile: {request.cidfile} exists", "remove it or name another")
     if request.asks_limits():
@@ -142,70 +142,58 @@ def create(
 
 def _find_image(context: StartContext) -> None:
     request = context.request
-    if request.rootfs is not None:
-        context.source = RootfsSource("directory")
-        context.source.path = request.rootfs
+    argument = context.argument or resolve(request, context.storage)
+    if argument.kind == "file":
+        _take_file(context, argument.read(context.storage))
+    elif argument.kind in ("directory", "host"):
+        context.source = RootfsSource(argument.kind)
+        context.source.path = argument.path
         context.source.driver = request.driver
+        if argument.kind == "host":
+            context.source.cache = f"{context.storage}/host"
+            context.source.hidden = _homes()
+            context.config = {"Cmd": ["/bin/sh"]}
+            context.users = _host_users()
         context.user = _resolve_user(context, request.user or "")
         context.idmap = _choose_map(context)
-        return
+    else:
+        _take_image(context, argument.image or _pull(context))
+
+
+def _pull(context: StartContext) -> Image:
+    request = context.request
     name = request.image or ""
-    if context.file is not None:
-        _take_file(context, context.file)
-        return
-    if name == HOST_IMAGE:
-        context.source = RootfsSource("host")
-        context.source.cache = f"{context.storage}/host"
-        context.source.hidden = _homes()
-        context.source.driver = request.driver
-        context.config = {"Cmd": ["/bin/sh"]}
-        context.users = _host_users()
-        context.user = _resolve_user(context, request.user or "")
-        context.idmap = _choose_map(context)
-        return
-    if request.is_file():
-        from rootless.image.squashfs import image_file
-
-        if path := image_file.named(name):
-            _take_file(context, image_file.read(path, context.storage))
-            return
-    from rootless.image.store.store import Store
-
-    store = Store(context.storage)
-    image = None
-    if request.pull != "always":
-        image = context.image or store.lookup(name, request.platform)
-    if image is None:
-        from rootless.image.squashfs import image_file
-
-        if path := image_file.search(name):
-            _take_file(context, image_file.read(path, context.storage))
-            return
-        from rootless.image.transfer import pull
-
-        if request.pull == "never":
-            raise RlessError(
-                f"image {name} is not in the local store, and --pull never was given",
-                f"rless pull {name}",
-            )
-        image = pull.pull(
-            name,
-            store,
-            platform=request.platform,
-            policy=request.pull,
-            quiet=request.quiet,
-            idmap_for=lambda found: _adopt(context, found),
+    if request.pull == "never":
+        raise RlessError(
+            f"image {name} is not in the local store, and --pull never was given",
+            f"rless pull {name}",
         )
+    from rootless.image.store.store import Store
+    from rootless.image.transfer import pull
+
+    return pull.pull(
+        name,
+        Store(context.storage),
+        platform=request.platform,
+        policy=request.pull,
+        quiet=request.quiet,
+        idmap_for=lambda found: _adopt(context, found),
+    )
+
+
+def _take_image(context: StartContext, image: Image) -> None:
+    """Take an image of the store, with its layers for the map."""
     _adopt(context, image)
     layers = image.layer_dirs(context.idmap.key)
     if layers is None:
+        from rootless.image.store.store import Store
         from rootless.image.transfer import pull
 
-        layers = pull.ensure_layers(image, context.idmap, store)
+        layers = pull.ensure_layers(image, context.idmap, Store(context.storage))
     context.source = RootfsSource("layers")
     context.source.layers = layers
     context.source.whiteouts = image.whiteouts(context.idmap.key)
-    context.source.driver = request.driver
+    context.source.driver = context.request.driver
 
 
 def _take_file(context: StartContext, image: ImageFile) -> None:

@@ -21,15 +21,14 @@ from __future__ import annotations
 
 from rootless import paths
 from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
-from rootless.engine.request import HOST_IMAGE
+from rootless.engine.start.image_argument import resolve
 from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
 from rootless.linux.process import close_on_exec_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
-    from rootless.image.squashfs.image_file import ImageFile
-    from rootless.image.store.store import Image
+    from rootless.engine.start.image_argument import ImageArgument
 
 
 def run(request: RunRequest) -> int:
@@ -45,8 +44,10 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     pending = begin_cgroup(request)
-    image, file, is_here = _look(request)
-    sandbox = Sandbox(request, streams, pending=pending, file=file) if is_here else None
+    argument = _look(request)
+    sandbox = None
+    if argument is not None and argument.is_ready:
+        sandbox = Sandbox(request, streams, pending=pending, file=argument.file)
     if sandbox is None and pending is not None:
         pending.close()  # it may be long until it is wanted
         pending.reap()
@@ -54,7 +55,7 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
         from rootless.engine.start.create import create
         from rootless.engine.start.start import run_to_exit
 
-        context = create(request, run=True, image=image, file=file, sandbox=sandbox)
+        context = create(request, run=True, argument=argument, sandbox=sandbox)
     except BaseException:
         if sandbox is not None:
             sandbox.close()
@@ -69,26 +70,19 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
     return run_to_exit(context, attachment, foreground, keep=False)
 
 
-def _look(request: RunRequest) -> tuple[Image | None, ImageFile | None, bool]:
-    """Return the image, in the store or an open file, and whether it can be begun now.
+def _look(request: RunRequest) -> ImageArgument | None:
+    """Return what the image is, a file opened; None: nothing can be begun for it yet.
 
     Not for an image that may take its time to come, nor before it is known whose namespaces are
     to be joined, or which ports an image has.
     """
     if joins(request) or request.pull == "always" or request.publish_all:
-        return None, None, False
-    if request.image in (None, HOST_IMAGE) or request.rootfs is not None:
-        return None, None, True
-    if request.is_file():
-        from rootless.image.squashfs import image_file
-
-        path = image_file.named(request.image)
-        file = image_file.read(path, paths.storage_root(), keep_open=True) if path else None
-        return None, file, True
-    from rootless.image.store.store import Store
-
-    image = Store(paths.storage_root()).lookup(request.image, request.platform)
-    return image, None, image is not None and bool(image.keys)
+        return None
+    storage = paths.storage_root()
+    argument = resolve(request, storage)
+    if argument.kind == "file":
+        argument.read(storage, keep_open=True)
+    return argument
 
 
 def attached(request: RunRequest) -> list[str]:
