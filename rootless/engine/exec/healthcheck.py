@@ -57,13 +57,13 @@ _IMAGE_NAMES = {
 
 
 def wanted(request: Health, image: dict[str, Any]) -> HealthCheck | None:
-    """Return the fact `health` of a container: the wishes, over the image's HEALTHCHECK.
+    """Return the fact `health` of a container: the request, over the image's HEALTHCHECK.
 
     Args:
         image: the image's `config` object.
 
     Raises:
-        RlessError: --no-healthcheck contradicts another wish.
+        RlessError: --no-healthcheck contradicts another flag.
     """
     check: dict[str, Any] = image.get("Healthcheck") or {}
     test = [str(word) for word in check.get("Test") or ()]

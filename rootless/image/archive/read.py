@@ -215,7 +215,7 @@ class DockerArchive:
         self._files = files or TarFiles(reference.path, scratch)
         self._keeps_open = files is not None
 
-    def find(self, wish: PlatformRequest) -> Found:
+    def find(self, wanted: PlatformRequest) -> Found:
         """Return the image that the reference names, or the only one."""
         entry = self._choose(self._document())
         config_name, names = _entry_files(entry, self._what)
@@ -226,7 +226,7 @@ class DockerArchive:
             raise ManifestError(f"{self._what}: the config does not have the digest of its name")
         what = f"{self._what}: image config"
         config = manifest.parse_config(data, what, len(names))
-        manifest.check_platform(config, wish, self._what)
+        manifest.check_platform(config, wanted, self._what)
         diff_ids = config["rootfs"]["diff_ids"]
         layers = []
         for name, diff_id, chain in zip(names, diff_ids, chain_ids(diff_ids), strict=True):
@@ -311,15 +311,15 @@ class OciLayout:
         else:
             self._files = TarFiles(reference.path, scratch)
 
-    def find(self, wish: PlatformRequest) -> Found:
+    def find(self, wanted: PlatformRequest) -> Found:
         """Return the image that the reference names, or the only one."""
         what = self._what
         entry = self._choose(self._index())
         first = self._document(entry, what)
-        data, content = manifest.resolve(first, entry["mediaType"], wish, self._document, what)
+        data, content = manifest.resolve(first, entry["mediaType"], wanted, self._document, what)
         config_data = self._document(content["config"], f"{what}: image config")
         config = manifest.parse_config(config_data, f"{what}: image config", len(content["layers"]))
-        manifest.check_platform(config, wish, what)
+        manifest.check_platform(config, wanted, what)
         diff_ids = config["rootfs"]["diff_ids"]
         layers = []
         for descriptor, diff_id, chain in zip(

@@ -151,7 +151,7 @@ def parse_manifest(document: dict[str, Any], what: str) -> Manifest:
     return cast("Manifest", document)
 
 
-def choose(index: Index, wish: PlatformRequest, what: str) -> Descriptor:
+def choose(index: Index, asked: PlatformRequest, what: str) -> Descriptor:
     """Return the entry of an index that fits the platform best.
 
     Raises:
@@ -170,13 +170,13 @@ def choose(index: Index, wish: PlatformRequest, what: str) -> Descriptor:
         if "unknown" in names:
             continue  # attestations
         offered.append("/".join(name for name in names if name))
-        rank = wish.rank(*names)
+        rank = asked.rank(*names)
         if rank is not None and (best is None or rank < best_rank):
             best, best_rank = child, rank
     if best is None:
         there = escape(", ".join(dict.fromkeys(offered)))[:300]
         raise PlatformError(
-            f"{what} is not there for {wish}",
+            f"{what} is not there for {asked}",
             f"use --platform with one of: {there}" if there else None,
         )
     return best
@@ -189,7 +189,7 @@ def _word(value: object, what: str) -> str:
 
 
 def resolve(
-    data: bytes, declared: str, wish: PlatformRequest, fetch: Fetch, what: str
+    data: bytes, declared: str, asked: PlatformRequest, fetch: Fetch, what: str
 ) -> tuple[bytes, Manifest]:
     """Follow indexes from a first document to the manifest for one platform.
 
@@ -209,7 +209,7 @@ def resolve(
         depth += 1
         if depth > limits.INDEX_DEPTH:
             raise ManifestError(f"{what}: indexes are nested too deeply")
-        child = choose(parse_index(document, what), wish, what)
+        child = choose(parse_index(document, what), asked, what)
         data, declared = fetch(child, what), child["mediaType"]
 
 
@@ -334,17 +334,17 @@ def _check_text(value: object, what: str) -> None:
         raise ManifestError(f"{what} has half a surrogate pair") from None
 
 
-def check_platform(config: ImageConfig, wish: PlatformRequest, what: str) -> None:
+def check_platform(config: ImageConfig, asked: PlatformRequest, what: str) -> None:
     """Refuse an image for another platform than the wanted one.
 
     Images without a platform (made by hand) are taken as they are.
     """
-    os_name = config.get("os") or wish.os
-    architecture = config.get("architecture") or wish.architecture
+    os_name = config.get("os") or asked.os
+    architecture = config.get("architecture") or asked.architecture
     variant = config.get("variant") or ""
-    if wish.rank(os_name, architecture, variant) is None:
+    if asked.rank(os_name, architecture, variant) is None:
         there = escape("/".join(part for part in (os_name, architecture, variant) if part))
         raise PlatformError(
-            f"{what} is for {there[:100]}, not for {wish}",
+            f"{what} is for {there[:100]}, not for {asked}",
             f"use --platform {there[:100]} if the host can run that",
         )

@@ -60,7 +60,7 @@ class Found:
 class Source(Protocol):
     """One place that has an image."""
 
-    def find(self, wish: PlatformRequest) -> Found:
+    def find(self, wanted: PlatformRequest) -> Found:
         """Return the image's documents for one platform, verified and checked."""
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:

@@ -116,19 +116,19 @@ class Registry:
             found += tags
         return found
 
-    def find(self, wish: PlatformRequest) -> Found:
+    def find(self, asked: PlatformRequest) -> Found:
         """Return the image's documents for one platform."""
         while True:
             endpoint = self._endpoints[0]
             try:
-                return self._find(endpoint, wish)
+                return self._find(endpoint, asked)
             except RlessError as error:
                 if len(self._endpoints) == 1:
                     raise
                 log.debug(f"{error.message}; {endpoint.name} is left out")
                 del self._endpoints[0]
 
-    def _find(self, endpoint: Endpoint, wish: PlatformRequest) -> Found:
+    def _find(self, endpoint: Endpoint, asked: PlatformRequest) -> Found:
         reference = self._reference
         wanted = reference.digest or reference.tag or "latest"
         data, declared = self._manifest(endpoint, wanted, limits.JSON_BYTES)
@@ -146,7 +146,7 @@ class Registry:
                 )
             return child
 
-        data, content = manifest.resolve(data, declared, wish, fetch, self._what)
+        data, content = manifest.resolve(data, declared, asked, fetch, self._what)
         what = f"{self._what}: image config"
         config_data = manifest.verify(
             endpoint.read(
@@ -159,7 +159,7 @@ class Registry:
             what,
         )
         config = manifest.parse_config(config_data, what, len(content["layers"]))
-        manifest.check_platform(config, wish, self._what)
+        manifest.check_platform(config, asked, self._what)
         diff_ids = config["rootfs"]["diff_ids"]
         layers = [
             LayerBlob(descriptor["digest"], descriptor["size"], diff_id, chain)

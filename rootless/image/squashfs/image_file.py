@@ -92,11 +92,11 @@ class ImageFile:
             return
         from rootless.image.model.platforms import host_platform, parse_platform
 
-        wish = parse_platform(platform) if platform else host_platform()
-        if wish.architecture != self.architecture:
+        wanted = parse_platform(platform) if platform else host_platform()
+        if wanted.architecture != self.architecture:
             raise RlessError(
                 f"{escape(self.path)} is for {escape(self.architecture)[:40]}, "
-                f"not for {wish.architecture}",
+                f"not for {wanted.architecture}",
                 f"--platform linux/{escape(self.architecture)[:40]} runs it where the host emulates"
                 " that",
             )
@@ -277,7 +277,7 @@ def _parse(image: ImageFile, fd: int, what: str) -> None:
     files = Squashfs(fd, what, image.offset, length)
     image.passwd = files.read("/etc/passwd", _MOST_TEXT) or b""
     image.group = files.read("/etc/group", _MOST_TEXT) or b""
-    for made_by, find in _MAKERS:
+    for made_by, find in _TOOLS:
         found = find(files, image)
         if found is not None:
             image.config, image.made_by = found, made_by
@@ -350,7 +350,7 @@ def _of_charliecloud(files: Squashfs, image: ImageFile) -> dict[str, Any] | None
     return found
 
 
-_MAKERS = (
+_TOOLS = (
     ("rless", _of_rless),
     ("apptainer", _of_apptainer),
     ("charliecloud", _of_charliecloud),

@@ -1,9 +1,9 @@
 """What is being made, and who makes it: directories in tmp/, locks, and clearing after a crash.
 
 A pull works in a directory of its own under tmp/ and moves results out by rename. Beside the
-directory lies a lock file that its maker holds for as long as it lives, children included; so
-"can I lock it?" answers "is its maker dead?" even after SIGKILL, without any list that could be
-wrong. Where the file system has no locks (some NFS), the maker's pid, start time and boot id in
+directory lies a lock file that its owner holds for as long as it lives, children included; so
+"can I lock it?" answers "is its owner dead?" even after SIGKILL, without any list that could be
+wrong. Where the file system has no locks (some NFS), the owner's pid, start time and boot id in
 that file answer, and two pulls of one layer both work: the first rename wins.
 """
 
@@ -94,7 +94,7 @@ def clear_leftovers(root: str) -> int:
             if os.path.lexists(f"{directory}/{name}.lock"):
                 cleared += _clear(directory, name)
             else:
-                # A maker has its lock file before and after its directory: this one has none.
+                # An owner has its lock file before and after its directory: this one has none.
                 delete_any(directory, name)
                 cleared += 1
         except (RlessError, OSError) as error:
@@ -119,7 +119,7 @@ def _scratch_root(root: str) -> str:
 
 
 def _clear(directory: str, name: str) -> bool:
-    """Delete one leftover if its maker is dead."""
+    """Delete one leftover if its owner is dead."""
     path = f"{directory}/{name}.lock"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -158,7 +158,7 @@ def _identity() -> dict[str, object]:
 
 
 def _is_alive(fd: int) -> bool:
-    """Tell by the text of a lock file whether its maker lives; without locks."""
+    """Tell by the text of a lock file whether its owner lives; without locks."""
     try:
         owner = json.loads(os.pread(fd, 4096, 0) or b"{}")
         if owner.get("host") != os.uname().nodename:

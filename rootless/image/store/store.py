@@ -9,7 +9,7 @@ complete or not at all.
     blobs/sha256/<digest>              manifests and configs as they came
     layers/<map key>/<chain id>/       one unpacked layer, an overlay lowerdir as it is
     layers/<map key>/<chain id>.json   what was found while unpacking it
-    tmp/                               what is in flight; cleared once its maker is dead
+    tmp/                               what is in flight; cleared once its owner is dead
     locks/                             held while a layer is made
     partial/<digest>                   the beginning of a blob that Ctrl-C has cut off
 
@@ -258,9 +258,9 @@ def name_path(root: str, reference: Reference, platform: str | None = None) -> s
     if platform:
         from rootless.image.model.platforms import parse_platform
 
-        wish = parse_platform(platform)
-        if wish.explicit:
-            text += f"\0{wish}"
+        wanted = parse_platform(platform)
+        if wanted.explicit:
+            text += f"\0{wanted}"
     name = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
     return f"{root}/images/names/{name}.json"
 

@@ -49,7 +49,7 @@ class ImportedImage:
         self._data = json.dumps(config, separators=(",", ":")).encode()
         self._layers = {diff_id: (fd, size) for fd, size, diff_id in layers}
 
-    def find(self, wish: PlatformRequest) -> Found:
+    def find(self, wanted: PlatformRequest) -> Found:
         """Return the documents, checked as those of any other image."""
         ids = json.loads(self._data)["rootfs"]["diff_ids"]
         config: ImageConfig = manifest.parse_config(self._data, "image config", len(ids))
@@ -105,7 +105,7 @@ def import_tar(
     Where it runs: on the host; the caller must have no second thread.
     """
     reference = _reference(name) if name else None
-    wish = parse_platform(platform)
+    wanted = parse_platform(platform)
     container = apply({}, instructions)
     records.make_frame(store.root)
     clear_leftovers(store.root)
@@ -118,9 +118,9 @@ def import_tar(
             created = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
             config: dict[str, Any] = {
                 "created": created,
-                "architecture": wish.architecture,
-                **({"variant": wish.variant} if wish.variant else {}),
-                "os": wish.os,
+                "architecture": wanted.architecture,
+                **({"variant": wanted.variant} if wanted.variant else {}),
+                "os": wanted.os,
                 "config": container,
                 "rootfs": {"type": "layers", "diff_ids": [diff_id]},
                 "history": [{"created": created, "comment": message or f"Imported from {what}"}],
@@ -128,7 +128,7 @@ def import_tar(
             return install(
                 store,
                 ImportedImage(config, [(fd, size, diff_id)]),
-                wish,
+                wanted,
                 [reference] if reference else None,
                 idmap_for=idmap_for,
                 progress=progress,

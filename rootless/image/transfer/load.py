@@ -65,7 +65,7 @@ def load(
 
     Where it runs: on the host; the caller must have no second thread.
     """
-    wish = parse_platform(platform) if platform else AnyPlatform()
+    wanted = parse_platform(platform) if platform else AnyPlatform()
     records.make_frame(store.root)
     clear_leftovers(store.root)
     with Staging(store.root) as flight, contextlib.ExitStack() as stack:
@@ -86,7 +86,7 @@ def load(
                 image = install(
                     store,
                     source,
-                    wish,
+                    wanted,
                     references,
                     platform=platform,
                     idmap_for=idmap_for,
@@ -98,7 +98,7 @@ def load(
             taken += 1
             yield image, references
         if not taken:
-            why = f"no image for {wish}" if found and platform else "no image"
+            why = f"no image for {wanted}" if found and platform else "no image"
             raise RlessError(f"{escape(name)} has {why}", exit_code=1)
 
 

@@ -257,7 +257,7 @@ def _tell(image: Image, reference: Reference, progress: Progress, *, is_old: boo
 def install(
     store: Store,
     source: Source,
-    wish: PlatformRequest,
+    asked: PlatformRequest,
     names: Sequence[Reference] | None,
     *,
     platform: str | None = None,
@@ -281,7 +281,7 @@ def install(
     chains: set[str] = set()
     try:
         with store_lock(store.root):
-            found = source.find(wish)
+            found = source.find(asked)
             chains.update(layer.chain for layer in found.layers)
             metas, key = _make_layers(store, found, source, scratch, idmap_for, progress)
             image = _record_image(store, found, metas, key, names, platform, state, scratch)

@@ -57,7 +57,7 @@ def test_ranks_are_peers_in_one_container(rless: Product) -> None:
 
 
 def test_128_ranks_at_once(rless: Product) -> None:
-    # The last one closes the gate that all wait at: so all are in there at one time.
+    # The last one ends what all wait for: so all are in there at one time.
     reader, writer = os.pipe()
     ranks = [
         start(
@@ -124,8 +124,8 @@ def test_any_rank_can_be_killed(rless: Product, killed: int) -> None:
 
 @pytest.mark.parametrize("delay", [0.02, 0.06, 0.1, 0.14, 0.18])
 def test_who_makes_the_container_can_be_killed(rless: Product, delay: float) -> None:
-    first = start(rless, "maker", "sh", "-c", "read _", flags=["-i"])
-    others = [start(rless, "maker", "sh", "-c", f"exit {n}") for n in (3, 4)]
+    first = start(rless, "creator", "sh", "-c", "read _", flags=["-i"])
+    others = [start(rless, "creator", "sh", "-c", f"exit {n}") for n in (3, 4)]
     time.sleep(delay)
     first.kill()
     first.wait(10)
