@@ -1,4 +1,4 @@
-"""What Docker would do: from the wishes of a command line to a container that runs.
+"""What Docker would do: from a command line to a container that runs.
 
 `run` tells the story from top to bottom; the other modules are its chapters.
 """

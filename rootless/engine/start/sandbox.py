@@ -4,13 +4,13 @@ To make them takes longer than all that is found out meanwhile, and needs nothin
 are begun as soon as it is known that nothing has to be fetched:
 
     this process                         beside it
-      asks systemd for a scope             rless-unshare: new namespaces, pasta's interface
+      asks systemd for a scope             namespace holder: new namespaces, pasta's interface
       image, id map                        pasta, or the hub of the networks
       .                                    rless-serve, where the image is a file
       .                                    newuidmap, newgidmap
       container, its directory, spec       rless-serve: the mount, once they are done
       .                                    what the spec will want of the image
-      enters the namespaces                rless-unshare ends
+      enters the namespaces                namespace holder ends
       `monitor`: root file system, runtime
 
 Until it enters, this process is on the host, as who called it. What is begun here is gone with it,

@@ -170,7 +170,7 @@ def test_hosts_of_one_family(own_rless: Product, tmp_path: Path, family: str) ->
             answers.append("open")
         except ConnectionRefusedError:
             answers.append("closed")
-        held.kill()  # its leash ends, and the container
+        held.kill()  # its connection closes, and the container ends
         held.wait()
         return answers
 
