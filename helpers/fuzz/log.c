@@ -5,6 +5,8 @@
 enum { WRITES = 12, LONGEST = 3 * LINE, ALL = WRITES * LONGEST };
 
 struct monitor me;
+struct config config = { .log_files = 5, .journal = "/run/systemd/journal/socket",
+			 .journal_fields = "CONTAINER_ID=abc\n" };
 
 static struct {
 	size_t size;
@@ -14,22 +16,6 @@ static struct {
 	size_t size;
 	uint8_t data[ALL];
 } said[2], found[2]; /* what was written to each stream, and what the log has of it */
-
-/* -- the rest of the monitor ------------------------------------------------------------------- */
-
-static const char *driver;
-static long long limit;
-
-long long number(const char *key, long long otherwise)
-{
-	return strcmp(key, "log_size") == 0 ? limit : otherwise;
-}
-
-const char *text(const char *key)
-{
-	return strcmp(key, "log") == 0 ? driver :
-	       strcmp(key, "journal") == 0 ? "/run/systemd/journal/socket" : "CONTAINER_ID=abc\n";
-}
 
 /* -- reading the log --------------------------------------------------------------------------- */
 
@@ -198,8 +184,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	begin_input(data, size);
 	log_text.size = said[OUT].size = said[ERR].size = found[OUT].size = found[ERR].size = 0;
 	logs = (struct logs){ .fd = -1 };
-	driver = drivers[take_byte() % 4];
-	limit = take_byte() * 1000;
+	config.log = drivers[take_byte() % 4];
+	config.log_size = take_byte() * 1000;
 	is_long = take_byte() % 8 == 7;
 	milliseconds = 1000LL * (take_byte() << 24 | take_byte() << 16);
 	failing = faults = take_byte() % 2;

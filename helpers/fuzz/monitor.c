@@ -6,30 +6,16 @@ enum { READ = 4, OUTPUT = 4, INPUT, FEED, LOSE, RANK, END, ACTIONS };
 enum { ACTIONS_OF_ONE = 64 };
 
 struct monitor me;
+struct config config = { .join_timeout = 1000, .client_fd = -1, .client_stdin_fd = -1,
+			 .client_stdout_fd = -1, .client_stderr_fd = -1, .lock_fd = -1,
+			 .python_fd = -1, .stop_signal = SIGTERM, .stop_timeout = 10 };
 struct logs logs = { .fd = -1 };
 
 /* -- the rest of the monitor ------------------------------------------------------------------- */
 
-const char *next_order(const char *key, const char *last)
-{
-	(void)key, (void)last;
-	return NULL;
-}
-
 long long to_number(const char *text)
 {
 	return strtoll(text, NULL, 10);
-}
-
-const char *text(const char *key)
-{
-	(void)key;
-	return "";
-}
-
-long long number(const char *key, long long otherwise)
-{
-	return strcmp(key, "ranks") == 0 ? 1000 : otherwise;
 }
 
 void become_python(const char *verb, bool keep)
@@ -58,15 +44,15 @@ void record_exit(bool again)
 
 static void begin(void)
 {
-	me = (struct monitor){ .dir = open_fake(), .listener = open_fake(), .orders = -1, .member = -1,
-			       .init_fd = open_fake(), .health_fd = -1, .oom_fd = -1, .starting = -1,
-			       .gate = -1, .term_fd = -1, .child_fd = -1, .pty = -1 };
-	me.in = open_fake();
+	me = (struct monitor){ .dir = open_fake(), .listener_fd = open_fake(), .config_fd = -1, .member_fd = -1,
+			       .init_fd = open_fake(), .health_fd = -1, .oom_fd = -1, .status_fd = -1,
+			       .release_fd = -1, .term_fd = -1, .child_fd = -1, .pty_fd = -1 };
+	me.stdin_fd = open_fake();
 	me.sources[OUT] = open_fake();
 	me.sources[ERR] = open_fake();
 	if (take_byte() % 2)
-		me.pty = me.sources[OUT];
-	me.stdin_once = take_byte() % 2;
+		me.pty_fd = me.sources[OUT];
+	config.stdin_once = take_byte() % 2;
 	begin_client();
 	begin_ranks();
 	chunk.size = 0;
@@ -137,13 +123,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (int i = 0; i < CLIENTS; i++)
 		close_client(&clients[i]);
 	lose_ranks();
-	if (me.pty >= 0)
+	if (me.pty_fd >= 0)
 		hang_up();
 	close_fd(&me.sources[OUT]);
 	close_fd(&me.sources[ERR]);
-	close_fd(&me.in);
+	close_fd(&me.stdin_fd);
 	close_fd(&me.dir);
-	close_fd(&me.listener);
+	close_fd(&me.listener_fd);
 	close_fd(&me.init_fd);
 	if (count_open() != before)
 		report("a descriptor is left open");

@@ -78,10 +78,10 @@ static int empty(int dir, int top)
 static void forget_name(void)
 {
 	char path[4096], owner[65];
-	int size = snprintf(path, sizeof(path), "%s/%s", me.names, me.name);
+	int size = snprintf(path, sizeof(path), "%s/%s", config.names, me.name);
 
 	if (size > 0 && (size_t)size < sizeof(path) &&
-	    readlinkat(AT_FDCWD, path, owner, sizeof(owner)) == 64 && memcmp(owner, me.id, 64) == 0)
+	    readlinkat(AT_FDCWD, path, owner, sizeof(owner)) == 64 && memcmp(owner, config.id, 64) == 0)
 		unlinkat(AT_FDCWD, path, 0);
 }
 
@@ -134,8 +134,8 @@ void reap_orphans(void)
 
 static bool is_helper(long long pid)
 {
-	for (const char *one = NULL; (one = next_order("helper", one));)
-		if (to_number(one) == pid)
+	for (int i = 0; i < config.helper_pids.count; i++)
+		if (to_number(config.helper_pids.values[i]) == pid)
 			return true;
 	return pid == me.pasta;
 }
@@ -181,7 +181,7 @@ static void end_orphans(void)
 void end_cgroup(void)
 {
 	long long deadline = now() + CLEAN_UP;
-	int dir = *me.cgroup ? openat(AT_FDCWD, me.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int dir = *config.cgroup ? openat(AT_FDCWD, config.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int kill = dir < 0 ? -1 : openat(dir, "cgroup.kill", O_WRONLY | O_CLOEXEC);
 
 	end_orphans();
@@ -189,11 +189,11 @@ void end_cgroup(void)
 	if (kill >= 0 && write(kill, "1", 1) < 0)
 		close_fd(&kill); /* the removal tells */
 	close_fd(&kill);
-	while (dir >= 0 && unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT &&
+	while (dir >= 0 && unlinkat(AT_FDCWD, config.cgroup, AT_REMOVEDIR) < 0 && errno != ENOENT &&
 	       now() < deadline) {
 		lseek(dir, 0, SEEK_SET);
 		remove_cgroups(dir);
-		if (unlinkat(AT_FDCWD, me.cgroup, AT_REMOVEDIR) == 0)
+		if (unlinkat(AT_FDCWD, config.cgroup, AT_REMOVEDIR) == 0)
 			break;
 		rest(5);
 	}
@@ -218,24 +218,24 @@ static void reap_helpers(void)
 {
 	long long deadline = now() + CLEAN_UP;
 
-	for (const char *one = NULL; (one = next_order("helper", one));)
-		reap_until((pid_t)to_number(one), deadline);
-	if (me.pasta > 0 && number("wait_pasta", 0))
+	for (int i = 0; i < config.helper_pids.count; i++)
+		reap_until((pid_t)to_number(config.helper_pids.values[i]), deadline);
+	if (me.pasta > 0 && config.wait_pasta)
 		reap_until(me.pasta, deadline);
 }
 
 /* Leave the networks, and wait until names and published ports are gone (helpers/networks). */
 static void leave_networks(void)
 {
-	struct pollfd end = { .fd = me.member, .events = POLLIN };
+	struct pollfd end = { .fd = me.member_fd, .events = POLLIN };
 	char said[16];
 
-	if (me.member < 0)
+	if (me.member_fd < 0)
 		return;
-	shutdown(me.member, SHUT_WR);
-	while (poll(&end, 1, CLEAN_UP) > 0 && read(me.member, said, sizeof(said)) > 0)
+	shutdown(me.member_fd, SHUT_WR);
+	while (poll(&end, 1, CLEAN_UP) > 0 && read(me.member_fd, said, sizeof(said)) > 0)
 		;
-	close_fd(&me.member);
+	close_fd(&me.member_fd);
 }
 
 /* Take away what was made, in the reverse order. What cannot be is left to the next command,
@@ -250,24 +250,24 @@ void clean_up(void)
 		kill(me.pasta, SIGKILL);
 	end_cgroup();
 	leave_networks();
-	if (*me.mount)
-		umount2(me.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
+	if (*config.mount)
+		umount2(config.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
 	reap_helpers();
-	if (number("volumes", 0)) { /* anonymous ones; who else has them takes more to find out */
+	if (config.remove_volumes) { /* anonymous ones; who else has them takes more to find out */
 		child = fork();
 		if (child == 0)
 			be_child("volumes");
 		if (child > 0)
 			waitpid(child, NULL, 0);
 	}
-	if (me.remove) {
+	if (config.remove) {
 		forget_name();
 		error = empty(me.dir, me.dir);
-		if (error == 0 && unlinkat(AT_FDCWD, text("directory"), AT_REMOVEDIR) < 0 && errno != ENOENT)
+		if (error == 0 && unlinkat(AT_FDCWD, config.directory, AT_REMOVEDIR) < 0 && errno != ENOENT)
 			error = errno;
 		event("destroy");
 	} else
 		unlinkat(me.dir, "monitor", 0);
-	if (error == 0 && *me.live)
-		unlinkat(AT_FDCWD, me.live, 0);
+	if (error == 0 && *config.run_record)
+		unlinkat(AT_FDCWD, config.run_record, 0);
 }

@@ -69,8 +69,8 @@ static void dispatch(struct client *client, const unsigned char *said, size_t si
 	case 'W':
 		window.ws_row = said[1] | said[2] << 8;
 		window.ws_col = said[3] | said[4] << 8;
-		if (size == 5 && me.pty >= 0)
-			ioctl(me.pty, TIOCSWINSZ, &window);
+		if (size == 5 && me.pty_fd >= 0)
+			ioctl(me.pty_fd, TIOCSWINSZ, &window);
 		break;
 	case 'K':
 		answer(client, 'k', signal_init(said[1]));
@@ -147,7 +147,7 @@ struct client *free_place(void)
 void accept_client(void)
 {
 	struct client *client = free_place();
-	int fd = accept4(me.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(me.listener_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct ucred peer;
 	socklen_t size = sizeof(peer);
 
@@ -207,7 +207,7 @@ void tell_starter(const char *said, size_t size)
 void tell_begun(void)
 {
 	tell_starter("B", 1);
-	for (int i = 0; i < CLIENTS && number("stop_on_disconnect", 0) == UNTIL_BEGUN; i++)
+	for (int i = 0; i < CLIENTS && config.stop_on_disconnect == UNTIL_BEGUN; i++)
 		clients[i].stop_on_disconnect = false;
 }
 
@@ -222,19 +222,18 @@ void begin_client(void)
 		for (int stream = OUT; stream <= ERR; stream++)
 			clients[i].sinks[stream].fd = clients[i].sinks[stream].spill = -1;
 	}
-	for (const char *fd = NULL; (fd = next_order("connection", fd)) && client < clients + CLIENTS;
-	     client++) {
-		client->fd = (int)to_number(fd);
+	for (; client < clients + config.connection_fds.count; client++) {
+		client->fd = (int)to_number(config.connection_fds.values[client - clients]);
 		never_wait(client->fd);
 	}
 	if (client > clients)
 		return;
-	client->fd = (int)number("client", -1);
-	client->in = (int)number("client_in", -1);
-	client->sinks[OUT].fd = (int)number("client_out", -1);
-	client->sinks[ERR].fd = (int)number("client_err", -1);
+	client->fd = config.client_fd;
+	client->in = config.client_stdin_fd;
+	client->sinks[OUT].fd = config.client_stdout_fd;
+	client->sinks[ERR].fd = config.client_stderr_fd;
 	client->attached = client->starter = client->fd >= 0;
-	client->stop_on_disconnect = number("stop_on_disconnect", 0);
+	client->stop_on_disconnect = config.stop_on_disconnect;
 	never_wait(client->fd);
 	never_wait(client->in);
 	never_wait(client->sinks[OUT].fd);

@@ -200,11 +200,11 @@ void log_end(void)
 
 void log_begin(void)
 {
-	const char *driver = text("log");
+	const char *driver = config.log;
 
 	logs.driver = strcmp(driver, "local") == 0 ? LOG_LOCAL :
 		      strcmp(driver, "json-file") == 0 ? LOG_JSON :
 		      strcmp(driver, "journald") == 0 ? LOG_JOURNAL : LOG_NONE;
-	logs.limit = number("log_size", 20 << 20);
-	logs.files = (int)number("log_files", 5);
+	logs.limit = config.log_size;
+	logs.files = (int)config.log_files;
 }

@@ -7,7 +7,7 @@ static bool journal_connect(void)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", text("journal"));
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", config.journal);
 	close_fd(&logs.fd);
 	logs.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (logs.fd >= 0 && connect(logs.fd, (struct sockaddr *)&address, sizeof(address)) < 0)
@@ -43,7 +43,7 @@ bool journal_line(int stream, const char *data, size_t size)
 	static const char partial[] = "CONTAINER_PARTIAL_MESSAGE=true\n";
 	bool whole = size && data[size - 1] == '\n';
 	uint64_t length = htole64(size - whole);
-	const char *fields = text("journal_fields");
+	const char *fields = config.journal_fields;
 	struct iovec parts[] = {
 		{ (void *)fields, strlen(fields) },
 		{ (void *)partial, whole ? 0 : sizeof(partial) - 1 },

@@ -8,10 +8,10 @@ extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 enum { LONGEST_POLL = 1 << 30 }; /* ms: poll(2) takes an int */
 #define LAST_WORDS (2LL << 20) /* bytes read of a stream after the end: all that a pipe holds */
 
-/* An event of poll(2): what to do then, and about whom. */
+/* What is polled, and what each event is about: a client, a rank, a stream. */
 static struct pollfd polls[11 + 4 * CLIENTS + RANKS];
 static struct {
-	enum { INIT, TERM, ORPHAN, ADMIT, HEAR, READER, TYPE, START, SOURCE, INPUT, HEALTH, MEMORY,
+	enum { INIT, TERM, ORPHAN, LISTENER, MESSAGE, READER, TYPE, STATUS, SOURCE, INPUT, HEALTH, MEMORY,
 	       RANK } what;
 	int who, stream;
 } topics[11 + 4 * CLIENTS + RANKS];
@@ -29,7 +29,7 @@ static void watch_client(int who)
 {
 	struct client *client = &clients[who];
 
-	watch(client->fd, POLLIN, HEAR, who, 0); /* first: a farewell comes before its pipes end */
+	watch(client->fd, POLLIN, MESSAGE, who, 0); /* first: a farewell comes before its pipes end */
 	for (int stream = OUT; stream <= ERR; stream++) {
 		struct sink *sink = &client->sinks[stream];
 
@@ -38,7 +38,7 @@ static void watch_client(int who)
 			      who, stream);
 	}
 	if (client->in >= 0 && typed.at == typed.end && !me.ended) {
-		if (me.pty < 0 && me.in < 0)
+		if (me.pty_fd < 0 && me.stdin_fd < 0)
 			close_fd(&client->in); /* nobody is there to read it: let that be known */
 		else
 			watch(client->in, POLLIN, TYPE, who, 0);
@@ -57,15 +57,15 @@ static void watch_all(void)
 	for (int i = 0; i < CLIENTS; i++)
 		if (is_open(&clients[i]))
 			watch_client(i);
-	if (me.starting >= 0) /* after the clients: nothing starts for one that has gone */
-		watch(me.starting, POLLIN, START, 0, 0);
+	if (me.status_fd >= 0) /* after the clients: nothing starts for one that has gone */
+		watch(me.status_fd, POLLIN, STATUS, 0, 0);
 	for (int stream = OUT; stream <= ERR; stream++)
 		if (me.sources[stream] >= 0 && chunk.size == 0)
 			watch(me.sources[stream], POLLIN, SOURCE, 0, stream);
-	if (typed.at < typed.end && (me.pty >= 0 || me.in >= 0))
-		watch(me.pty >= 0 ? me.pty : me.in, POLLOUT, INPUT, 0, 0);
-	else if (me.in >= 0)
-		watch(me.in, 0, INPUT, 0, 0);
+	if (typed.at < typed.end && (me.pty_fd >= 0 || me.stdin_fd >= 0))
+		watch(me.pty_fd >= 0 ? me.pty_fd : me.stdin_fd, POLLOUT, INPUT, 0, 0);
+	else if (me.stdin_fd >= 0)
+		watch(me.stdin_fd, 0, INPUT, 0, 0);
 	if (me.health_fd >= 0)
 		watch(me.health_fd, POLLIN, HEALTH, 0, 0);
 	if (me.oom_fd >= 0 && !me.out_of_memory)
@@ -73,8 +73,8 @@ static void watch_all(void)
 	for (int i = 0; i < RANKS && has_joined(); i++)
 		if (ranks[i] >= 0)
 			watch(ranks[i], POLLIN, RANK, i, 0);
-	if (me.listener >= 0 && free_place())
-		watch(me.listener, POLLIN, ADMIT, 0, 0); /* last: it reuses places */
+	if (me.listener_fd >= 0 && free_place())
+		watch(me.listener_fd, POLLIN, LISTENER, 0, 0); /* last: it reuses places */
 }
 
 static void act(int index)
@@ -92,7 +92,7 @@ static void act(int index)
 	case ORPHAN:
 		reap_orphans();
 		break;
-	case HEAR:
+	case MESSAGE:
 		if (is_open(client))
 			read_message(client);
 		break;
@@ -108,16 +108,16 @@ static void act(int index)
 		if (client->in == polls[index].fd && typed.at == typed.end)
 			take_input(client);
 		break;
-	case START:
-		hear_init();
+	case STATUS:
+		read_status();
 		break;
 	case SOURCE:
 		if (me.sources[stream] >= 0 && chunk.size == 0)
 			take(stream);
 		break;
 	case INPUT:
-		if (polls[index].revents & POLLERR && me.pty < 0)
-			close_fd(&me.in);
+		if (polls[index].revents & POLLERR && me.pty_fd < 0)
+			close_fd(&me.stdin_fd);
 		pass_input();
 		break;
 	case HEALTH:
@@ -129,7 +129,7 @@ static void act(int index)
 	case RANK:
 		lose_rank(who);
 		break;
-	case ADMIT:
+	case LISTENER:
 		accept_client();
 		break;
 	}
@@ -160,12 +160,12 @@ static void release_pages(void)
 /* Wait for one round of events and handle them. */
 void poll_once(bool block)
 {
-	static bool released;
+	static bool trimmed;
 	int timeout = -1;
 
 	watch_all();
-	if (!released && me.starting < 0) {
-		released = true;
+	if (!trimmed && me.status_fd < 0) {
+		trimmed = true;
 		release_pages();
 	}
 	if (chunk.size && now() - chunk.since < GRACE)
@@ -218,10 +218,10 @@ static void end_run(void)
 			poll_once(true);
 	log_end();
 	for (int stream = OUT; stream <= ERR; stream++)
-		if (me.sources[stream] != me.pty)
+		if (me.sources[stream] != me.pty_fd)
 			close_fd(&me.sources[stream]);
 	hang_up();
-	close_fd(&me.in);
+	close_fd(&me.stdin_fd);
 	me.sources[OUT] = me.sources[ERR] = -1;
 	me.done = !again;
 }
@@ -250,7 +250,7 @@ void run(void)
 			poll_once(true);
 	}
 	clean_up();
-	close_fd(&me.listener);
+	close_fd(&me.listener_fd);
 	tell_end();
 	drain();
 }

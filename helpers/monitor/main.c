@@ -1,19 +1,18 @@
 /*
  * rless-monitor: what stays with a container for as long as it runs.
  *
- * Usage: rless-monitor ORDERS
+ * Usage: rless-monitor FD
  *
- * ORDERS is the number of a descriptor: a memfd of KEY NUL VALUE NUL ..., written by
- * rootless/engine/monitor/execute.py. The process was Python until init was on its way, and became
- * this program by execve: it is init's parent, root of the engine's user namespace by
- * capabilities, and holds the mount and network namespace.
+ * FD is a memfd with the config (config.h), which rootless/engine/monitor/execute.py has written.
+ * The process was Python until init had been cloned, and became this program by execve: it is
+ * init's parent, root of the engine's user namespace by capabilities, and holds the mount and
+ * network namespaces. With the config of a keeper it is the parent of a process of `exec`.
  *
- * It hears by `status` that init is ready, notes the start and opens the `gate`, unless the process
- * has done so before it became this program (`ready`); what comes by `status` after that tells
- * whether the application runs.
+ * It reads from status_fd that init is ready, records the start and releases init by release_fd,
+ * unless Python has done so. What status_fd brings then tells whether the application runs.
  *
  * It copies what the application writes to the log and to every client, and what clients type to
- * the application. It waits for the end, notes it, and takes away what was made; or it waits a
+ * the application. It waits for the end, records it, and takes away what was made; or it waits a
  * while and has Python start the container again, in the same namespaces.
  *
  * Clients connect to the socket `monitor` in the container's directory; one message a datagram:
@@ -26,8 +25,8 @@
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now
- *   D                      it leaves; the end of who started the container is else the end,
- *                          always (leash 1) or until the application runs (leash 2)
+ *   D                      it leaves. Else the end of who started the container is the
+ *                          container's: always, or until the application runs
  *
  * and every client gets X and the exit code (u32) at the end. A is answered by `a errno`. Who
  * started the container is its first client, and before that is told once:
@@ -45,16 +44,16 @@
 
 struct monitor me;
 
-/* The keeper of a process of `exec -d`: wait for it, and note its end. Or (keep is 0) hold its
+/* The keeper of a process of `exec -d`: wait for it, and record its end. Or (pid is 0) hold its
  * terminal, which the kernel hangs up with its last master, and take what is written to it. */
 static void keep(pid_t pid)
 {
-	struct pollfd fds[2] = { { .fd = me.init_fd, .events = POLLIN },
-				 { .fd = me.pty, .events = POLLIN } };
+	struct pollfd fds[2] = { { .fd = config.init_fd, .events = POLLIN },
+				 { .fd = config.pty_fd, .events = POLLIN } };
 	int status = 0;
 
 	while (!fds[0].revents && poll(fds, 2, -1) >= 0)
-		if (fds[1].revents && read(me.pty, spare, CHUNK) <= 0)
+		if (fds[1].revents && read(config.pty_fd, spare, CHUNK) <= 0)
 			fds[1].fd = -1;
 	if (pid <= 0 || waitpid(pid, &status, 0) < 0)
 		return;
@@ -62,13 +61,13 @@ static void keep(pid_t pid)
 	event("exec_die");
 }
 
-static void begin(int fd)
+/* Forget the caller, and read the config; return whose it is. */
+static unsigned begin(int fd)
 {
 	struct rlimit core;
-	const char *cgroup;
 
-	for (int number_ = 1; number_ < NSIG; number_++)
-		set_signal(number_, number_ == SIGCHLD ? SIG_DFL : SIG_IGN);
+	for (int number = 1; number < NSIG; number++)
+		set_signal(number, number == SIGCHLD ? SIG_DFL : SIG_IGN);
 	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
 	prctl(PR_SET_NAME, "rless-monitor", 0, 0, 0);
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
@@ -76,68 +75,68 @@ static void begin(int fd)
 		core.rlim_cur = 0;
 		setrlimit(RLIMIT_CORE, &core);
 	}
-	read_orders(fd);
-	me.orders = fd;
-	me.id = text("id");
-	me.live = text("live");
-	me.names = text("names");
-	me.cgroup = cgroup = text("cgroup");
-	me.mount = text("mount");
-	snprintf(me.name, sizeof(me.name), "%s", text("name"));
-	me.dir = openat(AT_FDCWD, text("directory"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	me.listener = (int)number("listener", -1);
-	me.member = (int)number("member", -1);
-	me.init = (pid_t)number("init", 0);
-	me.init_fd = (int)number("init_fd", -1);
-	me.pasta = (pid_t)number("pasta", 0);
-	me.in = (int)number("in", -1);
-	me.pty = (int)number("pty", -1);
-	me.sources[OUT] = me.pty >= 0 ? me.pty : (int)number("out", -1);
-	me.sources[ERR] = (int)number("err", -1);
-	me.code = (int)number("code", 0);
-	me.remove = number("remove", 0);
-	me.stdin_once = number("stdin_once", 0);
+	me.config_fd = fd;
+	return read_config(fd);
+}
+
+static void begin_monitor(void)
+{
+	me.dir = openat(AT_FDCWD, config.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	me.listener_fd = config.listener_fd;
+	me.member_fd = config.member_fd;
+	me.init = (pid_t)config.init;
+	me.init_fd = config.init_fd;
+	me.pasta = (pid_t)config.pasta;
+	me.stdin_fd = config.stdin_fd;
+	me.pty_fd = config.pty_fd;
+	me.sources[OUT] = me.pty_fd >= 0 ? me.pty_fd : config.stdout_fd;
+	me.sources[ERR] = config.stderr_fd;
+	me.code = (int)config.code;
 	me.ended = me.init == 0;
 	me.begun = now();
-	me.ready = number("ready", 0); /* who became us has waited for the network, and let init go */
-	me.starting = (int)number("status", -1);
-	me.gate = (int)number("gate", -1);
+	me.status_fd = config.status_fd;
+	me.release_fd = config.release_fd;
+	me.ready = me.release_fd < 0;
 	me.health_fd = me.oom_fd = -1;
 	block_signals(true);
 	me.term_fd = signal_fd(SIGTERM);
-	me.child_fd = number("orphans", 0) ? signal_fd(SIGCHLD) : -1;
-	if (next_order("health_interval", NULL))
-		me.health_at = now() + number("health_first", number("health_interval", 30000));
-	snprintf(restart.policy, sizeof(restart.policy), "%s", text("restart"));
-	restart.most = number("restart_most", 0);
-	restart.count = number("restarts", 0);
-	restart.delay = number("delay", 0);
+	me.child_fd = config.orphans ? signal_fd(SIGCHLD) : -1;
+	if (config.health_first)
+		me.health_at = now() + config.health_first;
+	snprintf(restart.policy, sizeof(restart.policy), "%s", config.restart);
+	restart.most = config.restart_max;
+	restart.count = config.restarts;
+	restart.delay = config.restart_delay;
 	log_begin();
-	never_wait(me.starting);
-	never_wait(me.in);
-	never_wait(me.pty);
+	never_wait(me.status_fd);
+	never_wait(me.stdin_fd);
+	never_wait(me.pty_fd);
 	never_wait(me.sources[OUT]);
 	never_wait(me.sources[ERR]);
-	if (*me.cgroup) {
+	if (*config.cgroup) {
 		char path[4096];
 
-		snprintf(path, sizeof(path), "%s/memory.events", cgroup);
+		snprintf(path, sizeof(path), "%s/memory.events", config.cgroup);
 		me.oom_fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	}
 }
 
 int main(int argc, char **argv)
 {
+	unsigned program;
+
 	if (argc != 2)
 		return 70;
-	begin((int)to_number(argv[1]));
-	if (next_order("keep", NULL)) {
-		keep((pid_t)number("keep", 0));
+	program = begin((int)to_number(argv[1]));
+	snprintf(me.name, sizeof(me.name), "%s", config.name);
+	if (program == KEEPER) {
+		keep((pid_t)config.child);
 		return 0;
 	}
+	begin_monitor();
 	begin_client();
 	begin_ranks();
-	if (number("begun", 0)) /* --explain: Python has opened the gate itself, to look */
+	if (config.begun) /* --explain: Python has let init go itself, to look */
 		tell_begun();
 	run();
 	return me.code; /* systemd's Restart=on-failure looks at it */

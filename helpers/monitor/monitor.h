@@ -32,6 +32,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config.h"
+
 enum {
 	CHUNK = 65536, /* bytes read at once: the longest frame of a log */
 	LINE = 16384,  /* bytes of the longest line of a log, as in Docker */
@@ -42,7 +44,9 @@ enum {
 
 enum { OUT, ERR };
 
-enum { UNTIL_BEGUN = 2 }; /* the order `leash`: not for longer; 1: until it lets go */
+enum { UNTIL_BEGUN = 2 }; /* stop_on_disconnect: not for longer; 1: until it lets go */
+
+_Static_assert(LONGEST_LIST >= CLIENTS, "their connections are a list");
 
 struct sink {
 	int fd;            /* the client's pipe; -1: none */
@@ -62,22 +66,21 @@ struct client {
 };
 
 extern struct monitor {
-	const char *id, *live, *names, *cgroup, *mount;
 	char name[256];
 	int dir;               /* the container's directory */
-	int orders, listener;
-	int member;            /* the connection that is its place in networks; -1: none */
+	int config_fd, listener_fd;
+	int member_fd;         /* the connection that is its place in networks; -1: none */
 	pid_t init, pasta, health;
 	int init_fd, health_fd, oom_fd;
-	int starting;          /* the pipe that init closes by execve; -1: it runs */
-	int gate;              /* the pipe at which init waits, until it is opened; -1: none */
+	int status_fd;         /* the pipe that init closes by execve; -1: it runs */
+	int release_fd;        /* the pipe at which init waits to be released; -1: it was */
 	int term_fd;           /* a signalfd of SIGTERM */
 	int child_fd;          /* a signalfd of SIGCHLD, if orphans may come to us; else -1 */
 	uint64_t asked;        /* signals that came before it runs, as bits */
-	int in, pty;           /* the application's standard input, or its terminal */
+	int stdin_fd, pty_fd;  /* the application's standard input, or its terminal */
 	int sources[2];        /* what it writes; the terminal is OUT */
 	int code;              /* the exit code, once `ended` */
-	bool terminated, remove, stdin_once, ended, drained, done, out_of_memory;
+	bool terminated, ended, drained, done, out_of_memory;
 	bool ready, failed;    /* what became of the start */
 	long long begun, health_at, kill_at;
 	rlim_t core;
@@ -114,12 +117,9 @@ extern struct typed {
 
 extern char spare[CHUNK];
 
-/* orders.c: what this program was told: the memfd KEY NUL VALUE NUL ... */
-const char *next_order(const char *key, const char *last);
+/* config.c: what this program is told (config.h) */
 long long to_number(const char *text);
-const char *text(const char *key);
-long long number(const char *key, long long otherwise);
-void read_orders(int fd);
+unsigned read_config(int fd);
 
 /* signals.c: signals to init, and those that come to us */
 int signal_init(int number);
@@ -129,7 +129,7 @@ void set_signal(int number, void (*handler)(int));
 int signal_fd(int number);
 
 /* start.c: what init says until it is the application */
-void hear_init(void);
+void read_status(void);
 void end_start(void);
 void give_up_start(void);
 

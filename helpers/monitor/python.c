@@ -7,22 +7,20 @@ enum { SEARCHING = 2 }; /* exit status of the health runner: the application sti
  * have not heard is said to whoever comes back. */
 void become_python(const char *verb, bool keep)
 {
-	char *argv[32], *environment[8];
+	char *argv[LONGEST_LIST + 7];
+	char *const *environment = (char *const *)config.environment.values;
 	char fd[16], count[24], delay[24], connections[8 * CLIENTS] = "";
-	int used = 0, variables = 0;
+	int used = 0;
 	size_t size = 0;
 	struct rlimit core;
 
-	for (const char *word = NULL; (word = next_order("python", word)) && used < 20;)
-		argv[used++] = (char *)word;
-	for (const char *word = NULL; (word = next_order("environment", word)) && variables < 7;)
-		environment[variables++] = (char *)word;
-	environment[variables] = NULL;
-	snprintf(fd, sizeof(fd), "%d", me.orders);
+	for (; used < config.python.count; used++)
+		argv[used] = (char *)config.python.values[used];
+	snprintf(fd, sizeof(fd), "%d", me.config_fd);
 	snprintf(count, sizeof(count), "%lld", restart.count);
 	snprintf(delay, sizeof(delay), "%lld", restart.delay);
 	argv[used++] = (char *)verb;
-	argv[used++] = (char *)me.id;
+	argv[used++] = (char *)config.id;
 	argv[used++] = fd;
 	argv[used++] = count;
 	argv[used++] = delay;
@@ -38,7 +36,7 @@ void become_python(const char *verb, bool keep)
 	}
 	if (!keep) /* else a SIGTERM waits for who comes back, too */
 		block_signals(false);
-	syscall(SYS_execveat, (int)number("python_fd", -1), "", argv, environment, AT_EMPTY_PATH);
+	syscall(SYS_execveat, config.python_fd, "", argv, environment, AT_EMPTY_PATH);
 	execve(argv[0], argv, environment); /* no descriptor: it is not ours to write */
 }
 
@@ -48,7 +46,7 @@ void be_child(const char *verb)
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	for (int sign = 1; sign < NSIG; sign++)
 		set_signal(sign, SIG_DFL);
-	fcntl(me.orders, F_SETFD, 0);
+	fcntl(me.config_fd, F_SETFD, 0);
 	become_python(verb, false);
 	_exit(127);
 }
@@ -61,7 +59,7 @@ void begin_health(void)
 	me.health_at = 0;
 	me.health_fd = me.health > 0 ? pidfd_of(me.health) : -1;
 	if (me.health_fd < 0)
-		me.health_at = now() + number("health_interval", 30000);
+		me.health_at = now() + config.health_interval;
 }
 
 void end_health(void)
@@ -71,6 +69,6 @@ void end_health(void)
 	waitpid(me.health, &status, 0);
 	close_fd(&me.health_fd);
 	me.health_at = now() + (WIFEXITED(status) && WEXITSTATUS(status) == SEARCHING ?
-				number("health_start_interval", 5000) :
-				number("health_interval", 30000));
+				config.health_start_interval :
+				config.health_interval);
 }

@@ -25,13 +25,13 @@ static bool same_mount_ns(const char *pid, const struct stat *wanted)
 	return same;
 }
 
-/* Wait for who joins; not for ever (the order is in ms): who made it may have been killed. */
+/* Wait for who joins; not for ever: who made it may have been killed. */
 void begin_ranks(void)
 {
 	for (int i = 0; i < RANKS; i++)
 		ranks[i] = -1;
-	if (number("ranks", 0))
-		me.kill_at = now() + number("ranks", 0);
+	if (config.join_timeout)
+		me.kill_at = now() + config.join_timeout;
 }
 
 bool has_joined(void)
@@ -42,9 +42,9 @@ bool has_joined(void)
 /* Take one in hand; return an errno. */
 int join_rank(int pidfd)
 {
-	if (!number("ranks", 0))
+	if (!config.join_timeout)
 		return EINVAL;
-	if (me.ended || me.terminated || me.starting >= 0 || (joined == 0 && mount_ns >= 0))
+	if (me.ended || me.terminated || me.status_fd >= 0 || (joined == 0 && mount_ns >= 0))
 		return ESRCH; /* it is ending, or has not begun */
 	for (int i = 0; i < RANKS; i++) {
 		char path[64];

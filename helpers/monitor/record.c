@@ -32,7 +32,7 @@ static int describe_exit(char *said, size_t room, const char *error, const char 
 	return snprintf(said, room,
 			"{\"code\":%d,\"started\":%s,\"finished\":%lld.%06ld,\"error\":%s,"
 			"\"oom\":%s,\"restarts\":%lld%s}",
-			me.code, *text("started") ? text("started") : "null",
+			me.code, *config.started ? config.started : "null",
 			(long long)time.tv_sec, time.tv_nsec / 1000, *error ? error : "null",
 			me.out_of_memory ? "true" : "false", restart.count, later);
 }
@@ -44,7 +44,7 @@ void record_exit(bool again)
 	struct timespec time;
 	int size, fd;
 
-	if (me.remove)
+	if (config.remove)
 		return;
 	clock_gettime(CLOCK_REALTIME, &time);
 	if (again) {
@@ -52,18 +52,18 @@ void record_exit(bool again)
 
 		snprintf(later, sizeof(later), ",\"restart_at\":%lld.%03lld", ms / 1000, ms % 1000);
 	}
-	size = describe_exit(said, sizeof(said), text("error"), later);
+	size = describe_exit(said, sizeof(said), config.error, later);
 	if ((size_t)size >= sizeof(said)) /* the container chose the name in the reason */
 		size = describe_exit(said, sizeof(said), "", later);
 	if (write_file("exit.json", said, size))
 		return;
 	size = snprintf(said, sizeof(said), "{\"ended\":{\"code\":%d,\"finished\":%lld}}",
 			me.code, (long long)time.tv_sec);
-	fd = openat(AT_FDCWD, me.live, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+	fd = openat(AT_FDCWD, config.run_record, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return;
 	if (write(fd, said, size) == size && ftruncate(fd, size) == 0)
-		me.live = ""; /* it is the only witness now: the next command finds it there */
+		config.run_record = ""; /* it is the only witness now: the next command finds it there */
 	close(fd);
 }
 
@@ -78,17 +78,17 @@ void event(const char *action)
 	if (strcmp(action, "die") == 0)
 		snprintf(code, sizeof(code), ",\"exitCode\":\"%d\"", me.code);
 	if (strcmp(action, "exec_die") == 0)
-		snprintf(code, sizeof(code), ",\"execID\":\"%s\",\"exitCode\":\"%d\"", text("exec"),
+		snprintf(code, sizeof(code), ",\"execID\":\"%s\",\"exitCode\":\"%d\"", config.exec,
 			 me.code);
 	clock_gettime(CLOCK_REALTIME, &time);
 	size = snprintf(said, sizeof(said),
 			"{\"time\":%lld%09ld,\"type\":\"container\",\"action\":\"%s\",\"id\":\"%s\","
 			"\"attributes\":{%s,\"name\":\"%s\"%s}}\n",
-			(long long)time.tv_sec, time.tv_nsec, action, me.id, text("attributes"),
+			(long long)time.tv_sec, time.tv_nsec, action, config.id, config.attributes,
 			me.name, code);
 	if (size < 0 || (size_t)size >= sizeof(said))
 		return;
-	fd = openat(AT_FDCWD, text("events"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	fd = openat(AT_FDCWD, config.events, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return; /* what it tells of has happened all the same */
 	if (write(fd, said, size) < 0)

@@ -40,13 +40,13 @@ void stop_restarts(void)
 void terminate(void)
 {
 	char said[128];
-	long long limit = number("stop_timeout", 10);
+	long long limit = config.stop_timeout;
 
 	if (read(me.term_fd, said, sizeof(said)) < 0)
 		return;
 	me.terminated = true;
 	stop_restarts();
-	signal_init((int)number("stop_signal", SIGTERM));
+	signal_init((int)config.stop_signal);
 	if (limit >= 0)
 		me.kill_at = now() + limit * 1000;
 }
@@ -59,7 +59,7 @@ bool schedule_restart(void)
 		      (strcmp(restart.policy, "on-failure") == 0 && me.code != 0 &&
 		       (restart.most == 0 || restart.count < restart.most));
 
-	if (!wanted || me.remove || me.terminated || me.failed)
+	if (!wanted || config.remove || me.terminated || me.failed)
 		return false;
 	if (restart.delay == 0 || now() - me.begun >= LONG_RUN)
 		restart.delay = FIRST_DELAY;
@@ -78,8 +78,8 @@ void start_again(void)
 	for (int i = 0; i < CLIENTS; i++)
 		slow |= is_open(&clients[i]) && has_backlog(&clients[i]);
 	if (slow && fork() == 0) {
-		close_fd(&me.listener);
-		close_fd(&me.member);
+		close_fd(&me.listener_fd);
+		close_fd(&me.member_fd);
 		restart.at = 0;
 		drain();
 		_exit(0);
@@ -87,11 +87,11 @@ void start_again(void)
 	for (int i = 0; i < CLIENTS; i++)
 		if (is_open(&clients[i]) && has_backlog(&clients[i]))
 			close_client(&clients[i]); /* they are the child's now */
-	fcntl(me.orders, F_SETFD, 0);
-	fcntl(me.listener, F_SETFD, 0);
-	fcntl((int)number("lock", -1), F_SETFD, 0);
-	fcntl(me.member, F_SETFD, 0);
-	fcntl((int)number("python_fd", -1), F_SETFD, 0);
+	fcntl(me.config_fd, F_SETFD, 0);
+	fcntl(me.listener_fd, F_SETFD, 0);
+	fcntl(config.lock_fd, F_SETFD, 0);
+	fcntl(me.member_fd, F_SETFD, 0);
+	fcntl(config.python_fd, F_SETFD, 0);
 	become_python("restart", true);
 	stop_restarts(); /* there is no interpreter any more */
 }

@@ -10,7 +10,7 @@ int signal_init(int number)
 		return 0;
 	}
 	/* Process 1 of a pid namespace loses what it has no handler for: it waits for who has one. */
-	if (me.starting >= 0 && number != SIGKILL && number > 0 && number <= 64) {
+	if (me.status_fd >= 0 && number != SIGKILL && number > 0 && number <= 64) {
 		me.asked |= 1ULL << (number - 1);
 		return EAGAIN; /* kept */
 	}
@@ -20,7 +20,7 @@ int signal_init(int number)
 /* The application runs: now it gets what it was sent. */
 void begin_signals(void)
 {
-	close_fd(&me.starting);
+	close_fd(&me.status_fd);
 	for (int number = 1; me.asked; number++, me.asked >>= 1)
 		if (me.asked & 1)
 			signal_init(number);

@@ -2,7 +2,7 @@
  * The start: what init says until it is the application.
  *
  * It comes by a pipe in frames of rootless/runtime/sync.py: a letter, four bytes of length, and a
- * JSON list of one. READY: it waits at the gate. FAILED: why it gives up. The end: execve has
+ * JSON list of one. READY: it waits to be released. FAILED: why it gives up. The end: execve has
  * closed the pipe, or init was killed. Whoever started the container is told B or F.
  */
 #include "monitor.h"
@@ -12,16 +12,16 @@ enum { HEAD = 5, LONGEST = 4096 /* bytes of a body: its readers have no room for
 static struct {
 	size_t got;                /* bytes of the frame that have come */
 	unsigned number;           /* the last one in it: of FAILED the exit code */
-	char data[HEAD + LONGEST]; /* a report may be longer, and is nobody's */
+	char data[HEAD + LONGEST]; /* READY may have more, which is for others */
 } frame;
 
-static void open_gate(void)
+static void release_init(void)
 {
 	me.ready = true;
 	event("start"); /* before there can be an end to tell of */
-	if (me.gate >= 0 && write(me.gate, "s", 1) < 0)
+	if (me.release_fd >= 0 && write(me.release_fd, "s", 1) < 0)
 		errno = 0; /* init was killed: the end of its pipe tells */
-	close_fd(&me.gate);
+	close_fd(&me.release_fd);
 }
 
 static void fail(const char *said, size_t size)
@@ -42,7 +42,7 @@ static void end_frame(size_t size)
 	char *body = frame.data + HEAD;
 
 	if (frame.data[0] == 'R' && !me.ready)
-		open_gate();
+		release_init();
 	if (frame.data[0] != 'F' || me.failed)
 		return;
 	if (size < 2 || size > LONGEST) {
@@ -72,9 +72,9 @@ static void take_byte(char byte)
 	frame.got = frame.number = 0;
 }
 
-void hear_init(void)
+void read_status(void)
 {
-	ssize_t size = me.starting < 0 ? -1 : read(me.starting, spare, CHUNK);
+	ssize_t size = me.status_fd < 0 ? -1 : read(me.status_fd, spare, CHUNK);
 
 	for (ssize_t i = 0; i < size; i++)
 		take_byte(spare[i]);
@@ -85,19 +85,19 @@ void hear_init(void)
 /* Init is the application now, or has ended. */
 void end_start(void)
 {
-	if (me.starting < 0)
+	if (me.status_fd < 0)
 		return;
 	if (!me.ready && !me.failed)
 		fail_briefly("init was killed before it was ready", 125);
 	if (!me.failed)
 		tell_begun();
-	close_fd(&me.gate);
+	close_fd(&me.release_fd);
 	begin_signals();
 }
 
-/* Nobody wants it any more: the gate stays closed. */
+/* Nobody wants it any more: init is not released. */
 void give_up_start(void)
 {
-	close_fd(&me.starting);
-	close_fd(&me.gate);
+	close_fd(&me.status_fd);
+	close_fd(&me.release_fd);
 }

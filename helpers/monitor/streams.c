@@ -35,7 +35,7 @@ bool has_backlog(const struct client *client)
 void lose_reader(struct client *client, int stream)
 {
 	close_sink(&client->sinks[stream]);
-	if (client->stop_on_disconnect && is_alone(client) && me.pty < 0)
+	if (client->stop_on_disconnect && is_alone(client) && me.pty_fd < 0)
 		close_fd(&me.sources[stream]);
 }
 
@@ -142,7 +142,7 @@ bool take(int stream)
 	if (size < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (size <= 0) { /* a terminal says EIO when its last writer has gone */
-		if (me.sources[stream] != me.pty)
+		if (me.sources[stream] != me.pty_fd)
 			close_fd(&me.sources[stream]);
 		me.sources[stream] = -1;
 		return false;
@@ -160,15 +160,15 @@ bool take(int stream)
 
 void hang_up(void)
 {
-	if (me.sources[OUT] == me.pty)
+	if (me.sources[OUT] == me.pty_fd)
 		me.sources[OUT] = -1;
-	close_fd(&me.pty);
+	close_fd(&me.pty_fd);
 }
 
 /* Write to the application what was typed; it may have closed its standard input. */
 void pass_input(void)
 {
-	int fd = me.pty >= 0 ? me.pty : me.in;
+	int fd = me.pty_fd >= 0 ? me.pty_fd : me.stdin_fd;
 
 	while (fd >= 0 && typed.at < typed.end) {
 		ssize_t size = write(fd, typed.data + typed.at, typed.end - typed.at);
@@ -176,7 +176,7 @@ void pass_input(void)
 		if (size < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (size < 0) {
-			close_fd(&me.in);
+			close_fd(&me.stdin_fd);
 			break;
 		}
 		typed.at += size;
@@ -197,8 +197,8 @@ void take_input(struct client *client)
 		return;
 	}
 	close_fd(&client->in);
-	if (me.pty < 0 && me.stdin_once)
-		close_fd(&me.in);
+	if (me.pty_fd < 0 && config.stdin_once)
+		close_fd(&me.stdin_fd);
 	if (client->stop_on_disconnect)
 		hang_up(); /* a terminal without keys: its window was closed, its connection broke */
 }

@@ -1,4 +1,4 @@
-"""Start the monitor of a container by itself: a process in place of the container, its orders."""
+"""Start the monitor of a container by itself: a process in place of the container, its config."""
 
 from __future__ import annotations
 
@@ -14,12 +14,73 @@ from pathlib import Path
 from typing import Any
 
 from rootless.engine.monitor import execute
+from rootless.engine.monitor.config import MonitorConfig
+from rootless.engine.start.startup import LOG_FILES, LOG_SIZE, health_config
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import Container
 from rootless.engine.state.monitor_client import Client
 from tests.lib.compiled import sanitized_program, static_program
 
 ID = "c" * 64
+
+
+def monitor_config(base: str) -> MonitorConfig:
+    """Return a config without descriptors, and without a process."""
+    return {
+        "id": ID,
+        "name": "held",
+        "directory": f"{base}/containers/{ID}",
+        "attributes": json.dumps({"label": "l", "image": "an image"})[1:-1],
+        "run_record": f"{base}/run-record",
+        "names": f"{base}/names",
+        "events": f"{base}/events",
+        "started": "12.5",
+        "remove": False,
+        "remove_volumes": False,
+        "cgroup": "",
+        "mount": "",
+        "lock_fd": -1,
+        "helper_pids": [],
+        "pasta": 0,
+        "wait_pasta": False,
+        "member_fd": -1,
+        "orphans": False,
+        "listener_fd": -1,
+        "stdin_fd": -1,
+        "stdout_fd": -1,
+        "stderr_fd": -1,
+        "stdin_once": False,
+        "client_fd": -1,
+        "client_stdin_fd": -1,
+        "client_stdout_fd": -1,
+        "client_stderr_fd": -1,
+        "stop_on_disconnect": 0,
+        "connection_fds": [],
+        "log": "local",
+        "log_size": LOG_SIZE,
+        "log_files": LOG_FILES,
+        "journal": "",
+        "journal_fields": "",
+        "restart": "no",
+        "restart_max": 0,
+        "restarts": 0,
+        "restart_delay": 0,
+        "stop_signal": int(signal.SIGTERM),
+        "stop_timeout": 10,
+        "join_timeout": 0,
+        **health_config(None),
+        "python": [],
+        "python_fd": -1,
+        "environment": [],
+        "code": 0,
+        "error": "",
+        "init": 0,
+        "init_fd": -1,
+        "pty_fd": -1,
+        "status_fd": -1,
+        "release_fd": -1,
+        "begun": False,
+    }
 
 
 class Held:
@@ -33,7 +94,7 @@ class Held:
         *,
         stdin: bool = False,
         prepare: Callable[[], None] | None = None,
-        **orders: Any,
+        **config: Any,
     ) -> None:
         """Start `command` as the application, held by a monitor: "c" or "sanitized".
 
@@ -46,10 +107,10 @@ class Held:
         (directory / "names").mkdir()
         (directory / "names" / "held").symlink_to(ID)
         self.base = directory
-        self.live = directory / "live"
-        self.live.write_text("{}")
+        self.run_record = directory / "run-record"
+        self.run_record.write_text("{}")
         self.events = directory / "events"
-        self.container = Container(ID, str(self.directory), {"name": "held"})
+        self.container = Container(ID, str(self.directory), {"name": "held"})  # type: ignore[typeddict-item]
         build = sanitized_program if program == "sanitized" else static_program
         path = str(build("helpers/monitor"))
         ready, tell = os.pipe()
@@ -57,7 +118,7 @@ class Held:
         if self.pid == 0:
             try:
                 os.close(ready)
-                self._become(path, command, stdin, prepare, orders, tell)
+                self._become(path, command, stdin, prepare, config, tell)
             finally:
                 os._exit(99)
         os.close(tell)
@@ -88,31 +149,23 @@ class Held:
         for fd in (out[1], err[1], typed[0]):
             if fd >= 0:
                 os.close(fd)
-        orders = {
-            "id": ID,
-            "directory": self.directory,
-            "name": "held",
-            "attributes": json.dumps({"label": "l", "image": "an image"})[1:-1],
-            "live": self.live,
-            "names": self.base / "names",
-            "events": self.events,
-            "started": "12.5",
-            "init": app.pid,
-            "init_fd": os.pidfd_open(app.pid),
-            "listener": monitor_client.listen(str(self.directory)),
-            "in": typed[1],
-            "out": out[0],
-            "err": err[0],
-            "log": "local",
-            "restart": "no",
-            "mount": "",
-            **given,
-        }
-        pairs = [(key, str(value)) for key, value in orders.items()]
-        for key, value in pairs:
-            if key in execute.FDS and int(value) >= 0:
-                os.set_inheritable(int(value), True)
-        fd = execute.encode(pairs)
+        config = monitor_config(str(self.base))
+        config.update(
+            {
+                "directory": str(self.directory),
+                "run_record": str(self.run_record),
+                "listener_fd": monitor_client.listen(str(self.directory)),
+                "stdin_fd": typed[1],
+                "stdout_fd": out[0],
+                "stderr_fd": err[0],
+                "init": app.pid,
+                "init_fd": os.pidfd_open(app.pid),
+            }
+        )
+        unknown = given.keys() - config.keys()
+        assert not unknown, unknown
+        config.update(given)  # type: ignore[typeddict-item]
+        fd = execute.encode(config)
         os.set_inheritable(fd, True)
         os.write(tell, str(app.pid).encode())
         os.close(tell)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rootless.engine.start.pipes import Pipes
     from rootless.engine.state.container import Container
 
-LEASH, UNTIL_BEGUN = 1, 2  # of the monitor's order `stop_on_disconnect`
+ALWAYS, UNTIL_BEGUN = 1, 2  # of the monitor's config, `stop_on_disconnect`
 _PROXY, _DETACH, _PYTHON = 16, 8, 32
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.engine.attach.terminal import Terminal
-    from rootless.engine.monitor.execute import Orders
+    from rootless.engine.monitor.config import KeeperConfig
     from rootless.engine.state.container import Container
 
 _CLEAN_UP = 2.0  # seconds that killed processes may take to end
@@ -139,7 +139,7 @@ def execute(request: ExecRequest) -> int:
                 lambda: start(entrant),
                 init,
                 lambda code: tell("exec_die", exitCode=code),
-                _orders(container, exec_id) if request.detach else (),
+                _keeper_config(container, exec_id) if request.detach else None,
             )
         except RlessError as error:
             tell("exec_die", exitCode=error.exit_code)
@@ -279,12 +279,12 @@ class KeptProcess:
         start: Callable[[], runtime.Started],
         init: runtime.Init,
         ended: Callable[[int], None],
-        orders: Orders | tuple[()] = (),
+        config: KeeperConfig | None = None,
     ) -> None:
         """Start it; `ended` is called in the keeper, with the exit code.
 
         Args:
-            orders: with them the keeper becomes a small program (helpers/monitor); nobody
+            config: with it the keeper becomes a small program (helpers/monitor); nobody
                 waits for it then.
 
         Raises:
@@ -295,7 +295,7 @@ class KeptProcess:
         if keeper == 0:
             try:
                 os.close(self.result)
-                _keep(start, init, writer, ended, orders)
+                _keep(start, init, writer, ended, config)
             finally:
                 os._exit(EXIT_TOOL)
         os.close(writer)
@@ -336,7 +336,7 @@ def _keep(
     init: runtime.Init,
     writer: int,
     ended: Callable[[int], None],
-    orders: Orders | tuple[()],
+    config: KeeperConfig | None,
 ) -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
@@ -344,7 +344,7 @@ def _keep(
         if init.shares_pids:
             prctl.set_child_subreaper()
         program_fd = -1
-        if orders and not init.shares_pids:
+        if config is not None and not init.shares_pids:
             from rootless.engine.monitor.execute import exec_keeper, open_program
 
             program_fd = open_program()
@@ -357,9 +357,8 @@ def _keep(
         os._exit(EXIT_TOOL)
     sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
     _leave_caller({started.pidfd, init.pidfd, writer, program_fd})
-    if program_fd >= 0:
-        kept = [("keep", str(started.pid)), ("init_fd", str(started.pidfd))]
-        exec_keeper(program_fd, [*orders, *kept])
+    if program_fd >= 0 and config is not None:
+        exec_keeper(program_fd, {**config, "child": started.pid, "init_fd": started.pidfd})
     poll = select.poll()
     poll.register(started.pidfd, select.POLLIN)
     if init.shares_pids:
@@ -410,21 +409,35 @@ def hold_terminal(process: KeptProcess, master: int) -> None:
 
         program_fd = open_program()
         _leave_caller({process.pidfd, master, program_fd})
-        kept = [("keep", "0"), ("init_fd", str(process.pidfd)), ("pty", str(master))]
-        exec_keeper(program_fd, kept)
+        exec_keeper(
+            program_fd,
+            {
+                "child": 0,
+                "init_fd": process.pidfd,
+                "pty_fd": master,
+                "id": "",
+                "name": "",
+                "attributes": "",
+                "exec": "",
+                "events": "",
+            },
+        )
     finally:
         os._exit(0)
 
 
-def _orders(container: Container, exec_id: str) -> Orders:
-    """Return what the small keeper must know, to tell of the end."""
-    return [
-        ("id", container.id),
-        ("name", container.facts["name"]),
-        ("attributes", events.attributes_text(container.facts)),
-        ("exec", exec_id),
-        ("events", events.path()),
-    ]
+def _keeper_config(container: Container, exec_id: str) -> KeeperConfig:
+    """Return what the small keeper must know to record the end; of the process nothing yet."""
+    return {
+        "child": 0,
+        "init_fd": -1,
+        "pty_fd": -1,
+        "id": container.id,
+        "name": container.facts["name"],
+        "attributes": events.attributes_text(container.facts),
+        "exec": exec_id,
+        "events": events.path(),
+    }
 
 
 def _leave_caller(kept: set[int]) -> None:

@@ -1,43 +1,29 @@
-"""Become the program that stays with the container (helpers/monitor).
+"""Become the program that stays with a container (helpers/monitor).
 
-It gets its orders by a memfd, KEY NUL VALUE NUL ..., so that nothing shows in its arguments, an
-empty environment, and the descriptors that the orders name.
+It gets an empty environment, its config by a memfd (`config`), and the descriptors that the config
+names.
 """
 
 from __future__ import annotations
 
 import os
 
-from rootless.errors import EXIT_TOOL
+from rootless.errors import EXIT_TOOL, RlessError
 from rootless.linux.process import open_own_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
-    Orders = list[tuple[str, str]]
+    from rootless.engine.monitor.config import (
+        InitConfig,
+        KeeperConfig,
+        MonitorConfig,
+        SandboxConfig,
+    )
 
 _PROGRAM = "rless-monitor"
-# Orders whose value is a descriptor.
-FDS = (
-    "listener",
-    "init_fd",
-    "in",
-    "out",
-    "err",
-    "pty",
-    "client",
-    "client_in",
-    "client_out",
-    "client_err",
-    "lock",
-    "member",
-    "connection",
-    "python_fd",
-    "status",
-    "gate",
-)
-# What the interpreter is told when the monitor needs it (`errand`): sealed as by the launcher.
+# What the interpreter is told when the monitor calls back: sealed as by the launcher.
 _START = """import sys
 del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
@@ -78,27 +64,28 @@ def open_interpreter() -> int:
         os.close(tree_fd)  # unmounted by this, for good
 
 
-def encode(orders: Orders) -> int:
-    """Return a memfd with the orders; the descriptors in them stay open over execve."""
-    fd = os.memfd_create("rless-orders", 1)  # MFD_CLOEXEC
-    add(fd, orders)
+def encode(config: SandboxConfig | MonitorConfig | KeeperConfig) -> int:
+    """Return a memfd with a config; the descriptors in it stay open over execve."""
+    fd = os.memfd_create("rless-config", os.MFD_CLOEXEC)
+    _add(fd, config)
     return fd
 
 
-def add(fd: int, orders: Orders) -> None:
-    """Add orders to those in a memfd."""
-    for key, value in orders:
-        if key in FDS and int(value) >= 0:
-            os.set_inheritable(int(value), True)
-    text = "".join(f"{key}\0{value}\0" for key, value in orders)
-    os.write(fd, text.encode("utf-8", "surrogateescape"))
+def add(config_fd: int, config: InitConfig) -> None:
+    """Add what is known of init to the config of a monitor."""
+    _add(config_fd, config)
 
 
-def decode(fd: int) -> Orders:
-    """Return the orders in a memfd."""
-    size = os.fstat(fd).st_size
-    words = os.pread(fd, size, 0).decode("utf-8", "surrogateescape").split("\0")[:-1]
-    return list(zip(words[::2], words[1::2], strict=True))
+def _add(config_fd: int, config: SandboxConfig | InitConfig | KeeperConfig) -> None:
+    words = []
+    value: Any
+    for key, value in config.items():
+        for one in value if isinstance(value, list) else (value,):
+            if key.endswith(("_fd", "_fds")) and one >= 0:
+                os.set_inheritable(one, True)
+            words += [key, str(int(one) if isinstance(one, bool) else one)]
+    text = "".join(f"{word}\0" for word in words)
+    os.write(config_fd, text.encode("utf-8", "surrogateescape"))
 
 
 def open_program() -> int:
@@ -112,11 +99,40 @@ def open_program() -> int:
     return open_own_program(_PROGRAM)
 
 
-def exec_monitor(program_fd: int, orders_fd: int, container_id: str) -> NoReturn:
+def decode(config_fd: int) -> MonitorConfig:
+    """Return the config of a monitor.
+
+    Raises:
+        RlessError: a key is missing or unknown, as another version has it.
+    """
+    from typing import get_type_hints
+
+    from rootless.engine.monitor.config import MonitorConfig
+
+    size = os.fstat(config_fd).st_size
+    words = os.pread(config_fd, size, 0).decode("utf-8", "surrogateescape").split("\0")[:-1]
+    kinds = get_type_hints(MonitorConfig)
+    lists = {key for key, kind in kinds.items() if kind in (list[str], list[int])}
+    found: dict[str, Any] = {key: [] for key in lists}
+    for key, text in zip(words[::2], words[1::2], strict=True):
+        kind = kinds.get(key)
+        if key in lists:
+            found[key].append(int(text) if kind == list[int] else text)
+        elif kind is not None:
+            found[key] = text if kind is str else kind(int(text))
+        else:
+            raise RlessError(f"the monitor's config has an unknown key: {key}")
+    if missing := kinds.keys() - found.keys():
+        raise RlessError(f"the monitor's config lacks {', '.join(sorted(missing))}")
+    config: MonitorConfig = found  # type: ignore[assignment]
+    return config
+
+
+def exec_monitor(program_fd: int, config_fd: int, container_id: str) -> NoReturn:
     """Stay with the container to its end, as the monitor; never return.
 
     Args:
-        program_fd: of `open_program`. orders_fd: of `encode`.
+        program_fd: of `open_program`. config_fd: of `encode`.
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
@@ -126,19 +142,19 @@ def exec_monitor(program_fd: int, orders_fd: int, container_id: str) -> NoReturn
         from rootless.linux import caps
 
         caps.keep_over_exec()
-        _execute(program_fd, orders_fd, f"rless: monitor of {container_id[:12]}")
+        _execute(program_fd, config_fd, f"rless: monitor of {container_id[:12]}")
     finally:
         os._exit(EXIT_TOOL)  # init ends with us; who waits for the container tells of that
 
 
-def exec_keeper(program_fd: int, orders: Orders) -> NoReturn:
+def exec_keeper(program_fd: int, config: KeeperConfig) -> NoReturn:
     """Become the program, as the keeper of a process of `exec`; never return."""
     try:
-        _execute(program_fd, encode(orders), "rless: keeper of an exec")
+        _execute(program_fd, encode(config), "rless: keeper of an exec")
     finally:
         os._exit(EXIT_TOOL)
 
 
-def _execute(program_fd: int, orders_fd: int, title: str) -> NoReturn:
-    os.set_inheritable(orders_fd, True)
-    os.execve(program_fd, [title, str(orders_fd)], {})
+def _execute(program_fd: int, config_fd: int, title: str) -> NoReturn:
+    os.set_inheritable(config_fd, True)
+    os.execve(program_fd, [title, str(config_fd)], {})

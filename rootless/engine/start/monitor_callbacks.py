@@ -22,6 +22,7 @@ from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rootless.engine.monitor.config import MonitorConfig
     from rootless.engine.state.container import Container
     from rootless.oci.runtime_spec import Spec
     from rootless.runtime.cgroup.base import Cgroup
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 def main() -> int:
     """Do what the words of the monitor say.
 
-    These are the verb, the id, the descriptor of the orders, the number of restarts, the last
+    These are the verb, the id, the descriptor of the config, the number of restarts, the last
     delay, and the descriptors of connections that wait for the next monitor.
     """
-    verb, container_id, orders_fd, count, delay, connections = sys.argv[1:]
+    verb, container_id, config_fd, count, delay, connections = sys.argv[1:]
     if verb == "health":
         from rootless.engine.exec import healthcheck
 
@@ -50,42 +51,50 @@ def main() -> int:
     if container is None:
         raise RlessError(f"no such container: {container_id}")  # its run record forbids that
     program_fd = execute.open_program()
-    orders = dict(execute.decode(int(orders_fd)))
-    lists = [(key, value) for key, value in execute.decode(int(orders_fd)) if key in _LISTS[:2]]
-    orders = {key: value for key, value in orders.items() if key not in _LISTS}
-    orders.update(_FRESH)
-    orders.update(name=container.facts["name"], restarts=count, delay=delay)
+    config = execute.decode(int(config_fd))
+    config.update(
+        {
+            "name": container.facts["name"],
+            "restarts": int(count),
+            "restart_delay": int(delay),
+            "connection_fds": [int(fd) for fd in connections.split(",") if fd],
+            "client_fd": -1,
+            "client_stdin_fd": -1,
+            "client_stdout_fd": -1,
+            "client_stderr_fd": -1,
+            "stop_on_disconnect": 0,
+            "begun": False,
+            "status_fd": -1,
+            "release_fd": -1,
+        }
+    )
     try:
-        orders.update(_start(container, int(count)))
+        _start(container, config)
         policy = container.facts["restart"]
-        orders.update(restart=policy["name"], restart_most=str(policy["max"]))
+        config.update({"restart": policy["name"], "restart_max": policy["max"]})
     except (RlessError, OSError) as error:
         # As Docker: what cannot be started again stays down, and says why.
-        code = error.exit_code if isinstance(error, RlessError) else 125
-        orders.update(init="0", code=str(code), restart="no")
-        orders["error"] = jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1]
-    lists += [("connection", fd) for fd in connections.split(",") if fd]
-    fresh_fd = execute.encode([*orders.items(), *lists])
-    return execute.exec_monitor(program_fd, fresh_fd, container_id)
+        config.update(
+            {
+                "init": 0,
+                "init_fd": -1,
+                "pty_fd": -1,
+                "stdin_fd": -1,
+                "stdout_fd": -1,
+                "stderr_fd": -1,
+                "restart": "no",
+                "code": error.exit_code if isinstance(error, RlessError) else 125,
+                "error": jsontext.dumps([str(error)[:_LONGEST_REASON]])[1:-1],
+            }
+        )
+    return execute.exec_monitor(program_fd, execute.encode(config), container_id)
 
 
 _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has room for 8192
-# Orders that may be given more than once.
-_LISTS = ("python", "environment", "connection", "helper")
-# What a new start does not take over from the last one.
-_FRESH = {
-    **{
-        key: "-1"
-        for key in execute.FDS
-        if key not in ("listener", "lock", "member", "python_fd", "connection")
-    },
-    "stop_on_disconnect": "0",
-    "begun": "0",
-}
 
 
-def _start(container: Container, count: int) -> dict[str, str]:
-    """Start the container in the namespaces that we are in; return what is new for the monitor."""
+def _start(container: Container, config: MonitorConfig) -> None:
+    """Start the container in the namespaces that we are in; say in the config what is new."""
     from rootless import paths
     from rootless.engine.start.pipes import Pipes
     from rootless.linux.unix import receive_fd
@@ -122,7 +131,9 @@ def _start(container: Container, count: int) -> dict[str, str]:
         created.wait_ready()
         started = time.time()
         container.update_run_record(
-            init=[created.pid, start_time(created.pid) or 0], started=started, restarts=count
+            init=[created.pid, start_time(created.pid) or 0],
+            started=started,
+            restarts=config["restarts"],
         )
         pipes.close_init_ends()
         pty = receive_fd(pipes.console_socket) if pipes.console_socket >= 0 else -1
@@ -137,15 +148,17 @@ def _start(container: Container, count: int) -> dict[str, str]:
         created.end()
         raise
     events.of_container("start", container)
-    return {
-        "init": str(created.pid),
-        "init_fd": str(created.pidfd),
-        "started": repr(started),
-        "pty": str(pty),
-        "in": str(pipes.app_in),
-        "out": str(pipes.app_out),
-        "err": str(pipes.app_err),
-    }
+    config.update(
+        {
+            "init": created.pid,
+            "init_fd": created.pidfd,
+            "started": repr(started),
+            "pty_fd": pty,
+            "stdin_fd": pipes.app_in,
+            "stdout_fd": pipes.app_out,
+            "stderr_fd": pipes.app_err,
+        }
+    )
 
 
 _SYS_PTRACE = 1 << 19  # capabilities(7)

@@ -29,7 +29,7 @@ import os
 import time
 
 from rootless import paths, rootfs
-from rootless.engine.attach.foreground import LEASH, UNTIL_BEGUN
+from rootless.engine.attach.foreground import ALWAYS, UNTIL_BEGUN
 from rootless.engine.monitor import execute
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import delete_directory, this_process, write_json
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from rootless.engine.attach.foreground import Foreground
-    from rootless.engine.monitor.execute import Orders
+    from rootless.engine.monitor.config import HealthConfig, InitConfig, LogConfig, SandboxConfig
     from rootless.engine.start.create import StartContext
     from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.records import ContainerRecord, HealthCheck
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 # ms that the first one of those who join a container may take to come (--join)
-_ALONE = 10000
+_JOIN_TIMEOUT = 10000
 
 
 class Startup:
@@ -92,7 +92,7 @@ class Startup:
         self.keep = keep
         self.mounted: Mounted | None = None
         self.cgroup: Cgroup | None = None
-        self.program_fd = self.orders_fd = -1
+        self.program_fd = self.config_fd = -1
         self.started = 0.0
 
     def run(self) -> NoReturn:
@@ -102,14 +102,14 @@ class Startup:
             RlessError: it failed. Nothing is left then, but what `keep` asks for.
         """
         try:
-            orders_fd = self._create()
+            config_fd = self._create()
         except BaseException as error:
             self._give_up(error)
             raise
-        execute.exec_monitor(self.program_fd, orders_fd, self.container.id)
+        execute.exec_monitor(self.program_fd, config_fd, self.container.id)
 
     def _create(self) -> int:
-        """Make the container, with its init at work; return the orders for what comes then."""
+        """Make the container, with its init at work; return the monitor's config."""
         if self.sandbox.has_network:
             # It was made with our user namespace; the runtime joins it.
             entry: Namespace = {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}
@@ -142,30 +142,35 @@ class Startup:
             pipes.status = pipes.init_status = -1  # taken over
             pipes.close_init_ends()
             self.state.mark("init")
-            execute.add(self.orders_fd, self._orders_of(begun))
+            execute.add(self.config_fd, self._init_config(begun))
             self.state.mark("monitor")
             self.foreground.settle()
         except BaseException:
             begun.end()
             raise
-        return self.orders_fd
+        return self.config_fd
 
-    def _orders_of(self, begun: Begun) -> Orders:
+    def _init_config(self, begun: Begun) -> InitConfig:
         """Return what the monitor must know of init, once that need not wait for anything else."""
         init = [begun.pid, start_time(begun.pid) or 0]
         self.container.update_run_record(init=init, started=self.started)
-        orders = {"init": begun.pid, "init_fd": begun.pidfd, "pty": self._receive_pty()}
+        config: InitConfig = {
+            "init": begun.pid,
+            "init_fd": begun.pidfd,
+            "pty_fd": self._receive_pty(),
+            "status_fd": begun.status_fd,
+            "release_fd": self.pipes.start_fifo,
+            "begun": False,
+        }
         self.sandbox.settle()
         self.state.mark("network")
         if self.state.request.explain is not None:
             self._explain(begun)
-            orders["begun"] = 1
+            config.update({"status_fd": -1, "release_fd": -1, "begun": True})
         elif self.pasta is not None:
             self._open_start_fifo(begun)  # init is waiting by now: the network took longer
-            orders.update(status=begun.status_fd, ready=1)
-        else:
-            orders.update(status=begun.status_fd, gate=self.pipes.start_fifo)
-        return [(key, str(value)) for key, value in orders.items()]
+            config["release_fd"] = -1
+        return config
 
     def _open_start_fifo(self, begun: Begun) -> dict[str, Any]:
         """Do what the monitor does when init is ready; return what init reports."""
@@ -203,7 +208,7 @@ class Startup:
         write_json(f"{self.container.directory}/config.json", self.spec)
         self.started = time.time()
         self.program_fd = execute.open_program()
-        self.orders_fd = execute.encode(self._orders(self.started))
+        self.config_fd = execute.encode(self._sandbox_config())
         return cgroup
 
     def _receive_pty(self) -> int:
@@ -254,62 +259,62 @@ class Startup:
             restarts=0,
         )
 
-    def _orders(self, started: float) -> Orders:
-        """Return what the monitor must know (helpers/monitor), but of init and its terminal."""
+    def _sandbox_config(self) -> SandboxConfig:
+        """Return what the monitor must know, but of init and its terminal."""
         from rootless.engine.state import events
 
         container, pipes, mounted = self.container, self.pipes, self.mounted
         assert mounted is not None and self.cgroup is not None
         facts = container.facts
         storage = paths.storage_root()
-        mount_point = "" if mounted.driver in ("copy", "directory") else mounted.path
-        orders = {
+        restart, health = facts["restart"], facts["health"]
+        has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])
+        needs_python = restart["name"] != "no" or health or not facts["rm"] or has_volumes
+        return {
             "id": container.id,
-            "directory": container.directory,
             "name": facts["name"],
+            "directory": container.directory,
             "attributes": events.attributes_text(facts),
-            "live": container.run_record_path,
+            "run_record": container.run_record_path,
             "names": f"{storage}/names",
-            "events": f"{storage}/events",
-            "started": repr(started),
-            "remove": int(facts["rm"]),
-            "stdin_once": int(facts["stdin_once"]),
-            "stop_on_disconnect": LEASH if self.stop_on_disconnect else UNTIL_BEGUN,
+            "events": events.path(),
+            "started": repr(self.started),
+            "remove": facts["rm"],
+            "remove_volumes": has_volumes,
             "cgroup": self.cgroup.path or "",
-            "mount": mount_point,
-            "wait_pasta": int(bool(self.sandbox.published())),
+            "mount": "" if mounted.driver in ("copy", "directory") else mounted.path,
+            "lock_fd": mounted.lock_fd,
+            "helper_pids": mounted.helper_pids,
             "pasta": self.pasta.pid if self.pasta is not None else 0,
-            "listener": monitor_client.listen(container.directory),
-            "in": pipes.app_in,
-            "out": pipes.app_out,
-            "err": pipes.app_err,
-            "client": pipes.client,
-            "client_in": pipes.client_in,
-            "client_out": pipes.client_out,
-            "client_err": pipes.client_err,
-            "lock": mounted.lock_fd,
-            "member": self.sandbox.member.fd if self.sandbox.member is not None else -1,
-            "orphans": int(self.shares_pids),
-            **log_orders(facts),
-            "ranks": _ALONE if facts["request"].get("holds") else 0,
-            "restart": facts["restart"]["name"],
-            "restart_most": facts["restart"]["max"],
+            "wait_pasta": bool(self.sandbox.published()),
+            "member_fd": self.sandbox.member.fd if self.sandbox.member is not None else -1,
+            "orphans": self.shares_pids,
+            "listener_fd": monitor_client.listen(container.directory),
+            "stdin_fd": pipes.app_in,
+            "stdout_fd": pipes.app_out,
+            "stderr_fd": pipes.app_err,
+            "stdin_once": facts["stdin_once"],
+            "client_fd": pipes.client,
+            "client_stdin_fd": pipes.client_in,
+            "client_stdout_fd": pipes.client_out,
+            "client_stderr_fd": pipes.client_err,
+            "stop_on_disconnect": ALWAYS if self.stop_on_disconnect else UNTIL_BEGUN,
+            "connection_fds": [],
+            **log_config(facts),
+            "restart": restart["name"],
+            "restart_max": restart["max"],
+            "restarts": 0,
+            "restart_delay": 0,
             "stop_signal": facts["stop_signal"],
             "stop_timeout": facts["stop_timeout"],
+            "join_timeout": _JOIN_TIMEOUT if facts["request"].get("holds") else 0,
+            **health_config(health),
+            "python": execute.interpreter() if needs_python else [],
+            "python_fd": execute.open_interpreter() if needs_python else -1,
+            "environment": [f"RLESS_STORAGE={storage}", "PATH=/usr/bin:/bin"],
+            "code": 0,
+            "error": "",
         }
-        pairs = [(key, str(value)) for key, value in orders.items()]
-        has_volumes = facts["rm"] and any(mount["anonymous"] for mount in facts["mounts"])
-        if has_volumes:
-            pairs.append(("volumes", "1"))
-        if facts["restart"]["name"] != "no" or facts["health"] or not facts["rm"] or has_volumes:
-            pairs += [("python", word) for word in execute.interpreter()]
-            pairs += [("python_fd", str(execute.open_interpreter()))]
-            pairs += [("environment", f"RLESS_STORAGE={storage}")]
-            pairs += [("environment", "PATH=/usr/bin:/bin")]
-        pairs += [("helper", str(pid)) for pid in mounted.helper_pids]
-        if facts["health"]:
-            pairs += health_orders(facts["health"])
-        return pairs
 
     def _launcher_fds(self) -> tuple[int, ...]:
         """Return the descriptors for the application that the command was started with."""
@@ -404,14 +409,16 @@ class Startup:
             pass  # what is left is found by the next `reconcile`: the run record stays
 
 
-def log_orders(facts: ContainerRecord) -> dict[str, Any]:
-    """Return the orders about the log; `facts` is container.json."""
+def log_config(facts: ContainerRecord) -> LogConfig:
+    """Return what the monitor must know of the log."""
     log = facts["log"]
     options = log["options"]
-    orders = {
+    config: LogConfig = {
         "log": log["driver"],
         "log_size": options.get("max-size", LOG_SIZE),
         "log_files": options.get("max-file", LOG_FILES),
+        "journal": JOURNAL,
+        "journal_fields": "",
     }
     if log["driver"] == "journald":
         short = facts["id"][:12]
@@ -424,11 +431,10 @@ def log_orders(facts: ContainerRecord) -> dict[str, Any]:
             "IMAGE_NAME": facts["image"] or "",
             "SYSLOG_IDENTIFIER": tag,
         }
-        text = "".join(
+        config["journal_fields"] = "".join(
             f"{name}={' '.join(str(value).splitlines())}\n" for name, value in fields.items()
         )
-        orders |= {"journal": JOURNAL, "journal_fields": text}
-    return orders
+    return config
 
 
 LOG_SIZE = 20 << 20  # bytes
@@ -436,13 +442,16 @@ LOG_FILES = 5
 JOURNAL = "/run/systemd/journal/socket"
 
 
-def health_orders(health: HealthCheck) -> Orders:
-    """Return the orders about the health check, in milliseconds."""
+def health_config(health: HealthCheck | None) -> HealthConfig:
+    """Return when the monitor runs the health check, in milliseconds."""
+    if health is None:
+        return {"health_first": 0, "health_start_interval": 0, "health_interval": 0}
     interval = int(1000 * (health["interval"] or 30))
     while_starting = int(1000 * (health["start_interval"] or 5))
-    first = min(interval, while_starting) if health["start_period"] else interval
-    return [
-        ("health_interval", str(interval)),
-        ("health_start_interval", str(while_starting if health["start_period"] else interval)),
-        ("health_first", str(first)),
-    ]
+    if not health["start_period"]:
+        while_starting = interval
+    return {
+        "health_first": min(interval, while_starting),
+        "health_start_interval": while_starting,
+        "health_interval": interval,
+    }

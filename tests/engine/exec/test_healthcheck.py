@@ -13,7 +13,7 @@ import pytest
 from rootless.cli.flags.health import duration
 from rootless.engine.exec import healthcheck
 from rootless.engine.request import RunRequest
-from rootless.engine.start.startup import health_orders
+from rootless.engine.start.startup import health_config
 from rootless.errors import RlessError
 from tests.lib.compiled import ROOT
 from tests.lib.product import Product, probe_image, wait_for
@@ -68,8 +68,8 @@ def test_numbers_of_a_hostile_image(number: int) -> None:
     assert 0 < found["retries"] < 1 << 31
     for key in ("interval", "timeout", "start_period", "start_interval"):
         assert 0.001 <= found[key] < 2**31 / 1000
-    orders = dict(health_orders(found))
-    assert all(1 <= int(value) < 10**12 for value in orders.values())
+    config = health_config(found)
+    assert all(1 <= value < 10**12 for value in config.values())
 
 
 def test_durations() -> None:

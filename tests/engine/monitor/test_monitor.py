@@ -116,7 +116,7 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
         "exitCode": "7",
     }
     assert abs(event["time"] / 1e9 - time.time()) < 30
-    assert not held.live.exists()
+    assert not held.run_record.exists()
     assert sorted(os.listdir(held.directory)) == ["exit.json"]
     assert (held.base / "names" / "held").is_symlink()
 
@@ -179,7 +179,7 @@ def test_removed_at_the_end(start: Start, program: str) -> None:
     script += (
         "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
     )
-    held = start("sleep", "60", remove=1)
+    held = start("sleep", "60", remove=True)
     upper = held.directory / "upper"
     subprocess.run(["sh", "-c", script.format(upper)], check=True)
     client = held.connect()
@@ -189,13 +189,13 @@ def test_removed_at_the_end(start: Start, program: str) -> None:
     assert client.wait(20) == 137
     held.wait()
     assert not held.directory.exists()
-    assert not held.live.exists()
+    assert not held.run_record.exists()
     assert not (held.base / "names" / "other").is_symlink()
     assert held.actions() == ["die", "destroy"]
 
 
 def test_the_name_of_another_stays(start: Start) -> None:
-    held = start("sleep", "60", remove=1)
+    held = start("sleep", "60", remove=True)
     link = held.base / "names" / "held"
     link.unlink()
     link.symlink_to("d" * 64)
@@ -213,7 +213,7 @@ def test_a_full_disk_at_the_end(start: Start) -> None:
     assert client.wait(10) == 9
     held.wait()
     assert os.listdir(held.directory) == []
-    assert json.loads(held.live.read_text())["ended"]["code"] == 9
+    assert json.loads(held.run_record.read_text())["ended"]["code"] == 9
 
 
 # -- the beginning -----------------------------------------------------------------------------
@@ -224,23 +224,23 @@ class Beginning:
 
     def __init__(self, start: Start, *command: str, **more: Any) -> None:
         status, self.status = os.pipe()
-        self.gate, gate = os.pipe()
+        self.release, release = os.pipe()
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        orders = {
-            "status": status,
-            "gate": gate,
-            "client": theirs.fileno(),
+        config = {
+            "status_fd": status,
+            "release_fd": release,
+            "client_fd": theirs.fileno(),
             "stop_on_disconnect": 1,
             **more,
         }
-        self.held = start(*command, prepare=self.close, **orders)
-        for fd in (status, gate):
+        self.held = start(*command, prepare=self.close, **config)
+        for fd in (status, release):
             os.close(fd)
         theirs.close()
 
     def close(self) -> None:
         """Close the ends that are init's and the starter's."""
-        os.close(self.gate)
+        os.close(self.release)
         self.execute()
         self.link.close()
 
@@ -256,7 +256,7 @@ class Beginning:
 
     def is_quiet(self) -> bool:
         """Tell whether for a while neither the starter nor init is told anything."""
-        return not select.select([self.link, self.gate], [], [], 0.2)[0]
+        return not select.select([self.link, self.release], [], [], 0.2)[0]
 
 
 @pytest.fixture
@@ -276,16 +276,16 @@ def begin(start: Start) -> Iterator[Callable[..., Beginning]]:
 Begin = Callable[..., Beginning]
 
 
-def test_the_gate_opens_when_init_is_ready(begin: Begin) -> None:
+def test_init_is_released_when_it_is_ready(begin: Begin) -> None:
     one = begin("sh", "-c", "sleep 1; exit 7")
     assert one.is_quiet()
     assert not one.held.events.exists()
     sync.send(one.status, sync.READY, {"times": []})
-    assert os.read(one.gate, 2) == sync.START
+    assert os.read(one.release, 2) == sync.START
     assert one.held.actions() == ["start"]
     event = json.loads(one.held.events.read_text())
     assert event["attributes"] == {"label": "l", "image": "an image", "name": "held"}
-    assert os.read(one.gate, 1) == b""
+    assert os.read(one.release, 1) == b""
     assert not select.select([one.link], [], [], 0.1)[0]
     one.execute()
     assert one.hear() == b"B"
@@ -306,7 +306,7 @@ def test_what_init_says_comes_in_pieces(begin: Begin) -> None:
         time.sleep(0.02)
     assert one.is_quiet()
     os.write(one.status, frame[-1:] + sync.FAILED)
-    assert os.read(one.gate, 2) == sync.START
+    assert os.read(one.release, 2) == sync.START
     body = json.dumps([["why", "how", 126]]).encode()
     os.write(one.status, len(body).to_bytes(4, "little") + body)
     assert one.hear() == b"F" + json.dumps(["why", "how", 126]).encode()
@@ -314,9 +314,9 @@ def test_what_init_says_comes_in_pieces(begin: Begin) -> None:
 
 def test_a_start_that_fails(begin: Begin) -> None:
     """No policy starts again what could not be started."""
-    one = begin("sh", "-c", "sleep 0.5; exit 127", restart="always", delay=30000)
+    one = begin("sh", "-c", "sleep 0.5; exit 127", restart="always", restart_delay=30000)
     sync.send(one.status, sync.READY, {})
-    assert os.read(one.gate, 2) == sync.START
+    assert os.read(one.release, 2) == sync.START
     reason = ["cannot execute \N{EURO SIGN}\x1b: none", None, 127]
     sync.send(one.status, sync.FAILED, reason)
     one.execute()
@@ -328,15 +328,15 @@ def test_a_start_that_fails(begin: Begin) -> None:
     assert one.held.exit()["code"] == 127
     assert "restart_at" not in one.held.exit()
     assert one.held.actions() == ["start", "die"]
-    assert not one.held.live.exists()
+    assert not one.held.run_record.exists()
 
 
 def test_a_start_that_fails_before_init_is_ready(begin: Begin) -> None:
-    one = begin("sh", "-c", "sleep 0.5; exit 125", restart="on-failure", delay=30000)
+    one = begin("sh", "-c", "sleep 0.5; exit 125", restart="on-failure", restart_delay=30000)
     sync.send(one.status, sync.FAILED, ["cannot mount", "a hint", 125])
     one.execute()
     assert json.loads(one.hear()[1:]) == ["cannot mount", "a hint", 125]
-    assert os.read(one.gate, 1) == b""
+    assert os.read(one.release, 1) == b""
     assert one.hear()[:1] == b"X"
     one.held.wait()
     assert one.held.actions() == ["die"]
@@ -362,12 +362,12 @@ def test_the_longest_reason(begin: Begin) -> None:
 
 
 def test_init_is_killed_before_it_is_ready(begin: Begin) -> None:
-    one = begin("sh", "-c", "sleep 0.3; kill -9 $$", restart="always", delay=30000)
+    one = begin("sh", "-c", "sleep 0.3; kill -9 $$", restart="always", restart_delay=30000)
     os.write(one.status, b"R\5\0")  # it was about to say so
     one.execute()
     why = "runtime: init was killed before it was ready"
     assert json.loads(one.hear()[1:]) == [why, None, 125]
-    assert os.read(one.gate, 1) == b""
+    assert os.read(one.release, 1) == b""
     assert one.hear() == b"X\x89\0\0\0"
     one.held.wait()
     assert one.held.actions() == ["die"]
@@ -389,7 +389,7 @@ def test_an_application_that_ends_at_once(begin: Begin) -> None:
 
 def test_what_runs_already(begin: Begin) -> None:
     """(--explain) Its start was somebody else's to note."""
-    one = begin("sleep", "60", status=-1, gate=-1, begun=1)
+    one = begin("sleep", "60", status_fd=-1, release_fd=-1, begun=True)
     client = Client(one.link.fileno())
     client.hear()
     assert client.begun
@@ -399,27 +399,27 @@ def test_what_runs_already(begin: Begin) -> None:
     assert one.held.actions() == ["die"]
 
 
-def test_who_starts_it_goes_before_the_gate_is_open(begin: Begin) -> None:
+def test_who_starts_it_goes_before_init_is_released(begin: Begin) -> None:
     one = begin("sleep", "60", restart="always")
     one.held.connect()
     os.kill(one.held.pid, signal.SIGSTOP)
     one.link.close()
     sync.send(one.status, sync.READY, {})  # at the same moment
     os.kill(one.held.pid, signal.SIGCONT)
-    assert os.read(one.gate, 1) == b""
+    assert os.read(one.release, 1) == b""
     one.held.wait()
     assert one.held.exit()["code"] == 137
     assert one.held.actions() == ["die"]
 
 
-def test_who_starts_it_lets_go_before_the_gate_is_open(begin: Begin) -> None:
+def test_who_starts_it_lets_go_before_init_is_released(begin: Begin) -> None:
     one = begin("sleep", "60")
     one.link.send(b"D")
     one.link.close()
     client = one.held.connect()
     assert client.wait(0.1) is None
     sync.send(one.status, sync.READY, {})
-    assert os.read(one.gate, 2) == sync.START
+    assert os.read(one.release, 2) == sync.START
     one.execute()
     client.signal(signal.SIGWINCH)
     assert client.wait(0.2) is None
@@ -428,8 +428,8 @@ def test_who_starts_it_lets_go_before_the_gate_is_open(begin: Begin) -> None:
 @pytest.mark.parametrize("explained", [False, True])
 def test_a_leash_until_it_has_begun(begin: Begin, explained: bool) -> None:
     """Who starts it and stays, but not as its keeper (`rless start`)."""
-    orders = {"status": -1, "gate": -1, "begun": 1} if explained else {}
-    one = begin("sleep", "60", stop_on_disconnect=2, **orders)
+    config: dict[str, Any] = {"status_fd": -1, "release_fd": -1, "begun": True} if explained else {}
+    one = begin("sleep", "60", stop_on_disconnect=2, **config)
     if not explained:
         sync.send(one.status, sync.READY, {})
         one.execute()
@@ -488,7 +488,7 @@ def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
     """In a shared pid namespace no kernel does it; a cgroup there may not be."""
     script = "sleep 0.3; (setsid sh -c 'sleep 998; :' & echo $!); (sleep 0.1 & echo $!); "
     script += "sleep 1.5; exit 4"
-    held = start("sh", "-c", script, orphans=1, prepare=prctl.set_child_subreaper)
+    held = start("sh", "-c", script, orphans=True, prepare=prctl.set_child_subreaper)
     client = held.connect()
 
     def said() -> list[int]:
@@ -506,13 +506,15 @@ def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
         assert not os.path.exists(f"/proc/{pid}")
 
 
-# -- the leash -----------------------------------------------------------------------------------
+# -- stop on disconnect --------------------------------------------------------------------------
 
 
 def with_link(start: Start, *command: str, **more: Any) -> tuple[Held, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.set_inheritable(False)
-    held = start(*command, client=theirs.fileno(), stop_on_disconnect=1, prepare=ours.close, **more)
+    held = start(
+        *command, client_fd=theirs.fileno(), stop_on_disconnect=1, prepare=ours.close, **more
+    )
     theirs.close()
     return held, ours
 
@@ -587,7 +589,7 @@ def test_json_file_is_dockers(start: Start) -> None:
 
 def test_json_file_of_any_bytes(start: Start) -> None:
     data = os.urandom(300_000)
-    held = start("cat", stdin=True, log="json-file", stdin_once=1, log_size=50_000, log_files=99)
+    held = start("cat", stdin=True, log="json-file", stdin_once=True, log_size=50_000, log_files=99)
     _, stdin, out, _ = held.attach(stdin=True)
     reader = Reader(out)
     view = memoryview(data)
@@ -686,7 +688,7 @@ def test_what_is_typed_arrives(start: Start) -> None:
 
 
 def test_the_end_of_what_is_typed_is_passed_on(start: Start) -> None:
-    held = start("cat", stdin=True, stdin_once=1)
+    held = start("cat", stdin=True, stdin_once=True)
     client, stdin, out, _ = held.attach(stdin=True)
     os.write(stdin, b"word")
     os.close(stdin)
@@ -696,7 +698,7 @@ def test_the_end_of_what_is_typed_is_passed_on(start: Start) -> None:
 
 def test_a_megabyte_is_typed(start: Start) -> None:
     data = os.urandom(1 << 20)
-    held = start("cat", stdin=True, stdin_once=1)
+    held = start("cat", stdin=True, stdin_once=True)
     _, stdin, out, _ = held.attach(stdin=True)
     reader = Reader(out)
     view = memoryview(data)
@@ -767,7 +769,7 @@ def test_a_backlog_on_nfs(start: Start) -> None:
 
 def test_it_leaves_and_nothing_ends(start: Start) -> None:
     """Its farewell comes before the end of what it typed, which else would be the application's."""
-    held = start("cat", stdin=True, stdin_once=1)
+    held = start("cat", stdin=True, stdin_once=True)
     for _ in range(20):
         client, stdin, _, _ = held.attach(stdin=True)
         client.let_go()
@@ -856,7 +858,7 @@ def test_many_clients(start: Start) -> None:
 def test_a_terminal(start: Start) -> None:
     master, slave = os.openpty()
     try:
-        held = start("sleep", "60", pty=master, out=-1, err=-1)
+        held = start("sleep", "60", pty_fd=master, stdout_fd=-1, stderr_fd=-1)
     finally:
         os.close(master)
     client, stdin, out, _ = held.attach(stdin=True)
@@ -888,8 +890,8 @@ def test_a_terminal(start: Start) -> None:
 def test_what_the_policies_mean(
     start: Start, policy: str, most: int, code: int, again: bool
 ) -> None:
-    held = start("sh", "-c", f"sleep 0.1; exit {code}", restart=policy, restart_most=most,
-                 delay=30000)  # fmt: skip
+    held = start("sh", "-c", f"sleep 0.1; exit {code}", restart=policy, restart_max=most,
+                 restart_delay=30000)  # fmt: skip
     client = held.connect()
     assert client.wait(10) == code
     if not again:
@@ -901,11 +903,11 @@ def test_what_the_policies_mean(
     held.connect().stop_restarts()
     held.wait()
     assert "restart_at" not in held.exit()
-    assert not held.live.exists()
+    assert not held.run_record.exists()
 
 
 def test_on_failure_ends_after_its_number(start: Start) -> None:
-    held = start("sh", "-c", "exit 1", restart="on-failure", restart_most=2, restarts=2)
+    held = start("sh", "-c", "exit 1", restart="on-failure", restart_max=2, restarts=2)
     held.wait()
     assert held.exit()["restarts"] == 2
 
@@ -927,7 +929,7 @@ def test_the_policy_is_changed(start: Start) -> None:
     client.signal(signal.SIGTERM)
     assert client.wait(10) == 143
     held.wait()
-    held = start("sleep", "60", delay=30000)
+    held = start("sleep", "60", restart_delay=30000)
     client = held.connect()
     client.set_restart({"name": "on-failure", "max": 3})
     client.signal(signal.SIGTERM)
@@ -965,7 +967,7 @@ def test_it_sleeps(start: Start) -> None:
 def test_a_terminal_that_is_hung_up_does_not_spin(start: Start) -> None:
     master, slave = os.openpty()
     os.close(slave)
-    held = start("sleep", "60", pty=master, out=-1, err=-1)
+    held = start("sleep", "60", pty_fd=master, stdout_fd=-1, stderr_fd=-1)
     os.close(master)
     held.attach(stdin=True)
     time.sleep(0.2)
@@ -989,7 +991,7 @@ def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
-    held = start("sleep", "60", ranks=10000)
+    held = start("sleep", "60", join_timeout=10000)
     one, error = _rank(held, "exec sleep 60")
     assert error == 0
     two, error = _rank(held, "exit 0")
@@ -1004,7 +1006,7 @@ def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
 
 
 def test_signals_are_for_those_who_have_joined(start: Start) -> None:
-    held = start("sleep", "60", ranks=10000)
+    held = start("sleep", "60", join_timeout=10000)
     rank, _ = _rank(held, "exec sleep 60")
     held.connect().signal(signal.SIGUSR1)
     assert rank.wait(10) == -signal.SIGUSR1
@@ -1012,7 +1014,7 @@ def test_signals_are_for_those_who_have_joined(start: Start) -> None:
 
 
 def test_a_kill_is_for_all(start: Start) -> None:
-    held = start("sleep", "60", ranks=10000)
+    held = start("sleep", "60", join_timeout=10000)
     rank, _ = _rank(held, "exec sleep 60")
     held.connect().signal(signal.SIGKILL)
     assert rank.wait(10) == -signal.SIGKILL
@@ -1029,6 +1031,6 @@ def test_only_what_is_made_for_it_is_joined(start: Start) -> None:
 
 def test_who_waits_in_vain_ends(start: Start) -> None:
     """Who made the container was killed before it joined."""
-    held = start("sleep", "60", ranks=200)
+    held = start("sleep", "60", join_timeout=200)
     assert held.connect().wait(10) == 137
     held.wait()
