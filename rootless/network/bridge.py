@@ -101,7 +101,7 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> No
         netlink.call([link.bridge(one.bridge, _bridge_mac(one), one.mtu)])
         number = link.index(one.bridge)
         pairs = zip(one.gateways, one.prefixes, strict=True)
-        requests = [link.address(number, gate, size) for gate, size in pairs if gate]
+        requests = [link.address(number, address, size) for address, size in pairs if address]
         pair = link.pair(one.outside, number, one.mtu, one.interface, netns_fd, one.mac)
         requests.append(pair)
         netlink.call(requests)
@@ -113,7 +113,7 @@ def connect(attachments: Sequence[Attachment], netns_fd: int, hub_fd: int) -> No
         requests += [link.address(inside, own, size) for own, size in pairs if own]
         if not one.internal:
             own_gates = zip(one.gateways, one.addresses, strict=True)
-            requests += [route.default(gate) for gate, own in own_gates if gate and own]
+            requests += [route.default(gateway) for gateway, own in own_gates if gateway and own]
         netlink.call(requests)
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 KILLED = 137
 # Beside the run records, a name that no id can have: a link whose target is this machine's name.
 BOOTED = "booted"
-_BALLAST = 8192  # bytes
+_RESERVED = 8192  # bytes
 # What is before the id beside the run records, while a container is being renamed or updated.
 CHANGING = "change-"
 # A file in a container's directory: the user has stopped it, so that unless-stopped does not bring
@@ -528,7 +528,7 @@ def reserve_space() -> None:
     try:
         fd = os.open(_reserved_space(), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, bytes(_BALLAST))
+            os.write(fd, bytes(_RESERVED))
         finally:
             os.close(fd)
     except OSError:
@@ -540,7 +540,7 @@ def _release_reserved_space() -> None:
 
 
 def _reserved_space() -> str:
-    return f"{paths.boot_root()}/ballast"
+    return f"{paths.boot_root()}/reserved"
 
 
 def write_json(path: str, value: Any) -> None:

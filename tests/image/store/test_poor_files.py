@@ -102,7 +102,7 @@ def test_a_squashed_root(poor: Product, tmp_path: Path) -> None:
         said = poor("load", stdin=archive).expect(1).one_line_error()
         assert "Operation not permitted; set RLESS_STORAGE to a local directory" in said
         left = [path for path in poor.storage.rglob("*") if path.is_file()]
-        known = ("lock", "events", "booted", "ballast")
+        known = ("lock", "events", "booted", "reserved")
         assert [path.name for path in left if path.name not in known] == []
 
 
