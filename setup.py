@@ -18,6 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import setuptools
+
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    sys.exit("rless: building needs setuptools 77 or later: pip install -U setuptools")
+
 from setuptools import Command, Distribution, setup  # first: it brings distutils
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build

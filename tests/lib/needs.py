@@ -12,6 +12,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,13 @@ def _default_route() -> bool:
     return True
 
 
+def _package_index() -> bool:
+    if "CI" not in os.environ:  # 80 MB are too much for each run of a developer
+        return False
+    command = [sys.executable, "-m", "pip", "index", "versions", "ziglang"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 FACTS: dict[str, Callable[[], bool]] = {
     "compiler": lambda: any(shutil.which(name) for name in ("cc", "gcc", "clang")),
     "default route": _default_route,
@@ -68,6 +76,7 @@ FACTS: dict[str, Callable[[], bool]] = {
     "nfs directory": lambda: os.path.isdir(os.environ.get("RLESS_TEST_NFS", "")),
     "no subordinate ids": lambda: os.getuid() != 0 and not subid.ranges("uid"),
     "ordinary user": lambda: os.getuid() != 0,
+    "package index": _package_index,
     "root": lambda: os.getuid() == 0,
     "sanitizers": _sanitizers,
     "slurm": lambda: "RLESS_TEST_SLURM" in os.environ,

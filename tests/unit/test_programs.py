@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,52 @@ def test_a_compiler_that_cannot_link_static_programs_is_passed_over(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     programs = runpy.run_path(str(HELPERS / "programs.py"))  # a new one: it remembers
     assert programs["find_compiler"]()[0] in ("gcc", "clang")
+
+
+def requirement(compiler: str) -> str:
+    """Return what the build backend has pip install beside setuptools, with this $CC."""
+    code = "import build_backend; print(*build_backend.compiler_requirement())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(HELPERS), "CC": compiler},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_build_brings_a_compiler_only_where_there_is_none() -> None:
+    assert requirement("no-such-compiler").startswith("ziglang")
+    assert requirement("cc") == ""
+
+
+@pytest.mark.needs("package index")
+@pytest.mark.timeout(900)
+def test_ziglang_makes_them_where_there_is_no_compiler(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path / "lib")]
+    subprocess.run([*pip, "ziglang"], check=True)
+    code = (
+        "import sys, pathlib, programs; source, target = map(pathlib.Path, sys.argv[1:]);"
+        "print(programs.find_compiler()[2], programs.compile_helper(source, target))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, HELPERS / "init.c", tmp_path / "init"],
+        env={
+            "PATH": str(tmp_path),
+            "HOME": str(tmp_path),
+            "PYTHONPATH": f"{HELPERS}:{tmp_path / 'lib'}",
+            "RLESS_WERROR": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("ziglang None\n", "")
+    assert "INTERP" not in readelf("-l", tmp_path / "init")
+    assert subprocess.run([tmp_path / "init", "sh", "-c", "exit 7"], check=False).returncode == 7
 
 
 def test_every_program_of_the_installation_is_tested_here() -> None:
