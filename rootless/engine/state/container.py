@@ -28,6 +28,7 @@ import time
 
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
+from rootless.linux import files
 from rootless.linux import idmap as idmaps
 from rootless.linux.idmap import IdMap
 from rootless.linux.process import (
@@ -544,35 +545,25 @@ def _reserved_space() -> str:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Write a file that is, at any moment, whole or not there (rename(2))."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            data = memoryview(jsontext.dumps(value).encode("utf-8", "surrogateescape"))
-            while data:
-                data = data[os.write(fd, data) :]
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException as error:
-        unlink(temporary)
-        if isinstance(error, OSError):  # write(2) knows of no name
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
+    """Write a file that is, at any moment, whole or not there.
+
+    Raises:
+        OSError: as `files.write`.
+    """
+    files.write(path, _encode(value))
 
 
 def write_new(path: str, value: Any) -> bool:
-    """Write a file that is whole at once; False: there is one already, which stays."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    write_json(temporary, value)
-    try:
-        os.link(temporary, path)  # unlike a rename it takes nobody's place, also over NFS
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
-    return True
+    """Write a file that is whole at once; False: there is one already, which stays.
+
+    Raises:
+        OSError: as `files.write_new`.
+    """
+    return files.write_new(path, _encode(value))
+
+
+def _encode(value: Any) -> bytes:
+    return jsontext.dumps(value).encode("utf-8", "surrogateescape")
 
 
 def read_json(path: str) -> Any:
