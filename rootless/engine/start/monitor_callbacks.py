@@ -202,9 +202,9 @@ def _read_spec(container: Container) -> Spec:
 
     with open(f"{container.directory}/config.json", "rb") as file:
         spec: Spec = jsontext.loads(file.read())
-    state = start.load(container)
-    start.enter_joined(state)
+    context = start.load(container)
+    start.enter_joined(context)
     for namespace in spec["linux"]["namespaces"]:
-        if namespace["type"] in state.joined:
-            namespace["path"] = state.joined[namespace["type"]]
+        if namespace["type"] in context.joined:
+            namespace["path"] = context.joined[namespace["type"]]
     return spec

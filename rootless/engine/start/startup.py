@@ -64,7 +64,7 @@ class Startup:
 
     def __init__(
         self,
-        state: StartContext,
+        context: StartContext,
         sandbox: Sandbox,
         foreground: Foreground,
         stop_on_disconnect: bool,
@@ -73,19 +73,19 @@ class Startup:
         """Take what the start needs.
 
         Args:
-            state: what was found out.
+            context: what was found out.
             sandbox: namespaces and network, which this process has entered.
             stop_on_disconnect: the container ends with the foreground process, unless that
                 detaches.
             keep: a start that fails leaves the container, with the reason.
         """
-        self.state = state
+        self.context = context
         self.sandbox = sandbox
         self.foreground = foreground
-        self.container = state.container
-        self.spec = state.spec
-        self.idmap = state.idmap
-        self.source = state.source
+        self.container = context.container
+        self.spec = context.spec
+        self.idmap = context.idmap
+        self.source = context.source
         self.pipes = sandbox.pipes
         self.pasta = sandbox.pasta
         self.stop_on_disconnect = stop_on_disconnect
@@ -116,7 +116,7 @@ class Startup:
             self.spec["linux"]["namespaces"].append(entry)
         began = time.monotonic()
         self.mounted = self._mount()
-        self.state.times.append(("root filesystem", time.monotonic() - began))
+        self.context.times.append(("root filesystem", time.monotonic() - began))
         self.sandbox.has_mounted()
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
@@ -129,21 +129,21 @@ class Startup:
         begun = parent.begin(
             self.spec,
             self._prepare,
-            cache_dir=f"{self.state.storage}/seccomp",
+            cache_dir=f"{self.context.storage}/seccomp",
             start_fifo=pipes.init_start_fifo,
             status=(pipes.status, pipes.init_status),
             stdio=pipes.stdio,
             console_fd=pipes.console,
             die_with_parent=True,
-            want_report=self.state.request.explain is not None,
+            want_report=self.context.request.explain is not None,
             keep_fds=self._launcher_fds(),
         )
         try:
             pipes.status = pipes.init_status = -1  # taken over
             pipes.close_init_ends()
-            self.state.mark("init")
+            self.context.mark("init")
             execute.add(self.config_fd, self._init_config(begun))
-            self.state.mark("monitor")
+            self.context.mark("monitor")
             self.foreground.settle()
         except BaseException:
             begun.end()
@@ -163,8 +163,8 @@ class Startup:
             "begun": False,
         }
         self.sandbox.settle()
-        self.state.mark("network")
-        if self.state.request.explain is not None:
+        self.context.mark("network")
+        if self.context.request.explain is not None:
             self._explain(begun)
             config.update({"status_fd": -1, "release_fd": -1, "begun": True})
         elif self.pasta is not None:
@@ -192,14 +192,14 @@ class Startup:
         assert mounted is not None and cgroup is not None
         report = self._open_start_fifo(begun)
         begun.wait_exec()
-        self.state.mark("started")
+        self.context.mark("started")
         made = {
             "report": report,
             "init": begun.pid,
             "rootfs": mounted.describe(),
             "cgroup": [cgroup.manager, cgroup.path, cgroup.why],
         }
-        explain.show(self.state, made, self.pasta)
+        explain.show(self.context, made, self.pasta)
 
     def _prepare(self) -> Cgroup:
         """Find the control group, and do all else that can be done before there is an init."""
@@ -237,7 +237,7 @@ class Startup:
             from rootless.engine.spec import systemd_mode
 
             systemd_mode.open_cgroup(self.spec, cgroup, systemd)
-        self.state.times.append(("control group", time.monotonic() - began))
+        self.context.times.append(("control group", time.monotonic() - began))
         return cgroup
 
     def _note(self, manager: str, cgroup: str) -> None:
@@ -364,10 +364,10 @@ class Startup:
             mounted = rootfs.mount(
                 source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
             )
-        if self.state.links:
+        if self.context.links:
             from rootless.engine.spec import cdi
 
-            cdi.link(mounted.path, self.state.links)
+            cdi.link(mounted.path, self.context.links)
         if source.driver is None and mounted.driver not in ("overlay", "directory", "host"):
             # Each stores changes in its own form, so a later start takes the same one.
             source.driver = mounted.driver
@@ -375,10 +375,10 @@ class Startup:
         return mounted
 
     def _fill_volumes(self, root: str) -> None:
-        if self.state.to_fill:
+        if self.context.to_fill:
             from rootless.engine.state import volumes
 
-            for directory, target in self.state.to_fill:
+            for directory, target in self.context.to_fill:
                 volumes.fill(directory, root, target)
 
     def _give_up(self, error: BaseException) -> None:
