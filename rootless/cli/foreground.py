@@ -1,6 +1,7 @@
-"""What the launcher becomes where it cannot go on in C (helpers/foreground).
+"""The launcher's continuation in Python, where it cannot go on in C (helpers/foreground).
 
-It is in front of a container that is being started, or was: see `engine.attach.foreground`.
+It is the foreground process of a container that is being started, or was started: see
+`engine.attach.foreground`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Docker would do: from a command line to a container that runs.
+"""The container engine: what Docker does, from a command line to a container that runs.
 
-`run` tells the story from top to bottom; the other modules are its chapters.
+`start.run` shows the order of the steps; the other modules do them.
 """

@@ -1,7 +1,7 @@
-"""The keys by which a user leaves a terminal without ending what runs in it.
+r"""The keys that detach a user from a terminal, while the application goes on.
 
-Docker's grammar: a comma between keys, each a letter, one of `@[\\]^_` after `ctrl-`, or a
-character by itself. The default is `ctrl-p,ctrl-q`; "" turns it off.
+The grammar is Docker's: keys with a comma between them. A key is a character by itself, or `ctrl-`
+and a letter or one of `@[\]^_`. The default is `ctrl-p,ctrl-q`; "" turns detaching off.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def parse(text: str) -> bytes:
 
 
 class Keys:
-    """Look for the keys in what is typed; pass all else on.
+    """Look for the keys in what the user types, and pass everything else on.
 
     Attributes:
-        typed: they were typed.
+        typed: the user has typed all of them.
     """
 
     __slots__ = ("_held", "_sequence", "typed")

@@ -1,22 +1,23 @@
-"""The process in front: the one that the user has started, and that waits for the container.
+"""The foreground process: the user has started it, and it waits for the container.
 
-    front                                maker
+    foreground process                   start process
       passes signals on                    image, container, namespaces, root, init
-      |  <-- A: the link, the pipes ------ |  from now on it is the front's
-      |  -- a --------------------------->  |  no signal is sent any more
+      |  <-- A: the link, the pipes ------ |  the foreground process has the container now
+      |  -- a --------------------------->  |  and sends no more signals to this process
       |                                     |  becomes the monitor by execve
       |  <-- B: the application runs ------ |
       |  <-> streams, signals               |
       |  <-- X code ----------------------- |
 
-Of `rless run` the front is the launcher (helpers/foreground), which forks before it executes
-Python: so there is one Python process, and what stays in front of a container takes some kilobytes.
-It becomes Python (`cli.foreground`) where a terminal is to be served, or something went wrong.
-Elsewhere, and where the launcher is a script, `fork_foreground` forks. Either way the two say the
-same to each other.
+For `rless run` the foreground process is the launcher (helpers/foreground). It forks before it
+executes Python, so there is only one Python process, and the process that stays takes some
+kilobytes. It becomes Python itself (`cli.foreground`) where it has to serve a terminal, or where
+something went wrong.
+For other commands, and where the launcher is a script, `fork_foreground` forks. The protocol is the
+same.
 
-The maker ends with the front, and the container with it until its application has begun: from
-then on the link is a leash only where the front stays.
+The start process ends with the foreground process. So does the container, until its application
+runs. After that the container ends with the link only if it was started with stop_on_disconnect.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ _PROXY, _DETACH, _PYTHON = 16, 8, 32
 
 
 class Attachment:
-    """How the front takes part in a container.
+    """How the foreground process takes part in a container.
 
     Attributes:
-        streams: those that it passes on, of stdin, stdout, stderr; () leaves the container alone.
-        keys: that detach, where there is a terminal, as typed; None: the default.
-        proxy: signals are passed on.
-        leash: the container ends with the front, until that is detached.
-        says: what the front prints when it leaves the container alone.
+        streams: the ones of stdin, stdout and stderr that it copies; (): it detaches at once.
+        keys: the keys to detach from a terminal, as typed; None: the default.
+        proxy: it forwards signals.
+        stop_on_disconnect: the container ends with the foreground process, until the user detaches.
+        says: what the foreground process prints when it detaches at once.
     """
 
     __slots__ = ("keys", "proxy", "says", "stop_on_disconnect", "streams")
@@ -70,7 +71,7 @@ class Attachment:
 
 
 class Foreground:
-    """The front, as the maker sees it."""
+    """The foreground process, as the start process sees it."""
 
     __slots__ = ("_fd",)
 
@@ -83,7 +84,7 @@ class Foreground:
         """Give it the container.
 
         Args:
-            keep: a start that fails leaves the container.
+            keep: whether the container stays if its start fails.
             notify: the mode of --sdnotify, if a service manager is to be told; else "".
         """
         facts = {
@@ -119,7 +120,7 @@ class Foreground:
         pipes.close_foreground_ends()
 
     def settle(self) -> None:
-        """Be sure that it sends no signal any more, and end with it no longer.
+        """Wait until it sends no more signals to this process, and no longer end with it.
 
         Raises:
             RlessError: it was killed.
@@ -130,33 +131,36 @@ class Foreground:
             signal.signal(number, signal.SIG_IGN)
         os.close(self._fd)
         self._fd = -1
-        prctl.set_parent_death_signal(0)  # the link is the leash
+        prctl.set_parent_death_signal(0)  # its end is seen by the link from now on
 
     def step_aside(self) -> NoReturn:
-        """Have the launcher become Python itself, on the same words: this process ends."""
+        """End, so that the launcher becomes Python itself and runs the same command line."""
         os.write(self._fd, b"S")
         os._exit(0)
 
 
 def of_launcher() -> Foreground | None:
-    """Return the launcher, if that is in front of us."""
+    """Return the launcher, if it is our foreground process."""
     return Foreground(launch.front) if launch.front >= 0 else None
 
 
 def fork_foreground(maker: Callable[[Foreground], int]) -> int:
-    """Run `maker` with a front: the launcher if that is one, else us, and the maker in a fork.
+    """Run `maker`, the start process, with a foreground process in front of it.
+
+    That is the launcher, if it has forked this process. Otherwise it is this process, and `maker`
+    runs in a fork.
 
     Returns:
         What `maker` returned, or the exit code of the container that it has handed over.
 
     Raises:
-        RlessError: of `maker`, or of the container.
+        RlessError: from `maker`, or from the container.
     """
     if (launcher := of_launcher()) is not None:
         return maker(launcher)
     ours, theirs = unix.pair(unix.SOCK_SEQPACKET)
     parent = os.getpid()
-    # A key, or what the front passes on, finds the maker where it is caught.
+    # Ctrl-C, or a signal that is forwarded, must reach the start process where it is caught.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     pid = os.fork()
     if pid == 0:
@@ -180,7 +184,7 @@ def fork_foreground(maker: Callable[[Foreground], int]) -> int:
 
 
 def _make(maker: Callable[[Foreground], int], fd: int) -> None:
-    """Run the maker in its process, which ends; tell the front what came of it."""
+    """Run `maker` in this process, report the result to the foreground process, and exit."""
     code = 0
     try:
         said = b"R" + maker(Foreground(fd)).to_bytes(4, "little", signed=True)

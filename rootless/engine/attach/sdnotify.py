@@ -1,8 +1,9 @@
 """Tell the service manager that a container is up (sd_notify(3)), or let the container tell it.
 
-A unit of Type=notify waits for READY=1, and takes MAINPID as its main process: the monitor, since
-the command that started it ends. With --sdnotify container the application says that it is ready
-itself: it gets the manager's socket, and systemd takes its word with NotifyAccess=all.
+A unit of Type=notify waits for READY=1, and takes the process in MAINPID as its main process. That
+is the monitor, because the command that started it ends. With --sdnotify container the application
+gets the manager's socket and reports itself that it is ready; systemd accepts that with
+NotifyAccess=all.
 """
 
 from __future__ import annotations

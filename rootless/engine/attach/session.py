@@ -1,8 +1,8 @@
-"""The front's side of a container that is being started: followed to its end, or let go.
+"""A container in the foreground process, from its start to its end or until the user detaches.
 
-`ForegroundParent` is the front that has forked its maker, and waits to get the container from it.
-`AttachedContainer` is the container; the launcher becomes that too (`cli.foreground`), where it
-cannot go on in C.
+`ForegroundParent` is a foreground process that has forked its start process and waits for the
+container from it. `AttachedContainer` is that container. The launcher uses it as well, by
+`cli.foreground`, where it cannot go on in C.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONGEST = 65536  # bytes of a message
 
 
 class ForegroundParent:
-    """The front that has forked its maker, until it gets the container from it."""
+    """A foreground process that has forked its start process, until it gets the container."""
 
     def __init__(self, fd: int, pid: int) -> None:
         self._fd = fd
@@ -52,7 +52,7 @@ class ForegroundParent:
         return followed.follow()
 
     def _why(self) -> int:
-        """Return, or raise, what the maker says of its end, once it has ended."""
+        """Return the exit code that the start process reports at its end, or raise its error."""
         message, _ = self._receive()
         return self._answer(message)
 
@@ -87,7 +87,7 @@ def _code(status: int) -> int:
 
 
 class InterruptedStartError(Exception):
-    """A signal asked for the end before the application ran."""
+    """A signal to end the command arrived before the application ran."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -95,10 +95,10 @@ class InterruptedStartError(Exception):
 
 
 class AttachedContainer:
-    """A container that was handed over, and what the front has of it.
+    """A container that the foreground process has taken over from its start process.
 
     Attributes:
-        begun: its application has run before our eyes.
+        begun: its application has started to run.
     """
 
     def __init__(
@@ -109,13 +109,15 @@ class AttachedContainer:
         facts: dict[str, Any],
         why: Callable[[], int] | None = None,
     ) -> None:
-        """Take it over.
+        """Take the container over.
 
         Args:
-            link: to the monitor. pipes: stdin, stdout, stderr; -1: there is none.
-            pid: of the maker, then of the monitor: a child of ours.
+            link: the socket to the monitor.
+            pipes: stdin, stdout, stderr; -1: there is none.
+            pid: the start process, later the monitor; a child of this process.
             facts: see `Foreground.hand_over`.
-            why: gives, or raises, what a maker has said of its end; None: it tells the user.
+            why: returns or raises what the start process has reported of its end; None: it tells
+                the user itself.
         """
         from rootless.engine.state.monitor_client import Client
 
@@ -127,7 +129,10 @@ class AttachedContainer:
         self._why = why
 
     def follow(self) -> int:
-        """Follow it to its end, or until it is let go; return the exit code, 0 if it was let go.
+        """Attend the container until it ends or the user detaches.
+
+        Returns:
+            The exit code; 0 after the user has detached.
 
         Raises:
             RlessError: the start has failed, or the monitor was killed.
@@ -182,28 +187,28 @@ class AttachedContainer:
     # -- what can go wrong -----------------------------------------------------------------------
 
     def failed(self, payload: list[Any]) -> int:
-        """Take back a start that failed.
+        """Undo a start that failed.
 
         Raises:
-            RlessError: why.
+            RlessError: why it failed.
         """
         error = RlessError(*payload)
         self._end_start(error)
         raise error
 
     def interrupted(self, number: int) -> int:
-        """Take back a start that a signal has ended; return the exit code."""
+        """Undo a start that a signal has ended; return the exit code."""
         self._end_start(None)
         return 128 + number
 
     def lost(self) -> int:
-        """Say what became of a maker, or a monitor, that has ended without a word.
+        """Report why the start process or the monitor has ended without an exit code.
 
         Returns:
-            The exit code of a maker that has told the user why.
+            The exit code of a start process that has told the user why.
 
         Raises:
-            RlessError: it was killed, or has told us why.
+            RlessError: it was killed, or it has reported an error.
         """
         self.client.close()
         status = _wait(self._pid)
@@ -218,7 +223,7 @@ class AttachedContainer:
         raise error
 
     def _end_start(self, error: RlessError | None) -> None:
-        """Leave of a start that failed what is to stay: nothing of `run`, the reason of `start`."""
+        """Clean up after a failed start: delete what `run` made, keep the error of `start`."""
         from rootless.engine.state.container import delete
 
         self.client.close()  # what waits for us ends now
@@ -258,7 +263,7 @@ def _interrupt(number: int) -> None:
 
 
 def detached(container: Container) -> None:
-    """Note that a user has typed the keys to leave it."""
+    """Record the event that a user has detached from the container."""
     from rootless.engine.state import events
 
     events.of_container("detach", container)

@@ -1,11 +1,11 @@
-"""The command's side of a running container: its streams and signals (see also `terminal`).
+"""The foreground side of a running container: its streams and signals (see also `terminal`).
 
-The application gets pipes, or a pty of its own, never the caller's descriptors: a descriptor
-of the caller's file could be opened again through /proc with other rights, and a descriptor of
-the caller's terminal could be typed into (security class 37).
+The application gets pipes or a pty of its own, never the caller's descriptors. It could open a
+descriptor of the caller's file again through /proc with other rights, and it could type into a
+descriptor of the caller's terminal (security class 37).
 
-Every byte goes through in order. A reader that stops reading stops only its own stream, and a
-reader that goes away is passed on: the application then gets SIGPIPE, as in a shell.
+Every byte is delivered in order. A reader that stops reading blocks only its own stream. If a
+reader goes away, the application gets SIGPIPE, as in a shell.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Signals:
-    """Catch signals from the moment the container is being made, and forward them to it."""
+    """Catches signals from the start of a container on, and forwards them to it."""
 
     __slots__ = ("_old", "_pending", "_send", "_stop", "proxy")
 
@@ -113,7 +113,7 @@ class Signals:
 
 
 class _Stream:
-    """One direction: from a descriptor of ours to another, with at most one block in between."""
+    """Copies in one direction between two descriptors, with at most one block in memory."""
 
     __slots__ = ("back", "buffer", "inward", "keys", "paced", "sink", "source", "taken")
 

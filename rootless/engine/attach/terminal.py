@@ -1,6 +1,6 @@
-"""The caller's terminal, while a container has one: raw, of the same size, restored afterwards.
+"""The caller's terminal while it is connected to a container: raw, resized, restored at the end.
 
-Loaded only where there is one.
+Loaded only for a container with a terminal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """The caller's terminal in raw mode, restored whatever happens."""
+    """The caller's terminal in raw mode, which is restored on every way out."""
 
     __slots__ = ("_give_size", "_saved", "fd")
 

@@ -1,14 +1,15 @@
-"""`rless exec`: one more process in a running container, and its streams until its end.
+"""`rless exec`: run one more process in a running container, and attend it until it ends.
 
-    1 container  it runs, and is not paused; a pidfd of its first process is open   (process.py)
+    1 container  it runs and is not paused; open a pidfd of its first process       (process.py)
     2 process    the container's record and the request -> an OCI `process` object  (process.py)
-    3 start      the runtime joins the container, out of sight, and becomes the program
+    3 start      the runtime joins the container, unseen by it, and executes the program
     4 attach     streams or terminal, signals, exit code
 
-What the process may do comes from the container's own config.json: capabilities, no_new_privs,
-system calls, limits, mode mask. Nothing comes from the caller, and its environment least of all.
+The container's own config.json decides what the process may do: capabilities, no_new_privs, system
+calls, limits, umask. Nothing comes from the caller, least of all its environment.
 
-Between the command and the process stands its parent, the keeper: see `KeptProcess`.
+The parent of the process is the keeper, which stands between the command and the process: see
+`KeptProcess`.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 
 
 class ExecRequest:
-    """Hold all that `rless exec` can ask.
+    """The options of `rless exec`.
 
     Attributes:
-        env: "KEY=VALUE", files first. env_remove: KEYs to take from the container's.
+        env: "KEY=VALUE", those of files first. env_remove: KEYs to take from the container's.
         user: as typed; None: the container's own.
         detach_keys: as typed; None: ctrl-p,ctrl-q.
     """
@@ -173,9 +174,9 @@ class Streams:
     """The pipes of a process, or the socket that brings its terminal.
 
     Attributes:
-        stdio: its descriptors 0 to 2; None with a terminal.
-        console: its end of the socket.
-        stdin, stdout, stderr: our ends; -1 for what there is not.
+        stdio: the process's descriptors 0 to 2; None with a terminal.
+        console: the process's end of the socket.
+        stdin, stdout, stderr: our ends; -1: there is none.
     """
 
     def __init__(self, request: ExecRequest) -> None:
@@ -223,7 +224,7 @@ class Streams:
 
 
 class Attendance(Pump):
-    """Copies between the caller's streams and the process's, until it ends or we leave."""
+    """Copies between the caller's streams and the process's, until it ends or the user detaches."""
 
     def __init__(
         self, process: KeptProcess, streams: Streams, master: int, keys: Keys | None
@@ -262,16 +263,16 @@ class Attendance(Pump):
 
 
 class KeptProcess:
-    """A process in the container, and its parent, the keeper: a fork of ours in its own session.
+    """A process in the container, and its parent, the keeper: our fork, in a session of its own.
 
-    The pid namespace of a container ends only when all in it are waited for, by parents that
-    may lie outside. Neither a command that is stopped by ^Z, nor one that was killed, nor a
-    process 1 of this host that waits for nobody may hold the container's end up: so the parent
-    is one that does nothing else. Where the pid namespace is not the container's own, it also
-    kills the process, and what that has left behind, at the container's end.
+    The pid namespace of a container ends only when all of its processes have been waited for, and
+    their parents may be outside. The end of the container must not wait for a command that was
+    stopped by ^Z or killed, or for a process 1 of this host that waits for no child. So the parent
+    is a process that does nothing else. If the container shares its pid namespace, the keeper also
+    kills the process and its descendants when the container ends.
 
     Attributes:
-        pidfd: of the process. result: the keeper's words, in the frames of `sync`.
+        pidfd: the process. result: the keeper's report, in the frames of `sync`.
     """
 
     def __init__(

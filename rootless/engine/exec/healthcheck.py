@@ -1,14 +1,14 @@
-"""Health checks: what a container's is, one run of it, and what that says of the container.
+"""Health checks: what the check of a container is, one run of it, and the status that follows.
 
     <container's directory>/health.json     {"status", "failing_streak", "log": the last five}
 
-The monitor starts `main` at each interval, as a process of its own: in the container's user
-namespace, or on the host, which is the same to it. It runs the test in the container as `exec`
-does, with the container's own user, environment and rights, and ends.
+The monitor starts `main` at each interval as a process of its own, in the container's user
+namespace or on the host; both work the same. It runs the test in the container as `exec` does, with
+the container's own user, environment and rights, and ends.
 
-The rules are Docker's. A test that succeeds makes the container healthy at once. `retries`
-failures in a row make it unhealthy; those within the start period of a container that never was
-healthy don't count.
+The rules are Docker's. A test that succeeds makes the container healthy at once. `retries` failures
+in a row make it unhealthy. Failures within the start period do not count, unless the container has
+been healthy before.
 """
 
 from __future__ import annotations

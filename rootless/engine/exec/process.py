@@ -1,7 +1,7 @@
 """What `exec` finds out before it starts: the container's process, its config, the new process.
 
-The record and the request become an OCI `process` object. It takes what the container was started
-with: capabilities, no_new_privs, limits, environment. Nothing comes from the caller.
+The container's record and the request become an OCI `process` object. It has what the container was
+started with: capabilities, no_new_privs, limits, environment. Nothing comes from the caller.
 """
 
 from __future__ import annotations

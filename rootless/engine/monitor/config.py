@@ -1,16 +1,16 @@
-"""The monitor's config: the one table of its keys, for Python and for C.
+"""The monitor config: the one table of its keys, for Python and for C.
 
-The program (helpers/monitor) gets its config as a memfd of KEY NUL VALUE NUL ..., so that nothing
-of it shows in its arguments. Each key of its class is there, once or, for a list, any number of
-times. The program ends with 70 if one is missing, unknown or malformed. By type:
+The monitor program (helpers/monitor) gets its config in a memfd, as KEY NUL VALUE NUL ..., so that
+its arguments show nothing of it. The config has each key of its class once, or any number of times
+for a list. The program exits with 70 if a key is missing, unknown or malformed. The types are:
 
     int          a number; a descriptor if the name ends in _fd, with -1 for none
     str          text
     bool         0 or 1
     list[...]    a pair for each element; descriptors if the name ends in _fds
 
-`scripts/monitor-config > helpers/monitor/config.h` makes the C form of this. A start loads this
-module for type checkers only: `execute.encode` goes by names and values.
+`scripts/monitor-config > helpers/monitor/config.h` generates the C form of the table. A start does
+not load this module, which is for type checkers only: `execute.encode` goes by names and values.
 """
 
 # `execute.decode` reads the types, so no `from __future__ import annotations`.
@@ -32,7 +32,7 @@ class HealthConfig(TypedDict):
 
 
 class SandboxConfig(LogConfig, HealthConfig):
-    """What is known before there is an init."""
+    """The keys that are known before init exists."""
 
     id: str  # of the container
     name: str
@@ -78,7 +78,7 @@ class SandboxConfig(LogConfig, HealthConfig):
 
 
 class InitConfig(TypedDict):
-    """What is known once init has been cloned."""
+    """The keys that are known once init has been cloned."""
 
     init: int  # its pid
     init_fd: int  # its pidfd
@@ -93,7 +93,7 @@ class MonitorConfig(SandboxConfig, InitConfig):
 
 
 class KeeperConfig(TypedDict):
-    """The config of the keeper of a process of `exec`, or of its terminal alone."""
+    """The config of the keeper of an `exec` process, or of its terminal alone."""
 
     child: int  # the pid of that process; 0: it is another's child
     init_fd: int  # its pidfd

@@ -1,7 +1,7 @@
-"""Become the program that stays with a container (helpers/monitor).
+"""Execute the monitor, the program that stays with a container (helpers/monitor).
 
-It gets an empty environment, its config by a memfd (`config`), and the descriptors that the config
-names.
+The program gets an empty environment, its config in a memfd (`config`), and the descriptors that
+the config names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Steps 1 to 3 of a container's life: its image, its map, and what it is on disk.
+"""Steps 1 to 3 of a container's life: its image, its id map, its files on disk.
 
-What is found out here is kept in container.json, so that every later start has the same image,
-map and request, whatever has become of the names in it. See `start` for the rest.
+container.json keeps the results, so every later start uses the same image, map and request, even if
+a name has come to mean something else. `start` has the other steps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class StartContext:
-    """What the steps of a create or a start have found out so far; they pass it on."""
+    """What the steps of a create or a start have found out so far, for the steps that follow."""
 
     def __init__(self, request: RunRequest) -> None:
         self.request = request

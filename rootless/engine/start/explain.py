@@ -1,8 +1,8 @@
-"""`--explain`: what really happened, step by step, read back from the kernel.
+"""`--explain`: what happened, step by step, read back from the kernel.
 
-What was asked for is not repeated here. Maps, namespaces, mounts, cgroup, capabilities and filter
-are what /proc says of the container's first process: init reads its own entries when its root is
-entered, and its parent reads /proc/PID/status after execve, before anybody may reap it.
+It does not repeat what was asked for. Maps, namespaces, mounts, cgroup, capabilities and filter are
+read from /proc for the container's first process. Init reads its own entries once its root is
+entered. Its parent reads /proc/PID/status after execve, before anybody may reap init.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""What the image argument of `run` and `create` means. It is decided here only, in this order:
+"""What the image argument of `run` and `create` means.
 
---rootfs DIR     a directory of the host
-host:            the host's own programs
-a path           the file of an image: it begins with /, ./ or ../, or ends as such files do
-a name           an image of the store, unless --pull=always asks for what the name means now
-a name           the file of an image in a directory of `image-path`
-anything else    an image that has to be pulled: from a registry, or from the archive that
-                 docker-archive:, oci-archive: or oci: names
+Only this module decides it, in this order:
+
+    --rootfs DIR     a directory of the host
+    host:            the host's own programs
+    a path           an image file: it begins with /, ./ or ../, or has the suffix of an image file
+    a name           an image of the store, unless --pull=always asks to look the name up again
+    a name           an image file in a directory of `image-path`
+    anything else    an image to be pulled: from a registry, or from the archive that
+                     docker-archive:, oci-archive: or oci: names
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class ImageArgument:
-    """An image argument, resolved.
+    """A resolved image argument.
 
     Attributes:
-        kind: "directory", "host", "file", "image" (of the store), or "absent": to be pulled.
-        path: of the directory or file.
-        image: of the store.
-        file: the image in the file, once it was read.
+        kind: "directory", "host", "file", "image" (in the store), or "absent" (to be pulled).
+        path: the directory or file.
+        image: the image in the store.
+        file: the image in the file, once it has been read.
     """
 
     __slots__ = ("file", "image", "kind", "path")

@@ -1,9 +1,9 @@
-"""What the monitor has Python do: start a container again, check its health, remove volumes.
+"""The monitor's calls into Python: restart a container, check its health, remove its volumes.
 
-The monitor (helpers/monitor) starts this in its own user, mount and network namespace, with
-its capabilities. `restart` takes its place, and becomes the monitor again by execve: init has
-the same parent as ever, and the namespaces, mounts and network are those of the first start.
-The others are children of it.
+The monitor (helpers/monitor) starts this module in its own user, mount and network namespace, with
+its capabilities. `restart` replaces the monitor, and becomes the monitor again by execve: so init
+keeps the same parent, and the namespaces, mounts and network of the first start stay. The other
+callbacks are children of the monitor.
 """
 
 from __future__ import annotations

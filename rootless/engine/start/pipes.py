@@ -1,7 +1,8 @@
 """The descriptors between the foreground process, the monitor and the application.
 
-The start process makes them all, and becomes the monitor. It sends the foreground process its
-ends; init, a clone, has its own. A pipe ends only when every copy of its other end is closed.
+The start process makes all of them, sends the foreground process its ends, and becomes the monitor.
+Init is a clone and has its ends already. A pipe ends only when every copy of its other end is
+closed.
 
     application                    monitor                      foreground process
       0  <------ in ------------- app_in        client_in <-- stdin
@@ -25,17 +26,18 @@ if TYPE_CHECKING:
 
 
 class Pipes:
-    """All descriptors of one start; -1 for what it does not have.
+    """All descriptors of one start; -1: there is none.
 
     Attributes:
-        status, init_status: what init says (`sync`).
-        start_fifo, init_start_fifo: by which init is told to execute the application.
+        status, init_status: the channel by which init reports (`sync`).
+        start_fifo, init_start_fifo: the FIFO that tells init to execute the application.
         link, client: the foreground process as the monitor's first client (`monitor_client`).
         stdin, stdout, stderr: the foreground process's ends of its pipes to the monitor.
         client_in, client_out, client_err: the monitor's ends of them.
         app_in, app_out, app_err: the monitor's ends of the application's pipes.
         stdio: the application's descriptors 0 to 2; None with a terminal.
-        console, console_socket: init's end, and the monitor's, of what gives it the pty's master.
+        console, console_socket: init's and the monitor's end of the socket that carries the pty's
+            master.
     """
 
     _FOREGROUND = ("link", "stdin", "stdout", "stderr")

@@ -1,20 +1,20 @@
-"""`rless run`, told once from top to bottom.
+"""`rless run`, from top to bottom.
 
     foreground    the launcher, which has forked this process and waits for the container
     sandbox       the namespaces and the network, in parallel with steps 1 to 4 if nothing has to
                   be fetched
     create
-      1 image     the name -> layers on disk, and who the application runs as
-      2 map       which of the image's users is the invoking user
+      1 image     the name -> layers on disk, and the user that the application runs as
+      2 map       which of the image's users the invoking user is
       3 container its directory, name and files
     start
       4 spec      request + image + inputs -> config.json
       5 monitor   what this process becomes: root file system, runtime, clean-up
-      6 network   pasta, beside the mounts
+      6 network   pasta, in parallel with the mounts
       7 attach    the foreground process: streams, signals, exit code
 
-The rootless order differs from how Docker tells it: the user namespace exists before the
-overlay can be mounted. Everything heavy is loaded where it is needed, not here.
+The order differs from Docker's: without root, the user namespace has to exist before the overlay
+can be mounted. Each step loads its heavy modules itself.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""What is begun of a container before anything of it is known: namespaces, network, control group.
+"""The sandbox: what a start begins early, in parallel: namespaces, network, control group.
 
-To make them takes longer than all that is found out meanwhile, and needs nothing of it. So they
-are begun as soon as it is known that nothing has to be fetched:
+These take longer than the steps that find out what the container is, and do not depend on them. So
+they begin as soon as it is known that no image has to be fetched:
 
-    this process                         beside it
+    this process                         in parallel
       asks systemd for a scope             namespace holder: new namespaces, pasta's interface
       image, id map                        pasta, or the hub of the networks
       .                                    rless-serve, where the image is a file
       .                                    newuidmap, newgidmap
-      container, its directory, spec       rless-serve: the mount, once they are done
-      .                                    what the spec will want of the image
+      container, its directory, spec       rless-serve: the mount, once both have ended
+      .                                    rless-serve: files that the spec will need
       enters the namespaces                namespace holder ends
-      `monitor`: root file system, runtime
+      `startup`: root file system, runtime
 
-Until it enters, this process is on the host, as who called it. What is begun here is gone with it,
-whatever ends it.
+Until it enters the namespaces, this process is on the host, as the invoking user. The sandbox ends
+with this process, whatever ends it.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def joins(request: RunRequest) -> dict[str, str]:
 
 
 class Sandbox:
-    """What is begun.
+    """The parts of a container that have begun.
 
     Attributes:
-        container_id: of the container that it is for.
+        container_id: the container that it is for.
         pipes: between the monitor, the application and the foreground process.
-        pasta: the network, if there is one of its own beyond the loopback.
-        member: the networks of several containers that it will be in.
+        pasta: the container's own network, if it has more than the loopback interface.
+        member: its place in the networks that several containers share.
         pending: the control group.
-        server: the program of an image that is a file.
+        server: the program that serves an image file.
     """
 
     def __init__(

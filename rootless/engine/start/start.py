@@ -1,12 +1,12 @@
-"""Steps 4 to 7: a container that exists becomes a process, and is followed to its end.
+"""Steps 4 to 7: start a container that exists, and attend it until it ends.
 
-    4 spec      request + image + what is so now -> config.json
-    5 monitor   this process enters the user namespace: root file system, runtime, then it becomes
-                the program that stays
-    6 network   pasta, beside the mounts
+    4 spec      request + image + the present state of the host -> config.json
+    5 monitor   this process enters the user namespace, makes the root file system, calls the
+                runtime, and becomes the monitor
+    6 network   pasta, in parallel with the mounts
     7 attach    the foreground process: streams, signals, exit code
 
-The spec is made at every start: what it names outside (containers whose namespaces are joined,
+Every start makes the spec again, so what it names outside (containers whose namespaces are joined,
 the host's name servers, devices) is looked up when it is used.
 """
 

@@ -1,9 +1,10 @@
-"""The container's parent: from the mounted root file system to the program that stays.
+"""The container's parent, from the mounted root file system to the monitor.
 
-Theory of operation. The start process knows everything (`create`, `start`), and has entered the
-engine's user and mount namespace (`sandbox`). It makes the root file system there, calls the
-runtime, and becomes the monitor by execve (`monitor.execute`), still init's parent. It has the
-invoking user's own id in the namespace, and every capability over files of mapped ids.
+Theory of operation. The start process has found out everything (`create`, `start`), and has entered
+the engine's user and mount namespace (`sandbox`). It makes the root file system there, calls the
+runtime, and becomes the monitor by execve (`monitor.execute`). So the monitor is init's parent. In
+the namespace it keeps the invoking user's own id, and has every capability over files of mapped
+ids.
 
     foreground process               monitor                           init
        |                               |  all but init is made           |
@@ -12,15 +13,16 @@ invoking user's own id in the namespace, and every capability over files of mapp
        |                               |  -- start FIFO: START ------->  |
        |                               |  <-- status: closed by execve   |  the application runs
        |  <-- B ---------------------  |
-       |  <-> link: a client as others  |                                |
-       |  <-- X code ----------------  |  over, and cleaned up
+       |  <-> link, as other clients   |                                |
+       |  <-- X code ----------------  |  ended, and cleaned up
 
-After init is cloned this process does next to nothing, so that it is gone before init has written
-to many of the pages that both still share: each would be copied.
+After init is cloned this process does almost nothing. Init writes to pages that both still share,
+and the kernel has to copy each of them until this process has executed the monitor.
 
-If the foreground process is killed while it keeps the container, its link ends: the container is
-killed and cleaned up. A detached container has no such process. If the monitor is killed, the
-kernel kills init; the foreground process or the next command clears the rest (`reconcile`).
+If the foreground process is killed while the container depends on it, its link ends, and the
+monitor kills the container and cleans up. A detached container has no foreground process. If the
+monitor is killed, the kernel kills init, and the foreground process or the next command cleans up
+(`reconcile`).
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ _JOIN_TIMEOUT = 10000
 
 
 class Startup:
-    """The parent of one container, until it becomes the program that stays."""
+    """The parent of one container, until it becomes the monitor."""
 
     def __init__(
         self,
