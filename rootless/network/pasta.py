@@ -1,24 +1,24 @@
-"""The default network: one pasta for a container, as a process of the user on the host.
+"""The default network: one pasta for each container, as a process of the user on the host.
 
-pasta opens a tap device in the container's network namespace and passes what comes out of it
-on by ordinary sockets of the host: no privilege is needed, and outgoing connections work as
-those of any program of the user.
+pasta opens a tap device in the container's network namespace, and forwards its packets through
+ordinary sockets of the host. It needs no privilege, and outgoing connections work as those of any
+program of the user.
 
-Left to itself it also lets the container reach services on the host's 127.0.0.1, by two ways:
-the gateway's address and the container's own 127.0.0.1 (security class 38). `pasta_options`
-closes both; `rootless.network.loopback_guard` closes a third one in the container.
+By default pasta also lets the container reach services on the host's 127.0.0.1, in two ways: by the
+gateway's address, and by the container's own 127.0.0.1 (security class 38). `pasta_options` closes
+both; `rootless.network.loopback_guard` closes a third one in the container.
 
 Theory of operation:
 
-- It stays in the foreground, in a session of its own (Ctrl-C is for the application), and is
-  the child of the process that keeps the container. With `die_with_parent` the kernel ends it
-  with that process, whatever ends that one. This keeps a recycled pid out of the game too.
-- It says that it is ready by writing its "pid file", which is a pipe to us: the option does
-  so in the foreground as well, after all is configured, in every version.
-- Its end takes 25 to 45 ms, the time that the kernel needs to take the tap device away: nobody
-  waits for it, unless ports are published, which it holds until then.
-- It needs SIGPIPE at its default: Python ignores the signal, children inherit that, and the
-  version of 2023 ("Couldn't install signal handlers") gives up.
+- pasta stays in the foreground, in a session of its own, because Ctrl-C is for the application. It
+  is a child of the process that keeps the container. With `die_with_parent` the kernel ends it with
+  that process, whatever ends that one. So its pid cannot be recycled unnoticed either.
+- pasta reports that it is ready by writing its "pid file", which is a pipe to us. It does so in the
+  foreground as well, after everything is configured, in every version.
+- pasta takes 25 to 45 ms to end, because the kernel has to remove the tap device. Nobody waits for
+  that, unless ports are published: pasta holds them until it has ended.
+- pasta needs the default action of SIGPIPE. Python ignores the signal, children inherit that, and
+  pasta's version of 2023 gives up ("Couldn't install signal handlers").
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _ALTERNATIVE = "use --network=host or --network=none"
 class Pasta:
     """One pasta, from before its namespaces exist until it is told to end.
 
-    The pipes are made by the constructor, so that one process can `fork` it (its parent to be)
-    and another `begin` it and wait for it. A process that does neither calls `close`.
+    The constructor makes the pipes, so one process can `fork` pasta and be its parent, and another
+    can `begin` it and wait for it. A process that does neither calls `close`.
 
     Attributes:
-        interface, mac: the name and the hardware address of the container's interface; "": an
-            address that pasta is left to read, or to refuse.
+        interface, mac: the name and the hardware address of the container's interface; "": pasta
+            chooses, or refuses.
         pid: 0 until it is known: after `fork` in that process, after `wait_ready` in others.
         ports: what it publishes, as `ports.Taken` shows it.
     """
