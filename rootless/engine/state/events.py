@@ -97,11 +97,12 @@ def _append(file: str, line: bytes) -> None:
 
 def _rotate(file: str, fd: int) -> bool:
     """Make `file` the older one, unless another does or did: of two, one may rename."""
-    import fcntl
+    from rootless.linux import locks
 
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(file).st_ino != os.fstat(fd).st_ino:
+        if not locks.lock(fd, wait=False):
+            return False
+        if not locks.is_at(fd, file):
             return True
         os.rename(file, f"{file}.1")
     except OSError:

@@ -12,8 +12,6 @@ A storage on a shared file system is used from several machines: each clears onl
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 
@@ -107,18 +105,17 @@ def _clear_once(container_id: str, ours: bool = False) -> None:
     Args:
         ours: it is the caller's.
     """
+    from rootless.linux import locks
+
     path = f"{run_records_root()}/{container_id}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return
-            # A file system without locks: two at once meet at files that are gone already.
+        if locks.lock(fd, wait=False) is False:
+            return
+        # On a file system without locks, two at once meet at files that are gone already.
         record: RunRecord | None = read_json(path)
         while record is not None and not ours:
             if is_owned(record):

@@ -17,14 +17,13 @@ are on disk before their volumes are made.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 
 from rootless import paths
 from rootless.engine.state.container import Container, all_ids, load, read_json, unlink, write_json
 from rootless.errors import RlessError
+from rootless.linux import locks
 
 try:
     from _blake2 import blake2b  # hashlib costs 3 ms
@@ -124,9 +123,8 @@ def fill(directory: str, root: str, target: str) -> None:
 
 def _lock_filling(volume: str) -> int:
     """Return the volume's mark, locked; what it holds tells of a fill that was killed."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(f"{volume}/{_FILLING}", flags, 0o600)
-    _flock(fd, fcntl.LOCK_EX)
+    fd = locks.open_lock(f"{volume}/{_FILLING}")
+    locks.lock(fd)
     return fd
 
 
@@ -385,29 +383,20 @@ class Locked:
 
     def __init__(self, storage: str, alone: bool = False) -> None:
         self._path = f"{storage}/volumes"
-        self._kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        self._shared = not alone
         self._fd = -1
 
     def __enter__(self) -> None:
         directory = paths.checked(self._path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._fd = os.open(f"{directory}/{_LOCK}", flags, 0o600)
+            self._fd = locks.open_lock(f"{directory}/{_LOCK}")
         except OSError as error:
             raise RlessError(
                 f"cannot write to {directory}: {error.strerror}", paths.hint_of(error.errno)
             ) from error
-        _flock(self._fd, self._kind)
+        # On a file system without locks, the removal and the use of one volume at one moment are
+        # the caller's own doing.
+        locks.lock(self._fd, shared=self._shared)
 
     def __exit__(self, *details: object) -> None:
         os.close(self._fd)
-
-
-def _flock(fd: int, kind: int) -> None:
-    try:
-        fcntl.flock(fd, kind)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            raise
-        # A file system without locks: the removal and the use of one volume at one moment are the
-        # caller's own doing.
