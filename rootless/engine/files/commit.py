@@ -81,11 +81,11 @@ def commit(
     config = apply(_container_config(container, image), change)
     chains: set[str] = set()
     try:
-        with _halted(container, pause), store_lock(store.root), Staging(store.root) as flight:
+        with _halted(container, pause), store_lock(store.root), Staging(store.root) as staging:
             records.make_frame(store.root)
-            made = _make(store, image, container, flight.path, chains)
+            made = _make(store, image, container, staging.path, chains)
             history = {"created_by": _created_by(container), "comment": message, "author": author}
-            return _record(store, image, container, named, made, config, history, flight.path)
+            return _record(store, image, container, named, made, config, history, staging.path)
     except RlessError:
         collect(store, chains)
         raise

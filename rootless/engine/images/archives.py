@@ -87,17 +87,17 @@ def save(
     if form == "docker-dir" and len(images) > 1:
         raise RlessError("--format docker-dir holds one image only", "use another format", 1)
     options = {"form": form, "compression": compression}
-    with Staging(store.root) as flight:
+    with Staging(store.root) as staging:
         if form in ("oci-dir", "docker-dir"):
             if output is None:
                 raise RlessError(f"--format {form} is a directory", "name it by --output", 1)
             with saver.Directory(output) as made:
                 target = saver.DirectoryTarget(made.path)
-                saver.save(store, images, target, flight.path, **options)
+                saver.save(store, images, target, staging.path, **options)
         elif output is None:
             try:
                 archive = saver.TarTarget(1)
-                saver.save(store, images, archive, flight.path, **options)
+                saver.save(store, images, archive, staging.path, **options)
                 archive.end()
             except OSError as error:
                 raise saver.no_room(error) from error
@@ -105,7 +105,7 @@ def save(
             try:
                 with Output(output) as file:
                     archive = saver.TarTarget(file.fd)
-                    saver.save(store, images, archive, flight.path, **options)
+                    saver.save(store, images, archive, staging.path, **options)
                     archive.end()
             except OSError as error:
                 raise saver.not_written(error, output) from error

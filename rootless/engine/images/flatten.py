@@ -103,10 +103,10 @@ def flatten(
     ]
     if not keep_owners:
         arguments.append("-all-root")
-    with Staging(store.root) as flight:
+    with Staging(store.root) as staging:
         try:
             with Output(output, mode=default_mode(), durable=True) as file:
-                workspace = f"{flight.path}/flatten"
+                workspace = f"{staging.path}/flatten"
                 os.mkdir(workspace, 0o700)
                 hidden = image.whiteouts(mapping.key)
                 job = _Job(program, arguments, output, file.fd, layers, hidden, config)

@@ -290,15 +290,15 @@ def tag(source: str, target: str) -> None:
     find(source)
     store = Store(paths.storage_root())
     records.make_frame(store.root)
-    with store_lock(store.root), Staging(store.root) as flight:
+    with store_lock(store.root), Staging(store.root) as staging:
         image = find(source)  # once more: nobody can delete its layers now
         if image.root != store.root:
-            additional_stores.adopt(image, store.root, flight.path, named=False)
+            additional_stores.adopt(image, store.root, staging.path, named=False)
         record = additional_stores.record_of(image) | {"name": reference.canonical}
         if _repository(image.name) != _repository(reference.canonical):
             record["digests"] = []  # the other repository's registry has not told
         path = name_path(store.root, reference)
-        records.write_json(path, record, flight.path)
+        records.write_json(path, record, staging.path)
     events.record("tag", "image", image.id, name=reference.familiar)
 
 

@@ -63,9 +63,9 @@ def push(
         progress.say(f"The push refers to repository [{target.registry}/{target.repository}]")
         records.make_frame(store.root)
         clear_leftovers(store.root)
-        with store_lock(store.root), Staging(store.root) as flight:
+        with store_lock(store.root), Staging(store.root) as staging:
             digest, size = push_image(
-                image, target, store, flight.path, progress, compression=compression
+                image, target, store, staging.path, progress, compression=compression
             )
         progress.finish()
         progress.say(f"{target.tag}: digest: {digest} size: {size}")

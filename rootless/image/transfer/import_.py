@@ -109,8 +109,8 @@ def import_tar(
     container = apply({}, instructions)
     records.make_frame(store.root)
     clear_leftovers(store.root)
-    with Staging(store.root) as flight:
-        fd = _open(path, flight.path)
+    with Staging(store.root) as staging:
+        fd = _open(path, staging.path)
         try:
             size = os.fstat(fd).st_size
             what = escape("standard input" if path == "-" else path)
@@ -132,7 +132,7 @@ def import_tar(
                 [reference] if reference else None,
                 idmap_for=idmap_for,
                 progress=progress,
-                scratch=flight.path,
+                scratch=staging.path,
             )
         finally:
             os.close(fd)

@@ -68,18 +68,18 @@ def load(
     wanted = parse_platform(platform) if platform else AnyPlatform()
     records.make_frame(store.root)
     clear_leftovers(store.root)
-    with Staging(store.root) as flight, contextlib.ExitStack() as stack:
+    with Staging(store.root) as staging, contextlib.ExitStack() as stack:
         name = path or "standard input"
         files: DirectoryFiles | TarFiles
         if path is not None and os.path.isdir(path):
             files = DirectoryFiles(path)
         else:
-            files = TarFiles(name, flight.path, open_stream(path, flight.path))
+            files = TarFiles(name, staging.path, open_stream(path, staging.path))
         stack.callback(files.close)
         taken = 0
-        found = list(_images(files, name, flight.path))
+        found = list(_images(files, name, staging.path))
         for number, (source, names) in enumerate(found):
-            scratch = f"{flight.path}/image-{number}"
+            scratch = f"{staging.path}/image-{number}"
             os.mkdir(scratch, 0o700)
             references = [parse(text) for text in names]
             try:

@@ -112,10 +112,10 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
     if found is not None:
         return found
     root = store.root
-    with store_lock(root), Staging(root) as flight:
+    with store_lock(root), Staging(root) as staging:
         if image.root != root:
-            additional_stores.adopt(image, root, flight.path)
-        additional_stores.provide(root, idmap, image.chain, flight.path)
+            additional_stores.adopt(image, root, staging.path)
+        additional_stores.provide(root, idmap, image.chain, staging.path)
         missing = [chain for chain in image.chain if not records.has_layer(root, idmap.key, chain)]
         source_key = remap_owners.find_source(root, missing, idmap) if missing else idmap.key
         if source_key is not None:
@@ -124,10 +124,10 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
                 try:
                     for chain in missing:
                         locks.take(chain)
-                    remap_owners.convert(root, idmap, source_key, missing, flight.path)
+                    remap_owners.convert(root, idmap, source_key, missing, staging.path)
                 finally:
                     locks.release()
-            _note_key(store, image, idmap.key, flight.path)
+            _note_key(store, image, idmap.key, staging.path)
     if source_key is None:
         _pull_again(image, idmap, store, quiet)
     return [layer_dir(root, idmap.key, chain) for chain in image.chain]
@@ -158,8 +158,8 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
     log.debug(f"{escape(pinned)}: its layers have no owners; pulled anew")
     progress = Progress(quiet=quiet)
     try:
-        with store_lock(store.root), Staging(store.root) as flight:
-            source = _open_source(reference, flight.path)
+        with store_lock(store.root), Staging(store.root) as staging:
+            source = _open_source(reference, staging.path)
             try:
                 found = source.find(parse_platform(_platform_text(image.platform)))
                 if found.id != image.id:
@@ -167,8 +167,8 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
                         f"{escape(image.name)} is a different image now",
                         "pull it with --pull=always",
                     )
-                _make_layers(store, found, source, flight.path, lambda _: idmap, progress)
-                _note_key(store, image, idmap.key, flight.path)
+                _make_layers(store, found, source, staging.path, lambda _: idmap, progress)
+                _note_key(store, image, idmap.key, staging.path)
             finally:
                 source.close()
     finally:
@@ -197,9 +197,9 @@ def _pull(
     records.make_frame(store.root)
     clear_leftovers(store.root)
     partial.clear(store.root)
-    with Staging(store.root) as flight:
+    with Staging(store.root) as staging:
         state = source_state(reference)
-        source = _open_source(reference, flight.path)
+        source = _open_source(reference, staging.path)
         try:
             progress.say(_headline(reference))
             image = install(
@@ -210,7 +210,7 @@ def _pull(
                 platform=platform,
                 idmap_for=idmap_for,
                 progress=progress,
-                scratch=flight.path,
+                scratch=staging.path,
                 state=state,
             )
         finally:

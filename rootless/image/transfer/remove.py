@@ -275,8 +275,8 @@ def _delete_layers(root: str, doomed: list[tuple[str, str]], freed: Freed) -> No
     places = [f"{root}/layers/{key}/{name}" for key, name in doomed]
     freed.bytes += sum(_size(path) for path in places)
     try:
-        with Staging(root) as flight:
-            _move_all([(path, f"{flight.path}/{n}") for n, path in enumerate(places)])
+        with Staging(root) as staging:
+            _move_all([(path, f"{staging.path}/{n}") for n, path in enumerate(places)])
             _delete_metas(places)
     except RlessError as error:
         # No room for a directory in tmp/: then beside where they were. Room is what is wanted.

@@ -302,7 +302,7 @@ def test_another_file_in_its_place_is_not_taken(rless: Product, file: Path, tmp_
     rless("wait", "file").expect()
     shutil.copy(file, tmp_path / "other")
     os.rename(tmp_path / "other", mine)
-    assert "another file" in rless("start", "file").expect(1).one_line_error()
+    assert "a different file" in rless("start", "file").expect(1).one_line_error()
     mine.unlink()
     assert "No such file" in rless("start", "file").expect(1).one_line_error()
     rless("rm", "file").expect()

@@ -40,17 +40,17 @@ def archive(
     compression: str = "",
 ) -> Path:
     """Save as the command does."""
-    with Staging(workshop.root) as flight:
+    with Staging(workshop.root) as staging:
         options = {"form": form, "compression": compression}
         if form.endswith("dir"):
             with saver.Directory(str(path)) as made:
                 target = saver.DirectoryTarget(made.path)
-                saver.save(workshop.store, chosen, target, flight.path, **options)
+                saver.save(workshop.store, chosen, target, staging.path, **options)
             return path
         try:
             with Output(str(path)) as file:
                 tar = saver.TarTarget(file.fd)
-                saver.save(workshop.store, chosen, tar, flight.path, **options)
+                saver.save(workshop.store, chosen, tar, staging.path, **options)
                 tar.end()
         except OSError as error:
             raise saver.not_written(error, str(path)) from error
@@ -265,9 +265,9 @@ def test_a_link_to_a_file_stays_one(workshop: Workshop, made: StoredImage) -> No
 def test_a_pipe_that_nobody_reads(workshop: Workshop, made: StoredImage) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with Staging(workshop.root) as flight, pytest.raises(OSError, match="Broken pipe"):
+    with Staging(workshop.root) as staging, pytest.raises(OSError, match="Broken pipe"):
         tar = saver.TarTarget(writer)
-        saver.save(workshop.store, [(made, [NAME])], tar, flight.path)
+        saver.save(workshop.store, [(made, [NAME])], tar, staging.path)
         tar.end()
     os.close(writer)
     assert os.listdir(f"{workshop.root}/tmp") == []

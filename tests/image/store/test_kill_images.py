@@ -65,9 +65,9 @@ class Acts:
     def save(self) -> None:
         image = self.store.lookup(self.name)
         assert image is not None
-        with Staging(self.store.root) as flight, Output(str(self.saved)) as file:
+        with Staging(self.store.root) as staging, Output(str(self.saved)) as file:
             target = saver.TarTarget(file.fd)
-            saver.save(self.store, [(image, [image.name])], target, flight.path)
+            saver.save(self.store, [(image, [image.name])], target, staging.path)
             target.end()
 
     def rmi(self) -> None:

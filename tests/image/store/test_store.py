@@ -175,15 +175,15 @@ def test_layers_that_a_pull_relies_on_are_not_deleted(workshop: Workshop) -> Non
 
 def test_what_lives_is_not_cleared(workshop: Workshop) -> None:
     os.mkdir(workshop.root, 0o700)
-    with Staging(workshop.root) as flight:
-        Path(flight.path, "f").write_text("x")
+    with Staging(workshop.root) as staged:
+        Path(staged.path, "f").write_text("x")
         assert clear_leftovers(workshop.root) == 0
-        assert os.path.exists(f"{flight.path}/f")
+        assert os.path.exists(f"{staged.path}/f")
         pid = os.fork()
         if pid == 0:
             os._exit(clear_leftovers(workshop.root))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert os.path.exists(f"{flight.path}/f")
+        assert os.path.exists(f"{staged.path}/f")
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 

@@ -112,9 +112,9 @@ def test_every_kind_of_garbage_is_found(store: Workshop) -> None:
     Path(f"{store.root}/splits/{'b' * 24}").write_text("split")
     pid = os.fork()
     if pid == 0:
-        flight = Staging(store.root)
-        flight.__enter__()
-        Path(flight.path, "half").write_text("z")
+        staging = Staging(store.root)
+        staging.__enter__()
+        Path(staging.path, "half").write_text("z")
         os._exit(0)
     os.waitpid(pid, 0)
     Path(f"{store.root}/locks").mkdir(mode=0o700, exist_ok=True)

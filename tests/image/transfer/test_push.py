@@ -69,9 +69,9 @@ def send(
     """Push; return the manifest's digest and the lines of the progress."""
     reader, writer = os.pipe()
     try:
-        with Staging(workshop.root) as flight:
+        with Staging(workshop.root) as staging:
             digest, _ = push(
-                image, parse(name), workshop.store, flight.path, Progress(writer), **options
+                image, parse(name), workshop.store, staging.path, Progress(writer), **options
             )
     finally:
         os.close(writer)

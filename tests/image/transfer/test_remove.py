@@ -26,7 +26,7 @@ SINGLE_ROOT = IdMap([(0, 0, 1)], [(0, 0, 1)], "single")
 
 def name(workshop: Workshop, image: StoredImage, *names: str, digests: bool = True) -> None:
     """Record an image under names of registries, and take its name of an archive away."""
-    with Staging(workshop.root) as flight:
+    with Staging(workshop.root) as staging:
         for text in names:
             record = {
                 "name": parse(text).canonical, "id": image.id, "digest": image.digest,
@@ -35,7 +35,7 @@ def name(workshop: Workshop, image: StoredImage, *names: str, digests: bool = Tr
                 "keys": image.keys, "size": image.size, "created": image.created,
                 "source": None,
             }  # fmt: skip
-            records.save(workshop.root, record, parse(text), None, flight.path)
+            records.save(workshop.root, record, parse(text), None, staging.path)
     for path, record in remove.named_records(workshop.store):
         if record["name"] == image.name:
             os.unlink(path)
