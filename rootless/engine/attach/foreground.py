@@ -13,8 +13,7 @@ For `rless run` the foreground process is the launcher (helpers/foreground). It 
 executes Python, so there is only one Python process, and the process that stays takes some
 kilobytes. It becomes Python itself (`cli.foreground`) where it has to serve a terminal, or where
 something went wrong.
-For other commands, and where the launcher is a script, `fork_foreground` forks. The protocol is the
-same.
+For other commands `fork_foreground` forks. The protocol is the same.
 
 The start process ends with the foreground process. So does the container, until its application
 runs. After that the container ends with the link only if it was started with stop_on_disconnect.
