@@ -32,7 +32,7 @@ def test_help_needs_no_storage(own_rless: Product) -> None:
         rless(*words, env={"RLESS_STORAGE": "/proc/none", "HOME": None}).expect()
 
 
-def test_images_live(own_rless: Product) -> None:
+def test_image_is_pulled_used_and_removed(own_rless: Product) -> None:
     rless = own_rless
     image = rless.add_image("life", probe_image())
     done = rless("pull", image).expect()
@@ -51,7 +51,7 @@ def test_images_live(own_rless: Product) -> None:
     rless.run("--pull=never", "true", image=image).expect(125).one_line_error()
 
 
-def test_storage_by_flag(own_rless: Product) -> None:
+def test_storage_flag_selects_the_storage(own_rless: Product) -> None:
     rless = own_rless
     other = rless.base / "other"
     rless("--storage", str(other), "ps", env={"RLESS_STORAGE": None}).expect()
@@ -59,26 +59,26 @@ def test_storage_by_flag(own_rless: Product) -> None:
     assert not rless.storage.exists()
 
 
-def test_flags_end_at_the_image(rless: Product) -> None:
+def test_flags_after_the_image_belong_to_the_command(rless: Product) -> None:
     done = rless.run("", "echo", "--rm", "-it", "--", "--name=x").expect()
     assert done.out == "--rm -it -- --name=x\n"
     done = rless("run", "--rm", "--network=none", "--", rless.image, "echo", "a").expect()
     assert done.out == "a\n"
 
 
-def test_short_flags_together(rless: Product) -> None:
+def test_short_flags_can_be_combined(rless: Product) -> None:
     done = rless("run", "-qi", "--rm", "--network=none", "-eA=1", "-w/srv", rless.image, "sh", "-c",
                  "echo $A $PWD; cat", stdin=b"in")  # fmt: skip
     assert done.expect().out == "1 /srv\nin"
 
 
-def test_debug_tells_the_time_line(rless: Product) -> None:
+def test_debug_prints_the_timeline(rless: Product) -> None:
     done = rless.run("--debug", "true").expect()
     for step in ("image", "container", "user namespace", "init", "network", "monitor"):
         assert f" {step}\n" in done.err
 
 
-def test_output_that_cannot_be_written(rless: Product) -> None:
+def test_unwritable_output_is_an_error(rless: Product) -> None:
     with open("/dev/full", "wb") as full:
         done = rless("images", stdout=full.fileno()).expect(1)
     assert "No space left on device" in done.one_line_error()
@@ -89,7 +89,7 @@ def test_output_that_cannot_be_written(rless: Product) -> None:
     assert done_sh.stderr == ""
 
 
-def test_detached_with_an_output_that_cannot_be_written(rless: Product) -> None:
+def test_detached_run_reports_an_unwritable_output(rless: Product) -> None:
     """The container runs; the command says that its id could not be told."""
     with open("/dev/full", "wb") as full:
         done = rless("run", "-d", "--name", "quiet", "--network=none", rless.image, "sleep", "60",

@@ -257,7 +257,7 @@ def wait_until(pid: int, state: str) -> None:
         ("", False),
     ],
 )
-def test_only_a_run_forks(stage: Stage, line: str, forks: bool) -> None:
+def test_only_run_commands_fork(stage: Stage, line: str, forks: bool) -> None:
     tell = "say([front >= 0, os.getppid(), *sys.argv[1:]])\nos._exit(5)"
     process = stage.start(tell, *(line.split() or ("",)), plain=tell)
     assert finish(process) == (5, "", "")
@@ -266,12 +266,12 @@ def test_only_a_run_forks(stage: Stage, line: str, forks: bool) -> None:
     stage.expect([forks, parent, *words])
 
 
-def test_the_runtime_does_not_fork(stage: Stage, tmp_path: Path) -> None:
+def test_oci_runtime_does_not_fork(stage: Stage, tmp_path: Path) -> None:
     stage.launcher = build(tmp_path, "rless-oci")
     assert finish(stage.start("", plain="os._exit(5)"))[0] == 5
 
 
-def test_the_maker_gets_nothing_but_its_socket(stage: Stage) -> None:
+def test_start_process_inherits_only_its_socket(stage: Stage) -> None:
     maker = (
         "own = os.listdir('/proc/self/fd')\n"
         "known = {0, 1, 2, front, int(os.environ['NEWS']), int(os.environ['CUES'])}\n"
@@ -285,7 +285,7 @@ def test_the_maker_gets_nothing_but_its_socket(stage: Stage) -> None:
     stage.expect([True, {signal.SIGINT.value}])  # until `main` takes it
 
 
-def test_without_python_the_error_is_told_once(stage: Stage, tmp_path: Path) -> None:
+def test_missing_python_is_reported_once(stage: Stage, tmp_path: Path) -> None:
     stage.launcher = build(tmp_path, source=tmp_path / "gone")
     code, out, err = finish(stage.start(""))
     assert (code, out, err.count("\n")) == (125, "", 1)
@@ -296,15 +296,15 @@ def test_without_python_the_error_is_told_once(stage: Stage, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("code", [0, 1, 125, 255])
-def test_exit_code_of_a_maker(stage: Stage, code: int) -> None:
+def test_exit_code_of_the_start_process_is_passed_on(stage: Stage, code: int) -> None:
     assert finish(stage.start(f"os.write(2, b'why\\n')\nos._exit({code})")) == (code, "", "why\n")
 
 
-def test_a_maker_that_is_killed(stage: Stage) -> None:
+def test_killed_start_process_exits_137(stage: Stage) -> None:
     assert finish(stage.start("os.kill(os.getpid(), 9)"))[0] == 137
 
 
-def test_a_child_that_a_caller_ignores_has_an_exit_code(stage: Stage) -> None:
+def test_exit_code_is_known_although_the_caller_ignores_sigchld(stage: Stage) -> None:
     launch = [sys.executable, "-c", "import os, signal, sys\n"
               "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv(sys.argv[1], sys.argv[1:])",
               str(stage.launcher), "run"]  # fmt: skip
@@ -315,7 +315,7 @@ def test_a_child_that_a_caller_ignores_has_an_exit_code(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("number", [*ENDING, signal.SIGUSR1, signal.SIGCONT, signal.SIGRTMAX])
-def test_signals_are_the_makers_at_first(stage: Stage, number: int) -> None:
+def test_early_signals_reach_the_start_process(stage: Stage, number: int) -> None:
     maker = (
         f"signal.signal({int(number)}, lambda number, frame: os._exit(50))\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, (2,))\n"
@@ -332,7 +332,7 @@ def test_signals_are_the_makers_at_first(stage: Stage, number: int) -> None:
     assert not select.select([stage.news], (), (), 0)[0]
 
 
-def test_a_signal_that_ends_the_maker_ends_both(stage: Stage) -> None:
+def test_signal_that_ends_the_start_process_ends_the_command(stage: Stage) -> None:
     process = stage.start("say('ready')\nidle()")
     stage.expect("ready")
     process.terminate()
@@ -343,7 +343,7 @@ STOPPABLE = "signal.signal(10, lambda number, frame: say('signal'))\nsay(os.getp
 STOPPABLE += "say('went on')\nheard()\nos._exit(3)"
 
 
-def test_stopping_stops_the_maker_too(stage: Stage) -> None:
+def test_sigtstp_stops_the_start_process_too(stage: Stage) -> None:
     process = stage.start(STOPPABLE, preexec_fn=os.setpgrp)  # a job of ours, as of a shell
     pid = int(stage.next())
     process.send_signal(signal.SIGTSTP)
@@ -358,7 +358,7 @@ def test_stopping_stops_the_maker_too(stage: Stage) -> None:
     assert finish(process)[0] == 3
 
 
-def test_nobody_stops_where_nobody_could_continue_us(stage: Stage) -> None:
+def test_sigtstp_is_ignored_in_an_orphaned_process_group(stage: Stage) -> None:
     """The kernel does not obey SIGTSTP in an orphaned process group."""
     process = stage.start(STOPPABLE, start_new_session=True)
     stage.next()
@@ -370,7 +370,7 @@ def test_nobody_stops_where_nobody_could_continue_us(stage: Stage) -> None:
     assert finish(process)[0] == 3
 
 
-def test_the_end_of_the_front_is_the_makers(stage: Stage) -> None:
+def test_start_process_ends_with_a_killed_foreground_process(stage: Stage) -> None:
     """It holds the one writing end of a pipe that is left."""
     reader, writer = os.pipe()
     process = stage.start("say('ready')\nidle()", pass_fds=[writer])
@@ -382,7 +382,7 @@ def test_the_end_of_the_front_is_the_makers(stage: Stage) -> None:
     os.close(reader)
 
 
-def test_step_aside(stage: Stage) -> None:
+def test_step_aside_continues_in_python_with_a_clean_state(stage: Stage) -> None:
     tell = (
         "say([front, *sys.argv[1:], signal.pthread_sigmask(signal.SIG_BLOCK, ())])\n"
         "say(sorted(int(fd) for fd in os.listdir('/proc/self/fd') if int(fd) > 2 and"
@@ -410,7 +410,7 @@ def test_output_and_exit_code_of_the_application(stage: Stage, code: int) -> Non
     assert finish(stage.start(maker)) == (code, "out", "err")
 
 
-def test_the_last_words_of_a_reader_who_is_late(stage: Stage) -> None:
+def test_output_left_in_the_pipe_is_copied_before_exit(stage: Stage) -> None:
     """They are still in the pipe when the end is told, and the monitor ends after that."""
     maker = (
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\nwrite(err, b'x' * 60000)\n"
@@ -429,7 +429,7 @@ def test_the_last_words_of_a_reader_who_is_late(stage: Stage) -> None:
     assert (code, out, len(err)) == (7, "", 60000)
 
 
-def test_large_data_both_ways_by_slow_hands(stage: Stage) -> None:
+def test_large_data_passes_both_ways_through_slow_pipes(stage: Stage) -> None:
     """The play answers with what it gets, and drops some of its own on the other stream."""
     maker = (
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\n"
@@ -467,7 +467,7 @@ def test_large_data_both_ways_by_slow_hands(stage: Stage) -> None:
     assert process.wait(SECONDS) == 0
 
 
-def test_a_reader_that_stops_stops_only_its_own_stream(stage: Stage) -> None:
+def test_stalled_reader_does_not_block_the_other_stream(stage: Stage) -> None:
     maker = (
         "link, _, out, err = attend(2 + 4)\nlink.send(b'B')\nos.set_blocking(out, False)\n"
         "try:\n    while True:\n        os.write(out, b'x' * 4096), time.sleep(0.001)\n"
@@ -484,7 +484,7 @@ def test_a_reader_that_stops_stops_only_its_own_stream(stage: Stage) -> None:
     assert set(out) == {"x"}
 
 
-def test_a_reader_that_goes_away_is_passed_on(stage: Stage) -> None:
+def test_closed_output_reaches_the_application_as_sigpipe(stage: Stage) -> None:
     maker = (
         "link, _, out, err = attend(2 + 4)\nlink.send(b'B')\nheard()\nwrite(out, b'x')\n"
         "try:\n    while True:\n        write(out, b'x' * 5000)\n"
@@ -500,7 +500,7 @@ def test_a_reader_that_goes_away_is_passed_on(stage: Stage) -> None:
     assert process.wait(SECONDS) == 141
 
 
-def test_an_application_that_closes_its_input(stage: Stage) -> None:
+def test_application_may_close_its_input(stage: Stage) -> None:
     maker = (
         "link, inward, out, _ = attend(1 + 2)\nlink.send(b'B')\nos.close(inward)\nsay('closed')\n"
         "heard()\nwrite(out, b'x')\nended(link, 0, out)"
@@ -515,7 +515,7 @@ def test_an_application_that_closes_its_input(stage: Stage) -> None:
     assert finish(process) == (0, "x", "")
 
 
-def test_output_that_is_lost_is_told_once(stage: Stage) -> None:
+def test_lost_output_is_reported_once(stage: Stage) -> None:
     maker = (
         "link, _, out, _ = attend(2)\nlink.send(b'B')\n"
         "try:\n    while True:\n        write(out, b'x' * 5000)\n"
@@ -530,7 +530,7 @@ def test_output_that_is_lost_is_told_once(stage: Stage) -> None:
     assert process.stderr.read() == lost
 
 
-def test_files_and_sockets_in_place_of_pipes(stage: Stage, tmp_path: Path) -> None:
+def test_files_and_sockets_can_replace_pipes(stage: Stage, tmp_path: Path) -> None:
     maker = (
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\n"
         "while data := os.read(inward, 65536):\n    write(out, data), write(err, data)\n"
@@ -552,7 +552,7 @@ def test_files_and_sockets_in_place_of_pipes(stage: Stage, tmp_path: Path) -> No
     assert (tmp_path / "out").read_bytes() == data
 
 
-def test_flags_of_the_callers_descriptors_stay(stage: Stage) -> None:
+def test_flags_of_the_callers_descriptors_are_kept(stage: Stage) -> None:
     """A description that does not wait is shared with others, who rely on that."""
     maker = "link, inward, out, _ = attend(1 + 2)\nlink.send(b'B')\nwrite(out, b'x' * 300000)\n"
     maker += "while os.read(inward, 9):\n    pass\nended(link, 0, out)"
@@ -574,7 +574,7 @@ def test_flags_of_the_callers_descriptors_stay(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
-def test_closed_standard_descriptors(stage: Stage, closed: str) -> None:
+def test_closed_standard_descriptors_stay_usable(stage: Stage, closed: str) -> None:
     maker = (
         "say([stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)])\n"
         "while os.dup(0) < 3 if sys.stdin else os.open('/dev/null', 2) < 3:\n    pass\n"
@@ -597,7 +597,7 @@ def test_closed_standard_descriptors(stage: Stage, closed: str) -> None:
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_interrupted_before_it_has_begun(stage: Stage, number: int) -> None:
+def test_interrupt_before_the_application_starts_ends_the_start(stage: Stage, number: int) -> None:
     """The maker learns of it by the end of link and pipes, and is waited for."""
     maker = (
         "link, _, out, _ = attend(2 + 16, b'', b'{1}')\nsay('ready')\nassert not link.recv(9)\n"
@@ -618,7 +618,7 @@ def test_interrupted_before_it_has_begun(stage: Stage, number: int) -> None:
     assert set(found["pending"]) - {signal.SIGCHLD} == {signal.SIGUSR1}
 
 
-def test_signals_are_forwarded_once_it_has_begun(stage: Stage) -> None:
+def test_signals_are_forwarded_once_the_application_runs(stage: Stage) -> None:
     maker = "link, _, out, _ = attend(2 + 16)\nsay('ready')\nheard()\nlink.send(b'B')\n" + HEAR
     process = stage.start(maker)
     stage.expect("ready")
@@ -633,7 +633,7 @@ def test_signals_are_forwarded_once_it_has_begun(stage: Stage) -> None:
         stage.expect([ord("K"), int(number)])
 
 
-def test_all_that_is_forwarded(stage: Stage) -> None:
+def test_same_signals_are_forwarded_as_by_python(stage: Stage) -> None:
     """The same as by Python, see rootless/engine/attach/streams.py."""
     ours = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGTSTP,
             signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGSEGV, signal.SIGBUS,
@@ -645,7 +645,7 @@ def test_all_that_is_forwarded(stage: Stage) -> None:
         int(signal.SIGCHLD), int(signal.SIGPIPE)}  # fmt: skip
 
 
-def test_without_proxy_signals_end_the_command_and_the_link(stage: Stage) -> None:
+def test_without_sig_proxy_signals_end_only_the_command(stage: Stage) -> None:
     maker = "link, _, out, _ = attend(2)\nif os.fork():\n    idle()\nsay('ready')\n" + HEAR
     for number in (signal.SIGTERM, signal.SIGUSR1):
         process = stage.start(maker)
@@ -655,7 +655,7 @@ def test_without_proxy_signals_end_the_command_and_the_link(stage: Stage) -> Non
         stage.expect("end")
 
 
-def test_stopping_stops_only_the_command(stage: Stage) -> None:
+def test_sigtstp_stops_only_the_command(stage: Stage) -> None:
     maker = (
         "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nsay(os.getpid())\nheard()\n"
         "say('goes on')\n" + HEAR
@@ -670,7 +670,7 @@ def test_stopping_stops_only_the_command(stage: Stage) -> None:
     stage.expect([ord("K"), int(signal.SIGCONT)])
 
 
-def test_the_link_is_a_leash(stage: Stage) -> None:
+def test_killed_foreground_process_closes_the_link(stage: Stage) -> None:
     """The process that hears it is not the maker, which the kernel ends."""
     maker = "link, _, out, _ = attend(2 + 16)\nif os.fork():\n    idle()\n"
     process = stage.start(maker + "link.send(b'B')\nsay('ready')\n" + HEAR)
@@ -684,7 +684,7 @@ def test_the_link_is_a_leash(stage: Stage) -> None:
 DETACHED = OUTLIVE + "link = attend(8 + 16, {text!r})[0]\nlink.send(b'B')\n" + HEAR
 
 
-def test_detached(stage: Stage) -> None:
+def test_detached_run_prints_the_id(stage: Stage) -> None:
     process = stage.start(DETACHED.format(text=b"0123abc"))
     assert finish(process) == (0, "0123abc\n", "")
     stage.expect([ord("D")])
@@ -692,7 +692,7 @@ def test_detached(stage: Stage) -> None:
     assert finish(stage.start(DETACHED.format(text=b""))) == (0, "", "")
 
 
-def test_detached_with_an_output_that_cannot_be_written(stage: Stage) -> None:
+def test_detached_run_reports_an_unwritable_output(stage: Stage) -> None:
     with open("/dev/full", "wb") as full:
         process = stage.start(DETACHED.format(text=b"id"), stdout=full)
         code, error = process.wait(SECONDS), process.stderr
@@ -710,7 +710,7 @@ def test_detached_with_an_output_that_cannot_be_written(stage: Stage) -> None:
 # -- what is left to Python ------------------------------------------------------------------------
 
 
-def test_attend_by_python(stage: Stage) -> None:
+def test_python_can_take_over_an_attached_container(stage: Stage) -> None:
     """The descriptors work, nothing else is open, and a signal that came early is not lost."""
     maker = OUTLIVE + (
         "link, inward, out, err = attend(1 + 2 + 4 + 16 + 32, b'', b'{\"a\": 1}')\n"
@@ -734,13 +734,13 @@ def test_attend_by_python(stage: Stage) -> None:
     assert len(set(found["open"]) - inherited) == 1  # its copy of the link
 
 
-def test_attend_without_streams_and_signals(stage: Stage) -> None:
+def test_python_can_take_over_without_streams_and_signals(stage: Stage) -> None:
     found = taken_over(stage.start("attend(32)\nidle()"))
     assert found["streams"] == [-1, -1, -1]
     assert found["blocked"] == [signal.SIGPIPE, signal.SIGCHLD]
 
 
-def test_a_start_that_fails(stage: Stage) -> None:
+def test_failed_start_hands_the_link_to_python(stage: Stage) -> None:
     """Python gets the link, by which the end of the cleaning up is told."""
     maker = (
         "link, *_ = attend(2 + 16)\nsay(os.getpid())\nheard()\n"
@@ -759,7 +759,7 @@ def test_a_start_that_fails(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)", "link.close()\nheard()"])
-def test_a_monitor_that_goes_without_a_word(stage: Stage, end: str) -> None:
+def test_output_is_copied_when_the_monitor_disappears(stage: Stage, end: str) -> None:
     """All that the application has written is copied before Python tells."""
     maker = "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nwrite(out, b'x' * 60000)\n"
     process = stage.start(maker + ("os.close(out)\n" if "heard" in end else "") + end)
@@ -771,7 +771,7 @@ def test_a_monitor_that_goes_without_a_word(stage: Stage, end: str) -> None:
     assert found["streams"] == [-1, -1, -1]
 
 
-def test_a_maker_that_ends_between_attend_and_the_beginning(stage: Stage) -> None:
+def test_start_process_that_ends_early_is_reported(stage: Stage) -> None:
     for end in ("os._exit(9)", "link.close()\nos._exit(9)", "os.kill(os.getpid(), 9)"):
         process = stage.start(f"link, *_ = attend(2)\n{end}")
         assert taken_over(process)["state"] == "gone", end
@@ -779,7 +779,7 @@ def test_a_maker_that_ends_between_attend_and_the_beginning(stage: Stage) -> Non
     assert taken_over(process)["state"] == "failed"
 
 
-def test_the_end_is_heard_though_signals_were_not(stage: Stage) -> None:
+def test_exit_is_received_after_a_connection_reset(stage: Stage) -> None:
     """A monitor that ends with messages unread makes the kernel tell of a reset first."""
     maker = (
         "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nsay(os.getpid())\n"

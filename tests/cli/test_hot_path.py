@@ -139,7 +139,7 @@ def cached(rless: Product) -> Product:
 
 
 @pytest.mark.needs("user namespaces")
-def test_modules_of_a_run(installed: Installation, cached: Product, tmp_path: Path) -> None:
+def test_run_loads_few_modules(installed: Installation, cached: Product, tmp_path: Path) -> None:
     words = ("rless", *RUN, cached.image, "true")
     modules = loaded(installed, tmp_path / "log", *words, env=cached.env)
     assert "rootless.runtime.inside.init" in modules
@@ -151,7 +151,7 @@ def test_modules_of_a_run(installed: Installation, cached: Product, tmp_path: Pa
 
 
 @pytest.mark.needs("user namespaces")
-def test_modules_of_an_exec(installed: Installation, cached: Product, tmp_path: Path) -> None:
+def test_exec_loads_few_modules(installed: Installation, cached: Product, tmp_path: Path) -> None:
     flags = ("-d", "--network", "none", "--userns", "single", "--name", "box")
     cached("run", *flags, cached.image, "sleep", "600").expect()
     try:
@@ -169,7 +169,7 @@ def test_modules_of_an_exec(installed: Installation, cached: Product, tmp_path: 
     ((("--version",), MODULES_OF_VERSION), (("state", "none"), MODULES_OF_STATE)),
     ids=("version", "state"),
 )
-def test_modules_of_the_runtime(
+def test_oci_runtime_loads_few_modules(
     installed: Installation, tmp_path: Path, words: tuple[str, ...], ceiling: int
 ) -> None:
     root = ("rless-oci", "--root", str(tmp_path))
@@ -192,7 +192,9 @@ def paths(log: Path, argv: list[str], env: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.needs("user namespaces", "strace")
-def test_paths_of_a_run(installed: Installation, own_rless: Product, tmp_path: Path) -> None:
+def test_run_accesses_few_paths(
+    installed: Installation, own_rless: Product, tmp_path: Path
+) -> None:
     """In a storage of its own: what other tests leave to be cleared is not counted here."""
     own_rless(*RUN, own_rless.image, "true").expect()
     start = paths(tmp_path / "a", [sys.executable, "-I", "-S", "-c", ""], own_rless.env)
@@ -209,7 +211,7 @@ def test_paths_of_a_run(installed: Installation, own_rless: Product, tmp_path: P
 
 
 @pytest.mark.needs("user namespaces")
-def test_a_short_name_that_is_there_reads_no_settings(
+def test_stored_short_name_reads_no_registries_conf(
     installed: Installation, cached: Product, tmp_path: Path
 ) -> None:
     """registries.conf says what a short name means; one that is there as docker.io's is clear."""
@@ -232,7 +234,7 @@ def test_a_short_name_that_is_there_reads_no_settings(
 # -- hot.bin -----------------------------------------------------------------------------------
 
 
-def test_modules_look_as_from_their_sources(installed: Installation) -> None:
+def test_bundled_modules_look_like_their_sources(installed: Installation) -> None:
     code = """
 import json
 from rootless.engine.start import run
@@ -254,7 +256,7 @@ print(json.dumps({m.__name__: [m.__file__, m.__spec__.origin, m.__package__,
     ]  # fmt: skip
 
 
-def test_sources_are_found_by_debuggers(installed: Installation) -> None:
+def test_debuggers_find_the_sources(installed: Installation) -> None:
     code = """
 import inspect, traceback, importlib.resources
 from rootless import errors
@@ -289,7 +291,7 @@ print(type(importlib.reload(rootless.errors).__loader__).__name__)
     assert installed.python(code) == "True {'HotLoader'} set()\nSourceFileLoader\n"
 
 
-def test_no_import_after_the_barrier(installed: Installation) -> None:
+def test_nothing_is_imported_after_the_barrier(installed: Installation) -> None:
     code = """
 from rootless.runtime.inside import init
 init.forbid_imports()
@@ -302,7 +304,7 @@ for name in ("rootless.runtime.inside.tty", "rootless.engine.start.run", "fracti
     assert installed.python(code) == "no\nno\nno\n"
 
 
-def test_no_descriptor_stays_open(installed: Installation) -> None:
+def test_no_descriptor_is_left_open(installed: Installation) -> None:
     code = "import os, rootless.engine.start.run; print(sorted(os.listdir('/proc/self/fd')))"
     assert len(json.loads(installed.python(code).replace("'", '"'))) == 4  # the listing's own
 
@@ -343,7 +345,7 @@ def lose_second_part(content: bytes) -> bytes:
     ),
     ids="empty magic header first second sizes other-magic index first-code second-code".split(),
 )
-def test_a_bad_file_is_passed_over(damaged: Installation, damage: object, tmp_path: Path) -> None:
+def test_damaged_bundle_is_ignored(damaged: Installation, damage: object, tmp_path: Path) -> None:
     damaged.hot.write_bytes(damage(damaged.hot.read_bytes()))  # type: ignore[operator]
     for words, out in (
         (("rless", "--version"), "rless "),
@@ -357,7 +359,7 @@ def test_a_bad_file_is_passed_over(damaged: Installation, damage: object, tmp_pa
         assert done.stderr.count("\n") == (0 if out else 1), done.stderr
 
 
-def test_a_file_that_is_replaced_meanwhile_is_not_mixed(damaged: Installation) -> None:
+def test_replaced_bundle_is_not_mixed_with_the_old_one(damaged: Installation) -> None:
     content = damaged.hot.read_bytes()
     other = content[:16] + bytes(16) + content[32:]
     code = f"""
@@ -368,7 +370,7 @@ print(type(main.__loader__).__name__, type(run.__loader__).__name__)
     assert damaged.python(code) == "HotLoader SourceFileLoader\n"
 
 
-def test_the_file_is_a_function_of_the_sources(installed: Installation, tmp_path: Path) -> None:
+def test_bundle_is_reproducible(installed: Installation, tmp_path: Path) -> None:
     again = Installation(tmp_path)
     assert again.hot.read_bytes()[4:16] == installed.hot.read_bytes()[4:16]
     assert again.hot.stat().st_mode & 0o777 == 0o644

@@ -54,7 +54,7 @@ def image_id(rless: Product, name: str) -> str:
 # -- images --------------------------------------------------------------------------------------
 
 
-def test_the_table(rless: Product) -> None:
+def test_images_prints_a_table(rless: Product) -> None:
     rless("tag", "team/app:2", "alias").expect()
     lines = rless("images").expect().lines()
     assert lines[0].split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
@@ -70,7 +70,7 @@ def test_the_table(rless: Product) -> None:
     assert rless("image", "ls", "-a").expect().lines() == lines
 
 
-def test_json_and_templates(rless: Product) -> None:
+def test_images_supports_json_and_templates(rless: Product) -> None:
     rows = [json.loads(line) for line in rless("images", "--format", "json").expect().lines()]
     assert [row["Repository"] for row in rows] == ["team/app", "localhost:5000/old"]
     assert set(rows[0]) >= set(
@@ -106,19 +106,19 @@ def test_json_and_templates(rless: Product) -> None:
         ("readonly=false", "app old"),
     ],
 )
-def test_filters(rless: Product, filters: str, expected: str) -> None:
+def test_images_can_be_filtered(rless: Product, filters: str, expected: str) -> None:
     words = [word for text in filters.split() for word in ("--filter", text)]
     wanted = {"app": "team/app:2", "old": "localhost:5000/old:1"}
     assert names(rless, *words) == [wanted[name] for name in expected.split()]
 
 
-def test_filters_that_are_wrong(rless: Product) -> None:
+def test_wrong_filters_are_refused(rless: Product) -> None:
     for text in ("nonsense=1", "dangling", "dangling=maybe", "until=soon"):
         assert "--filter" in rless("images", "-f", text).expect(1).one_line_error()
     assert "no such image" in rless("images", "-f", "since=none").expect(1).one_line_error()
 
 
-def test_an_argument_is_a_pattern(rless: Product) -> None:
+def test_argument_of_images_is_a_pattern(rless: Product) -> None:
     assert names(rless, "team/app") == names(rless, "team/app:2") == ["team/app:2"]
     assert names(rless, "team/app:3") == []
     assert names(rless, "*/app") == ["team/app:2"]
@@ -127,7 +127,7 @@ def test_an_argument_is_a_pattern(rless: Product) -> None:
 # -- tag -----------------------------------------------------------------------------------------
 
 
-def test_a_tag_moves(rless: Product) -> None:
+def test_tag_moves_to_the_new_image(rless: Product) -> None:
     old, new = image_id(rless, "localhost:5000/old:1"), image_id(rless, "team/app:2")
     done = rless("tag", "localhost:5000/old:1", "team/app:2").expect()
     assert done.out == done.err == ""
@@ -138,7 +138,7 @@ def test_a_tag_moves(rless: Product) -> None:
     assert image_id(rless, "again:latest") == new
 
 
-def test_tags_that_are_refused(rless: Product) -> None:
+def test_wrong_tags_are_refused(rless: Product) -> None:
     for words, why in (
         (("none", "x"), "no such image: none"),
         (("team/app:2", "UPPER"), "must be lowercase"),
@@ -155,7 +155,7 @@ def test_tags_that_are_refused(rless: Product) -> None:
 # -- rmi -----------------------------------------------------------------------------------------
 
 
-def test_rmi_goes_on_and_says_each(rless: Product) -> None:
+def test_rmi_continues_and_reports_each_failure(rless: Product) -> None:
     app = image_id(rless, "team/app:2")
     done = rless("rmi", "none", "team/app:2", "none2").expect(1)
     assert done.out.startswith(f"Untagged: team/app:2\nDeleted: {app}\nDeleted: sha256:")
@@ -165,7 +165,7 @@ def test_rmi_goes_on_and_says_each(rless: Product) -> None:
     assert names(rless) == ["localhost:5000/old:1"]
 
 
-def test_an_image_in_use(rless: Product) -> None:
+def test_image_in_use_is_not_removed(rless: Product) -> None:
     rless.detach("web", "", "sleep", "100", image="team/app:2")
     for words in (("team/app:2",), ("-f", "team/app:2"), ("-f", image_id(rless, "team/app:2"))):
         error = rless("rmi", *words).expect(1).one_line_error()
@@ -182,7 +182,7 @@ def test_an_image_in_use(rless: Product) -> None:
     assert not rless("images", "-q").expect().out
 
 
-def test_trees_that_defeat_rm(own_rless: Product) -> None:
+def test_rmi_removes_deep_and_unreadable_trees(own_rless: Product) -> None:
     deep = {"/".join(["d" * 200] * depth): Dir(mode=0, uid=77) for depth in range(1, 21)}
     made = Image([layer({**deep, "locked": Dir(mode=0, uid=9), "locked/f": File("x", mode=0)})])
     source = own_rless.add_image("hard", made)
@@ -195,7 +195,7 @@ def test_trees_that_defeat_rm(own_rless: Product) -> None:
 # -- inspect, history ----------------------------------------------------------------------------
 
 
-def test_inspect_has_the_shape_of_docker(rless: Product) -> None:
+def test_inspect_matches_the_shape_of_docker(rless: Product) -> None:
     rless("tag", "team/app:2", "alias:1").expect()
     (shown,) = json.loads(rless("image", "inspect", "team/app:2").expect().out)
     assert sorted(shown["RepoTags"]) == ["alias:1", "team/app:2"]
@@ -212,7 +212,7 @@ def test_inspect_has_the_shape_of_docker(rless: Product) -> None:
     assert out == f'{shown["Architecture"]} PATH=/bin ["sh"]\n'
 
 
-def test_inspect_of_several_shows_what_is_there(rless: Product) -> None:
+def test_inspect_shows_the_images_that_exist(rless: Product) -> None:
     done = rless("image", "inspect", "none", "team/app:2").expect(1)
     assert len(json.loads(done.out)) == 1
     assert "no such image: none" in done.one_line_error()
@@ -220,7 +220,7 @@ def test_inspect_of_several_shows_what_is_there(rless: Product) -> None:
     assert json.loads(done.out) == []
 
 
-def test_history(rless: Product) -> None:
+def test_history_lists_the_layers(rless: Product) -> None:
     lines = rless("history", "team/app:2").expect().lines()
     assert lines[0].split() == "IMAGE CREATED CREATED BY SIZE COMMENT".split()
     short = image_id(rless, "team/app:2")[7:19]
@@ -239,7 +239,7 @@ def test_history(rless: Product) -> None:
     assert "no such image" in rless("history", "none").expect(1).one_line_error()
 
 
-def test_history_of_an_image_that_tells_none(own_rless: Product) -> None:
+def test_image_without_history_is_shown(own_rless: Product) -> None:
     own_rless("pull", "-q", own_rless.image).expect()
     assert len(own_rless("history", "-q", own_rless.image).expect().lines()) == 2
 
@@ -247,7 +247,7 @@ def test_history_of_an_image_that_tells_none(own_rless: Product) -> None:
 # -- prune ---------------------------------------------------------------------------------------
 
 
-def test_prune_asks(rless: Product) -> None:
+def test_prune_asks_for_confirmation(rless: Product) -> None:
     for answer in (b"n\n", b"", b"\n"):
         done = rless("image", "prune", "-a", stdin=answer).expect()
         assert "all images without at least one container" in done.out
@@ -259,7 +259,7 @@ def test_prune_asks(rless: Product) -> None:
     assert names(rless) == []
 
 
-def test_events_tell_of_it(rless: Product) -> None:
+def test_image_commands_record_events(rless: Product) -> None:
     rless("rmi", "team/app:2").expect()
     rless("image", "prune", "-a", "-f").expect()
     with open(rless.storage / "events", encoding="utf-8") as file:
@@ -270,7 +270,7 @@ def test_events_tell_of_it(rless: Product) -> None:
 # -- what it costs -------------------------------------------------------------------------------
 
 
-def test_a_list_loads_little(rless: Product, tmp_path: Path) -> None:
+def test_images_loads_few_modules(rless: Product, tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (
         "import sys; sys.argv = ['rless', 'images']; sys.path.insert(0, sys.argv_path)\n"

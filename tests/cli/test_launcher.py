@@ -97,7 +97,7 @@ def facts_of(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     return found
 
 
-def test_arguments_and_exit_code(venv: Prefix) -> None:
+def test_arguments_and_exit_code_are_passed_on(venv: Prefix) -> None:
     arguments = ["run", "", "a b", "*", "-c", "$HOME", "--", "é\n"]
     found = facts_of(run(venv.launcher, *arguments))
     assert found["argv"] == [str(venv.launcher), *arguments]
@@ -138,7 +138,7 @@ def test_nothing_planted_is_imported(venv: Prefix, tmp_path: Path) -> None:
     ],
     ids=["link", "link to link", "relative link", "relative", "dot", "dots"],
 )
-def test_found_by_any_path(
+def test_installation_is_found_by_any_path(
     venv: Prefix, tmp_path: Path, target: str | None, command: str, directory: str
 ) -> None:
     home = tmp_path / "home"
@@ -152,26 +152,26 @@ def test_found_by_any_path(
     assert found["path"][-1] == str(venv.lib)  # type: ignore[index]
 
 
-def test_found_in_path(venv: Prefix) -> None:
+def test_installation_is_found_through_path(venv: Prefix) -> None:
     found = facts_of(run("env", f"PATH={venv.base}/bin:{os.environ['PATH']}", "rless"))
     assert found["path"][-1] == str(venv.lib)  # type: ignore[index]
 
 
-def test_prefix_without_an_interpreter_uses_the_one_of_its_version(tmp_path: Path) -> None:
+def test_prefix_without_interpreter_uses_the_matching_version(tmp_path: Path) -> None:
     real = os.path.realpath(sys.executable)
     for lib in (f"lib/{VERSION}/dist-packages", f"lib64/{VERSION}/site-packages"):
         prefix = Prefix(tmp_path / lib.replace("/", "-"), lib, python=real)
         assert facts_of(run(prefix.launcher))["path"][-1] == str(prefix.lib)  # type: ignore[index]
 
 
-def test_editable(tmp_path: Path) -> None:
+def test_editable_installation_runs_from_the_tree(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     prefix = Prefix(tree, ".", source=str(tree)).add_python()
     found = facts_of(run(prefix.launcher))
     assert found["path"][-1] == str(tree)  # type: ignore[index]
 
 
-def test_broken_installation_says_so(tmp_path: Path) -> None:
+def test_broken_installation_is_reported(tmp_path: Path) -> None:
     prefix = Prefix(tmp_path / "p", "elsewhere")
     done = run(prefix.launcher)
     assert done.returncode == 125
@@ -181,7 +181,7 @@ def test_broken_installation_says_so(tmp_path: Path) -> None:
     assert "in /gone" in run(moved.launcher).stderr
 
 
-def test_third_party_packages_are_found_when_they_are_needed(venv: Prefix) -> None:
+def test_site_is_loaded_only_for_third_party_packages(venv: Prefix) -> None:
     (venv.lib / "linked.pth").write_text(f"{venv.base}/more\n")
     (venv.base / "more").mkdir()
     (venv.base / "more" / "fake_click.py").touch()
@@ -191,7 +191,7 @@ def test_third_party_packages_are_found_when_they_are_needed(venv: Prefix) -> No
     assert done.stdout == f"{venv.base}/more/fake_click.py\n", done.stderr
 
 
-def test_missing_module_is_an_error_once(venv: Prefix) -> None:
+def test_missing_module_is_reported_once(venv: Prefix) -> None:
     done = run(venv.launcher, "missing")
     assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
 
@@ -202,7 +202,7 @@ def test_sitecustomize_is_not_run(venv: Prefix) -> None:
     assert "customized" not in run(venv.launcher, "click").stdout
 
 
-def test_a_key_that_meets_a_callback_of_the_interpreter(venv: Prefix) -> None:
+def test_interrupt_inside_an_interpreter_callback_ends_the_program(venv: Prefix) -> None:
     """It ends the program, as any other; Python alone would say that it was ignored, and go on."""
     done = run(venv.launcher, "callback", "key")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
