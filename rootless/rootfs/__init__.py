@@ -166,36 +166,6 @@ def check_fatal(error: RlessError, layers: Sequence[str]) -> None:
             ) from error
 
 
-def mount_host(
-    workspace: str,
-    idmap: IdMap,
-    cache: str | None = None,
-    *,
-    exclude: Sequence[str] = (),
-    driver: str | None = None,
-    volatile: bool = False,
-) -> Mounted:
-    """Mount the image `host:`; see `rootless.rootfs.host.mount`."""
-    from rootless.rootfs import host
-
-    return host.mount(workspace, idmap, cache, exclude=exclude, driver=driver, volatile=volatile)
-
-
-def mount_squashfs(
-    path: str,
-    offset: int,
-    identity: Sequence[int],
-    workspace: str,
-    idmap: IdMap,
-    cache: str,
-    **options: Any,
-) -> Mounted:
-    """Mount an image that is a file; see `rootless.rootfs.squashfs.mount`."""
-    from rootless.rootfs import squashfs
-
-    return squashfs.mount(path, offset, identity, workspace, idmap, cache, **options)
-
-
 def mount_directory(
     path: str,
     workspace: str,

@@ -12,7 +12,7 @@ from rootless import rootfs
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
-from rootless.rootfs import overlay
+from rootless.rootfs import host, overlay
 from tests.lib import engine_namespace
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(storage: str, map_name: str, function: Callable[..., Any], *args: object
 
 def mount(storage: str, map_: IdMap, name: str = "c", **options: Any) -> rootfs.Mounted:
     os.makedirs(f"{storage}/{name}", 0o700, exist_ok=True)
-    return rootfs.mount_host(f"{storage}/{name}", map_, f"{storage}/storage/host", **options)
+    return host.mount(f"{storage}/{name}", map_, f"{storage}/storage/host", **options)
 
 
 def shell(mounted: rootfs.Mounted, script: str) -> list[str]:

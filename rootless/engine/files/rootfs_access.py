@@ -298,8 +298,7 @@ def _mount(
     container: Container, body: Callable[[Callable[[], int]], NoReturn], volumes: bool
 ) -> int:
     """Fork a child that mounts the root of a stopped container; return its pid."""
-    from rootless import rootfs
-    from rootless.rootfs import copy, fuse_overlayfs, host, squashfs  # noqa: F401  before the seal
+    from rootless.rootfs import copy, fuse_overlayfs  # noqa: F401  before the seal
 
     source = root_source(container)
     wanted = bind_mounts(container) if volumes else []
@@ -309,7 +308,7 @@ def _mount(
     def enter() -> int:
         _forbid_tracing()
         raise_descriptor_limit()
-        mounted = source(rootfs)
+        mounted = source()
         if mounted.driver in ("copy", "directory"):
             mounts.mount(mounted.path, mounted.path, None, mounts.MS_BIND | mounts.MS_REC)
         for directory, target in fresh:
@@ -384,27 +383,26 @@ def source_kind(container: Container) -> str:
     return "host" if facts["image"] == "host:" else "directory"
 
 
-def root_source(container: Container) -> Callable[[Any], Mounted]:
-    """Return a function that mounts the root as the next start would, given `rootfs`."""
+def root_source(container: Container) -> Callable[[], Mounted]:
+    """Return a function that mounts the root as the next start would."""
+    from rootless import rootfs
+    from rootless.rootfs import host, squashfs
+
     workspace, idmap = container.directory, container.idmap()
     asked = (container.facts.get("request") or {}).get("driver")
     driver = stored.driver(workspace) or asked
     kind = source_kind(container)
-    image = container.facts["image"]
+    image = container.facts["image"] or ""
     if kind == "layers":
         layers, whiteouts = image_layers(container)
-        return lambda rootfs: rootfs.mount(
-            layers, workspace, idmap, driver=driver, whiteouts=whiteouts
-        )
+        return lambda: rootfs.mount(layers, workspace, idmap, driver=driver, whiteouts=whiteouts)
     if kind == "host":
         exclude = homes()
-        return lambda rootfs: rootfs.mount_host(workspace, idmap, exclude=exclude, driver=asked)
+        return lambda: host.mount(workspace, idmap, exclude=exclude, driver=asked)
     if kind == "squashfs":
         file = packed_image(container)
-        return lambda rootfs: rootfs.mount_squashfs(
-            *file[:3], workspace, idmap, file[3], driver=driver
-        )
-    return lambda rootfs: rootfs.mount_directory(image, workspace, idmap, driver=driver)
+        return lambda: squashfs.mount(*file[:3], workspace, idmap, file[3], driver=driver)
+    return lambda: rootfs.mount_directory(image, workspace, idmap, driver=driver)
 
 
 def packed_image(container: Container) -> tuple[str, int, list[int], str]:

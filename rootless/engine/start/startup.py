@@ -340,16 +340,20 @@ class Startup:
             "volatile": bool(self.container.facts["rm"]),
         }
         if source.kind == "host":
-            mounted = rootfs.mount_host(
+            from rootless.rootfs import host
+
+            mounted = host.mount(
                 workspace, self.idmap, source.cache, exclude=source.hidden, **options
             )
         elif source.kind == "squashfs":
+            from rootless.rootfs import squashfs
+
             words = b""
             if self.sandbox.server is None:  # else that was told when the spec was made
                 from rootless.rootfs import prefetch
 
                 words = prefetch.words(self.spec)
-            mounted = rootfs.mount_squashfs(
+            mounted = squashfs.mount(
                 source.path,
                 source.offset,
                 source.identity,
