@@ -1,7 +1,7 @@
-"""What the storage takes on disk, and how much of it nothing needs: `system df`.
+"""The disk usage of the storage, and how much of it nothing needs: `system df`.
 
-Everything in the storage is counted, by blocks and each inode once, so the sum is what du(1)
-says of the directory. Files of subordinate ids are reached in a user namespace with all of them.
+Everything in the storage is counted, by blocks and each inode once, so the sum is that of du(1) for
+the directory. Files of subordinate ids are read in a user namespace that maps all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IN_FLIGHT = ("tmp", "locks", "partial")
 
 
 class Share:
-    """One line of the summary: how many there are and are in use, their bytes, those not needed."""
+    """One line of the summary: how many exist and are in use, their bytes, the bytes not needed."""
 
     __slots__ = ("active", "reclaimable", "size", "total")
 
@@ -45,7 +45,7 @@ class Usage:
     """The whole storage, measured.
 
     Attributes:
-        images, containers, volumes: one dict a thing, with its bytes as "size"; see `measure`.
+        images, containers, volumes: a dict for each, with its bytes as "size"; see `measure`.
         shares: "Images", "Containers", "Local Volumes", "Caches", "In Flight" -> Share.
     """
 

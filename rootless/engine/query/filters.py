@@ -1,7 +1,7 @@
-"""Filters of lists: `--filter KEY=VALUE`, and which containers they choose.
+"""Filters of lists: `--filter KEY=VALUE`, and the containers that they select.
 
-Values of one key are alternatives, different keys must all hold; but labels must all hold, as in
-Docker. Names and ids are regular expressions, again as in Docker.
+Values of one key are alternatives, and different keys must all match. Labels are the exception, as
+in Docker: all of them must match. Names and ids are regular expressions, again as in Docker.
 """
 
 from __future__ import annotations
@@ -88,11 +88,10 @@ def pattern(key: str, text: str) -> Callable[[str], bool]:
 
 
 class Chosen:
-    """Say whether a container (a row of `listing`) passes all filters.
+    """Tells whether a container (a row of `ps`) passes all filters.
 
     Raises:
-        RlessError: a value that the key cannot have; a container of before or since that is not
-            there.
+        RlessError: a value that the key cannot have; an unknown container of before or since.
     """
 
     def __init__(self, filters: Filters) -> None:

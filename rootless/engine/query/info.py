@@ -1,7 +1,7 @@
-"""What `info` tells: how many containers and images there are, and what this host offers.
+"""The output of `info`: how many containers and images there are, and what this host offers.
 
-The fields have Docker's names (SystemInfo of its API), as far as they mean something without a
-daemon. Nothing is judged here: that is `doctor`.
+The fields have Docker's names (SystemInfo of its API), if they mean something without a daemon.
+Nothing is judged here; `doctor` does that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""All about a container, in the shape that Docker's `inspect` has.
+"""All about a container, in the form of Docker's `inspect`.
 
-Its parts: what it is (container.json), what runs (config.json), how it is (run record,
-exit.json, health.json). What Docker has and rless has not is there with Docker's value for
-nothing, so that programs find the fields that they expect.
+It comes from container.json (what it is), config.json (what runs), and the run record, exit.json
+and health.json (its state). A field that Docker has and rless has no use for has Docker's empty
+value, so that programs find the fields that they expect.
 
 Source: https://docs.docker.com/reference/api/engine/ (ContainerInspect)
 """

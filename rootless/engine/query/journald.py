@@ -1,7 +1,7 @@
 """Read a container's log from the journal, by journalctl(1): the log driver journald.
 
-The monitor writes a message a line, with Docker's fields. Only journalctl knows the files of the
-journal; it is run with JSON as output, in which a message that is no UTF-8 is a list of bytes.
+The monitor writes a message for each line, with Docker's fields. Only journalctl knows the format
+of the journal's files. It prints JSON, in which a message that is not UTF-8 is a list of bytes.
 """
 
 from __future__ import annotations

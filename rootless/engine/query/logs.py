@@ -1,17 +1,17 @@
 """Read what a container wrote: files of the drivers local and json-file, the journal.
 
-The monitor (helpers/monitor) writes `<container>/log` and renames it to log.1 … log.N when it
-is full; nobody tells the readers. Theory of operation, from the files to the two descriptors:
+The monitor (helpers/monitor) writes `<container>/log`, and renames it to log.1 … log.N when it is
+full, without telling the readers. Theory of operation, from the files to the two descriptors:
 
     _Files      bytes, file after file in the order in which they were written; with `follow`
                 it waits for more, and goes on in the next file once this one was renamed
     decoders    bytes -> frames (time, stream, data), whole ones only
-    _tail       only the last lines of what is there
+    _tail       only the last lines that exist
     _Prefix     the line's time before each line
-    write       equal streams in one piece
+    write       joins adjacent frames of the same stream
 
-Without an option that needs lines (-n, -t), frames are copied whole: 100 MB are a few hundred
-reads and writes. Everything is bytes: a log is given back exactly, partial last lines and all.
+Without an option that needs lines (-n, -t), frames are copied whole: 100 MB take a few hundred
+reads and writes. Everything is bytes, so a log is returned exactly, partial last lines included.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _HEADER = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (?:stdout|stderr)
 
 
 class LogOptions:
-    """What `logs` was asked.
+    """The options of `logs`.
 
     Attributes:
         follow: go on until the container has ended.
         since, until: nanoseconds since 1970; None: no bound.
         tail: how many of the last lines; None: all.
-        timestamps, details: what stands before each line.
+        timestamps, details: what to print before each line.
     """
 
     __slots__ = ("details", "follow", "since", "tail", "timestamps", "until")

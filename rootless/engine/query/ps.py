@@ -1,6 +1,6 @@
-"""What `ps` shows: one pass over the containers' directories, without a namespace.
+"""The rows of `ps`: one pass over the containers' directories, without a namespace.
 
-The truth about each is asked of `Container.status`; the rest is read from its files.
+`Container.status` gives the true state of each; the rest is read from its files.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What containers use: from the control group where there is one, else from /proc.
+"""The resource usage of containers: from the control group where there is one, else from /proc.
 
-Each number has its own source, as the host may account for one and not for another:
+Each number has a source of its own, because a host may account for one and not for another:
 
     CPU        cpu.stat             else utime + stime of the processes and of their ended children
     memory     memory.current       else the sum of resident sizes: shared pages count twice
     limit      memory.max           else the memory of this host
-    block I/O  io.stat              else read_bytes and write_bytes of the processes that are there
+    block I/O  io.stat              else read_bytes and write_bytes of the running processes
     processes  pids.current         else their number
-    network    the interfaces of the container's network namespace, but for loopback
+    network    the interfaces of the container's network namespace, without loopback
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Sample:
 
     Attributes:
         at: seconds of the monotonic clock. cpu: seconds. memory, limit: bytes.
-        received, sent, read, written: bytes. pids: processes (threads, by a control group).
+        received, sent, read, written: bytes. pids: processes (threads, with a control group).
     """
 
     def __init__(self, container: Container) -> None:

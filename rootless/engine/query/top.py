@@ -1,4 +1,4 @@
-"""What `top` shows of a process: ps(1)'s columns, read from /proc of the host.
+"""The columns of `top`: those of ps(1), read from /proc of the host.
 
 The image's own ps is never run: it is a program of the image (security class 35).
 """
@@ -28,7 +28,7 @@ _LONG = "user=UID pid ppid c pri nice vsz rss tty=TTY stat time args=CMD"
 
 
 class Clock:
-    """Times and sizes of this host, taken once."""
+    """Times and sizes of this host, read once."""
 
     def __init__(self) -> None:
         self.now = time.time()

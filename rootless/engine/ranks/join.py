@@ -1,8 +1,8 @@
-"""`rless run --join`: the ranks of a node share one container, and each stays who it is.
+"""`rless run --join`: the ranks of a node share one container, and each keeps its own identity.
 
-Theory of operation. The first one makes the container, detached, with a first process that only
-holds its namespaces (rless-init --hold). All of them, the first one too, then enter and become
-their program:
+Theory of operation. The first rank makes the container, detached, with a first process that only
+holds its namespaces (rless-init --hold). Then all ranks, the first one too, enter the container and
+execute their program:
 
     rank                            monitor                        init
       | -- J own pidfd ---------->   |  counts, by descriptor        |
@@ -12,14 +12,14 @@ their program:
       | ends, however                |  its pidfd tells
                                      |  the last one: TERM --------> |  clean-up
 
-So a rank is the process that srun or mpirun has started: its pid, session, streams, signals,
-exit code, control group and PMI descriptor are its own, and nobody stands in between. All are in
-one user namespace, where the kernel lets them read each other's memory (process_vm_readv(2)),
-and in the host's pid namespace, whose numbers MPI exchanges.
+So a rank is the process that srun or mpirun has started. It keeps its pid, session, streams,
+signals, exit code, control group and PMI descriptor, and no process stands in between. All ranks
+are in one user namespace, where the kernel lets them read each other's memory
+(process_vm_readv(2)), and in the host's pid namespace, whose numbers MPI exchanges.
 
-A rank is counted before it enters, and by a pidfd: when it is killed, at any moment, the kernel
-says so. Who makes the container holds a lock; if it is killed before it is counted, the monitor
-waits for ten seconds for somebody else. A rank whose container is just ending makes a new one.
+A rank is counted before it enters, by a pidfd, so the kernel reports when it is killed, at any
+moment. The rank that makes the container holds a lock. If it is killed before it is counted, the
+monitor waits ten seconds for another rank. A rank that finds its container ending makes a new one.
 """
 
 from __future__ import annotations

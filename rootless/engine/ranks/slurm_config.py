@@ -1,12 +1,12 @@
-"""The oci.conf by which Slurm runs containers with rless, for one version of Slurm.
+"""The oci.conf with which Slurm runs containers by rless, for one version of Slurm.
 
-Slurm runs each command as `/bin/sh -c "PATTERN"`, with the environment of slurmd: `run` as the
-user, the others at times as root, for whom the user's containers are not there. What stands
-before the runtime in a pattern decides who gets the signals of `scancel`: without `exec` it is a
-shell, which ends and leaves the container behind.
+Slurm runs each command as `/bin/sh -c "PATTERN"`, with the environment of slurmd. It runs `run` as
+the user, and the other commands at times as root, for whom the user's containers do not exist. The
+word before the runtime in a pattern decides which process gets the signals of `scancel`: without
+`exec` that is a shell, which ends and leaves the container behind.
 
-Source: oci.conf(5) and src/common/oci_config.c of Slurm 22.05 to 26.05. An unknown key is fatal
-for every step, so each version gets only those that it has.
+Source: oci.conf(5) and src/common/oci_config.c of Slurm 22.05 to 26.05. An unknown key is fatal for
+every step, so each version gets only the keys that it has.
 """
 
 from __future__ import annotations
