@@ -1,8 +1,8 @@
-"""The id map policy: which user of the container is the user who runs rless.
+"""The id map policy: which user of the container is the invoking user.
 
-The map sends the user that the application runs as to the invoking user, whoever that is in
-the image. So what the application writes to a bind mount is the invoking user's, without a
-flag. All other ids are subordinate ids, in order. See docs/decisions/0002-id-maps.md.
+The map sends the user that the application runs as to the invoking user, whoever that is in the
+image. So the invoking user owns what the application writes to a bind mount, without a flag. All
+other ids map to subordinate ids, in order. See docs/decisions/0002-id-maps.md.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MAX_ID = 2**31 - 1
 
 
 class Subordinate:
-    """The subordinate ids of the caller, looked up when one of these is asked for first.
+    """The subordinate ids of the caller; they are looked up when an attribute is first read.
 
     Attributes:
         uids, gids: (start, count) ranges on the host.
-        why_none: what is lost and why, where there are none that can be used; else None.
+        why_none: why no subordinate ids can be used, and what is lost without them; else None.
     """
 
     __slots__ = ("gids", "uids", "why_none")

@@ -1,10 +1,10 @@
-"""What one `rless run` or `create` asks for, as plain data: the seam of cli and engine.
+"""The request of one `rless run` or `create`, as plain data between cli and engine.
 
-Everything here was checked for its form (numbers, sizes, names, absolute paths) and nothing
-for whether this host or this image can do it: that is the engine's part. Once the command line
-is read nobody changes a request; what a start finds out goes into `spec.generate.SpecInputs`.
+The form of everything here has been checked (numbers, sizes, names, absolute paths). Whether this
+host and this image can do it is not checked: that is the engine's part. Once the command line is
+read, nobody changes a request; what a start finds out goes into `spec.generate.SpecInputs`.
 
-This module is on the path of every cached `run`, so the classes are plain ones.
+This module is loaded by every cached `run`, so the classes are plain ones.
 """
 
 from __future__ import annotations
@@ -116,22 +116,22 @@ def _plain(value: object) -> object:
 
 
 class Mount(Frozen):
-    """One mount, as it is asked for, and as `spec.mounts.decide` completes it.
+    """One mount, as requested, and as `spec.mounts.decide` completes it.
 
     Attributes:
         type: "bind", "volume" or "tmpfs".
         source: absolute host path (bind), volume name (volume; None: anonymous), None (tmpfs).
-            Once it is decided, a volume has its directory here.
+            `decide` replaces the name of a volume by its directory.
         target: absolute, normalised path in the container, never "/".
         options: the rest, checked by name: exec noexec suid nosuid nodev; for tmpfs
             also uid=N gid=N nr_inodes=N nr_blocks=N size=N% and other mount(8) flags.
         create_source: make a missing bind source a directory (-v does, --mount by request).
         tmpfs_size: bytes. tmpfs_mode: permission bits.
         propagation: None, or one of private rprivate shared rshared slave rslave.
-        recursive: bring the mounts below a bind source too.
+        recursive: bind the mounts below the source too.
         nocopy: do not fill a new volume with what the image has at the target.
         labels: of a volume that is made.
-        name, anonymous: of a volume, once it is decided.
+        name, anonymous: of a volume; set by `decide`.
     """
 
     type: Final[str] = ""
@@ -159,14 +159,15 @@ class Device(Frozen):
 
 
 class Port(Plain):
-    """A published port. Those of a request stay as they are: `published` gives copies.
+    """A published port. A request's own ports never change: `published` returns copies.
 
     Attributes:
         host_ip: an address of the host, None for all of them.
         host_port: None means any free one.
-        container_port: ports of a range are requests of their own.
+        container_port: each port of a range has a `Port` of its own.
         protocol: "tcp" or "udp".
-        host_end: None, or the last of a range that begins with `host_port`: any free one of it.
+        host_end: the last port of a range that begins with `host_port`, of which any free one is
+            taken; else None.
     """
 
     __slots__ = fields = ("host_ip", "host_port", "container_port", "protocol", "host_end")
@@ -200,7 +201,7 @@ class ImageChoice(Frozen):
 
 
 class Identity(Frozen):
-    """What the container is called, and how it was typed."""
+    """The container's name, and the command line as typed."""
 
     name: Final[str | None] = None
     hostname: Final[str | None] = None
@@ -261,7 +262,7 @@ class Supervision(Frozen):
 
 
 class Health(Frozen):
-    """Its health check; seconds; 0 or None: as the image says, else Docker's default."""
+    """The health check. Times are seconds; 0 or None: the image's value, else Docker's default."""
 
     health_cmd: Final[str | None] = None
     health_interval: Final[float] = 0.0
@@ -344,7 +345,7 @@ class Files(Frozen):
 
 
 class HostSharing(Frozen):
-    """What of the host it shares; `spec.hpc` writes these down as mounts, variables, devices."""
+    """What it shares of the host; `spec.hpc` turns these into mounts, variables and devices."""
 
     hpc: Final[bool] = False
     share_home: Final[bool] = False
@@ -415,9 +416,9 @@ class RunRequest(
     HostSharing,
     Limits,
 ):
-    """All that `rless run` can ask; the defaults are those of a bare `rless run IMAGE`.
+    """All options of `rless run`; the defaults are those of a bare `rless run IMAGE`.
 
-    A function that needs one group of fields takes that group: a request is all of them. On
+    A function that needs one group of fields takes that group; a request has all of them. On
     disk (container.json) it is flat.
     """
 

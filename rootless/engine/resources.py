@@ -1,7 +1,7 @@
-"""The limits that were asked for: are they possible, and what do they mean to the runtime.
+"""Resource limits: check whether this host can set them, and translate them for the runtime.
 
-Docker's rules, in Docker's words, before anything starts; then `linux.resources` of the OCI config.
-Loaded only where a limit is asked for.
+The rules and messages are Docker's, and are checked before anything starts. The result is
+`linux.resources` of the OCI config. Loaded only where a limit is requested.
 
 Source: https://docs.docker.com/engine/containers/resource_constraints/
 """

@@ -1,15 +1,15 @@
-"""Devices by name: the Container Device Interface, as vendors of GPUs describe theirs.
+"""Devices by name: the Container Device Interface, by which vendors of GPUs describe their devices.
 
-A file says, for a kind as `nvidia.com/gpu`, what each device needs in a container: nodes, mounts,
-variables, hooks (github.com/cncf-tags/container-device-interface, SPEC.md, 0.3 to 1.1). It is
-looked for in /etc/cdi and /var/run/cdi, and in ~/.config/cdi, where a user has made one herself.
-A device of a later directory hides one of an earlier.
+A CDI file says, for a kind such as `nvidia.com/gpu`, what each device needs in a container: nodes,
+mounts, variables, hooks (github.com/cncf-tags/container-device-interface, SPEC.md, 0.3 to 1.1). The
+files are in /etc/cdi and /var/run/cdi, and in ~/.config/cdi for those that a user has made. A
+device of a later directory hides one of an earlier directory.
 
-Hooks are programs that change the root as root of the host. Those of NVIDIA's toolkit that
-matter are done here instead: links are made, and directories of libraries become
-LD_LIBRARY_PATH. Any other is refused by its name: it is never run.
+Hooks are programs that change the container's root as root of the host. This module does itself
+what the important hooks of NVIDIA's toolkit do: it makes links, and turns directories of libraries
+into LD_LIBRARY_PATH. Any other hook is never run; it is refused by name.
 
-`--gpus` is read as such names: of the kind `*/gpu` that there is.
+`--gpus` selects devices of the one kind `*/gpu` that exists.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Edits:
     """What devices need in a container.
 
     Attributes:
-        env: NAME=VALUE. devices, mounts: as the request's.
-        keep_groups: a node is for a group of the host's.
+        env: NAME=VALUE. devices, mounts: as in a request.
+        keep_groups: access to a node needs one of the host's groups.
         links: (target, absolute path of the link).
         libraries: directories for the dynamic linker.
     """
@@ -68,7 +68,7 @@ class Edits:
 
 
 class _Spec:
-    """One file, checked: its kind, its devices by name, and what each of them needs besides."""
+    """One checked file: its kind, its devices by name, and the edits that every device needs."""
 
     __slots__ = ("devices", "edits", "kind", "path")
 

@@ -1,6 +1,6 @@
-"""The files that every container gets from us, and the devices that a request names.
+"""The files that every container gets from the engine, and the devices that a request names.
 
-They are written in the container's own directory and bound by descriptor: nothing is ever
+The files are written in the container's own directory and bound by descriptor. Nothing is ever
 written through a path of the image (security class 29).
 """
 

@@ -1,11 +1,11 @@
-"""--fakeroot: what only a host with many ids could do looks as if it had worked.
+"""--fakeroot: let operations succeed that need many ids, without doing them.
 
-Where one id is mapped, every chown to another one fails, and with it most installations of
-packages. A seccomp filter answers these calls with success and does nothing: no library in the
-image, no tracer, no time lost. Who looks sees that nothing has changed: a file belongs to root
-still, and a process that has "become" another user is root still.
+With only one id mapped, every chown to another one fails, and most installations of packages fail
+with it. A seccomp filter returns success for these calls and does nothing. This needs no library in
+the image and no tracer, and costs no time. A program that checks sees no change: the file still
+belongs to root, and a process that has "become" another user is still root.
 
-apt is such a one: it compares. Its setting for that is given by a file of ours.
+apt does check. A file of ours sets its option to go on nevertheless.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Request + image config + what the start found out -> the OCI config.json, as a pure function.
+"""Make the OCI config.json from request, image config and `SpecInputs`, as a pure function.
 
-Nothing here looks at the host or changes anything: what must be known is in `SpecInputs`, and
-only here it is merged with the request. So the whole translation can be tested by comparing
-dicts, and `config.json` is the whole truth of what the runtime will do.
+Nothing here reads or changes the host. What the start has found out is in `SpecInputs`, and only
+this module merges it with the request. So a test of the translation compares dicts, and config.json
+says everything that the runtime will do.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _SHM = "/dev/shm"  # noqa: S108  # of the container
 
 
 class SpecInputs:
-    """What the translation needs beside request and image: found out anew at every start.
+    """What the translation needs beside request and image; each start finds it out anew.
 
     Attributes:
         uid, gid, groups, home: of the application's user, resolved in the image.
         idmap: the map of the container.
         inner_map: (uids, gids) of a user namespace of the container's own (--userns=nomap).
         files: container path -> file of ours to bind there (/etc/hosts, ...).
-        env: variables of links, devices and --fakeroot, as NAME=VALUE: below those of -e.
-        env_over: variables above those of -e.
+        env: variables of links, devices and --fakeroot, as NAME=VALUE; -e overrides them.
+        env_over: variables that override those of -e.
         devices: added to those of the request.
-        mounts: all that `spec.mounts` has decided, and those of devices.
+        mounts: those of `spec.mounts` and of devices.
         hosts: (name, address) for /etc/hosts, beside those of --add-host.
-        keep_groups: a device is for one of the caller's supplementary groups.
+        keep_groups: a device needs one of the caller's supplementary groups.
         namespace_paths: kind -> path, of namespaces of other containers and of the network.
         last_cap: the highest capability number of this kernel.
         init: our init program, to bind; None without --init.
-        no_new_privs: where the request does not say.
+        no_new_privs: the value if the request has none.
         seccomp: the profile; None: unconfined.
-        systemd: the container's id, where it is made for systemd; else "".
+        systemd: the container's id in systemd mode; else "".
         hostname: of the container; "" where it shares the host's.
         cgroup_namespace: make one.
-        resources: `linux.resources`, of the limits that were asked for.
-        host_mqueue: the host has /dev/mqueue, to be shared with --ipc host.
+        resources: `linux.resources`, of the limits in the request.
+        host_mqueue: share the host's /dev/mqueue (--ipc host).
     """
 
     __slots__ = (

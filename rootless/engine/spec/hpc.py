@@ -1,8 +1,8 @@
-"""What a container shares of the host as batch jobs want it: --hpc and its single switches.
+"""What a container shares of the host for batch jobs: --hpc and its single switches.
 
-Each switch is written down as the mounts, variables and devices that it stands for, when the
-container is made: what comes later does not know of it. What the user gives by a flag of its own
-(a mount of the same target, -e, -w, -u) is left as it is.
+When the container is made, each switch is translated into mounts, variables and devices; later
+steps see only those. What the user sets by a flag of its own (a mount of the same target, -e, -w,
+-u) takes precedence.
 """
 
 from __future__ import annotations

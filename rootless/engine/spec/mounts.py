@@ -1,8 +1,8 @@
 """The mounts of a container: -v, --mount and --tmpfs, --volumes-from, and the image's volumes.
 
-What they are is decided once, when the container is made. container.json keeps it, so that every
-later start has the same ones. `make_volumes` makes what they need on disk; from then on a volume
-is bound like any other directory (`spec.generate`). For binds alone `volumes` is not loaded.
+They are decided once, when the container is made. container.json keeps them, so that every later
+start has the same ones. `make_volumes` makes the volumes on disk; after that a volume is bound like
+any other directory (`spec.generate`). A request with nothing but binds does not load `volumes`.
 """
 
 from __future__ import annotations

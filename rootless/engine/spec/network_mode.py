@@ -1,9 +1,9 @@
-"""What a request asks of its network, before there is one: step 6's half on the host.
+"""The network mode of a request: what step 6 prepares on the host, before the network exists.
 
-None, pasta:OPTIONS   a pasta that waits to be told of the namespaces, its ports taken
-ns:PATH               this process enters that namespace, so that what it forks is there
+None, pasta:OPTIONS          take the ports; pasta waits to be told the namespaces
+ns:PATH                      this process enters that namespace, so that its children are in it
 none, host, container:NAME   nothing to do here
-NETWORK                      see `membership`
+NETWORK                      see `engine.networks.attachment`
 """
 
 from __future__ import annotations

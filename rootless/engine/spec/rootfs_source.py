@@ -15,8 +15,8 @@ class RootfsSource:
         layers: directories of the image, bottom to top.
         whiteouts: their form.
         path: of --rootfs, or of the file with a squashfs image.
-        offset, identity: of that image in the file; which file it was.
-        driver: asked for by --storage-driver, or None.
+        offset, identity: where the image is in the file, and what identifies the file.
+        driver: the value of --storage-driver, or None.
         cache: of what `host:` and squashfs images need.
         hidden: for `host:`: directories to leave out, beside $HOME.
     """

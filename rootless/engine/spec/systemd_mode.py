@@ -1,8 +1,8 @@
 """systemd as the first process of a container: --systemd.
 
-systemd expects of whoever starts it in a container a tmpfs at /run, a control group that it may
-divide, and its name for the machine. Source: its "Container Interface"; what is mounted where is
-as in podman-run(1), --systemd.
+systemd expects three things of a container manager: a tmpfs at /run, a control group that it may
+divide, and the machine's name. Source: systemd's "Container Interface". The mounts are those of
+podman-run(1), --systemd.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a container is on disk, and the truth about it.
+"""A container on disk, and its true state.
 
     <storage>/containers/<id>/       0700, the OCI bundle:
         config.json                  the OCI config of the last start
@@ -11,13 +11,13 @@
         log log.1 ...                what it wrote
     <storage>/names/<name>           a link to the id: made atomically, so a name is unique
     <storage>/run/<boot>/live/<id>   the run record (JSON): the processes of a container that is
-                                     being made, runs or is being cleaned up; and its claim: who
-                                     starts or removes it has made this file
-    <storage>/run/<boot>/live/change-<id>   JSON: it is being renamed or updated: by whom, names
+                                     being made, runs or is being cleaned up. It is also the lock:
+                                     a start or a removal creates this file exclusively
+    <storage>/run/<boot>/live/change-<id>   JSON: who is renaming or updating it, and the names
 
-State is never guessed from a pid alone: a process is (pid, start time), and a run record belongs
-to one boot. What was killed leaves a run record whose processes are dead, and `reconcile` clears
-it. `records` has the types of these files.
+State is never derived from a pid alone: a process is (pid, start time), and a run record belongs to
+one boot. After a SIGKILL a run record remains whose processes are dead, and `reconcile` clears it.
+`records` has the types of these files.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ STOPPED = "stopped"
 
 
 class Container:
-    """One container on disk; `facts` is container.json."""
+    """One container on disk; `facts` is its container.json."""
 
     __slots__ = ("_own", "directory", "facts", "id")
 

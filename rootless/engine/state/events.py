@@ -1,11 +1,11 @@
-"""What happened to containers, images and volumes: one file, appended to by whoever acts.
+"""The events of containers, images and volumes: one file, to which every command appends.
 
     <storage>/events      JSON, an event a line, each written by one O_APPEND write: whole lines
     <storage>/events.1    the file before it, once that had reached 1 MiB
 
-There is no daemon that could be asked, so `events` reads these files. `record` is on the path
-of every start: it loads nothing and costs three system calls. An event that cannot be written
-(a full disk) is lost: what it tells of has happened all the same.
+There is no daemon to ask, so `events` reads these files. `record` is called by every start, so it
+imports nothing and takes three system calls. If an event cannot be written (a full disk), it is
+lost; what it reports has happened all the same.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def read(since: int | None, until: int | None) -> Iterator[dict[str, Any]]:
 
 
 class _Follower:
-    """Read one file as it grows."""
+    """Reads one file as it grows."""
 
     def __init__(self, name: str, past: bool) -> None:
         self.name = name

@@ -1,7 +1,7 @@
 """Talk to the monitor of a container: one message a datagram (see helpers/monitor).
 
-The socket lies in the container's directory, which is ours alone, and both sides look who the
-other one is.
+The socket is in the container's directory, which only its owner can enter, and each side checks the
+other's credentials.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class Client:
     """One connection to a monitor.
 
     Attributes:
-        fd: readable when the monitor has said something, or has gone.
-        code: the container's exit code, once the monitor has told it.
-        begun: it has told whoever started the container that the application runs.
-        failed: or why it does not: message, hint, exit code; None: not known.
+        fd: readable when the monitor has sent something, or has gone.
+        code: the container's exit code, once the monitor has sent it.
+        begun: the monitor has reported that the application runs.
+        failed: why it does not run: message, hint, exit code; None: not known.
         gone: the monitor has closed the connection; without a code it was killed.
     """
 

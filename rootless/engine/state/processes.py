@@ -1,8 +1,8 @@
 """The processes of a running container, found on the host; nothing of the image is run for it.
 
-A process is the container's if it lies in its control group, in its pid namespace (of its own) or
-its mount namespace, or if its parent is the container's. One of `exec` may lie outside of the
-control group: a session cannot put its processes into that of a unit.
+A process is the container's if it is in the container's control group, in its own pid namespace or
+mount namespace, or if its parent is a process of the container. A process of `exec` may be outside
+of the control group: a session cannot move its processes into that of a unit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Process:
     """What /proc/PID/stat says of one process (proc_pid_stat(5)).
 
     Attributes:
-        state: one letter. user, system: clock ticks; children: of those that it waited for.
+        state: one letter. user, system: clock ticks; children: of those that it has waited for.
         start: clock ticks since boot.
         virtual: bytes. resident: pages. tty: device number, 0 for none.
     """

@@ -1,7 +1,7 @@
-"""What a container of several ranks (`--join`) leaves behind when it is killed, and its end.
+"""What is left of a container of several ranks (`--join`) after it was killed, and its end.
 
-Nobody is the parent of all its processes, so they are found by the mount namespace that they
-are in; and the lock under which it is made belongs to nobody once its maker was killed.
+No process is the parent of all its processes, so they are found by their mount namespace. The lock
+under which such a container is made has no owner any more once the start process was killed.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Clear what a SIGKILL, a power cut or a reboot left; the start of each command that looks.
+"""Clean up after a SIGKILL, a power cut or a reboot, at the start of each command that looks.
 
-Two cases, told apart by the run record (see `container`):
+The run record (see `container`) tells two cases apart:
 
-- An entry whose owner and monitor are dead: a SIGKILL of this boot. What it names is cleared:
+- A run record whose owner and monitor are dead: a SIGKILL in this boot. What it names is removed:
   processes, cgroup, directory. One listdir finds it.
-- No entry for a container that has no exit code, or that was to be removed: it was there when
-  the machine went down. Looked for once a boot, when the directory of run records is new.
+- No run record for a container without an exit code, or for one that was to be removed: it ran when
+  the machine went down. This is looked for once a boot, when the directory of run records is new.
 
-A storage on a shared file system is used from several machines: each clears only its own.
+Several machines may use a storage on a shared file system: each clears only its own run records.
 """
 
 from __future__ import annotations

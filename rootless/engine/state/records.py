@@ -1,4 +1,4 @@
-"""The types of the records on disk: what the keys of each JSON file mean.
+"""The types of the records on disk: the keys of each JSON file, and their meaning.
 
     containers/<id>/container.json    ContainerRecord
     containers/<id>/exit.json         ExitRecord
@@ -9,8 +9,8 @@
     networks/<name>.json              NetworkRecord
 
 Only type checkers import this module: at run time a record is a plain dict, as it was read. Keys
-that are not named here are kept. What an older version has not written is NotRequired. Times are
-seconds since 1970, but where a comment says otherwise. A tuple is a list in the file.
+that are not named here are kept. Keys that an older version does not write are NotRequired. Times
+are seconds since 1970, unless a comment says otherwise. A tuple is a list in the file.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class IdMapRecord(TypedDict):
 
 
 class ContainerRecord(TypedDict):
-    """container.json: what a container is, so that each start has the same."""
+    """container.json: what a container is, so that each start is the same."""
 
     id: str
     name: str
@@ -108,7 +108,7 @@ class ContainerRecord(TypedDict):
 
 
 class ContainerChanges(TypedDict, total=False):
-    """What of container.json may change once it is written."""
+    """The keys of container.json that may change once it is written."""
 
     name: str
     network: str
@@ -168,7 +168,7 @@ class MemberRecord(TypedDict):
 class RunRecord(TypedDict, total=False):
     """The processes of a container that is made, runs, or is cleaned up, and what they hold.
 
-    Nothing of it is known at first but the owner; each step adds its own.
+    At first only the owner is known; each step adds its own keys.
     """
 
     owner: Process  # answers for the container until there is a monitor, or while it removes it

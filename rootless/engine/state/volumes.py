@@ -1,18 +1,18 @@
-"""Volumes: directories of ours that outlive, or not, the containers that use them.
+"""Volumes: directories in the storage that may outlive the containers that use them.
 
     <storage>/volumes/<name>/_data          what a container sees
     <storage>/volumes/<name>/volume.json    created, labels, driver, options, anonymous, container
     <storage>/volumes/<name>/filling        locked while it is filled; empty, unless that was killed
-    <storage>/volumes/.lock                 held shared while volumes are made, alone to remove one
-    <storage>/volumes/.removed-<random>     one that is being deleted: out of sight at once
+    <storage>/volumes/.lock                 held shared to make volumes, exclusively to remove one
+    <storage>/volumes/.removed-<random>     a volume that is being deleted: out of sight at once
 
-A named volume is made at its first use. One without a name (`-v /path`, VOLUME of an image) is
-called by 64 hexadecimal digits, found again from the container's id and the target, so that a
-start after a start has the same ones. A new volume is filled with what the image has at its
-target, as Docker does.
+A named volume is made at its first use. An anonymous one (`-v /path`, VOLUME of an image) has a
+name of 64 hexadecimal digits, computed from the container's id and the target, so that every start
+of a container has the same ones. A new volume is filled with what the image has at its target, as
+Docker does.
 
-Who uses a volume is not counted but read: from `mounts` in the facts of the containers, which
-are on disk before their volumes are made.
+The users of a volume are not counted. They are read from `mounts` in the facts of the containers,
+which are on disk before their volumes are made.
 """
 
 from __future__ import annotations
@@ -374,10 +374,10 @@ def _record_event(action: str, name: str) -> None:
 
 
 class Locked:
-    """Hold the lock of the volumes.
+    """Holds the lock of the volumes.
 
-    A container's facts are on disk before its volumes are made under the shared lock, and who
-    removes one looks at them under the exclusive one: so no volume goes that a container is
+    A container's facts are on disk before its volumes are made under the shared lock. A removal
+    reads the facts under the exclusive lock, so it never removes a volume that a container is
     about to use.
     """
 
