@@ -24,7 +24,7 @@ def test_output_and_exit_code(rless: Product) -> None:
     rless("rm", "one").expect()
 
 
-def test_100_megabytes_to_two_of_whom_one_has_stopped(rless: Product) -> None:
+def test_stalled_client_does_not_block_the_other(rless: Product) -> None:
     size = 100 << 20
     expected = hashlib.sha256()
     process = rless.start("run", "--rm", "--network=none", rless.image, "probe", "emit", str(size))
@@ -60,7 +60,7 @@ def test_100_megabytes_to_two_of_whom_one_has_stopped(rless: Product) -> None:
     rless("rm", "big").expect()
 
 
-def test_what_cannot_be_attached(rless: Product) -> None:
+def test_attach_refuses_ended_and_missing_containers(rless: Product) -> None:
     rless.detach("ended", "", "true")
     rless("wait", "ended").expect()
     assert "stopped" in rless("attach", "ended").expect(1).one_line_error()
@@ -68,7 +68,7 @@ def test_what_cannot_be_attached(rless: Product) -> None:
     rless("rm", "ended").expect()
 
 
-def test_signals_are_passed_on(rless: Product) -> None:
+def test_signals_reach_the_application(rless: Product) -> None:
     script = "trap 'exit 5' USR1; while :; do echo x; sleep 0.05; done"
     rless.detach("sig", "", "sh", "-c", script)
     for words, code in ((("--sig-proxy=false",), -signal.SIGUSR1), ((), 5)):
@@ -80,7 +80,7 @@ def test_signals_are_passed_on(rless: Product) -> None:
     rless("rm", "sig").expect()
 
 
-def test_a_client_that_is_killed_is_missed_by_nobody(rless: Product) -> None:
+def test_killed_client_does_not_disturb_the_container(rless: Product) -> None:
     rless.detach("on", "-i", "sh", "-c", "while :; do echo x; sleep 0.02; done")
     process = rless.start("attach", "on")
     assert process.stdout is not None
@@ -91,7 +91,7 @@ def test_a_client_that_is_killed_is_missed_by_nobody(rless: Product) -> None:
     rless("rm", "-f", "on").expect()
 
 
-def test_only_some_streams(rless: Product) -> None:
+def test_selected_streams_are_attached(rless: Product) -> None:
     script = "echo out; echo err >&2"
     done = rless.run(["-a", "stdout"], "sh", "-c", script).expect()
     assert (done.out, done.err) == ("out\n", "")
@@ -117,7 +117,9 @@ def end(*sessions: Session) -> None:
 @pytest.mark.parametrize(
     ("flags", "keys"), [((), b"\x10\x11"), (("--detach-keys=ctrl-a,d",), b"\x01d")]
 )
-def test_the_keys_leave_it_alone(rless: Product, flags: tuple[str, ...], keys: bytes) -> None:
+def test_detach_keys_leave_the_container_running(
+    rless: Product, flags: tuple[str, ...], keys: bytes
+) -> None:
     shell = Session(
         rless, "run", "-it", *flags, "--name", "sh", "--network=none", rless.image, "sh"
     )
@@ -144,7 +146,7 @@ def test_the_keys_leave_it_alone(rless: Product, flags: tuple[str, ...], keys: b
     end(shell, again)
 
 
-def test_detached_with_rm_it_is_removed_at_its_end(rless: Product) -> None:
+def test_detached_container_with_rm_is_removed_at_exit(rless: Product) -> None:
     shell = Session(rless, "run", "-it", "--rm", "--network=none", rless.image, "sh")
     shell.expect(b"# ")
     shell.type(b"\x10\x11")
@@ -155,7 +157,7 @@ def test_detached_with_rm_it_is_removed_at_its_end(rless: Product) -> None:
     end(shell)
 
 
-def test_half_of_the_keys_goes_on(rless: Product) -> None:
+def test_incomplete_detach_keys_are_passed_on(rless: Product) -> None:
     shell = Session(rless, "run", "-it", "--rm", "--network=none", rless.image, "cat", "-v")
     wait_for(shell.is_raw, "raw mode")
     shell.type(b"a\x10b\r")
@@ -165,7 +167,7 @@ def test_half_of_the_keys_goes_on(rless: Product) -> None:
     end(shell)
 
 
-def test_start_with_a_terminal(rless: Product) -> None:
+def test_start_attaches_a_terminal(rless: Product) -> None:
     rless("create", "-it", "--name", "tty", "--network=none", rless.image, "sh").expect()
     shell = Session(rless, "start", "-ai", "tty")
     wait_for(shell.is_raw, "raw mode")
@@ -179,6 +181,6 @@ def test_start_with_a_terminal(rless: Product) -> None:
     end(shell)
 
 
-def test_wrong_keys(rless: Product) -> None:
+def test_wrong_detach_keys_are_refused(rless: Product) -> None:
     error = rless.run(["--detach-keys", "ctrl-é"], "true").expect(125).one_line_error()
     assert "--detach-keys" in error

@@ -88,7 +88,7 @@ def test_exit_codes(rless: Product, front: str) -> None:
     rless.assert_clean()
 
 
-def test_a_start_that_fails_in_the_namespaces_is_told_once(rless: Product, front: str) -> None:
+def test_failed_start_is_reported_once(rless: Product, front: str) -> None:
     flags = ("--network", "none", "-w", "/proc/self/none")
     done = rless("run", *flags, rless.image, "true").expect(125)
     assert done.one_line_error()
@@ -98,7 +98,7 @@ def test_a_start_that_fails_in_the_namespaces_is_told_once(rless: Product, front
     rless.assert_clean()
 
 
-def test_input_and_output_of_any_size(rless: Product, front: str) -> None:
+def test_input_and_output_of_any_size_pass_through(rless: Product, front: str) -> None:
     data = os.urandom(1 << 20)
     flags = ("run", "--rm", "-i", "--network", "none", rless.image)
     done = rless(*flags, "sh", "-c", "tee /dev/stderr", stdin=data)
@@ -107,9 +107,7 @@ def test_input_and_output_of_any_size(rless: Product, front: str) -> None:
 
 
 @pytest.mark.parametrize("detach", [(), ("-d",)])
-def test_only_one_python_is_there_for_a_start(
-    rless: Product, begin: Runs, front: str, detach: Any
-) -> None:
+def test_start_needs_only_one_python(rless: Product, begin: Runs, front: str, detach: Any) -> None:
     """And none once the application runs, where the launcher is in front."""
     process = begin("--name", "box", *detach, rless.image, "sleep", "600")
     wait_for(lambda: rless("ps", "-q").out, "the container")
@@ -145,7 +143,7 @@ def test_signals_reach_the_application(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_at_any_moment_ends_the_start(
+def test_signal_at_any_moment_ends_the_start(
     rless: Product, begin: Runs, front: str, number: signal.Signals
 ) -> None:
     """Before the application runs, or as it would end any program; nothing is left."""
@@ -170,7 +168,7 @@ def test_a_signal_at_any_moment_ends_the_start(
 
 
 @pytest.mark.parametrize("detach", [(), ("-d",)])
-def test_a_front_that_is_killed_at_any_moment_leaves_nothing(
+def test_killed_foreground_process_leaves_nothing(
     rless: Product, begin: Runs, front: str, detach: Any
 ) -> None:
     for milliseconds in range(0, 80, 5):
@@ -184,9 +182,7 @@ def test_a_front_that_is_killed_at_any_moment_leaves_nothing(
     rless.assert_clean()
 
 
-def test_a_maker_that_is_killed_at_any_moment_is_told(
-    rless: Product, begin: Runs, front: str
-) -> None:
+def test_killed_start_process_is_reported(rless: Product, begin: Runs, front: str) -> None:
     for milliseconds in range(2, 80, 6):
         process = begin("--rm", rless.image, "sleep", "600")
         time.sleep(milliseconds / 1000)
@@ -203,7 +199,7 @@ def test_a_maker_that_is_killed_at_any_moment_is_told(
     rless.assert_clean()
 
 
-def test_the_processor_time_of_a_start_is_the_commands(rless: Product, front: str) -> None:
+def test_cpu_time_of_a_start_is_accounted_to_the_command(rless: Product, front: str) -> None:
     """As time(1) shows it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     rless("run", "--rm", "--network", "none", rless.image, "true").expect()
@@ -211,7 +207,7 @@ def test_the_processor_time_of_a_start_is_the_commands(rless: Product, front: st
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime > 0.005
 
 
-def test_the_front_stays_in_its_session(rless: Product, begin: Runs, front: str) -> None:
+def test_foreground_process_stays_in_its_session(rless: Product, begin: Runs, front: str) -> None:
     """Its maker does not: a key of the terminal is for one of them."""
     process = begin("--rm", rless.image, "sleep", "600", start_new_session=True)
     wait_for(lambda: rless("ps", "-q").out, "the container")
@@ -225,7 +221,7 @@ def test_the_front_stays_in_its_session(rless: Product, begin: Runs, front: str)
 
 
 @pytest.mark.needs("pasta", "tun")
-def test_with_a_network(rless: Product, front: str) -> None:
+def test_container_with_a_network_runs(rless: Product, front: str) -> None:
     port = 18944 if front == "launcher" else 18945  # the two may run at once
     run = ("run", "--rm", "-p", f"127.0.0.1:{port}:80", rless.image)
     assert "eth0" in rless(*run, "cat", "/proc/net/dev").expect().out
@@ -234,7 +230,7 @@ def test_with_a_network(rless: Product, front: str) -> None:
 
 
 @pytest.mark.parametrize("step", ["setsid", "getppid"])
-def test_a_key_before_the_maker_has_begun(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_early_interrupt_ends_the_start(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """It ends the start as later on: a maker that fails without a word would end with 70."""
     here = os.getpid()
 

@@ -33,14 +33,14 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, digest.hexdigest()
 
 
-def test_a_hundred_megabytes_in(rless: Product, big: tuple[Path, str]) -> None:
+def test_hundred_megabytes_of_input_arrive(rless: Product, big: tuple[Path, str]) -> None:
     path, digest = big
     with path.open("rb") as stream:
         done = rless.run("-i", "sha256sum", stdin=stream.fileno()).expect()
     assert done.out.split()[0] == digest
 
 
-def test_a_hundred_megabytes_out(rless: Product, big: tuple[Path, str]) -> None:
+def test_hundred_megabytes_of_output_arrive(rless: Product, big: tuple[Path, str]) -> None:
     path, digest = big
     process = rless.start("run", "--rm", "--network=none", "-v", f"{path}:/big:ro", rless.image,
                           "cat", "/big")  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_hundred_megabytes_out(rless: Product, big: tuple[Path, str]) -> None:
     assert process.wait(10) == 0
 
 
-def test_a_hundred_megabytes_in_and_out_through_pipes(
+def test_hundred_megabytes_pass_both_ways_through_pipes(
     rless: Product, big: tuple[Path, str]
 ) -> None:
     path, digest = big
@@ -77,7 +77,7 @@ def test_a_hundred_megabytes_in_and_out_through_pipes(
     assert process.wait(10) == 0
 
 
-def test_output_to_a_file_and_to_a_full_device(rless: Product, tmp_path: Path) -> None:
+def test_output_goes_to_a_file_and_fails_on_a_full_device(rless: Product, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as stream:
         rless.run("", "probe", "emit", "3000000", stdout=stream.fileno()).expect()
     assert (tmp_path / "out").stat().st_size == 3_000_000
@@ -87,24 +87,24 @@ def test_output_to_a_file_and_to_a_full_device(rless: Product, tmp_path: Path) -
     assert "output of the container is lost: No space left on device" in done.err
 
 
-def test_both_outputs_stay_apart(rless: Product) -> None:
+def test_stdout_and_stderr_stay_apart(rless: Product) -> None:
     done = rless.sh("echo out; echo err >&2; echo out2")
     assert (done.out, done.err) == ("out\nout2\n", "err\n")
     done = rless.run("", "sh", "-c", "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero")
     assert len(done.raw) == len(done.err) == 300_000
 
 
-def test_without_i_standard_input_is_empty(rless: Product) -> None:
+def test_standard_input_is_empty_without_interactive(rless: Product) -> None:
     assert rless.run("", "cat", stdin=b"secret").expect().out == ""
     assert rless.sh("readlink /proc/self/fd/0").out == "/dev/null\n"
 
 
-def test_bytes_are_not_text(rless: Product) -> None:
+def test_binary_data_is_unchanged(rless: Product) -> None:
     data = bytes(range(256)) * 300 + b"\r\n\0\xff"
     assert rless.run("-i", "cat", stdin=data).expect().raw == data
 
 
-def test_standard_input_that_ends_and_begins(rless: Product) -> None:
+def test_end_of_input_reaches_the_application(rless: Product) -> None:
     assert rless.run("-i", "wc", "-c", stdin=b"").expect().out == "0\n"
     process = rless.start("run", "-i", "--rm", "--network=none", rless.image, "cat")
     assert process.stdin is not None
@@ -117,7 +117,7 @@ def test_standard_input_that_ends_and_begins(rless: Product) -> None:
     assert process.wait(10) == 0
 
 
-def test_an_application_that_does_not_read(rless: Product) -> None:
+def test_unread_input_does_not_delay_the_exit(rless: Product) -> None:
     """It ends although the caller still has megabytes to give."""
     began = time.monotonic()
     assert rless.run("-i", "true", stdin=bytes(8 << 20)).code == 0
@@ -126,12 +126,12 @@ def test_an_application_that_does_not_read(rless: Product) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_an_application_that_closes_its_output(rless: Product) -> None:
+def test_application_may_close_its_output(rless: Product) -> None:
     done = rless.run("", "sh", "-c", "echo x; exec >&- 2>&-; sleep 0.2; exit 4")
     assert (done.code, done.out) == (4, "x\n")
 
 
-def test_a_reader_that_goes_away_ends_the_application(rless: Product) -> None:
+def test_closed_reader_ends_the_application_by_sigpipe(rless: Product) -> None:
     """As `| head -c 10` in a shell: SIGPIPE reaches the application, nothing hangs."""
     # Process 1 of a pid namespace gets EPIPE where others are killed; its children are others.
     script = "cat /dev/zero; exit $?"
@@ -142,7 +142,7 @@ def test_a_reader_that_goes_away_ends_the_application(rless: Product) -> None:
     assert process.wait(10) == 141
 
 
-def test_a_slow_reader_gets_everything(rless: Product) -> None:
+def test_slow_reader_gets_all_output(rless: Product) -> None:
     process = rless.start("run", "--rm", "--network=none", rless.image, "probe", "emit", "400000")
     assert process.stdout is not None
     found = b""
@@ -154,7 +154,7 @@ def test_a_slow_reader_gets_everything(rless: Product) -> None:
     assert found == rless.run("", "probe", "emit", "400000").expect().raw
 
 
-def test_a_stuck_reader_does_not_stop_the_other_stream(rless: Product) -> None:
+def test_stalled_reader_does_not_block_the_other_stream(rless: Product) -> None:
     script = "(cat /dev/zero &) ; sleep 0.3; echo here >&2; sleep 60"
     process = rless.start("run", "--rm", "--network=none", rless.image, "sh", "-c", script)
     assert process.stderr is not None
@@ -165,7 +165,7 @@ def test_a_stuck_reader_does_not_stop_the_other_stream(rless: Product) -> None:
     rless("ps").expect()
 
 
-def test_output_of_a_child_that_lives_on_is_not_waited_for(rless: Product) -> None:
+def test_exit_does_not_wait_for_output_of_surviving_children(rless: Product) -> None:
     began = time.monotonic()
     done = rless.sh("(sleep 50 &); echo last", "--pid=host")
     assert done.out == "last\n"
@@ -173,7 +173,7 @@ def test_output_of_a_child_that_lives_on_is_not_waited_for(rless: Product) -> No
     rless.assert_clean()  # but it ends with the container
 
 
-def test_the_last_words_are_not_lost(rless: Product) -> None:
+def test_last_output_before_exit_is_not_lost(rless: Product) -> None:
     for _ in range(5):
         done = rless.run("", "sh", "-c", "head -c 60000 /dev/zero; echo end").expect()
         assert len(done.raw) == 60_004
@@ -181,7 +181,7 @@ def test_the_last_words_are_not_lost(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_caller_with_closed_streams(rless: Product, closed: str) -> None:
+def test_caller_may_have_closed_streams(rless: Product, closed: str) -> None:
     argv = " ".join(f"'{word}'" for word in rless.argv("run", "--rm", "--network=none"))
     script = f"{argv} {rless.image} sh -c 'echo out; echo err >&2; exit 3' {closed}"
     done = subprocess.run(["bash", "-c", script], env=rless.environment(), capture_output=True,
@@ -199,7 +199,7 @@ def test_dev_stdout_can_be_opened(rless: Product) -> None:
         assert (done.out, done.err) == ("o\ni", "e\n"), flags
 
 
-def test_the_callers_descriptors_stay_outside(rless: Product, tmp_path: Path) -> None:
+def test_descriptors_of_the_caller_are_not_inherited(rless: Product, tmp_path: Path) -> None:
     """Class 25: no descriptor but 0 to 2 arrives, and those are pipes of ours."""
     secret = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(secret, True)

@@ -104,7 +104,7 @@ def session(rless: Product) -> Iterator[Any]:
         os.close(one.slave)
 
 
-def test_it_is_a_terminal_of_the_containers_own(session: Any) -> None:
+def test_container_has_a_terminal_of_its_own(session: Any) -> None:
     shell = session(
         "sh", "-c", "tty; stty size; echo $TERM; ls -l /dev/console; ls -1 /dev/pts; id -u"
     )
@@ -117,7 +117,7 @@ def test_it_is_a_terminal_of_the_containers_own(session: Any) -> None:
     assert lines[4:6] == ["0", "ptmx"]
 
 
-def test_keys_go_through(session: Any) -> None:
+def test_typed_keys_reach_the_application(session: Any) -> None:
     shell = session("sh")
     shell.expect(b"# ")
     shell.type(b"echo $((40+2))\r")
@@ -134,7 +134,7 @@ def test_keys_go_through(session: Any) -> None:
     assert shell.attributes() == shell.before
 
 
-def test_raw_while_it_runs_and_restored_after(session: Any) -> None:
+def test_terminal_is_raw_during_the_run_and_restored_after(session: Any) -> None:
     shell = session("cat")
     wait_for(shell.is_raw, "raw mode")
     shell.type(b"\x04")
@@ -143,7 +143,7 @@ def test_raw_while_it_runs_and_restored_after(session: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_restored_after_a_signal(session: Any, number: int) -> None:
+def test_terminal_is_restored_after_a_signal(session: Any, number: int) -> None:
     shell = session("probe", "trap-term", "5")
     if number != signal.SIGTERM:
         shell = session(
@@ -156,7 +156,7 @@ def test_restored_after_a_signal(session: Any, number: int) -> None:
     assert shell.attributes() == shell.before
 
 
-def test_restored_when_the_container_is_killed(rless: Product, session: Any) -> None:
+def test_terminal_is_restored_when_the_container_is_killed(rless: Product, session: Any) -> None:
     shell = session("sleep", "60")
     wait_for(shell.is_raw, "raw mode")
     rless("kill", rless.containers()[0]).expect()
@@ -164,7 +164,7 @@ def test_restored_when_the_container_is_killed(rless: Product, session: Any) -> 
     assert shell.attributes() == shell.before
 
 
-def test_restored_when_the_monitor_is_killed(rless: Product, session: Any) -> None:
+def test_terminal_is_restored_when_the_monitor_is_killed(rless: Product, session: Any) -> None:
     shell = session("sleep", "60")
     wait_for(shell.is_raw, "raw mode")
     os.kill(children(shell.process.pid)[0], signal.SIGKILL)
@@ -175,7 +175,7 @@ def test_restored_when_the_monitor_is_killed(rless: Product, session: Any) -> No
 
 
 @pytest.mark.parametrize("command", [("sh",), ("cat",), ("sh", "-c", "sleep 60 & cat; sleep 60")])
-def test_the_container_ends_with_the_callers_terminal(
+def test_closed_terminal_ends_the_container(
     rless: Product, session: Any, command: tuple[str, ...]
 ) -> None:
     """A window is closed, a connection breaks: no shell stays that nobody can reach."""
@@ -198,13 +198,13 @@ def children(pid: int) -> list[int]:
         return [int(word) for word in stream.read().split()]
 
 
-def test_restored_when_the_command_is_not_found(session: Any) -> None:
+def test_terminal_is_restored_when_the_command_is_not_found(session: Any) -> None:
     shell = session("no-such-command")
     assert shell.wait() == 127
     assert shell.attributes() == shell.before
 
 
-def test_the_window_changes(session: Any) -> None:
+def test_window_size_changes_are_passed_on(session: Any) -> None:
     shell = session("sh", "-c", "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done")
     shell.expect(b"ready")
     wait_for(shell.is_raw, "raw mode")
@@ -214,7 +214,7 @@ def test_the_window_changes(session: Any) -> None:
     shell.process.send_signal(signal.SIGKILL)
 
 
-def test_output_is_exact(session: Any) -> None:
+def test_terminal_output_is_unchanged(session: Any) -> None:
     shell = session("sh", "-c", "stty raw -echo; echo ready; probe emit 300000; echo; echo THE-END")
     shell.expect(b"ready\n")
     data = shell.expect(b"\nTHE-END")
@@ -222,7 +222,7 @@ def test_output_is_exact(session: Any) -> None:
     assert shell.wait() == 0
 
 
-def test_t_without_i_and_without_a_terminal(rless: Product, session: Any) -> None:
+def test_tty_works_without_interactive_and_without_a_terminal(rless: Product, session: Any) -> None:
     done = rless.run("-t", "sh", "-c", "tty; echo err >&2").expect()
     assert done.raw == b"/dev/pts/0\r\nerr\r\n"
     error = rless.run("-it", "true").expect(125).one_line_error()
@@ -234,20 +234,20 @@ def test_t_without_i_and_without_a_terminal(rless: Product, session: Any) -> Non
     assert shell.wait() == 137
 
 
-def test_a_terminal_for_a_user(rless: Product) -> None:
+def test_non_root_user_can_open_its_terminal(rless: Product) -> None:
     for flags in (["--user", "1000"], ["--user", "1000", "--userns=host-root"]):
         done = rless.run(["-t", *flags], "sh", "-c", "echo x >/dev/tty && stat -c %u $(tty)")
         assert done.expect().raw == b"x\r\n1000\r\n", flags
 
 
-def test_nothing_can_be_typed_into_the_callers_terminal(session: Any) -> None:
+def test_container_cannot_type_into_the_callers_terminal(session: Any) -> None:
     """Class 37: the terminal in there is not ours, and TIOCSTI is refused even on that one."""
     shell = session("probe", "try-tiocsti", ",", "try-tiocsti-high")
     assert shell.wait() == 0, shell.seen
     assert shell.seen.split() == [b"try-tiocsti", b"EIO", b"try-tiocsti-high", b"EIO"]
 
 
-def test_detached_with_a_terminal(rless: Product) -> None:
+def test_detached_container_can_have_a_terminal(rless: Product) -> None:
     rless.detach("tty", "-t", "sh", "-c", "tty; stty size")
     rless("wait", "tty").expect()
     assert rless("logs", "tty").expect().raw.startswith(b"/dev/pts/0\r\n")

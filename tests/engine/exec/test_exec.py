@@ -68,7 +68,7 @@ def init_of(rless: Product, name: str) -> int:
 # -- what it does --------------------------------------------------------------------------------
 
 
-def test_streams_and_exit_codes(box: Any) -> None:
+def test_exec_passes_on_streams_and_exit_codes(box: Any) -> None:
     box.up()
     done = box.sh("echo out; echo err >&2; exit 7")
     assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
@@ -82,7 +82,7 @@ def test_streams_and_exit_codes(box: Any) -> None:
     box("box", "/etc/passwd").expect(126)
 
 
-def test_signals_are_as_a_new_program_expects_them(box: Any, rless: Product) -> None:
+def test_ignored_signals_of_the_caller_are_reset(box: Any, rless: Product) -> None:
     """Those that the caller ignores (nohup, a background job of a shell) are not ignored."""
     box.up()
 
@@ -97,7 +97,7 @@ def test_signals_are_as_a_new_program_expects_them(box: Any, rless: Product) -> 
         assert [int(line.split()[1], 16) for line in out.splitlines()] == [0, 0, 0], words
 
 
-def test_what_cannot_be_entered(box: Any, rless: Product) -> None:
+def test_exec_refuses_containers_that_do_not_run(box: Any, rless: Product) -> None:
     assert "no such container" in box("box", "true").expect(1).one_line_error()
     box.up("", "true")
     wait_for(lambda: "Exited" in rless("ps", "-a").out, "its end")
@@ -105,7 +105,7 @@ def test_what_cannot_be_entered(box: Any, rless: Product) -> None:
     box("box").expect(125).one_line_error()
 
 
-def test_a_paused_one(box: Any, rless: Product) -> None:
+def test_exec_refuses_a_paused_container(box: Any, rless: Product) -> None:
     box.up()
     rless("pause", "box").expect()
     error = box("box", "true").expect(1).one_line_error()
@@ -114,7 +114,7 @@ def test_a_paused_one(box: Any, rless: Product) -> None:
     box("box", "true").expect()
 
 
-def test_the_environment_is_the_containers(box: Any, tmp_path: Path) -> None:
+def test_exec_has_the_environment_of_the_container(box: Any, tmp_path: Path) -> None:
     """Class 34."""
     box.up("-e A=image -e B=run")
     file = tmp_path / "env"
@@ -133,7 +133,7 @@ def test_the_environment_is_the_containers(box: Any, tmp_path: Path) -> None:
     assert found["PATH"].startswith("/usr/local/sbin:")
 
 
-def test_users_and_directories(box: Any) -> None:
+def test_exec_takes_user_and_working_directory(box: Any) -> None:
     box.up("-w /opt")
     assert box("box", "pwd").out == "/opt\n"
     assert box("-w", "/srv", "box", "pwd").out == "/srv\n"
@@ -146,7 +146,7 @@ def test_users_and_directories(box: Any) -> None:
     assert "id map" in box("-u", "2000000000", "box", "true").one_line_error()
 
 
-def test_a_chosen_home_stays(box: Any) -> None:
+def test_chosen_home_is_kept(box: Any) -> None:
     box.up("-u user")
     assert box.sh("id -u; echo $HOME").lines() == ["1000", "/home/user"]
     done = box.sh("id -u; echo $HOME; cat /proc/self/status", "-u", "root").expect()
@@ -157,14 +157,14 @@ def test_a_chosen_home_stays(box: Any) -> None:
     assert permitted == effective == bounding != 0
 
 
-def test_100_mb_both_ways(box: Any) -> None:
+def test_hundred_megabytes_pass_both_ways(box: Any) -> None:
     box.up()
     data = os.urandom(1 << 20) * 100
     done = box("-i", "box", "cat", stdin=data)
     assert hashlib.sha256(done.raw).digest() == hashlib.sha256(data).digest()
 
 
-def test_a_reader_that_goes_away(box: Any, rless: Product) -> None:
+def test_closed_reader_ends_the_process_by_sigpipe(box: Any, rless: Product) -> None:
     box.up()
     process = rless.start("exec", "box", "yes")
     assert process.stdout
@@ -173,7 +173,7 @@ def test_a_reader_that_goes_away(box: Any, rless: Product) -> None:
     assert process.wait(10) == 128 + signal.SIGPIPE
 
 
-def test_detached(box: Any, rless: Product) -> None:
+def test_detached_exec_runs_in_the_background(box: Any, rless: Product) -> None:
     box.up()
     done = box("-d", "box", "sh", "-c", "sleep 0.3; echo done > /tmp/done").expect()
     assert done.out == done.err == ""
@@ -185,7 +185,7 @@ def test_detached(box: Any, rless: Product) -> None:
     assert "yes" in box("box", "ps").out  # nobody reads it, and it is not stopped by that
 
 
-def test_signals_go_to_the_command(box: Any, rless: Product) -> None:
+def test_signals_reach_the_executed_process(box: Any, rless: Product) -> None:
     box.up()
     process = rless.start("exec", "box", "sh", "-c", "trap 'echo got; exit 9' TERM; echo r; "
                           "while :; do sleep 0.05; done")  # fmt: skip
@@ -196,7 +196,7 @@ def test_signals_go_to_the_command(box: Any, rless: Product) -> None:
     assert process.wait(10) == 9
 
 
-def test_events(box: Any, rless: Product) -> None:
+def test_exec_records_events(box: Any, rless: Product) -> None:
     container = box.up()
     box.sh("exit 3").expect(3)
     lines = (rless.storage / "events").read_text().splitlines()
@@ -213,7 +213,7 @@ def test_events(box: Any, rless: Product) -> None:
     assert len({event["attributes"]["execID"] for event in found}) == 1
 
 
-def test_a_command_that_is_killed_leaves_the_process(box: Any, rless: Product) -> None:
+def test_killed_command_leaves_the_process_running(box: Any, rless: Product) -> None:
     box.up()
     process = rless.start("exec", "box", "sh", "-c", "echo r; sleep 0.4; touch /tmp/there")
     assert process.stdout
@@ -226,7 +226,7 @@ def test_a_command_that_is_killed_leaves_the_process(box: Any, rless: Product) -
 # -- its end -------------------------------------------------------------------------------------
 
 
-def test_it_ends_with_the_container(box: Any, rless: Product) -> None:
+def test_process_ends_with_the_container(box: Any, rless: Product) -> None:
     box.up()
     process = rless.start("exec", "box", "sh", "-c", "echo r; sleep 600")
     assert process.stdout
@@ -235,7 +235,7 @@ def test_it_ends_with_the_container(box: Any, rless: Product) -> None:
     assert process.wait(10) == 137
 
 
-def test_a_stopped_command_does_not_hold_the_container_up(box: Any, rless: Product) -> None:
+def test_stopped_command_does_not_delay_the_end_of_the_container(box: Any, rless: Product) -> None:
     """A pid namespace ends when all in it were waited for: by the keeper, not by the command."""
     box.up()
     process = rless.start("exec", "box", "sh", "-c", "echo r; sleep 600")
@@ -248,7 +248,7 @@ def test_a_stopped_command_does_not_hold_the_container_up(box: Any, rless: Produ
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
+def test_process_ends_with_a_container_in_the_hosts_pid_namespace(
     box: Any, rless: Product, detached: bool
 ) -> None:
     """No kernel object holds both together there: a keeper does."""
@@ -262,7 +262,7 @@ def test_it_ends_with_a_container_in_the_hosts_pid_namespace(
     wait_for(lambda: not any("'599'" in what for what in rless.processes().values()), "its end")
 
 
-def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> None:
+def test_detached_exec_keeps_no_python(box: Any, rless: Product) -> None:
     """The keeper and the holder of a terminal are no Python; the end is told as ever."""
     box.up("")
     known = set(rless.processes())
@@ -288,7 +288,7 @@ def test_what_stays_with_a_detached_one_is_small(box: Any, rless: Product) -> No
     assert sorted(codes[-2:]) == ["7", "8"]
 
 
-def test_what_it_leaves_behind_ends_with_the_container_too(box: Any, rless: Product) -> None:
+def test_children_left_by_exec_end_with_the_container(box: Any, rless: Product) -> None:
     """As long as that runs it stays, as in a pid namespace of its own."""
     box.up("--pid host")
     rless("exec", "box", "sh", "-c", "setsid sleep 597 & echo begun").expect()
@@ -322,7 +322,7 @@ def test_what_it_leaves_behind_ends_with_the_container_too(box: Any, rless: Prod
         "--user 1000:1000",
     ],
 )
-def test_the_namespaces_are_the_containers(box: Any, rless: Product, flags: str) -> None:
+def test_exec_enters_all_namespaces_of_the_container(box: Any, rless: Product, flags: str) -> None:
     box.up(flags)
     init = init_of(rless, "box")
     done = box("box", "probe", "ns", ",", "id", ",", "caps").expect()
@@ -337,7 +337,7 @@ def test_the_namespaces_are_the_containers(box: Any, rless: Product, flags: str)
         assert mine[name] == own[name], name
 
 
-def test_joined_namespaces(box: Any, rless: Product) -> None:
+def test_exec_enters_joined_namespaces(box: Any, rless: Product) -> None:
     rless.detach("other", "", "sleep", "600")
     box.up("--pid container:other --network container:other")
     done = box("box", "ps").expect()
@@ -377,7 +377,7 @@ done
 
 
 @pytest.mark.parametrize("flags", ["--cap-add=SYS_PTRACE", "--cap-add=SYS_PTRACE --pid host"])
-def test_one_that_enters_cannot_be_looked_into(box: Any, rless: Product, flags: str) -> None:
+def test_entering_process_cannot_be_inspected(box: Any, rless: Product, flags: str) -> None:
     """CVE-2016-9962: neither its program, nor its memory, descriptors, arguments, environment."""
     box.up(flags)
     spy = rless.start("exec", "box", "sh", "-c", _SPY)
@@ -397,7 +397,7 @@ def test_one_that_enters_cannot_be_looked_into(box: Any, rless: Product, flags: 
     assert set(seen) <= allowed, seen
 
 
-def test_the_interpreter_is_never_executed(box: Any, rless: Product) -> None:
+def test_container_cannot_execute_the_interpreter(box: Any, rless: Product) -> None:
     """CVE-2019-5736."""
     image = rless.add_image("exec-exe", Image([busybox_layer(), layer({
         "script": File("#!/proc/self/exe\n", mode=0o755), "link": Link("/proc/self/exe"),
@@ -409,7 +409,7 @@ def test_the_interpreter_is_never_executed(box: Any, rless: Product) -> None:
         assert "python python" not in done.out
 
 
-def test_a_python_of_the_users_own(box: Any, rless: Product, tmp_path: Path) -> None:
+def test_writable_python_of_the_user_is_protected(box: Any, rless: Product, tmp_path: Path) -> None:
     """What a container could write to is executed by descriptor: all commands still work."""
     own = tmp_path / "own" / "bin"
     own.mkdir(parents=True)
@@ -446,7 +446,7 @@ def test_a_python_of_the_users_own(box: Any, rless: Product, tmp_path: Path) -> 
 # -- class 25 ------------------------------------------------------------------------------------
 
 
-def test_no_descriptor_is_left(box: Any) -> None:
+def test_no_descriptor_is_inherited(box: Any) -> None:
     box.up()
     with open("/etc/hostname") as leak:
         os.set_inheritable(leak.fileno(), True)
@@ -459,7 +459,7 @@ def test_no_descriptor_is_left(box: Any) -> None:
     "path",
     [f"/proc/self/fd/{number}" for number in range(3, 12)] + ["/proc/self/cwd", "/proc/1/root"],
 )
-def test_working_directories_of_proc(box: Any, path: str) -> None:
+def test_working_directory_in_proc_self_fd_is_refused(box: Any, path: str) -> None:
     """CVE-2024-21626."""
     box.up()
     done = box("-w", path, "box", "sh", "-c", "pwd; cat ../../../../etc/hostname")
@@ -470,7 +470,7 @@ def test_working_directories_of_proc(box: Any, path: str) -> None:
 # -- class 31, 32, 33, 34 ------------------------------------------------------------------------
 
 
-def test_capabilities_are_the_containers(box: Any) -> None:
+def test_exec_has_the_capabilities_of_the_container(box: Any) -> None:
     box.up("--cap-drop ALL --cap-add CHOWN")
     chown = 1 << caps.NUMBERS["CAP_CHOWN"]
     text = box("box", "cat", "/proc/self/status").out
@@ -484,14 +484,14 @@ def test_capabilities_are_the_containers(box: Any) -> None:
     assert sets(text) == (0, 0, 0, everything)
 
 
-def test_system_calls_are_the_containers(box: Any, rless: Product) -> None:
+def test_exec_has_the_seccomp_filter_of_the_container(box: Any, rless: Product) -> None:
     box.up()
     done = box("box", "probe", "try-unshare-user", ",", "try-keyctl", ",", "try-tiocsti").expect()
     assert done.facts()["try-unshare-user"] == "EPERM"
     assert done.facts() == rless.probe("try-unshare-user , try-keyctl , try-tiocsti").facts()
 
 
-def test_nothing_starts_without_its_filter(box: Any, rless: Product) -> None:
+def test_exec_fails_without_its_seccomp_filter(box: Any, rless: Product) -> None:
     """A filter that cannot be made is no reason to go without."""
     box.up()
     config = rless.container() / "config.json"
@@ -501,7 +501,7 @@ def test_nothing_starts_without_its_filter(box: Any, rless: Product) -> None:
     assert "NO_SUCH" in box("box", "true").expect(125).one_line_error()
 
 
-def test_groups_of_the_caller_stay_behind(box: Any) -> None:
+def test_groups_of_the_caller_are_dropped(box: Any) -> None:
     """Class 33."""
     box.up()
     groups = box("box", "cat", "/proc/self/status").out
@@ -512,7 +512,7 @@ def test_groups_of_the_caller_stay_behind(box: Any) -> None:
     assert status(box("-u", "1234", "box", "cat", "/proc/self/status").out)["Groups"].split() == []
 
 
-def test_limits_umask_and_oom_score(box: Any) -> None:
+def test_exec_has_limits_umask_and_oom_score_of_the_container(box: Any) -> None:
     box.up("--ulimit nofile=77:88 --oom-score-adj 300")
     done = box.sh("ulimit -n; ulimit -Hn; umask; cat /proc/self/oom_score_adj").expect()
     assert done.lines() == ["77", "88", "0022", "300"]
@@ -522,7 +522,7 @@ def test_limits_umask_and_oom_score(box: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "magic", "outside", "huge", "device"])
-def test_passwd_of_a_hostile_container(box: Any, rless: Product, kind: str) -> None:
+def test_hostile_passwd_does_not_lead_out(box: Any, rless: Product, kind: str) -> None:
     entry = {
         "fifo": Fifo(),
         "magic": Link("/proc/1/root/etc/passwd"),
@@ -560,7 +560,7 @@ def session(rless: Product) -> Iterator[Any]:
         os.close(one.slave)
 
 
-def test_a_terminal_of_its_own(box: Any, session: Any) -> None:
+def test_exec_has_a_terminal_of_its_own(box: Any, session: Any) -> None:
     box.up()
     shell = session(
         "-it", "box", "sh", "-c", "tty; stty size; echo $TERM; read x; stty size; exit 5"
@@ -576,7 +576,7 @@ def test_a_terminal_of_its_own(box: Any, session: Any) -> None:
     assert shell.attributes() == shell.before
 
 
-def test_the_keys_to_detach(box: Any, session: Any) -> None:
+def test_detach_keys_leave_the_process_running(box: Any, session: Any) -> None:
     box.up()
     shell = session("-it", "box", "sh", "-c", "echo ready; read x; echo $x > /tmp/x; sleep 500")
     shell.expect(b"ready")
@@ -590,7 +590,7 @@ def test_the_keys_to_detach(box: Any, session: Any) -> None:
     assert "sleep 500" in box("box", "ps").out
 
 
-def test_other_keys_to_detach(box: Any, session: Any) -> None:
+def test_detach_keys_can_be_chosen(box: Any, session: Any) -> None:
     box.up()
     shell = session("-it", "--detach-keys", "ctrl-x,q", "box", "sh", "-c", "echo ready; cat")
     shell.expect(b"ready")
@@ -601,7 +601,7 @@ def test_other_keys_to_detach(box: Any, session: Any) -> None:
     assert "ctrl-pp" in error
 
 
-def test_the_terminal_is_restored_after_a_kill_from_inside(
+def test_terminal_is_restored_after_a_kill_from_inside(
     box: Any, session: Any, rless: Product
 ) -> None:
     box.up()
@@ -615,7 +615,7 @@ def test_the_terminal_is_restored_after_a_kill_from_inside(
 
 @pytest.mark.parametrize("what", ["rm -f $p; mkfifo $p", "rm -f $p; ln -s /dev/zero $p",
                                   "umount -l /dev/pts; mkdir -p /dev/pts; : > $p"])  # fmt: skip
-def test_a_ptmx_of_a_hostile_container(box: Any, what: str) -> None:
+def test_hostile_ptmx_is_not_opened(box: Any, what: str) -> None:
     """Class 27: what lies at /dev/pts/ptmx is the container's to choose."""
     box.up("--privileged")
     box.sh(f"umount -l /dev/pts; mkdir -p /dev/pts; p=/dev/pts/ptmx; {what}").expect()
@@ -626,7 +626,7 @@ def test_a_ptmx_of_a_hostile_container(box: Any, what: str) -> None:
 # -- class 39 ------------------------------------------------------------------------------------
 
 
-def test_a_recycled_pid(box: Any, rless: Product) -> None:
+def test_recycled_pid_is_not_entered(box: Any, rless: Product) -> None:
     container = box.up()
     live = rless.live / container
     entry = json.loads(live.read_text())
@@ -661,7 +661,7 @@ def run_patched(rless: Product, change: str, *words: str, **more: Any) -> str:
     return done.stdout
 
 
-def test_the_runtime_itself_closes_descriptors(box: Any, rless: Product) -> None:
+def test_runtime_closes_descriptors(box: Any, rless: Product) -> None:
     """Class 25, without the command's own care."""
     box.up()
     change = "engine.close_on_exec_from = lambda first: None"
@@ -673,7 +673,7 @@ def test_the_runtime_itself_closes_descriptors(box: Any, rless: Product) -> None
     assert found and found <= {"0", "1", "2"}
 
 
-def test_groups_are_set_whatever_they_were(box: Any, rless: Product) -> None:
+def test_groups_are_always_set(box: Any, rless: Product) -> None:
     """Class 33: the tests' own user has no further group that could stay."""
     box.up()
     change = (
@@ -686,7 +686,7 @@ def test_groups_are_set_whatever_they_were(box: Any, rless: Product) -> None:
 
 
 @pytest.mark.needs("keyrings")
-def test_the_session_keyring_stays_outside(box: Any) -> None:
+def test_session_keyring_is_not_inherited(box: Any) -> None:
     """Class 34; without filter and masks, which would hide it."""
     box.up("--security-opt=systempaths=unconfined --security-opt=seccomp=unconfined")
     name = f"rless-secret-{os.getpid()}-exec"

@@ -29,7 +29,7 @@ def request(**fields: Any) -> RunRequest:
 # -- what is asked for ---------------------------------------------------------------------------
 
 
-def test_none() -> None:
+def test_no_healthcheck_disables_the_check() -> None:
     assert healthcheck.wanted(request(), {}) is None
     assert healthcheck.wanted(request(), {"Healthcheck": {"Test": ["NONE"]}}) is None
     assert healthcheck.wanted(request(), {"Healthcheck": {"Test": []}}) is None
@@ -40,7 +40,7 @@ def test_none() -> None:
         healthcheck.wanted(request(no_healthcheck=True, health_cmd="x"), image)
 
 
-def test_defaults_image_and_request() -> None:
+def test_request_overrides_image_and_defaults() -> None:
     assert healthcheck.wanted(request(health_cmd="true"), {}) == {
         **FULL,
         "test": ["CMD-SHELL", "true"],
@@ -58,7 +58,7 @@ def test_defaults_image_and_request() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2**40, 2**62, 2**63 - 1])
-def test_numbers_of_a_hostile_image(number: int) -> None:
+def test_hostile_intervals_are_bounded(number: int) -> None:
     """Class 41: neither a check without a pause nor one that no clock can hold."""
     keys = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
     found = healthcheck.wanted(
@@ -72,7 +72,7 @@ def test_numbers_of_a_hostile_image(number: int) -> None:
     assert all(1 <= value < 10**12 for value in config.values())
 
 
-def test_durations() -> None:
+def test_durations_are_parsed() -> None:
     for text, seconds in (("30s", 30), ("1m30s", 90), ("1.5h", 5400), ("500ms", 0.5), ("0", 0),
                           ("0s", 0), ("1h1m1s1ms", 3661.001)):  # fmt: skip
         assert duration(text) == pytest.approx(seconds)
@@ -88,7 +88,7 @@ def result(code: int, start: float = 1000.0) -> dict[str, Any]:
     return {"start": start, "end": start, "exit_code": code, "output": ""}
 
 
-def test_the_rules() -> None:
+def test_status_follows_dockers_rules() -> None:
     check = {**FULL, "retries": 2, "start_period": 10.0}
     state: dict[str, Any] = {"status": "starting", "failing_streak": 0, "log": []}
 
@@ -127,7 +127,7 @@ def state_of(rless: Product, container: str) -> dict[str, Any]:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_a_run(rless: Product) -> None:
+def test_check_runs_in_the_container(rless: Product) -> None:
     flags = ["--health-cmd", "id -u; cat /tmp/fail 2>/dev/null && exit 4; exit 0",
              "--health-interval", "1h", "--health-retries", "2"]  # fmt: skip
     words = ["run", "-d", "--network", "none", "--name", "hh", "-u", "1000", *flags]
@@ -156,7 +156,7 @@ def test_a_run(rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_a_run_that_takes_too_long(rless: Product) -> None:
+def test_check_is_killed_after_its_timeout(rless: Product) -> None:
     """It is killed, with what it has started; its output is bounded."""
     flags = ["--health-cmd", "echo begun; sleep 651 & sleep 652", "--health-timeout", "500ms",
              "--health-interval", "1h", "--health-retries", "1"]  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_run_that_takes_too_long(rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_output_and_missing_programs(rless: Product) -> None:
+def test_output_is_recorded_and_missing_program_is_unhealthy(rless: Product) -> None:
     image = rless.add_image("health", probe_image(
         Healthcheck={"Test": ["CMD", "sh", "-c", "yes | head -c 100000"], "Interval": 3600 * NANO}
     ))  # fmt: skip
@@ -189,7 +189,7 @@ def test_output_and_missing_programs(rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_the_monitor_runs_it(rless: Product) -> None:
+def test_monitor_runs_the_check(rless: Product) -> None:
     for userns in ("auto", "single", "nomap", "host-root"):
         words = ["run", "-d", "--network", "none", "--name", "hh", "--userns", userns,
                  "--health-cmd", "test ! -e /tmp/fail", "--health-interval", "300ms",

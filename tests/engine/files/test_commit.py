@@ -83,7 +83,9 @@ def config(rless: Product, identifier: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_the_changes_are_in_it(rless: Product, driver: str, state: str, tmp_path: Path) -> None:
+def test_image_contains_the_changes(
+    rless: Product, driver: str, state: str, tmp_path: Path
+) -> None:
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
              "-v", "commit-test:/vol"]  # fmt: skip
     if state == "running":
@@ -121,7 +123,7 @@ def check_saved(rless: Product, name: str, directory: Path) -> None:
     assert "a/.wh.changed" not in names
 
 
-def test_the_config(rless: Product) -> None:
+def test_changes_to_the_config_are_applied(rless: Product) -> None:
     rless("run", "--name", "box", "--network", "none", base(rless), "true").expect()
     done = rless(
         "commit", "-a", "Ada <a@example.org>", "-m", "why", "-c", 'CMD ["echo", "hello"]',
@@ -155,7 +157,7 @@ def test_the_config(rless: Product) -> None:
     rless("rmi", "commit/made").expect()
 
 
-def test_a_commit_of_a_commit_and_one_without_changes(rless: Product) -> None:
+def test_commits_can_be_stacked_and_empty(rless: Product) -> None:
     name = base(rless)
     made = []
     for number in range(3):
@@ -175,7 +177,7 @@ def test_a_commit_of_a_commit_and_one_without_changes(rless: Product) -> None:
         rless("rmi", "-f", identifier).expect()
 
 
-def test_what_is_refused(rless: Product, tmp_path: Path) -> None:
+def test_commit_refuses_wrong_requests(rless: Product, tmp_path: Path) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
     before = image_ids(rless)
     for words, message in (
@@ -196,7 +198,7 @@ def test_what_is_refused(rless: Product, tmp_path: Path) -> None:
     assert image_ids(rless) == before
 
 
-def test_a_running_container_is_paused_meanwhile(rless: Product) -> None:
+def test_running_container_is_paused_during_commit(rless: Product) -> None:
     """Two files that are written one after the other are never seen apart."""
     script = "i=0; while :; do i=$((i+1)); echo $i > /x; mv /x /one; echo $i > /x; mv /x /two; done"
     rless("run", "-d", "--name", "box", "--network", "none", rless.image, "sh", "-c",
@@ -254,7 +256,7 @@ os._exit(done.returncode)
 
 
 @pytest.mark.parametrize("spare", [0, 8192, 65536, 1 << 20, 3 << 20, 3150000, 8 << 20])
-def test_a_full_disk_leaves_nothing(own_rless: Product, layout: str, spare: int) -> None:
+def test_full_disk_leaves_nothing(own_rless: Product, layout: str, spare: int) -> None:
     arrangement = _FULL.format(
         storage=str(own_rless.storage),
         runtime=str(own_rless.runtime),
@@ -270,7 +272,7 @@ def test_a_full_disk_leaves_nothing(own_rless: Product, layout: str, spare: int)
         assert "No space left on device" in done.err.splitlines()[-1], done
 
 
-def test_random_changes_are_the_same_in_the_image(rless: Product, tmp_path: Path) -> None:
+def test_random_changes_are_reproduced_in_the_image(rless: Product, tmp_path: Path) -> None:
     """What the container shows and what a container of its image shows, by seeded changes."""
     dice = random.Random(5)
     names = ["a", "b", "c", "d/e", "d/f", "d/g/h", "i/j"]
@@ -323,7 +325,7 @@ def listing(rless: Product, name: str) -> list[tuple[object, ...]]:
         ]  # fmt: skip
 
 
-def test_the_config_of_what_run_was_told(rless: Product) -> None:
+def test_flags_of_run_are_kept_in_the_config(rless: Product) -> None:
     """Each flag that says how the container runs is in the image, which then runs so by itself."""
     flags = [
         "-e", "Q=7", "-w", "/made", "--user", "5:6", "--entrypoint", "/bin/sh", "--label", "l=m",
@@ -353,7 +355,7 @@ def test_the_config_of_what_run_was_told(rless: Product) -> None:
         rless("rmi", name).expect()
 
 
-def test_it_comes_back_from_a_registry(rless: Product) -> None:
+def test_committed_image_survives_push_and_pull(rless: Product) -> None:
     rless("run", "--name", "box", "--network", "none", base(rless), "sh", "-c",
           "echo made > /made; rm /a/gone").expect()  # fmt: skip
     with registry() as host:
@@ -369,7 +371,7 @@ def test_it_comes_back_from_a_registry(rless: Product) -> None:
         rless("rmi", name).expect()
 
 
-def test_one_id_keeps_no_owners(rless: Product) -> None:
+def test_single_id_commit_keeps_no_owners(rless: Product) -> None:
     """No registry is asked for an image that only this storage has."""
     flags = ("--network", "none", "--userns", "single")
     rless("run", "--name", "box", *flags, base(rless), "sh", "-c", "echo made > /made").expect()

@@ -70,7 +70,7 @@ def box(rless: Product, request: pytest.FixtureRequest) -> Iterator[Box]:
 # -- from a container ----------------------------------------------------------------------------
 
 
-def test_a_file(box: Box, tmp_path: Path) -> None:
+def test_file_is_copied_out(box: Box, tmp_path: Path) -> None:
     box.cp("box:/t/dir/one", f"{tmp_path}/new").expect()
     box.cp("box:/t/dir/one", str(tmp_path)).expect()
     box.cp("box:t/dir/one", f"{tmp_path}/new").expect()  # relative: from /, and over a file
@@ -81,7 +81,7 @@ def test_a_file(box: Box, tmp_path: Path) -> None:
         assert made.stat().st_uid == os.getuid()
 
 
-def test_a_directory(box: Box, tmp_path: Path) -> None:
+def test_directory_is_copied_out(box: Box, tmp_path: Path) -> None:
     done = box.cp("box:/t/dir", f"{tmp_path}/new").expect()
     assert "fifo: a FIFO is not copied" in done.err
     assert done.err.count("\n") == 1
@@ -100,7 +100,7 @@ def test_a_directory(box: Box, tmp_path: Path) -> None:
         assert two.st_uid == os.getuid()
 
 
-def test_the_contents_of_a_directory(box: Box, tmp_path: Path) -> None:
+def test_contents_of_a_directory_are_copied_out(box: Box, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir(mode=0o700)
     (tmp_path / "there/kept").write_text("kept")
     box.cp("box:/t/dir/.", f"{tmp_path}/there").expect()
@@ -110,7 +110,7 @@ def test_the_contents_of_a_directory(box: Box, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "new")) == ["hard", "link", "one", "sub"]
 
 
-def test_links_as_the_source(box: Box, tmp_path: Path) -> None:
+def test_links_as_source_are_copied_or_followed(box: Box, tmp_path: Path) -> None:
     box.cp("box:/t/lf", f"{tmp_path}/a").expect()
     assert os.readlink(tmp_path / "a") == "/t/dir/one"
     box.cp("-L", "box:/t/lf", f"{tmp_path}/b").expect()
@@ -128,7 +128,7 @@ def test_links_as_the_source(box: Box, tmp_path: Path) -> None:
     assert "Could not find" in box.cp("-L", "box:/t/broken", f"{tmp_path}/f").expect(1).err
 
 
-def test_as_an_archive(box: Box) -> None:
+def test_tar_archive_is_written_to_stdout(box: Box) -> None:
     found = box.tar("/t/dir")
     assert list(found) == [
         "dir", "dir/fifo", "dir/hard", "dir/link", "dir/one", "dir/sub", "dir/sub/two",
@@ -141,14 +141,14 @@ def test_as_an_archive(box: Box) -> None:
     assert list(box.tar("/t/dir/one")) == ["one"]
 
 
-def test_a_volume_is_seen(box: Box, tmp_path: Path) -> None:
+def test_files_in_volumes_are_copied(box: Box, tmp_path: Path) -> None:
     box.cp("box:/vol/file", f"{tmp_path}/file").expect()
     assert (tmp_path / "file").read_text() == "vol\n"
     box.cp("box:/vol", f"{tmp_path}/vol").expect()
     assert (tmp_path / "vol/file").read_text() == "vol\n"
 
 
-def test_the_whole_root_without_the_kernels_files(box: Box, tmp_path: Path) -> None:
+def test_root_is_copied_without_kernel_file_systems(box: Box, tmp_path: Path) -> None:
     box.cp("box:/", f"{tmp_path}/all").expect()
     assert (tmp_path / "all/t/dir/one").read_text() == "one\n"
     assert (tmp_path / "all/vol/file").read_text() == "vol\n"
@@ -173,7 +173,7 @@ def test_the_whole_root_without_the_kernels_files(box: Box, tmp_path: Path) -> N
         ("/t/dir/one", "over2", "cannot overwrite directory"),
     ],
 )
-def test_what_cannot_be_taken_out(
+def test_wrong_sources_are_refused(
     box: Box, tmp_path: Path, source: str, target: str, message: str
 ) -> None:
     (tmp_path / "file").write_text("kept")
@@ -204,7 +204,7 @@ def tree(tmp_path: Path) -> Path:
     return base
 
 
-def test_a_tree_into_it(box: Box, tree: Path) -> None:
+def test_directory_is_copied_in(box: Box, tree: Path) -> None:
     box.cp(str(tree), "box:/t").expect()
     found = box.tar("/t/tree")
     assert list(found) == [
@@ -220,7 +220,7 @@ def test_a_tree_into_it(box: Box, tree: Path) -> None:
     assert box.read("/t/empty/sub/deep") == box.read("/t/new/sub/deep") == b"deep\n"
 
 
-def test_a_file_into_it(box: Box, tree: Path) -> None:
+def test_file_is_copied_in(box: Box, tree: Path) -> None:
     for target in ("/t/new", "/t/dir/one", "/t/ld", "/t/lf", "/vol", "/vol/file"):
         box.cp(f"{tree}/file", f"box:{target}").expect()
     for path in ("/t/new", "/t/dir/one", "/t/dir/file", "/vol/file"):
@@ -229,7 +229,7 @@ def test_a_file_into_it(box: Box, tree: Path) -> None:
     assert box.read("/t/dir/hard") == b"one\n"  # as a new file: its other name keeps the old one
 
 
-def test_owners_by_a(box: Box, tree: Path) -> None:
+def test_archive_flag_keeps_owners(box: Box, tree: Path) -> None:
     box.cp("-a", f"{tree}/file", "box:/t/own").expect()
     me = box.tar("/t/own")["own"]
     assert (me.uid, me.gid) == (os.getuid(), os.getgid())
@@ -240,7 +240,7 @@ def test_owners_by_a(box: Box, tree: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", ["", "gz", "bz2", "xz"])
-def test_an_archive_into_it(box: Box, packed: str) -> None:
+def test_tar_archive_is_read_from_stdin(box: Box, packed: str) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=f"w:{packed}") as archive:
         for name, kind, text in (
@@ -270,7 +270,7 @@ def test_an_archive_into_it(box: Box, packed: str) -> None:
 @pytest.mark.parametrize(
     "broken", [b"no archive at all" * 100, b"\x1f\x8b\x08broken", b"BZh9xxxx", b"\xfd7zXZ\0xxx"]
 )
-def test_a_broken_archive(rless: Product, broken: bytes) -> None:
+def test_broken_archive_is_an_error(rless: Product, broken: bytes) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
     done = rless("cp", "-", "box:/tmp", stdin=broken).expect(1 if broken[:2] != b"no" else 125)
     assert "standard input" in done.one_line_error()
@@ -289,7 +289,7 @@ def test_a_broken_archive(rless: Product, broken: bytes) -> None:
         ("pipe", "/t", "it is a FIFO"),
     ],
 )
-def test_what_cannot_be_put_in(
+def test_wrong_destinations_are_refused(
     box: Box, tree: Path, source: str, target: str, message: str
 ) -> None:
     os.mkfifo(tree.parent / "pipe")
@@ -297,7 +297,7 @@ def test_what_cannot_be_put_in(
     assert message.format(tree.parent) in done.one_line_error()
 
 
-def test_read_only(rless: Product, tree: Path) -> None:
+def test_read_only_destination_is_refused(rless: Product, tree: Path) -> None:
     flags = ["--name", "box", "--network", "none", "--read-only", "-v", f"{tree}:/ro:ro",
              "-v", "cp-test:/vol"]  # fmt: skip
     rless("run", "-d", *flags, rless.image, "sleep", "1000").expect()
@@ -318,7 +318,7 @@ def test_read_only(rless: Product, tree: Path) -> None:
     rless("rm", "-f", "box").expect()
 
 
-def test_words_that_are_wrong(rless: Product) -> None:
+def test_wrong_arguments_are_refused(rless: Product) -> None:
     for words, message in (
         (("a:/x", "b:/y"), "copying between containers is not supported"),
         (("/x", "/y"), "must specify at least one container source"),
@@ -330,7 +330,7 @@ def test_words_that_are_wrong(rless: Product) -> None:
         assert message in rless("cp", *words).expect(1).one_line_error()
 
 
-def test_what_is_told(rless: Product, tmp_path: Path) -> None:
+def test_copy_reports_what_it_did(rless: Product, tmp_path: Path) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
     (tmp_path / "f").write_bytes(bytes(1200000))
     done = rless("cp", "--quiet=false", f"{tmp_path}/f", "box:/tmp/").expect()
@@ -344,7 +344,7 @@ def test_what_is_told(rless: Product, tmp_path: Path) -> None:
     rless("rm", "box").expect()
 
 
-def test_sparse_and_large(box: Box, tmp_path: Path) -> None:
+def test_sparse_and_large_files_are_copied(box: Box, tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.seek(1 << 30)
         file.write(b"end")
@@ -358,7 +358,7 @@ def test_sparse_and_large(box: Box, tmp_path: Path) -> None:
         assert file.read() == b"end"
 
 
-def test_names_of_all_bytes(box: Box, tmp_path: Path) -> None:
+def test_names_of_any_bytes_are_copied(box: Box, tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/\xff\n\x1b[31m\xc3\xa4 -x"
     with open(raw, "wb") as file:
         file.write(b"x")
@@ -367,7 +367,7 @@ def test_names_of_all_bytes(box: Box, tmp_path: Path) -> None:
     assert os.path.basename(raw) in os.listdir(os.fsencode(tmp_path) + b"/back")
 
 
-def test_one_at_a_time_and_no_start_meanwhile(rless: Product, tmp_path: Path) -> None:
+def test_copy_excludes_other_copies_and_starts(rless: Product, tmp_path: Path) -> None:
     """Two commands at one stopped container wait for each other: its layer is mounted once."""
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
     (tmp_path / "f").write_text("x")
@@ -391,9 +391,7 @@ def hostile(rless: Product, script: str, *flags: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_links_of_the_container_lead_nowhere_else(
-    rless: Product, tmp_path: Path, state: str
-) -> None:
+def test_links_of_the_container_do_not_lead_out(rless: Product, tmp_path: Path, state: str) -> None:
     """CVE-2018-15664: every link counts from the container's root."""
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -419,7 +417,7 @@ def test_links_of_the_container_lead_nowhere_else(
     rless("rm", "-f", "box").expect()
 
 
-def test_names_of_an_archive_lead_nowhere_else(rless: Product, tmp_path: Path) -> None:
+def test_names_in_an_archive_do_not_lead_out(rless: Product, tmp_path: Path) -> None:
     hostile(rless, f"ln -s {tmp_path} /tmp/out; touch /ready")
     for name, kind, link in (
         ("../../../x", tarfile.REGTYPE, ""),
@@ -436,7 +434,7 @@ def test_names_of_an_archive_lead_nowhere_else(rless: Product, tmp_path: Path) -
     rless("rm", "-f", "box").expect()
 
 
-def test_a_container_that_swaps_links_wins_nothing(rless: Product, tmp_path: Path) -> None:
+def test_swapped_links_do_not_lead_out(rless: Product, tmp_path: Path) -> None:
     """CVE-2018-15664, CVE-2019-14271: the same, while the container does its best."""
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -488,7 +486,7 @@ def test_a_container_that_swaps_links_wins_nothing(rless: Product, tmp_path: Pat
     rless("rm", "-f", "box").expect()
 
 
-def test_no_file_of_the_container_becomes_a_module(rless: Product, tmp_path: Path) -> None:
+def test_files_of_the_container_are_not_imported(rless: Product, tmp_path: Path) -> None:
     """CVE-2019-14271: what is loaded after entering would be the container's."""
     roots = {os.path.dirname(os.__file__), "/usr/lib/python3", "/usr/lib"}
     script = "; ".join(
@@ -510,7 +508,7 @@ def test_no_file_of_the_container_becomes_a_module(rless: Product, tmp_path: Pat
     rless("rm", "-f", "box").expect()
 
 
-def test_the_process_that_enters_cannot_be_seen(rless: Product, tmp_path: Path) -> None:
+def test_entering_process_is_not_visible(rless: Product, tmp_path: Path) -> None:
     """Class 35: the container looks at all of /proc while cp works in it."""
     spy = """
         touch /ready; while :; do for p in /proc/[0-9]*; do
@@ -526,7 +524,7 @@ def test_the_process_that_enters_cannot_be_seen(rless: Product, tmp_path: Path) 
     rless("rm", "-f", "box").expect()
 
 
-def test_devices_are_not_copied(rless: Product, tmp_path: Path) -> None:
+def test_devices_are_skipped(rless: Product, tmp_path: Path) -> None:
     hostile(rless, "touch /ready")
     done = rless("cp", "box:/dev/null", f"{tmp_path}/x").expect(1)
     assert "it is a device" in done.one_line_error()
@@ -534,7 +532,7 @@ def test_devices_are_not_copied(rless: Product, tmp_path: Path) -> None:
     rless("rm", "-f", "box").expect()
 
 
-def test_a_fifo_swapped_in_blocks_nothing(rless: Product, tmp_path: Path) -> None:
+def test_swapped_fifo_does_not_block(rless: Product, tmp_path: Path) -> None:
     """Class 8: a FIFO in place of a file that is opened later."""
     hostile(rless, "mkdir /d; touch /ready; (while :; do rm -f /d/x; echo a > /d/x; "
             "rm -f /d/x; mkfifo /d/x; done) 2>/dev/null & true")  # fmt: skip
@@ -543,7 +541,7 @@ def test_a_fifo_swapped_in_blocks_nothing(rless: Product, tmp_path: Path) -> Non
     rless("rm", "-f", "box").expect()
 
 
-def test_an_interrupted_copy_leaves_no_process_and_no_lock(rless: Product, tmp_path: Path) -> None:
+def test_interrupted_copy_leaves_no_process_and_no_lock(rless: Product, tmp_path: Path) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
     for signal in (subprocess.signal.SIGINT, subprocess.signal.SIGKILL):  # type: ignore[attr-defined]
         process = rless.start("cp", "-", "box:/tmp")
@@ -558,7 +556,7 @@ def test_an_interrupted_copy_leaves_no_process_and_no_lock(rless: Product, tmp_p
     rless("rm", "box").expect()
 
 
-def test_a_full_destination_is_one_line(rless: Product, tmp_path: Path) -> None:
+def test_full_destination_is_reported_in_one_line(rless: Product, tmp_path: Path) -> None:
     rless("run", "-d", "--name", "box", "--network", "none", "--tmpfs", "/small:size=64k",
           rless.image, "sleep", "1000").expect()  # fmt: skip
     (tmp_path / "f").write_bytes(os.urandom(1 << 20))
@@ -567,7 +565,7 @@ def test_a_full_destination_is_one_line(rless: Product, tmp_path: Path) -> None:
     rless("rm", "-f", "box").expect()
 
 
-def test_many_readers_at_once(rless: Product, tmp_path: Path) -> None:
+def test_copies_from_a_running_container_run_in_parallel(rless: Product, tmp_path: Path) -> None:
     hostile(rless, "mkdir /d; for i in $(seq 200); do echo $i > /d/$i; done; touch /ready")
     failures: list[Result] = []
 

@@ -65,7 +65,7 @@ def image(rless: Product) -> str:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_every_kind_of_change(rless: Product, driver: str, state: str) -> None:
+def test_diff_shows_every_kind_of_change(rless: Product, driver: str, state: str) -> None:
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
              "-v", "diff-test:/vol/deep/data", "--tmpfs", "/scratch"]  # fmt: skip
     script = CHANGE.replace("touch /a/kept; ", "") if driver == "copy" else CHANGE
@@ -81,14 +81,14 @@ def test_every_kind_of_change(rless: Product, driver: str, state: str) -> None:
     rless("rm", "-f", "box").expect()
 
 
-def test_nothing_was_changed(rless: Product) -> None:
+def test_diff_of_an_unchanged_container_is_empty(rless: Product) -> None:
     rless("run", "--name", "box", "--network", "none", "-v", "diff-test:/a/b/c", rless.image,
           "sh", "-c", "echo x > /a/b/c/d").expect()  # fmt: skip
     assert rless("diff", "box").expect().out == ""
     rless("rm", "box").expect()
 
 
-def test_the_host_as_the_image(rless: Product) -> None:
+def test_diff_of_the_host_image_works(rless: Product) -> None:
     script = "echo x > /etc/rless-test; mkdir /usr/local/rless-test; echo y > /srv/file"
     rless("run", "--name", "box", "--network", "none", "host:", "sh", "-c", script).expect()
     found = rless("diff", "box").expect().lines()
@@ -97,7 +97,7 @@ def test_the_host_as_the_image(rless: Product) -> None:
     rless("rm", "box").expect()
 
 
-def test_a_directory_as_the_root(rless: Product, tmp_path: Path) -> None:
+def test_diff_of_a_rootfs_directory_works(rless: Product, tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("bin", "dev", "proc", "sys", "etc", "tmp"):
         (root / name).mkdir(parents=True)
@@ -113,13 +113,13 @@ def test_a_directory_as_the_root(rless: Product, tmp_path: Path) -> None:
         rless("rm", "box").expect()
 
 
-def test_names_are_shown_on_one_line(rless: Product) -> None:
+def test_hostile_names_are_escaped(rless: Product) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "sh", "-c",
           "echo x > \"$(printf '/tmp/a\\n\\033[31m')\"").expect()  # fmt: skip
     assert rless("diff", "box").expect().lines() == ["C /tmp", "A /tmp/a\\n\\x1b[31m"]
     rless("rm", "box").expect()
 
 
-def test_words_that_are_wrong(rless: Product) -> None:
+def test_wrong_arguments_are_refused(rless: Product) -> None:
     assert "no such container" in rless("diff", "none").expect(1).one_line_error()
     rless("diff").expect(125)

@@ -32,7 +32,7 @@ def members(done: Result) -> dict[str, tarfile.TarInfo]:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_the_root_without_volumes(rless: Product, driver: str, state: str, tmp_path: Path) -> None:
+def test_export_leaves_out_volumes(rless: Product, driver: str, state: str, tmp_path: Path) -> None:
     words = ["--name", "box", "--network", "none", "--storage-driver", driver,
              "-v", "export-test:/vol", "-v", f"{tmp_path}:/bind"]  # fmt: skip
     (tmp_path / "bound").write_text("x")
@@ -66,7 +66,7 @@ def test_the_root_without_volumes(rless: Product, driver: str, state: str, tmp_p
     rless("rm", "-f", "box").expect()
 
 
-def test_an_exported_root_runs(rless: Product, tmp_path: Path) -> None:
+def test_exported_root_can_be_run(rless: Product, tmp_path: Path) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "sh", "-c",
           "echo kept > /kept").expect()  # fmt: skip
     rless("export", "-o", f"{tmp_path}/x.tar", "box").expect()
@@ -78,7 +78,7 @@ def test_an_exported_root_runs(rless: Product, tmp_path: Path) -> None:
     rless("rm", "box").expect()
 
 
-def test_what_is_refused(rless: Product, tmp_path: Path) -> None:
+def test_export_refuses_wrong_requests(rless: Product, tmp_path: Path) -> None:
     assert "no such container" in rless("export", "none").expect(1).one_line_error()
     rless("export", "-o", f"{tmp_path}/x", "none").expect(1)
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
@@ -97,7 +97,7 @@ def test_what_is_refused(rless: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_the_host_as_the_image(rless: Product, state: str, tmp_path: Path) -> None:
+def test_export_of_the_host_image(rless: Product, state: str, tmp_path: Path) -> None:
     script = "echo x > /etc/rless-test; echo y > /srv/file"
     flags = ["--name", "box", "--network", "none", "-v", f"{tmp_path}:/media"]
     (tmp_path / "bound").write_text("x")
@@ -122,7 +122,7 @@ def test_the_host_as_the_image(rless: Product, state: str, tmp_path: Path) -> No
     rless("rm", "-f", "box").expect()
 
 
-def test_who_stops_reading_ends_it(rless: Product) -> None:
+def test_export_ends_when_its_reader_closes(rless: Product) -> None:
     rless("run", "--name", "box", "--network", "none", rless.image, "true").expect()
     process = rless.start("export", "box")
     assert process.stdout is not None
@@ -132,7 +132,7 @@ def test_who_stops_reading_ends_it(rless: Product) -> None:
     rless("rm", "box").expect()
 
 
-def test_a_deep_tree(rless: Product) -> None:
+def test_deep_tree_is_exported(rless: Product) -> None:
     script = "cd /tmp; i=0; while [ $i -lt 1500 ]; do mkdir ddd; cd ddd; i=$((i+1)); done"
     rless("run", "--name", "box", "--network", "none", rless.image, "sh", "-c", script).expect()
     found = members(rless("export", "box").expect())

@@ -33,7 +33,7 @@ def container(
     rless("rm", "-f", "box").expect()
 
 
-def test_nothing_can_be_imported_in_it(container: Container) -> None:
+def test_child_imports_nothing(container: Container) -> None:
     """CVE-2019-14271: the container's files would be taken for the modules."""
 
     def load(root_fd: int) -> None:
@@ -43,19 +43,19 @@ def test_nothing_can_be_imported_in_it(container: Container) -> None:
         rootfs_access.call(container, load)
 
 
-def test_nobody_can_look_into_it(container: Container) -> None:
+def test_child_cannot_be_inspected(container: Container) -> None:
     """Class 35; the kernel resets this with each change of ids."""
     assert rootfs_access.call(container, lambda root_fd: prctl.get_dumpable()) is False
 
 
-def test_it_is_root_of_the_container_and_no_more(container: Container) -> None:
+def test_child_is_only_root_of_the_container(container: Container) -> None:
     def look(root_fd: int) -> list[object]:
         return [os.getuid(), os.getgid(), os.stat("bin/probe", dir_fd=root_fd).st_mode & 0o777]
 
     assert rootfs_access.call(container, look) == [0, 0, 0o755]
 
 
-def test_volumes_are_there_or_not(container: Container) -> None:
+def test_volumes_are_mounted_on_request(container: Container) -> None:
     def device(root_fd: int) -> list[int]:
         return [os.stat(name, dir_fd=root_fd).st_dev for name in (".", "vol")]
 
@@ -65,7 +65,7 @@ def test_volumes_are_there_or_not(container: Container) -> None:
     assert root == volume
 
 
-def test_a_failure_is_told_and_leaves_nothing(container: Container) -> None:
+def test_failure_is_reported_and_leaves_nothing(container: Container) -> None:
     def fail(root_fd: int) -> None:
         raise RlessError("it failed", "do this", 7)
 
@@ -80,9 +80,7 @@ def test_a_failure_is_told_and_leaves_nothing(container: Container) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_process_with_the_same_number_is_not_entered(
-    rless: Product, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recycled_pid_is_not_entered(rless: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """Class 39: the number of the container's init was given to another process."""
     for name, value in rless.env.items():
         monkeypatch.setenv(name, value)
@@ -100,7 +98,7 @@ def test_a_process_with_the_same_number_is_not_entered(
     rless("rm", "-f", "box").expect()
 
 
-def test_a_start_waits_for_it(rless: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_waits_for_rootfs_access(rless: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writable layer is mounted once: of two commands, the second waits."""
     for name, value in rless.env.items():
         monkeypatch.setenv(name, value)
@@ -122,7 +120,7 @@ def test_a_start_waits_for_it(rless: Product, monkeypatch: pytest.MonkeyPatch) -
     rless("rm", "-f", "box").expect()
 
 
-def test_a_killed_one_leaves_the_truth(rless: Product, tmp_path: Path) -> None:
+def test_killed_command_leaves_true_state(rless: Product, tmp_path: Path) -> None:
     """SIGKILL of a command that holds a container: it is neither locked nor said to have run."""
     rless("create", "--name", "box", "--network", "none", rless.image, "true").expect()
     process = rless.start("cp", "-", "box:/tmp")

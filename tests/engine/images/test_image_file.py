@@ -51,7 +51,7 @@ def squashfuse_of(rless: Product) -> list[str]:
 # -- flatten -------------------------------------------------------------------------------------
 
 
-def test_the_same_image_gives_the_same_bytes(own_rless: Product, tmp_path: Path) -> None:
+def test_flatten_is_reproducible(own_rless: Product, tmp_path: Path) -> None:
     layers = [
         images.layer({"deep/er/file": "1", "gone": "x", "etc/motd": "a"}),
         images.layer(images.whiteout("gone")),
@@ -71,7 +71,7 @@ def test_the_same_image_gives_the_same_bytes(own_rless: Product, tmp_path: Path)
     assert files[0] == files[1]
 
 
-def test_it_is_written_whole_or_not_at_all(rless: Product, tmp_path: Path, file: Path) -> None:
+def test_flatten_writes_the_file_atomically(rless: Product, tmp_path: Path, file: Path) -> None:
     out = tmp_path / "x.sqsh"
     out.write_text("mine")
     error = rless("flatten", rless.image, str(out)).expect(1).one_line_error()
@@ -97,7 +97,7 @@ def current_umask() -> int:
 
 
 @fuse
-def test_an_image_of_an_image(rless: Product, tmp_path: Path, file: Path) -> None:
+def test_image_file_can_be_flattened_again(rless: Product, tmp_path: Path, file: Path) -> None:
     """What was flattened has its config in it, once, however often that is done."""
     text = rless.run("", "cat", "/.rless/config.json", image=str(file)).expect().out
     assert json.loads(text)["config"]["Cmd"] == ["/bin/sh"]
@@ -105,7 +105,7 @@ def test_an_image_of_an_image(rless: Product, tmp_path: Path, file: Path) -> Non
 
 @fuse
 @pytest.mark.needs("subordinate ids")
-def test_owners_are_kept_where_asked(rless: Product, tmp_path: Path) -> None:
+def test_owners_are_kept_on_request(rless: Product, tmp_path: Path) -> None:
     out = tmp_path / "x.sqsh"
     rless("flatten", "--keep-owners", rless.image, str(out)).expect()
     script = "stat -c %u /data/seed /opt/user; echo x >>/opt/user/f"
@@ -113,14 +113,14 @@ def test_owners_are_kept_where_asked(rless: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.nosub
-def test_owners_need_ids(rless: Product, tmp_path: Path) -> None:
+def test_keeping_owners_needs_subordinate_ids(rless: Product, tmp_path: Path) -> None:
     error = rless("flatten", "--keep-owners", rless.image, str(tmp_path / "x.sqsh"))
     assert "subordinate" in error.expect(1).one_line_error()
 
 
 @fuse
 @pytest.mark.needs("ch-run")
-def test_others_run_it(rless: Product, file: Path) -> None:
+def test_other_users_can_run_an_image_file(rless: Product, file: Path) -> None:
     done = subprocess.run(
         ["ch-run", str(file), "--", "/bin/sh", "-c", "echo there"],
         env={"PATH": "/usr/bin:/bin", "USER": "me", "HOME": "/"},
@@ -136,7 +136,9 @@ def test_others_run_it(rless: Product, file: Path) -> None:
 @fuse
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("mode", ["auto", "single"])
-def test_it_runs_and_can_be_written(rless: Product, file: Path, user: str, mode: str) -> None:
+def test_container_of_an_image_file_is_writable(
+    rless: Product, file: Path, user: str, mode: str
+) -> None:
     flags = ["-u", user, "--userns", mode]
     script = "id -u; cat /proc/self/uid_map | wc -l; cat /etc/passwd | head -n1"
     lines = rless.sh(script, *flags, image=str(file)).lines()
@@ -151,7 +153,7 @@ def test_it_runs_and_can_be_written(rless: Product, file: Path, user: str, mode:
 
 @fuse
 @pytest.mark.parametrize("mode", ["auto", "single"])
-def test_mount_points_are_made_deep_in_it(
+def test_mount_points_are_created_deep_inside(
     rless: Product, file: Path, tmp_path: Path, mode: str
 ) -> None:
     (tmp_path / "here").write_text("x")
@@ -161,7 +163,7 @@ def test_mount_points_are_made_deep_in_it(
 
 
 @fuse
-def test_the_config_counts(rless: Product, tmp_path: Path) -> None:
+def test_config_of_the_image_file_is_applied(rless: Product, tmp_path: Path) -> None:
     settings = {"Env": ["PATH=/bin", "A=1"], "WorkingDir": "/w", "User": "user"}
     image = rless.add_image("configured", probe_image(**settings, Entrypoint=["sh", "-c"]))
     out = tmp_path / "x.sqsh"
@@ -174,7 +176,9 @@ def test_the_config_counts(rless: Product, tmp_path: Path) -> None:
 
 
 @fuse
-def test_a_container_of_it_lives_as_others(rless: Product, file: Path, tmp_path: Path) -> None:
+def test_container_of_an_image_file_supports_all_verbs(
+    rless: Product, file: Path, tmp_path: Path
+) -> None:
     rless.detach("file", "", "sleep", "100", image=str(file))
     assert len(squashfuse_of(rless)) == 1
     rless("exec", "file", "sh", "-c", "echo new >/etc/new; rm /data/seed").expect()
@@ -203,7 +207,7 @@ def test_a_container_of_it_lives_as_others(rless: Product, file: Path, tmp_path:
 
 
 @fuse
-def test_it_ends_with_its_container_whatever_is_killed(rless: Product, file: Path) -> None:
+def test_file_server_ends_with_its_container(rless: Product, file: Path) -> None:
     for victim in ("monitor", "init"):
         rless.detach("file", "--rm", "sleep", "100", image=str(file))
         (name,) = [name for name in os.listdir(rless.live) if name != "booted"]
@@ -223,7 +227,7 @@ def test_it_ends_with_its_container_whatever_is_killed(rless: Product, file: Pat
 
 
 @fuse
-def test_it_is_served_at_every_start(own_rless: Product, file: Path) -> None:
+def test_file_server_runs_at_every_start(own_rless: Product, file: Path) -> None:
     """Also where ids are not mapped yet when it begins: nobody's programs look like ours then."""
     for _ in range(10):
         done = own_rless("run", "--hpc", "--home=false", str(file), "true").expect()
@@ -233,16 +237,14 @@ def test_it_is_served_at_every_start(own_rless: Product, file: Path) -> None:
 
 
 @fuse
-def test_it_has_ended_when_the_command_returns(rless: Product, file: Path) -> None:
+def test_file_server_has_ended_when_the_command_returns(rless: Product, file: Path) -> None:
     for _ in range(20):
         rless("run", "--hpc", "--home=false", str(file), "true").expect()
         assert squashfuse_of(rless) == []
 
 
 @fuse
-def test_a_command_that_is_killed_at_any_moment_leaves_no_program(
-    rless: Product, file: Path
-) -> None:
+def test_killed_command_leaves_no_file_server(rless: Product, file: Path) -> None:
     for milliseconds in range(0, 60, 3):
         starting = rless.start("run", "--hpc", "--home=false", str(file), "sleep", "100")
         time.sleep(milliseconds / 1000)
@@ -254,7 +256,7 @@ def test_a_command_that_is_killed_at_any_moment_leaves_no_program(
 
 
 @fuse
-def test_what_fails_before_the_plan_leaves_no_program(rless: Product, file: Path) -> None:
+def test_early_failure_leaves_no_file_server(rless: Product, file: Path) -> None:
     rless.detach("taken", "--rm", "sleep", "100", image=str(file))
     failed = rless("run", "--name", "taken", "--network=none", str(file), "true").expect(125)
     assert "already in use" in failed.err
@@ -264,7 +266,7 @@ def test_what_fails_before_the_plan_leaves_no_program(rless: Product, file: Path
 
 
 @fuse
-def test_a_program_is_read_ahead_of_its_start(rless: Product, file: Path) -> None:
+def test_program_is_prefetched_before_its_start(rless: Product, file: Path) -> None:
     """Whatever the program is: by its name, a path, a link, missing, or no program at all."""
     for words, code in (
         (["true"], 0),
@@ -277,7 +279,7 @@ def test_a_program_is_read_ahead_of_its_start(rless: Product, file: Path) -> Non
 
 
 @fuse
-def test_the_program_has_no_right(rless: Product, file: Path) -> None:
+def test_file_server_has_no_privileges(rless: Product, file: Path) -> None:
     """It reads what a stranger has made: no capability, no other process, no other descriptor."""
     rless.detach("file", "--rm", "sleep", "100", image=str(file))
     (pid,) = [pid for pid, what in rless.processes().items() if "squashfuse" in what]
@@ -294,7 +296,7 @@ def test_the_program_has_no_right(rless: Product, file: Path) -> None:
 
 
 @fuse
-def test_another_file_in_its_place_is_not_taken(rless: Product, file: Path, tmp_path: Path) -> None:
+def test_replaced_image_file_is_not_used(rless: Product, file: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.sqsh"
     shutil.copy(file, mine)
     rless.detach("file", "", "sleep", "100", image=str(mine))
@@ -308,7 +310,7 @@ def test_another_file_in_its_place_is_not_taken(rless: Product, file: Path, tmp_
     rless("rm", "file").expect()
 
 
-def test_what_is_no_image_is_told(rless: Product, file: Path, tmp_path: Path) -> None:
+def test_file_that_is_no_image_is_refused(rless: Product, file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.sqsh"
     whole = file.read_bytes()
     for data in (b"", b"x" * 9000, whole[:40], whole[:20_000], whole[:96] + bytes(len(whole))):
@@ -324,7 +326,7 @@ def test_what_is_no_image_is_told(rless: Product, file: Path, tmp_path: Path) ->
 
 
 @fuse
-def test_contents_that_are_damaged_end_nothing_else(
+def test_damaged_content_does_not_affect_other_containers(
     rless: Product, file: Path, tmp_path: Path
 ) -> None:
     """The tables are right, so it starts; the data is not."""
@@ -341,7 +343,7 @@ def test_contents_that_are_damaged_end_nothing_else(
 
 
 @fuse
-def test_a_sif_file(rless: Product, tmp_path: Path) -> None:
+def test_sif_file_runs(rless: Product, tmp_path: Path) -> None:
     files = {
         ".singularity.d/runscript": '#!/bin/sh\necho "run: $A $B" "$@"\n',
         ".singularity.d/env/10-docker2singularity.sh": 'export A="${A:-"from the image"}"\n',
@@ -366,7 +368,7 @@ def test_a_sif_file(rless: Product, tmp_path: Path) -> None:
 
 
 @fuse
-def test_a_directory_of_files_is_a_store(rless: Product, file: Path, tmp_path: Path) -> None:
+def test_directory_of_image_files_is_a_store(rless: Product, file: Path, tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"
     (shelf / "lab").mkdir(parents=True)
     for name in ("tool.sqsh", "ubuntu_24.04.sqsh", "lab/own.sqsh", "team+x+1.sqsh"):
@@ -396,7 +398,7 @@ def without_fuse(rless: Product, *words: str) -> list[str]:
 
 
 @pytest.mark.needs("unsquashfs")
-def test_without_fuse_it_is_unpacked_once(own_rless: Product, tmp_path: Path) -> None:
+def test_image_file_is_unpacked_once_without_fuse(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     file = tmp_path / "x.sqsh"
     rless("flatten", rless.image, str(file)).expect()

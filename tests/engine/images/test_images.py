@@ -16,12 +16,12 @@ from tests.lib.product import Product, probe_image
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_oci_layout(own_rless: Product) -> None:
+def test_oci_layout_runs(own_rless: Product) -> None:
     image = own_rless.add_image("layout", probe_image(Env=["WHO=layout"]))
     assert own_rless.sh("echo $WHO", image=image).out == "layout\n"
 
 
-def test_archives(rless: Product, tmp_path: Path) -> None:
+def test_archives_run(rless: Product, tmp_path: Path) -> None:
     first = images.write_oci_archive(probe_image(Env=["WHO=oci"]), tmp_path / "oci.tar")
     second = images.write_docker_archive(probe_image(Env=["WHO=docker"]), tmp_path / "docker.tar")
     assert rless.sh("echo $WHO", image=f"oci-archive:{first}").out == "oci\n"
@@ -31,7 +31,7 @@ def test_archives(rless: Product, tmp_path: Path) -> None:
     assert rless.sh("echo $WHO", image=f"docker-archive:{second}").out == "changed\n"
 
 
-def test_one_of_several_images_in_an_archive(rless: Product, tmp_path: Path) -> None:
+def test_image_in_an_archive_is_selected_by_name(rless: Product, tmp_path: Path) -> None:
     both = {name: probe_image(Env=[f"WHO={name}"]) for name in ("one", "two")}
     path = images.write_oci_archive(both, tmp_path / "both.tar")
     for name in both:
@@ -39,7 +39,7 @@ def test_one_of_several_images_in_an_archive(rless: Product, tmp_path: Path) -> 
 
 
 @pytest.mark.needs("docker-registry")
-def test_registry_by_tag_and_digest(own_rless: Product) -> None:
+def test_image_is_pulled_by_tag_and_digest(own_rless: Product) -> None:
     rless = own_rless
     with images.registry() as host:
         digest = images.push(probe_image(Env=["WHO=tag"]), f"{host}/team/app:1.0")
@@ -57,12 +57,12 @@ def test_registry_by_tag_and_digest(own_rless: Product) -> None:
     assert not never.err
 
 
-def test_pull_never(rless: Product) -> None:
+def test_pull_never_refuses_a_missing_image(rless: Product) -> None:
     error = rless.run("--pull never", "true", image="127.0.0.1:9/a/b:c").expect(125)
     assert "--pull never" in error.one_line_error()
 
 
-def test_the_host_as_an_image(rless: Product) -> None:
+def test_host_image_runs(rless: Product) -> None:
     script = "id -u; ls -d /usr/bin/env; echo mine >/usr/local/written; cat /usr/local/written"
     assert rless.sh(script, image="host:").lines() == ["0", "/usr/bin/env", "mine"]
     assert not os.path.exists("/usr/local/written")
@@ -85,13 +85,13 @@ def directory(tmp_path: Path) -> Path:
     return root
 
 
-def test_rootfs_directory_is_written_to(rless: Product, directory: Path) -> None:
+def test_rootfs_directory_is_modified(rless: Product, directory: Path) -> None:
     rless.run(["--rootfs", str(directory)], "sh", "-c", "echo new >/file", image="").expect()
     assert (directory / "file").read_text() == "new\n"
     assert (directory / "file").stat().st_uid == os.getuid()
 
 
-def test_rootfs_directory_under_an_overlay_stays(rless: Product, directory: Path) -> None:
+def test_rootfs_directory_under_an_overlay_is_unchanged(rless: Product, directory: Path) -> None:
     before = sorted(path.name for path in directory.rglob("*"))
     script = "echo new >/file; cat /file"
     done = rless.run(["--rootfs", f"{directory}:O"], "sh", "-c", script, image="").expect()
@@ -99,7 +99,7 @@ def test_rootfs_directory_under_an_overlay_stays(rless: Product, directory: Path
     assert sorted(path.name for path in directory.rglob("*")) == before
 
 
-def test_rootfs_that_is_none(rless: Product, tmp_path: Path) -> None:
+def test_invalid_rootfs_is_refused(rless: Product, tmp_path: Path) -> None:
     error = rless.run(["--rootfs", str(tmp_path / "none")], "true", image="").expect(125)
     assert "does not exist" in error.one_line_error()
     (tmp_path / "file").touch()
@@ -140,7 +140,7 @@ def layered() -> images.Image:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_layers_are_right_on_each_driver(
+def test_layers_are_applied_by_each_driver(
     rless: Product, layered: images.Image, driver: str
 ) -> None:
     image = rless.add_image("layered", layered)
@@ -162,14 +162,14 @@ def test_layers_are_right_on_each_driver(
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_the_driver_is_the_one_asked_for(rless: Product, driver: str) -> None:
+def test_requested_driver_is_used(rless: Product, driver: str) -> None:
     done = rless.sh("cat /data/seed", "--storage-driver", driver, "--explain=json")
     assert done.out == "seed\n"
     step = next(s for s in json.loads(done.err)["steps"] if s["step"] == "root filesystem")
     assert step["facts"]["driver"] == driver
 
 
-def test_over_a_hundred_layers(own_rless: Product) -> None:
+def test_image_with_over_a_hundred_layers_runs(own_rless: Product) -> None:
     many = [layer({f"many/{number}": f"{number}\n", "top": f"{number}\n"}) for number in range(130)]
     image = own_rless.add_image("many", probe_image())
     many_image = images.Image([busybox_layer(), *many], {"Env": ["PATH=/bin"]}, compression="none")
@@ -178,7 +178,7 @@ def test_over_a_hundred_layers(own_rless: Product) -> None:
     assert done.lines() == ["130", "129"]
 
 
-def test_layers_are_shared(own_rless: Product) -> None:
+def test_images_share_layers(own_rless: Product) -> None:
     first = own_rless.add_image("first", probe_image(Env=["A=1", "PATH=/bin"]))
     second = own_rless.add_image("second", probe_image(Env=["A=2", "PATH=/bin"]))
     assert own_rless.sh("echo $A", image=first).out == "1\n"
@@ -205,7 +205,7 @@ def test_every_digest_is_verified(own_rless: Product, tmp_path: Path, what: str)
     assert not own_rless("images", "-q").expect().out
 
 
-def test_another_platform(rless: Product) -> None:
+def test_other_platform_can_be_requested(rless: Product) -> None:
     image = images.Image([busybox_layer()], {"Cmd": ["true"]}, architecture="s390x")
     error = rless.run("", "true", image=rless.add_image("s390x", image)).expect(125)
     assert "s390x" in error.one_line_error()

@@ -69,7 +69,9 @@ def clear_and_check(rless: Product) -> None:
 
 @pytest.mark.parametrize("victims", ["command", "monitor", "below", "all"])
 @pytest.mark.parametrize("flags", ["--rm", "-d --rm", "-d", "--rm -v vol:/data -i --network=pasta"])
-def test_killed_at_a_random_moment(own_rless: Product, victims: str, flags: str) -> None:
+def test_command_killed_at_a_random_moment_leaves_nothing(
+    own_rless: Product, victims: str, flags: str
+) -> None:
     rless = own_rless
     rless.run("", "true").expect()  # the image is there
     chance = random.Random(f"{SEED} {victims} {flags}")
@@ -98,7 +100,7 @@ def test_killed_at_a_random_moment(own_rless: Product, victims: str, flags: str)
         clear_and_check(rless)
 
 
-def test_killed_while_the_image_is_stored(own_rless: Product) -> None:
+def test_command_killed_while_storing_leaves_nothing(own_rless: Product) -> None:
     rless = own_rless
     chance = random.Random(f"{SEED} store")
     for number in range(10):
@@ -118,7 +120,7 @@ def test_killed_while_the_image_is_stored(own_rless: Product) -> None:
         rless.run("", "/bin/true", image=reference).expect()
 
 
-def test_a_killed_command_takes_its_container_with_it(rless: Product) -> None:
+def test_killed_command_ends_its_container(rless: Product) -> None:
     process = rless.start("run", "--rm", "--network=none", rless.image, "sh", "-c",
                           "echo ready; sleep 60")  # fmt: skip
     assert process.stdout is not None
@@ -128,7 +130,7 @@ def test_a_killed_command_takes_its_container_with_it(rless: Product) -> None:
     rless.assert_clean()  # the monitor does it, no other command is needed
 
 
-def test_a_killed_detached_container_is_shown_as_ended(rless: Product) -> None:
+def test_killed_detached_container_is_shown_as_exited(rless: Product) -> None:
     rless.detach("gone", "", "sleep", "60")
     pids = rless.processes()
     for pid in pids:
@@ -139,7 +141,7 @@ def test_a_killed_detached_container_is_shown_as_ended(rless: Product) -> None:
     rless("rm", "gone").expect()
 
 
-def test_commands_that_clear_at_the_same_time(own_rless: Product) -> None:
+def test_concurrent_commands_can_reconcile(own_rless: Product) -> None:
     rless = own_rless
     rless.run("", "true").expect()
     base = descendants()

@@ -10,7 +10,7 @@ from tests.lib.product import Product, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_kill_ends_it_before_it_returns(rless: Product) -> None:
+def test_kill_returns_after_the_container_has_ended(rless: Product) -> None:
     obedient(rless, "victim")
     assert rless("kill", "victim").expect().out == "victim\n"
     assert row(rless, "victim")["Status"].startswith("Exited (137)")
@@ -19,7 +19,7 @@ def test_kill_ends_it_before_it_returns(rless: Product) -> None:
     rless("rm", "victim").expect()
 
 
-def test_another_signal_ends_nothing(rless: Product) -> None:
+def test_other_signal_leaves_the_container_running(rless: Product) -> None:
     script = "trap 'echo got' USR1; echo ready; while :; do sleep 0.05; done"
     rless.detach("told", "", "sh", "-c", script)
     wait_for(lambda: "ready" in rless("logs", "told").out, "the application")
@@ -29,7 +29,7 @@ def test_another_signal_ends_nothing(rless: Product) -> None:
     rless("rm", "-f", "told").expect()
 
 
-def test_an_application_of_another_id_is_signalled(rless: Product) -> None:
+def test_application_of_a_subordinate_uid_is_signalled(rless: Product) -> None:
     """Its uid on the host is a subordinate one: only the monitor may."""
     rless.detach("other", "--user 1000 --userns host-root", "sleep", "600")
     rless("kill", "other").expect()
@@ -37,7 +37,7 @@ def test_an_application_of_another_id_is_signalled(rless: Product) -> None:
     rless("rm", "other").expect()
 
 
-def test_several(rless: Product) -> None:
+def test_several_containers_are_killed(rless: Product) -> None:
     for name in ("k1", "k2"):
         rless.detach(name, "", "sleep", "600")
     done = rless("kill", "k1", "none", "k2").expect(1)
@@ -46,7 +46,7 @@ def test_several(rless: Product) -> None:
     rless("rm", "k1", "k2").expect()
 
 
-def test_kill_is_against_the_restart_policy(rless: Product) -> None:
+def test_kill_overrides_the_restart_policy(rless: Product) -> None:
     """As Docker: what the user has killed is not started by its policy."""
     obedient(rless, "always", "--restart always")
     rless("kill", "always").expect()

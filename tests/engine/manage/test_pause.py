@@ -29,7 +29,7 @@ def entry(rless: Product, container: str) -> dict[str, object]:
     return found
 
 
-def test_all_processes_are_halted(rless: Product) -> None:
+def test_pause_halts_all_processes(rless: Product) -> None:
     container = rless.detach("pp", "", "sh", "-c", f"({COUNT}) & ({COUNT}) & sleep 600")
     wait_for(lambda: len(states(rless, "pp")) == 3, "the processes")
     done = rless("pause", "pp").expect()
@@ -46,7 +46,7 @@ def test_all_processes_are_halted(rless: Product) -> None:
     rless("rm", "-f", "pp").expect()
 
 
-def test_what_cannot_be_paused(rless: Product) -> None:
+def test_pause_refuses_containers_that_do_not_run(rless: Product) -> None:
     assert "no such container" in rless("pause", "pp").expect(1).one_line_error()
     rless.detach("pp", "", "sleep", "600")
     assert "not paused" in rless("unpause", "pp").expect(1).one_line_error()
@@ -60,7 +60,7 @@ def test_what_cannot_be_paused(rless: Product) -> None:
     rless("rm", "pp").expect()
 
 
-def test_the_warning_comes_once(rless: Product) -> None:
+def test_warning_is_printed_once(rless: Product) -> None:
     ids = [rless.detach(name, "", "sleep", "600") for name in ("pp", "qq")]
     done = rless("pause", "pp", "qq").expect()
     assert done.out == "pp\nqq\n"
@@ -69,7 +69,7 @@ def test_the_warning_comes_once(rless: Product) -> None:
     rless("rm", "-f", "pp", "qq").expect()
 
 
-def test_processes_of_others_are_left_alone(rless: Product) -> None:
+def test_pause_leaves_processes_of_the_host_alone(rless: Product) -> None:
     """In the host's pid namespace only what is the container's is halted."""
     rless.detach("pp", "--pid host", "sh", "-c", "sleep 601 & sleep 602")
     rless.detach("qq", "--pid host", "sleep", "603")
@@ -85,7 +85,7 @@ def test_processes_of_others_are_left_alone(rless: Product) -> None:
     wait_for(lambda: not os.path.exists(f"/proc/{child}"), "its end, with the container")
 
 
-def test_events(rless: Product) -> None:
+def test_pause_and_unpause_record_events(rless: Product) -> None:
     container = rless.detach("pp", "", "sleep", "600")
     rless("pause", "pp").expect()
     rless("unpause", "pp").expect()
@@ -96,7 +96,7 @@ def test_events(rless: Product) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_by_the_control_group(rless: Product) -> None:
+def test_pause_uses_the_cgroup_freezer(rless: Product) -> None:
     container = rless.detach("pp", "", "sh", "-c", COUNT)
     group = entry(rless, container)["cgroup"]
     assert group

@@ -34,7 +34,7 @@ def size_of(text: str) -> float:
 # -- container prune -------------------------------------------------------------------------------
 
 
-def test_container_prune_takes_what_does_not_run(rless: Product) -> None:
+def test_container_prune_removes_stopped_containers(rless: Product) -> None:
     ended(rless, "ended", "-l", "a=b", rless.image, "sh", "-c", "head -c 1000000 /dev/zero >/x")
     ended(rless, "other", rless.image, "true")
     rless.detach("running", "", "sleep", "600")
@@ -52,7 +52,7 @@ def test_container_prune_takes_what_does_not_run(rless: Product) -> None:
     rless("rm", "-f", "running").expect()
 
 
-def test_container_prune_until(rless: Product) -> None:
+def test_container_prune_respects_until(rless: Product) -> None:
     ended(rless, "old", rless.image, "true")
     assert "0B" in rless("container", "prune", "-f", "--filter", "until=10m").expect().out
     assert row(rless, "old")["State"] == "exited"
@@ -63,7 +63,7 @@ def test_container_prune_until(rless: Product) -> None:
         rless("container", "prune", "-f", "--filter", wrong).one_line_error()
 
 
-def test_it_asks_first(rless: Product) -> None:
+def test_prune_asks_for_confirmation(rless: Product) -> None:
     ended(rless, "kept", rless.image, "true")
     for answer in (b"", b"n\n", b"no\n", b"\n", b"maybe\n"):
         done = rless("container", "prune", stdin=answer).expect(0)
@@ -94,7 +94,7 @@ def fill(rless: Product) -> None:
     ended(rless, "full", "-v", "kept:/v", rless.image, "sh", "-c", script)
 
 
-def test_df_is_what_du_says(own_rless: Product) -> None:
+def test_system_df_agrees_with_du(own_rless: Product) -> None:
     rless = own_rless
     fill(rless)
     rless("volume", "create", "unused").expect()
@@ -130,7 +130,7 @@ def test_df_is_what_du_says(own_rless: Product) -> None:
     rless("volume", "rm", "kept", "unused").expect()
 
 
-def test_a_removed_container_gives_all_back(own_rless: Product) -> None:
+def test_removed_container_frees_its_space(own_rless: Product) -> None:
     rless = own_rless
     rless("volume", "create", "lasting").expect()
     ended(rless, "first", rless.image, "true")
@@ -148,7 +148,7 @@ def test_a_removed_container_gives_all_back(own_rless: Product) -> None:
 # -- system prune ----------------------------------------------------------------------------------
 
 
-def test_system_prune_of_all_leaves_the_skeleton(own_rless: Product) -> None:
+def test_system_prune_all_leaves_an_empty_storage(own_rless: Product) -> None:
     rless = own_rless
     rless("pull", "-q", rless.image).expect()
     fill(rless)
@@ -178,7 +178,7 @@ def test_system_prune_of_all_leaves_the_skeleton(own_rless: Product) -> None:
     assert rless("system", "prune", "-a", "--volumes", "-f").out == "Total reclaimed space: 0B\n"
 
 
-def test_system_prune_keeps_what_is_used(own_rless: Product) -> None:
+def test_system_prune_keeps_used_objects(own_rless: Product) -> None:
     rless = own_rless
     ended(rless, "ended", "-v", "named:/x", "-v", "/y", rless.image, "true")
     rless.detach("running", "-v mine:/x -v /y", "sleep", "600")
@@ -197,7 +197,7 @@ def test_system_prune_keeps_what_is_used(own_rless: Product) -> None:
     rless("volume", "prune", "-a", "-f").expect()
 
 
-def test_the_path_of_a_storage_that_is_empty(tmp_path: Path, rless: Product) -> None:
+def test_system_prune_works_on_an_empty_storage(tmp_path: Path, rless: Product) -> None:
     env = {"RLESS_STORAGE": str(tmp_path / "new")}
     rless("system", "df", env=env).expect()
     assert rless("system", "prune", "-a", "-f", env=env).expect().out == (

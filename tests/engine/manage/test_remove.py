@@ -15,14 +15,14 @@ from tests.lib.product import Product, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_a_removed_container_leaves_nothing(rless: Product) -> None:
+def test_removed_container_leaves_nothing(rless: Product) -> None:
     obedient(rless, "gone")
     rless("stop", "gone").expect()
     assert rless("rm", "gone").expect().out == "gone\n"
     rless.assert_clean(0)
 
 
-def test_force_kills_all_first_and_waits_after(rless: Product) -> None:
+def test_forced_removal_kills_all_before_waiting(rless: Product) -> None:
     names = [f"rm{number}" for number in range(5)]
     made = [rless.detach(name, "", "sleep", "600") for name in names]
     inits = [init_of(rless, name) for name in made]
@@ -31,7 +31,7 @@ def test_force_kills_all_first_and_waits_after(rless: Product) -> None:
     rless.assert_clean(0)
 
 
-def test_errors_by_name(rless: Product) -> None:
+def test_errors_name_the_container(rless: Product) -> None:
     rless.detach("busy", "", "sleep", "600")
     rless.detach("ended", "", "true")
     rless("wait", "ended").expect()
@@ -46,7 +46,7 @@ def test_errors_by_name(rless: Product) -> None:
     assert "no such container: none" in done.one_line_error()
 
 
-def test_files_of_other_ids_go_too(rless: Product) -> None:
+def test_files_of_other_ids_are_removed(rless: Product) -> None:
     script = "mkdir /srv/d; chown 1000:1000 /srv/d; chmod 700 /srv/d; echo x >/srv/d/f"
     rless("run", "--name", "foreign", "--network=none", rless.image, "sh", "-c", script).expect()
     rless("run", "--name", "plain", "--network=none", rless.image, "true").expect()
@@ -54,7 +54,7 @@ def test_files_of_other_ids_go_too(rless: Product) -> None:
     rless.assert_clean(0)
 
 
-def test_a_removal_that_was_killed_is_finished_by_the_next_command(rless: Product) -> None:
+def test_killed_removal_is_finished_by_the_next_command(rless: Product) -> None:
     """At each moment: the run record says what was begun, and the next command ends it."""
     for delay in (0.03, 0.05, 0.06, 0.07, 0.08, 0.1):
         rless("run", "--name", "half", "--network=none", "-v", "/anonymous", rless.image,
@@ -71,7 +71,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_command(rless: Produc
         assert os.listdir(rless.storage / "volumes") == [".lock"]
 
 
-def test_two_removals_of_one(rless: Product) -> None:
+def test_concurrent_removals_of_one_container_succeed_once(rless: Product) -> None:
     """One of them does it; the other says that it is being done, or that it is done."""
     for _ in range(5):
         rless.detach("pair", "", "sleep", "600")
@@ -84,7 +84,7 @@ def test_two_removals_of_one(rless: Product) -> None:
         rless.assert_clean()
 
 
-def test_force_against_one_that_removes_itself(rless: Product) -> None:
+def test_forced_removal_races_with_automatic_removal(rless: Product) -> None:
     for delay in (0.0, 0.01, 0.02, 0.04):
         made = rless.detach("self", "--rm", "sleep", "600")
         os.kill(init_of(rless, made), signal.SIGKILL)
@@ -95,13 +95,13 @@ def test_force_against_one_that_removes_itself(rless: Product) -> None:
         rless.assert_clean()
 
 
-def test_it_can_be_made_again_at_once(rless: Product) -> None:
+def test_name_is_free_after_removal(rless: Product) -> None:
     for _ in range(5):
         rless.detach("phoenix", "", "sleep", "600")
         rless("rm", "-f", "phoenix").expect()
 
 
-def test_the_event(rless: Product) -> None:
+def test_removal_records_an_event(rless: Product) -> None:
     made = rless.detach("told", "-l a=b", "true")
     rless("wait", "told").expect()
     rless("rm", "told").expect()
@@ -112,11 +112,11 @@ def test_the_event(rless: Product) -> None:
     assert event["attributes"]["a"] == "b"
 
 
-def test_links_are_refused(rless: Product) -> None:
+def test_planted_links_are_refused(rless: Product) -> None:
     assert "there are no links" in rless("rm", "-l", "x").expect(125).one_line_error()
 
 
-def test_one_that_is_being_started_is_not_removed(rless: Product) -> None:
+def test_starting_container_is_not_removed(rless: Product) -> None:
     """Without --force; with it, the start is waited for and what it started is killed."""
     words = ("run", "-d", "--name", "young", "--network=none", rless.image, "sleep", "600")
     for _ in range(3):

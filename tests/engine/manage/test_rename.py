@@ -15,7 +15,7 @@ from tests.lib.product import Product, python_launcher, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_running_and_ended(rless: Product) -> None:
+def test_running_and_ended_containers_are_renamed(rless: Product) -> None:
     made = rless.detach("before", "", "sleep", "600")
     assert rless("rename", "before", "after").expect().out == ""
     assert row(rless, "after")["State"] == "running"
@@ -29,14 +29,14 @@ def test_running_and_ended(rless: Product) -> None:
     rless("rm", "third", "after").expect()
 
 
-def test_its_removal_at_the_end_gives_the_new_name_back(rless: Product) -> None:
+def test_automatic_removal_frees_the_new_name(rless: Product) -> None:
     rless.detach("old", "--rm", "sleep", "600")
     rless("rename", "old", "new").expect()
     rless("kill", "new").expect()
     wait_for(lambda: not os.listdir(rless.storage / "names"), "the name")
 
 
-def test_names_that_cannot_be(rless: Product) -> None:
+def test_wrong_names_are_refused(rless: Product) -> None:
     rless.detach("one", "", "sleep", "600")
     rless.detach("two", "", "sleep", "600")
     assert "already in use" in rless("rename", "one", "two").expect(1).one_line_error()
@@ -49,7 +49,7 @@ def test_names_that_cannot_be(rless: Product) -> None:
     rless("rm", "-f", "one", "two").expect()
 
 
-def test_one_name_for_two(rless: Product) -> None:
+def test_taken_name_is_refused(rless: Product) -> None:
     rless.detach("left", "", "sleep", "600")
     rless.detach("right", "", "sleep", "600")
     both = [rless.start("rename", name, "wanted") for name in ("left", "right")]
@@ -66,7 +66,7 @@ def test_one_name_for_two(rless: Product) -> None:
         ("unlink", "names/old", "new"),
     ],
 )
-def test_killed_half_way(rless: Product, call: str, argument: str, name: str) -> None:
+def test_killed_rename_leaves_one_name(rless: Product, call: str, argument: str, name: str) -> None:
     """It has one name, whenever the command is killed; the next one takes the other away."""
     rless.detach("old", "", "sleep", "600")
     kill = (
@@ -89,7 +89,7 @@ def test_killed_half_way(rless: Product, call: str, argument: str, name: str) ->
     rless("rm", "-f", "third").expect()
 
 
-def test_what_a_killed_update_left_is_no_obstacle(rless: Product) -> None:
+def test_leftovers_of_a_killed_update_do_not_prevent_a_rename(rless: Product) -> None:
     made = rless.detach("old", "", "sleep", "600")
     note = rless.live / f"change-{made}"
     note.write_text('{"owner": [1, 1], "names": ["old", "new"]}')
@@ -103,7 +103,7 @@ def test_what_a_killed_update_left_is_no_obstacle(rless: Product) -> None:
     rless("rm", "-f", "old").expect()
 
 
-def test_many_renames_of_one(rless: Product) -> None:
+def test_concurrent_renames_leave_one_name(rless: Product) -> None:
     rless.detach("start", "", "sleep", "600")
     made = rless.containers()[0]
     renames = [rless.start("rename", made, f"name{number}") for number in range(8)]
@@ -115,7 +115,7 @@ def test_many_renames_of_one(rless: Product) -> None:
     rless("rm", "-f", made).expect()
 
 
-def test_renamed_while_it_is_removed(rless: Product) -> None:
+def test_rename_races_with_removal(rless: Product) -> None:
     for _ in range(5):
         rless.detach("going", "", "true")
         both = [rless.start("rename", "going", "gone"), rless.start("rm", "-f", "going")]

@@ -15,7 +15,7 @@ from tests.lib.product import Product, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_restart_of_a_running_one(rless: Product) -> None:
+def test_running_container_is_restarted(rless: Product) -> None:
     made = obedient(rless, "again", "-e A=b -l k=v")
     before, first = facts(rless, made), init_of(rless, made)
     assert rless("restart", "again").expect().out == "again\n"
@@ -27,7 +27,7 @@ def test_restart_of_a_running_one(rless: Product) -> None:
     rless("rm", "-f", "again").expect()
 
 
-def test_restart_of_an_ended_one_and_of_none(rless: Product) -> None:
+def test_restart_starts_an_ended_container(rless: Product) -> None:
     rless.detach("ended", "", "sh", "-c", "echo once more")
     rless("wait", "ended").expect()
     done = rless("restart", "none", "ended").expect(1)
@@ -38,7 +38,7 @@ def test_restart_of_an_ended_one_and_of_none(rless: Product) -> None:
     rless("rm", "ended").expect()
 
 
-def test_what_it_wrote_is_there_again(rless: Product) -> None:
+def test_files_survive_a_restart(rless: Product) -> None:
     rless.detach("kept", "", "sh", "-c", "echo x >>/srv/file; wc -l </srv/file; sleep 600")
     wait_for(lambda: rless("logs", "kept").out == "1\n", "the first start")
     rless("restart", "-t", "0", "kept").expect()
@@ -46,7 +46,7 @@ def test_what_it_wrote_is_there_again(rless: Product) -> None:
     rless("rm", "-f", "kept").expect()
 
 
-def test_two_starts_of_one(rless: Product) -> None:
+def test_concurrent_starts_run_one_container(rless: Product) -> None:
     """One wins; the other finds it running, which is what was asked for, or says so."""
     rless.detach("pair", "", "sleep", "600")
     for _ in range(5):
@@ -68,7 +68,7 @@ def test_two_starts_of_one(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("verb", ["stop", "kill"])
-def test_what_the_user_ends_stays_down(rless: Product, verb: str) -> None:
+def test_stopped_container_is_not_restarted_by_its_policy(rless: Product, verb: str) -> None:
     obedient(rless, "always", "--restart always")
     rless(verb, "always").expect()
     time.sleep(0.5)
@@ -76,7 +76,7 @@ def test_what_the_user_ends_stays_down(rless: Product, verb: str) -> None:
     rless("rm", "always").expect()
 
 
-def test_stop_between_two_starts(rless: Product) -> None:
+def test_stop_ends_the_restart_delay(rless: Product) -> None:
     """It has ended and waits for its restart: a stop ends that wait."""
     rless.detach("failing", "--restart always", "false")
     wait_for(lambda: row(rless, "failing")["State"] == "restarting", "the wait")
@@ -87,7 +87,7 @@ def test_stop_between_two_starts(rless: Product) -> None:
     rless("rm", "failing").expect()
 
 
-def test_rm_force_between_two_starts(rless: Product) -> None:
+def test_forced_removal_ends_the_restart_delay(rless: Product) -> None:
     for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
         rless.detach("failing", "--restart always", "false")
         time.sleep(delay)
@@ -95,7 +95,7 @@ def test_rm_force_between_two_starts(rless: Product) -> None:
         rless.assert_clean()
 
 
-def test_stop_against_restarts_at_any_moment(rless: Product) -> None:
+def test_stop_wins_over_restarts_at_any_moment(rless: Product) -> None:
     for number in range(8):
         rless.detach("quick", "--restart always", "sh", "-c", "sleep 0.05; exit 1")
         time.sleep(0.1 + 0.03 * number)
@@ -116,7 +116,7 @@ def crash(rless: Product, *made: str) -> None:
         wait_for(lambda init=init: not os.path.exists(f"/proc/{init}/root"), "the end")
 
 
-def test_what_is_started_after_a_boot(rless: Product) -> None:
+def test_containers_with_a_policy_start_after_boot(rless: Product) -> None:
     policies = ("always", "unless-stopped", "on-failure", "no")
     made = [rless.detach(f"boot-{p}", f"--restart {p}", "sleep", "600") for p in policies]
     stopped = ("always", "unless-stopped")
@@ -137,7 +137,7 @@ def test_what_is_started_after_a_boot(rless: Product) -> None:
     rless("rm", "-f", *rless.containers()).expect()
 
 
-def test_a_start_by_the_user_takes_the_mark_of_a_stop_away(rless: Product) -> None:
+def test_start_clears_the_stopped_mark(rless: Product) -> None:
     made = rless.detach("marked", "--restart unless-stopped", "sleep", "600")
     rless("stop", "-t", "0", "marked").expect()
     rless("start", "marked").expect()
@@ -148,7 +148,7 @@ def test_a_start_by_the_user_takes_the_mark_of_a_stop_away(rless: Product) -> No
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_the_session_or_the_machine_ends(rless: Product, stubborn: bool) -> None:
+def test_sigterm_to_the_monitor_stops_the_container(rless: Product, stubborn: bool) -> None:
     """systemd sends TERM to the monitor: a stop that no policy undoes, but no user's request."""
     if stubborn:
         made = rless.detach("ending", "--restart always --stop-timeout 1", "sleep", "600")

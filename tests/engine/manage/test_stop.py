@@ -16,7 +16,7 @@ from tests.lib.product import Product, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_one_that_obeys(rless: Product) -> None:
+def test_stop_sends_sigterm(rless: Product) -> None:
     made = obedient(rless, "polite")
     assert rless("stop", "polite").expect().out == "polite\n"
     assert rless("wait", "polite").expect().out == "0\n"
@@ -27,7 +27,7 @@ def test_one_that_obeys(rless: Product) -> None:
     rless("rm", "polite").expect()
 
 
-def test_one_that_does_not_is_killed_in_time(rless: Product) -> None:
+def test_stop_kills_after_its_timeout(rless: Product) -> None:
     rless.detach("stubborn", "", *STUBBORN)
     began = time.monotonic()
     rless("stop", "-t", "1", "stubborn").expect()
@@ -36,7 +36,7 @@ def test_one_that_does_not_is_killed_in_time(rless: Product) -> None:
     rless("rm", "stubborn").expect()
 
 
-def test_the_containers_own_signal_and_timeout(rless: Product) -> None:
+def test_stop_uses_signal_and_timeout_of_the_container(rless: Product) -> None:
     script = "trap 'exit 5' USR1; trap 'exit 6' USR2; echo ready; while :; do sleep 0.05; done"
     for words, code in ((("stop",), 5), (("stop", "-s", "USR2"), 6), (("stop", "--signal=12"), 6)):
         rless.detach("own", "--stop-signal USR1", "sh", "-c", script)
@@ -51,7 +51,7 @@ def test_the_containers_own_signal_and_timeout(rless: Product) -> None:
     rless("rm", "short").expect()
 
 
-def test_several_are_stopped_at_the_same_time(rless: Product) -> None:
+def test_several_containers_are_stopped_in_parallel(rless: Product) -> None:
     names = [f"many{number}" for number in range(4)]
     for name in names:
         rless.detach(name, "", *STUBBORN)
@@ -61,7 +61,7 @@ def test_several_are_stopped_at_the_same_time(rless: Product) -> None:
     rless("rm", *names).expect()
 
 
-def test_what_fails_for_one_is_told_and_the_others_go_on(rless: Product) -> None:
+def test_failure_of_one_does_not_keep_the_others(rless: Product) -> None:
     obedient(rless, "there")
     done = rless("stop", "none", "there").expect(1)
     assert "no such container: none" in done.one_line_error()
@@ -69,11 +69,11 @@ def test_what_fails_for_one_is_told_and_the_others_go_on(rless: Product) -> None
     rless("rm", "there").expect()
 
 
-def test_a_signal_that_is_none(rless: Product) -> None:
+def test_unknown_signal_is_refused(rless: Product) -> None:
     assert "is not a signal" in rless("stop", "-s", "NONE", "x").expect(125).one_line_error()
 
 
-def test_a_killed_monitor_is_an_end(rless: Product) -> None:
+def test_killed_monitor_ends_stop_and_wait(rless: Product) -> None:
     made = rless.detach("orphan", "", *STUBBORN)
     init = init_of(rless, made)
     stopping = rless.start("stop", "-t", "-1", "orphan")
@@ -88,7 +88,7 @@ def test_a_killed_monitor_is_an_end(rless: Product) -> None:
 # -- wait ------------------------------------------------------------------------------------------
 
 
-def test_wait_prints_the_codes_in_order(rless: Product) -> None:
+def test_wait_prints_exit_codes_in_order(rless: Product) -> None:
     rless.detach("slow", "", "sh", "-c", "sleep 0.7; exit 4")
     rless.detach("fast", "", "sh", "-c", "exit 5")
     assert rless("wait", "slow", "fast").expect().out == "4\n5\n"
@@ -96,13 +96,13 @@ def test_wait_prints_the_codes_in_order(rless: Product) -> None:
     rless("rm", "slow", "fast").expect()
 
 
-def test_wait_for_one_that_is_removed_at_its_end(rless: Product) -> None:
+def test_wait_works_for_an_automatically_removed_container(rless: Product) -> None:
     rless.detach("brief", "--rm", "sh", "-c", "sleep 0.7; exit 6")
     rless.detach("brief2", "--rm", "sh", "-c", "sleep 0.5; exit 7")
     assert rless("wait", "brief", "brief2").expect().out == "6\n7\n"
 
 
-def test_wait_conditions(rless: Product) -> None:
+def test_wait_accepts_conditions(rless: Product) -> None:
     rless.detach("ended", "", "sh", "-c", "exit 3")
     assert rless("wait", "--condition", "not-running", "ended").expect().out == "3\n"
     removed = rless.start("wait", "--condition", "removed", "ended")
@@ -119,7 +119,7 @@ def test_wait_conditions(rless: Product) -> None:
     assert "not-running" in error
 
 
-def test_wait_tells_what_is_missing_and_goes_on(rless: Product) -> None:
+def test_wait_reports_missing_containers_and_continues(rless: Product) -> None:
     rless.detach("there", "", "true")
     done = rless("wait", "none", "there").expect(1)
     assert done.out == "0\n"
@@ -131,7 +131,7 @@ def test_wait_tells_what_is_missing_and_goes_on(rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces")
-def test_stop_of_one_that_is_being_started(rless: Product) -> None:
+def test_stop_waits_for_a_starting_container(rless: Product) -> None:
     """The stop waits for the start; then it ends what runs, whichever came first."""
     for _ in range(5):
         starting = rless.start(
@@ -146,7 +146,7 @@ def test_stop_of_one_that_is_being_started(rless: Product) -> None:
         rless("rm", "-f", "race").expect()
 
 
-def test_stop_before_there_is_a_handler(rless: Product) -> None:
+def test_stop_does_not_wait_when_the_signal_is_discarded(rless: Product) -> None:
     """The kernel throws the signal away then; `stop` does not wait for its timeout all the same."""
     script = "sleep 1; trap 'exit 3' TERM; while :; do sleep 0.05; done"
     for flags, number in (("", "TERM"), ("--stop-signal USR2", "USR2")):
@@ -158,7 +158,7 @@ def test_stop_before_there_is_a_handler(rless: Product) -> None:
         rless("rm", "early").expect()
 
 
-def test_stop_asks_once(rless: Product) -> None:
+def test_stop_sends_its_signal_once(rless: Product) -> None:
     """One that takes its time hears of it once, whatever else it catches meanwhile."""
     script = "trap 'echo asked' TERM; echo ready; i=0; "
     script += "while [ $i -lt 30 ]; do sleep 0.05; i=$((i+1)); done"
@@ -169,7 +169,7 @@ def test_stop_asks_once(rless: Product) -> None:
     rless("rm", "slow").expect()
 
 
-def test_fifty_stops_at_once_of_one(rless: Product) -> None:
+def test_fifty_concurrent_stops_of_one_container_succeed(rless: Product) -> None:
     obedient(rless, "popular")
     stops = [rless.start("stop", "popular") for _ in range(8)]
     assert [stop.wait(30) for stop in stops] == [0] * 8, [
@@ -179,7 +179,7 @@ def test_fifty_stops_at_once_of_one(rless: Product) -> None:
     rless("rm", "popular").expect()
 
 
-def test_stop_imports_little(rless: Product) -> None:
+def test_stop_loads_few_modules(rless: Product) -> None:
     """What stop and rm load is on the way of their speed; modules that cost much are left out."""
     code = (
         "import sys; from rootless.cli.main import main; main(sys.argv[1:]); "

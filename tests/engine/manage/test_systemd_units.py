@@ -54,7 +54,7 @@ def entries(text: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 
 
-def test_the_unit_of_a_container(rless: Product, program: Path, tmp_path: Path) -> None:
+def test_unit_starts_the_container(rless: Product, program: Path, tmp_path: Path) -> None:
     made = rless.detach("web", "--stop-timeout 7", "sleep", "600")
     text = rless("generate", "systemd", "web").expect().out
     assert entries(text, "Type") == ["notify"]
@@ -78,7 +78,7 @@ def test_the_unit_of_a_container(rless: Product, program: Path, tmp_path: Path) 
     rless("rm", "-f", "web").expect()
 
 
-def test_what_cannot_be(rless: Product) -> None:
+def test_wrong_requests_are_refused(rless: Product) -> None:
     assert "no such container" in rless("generate", "systemd", "none").expect(1).one_line_error()
     rless("generate", "systemd").expect(125).one_line_error()
     rless.detach("self", "--restart always", "sleep", "600")
@@ -89,7 +89,7 @@ def test_what_cannot_be(rless: Product) -> None:
     rless("rm", "-f", "self").expect()
 
 
-def test_a_new_container_at_each_start(rless: Product, tmp_path: Path) -> None:
+def test_unit_with_new_runs_the_original_command(rless: Product, tmp_path: Path) -> None:
     """What the unit runs makes a container as the first one was: quoting and all."""
     strange = "a b\"c'd\\e$f%g"
     rless("run", "-d", "--name", "fresh", "--network=none", "-e", f"X={strange}", "-l", "k=v",
@@ -138,7 +138,7 @@ def unquoted(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a\nExecStartPre=/bin/evil", "a\r", "a\\", "a ", "\x7f"])
-def test_a_directory_that_would_add_lines(rless: Product, tmp_path: Path, name: str) -> None:
+def test_directory_with_newlines_is_refused(rless: Product, tmp_path: Path, name: str) -> None:
     """Where `run` was called may be a directory of somebody else's archive."""
     here = tmp_path / name
     here.mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_directory_that_would_add_lines(rless: Product, tmp_path: Path, name: 
     rless("rm", "fresh").expect()
 
 
-def test_a_file_for_nobody_else(rless: Product, tmp_path: Path) -> None:
+def test_unit_file_is_private(rless: Product, tmp_path: Path) -> None:
     """It may hold what -e said, and its name is known beforehand: a link is not followed."""
     rless("create", "--name", "fresh", "-e", "TOKEN=hunter2", rless.image, "true").expect()
     victim = tmp_path / "victim"
@@ -164,7 +164,7 @@ def test_a_file_for_nobody_else(rless: Product, tmp_path: Path) -> None:
     rless("rm", "fresh").expect()
 
 
-def test_bytes_that_are_no_text(rless: Product, tmp_path: Path) -> None:
+def test_bytes_outside_utf8_are_refused(rless: Product, tmp_path: Path) -> None:
     words = ["create", "--name", "fresh", "-e", "A=\udcff", rless.image, "true"]
     rless(*words, cwd=tmp_path).expect()
     text = rless("generate", "systemd", "--new", "-n", "fresh").expect().out
@@ -175,18 +175,20 @@ def test_bytes_that_are_no_text(rless: Product, tmp_path: Path) -> None:
     rless("rm", "fresh").expect()
 
 
-def test_a_variable_is_no_command(rless: Product) -> None:
+def test_variables_are_not_expanded(rless: Product) -> None:
     """systemd puts no variables into Environment=: a doubled dollar would stay doubled there."""
     assert systemd_units.quote("/a$b c%", command=False) == '"/a$b c%%"'
     assert systemd_units.quote("/a$b") == '"/a$$b"'
 
 
 @pytest.mark.parametrize("word", ["", "a b", "%h", "$HOME", '"', "\\", "tab\tand\nline", "ä", "'"])
-def test_quoting(word: str) -> None:
+def test_arguments_are_quoted(word: str) -> None:
     assert unquoted(f"x {systemd_units.quote(word)}") == ["x", word]
 
 
-def test_the_unit_for_a_boot(rless: Product, program: Path, tmp_path: Path) -> None:
+def test_boot_unit_starts_containers_with_a_policy(
+    rless: Product, program: Path, tmp_path: Path
+) -> None:
     done = rless("generate", "systemd", "--restart", "--files", cwd=tmp_path).expect()
     path = Path(done.out.strip())
     assert path.name == "rless-restart.service"
@@ -198,7 +200,7 @@ def test_the_unit_for_a_boot(rless: Product, program: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("verb", ["run", "start"])
-def test_readiness_is_told(rless: Product, tmp_path: Path, verb: str) -> None:
+def test_readiness_is_notified(rless: Product, tmp_path: Path, verb: str) -> None:
     """Type=notify: the monitor is the main process, and the unit is up with the container."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(tmp_path / "notify"))
@@ -218,7 +220,7 @@ def test_readiness_is_told(rless: Product, tmp_path: Path, verb: str) -> None:
     rless("rm", "-f", "told").expect()
 
 
-def test_the_containers_own_word_is_passed_on(rless: Product, tmp_path: Path) -> None:
+def test_notification_of_the_container_is_passed_on(rless: Product, tmp_path: Path) -> None:
     """--sdnotify container: rless names the main process, the application says READY=1."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(tmp_path / "notify"))
@@ -238,7 +240,7 @@ def test_the_containers_own_word_is_passed_on(rless: Product, tmp_path: Path) ->
     rless("rm", "-f", "told").expect()
 
 
-def test_the_main_process_ends_as_the_application_does(rless: Product) -> None:
+def test_main_process_exits_as_the_application(rless: Product) -> None:
     """Else systemd's Restart=on-failure would never see a failure."""
     made = rless.detach("failing", "", "sh", "-c", "sleep 0.5; exit 7")
     monitor = monitor_of(rless, made)
@@ -249,7 +251,7 @@ def test_the_main_process_ends_as_the_application_does(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--cgroup-manager=systemd", "--cgroup-parent=own.slice"])
-def test_a_scope_of_its_own_has_no_place_in_a_unit(rless: Product, flag: str) -> None:
+def test_unit_uses_no_scope_of_its_own(rless: Product, flag: str) -> None:
     rless("create", "--name", "web", flag, rless.image, "true").expect()
     done = rless("generate", "systemd", "web").expect(1)
     assert done.one_line_error().startswith("container web is to have a scope of its own")

@@ -10,7 +10,7 @@ from tests.lib.product import Product, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_a_running_one_has_it_at_once(rless: Product) -> None:
+def test_running_container_gets_the_policy_at_once(rless: Product) -> None:
     script = "trap 'exit 1' HUP; echo ready; while :; do sleep 0.05; done"
     made = rless.detach("changed", "", "sh", "-c", script)
     wait_for(lambda: "ready" in rless("logs", "changed").out, "the application")
@@ -26,7 +26,7 @@ def test_a_running_one_has_it_at_once(rless: Product) -> None:
     rless("rm", "changed").expect()
 
 
-def test_an_ended_one(rless: Product) -> None:
+def test_ended_container_is_updated(rless: Product) -> None:
     made = rless.detach("ended", "", "true")
     rless("wait", "ended").expect()
     rless("update", "--restart", "always", "ended").expect()
@@ -35,7 +35,7 @@ def test_an_ended_one(rless: Product) -> None:
     rless("rm", "ended").expect()
 
 
-def test_what_cannot_be(rless: Product) -> None:
+def test_wrong_updates_are_refused(rless: Product) -> None:
     rless.detach("brief", "--rm", "sleep", "600")
     assert "--rm" in rless("update", "--restart", "always", "brief").expect(1).one_line_error()
     done = rless("update", "--restart", "no", "none", "brief").expect(1)
