@@ -224,7 +224,7 @@ class AttachedContainer:
 
     def _end_start(self, error: RlessError | None) -> None:
         """Clean up after a failed start: delete what `run` made, keep the error of `start`."""
-        from rootless.engine.state.container import delete
+        from rootless.engine.state.bundle import delete
 
         self.client.close()  # what waits for us ends now
         self._end()

@@ -15,8 +15,8 @@ from rootless.engine.spec import etc_files, generate
 from rootless.engine.spec.rootfs_source import RootfsSource
 from rootless.engine.start.image_argument import resolve
 from rootless.engine.start.sandbox import joins
+from rootless.engine.state import bundle, events, reconcile
 from rootless.engine.state import container as containers
-from rootless.engine.state import events, reconcile
 from rootless.errors import RlessError
 from rootless.image.config.user import resolve_group, resolve_user
 from rootless.linux.process import close_on_exec_from, signal_number
@@ -318,7 +318,7 @@ def _make_container(context: StartContext, run: bool) -> None:
         "gids": context.idmap.gids,
         "key": context.idmap.key,
     }
-    context.container = containers.create(
+    context.container = bundle.create(
         container_id,
         request.name,
         {
@@ -362,7 +362,7 @@ def _make_container(context: StartContext, run: bool) -> None:
         # Only now that its facts are on disk: they keep others from removing its volumes.
         context.make_volumes()
     except BaseException:
-        containers.discard(context.container)
+        bundle.discard(context.container)
         raise
     events.of_container("create", context.container)
 

@@ -421,6 +421,8 @@ def _forget_last_run(container: Container, keep: bool) -> None:
 
 def _undo(container: Container, keep: bool, error: BaseException) -> None:
     """Take back a start that failed before there was a monitor."""
+    from rootless.engine.state import bundle
+
     try:
         if keep:
             reason = error.message if isinstance(error, RlessError) else str(error)
@@ -428,9 +430,9 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
                 container.record_exit(getattr(error, "exit_code", 125), reason)
             container.remove_run_record()
         elif container.facts["run"]:
-            containers.discard(container)
+            bundle.discard(container)
         else:
-            containers.delete(container, volumes=True)
+            bundle.delete(container, volumes=True)
     except (OSError, RlessError):
         pass  # the first reason is the one to tell; the next `reconcile` clears up
 

@@ -34,7 +34,7 @@ from rootless import paths, rootfs
 from rootless.engine.attach.foreground import ALWAYS, UNTIL_BEGUN
 from rootless.engine.monitor import execute
 from rootless.engine.state import monitor_client
-from rootless.engine.state.container import delete_directory, this_process, write_json
+from rootless.engine.state.container import this_process, write_json
 from rootless.errors import RlessError
 from rootless.linux import prctl
 from rootless.linux.process import show_as, start_time
@@ -408,6 +408,8 @@ class Startup:
                 self.container.record_exit(getattr(error, "exit_code", 125), reason)
             else:
                 self.container.forget_name()
+                from rootless.engine.state.bundle import delete_directory
+
                 delete_directory(self.container.directory)
             if not group_stays:
                 self.container.remove_run_record()

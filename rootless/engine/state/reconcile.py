@@ -25,8 +25,6 @@ from rootless.engine.state.container import (
     all_names,
     changing_path,
     containers_root,
-    delete,
-    delete_directory,
     drop_name,
     drop_names_of,
     is_alive,
@@ -153,6 +151,8 @@ def _clear(container_id: str, record: RunRecord) -> None:
     if container is None:
         _clear_unknown(container_id)
     elif record.get("rm"):
+        from rootless.engine.state.bundle import delete
+
         delete(container, volumes=record.get("volumes", container.facts["rm"]))
     else:
         try:
@@ -196,6 +196,7 @@ def _clear_unknown(container_id: str) -> None:
     directory = f"{containers_root()}/{container_id}"
     if os.path.lexists(directory):
         from rootless.engine.idmap_policy import Subordinate, build
+        from rootless.engine.state.bundle import delete_directory
 
         idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
 
@@ -210,6 +211,8 @@ def _clear_last_boot() -> None:
         if container.facts["host"] != here or container.facts["boot"] == boot:
             continue
         if container.facts["rm"]:
+            from rootless.engine.state.bundle import delete
+
             delete(container, volumes=True)
         elif container.finished() is None and container.was_started():
             container.record_exit(KILLED, "the machine went down")

@@ -109,7 +109,7 @@ def test_only_a_name(parent: int, name: str) -> None:
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
 def test_mounts_are_not_entered(parent: int, tmp_path: Path) -> None:
-    """A directory of the host that is bound into the tree survives its deletion."""
+    """A directory of the host that is bound into the tree survives its bundle."""
     (tmp_path / "host").mkdir()
     (tmp_path / "host/keep").write_text("x")
     (tmp_path / "t/mnt").mkdir(parents=True)

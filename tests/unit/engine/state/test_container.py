@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rootless import paths
+from rootless.engine.state import bundle
 from rootless.engine.state import container as containers
 from rootless.engine.state.container import Container
 from rootless.engine.state.reconcile import reconcile
@@ -31,7 +32,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(name: str | None = None, **facts: Any) -> Container:
     uids = [(0, os.getuid(), 1)]
-    return containers.create(
+    return bundle.create(
         containers.new_id(),
         name,
         {
@@ -96,7 +97,7 @@ def test_names() -> None:
     with pytest.raises(RlessError, match="already in use"):
         make("web")
     assert len(containers.all_ids()) == 1  # nothing is left of the second
-    containers.discard(made)
+    bundle.discard(made)
     assert make("web").facts["name"] == "web"
     assert make().facts["name"] != make().facts["name"]
 
