@@ -164,7 +164,7 @@ def test_hundred_megabytes_pass_both_ways(box: Any) -> None:
     assert hashlib.sha256(done.raw).digest() == hashlib.sha256(data).digest()
 
 
-def test_closed_reader_ends_the_process_by_sigpipe(box: Any, rless: Product) -> None:
+def test_closed_reader_ends_the_command_by_sigpipe(box: Any, rless: Product) -> None:
     box.up()
     process = rless.start("exec", "box", "yes")
     assert process.stdout

@@ -524,7 +524,7 @@ def test_entering_process_is_not_visible(rless: Product, tmp_path: Path) -> None
     rless("rm", "-f", "box").expect()
 
 
-def test_devices_are_skipped(rless: Product, tmp_path: Path) -> None:
+def test_devices_are_refused(rless: Product, tmp_path: Path) -> None:
     hostile(rless, "touch /ready")
     done = rless("cp", "box:/dev/null", f"{tmp_path}/x").expect(1)
     assert "it is a device" in done.one_line_error()

@@ -120,7 +120,7 @@ def test_keeping_owners_needs_subordinate_ids(rless: Product, tmp_path: Path) ->
 
 @fuse
 @pytest.mark.needs("ch-run")
-def test_other_users_can_run_an_image_file(rless: Product, file: Path) -> None:
+def test_other_programs_can_run_an_image_file(rless: Product, file: Path) -> None:
     done = subprocess.run(
         ["ch-run", str(file), "--", "/bin/sh", "-c", "echo there"],
         env={"PATH": "/usr/bin:/bin", "USER": "me", "HOME": "/"},

@@ -112,7 +112,7 @@ def test_removal_records_an_event(rless: Product) -> None:
     assert event["attributes"]["a"] == "b"
 
 
-def test_planted_links_are_refused(rless: Product) -> None:
+def test_link_flag_is_refused(rless: Product) -> None:
     assert "there are no links" in rless("rm", "-l", "x").expect(125).one_line_error()
 
 

@@ -27,7 +27,7 @@ def test_running_container_is_restarted(rless: Product) -> None:
     rless("rm", "-f", "again").expect()
 
 
-def test_restart_starts_an_ended_container(rless: Product) -> None:
+def test_restart_starts_an_ended_container_and_reports_a_missing_one(rless: Product) -> None:
     rless.detach("ended", "", "sh", "-c", "echo once more")
     rless("wait", "ended").expect()
     done = rless("restart", "none", "ended").expect(1)

@@ -164,7 +164,7 @@ def test_unit_file_is_private(rless: Product, tmp_path: Path) -> None:
     rless("rm", "fresh").expect()
 
 
-def test_bytes_outside_utf8_are_refused(rless: Product, tmp_path: Path) -> None:
+def test_bytes_outside_utf8_are_escaped(rless: Product, tmp_path: Path) -> None:
     words = ["create", "--name", "fresh", "-e", "A=\udcff", rless.image, "true"]
     rless(*words, cwd=tmp_path).expect()
     text = rless("generate", "systemd", "--new", "-n", "fresh").expect().out
@@ -175,7 +175,7 @@ def test_bytes_outside_utf8_are_refused(rless: Product, tmp_path: Path) -> None:
     rless("rm", "fresh").expect()
 
 
-def test_variables_are_not_expanded(rless: Product) -> None:
+def test_dollars_are_doubled_only_in_commands(rless: Product) -> None:
     """systemd puts no variables into Environment=: a doubled dollar would stay doubled there."""
     assert systemd_units.quote("/a$b c%", command=False) == '"/a$b c%%"'
     assert systemd_units.quote("/a$b") == '"/a$$b"'
@@ -251,7 +251,7 @@ def test_main_process_exits_as_the_application(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--cgroup-manager=systemd", "--cgroup-parent=own.slice"])
-def test_unit_uses_no_scope_of_its_own(rless: Product, flag: str) -> None:
+def test_container_with_its_own_scope_gets_no_unit(rless: Product, flag: str) -> None:
     rless("create", "--name", "web", flag, rless.image, "true").expect()
     done = rless("generate", "systemd", "web").expect(1)
     assert done.one_line_error().startswith("container web is to have a scope of its own")

@@ -97,7 +97,7 @@ class Reader(threading.Thread):
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def test_the_end_is_noted_and_told(start: Start) -> None:
+def test_exit_is_recorded_and_reported(start: Start) -> None:
     held = start("sh", "-c", "sleep 0.2; exit 7")
     client = held.connect()
     assert client.wait(0.01) is None
@@ -121,14 +121,14 @@ def test_the_end_is_noted_and_told(start: Start) -> None:
     assert (held.base / "names" / "held").is_symlink()
 
 
-def test_a_reason_that_is_too_long(start: Start) -> None:
+def test_overlong_reason_is_truncated(start: Start) -> None:
     """A container chooses the name of the program that cannot be started again."""
     held = start("sh", "-c", "exit 3", error=json.dumps("cannot execute " + 8000 * "\x1b"))
     held.wait()
     assert held.exit()["code"] == 3
 
 
-def test_a_signal_is_128_more(start: Start) -> None:
+def test_death_by_signal_exits_128_plus_its_number(start: Start) -> None:
     held = start("sleep", "60")
     client = held.connect()
     client.signal(signal.SIGTERM)
@@ -138,13 +138,13 @@ def test_a_signal_is_128_more(start: Start) -> None:
         client.signal(signal.SIGTERM)
 
 
-def test_a_signal_that_is_none_is_refused(start: Start) -> None:
+def test_unknown_signal_is_refused(start: Start) -> None:
     client = start("sleep", "60").connect()
     with pytest.raises(RlessError, match="Invalid argument"):
         client.signal(99)
 
 
-def test_signals_are_not_for_the_monitor(start: Start) -> None:
+def test_signals_do_not_end_the_monitor(start: Start) -> None:
     held = start("sleep", "60")
     held.connect().signal(signal.SIGWINCH)  # it is at work
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
@@ -154,7 +154,7 @@ def test_signals_are_not_for_the_monitor(start: Start) -> None:
     assert client.wait(10) == 137
 
 
-def test_who_outlives_the_end_is_not_waited_for(start: Start) -> None:
+def test_surviving_processes_do_not_delay_the_exit(start: Start) -> None:
     """In the host's pid namespace other processes go on; what they write has no end."""
     script = (
         "import fcntl, os, time\n"
@@ -174,7 +174,7 @@ def test_who_outlives_the_end_is_not_waited_for(start: Start) -> None:
             os.killpg(held.init, signal.SIGKILL)
 
 
-def test_removed_at_the_end(start: Start, program: str) -> None:
+def test_container_is_removed_at_exit(start: Start, program: str) -> None:
     script = "mkdir -p {0}/a/b && cd {0}/a && touch x && chmod 500 b && ln -s / link; i=0; "
     script += (
         "while [ $i -lt 300 ]; do mkdir dddddddddddddddd && cd dddddddddddddddd; i=$((i+1)); done"
@@ -194,7 +194,7 @@ def test_removed_at_the_end(start: Start, program: str) -> None:
     assert held.actions() == ["die", "destroy"]
 
 
-def test_the_name_of_another_stays(start: Start) -> None:
+def test_name_of_another_container_is_kept(start: Start) -> None:
     held = start("sleep", "60", remove=True)
     link = held.base / "names" / "held"
     link.unlink()
@@ -206,7 +206,7 @@ def test_the_name_of_another_stays(start: Start) -> None:
     assert link.is_symlink()
 
 
-def test_a_full_disk_at_the_end(start: Start) -> None:
+def test_full_disk_at_exit_keeps_the_exit_record(start: Start) -> None:
     """What the monitor cannot write anew it writes where its entry was."""
     held = start("sh", "-c", "sleep 0.3; exit 9", prepare=lambda: small_files(70))
     client = held.connect()
@@ -294,7 +294,7 @@ def test_init_is_released_when_it_is_ready(begin: Begin) -> None:
     assert one.held.actions() == ["start", "die"]
 
 
-def test_what_init_says_comes_in_pieces(begin: Begin) -> None:
+def test_fragmented_report_of_init_is_reassembled(begin: Begin) -> None:
     """A report of any length, and two frames of which neither begins where a piece does."""
     one = begin("sleep", "60")
     body = json.dumps([{"text": "R\5\0\0\0,1" * 100_000}]).encode()
@@ -312,7 +312,7 @@ def test_what_init_says_comes_in_pieces(begin: Begin) -> None:
     assert one.hear() == b"F" + json.dumps(["why", "how", 126]).encode()
 
 
-def test_a_start_that_fails(begin: Begin) -> None:
+def test_failed_start_is_reported_and_not_retried(begin: Begin) -> None:
     """No policy starts again what could not be started."""
     one = begin("sh", "-c", "sleep 0.5; exit 127", restart="always", restart_delay=30000)
     sync.send(one.status, sync.READY, {})
@@ -331,7 +331,7 @@ def test_a_start_that_fails(begin: Begin) -> None:
     assert not one.held.run_record.exists()
 
 
-def test_a_start_that_fails_before_init_is_ready(begin: Begin) -> None:
+def test_failed_start_before_init_is_ready_is_reported(begin: Begin) -> None:
     one = begin("sh", "-c", "sleep 0.5; exit 125", restart="on-failure", restart_delay=30000)
     sync.send(one.status, sync.FAILED, ["cannot mount", "a hint", 125])
     one.execute()
@@ -343,14 +343,14 @@ def test_a_start_that_fails_before_init_is_ready(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("length", [4000, 1 << 20])
-def test_a_reason_that_no_message_holds(begin: Begin, length: int) -> None:
+def test_reason_larger_than_a_message_is_truncated(begin: Begin, length: int) -> None:
     one = begin("sleep", "60")
     sync.send(one.status, sync.FAILED, ["5,", "x,12" * (length // 4) + "7" * 100, 126])
     why = "runtime: the start failed, with a reason too long to be told"
     assert json.loads(one.hear()[1:]) == [why, None, 126]
 
 
-def test_the_longest_reason(begin: Begin) -> None:
+def test_longest_reason_is_complete(begin: Begin) -> None:
     """It comes as it is while the client's buffer has room for it."""
     one = begin("sleep", "60")
     reason = ["x" * (4094 - len('["",null,126]')), None, 126]
@@ -361,7 +361,7 @@ def test_the_longest_reason(begin: Begin) -> None:
     assert not client.begun
 
 
-def test_init_is_killed_before_it_is_ready(begin: Begin) -> None:
+def test_init_killed_before_it_is_ready_is_reported(begin: Begin) -> None:
     one = begin("sh", "-c", "sleep 0.3; kill -9 $$", restart="always", restart_delay=30000)
     os.write(one.status, b"R\5\0")  # it was about to say so
     one.execute()
@@ -374,7 +374,7 @@ def test_init_is_killed_before_it_is_ready(begin: Begin) -> None:
     assert "restart_at" not in one.held.exit()
 
 
-def test_an_application_that_ends_at_once(begin: Begin) -> None:
+def test_start_is_reported_before_an_immediate_exit(begin: Begin) -> None:
     """All that was to be told of the start is told before the end."""
     one = begin("sh", "-c", "sleep 0.3")
     os.kill(one.held.pid, signal.SIGSTOP)
@@ -387,7 +387,7 @@ def test_an_application_that_ends_at_once(begin: Begin) -> None:
     assert one.held.actions() == ["start", "die"]
 
 
-def test_what_runs_already(begin: Begin) -> None:
+def test_running_container_is_taken_over(begin: Begin) -> None:
     """(--explain) Its start was somebody else's to note."""
     one = begin("sleep", "60", status_fd=-1, release_fd=-1, begun=True)
     client = Client(one.link.fileno())
@@ -399,7 +399,7 @@ def test_what_runs_already(begin: Begin) -> None:
     assert one.held.actions() == ["die"]
 
 
-def test_who_starts_it_goes_before_init_is_released(begin: Begin) -> None:
+def test_start_process_that_ends_early_ends_the_start(begin: Begin) -> None:
     one = begin("sleep", "60", restart="always")
     one.held.connect()
     os.kill(one.held.pid, signal.SIGSTOP)
@@ -412,7 +412,7 @@ def test_who_starts_it_goes_before_init_is_released(begin: Begin) -> None:
     assert one.held.actions() == ["die"]
 
 
-def test_who_starts_it_lets_go_before_init_is_released(begin: Begin) -> None:
+def test_start_process_may_detach_before_init_is_released(begin: Begin) -> None:
     one = begin("sleep", "60")
     one.link.send(b"D")
     one.link.close()
@@ -426,7 +426,7 @@ def test_who_starts_it_lets_go_before_init_is_released(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("explained", [False, True])
-def test_a_leash_until_it_has_begun(begin: Begin, explained: bool) -> None:
+def test_start_ends_with_its_start_process_until_it_runs(begin: Begin, explained: bool) -> None:
     """Who starts it and stays, but not as its keeper (`rless start`)."""
     config: dict[str, Any] = {"status_fd": -1, "release_fd": -1, "begun": True} if explained else {}
     one = begin("sleep", "60", stop_on_disconnect=2, **config)
@@ -446,7 +446,7 @@ def test_a_leash_until_it_has_begun(begin: Begin, explained: bool) -> None:
     assert one.held.exit()["code"] == 137
 
 
-def test_only_who_starts_it_is_told_so(begin: Begin) -> None:
+def test_only_the_start_process_hears_of_a_failed_start(begin: Begin) -> None:
     """And not who has its place now."""
     one = begin("sleep", "60")
     one.link.send(b"D")
@@ -461,7 +461,7 @@ def test_only_who_starts_it_is_told_so(begin: Begin) -> None:
     assert not any(client.begun for client in clients)
 
 
-def test_a_signal_waits_for_the_application(begin: Begin) -> None:
+def test_signal_is_held_until_the_application_runs(begin: Begin) -> None:
     """Until init executes it, the kernel would throw away what it has no handler for."""
     script = "trap 'exit 5' TERM; trap 'echo one' USR1; echo ready; while :; do sleep 0.05; done"
     one = begin("sh", "-c", script)
@@ -476,7 +476,7 @@ def test_a_signal_waits_for_the_application(begin: Begin) -> None:
     assert client.wait(10) == 5
 
 
-def test_a_kill_does_not_wait(begin: Begin) -> None:
+def test_sigkill_is_sent_at_once(begin: Begin) -> None:
     one = begin("sleep", "60")
     client = one.held.connect()
     client.signal(signal.SIGTERM)
@@ -484,7 +484,7 @@ def test_a_kill_does_not_wait(begin: Begin) -> None:
     assert client.wait(10) == 137
 
 
-def test_what_an_application_leaves_behind_ends_with_it(start: Start) -> None:
+def test_remaining_processes_are_killed_at_exit(start: Start) -> None:
     """In a shared pid namespace no kernel does it; a cgroup there may not be."""
     script = "sleep 0.3; (setsid sh -c 'sleep 998; :' & echo $!); (sleep 0.1 & echo $!); "
     script += "sleep 1.5; exit 4"
@@ -519,7 +519,7 @@ def with_link(start: Start, *command: str, **more: Any) -> tuple[Held, socket.so
     return held, ours
 
 
-def test_the_end_of_the_command_is_the_end(start: Start) -> None:
+def test_disconnected_command_stops_the_container(start: Start) -> None:
     held, ours = with_link(start, "sleep", "60", restart="always")
     held.connect()
     ours.close()
@@ -527,7 +527,7 @@ def test_the_end_of_the_command_is_the_end(start: Start) -> None:
     assert held.exit()["code"] == 137
 
 
-def test_unless_it_lets_go(start: Start) -> None:
+def test_detached_command_leaves_the_container_running(start: Start) -> None:
     held, ours = with_link(start, "sleep", "60")
     ours.send(b"D")
     ours.close()
@@ -540,7 +540,7 @@ def test_unless_it_lets_go(start: Start) -> None:
 # -- the log -------------------------------------------------------------------------------------
 
 
-def test_local_is_exact(start: Start) -> None:
+def test_local_log_keeps_exact_bytes(start: Start) -> None:
     data = bytes(range(256)) * 1000
     code = "import os; os.write(1, bytes(range(256)) * 1000); os.write(2, b'no newline')"
     held = start(sys.executable, "-Sc", code)
@@ -562,7 +562,7 @@ def test_rotation_loses_nothing(start: Start) -> None:
 
 
 @pytest.mark.parametrize("files", [1, 3])
-def test_rotation_is_bounded(start: Start, files: int) -> None:
+def test_rotation_limits_the_size_of_logs(start: Start, files: int) -> None:
     held = start(*emitter(1 << 20), log_size=100_000, log_files=files)
     held.wait()
     names = sorted(file.name for file in held.directory.glob("log*"))
@@ -570,7 +570,7 @@ def test_rotation_is_bounded(start: Start, files: int) -> None:
     assert b"".join(part for _, part in frames(held.directory / "log")).endswith(b"65535\n")
 
 
-def test_json_file_is_dockers(start: Start) -> None:
+def test_json_file_log_has_dockers_format(start: Start) -> None:
     code = (
         "import os; os.write(1, b'a \"line\" \\\\ \\t\\x01 \\xc3\\xa9 \\xff\\xed\\xa0\\x80\\n');"
         "os.write(1, b'half'); os.write(2, b'e' * 40000 + b'\\n')"
@@ -587,7 +587,7 @@ def test_json_file_is_dockers(start: Start) -> None:
     assert "".join(err) == "e" * 40000 + "\n"
 
 
-def test_json_file_of_any_bytes(start: Start) -> None:
+def test_json_file_log_takes_any_bytes(start: Start) -> None:
     data = os.urandom(300_000)
     held = start("cat", stdin=True, log="json-file", stdin_once=True, log_size=50_000, log_files=99)
     _, stdin, out, _ = held.attach(stdin=True)
@@ -606,7 +606,7 @@ def test_json_file_of_any_bytes(start: Start) -> None:
     assert found == data
 
 
-def test_journald(start: Start, tmp_path: Path) -> None:
+def test_journald_log_sends_messages(start: Start, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "journal"))
         journal.settimeout(10)
@@ -628,20 +628,20 @@ def test_journald(start: Start, tmp_path: Path) -> None:
     assert not (held.directory / "log").exists()
 
 
-def test_a_journal_that_is_not_there(start: Start, tmp_path: Path) -> None:
+def test_missing_journal_does_not_block(start: Start, tmp_path: Path) -> None:
     held = start("sh", "-c", "echo one", log="journald", journal=tmp_path / "none")
     held.wait()
     assert held.exit()["code"] == 0
 
 
-def test_no_log(start: Start) -> None:
+def test_log_driver_none_writes_nothing(start: Start) -> None:
     held = start("sh", "-c", "head -c 9000000 /dev/zero; exit 6", log="none")
     held.wait()
     assert held.exit()["code"] == 6
     assert not (held.directory / "log").exists()
 
 
-def test_a_full_disk_stops_nobody_and_is_told(start: Start) -> None:
+def test_full_disk_does_not_block_and_is_noted_in_the_log(start: Start) -> None:
     """What the log lacks is said in it, once; the frames around are whole."""
     limit = 200_000
     script = "read x; head -c 1000000 /dev/zero; read x; echo last"
@@ -671,7 +671,7 @@ def test_a_full_disk_stops_nobody_and_is_told(start: Start) -> None:
 # -- clients -------------------------------------------------------------------------------------
 
 
-def test_what_is_typed_arrives(start: Start) -> None:
+def test_input_reaches_the_application(start: Start) -> None:
     held = start("cat", stdin=True)
     client, stdin, out, _ = held.attach(stdin=True)
     for word in (b"one\n", b"two\n"):
@@ -687,7 +687,7 @@ def test_what_is_typed_arrives(start: Start) -> None:
     assert client.wait(10) == 137
 
 
-def test_the_end_of_what_is_typed_is_passed_on(start: Start) -> None:
+def test_end_of_input_is_passed_on(start: Start) -> None:
     held = start("cat", stdin=True, stdin_once=True)
     client, stdin, out, _ = held.attach(stdin=True)
     os.write(stdin, b"word")
@@ -696,7 +696,7 @@ def test_the_end_of_what_is_typed_is_passed_on(start: Start) -> None:
     assert os.read(out, 100) == b"word"
 
 
-def test_a_megabyte_is_typed(start: Start) -> None:
+def test_megabyte_of_input_arrives(start: Start) -> None:
     data = os.urandom(1 << 20)
     held = start("cat", stdin=True, stdin_once=True)
     _, stdin, out, _ = held.attach(stdin=True)
@@ -708,7 +708,7 @@ def test_a_megabyte_is_typed(start: Start) -> None:
     assert reader.result() == hashlib.sha256(data).hexdigest()
 
 
-def test_an_application_that_does_not_read(start: Start) -> None:
+def test_unread_input_does_not_block_the_monitor(start: Start) -> None:
     held = start("sh", "-c", "exec <&-; sleep 0.3; exit 4", stdin=True)
     client, stdin, _, _ = held.attach(stdin=True)
     with pytest.raises(BrokenPipeError):
@@ -717,7 +717,7 @@ def test_an_application_that_does_not_read(start: Start) -> None:
     assert client.wait(10) == 4
 
 
-def test_two_readers_of_whom_one_has_stopped(start: Start) -> None:
+def test_stalled_client_does_not_block_others(start: Start) -> None:
     """All of it to both, and nobody waits for the one who does not read."""
     size = 100 << 20
     script = f"read x; exec {shlex.join(emitter(size))}"
@@ -751,7 +751,7 @@ def like_nfs() -> None:
     load_filter(compile_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
 
 
-def test_a_backlog_on_nfs(start: Start) -> None:
+def test_backlog_works_on_nfs(start: Start) -> None:
     size = 30 << 20
     script = f"read x; exec {shlex.join(emitter(size))}"
     held = start("sh", "-c", script, stdin=True, prepare=like_nfs)
@@ -767,7 +767,7 @@ def test_a_backlog_on_nfs(start: Start) -> None:
     held.wait()
 
 
-def test_it_leaves_and_nothing_ends(start: Start) -> None:
+def test_detaching_client_does_not_close_input(start: Start) -> None:
     """Its farewell comes before the end of what it typed, which else would be the application's."""
     held = start("cat", stdin=True, stdin_once=True)
     for _ in range(20):
@@ -781,7 +781,7 @@ def test_it_leaves_and_nothing_ends(start: Start) -> None:
     assert client.wait(10) == 137
 
 
-def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
+def test_closed_client_does_not_disturb_others(start: Start) -> None:
     held = start("sh", "-c", "read x; head -c 3000000 /dev/zero; exit 3", stdin=True)
     _, stdin, out, _ = held.attach(stdin=True)
     going, _, other, other_err = held.attach()
@@ -797,7 +797,7 @@ def test_a_reader_that_goes_leaves_the_others(start: Start) -> None:
     assert held.exit()["code"] == 3
 
 
-def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
+def test_client_with_other_files_than_pipes_is_refused(start: Start, tmp_path: Path) -> None:
     """They are made not to block, and so must be nobody else's."""
     client = start("sleep", "60").connect()
     with (
@@ -808,7 +808,7 @@ def test_a_client_must_bring_pipes(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_another_user_is_turned_away(start: Start) -> None:
+def test_other_user_is_refused(start: Start) -> None:
     """Class 43, were the directory ever open: the socket asks who it is."""
     held = start("sleep", "60")
     held.connect()
@@ -832,7 +832,7 @@ def kill_as_another(directory: str, uid: int) -> str:
     return ""
 
 
-def test_odd_messages_change_nothing(start: Start) -> None:
+def test_malformed_messages_are_ignored(start: Start) -> None:
     held = start("sleep", "60")
     client = held.connect()
     odd = (b"?", b"A", b"W", b"W\1", b"K", b"U", b"U{", b'U{"restart":{', b"\0" * 4000, b"N" * 900)
@@ -844,7 +844,7 @@ def test_odd_messages_change_nothing(start: Start) -> None:
     assert other.wait(10) == 137
 
 
-def test_many_clients(start: Start) -> None:
+def test_clients_beyond_the_limit_wait(start: Start) -> None:
     """More than there are places for wait for one."""
     held = start("sleep", "60")
     clients = [held.connect() for _ in range(64)]
@@ -855,7 +855,7 @@ def test_many_clients(start: Start) -> None:
     assert clients[2].wait(10) == 137
 
 
-def test_a_terminal(start: Start) -> None:
+def test_terminal_is_attached_and_resized(start: Start) -> None:
     master, slave = os.openpty()
     try:
         held = start("sleep", "60", pty_fd=master, stdout_fd=-1, stderr_fd=-1)
@@ -887,7 +887,7 @@ def test_a_terminal(start: Start) -> None:
         ("on-failure", 2, 1, True),
     ],
 )
-def test_what_the_policies_mean(
+def test_restart_policies_decide_about_exit_codes(
     start: Start, policy: str, most: int, code: int, again: bool
 ) -> None:
     held = start("sh", "-c", f"sleep 0.1; exit {code}", restart=policy, restart_max=most,
@@ -906,13 +906,13 @@ def test_what_the_policies_mean(
     assert not held.run_record.exists()
 
 
-def test_on_failure_ends_after_its_number(start: Start) -> None:
+def test_on_failure_stops_after_its_maximum(start: Start) -> None:
     held = start("sh", "-c", "exit 1", restart="on-failure", restart_max=2, restarts=2)
     held.wait()
     assert held.exit()["restarts"] == 2
 
 
-def test_a_stop_ends_the_policy(start: Start) -> None:
+def test_stop_ends_the_restart_policy(start: Start) -> None:
     held = start("sleep", "60", restart="always")
     client = held.connect()
     client.stop_restarts()
@@ -922,7 +922,7 @@ def test_a_stop_ends_the_policy(start: Start) -> None:
     assert "restart_at" not in held.exit()
 
 
-def test_the_policy_is_changed(start: Start) -> None:
+def test_restart_policy_can_be_changed(start: Start) -> None:
     held = start("sleep", "60", restart="always")
     client = held.connect()
     client.set_restart({"name": "no", "max": 0})
@@ -940,7 +940,7 @@ def test_the_policy_is_changed(start: Start) -> None:
 # -- what it costs ---------------------------------------------------------------------------------
 
 
-def test_it_is_small(start: Start, program: str) -> None:
+def test_monitor_uses_little_memory(start: Start, program: str) -> None:
     held = start("sh", "-c", "echo ready; exec sleep 60")
     wait_for((held.directory / "log").exists, "the log")
     time.sleep(0.1)
@@ -948,7 +948,7 @@ def test_it_is_small(start: Start, program: str) -> None:
         assert held.memory() <= 200
 
 
-def test_it_sleeps(start: Start) -> None:
+def test_idle_monitor_uses_no_cpu_time(start: Start) -> None:
     """No timer, no polling: an idle container takes no processor time."""
     held = start("sleep", "60")
     held.connect()
@@ -964,7 +964,7 @@ def test_it_sleeps(start: Start) -> None:
     assert switches() == before
 
 
-def test_a_terminal_that_is_hung_up_does_not_spin(start: Start) -> None:
+def test_hung_up_terminal_does_not_spin(start: Start) -> None:
     master, slave = os.openpty()
     os.close(slave)
     held = start("sleep", "60", pty_fd=master, stdout_fd=-1, stderr_fd=-1)
@@ -990,7 +990,7 @@ def _rank(held: Held, script: str) -> tuple[subprocess.Popen[bytes], int]:
     return rank, error
 
 
-def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
+def test_container_ends_with_its_last_rank(start: Start) -> None:
     held = start("sleep", "60", join_timeout=10000)
     one, error = _rank(held, "exec sleep 60")
     assert error == 0
@@ -1005,7 +1005,7 @@ def test_the_last_one_who_has_joined_is_the_end(start: Start) -> None:
     held.wait()
 
 
-def test_signals_are_for_those_who_have_joined(start: Start) -> None:
+def test_signals_reach_all_ranks(start: Start) -> None:
     held = start("sleep", "60", join_timeout=10000)
     rank, _ = _rank(held, "exec sleep 60")
     held.connect().signal(signal.SIGUSR1)
@@ -1013,7 +1013,7 @@ def test_signals_are_for_those_who_have_joined(start: Start) -> None:
     held.wait()
 
 
-def test_a_kill_is_for_all(start: Start) -> None:
+def test_sigkill_ends_all_ranks(start: Start) -> None:
     held = start("sleep", "60", join_timeout=10000)
     rank, _ = _rank(held, "exec sleep 60")
     held.connect().signal(signal.SIGKILL)
@@ -1021,7 +1021,7 @@ def test_a_kill_is_for_all(start: Start) -> None:
     held.wait()
 
 
-def test_only_what_is_made_for_it_is_joined(start: Start) -> None:
+def test_container_without_ranks_cannot_be_joined(start: Start) -> None:
     held = start("sleep", "60")
     rank, error = _rank(held, "exec sleep 60")
     assert error == errno.EINVAL
@@ -1029,7 +1029,7 @@ def test_only_what_is_made_for_it_is_joined(start: Start) -> None:
     rank.wait()
 
 
-def test_who_waits_in_vain_ends(start: Start) -> None:
+def test_waiting_rank_ends_with_the_killed_creator(start: Start) -> None:
     """Who made the container was killed before it joined."""
     held = start("sleep", "60", join_timeout=200)
     assert held.connect().wait(10) == 137

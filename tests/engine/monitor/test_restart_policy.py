@@ -21,7 +21,7 @@ def lines(rless: Product, name: str) -> list[str]:
     return rless("logs", name).expect().lines()
 
 
-def test_on_failure(rless: Product) -> None:
+def test_on_failure_restarts_up_to_its_maximum(rless: Product) -> None:
     script = "echo x >>/n; wc -l </n; readlink /proc/self/ns/net; exit 3"
     rless.detach("fails", "--restart on-failure:2", "sh", "-c", script)
     wait_for(lambda: len(lines(rless, "fails")) == 6, "three runs")
@@ -37,7 +37,7 @@ def test_on_failure(rless: Product) -> None:
     rless("rm", "well").expect()
 
 
-def test_always_until_it_is_stopped(rless: Product) -> None:
+def test_always_restarts_until_stop(rless: Product) -> None:
     rless.detach("always", "--restart always", "sh", "-c", "echo x; sleep 0.05")
     wait_for(lambda: len(lines(rless, "always")) >= 3, "three runs")
     rless("stop", "-t", "1", "always").expect()
@@ -50,7 +50,7 @@ def test_always_until_it_is_stopped(rless: Product) -> None:
     rless("rm", "-f", "always").expect()
 
 
-def test_the_delay_doubles(rless: Product) -> None:
+def test_restart_delay_doubles(rless: Product) -> None:
     rless.detach("slower", "--restart always", "sh", "-c", "date +%s; exit 1")
     wait_for(lambda: "Restarting (1)" in rless("ps").out, "the state")
     time.sleep(1.5)
@@ -60,14 +60,14 @@ def test_the_delay_doubles(rless: Product) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_terminal_and_a_published_port_stay(rless: Product) -> None:
+def test_terminal_and_published_port_survive_a_restart(rless: Product) -> None:
     rless.detach("tty", "-t --restart on-failure:1", "sh", "-c", "tty; exit 1")
     wait_for(lambda: lines(rless, "tty") == ["/dev/pts/0", "/dev/pts/0"], "two runs")
     rless("wait", "tty").expect()
     rless("rm", "tty").expect()
 
 
-def test_it_is_killed_by_the_kernel_and_comes_back(rless: Product) -> None:
+def test_killed_application_is_restarted(rless: Product) -> None:
     rless.detach("back", "--restart unless-stopped", "sh", "-c", "echo $$; sleep 60")
     wait_for(lambda: lines(rless, "back"), "the start")
     before = json.loads((rless.live / rless.containers()[0]).read_text())
@@ -90,7 +90,7 @@ def test_it_is_killed_by_the_kernel_and_comes_back(rless: Product) -> None:
     rless("rm", "-f", "back").expect()
 
 
-def test_what_contradicts(rless: Product) -> None:
+def test_contradicting_flags_are_refused(rless: Product) -> None:
     error = rless.run("--restart always", "true").expect(125).one_line_error()
     assert "--restart and --rm" in error
     for policy in ("sometimes", "always:3", "on-failure:-1", "on-failure:x"):
@@ -98,7 +98,7 @@ def test_what_contradicts(rless: Product) -> None:
         assert "--restart" in done.one_line_error()
 
 
-def test_killed_between_two_runs(rless: Product) -> None:
+def test_container_killed_between_runs_is_cleaned_up(rless: Product) -> None:
     import os
     import signal
 

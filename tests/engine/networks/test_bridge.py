@@ -66,7 +66,7 @@ def hub_processes(rless: Product) -> dict[int, str]:
     }
 
 
-def test_members_find_each_other(rless: Product, net: str) -> None:
+def test_members_resolve_and_reach_each_other(rless: Product, net: str) -> None:
     rless.detach("web", f"--network {net} --network-alias www --hostname host1", "sleep", "60")
     rless.detach("db", f"--network {net}:alias=data", "sleep", "60")
     web, db = address(rless, "web"), address(rless, "db")
@@ -85,7 +85,7 @@ def test_members_find_each_other(rless: Product, net: str) -> None:
     assert not (rless.live.parent / "hub" / "networks").exists()
 
 
-def test_what_a_member_has(rless: Product, net: str) -> None:
+def test_member_has_address_route_and_resolver(rless: Product, net: str) -> None:
     rless("network", "create", "--ipv6", "--subnet", "10.77.0.0/24", "six").expect()
     flags = "--network six:ip=10.77.0.9,mac=02:00:00:00:00:09,interface_name=lan"
     rless.detach("web", f"{flags} --dns-search example.org", "sleep", "60")
@@ -123,7 +123,7 @@ def test_what_a_member_has(rless: Product, net: str) -> None:
     assert rless("ps", "-q", "--filter", f"network={net}").lines() == []
 
 
-def test_thirty_at_once(rless: Product, net: str) -> None:
+def test_thirty_members_start_in_parallel(rless: Product, net: str) -> None:
     def start(number: int) -> int:
         words = ("--name", f"c{number}", "--network", net, rless.image, "sleep", "60")
         return rless("run", "-d", *words, timeout=120).code
@@ -138,7 +138,7 @@ def test_thirty_at_once(rless: Product, net: str) -> None:
     rless.assert_clean()
 
 
-def test_networks_do_not_reach_each_other(rless: Product, net: str) -> None:
+def test_networks_are_isolated(rless: Product, net: str) -> None:
     rless("network", "create", "other").expect()
     rless.detach("web", f"--network {net}", "sleep", "60")
     rless.detach("db", "--network other", "sleep", "60")
@@ -177,7 +177,7 @@ def outward_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def test_the_way_out_and_what_is_closed(rless: Product, net: str) -> None:
+def test_members_reach_outside_but_not_the_hosts_loopback(rless: Product, net: str) -> None:
     """Outside is what the host reaches; its loopback is not, by whatever way."""
     rless("network", "create", "--internal", "inner").expect()
     host = outward_address()
@@ -226,7 +226,7 @@ def listeners(rless: Product) -> set[tuple[str, int]]:
     return found
 
 
-def test_published_ports(rless: Product, net: str) -> None:
+def test_published_ports_are_reachable(rless: Product, net: str) -> None:
     """By both families, after a restart too; nothing else listens, and then nothing at all."""
     free = images.free_port()
     rless.detach("web", f"--network {net} -p {free}:80", "sh", "-c", SERVE)
@@ -244,7 +244,7 @@ def test_published_ports(rless: Product, net: str) -> None:
     rless.assert_clean()
 
 
-def test_a_restart_policy_keeps_the_membership(rless: Product, net: str) -> None:
+def test_membership_survives_an_automatic_restart(rless: Product, net: str) -> None:
     free = images.free_port()
     flags = f"--network {net} -p 127.0.0.1:{free}:80 --restart always"
     rless.detach("web", flags, "sh", "-c", "echo hello | nc -l -p 80")
@@ -256,7 +256,7 @@ def test_a_restart_policy_keeps_the_membership(rless: Product, net: str) -> None
     assert address(rless, "web") == own
 
 
-def test_connect_and_disconnect(rless: Product, net: str) -> None:
+def test_running_container_is_connected_and_disconnected(rless: Product, net: str) -> None:
     rless("network", "create", "other").expect()
     rless.detach("web", f"--network {net}", "sleep", "60")
     rless.detach("db", "--network other", "sleep", "60")
@@ -307,7 +307,7 @@ def test_connect_and_disconnect(rless: Product, net: str) -> None:
     assert "was made with --network=pasta" in done.one_line_error()
 
 
-def test_rename(rless: Product, net: str) -> None:
+def test_renamed_container_is_found_by_its_new_name(rless: Product, net: str) -> None:
     rless.detach("web", f"--network {net}", "sleep", "60")
     rless.detach("db", f"--network {net}", "sleep", "60")
     rless("rename", "web", "neu").expect()
@@ -315,7 +315,7 @@ def test_rename(rless: Product, net: str) -> None:
     assert finds(rless, "db", "web") == []
 
 
-def test_a_container_that_joins_a_member(rless: Product, net: str) -> None:
+def test_container_can_join_the_namespace_of_a_member(rless: Product, net: str) -> None:
     rless.detach("web", f"--network {net}", "sh", "-c", SERVE)
     rless.detach("db", f"--network {net}", "sleep", "60")
     done = rless.sh("hostname; nslookup db; nc 127.0.0.1 80", "--network", "container:web")
@@ -325,7 +325,7 @@ def test_a_container_that_joins_a_member(rless: Product, net: str) -> None:
     assert "do not go together" in refused.expect(125).one_line_error()
 
 
-def test_the_interface_goes_with_its_member(rless: Product, net: str) -> None:
+def test_interface_is_removed_with_its_member(rless: Product, net: str) -> None:
     """Who shares the namespace does not keep an address that the next member gets."""
     rless.detach("web", f"--network {net}", "sleep", "60")
     rless.detach("beside", "--network container:web", "sleep", "60")
@@ -340,7 +340,7 @@ def test_the_interface_goes_with_its_member(rless: Product, net: str) -> None:
     rless("rm", "-f", "web", "beside", "next").expect()
 
 
-def test_links(rless: Product, net: str) -> None:
+def test_links_add_names(rless: Product, net: str) -> None:
     rless.detach("db", f"--network {net} --expose 5432 -e TOKEN=x", "sleep", "60")
     own = address(rless, "db")
     flags = ("--network", net, "--link", "db:data")
@@ -353,7 +353,7 @@ def test_links(rless: Product, net: str) -> None:
     assert "does not run in the same network" in refused.expect(125).one_line_error()
 
 
-def test_an_address_that_was_asked_for_stays_the_containers(rless: Product, net: str) -> None:
+def test_requested_address_survives_a_restart(rless: Product, net: str) -> None:
     subnet = json.loads(rless("network", "inspect", net).out)[0]["IPAM"]["Config"][0]["Subnet"]
     wanted = subnet.replace(".0/24", ".2")  # the first that is given
     rless.detach("web", f"--network {net} --ip {wanted}", "sleep", "60")
@@ -382,7 +382,7 @@ def test_an_address_that_was_asked_for_stays_the_containers(rless: Product, net:
         ("net", "exists already"),
     ],
 )
-def test_networks_that_cannot_be(rless: Product, net: str, words: str, why: str) -> None:
+def test_wrong_networks_are_refused(rless: Product, net: str, words: str, why: str) -> None:
     done = rless("network", "create", *words.split())
     assert done.code != 0
     assert why in done.one_line_error()
@@ -417,7 +417,7 @@ def test_networks_are_listed_and_removed(rless: Product, net: str) -> None:
     assert "no such network: other" in gone.one_line_error()
 
 
-def test_events(rless: Product) -> None:
+def test_network_commands_record_events(rless: Product) -> None:
     rless("network", "create", "told").expect()
     rless.run("--network told", "true").expect()
     rless("network", "rm", "told").expect()
@@ -446,7 +446,7 @@ def status(rless: Product, name: str) -> str:
     return rless(*words).expect().out.strip()
 
 
-def test_the_hub_is_killed(rless: Product, net: str) -> None:
+def test_killed_hub_is_reported_and_replaced(rless: Product, net: str) -> None:
     rless.detach("web", f"--network {net} -p 127.0.0.1::80", "sleep", "60")
     rless.detach("db", f"--network {net}", "sleep", "60")
     kill(rless, "rless: networks")
@@ -473,7 +473,7 @@ def test_the_hub_is_killed(rless: Product, net: str) -> None:
     rless.assert_clean()
 
 
-def test_pasta_is_killed(rless: Product, net: str) -> None:
+def test_killed_pasta_is_reported_and_replaced(rless: Product, net: str) -> None:
     rless.detach("web", f"--network {net}", "sleep", "60")
     host = outward_address()
     outside, port = serve(host)
@@ -498,7 +498,7 @@ def test_pasta_is_killed(rless: Product, net: str) -> None:
     rless.assert_clean()
 
 
-def test_the_monitor_is_killed(rless: Product, net: str) -> None:
+def test_killed_monitor_ends_the_membership(rless: Product, net: str) -> None:
     free = images.free_port()
     rless.detach("web", f"--network {net} -p 127.0.0.1:{free}:80", "sh", "-c", SERVE)
     rless.detach("db", f"--network {net}", "sleep", "60")
@@ -512,7 +512,7 @@ def test_the_monitor_is_killed(rless: Product, net: str) -> None:
     assert finds(rless, "db", "web") == [address(rless, "web")]
 
 
-def test_a_storm_of_kills_leaves_nothing(rless: Product, net: str) -> None:
+def test_many_kills_leave_nothing(rless: Product, net: str) -> None:
     """Commands are killed at any moment; the next ones go on, and then nothing is left."""
     for number in range(12):
         words = ("run", "--rm", "--network", net, "-p", "127.0.0.1::80", rless.image, "sleep", "9")

@@ -34,7 +34,7 @@ def answers(port: int, address: str = "127.0.0.1") -> bool:
         return False
 
 
-def test_random_ports_and_ranges(rless: Product) -> None:
+def test_random_ports_and_ranges_are_shown_as_they_are(rless: Product) -> None:
     """They are true in port, inspect and ps, and other ones after the next start."""
     free = images.free_port()
     flags = f"--network pasta -p 80 -p 127.0.0.1::81/udp -p 127.0.0.1:{free}-{free + 9}:82"
@@ -83,7 +83,7 @@ def test_ranges_are_shown_as_ranges(rless: Product) -> None:
     rless("rm", "-f", "web").expect()
 
 
-def test_publish_all(rless: Product) -> None:
+def test_publish_all_publishes_every_exposed_port(rless: Product) -> None:
     """Each exposed port of the image and of --expose, but for those that -p names."""
     ports: dict[str, Any] = {"80/tcp": {}, "53/udp": {}, "9/sctp": {}}
     image = rless.add_image("exposing", probe_image(ExposedPorts=ports))
@@ -103,7 +103,7 @@ def test_publish_all(rless: Product) -> None:
     rless("rmi", image).expect()
 
 
-def test_a_taken_port_and_a_low_one(rless: Product) -> None:
+def test_taken_and_privileged_ports_are_refused(rless: Product) -> None:
     free = images.free_port()
     rless.detach("web", f"--network pasta -p {free}:80", "sleep", "60")
     for where in (str(free), f"127.0.0.1:{free}", f"[::1]:{free}"):

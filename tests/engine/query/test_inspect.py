@@ -99,7 +99,7 @@ def full(records: Records) -> Records:
     return records
 
 
-def test_what_it_is(full: Records, show: Any) -> None:
+def test_inspect_identifies_the_container(full: Records, show: Any) -> None:
     found = one(show, "web")
     path = full.directory(found["Id"])
     assert found["Created"] == "2023-11-14T22:13:20.25Z"
@@ -120,7 +120,7 @@ def test_what_it_is(full: Records, show: Any) -> None:
         assert name in found
 
 
-def test_state(full: Records, show: Any) -> None:
+def test_state_of_a_running_container(full: Records, show: Any) -> None:
     state = one(show, "web")["State"]
     assert state.pop("Pid") > 0
     assert state == {
@@ -133,7 +133,7 @@ def test_state(full: Records, show: Any) -> None:
     }  # fmt: skip
 
 
-def test_state_of_one_that_ended(records: Records, show: Any) -> None:
+def test_state_of_an_ended_container(records: Records, show: Any) -> None:
     exit_record = {"code": 9, "started": 1.0, "finished": 2.5, "error": "why", "oom": True}
     records.add("over", exit=exit_record | {"restarts": 3})
     found = one(show, "over")
@@ -190,7 +190,7 @@ def test_config(full: Records, show: Any) -> None:
     }  # fmt: skip
 
 
-def test_command_comes_from_the_image_where_it_was_not_given(records: Records, show: Any) -> None:
+def test_command_defaults_to_that_of_the_image(records: Records, show: Any) -> None:
     image = {"Entrypoint": ["/entry"], "Cmd": ["one"]}
     records.add("a", image_config=image, request={"command": [], "entrypoint": None})
     records.add("b", image_config=image, request={"command": ["two"], "entrypoint": None})
@@ -233,7 +233,7 @@ TEMPLATES = (
 )  # fmt: skip
 
 
-def test_what_json_leaves_out_is_nil_in_a_template(records: Records, show: Any) -> None:
+def test_omitted_fields_are_nil_in_templates(records: Records, show: Any) -> None:
     """The structs of Docker have the field, and scripts ask whether there is a health check."""
     records.add("web")
     template = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
@@ -246,7 +246,7 @@ def test_what_json_leaves_out_is_nil_in_a_template(records: Records, show: Any) 
     assert show("inspect", "-f", "{{.State.Health.Status}}", "web")[0] == 1
 
 
-def test_ports_and_volumes_of_the_request_are_in_the_config(records: Records, show: Any) -> None:
+def test_config_has_requested_ports_and_volumes(records: Records, show: Any) -> None:
     mount = {"type": "volume", "name": "f" * 64, "source": "/s", "target": "/anon", "rw": True,
              "options": [], "propagation": "", "anonymous": True}  # fmt: skip
     records.add(
@@ -288,7 +288,7 @@ def test_templates(full: Records, show: Any, template: str, expected: str) -> No
     assert show("container", "inspect", "--format", template, "web") == (0, expected + "\n", "")
 
 
-def test_several_and_missing(records: Records, show: Any) -> None:
+def test_existing_objects_are_shown_and_missing_ones_reported(records: Records, show: Any) -> None:
     records.add("a")
     records.add("b")
     code, out, err = show("inspect", "a", "gone", "b")
@@ -309,7 +309,7 @@ def test_several_and_missing(records: Records, show: Any) -> None:
     assert show("inspect", "A B/\x1b")[2] == "rless: no such object: A B/\\x1b\n"
 
 
-def test_json_is_in_one_line_on_request(records: Records, show: Any) -> None:
+def test_compact_json_on_request(records: Records, show: Any) -> None:
     records.add("a", labels={"evil": "\x1b[2J\x9b\x7f é"})
     code, out, _ = show("inspect", "--format", "json", "a")
     assert code == 0
@@ -320,7 +320,7 @@ def test_json_is_in_one_line_on_request(records: Records, show: Any) -> None:
     assert "é" in out
 
 
-def test_a_missing_field_is_named(full: Records, show: Any) -> None:
+def test_missing_field_is_named(full: Records, show: Any) -> None:
     code, out, err = show("inspect", "-f", "{{.State.Stat}}", "web")
     assert (code, out) == (1, "")
     assert err.startswith(
@@ -337,7 +337,7 @@ def test_size(records: Records, show: Any) -> None:
     assert "SizeRw" not in one(show, "a")
 
 
-def test_port(full: Records, show: Any) -> None:
+def test_port_lists_mappings(full: Records, show: Any) -> None:
     assert show("port", "web") == (
         0, "53/udp -> 0.0.0.0:53\n80/tcp -> 127.0.0.1:8080\n80/tcp -> [::1]:8080\n", "",
     )  # fmt: skip
@@ -350,6 +350,6 @@ def test_port(full: Records, show: Any) -> None:
     assert show("port", "gone")[0] == 1
 
 
-def test_port_of_one_that_ended(records: Records, show: Any) -> None:
+def test_port_of_an_ended_container(records: Records, show: Any) -> None:
     records.add("over", ports=["0.0.0.0:80->80/tcp"])
     assert show("port", "over") == (0, "", "")

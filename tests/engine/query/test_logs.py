@@ -130,13 +130,13 @@ def test_streams_and_exact_bytes(log: Log) -> None:
     assert done.stderr == b"err\nno end"
 
 
-def test_nothing_written(log: Log) -> None:
+def test_empty_log_prints_nothing(log: Log) -> None:
     assert log.out() == b""
     log.write(b"")
     assert log.out() == b""
 
 
-def test_binary_across_frames_and_files(log: Log) -> None:
+def test_binary_output_spans_frames_and_files(log: Log) -> None:
     source = random.Random(1)
     chunks = [source.randbytes(source.randrange(1, 1 << 16)) for _ in range(60)]
     for number, chunk in enumerate(chunks):
@@ -146,7 +146,7 @@ def test_binary_across_frames_and_files(log: Log) -> None:
     assert log.out() == b"".join(chunks)
 
 
-def test_times(log: Log) -> None:
+def test_since_and_until_select_lines(log: Log) -> None:
     for number in range(5):
         log.write(f"{number}\n".encode(), at=BEGIN + number * 60 * 10**9)
     assert log.out("--since", "2023-11-14T22:15:20Z") == b"2\n3\n4\n"
@@ -166,7 +166,7 @@ def test_times(log: Log) -> None:
 @pytest.mark.parametrize(
     "text", ("yesterday", "", "10", "2023-13-01", "1h30", "2023-11-14T99:00:00")
 )
-def test_wrong_times(log: Log, text: str) -> None:
+def test_wrong_times_are_refused(log: Log, text: str) -> None:
     done = subprocess.run(log.argv("--since", text), env=log.env, capture_output=True)
     if text == "10":
         assert done.returncode == 0  # ten seconds after 1970
@@ -176,7 +176,7 @@ def test_wrong_times(log: Log, text: str) -> None:
     assert b"is not a time such as" in done.stderr
 
 
-def test_timestamps(log: Log) -> None:
+def test_timestamps_are_printed(log: Log) -> None:
     log.write(b"a\nb", at=BEGIN)
     log.write(b"c\n", at=BEGIN + 1)
     log.write(b"\nd", at=BEGIN + 2)
@@ -184,7 +184,7 @@ def test_timestamps(log: Log) -> None:
     assert log.out("-t") == (first + b" a\n" + first + b" bc\n" + third + b" \n" + third + b" d")
 
 
-def test_details(records: Records) -> None:
+def test_details_are_printed(records: Records) -> None:
     log = Log(records)
     log.write(b"a\nb\n")
     path = log.path.parent / "container.json"
@@ -196,7 +196,7 @@ def test_details(records: Records) -> None:
     assert log.out("--details") == b"tier=front+end a\ntier=front+end b\n"
 
 
-def test_tail(log: Log) -> None:
+def test_tail_prints_the_last_lines(log: Log) -> None:
     log.write(b"a\nb\nc\n")
     log.write(b"d\ne")
     log.write(b"f\n\n")
@@ -228,7 +228,7 @@ def test_tail_across_rotations(log: Log) -> None:
         assert log.out("--tail", str(count)) == b"".join(lines[-count:])
 
 
-def test_tail_of_a_large_file_reads_its_end_only(records: Records) -> None:
+def test_tail_reads_only_the_end_of_a_large_file(records: Records) -> None:
     """More than one block of frames: the start is found in the right one."""
     log = Log(records)
     with open(log.path, "wb") as file:
@@ -243,14 +243,14 @@ def test_tail_of_a_large_file_reads_its_end_only(records: Records) -> None:
     assert offset > log.path.stat().st_size - 3 * (1 << 20)
 
 
-def test_drivers_without_a_file(records: Records) -> None:
+def test_log_drivers_without_a_file_are_reported(records: Records) -> None:
     log = Log(records, "none")
     done = subprocess.run(log.argv(), env=log.env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("rless: container c keeps no log: its log driver is none; ")
 
 
-def test_no_such_container(records: Records) -> None:
+def test_missing_container_is_reported(records: Records) -> None:
     env = {**os.environ, "RLESS_STORAGE": str(records.storage)}
     done = subprocess.run(
         [sys.executable, "-I", "-B", "-c", LOGS, "gone"], env=env, capture_output=True, text=True
@@ -267,7 +267,7 @@ def decoded(data: bytes) -> bytes:
     return b"".join(bytes(text) for batch in batches for _, _, text in batch or ())
 
 
-def test_a_cut_frame_hides_nothing_else() -> None:
+def test_truncated_frame_hides_no_other() -> None:
     """Left by a crash or a full disk; another frame may have been written after it."""
     cut = frame(b"0123456789" * 10)
     for length in range(1, len(cut)):
@@ -279,13 +279,13 @@ def test_a_cut_frame_hides_nothing_else() -> None:
         assert set(text[7:]) <= set(b"0123456789")
 
 
-def test_a_frame_that_is_too_long_is_none() -> None:
+def test_overlong_frame_is_ignored() -> None:
     forged = f"{stamp(BEGIN)} stdout 99999\n".encode()
     assert decoded(forged + frame(b"x\n")) == b"x\n"
     assert decoded(frame(b"a\n") + forged * 3 + frame(b"x\n")).endswith(b"x\n")
 
 
-def test_a_cut_line_of_json_hides_nothing_else(records: Records) -> None:
+def test_truncated_json_line_hides_no_other(records: Records) -> None:
     log = Log(records, "json-file")
     log.path.write_bytes(
         json_line(b"a\n") + b'{"log":"b\n' + b"[]\n{}\n1\n\n" + json_line(b"c\n") + b'{"log'
@@ -293,7 +293,7 @@ def test_a_cut_line_of_json_hides_nothing_else(records: Records) -> None:
     assert log.out() == b"a\nc\n"
 
 
-def test_content_cannot_pretend_to_be_a_frame(log: Log) -> None:
+def test_content_cannot_forge_a_frame(log: Log) -> None:
     fake = frame(b"forged\n", "stderr")
     log.write(fake + fake)
     done = log.run()
@@ -302,7 +302,7 @@ def test_content_cannot_pretend_to_be_a_frame(log: Log) -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=200), st.booleans()), max_size=20), st.data())
-def test_frames_are_read_back_however_they_are_cut(
+def test_frames_of_any_split_are_read_back(
     pieces: list[tuple[bytes, bool]], data: st.DataObject
 ) -> None:
     written = b"".join(frame(text, "stderr" if err else "stdout") for text, err in pieces)
@@ -344,13 +344,13 @@ def test_follow_ends_with_the_container(living: Log) -> None:
     assert (out, err, process.returncode) == (b" third\n", b"", 0)
 
 
-def test_follow_of_one_that_has_ended(log: Log) -> None:
+def test_follow_of_an_ended_container_ends(log: Log) -> None:
     log.write(b"all\n")
     assert log.out("-f") == b"all\n"
     assert log.out("-f", "-n", "0") == b""
 
 
-def test_follow_from_the_end(living: Log) -> None:
+def test_follow_starts_at_the_tail(living: Log) -> None:
     living.write(b"old\nold\n")
     process = living.follow("-n", "0", "-t")
     time.sleep(0.5)
@@ -360,7 +360,7 @@ def test_follow_from_the_end(living: Log) -> None:
     assert process.communicate(timeout=20)[0] == b""
 
 
-def test_follow_until(living: Log) -> None:
+def test_follow_ends_at_until(living: Log) -> None:
     living.write(b"now\n", at=time.time_ns())
     process = living.follow("--until", str(int(time.time()) + 1))
     out, _ = process.communicate(timeout=20)
@@ -368,7 +368,7 @@ def test_follow_until(living: Log) -> None:
     living.end()
 
 
-def test_follow_across_rotations_loses_and_doubles_nothing(living: Log) -> None:
+def test_follow_across_rotations_is_exact(living: Log) -> None:
     process = living.follow()
     source = random.Random(2)
     sent = []
@@ -394,7 +394,7 @@ def test_follow_across_rotations_loses_and_doubles_nothing(living: Log) -> None:
     assert out == b"".join(sent)
 
 
-def test_reading_while_it_rotates(living: Log) -> None:
+def test_reading_during_rotation_has_no_gap(living: Log) -> None:
     """Each answer of a plain `logs` is a beginning of what was written, without a hole."""
     stop = threading.Event()
     whole = bytearray()
@@ -421,7 +421,7 @@ def test_reading_while_it_rotates(living: Log) -> None:
     living.end()
 
 
-def test_follow_goes_on_through_restarts(records: Records) -> None:
+def test_follow_continues_through_restarts(records: Records) -> None:
     """While it waits to be restarted, only the monitor lives."""
     log = Log(records, "local", "running")
     entry = records.live / log.id
@@ -446,7 +446,7 @@ def test_follow_goes_on_through_restarts(records: Records) -> None:
     process.communicate(timeout=20)
 
 
-def test_follow_of_one_that_is_removed(living: Log) -> None:
+def test_follow_ends_when_the_container_is_removed(living: Log) -> None:
     living.write(b"x\n")
     process = living.follow()
     read_until(process, b"x\n")
@@ -460,7 +460,7 @@ def test_follow_of_one_that_is_removed(living: Log) -> None:
 # -- readers -----------------------------------------------------------------------------------
 
 
-def test_a_reader_that_leaves_is_no_error(log: Log) -> None:
+def test_closed_reader_is_no_error(log: Log) -> None:
     for _ in range(40):
         log.write(b"x" * 60000 + b"\n")
     process = subprocess.Popen(
@@ -475,7 +475,7 @@ def test_a_reader_that_leaves_is_no_error(log: Log) -> None:
     process.stderr.close()
 
 
-def test_a_pipe_that_does_not_block(log: Log) -> None:
+def test_nonblocking_pipe_gets_everything(log: Log) -> None:
     data = b"".join(b"%d\n" % number for number in range(100000))
     for at in range(0, len(data), 50000):
         log.write(data[at : at + 50000])
@@ -492,7 +492,7 @@ def test_a_pipe_that_does_not_block(log: Log) -> None:
     assert found == data
 
 
-def test_a_full_disk_is_told(log: Log) -> None:
+def test_full_disk_is_reported(log: Log) -> None:
     log.write(b"x\n")
     with open("/dev/full", "wb") as full:
         done = subprocess.run(log.argv(), env=log.env, stdout=full, stderr=subprocess.PIPE)
@@ -503,7 +503,7 @@ def test_a_full_disk_is_told(log: Log) -> None:
 # -- the journal -------------------------------------------------------------------------------
 
 
-def test_messages_of_the_journal() -> None:
+def test_journal_messages_are_printed() -> None:
     from rootless.engine.query import journald
 
     def line(**fields: Any) -> bytes:
@@ -523,7 +523,7 @@ def test_messages_of_the_journal() -> None:
         assert journald.frame(damaged) is None
 
 
-def test_the_journal_without_journalctl(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_journalctl_is_reported(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     from rootless.engine.query import journald
     from rootless.errors import RlessError
     from rootless.linux import programs
@@ -533,7 +533,9 @@ def test_the_journal_without_journalctl(records: Records, monkeypatch: pytest.Mo
         next(journald.frames("x", None))
 
 
-def test_the_journal_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journalctl_is_asked_for_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rootless.engine.query import journald
     from rootless.linux import programs
 

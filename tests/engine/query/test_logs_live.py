@@ -21,7 +21,7 @@ def end(rless: Product, name: str) -> None:
     rless("wait", name).expect()
 
 
-def test_binary_data_and_streams(rless: Product) -> None:
+def test_logs_keep_binary_data_and_streams(rless: Product) -> None:
     rless.detach("noise", "--log-opt max-size=50m", "sh", "-c", NOISE.format(size=10_000_000))
     end(rless, "noise")
     done = rless("logs", "noise", timeout=60)
@@ -56,7 +56,7 @@ def test_follow_through_restarts(rless: Product) -> None:
     rless("rm", "again").expect()
 
 
-def test_times_and_terminals(rless: Product) -> None:
+def test_logs_of_a_terminal_have_times(rless: Product) -> None:
     before = int(time.time())
     rless.detach("tty", "-t", "sh", "-c", "echo one; echo two >&2")
     end(rless, "tty")
@@ -69,7 +69,7 @@ def test_times_and_terminals(rless: Product) -> None:
     rless("rm", "tty").expect()
 
 
-def test_one_that_was_not_started(rless: Product) -> None:
+def test_created_container_has_an_empty_log(rless: Product) -> None:
     rless("create", "--name", "new", "--network", "none", rless.image, "true").expect()
     assert rless("logs", "new").expect().out == ""
     assert "Created" in rless("ps", "-a").out
@@ -80,7 +80,7 @@ def test_one_that_was_not_started(rless: Product) -> None:
     rless("rm", "new").expect()
 
 
-def test_without_a_log(rless: Product) -> None:
+def test_container_without_a_log_is_reported(rless: Product) -> None:
     rless.detach("mute", "--log-driver none", "echo", "x")
     end(rless, "mute")
     done = rless("logs", "mute")
@@ -89,7 +89,7 @@ def test_without_a_log(rless: Product) -> None:
     rless("rm", "mute").expect()
 
 
-def test_inspect_of_what_was_asked(rless: Product) -> None:
+def test_inspect_shows_the_request(rless: Product) -> None:
     rless.detach(
         "web", "-e A=1 -l tier=front -w /tmp -u 5:6 --cap-drop ALL --read-only --init --shm-size 1m"
         " --tmpfs /t --stop-signal USR1 --restart unless-stopped -v /srv:/in:ro",
@@ -114,7 +114,7 @@ def test_inspect_of_what_was_asked(rless: Product) -> None:
     rless("rm", "-f", "web").expect()
 
 
-def test_inspect_finds_all_kinds(rless: Product) -> None:
+def test_inspect_finds_objects_of_all_kinds(rless: Product) -> None:
     rless("volume", "create", "data").expect()
     [image] = json.loads(rless("inspect", "--type", "image", rless.image).expect().out)
     assert image["Id"].startswith("sha256:")
@@ -127,7 +127,7 @@ def test_inspect_finds_all_kinds(rless: Product) -> None:
     rless("volume", "rm", "data").expect()
 
 
-def test_ancestors(rless: Product) -> None:
+def test_ps_filters_by_ancestor(rless: Product) -> None:
     rless.detach("child", "", "true")
     end(rless, "child")
     image = rless("inspect", "-f", "{{.Image}}", "child").out.strip()
@@ -140,7 +140,7 @@ def test_ancestors(rless: Product) -> None:
     rless("rm", "child").expect()
 
 
-def test_what_a_container_wrote_is_its_size(rless: Product) -> None:
+def test_size_counts_what_the_container_wrote(rless: Product) -> None:
     """Directories of ids of the container that only they can read are counted too."""
     script = "mkdir -m 700 /d; head -c 5000 /dev/zero > /d/f; chown -R 5:5 /d"
     rless.detach("fat", "", "sh", "-c", script)
@@ -150,7 +150,7 @@ def test_what_a_container_wrote_is_its_size(rless: Product) -> None:
     rless("rm", "fat").expect()
 
 
-def test_events_of_a_life(rless: Product) -> None:
+def test_events_cover_the_life_of_a_container(rless: Product) -> None:
     before = f"{time.time():.9f}"
     rless.detach("star", "-l k=v", "sh", "-c", "exit 6")
     end(rless, "star")
@@ -163,7 +163,7 @@ def test_events_of_a_life(rless: Product) -> None:
     ]  # fmt: skip
 
 
-def test_info(rless: Product, tmp_path: Path) -> None:
+def test_info_describes_the_host(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[containers]\nlog-driver = "json-file"\n')
     settings = {"RLESS_CONFIG": str(tmp_path / "config.toml")}
     assert rless("info", "-f", "{{.LoggingDriver}}", env=settings).out == "json-file\n"

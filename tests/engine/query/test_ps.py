@@ -32,7 +32,7 @@ def names(ps: Any, *words: str) -> list[str]:
     return sorted(found)
 
 
-def test_states(records: Records, ps: Any) -> None:
+def test_states_are_shown(records: Records, ps: Any) -> None:
     now = time.time()
     records.add("up", state="running", created=now - 400)
     records.add("sick", state="running", health={"test": ["CMD", "x"]})
@@ -53,7 +53,7 @@ def test_states(records: Records, ps: Any) -> None:
     assert sorted(ps("--filter", "status=exited", "--format", "{{.Names}}")) == ["over"]
 
 
-def test_all_fields(records: Records, ps: Any) -> None:
+def test_all_fields_are_available(records: Records, ps: Any) -> None:
     identifier = records.add(
         "web",
         state="running",
@@ -87,7 +87,7 @@ def test_all_fields(records: Records, ps: Any) -> None:
     assert full == ['"sh -c sleep 1000000000000" data,/srv/a/very/long/path']
 
 
-def test_last_and_order(records: Records, ps: Any) -> None:
+def test_last_limits_and_order_is_by_creation(records: Records, ps: Any) -> None:
     for number in range(4):
         records.add(f"c{number}", created=1000.0 + number)
     assert ps("-a", "--format", "{{.Names}}") == ["c3", "c2", "c1", "c0"]
@@ -161,7 +161,7 @@ def three(records: Records) -> Records:
 
 
 @pytest.mark.parametrize(("text", "expected"), FILTERS)
-def test_filters(three: Records, ps: Any, text: str, expected: list[str]) -> None:
+def test_filters_select_containers(three: Records, ps: Any, text: str, expected: list[str]) -> None:
     assert names(ps, "--filter", text) == expected
 
 
@@ -191,14 +191,14 @@ def test_filters_combine(three: Records, ps: Any) -> None:
         ("is-task=true", "is-task is not supported: rless has no swarm"),
     ),
 )
-def test_wrong_filters(records: Records, capfd: Any, text: str, why: str) -> None:
+def test_wrong_filters_are_refused(records: Records, capfd: Any, text: str, why: str) -> None:
     assert main(["ps", "--filter", text]) in (1, 125)
     error = capfd.readouterr().err
     assert why in error
     assert error.count("\n") == 1
 
 
-def test_sizes(records: Records, ps: Any) -> None:
+def test_sizes_are_shown(records: Records, ps: Any) -> None:
     path = records.directory(records.add("a"))
     (path / "upper/dir").mkdir(parents=True)
     (path / "upper/dir/file").write_bytes(b"x" * 1500)
@@ -212,7 +212,7 @@ def test_sizes(records: Records, ps: Any) -> None:
     assert shown == "1.511kB (virtual 1.511kB)"
 
 
-def test_hostile_text_steers_no_terminal(records: Records, ps: Any) -> None:
+def test_hostile_text_is_escaped(records: Records, ps: Any) -> None:
     """Class 37: what an image or a command has is escaped in tables, templates and JSON."""
     evil = "\x1b]0;x\x07\x9b\x7f"
     records.add("a", command=["sh", evil + "\n"], image=evil, labels={evil: evil})
@@ -221,7 +221,7 @@ def test_hostile_text_steers_no_terminal(records: Records, ps: Any) -> None:
         assert text.replace("\n", "").isprintable()
 
 
-def test_damage_hides_no_other_container(records: Records, ps: Any) -> None:
+def test_damaged_record_hides_no_other_container(records: Records, ps: Any) -> None:
     records.add("good")
     for text in ("", "{", "[]", "\xff"):
         path = records.directory(records.add(f"bad{len(text)}{text.isalpha()}"))
@@ -239,7 +239,7 @@ sys.exit(code)
 """
 
 
-def test_a_hundred_containers_are_listed_by_few_calls(records: Records) -> None:
+def test_hundred_containers_are_listed_by_few_calls(records: Records) -> None:
     """One pass, no namespace, no process, no heavy module: what makes it fast is counted."""
     import sys
 

@@ -40,7 +40,7 @@ def told(rless: Product) -> Iterator[Told]:
     yield Told(rless)
 
 
-def test_each_act_is_told_once_in_order_with_the_labels(
+def test_each_action_is_recorded_once_with_its_labels(
     rless: Product, labelled: str, told: Told
 ) -> None:
     rless("create", "--name", "one", "--label", "tier=front", "--network", "none",
@@ -79,7 +79,7 @@ def test_each_act_is_told_once_in_order_with_the_labels(
     assert told("label=tier=image") == []
 
 
-def test_one_that_ends_by_itself(rless: Product, told: Told) -> None:
+def test_exit_is_recorded(rless: Product, told: Told) -> None:
     rless("run", "--rm", "--label", "k=v", "--network", "none", rless.image, "false").expect(1)
     wait_for(lambda: len(told()) >= 4, "the last event")
     assert [(action, attributes["k"]) for action, attributes in told()] == [
@@ -87,7 +87,7 @@ def test_one_that_ends_by_itself(rless: Product, told: Told) -> None:
     ]  # fmt: skip
 
 
-def test_labels_beyond_all_measure_take_no_event(rless: Product, told: Told) -> None:
+def test_oversized_labels_do_not_lose_the_event(rless: Product, told: Told) -> None:
     long = "x" * 20000
     rless("run", "--rm", "--label", f"k={long}", "--network", "none", rless.image, "true").expect()
     wait_for(lambda: len(told()) >= 4, "the last event")
@@ -96,7 +96,7 @@ def test_labels_beyond_all_measure_take_no_event(rless: Product, told: Told) -> 
     ]  # fmt: skip
 
 
-def test_health_is_told_when_it_changes(rless: Product, told: Told) -> None:
+def test_health_changes_are_recorded(rless: Product, told: Told) -> None:
     rless("run", "-d", "--name", "box", "--label", "k=v", "--health-cmd", "test -e /ok",
           "--health-interval=300ms", "--health-retries=1", "--network", "none", rless.image,
           "sleep", "1000").expect()  # fmt: skip
@@ -108,7 +108,7 @@ def test_health_is_told_when_it_changes(rless: Product, told: Told) -> None:
 
 
 @pytest.mark.needs("pasta")
-def test_the_addresses_are_those_that_the_container_has(rless: Product) -> None:
+def test_shown_addresses_are_those_of_the_container(rless: Product) -> None:
     rless("run", "-d", "--name", "box", rless.image, "sleep", "1000").expect()
     (found,) = json.loads(rless("inspect", "box").expect().out)
     settings = found["NetworkSettings"]

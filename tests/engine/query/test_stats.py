@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 HEAD = "CONTAINER ID   NAME   CPU %   MEM USAGE / LIMIT   MEM %   NET I/O   BLOCK I/O   PIDS"
 
 
-def test_a_busy_one_and_an_idle_one(rless: Product) -> None:
+def test_busy_container_shows_more_cpu_than_an_idle_one(rless: Product) -> None:
     rless.detach("busy", "", "sh", "-c", "while :; do :; done")
     rless.detach("idle", "", "sleep", "600")
     done = rless("stats", "--no-stream").expect()
@@ -67,7 +67,7 @@ def test_formats_and_ids(rless: Product) -> None:
     rless("rm", "-f", "ss", "ended").expect()
 
 
-def test_it_goes_on_until_it_is_interrupted(rless: Product) -> None:
+def test_stats_runs_until_interrupted(rless: Product) -> None:
     rless.detach("ss", "", "sleep", "600")
     process = rless.start("stats", "--format", "{{.Name}}")
     assert process.stdout
@@ -86,7 +86,7 @@ def test_it_goes_on_until_it_is_interrupted(rless: Product) -> None:
     rless("rm", "-f", "ss").expect()
 
 
-def test_units_are_dockers() -> None:
+def test_units_match_docker() -> None:
     assert [_binary(size) for size in (0, 512, 1536, 1 << 20, 25_276_000_000)] == [
         "0B", "512B", "1.5KiB", "1MiB", "23.54GiB",
     ]  # fmt: skip
@@ -95,7 +95,7 @@ def test_units_are_dockers() -> None:
     ]  # fmt: skip
 
 
-def test_cpu_is_a_difference() -> None:
+def test_cpu_is_computed_from_a_difference() -> None:
     class Ended:
         facts: dict[str, object] = {}
 
@@ -109,7 +109,7 @@ def test_cpu_is_a_difference() -> None:
     assert two.cpu_percent(one) == 50
 
 
-def test_numbers_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cgroup_numbers_are_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel accounts for it, its numbers are taken, and the cache is no use."""
     for name, text in {
         "cpu.stat": "usage_usec 2500000\nuser_usec 1\n",

@@ -19,7 +19,7 @@ def rows(rless: Product, *words: str) -> list[list[str]]:
     return [line.split() for line in rless("top", *words).expect().lines()]
 
 
-def test_dockers_columns(rless: Product) -> None:
+def test_default_columns_match_docker(rless: Product) -> None:
     rless.detach("tt", "", "sh", "-c", "sleep 611 & sleep 612")
     wait_for(lambda: len(rows(rless, "tt")) == 3, "the processes")
     lines = rless("top", "tt").expect().lines()
@@ -38,7 +38,7 @@ def test_dockers_columns(rless: Product) -> None:
     rless("rm", "-f", "tt").expect()
 
 
-def test_chosen_columns(rless: Product) -> None:
+def test_columns_can_be_chosen(rless: Product) -> None:
     rless.detach("tt", "--user 1000", "sleep", "613")
     assert rows(rless, "tt", "-o", "pid,ppid,comm,args")[0] == ["PID", "PPID", "COMMAND", "COMMAND"]
     (_, found) = rows(rless, "tt", "-eo", "uid,state,comm=NAME")
@@ -52,7 +52,7 @@ def test_chosen_columns(rless: Product) -> None:
     rless("rm", "-f", "tt").expect()
 
 
-def test_all_that_the_container_runs_and_nothing_else(rless: Product) -> None:
+def test_only_processes_of_the_container_are_listed(rless: Product) -> None:
     for flags in ("", "--pid host", "--userns nomap", "--userns single"):
         # In the host's pid namespace, children would outlive the container.
         children = "" if "host" in flags else "sleep 621 & (sleep 622 &); "
@@ -65,7 +65,7 @@ def test_all_that_the_container_runs_and_nothing_else(rless: Product) -> None:
         rless("rm", "-f", "tt").expect()
 
 
-def test_the_ps_of_the_image_is_not_run(rless: Product) -> None:
+def test_ps_of_the_image_is_not_executed(rless: Product) -> None:
     image = rless.add_image("ps", Image([busybox_layer(), layer({
         "bin/ps": File("#!/bin/sh\ntouch /tmp/ran\necho hostile\n", mode=0o755),
     })], {"Env": ["PATH=/bin"]}))  # fmt: skip
@@ -83,14 +83,14 @@ def test_control_characters_are_escaped(rless: Product) -> None:
     rless("rm", "-f", "tt").expect()
 
 
-def test_one_that_does_not_run(rless: Product) -> None:
+def test_stopped_container_is_refused(rless: Product) -> None:
     rless.detach("tt", "", "true")
     wait_for(lambda: "Exited" in rless("ps", "-a").out, "its end")
     assert "tt is not running" in rless("top", "tt").expect(1).one_line_error()
     rless("rm", "tt").expect()
 
 
-def test_parse() -> None:
+def test_arguments_are_parsed() -> None:
     assert top.parse(["-o", "pid", "-o", "user=WHO,x"]) == [("pid", None), ("user", "WHO,x")]
     assert top.parse(["-opid,tty"]) == [("pid", None), ("tty", None)]
     assert [name for name, _ in top.parse([])] == "user pid ppid c stime tty time args".split()

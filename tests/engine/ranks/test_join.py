@@ -37,7 +37,7 @@ def ready(process: subprocess.Popen[bytes]) -> str:
     return process.stdout.readline().decode().strip()
 
 
-def test_ranks_are_peers_in_one_container(rless: Product) -> None:
+def test_ranks_share_one_container(rless: Product) -> None:
     ranks = [
         start(rless, "peers", "sh", "-c", f"{_WHO}; read _; exit {n}", flags=["-i"])
         for n in range(6)
@@ -56,7 +56,7 @@ def test_ranks_are_peers_in_one_container(rless: Product) -> None:
     assert [rank.wait(20) for rank in ranks] == list(range(6))
 
 
-def test_128_ranks_at_once(rless: Product) -> None:
+def test_128_ranks_join_at_once(rless: Product) -> None:
     # The last one ends what all wait for: so all are in there at one time.
     reader, writer = os.pipe()
     ranks = [
@@ -72,7 +72,7 @@ def test_128_ranks_at_once(rless: Product) -> None:
     assert [rank.wait(60) for rank in ranks] == list(range(128))
 
 
-def test_streams_signals_and_environment_are_of_each_rank(rless: Product) -> None:
+def test_each_rank_has_its_streams_signals_and_environment(rless: Product) -> None:
     script = "trap 'echo got; exit 9' TERM; echo $RANK; cat; while :; do sleep 0.02; done"
     ranks = [
         start(rless, "own", "sh", "-c", script, flags=["-i", "-e", f"RANK={n}", "-w", "/srv"])
@@ -93,7 +93,7 @@ def test_streams_signals_and_environment_are_of_each_rank(rless: Product) -> Non
     assert ranks[1].wait(10) == -signal.SIGKILL
 
 
-def test_standard_input_is_for_who_asks(rless: Product) -> None:
+def test_standard_input_needs_interactive(rless: Product) -> None:
     rank = start(rless, "input", "cat", stdin=subprocess.PIPE)
     assert rank.wait(20) == 0
 
@@ -123,7 +123,7 @@ def test_any_rank_can_be_killed(rless: Product, killed: int) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.06, 0.1, 0.14, 0.18])
-def test_who_makes_the_container_can_be_killed(rless: Product, delay: float) -> None:
+def test_creator_of_the_container_can_be_killed(rless: Product, delay: float) -> None:
     first = start(rless, "creator", "sh", "-c", "read _", flags=["-i"])
     others = [start(rless, "creator", "sh", "-c", f"exit {n}") for n in (3, 4)]
     time.sleep(delay)
@@ -133,13 +133,13 @@ def test_who_makes_the_container_can_be_killed(rless: Product, delay: float) -> 
     rless("ps").expect()  # its lock goes with the next command
 
 
-def test_one_key_after_another(rless: Product) -> None:
+def test_key_can_be_reused_after_the_end(rless: Product) -> None:
     # The container of the last one is often still being cleared.
     for n in range(5):
         assert start(rless, "again", "sh", "-c", f"exit {n}").wait(20) == n
 
 
-def test_stop_and_rm_are_for_all_ranks(rless: Product) -> None:
+def test_stop_and_rm_end_all_ranks(rless: Product) -> None:
     script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"
     ranks = [start(rless, "stop", "sh", "-c", script) for _ in range(3)]
     assert [ready(rank) for rank in ranks] == 3 * ["ready"]
@@ -151,7 +151,7 @@ def test_stop_and_rm_are_for_all_ranks(rless: Product) -> None:
     assert [rank.wait(10) for rank in ranks] == 2 * [-signal.SIGKILL]
 
 
-def test_what_a_rank_leaves_behind_ends_with_the_last_one(rless: Product) -> None:
+def test_processes_left_by_a_rank_end_with_the_last_rank(rless: Product) -> None:
     one = start(rless, "left", "sh", "-c", "echo ready; read _", flags=["-i"])
     assert ready(one) == "ready"
     two = start(rless, "left", "sh", "-c", "setsid sleep 1000 >/dev/null & echo $!; exit 0")
@@ -169,7 +169,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_monitor_that_is_killed_takes_the_ranks_along(rless: Product) -> None:
+def test_killed_monitor_ends_all_ranks(rless: Product) -> None:
     ranks = [start(rless, "lost", "sh", "-c", "echo ready; sleep 1000") for _ in range(2)]
     assert [ready(rank) for rank in ranks] == 2 * ["ready"]
     entry = json.loads((rless.live / rless.containers()[0]).read_text())
@@ -178,7 +178,7 @@ def test_a_monitor_that_is_killed_takes_the_ranks_along(rless: Product) -> None:
     assert [rank.wait(10) for rank in ranks] == 2 * [-signal.SIGKILL]
 
 
-def test_a_container_that_is_made_otherwise_is_not_joined(rless: Product) -> None:
+def test_container_with_other_options_is_not_joined(rless: Product) -> None:
     one = start(rless, "other", "sh", "-c", "echo ready; read _", flags=["-i"])
     assert ready(one) == "ready"
     done = rless(
@@ -189,7 +189,7 @@ def test_a_container_that_is_made_otherwise_is_not_joined(rless: Product) -> Non
     one.communicate(b"\n", timeout=10)
 
 
-def test_a_container_of_that_name_is_not_joined(rless: Product) -> None:
+def test_unrelated_container_of_that_name_is_not_joined(rless: Product) -> None:
     rless.detach("join-mine", "--rm", "sleep", "1000")
     done = rless("run", "--network", "none", "--join=mine", rless.image, "true")
     assert done.code == 125
@@ -197,7 +197,7 @@ def test_a_container_of_that_name_is_not_joined(rless: Product) -> None:
     rless("rm", "-f", "join-mine").expect()
 
 
-def test_what_cannot_run_is_told(rless: Product) -> None:
+def test_unusable_command_is_reported(rless: Product) -> None:
     for command, code in (("no-such", 127), ("/etc", 126)):
         done = rless("run", "--network", "none", "--join=bad", rless.image, command)
         assert done.code == code
@@ -208,7 +208,7 @@ def test_what_cannot_run_is_told(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("key", ["../../etc/x", "a/b", "a b", "ü", "x" * 200, "."])
-def test_a_key_is_no_path(rless: Product, key: str) -> None:
+def test_key_is_not_a_path(rless: Product, key: str) -> None:
     rank = start(rless, key, "sh", "-c", "echo ready; read _", flags=["-i"])
     assert ready(rank) == "ready"
     names = os.listdir(rless.storage / "names")
@@ -222,13 +222,13 @@ def test_a_key_is_no_path(rless: Product, key: str) -> None:
     ["-d", "-t", "--name=xy", "--restart=always", "--pid=container:x", "--init", "--cidfile=x",
      "--log-driver=local", "--explain"],
 )  # fmt: skip
-def test_what_contradicts_is_refused(rless: Product, flags: str) -> None:
+def test_contradicting_flags_are_refused(rless: Product, flags: str) -> None:
     done = rless("run", "--join", flags, rless.image, "true")
     assert done.code == 125
     assert "--join contradict each other" in done.one_line_error()
 
 
-def test_the_key_that_is_found_out() -> None:
+def test_key_is_derived_from_the_launcher() -> None:
     slurm = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "3"}
     assert join.default_key(slurm) == "12.3"
     assert join.default_key({**slurm, "PMIX_NAMESPACE": "prterun-1"}) == "prterun-1"
@@ -238,7 +238,7 @@ def test_the_key_that_is_found_out() -> None:
     assert parent == join.default_key({})
 
 
-def test_children_of_one_parent_meet(rless: Product) -> None:
+def test_children_of_one_parent_share_a_container(rless: Product) -> None:
     one, two = (
         rless.start(
             "run", "-q", "-i", "--network", "none", "--join", rless.image,
@@ -251,7 +251,7 @@ def test_children_of_one_parent_meet(rless: Product) -> None:
         rank.communicate(b"\n", timeout=10)
 
 
-def test_the_descriptor_of_the_launcher_is_kept(rless: Product) -> None:
+def test_descriptor_of_the_launcher_is_kept(rless: Product) -> None:
     reader, writer = os.pipe()
     other = os.dup(writer)
     rank = start(
@@ -265,7 +265,7 @@ def test_the_descriptor_of_the_launcher_is_kept(rless: Product) -> None:
     os.close(reader)
 
 
-def test_what_a_device_brings_is_for_every_rank(rless: Product, tmp_path: Path) -> None:
+def test_cdi_edits_apply_to_every_rank(rless: Product, tmp_path: Path) -> None:
     edits = {"deviceNodes": [{"path": "/dev/gpu0", "hostPath": "/dev/zero"}], "env": ["GPU=a"]}
     devices = [{"name": "0", "containerEdits": edits}]
     file = tmp_path / "vendor.json"
@@ -311,7 +311,7 @@ int main(int argc, char **argv)
 
 
 @pytest.mark.needs("compiler")
-def test_ranks_read_each_others_memory(rless: Product, tmp_path: Path) -> None:
+def test_ranks_can_read_each_others_memory(rless: Product, tmp_path: Path) -> None:
     if Path("/proc/sys/kernel/yama/ptrace_scope").exists():
         assert Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() in "01"
     (tmp_path / "memory.c").write_text(_READ_MEMORY)
@@ -353,7 +353,7 @@ int main(int argc, char **argv)
 
 
 @pytest.mark.needs("mpirun", "mpicc")
-def test_open_mpi(rless: Product, tmp_path: Path) -> None:
+def test_open_mpi_runs(rless: Product, tmp_path: Path) -> None:
     # In memory that the ranks share, and by reading each other's (the default for long messages).
     (tmp_path / "ring.c").write_text(RING)
     subprocess.run(["mpicc", "-o", str(tmp_path / "ring"), str(tmp_path / "ring.c")], check=True)
