@@ -1,9 +1,9 @@
-"""`commit`: an image made of a container and what it has changed.
+"""`commit`: make an image of a container and its changes.
 
-The changes go as a tar, with whiteouts, through the same reader and unpacker as a pulled layer
-(`image.layer.create`), so the new image runs, is saved and pushed like any other. The config is the
-image's with what `run` was told, as Docker does it, and the `--change` instructions on top.
-Volumes are no part of it. Nothing is in the store before all of it is there.
+The changes are written as a tar, with whiteouts. It goes through the same reader and unpacker as a
+pulled layer (`image.layer.create`), so the new image is run, saved and pushed like any other. As in
+Docker, the config is the image's with the options of `run`, and the `--change` instructions on top.
+Volumes are not included. Nothing is in the store before the whole image is there.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _name(name: str | None) -> Reference | None:
 
 
 class _halted:  # noqa: N801
-    """Keep a running container paused for the time of a `with` block, if that is asked for."""
+    """Keeps a running container paused during a `with` block, if that is requested."""
 
     def __init__(self, container: Container, wanted: bool) -> None:
         self.container = container

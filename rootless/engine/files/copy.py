@@ -1,19 +1,20 @@
-"""`cp`: files between a container and the host, as Docker does it, in both states of a container.
+"""`cp`: copy files between a container and the host, as Docker does, whether it runs or not.
 
-What a destination means, for both directions (SRC is what is copied, DST where to):
+The destination decides what happens, in both directions (SRC is copied to DST):
 
     DST is a directory           SRC goes into it, under its own name; of SRC/. the contents
     DST is a file                SRC must be a file, and replaces it
     DST does not exist           its parent must; SRC gets that name
       and ends with a slash      SRC must be a directory
 
-A last link of DST is followed, one of SRC only with -L or with a slash after it. Each side resolves
-its own paths: the container's beneath the root of the container (`rootfs_access`), whatever links
-it has; the host's as its user. Between the two go names and open files (`fd_transfer`), or, for
-`-`, a tar archive.
+If DST ends in a link, the link is followed; if SRC does, only with -L or with a slash after it.
+Each side resolves its own paths: the container's beneath the root of the container
+(`rootfs_access`), whatever links it has, and the host's as its user. The two sides exchange names
+and open files (`fd_transfer`), or, for `-`, a tar archive.
 
-Files in the container belong to its root, those on the host to the caller. -a keeps the numbers
-of the owners: it must in the container, and tries on the host. Set-id bits end at the host.
+Files in the container belong to its root, files on the host to the caller. -a keeps the numeric
+owners: in the container that must succeed, on the host it is tried. Set-id bits are dropped on the
+host.
 """
 
 from __future__ import annotations
@@ -77,11 +78,11 @@ _HOST_MODES = 0o777
 
 
 class CopyRequest:
-    """What a command line asks for.
+    """The options of `cp`.
 
     Attributes:
-        archive: keep owners (-a). follow: a link as SRC means what it points to (-L).
-        quiet: say nothing.
+        archive: keep owners (-a). follow: copy what a link as SRC points to (-L).
+        quiet: print nothing.
     """
 
     __slots__ = ("archive", "follow", "quiet")
@@ -247,7 +248,7 @@ def _to_container(
 
 
 class _Explained:
-    """Say of a read-only destination, as Docker does, what it is part of."""
+    """Explains, as Docker does, why a destination is read-only."""
 
     def __init__(self, root_fd: int, path: Path) -> None:
         self.root_fd = root_fd
@@ -410,7 +411,7 @@ def _inflate(start: bytes, make: Callable[[], object]) -> Iterator[bytes]:
 
 
 class Progress:
-    """Tell a terminal how far it is, and at the end that it was done, as Docker does."""
+    """Shows progress on a terminal, and a closing line, as Docker does."""
 
     def __init__(self, header: str, quiet: bool) -> None:
         self.header = header

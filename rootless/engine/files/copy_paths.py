@@ -1,4 +1,4 @@
-"""The two file systems of a `cp`: how the paths of each are read, found and refused."""
+"""The two file systems of a `cp`: how paths on each are read, resolved and refused."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class Path:
-    """An absolute path, cleaned, and what its end said.
+    """An absolute path, cleaned, and the meaning of its ending.
 
     Attributes:
         text: without `.`, `..`, double and last slashes; b"/" for the root.
-        contents: it ended in `/.`: what is in the directory. slash: it must be a directory.
+        contents: it ended in `/.`: the contents of the directory. slash: it must be a directory.
     """
 
     __slots__ = ("contents", "slash", "text")
@@ -48,7 +48,7 @@ class Spot:
     """A name in a directory that is held open.
 
     Attributes:
-        dir_fd: the directory; -1: it is the root itself, which `fd` is open at.
+        dir_fd: the directory; -1: the spot is the root itself, which `fd` is open at.
         status: None: there is nothing of that name.
     """
 
@@ -69,7 +69,7 @@ class Spot:
 
 
 class Side:
-    """One of the two file systems: how its paths are resolved, and how it says what is missing."""
+    """One of the two file systems: it resolves paths, and words the error for what is missing."""
 
     def __init__(
         self, open_directory: Callable[[bytes], int], missing: Callable[[str], RlessError]

@@ -1,21 +1,21 @@
-"""What a container changed in its files: for `diff` and `commit`.
+"""The changes of a container to its files: for `diff` and `commit`.
 
-The writable layer is walked, and each name in it is looked up in the layers below as the driver
-shows them: from the top, until a whiteout or an opaque directory hides the rest. So the lines
-are the same for every driver:
+The writable layer is walked. Each name in it is looked up in the layers below as the driver shows
+them: from the top, until a whiteout or an opaque directory hides the rest. So the lines are the
+same for every driver:
 
     A   it is not below            C   it is, and was changed; also a directory on the way to it
     D   it was deleted; of a deleted directory only the directory itself is named
 
 Both forms of a whiteout are known (character device 0:0, `.wh.NAME`), and all marks of an opaque
-directory. The driver copy keeps whole roots instead: there a file that is as it was is none of
-the changes, and what the layers have and the root has not was deleted.
+directory. The driver copy keeps whole roots instead: there an unchanged file is not a change, and
+what the layers have and the root does not have was deleted.
 
-What is mounted over (volumes, /dev, /proc, /etc/hosts…) is left out, and so are directories that
-were made only to mount something in them.
+What is covered by a mount (volumes, /dev, /proc, /etc/hosts…) is left out, and so are directories
+that were made only as mount points.
 
-Where it runs: in a user namespace with the container's map, on the storage, not in the
-container's root. A container that runs goes on meanwhile.
+The walk runs in a user namespace with the container's map, on the storage and not in the
+container's root. A running container goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Change:
     """One line of `diff`.
 
     Attributes:
-        kind: ADDED, CHANGED or DELETED. path: in the container, without a slash in front; b"" for
+        kind: ADDED, CHANGED or DELETED. path: in the container, without a leading slash; b"" for
             the root, if its mode or owner was changed.
         entry: the file in the writable layer; None for what was deleted.
     """
@@ -72,9 +72,9 @@ class _Level:
     """A directory on the way.
 
     Attributes:
-        kind: what to tell of it once something in it was changed; "" once it was told of.
+        kind: the kind of change to report once something in it has changed; "" once reported.
         opaque: nothing of the layers shows through.
-        below, stacks: what the layers have in it, and which of them each directory is of.
+        below, stacks: what the layers have in it, and which of them each directory is from.
     """
 
     __slots__ = ("below", "entry", "kind", "opaque", "stacks")

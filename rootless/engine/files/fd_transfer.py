@@ -1,10 +1,9 @@
-"""Hand a tree of files from one process to another, open files and all.
+"""Transfer a tree of files from one process to another, with open descriptors.
 
-One of the two is in a container's mount namespace (`rootfs_access`), the other on the host, and
-each looks up names on its own side only. Over a socket goes one datagram a file: what it is, its
-name without any slash, and, for a regular file, a descriptor of it open for reading. So the
-receiver's kernel copies the contents from file to file, and no path of one side ever has a meaning
-on the other.
+One process is in a container's mount namespace (`rootfs_access`), the other on the host, and each
+looks up names on its own side only. For each file a socket carries one datagram: its kind, its name
+without any slash, and, for a regular file, a descriptor open for reading. The receiver's kernel
+copies the contents from file to file, so no path of one side ever has a meaning on the other.
 
     D name    a directory; what follows is in it, until U
     U         it is complete
@@ -13,8 +12,8 @@ on the other.
     E         the end
 
 `Writer` receives. It makes each file anew with O_EXCL in a directory that it holds open, never
-through a link, and changes it only by the descriptor that made it: whoever swaps names in that
-directory meanwhile gains nothing (security class 36).
+through a link, and changes it only by the descriptor that made it. So a process that swaps names in
+that directory meanwhile gains nothing (security class 36).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Sink(Protocol):
-        """What takes a tree, a file at a time."""
+        """What receives a tree, one file at a time."""
 
         def directory(self, name: bytes, status: Facts) -> None: ...
         def leave(self) -> None: ...
@@ -55,10 +54,10 @@ _TRIES = 20  # to remove a name before another one takes it
 
 
 class Facts:
-    """What is kept of a file's status.
+    """The part of a file's status that is transferred.
 
     Attributes:
-        mtime: nanoseconds. number: tells a file with several names, 0 for all others.
+        mtime: nanoseconds. number: identifies a file with several names; 0 for all others.
     """
 
     __slots__ = ("gid", "mode", "mtime", "number", "size", "uid")
@@ -89,10 +88,10 @@ def facts_of(status: os.stat_result) -> Facts:
 
 
 class Reader:
-    """Give a file, or a directory with all that is in it, to a sink.
+    """Give a file, or a directory with all its contents, to a sink.
 
-    Devices, FIFOs and sockets are no files to copy: they are left out with one line each. So is
-    what lies in /proc, /sys and the like, without a line.
+    Devices, FIFOs and sockets cannot be copied: they are left out, with one line each. The contents
+    of /proc, /sys and the like are left out without a line.
     """
 
     __slots__ = ("_numbers", "_report", "_sink", "copied", "where")
@@ -184,7 +183,7 @@ def kind_of(mode: int) -> str:
 
 
 class EndedError(RlessError):
-    """Report that the other side has ended; it knows better why."""
+    """The other side has ended, and has reported the reason itself."""
 
     consequence = True
 
@@ -234,7 +233,7 @@ _NOTHING = Facts(0, 0, 0, 0)
 
 
 class Message:
-    """One datagram; its descriptor belongs to who has received it."""
+    """One datagram; the receiver owns its descriptor."""
 
     __slots__ = ("facts", "fd", "kind", "name", "target")
 
@@ -311,9 +310,9 @@ class Rules:
     """How files are made.
 
     Attributes:
-        owner: None: as who makes them; "keep": the numbers of the source, or an error; "try":
-            the same where it is allowed.
-        modes: the bits that are kept.
+        owner: None: the process that makes them; "keep": the numbers of the source, or an error;
+            "try": the numbers of the source where that is allowed.
+        modes: the mode bits that are kept.
         where: how errors name the destination.
     """
 
@@ -339,8 +338,8 @@ class Writer:
 
     Args:
         base_fd: the directory that the first name is made in.
-        top: the name of the first file or directory, whatever it is called by the reader; None:
-            the first directory is `base_fd` itself.
+        top: the name of the first file or directory, whatever the reader calls it; None: the
+            first directory is `base_fd` itself.
 
     Attributes:
         copied: bytes of the contents so far.

@@ -1,20 +1,20 @@
-"""Look at a container's files as the container sees them: for cp, export and commit.
+"""Access a container's files as the container sees them: for cp, export and commit.
 
-Theory of operation. All work is done in a forked child that holds a descriptor of the
-container's root and resolves every name beneath it by openat2. How it comes by that root:
+Theory of operation. A forked child does all work. It holds a descriptor of the container's root and
+resolves every name beneath it by openat2. It gets that root in one of two ways:
 
     it runs         the child joins the user and the mount namespace of the container's init, in
                     one setns by pidfd, so both are of the same process. It stays outside of the
-                    pid namespace: nobody in the container has a number for it.
+                    pid namespace, so no process in the container has a number for it.
     it does not     the child makes a user namespace with the container's map and mounts the
-                    layers, the writable layer and the volumes there, as a start would; the run
-                    record is the lock against a start at the same time, because a writable
+                    layers, the writable layer and the volumes there, as a start would. It holds
+                    the run record, which locks out a start at the same time, because a writable
                     layer must not be mounted twice.
 
-What the container could do to the child, and why not (security classes 35 and 36): it cannot
-trace or read it, as it is not dumpable; it gives it no code, because from the moment of entering
-nothing can be imported, and no program is run; it leads it nowhere, because no path is looked up
-but beneath a descriptor. Results come back as JSON over a pipe.
+The container cannot attack the child (security classes 35 and 36). It cannot trace or read the
+child, which is not dumpable. It cannot give it code, because after entering the child imports
+nothing and runs no program. It cannot redirect it, because every path is looked up beneath a
+descriptor. Results come back as JSON over a pipe.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _is_abandoned(container: Container) -> bool:
 
 
 class _NoImports:
-    """Refuse every import: the container's files would be taken for modules."""
+    """Refuses every import, which could take the container's files for modules."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         raise ImportError(f"{name} was not loaded before the container was entered")

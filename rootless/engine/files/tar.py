@@ -1,4 +1,4 @@
-"""Put files of a container into a tar archive: for export, commit and `cp C:/path -`."""
+"""Write files of a container into a tar archive: for export, commit and `cp C:/path -`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SECOND = 1_000_000_000
 class Archiver:
     """Write entries of a walk as members of one archive.
 
-    Times are those of whole seconds, as Docker's layers have them. Sockets are left out: no
-    archive can hold one.
+    Times are whole seconds, as in Docker's layers. Sockets are left out: a tar archive cannot hold
+    one.
 
     Args:
-        lenient: leave a file out that must not be read, with a warning.
+        lenient: leave a file out that may not be read, with a warning.
     """
 
     __slots__ = ("_lenient", "_links", "_writer")

@@ -1,4 +1,4 @@
-"""Images on their way in and out, for the command line: pull of all tags, save, load, import."""
+"""Images to and from archives, for the command line: pull of all tags, save, load, import."""
 
 from __future__ import annotations
 

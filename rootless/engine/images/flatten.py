@@ -1,12 +1,12 @@
-"""`flatten`: an image becomes one squashfs file, to be run from a shared file system.
+"""`flatten`: write an image as one squashfs file, to be run from a shared file system.
 
-The layers are mounted as a container's are, in a user namespace where their owners are right, and
-mksquashfs writes what it sees there. It has the right to read every file, no other, and no
-network: the files are a stranger's.
+The layers are mounted as for a container, in a user namespace where their owners are right, and
+mksquashfs archives that tree. mksquashfs may read every file, and has no other right and no
+network, because the files are untrusted.
 
-The same image gives the same bytes, with mksquashfs from 4.4 on: it writes in a fixed order; the
-time of the making is set to 0, and so are those of what is added: the image's config, and the
-directories that other programs for such files (ch-run, Apptainer) mount on.
+The same image gives the same bytes, with mksquashfs from 4.4 on. It writes in a fixed order, and
+its time stamp is set to 0. So are the times of what is added: the image's config, and the
+directories that other programs for such files (ch-run, Apptainer) use as mount points.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _failed(path: str, error: OSError) -> RlessError:
 
 
 class _Job:
-    """What is done in the user namespace."""
+    """The part that runs in the user namespace."""
 
     __slots__ = ("arguments", "config", "fd", "layers", "output", "program", "whiteouts")
 

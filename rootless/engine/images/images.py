@@ -1,7 +1,7 @@
 """Images for the command line: pull, list, show, tag, remove.
 
-`list_images` reads one small file an image and loads next to nothing; what the other verbs need
-they import where they need it.
+`list_images` reads one small file for each image and loads next to nothing; the other verbs import
+what they need where they need it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Connect an existing container to a network, or disconnect it; it may be running.
 
-The networks are kept in the container's request, for later starts. A running container is changed
-at once: the hub gets a message, the interface is made or removed, and /etc/hosts and resolv.conf
-are rewritten in place.
+The networks are kept in the container's request, for later starts. A running container changes at
+once: the hub gets a message, the interface is made or removed, and /etc/hosts and resolv.conf are
+rewritten in place.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Halt all processes of a container, and let them go on.
+"""Pause and unpause all processes of a container.
 
-By the control group where the container has one of its own: the kernel then halts all at one
-moment, and nothing in there can tell. Else by SIGSTOP to each process, the first one first, until
-no running one is found: a process may notice that, and its parent may.
+A container with a control group of its own is paused by that: the kernel freezes all processes at
+one moment, and none of them can notice. Otherwise each process gets SIGSTOP, the first one first,
+until none is found running; a process may notice that, and so may its parent.
 
-Whether a container is paused is asked of the kernel, never remembered.
+Whether a container is paused is read from the kernel, never remembered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Remove what nothing needs: ended containers, unused volumes and images, leftovers of the dead."""
+"""Remove what nothing needs: ended containers, unused volumes and images, what a SIGKILL left."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Remove containers and all that they have on disk.
 
-Starts, stops and removals meet at the run record: it is made exclusively, by a start and by
-a removal, and whoever comes second says so.
+The run record is the lock of starts, stops and removals: a start and a removal create it
+exclusively, and the second one reports the conflict.
 """
 
 from __future__ import annotations

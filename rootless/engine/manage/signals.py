@@ -1,10 +1,10 @@
-"""Hold running containers, signal them and wait for their ends.
+"""Hold running containers, send them signals, and wait for their ends.
 
-Theory of operation. A container runs exactly as long as its monitor does: when that has ended, all
-is recorded and cleaned up. So waiting is waiting for the monitor, by pidfd. Signals go through it,
-too, since it may signal every id of the container and we may not; only where no monitor answers
-they go to the first process directly. Who signals waits until a start that is under way has got to
-its application.
+Theory of operation. A container runs exactly as long as its monitor does: when the monitor has
+ended, everything is recorded and cleaned up. So to wait for a container is to wait for its monitor,
+by pidfd. Signals go through the monitor, because it may signal every id of the container and this
+process may not. Only if no monitor answers do they go to the first process directly. A sender waits
+until a start in progress has reached its application.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _START_TIME = 60.0  # seconds that a start may take before a stop gives up
 
 
 class Running:
-    """A running container in hand: its monitor, held so that it cannot be mistaken.
+    """A running container, with its monitor held so that no other process can be mistaken for it.
 
     Attributes:
-        fd: readable when there may be news of the end.
+        fd: readable when the container may have ended.
         monitor: (pid, start time).
         deadline: when it is killed; None: never.
-        lost: a signal that it had no handler for, which it gets once it has one; 0: none.
+        lost: a signal that it had no handler for, which is sent again once it has one; 0: none.
     """
 
     __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "lost", "monitor")

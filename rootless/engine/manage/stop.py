@@ -1,7 +1,8 @@
 """Stop, kill and restart containers.
 
-Verbs take several containers, and do each step to all of them before they wait: to stop fifty takes
-as long as the slowest of them. What fails for one is noted beside its name and the others go on.
+Verbs take several containers, and do each step for all of them before they wait: to stop fifty
+takes as long as the slowest of them. An error is reported with the container's name, and the others
+go on.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""systemd user units: of one container, and the one that brings containers back after a boot.
+"""systemd user units: one for a container, and one that starts containers again after a boot.
 
-A unit of a container starts `rless`, and systemd watches the processes that this leaves. It has
+The unit of a container starts `rless`, and systemd watches the processes that remain. It has
 Delegate=yes, so rless divides the unit's own cgroup (`runtime.cgroup`) and asks for no scope: the
-monitor, in `supervisor`, and the container stay the unit's. Type=notify, so that the unit is up
-once the container is, or once the application says so itself by sd_notify(3).
+monitor, in `supervisor`, and the container stay in the unit. With Type=notify the unit is up once
+the container is, or once the application says so itself by sd_notify(3).
 
-After a reboot nothing runs, and no daemon would start anything: `rless-restart.service` runs
-`rless system start` once, when the user's systemd comes up (at boot, if she lingers).
+After a reboot nothing runs, and no daemon would start anything. `rless-restart.service` runs `rless
+system start` once, when the user's systemd comes up (at boot, if the user lingers).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESTART_UNIT = "rless-restart.service"
 
 
 class UnitOptions:
-    """What the flags of `generate systemd` ask for; the defaults are those of none.
+    """The flags of `generate systemd`; the defaults are those without any flag.
 
     Attributes:
         new: make a new container at each start, and remove it at the stop.

@@ -1,4 +1,4 @@
-"""Change what a container is: its restart policy, its limits."""
+"""Update the restart policy and the limits of a container."""
 
 from __future__ import annotations
 

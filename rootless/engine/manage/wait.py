@@ -1,4 +1,4 @@
-"""Wait for containers to end, and tell their exit codes."""
+"""Wait for containers to end, and return their exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wait(
 
 
 class _Exit:
-    """The next end of a container; held from the start, since it may be gone by then."""
+    """The next end of a container; it is opened early, since the container may soon be removed."""
 
     def __init__(self, container: Container) -> None:
         self._container = container

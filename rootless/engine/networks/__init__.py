@@ -1,1 +1,1 @@
-"""Networks of several containers, and who is attached to them."""
+"""Networks of several containers, and the containers attached to them."""

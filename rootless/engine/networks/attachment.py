@@ -1,13 +1,13 @@
-"""A container as a member of networks: how a start joins them, and how this is changed later.
+"""A container as a member of networks: how a start joins them, and how that changes later.
 
     enter     find the hub or make it; fork a process in it, which waits (network.bridge.Joiner)
     join      take addresses, pass names and ports to the hub, make the interfaces
     wait      until the interfaces and the connection to the outside are ready
     fd        the membership: the monitor keeps it open, and everything ends with it
 
-What a member has is noted in its run record, `networks`: name, id, bridge, interface and the
-other end of its pair, outside, ip, ip6, mac, aliases, gateways; and `hub`, [pid, start time] of
-who holds them. It is true while the entry is, and the hub (`why_lost`).
+`networks` in the run record lists what a member has: name, id, bridge, interface and the other end
+of its pair, outside, ip, ip6, mac, aliases, gateways. `hub` is the [pid, start time] of the process
+that holds the networks. Both are true as long as the run record and the hub exist (`why_lost`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Membership:
 
     Attributes:
         fd: the connection that is the membership.
-        places: what the run record has of them.
+        places: their part of the run record.
         ports: published ones, as `ports.Taken` shows them.
     """
 

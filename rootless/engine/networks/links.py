@@ -1,6 +1,6 @@
-"""`--link CONTAINER[:ALIAS]`, as Docker once did: a line in /etc/hosts, and environment variables.
+"""`--link CONTAINER[:ALIAS]`, as in old Docker: a line in /etc/hosts, and environment variables.
 
-Names of members are found without it; programs of that time read the variables.
+Members of a network find names without it; programs written for the old form read the variables.
 """
 
 from __future__ import annotations

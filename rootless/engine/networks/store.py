@@ -2,8 +2,8 @@
 
     <storage>/networks/<name>.json   whole at any moment; made by link(2), so a name is unique
 
-`membership` puts containers into them. A network has nothing in the kernel while no container is
-in it. `bridge` is there without being made; it has what Docker's default network has not: names.
+`attachment` puts containers into them. A network has nothing in the kernel while no container is in
+it. `bridge` always exists. It has what Docker's default network does not have: names.
 """
 
 from __future__ import annotations
