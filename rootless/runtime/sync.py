@@ -1,4 +1,4 @@
-"""What the parent and the container's init say to each other, as one protocol.
+"""The protocol between the parent and the container's init.
 
     init                                parent
       |  <------------------- GO  ------  |   id maps written, cgroup entered
@@ -8,7 +8,7 @@
       |  <------------- (start FIFO) ---  |   `start`: a byte on the pipe or FIFO
       |  -- end of file --------------->  |   execve closed the pipe: the application runs
 
-or at any point, instead of what is due:
+or at any point, instead of the next message:
 
       |  -- FAILED(error) ------------->  |   and init is gone
 
@@ -38,7 +38,7 @@ _LIMIT = 16 << 20  # bytes; a report holds mountinfo, which can be long
 
 
 class UnexpectedMessageError(RlessError):
-    """Report a message that was not due, naming both sides."""
+    """A message arrived out of order; the text names both sides."""
 
     def __init__(self, expected: str, got: str) -> None:
         super().__init__(f"runtime: parent expected {expected} from init, got {got}")

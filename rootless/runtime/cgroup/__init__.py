@@ -1,9 +1,9 @@
-"""Step 4, the control group: where the container is put, if the host lets us, and its limits.
+"""Step 4, the control group: the container's place in it, if the host allows one, and its limits.
 
-Three managers: `systemd` makes a scope below the user's own systemd, `cgroupfs` a directory in a
-part of the hierarchy that is ours, `none` nothing. By itself rless stays in a unit that was handed
-over to it (Delegate=yes), else asks systemd, else looks for a group that it can write. Where a
-limit cannot be set, nothing starts, unless best effort is asked for.
+There are three managers: `systemd` makes a scope below the user's own systemd, `cgroupfs` a
+directory in a delegated part of the hierarchy, `none` nothing. By default rless stays in a unit
+that was delegated to it (Delegate=yes), else asks systemd, else looks for a group that it can
+write. If a limit cannot be set, nothing starts, unless best effort is requested.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def survey() -> tuple[str, list[str]]:
 
 
 class PendingCgroup:
-    """A cgroup in the making, in parts, so that systemd works while others do.
+    """A cgroup that is made in parts, so that systemd works in parallel with the start.
 
-    `begin` and `ask` on the host's side of the user namespace, `finish` when the place is needed.
-    All but `finish` never fail: what went wrong is told by that.
+    `begin` and `ask` run on the host's side of the user namespace, `finish` when the cgroup is
+    needed. Only `finish` raises; it reports what went wrong before.
     """
 
     __slots__ = ("_connection", "_error", "_hasty", "_request", "_scope")

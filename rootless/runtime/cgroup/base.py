@@ -1,4 +1,4 @@
-"""What is asked of a cgroup manager, and what it gives: a place, how to enter it, how to end it."""
+"""The interface of the cgroup managers: the request, and the cgroup that they make of it."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ MANAGERS = ("systemd", "cgroupfs", "none")
 
 
 class CgroupRequest:
-    """What is asked for.
+    """A request for a cgroup.
 
     Attributes:
         name: of the container's group; systemd's scope is named after it.
         manager: one of MANAGERS, or "auto": the first that works.
-        required: the manager was asked for: another one will not do.
+        required: the user chose the manager, so no other will do.
         parent: a slice of systemd, or an absolute path of cgroupfs; None: the default.
         resources: `linux.resources`, without device rules and empty objects.
-        default_pids: the most processes where nothing is asked and it can be set; None: any number.
-        best_effort: a limit that cannot be set is replaced by a resource limit, with a word.
+        default_pids: the limit of processes if none is requested and one can be set; None: none.
+        best_effort: a limit that cannot be set is replaced by a resource limit, with a warning.
         hand_down: the caller's own processes may be moved, if that lets the kernel account.
         description: of the scope.
         stop_timeout: seconds that the scope has to end in; None: systemd's default.

@@ -1,7 +1,7 @@
 """Cgroups made by hand in a part of the unified hierarchy that is ours (cgroups(7), v2).
 
-Ours means here: the cgroup that we are in, or the nearest one above, can be written by us, as in a
-service or scope with Delegate=yes, in a job of Slurm, or in an outer container.
+It is ours if the caller can write to its own cgroup or to the nearest one above: in a service or
+scope with Delegate=yes, in a job of Slurm, or in an outer container.
 """
 
 from __future__ import annotations

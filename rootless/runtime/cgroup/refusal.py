@@ -1,4 +1,4 @@
-"""Why a limit cannot be set here, what the administrator does about it, and what comes close.
+"""Errors for limits that cannot be set here: the reason, the administrator's remedy, a substitute.
 
 Loaded only where a controller is missing.
 """

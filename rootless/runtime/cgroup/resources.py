@@ -1,8 +1,8 @@
-"""`linux.resources` of an OCI config -> the files of a control group (v2), as runc and crun do it.
+"""Translate `linux.resources` of an OCI config to files of a cgroup (v2), as runc and crun do.
 
-The specification's numbers are those of v1. What has no file in v2 (swappiness, the OOM killer's
-switch, real-time scheduling) is refused by name. Device rules are left out: a user has no device
-controller, and the nodes that are not there are the rule.
+The specification's numbers are those of v1. Settings without a file in v2 (swappiness, the OOM
+killer's switch, real-time scheduling) are refused by name. Device rules are left out: a user has no
+device controller, and a container has no other device nodes than those it may use.
 
 Source: https://github.com/opencontainers/runtime-spec/blob/v1.2.0/config-linux.md, kernel
 Documentation/admin-guide/cgroup-v2.rst; the formulas: docs/cgroups.md of this project.
@@ -27,7 +27,7 @@ _OWN_FILES = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pr
 
 
 class LimitError(RlessError):
-    """Report a limit that cannot be: no other manager could set it either."""
+    """A limit is invalid, whatever the manager."""
 
 
 def asked(resources: dict[str, Any]) -> dict[str, Any]:

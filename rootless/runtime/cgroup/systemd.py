@@ -1,18 +1,18 @@
 """A transient scope of the user's own systemd, in which the container's cgroup is made.
 
     user.slice/
-      rless-ID.scope     made by systemd for the monitor, and handed over (Delegate=yes)
+      rless-ID.scope     made by systemd for the monitor, and delegated (Delegate=yes)
         supervisor       the monitor and its helpers
-        container        init and all that it starts; the limits; the root that it sees
+        container        init and its descendants; the limits; the root of its cgroup namespace
 
-A group whose controllers go down has no processes itself (cgroups(7)), hence the two below. Limits
-are those of `container`. What divides between siblings (weights, protection) works beside other
-units only, so the scope has it too. And that `systemctl --user show` tells of them, the scope has
-the limits of memory and tasks with some room for the monitor.
+A group that passes controllers down has no processes itself (cgroups(7)), so there are two below
+the scope. The limits are set on `container`. Settings that divide between siblings (weights,
+protection) compare the scope with other units, so the scope has them too. It also has the limits of
+memory and tasks, with some room for the monitor, so that `systemctl --user show` shows them.
 
-systemd needs some milliseconds, so it is asked early and heard late (`Scope`). A user's process
-cannot leave the session that it was started in by itself; systemd moves it, with the help of the
-system's own (`attach`).
+systemd needs some milliseconds, so the request is sent early and the answer read late (`Scope`). A
+user's process cannot leave its login session by itself; the user's systemd moves it, with the help
+of the system's (`attach`).
 
 Source: org.freedesktop.systemd1(5); https://systemd.io/CGROUP_DELEGATION/
 """
@@ -83,7 +83,7 @@ _PROPERTIES = {
 
 
 class Scope:
-    """A scope in the making: asked for, made. Nothing is waited for before `wait`."""
+    """A scope that was requested, and is made meanwhile. Only `wait` blocks."""
 
     def __init__(self, connection: Connection, request: CgroupRequest, pids: Sequence[int]) -> None:
         """Make the request.

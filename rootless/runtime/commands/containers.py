@@ -1,4 +1,4 @@
-"""`rless-oci list`, and the containers that `delete --regex` means."""
+"""`rless-oci list`, and the containers that `delete --regex` selects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that look at, halt and limit a running container: ps, pause, resume, update, events."""
+"""The verbs that inspect, pause and limit a container: ps, pause, resume, update, events."""
 
 from __future__ import annotations
 

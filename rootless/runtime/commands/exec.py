@@ -1,6 +1,6 @@
-"""The verb `exec`: one more process in a running container, by words or by a process.json.
+"""The verb `exec`: one more process in a running container, from arguments or a process.json.
 
-The process is made by `runtime.host.exec`; here it is described, and waited for.
+`runtime.host.exec` makes the process; this module describes it and waits for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HIGHEST_ID = 2**32 - 2
 
 
 class Options:
-    """What `exec` takes beside the id.
+    """The options of `exec`, beside the id.
 
     Attributes:
         process: path of an OCI `process` object; None: the container's own is changed.

@@ -1,4 +1,4 @@
-"""What this runtime can do (features.md of the runtime-spec), and a config to begin with."""
+"""The features of this runtime (features.md of the runtime-spec), and a config to begin with."""
 
 from __future__ import annotations
 

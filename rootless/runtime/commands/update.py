@@ -1,4 +1,4 @@
-"""The verb `update`: other limits for a container that runs."""
+"""The verb `update`: change the limits of a running container."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs outside: prepare, clone init, record, end."""
+"""What runs outside: prepare, clone init, record, clean up."""

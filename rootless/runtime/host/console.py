@@ -1,6 +1,6 @@
-"""The caller's terminal in front of a process whose pty has no --console-socket to go to.
+"""The caller's terminal, connected to a process whose pty has no --console-socket.
 
-The caller's terminal is raw for that time: every byte and the size of the window pass on.
+The caller's terminal is raw for that time; every byte and the size of the window are passed on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHUNK = 64 << 10  # bytes
 
 
 class Console:
-    """The caller's terminal in front of a process that has a pty of its own.
+    """The caller's terminal, connected to a process that has a pty of its own.
 
     Attributes:
         inner: a connected socket for the runtime, which sends the pty's master into it.

@@ -1,4 +1,4 @@
-"""One more process in a running container: what is already there cannot see it come.
+"""Start one more process in a running container, out of reach of the processes in there.
 
 Theory of operation. Three processes, the last two forks of the first:
 
@@ -14,20 +14,20 @@ Theory of operation. Three processes, the last two forks of the first:
       |                                                             | capabilities, user
       | <--- end of file, or FAILED ------------------------------- | seccomp, execve
 
-The joiner is in no pid namespace of the container: nobody in there can name it. By the time
-that the entrant can be named, nothing in it is worth a look: no descriptor of the host but the
-streams it is given, no key, no argument; and it cannot be traced, nor its memory or its program
-be opened through /proc: it is undumpable, and its memory belongs to the host's user namespace
-until execve (CVE-2016-9962, CVE-2019-5736, CVE-2022-1227). The program is opened by the
-kernel in the container's own root, with the container's own rights.
+The joiner is in no pid namespace of the container, so no process in there can name it. When the
+entrant can be named, it has nothing to steal: no descriptor of the host but the streams it is
+given, no key, no argument. It cannot be traced, and neither its memory nor its program can be
+opened through /proc, because it is undumpable and its memory belongs to the host's user namespace
+until execve (CVE-2016-9962, CVE-2019-5736, CVE-2022-1227). The kernel opens the program in the
+container's own root, with the container's own rights.
 
 A caller that was executed in the container's own user namespace (a health check, run by the
-monitor) has memory that belongs to that one. There, CAP_SYS_PTRACE looks into undumpable
-processes too. So its joiner gives up all that the program will not have, system calls too,
-before it forks: whoever traces the entrant then gets what the container has anyway.
+monitor) has memory that belongs to that namespace. There, CAP_SYS_PTRACE gives access to undumpable
+processes too. So before its joiner forks, it gives up all that the program will not have, system
+calls too: a process that traces the entrant then gets only what the container has anyway.
 
-All namespaces are entered by one setns(2), by a pidfd: all of one process, or none (Linux 5.8).
-The entrant is a child of the caller, who so gets its exit code without a process in between.
+One setns(2) by a pidfd enters all namespaces: all of one process, or none (Linux 5.8). The entrant
+is a child of the caller, which gets its exit code without a process in between.
 
 Nothing of the image is run or imported for our own purposes (`process.forbid_imports`).
 """
@@ -64,10 +64,10 @@ _OOM_SCORE = "/proc/self/oom_score_adj"  # proc(5)
 
 
 class Init:
-    """A container's first process, held: its number cannot become another's any more.
+    """A container's first process, held by a pidfd, so its pid cannot come to mean another process.
 
     Attributes:
-        pidfd: of it.
+        pidfd: of the process.
         namespaces: CLONE_NEW* of those of its namespaces that are not the caller's.
         shares_pids: its pid namespace is not its own: a process in there may outlive it.
     """

@@ -1,6 +1,6 @@
-"""`run` and `exec` in the foreground: signals and the exit code pass through here.
+"""`run` and `exec` in the foreground: forward signals and return the exit code.
 
-Signals are forwarded, all that can be caught: whoever stops this command stops the process.
+All signals that can be caught are forwarded, so stopping this command stops the process.
 """
 
 from __future__ import annotations

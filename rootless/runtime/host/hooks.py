@@ -1,4 +1,4 @@
-"""The six hooks of a config: programs that are run at fixed points of a container's life.
+"""The six hooks of a config: programs that run at fixed points of a container's life.
 
     create  prestart, createRuntime   by the runtime, when the mounts are made; then
             createContainer           by init, in the container's namespaces, before pivot_root
@@ -7,9 +7,9 @@
             poststart                 by the runtime
     delete  poststop                  by the runtime, when all is cleaned up
 
-The state is on their standard input. A hook that fails, or that has not ended after its
-`timeout`, ends the container; only a `poststop` hook is no more than warned of. Loaded only where
-a config has hooks, as init can import nothing. Source: runtime-spec config.md, runtime.md.
+A hook gets the state on its standard input. If a hook fails, or has not ended after its `timeout`,
+the container ends; a `poststop` hook only causes a warning. Loaded only where a config has hooks,
+as init can import nothing. Source: runtime-spec config.md, runtime.md.
 """
 
 from __future__ import annotations

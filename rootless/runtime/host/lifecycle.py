@@ -1,9 +1,9 @@
 """The operations of the OCI runtime specification (runtime.md, section Operations).
 
 create  config -> record -> cgroup -> init (parent.begin), which waits at its start FIFO
-start   a byte is written to the FIFO; who waits here hears whether the program runs
+start   a byte is written to the FIFO; a caller that waits here learns whether the program runs
 kill    a signal to the first process, or to all
-delete  what is left is killed, cgroup and record go, the hooks `poststop` run
+delete  the remaining processes are killed, cgroup and record removed, the hooks `poststop` run
 run     all of it, in the foreground unless detached
 """
 
@@ -113,7 +113,7 @@ def _cgroup_request(spec: Spec, container_id: str, manager: str | None) -> Cgrou
 
 
 class Options:
-    """What create and run take beside the id.
+    """The options of create and run, beside the id.
 
     Attributes:
         keep_fds: descriptors that the application inherits.

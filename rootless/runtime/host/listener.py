@@ -1,8 +1,8 @@
-"""Seccomp user notification: the descriptor of a filter's listener goes to the agent.
+"""Seccomp user notification: send the descriptor of a filter's listener to the agent.
 
-init has it only after the filter is loaded, when a system call of its own could be what the
-agent has to answer. So it is sent by a helper that shares init's descriptors and was made before:
-init tells it the number by write(2), which a filter therefore may not notify of (as in runc).
+Init has the descriptor only after the filter is loaded, when the agent may already have to answer
+init's own system calls. So a helper sends it, which was made before and shares init's descriptors:
+init tells it the number by write(2), so a filter may not notify of write(2) (as in runc).
 Loaded only where a config has `linux.seccomp.listenerPath`. Source: runtime-spec
 config-linux.md (containerprocessstate); seccomp_unotify(2), Linux 5.0.
 """

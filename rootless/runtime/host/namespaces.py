@@ -1,7 +1,7 @@
 """Step 2, namespaces: which of a config's are new, which are joined, which stay the caller's.
 
-The order is the kernel's: a new user namespace must exist before the others, so that it owns
-them; a pid namespace applies to children, so it is joined before init is cloned; the cgroup
+The kernel forces the order. A new user namespace must exist before the others, so that it owns
+them. A pid namespace applies to children, so it is joined before init is cloned. The cgroup
 namespace takes its root from the cgroup that the process is in, so it is made last.
 """
 
@@ -42,7 +42,7 @@ FILES = {
 
 
 class Namespaces:
-    """The namespaces of one config, with those by path opened.
+    """The namespaces of one config; those given by a path are open.
 
     Attributes:
         new: CLONE_NEW* flags for clone3; CLONE_NEWCGROUP and CLONE_NEWTIME are not among them.
@@ -50,7 +50,7 @@ class Namespaces:
         new_cgroup: make a cgroup namespace once init is in its cgroup.
         new_time: make a time namespace, and set its clocks.
         user_fd: the user namespace that is joined before all others; -1: none.
-        shares_pids: init will be seen by the processes of another container.
+        shares_pids: the processes of another container will see init.
         idmap: the maps of a new user namespace, None without one.
     """
 

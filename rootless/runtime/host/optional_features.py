@@ -1,7 +1,7 @@
-"""Features that a config of another engine may ask of the application's process.
+"""Optional OCI features of the application's process, for configs of other engines.
 
-The engine passes none of it, so nothing of it is loaded on the path of `rless run`. All that can
-fail early is done when the object is made, on the host side; its methods run in the process.
+Our engine uses none of them, so `rless run` loads nothing of this module. Whatever can fail early
+is done when the object is made, on the host side; its methods run in the process.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _CREATE = ("prestart", "createRuntime", "createContainer")
 
 
 class OptionalFeatures:
-    """The rare features of one process.
+    """The optional features of one process.
 
     Attributes:
         scheduling: priorities, affinity, memory policy.
         new_keyring: leave the caller's session keyring.
         check_program: look for the program before the container counts as created.
-        failure_fd: a file for a failure that nobody waits for any more; -1: standard error.
+        failure_fd: a file for a failure after `create` has ended; -1: standard error.
         hooks: (kind, hook), those of `create` and startContainer.
         state: what hooks get.
         label: (path of the attribute below /proc/self, text) of a security module.

@@ -1,8 +1,8 @@
-"""The host side of a container's start: prepare, clone init, say GO, wait for READY.
+"""The host side of a container's start: prepare, clone init, send GO, wait for READY.
 
-`begin` does all but the last, which may be somebody else's (`Begun`). Everything that can fail or
-take time is done before the clone: the seccomp filter is ready, namespaces are opened, the cgroup
-exists, and all modules that init needs are loaded.
+`begin` does everything but the last, which may be the task of another process (`Begun`). Everything
+that can fail or take time is done before the clone: the seccomp filter is ready, namespaces are
+opened, the cgroup exists, and all modules that init needs are loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Begun:
         pid, pidfd: init, in the caller's pid namespace.
         status_fd: gives READY, then the end of the file when the application has been executed; or
             FAILED at any point.
-        cgroup: where it is.
+        cgroup: its control group.
     """
 
     __slots__ = ("_go_fd", "cgroup", "pid", "pidfd", "status_fd")

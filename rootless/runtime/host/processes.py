@@ -1,6 +1,6 @@
 """All processes of a container: by its control group, or else by its pid namespace.
 
-Where it has neither, they are the descendants of its first process.
+If it has neither, they are the descendants of its first process.
 """
 
 from __future__ import annotations

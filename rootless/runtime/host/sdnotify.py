@@ -1,8 +1,8 @@
-"""sd_notify of a container: its READY=1 goes on to the service manager, as in runc and crun.
+"""sd_notify of a container: its READY=1 is forwarded to the service manager, as in runc and crun.
 
-$NOTIFY_SOCKET of the caller leads to a socket of the host, which a container cannot reach. So a
-directory of ours is bound at its path, with a socket in it, and `start` (or `run`) passes on what
-tells of readiness, and no more: a container is not to steer its unit. Source: sd_notify(3).
+The caller's $NOTIFY_SOCKET leads to a socket of the host, which a container cannot reach. So a
+directory of ours is bound at its path, with a socket in it. `start` (or `run`) forwards only what
+reports readiness, because a container must not control its unit. Source: sd_notify(3).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def prepare(spec: Spec, path: str, directory: str) -> None:
 
 
 class Relay:
-    """The socket of one container, and the way to the service manager.
+    """The socket of one container, and the connection to the service manager.
 
     Attributes:
-        fd: readable when the container has said something.
+        fd: readable when the container has sent something.
     """
 
     __slots__ = ("_socket", "_target", "fd")

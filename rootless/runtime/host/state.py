@@ -5,12 +5,12 @@
         state.json              pid, start time, boot id, bundle: written by rename
         exec.fifo               a FIFO that init reads; `start` writes one byte into it
         created                 its name from the end of `create` to `start`
-        failure                 what went wrong after `create` had gone, in the words of `sync`
+        failure                 what went wrong after `create` had ended, in the format of `sync`
         notify/                 bound into the container, with a socket for its sd_notify
 
-So the status is a name, and init is known from before it does anything: whenever a `create` is
-killed, `delete --force` finds what it has left. A pid is believed only with its start time and
-boot id (security class 39).
+So a file's name is the status, and init is recorded before it does anything: whenever a `create` is
+killed, `delete --force` finds what is left. A pid is believed only with its start time and boot id
+(security class 39).
 """
 
 from __future__ import annotations

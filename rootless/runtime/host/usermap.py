@@ -1,7 +1,7 @@
 """The user namespace of a config that names none, or names one without mappings.
 
-A user without root gets nothing else without one. As crun, the runtime then makes one: root in
-there is the invoking user, and all subordinate ids follow. runc refuses such a config.
+A user without root can make no other namespace without one. As crun does, the runtime then makes
+one: its root is the invoking user, and all subordinate ids follow. runc refuses such a config.
 Source: user_namespaces(7), subuid(5).
 """
 

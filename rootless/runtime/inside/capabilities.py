@@ -1,8 +1,8 @@
-"""Step 5, capabilities: what root of the container may do, and nobody gets back.
+"""Step 5, capabilities: drop what the container's root may not have, for good.
 
-The order is forced: the bounding set is dropped while CAP_SETPCAP is still there; the change
-of user keeps the permitted set (PR_SET_KEEPCAPS), because a seccomp filter without
-no_new_privs needs CAP_SYS_ADMIN to be loaded; only then come the final sets.
+The kernel forces the order. The bounding set is dropped while CAP_SETPCAP is still there. The
+change of user keeps the permitted set (PR_SET_KEEPCAPS), because a seccomp filter without
+no_new_privs needs CAP_SYS_ADMIN to be loaded. Only then come the final sets.
 """
 
 from __future__ import annotations

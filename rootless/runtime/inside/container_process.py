@@ -1,11 +1,11 @@
 """A process on its way to the application: what a container's init and an exec'd process share.
 
 `runtime.inside.init.Init` gets there through new namespaces, `runtime.host.exec.Entrant` through
-those of a running container. From the moment that they are inside, both give up the same things in
-the same order: the caller's session and descriptors, capabilities, user, system calls.
+those of a running container. Once inside, both give up the same things in the same order: the
+caller's session and descriptors, capabilities, user, system calls.
 
-Nothing can be imported once the root has changed: what lies on sys.path is the image's then.
-`forbid_imports` makes that a certainty.
+Nothing may be imported once the root has changed, because sys.path then leads into the image.
+`forbid_imports` enforces that.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class ContainerProcess:
     Attributes:
         stdio: what becomes its descriptors 0 to 2; None: the caller's own.
         console: its terminal, if it has one.
-        status_fd: tells the parent of a failure, in the words of `sync`; closed by execve.
+        status_fd: reports a failure to the parent, in the format of `sync`; closed by execve.
         keep_fds: descriptors that the application inherits.
         die_with_parent: whether it is killed when its parent ends.
-        hold_program: others run in there who could exchange the program, and our own could be
-            written: see `process.Held`.
-        invoker: (uid, gid) that it has before it is anybody of the container.
-        extras: what the engine never asks.
+        hold_program: other processes in the container could exchange the program, and our own
+            program could be written: see `process.Held`.
+        invoker: (uid, gid) that it has before it takes an id of the container.
+        extras: optional OCI features, which the engine never uses.
         keep_groups: its supplementary groups stay as they are.
     """
 

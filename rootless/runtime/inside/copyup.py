@@ -1,7 +1,7 @@
-"""Step 3, the mount option `tmpcopyup`: a tmpfs begins with what the image has at its place.
+"""Step 3, the mount option `tmpcopyup`: fill a tmpfs with what the image has at its target.
 
-Directories, files and links are copied with their owners and modes; devices, FIFOs and sockets
-are not. All is opened by descriptor and no link is followed: what is copied lies in the image.
+Directories, files and links are copied with their owners and modes; devices, FIFOs and sockets are
+not. Everything is opened by descriptor and no link is followed, because the image is hostile.
 Loaded only where a mount asks, as init can import nothing.
 """
 

@@ -1,8 +1,8 @@
 """Step 3, /dev: the standard nodes and links on a fresh tmpfs.
 
-A user namespace may not make device nodes, so those of the host are bound: opened on the
-host's side before anything of the image is looked at, checked to be the devices they should
-be (CVE-2025-31133: a mask source that was a link), and attached by descriptor.
+A user namespace may not make device nodes, so those of the host are bound. They are opened on the
+host's side before anything of the image is looked at, checked to be the right devices
+(CVE-2025-31133: a mask source that was a link), and attached by descriptor.
 """
 
 from __future__ import annotations

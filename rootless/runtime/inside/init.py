@@ -1,7 +1,7 @@
-"""The container's init before it is the application: steps 2 to 6, on the inside, in order.
+"""The container's init before it is the application: steps 2 to 6, inside, in order.
 
 Theory of operation. `run` is the child of the parent's clone3: a copy of its interpreter in
-new namespaces, still seeing the host's files. It ends in execve or os._exit and never returns.
+new namespaces, which still sees the host's files. It ends in execve or os._exit and never returns.
 
  stage      steps                         what it gives up
  detach     id maps, descriptors          the caller's terminal, descriptors, ptrace by others
@@ -10,7 +10,7 @@ new namespaces, still seeing the host's files. It ends in execve or os._exit and
  identity   uid 0, sysctls, host name     the invoking user's id
  root       mounts, masks, pivot_root     the host's files
  process    limits, capabilities, user    every right that the config does not give
- start      start FIFO, seccomp, execve         system calls, and this program
+ start      start FIFO, seccomp, execve   system calls, and this program
 
 Nothing can be imported after the first stage (see `runtime.inside.container_process`, which has the
 stages `process` and `start`: an exec'd process goes through them as well).

@@ -1,6 +1,6 @@
-"""What the kernel says of a container that is ready to start, for `--explain`.
+"""Kernel facts of a container that is ready to start, for `--explain`.
 
-Loaded by the parent only where a report is wanted, as init can import nothing.
+The parent loads this only for `--explain`, as init can import nothing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Step 3, the mounts of the container, each attached by descriptor beneath its root.
 
 Theory of operation. All of this runs in init, in the container's own mount namespace, before
-pivot_root, while the host is still in sight. Sources are opened first, as the user who runs
-rless: a file system that knows nothing of user namespaces (NFS, sshfs) obeys nobody else. The
-target of each mount is opened beneath the root by openat2(RESOLVE_IN_ROOT): a link in a hostile
-image leads nowhere but into the image, and for what the kernel provides not even there. The
-mount is made detached (fsopen, open_tree) and attached to that very descriptor, so that
-no name is looked up twice (security classes 26, 27, 29, 30).
+pivot_root, while the host is still visible. Sources are opened first, as the user who runs rless,
+because a file system that does not support user namespaces (NFS, sshfs) accepts nobody else. The
+target of each mount is opened beneath the root by openat2(RESOLVE_IN_ROOT), so a link in a hostile
+image leads only into the image; for what the kernel provides, not even there. The mount is made
+detached (fsopen, open_tree) and attached to that very descriptor, so no name is looked up twice
+(security classes 26, 27, 29, 30).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _PROC_FILES = frozenset(
 
 
 class Options:
-    """The options of one mount, sorted by what the kernel does with them."""
+    """The options of one mount, sorted by how the kernel takes them."""
 
     __slots__ = (
         "bind",

@@ -1,4 +1,4 @@
-"""Step 3, the end: the root file system becomes the root, and the host disappears."""
+"""Step 3, the end: pivot_root to the new root file system, and unmount the host's."""
 
 from __future__ import annotations
 

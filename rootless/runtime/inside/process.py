@@ -1,7 +1,6 @@
 """Step 6, the application: its limits, its directory, its program.
 
-All of this is the last stretch of init, inside the new root, where nothing can be imported
-any more.
+This is the last part of init, inside the new root, where nothing can be imported any more.
 """
 
 from __future__ import annotations
@@ -127,14 +126,14 @@ def is_own_image_writable() -> bool:
 
 
 class Held:
-    """A program by the directory that it is in, no link being left on the way to it.
+    """A program, held by its directory, with every link on the way to it resolved.
 
-    Where processes of the container run already, one of them can put a link to /proc/self/exe
-    in the place of a program between the look of `guard_image` and execve. What is held here can
-    only be exchanged for another file of the container: the kernel follows no link, and runs no
-    script, whose interpreter it would look up anew. The interpreter's name is read, and held,
-    here. It shows in /proc/PID/comm: the name of the program, where otherwise that of a link to
-    it stands.
+    Where processes of the container run already, one of them can put a link to /proc/self/exe in
+    the place of a program between the check of `guard_image` and execve. A held program can only
+    be exchanged for another file of the container: the kernel follows no link, and runs no script,
+    because it would look up the interpreter anew. So the name of a script's interpreter is read
+    here, and the interpreter is held. /proc/PID/comm shows the program's name; otherwise it shows
+    the name of a link to it.
     """
 
     __slots__ = ("args", "dir_fd", "name")

@@ -1,7 +1,7 @@
-"""How the kernel is to treat the application: scheduling, I/O, memory, execution domain, CPUs.
+"""Scheduling of the application: priorities, I/O, memory policy, execution domain, CPUs.
 
-The words of the config become numbers on the host side, where a wrong one can still be named by
-its JSON path. `apply` runs in init, before the user changes. Loaded only where a config asks.
+The config's values become numbers on the host side, where an error can still name the JSON path.
+`apply` runs in init, before the user changes. Loaded only where a config asks.
 Source: runtime-spec config.md (scheduler, ioPriority, execCPUAffinity) and config-linux.md
 (personality, memoryPolicy); linux/sched.h, linux/ioprio.h, linux/mempolicy.h.
 """

@@ -1,8 +1,8 @@
 """Step 3, kernel settings: the sysctls that belong to a namespace of the container.
 
-They are written through a procfs that is attached nowhere: a path through /proc of the
-container could be redirected by its mounts (CVE-2025-52881). Loaded by the parent only where a
-config has sysctls, as init can import nothing.
+They are written through a procfs that is attached nowhere, because mounts of the container could
+redirect a path through its /proc (CVE-2025-52881). The parent loads this only where a config has
+sysctls, as init can import nothing.
 """
 
 from __future__ import annotations

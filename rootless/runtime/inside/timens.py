@@ -1,7 +1,7 @@
-"""Step 2, the time namespace: its clocks are set while nobody is in it, then it is entered.
+"""Step 2, the time namespace: set its clocks while it is empty, then enter it.
 
-clone3 would put init into it at once, when the offsets cannot be changed any more; so init makes
-it for its children, sets the clocks, and joins it itself. Loaded only where a config has one.
+clone3 would put init into it at once, and then the offsets cannot be changed any more. So init
+makes it for its children, sets the clocks, and joins it itself. Loaded only where a config has one.
 Source: time_namespaces(7), Linux 5.6.
 """
 

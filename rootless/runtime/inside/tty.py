@@ -1,7 +1,7 @@
 """Step 6, the terminal: a pty made inside the container, its master sent to the caller.
 
-The pty belongs to the container's own devpts, so the application sees /dev/pts/0 and no
-terminal of the host is in its reach (security class 37).
+The pty belongs to the container's own devpts, so the application sees /dev/pts/0 and cannot reach a
+terminal of the host (security class 37).
 """
 
 from __future__ import annotations

@@ -1,23 +1,23 @@
 """Seccomp filters of containers: out of the cache in a fraction of a millisecond.
 
-Compiling a profile takes some 20 ms, and loading libseccomp alone half of one. So a program
-is compiled once and kept; a start reads one file of 5 KB. This module is the hot path and
+Compiling a profile takes some 20 ms, and loading libseccomp alone half a millisecond. So a program
+is compiled once and kept; a start reads one file of 5 KB. This module is on the hot path and
 imports neither the compiler nor the profile readers until they are needed.
 
-Three ways in:
+There are three ways in:
 
 - `default_filter`: the default profile, by a file name made of what it depends on. No profile
   is built, no JSON is made, nothing is hashed but the file's own checksum.
-- `cached_filter`: any OCI `linux.seccomp` object, by a hash of its content. This is what the
-  runtime calls with what it found in config.json.
+- `cached_filter`: any OCI `linux.seccomp` object, by a hash of its content. The runtime calls this
+  for the object in config.json.
 - `compile_filter`, `load_profile_file`, `default_profile`: without the cache.
 
-A file of the cache: magic, checksum, a stamp of the libseccomp that made it, the program. The
-checksum covers the key too, so a file under a wrong name is not taken. A file that is damaged,
-not ours or open to others is as good as none: it is made again. An upgrade of libseccomp changes
-its stamp (path, size, mtime) and the file is made again too.
+A file of the cache has a magic, a checksum, a stamp of the libseccomp that compiled it, and the
+program. The checksum covers the key too, so a file under a wrong name is not used. A file that is
+damaged, not ours or open to others is made again. So is every file after an upgrade of libseccomp,
+which changes the stamp (path, size, mtime).
 
-Where: all of this on the host side, before the root changes; only
+All of this runs on the host side, before the root changes. Only
 `rootless.linux.seccomp.load_filter` runs in the container.
 """
 

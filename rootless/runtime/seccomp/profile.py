@@ -1,9 +1,9 @@
-"""Read `--security-opt seccomp=FILE`: a profile as Docker writes it, or as OCI does.
+"""Read `--security-opt seccomp=FILE`: a profile in Docker's form or in OCI's.
 
-Docker's form is a superset: `archMap` in place of `architectures`, `name` in place of `names`,
-and on each rule `includes` and `excludes`, conditions on the container's capabilities, the
-machine and the kernel. They are resolved here; what comes out is a plain OCI object. Off the
-hot path: only a container with a profile of its own comes here.
+Docker's form is a superset: `archMap` in place of `architectures`, `name` in place of `names`, and
+on each rule `includes` and `excludes`, conditions on the container's capabilities, the machine and
+the kernel. They are resolved here; the result is a plain OCI object. Off the hot path: this is
+loaded only for a container with a profile of its own.
 Source: moby profiles/seccomp/seccomp.go and seccomp_linux.go.
 """
 
