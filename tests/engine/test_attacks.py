@@ -43,7 +43,7 @@ def hostile(rless: Product, name: str, entries: dict[str, Entry | str], **config
         "/proc/thread-self/exe",
     ],
 )
-def test_the_interpreter_is_never_executed(rless: Product, command: str) -> None:
+def test_container_cannot_execute_the_interpreter(rless: Product, command: str) -> None:
     """CVE-2019-5736: the program of the runtime itself as the entry point."""
     image = hostile(rless, "exe", {
         "script": File("#!/proc/self/exe\n", mode=0o755), "link": Link("/proc/self/exe"),
@@ -53,7 +53,7 @@ def test_the_interpreter_is_never_executed(rless: Product, command: str) -> None
     assert "python python" not in done.out
 
 
-def test_the_interpreter_is_not_executed_where_it_would_run(rless: Product, tmp_path: Path) -> None:
+def test_host_image_cannot_execute_the_interpreter(rless: Product, tmp_path: Path) -> None:
     """In `host:` it would find its loader and its modules."""
     script = tmp_path / "script"
     script.write_text("#!/proc/self/exe\nprint('python ' * 2)\n")
@@ -66,7 +66,7 @@ def test_the_interpreter_is_not_executed_where_it_would_run(rless: Product, tmp_
         assert not done.out
 
 
-def test_no_process_in_there_shows_a_program_of_the_host(rless: Product) -> None:
+def test_container_processes_show_no_program_of_the_host(rless: Product) -> None:
     rless.detach("watch", "--cap-add=SYS_PTRACE", "sleep", "60")
     script = "for p in /proc/[0-9]*; do readlink $p/exe; done"
     done = rless.sh(script, "--pid=container:watch", "--cap-add=SYS_PTRACE")
@@ -74,7 +74,7 @@ def test_no_process_in_there_shows_a_program_of_the_host(rless: Product) -> None
     rless("rm", "-f", "watch").expect()
 
 
-def test_a_process_that_joins_cannot_be_looked_into(rless: Product) -> None:
+def test_joining_process_cannot_be_inspected(rless: Product) -> None:
     """Class 35: the init of a second container in the pid namespace of a hostile first one."""
     spy = """
         while :; do for p in /proc/[0-9]*; do
@@ -102,7 +102,7 @@ def test_a_process_that_joins_cannot_be_looked_into(rless: Product) -> None:
     "path",
     [f"/proc/self/fd/{number}" for number in range(3, 12)] + ["/proc/self/cwd", "/proc/1/root"],
 )
-def test_workdir_through_proc(rless: Product, path: str) -> None:
+def test_workdir_through_proc_does_not_lead_out(rless: Product, path: str) -> None:
     """CVE-2024-21626."""
     done = rless.run(["-w", path], "sh", "-c", "pwd; cat ../../../../etc/hostname")
     host = Path("/etc/hostname").read_text()
@@ -117,7 +117,7 @@ def test_workdir_through_proc(rless: Product, path: str) -> None:
 # -- 26: targets through links -------------------------------------------------------------------
 
 
-def test_mount_targets_through_links(rless: Product, tmp_path: Path) -> None:
+def test_mount_targets_do_not_follow_links_out(rless: Product, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     data = tmp_path / "data"
@@ -136,7 +136,7 @@ def test_mount_targets_through_links(rless: Product, tmp_path: Path) -> None:
     assert not list(outside.iterdir())
 
 
-def test_mounts_into_proc_and_sys(rless: Product, tmp_path: Path) -> None:
+def test_mounts_into_proc_and_sys_are_refused(rless: Product, tmp_path: Path) -> None:
     image = hostile(rless, "procs", {"p": Link("/proc"), "s": Link("/proc/self/attr")})
     for target in ("/proc/self/attr", "/proc/sys", "/p/sys/kernel", "/proc/1", "/s"):
         done = rless.run(["-v", f"{tmp_path}:{target}"], "true", image=image)
@@ -147,7 +147,7 @@ def test_mounts_into_proc_and_sys(rless: Product, tmp_path: Path) -> None:
 # -- 27: /dev ------------------------------------------------------------------------------------
 
 
-def test_dev_of_the_image(rless: Product, tmp_path: Path) -> None:
+def test_dev_of_the_image_is_not_used(rless: Product, tmp_path: Path) -> None:
     image = hostile(rless, "dev", {"dev": Link("/etc"), "proc": Link("/tmp"), "sys": Link("/root")})
     done = rless.run(
         "", "sh", "-c", "stat -c '%F' /dev/null; mount | grep -c ' /proc'", image=image
@@ -175,9 +175,7 @@ def test_dev_of_the_image(rless: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["absolute", "dotdot", "dangling", "fifo", "directory link"])
-def test_files_of_ours_through_links_of_the_image(
-    rless: Product, tmp_path: Path, kind: str
-) -> None:
+def test_generated_files_do_not_follow_links_out(rless: Product, tmp_path: Path, kind: str) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched\n")
     if kind == "directory link":
@@ -200,7 +198,7 @@ def test_files_of_ours_through_links_of_the_image(
         assert "localhost" in done.out
 
 
-def test_names_cannot_add_lines(rless: Product) -> None:
+def test_names_cannot_inject_lines(rless: Product) -> None:
     for flags in (["--hostname", "a\nb"], ["--add-host", "a\nb:1.2.3.4"], ["--dns", "1.1.1.1\nx"],
                   ["--dns-search", "a\nb"], ["-e", "A=\0"]):  # fmt: skip
         if "\0" in flags[1]:
@@ -213,7 +211,7 @@ def test_names_cannot_add_lines(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("how", ["absolute", "dotdot", "parent", "magic"])
-def test_a_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path, how: str) -> None:
+def test_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path, how: str) -> None:
     """CVE-2022-23648."""
     (tmp_path / "secret").write_text("secret\n")
     link, target = {
@@ -233,7 +231,7 @@ def test_a_volume_copies_nothing_of_the_host(rless: Product, tmp_path: Path, how
     "target",
     ["/", "/proc", "/sys", "/dev", "/proc/sys", "relative", "/a/../proc", "//", "/x/../.."],
 )
-def test_a_volume_where_none_may_be(rless: Product, target: str) -> None:
+def test_image_volume_on_a_reserved_path_is_refused(rless: Product, target: str) -> None:
     image = hostile(rless, "bad-volume", {}, Volumes={target: {}})
     done = rless.run("", "true", image=image).expect(125)
     assert "volume" in done.one_line_error()
@@ -242,7 +240,7 @@ def test_a_volume_where_none_may_be(rless: Product, target: str) -> None:
 # -- 12, 15, 20: metadata ------------------------------------------------------------------------
 
 
-def test_metadata_of_wrong_types(rless: Product, tmp_path: Path) -> None:
+def test_image_metadata_of_wrong_types_is_refused(rless: Product, tmp_path: Path) -> None:
     configs: list[dict[str, object]] = [
         {"Env": "PATH=/bin"},
         {"Env": [1]},
@@ -268,7 +266,7 @@ def test_metadata_of_wrong_types(rless: Product, tmp_path: Path) -> None:
         assert "\x1b" not in done.err
 
 
-def test_control_characters_of_an_image_are_shown_as_such(rless: Product) -> None:
+def test_control_characters_of_an_image_are_escaped(rless: Product) -> None:
     image = hostile(rless, "escape", {}, Cmd=["/bin/\x1b[2Jno\x9b\nmore"], Labels={"a": "\x1b[2J"})
     done = rless.run("", image=image).expect(127)
     assert "\\x1b" in done.one_line_error()
@@ -282,7 +280,7 @@ def test_control_characters_of_an_image_are_shown_as_such(rless: Product) -> Non
 # -- 34, 43: secrets -----------------------------------------------------------------------------
 
 
-def test_a_secret_is_in_no_command_line(rless: Product, tmp_path: Path) -> None:
+def test_secrets_are_in_no_command_line(rless: Product, tmp_path: Path) -> None:
     """Class 43: -e by name or file; only what was typed as an argument is seen by others."""
     env_file = tmp_path / "env"
     env_file.write_text("FILE_SECRET=hunter3\n")
@@ -316,7 +314,7 @@ def test_a_secret_is_in_no_command_line(rless: Product, tmp_path: Path) -> None:
     process.wait(10)
 
 
-def test_secrets_on_disk_are_mine_alone(rless: Product) -> None:
+def test_secrets_on_disk_are_private(rless: Product) -> None:
     rless.detach("secret", "-e SECRET=hunter2", "sleep", "60")
     config = rless.container() / "config.json"
     assert config.stat().st_mode & 0o077 == 0
@@ -341,7 +339,7 @@ def join_keyring_with_a_key(name: str = "rless-secret") -> None:
 
 
 @pytest.mark.needs("keyrings")
-def test_the_session_keyring_stays_outside(rless: Product) -> None:
+def test_session_keyring_is_not_inherited(rless: Product) -> None:
     """Class 34: the description of a key is seen by its owner anywhere; read it is by a session.
 
     Without a filter and masks; with them, even the description is out of reach.
@@ -365,7 +363,7 @@ def test_the_session_keyring_stays_outside(rless: Product) -> None:
 # -- 39: recycled pids ---------------------------------------------------------------------------
 
 
-def test_a_recycled_pid_is_not_signalled(rless: Product) -> None:
+def test_recycled_pid_is_not_signalled(rless: Product) -> None:
     """The entry names a process of ours that started at another time: it must survive."""
     rless.detach("reuse", "", "sleep", "60")
     live = rless.live / rless.containers()[0]
@@ -417,7 +415,7 @@ def test_planted_directories_are_refused(own_rless: Product, tmp_path: Path) -> 
         assert env["RLESS_STORAGE"] in done.one_line_error()
 
 
-def test_the_state_directory_is_checked(own_rless: Product, tmp_path: Path) -> None:
+def test_unsafe_state_directory_is_refused(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     (tmp_path / "wide").mkdir()
     (tmp_path / "wide").chmod(0o755)
@@ -432,7 +430,7 @@ def test_the_state_directory_is_checked(own_rless: Product, tmp_path: Path) -> N
     rless.live.unlink()
 
 
-def test_a_newuidmap_in_the_path_is_never_run(rless: Product, tmp_path: Path) -> None:
+def test_newuidmap_in_path_is_not_run(rless: Product, tmp_path: Path) -> None:
     """Class 44."""
     for name in ("newuidmap", "newgidmap", "fuse-overlayfs", "pasta"):
         planted = tmp_path / name
@@ -443,7 +441,7 @@ def test_a_newuidmap_in_the_path_is_never_run(rless: Product, tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
-def test_python_reads_nothing_of_the_callers_directory(rless: Product, tmp_path: Path) -> None:
+def test_python_imports_nothing_from_the_callers_directory(rless: Product, tmp_path: Path) -> None:
     """Class 45."""
     for name in ("json.py", "site.py", "sitecustomize.py", "os.py", "rootless.py", "click.py"):
         (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")

@@ -75,11 +75,11 @@ def rless_with_layers(rless: Product) -> Product:
     return rless
 
 
-def test_the_arrangement_itself_changes_nothing(rless: Product) -> None:
+def test_simulated_host_itself_changes_nothing(rless: Product) -> None:
     assert run(rless, "", rless.image, "id", "-u").expect().out == "0\n"
 
 
-def test_no_newuidmap(rless: Product) -> None:
+def test_missing_newuidmap_falls_back_to_one_id(rless: Product) -> None:
     """In a namespace without uid 0 these programs belong to nobody, and are not trusted either."""
     hide = "bind('/dev/null', '/usr/bin/newuidmap'); bind('/dev/null', '/usr/bin/newgidmap')"
     words = ("run", "--rm", "--network=none", rless.image, "id", "-u")
@@ -89,7 +89,7 @@ def test_no_newuidmap(rless: Product) -> None:
     assert "only your own id" in done.err
 
 
-def test_no_range_in_subuid(rless: Product, tmp_path: Path) -> None:
+def test_missing_subuid_range_falls_back_to_one_id(rless: Product, tmp_path: Path) -> None:
     file = tmp_path / "subuid"
     for text in ("", "somebody:100000:65536\n", "garbage\n::\nx:y:z\n"):
         file.write_text(text)
@@ -100,7 +100,7 @@ def test_no_range_in_subuid(rless: Product, tmp_path: Path) -> None:
         assert "/etc/subuid" in done.one_line_error()
 
 
-def test_no_user_namespaces_left(rless: Product) -> None:
+def test_exhausted_user_namespaces_are_reported(rless: Product) -> None:
     limit = "write('/proc/sys/user/max_user_namespaces', '0')"
     done = run(rless, limit, rless.image, "true").expect(125)
     assert "max_user_namespaces" in done.one_line_error()
@@ -111,7 +111,7 @@ def test_no_user_namespaces_left(rless: Product) -> None:
 
 
 @pytest.mark.needs("pasta")
-def test_no_pasta(rless: Product) -> None:
+def test_missing_pasta_is_reported(rless: Product) -> None:
     hide = "bind('/dev/null', '/usr/bin/pasta')"
     words = ("run", "--rm", "-q", "--userns=single", rless.image, "true")
     error = on_a_host_where(rless, hide, *words).expect(125).one_line_error()
@@ -121,14 +121,14 @@ def test_no_pasta(rless: Product) -> None:
 
 
 @pytest.mark.needs("fuse")
-def test_no_fuse(rless: Product) -> None:
+def test_missing_fuse_falls_back(rless: Product) -> None:
     hide = "bind('/dev/null', '/dev/fuse')"
     run(rless, hide, rless.image, "true").expect()
     error = run(rless, hide, "--storage-driver=fuse-overlayfs", rless.image, "true").expect(125)
     assert "fuse" in error.one_line_error()
 
 
-def test_no_libseccomp(rless: Product) -> None:
+def test_missing_libseccomp_needs_a_cached_filter(rless: Product) -> None:
     """A filter that was compiled before still serves; a new one cannot be made: no container."""
     run(rless, "", rless.image, "true").expect()
     found = "/usr/lib/x86_64-linux-gnu/libseccomp.so.2"
@@ -140,7 +140,7 @@ def test_no_libseccomp(rless: Product) -> None:
     assert "seccomp" in error.one_line_error()
 
 
-def test_no_tun_device(rless: Product) -> None:
+def test_missing_tun_device_fails_only_the_default_network(rless: Product) -> None:
     """The default network needs it; a job's does not."""
     hide = "bind('/dev/null', '/dev/net/tun')"
     words = ("run", "--rm", "-q", "--userns=single", rless.image, "true")
@@ -150,7 +150,7 @@ def test_no_tun_device(rless: Product) -> None:
     on_a_host_where(rless, hide, "run", "--hpc", rless.image, "true").expect()
 
 
-def test_no_session(rless: Product, tmp_path: Path) -> None:
+def test_missing_session_is_no_obstacle(rless: Product, tmp_path: Path) -> None:
     """As in a batch job: no runtime directory, or one that is gone, or somebody else's; no bus."""
     for runtime in (None, "", "/run/user/none-such", "relative", "/tmp", "/"):
         env = {"XDG_RUNTIME_DIR": runtime, "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere"}
@@ -166,7 +166,7 @@ def test_no_session(rless: Product, tmp_path: Path) -> None:
     rless("rm", "-f", "job", env=env).expect()
 
 
-def test_a_full_tmp_is_not_missed(rless: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_tmp_is_no_obstacle(rless: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of rless is in /tmp, however full or closed it is; but there is our launcher."""
     monkeypatch.setattr(rless, "argv", lambda *words: [*python_launcher(), *words])
     base = str(rless.base)
@@ -183,7 +183,7 @@ def test_a_full_tmp_is_not_missed(rless: Product, monkeypatch: pytest.MonkeyPatc
         assert run(rless, arrangement, rless.image, "echo", "ran").expect().out == "ran\n"
 
 
-def test_a_storage_without_attributes(own_rless: Product) -> None:
+def test_storage_without_xattrs_works(own_rless: Product) -> None:
     """As on a network file system: no user attributes, so the kernel's overlay is no way."""
     rless = own_rless
     os.makedirs(rless.storage, mode=0o700)
@@ -199,7 +199,7 @@ def test_a_storage_without_attributes(own_rless: Product) -> None:
 
 
 @pytest.mark.needs("mksquashfs", "squashfuse", "fuse")
-def test_changes_are_in_memory_where_the_storage_cannot_hold_them(own_rless: Product) -> None:
+def test_changes_are_kept_in_memory_on_a_poor_storage(own_rless: Product) -> None:
     """A home on a network file system is not filled with a copy of the image."""
     rless = own_rless
     file = rless.base / "x.sqsh"
@@ -239,7 +239,7 @@ def test_shared_images_need_no_lock_and_no_write(own_rless: Product) -> None:
             assert done.expect().out == "seed\n", name
 
 
-def test_read_only_storage(rless: Product) -> None:
+def test_read_only_storage_is_reported(rless: Product) -> None:
     run(rless, "", rless.image, "true").expect()
     arrangement = f"read_only({str(rless.storage)!r})"
     done = run(rless, arrangement, rless.image, "true").expect(125)
@@ -251,7 +251,7 @@ def test_read_only_storage(rless: Product) -> None:
     assert "Read-only file system" in done.one_line_error()
 
 
-def test_noexec_storage(own_rless: Product) -> None:
+def test_noexec_storage_works(own_rless: Product) -> None:
     """The container's files may be executed, as of an overlay; a copy of ours may not."""
     rless = own_rless
     os.makedirs(rless.storage, mode=0o700)
@@ -274,7 +274,7 @@ def layout(own_rless: Product) -> str:
 
 
 @pytest.mark.needs("mksquashfs")
-def test_full_where_a_file_is_written(rless: Product, tmp_path: Path) -> None:
+def test_disk_full_on_any_file_write_is_reported(rless: Product, tmp_path: Path) -> None:
     out = tmp_path / "x.sqsh"
     done = on_a_host_where(
         rless, f"tmpfs({str(tmp_path)!r}, '64k')", "flatten", rless.image, str(out)
@@ -285,7 +285,9 @@ def test_full_where_a_file_is_written(rless: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["4k", "8k", "16k", "64k", "500k", "1m"])
-def test_full_while_the_image_is_stored(own_rless: Product, layout: str, size: str) -> None:
+def test_disk_full_during_image_storage_is_reported(
+    own_rless: Product, layout: str, size: str
+) -> None:
     """At each of these sizes another step is the one that does not fit."""
     arrangement = f"tmpfs({str(own_rless.storage)!r}, {size!r})"
     done = run(own_rless, arrangement, layout, "true").expect(125)
@@ -318,7 +320,7 @@ os._exit(done.returncode)
 
 
 @pytest.mark.parametrize("spare", [0, 4096, 8192, 16384, 32768, 65536])
-def test_full_when_a_container_is_made(own_rless: Product, layout: str, spare: int) -> None:
+def test_disk_full_during_creation_is_reported(own_rless: Product, layout: str, spare: int) -> None:
     arrangement = _FILL.format(
         storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=spare
     )
@@ -332,7 +334,7 @@ def test_full_when_a_container_is_made(own_rless: Product, layout: str, spare: i
         assert "No space left on device" in done.one_line_error()
 
 
-def test_full_while_it_runs(own_rless: Product, layout: str) -> None:
+def test_disk_full_during_the_run_is_survived(own_rless: Product, layout: str) -> None:
     """It is the application's to handle; the end of the container needs no space."""
     arrangement = _FILL.format(
         storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=1 << 20
@@ -381,7 +383,7 @@ os._exit(0)
 """
 
 
-def test_a_life_on_a_full_disk(own_rless: Product, layout: str) -> None:
+def test_all_verbs_survive_a_full_disk(own_rless: Product, layout: str) -> None:
     """Each verb says in one line what it cannot do, and no state is lost or made up."""
     arrangement = _FULL_LIFE.format(storage=str(own_rless.storage))
     script = "head -c 20000000 /dev/zero; echo the end; exit 5"
@@ -402,7 +404,7 @@ def test_a_life_on_a_full_disk(own_rless: Product, layout: str) -> None:
     assert told[-1][2] == [[], [], []]
 
 
-def test_full_while_the_layers_are_copied(own_rless: Product, layout: str) -> None:
+def test_disk_full_during_layer_copy_is_reported(own_rless: Product, layout: str) -> None:
     arrangement = _FILL.format(
         storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=100_000
     )
@@ -414,7 +416,7 @@ def test_full_while_the_layers_are_copied(own_rless: Product, layout: str) -> No
 # -- homes ---------------------------------------------------------------------------------------
 
 
-def test_home_is_unset(rless: Product) -> None:
+def test_unset_home_is_looked_up(rless: Product) -> None:
     """As in a job of Slurm: the password database knows."""
     import pwd
 
@@ -431,7 +433,7 @@ def test_home_is_unset(rless: Product) -> None:
     assert done.out == "['rless']\n"
 
 
-def test_home_cannot_be_written(rless: Product) -> None:
+def test_unwritable_home_is_reported(rless: Product) -> None:
     env = {"HOME": "/proc/none", "RLESS_STORAGE": None, "XDG_DATA_HOME": None}
     done = rless("run", "--rm", "host:", "true", env=env).expect(125)
     error = done.one_line_error()

@@ -23,13 +23,13 @@ pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
         "127.0.0.1:99999/a/b", "oci:", "docker-archive:", "oci:relative/none", "é/é",
     ],
 )  # fmt: skip
-def test_bad_references(rless: Product, reference: str) -> None:
+def test_wrong_references_are_refused(rless: Product, reference: str) -> None:
     done = rless("run", "--rm", "-q", "--pull=never", "--network=none", "--", reference, "true")
     assert done.code == 125, done
     done.one_line_error()
 
 
-def test_missing_archives(rless: Product, tmp_path: Path) -> None:
+def test_missing_archives_are_reported(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "garbage").write_bytes(os.urandom(4096))
     (tmp_path / "empty").touch()
     (tmp_path / "directory").mkdir()
@@ -103,7 +103,7 @@ def test_missing_archives(rless: Product, tmp_path: Path) -> None:
         "--userns=keep-id:uid=\u00b2",
     ],
 )
-def test_bad_flags(rless: Product, flags: str) -> None:
+def test_wrong_flags_are_refused(rless: Product, flags: str) -> None:
     done = rless("run", "--rm", *flags.split(), rless.image, "true")
     assert done.code == 125, done
     error = done.one_line_error()
@@ -111,14 +111,14 @@ def test_bad_flags(rless: Product, flags: str) -> None:
     assert "Traceback" not in error
 
 
-def test_no_image_and_no_verb(rless: Product) -> None:
+def test_missing_image_and_verb_are_reported(rless: Product) -> None:
     rless("run").expect(125).one_line_error()
     rless("run", "--rm").expect(125).one_line_error()
     assert rless("no-such-verb").code in (1, 125)
     rless("no-such-verb").one_line_error()
 
 
-def test_sources_that_cannot_be_made(rless: Product, tmp_path: Path) -> None:
+def test_uncreatable_bind_sources_are_reported(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = rless.run(["-v", f"{tmp_path}/file/sub:/x"], "true").expect(125)
     done.one_line_error()
@@ -130,7 +130,7 @@ def test_sources_that_cannot_be_made(rless: Product, tmp_path: Path) -> None:
     done.one_line_error()
 
 
-def test_a_directory_on_a_file_and_a_file_on_a_directory(rless: Product, tmp_path: Path) -> None:
+def test_mount_type_mismatch_is_refused(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for source, target in ((tmp_path, "/etc/passwd"), (tmp_path / "file", "/etc"),
                            (tmp_path, "/etc/passwd/x")):  # fmt: skip
@@ -139,13 +139,13 @@ def test_a_directory_on_a_file_and_a_file_on_a_directory(rless: Product, tmp_pat
         assert "internal error" not in done.one_line_error()
 
 
-def test_the_working_directory_is_a_file(rless: Product) -> None:
+def test_working_directory_on_a_file_is_refused(rless: Product) -> None:
     done = rless.run("-w /etc/passwd", "true")
     assert done.code in (125, 126, 127)
     assert "/etc/passwd" in done.one_line_error()
 
 
-def test_interrupted_while_the_image_is_fetched(own_rless: Product) -> None:
+def test_interrupt_ends_a_stalled_pull(own_rless: Product) -> None:
     """A registry that does not answer, and a user who has enough of it."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -14,7 +14,7 @@ from tests.lib.product import Product, probe_image
 pytestmark = [pytest.mark.nosub, pytest.mark.needs("user namespaces")]
 
 
-def test_one_line_says_what_is_lost(rless: Product) -> None:
+def test_missing_subordinate_ids_are_reported_in_one_line(rless: Product) -> None:
     done = rless("run", "--rm", "--network=none", rless.image, "id", "-u").expect()
     assert done.out == "0\n"
     warning = done.one_line_error()
@@ -22,7 +22,7 @@ def test_one_line_says_what_is_lost(rless: Product) -> None:
     assert "doctor" in warning
 
 
-def test_files_and_users(rless: Product, tmp_path: Path) -> None:
+def test_files_belong_to_the_single_id(rless: Product, tmp_path: Path) -> None:
     for user in ("0", "1000", "user"):
         flags = ["--user", user, "-v", f"{tmp_path}:/mnt/x"]
         rless.sh("echo x >/mnt/x/file; stat -c %u /mnt/x/file", *flags)
@@ -32,7 +32,7 @@ def test_files_and_users(rless: Product, tmp_path: Path) -> None:
     assert rless.sh("chown 1000 /srv || echo no", "--fakeroot=false").out == "no\n"
 
 
-def test_the_steps(rless: Product) -> None:
+def test_explained_steps_show_one_id(rless: Product) -> None:
     script = "mount | grep -c ' on /proc '; echo $$; cat /data/seed; touch /data/x; rm -r /data"
     assert rless.sh(script).lines() == ["1", "1", "seed"]
     image = rless.add_image("volume", probe_image(Volumes={"/data": {}}, User="1000"))
@@ -42,7 +42,7 @@ def test_the_steps(rless: Product) -> None:
     rless("kill", "one").expect()
 
 
-def test_modes_that_need_more_ids(rless: Product) -> None:
+def test_modes_that_need_more_ids_are_refused(rless: Product) -> None:
     error = rless.run("--userns=nomap", "true").expect(125).one_line_error()
     assert "subordinate" in error
 
@@ -66,12 +66,12 @@ def test_owners_are_kept_as_data(rless: Product, tmp_path: Path) -> None:
     rless("rmi", "owned:1").expect()
 
 
-def test_unshare(rless: Product) -> None:
+def test_unshare_works_with_one_id(rless: Product) -> None:
     assert rless("unshare", "id", "-u").expect().out == "0\n"
 
 
 @pytest.mark.needs("tun", "pasta", "compiler", "default route")
-def test_networks_of_several_containers(rless: Product) -> None:
+def test_networks_work_with_one_id(rless: Product) -> None:
     rless("network", "create", "net").expect()
     rless.detach("web", "--network net", "sleep", "60")
     found = rless.sh("nslookup web; ping -c 1 -W 1 web", "--network", "net")

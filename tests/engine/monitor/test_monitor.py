@@ -121,7 +121,7 @@ def test_exit_is_recorded_and_reported(start: Start) -> None:
     assert (held.base / "names" / "held").is_symlink()
 
 
-def test_overlong_reason_is_truncated(start: Start) -> None:
+def test_overlong_restart_error_keeps_the_exit_record(start: Start) -> None:
     """A container chooses the name of the program that cannot be started again."""
     held = start("sh", "-c", "exit 3", error=json.dumps("cannot execute " + 8000 * "\x1b"))
     held.wait()
@@ -343,7 +343,7 @@ def test_failed_start_before_init_is_ready_is_reported(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("length", [4000, 1 << 20])
-def test_reason_larger_than_a_message_is_truncated(begin: Begin, length: int) -> None:
+def test_reason_larger_than_a_message_is_replaced(begin: Begin, length: int) -> None:
     one = begin("sleep", "60")
     sync.send(one.status, sync.FAILED, ["5,", "x,12" * (length // 4) + "7" * 100, 126])
     why = "runtime: the start failed, with a reason too long to be told"
@@ -387,7 +387,7 @@ def test_start_is_reported_before_an_immediate_exit(begin: Begin) -> None:
     assert one.held.actions() == ["start", "die"]
 
 
-def test_running_container_is_taken_over(begin: Begin) -> None:
+def test_client_hears_that_the_application_already_runs(begin: Begin) -> None:
     """(--explain) Its start was somebody else's to note."""
     one = begin("sleep", "60", status_fd=-1, release_fd=-1, begun=True)
     client = Client(one.link.fileno())
@@ -1029,7 +1029,7 @@ def test_container_without_ranks_cannot_be_joined(start: Start) -> None:
     rank.wait()
 
 
-def test_waiting_rank_ends_with_the_killed_creator(start: Start) -> None:
+def test_container_ends_when_no_rank_joins_in_time(start: Start) -> None:
     """Who made the container was killed before it joined."""
     held = start("sleep", "60", join_timeout=200)
     assert held.connect().wait(10) == 137

@@ -45,7 +45,7 @@ def test_entrypoint_and_cmd(
     assert rless.run(flags, *command, image=image).expect().out == f"{expected}\n"
 
 
-def test_no_command_at_all(rless: Product) -> None:
+def test_missing_command_is_an_error(rless: Product) -> None:
     image = rless.add_image("nothing", probe_image(Cmd=None))
     assert "no command" in rless.run("", image=image).expect(125).one_line_error()
 
@@ -145,14 +145,14 @@ def test_user_in_every_spelling(
     "user", ["nobody-here", "app:nobody-here", "4294967296", "4294967295", "2147483648", "-1",
              "0x0", "1:-1", "99999999999999999999"],
 )  # fmt: skip
-def test_user_that_is_none(rless: Product, users: images.Image, user: str) -> None:
+def test_invalid_user_is_refused(rless: Product, users: images.Image, user: str) -> None:
     """Class 16: a number that overflows is refused, and is never taken for a name."""
     image = rless.add_image("users", users)
     rless.run(["--user", user], "id", image=image).expect(125).one_line_error()
 
 
 @pytest.mark.parametrize("user", ["4294967296", "4294967295", "18446744073709551616"])
-def test_user_of_the_image_that_overflows(rless: Product, user: str) -> None:
+def test_overflowing_user_of_the_image_is_refused(rless: Product, user: str) -> None:
     """Class 16: digits are never looked up as the name that the image has made of them."""
     hostile = layer({"etc/passwd": f"{user}:x:0:0::/:/bin/sh\nroot:x:0:0::/root:/bin/sh\n"})
     image = images.Image([busybox_layer(), hostile], {"Env": ["PATH=/bin"], "User": user})
@@ -160,25 +160,25 @@ def test_user_of_the_image_that_overflows(rless: Product, user: str) -> None:
     done.expect(125).one_line_error()
 
 
-def test_user_outside_of_the_map(rless: Product) -> None:
+def test_user_outside_the_map_is_refused(rless: Product) -> None:
     done = rless.run("--user 70000 --userns=host-root", "id", "-u").expect(125)
     assert "70000" in done.one_line_error()
 
 
-def test_group_add(rless: Product, users: images.Image) -> None:
+def test_group_add_adds_groups(rless: Product, users: images.Image) -> None:
     image = rless.add_image("users", users)
     flags = ["--group-add", "more", "--group-add", "77", "--user", "app"]
     assert set(rless.sh("id -G", *flags, image=image).out.split()) == {"44", "50", "60", "77"}
 
 
-def test_the_hosts_groups_are_dropped(rless: Product) -> None:
+def test_groups_of_the_host_are_dropped(rless: Product) -> None:
     """Class 33: as the kernel sees it, there is no group but those of the container."""
     for flags in ((), ("--user", "1000")):
         status = rless.sh("grep Groups /proc/self/status", *flags).out.split()[1:]
         assert set(status) <= {"0", "1000", "10"}, flags
 
 
-def test_passwd_of_the_image_that_leads_out(rless: Product) -> None:
+def test_passwd_link_does_not_lead_out(rless: Product) -> None:
     """Class 17: a link to the host's passwd is looked up inside the image."""
     hostile = layer({"etc": Dir(), "etc/passwd": Link("/home/../../../../../../etc/shadow-x"),
                      "etc/group": Link("/dev/zero")})  # fmt: skip
@@ -191,7 +191,7 @@ def test_passwd_of_the_image_that_leads_out(rless: Product) -> None:
 # -- names ---------------------------------------------------------------------------------------
 
 
-def test_hosts_hostname_and_resolv_conf(rless: Product) -> None:
+def test_etc_files_are_generated(rless: Product) -> None:
     flags = ["--hostname", "box", "--add-host", "db:10.0.0.5", "--add-host", "six:[fe80::1]"]
     done = rless.sh("cat /etc/hosts; cat /etc/hostname", *flags)
     lines = [line.split() for line in done.lines()]
@@ -207,13 +207,13 @@ def test_hosts_hostname_and_resolv_conf(rless: Product) -> None:
     assert "options ndots:2" in done.out
 
 
-def test_files_of_ours_are_of_one_container(rless: Product) -> None:
+def test_generated_files_belong_to_one_container(rless: Product) -> None:
     done = rless.sh("echo x >>/etc/hosts; echo y >>/etc/resolv.conf; tail -1 /etc/hosts")
     assert done.out == "x\n"
     assert "\nx\n" not in rless.sh("cat /etc/hosts").out
 
 
-def test_no_hosts(rless: Product) -> None:
+def test_no_hosts_keeps_the_file_of_the_image(rless: Product) -> None:
     image = images.Image([busybox_layer(), layer({"etc/hosts": "of the image\n"})],
                          {"Env": ["PATH=/bin"]})  # fmt: skip
     reference = rless.add_image("hosts", image)
@@ -257,7 +257,9 @@ def test_death_by_signal(rless: Product) -> None:
         ("/loop", 126, "Too many"),
     ],
 )
-def test_what_cannot_be_executed(rless: Product, command: str, code: int, says: str) -> None:
+def test_command_that_cannot_be_executed_is_reported(
+    rless: Product, command: str, code: int, says: str
+) -> None:
     more = layer(
         {
             "noloader": File("#!/no/such/shell\n", mode=0o755),
@@ -284,7 +286,7 @@ def test_signals_are_forwarded(rless: Product, name: str) -> None:
     assert process.wait(10) == 0
 
 
-def test_a_default_action_of_process_one(rless: Product) -> None:
+def test_default_signal_action_needs_init(rless: Product) -> None:
     """The kernel drops what process 1 does not handle; as with Docker, --init is the answer."""
     process = rless.start(
         "run", "--rm", "--network", "none", rless.image, "probe", "trap-term", "9"
@@ -295,7 +297,7 @@ def test_a_default_action_of_process_one(rless: Product) -> None:
     assert process.wait(10) == 9
 
 
-def test_signals_are_not_forwarded(rless: Product) -> None:
+def test_signals_are_not_forwarded_without_sig_proxy(rless: Product) -> None:
     process = rless.start(
         "run",
         "--rm",
@@ -314,7 +316,7 @@ def test_signals_are_not_forwarded(rless: Product) -> None:
     assert process.stdout.read() == b""
 
 
-def test_a_signal_before_the_container_runs(rless: Product) -> None:
+def test_early_signal_ends_the_start(rless: Product) -> None:
     for delay in (0.0, 0.02, 0.04, 0.06):
         process = rless.start(
             "run", "--rm", "--network", "none", rless.image, "probe", "trap-term", "0"
@@ -333,7 +335,7 @@ def test_a_signal_before_the_container_runs(rless: Product) -> None:
 # -- init ----------------------------------------------------------------------------------------
 
 
-def test_init(rless: Product) -> None:
+def test_init_flag_runs_an_init(rless: Product) -> None:
     assert rless.probe("spawn-zombies 5", "--init").facts() == {"zombies": "0"}
     assert rless.sh("cat /proc/1/comm", "--init").out == "rless-init\n"
     assert rless.run("--init", "sh", "-c", "exit 7").code == 7
@@ -344,7 +346,7 @@ def test_init(rless: Product) -> None:
     assert process.wait(10) == 143
 
 
-def test_a_child_that_outlives_the_application_ends_with_it(rless: Product) -> None:
+def test_surviving_child_ends_with_the_application(rless: Product) -> None:
     began = time.monotonic()
     assert rless.sh("sleep 60 & echo started").out == "started\n"
     assert time.monotonic() - began < 5

@@ -44,7 +44,7 @@ def cdi(rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return directory
 
 
-def test_all_that_a_device_needs(rless: Product, cdi: Path, tmp_path: Path) -> None:
+def test_edits_of_a_device_are_applied(rless: Product, cdi: Path, tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/libgpu.so.1").write_text("driver")
     hook = {"hookName": "createContainer", "path": "/usr/bin/nvidia-ctk"}
@@ -90,7 +90,7 @@ def test_all_that_a_device_needs(rless: Product, cdi: Path, tmp_path: Path) -> N
     rless("rm", "gpu").expect()
 
 
-def test_yaml_and_a_directory_that_comes_later(
+def test_yaml_specs_and_later_directories_count(
     rless: Product, cdi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cdi / "a.yaml").write_text(
@@ -124,7 +124,7 @@ def test_yaml_and_a_directory_that_comes_later(
         ('{"cdiVersion": "0.6.0", "kind": "a/b", "devices": [{"name": "a b"}]}', "proper name"),
     ],
 )
-def test_a_wrong_file_is_named(rless: Product, cdi: Path, text: str, why: str) -> None:
+def test_wrong_spec_file_is_named(rless: Product, cdi: Path, text: str, why: str) -> None:
     (cdi / "x.json").write_text(text)
     error = rless.run("--device a/b=c", "true").expect(125).one_line_error()
     assert why in error
@@ -153,13 +153,13 @@ def test_a_wrong_file_is_named(rless: Product, cdi: Path, text: str, why: str) -
         ({"netDevices": [{"hostInterfaceName": "eth0", "name": "x"}]}, "netDevices"),
     ],
 )
-def test_what_cannot_be_is_named(rless: Product, cdi: Path, edits: Any, why: str) -> None:
+def test_unsupported_edit_is_named(rless: Product, cdi: Path, edits: Any, why: str) -> None:
     write(cdi, "a.com/b", [{"name": "c", "containerEdits": edits}])
     error = rless.run("--device a.com/b=c", "true").expect(125).one_line_error()
     assert why in error
 
 
-def test_a_device_that_is_not_there(rless: Product, cdi: Path) -> None:
+def test_missing_device_is_reported(rless: Product, cdi: Path) -> None:
     error = rless.run("--gpus all", "true").expect(125).one_line_error()
     assert "no CDI file describes a GPU" in error
     write(cdi, "vendor.com/gpu", [])
@@ -174,7 +174,7 @@ def test_a_device_that_is_not_there(rless: Product, cdi: Path) -> None:
     assert "nvidia.com/gpu" in error
 
 
-def test_a_file_that_all_may_write_is_not_believed(rless: Product, cdi: Path) -> None:
+def test_world_writable_spec_is_not_trusted(rless: Product, cdi: Path) -> None:
     write(cdi, "vendor.com/gpu", [node("0")]).chmod(0o666)
     assert "not trusted" in rless.run("--gpus all", "true").expect(125).one_line_error()
     (cdi / "vendor.com-gpu.json").unlink()
@@ -182,7 +182,7 @@ def test_a_file_that_all_may_write_is_not_believed(rless: Product, cdi: Path) ->
     rless.run("--gpus all", "true").expect(125).one_line_error()
 
 
-def test_links_stay_in_the_root(rless: Product, cdi: Path, tmp_path: Path) -> None:
+def test_links_in_the_image_do_not_lead_out(rless: Product, cdi: Path, tmp_path: Path) -> None:
     """The image's own links lead the hook nowhere."""
     hook = {"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook"}
     link = ["nvidia-cdi-hook", "create-symlinks", "--link", f"x::/srv/out{tmp_path}/planted"]
@@ -202,7 +202,7 @@ def test_groups_of_a_node_are_kept(rless: Product, cdi: Path) -> None:
     assert len(rless.sh(script, "--device", "a.com/b=c").out.split()) == 1 + len(os.getgroups())
 
 
-def test_none_of_it_is_loaded_without_need() -> None:
+def test_cdi_is_loaded_only_when_needed() -> None:
     modules = "rootless.engine.start.run, rootless.cli.verbs.container.run"
     code = f"import sys, {modules}; print('yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

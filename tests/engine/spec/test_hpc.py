@@ -29,7 +29,9 @@ def file(shared_product: Product) -> Iterator[Path]:
 
 
 @fuse
-def test_a_job_finds_itself_at_home(rless: Product, file: Path, tmp_path: Path) -> None:
+def test_hpc_shows_home_directory_and_environment(
+    rless: Product, file: Path, tmp_path: Path
+) -> None:
     (rless.home / "mine").write_text("")
     script = (
         "id -u; id -un; pwd; echo $HOME $MINE $PATH; ls ~; hostname; readlink /proc/self/ns/net;"
@@ -57,7 +59,7 @@ def test_a_job_finds_itself_at_home(rless: Product, file: Path, tmp_path: Path) 
 
 
 @fuse
-def test_each_part_can_be_left_out(rless: Product, file: Path, tmp_path: Path) -> None:
+def test_each_part_of_hpc_can_be_disabled(rless: Product, file: Path, tmp_path: Path) -> None:
     """What a flag says comes before the profile."""
     flags = [
         "--hpc", "--home=false", "--cwd=false", "--host-tmp=false", "--env-host=false",
@@ -74,7 +76,7 @@ def test_each_part_can_be_left_out(rless: Product, file: Path, tmp_path: Path) -
     assert lines[3:] == ["1", "user"]
 
 
-def test_each_part_alone(rless: Product, tmp_path: Path) -> None:
+def test_each_part_of_hpc_works_alone(rless: Product, tmp_path: Path) -> None:
     (rless.home / "mine").write_text("")
     assert "mine" in rless.sh("ls ~", "--home").out
     done = rless.run("--cwd", "pwd", cwd=str(tmp_path)).expect()
@@ -89,7 +91,7 @@ def test_each_part_alone(rless: Product, tmp_path: Path) -> None:
     assert "/nowhere" in error
 
 
-def test_variables_by_patterns(rless: Product, tmp_path: Path) -> None:
+def test_variables_are_selected_by_pattern(rless: Product, tmp_path: Path) -> None:
     env = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURMX": "3", "OTHER": "4", "PMI_FD": "5"}
     lines = rless.run(["-e", "SLURM_*", "-e", "?MI_FD"], "env", env=env).expect().lines()
     assert {"SLURM_JOB_ID=7", "SLURM_NTASKS=2", "PMI_FD=5"} <= set(lines)
@@ -106,7 +108,7 @@ def test_variables_by_patterns(rless: Product, tmp_path: Path) -> None:
     assert {"A_1=x", "A_2=typed", "PATH=/bin"} <= set(lines)
 
 
-def test_a_file_of_variables_with_nuls(rless: Product, tmp_path: Path) -> None:
+def test_nul_separated_variables_are_read(rless: Product, tmp_path: Path) -> None:
     """As Slurm writes it: a shell's exported function has lines."""
     file = tmp_path / "env"
     file.write_bytes(b"A=1\0F%%=() {  echo a b\n}\0B=\0")
@@ -121,7 +123,7 @@ def test_a_file_of_variables_with_nuls(rless: Product, tmp_path: Path) -> None:
 # -- fakeroot ----------------------------------------------------------------------------------
 
 
-def test_changes_of_owner_look_as_if_they_had_worked(rless: Product) -> None:
+def test_fakeroot_pretends_to_change_owners(rless: Product) -> None:
     script = (
         "cd /srv; touch a; chown 5:6 a; chgrp 7 a; stat -c %u:%g a; mknod p p; test -p p;"
         " mknod d c 1 3; ls; cat $APT_CONFIG; su user -c 'id -u'"
@@ -140,7 +142,7 @@ def test_changes_of_owner_look_as_if_they_had_worked(rless: Product) -> None:
 
 
 @pytest.mark.needs("subordinate ids")
-def test_with_many_ids_nothing_is_pretended(rless: Product) -> None:
+def test_fakeroot_is_not_used_with_many_ids(rless: Product) -> None:
     script = "touch /srv/a; chown 5:6 /srv/a; stat -c %u:%g /srv/a; echo -$APT_CONFIG-"
     assert rless.sh(script).lines() == ["5:6", "--"]
     assert rless.sh(script, "--fakeroot").lines() == ["0:0", "-/dev/.rless-apt.conf-"]
@@ -165,7 +167,7 @@ def configured(rless: Product, text: str) -> dict[str, str | None]:
     return {"RLESS_CONFIG": str(file)}
 
 
-def test_a_module_is_mounts_variables_and_devices(rless: Product, tmp_path: Path) -> None:
+def test_module_adds_mounts_variables_and_devices(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/libmpi.so").write_text("")
     env = configured(
@@ -196,7 +198,7 @@ def test_a_module_is_mounts_variables_and_devices(rless: Product, tmp_path: Path
     assert "mounts in [modules.bad]" in error
 
 
-def test_the_profile_is_the_site_s(rless: Product, tmp_path: Path) -> None:
+def test_site_configures_the_hpc_profile(rless: Product, tmp_path: Path) -> None:
     env = configured(
         rless,
         """
@@ -231,7 +233,7 @@ def table() -> list[str]:
 
 @fuse
 @pytest.mark.parametrize("line", table())
-def test_each_line_runs(rless: Product, file: Path, tmp_path: Path, line: str) -> None:
+def test_each_documented_line_runs(rless: Product, file: Path, tmp_path: Path, line: str) -> None:
     """With small images, and directories of the test, in place of those in the table."""
     for name in ("scratch", "data", "raid", "images"):
         (tmp_path / name).mkdir()

@@ -28,7 +28,9 @@ def write(rless: Product, image: str, data: Path, *flags: str) -> os.stat_result
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_what_the_application_writes_is_mine(rless: Product, tmp_path: Path, user: str) -> None:
+def test_files_of_the_application_belong_to_the_caller(
+    rless: Product, tmp_path: Path, user: str
+) -> None:
     """No flag: the promise of the default map. Root of the image is another one then."""
     image = rless.add_image(f"user-{user}".replace(":", "-"), probe_image(User=user))
     status = write(rless, image, tmp_path / "data")
@@ -38,7 +40,7 @@ def test_what_the_application_writes_is_mine(rless: Product, tmp_path: Path, use
     assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
 
 
-def test_the_default_map(rless: Product) -> None:
+def test_default_map_is_right(rless: Product) -> None:
     first = subid.ranges("uid")[0][0]
     facts = rless.probe("idmap", "--user", "1000:10").out
     assert f"0 {first} 1000" in " ".join(facts.split())
@@ -51,7 +53,7 @@ def test_files_of_the_image_keep_their_owners(rless: Product) -> None:
         assert done.lines() == ["1000 1000", "1000 1000", "0 0"], user
 
 
-def test_host_root(rless: Product, tmp_path: Path) -> None:
+def test_host_root_maps_root_to_the_caller(rless: Product, tmp_path: Path) -> None:
     image = rless.add_image("user-1000", probe_image(User="1000"))
     data = tmp_path / "data"
     data.mkdir()
@@ -62,7 +64,7 @@ def test_host_root(rless: Product, tmp_path: Path) -> None:
     assert write(rless, image, data, "--userns=host", "--user=0").st_uid == os.getuid()
 
 
-def test_keep_id(rless: Product, tmp_path: Path) -> None:
+def test_keep_id_maps_the_caller_to_itself(rless: Product, tmp_path: Path) -> None:
     me = f"{os.getuid()} {os.getgid()}"
     assert rless.sh("echo $(id -u) $(id -g)", "--userns=keep-id").out == f"{me}\n"
     assert write(rless, rless.image, tmp_path / "data", "--userns=keep-id").st_uid == os.getuid()
@@ -76,7 +78,7 @@ def test_keep_id(rless: Product, tmp_path: Path) -> None:
     assert done.lines() == ["0", "1000"]
 
 
-def test_nomap(rless: Product, tmp_path: Path) -> None:
+def test_nomap_leaves_out_the_caller(rless: Product, tmp_path: Path) -> None:
     """The container has no user that is me: it cannot write what only I may write."""
     data = tmp_path / "data"
     data.mkdir()
@@ -92,7 +94,7 @@ def test_nomap(rless: Product, tmp_path: Path) -> None:
     assert rless.sh("cat /data/seed; stat -c %u /data/seed", "--userns=nomap").out == "seed\n1000\n"
 
 
-def test_a_root_that_drops_to_another_user(rless: Product, tmp_path: Path) -> None:
+def test_keep_id_names_the_user_that_root_becomes(rless: Product, tmp_path: Path) -> None:
     """Images that start as root and become another: keep-id names the one that shall be me."""
     script = "su user -s /bin/sh -c 'echo x >/mnt/bound/file' && chown user /mnt/bound/file"
     rless.sh(
@@ -101,13 +103,13 @@ def test_a_root_that_drops_to_another_user(rless: Product, tmp_path: Path) -> No
     assert (tmp_path / "file").stat().st_uid == os.getuid()
 
 
-def test_chown_and_users_in_the_container(rless: Product) -> None:
+def test_container_can_chown_and_add_users(rless: Product) -> None:
     script = "touch /x; chown 1000:10 /x; stat -c '%u %g' /x; chown 65535 /x && stat -c %u /x"
     assert rless.sh(script).lines() == ["1000 10", "65535"]
     assert rless.sh("su user -s /bin/sh -c 'id -u'").out == "1000\n"
 
 
-def test_a_second_map_is_cached(own_rless: Product) -> None:
+def test_layers_of_a_second_map_are_cached(own_rless: Product) -> None:
     rless = own_rless
     image = rless.add_image("maps", probe_image())
     script = "stat -c '%u %g' /data/seed"
@@ -129,7 +131,7 @@ def test_a_second_map_is_cached(own_rless: Product) -> None:
     assert layers() == second
 
 
-def test_special_files_under_a_second_map(own_rless: Product) -> None:
+def test_special_files_survive_a_second_map(own_rless: Product) -> None:
     content = {
         "d": Dir(mode=0o1777, uid=5, gid=6),
         "d/suid": File("x", mode=0o4755, uid=1000, gid=1000),
@@ -146,7 +148,7 @@ def test_special_files_under_a_second_map(own_rless: Product) -> None:
     assert [line for line in second.lines() if line != "x"] == expected
 
 
-def test_unshare(rless: Product, tmp_path: Path) -> None:
+def test_unshare_runs_in_the_user_namespace(rless: Product, tmp_path: Path) -> None:
     assert rless("unshare", "id", "-u").expect().out == "0\n"
     (tmp_path / "mine").touch()
     done = rless("unshare", "stat", "-c", "%u", str(tmp_path / "mine")).expect()
@@ -162,7 +164,7 @@ def test_unshare(rless: Product, tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
-def test_ids_of_the_process_on_the_host(rless: Product) -> None:
+def test_process_has_the_mapped_ids_on_the_host(rless: Product) -> None:
     rless.detach("ids", "--user 1000", "sleep", "60")
     pid = wait_for(lambda: [pid for pid, what in rless.processes().items() if "b'sleep'" in what],
                    "the process")[0]  # fmt: skip

@@ -68,7 +68,9 @@ def reach(rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch)
 
 
 @delegated
-def test_a_scope(rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_gets_a_scope(
+    rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reach(rless, systemd, monkeypatch)
     # pasta is there before the scope: it has to be moved into it, too.
     systemd.before_start = lambda pids: wait_for(lambda: len(children(pids[0])) > 1, "pasta")
@@ -106,7 +108,7 @@ def test_a_scope(rless: Product, systemd: FakeSystemd, monkeypatch: pytest.Monke
 
 
 @delegated
-def test_a_restart_by_its_policy_stays_in_the_scope(
+def test_automatic_restart_stays_in_the_scope(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(rless, systemd, monkeypatch)
@@ -119,7 +121,7 @@ def test_a_restart_by_its_policy_stays_in_the_scope(
 
 
 @delegated
-def test_a_killed_monitor_leaves_no_scope(
+def test_killed_monitor_leaves_no_scope(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(rless, systemd, monkeypatch)
@@ -147,7 +149,7 @@ def test_exec_is_moved_by_systemd_where_it_cannot_move_itself(
 
 
 @delegated
-def test_the_last_scope_has_not_quite_ended(
+def test_start_waits_for_the_end_of_the_last_scope(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(rless, systemd, monkeypatch)
@@ -161,7 +163,7 @@ def test_the_last_scope_has_not_quite_ended(
 
 
 @delegated
-def test_a_systemd_that_refuses(
+def test_refusal_by_systemd_falls_back_to_a_group_by_hand(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then a group is made by hand, unless systemd was asked for by name."""
@@ -195,7 +197,7 @@ def test_limits_without_controllers_are_refused_and_leave_nothing(
 
 
 @delegated
-def test_two_round_trips_without_a_network(
+def test_scope_takes_two_round_trips(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel tells of the move: systemd need not be asked to tell of its jobs but on a bus."""
@@ -216,7 +218,7 @@ def test_two_round_trips_without_a_network(
 
 
 @delegated
-def test_what_is_not_asked_for_is_not_looked_for(
+def test_systemd_is_not_asked_without_need(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(rless, systemd, monkeypatch)
@@ -226,7 +228,7 @@ def test_what_is_not_asked_for_is_not_looked_for(
 
 
 @delegated
-def test_a_refusal_is_told_once_the_place_is_needed(
+def test_refusal_is_reported_once_the_cgroup_is_needed(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who was not let in is the command; who says so is the monitor."""
@@ -239,7 +241,7 @@ def test_a_refusal_is_told_once_the_place_is_needed(
 
 
 @delegated
-def test_a_job_that_fails(
+def test_failed_job_is_reported(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(rless, systemd, monkeypatch)
@@ -249,7 +251,7 @@ def test_a_job_that_fails(
     assert rless.containers() == []
 
 
-def test_a_parent_that_is_no_slice(
+def test_parent_must_be_a_slice(
     rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeSystemd(tmp_path) as fake:
@@ -275,7 +277,7 @@ def explain(rless: Product, *flags: str) -> dict[str, Any]:
 
 
 @delegated
-def test_managers_by_name(rless: Product) -> None:
+def test_cgroup_manager_is_chosen_by_name(rless: Product) -> None:
     assert explain(rless)["manager"] == "cgroupfs"
     assert explain(rless, "--cgroup-manager=cgroupfs")["manager"] == "cgroupfs"
     assert explain(rless, "--cgroups=split")["manager"] == "cgroupfs"
@@ -285,7 +287,7 @@ def test_managers_by_name(rless: Product) -> None:
 
 
 @delegated
-def test_a_parent_by_hand(rless: Product) -> None:
+def test_cgroup_parent_by_hand(rless: Product) -> None:
     own = os.environ["RLESS_TEST_CGROUP"]
     place = cgroup_of(os.getpid())  # below that
     below = f"{place.rpartition('/')[0]}/parents/one"
@@ -310,7 +312,9 @@ def test_a_parent_by_hand(rless: Product) -> None:
         (("--cgroup-conf=memory.high=5",), "memory"),
     ],
 )
-def test_a_limit_that_cannot_be_set(rless: Product, flags: tuple[str, ...], what: str) -> None:
+def test_limit_that_cannot_be_set_is_refused(
+    rless: Product, flags: tuple[str, ...], what: str
+) -> None:
     error = rless.run(flags, "true").expect(125)
     said = error.one_line_error()
     assert f"the controller {what} is not delegated to you" in said
@@ -318,7 +322,7 @@ def test_a_limit_that_cannot_be_set(rless: Product, flags: tuple[str, ...], what
     assert rless.containers() == []
 
 
-def test_best_effort(rless: Product) -> None:
+def test_best_effort_takes_what_comes_close(rless: Product) -> None:
     """What comes close is taken, and said in one line."""
     flags = "--limits=try -m 50m --pids-limit=40 --cpus=1"
     done = rless.run(flags, "cat", "/proc/self/limits").expect()
@@ -331,7 +335,7 @@ def test_best_effort(rless: Product) -> None:
     assert limits["Max processes"] == ["40"] * 2
 
 
-def test_best_effort_holds(rless: Product) -> None:
+def test_best_effort_limits_are_enforced(rless: Product) -> None:
     big = "x=$(head -c 80000000 /dev/zero | tr '\\0' a)"
     assert rless.run("--limits=try -m 50m", "sh", "-c", big).code != 0
     assert rless.run("--limits=try -m 500m", "sh", "-c", big).code == 0
@@ -339,7 +343,7 @@ def test_best_effort_holds(rless: Product) -> None:
     assert "all" not in rless.run("--limits=try --pids-limit=5", "sh", "-c", many).out
 
 
-def test_no_limit_is_always_possible(rless: Product) -> None:
+def test_removing_a_limit_is_always_possible(rless: Product) -> None:
     for flags in (("--pids-limit=-1",), ("--cpu-quota=-1",), ("-m=0",), ("--cpus=0",)):
         rless.run(flags, "true").expect()
 
@@ -347,7 +351,7 @@ def test_no_limit_is_always_possible(rless: Product) -> None:
 # -- update and inspect --------------------------------------------------------------------------
 
 
-def test_update_of_what_does_not_run(rless: Product) -> None:
+def test_update_of_a_stopped_container_holds_from_the_next_start(rless: Product) -> None:
     """What is asked for holds from the next start; it is tried there."""
     made = rless("create", "--name=later", rless.image, "true").expect().out.strip()
     rless("update", "-m", "64m", "--cpus=0.5", "--pids-limit=9", "later").expect()
@@ -365,7 +369,7 @@ def test_update_of_what_does_not_run(rless: Product) -> None:
     rless("rm", "later").expect()
 
 
-def test_update_of_a_running_one_is_refused_as_a_run_is(rless: Product) -> None:
+def test_update_refuses_limits_as_run_does(rless: Product) -> None:
     made = rless.detach("runs", "", "sleep", "600")
     error = rless("update", "-m", "64m", "runs").expect(1).one_line_error()
     assert "the controller memory is not delegated to you" in error
@@ -378,7 +382,7 @@ def test_update_of_a_running_one_is_refused_as_a_run_is(rless: Product) -> None:
 
 
 @delegated
-def test_there_is_a_witness_before_there_is_a_group() -> None:
+def test_cgroup_is_recorded_before_it_is_created() -> None:
     """A SIGKILL at any moment leaves nothing that nobody knows of."""
     seen = []
     pending = PendingCgroup()
@@ -390,7 +394,7 @@ def test_there_is_a_witness_before_there_is_a_group() -> None:
 
 @delegated
 @pytest.mark.needs("tun", "pasta", "compiler", "default route")
-def test_networks_outlive_the_session_that_made_them(
+def test_networks_outlive_the_session_that_created_them(
     rless: Product, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub is nobody's: it must not end with the container, nor the unit, that came first."""

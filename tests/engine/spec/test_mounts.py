@@ -35,31 +35,31 @@ def data(tmp_path: Path) -> Path:
 # -- -v ------------------------------------------------------------------------------------------
 
 
-def test_bind_is_written_through_as_me(rless: Product, data: Path) -> None:
+def test_bind_is_written_as_the_caller(rless: Product, data: Path) -> None:
     rless.sh("cat /mnt/x/file; echo new >/mnt/x/new; mkdir /mnt/x/d", "-v", f"{data}:/mnt/x")
     assert (data / "new").read_text() == "new\n"
     assert {path.stat().st_uid for path in data.iterdir()} == {os.getuid()}
     assert {path.stat().st_gid for path in data.iterdir()} == {os.getgid()}
 
 
-def test_read_only_bind(rless: Product, data: Path) -> None:
+def test_read_only_bind_refuses_writes(rless: Product, data: Path) -> None:
     done = rless.sh("cat /x/file; touch /x/new || echo no", "-v", f"{data}:/x:ro")
     assert done.lines() == ["host", "no"]
     assert "Read-only file system" in done.err
 
 
-def test_read_only_holds_for_mounts_below(rless: Product, data: Path) -> None:
+def test_read_only_bind_covers_submounts(rless: Product, data: Path) -> None:
     """A mount below the source: /dev/shm of the host below /dev."""
     done = rless.sh("touch /x/shm/rless-test || echo no", "-v", "/dev:/x:ro")
     assert done.lines() == ["no"]
 
 
-def test_one_file(rless: Product, data: Path) -> None:
+def test_single_file_is_mounted(rless: Product, data: Path) -> None:
     rless.sh("echo more >>/etc/one/file", "-v", f"{data}/file:/etc/one/file")
     assert (data / "file").read_text() == "host\nmore\n"
 
 
-def test_nested_binds_whatever_the_order(rless: Product, data: Path, tmp_path: Path) -> None:
+def test_nested_binds_are_independent_of_order(rless: Product, data: Path, tmp_path: Path) -> None:
     (data / "in").mkdir()
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -69,7 +69,9 @@ def test_nested_binds_whatever_the_order(rless: Product, data: Path, tmp_path: P
         assert rless.sh("cat /x/file /x/in/who", *flags).lines() == ["host", "inner"]
 
 
-def test_missing_source_is_made_by_v_and_refused_by_mount(rless: Product, tmp_path: Path) -> None:
+def test_missing_source_is_created_by_v_and_refused_by_mount(
+    rless: Product, tmp_path: Path
+) -> None:
     source = tmp_path / "a" / "b"
     rless.sh("echo x >/x/file", "-v", f"{source}:/x")
     assert (source / "file").exists()
@@ -82,11 +84,11 @@ def test_missing_source_is_made_by_v_and_refused_by_mount(rless: Product, tmp_pa
     assert (other / "file").exists()
 
 
-def test_the_target_is_made_in_the_root(rless: Product, data: Path) -> None:
+def test_target_is_created_in_the_root(rless: Product, data: Path) -> None:
     assert rless.sh("ls -d /no/such/dir", "-v", f"{data}:/no/such/dir").out == "/no/such/dir\n"
 
 
-def test_flags_of_a_bind(rless: Product, data: Path) -> None:
+def test_bind_flags_are_applied(rless: Product, data: Path) -> None:
     program = data / "program"
     program.write_text("#!/bin/sh\necho ran\n")
     program.chmod(0o755)
@@ -197,7 +199,7 @@ def test_volume_below_a_read_only_root(rless: Product) -> None:
 # -- the root, /dev, /proc, /sys -----------------------------------------------------------------
 
 
-def test_read_only(rless: Product) -> None:
+def test_read_only_root_refuses_writes(rless: Product) -> None:
     script = "for f in /x /etc/x /srv/x; do touch $f || echo no; done; touch /dev/shm/x /tmp/x"
     done = rless.sh(script, "--read-only", "--tmpfs", "/tmp")
     assert done.lines() == ["no"] * 3
@@ -205,7 +207,7 @@ def test_read_only(rless: Product) -> None:
     assert done.lines() == ["no"]
 
 
-def test_dev(rless: Product) -> None:
+def test_dev_has_the_standard_devices(rless: Product) -> None:
     script = """
         for n in null zero full random urandom tty; do stat -c '%n %F %t:%T' /dev/$n; done
         for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done
@@ -227,7 +229,7 @@ def test_dev(rless: Product) -> None:
 
 
 @pytest.mark.needs("fuse")
-def test_device(rless: Product) -> None:
+def test_device_flag_adds_a_device(rless: Product) -> None:
     done = rless.sh("stat -c '%F %t:%T' /dev/fuse; exec 3<>/dev/fuse", "--device", "/dev/fuse")
     assert done.lines() == ["character special file a:e5"]
     done = rless.sh("stat -c %t:%T /dev/other", "--device", "/dev/fuse:/dev/other:rw")
@@ -241,7 +243,7 @@ def test_device(rless: Product) -> None:
     assert "not a device" in error
 
 
-def test_docker_masks(rless: Product) -> None:
+def test_paths_masked_by_docker_are_masked(rless: Product) -> None:
     masked = (
         "asound acpi interrupts kcore keys latency_stats timer_list timer_stats sched_debug scsi"
     )
@@ -254,7 +256,7 @@ def test_docker_masks(rless: Product) -> None:
     assert rless.sh("ls -A /sys/firmware | wc -l").lines() == ["0"]
 
 
-def test_docker_read_only_paths(rless: Product) -> None:
+def test_paths_read_only_in_docker_are_read_only(rless: Product) -> None:
     mount = rless.sh("cat /proc/self/mountinfo").out
     for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"):
         if os.path.exists(f"/proc/{name}"):
@@ -266,7 +268,7 @@ def test_docker_read_only_paths(rless: Product) -> None:
     assert rless.sh(script).lines() == ["no", "no"]
 
 
-def test_what_is_unmasked(rless: Product) -> None:
+def test_unmask_shows_paths(rless: Product) -> None:
     script = "cat /proc/self/mountinfo"
     mount = rless.sh(script, "--security-opt", "unmask=/proc/irq:/proc/keys").out
     assert " /proc/irq " not in mount
@@ -275,7 +277,7 @@ def test_what_is_unmasked(rless: Product) -> None:
     assert " /proc/sys " not in rless.sh(script, "--privileged").out
 
 
-def test_the_old_root_is_gone(rless: Product, tmp_path: Path) -> None:
+def test_old_root_is_unmounted(rless: Product, tmp_path: Path) -> None:
     mount = rless.sh("cat /proc/self/mountinfo; ls -A /").out
     assert str(rless.base) not in "".join(
         line for line in mount.splitlines(keepends=True) if " overlay " not in line
@@ -287,7 +289,7 @@ def test_the_old_root_is_gone(rless: Product, tmp_path: Path) -> None:
     assert len(roots) == 1
 
 
-def test_nothing_propagates_out(rless: Product) -> None:
+def test_mounts_do_not_propagate_out(rless: Product) -> None:
     with open("/proc/self/mountinfo") as stream:
         before = stream.read()
     rless.sh(
@@ -300,7 +302,7 @@ def test_nothing_propagates_out(rless: Product) -> None:
         assert stream.read() == before
 
 
-def test_workdir_is_made(rless: Product) -> None:
+def test_workdir_is_created(rless: Product) -> None:
     assert rless.sh("pwd; stat -c '%u %a' .", "-w", "/no/such/place").lines() == [
         "/no/such/place", "0 755",
     ]  # fmt: skip
@@ -309,7 +311,7 @@ def test_workdir_is_made(rless: Product) -> None:
     assert rless.sh("pwd", "-w", "/srv", image=image).out == "/srv\n"
 
 
-def test_the_callers_umask_is_not_the_containers(rless: Product) -> None:
+def test_umask_of_the_caller_is_not_inherited(rless: Product) -> None:
     before = os.umask(0o077)
     try:
         done = rless.sh(
@@ -334,6 +336,6 @@ def test_umask_and_modes_of_the_root(rless: Product) -> None:
     assert root == "755 0 0\n"
 
 
-def test_the_storage_is_closed(rless: Product) -> None:
+def test_storage_is_private(rless: Product) -> None:
     assert stat.S_IMODE(os.stat(rless.storage).st_mode) == 0o700
     assert stat.S_IMODE(os.stat(rless.live).st_mode) == 0o700

@@ -28,7 +28,7 @@ def namespaces(rless: Product, *flags: str) -> dict[str, str]:
     return dict(zip(KINDS, rless.sh(script, *flags).lines(), strict=True))
 
 
-def test_all_are_new(rless: Product) -> None:
+def test_all_namespaces_are_new(rless: Product) -> None:
     found = namespaces(rless)
     for kind in KINDS:
         assert found[kind].startswith(f"{kind}:["), found
@@ -40,20 +40,20 @@ def test_all_are_new(rless: Product) -> None:
     [("--pid", "pid"), ("--ipc", "ipc"), ("--uts", "uts"), ("--cgroupns", "cgroup"),
      ("--network", "net")],
 )  # fmt: skip
-def test_one_is_the_hosts(rless: Product, flag: str, kind: str) -> None:
+def test_single_namespace_can_be_the_hosts(rless: Product, flag: str, kind: str) -> None:
     found = namespaces(rless, f"{flag}=host")
     assert [name for name in KINDS if found[name] == host(name)] == [kind]
     private = namespaces(rless, f"{flag}=private") if flag != "--network" else namespaces(rless)
     assert private[kind] != host(kind)
 
 
-def test_all_are_the_hosts(rless: Product) -> None:
+def test_all_namespaces_can_be_the_hosts(rless: Product) -> None:
     flags = ["--pid=host", "--ipc=host", "--uts=host", "--cgroupns=host", "--network=host"]
     found = namespaces(rless, *flags)
     assert [name for name in KINDS if found[name] != host(name)] == ["user", "mnt"]
 
 
-def test_a_hosts_proc_and_sys_are_masked_as_new_ones(rless: Product) -> None:
+def test_proc_and_sys_of_the_host_are_masked(rless: Product) -> None:
     script = """
         cat /proc/keys /proc/timer_list | wc -c; ls /sys/firmware | wc -l
         echo 1 >/proc/sys/vm/drop_caches || echo proc
@@ -85,7 +85,7 @@ def test_network_host_is_the_hosts(rless: Product) -> None:
     assert found == sorted(os.listdir("/sys/class/net"))
 
 
-def test_uts(rless: Product) -> None:
+def test_uts_namespace_has_its_hostname(rless: Product) -> None:
     assert rless.sh("hostname", "--hostname", "box").out == "box\n"
     assert rless.sh("hostname", "--uts=host").out == f"{os.uname().nodename}\n"
     assert len(rless.sh("hostname").out.strip()) == 12
@@ -95,7 +95,7 @@ def test_uts(rless: Product) -> None:
     assert names.lines() == ["a", "b.example"]
 
 
-def test_ipc(rless: Product) -> None:
+def test_ipc_namespace_can_be_private_shared_or_the_hosts(rless: Product) -> None:
     assert "/dev/shm" in rless.sh("mount").out
     none = rless.sh("mount", "--ipc=none").out
     assert "/dev/shm" not in none
@@ -104,7 +104,7 @@ def test_ipc(rless: Product) -> None:
     assert rless.sh("df -k /dev/shm | tail -1").out.split()[1] == "65536"
 
 
-def test_those_of_another_container(rless: Product) -> None:
+def test_namespaces_of_another_container_are_joined(rless: Product) -> None:
     rless.detach("first", "--hostname other -e X=1", "sleep", "60")
     for flag, kind in (
         ("--pid", "pid"), ("--ipc", "ipc"), ("--uts", "uts"), ("--network", "net"),
@@ -135,7 +135,7 @@ def rless_namespaces(rless: Product, name: str) -> dict[str, str]:
     return dict(zip(KINDS, done.expect().lines(), strict=True))
 
 
-def test_a_stopped_container_has_none_to_join(rless: Product) -> None:
+def test_namespaces_of_a_stopped_container_cannot_be_joined(rless: Product) -> None:
     rless.detach("ended", "", "true")
     rless("wait", "ended").expect()
     error = rless.run("--network=container:ended", "true").expect(125).one_line_error()
@@ -143,7 +143,7 @@ def test_a_stopped_container_has_none_to_join(rless: Product) -> None:
     rless("rm", "ended").expect()
 
 
-def test_two_containers_cannot_be_joined_at_once(rless: Product) -> None:
+def test_namespaces_of_two_containers_cannot_be_joined(rless: Product) -> None:
     for name in ("one", "two"):
         rless.detach(name, "", "sleep", "60")
     flags = "--network=container:one --pid=container:two"
@@ -151,7 +151,7 @@ def test_two_containers_cannot_be_joined_at_once(rless: Product) -> None:
     rless("rm", "-f", "one", "two").expect()
 
 
-def test_default_network(rless: Product) -> None:
+def test_default_network_has_address_and_route(rless: Product) -> None:
     """pasta gives an address and a route; nothing of it is left afterwards."""
     done = rless.sh("ip route; cat /etc/resolv.conf", "--network=private")
     assert "default via" in done.out
@@ -159,7 +159,7 @@ def test_default_network(rless: Product) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_the_cgroup(rless: Product) -> None:
+def test_cgroup_namespace_is_rooted_in_the_containers_cgroup(rless: Product) -> None:
     """Step 4: a cgroup of its own, which the application sees as the root of all."""
     made = rless.detach("grouped", "", "sleep", "60")
     pid = next(pid for pid, what in rless.processes().items() if "b'sleep'" in what)

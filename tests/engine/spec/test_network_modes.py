@@ -47,7 +47,7 @@ def host_service() -> Iterator[tuple[int, int]]:
         thread.join()
 
 
-def test_addresses_that_were_asked_for(rless: Product) -> None:
+def test_requested_addresses_are_assigned(rless: Product) -> None:
     flags = ["--network=pasta", "--ip=10.9.8.7", "--mac-address=02:42:AC:11:00:02"]
     shown = rless.sh("ip addr show eth0; ip route; tail -n1 /etc/hosts; hostname", *flags).out
     assert "inet 10.9.8.7/24" in shown
@@ -56,7 +56,7 @@ def test_addresses_that_were_asked_for(rless: Product) -> None:
     assert f"10.9.8.7\t{shown.splitlines()[-1]}" in shown
 
 
-def test_its_hardware_address(rless: Product) -> None:
+def test_hardware_address_is_shown(rless: Product) -> None:
     """`inspect` tells the one that it has; none but the container of a live pasta has one."""
     template = "{{.NetworkSettings.MacAddress}}"
     found = set()
@@ -73,7 +73,9 @@ def test_its_hardware_address(rless: Product) -> None:
 
 
 @pytest.mark.needs("default route")
-def test_the_host_by_name(rless: Product, host_service: tuple[int, int]) -> None:
+def test_host_is_reachable_by_name_on_request(
+    rless: Product, host_service: tuple[int, int]
+) -> None:
     """Only on request, and not the host's loopback (class 38)."""
     everywhere, loopback = host_service
     script = (
@@ -87,14 +89,14 @@ def test_the_host_by_name(rless: Product, host_service: tuple[int, int]) -> None
     assert "internal" not in hosts
 
 
-def test_the_host_by_name_elsewhere(rless: Product) -> None:
+def test_host_name_resolves_on_other_networks(rless: Product) -> None:
     flag = "--add-host=me:host-gateway"
     assert "127.0.0.1\tme\n" in rless.sh("cat /etc/hosts", "--network=host", flag).out
     error = rless.run(["--network=none", flag], "true").expect(125).one_line_error()
     assert "with --network=none there is no way to the host" in error
 
 
-def test_a_network_that_is_lost(rless: Product) -> None:
+def test_lost_network_is_reported_and_restored_by_restart(rless: Product) -> None:
     """Pasta was killed: ps, inspect and port say so, and a restart heals."""
     port = images.free_port()
     rless.detach("web", f"--network pasta -p {port}:80", "sleep", "60")
@@ -117,7 +119,7 @@ def test_a_network_that_is_lost(rless: Product) -> None:
     rless("rm", "-f", "web").expect()
 
 
-def test_a_namespace_by_its_path(rless: Product) -> None:
+def test_network_namespace_is_joined_by_path(rless: Product) -> None:
     """One that belongs to a user namespace where the caller has the rights; not another."""
     holder = subprocess.Popen(
         ["unshare", "-Urn", "sh", "-c", "ip link set lo mtu 1234 && echo up && exec sleep 60"],
@@ -150,7 +152,9 @@ def test_a_namespace_by_its_path(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_hosts_of_one_family(own_rless: Product, tmp_path: Path, family: str) -> None:
+def test_ports_are_published_on_single_stack_hosts(
+    own_rless: Product, tmp_path: Path, family: str
+) -> None:
     """A published port answers, on all addresses and on one, and nothing else listens."""
     loopback = "127.0.0.1" if family == "ipv4" else "::1"
     address = fakehost.ADDRESS if family == "ipv4" else fakehost.ADDRESS6

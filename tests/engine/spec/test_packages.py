@@ -144,7 +144,7 @@ def install(rless: Product, image: str, repository: Path, *flags: str) -> Result
     )
 
 
-def test_a_package_that_wants_owners(rless: Product, base: str, repository: Path) -> None:
+def test_package_that_changes_owners_installs(rless: Product, base: str, repository: Path) -> None:
     done = install(rless, base, repository, "--userns=single")
     assert done.expect().lines()[-3:] == ["hello-owner\t1.0", "root 2750", "hello"]
     # Without it there is no way.
@@ -153,7 +153,9 @@ def test_a_package_that_wants_owners(rless: Product, base: str, repository: Path
 
 
 @pytest.mark.needs("mksquashfs", "squashfuse", "fuse")
-def test_on_a_file_too(rless: Product, base: str, repository: Path, tmp_path: Path) -> None:
+def test_package_installs_on_an_image_file(
+    rless: Product, base: str, repository: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "base.sqsh"
     rless("flatten", "--compression", "lz4", base, str(file)).expect()
     done = install(rless, str(file), repository, "--hpc", "-u", "0")

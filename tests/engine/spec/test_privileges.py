@@ -32,13 +32,13 @@ def everything() -> int:
     return (1 << caps.last_capability() + 1) - 1
 
 
-def test_dockers_fourteen(rless: Product) -> None:
+def test_default_capabilities_match_docker(rless: Product) -> None:
     mask = sum(DOCKER.values())
     assert len(DOCKER) == 14
     assert sets(rless) == (0, mask, mask, mask, 0)
 
 
-def test_a_user_has_none(rless: Product) -> None:
+def test_non_root_user_has_no_capabilities(rless: Product) -> None:
     assert sets(rless, "--user", "1000") == (0, 0, 0, sum(DOCKER.values()), 0)
     added = sum(DOCKER.values()) | 1 << caps.NUMBERS["CAP_SYS_ADMIN"]
     assert sets(rless, "--user", "1000", "--cap-add", "SYS_ADMIN") == (0, 0, 0, added, 0)
@@ -55,13 +55,15 @@ def test_a_user_has_none(rless: Product) -> None:
         (["--privileged"], everything),
     ],
 )
-def test_cap_add_and_drop(rless: Product, flags: list[str], expected: object) -> None:
+def test_capabilities_are_added_and_dropped(
+    rless: Product, flags: list[str], expected: object
+) -> None:
     assert callable(expected)
     mask = expected()
     assert sets(rless, *flags) == (0, mask, mask, mask, 0)
 
 
-def test_unknown_capability(rless: Product) -> None:
+def test_unknown_capability_is_refused(rless: Product) -> None:
     error = rless.run("--cap-add NO_SUCH", "true").expect(125).one_line_error()
     assert "NO_SUCH" in error
 
@@ -73,7 +75,7 @@ def test_no_new_privileges(rless: Product) -> None:
     assert status(rless, "--security-opt", "no-new-privileges=false")["NoNewPrivs"] == "0"
 
 
-def test_seccomp_is_on_and_can_be_turned_off(rless: Product) -> None:
+def test_seccomp_is_on_by_default_and_can_be_disabled(rless: Product) -> None:
     assert status(rless)["Seccomp"] == "2"
     assert status(rless, "--user", "1000")["Seccomp"] == "2"
     assert status(rless, "--security-opt", "no-new-privileges")["Seccomp"] == "2"
@@ -82,7 +84,7 @@ def test_seccomp_is_on_and_can_be_turned_off(rless: Product) -> None:
     assert status(rless, "--privileged", "--security-opt", "seccomp=builtin")["Seccomp"] == "2"
 
 
-def test_what_the_default_filter_refuses(rless: Product) -> None:
+def test_default_filter_refuses_dangerous_calls(rless: Product) -> None:
     facts = rless.probe(
         "try-unshare-user , try-clone3 , try-tiocsti , try-keyctl , try-bpf , try-userfaultfd ,"
         " try-io_uring , try-perf , try-vsock , try-mount , try-unknown , try-kexec , try-socket"
@@ -97,7 +99,7 @@ def test_what_the_default_filter_refuses(rless: Product) -> None:
     assert facts["try-vsock"] != "ok"
 
 
-def test_security_class_38_whole_frames_only_for_who_asks(rless: Product) -> None:
+def test_security_class_38_raw_sockets_only_on_request(rless: Product) -> None:
     """They reach the host's 127.0.0.1 through pasta, whatever the routes say."""
     probe = "try-packet , try-packet-old , try-xdp , try-raw"
     assert rless.probe(probe).facts() == {
@@ -107,12 +109,12 @@ def test_security_class_38_whole_frames_only_for_who_asks(rless: Product) -> Non
         assert rless.probe(probe, "--cap-add", capability).facts()["try-packet"] == "ok"
 
 
-def test_nested_user_namespaces_by_a_switch(rless: Product) -> None:
+def test_nested_user_namespaces_need_a_flag(rless: Product) -> None:
     facts = rless.probe("try-unshare-user", "--security-opt", "nested-userns").facts()
     assert facts["try-unshare-user"] == "ok"
 
 
-def test_seccomp_profile_of_a_file(rless: Product, tmp_path: Path) -> None:
+def test_seccomp_profile_is_read_from_a_file(rless: Product, tmp_path: Path) -> None:
     profile = tmp_path / "profile.json"
     profile.write_text(json.dumps({
         "defaultAction": "SCMP_ACT_ALLOW",
@@ -128,7 +130,7 @@ def test_seccomp_profile_of_a_file(rless: Product, tmp_path: Path) -> None:
     error.one_line_error()
 
 
-def test_ulimit(rless: Product) -> None:
+def test_ulimit_sets_limits(rless: Product) -> None:
     done = rless.sh("ulimit -Sn; ulimit -Hn; ulimit -c", "--ulimit", "nofile=100:200",
                     "--ulimit", "core=0")  # fmt: skip
     assert done.lines() == ["100", "200", "0"]
@@ -138,14 +140,14 @@ def test_ulimit(rless: Product) -> None:
     assert str(hard) in error
 
 
-def test_oom_score_adj(rless: Product) -> None:
+def test_oom_score_adj_is_set(rless: Product) -> None:
     assert rless.sh("cat /proc/self/oom_score_adj", "--oom-score-adj", "500").out == "500\n"
     error = rless.run("--oom-score-adj -900", "true").expect(125).one_line_error()
     assert "OOM" in error
     assert rless.run("--oom-score-adj 1001", "true").expect(125).one_line_error()
 
 
-def test_sysctl(rless: Product) -> None:
+def test_sysctl_is_set(rless: Product) -> None:
     flags = ["--sysctl", "net.ipv4.ip_unprivileged_port_start=7", "--sysctl", "kernel.msgmax=4096"]
     script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax"
     assert rless.sh(script, *flags).lines() == ["7", "4096"]
@@ -158,7 +160,7 @@ def test_sysctl(rless: Product) -> None:
     assert "no_such" in rless.run("--sysctl net.no_such=9", "true").expect(125).one_line_error()
 
 
-def test_a_set_id_program_gives_no_more_than_the_bounding_set(rless: Product) -> None:
+def test_set_id_program_stays_within_the_bounding_set(rless: Product) -> None:
     """su from a user to root works without no_new_privs; root of the container is no more."""
     facts = rless.probe("setuid 0 , id", "--user", "1000").facts()
     assert facts["uid"].startswith("1000 1000 1000")

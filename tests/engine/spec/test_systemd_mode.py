@@ -13,7 +13,7 @@ INIT = "trap 'echo bye; exit 3' 37; echo ready; while :; do sleep 0.1; done"
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_its_control_group_can_be_divided(rless: Product) -> None:
+def test_cgroup_is_delegated_to_systemd(rless: Product) -> None:
     script = (
         "mkdir /sys/fs/cgroup/init.scope && echo 0 >/sys/fs/cgroup/init.scope/cgroup.procs"
         " && cat /proc/self/cgroup && touch /run/a /run/lock/b /tmp/c /var/log/journal/d"
@@ -26,7 +26,7 @@ def test_its_control_group_can_be_divided(rless: Product) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_exec_goes_where_the_first_process_is(rless: Product) -> None:
+def test_exec_joins_the_cgroup_of_the_first_process(rless: Product) -> None:
     """A group whose controllers go down takes no process any more."""
     script = "mkdir /sys/fs/cgroup/init.scope; echo 0 >/sys/fs/cgroup/init.scope/cgroup.procs"
     rless.detach("sd", "--systemd always", "sh", "-c", f"{script}; echo ready; exec sleep 600")
@@ -36,13 +36,13 @@ def test_exec_goes_where_the_first_process_is(rless: Product) -> None:
     rless("rm", "-f", "sd").expect()
 
 
-def test_nobody_else_can_divide_it(rless: Product) -> None:
+def test_cgroup_is_not_delegated_without_systemd_mode(rless: Product) -> None:
     done = rless.run("", "mkdir", "/sys/fs/cgroup/init.scope")
     assert done.code == 1
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_it_is_asked_to_end_as_systemd_is(rless: Product) -> None:
+def test_stop_signal_suits_systemd(rless: Product) -> None:
     rless.detach("sd", "--systemd always", "sh", "-c", INIT)
     wait_for(lambda: rless("logs", "sd").out == "ready\n", "its start")
     rless("stop", "sd").expect()
@@ -53,7 +53,7 @@ def test_it_is_asked_to_end_as_systemd_is(rless: Product) -> None:
     rless("rm", "-f", "sd").expect()
 
 
-def test_it_is_refused_with_what_excludes_it(rless: Product) -> None:
+def test_contradicting_flags_are_refused(rless: Product) -> None:
     done = rless.run("--systemd always --init", "true").expect(125)
     assert done.one_line_error().startswith("--systemd: systemd cannot run with --init; leave")
     assert "--systemd" in rless.run("--systemd maybe", "true").expect(125).one_line_error()

@@ -50,7 +50,7 @@ def usage(directory: Path) -> int:
     return int(text.split()[1])
 
 
-def test_all_of_it_is_in_there_and_nothing_else(rless: Product) -> None:
+def test_cgroup_contains_exactly_the_container(rless: Product) -> None:
     made = rless.detach("cc", "", "sh", "-c", "sleep 600 & sleep 600")
     place = group(rless, made)
     wait_for(lambda: len(members(place)) >= 2, "its processes")
@@ -70,7 +70,7 @@ def test_all_of_it_is_in_there_and_nothing_else(rless: Product) -> None:
     rless("rm", "-f", "dd").expect()
 
 
-def test_a_pause_stops_all_progress(rless: Product) -> None:
+def test_pause_stops_all_progress(rless: Product) -> None:
     made = rless.detach("pp", "", "sh", "-c", f"({COUNT}) & {COUNT}")
     place = group(rless, made)
     rless("pause", "pp").expect()
@@ -83,7 +83,7 @@ def test_a_pause_stops_all_progress(rless: Product) -> None:
     rless("rm", "-f", "pp").expect()
 
 
-def test_a_paused_container_is_removed_at_once(rless: Product) -> None:
+def test_paused_container_is_removed_at_once(rless: Product) -> None:
     """SIGKILL alone would wait for the thaw of those that shall die."""
     made = rless.detach("pp", "", "sh", "-c", "sleep 600 & sleep 600")
     place = group(rless, made)
@@ -92,7 +92,7 @@ def test_a_paused_container_is_removed_at_once(rless: Product) -> None:
     assert not place.exists()
 
 
-def test_processes_of_the_hosts_pid_namespace_end_too(rless: Product) -> None:
+def test_processes_in_the_hosts_pid_namespace_are_killed(rless: Product) -> None:
     """No pid namespace ends them, so the control group must."""
     script = "i=0; while [ $i -lt 100 ]; do setsid sleep 600 & i=$((i+1)); done; exec sleep 600"
     made = rless.detach("hh", "--pid host", "sh", "-c", script)
@@ -104,7 +104,7 @@ def test_processes_of_the_hosts_pid_namespace_end_too(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("whom", ["monitor", "init"])
-def test_nothing_stays_after_a_kill(rless: Product, whom: str) -> None:
+def test_kill_leaves_no_cgroup(rless: Product, whom: str) -> None:
     made = rless.detach("kk", "", "sh", "-c", "sleep 600 & sleep 600")
     place = group(rless, made)
     pid = monitor_of(rless, made) if whom == "monitor" else init_of(rless, made)
@@ -116,7 +116,7 @@ def test_nothing_stays_after_a_kill(rless: Product, whom: str) -> None:
     rless("rm", "kk").expect()
 
 
-def test_it_is_made_anew_for_each_start(rless: Product) -> None:
+def test_cgroup_is_created_for_each_start(rless: Product) -> None:
     made = rless.detach("ss", "", "sleep", "600")
     rless("restart", "-t", "0", "ss").expect()
     place = group(rless, made)
@@ -126,7 +126,7 @@ def test_it_is_made_anew_for_each_start(rless: Product) -> None:
     rless("rm", "ss").expect()
 
 
-def test_no_control_group_where_none_is_wanted(rless: Product) -> None:
+def test_cgroups_can_be_disabled(rless: Product) -> None:
     made = rless.detach("nn", "--cgroups=disabled", "sleep", "600")
     assert not entry(rless, made)["cgroup"]
     own = Path("/proc/self/cgroup").read_text()
@@ -134,7 +134,7 @@ def test_no_control_group_where_none_is_wanted(rless: Product) -> None:
     rless("rm", "-f", "nn").expect()
 
 
-def test_where_the_unified_hierarchy_is_all_there_is(rless: Product) -> None:
+def test_cgroup_v2_only_host_works(rless: Product) -> None:
     """A mount namespace whose /sys/fs/cgroup is the delegated tree, as on hosts without v1."""
     start = " ".join(shlex.quote(word) for word in rless.argv())
     script = f"""mount -t cgroup2 none /sys/fs/cgroup || exit
@@ -156,7 +156,7 @@ def test_where_the_unified_hierarchy_is_all_there_is(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("verb", ["run", "start"])
-def test_a_group_that_was_made_when_a_key_came(
+def test_interrupt_after_cgroup_creation_removes_the_group(
     rless: Product, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """It is noted before it is there, so it goes with the start; nobody else knows of it."""

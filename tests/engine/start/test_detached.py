@@ -20,7 +20,7 @@ from tests.lib.product import Product, python_launcher, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_the_whole_life(rless: Product) -> None:
+def test_detached_container_lives_from_run_to_rm(rless: Product) -> None:
     made = rless.detach("life", "-e A=b -l k=v", "sh", "-c", "echo out; echo err >&2; sleep 60")
     assert len(made) == 64
     assert set(made) <= set("0123456789abcdef")
@@ -40,7 +40,7 @@ def test_the_whole_life(rless: Product) -> None:
     assert rless("ps", "-aq").expect().out == ""
 
 
-def test_stop_by_the_stop_signal(rless: Product) -> None:
+def test_stop_uses_the_stop_signal(rless: Product) -> None:
     rless.detach("polite", "--stop-signal USR1", "sh", "-c", "trap 'exit 3' USR1; echo ready; "
                  "while :; do sleep 0.05; done")  # fmt: skip
     wait_for(lambda: "ready" in rless("logs", "polite").out, "the start")
@@ -51,7 +51,7 @@ def test_stop_by_the_stop_signal(rless: Product) -> None:
     rless("rm", "polite").expect()
 
 
-def test_kill_by_name_number_and_prefix(rless: Product) -> None:
+def test_kill_accepts_name_number_and_prefix(rless: Product) -> None:
     for words, code in ((("-s", "INT"), 2), (("--signal=15",), 15), ((), 9)):
         script = "trap 'exit 2' INT; trap 'exit 15' TERM; echo ready; while :; do sleep 0.05; done"
         made = rless.detach("victim", "", "sh", "-c", script)
@@ -61,7 +61,7 @@ def test_kill_by_name_number_and_prefix(rless: Product) -> None:
         rless("rm", made).expect()
 
 
-def test_names_that_are_none(rless: Product) -> None:
+def test_wrong_names_are_refused(rless: Product) -> None:
     for words in (["stop"], ["kill"], ["rm"], ["wait"], ["logs"]):
         for name in ("none", "../x", ".", "", "a/b", "-x" if words == ["?"] else "\x1b[2J"):
             done = rless(*words, "--", name)
@@ -69,14 +69,14 @@ def test_names_that_are_none(rless: Product) -> None:
             done.one_line_error()
 
 
-def test_a_running_container_is_not_removed(rless: Product) -> None:
+def test_running_container_is_not_removed(rless: Product) -> None:
     rless.detach("busy", "", "sleep", "60")
     assert "running" in rless("rm", "busy").expect(1).one_line_error()
     rless("rm", "-f", "busy").expect()
     assert rless.containers() == []
 
 
-def test_a_container_is_known_in_every_session(rless: Product, tmp_path: Path) -> None:
+def test_container_is_visible_in_every_session(rless: Product, tmp_path: Path) -> None:
     """A login, cron and `su` differ in XDG_RUNTIME_DIR, and a logout removes its content."""
     rless.detach("busy", "--rm", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
     (tmp_path / "other").mkdir(mode=0o700)
@@ -90,7 +90,7 @@ def test_a_container_is_known_in_every_session(rless: Product, tmp_path: Path) -
 
 
 @pytest.mark.needs("tun", "pasta")
-def test_a_published_port_is_free_when_its_container_is_gone(rless: Product) -> None:
+def test_published_port_is_free_after_removal(rless: Product) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -108,7 +108,7 @@ def test_a_published_port_is_free_when_its_container_is_gone(rless: Product) -> 
         rless.run(publish, "true").expect()
 
 
-def test_a_name_is_unique_until_it_is_free(rless: Product) -> None:
+def test_name_is_unique_until_removal(rless: Product) -> None:
     rless.detach("taken", "", "sleep", "60")
     again = rless.run("--name taken", "true").expect(125).one_line_error()
     assert "already in use" in again
@@ -120,7 +120,7 @@ def test_a_name_is_unique_until_it_is_free(rless: Product) -> None:
     bad.one_line_error()
 
 
-def test_a_name_is_taken_once_by_many(rless: Product) -> None:
+def test_concurrent_runs_take_a_name_once(rless: Product) -> None:
     words = ("run", "-d", "--name", "race", "--network=none", rless.image, "sleep", "60")
     racers = [rless.start(*words) for _ in range(6)]
     assert sorted(racer.wait(30) for racer in racers) == [0] + [125] * 5
@@ -128,7 +128,7 @@ def test_a_name_is_taken_once_by_many(rless: Product) -> None:
     rless("rm", "-f", "race").expect()
 
 
-def test_without_rm_it_stays(rless: Product) -> None:
+def test_container_stays_without_rm(rless: Product) -> None:
     assert rless("run", "--network=none", rless.image, "sh", "-c", "exit 4").code == 4
     row = json.loads(rless("ps", "-a", "--format", "json").expect().lines()[0])
     assert row["State"] == "exited"
@@ -136,7 +136,7 @@ def test_without_rm_it_stays(rless: Product) -> None:
     rless("rm", row["ID"]).expect()
 
 
-def test_rm_removes_whatever_root_made(rless: Product) -> None:
+def test_rm_removes_files_of_root(rless: Product) -> None:
     script = """
         mkdir -p /a/b/c; chown -R 1000:1000 /a; chmod 000 /a /a/b; touch /srv/x; chmod 000 /srv
         cd /tmp; for i in $(seq 300); do mkdir dddddddddddddddd && cd dddddddddddddddd; done
@@ -160,19 +160,19 @@ def test_detach_returns_at_once(rless: Product) -> None:
     rless("rm", "-f", *rless.containers()).expect()
 
 
-def test_detached_ends_by_itself_and_is_removed(rless: Product) -> None:
+def test_detached_container_with_rm_is_removed_at_exit(rless: Product) -> None:
     rless.detach("brief", "--rm", "sh", "-c", "exit 3")
     wait_for(lambda: not rless.containers(), "the removal")
 
 
-def test_detached_failure_is_told(rless: Product) -> None:
+def test_detached_failure_is_reported(rless: Product) -> None:
     done = rless("run", "-d", "--name", "bad", "--network=none", rless.image, "no-such-command")
     done.expect(127).one_line_error()
     assert done.out == ""
 
 
 @pytest.mark.parametrize("network", ["none", "pasta"])
-def test_a_monitor_that_fails_is_told(
+def test_failed_monitor_is_reported(
     own_rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
 ) -> None:
     """No id is printed of a container that went with its monitor at once."""
@@ -194,7 +194,7 @@ def test_a_monitor_that_fails_is_told(
     rless("rm", "kept").expect()
 
 
-def test_it_survives_the_end_of_its_session(rless: Product) -> None:
+def test_container_survives_the_end_of_its_session(rless: Product) -> None:
     argv = rless.argv(
         "run", "-d", "--name", "survivor", "--network=none", rless.image, "sleep", "60"
     )
@@ -206,7 +206,7 @@ def test_it_survives_the_end_of_its_session(rless: Product) -> None:
     rless("rm", "-f", "survivor").expect()
 
 
-def test_cidfile(rless: Product, tmp_path: Path) -> None:
+def test_cidfile_has_the_id(rless: Product, tmp_path: Path) -> None:
     file = tmp_path / "cid"
     rless(
         "run", "-d", "--cidfile", str(file), "--network=none", rless.image, "sleep", "60"
@@ -220,7 +220,7 @@ def test_cidfile(rless: Product, tmp_path: Path) -> None:
     assert rless.containers() == []
 
 
-def test_logs_follow(rless: Product) -> None:
+def test_logs_can_be_followed(rless: Product) -> None:
     script = "for i in 1 2 3; do echo $i; sleep 0.1; done"
     rless.detach("follow", "", "sh", "-c", script)
     assert rless("logs", "-f", "follow").expect().lines() == ["1", "2", "3"]
@@ -240,13 +240,13 @@ def test_logs_are_bounded(rless: Product) -> None:
     rless("rm", "loud").expect()
 
 
-def test_a_full_log_does_not_stop_it(rless: Product) -> None:
+def test_full_log_does_not_stop_the_container(rless: Product) -> None:
     rless.detach("none", "--log-driver none", "sh", "-c", "head -c 9000000 /dev/zero; exit 6")
     assert rless("wait", "none").expect().out == "6\n"
     rless("rm", "none").expect()
 
 
-def test_stdin_of_a_detached_one(rless: Product) -> None:
+def test_detached_container_has_empty_stdin(rless: Product) -> None:
     rless.detach("closed", "", "cat")
     assert rless("wait", "closed").expect().out == "0\n"
     rless.detach("open", "-i", "cat")
@@ -255,7 +255,7 @@ def test_stdin_of_a_detached_one(rless: Product) -> None:
     rless("rm", "-f", "open", "closed").expect()
 
 
-def test_fifty_runs_eight_at_a_time(rless: Product) -> None:
+def test_fifty_parallel_runs_succeed(rless: Product) -> None:
     running: list[subprocess.Popen[bytes]] = []
     codes = []
     for number in range(50):
@@ -269,7 +269,7 @@ def test_fifty_runs_eight_at_a_time(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--rm",)])
-def test_a_container_in_the_foreground_is_kept_when_its_monitor_is_killed(
+def test_foreground_container_is_kept_when_its_monitor_is_killed(
     rless: Product, flags: tuple[str, ...]
 ) -> None:
     """It has run, so this is its end, and no start that failed."""

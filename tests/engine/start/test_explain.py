@@ -50,7 +50,7 @@ def explained(
         ("--userns=nomap", "--read-only", "--tmpfs", "/run"),
     ],
 )
-def test_every_fact_is_the_kernels(rless: Product, flags: tuple[str, ...]) -> None:
+def test_facts_match_the_kernel(rless: Product, flags: tuple[str, ...]) -> None:
     facts, seen = explained(rless, *flags, "-w", "/srv", "--hostname=told")
     namespaces, uid_map, gid_map, mountinfo, status_lines, names, argv = seen
     for kind, link in zip(KINDS, namespaces, strict=True):
@@ -92,7 +92,7 @@ def capability_names(bits: int) -> str:
     return " ".join(names) or "none"
 
 
-def test_the_root_filesystem(rless: Product) -> None:
+def test_root_filesystem_is_explained(rless: Product) -> None:
     facts, _ = explained(rless)
     assert facts["root filesystem"]["driver"] == "overlay"
     layers = facts["image"]["layers"]
@@ -103,7 +103,7 @@ def test_the_root_filesystem(rless: Product) -> None:
     assert facts["root filesystem"]["driver"] == "copy"
 
 
-def test_the_network(rless: Product) -> None:
+def test_network_is_explained(rless: Product) -> None:
     facts, _ = explained(rless, "--network=none")
     assert facts["network"] == {"mode": "none"}
     facts, _ = explained(rless, "--network=private")
@@ -111,13 +111,13 @@ def test_the_network(rless: Product) -> None:
     assert facts["network"]["pasta"].startswith("pid ")
 
 
-def test_the_host_image(rless: Product) -> None:
+def test_host_image_is_explained(rless: Product) -> None:
     facts, _ = explained(rless, image="host:")
     assert "host:" in facts["image"]["source"]
     assert facts["capabilities"]["no_new_privs"] == "on"
 
 
-def test_as_text(rless: Product) -> None:
+def test_explanation_is_readable_text(rless: Product) -> None:
     done = rless.sh("echo out", "--explain", "-e", "A\x1b[2J=\x1b[2J", "-e", "SECRET=hunter2")
     assert done.out == "out\n"
     titles = [line.partition("  (")[0] for line in done.err.splitlines() if line[:1] != " "]
@@ -127,7 +127,7 @@ def test_as_text(rless: Product) -> None:
     assert "SECRET" in done.err
 
 
-def test_of_an_application_that_ends_at_once(rless: Product) -> None:
+def test_short_lived_application_is_explained(rless: Product) -> None:
     for _ in range(5):
         done = rless.run("--explain=json", "true").expect()
         steps = {step["step"]: step["facts"] for step in json.loads(done.err)["steps"]}
@@ -135,11 +135,11 @@ def test_of_an_application_that_ends_at_once(rless: Product) -> None:
         assert steps["capabilities"]["bounding"] != "none"
 
 
-def test_detached(rless: Product) -> None:
+def test_detached_run_is_explained(rless: Product) -> None:
     done = rless("run", "-d", "--rm", "--explain=json", "--network=none", rless.image, "true")
     assert len(done.expect().out) == 65
     assert json.loads(done.err)["container"] == done.out.strip()
 
 
-def test_steps_are_those_of_init() -> None:
+def test_steps_match_those_of_init() -> None:
     assert [step for step in explain._STEPS if not hasattr(Init, step)] == []

@@ -98,7 +98,7 @@ def await_end(pids: Iterable[int]) -> None:
     ),
     ids=("before the maps", "while it is mapped", "inside"),
 )
-def test_it_ends_with_a_process_that_is_killed(network: str, last_words: str) -> None:
+def test_namespace_holder_ends_with_a_killed_command(network: str, last_words: str) -> None:
     done = drive(network, last_words)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pids = [int(word) for word in done.stdout.splitlines()[0].split()]
@@ -106,7 +106,7 @@ def test_it_ends_with_a_process_that_is_killed(network: str, last_words: str) ->
     await_end(pids)
 
 
-def test_it_is_waited_for_when_it_is_given_up() -> None:
+def test_abandoned_namespace_holder_is_reaped() -> None:
     done = drive(
         "", "sandbox.begin_maps(mapping); pids(); sandbox.close(); sandbox.close(); pids()"
     )
@@ -144,7 +144,7 @@ MOMENTS = {
 
 @needs_squashfuse
 @pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
-def test_the_server_ends_with_a_process_that_is_killed(code: str, file: tuple[Path, Path]) -> None:
+def test_file_server_ends_with_a_killed_command(code: str, file: tuple[Path, Path]) -> None:
     done = drive("none", f"{code}; os.kill(os.getpid(), 9)", *file)
     assert done.returncode == -signal.SIGKILL, done.stderr
     if "show" in code:
@@ -158,9 +158,7 @@ def test_the_server_ends_with_a_process_that_is_killed(code: str, file: tuple[Pa
 @needs_squashfuse
 @pytest.mark.parametrize("network", ("none", pytest.param("", marks=PASTA)))
 @pytest.mark.parametrize("code", [MOMENTS[name] for name in list(MOMENTS)[:5]], ids=[*MOMENTS][:5])
-def test_the_server_is_waited_for_when_it_is_given_up(
-    code: str, network: str, file: tuple[Path, Path]
-) -> None:
+def test_abandoned_file_server_is_reaped(code: str, network: str, file: tuple[Path, Path]) -> None:
     opened = 'print(len(os.listdir("/proc/self/fd")), flush=True)'
     code = f"{code}; sandbox.close(); sandbox.close(); pids(); {opened}"
     done = drive(network, code, *file)
@@ -176,7 +174,7 @@ def test_the_server_is_waited_for_when_it_is_given_up(
 @needs_squashfuse
 @pytest.mark.parametrize("maps", ("sandbox.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
 @pytest.mark.parametrize("network", ("none", pytest.param("", marks=PASTA)))
-def test_an_image_is_shown(maps: str, network: str, file: tuple[Path, Path]) -> None:
+def test_image_file_is_mounted(maps: str, network: str, file: tuple[Path, Path]) -> None:
     code = maps + "inside(); show(); sandbox.settle(); pids()"
     done = drive(network, code, *file)
     assert done.returncode == 0, done.stderr
@@ -188,9 +186,7 @@ def test_an_image_is_shown(maps: str, network: str, file: tuple[Path, Path]) -> 
 
 @needs_squashfuse
 @pytest.mark.parametrize("maps", ("sandbox.begin_maps(mapping); ", SINGLE), ids=("many", "one"))
-def test_a_server_that_is_slow_still_finds_the_namespaces(
-    maps: str, file: tuple[Path, Path]
-) -> None:
+def test_slow_file_server_finds_the_namespaces(maps: str, file: tuple[Path, Path]) -> None:
     """The process that holds them must not have ended by then."""
     code = (
         "import time; server = sandbox.server._server; os.kill(server.pid, 19); "
@@ -204,7 +200,7 @@ def test_a_server_that_is_slow_still_finds_the_namespaces(
     assert len(children.split()) == 1, "nobody holds them any more"
 
 
-def test_the_namespaces_are_new_and_mapped() -> None:
+def test_namespaces_are_new_and_mapped() -> None:
     done = drive("none", "sandbox.begin_maps(mapping); inside(); sandbox.settle(); pids()")
     assert done.returncode == 0, done.stderr
     line, children = done.stdout.splitlines()
@@ -216,13 +212,13 @@ def test_the_namespaces_are_new_and_mapped() -> None:
     assert children.strip() == "", "nobody holds them any more"
 
 
-def test_one_id_is_mapped_without_a_helper() -> None:
+def test_single_id_is_mapped_without_a_helper() -> None:
     code = "sandbox.begin_maps(userns.build_single(7, 7)); inside()"
     done = drive("none", code)
     assert "['7', " in done.stdout, done
 
 
-def test_no_namespaces_are_told_as_such() -> None:
+def test_missing_user_namespaces_are_reported() -> None:
     """The error is that of unshare(2), with what to do about it."""
     limit = """
 from rootless.errors import RlessError
@@ -246,7 +242,7 @@ os.waitpid(child, 0)
 
 
 @pytest.mark.needs("pasta", "tun")
-def test_a_command_that_fails_leaves_no_network(rless: Product) -> None:
+def test_failed_command_leaves_no_network(rless: Product) -> None:
     rless("create", "--name", "taken", rless.image).expect()
     try:
         flags = ("-p", "127.0.0.1:18931:80/tcp")

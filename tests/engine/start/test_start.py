@@ -29,7 +29,7 @@ def state(rless: Product, name: str) -> str:
     return next((str(row["State"]) for row in rows if row["Names"] == name), "none")
 
 
-def test_the_whole_life(rless: Product) -> None:
+def test_created_container_lives_from_start_to_rm(rless: Product) -> None:
     made = create(rless, "later", "-e WORD=hello", "sh", "-c", "echo $WORD; exit 4")
     assert len(made) == 64
     assert state(rless, "later") == "created"
@@ -41,7 +41,7 @@ def test_the_whole_life(rless: Product) -> None:
     rless("rm", "later").expect()
 
 
-def test_files_stay_from_start_to_start(rless: Product) -> None:
+def test_files_survive_between_starts(rless: Product) -> None:
     drivers = ["overlay", "copy"]
     if os.path.exists("/usr/bin/fuse-overlayfs") and os.path.exists("/dev/fuse"):
         drivers.append("fuse-overlayfs")
@@ -53,7 +53,7 @@ def test_files_stay_from_start_to_start(rless: Product) -> None:
         rless("rm", driver).expect()
 
 
-def test_the_driver_is_kept(rless: Product) -> None:
+def test_storage_driver_is_kept(rless: Product) -> None:
     """One that was chosen by trying, too: each keeps changes in its own form."""
     create(rless, "copied", "--storage-driver copy", "sh", "-c", "echo x >>/n; wc -l </n")
     rless("start", "-a", "copied").expect()
@@ -62,7 +62,7 @@ def test_the_driver_is_kept(rless: Product) -> None:
     rless("rm", "copied").expect()
 
 
-def test_volumes_and_ids_stay(rless: Product) -> None:
+def test_volumes_and_ids_are_kept(rless: Product) -> None:
     script = "stat -c '%u %g' /v/f 2>&1; touch /v/f; chown 1000:1000 /v/f; id -u"
     create(rless, "vol", "-v /v --user 0", "sh", "-c", script)
     first = rless("start", "-a", "vol").expect().lines()
@@ -71,7 +71,7 @@ def test_volumes_and_ids_stay(rless: Product) -> None:
     rless("rm", "-v", "vol").expect()
 
 
-def test_a_running_one_is_left_alone(rless: Product) -> None:
+def test_start_of_a_running_container_does_nothing(rless: Product) -> None:
     rless.detach("busy", "", "sleep", "60")
     before = set(rless.processes())
     assert rless("start", "busy").expect().out == "busy\n"
@@ -79,7 +79,7 @@ def test_a_running_one_is_left_alone(rless: Product) -> None:
     rless("rm", "-f", "busy").expect()
 
 
-def test_two_starts_of_one(rless: Product) -> None:
+def test_concurrent_starts_run_one_container(rless: Product) -> None:
     """One wins, the other finds it running; there are never two."""
     create(rless, "race", "", "sleep", "60")
     for _ in range(3):
@@ -93,7 +93,7 @@ def test_two_starts_of_one(rless: Product) -> None:
     rless("rm", "-f", "race").expect()
 
 
-def test_several_and_one_that_is_not_there(rless: Product) -> None:
+def test_start_reports_missing_containers_and_starts_the_others(rless: Product) -> None:
     for name in ("one", "two"):
         create(rless, name, "", "sleep", "60")
     done = rless("start", "one", "none", "two").expect(1)
@@ -103,7 +103,7 @@ def test_several_and_one_that_is_not_there(rless: Product) -> None:
     rless("rm", "-f", "one", "two").expect()
 
 
-def test_a_start_that_fails_is_noted(rless: Product, tmp_path: Path) -> None:
+def test_failed_start_is_recorded(rless: Product, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     mount = f"--mount type=bind,src={source},dst=/m"
@@ -119,7 +119,7 @@ def test_a_start_that_fails_is_noted(rless: Product, tmp_path: Path) -> None:
     rless("rm", "gone").expect()
 
 
-def test_a_command_that_is_not_there(rless: Product) -> None:
+def test_missing_command_exits_127(rless: Product) -> None:
     create(rless, "wrong", "", "no-such-command")
     assert "no-such-command" in rless("start", "wrong").expect(1).one_line_error()
     assert "no-such-command" in rless("start", "-a", "wrong").expect(127).one_line_error()
@@ -129,7 +129,7 @@ def test_a_command_that_is_not_there(rless: Product) -> None:
     rless("rm", "wrong").expect()
 
 
-def test_created_and_to_be_removed(rless: Product) -> None:
+def test_created_container_with_rm_is_removed_at_exit(rless: Product) -> None:
     create(rless, "once", "--rm", "sh", "-c", "exit 3")
     rless("start", "-a", "once").expect(3)
     assert rless.containers() == []
@@ -138,7 +138,7 @@ def test_created_and_to_be_removed(rless: Product) -> None:
     assert rless.containers() == []
 
 
-def test_a_created_one_is_no_killed_one(rless: Product) -> None:
+def test_created_container_is_not_reported_as_killed(rless: Product) -> None:
     create(rless, "kept", "--rm", "true")
     live = rless.live
     for name in os.listdir(live):
@@ -147,14 +147,14 @@ def test_a_created_one_is_no_killed_one(rless: Product) -> None:
     rless("rm", "kept").expect()
 
 
-def test_standard_input(rless: Product) -> None:
+def test_start_passes_standard_input(rless: Product) -> None:
     create(rless, "cat", "-i", "cat")
     assert rless("start", "-ai", "cat", stdin=b"typed").expect().out == "typed"
     assert rless("start", "-ai", "cat", stdin=b"again").expect().out == "again"
     rless("rm", "cat").expect()
 
 
-def test_the_network_of_another(rless: Product) -> None:
+def test_network_of_another_container_is_joined_at_each_start(rless: Product) -> None:
     """Its namespaces are looked up at each start: they are not those of the last one."""
     rless.detach("server", "", "sleep", "60")
     create(rless, "client", "--network container:server", "readlink", "/proc/self/ns/net")
@@ -167,7 +167,7 @@ def test_the_network_of_another(rless: Product) -> None:
     rless("rm", "-f", "client", "server").expect()
 
 
-def test_killed_while_it_is_started(own_rless: Product) -> None:
+def test_killed_start_leaves_true_state(own_rless: Product) -> None:
     """The container is there afterwards, in a state that is true, and starts again."""
     rless = own_rless
     create(rless, "victim", "", "sh", "-c", "echo x >>/n; sleep 60")
@@ -187,7 +187,7 @@ def test_killed_while_it_is_started(own_rless: Product) -> None:
     rless("rm", "-f", "victim").expect()
 
 
-def test_the_service_manager_is_told(rless: Product, tmp_path: Path) -> None:
+def test_service_manager_is_notified(rless: Product, tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
@@ -209,7 +209,7 @@ def test_the_service_manager_is_told(rless: Product, tmp_path: Path) -> None:
         rless("rm", "-f", "unit").expect()
 
 
-def test_signals_of_start(rless: Product) -> None:
+def test_start_forwards_signals(rless: Product) -> None:
     create(
         rless,
         "term",
@@ -232,7 +232,7 @@ def test_signals_of_start(rless: Product) -> None:
     rless("rm", "-f", "term").expect()
 
 
-def test_a_shell_gets_its_prompt_back(rless: Product) -> None:
+def test_detached_start_returns_to_the_shell(rless: Product) -> None:
     create(rless, "quiet", "", "sleep", "60")
     argv = " ".join(f"'{word}'" for word in rless.argv("start", "quiet"))
     done = subprocess.run(["bash", "-c", f"x=$({argv}); echo $x"], env=rless.environment(),

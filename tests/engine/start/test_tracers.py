@@ -30,7 +30,9 @@ done 2>/dev/null; done
 
 
 @pytest.mark.parametrize("user", ["0", "1000"])
-def test_a_health_check_has_nothing_to_steal(rless: Product, user: str) -> None:
+def test_health_check_runs_in_the_user_namespace_of_the_container(
+    rless: Product, user: str
+) -> None:
     """Class 35: the monitor runs it in the container's own user namespace."""
     flags = ["--cap-add=SYS_PTRACE", "--health-cmd=true", "--health-interval=100ms", "-u", user]
     done = rless("run", "-d", "--network=none", "--name=spied", *flags, rless.image, "sleep", "600")
@@ -70,7 +72,7 @@ done 2>/dev/null; done
 """
 
 
-def test_the_python_of_a_health_check_cannot_be_written(rless: Product, tmp_path: Path) -> None:
+def test_python_of_a_health_check_cannot_be_written(rless: Product, tmp_path: Path) -> None:
     """CVE-2019-5736, where it is a file of the user's own: by CAP_SYS_PTRACE its name is seen."""
     python = own_python(tmp_path)
     flags = ["--cap-add=SYS_PTRACE", "--health-cmd=true", "--health-interval=100ms"]
@@ -86,7 +88,7 @@ def test_the_python_of_a_health_check_cannot_be_written(rless: Product, tmp_path
     assert "wrote" not in seen
 
 
-def test_a_restart_by_a_python_of_the_users_own(rless: Product, tmp_path: Path) -> None:
+def test_restart_works_with_a_python_owned_by_the_user(rless: Product, tmp_path: Path) -> None:
     python = own_python(tmp_path)
     words = ["run", "-d", "--network=none", "--name=again", "--restart=on-failure:2", rless.image,
              "sh", "-c", "echo run; exit 3"]  # fmt: skip
@@ -104,7 +106,7 @@ done 2>/dev/null; done
 """
 
 
-def test_who_is_restarted_beside_a_tracer_is_not_seen(rless: Product, tmp_path: Path) -> None:
+def test_restarting_init_is_hidden_from_a_tracer(rless: Product, tmp_path: Path) -> None:
     """The init of a restart begins in the host's mount namespace; it must not be in reach there."""
     secret = tmp_path / "secret"
     secret.write_text("secret of the host\n")
@@ -121,7 +123,7 @@ def test_who_is_restarted_beside_a_tracer_is_not_seen(rless: Product, tmp_path: 
     assert "SYS_PTRACE" in inspected
 
 
-def test_who_is_restarted_beside_others_is(rless: Product) -> None:
+def test_restart_beside_other_processes_works(rless: Product) -> None:
     rless.detach("beside", "", "sleep", "600")
     words = ["run", "-d", "--network=none", "--name=again", "--pid=container:beside",
              "--restart=on-failure:2", rless.image, "sh", "-c", "echo run; exit 3"]  # fmt: skip
@@ -130,6 +132,6 @@ def test_who_is_restarted_beside_others_is(rless: Product) -> None:
     rless("rm", "-f", "again", "beside").expect()
 
 
-def test_the_python_of_the_monitor_is_alone() -> None:
+def test_python_of_the_monitor_is_isolated() -> None:
     """Class 45: neither the current directory nor the environment gives it modules."""
     assert execute.interpreter()[1:3] == ["-I", "-S"]

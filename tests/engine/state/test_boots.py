@@ -26,7 +26,7 @@ def leave(rless: Product, boot: str, machine: str, container_id: str) -> tuple[P
     return live.parent, directory, name
 
 
-def test_what_an_earlier_boot_left_is_cleared(rless: Product) -> None:
+def test_leftovers_of_an_earlier_boot_are_removed(rless: Product) -> None:
     rless("create", "--name", "whole", "--network=none", rless.image, "true").expect()
     ours = leave(rless, "1" * 36, os.uname().nodename, "a" * 64)
     others = leave(rless, "2" * 36, "another-machine", "b" * 64)

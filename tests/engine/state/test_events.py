@@ -49,7 +49,7 @@ def fill() -> None:
     events.record("create", "volume", "data", driver="local")
 
 
-def test_lines(storage: Path, capfd: Any) -> None:
+def test_events_are_printed_as_lines(storage: Path, capfd: Any) -> None:
     line = {"time": 1_700_000_000_000_000_001, "type": "container", "action": "die", "id": ID,
             "attributes": {"name": "web", "image": "x:1", "exitCode": "3"}}  # fmt: skip
     (storage / "events").write_text(json.dumps(line) + "\n")
@@ -88,21 +88,21 @@ def test_lines(storage: Path, capfd: Any) -> None:
         (["volume=data"], "create"),
     ),
 )
-def test_filters(capfd: Any, words: list[str], expected: str) -> None:
+def test_filters_select_events(capfd: Any, words: list[str], expected: str) -> None:
     fill()
     given = [word for text in words for word in ("--filter", text)]
     found = [text.partition(":")[0] for text in shown(capfd, "--format", "{{.Action}}", *given)]
     assert " ".join(found) == expected
 
 
-def test_wrong_filters(capfd: Any) -> None:
+def test_wrong_filters_are_refused(capfd: Any) -> None:
     assert main(["events", "--filter", "type=swarm"]) == 1
     assert "'swarm' is not one of container, image, network, volume" in capfd.readouterr().err
     assert main(["events", "--filter", "node=x"]) == 1
     assert "there is no filter 'node'" in capfd.readouterr().err
 
 
-def test_since(capfd: Any) -> None:
+def test_since_and_until_select_events(capfd: Any) -> None:
     fill()
     middle = time.time_ns()
     events.record("destroy", "container", ID)
@@ -123,7 +123,7 @@ def follow(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_only_what_happens_from_now_on() -> None:
+def test_events_starts_from_now_by_default() -> None:
     fill()
     until = str(int(time.time()) + 30)
     process = follow("--since", str(int(time.time()) + 0), "--format", "{{.Action}}")
@@ -154,7 +154,7 @@ def test_only_what_happens_from_now_on() -> None:
     plain.communicate()
 
 
-def test_it_ends_at_its_time() -> None:
+def test_events_ends_at_until() -> None:
     begin = time.time()
     process = follow("--until", str(int(begin) + 2))
     out, err = process.communicate(timeout=30)
@@ -162,7 +162,7 @@ def test_it_ends_at_its_time() -> None:
     assert int(begin) + 2 <= time.time() < begin + 20
 
 
-def test_rotation_loses_and_doubles_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_is_exact(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_MOST", 20000)
     process = follow("--since", "1h", "--format", "{{.ID}}")
     time.sleep(0.7)
@@ -178,7 +178,7 @@ def test_rotation_loses_and_doubles_nothing(storage: Path, monkeypatch: pytest.M
     assert found == [str(number) for number in range(600)]
 
 
-def test_many_writers_lose_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_writers_lose_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line is one write; of several that find the file full, one renames it."""
     monkeypatch.setattr(events, "_MOST", 30000)
     children = []
@@ -214,7 +214,7 @@ def test_recording_never_fails(storage: Path, monkeypatch: pytest.MonkeyPatch) -
     events.record("start", "container", ID)
 
 
-def test_a_link_is_not_followed(storage: Path, tmp_path: Path) -> None:
+def test_link_in_place_of_the_file_is_not_followed(storage: Path, tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("x")
     (storage / "events").symlink_to(target)
@@ -222,7 +222,7 @@ def test_a_link_is_not_followed(storage: Path, tmp_path: Path) -> None:
     assert target.read_text() == "x"
 
 
-def test_damaged_lines_are_left_out(storage: Path, capfd: Any) -> None:
+def test_damaged_lines_are_skipped(storage: Path, capfd: Any) -> None:
     fill()
     with open(storage / "events", "a") as file:
         file.write('{"time": 1\n[]\n{}\n\x00\n{"time": "x", "attributes": {}}\n')
@@ -231,7 +231,7 @@ def test_damaged_lines_are_left_out(storage: Path, capfd: Any) -> None:
     assert len(shown(capfd)) == 7
 
 
-def test_hostile_names_steer_no_terminal(capfd: Any) -> None:
+def test_hostile_names_are_escaped(capfd: Any) -> None:
     events.record("start", "container", ID, name="\x1b[2J\n", label="\x9b")
     for form in ([], ["--format", "json"], ["--format", "{{.Actor.Attributes}}"]):
         [text] = shown(capfd, *form)

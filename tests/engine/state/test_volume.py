@@ -41,7 +41,7 @@ def run(rless: Product, name: str, *words: str) -> str:
 # -- by themselves ---------------------------------------------------------------------------------
 
 
-def test_create_ls_inspect_rm(rless: Product) -> None:
+def test_volume_is_created_listed_inspected_and_removed(rless: Product) -> None:
     began = int(time.time())
     assert rless("volume", "create", "--label", "a=b", "-d", "local", "data").expect().out == (
         "data\n"
@@ -67,7 +67,7 @@ def test_create_ls_inspect_rm(rless: Product) -> None:
     assert "no such volume: data" in done.one_line_error()
 
 
-def test_one_without_a_name(rless: Product) -> None:
+def test_unnamed_volume_gets_a_random_name(rless: Product) -> None:
     name = rless("volume", "create").expect().out.strip()
     assert len(name) == 64
     assert set(name) <= set("0123456789abcdef")
@@ -78,14 +78,14 @@ def test_one_without_a_name(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "../x", ".x", "-x", "x y", "\x1b[2J", "x" * 300])
-def test_names_by_dockers_grammar(rless: Product, name: str) -> None:
+def test_names_follow_dockers_grammar(rless: Product, name: str) -> None:
     done = rless("volume", "create", "--", name).expect(1)
     done.one_line_error()
     rless("volume", "inspect", "--", name).expect(1).one_line_error()
     rless("volume", "rm", "--", name).expect(1).one_line_error()
 
 
-def test_options_that_need_root_are_refused_by_name(rless: Product) -> None:
+def test_options_that_need_root_are_named(rless: Product) -> None:
     for words, text in (
         (["-o", "type=nfs", "-o", "device=:/x"], "type=nfs"),
         (["-o", "type=tmpfs", "-o", "device=tmpfs"], "type=tmpfs"),
@@ -100,7 +100,7 @@ def test_options_that_need_root_are_refused_by_name(rless: Product) -> None:
     assert names(rless) == []
 
 
-def test_one_that_is_a_directory_of_the_host(rless: Product, tmp_path: os.PathLike[str]) -> None:
+def test_volume_can_be_a_directory_of_the_host(rless: Product, tmp_path: os.PathLike[str]) -> None:
     (tmp_path / "file").write_text("host\n")  # type: ignore[operator]
     rless("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", f"device={tmp_path}",
           "bound").expect()  # fmt: skip
@@ -110,7 +110,7 @@ def test_one_that_is_a_directory_of_the_host(rless: Product, tmp_path: os.PathLi
     assert (tmp_path / "file").exists()  # type: ignore[operator]
 
 
-def test_filters_and_formats(rless: Product) -> None:
+def test_volumes_can_be_filtered_and_formatted(rless: Product) -> None:
     rless("volume", "create", "--label", "k=v", "one").expect()
     rless("volume", "create", "two").expect()
     run(rless, "user", "-v", "two:/x", rless.image, "true")
@@ -136,7 +136,7 @@ def test_filters_and_formats(rless: Product) -> None:
 # -- of containers ---------------------------------------------------------------------------------
 
 
-def test_the_content_of_the_image_is_copied_up(rless: Product) -> None:
+def test_content_of_the_image_is_copied_up(rless: Product) -> None:
     done = rless.sh("stat -c '%u:%g %a' /data/seed; cat /data/seed", "-v", "data:/data")
     assert done.lines() == ["1000:1000 640", "seed"]
     rless.sh("rm /data/seed; echo mine >/data/own", "-v", "data:/data")
@@ -148,7 +148,7 @@ def test_the_content_of_the_image_is_copied_up(rless: Product) -> None:
     assert found["Labels"] == {"a": "b", "c": ""}
 
 
-def test_a_copy_before_the_first_start_finds_them_filled(rless: Product, tmp_path: Path) -> None:
+def test_cp_before_the_first_start_fills_volumes(rless: Product, tmp_path: Path) -> None:
     """As in Docker, which fills them at once: what the image has is not kept out by the copy."""
     (tmp_path / "own").write_text("own\n")
     script = ("sh", "-c", "stat -c '%n %u:%g %a' /data/*")
@@ -168,7 +168,7 @@ def test_a_copy_before_the_first_start_finds_them_filled(rless: Product, tmp_pat
     assert rless("cp", "emptied:/data/seed", "-").expect(1).out == ""
 
 
-def test_events_of_volumes(rless: Product) -> None:
+def test_volume_events_are_recorded_once(rless: Product) -> None:
     """Made by hand or at the first use, removed by hand or with the container: told once."""
     since = f"{time.time():.9f}"
     rless("volume", "create", "hand").expect()
@@ -188,7 +188,7 @@ def test_events_of_volumes(rless: Product) -> None:
     ]  # fmt: skip
 
 
-def test_a_fill_that_was_killed_is_done_again(rless: Product) -> None:
+def test_killed_copy_up_is_repeated(rless: Product) -> None:
     rless("volume", "create", "half").expect()
     directory = rless.storage / "volumes/half"
     (directory / "_data/part").mkdir()
@@ -200,13 +200,13 @@ def test_a_fill_that_was_killed_is_done_again(rless: Product) -> None:
     assert rless.sh("ls /data", "-v", "half:/data").lines() == ["own"]
 
 
-def test_one_whose_directory_is_another_ids(rless: Product) -> None:
+def test_volume_owned_by_another_id_is_handled(rless: Product) -> None:
     """Whether it is empty is asked by who may look."""
     rless.sh("chown 33 /v; chmod 700 /v", "-v", "closed:/v")
     assert rless.sh("ls -ldn /v", "-v", "closed:/v").out.split()[2] == "33"
 
 
-def test_a_volume_in_use_is_kept(rless: Product) -> None:
+def test_volume_in_use_is_not_removed(rless: Product) -> None:
     run(rless, "user", "-v", "used:/x", rless.image, "true")
     run(rless, "user2", "-v", "used:/x", rless.image, "true")
     error = rless("volume", "rm", "used").expect(1).one_line_error()
@@ -224,7 +224,7 @@ def anonymous_image(rless: Product) -> str:
     return rless.add_image("with-volume", image)
 
 
-def test_anonymous_ones_are_kept_by_rm_and_go_with_v(rless: Product) -> None:
+def test_anonymous_volumes_are_removed_only_by_rm_v(rless: Product) -> None:
     image = anonymous_image(rless)
     for words, left in ((("rm",), 2), (("rm", "-v"), 0), (("rm", "-fv"), 0)):
         made = run(rless, "owner", "-v", "/other", image, "sh", "-c", "echo x >/var/x/file")
@@ -241,7 +241,7 @@ def test_anonymous_ones_are_kept_by_rm_and_go_with_v(rless: Product) -> None:
         assert names(rless) == []
 
 
-def test_anonymous_ones_go_with_a_container_that_is_removed_at_its_end(rless: Product) -> None:
+def test_anonymous_volumes_are_removed_with_rm_containers(rless: Product) -> None:
     image = anonymous_image(rless)
     rless("run", "--rm", "--network=none", "-v", "/other", "-v", "named:/named", image,
           "true").expect()  # fmt: skip
@@ -254,7 +254,7 @@ def test_anonymous_ones_go_with_a_container_that_is_removed_at_its_end(rless: Pr
     assert names(rless) == ["named"]
 
 
-def test_an_anonymous_one_survives_a_restart(rless: Product) -> None:
+def test_anonymous_volume_survives_a_restart(rless: Product) -> None:
     run(rless, "again", "-v", "/x", rless.image, "sh", "-c", "echo more >>/x/file; wc -l </x/file")
     rless("start", "again").expect()
     rless("wait", "again").expect()
@@ -262,13 +262,13 @@ def test_an_anonymous_one_survives_a_restart(rless: Product) -> None:
     assert len(names(rless)) == 1
 
 
-def test_files_of_other_ids_are_deleted(rless: Product) -> None:
+def test_files_of_other_ids_are_removed(rless: Product) -> None:
     rless.sh("mkdir /x/d; chown 1000:1000 /x/d; chmod 700 /x/d; touch /x/d/f", "-v", "foreign:/x")
     rless("volume", "rm", "foreign").expect()
     assert os.listdir(rless.storage / "volumes") == [".lock"]
 
 
-def test_volumes_from(rless: Product, tmp_path: os.PathLike[str]) -> None:
+def test_volumes_from_shares_volumes(rless: Product, tmp_path: os.PathLike[str]) -> None:
     run(rless, "source", "-v", "data:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/host",
         "--tmpfs", "/tmp/x", rless.image, "sh", "-c", "echo a >/anonymous/file")  # fmt: skip
     script = "cat /anonymous/file; touch /host/new; ls /data; [ -d /tmp/x ] || echo none"
@@ -289,14 +289,14 @@ def test_volumes_from(rless: Product, tmp_path: os.PathLike[str]) -> None:
     assert len(names(rless)) == 3
 
 
-def test_the_volume_of_two_that_are_removed_together_goes(rless: Product) -> None:
+def test_shared_anonymous_volume_goes_with_its_last_user(rless: Product) -> None:
     run(rless, "source", "-v", "/anonymous", rless.image, "true")
     run(rless, "joiner", "--volumes-from", "source", rless.image, "true")
     rless("rm", "-v", "source", "joiner").expect()
     assert names(rless) == []
 
 
-def test_many_make_one_volume_at_once(rless: Product) -> None:
+def test_concurrent_runs_create_one_volume(rless: Product) -> None:
     """One fills it, and no other sees half of it."""
     files = {f"full/{number:03}": File(f"{number:03}") for number in range(200)}
     image = rless.add_image("full", images.busybox_image([layer(files)]))
@@ -311,7 +311,7 @@ def test_many_make_one_volume_at_once(rless: Product) -> None:
         rless("volume", "rm", "common").expect()
 
 
-def test_a_removal_against_new_uses(rless: Product) -> None:
+def test_volume_removal_races_with_new_uses(rless: Product) -> None:
     """Never a container whose volume is gone under it: one of them comes first."""
     for _ in range(6):
         using = rless.start("run", "--rm", "--network=none", "-v", "race:/data", rless.image, "cat",

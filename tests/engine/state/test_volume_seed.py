@@ -75,7 +75,7 @@ def owners(directory: Path) -> set[tuple[int, int]]:
     return found
 
 
-def test_the_seed_command(product: Product, tmp_path: Path) -> None:
+def test_seed_command_runs(product: Product, tmp_path: Path) -> None:
     rless, home = product, tmp_path / "jenkins"
     http_port, agent_port = ports()
     words = COMMAND.replace("DIR", str(home)).replace(" 8080:", f" {http_port}:")
