@@ -1,7 +1,7 @@
 """Step 1a: from an image's name to its layers on disk.
 
-A pull goes through these rooms, each knowing only the next: `reference` (what the name means),
-`registry` or `archive` (bytes from somewhere, none of them trusted), `manifest` (what the bytes
-may say), `tarstream` and `unpack` (layers to directories, inside a user namespace), `store`
-(what is on disk; the only one that a cached run needs).
+A pull goes through these rooms: `model.reference` (what the name means), `registry` or `archive`
+(untrusted bytes), `config.manifest` (what the bytes may say), `layer.tar_reader` and `layer.unpack`
+(layers to directories, inside a user namespace), `store` (what is on disk; the only one that a
+cached run needs). `transfer.pull` shows the order.
 """

@@ -1,9 +1,9 @@
 """Images in files: docker-archive and oci-archive tars, and OCI layout directories.
 
-The outer tar is only ever indexed: its members' names are keys of a dictionary and never paths
-on the host, so a member called `../../etc/passwd` is a key that nobody asks for (security class
-13). Layers are read where they lie; nothing is extracted. A directory is read by openat2 without
-links. Only an archive that is compressed as a whole is written out once, uncompressed.
+The outer tar is only ever indexed: its members' names are keys of a dictionary and never paths on
+the host, so a member called `../../etc/passwd` does no harm (security class 13). Layers are read
+where they are; nothing is extracted. A directory is read by openat2 without links. Only an archive
+that is compressed as a whole is written out once, uncompressed.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class TarFiles:
 
 
 class _Position:
-    """Give a file in chunks, with jumps over what nobody reads."""
+    """Reads a file in chunks, and can skip parts of it."""
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd

@@ -2,14 +2,14 @@
 
 Forms, by Podman's names:
 
-- `docker-archive`: what Docker 25 and later write: an OCI layout that has `manifest.json` and
+- `docker-archive`: as Docker 25 and later: an OCI layout that has `manifest.json` and
   `repositories` too. Layers are plain tars, so their names are their diff_ids.
 - `oci-archive`, `oci-dir`: an OCI layout, as a tar or a directory. Layers may be compressed.
 - `docker-dir`: skopeo's `dir:`: one image, its manifest and blobs in one directory.
 
-Each layer is given back by `tarsplit`, verified while it is written; several images share what
-they have in common. A file appears under its name once it is complete: nothing of a save that
-was killed stays, not even in a file without a name.
+`tarsplit` writes each layer again, and verifies it meanwhile. Several images share what they have
+in common. A file appears under its name once it is complete: a save that was killed leaves nothing,
+not even a file without a name.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What an image says about itself: manifests, config, users."""
+"""The metadata of images: manifests, config, users."""

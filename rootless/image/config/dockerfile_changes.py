@@ -1,7 +1,7 @@
 """Change an image's config by instructions of a Dockerfile: `commit --change`, `import --change`.
 
-As Docker's builder does it, for the instructions that change no file: words with quotes and
-backslashes, `$VAR` of the config's own environment, the JSON and the shell form of commands.
+The rules are those of Docker's builder, for the instructions that change no file: words with quotes
+and backslashes, `$VAR` of the config's own environment, the JSON and the shell form of commands.
 
 Source: docs.docker.com/reference/dockerfile; moby builder/dockerfile/dispatchers.go.
 """
@@ -85,7 +85,7 @@ def _wrong(name: str, why: str) -> RlessError:
 
 
 class _Editor:
-    """The config on its way through the instructions."""
+    """A config while the instructions change it."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config

@@ -1,9 +1,9 @@
-"""What a manifest, an index and an image config may say, checked once at the border.
+"""Check manifests, indexes and image configs, once, where they come in.
 
-All that comes in is hostile JSON. `read_json` is the one place where it becomes objects and
-every way in which Python can fail there becomes one line. The functions after it check the
-types of what rless uses, and the combinations that let two tools see two different images in
-one document (CVE-2021-41190). What passes has the types of `rootless.oci.image_spec`.
+All input is hostile JSON. Only `read_json` turns it into objects, and reports every way in which
+Python can fail there in one line. The functions after it check the types of what rless uses, and
+refuse combinations that let two tools see two different images in one document (CVE-2021-41190).
+Checked documents have the types of `rootless.oci.image_spec`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class ManifestError(RlessError):
-    """Report a document that is broken, hostile or of a kind that rless does not know."""
+    """A document is broken, hostile or of an unknown kind."""
 
 
 class PlatformError(ManifestError):
-    """Report that an image is for another platform."""
+    """The image is for another platform."""
 
 
 def read_json(data: bytes, what: str) -> Any:

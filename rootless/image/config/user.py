@@ -1,7 +1,7 @@
-"""Which ids an image's USER or `--user` means, by the image's own /etc/passwd and /etc/group.
+"""Resolve an image's USER or `--user` to ids, by the image's own /etc/passwd and /etc/group.
 
-Digits are always numbers: a number that is too large must not fall back to a *name* made of
-digits, nor wrap around to 0 (CVE-2024-40635). Lines that are not well formed name nobody.
+Digits are always numbers: a number that is too large must not fall back to a *name* made of digits,
+nor wrap around to 0 (CVE-2024-40635). Malformed lines are ignored.
 """
 
 from __future__ import annotations

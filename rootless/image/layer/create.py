@@ -1,11 +1,10 @@
-"""Make a layer that no registry has: from a tar that is being written at this moment.
+"""Make a new layer, from a tar that is written at the same time.
 
-The tar is never stored. One process writes it into a pipe, the other reads it as it reads a
-pulled layer: hashed, parsed by the one parser, unpacked for the map of the container, with the
-record that gives the same bytes back to `save` and `push`. So a committed layer is what a pull
-of it would have made.
+The tar is never stored. One process writes it into a pipe, the other reads it like a pulled layer:
+hashed, parsed by the one parser, unpacked for the map of the container, with the split from which
+`save` and `push` write the same bytes again. So a committed layer is the same as a pull of it.
 
-Where it runs: in a child that is root of a user namespace with the map.
+This runs in a child that is root of a user namespace with the map.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ class _Source:
     """The tar, as another process writes it; iterate over its chunks.
 
     Attributes:
-        hash: of all that was read.
+        hash: of everything read so far.
     """
 
     def __init__(self, write: Callable[[int], None]) -> None:

@@ -1,8 +1,8 @@
 """Turn a stored layer into the bytes of its tar: decompressed, hashed on both sides, bounded.
 
-The compression is told by the first bytes, as Docker does: media types lie, and a lie changes
-nothing because the diff_id is verified over what comes out. Output arrives in chunks of at most
-`limits.CHUNK`, so that a bomb costs time but no memory.
+The first bytes tell the compression, as in Docker. Media types may be wrong; that changes nothing,
+because the diff_id of the output is verified. Output arrives in chunks of at most `limits.CHUNK`,
+so a bomb costs time but no memory.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def inflater() -> Any:
 
 
 class BlobStream:
-    """Give the tar of one layer that lies in a file, or in a part of one.
+    """The tar of one layer that is stored in a file, or in a part of one.
 
     Args:
         fd: the file; read by position, so many streams can share it.
-        offset, size: where the blob lies.
+        offset, size: where the blob is.
         what: how errors name the layer.
         arrival: tells of more where the file is still growing; then reading waits.
 

@@ -1,10 +1,9 @@
-"""What a layer is, from its blob to its place in the store; `workers` makes them.
+"""A layer from its blob to its place in the store; `parallel_unpack` makes several at once.
 
-Layers are made by a child that is root of a user namespace with the map that the image's
-containers will have, so the owners on disk are right and no container has to change them again.
-It works in a scratch directory; a layer appears in the store by one rename, after both its
-digests were verified over every byte. The rename is made by the child too: a directory that
-belongs to a subordinate id cannot be moved by its user.
+A child makes layers. It is root of a user namespace with the map of the image's containers, so the
+owners on disk are right and no container has to change them again. It works in a scratch directory.
+A layer appears in the store by one rename, after both its digests were verified over every byte.
+The child does the rename too: a user cannot move a directory that belongs to a subordinate id.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ _USER_FILES = ("passwd", "group")
 
 
 class LayerBlob:
-    """Say where the bytes of one layer are.
+    """The place of one layer's bytes.
 
     Attributes:
-        digest: of the blob as it is stored; None: an archive that does not tell.
+        digest: of the blob as it is stored; None: the archive does not have it.
         size: bytes of the blob. diff_id: digest of its tar. chain: its chain id.
-        fd, offset: the file that it lies in; fd is -1 until it was fetched.
+        fd, offset: the file that it is in; fd is -1 until it was fetched.
         arrival: set while the file is still growing.
     """
 
@@ -68,7 +67,7 @@ def is_complete(root: str, key: str, chain: str) -> bool:
 
 
 class Caller:
-    """Know who started the child: its pid, and its ids as the child's namespace shows them."""
+    """The process that started the child: its pid, and its ids as seen in the child's namespace."""
 
     __slots__ = ("ids", "pid")
 

@@ -1,10 +1,10 @@
 """Resolve names in a layer that is being unpacked, together with the layers below it.
 
-The kernel resolves within one directory; a layer's names are relative to all layers below it
-too. This walks one component at a time, as overlayfs will see them once mounted: this layer
-first, then those below from the top, until a whiteout or an opaque directory hides the rest.
-Every open is by openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS; links are expanded here
-and count from the image's root.
+The kernel resolves names within one directory, but a layer's names also refer to all layers below.
+This module walks one component at a time, as overlayfs will see them once mounted: this layer
+first, then those below from the top, until a whiteout or an opaque directory hides the rest. Every
+open is by openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS; links are expanded here, relative
+to the image's root.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _CACHED_STACKS = 10_000
 
 
 class LayerLookup:
-    """See one layer over others.
+    """The view of one layer over others.
 
     Args:
         root_fd: the directory of the layer that is being written.
-        lowers: gives descriptors of the layers below, bottom first; asked once they are needed,
-            because they may be in the making.
+        lowers: returns descriptors of the layers below, bottom first. It is called only when they
+            are needed, because they may still be in the making.
     """
 
     def __init__(self, root_fd: int, lowers: Callable[[], Sequence[int]]) -> None:

@@ -1,22 +1,22 @@
 """Unpack the layers of an image in parallel, while they are still being downloaded.
 
-Theory of operation. One child of the command is root of a user namespace with the image's map:
-the foreman. It forks a worker for each missing layer, from the bottom of the image to its top,
-some more than there are cores. A worker reads its blob as it arrives, hashes and decompresses it
-in a second thread, and unpacks it into a directory of its own in the scratch directory. Layers
-are separate directories, so they rarely depend on each other: a layer that needs to know what is
-below it (it writes into a directory that it does not mention, or links to a file that it does
-not have) waits until all layers below are in place.
+Theory of operation. One child of the command, the foreman, is root of a user namespace with the
+image's map. It forks a worker for each missing layer, from the bottom of the image to its top,
+some more than there are cores. A worker reads its blob as it arrives, hashes and decompresses it in
+a second thread, and unpacks it into a directory of its own in the scratch directory. Layers rarely
+depend on each other, because they are separate directories. A layer that needs to know what is
+below it (it writes into a directory that it does not mention, or links to a file that it does not
+have) waits until all layers below are in place.
 
 Only the foreman puts layers into their places, each by one rename, after its worker has verified
-every byte: the blob's digest and the diff_id. A failure of one ends all; what is in place by
-then is whole.
+every byte: the blob's digest and the diff_id. If one fails, all end; what is in place by then is
+whole.
 
     command --- Call --- foreman --+-- worker of layer 0
        |  progress (a pipe) <------+-- worker of layer 1 ...
        +-- threads that download -> files, and a byte in a pipe (`Arrival`) for each piece
 
-Nobody outlives its parent: each child is killed with it.
+No process outlives its parent: each child is killed with it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def unpack(
 
 
 class Unpacking:
-    """Do what `unpack` does, while the caller goes on (and may make threads).
+    """Runs `unpack` while the caller goes on (and may make threads).
 
     A `with` block: the children do not outlive it.
     """
@@ -167,7 +167,7 @@ class Unpacking:
 
 
 class _Report:
-    """Tell the command how it goes on: lines in a pipe, each written at once."""
+    """Reports progress to the command: lines in a pipe, each written at once."""
 
     def __init__(self, fd: int, *, wanted: bool) -> None:
         self._fd = fd
@@ -205,7 +205,7 @@ def _lead(
 
 
 class _Foreman:
-    """Start workers, and put in place what they have made."""
+    """Starts workers, and puts the layers that they have made into their places."""
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
 """Make the layers of one map from those of another: the same files with other owners.
 
-An image is unpacked for the map that its own user needs, so the usual run copies nothing. Run
-it once as somebody else (`--user`, `--userns`) and its layers are copied here with the owners
-translated: container id -> host id under the old map, and back under the new one. Where the
-file system can share blocks (btrfs, XFS) the copies cost no space.
+An image is unpacked for the map that its own user needs, so the usual run copies nothing. To run it
+as another user (`--user`, `--userns`), its layers are copied here once, with the owners translated:
+container id -> host id under the old map, and back under the new one. Where the file system can
+share blocks (btrfs, XFS) the copies cost no space.
 
-Where it runs: in a child, root of a user namespace that maps all host ids of both maps.
+This runs in a child, root of a user namespace that maps all host ids of both maps.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _convert_all(
 
 
 class Owners:
-    """Translate what stat(2) says in this namespace to the container's own ids.
+    """Translates what stat(2) says in this namespace to the container's own ids.
 
     Args:
         within: the map of this namespace, which is that of the copy too.

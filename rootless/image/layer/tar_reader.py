@@ -1,13 +1,13 @@
 """Read a tar archive as a stream of members: the one parser for digest and unpack.
 
-A layer's digest and its files must come from the same reading of the same bytes, or two tools
-see two different layers (CVE-2025-62518). So this is strict: a pax size wins over the header's,
-a bad checksum, a short read, an unknown member type or anything but zeros after the end is an
-error, and every length is checked against `limits` before memory or disk is spent on it.
+A layer's digest and its files must come from the same reading of the same bytes, or two tools see
+two different layers (CVE-2025-62518). So the reader is strict. A pax size takes precedence over the
+header's. A bad checksum, a short read, an unknown member type, or anything but zeros after the end
+is an error. Every length is checked against `limits` before it costs memory or disk.
 
-Formats: v7, ustar, star, GNU (long names, base-256 numbers, old sparse) and pax (local and
-global headers, sparse 0.0, 0.1 and 1.0, SCHILY.xattr). Python's tarfile takes three times as
-long and trusts too much; it is the oracle of the property tests.
+Formats: v7, ustar, star, GNU (long names, base-256 numbers, old sparse) and pax (local and global
+headers, sparse 0.0, 0.1 and 1.0, SCHILY.xattr). Python's tarfile takes three times as long and is
+less strict; it is the oracle of the property tests.
 
 Source: POSIX.1-2017 pax(1); GNU tar manual, appendix D; star(5).
 """
@@ -44,11 +44,11 @@ _NEVER_GLOBAL = (b"path", b"linkpath", b"size", b"GNU.sparse.", _XATTR)
 
 
 class TarError(RlessError):
-    """Report an archive that is broken or hostile."""
+    """The archive is broken or hostile."""
 
 
 class Member:
-    """Hold what an archive says about one file.
+    """What an archive says about one file.
 
     Attributes:
         name, link: as in the archive, unchecked bytes without NUL.

@@ -1,9 +1,9 @@
-"""Write a tar archive as a stream: the counterpart of `tarstream`.
+"""Write a tar archive as a stream: the counterpart of `tar_reader`.
 
-The same members give the same bytes, always: no time of writing, no names of users, no order
-of a dictionary. A member is one ustar header where its facts fit into that, and a pax header
-before it where they do not: long names, ids over 2,097,151, files over 8 GiB, fractions of
-seconds, extended attributes. Names are bytes and written as they are.
+The same members always give the same bytes: no time of writing, no user names, no dictionary order.
+A member is one ustar header if that can hold it, else it has a pax header too: for long names, ids
+over 2,097,151, files over 8 GiB, fractions of seconds, extended attributes. Names are bytes and
+written as they are.
 
 Python's tarfile wants names in an encoding and keeps a list of all members.
 
@@ -34,11 +34,11 @@ _CHUNK = 1 << 20
 
 
 class TarWriter:
-    """Write members one after the other; `end` finishes the archive.
+    """Writes members one after the other; `end` finishes the archive.
 
     Args:
-        output: a descriptor, or what takes each piece of the archive.
-        record: pad the end to 10 KiB, as tar(1) does; Go's tools, so Docker, do not.
+        output: a descriptor, or a function that takes each piece of the archive.
+        record: pad the end to 10 KiB, as tar(1) does. Go's tools, and so Docker, do not.
     """
 
     __slots__ = ("_buffer", "_data", "_fd", "_out", "_padding", "_record", "written")

@@ -1,18 +1,17 @@
-"""Give back the exact tar of an unpacked layer: what its files do not say is kept beside it.
+"""Write the exact tar of an unpacked layer again, from its files and a split.
 
-A layer is kept unpacked only, and no tool writes the same tar of the same files twice. So while
-a layer is unpacked every byte of its tar that is not a file's content (headers, padding, what
-follows the end) is recorded, with a reference in place of each content: a path beneath the
-layer's directory. What the tree cannot give back is recorded as it is: the data of whiteouts
-and skipped members, and files that the same layer replaces later. Both together are the tar,
-byte for byte, and the stream that reads them proves it: it hashes what it gives, and ends in an
-error if that is not the diff_id of the image's config. A store that was tampered with gives no
-image.
+A layer is kept unpacked only, and no tool writes the same tar of the same files twice. So while a
+layer is unpacked, the split records every byte of its tar that is not a file's content (headers,
+padding, what follows the end), with a reference in place of each content: a path beneath the
+layer's directory. What the tree cannot give back is recorded as it is: the data of whiteouts and
+skipped members, and files that the same layer replaces later. The split and the files are the tar,
+byte for byte. The stream that reads them proves it: it hashes its output, and ends in an error if
+that is not the diff_id of the image's config. So a store that was tampered with gives no image.
 
     splits/<chain id>   for all maps: owners and modes are in the recorded headers
 
-The file: magic, size of the tar, then a zstd stream of records: `_RECORD`, the bytes as they
-are, the path whose content follows them.
+A split is a file of magic, size of the tar, and a zstd stream of records: `_RECORD`, the bytes as
+they are, the path whose content follows them.
 
 Source: github.com/vbatts/tar-split has the idea; the format is our own.
 """
@@ -63,7 +62,7 @@ def has_split(root: str, chain: str) -> bool:
 
 
 class SplitWriter:
-    """Record the tar of one layer while it is unpacked.
+    """Records the tar of one layer while it is unpacked.
 
     Args:
         scratch_fd, name: a directory, and a name that is free in it.
@@ -239,7 +238,7 @@ def _content(fd: int, offset: int, size: int, path: bytes) -> Iterator[bytes]:
 
 
 class LayerStream:
-    """Give the tar of one layer, to be read once: a file that can only be read on.
+    """The tar of one layer, as a file that can be read once, without seeking.
 
     The bytes come from a child that is root of a user namespace with all ids of the caller, so
     that files of foreign owners and modes can be read.
@@ -313,7 +312,7 @@ class LayerStream:
 
 
 class _quietly:  # noqa: N801
-    """Go on without a larger pipe where the user has used up those allowed."""
+    """Goes on without a larger pipe if the user has used up the allowed ones."""
 
     def __enter__(self) -> None:
         pass

@@ -1,17 +1,17 @@
 """Write one layer into a directory, as overlayfs wants it, whatever the layer contains.
 
-Theory of operation. This runs in a child that is root of a user namespace with the container's
-id map, so owners are container ids and the kernel does the translation. It holds a descriptor
-of the layer's own directory, and every name of the archive is resolved from there, component by
-component, without following a link that the kernel would follow: a link met on the way is
-expanded here, within the layer and those below it. Files are made with O_EXCL after whatever
-was there has been unlinked, and changed only through the descriptor that made them. So no order
-of members, in one layer or over several, can touch anything outside (security classes 1 to 4).
+Theory of operation. This runs in a child that is root of a user namespace with the container's id
+map, so owners are container ids and the kernel translates them. It holds a descriptor of the
+layer's own directory, and resolves every name of the archive from there, component by component.
+The kernel follows no link on the way: links are expanded here, within the layer and those below it.
+Files are made with O_EXCL after whatever was there has been unlinked, and changed only through the
+descriptor that made them. So no order of members, in one layer or over several, can touch anything
+outside (security classes 1 to 4).
 
-A layer holds only what changed. A directory that it does not mention but writes into is made
-with the attributes that it has in the layers below; a link below (lib -> usr/lib) is followed.
-Whiteouts become what overlayfs reads (a character device 0:0, user.overlay.opaque), or, on a
-file system that can hold neither, the `.wh.` files that fuse-overlayfs and the copy driver read.
+A layer holds only what changed. A directory that it does not mention but writes into is made with
+the attributes that it has in the layers below; a link below (lib -> usr/lib) is followed. Whiteouts
+become what overlayfs reads (a character device 0:0, user.overlay.opaque), or, on a file system that
+can hold neither, the `.wh.` files that fuse-overlayfs and the copy driver read.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _CHECK_ROOM = 16 << 20  # a file larger than this is compared with the free spac
 
 
 class Unpacker:
-    """Apply the members of one layer to a directory.
+    """Applies the members of one layer to a directory.
 
     Args:
         root_fd: the layer's own directory, empty, open for reading.
         view: this layer together with those below it.
         idmap: the map of the user namespace that this runs in.
         overlay_whiteouts: whether the file system takes overlayfs' whiteouts.
-        split: gets what is needed to give the tar back.
+        split: records what is needed to write the tar again.
 
     Attributes:
         bytes: file contents written. skipped_devices, lost_xattrs: how many.
-        has_root: the layer says what attributes its root has.
+        has_root: the layer has attributes for its root.
     """
 
     def __init__(

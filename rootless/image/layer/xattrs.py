@@ -1,7 +1,7 @@
 """Extended attributes: which of them an image may set, and how they are set.
 
-An allow-list: `user.*` without the names that overlayfs, fuse-overlayfs and containers/storage
-believe (an image that set those could redirect a lookup or claim an owner), and file
+An allow-list has `user.*`, without the names that overlayfs, fuse-overlayfs and containers/storage
+trust: an image that set those could redirect a lookup or claim an owner. It also has file
 capabilities without a root id, to which the kernel adds that of the user namespace.
 
 Source: xattr(7); kernel filesystems/overlayfs.rst, "userxattr"; linux/capability.h.

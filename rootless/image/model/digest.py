@@ -1,7 +1,7 @@
 """Digests: the only names that blobs and layers have on disk.
 
-A digest from outside is text until `is_digest` has said yes: used as a path before that, it is
-a way to write anywhere (CVE-2024-3727).
+A digest from outside is plain text until `is_digest` has accepted it. Used as a path before that,
+it could write anywhere (CVE-2024-3727).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How much an image may ask for before it is refused: ceilings against bombs.
+"""Limits of what an image may ask for: ceilings against bombs.
 
-Each is far above what real images need and far below what hurts the host. They are module
-constants so that a test can lower them; the section [images.limits] of the configuration sets
-them by name, LAYER_BYTES as `layer-bytes`.
+Each is far above what real images need and far below what hurts the host. They are module constants
+so that a test can lower them. The section [images.limits] of the configuration sets them by name,
+LAYER_BYTES as `layer-bytes`.
 """
 
 from __future__ import annotations

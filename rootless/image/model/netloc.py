@@ -1,4 +1,4 @@
-"""What "HOST[:PORT]" says, as references and URLs have it."""
+"""Parse "HOST[:PORT]", as in references and URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which platform an image is for, and which the host is, in the words of OCI (Go's names)."""
+"""The platforms of images and of the host, in the words of OCI (Go's names)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _KNOWN = frozenset(architecture for architecture, _ in _MACHINES.values())
 
 
 class PlatformRequest:
-    """Hold the platform that is wanted; an empty variant takes any that the host can run."""
+    """The requested platform; an empty variant accepts any that the host can run."""
 
     __slots__ = ("architecture", "explicit", "os", "variant")
 

@@ -1,10 +1,10 @@
-"""What an image name means: Docker's grammar, read by hand.
+"""Parse image names by Docker's grammar, by hand.
 
-On the path of every run, so no regular expressions (their module costs 6 ms). The grammar is
-that of distribution/reference, with its defaults: no registry means docker.io, no tag and no
-digest means latest, docker.io/x means docker.io/library/x. Other sources carry a transport:
-`docker-archive:PATH[:REFERENCE]`, `oci-archive:PATH[:TAG]`, `oci:PATH[:TAG]`, `docker://NAME`,
-and `host:` for the programs of the host.
+This is on the path of every run, so there are no regular expressions (their module costs 6 ms). The
+grammar is that of distribution/reference, with its defaults: no registry means docker.io, no tag
+and no digest means latest, docker.io/x means docker.io/library/x. Other sources have a transport:
+`docker-archive:PATH[:REFERENCE]`, `oci-archive:PATH[:TAG]`, `oci:PATH[:TAG]`, `docker://NAME`, and
+`host:` for the programs of the host.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEX = frozenset("0123456789abcdefABCDEF:")
 
 
 class Reference:
-    """Name one image at one place.
+    """The name of one image at one place.
 
     Attributes:
         transport: "docker" (a registry), "docker-archive", "oci-archive", "oci" or "host".
@@ -36,8 +36,8 @@ class Reference:
         tag: without the colon; for archives what follows the path; None if there is none.
         digest: "sha256:…" or None.
         path: absolute path of an archive or layout, else "".
-        short: the repository as it was typed if no registry was, as "busybox"; else "". What
-            such a name means is for registries.conf to say; docker.io is the default.
+        short: the repository as typed if no registry was, as "busybox"; else "". registries.conf
+            says what such a name means; docker.io is the default.
         text: what the user typed.
     """
 

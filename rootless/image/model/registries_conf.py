@@ -1,12 +1,12 @@
-"""What registries.conf says: short names, mirrors, other places, blocked and insecure hosts.
+"""Read registries.conf: short names, mirrors, other places, blocked and insecure hosts.
 
-Read are $CONTAINERS_REGISTRIES_CONF, or else ~/.config/containers/registries.conf, or else
-/etc/containers/registries.conf; then the *.conf files of the directories of the same name with
-".d" added, in alphabetical order. Without any of them names mean what they mean to Docker.
+The file is $CONTAINERS_REGISTRIES_CONF, or else ~/.config/containers/registries.conf, or else
+/etc/containers/registries.conf. The *.conf files of the directories of the same name with ".d"
+added follow, in alphabetical order. Without any of them names mean what they mean to Docker.
 
 A short name (no registry typed) is looked up in [aliases], then in each of
-unqualified-search-registries; nobody is prompted, whatever short-name-mode says: the first
-registry that has the image gives it, and a line tells so.
+unqualified-search-registries. The first registry that has the image is used, and a line says which.
+There is no prompt, whatever short-name-mode says.
 
 Not on the path of a cached run: `store.Store.lookup` comes here only for a short name that the
 store does not have as docker.io's.
@@ -40,12 +40,12 @@ _FROM = ("all", "digest-only", "tag-only")
 
 
 class Location:
-    """Say where a repository is asked for.
+    """A place to request a repository from.
 
     Attributes:
         host: "HOST[:PORT]" as in a reference. repository: its name there.
         insecure: TLS is not verified, and may be left out.
-        by_tag, by_digest: which kinds of reference may be asked for there.
+        by_tag, by_digest: which kinds of reference may be requested there.
     """
 
     __slots__ = ("by_digest", "by_tag", "host", "insecure", "repository")
@@ -118,7 +118,7 @@ class _Entry:
 
 
 class Registries:
-    """Hold what all the files say together.
+    """The merged content of all the files.
 
     Attributes:
         search: registries that short names are looked for in.

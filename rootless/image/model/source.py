@@ -1,4 +1,4 @@
-"""Where images come from: what a pull needs of a registry, an archive or a layout."""
+"""Sources of images: what a pull needs of a registry, an archive or a layout."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class TransferError(RlessError):
-    """Report that a server was not reached or broke off.
+    """A server was not reached, or broke off.
 
     Attributes:
-        pause: seconds that the server wants to be left alone, None if it did not say.
+        pause: seconds that the server asks to wait before a retry; None if it did not say.
     """
 
     pause: float | None = None
 
 
 class Found:
-    """Hold the verified documents of one image.
+    """The verified documents of one image.
 
     Attributes:
         digest: of the manifest; "" if the source has none.
-        digests: all that the source knows the image by, the index's first.
+        digests: all digests by which the source knows the image, the index's first.
         manifest: the manifest's bytes; b"" if the source has none.
         config_data, config, id: the image config, its checked content and its digest.
         layers: bottom first; none is fetched yet.

@@ -1,12 +1,12 @@
-"""Which credentials the user has for a registry: the files of containers and of Docker.
+"""The user's credentials for a registry: the files of containers and of Docker.
 
-Looked into in this order: $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json,
-~/.config/containers/auth.json, $DOCKER_CONFIG/config.json or ~/.docker/config.json. The first
-that has an entry for the registry, or for the longest prefix of the repository, wins; a file may
-also name a program that keeps the secrets (credHelpers, credsStore), which is asked first.
+The files are read in this order: $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json,
+~/.config/containers/auth.json, $DOCKER_CONFIG/config.json or ~/.docker/config.json. The first that
+has an entry for the registry, or for the longest prefix of the repository, is used. A file may also
+name a program that keeps the secrets (credHelpers, credsStore), which is asked first.
 
-They are shared with other tools, so `save` and `forget` change one entry and keep the rest of
-the file, whose content is replaced by one rename.
+Other tools share these files, so `save` and `forget` change one entry, keep the rest, and replace
+the content by one rename.
 
 Source: containers-auth.json(5); docker login reference.
 """

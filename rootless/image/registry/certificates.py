@@ -1,8 +1,8 @@
-"""Which authorities and client certificates a registry is met with: the directories certs.d.
+"""Certificate authorities and client certificates for a registry: the directories certs.d.
 
-For HOST[:PORT] the first of ~/.config/containers/certs.d, /etc/containers/certs.d and
-/etc/docker/certs.d that has a directory HOST[:PORT] counts. In it *.crt are further
-authorities, and NAME.cert with NAME.key is what we show of ourselves.
+The directory HOST[:PORT] is looked for in ~/.config/containers/certs.d, /etc/containers/certs.d and
+/etc/docker/certs.d; only the first one counts. In it *.crt are further authorities, and NAME.cert
+with NAME.key is our client certificate.
 
 Source: containers-certs.d(5); Docker's "Verify repository client with certificates".
 """

@@ -1,10 +1,10 @@
 """Images from a registry: OCI distribution 1.1 and Docker v2, pull side.
 
-Whatever a tag gives is pinned by digest at once; everything after it is asked by digest and
-verified while it arrives, so a tag that moves meanwhile or a mirror that lies changes nothing.
-A blob is written under a temporary name, hashed as it streams, cut off at the size that its
-descriptor says, and resumed where a connection broke. Where registries.conf names mirrors, they
-are asked first, and what one of them does not give is asked of the next.
+A tag is pinned to a digest at once. Everything after that is requested by digest and verified while
+it arrives, so a tag that moves meanwhile or a mirror that lies changes nothing. A blob is written
+under a temporary name, hashed as it streams, cut off at the size in its descriptor, and resumed
+where a connection broke. If registries.conf names mirrors, they are asked first, and what one of
+them does not have is requested from the next.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """Pull one repository, from its registry or a mirror."""
+    """Pulls one repository, from its registry or a mirror."""
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
@@ -249,11 +249,11 @@ class Registry:
 
 
 class _Transfer:
-    """Receive one blob into a file, over as many requests and from as many places as it takes.
+    """Receives one blob into a file, with as many requests and from as many places as it takes.
 
     Args:
-        check: raises once nobody wants it any more; the file is not touched then.
-        advance: is told the bytes that are there.
+        check: raises once the transfer is not wanted any more; the file is not touched then.
+        advance: called with the number of bytes that have arrived.
     """
 
     def __init__(

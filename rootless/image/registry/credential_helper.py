@@ -2,7 +2,7 @@
 
 The name comes from a file of the user, so it is checked before it becomes part of a path. The
 program is looked for in the absolute directories of PATH and must not be writable by others. It
-gets what a key chain needs of the environment and nothing else, and half a minute.
+gets only the environment that a key chain needs, and must answer within half a minute.
 
 Source: github.com/docker/docker-credential-helpers, "Development": the protocol.
 """

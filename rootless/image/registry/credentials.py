@@ -1,4 +1,4 @@
-"""What a registry is shown by a user who has logged in."""
+"""The credentials of a user who has logged in to a registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 
 
 class Credentials:
-    """Hold a name and password, or a token that stands for both; never shown."""
+    """A name and password, or a token that stands for both; never shown."""
 
     __slots__ = ("identity_token", "password", "username")
 

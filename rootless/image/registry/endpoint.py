@@ -1,9 +1,9 @@
-"""Ask one repository at one place: which scheme it speaks, who we are to it, what its answers mean.
+"""Requests about one repository at one place: scheme, authentication, the meaning of answers.
 
-A registry answers a first request with a challenge. For "Basic" the user's password goes to it;
-for "Bearer" the password goes to the token server that the challenge names, and the registry
-gets a token which is good for this repository and these actions only. Tokens are kept for the
-rest of the process, by registry and scope.
+A registry answers a first request with a challenge. For "Basic" the registry gets the user's
+password. For "Bearer" the password goes to the token server that the challenge names, and the
+registry gets a token which is good for this repository and these actions only. Tokens are kept for
+the rest of the process, by registry and scope.
 
 Source: OCI distribution-spec 1.1; distribution's "Token Authentication Specification" and
 "OAuth2 Token Authentication"; RFC 9110, section 11.
@@ -40,11 +40,11 @@ _TOKEN_SECONDS = 60.0  # what a token is good for if its server does not say
 
 
 class AbsentError(RlessError):
-    """Report that a registry does not have something, or does not give it to this user."""
+    """The registry does not have something, or does not give it to this user."""
 
 
 class Endpoint:
-    """Send requests about one repository; usable from several threads.
+    """Sends requests about one repository; usable from several threads.
 
     Args:
         location: where it is.

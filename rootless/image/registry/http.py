@@ -1,9 +1,9 @@
-"""HTTP as a registry client needs it: bounded in size and time, retried, and never indiscreet.
+"""HTTP for a registry client: bounded in size and time, retried, and careful with credentials.
 
-Redirects are followed here and not by the library, because that is where credentials leak: an
-Authorization header goes to the scheme, host and port it was meant for and to no other
-(CVE-2020-15157), a redirect never leaves https, and there are five of them at most. Bodies are
-taken as they are on the wire; nothing is decompressed behind the back of a digest.
+Redirects are followed here and not by the library, because they can leak credentials. An
+Authorization header goes only to the scheme, host and port it was meant for (CVE-2020-15157), a
+redirect never leaves https, and at most five are followed. Bodies are taken as they are on the
+wire: a digest is of those bytes, so nothing is decompressed here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NO_URL = "the server redirects to something that is no URL"
 
 
 class Client:
-    """Send requests over kept-alive connections; usable from several threads.
+    """Sends requests over kept-alive connections; usable from several threads.
 
     Args:
         insecure: "HOST:PORT" of servers whose certificates are not verified, and that may be

@@ -1,8 +1,8 @@
-"""Do several transfers at once, and end at once.
+"""Run several transfers at once, and end them all at once.
 
-A thread that waits for a stalled server cannot be ended, and the server may take a minute to be
-given up. So after a failure or Ctrl-C the threads get a moment to see it, and those that wait
-for a server are left behind: the actions ask `stop` before they touch anything.
+A thread that waits for a stalled server cannot be stopped, and it may take a minute to give the
+server up. So after a failure or Ctrl-C the threads get a moment to notice it, and those that wait
+for a server are abandoned: the actions check `stop` before they touch anything.
 """
 
 from __future__ import annotations

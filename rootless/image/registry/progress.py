@@ -1,7 +1,7 @@
-"""Show how a pull or push goes on: a line a layer redrawn on a terminal, plain lines in a pipe.
+"""Show the progress of a pull or push: a line for each layer on a terminal, plain lines in a pipe.
 
-Of more layers than the terminal has lines, those that move are shown, then those that wait; the
-last picture has all.
+If there are more layers than the terminal has lines, it shows those that move, then those that
+wait. The last picture has all.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _DONE = (_LAST, "Already exists", "Pushed", "Layer already exists", "Mounted", "
 
 
 class Progress:
-    """Report to a descriptor, standard error by default.
+    """Reports to a descriptor, standard error by default.
 
     Args:
         quiet: report nothing.
-        lines: of layers, too, where it is no terminal.
+        lines: report layers, too, if the descriptor is not a terminal.
     """
 
     def __init__(self, fd: int = 2, *, quiet: bool = False, lines: bool = True) -> None:

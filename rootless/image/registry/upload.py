@@ -1,9 +1,9 @@
-"""Send one blob to a registry: not at all if it is there, by mounting it, or by uploading it.
+"""Send one blob to a registry: skip it if it is there, else mount it, else upload it.
 
-A small blob is one request. A large one is a PATCH of all of it; after a cut the registry is
-asked how much has arrived, and the next PATCH goes on there. Pieces of a fixed size would be a
-request for each, and several registries don't take them. A registry that has forgotten the
-upload, as docker-registry does after a cut, gets it from the start.
+A small blob is one request. A large one is a PATCH of all of it; after a cut the registry is asked
+how much has arrived, and the next PATCH goes on there. Pieces of a fixed size would need a request
+each, and several registries do not accept them. If a registry has forgotten the upload, as
+docker-registry does after a cut, it is sent from the start.
 
 Source: OCI distribution-spec 1.1, "Pushing blobs", "Mounting a blob from another repository",
 "Resuming an upload"; distribution's "Docker Registry HTTP API V2".
@@ -35,11 +35,11 @@ _PIECE = 64 << 10
 
 
 class Blob:
-    """Hold what is sent.
+    """A blob to be sent.
 
     Args:
-        read_at: gives the bytes; for a blob of which only the digest is known, None.
-        advance: is told how many bytes are sent.
+        read_at: returns the bytes; None for a blob of which only the digest is known.
+        advance: called with the number of bytes that were sent.
     """
 
     def __init__(

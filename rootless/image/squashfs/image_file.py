@@ -1,18 +1,18 @@
-"""Images that are one file: a squashfs image or a SIF file, taken from where it lies.
+"""Image files: a squashfs image or a SIF file, used where it is.
 
 Nothing is copied into the store and nothing is locked: many nodes read the same file of a shared
-file system. What a start must know of it (where in the file the root file system is, how it is
-configured, its users) is read from the file once and kept in the storage under the file's
-identity: device, inode, size, times.
+file system. What a start must know of it (where in the file the root file system is, its config,
+its users) is read from the file once, and kept in the storage under the file's identity: device,
+inode, size, times.
 
-How it is configured is told by who made it:
+The place of the config depends on the tool that made the file:
 
     rless        /.rless/config.json: the image config of the OCI image that was flattened
     Apptainer    /.singularity.d/: env/*.sh, which a shell reads, and runscript
     enroot       /etc/environment and /etc/rc
     Charliecloud /ch/metadata.json
 
-A squashfs image of somebody else has no config: the command is to be given then.
+A squashfs image of another tool has no config, so the user has to give the command.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _APPTAINER = 'for f in /.singularity.d/env/*.sh; do [ -f "$f" ] && . "$f"; done;
 
 
 class ImageFile:
-    """One image that is a file.
+    """One image file.
 
     Attributes:
         path: absolute.
-        fd: the file, where it was to be kept open; else -1.
+        fd: the file, if it was to be kept open; else -1.
         offset: bytes before the squashfs image.
-        identity: [device, inode, size, mtime in ns]: another file under the name has another.
+        identity: [device, inode, size, mtime in ns]; another file of the same name has another one.
         config: the "config" object of an image config.
         passwd, group: the text of the image's files.
-        architecture: in Go's words; "" if nobody says.
+        architecture: in Go's words; "" if unknown.
         made_by: "rless", "apptainer", "enroot", "charliecloud" or "".
     """
 

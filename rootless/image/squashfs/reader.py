@@ -1,11 +1,11 @@
 """Read single files of a squashfs image without mounting it: its config, its users.
 
-Format 4.0, as Documentation/filesystems/squashfs.rst of the kernel describes it: a superblock;
-data blocks; then tables of inodes, directories, fragments and ids, in metadata blocks of 8 KiB
-before compression. An inode is named by (metadata block, offset in it).
+Format 4.0, as Documentation/filesystems/squashfs.rst of the kernel describes it: a superblock; data
+blocks; then tables of inodes, directories, fragments and ids, in metadata blocks of 8 KiB before
+compression. An inode is named by (metadata block, offset in it).
 
-The file is hostile: everything that it says has a ceiling and is compared with its own size, no
-number is believed before, and every step down costs from one budget, so that no loop lasts.
+The file is hostile. Every number in it has a ceiling and is compared with the file's size before it
+is used, and every step takes from one budget, so that no loop lasts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOST_NAME = 256
 
 
 class _BrokenError(Exception):
-    """What the image says cannot be."""
+    """The image contradicts itself, or exceeds a ceiling."""
 
 
 class Inode:

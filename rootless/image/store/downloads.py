@@ -1,13 +1,13 @@
-"""Blobs that are being downloaded, and what of them an interrupted pull leaves to the next one.
+"""Blobs that are being downloaded, and what an interrupted pull leaves of them for the next one.
 
-A small blob goes into a file without a name. One from `limits.RESUME_BYTES` on has the name of
-its digest, `partial/<digest>` in the store, and is locked by who writes it. So what came until
-Ctrl-C, SIGKILL or the end of a network is found by the next pull that wants the blob, of whatever
-image. That reads it through the hash and asks for the rest. Nothing believes the name: a blob
-whose digest is not right in the end, as after a power cut, is fetched anew from its first byte.
+A small blob goes into a file without a name. A blob from `limits.RESUME_BYTES` on is written to
+`partial/<digest>` in the store, which its writer locks. So the next pull that needs the blob, of
+whatever image, finds what came before Ctrl-C, SIGKILL or the loss of the network. It reads that
+through the hash and requests the rest. The name is not trusted: if the final digest is wrong, as
+after a power cut, the blob is fetched again from its first byte.
 
-A file goes when its blob is unpacked, and when the image is refused; else with `prune`, or when
-nobody has come back to it for `limits.RESUME_SECONDS`.
+A file is removed when its blob is unpacked, and when the image is refused; else by `prune`, or when
+no pull has come back to it for `limits.RESUME_SECONDS`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Downloads:
-    """Have a file for each blob that is to come. A `with` block.
+    """A file for each blob that is to be downloaded. A `with` block.
 
-    What has come by then stays if the block was interrupted, or the network was.
+    What has arrived stays if the block was interrupted, or the network was.
     """
 
     def __init__(self, root: str, scratch: str) -> None:

@@ -1,4 +1,4 @@
-"""Reach files of every subordinate id: a map of all of them, and deletion under it."""
+"""Access files of every subordinate id: a map of all of them, and deletion under it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What is being made, and who makes it: directories in tmp/, locks, and clearing after a crash.
+"""Staging of new layers and images: directories in tmp/, locks, and cleaning up after a crash.
 
 A pull works in a directory of its own under tmp/ and moves results out by rename. Beside the
-directory lies a lock file that its owner holds for as long as it lives, children included; so
-"can I lock it?" answers "is its owner dead?" even after SIGKILL, without any list that could be
-wrong. Where the file system has no locks (some NFS), the owner's pid, start time and boot id in
-that file answer, and two pulls of one layer both work: the first rename wins.
+directory is a lock file that its owner, children included, holds as long as it lives. So "can I
+lock it?" answers "is its owner dead?" even after SIGKILL, without any list that could be wrong.
+Where the file system has no locks (some NFS), the owner's pid, start time and boot id in that file
+answer, and two pulls of one layer both work: the first rename wins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FOREIGN_SECONDS = 24 * 3600  # leftovers of another host on a shared home wait 
 
 
 class Staging:
-    """Own a directory in tmp/ for the time of a `with` block; everything in it goes at the end."""
+    """A directory in tmp/ for the time of a `with` block; it is deleted at the end."""
 
     def __init__(self, root: str) -> None:
         self._tmp = _scratch_root(root)
@@ -174,7 +174,7 @@ def _is_alive(fd: int) -> bool:
 
 
 class LayerLocks:
-    """Hold locks on layers that are about to be made, so that others wait and then share."""
+    """Locks on layers that are about to be made, so that others wait and then share them."""
 
     def __init__(self, root: str) -> None:
         import resource

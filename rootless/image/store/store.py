@@ -1,21 +1,21 @@
-"""What images there are on disk, and where their layers lie: the read side of the store.
+"""The images on disk, and the places of their layers: the read side of the store.
 
-All that a cached `rless run` needs of an image is one small JSON file, found by the digest of
-the image's name. Nothing is locked for reading: every file and directory appears by rename,
-complete or not at all.
+All that a cached `rless run` needs of an image is one small JSON file, found by the digest of the
+image's name. Nothing is locked for reading: every file and directory appears by rename, complete or
+not at all.
 
     images/names/<hash of name>.json   one image under one name (and platform)
     images/ids/<config digest>.json    the same image by id; stays when the name moves on
     blobs/sha256/<digest>              manifests and configs as they came
     layers/<map key>/<chain id>/       one unpacked layer, an overlay lowerdir as it is
     layers/<map key>/<chain id>.json   what was found while unpacking it
-    tmp/                               what is in flight; cleared once its owner is dead
+    tmp/                               staging; cleared once its owner is dead
     locks/                             held while a layer is made
-    partial/<digest>                   the beginning of a blob that Ctrl-C has cut off
+    partial/<digest>                   the beginning of a blob whose download was interrupted
 
-`<chain id>` is its first 24 hexadecimal digits: the names of 100 layers must fit into the one
-page of mount options that older kernels have. The record has the whole of it, and it is
-compared before a directory is shared.
+`<chain id>` is its first 24 hexadecimal digits: the names of 100 layers must fit into the one page
+of mount options that older kernels have. The record has the whole of it, and it is compared before
+a directory is shared.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CHAIN_DIGITS = 24
 
 
 class Image:
-    """Hold one image of the store.
+    """One image of the store.
 
     Attributes:
         name: the canonical name it was found by; the id if by id.

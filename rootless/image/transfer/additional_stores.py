@@ -1,14 +1,14 @@
-"""Use what additional stores have: link to their layers, or copy those of other owners.
+"""Use the layers of additional stores: link to them, or copy those of other owners.
 
-An additional store is never written to and never locked: its records and layers appear by
-rename, as in any store. What of it can be used, and how:
+An additional store is never written to and never locked: its records and layers appear by rename,
+as in any store. Its layers are used in two ways:
 
-- a layer of a store of ours that was unpacked under the same map: as it is. An image of such a
-  store runs from there; an own image that has the layer too gets a link to it.
-- a layer under another map, or in a store of root's: copied once into our store, with the owners
+- A layer of a store of ours that was unpacked under the same map is used as it is. An image of such
+  a store runs from there; an image of the own store that has the layer too gets a link to it.
+- A layer under another map, or in a store of root's, is copied once into our store, with the owners
   translated. Root of our namespace may only read there what everybody may read.
 
-A link is seen to dangle if the layer has gone there: it is then as missing as any layer.
+If the layer has been removed there, the link dangles, and the layer counts as missing.
 """
 
 from __future__ import annotations

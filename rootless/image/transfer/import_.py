@@ -1,7 +1,7 @@
-"""Images that are made here: of a tar archive of files (import), of what a container changed.
+"""Make images locally: of a tar archive of files (import), or of a container's changes.
 
-They go into the store by the way of every other image, `pull.install`: unpacked by the same
-code, with the same checks, recorded last.
+They go into the store like every other image, by `pull.install`: unpacked by the same code, with
+the same checks, recorded last.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class ImportedImage:
-    """Be the source of an image that has no other place.
+    """The source of an image that is made locally.
 
     Args:
         config: the image config; its rootfs.diff_ids name all layers.

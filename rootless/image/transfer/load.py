@@ -1,8 +1,8 @@
 """Load: all images of one archive, which may be a pipe, compressed, and made by any tool.
 
-docker-archive (`manifest.json`), OCI layouts as a tar or a directory, and Docker's form that is
-both. Nothing of it is believed: names go through the reference grammar, digests are verified,
-and no network is touched whatever the archive says.
+The forms are docker-archive (`manifest.json`), OCI layouts as a tar or a directory, and Docker's
+form that is both. Nothing in it is trusted: names go through the reference grammar, digests are
+verified, and no network is touched whatever the archive says.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class AnyPlatform(PlatformRequest):
-    """Take an image for whatever platform; of several the one that fits this host best."""
+    """Accepts an image for any platform; of several it takes the one that fits this host best."""
 
     __slots__ = ()
 

@@ -1,9 +1,9 @@
 """Pull: from a name to an image whose layers are on disk for the map that it will run under.
 
-The story, once: find the documents; see what is missing; lock it, so that another pull of the
-same layers waits and then shares; fetch; decide the id map, for which a named USER has to be
-looked up in layers that are not unpacked yet; unpack; write the record last, so that an image
-that can be found is complete.
+The order is: find the documents; see what is missing; lock it, so that another pull of the same
+layers waits and then shares; fetch; decide the id map; unpack; write the record. For the id map, a
+named USER has to be looked up in layers that are not unpacked yet. The record is written last, so
+that an image that can be found is complete.
 """
 
 from __future__ import annotations
@@ -457,7 +457,7 @@ def _bring(
 
 
 class _Download:
-    """Fetch layers in a thread.
+    """Fetches layers in a thread.
 
     Attributes:
         is_complete: all are there, and verified.

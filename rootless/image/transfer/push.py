@@ -1,12 +1,11 @@
-"""Push: an image of the store to a registry, uploading only what it lacks.
+"""Push: send an image of the store to a registry, uploading only what it lacks.
 
-The layers of the store are unpacked. As long as the registry has, or can mount, the compressed
-layer that the manifest of the pull names, that one stands: pushing back what was pulled uploads
-nothing and gives the same manifest. Otherwise the layer's tar is given back byte for byte,
-compressed anew, and the manifest names the new blob. The config never changes, so neither does
-the image's id.
+The layers of the store are unpacked. If the registry has, or can mount, the compressed layer that
+the manifest of the pull names, that one is used, so pushing what was pulled uploads nothing and
+gives the same manifest. Otherwise the layer's tar is written again byte for byte and compressed,
+and the manifest names the new blob. The config never changes, so neither does the image's id.
 
-The manifest goes last: an image that can be found is complete.
+The manifest is sent last: an image that can be found is complete.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class LayerStream(Protocol):
 
 
 class _Layer:
-    """One layer on its way.
+    """One layer while it is pushed.
 
     Attributes:
         descriptor: of the blob that the registry has or gets; None until it is known.

@@ -1,8 +1,8 @@
 """Remove images: names first, then the image, then what no image refers to any more.
 
-References are counted by reading the records that are there, not by a counter that could be
-wrong. A pull holds the store's lock shared, because it relies on layers that no record names
-yet; deletion of layers needs it alone, and leaves them to a later `prune` if it cannot have it.
+References are counted by reading the records, not by a counter that could be wrong. A pull holds
+the store's lock shared, because it relies on layers that no record names yet. Deletion of layers
+needs the lock exclusively; if it cannot have it, it leaves them to a later `prune`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _GONE = ".gone"  # the end of the name of a layer that is being deleted where it
 
 
 class Freed:
-    """Say what a collection has deleted.
+    """What a collection has deleted.
 
     Attributes:
         layers: (map key, name) of each.
-        bytes: of the files in layers, as they were counted when those were unpacked, and blobs.
+        bytes: of the files in layers, as counted when those were unpacked, and of blobs.
         is_left: a pull was at work, so everything stays until the next collection.
     """
 
@@ -50,7 +50,7 @@ class Freed:
 
 
 class NotFoundError(RlessError):
-    """Report that there is no image of that name."""
+    """There is no image of that name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no such image: {escape(name)[:300]}", exit_code=1)
