@@ -1,1 +1,1 @@
-"""What the user typed: option tables, the parser, one module a verb, the printing of results."""
+"""The command line: option tables, the parser, one module a verb, the printing of results."""

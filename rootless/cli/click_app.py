@@ -1,8 +1,8 @@
 """Build click's commands from the option tables: for help, completion and spelling errors.
 
-Only this module imports click (20 ms); the parser of a command line is `parse`. The commands
-built here are whole, though: click's own parser reads the same lines to the same values,
-which a property test holds, so that what help and completion say is what the parser does.
+Only this module imports click (20 ms); `parse` parses the command line. Still the commands built
+here are complete: click's own parser reads the same lines to the same values, which a property test
+proves. So help and completion say what the parser does.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Option(click.Option):
 
 
 class _Refused(click.Option):
-    """Know a refused flag, without showing it."""
+    """A refused flag, known to click but not shown."""
 
     def __init__(self, row: Refused) -> None:
         names = row[0].split()
@@ -226,7 +226,7 @@ def read(verb: Verb, argv: Sequence[str]) -> tuple[dict[str, list[object]], list
 
 
 class _Verbs(click.Group):
-    """Verbs by their names, each built when it is asked for.
+    """Verbs by their names, each built on first use.
 
     Args:
         verbs: name -> (the verb it is, what it does); a verb that is a group: its own verbs.

@@ -1,7 +1,7 @@
-"""Names that a shell may complete: of containers, images, networks and volumes.
+"""Complete names in a shell: of containers, images, networks and volumes.
 
-Read from directory listings only, without a lock, a clean-up or a namespace: it happens at each
-press of the tab key. Whatever goes wrong, there are no names then.
+The names come from directory listings only, without a lock, a clean-up or a namespace, because this
+happens at each press of the tab key. If anything goes wrong, there are no names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ask before much is removed, as Docker does."""
+"""Ask before a verb removes much, as Docker does."""
 
 from __future__ import annotations
 

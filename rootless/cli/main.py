@@ -1,8 +1,8 @@
-"""The command `rless`: find the verb, run it, print the one error line, pick the exit code.
+"""The command `rless`: find the verb, run it, print the one error line, return the exit code.
 
-Nothing is imported before it is needed: `--version` and `--help` load this module, `errors`
-and `streams`; a verb loads its own module; click is loaded for help of verbs, for completion
-and for errors in the spelling of flags.
+Nothing is imported before it is needed: `--version` and `--help` load this module, `errors` and
+`streams`; a verb loads its own module; click is loaded for the help of verbs, for completion and
+for errors in the spelling of flags.
 """
 
 from __future__ import annotations

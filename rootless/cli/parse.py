@@ -38,18 +38,18 @@ HELP = ("--help", "", "flag", "help", "boolean", "Print usage")
 
 
 class HelpWanted(Exception):  # noqa: N818  it is no error
-    """Say that --help was met; the caller asks click for the text."""
+    """--help was given; the caller gets the text from click."""
 
 
 class Verb:
-    """Describe one verb: what it is called with, and its option table.
+    """One verb: its arguments and its option table.
 
     Attributes:
         usage: the rest of the usage line.
         least, most: how many arguments it takes; most is None for any number.
         interspersed: flags may follow arguments (not for verbs that run a command).
         refused: flags of Docker that are known and refused.
-        failure: the exit code where a failure has none of its own; errors of usage have 125.
+        failure: the exit code of a failure that has none of its own; errors of usage have 125.
     """
 
     __slots__ = ("failure", "groups", "interspersed", "least", "most", "name", "refused", "usage")

@@ -1,14 +1,14 @@
 """Go's text/template, as far as Docker's `--format` needs it: what a user types after -f.
 
-A template is text with actions in `{{ }}`: fields (`.State.Status`), variables, pipelines, calls
-of functions, `if`, `range` and `with`. It is compiled to a tree of small nodes and then run over
-plain data: dicts stand for Go's structs and maps, lists for slices, None for nil. As in Go, a
-`range` over a map goes by sorted keys, a missing key of a map is `<no value>`, and a missing
-field of a struct is an error. A dict does not tell which of the two it is; what tells is the
-spelling: fields of Go begin with a capital letter, and the names of a row are always fields.
+A template is text with actions in `{{ }}`: fields (`.State.Status`), variables, pipelines, calls of
+functions, `if`, `range` and `with`. It is compiled to a tree of small nodes and then run over plain
+data: dicts stand for Go's structs and maps, lists for slices, None for nil. As in Go, a `range`
+over a map goes by sorted keys, a missing key of a map is `<no value>`, and a missing field of a
+struct is an error. A dict may be either, so the spelling decides: fields of Go begin with a capital
+letter, and the names of a row are always fields.
 
-Text from the data comes out without control characters (see `Renderer`): an image's label must
-not steer the terminal.
+Text from the data is printed without control characters (see `Renderer`): an image's label must not
+control the terminal.
 
 Source: https://pkg.go.dev/text/template, https://docs.docker.com/engine/cli/formatting/
 """

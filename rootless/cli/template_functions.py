@@ -15,7 +15,7 @@ SYNTAX = "see https://docs.docker.com/engine/cli/formatting/"
 
 
 class _NoValue:
-    """What a key that a map does not have gives: printed as Go does, false in a condition."""
+    """The value of a missing key of a map: printed as Go prints it, and false in a condition."""
 
     def __bool__(self) -> bool:
         return False
@@ -25,7 +25,7 @@ NO_VALUE = _NoValue()
 
 
 class Made(str):
-    """Text that was made safe already, or written by the user: its line ends are meant."""
+    """Text that is safe already, or that the user wrote: its line ends are intended."""
 
     __slots__ = ()
 

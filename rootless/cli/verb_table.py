@@ -1,7 +1,7 @@
-"""The verbs of `rless`: what each is called, where it is, and what it does, in two tables.
+"""The verbs of `rless` in two tables: the name of each, its module, and what it does.
 
-They are read by the command line, by its help, by completion and by docs/cli.md. Nothing of a
-verb is imported before it is asked for.
+The command line, its help, completion and docs/cli.md read them. The module of a verb is imported
+only when the verb is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What --join leaves no room for: the program takes the place of this process."""
+"""The flags that --join excludes: the program takes the place of this process."""
 
 from __future__ import annotations
 

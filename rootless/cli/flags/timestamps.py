@@ -1,6 +1,6 @@
-"""Read the times of `logs` and `events`, to the nanosecond: one that was shown can be asked for.
+"""Read the times of `logs` and `events`, to the nanosecond, so that a printed time can be typed.
 
-The grammar is that of `engine.timestamps`, whose moments are floats: of today, they end at 240 ns.
+The grammar is that of `engine.timestamps`, whose times are floats: today's are 240 ns apart.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Read the values of flags: one function a syntax, text in, plain value out.
 
-The option tables name these functions, and those of `mounts`, `network`, `privileges` and
-`compat` with the module before a dot. A wrong value is a `ValueError` whose text is the
-reason; the parser adds the flag, the value and the expected form. A right value that this
-version cannot honour is an `RlessError`. Syntaxes are those of Docker 27/28 and its daemon.
+The option tables name these functions, and those of `mounts`, `network`, `privileges` and `compat`
+with the module before a dot. A wrong value is a `ValueError` whose text is the reason; the parser
+adds the flag, the value and the expected form. A valid value that this version does not support is
+an `RlessError`. The syntaxes are those of Docker 27/28 and its daemon.
 """
 
 from __future__ import annotations
