@@ -251,7 +251,7 @@ def test_read_only_storage_is_reported(rless: Product) -> None:
     assert "Read-only file system" in done.one_line_error()
 
 
-def test_noexec_storage_works(own_rless: Product) -> None:
+def test_noexec_storage_fails_only_where_programs_are_copied(own_rless: Product) -> None:
     """The container's files may be executed, as of an overlay; a copy of ours may not."""
     rless = own_rless
     os.makedirs(rless.storage, mode=0o700)

@@ -32,7 +32,7 @@ def test_files_belong_to_the_single_id(rless: Product, tmp_path: Path) -> None:
     assert rless.sh("chown 1000 /srv || echo no", "--fakeroot=false").out == "no\n"
 
 
-def test_explained_steps_show_one_id(rless: Product) -> None:
+def test_containers_work_with_one_id(rless: Product) -> None:
     script = "mount | grep -c ' on /proc '; echo $$; cat /data/seed; touch /data/x; rm -r /data"
     assert rless.sh(script).lines() == ["1", "1", "seed"]
     image = rless.add_image("volume", probe_image(Volumes={"/data": {}}, User="1000"))

@@ -33,7 +33,7 @@ def copy_with(tmp_path: Path, file: str, old: str, new: str) -> Path:
 
 
 @pytest.mark.parametrize("target", ["dns", "members", "monitor", "log"])
-def test_nothing_is_found(target: str, tmp_path: Path) -> None:
+def test_fuzzing_finds_no_fault(target: str, tmp_path: Path) -> None:
     for name in ("helpers", "scripts"):
         shutil.copytree(TREE / name, tmp_path / name)
     done = fuzz(tmp_path, target)
@@ -50,7 +50,9 @@ def test_nothing_is_found(target: str, tmp_path: Path) -> None:
         ("log", "monitor/log_json.c", "if (first == 0xed) high = 0x9f;", ""),
     ],
 )
-def test_faults_are_found(target: str, file: str, old: str, new: str, tmp_path: Path) -> None:
+def test_fuzzing_finds_planted_faults(
+    target: str, file: str, old: str, new: str, tmp_path: Path
+) -> None:
     done = fuzz(copy_with(tmp_path, f"helpers/{file}", old, new), target)
     assert done.returncode != 0, done.stdout + done.stderr
     assert "found: " in done.stderr or "ERROR: AddressSanitizer" in done.stderr, done.stderr

@@ -47,13 +47,13 @@ def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 125, 255])
-def test_exit_code_is_the_programs(code: int) -> None:
+def test_exit_code_of_the_program_is_passed_on(code: int) -> None:
     assert run("--", probe(), "exit", str(code)).returncode == code
     assert run(probe(), "exit", str(code)).returncode == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGINT])
-def test_death_by_signal_is_128_and_its_number(number: int) -> None:
+def test_death_by_signal_exits_128_plus_its_number(number: int) -> None:
     assert run("--", probe(), "kill-self", str(int(number))).returncode == 128 + number
 
 
@@ -67,21 +67,21 @@ def test_death_by_signal_is_128_and_its_number(number: int) -> None:
         ("/etc/passwd", 126, "Permission denied"),
     ],
 )
-def test_what_cannot_be_executed(program: str, code: int, says: str) -> None:
+def test_program_that_cannot_be_executed_is_reported(program: str, code: int, says: str) -> None:
     done = run("--", program, env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == code
     assert done.stderr == f"rless-init: cannot run {program}: {says}\n"
     assert done.stdout == ""
 
 
-def test_no_program_is_an_error_of_usage() -> None:
+def test_missing_program_is_a_usage_error() -> None:
     for words in ((), ("--",)):
         done = run(*words)
         assert done.returncode == 125
         assert done.stderr.count("\n") == 1
 
 
-def test_arguments_and_environment_pass() -> None:
+def test_arguments_and_environment_are_passed_on() -> None:
     done = run("--", probe(), "args", "a b", "--", "", ",", "env", env={"X": "y z"})
     assert done.stdout == "arg 0 a b\narg 1 --\narg 2 \nX=y z\n"
 
@@ -106,7 +106,7 @@ def test_every_signal_reaches_the_program() -> None:
         assert process.wait(10) == 0
 
 
-def test_the_programs_own_handler_decides() -> None:
+def test_handler_of_the_program_decides() -> None:
     with started("trap-term", "42") as process:
         process.terminate()
         assert process.wait(10) == 42
@@ -118,7 +118,7 @@ def test_the_programs_own_handler_decides() -> None:
         assert process.wait(10) == 128 + signal.SIGINT
 
 
-def test_the_program_starts_with_the_callers_signals() -> None:
+def test_program_starts_with_the_callers_signal_mask() -> None:
     """Nothing that init blocks or ignores for itself is inherited."""
     expected = subprocess.run([probe(), "signals"], capture_output=True, text=True, check=True)
     assert run("--", probe(), "signals").stdout == expected.stdout
@@ -173,7 +173,7 @@ def read_until(master: int, text: str) -> str:
     return got
 
 
-def test_the_program_has_the_terminal() -> None:
+def test_program_has_the_terminal() -> None:
     pid, master = on_terminal("tty", ",", "trap-term", "1")
     said = read_until(master, "ready")
     foreground, own = next(
@@ -185,7 +185,7 @@ def test_the_program_has_the_terminal() -> None:
     os.close(master)
 
 
-def test_a_lost_terminal_ends_the_program() -> None:
+def test_lost_terminal_ends_the_program() -> None:
     pid, master = on_terminal("ignore-term")
     read_until(master, "ready")
     os.close(master)
@@ -194,7 +194,7 @@ def test_a_lost_terminal_ends_the_program() -> None:
 
 @pytest.mark.needs("user namespaces")
 @pytest.mark.needs("unshare")
-def test_it_needs_no_file_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_needs_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a root with two programs and nothing else: no /proc, no libc, no /dev."""
     monkeypatch.setitem(BUILD, "init", static_program)
     for source in (init(), probe()):

@@ -90,7 +90,7 @@ def test_own_network_and_ended_process_have_no_counters() -> None:
     assert interfaces.addresses(1 << 30) == {"addresses": [], "gateways": []}
 
 
-def test_removed_interface_leaves_the_other_way_out(other: int) -> None:
+def test_removing_an_interface_keeps_the_other_default_route(other: int) -> None:
     netns = f"/proc/{other}/ns/net"
     for _ in range(2):  # one that is gone is no error
         interfaces.remove(netns, "eth0", [])
@@ -99,7 +99,7 @@ def test_removed_interface_leaves_the_other_way_out(other: int) -> None:
         interfaces.remove(netns, "eth0", ["10.89.0.1"])  # which nothing leads to any more
 
 
-def test_default_route_that_is_there_stays(other: int) -> None:
+def test_existing_default_route_is_kept(other: int) -> None:
     interfaces.remove(f"/proc/{other}/ns/net", "none", ["10.89.0.1", "fd00::1"])
     assert sorted(interfaces.addresses(other)["gateways"]) == ["10.89.0.1", "fd00::1"]
 

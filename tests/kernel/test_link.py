@@ -73,7 +73,7 @@ def connect() -> dict[str, Any]:
     }
 
 
-def test_two_networks_are_connected() -> None:
+def test_two_networks_can_be_connected() -> None:
     found = inside(connect)
     assert found == {
         "kind": "bridge",
@@ -108,7 +108,7 @@ def rules() -> dict[str, Any]:
     return {"chains": chains, "counts": counts}
 
 
-def test_rules_of_the_hub() -> None:
+def test_rules_of_the_hub_are_installed() -> None:
     found = inside(rules)
     assert found["chains"] == {
         "first": ["filter", 1, 0],
@@ -123,10 +123,10 @@ def refused() -> None:
     netlink.call([link.pair("v1", 12345, 1500, "eth0", 0, bytes(6))])
 
 
-def test_an_error_says_what_was_wanted() -> None:
+def test_error_names_the_request() -> None:
     with pytest.raises(RlessError, match=r"netlink\(veth eth0\)"):
         inside(refused)
 
 
-def test_a_witness_can_make_them_too() -> None:
+def test_helper_process_can_create_interfaces() -> None:
     assert probe.bounded(probe.bridges).error == ""

@@ -22,7 +22,7 @@ def group() -> Iterator[Path]:
     made.rmdir()  # which only works with nobody in it
 
 
-def test_nobody_is_moved(group: Path) -> None:
+def test_priming_moves_no_process(group: Path) -> None:
     before = cgroup.membership()
     child = cgroup.prime_migration(str(group))
     assert child
@@ -32,7 +32,7 @@ def test_nobody_is_moved(group: Path) -> None:
     assert cgroup.membership() == before
 
 
-def test_it_is_not_refused_for_want_of_permission(group: Path) -> None:
+def test_priming_passes_the_permission_check(group: Path) -> None:
     """Then the kernel would not have got as far as to wait."""
     child = os.fork()
     if child == 0:
@@ -44,7 +44,9 @@ def test_it_is_not_refused_for_want_of_permission(group: Path) -> None:
     assert os.access(group / "cgroup.threads", os.W_OK)
 
 
-def test_without_the_program_or_the_group(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_priming_tolerates_a_missing_program_or_group(
+    group: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     child = cgroup.prime_migration(f"{group}/none")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     monkeypatch.setattr(cgroup, "_HASTEN", "rless-nothing")

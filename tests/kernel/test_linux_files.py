@@ -102,7 +102,7 @@ def test_links_inside_are_followed_inside(root: int, tmp_path: Path) -> None:
     assert caught.value.errno == errno.ELOOP
 
 
-def test_other_resolve_flags(root: int) -> None:
+def test_resolve_flags_are_honoured(root: int) -> None:
     for resolve, path, number in (
         (RESOLVE_BENEATH, "../outside", errno.EXDEV),
         (RESOLVE_BENEATH, "/real", errno.EXDEV),
@@ -124,14 +124,14 @@ def test_descriptors_are_not_inherited(root: int) -> None:
     os.close(fd)
 
 
-def test_names_that_are_no_utf8(root: int, tmp_path: Path) -> None:
+def test_names_outside_utf8_are_opened(root: int, tmp_path: Path) -> None:
     name = b"\xff\xfe"
     os.close(openat2(root, name, os.O_WRONLY | os.O_CREAT, 0o600))
     assert name in os.listdir(os.fsencode(tmp_path / "root"))
     os.close(openat2(root, os.fsdecode(name), os.O_RDONLY))
 
 
-def test_a_race_with_renames_opens_nothing_outside(root: int, tmp_path: Path) -> None:
+def test_race_with_renames_opens_nothing_outside(root: int, tmp_path: Path) -> None:
     """Class 26: while `..` is resolved, the directory is moved out of the root and back."""
     inside, outside = tmp_path / "root" / "real" / "dir", tmp_path / "outside" / "dir"
     stop = threading.Event()
@@ -156,7 +156,7 @@ def test_a_race_with_renames_opens_nothing_outside(root: int, tmp_path: Path) ->
 # -- make_dirs, make_file ------------------------------------------------------------------------
 
 
-def test_make_dirs(root: int, tmp_path: Path) -> None:
+def test_make_dirs_creates_parents(root: int, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         fd = make_dirs(root, "/a/./b//c/", 0o750)
@@ -183,7 +183,7 @@ def test_make_dirs(root: int, tmp_path: Path) -> None:
         "magic/made",
     ],
 )
-def test_nothing_outside_is_made(root: int, tmp_path: Path, path: str) -> None:
+def test_nothing_outside_is_created(root: int, tmp_path: Path, path: str) -> None:
     """Classes 1, 2 and 26: it is made inside the root, or not at all."""
     for make in (make_dirs, make_file):
         with contextlib.suppress(SyscallError):
@@ -193,7 +193,7 @@ def test_nothing_outside_is_made(root: int, tmp_path: Path, path: str) -> None:
         assert sorted(os.listdir(tmp_path)) == ["outside", "root"]
 
 
-def test_dangling_links_are_filled_inside(root: int, tmp_path: Path) -> None:
+def test_dangling_links_are_resolved_inside(root: int, tmp_path: Path) -> None:
     assert where(make_dirs(root, "dangling/below")) == f"{tmp_path}/root/made/later/below"
     assert where(make_dirs(root, "dangling")) == f"{tmp_path}/root/made/later"
 
@@ -216,7 +216,7 @@ def test_make_dirs_leaves_no_descriptor(root: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_make_file(root: int, tmp_path: Path) -> None:
+def test_make_file_creates_a_file(root: int, tmp_path: Path) -> None:
     assert where(make_file(root, "new/file")) == f"{tmp_path}/root/new/file"
     assert (tmp_path / "root/new/file").read_text() == ""
     os.close(make_file(root, "real/file"))
@@ -254,7 +254,7 @@ needs_userns = pytest.mark.needs("user namespaces", "ordinary user")
 
 
 @needs_userns
-def test_new_tmpfs(tmp_path: Path) -> None:
+def test_new_tmpfs_is_mounted_by_descriptor(tmp_path: Path) -> None:
     """It exists as a descriptor first, and is seen at its target after move_mount."""
 
     def inside() -> Any:
@@ -299,7 +299,7 @@ def test_new_mount_errors() -> None:
 
 
 @needs_userns
-def test_open_tree_and_read_only(tmp_path: Path) -> None:
+def test_open_tree_clones_a_read_only_tree(tmp_path: Path) -> None:
     """mount_setattr makes the copy read-only, the mounts below it too, and only the copy."""
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "below").mkdir(parents=True)
@@ -327,7 +327,7 @@ def test_open_tree_and_read_only(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_open_tree_of_a_file_and_of_a_descriptor(tmp_path: Path) -> None:
+def test_open_tree_takes_files_and_descriptors(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
 
@@ -342,7 +342,7 @@ def test_open_tree_of_a_file_and_of_a_descriptor(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_locked_attributes_stay(tmp_path: Path) -> None:
+def test_locked_attributes_are_kept(tmp_path: Path) -> None:
     """What a parent user namespace made read-only, a child cannot make writable."""
 
     def outer() -> Any:
@@ -362,7 +362,7 @@ def test_locked_attributes_stay(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_move_mount_onto_a_link_that_was_swapped_in(tmp_path: Path) -> None:
+def test_move_mount_ignores_a_swapped_link(tmp_path: Path) -> None:
     """Class 26: the target is the descriptor, whatever its name has become."""
     (tmp_path / "target").mkdir()
     (tmp_path / "victim").mkdir()
@@ -379,7 +379,7 @@ def test_move_mount_onto_a_link_that_was_swapped_in(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_propagation(tmp_path: Path) -> None:
+def test_propagation_is_changed(tmp_path: Path) -> None:
     def inside() -> Any:
         mount.mount("tmpfs", str(tmp_path), "tmpfs")
         found = []
@@ -398,7 +398,7 @@ def test_propagation(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_pivot_root(tmp_path: Path) -> None:
+def test_pivot_root_changes_the_root(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
 
     def inside() -> Any:
@@ -430,7 +430,7 @@ def test_umount_does_not_follow_links(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_the_call_is_named_in_the_error() -> None:
+def test_error_names_the_system_call() -> None:
     def inside() -> Any:
         try:
             mount.fsopen("nofs")
@@ -443,7 +443,7 @@ def test_the_call_is_named_in_the_error() -> None:
         mount.umount("/nothing")
 
 
-def test_disk_usage_is_what_du_says(tmp_path: Path) -> None:
+def test_disk_usage_agrees_with_du(tmp_path: Path) -> None:
     """Holes, hard links, links, depth beyond PATH_MAX; each inode once, over several calls too."""
     tree_ = tmp_path / "tree"
     (tree_ / "sub").mkdir(parents=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_mapped_file_stays_when_it_is_closed_and_gone(tmp_path: Path) -> None:
+def test_mapped_file_outlives_its_descriptor_and_name(tmp_path: Path) -> None:
     content = os.urandom(3 * 4096 + 17)
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -30,7 +30,7 @@ def test_a_mapped_file_stays_when_it_is_closed_and_gone(tmp_path: Path) -> None:
     assert mapped.readonly
 
 
-def test_what_cannot_be_mapped_is_told(tmp_path: Path) -> None:
+def test_unmappable_file_is_an_error(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(SyscallError) as caught:
         map_file(fd, 1)

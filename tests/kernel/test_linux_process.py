@@ -74,7 +74,7 @@ def error_number(function: Callable[..., Any], *args: Any) -> int:
 # -- capabilities --------------------------------------------------------------------------------
 
 
-def test_names_and_numbers() -> None:
+def test_capability_names_match_numbers() -> None:
     assert caps.NUMBERS["CAP_CHOWN"] == 0
     assert caps.NUMBERS["CAP_SYS_ADMIN"] == 21
     assert caps.NUMBERS["CAP_CHECKPOINT_RESTORE"] == 40
@@ -84,13 +84,13 @@ def test_names_and_numbers() -> None:
         caps.mask(["CAP_NONSENSE"])
 
 
-def test_last_capability() -> None:
+def test_last_capability_matches_the_kernel() -> None:
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         assert caps.last_capability() == int(file.read())
 
 
 @needs_userns
-def test_capability_sets() -> None:
+def test_capability_sets_are_set() -> None:
     """Each set as it was asked for: the high half (over 31) too."""
     wanted = caps.mask(["CAP_CHOWN", "CAP_SETPCAP", "CAP_SYSLOG", "CAP_BPF"])
 
@@ -105,7 +105,7 @@ def test_capability_sets() -> None:
 
 
 @needs_userns
-def test_dropped_capabilities_stay_away() -> None:
+def test_dropped_capabilities_cannot_be_regained() -> None:
     def inside() -> Any:
         caps.set_capabilities(0, 0, 0)
         return error_number(caps.set_capabilities, 1, 1, 0), sets()["Prm"]
@@ -114,7 +114,7 @@ def test_dropped_capabilities_stay_away() -> None:
 
 
 @needs_userns
-def test_bounding_set() -> None:
+def test_bounding_set_is_reduced() -> None:
     net_raw = caps.NUMBERS["CAP_NET_RAW"]
 
     def inside() -> Any:
@@ -128,7 +128,7 @@ def test_bounding_set() -> None:
 
 
 @needs_userns
-def test_ambient_set() -> None:
+def test_ambient_set_is_set() -> None:
     chown = caps.NUMBERS["CAP_CHOWN"]
 
     def inside() -> Any:
@@ -145,7 +145,7 @@ def test_ambient_set() -> None:
 # -- prctl ---------------------------------------------------------------------------------------
 
 
-def test_no_new_privs() -> None:
+def test_no_new_privs_is_set() -> None:
     def child() -> Any:
         before = prctl.has_no_new_privs(), status("NoNewPrivs")
         prctl.set_no_new_privs()
@@ -155,7 +155,7 @@ def test_no_new_privs() -> None:
     assert not prctl.has_no_new_privs()
 
 
-def test_dumpable() -> None:
+def test_dumpable_is_cleared() -> None:
     def child() -> Any:
         prctl.set_dumpable(False)
         hidden = os.stat("/proc/self/environ").st_uid
@@ -166,7 +166,7 @@ def test_dumpable() -> None:
     assert in_child(child) == [False, 0, True, os.getuid()]
 
 
-def test_parent_death_signal() -> None:
+def test_parent_death_signal_is_set() -> None:
     reader, writer = os.pipe()
     parent = os.fork()
     if parent == 0:
@@ -185,7 +185,7 @@ def test_parent_death_signal() -> None:
     os.close(reader)
 
 
-def test_child_subreaper() -> None:
+def test_child_subreaper_is_set() -> None:
     def child() -> Any:
         prctl.set_child_subreaper()
         reader, writer = os.pipe()
@@ -205,7 +205,7 @@ def test_child_subreaper() -> None:
     assert in_child(child) == [True, 7]
 
 
-def test_keep_caps() -> None:
+def test_keep_caps_is_set() -> None:
     def child() -> Any:
         prctl.set_keep_caps(True)
         return ctypes.CDLL(None).prctl(7, 0, 0, 0, 0)  # PR_GET_KEEPCAPS
@@ -213,7 +213,7 @@ def test_keep_caps() -> None:
     assert in_child(child) == 1
 
 
-def test_session_keyring() -> None:
+def test_session_keyring_is_new() -> None:
     """It works, or this kernel has no keys."""
 
     def child() -> Any:
@@ -227,7 +227,7 @@ def test_session_keyring() -> None:
 
 
 @needs_userns
-def test_names_of_the_uts_namespace() -> None:
+def test_uts_names_are_set() -> None:
     def inside() -> Any:
         prctl.set_hostname("höst")
         prctl.set_domainname("example.org")
@@ -247,7 +247,7 @@ def test_names_of_the_uts_namespace() -> None:
 
 
 @pytest.mark.needs("user namespaces", "ordinary user", "subordinate ids", "newuidmap")
-def test_set_ids() -> None:
+def test_set_ids_verifies_the_result() -> None:
     """Class 16: what was asked for is what came of it, and unmapped ids are refused."""
     uids, gids = subid.ranges("uid")[0], subid.ranges("gid")[0]
     full = IdMap(
@@ -274,7 +274,7 @@ def test_set_ids() -> None:
 
 
 @needs_userns
-def test_set_ids_without_groups() -> None:
+def test_set_ids_can_leave_groups_alone() -> None:
     """With one id setgroups is denied: None leaves the groups alone."""
 
     def inside() -> Any:
@@ -288,7 +288,7 @@ def test_set_ids_without_groups() -> None:
 # -- processes and descriptors -------------------------------------------------------------------
 
 
-def test_pidfd() -> None:
+def test_pidfd_signals_a_process() -> None:
     pid = os.fork()
     if pid == 0:
         signal.pause()
@@ -310,7 +310,7 @@ def test_pidfd_of_a_foreign_process() -> None:
     os.close(fd)
 
 
-def test_start_time() -> None:
+def test_start_time_distinguishes_recycled_pids() -> None:
     """Class 39: it tells two processes with the same number apart."""
     own = process.start_time(os.getpid())
     assert own is not None
@@ -328,7 +328,7 @@ def test_start_time() -> None:
     assert process.start_time(pid) is None
 
 
-def test_start_time_of_a_process_with_a_hostile_name(tmp_path: Path) -> None:
+def test_start_time_survives_a_hostile_process_name(tmp_path: Path) -> None:
     def child() -> Any:
         with open("/proc/self/comm", "w", encoding="ascii") as file:
             file.write(") R 1 2 3 (")
@@ -337,7 +337,7 @@ def test_start_time_of_a_process_with_a_hostile_name(tmp_path: Path) -> None:
     assert abs(in_child(child) - (process.start_time(os.getpid()) or 0)) < 10**6
 
 
-def test_close_from() -> None:
+def test_close_from_closes_descriptors() -> None:
     def child() -> Any:
         first = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
         os.dup2(0, first, inheritable=True)
@@ -355,7 +355,7 @@ def test_close_from() -> None:
     assert in_child(child) == [0]
 
 
-def test_close_on_exec_from() -> None:
+def test_close_on_exec_from_marks_descriptors() -> None:
     """Class 25: what was inheritable is not any more, and still open until the exec."""
 
     def child() -> Any:
@@ -409,7 +409,7 @@ def test_signal_number(name: str, number: int) -> None:
         *("", "9 ", "\u00b2", "RTMIN+\u00b2", "1" * 5000),
     ],
 )
-def test_no_signal(name: str) -> None:
+def test_unknown_signal_is_an_error(name: str) -> None:
     with pytest.raises(RlessError, match="is no signal"):
         process.signal_number(name)
 
@@ -431,7 +431,7 @@ def connects_to_itself(address: str) -> bool:
 
 
 @needs_userns
-def test_loopback_up() -> None:
+def test_loopback_is_brought_up() -> None:
     def inside() -> Any:
         before = connects_to_itself("127.0.0.1")
         netlink.loopback_up()

@@ -59,18 +59,18 @@ def read_maps() -> list[list[list[int]]]:
 
 
 @subordinate
-def test_several_extents() -> None:
+def test_several_extents_are_mapped() -> None:
     wanted = several()
     uids, gids = idmap.call_in_userns(wanted, read_maps)
     assert [tuple(extent) for extent in uids] == list(wanted.uids)
     assert [tuple(extent) for extent in gids] == list(wanted.gids)
 
 
-def test_one_id() -> None:
+def test_single_id_is_mapped() -> None:
     assert idmap.call_in_userns(single(), read_maps) == [[[0, ME, 1]], [[0, MINE, 1]]]
 
 
-def test_one_id_denies_setgroups() -> None:
+def test_single_id_denies_setgroups() -> None:
     def inside() -> str:
         with open("/proc/self/setgroups", encoding="ascii") as file:
             return file.read().strip()
@@ -79,7 +79,7 @@ def test_one_id_denies_setgroups() -> None:
 
 
 @pytest.mark.parametrize("uid", [0, 1, 1000])
-def test_who_one_is(uid: int) -> None:
+def test_become_root_or_oneself_in_the_namespace(uid: int) -> None:
     """Root where 0 is mapped, oneself elsewhere; with all capabilities over the namespace."""
 
     def inside() -> list[int]:
@@ -110,7 +110,7 @@ def test_becoming_root_needs_no_capability_of_the_host(tmp_path: Path) -> None:
 
 
 @subordinate
-def test_refused_map_gives_the_words_of_the_helper() -> None:
+def test_refused_map_shows_the_message_of_the_helper() -> None:
     before = children()
     """An id that is not ours: newuidmap says so, and nobody is left behind."""
     bad = IdMap([(0, ME, 1), (1, 1, 5)], several().gids, "bad")
@@ -124,7 +124,7 @@ def test_refused_map_gives_the_words_of_the_helper() -> None:
 
 
 @subordinate
-def test_missing_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_helper_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
     monkeypatch.setattr(programs, "find", lambda name: None)
     with pytest.raises(RlessError, match="newuidmap is not installed") as caught:
@@ -134,7 +134,7 @@ def test_missing_helper(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @subordinate
-def test_helper_that_is_not_setuid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_helper_without_setuid_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("newuidmap", "newgidmap"):
         real = programs.find(name)
         assert real
@@ -174,7 +174,7 @@ def test_helpers_get_a_fixed_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "PATH=/usr/bin:/bin" in caught.value.message
 
 
-def test_host_ids() -> None:
+def test_ids_are_translated_to_the_host() -> None:
     made = IdMap([(0, 100, 2), (2, 1000, 1)], [(0, 200, 1)], "x")
     assert [made.host_uid(uid) for uid in range(4)] == [100, 101, 1000, None]
     assert [made.host_gid(gid) for gid in range(2)] == [200, None]
@@ -186,24 +186,24 @@ def test_host_ids() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "tëxt", [1, [2]], {"a": None}, True])
-def test_results(value: Any) -> None:
+def test_results_come_back(value: Any) -> None:
     assert idmap.call_in_userns(single(), lambda: value) == value
 
 
-def test_arguments() -> None:
+def test_arguments_are_passed() -> None:
     assert idmap.call_in_userns(single(), lambda *args: list(args), 1, "b") == [1, "b"]
 
 
-def test_a_big_result() -> None:
+def test_big_result_comes_back() -> None:
     assert len(idmap.call_in_userns(single(), lambda: "x" * 1_000_000)) == 1_000_000
 
 
-def test_a_result_that_is_not_json() -> None:
+def test_result_outside_json_is_an_error() -> None:
     with pytest.raises(RlessError, match="ended early"):
         idmap.call_in_userns(single(), lambda: {1, 2})
 
 
-def test_surrogates_in_a_result() -> None:
+def test_surrogates_in_a_result_come_back() -> None:
     """File names that are no UTF-8 come through, or at least do not break the call."""
     result = idmap.call_in_userns(single(), lambda: "a\udcff")
     assert isinstance(result, str)
@@ -226,19 +226,19 @@ def test_os_errors_name_the_file() -> None:
         idmap.call_in_userns(single(), os.stat, "/nothing")
 
 
-def test_bugs_are_told_as_such() -> None:
+def test_bugs_are_reported_as_such() -> None:
     with pytest.raises(RlessError, match="internal error: ValueError: invalid literal"):
         idmap.call_in_userns(single(), int, "x")
 
 
-def test_a_child_that_dies() -> None:
+def test_dead_child_is_reported() -> None:
     with pytest.raises(RlessError, match="ended early"):
         idmap.call_in_userns(single(), lambda: os.kill(os.getpid(), 9))
     with pytest.raises(RlessError, match="ended early"):
         idmap.call_in_userns(single(), lambda: os._exit(0))
 
 
-def test_system_exit_does_not_come_back_here() -> None:
+def test_system_exit_ends_only_the_child() -> None:
     parent = os.getpid()
 
     def leave() -> None:
@@ -249,7 +249,7 @@ def test_system_exit_does_not_come_back_here() -> None:
     assert os.getpid() == parent
 
 
-def test_no_descriptor_stays() -> None:
+def test_no_descriptor_is_left() -> None:
     before = os.listdir("/proc/self/fd")
     for function in (lambda: None, lambda: 1 // 0, lambda: os._exit(1)):
         try:
@@ -283,7 +283,7 @@ def test_namespaces_are_new() -> None:
     assert seen["ipc"] == os.readlink("/proc/self/ns/ipc")
 
 
-def test_unshare_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_unshare_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
     """The child's errno arrives here, and the child is gone."""
 
@@ -300,7 +300,7 @@ def test_unshare_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- clone3 --------------------------------------------------------------------------------------
 
 
-def test_clone3() -> None:
+def test_clone3_makes_pid_1_with_a_pidfd() -> None:
     """The child is pid 1 in new namespaces, and the pidfd is its own."""
     kinds = ("pid", "uts", "ipc", "mnt")
 
@@ -338,7 +338,7 @@ def test_clone3_without_flags_is_fork() -> None:
     assert caught.value.errno == errno.ESRCH  # whoever has the number now
 
 
-def test_clone3_that_fails() -> None:
+def test_failed_clone3_is_an_error() -> None:
     with pytest.raises(SyscallError) as caught:
         ns.clone3(ns.CLONE_NEWPID)  # no capability in the host's user namespace
     assert caught.value.errno == errno.EPERM

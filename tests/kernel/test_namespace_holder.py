@@ -58,7 +58,7 @@ def network() -> dict[str, Any]:
 
 
 @pytest.mark.needs("tun")
-def test_the_interface_for_pasta(way: str) -> None:
+def test_interface_for_pasta_is_created(way: str) -> None:
     address = "02:0a:ff:00:c3:01"
 
     def case() -> list[Any]:
@@ -79,7 +79,7 @@ def test_the_interface_for_pasta(way: str) -> None:
     ]
 
 
-def test_the_loopback_is_up(way: str) -> None:
+def test_loopback_is_up(way: str) -> None:
     def case() -> list[str]:
         enter(hold(ns.CLONE_NEWNET))
         up: list[str] = network()["up"]
@@ -88,7 +88,7 @@ def test_the_loopback_is_up(way: str) -> None:
     assert in_a_fork(case) == ["lo"]
 
 
-def test_a_network_that_is_not_new_is_left_alone(way: str) -> None:
+def test_existing_network_is_left_alone(way: str) -> None:
     def case() -> dict[str, Any]:
         before = network()
         enter(hold(0))
@@ -124,7 +124,7 @@ def refused(name: str, hide: str = "", address: str = "") -> list[Any]:
         ("a" * 15 + "b", "", "", errno.EINVAL),
     ],
 )
-def test_an_interface_that_cannot_be_made(
+def test_failed_interface_is_reported(
     way: str, name: str, hide: str, call: str, number: int
 ) -> None:
     found, error, told = refused(name, hide)
@@ -134,13 +134,13 @@ def test_an_interface_that_cannot_be_made(
 
 
 @pytest.mark.needs("tun")
-def test_an_address_that_cannot_be(way: str) -> None:
+def test_wrong_address_is_refused(way: str) -> None:
     _, error, told = refused("eth0", address="01:00:5e:00:00:01")
     assert error == errno.EADDRNOTAVAIL
     assert told == "--ns-mac-addr: this cannot be the address of one interface"
 
 
-def test_namespaces_that_cannot_be_made(way: str) -> None:
+def test_failed_namespaces_are_reported(way: str) -> None:
     """As before, that is told as what makes them, whatever of it failed."""
 
     def case() -> list[Any]:

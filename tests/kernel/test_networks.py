@@ -96,7 +96,7 @@ def receive(client: socket.socket) -> bytes:
 # -- names of members ----------------------------------------------------------------------------
 
 
-def test_names_aliases_ids_and_both_families(member: Make) -> None:
+def test_names_aliases_and_ids_resolve_in_both_families(member: Make) -> None:
     one, two = member(5, "web", "www.shop", "0123456789ab"), member(6, "db")
     for name in ("web", "WEB", "www.shop", "0123456789ab", "web."):
         assert two.run(look_up, name) == [0, ["0a090105"]]
@@ -104,7 +104,7 @@ def test_names_aliases_ids_and_both_families(member: Make) -> None:
     assert two.run(look_up, "web", A, "fd09:1::1") == [0, ["0a090105"]]
 
 
-def test_who_made_the_network_may_end_once_it_has_its_maps(
+def test_creator_may_end_once_the_network_has_its_maps(
     member: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that connects it has found it by then, however slow it is."""
@@ -141,7 +141,7 @@ def test_names_end_with_the_member(member: Make) -> None:
         assert time.monotonic() < deadline
 
 
-def test_reverse_names(member: Make) -> None:
+def test_addresses_resolve_to_names(member: Make) -> None:
     member(5, "web", "alias")
     two = member(6, "db")
     wire = b"\x03web\x00".hex()
@@ -150,12 +150,12 @@ def test_reverse_names(member: Make) -> None:
     assert two.run(look_up, f"{digits}.ip6.arpa", PTR) == [0, [wire]]
 
 
-def test_another_type_of_a_known_name_has_no_answer(member: Make) -> None:
+def test_other_record_types_of_a_known_name_are_empty(member: Make) -> None:
     one = member(5, "web")
     assert one.run(look_up, "web", TXT) == [0, []]
 
 
-def test_several_members_with_one_name_take_turns(member: Make) -> None:
+def test_shared_name_rotates_between_members(member: Make) -> None:
     one = member(5, "a", "all")
     member(6, "b", "all")
     answers = [one.run(look_up, "all")[1] for _ in range(6)]
@@ -163,7 +163,7 @@ def test_several_members_with_one_name_take_turns(member: Make) -> None:
     assert {found[0] for found in answers} == {"0a090105", "0a090106"}
 
 
-def test_who_shares_no_network_is_unknown(member: Make) -> None:
+def test_names_of_other_networks_are_unknown(member: Make) -> None:
     member(5, "web")
     both = member(6, "both", bridges=("br-one", "br-two"))
     other = member(7, "other", bridges=("br-two",))
@@ -174,27 +174,27 @@ def test_who_shares_no_network_is_unknown(member: Make) -> None:
     assert both.run(look_up, "other", A, "10.9.1.1") == [0, ["0a090207"]]
 
 
-def test_an_unknown_name_without_a_dot_is_nobodys(member: Make) -> None:
+def test_unknown_single_label_name_is_not_forwarded(member: Make) -> None:
     one = member(5, "web")
     began = time.monotonic()
     assert one.run(look_up, "nobody") == [3, []]
     assert time.monotonic() - began < 1  # nobody else was asked
 
 
-def test_an_internal_network_asks_nobody_outside(member: Make) -> None:
+def test_internal_network_forwards_no_queries(member: Make) -> None:
     one = member(5, "web", bridges=("in-three",))
     assert one.run(look_up, "www.example.org", A, "10.9.3.1") == [3, []]
     assert one.run(look_up, "web", A, "10.9.3.1") == [0, ["0a090305"]]
 
 
-def test_other_names_after_a_rename(member: Make) -> None:
+def test_rename_changes_the_names(member: Make) -> None:
     one = member(5, "web")
     assert one.hub.call("N", one.id, "br-one", "neu") == 0
     assert one.run(look_up, "neu")[0] == 0
     assert one.run(look_up, "web")[0] == 3
 
 
-def test_by_tcp_also_in_pieces_and_one_after_another(member: Make) -> None:
+def test_tcp_queries_may_be_fragmented_and_pipelined(member: Make) -> None:
     one = member(5, "web")
 
     def several() -> list[Any]:
@@ -209,7 +209,7 @@ def test_by_tcp_also_in_pieces_and_one_after_another(member: Make) -> None:
     assert one.run(several) == [[0, ["0a090105"]]] * 3 + [[3, []]]
 
 
-def test_malformed_messages_hurt_nobody(member: Make) -> None:
+def test_malformed_messages_are_survived(member: Make) -> None:
     one = member(5, "web")
     seed = random.Random(5)
 
@@ -250,7 +250,7 @@ def test_malformed_messages_hurt_nobody(member: Make) -> None:
     assert one.run(bombard)
 
 
-def test_one_member_does_not_take_all_places(member: Make, tmp_path: Path) -> None:
+def test_single_member_cannot_take_all_connections(member: Make, tmp_path: Path) -> None:
     greedy, other = member(5, "web"), member(6, "db")
     sign = tmp_path / "held"
 
@@ -272,7 +272,7 @@ def test_one_member_does_not_take_all_places(member: Make, tmp_path: Path) -> No
     assert told == ["0a090105"]
 
 
-def test_more_connections_than_it_serves_are_closed(member: Make) -> None:
+def test_connections_beyond_the_limit_are_closed(member: Make) -> None:
     one = member(5, "web")
 
     def many() -> bool:
@@ -311,7 +311,7 @@ def serve_names() -> None:
             server.sendto(head + record, client_address)
 
 
-def test_other_names_are_asked_of_the_servers_of_dns(member: Make) -> None:
+def test_other_names_are_forwarded_to_the_dns_servers(member: Make) -> None:
     """A member is the server here: as an ordinary user no test has port 53 of the host."""
     one, server = member(5, "web"), member(6, "dns")
     assert one.hub.call("S", server.address(1, 6).hex()) == 0
@@ -342,7 +342,7 @@ def kill_group(server: Member) -> None:
                 continue
 
 
-def test_a_server_that_is_silent_or_not_there(member: Make) -> None:
+def test_silent_or_missing_dns_server_is_tolerated(member: Make) -> None:
     one, two = member(5, "web"), member(6, "dns")
     assert one.hub.call("S", two.address(1, 6).hex()) == 0
 
@@ -418,7 +418,7 @@ def served(member: Make) -> Iterator[Member]:
     os.waitpid(pid, 0)
 
 
-def test_big_transfers_and_the_end_of_one_side(served: Member) -> None:
+def test_big_transfers_and_half_close_work(served: Member) -> None:
     port = publish(served, 80, socket.SOCK_STREAM)
     data = random.Random(1).randbytes(8 << 20)
     with connect(port) as client:
@@ -436,14 +436,14 @@ def test_big_transfers_and_the_end_of_one_side(served: Member) -> None:
     assert digest.digest() == hashlib.sha256(data).digest()
 
 
-def test_both_families_reach_a_member(served: Member) -> None:
+def test_published_port_works_in_both_families(served: Member) -> None:
     port = publish(served, 80, socket.SOCK_STREAM, socket.AF_INET6)
     with connect(port, "::1") as client:
         client.sendall(b"six")
         assert client.recv(10) == b"six"
 
 
-def test_a_reader_that_stops_holds_up_the_sender_and_nobody_else(served: Member) -> None:
+def test_stalled_reader_blocks_only_its_sender(served: Member) -> None:
     port = publish(served, 80, socket.SOCK_STREAM)
     with connect(port) as slow, connect(port) as other:
         slow.setblocking(False)
@@ -466,7 +466,7 @@ def test_a_reader_that_stops_holds_up_the_sender_and_nobody_else(served: Member)
         assert received == sent
 
 
-def test_a_flood_of_connections(served: Member) -> None:
+def test_flood_of_connections_is_served(served: Member) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     port = publish(served, 80, socket.SOCK_STREAM)
@@ -504,7 +504,7 @@ def tell_peers_by_datagrams() -> None:
 
 
 @pytest.mark.needs("default route")
-def test_a_member_sees_who_sends_datagrams(member: Make) -> None:
+def test_member_sees_the_sender_of_datagrams(member: Make) -> None:
     one = member(5, "web")
     pid = one.start(tell_peers_by_datagrams)
     try:
@@ -539,7 +539,7 @@ def outward_address() -> str:
 
 
 @pytest.mark.needs("default route")
-def test_a_member_sees_who_connects(member: Make) -> None:
+def test_member_sees_the_address_of_the_client(member: Make) -> None:
     """The client's address, if others can have it too; for the loopback's the gateway's."""
     one, closed = member(5, "web"), member(6, "alone", bridges=("in-three",))
     host = outward_address()
@@ -573,7 +573,7 @@ def told_by(address: str, port: int) -> str:
         time.sleep(0.01)
 
 
-def test_nobody_listens_there(member: Make) -> None:
+def test_connection_to_a_closed_port_is_refused(member: Make) -> None:
     one = member(5, "web")
     port = publish(one, 81, socket.SOCK_STREAM)
     with (
@@ -583,7 +583,7 @@ def test_nobody_listens_there(member: Make) -> None:
         client.recv(1)
 
 
-def test_the_port_is_free_when_the_member_has_left(member: Make) -> None:
+def test_port_is_free_after_the_member_has_left(member: Make) -> None:
     one = member(5, "web")
     member(6, "db")
     port = publish(one, 80, socket.SOCK_STREAM)
@@ -600,7 +600,7 @@ def leave(one: Member) -> None:
         assert channel.recv(10) == b""
 
 
-def test_datagrams(member: Make) -> None:
+def test_datagrams_are_forwarded(member: Make) -> None:
     one = member(5, "web")
     port = publish(one, 80, socket.SOCK_DGRAM)
     pid = one.start(echo_datagrams)

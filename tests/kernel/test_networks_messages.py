@@ -43,7 +43,7 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def test_port_of_a_connection_that_is_no_member_is_refused(other: hub.Hub) -> None:
+def test_port_for_a_nonmember_is_refused(other: hub.Hub) -> None:
     """It would have stayed bound when the connection had ended."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         before = descriptors(other.pid)
@@ -51,7 +51,7 @@ def test_port_of_a_connection_that_is_no_member_is_refused(other: hub.Hub) -> No
         assert descriptors(other.pid) == before
 
 
-def test_descriptor_that_comes_with_a_question_is_closed(other: hub.Hub) -> None:
+def test_unexpected_descriptor_is_closed(other: hub.Hub) -> None:
     before = descriptors(other.pid)
     for _ in range(3):
         with open(os.devnull) as file:

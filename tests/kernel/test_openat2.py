@@ -50,7 +50,7 @@ def expect(fd: int, path: Path) -> None:
         ("", "."),
     ],
 )
-def test_directories(root: Path, root_fd: int, path: str, made: str) -> None:
+def test_directories_are_created(root: Path, root_fd: int, path: str, made: str) -> None:
     expect(make_dirs(root_fd, path), root / made)
     expect(make_dirs(root_fd, path), root / made)
 
@@ -66,7 +66,9 @@ def test_directories(root: Path, root_fd: int, path: str, made: str) -> None:
         ("/first", "second/x"),
     ],
 )
-def test_links_that_dangle(root: Path, root_fd: int, target: str, made: str) -> None:
+def test_dangling_links_are_resolved_inside(
+    root: Path, root_fd: int, target: str, made: str
+) -> None:
     (root / "in").mkdir()
     (root / "in/link").symlink_to(target)
     (root / "first").symlink_to("second/x")
@@ -76,7 +78,7 @@ def test_links_that_dangle(root: Path, root_fd: int, target: str, made: str) -> 
 
 
 @pytest.mark.parametrize("target", ["/file", "/new/deep/file", "../up", "/second"])
-def test_files_through_links(root: Path, root_fd: int, target: str) -> None:
+def test_files_are_created_through_links(root: Path, root_fd: int, target: str) -> None:
     (root / "in").mkdir()
     (root / "in/link").symlink_to(target)
     (root / "second").symlink_to("/third/x")
@@ -85,7 +87,7 @@ def test_files_through_links(root: Path, root_fd: int, target: str) -> None:
     assert sorted(os.listdir(root.parent)) == ["root"]
 
 
-def test_what_is_there_is_kept(root: Path, root_fd: int) -> None:
+def test_existing_files_are_kept(root: Path, root_fd: int) -> None:
     (root / "file").write_text("x")
     expect(make_file(root_fd, "/file"), root / "file")
     assert (root / "file").read_text() == "x"
@@ -94,7 +96,7 @@ def test_what_is_there_is_kept(root: Path, root_fd: int) -> None:
     assert caught.value.errno == errno.ENOTDIR
 
 
-def test_circles(root: Path, root_fd: int) -> None:
+def test_circular_links_are_an_error(root: Path, root_fd: int) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
     for number in range(50):
@@ -106,7 +108,7 @@ def test_circles(root: Path, root_fd: int) -> None:
             assert caught.value.errno == errno.ELOOP
 
 
-def test_a_fifo_does_not_block(root: Path, root_fd: int) -> None:
+def test_fifo_does_not_block(root: Path, root_fd: int) -> None:
     os.mkfifo(root / "fifo")
     expect(make_file(root_fd, "/fifo"), root / "fifo")
 

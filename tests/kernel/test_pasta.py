@@ -255,7 +255,7 @@ def test_plain_pasta_reaches_the_host_loopback(
 # -- what must work ------------------------------------------------------------------------------
 
 
-def test_outgoing_connections(on_host: Callable[..., Any]) -> None:
+def test_outgoing_connections_work(on_host: Callable[..., Any]) -> None:
     data = os.urandom(3_000_000)
 
     def story() -> Any:
@@ -271,7 +271,7 @@ def test_outgoing_connections(on_host: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("facts", [{"ipv6": True}, {"ipv4": False, "ipv6": True}], ids=str)
-def test_outgoing_ipv6(on_host: Callable[..., Any], facts: dict[str, bool]) -> None:
+def test_outgoing_ipv6_works(on_host: Callable[..., Any], facts: dict[str, bool]) -> None:
     def story() -> Any:
         server = listen_when_valid(OTHER_ADDRESS6)
         port = server.getsockname()[1]
@@ -292,7 +292,7 @@ def test_outgoing_ipv6(on_host: Callable[..., Any], facts: dict[str, bool]) -> N
 @pytest.mark.parametrize(
     "facts", [{"default_route": False}, {"tunnel": True}], ids=["offline", "tunnel"]
 )
-def test_hosts_without_a_usual_interface(
+def test_hosts_without_a_usual_interface_work(
     on_host: Callable[..., Any], facts: dict[str, bool]
 ) -> None:
     """Without a default route, or with one by a device without a MAC address (a VPN)."""
@@ -319,7 +319,7 @@ def ask_dns(server: str) -> str:
     ("nameserver", "inside_address"),
     [("127.0.0.1", resolv.FORWARD), ("127.0.0.53", resolv.FORWARD), (OTHER_ADDRESS, OTHER_ADDRESS)],
 )
-def test_dns(
+def test_dns_of_the_host_answers(
     on_host: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     nameserver: str,
@@ -387,7 +387,7 @@ def listening(protocol: str) -> set[tuple[str, int]]:
     return found
 
 
-def test_published_ports(on_host: Callable[..., Any]) -> None:
+def test_published_ports_are_reachable(on_host: Callable[..., Any]) -> None:
     """A connection from the host arrives, and nothing else listens than what was asked for."""
 
     def story() -> Any:
@@ -434,7 +434,7 @@ def test_published_ports(on_host: Callable[..., Any]) -> None:
     assert udp == [["127.0.0.1", 8080]]
 
 
-def test_the_first_connection(on_host: Callable[..., Any]) -> None:
+def test_first_connection_arrives(on_host: Callable[..., Any]) -> None:
     """It arrives in a container that has sent nothing yet: pasta knows where to.
 
     Without IPv6 the interface is silent when it comes up; pasta learns no address from it.
@@ -466,7 +466,7 @@ def test_the_first_connection(on_host: Callable[..., Any]) -> None:
     assert on_host(story) == "hello"
 
 
-def test_published_addresses_of_both_families(on_host: Callable[..., Any]) -> None:
+def test_published_addresses_cover_both_families(on_host: Callable[..., Any]) -> None:
     """All addresses are those of both families; one address is no more than that one."""
 
     def story() -> Any:
@@ -531,7 +531,7 @@ def published(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", OTHER_ADDRESS], ids=["loopback", "outside"])
-def test_a_flood_of_connections(on_host: Callable[..., Any], address: str) -> None:
+def test_flood_of_connections_is_served(on_host: Callable[..., Any], address: str) -> None:
     """A thousand at once, each of them answered.
 
     On a busy machine pasta loses a first packet inside, which it does not send again: such a
@@ -581,7 +581,7 @@ def test_a_flood_of_connections(on_host: Callable[..., Any], address: str) -> No
     assert on_host(story) == 1000
 
 
-def test_big_transfers_both_ways(on_host: Callable[..., Any]) -> None:
+def test_big_transfers_work_both_ways(on_host: Callable[..., Any]) -> None:
     """Over a published port, in both directions at once, and after the connection was idle.
 
     The pasta of 2023 drops packets when both directions are full, and then waits for its timers
@@ -639,7 +639,7 @@ def digest_of(connection: socket.socket, size: int) -> str:
 @pytest.mark.parametrize(
     ("address", "port"), [("127.0.0.1", 8053), ("::1", 8053), (OTHER_ADDRESS, 53)]
 )
-def test_large_datagrams(on_host: Callable[..., Any], address: str, port: int) -> None:
+def test_large_datagrams_pass(on_host: Callable[..., Any], address: str, port: int) -> None:
     """9,000 bytes there and back, from the host's loopback and from outside.
 
     The pasta of 2023 loses answers to the loopback if the port has another number inside.
@@ -694,7 +694,7 @@ def test_nothing_listens_without_published_ports(on_host: Callable[..., Any]) ->
     assert on_host(story) == []
 
 
-def test_free_port(on_host: Callable[..., Any]) -> None:
+def test_free_port_is_chosen(on_host: Callable[..., Any]) -> None:
     def story() -> Any:
         port = Port(None, None, 80, "tcp")
         with fakehost.connected(ports=[port]):
@@ -706,7 +706,7 @@ def test_free_port(on_host: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("taken", ["0.0.0.0", "127.0.0.1", "::", "::1"])
-def test_taken_port(on_host: Callable[..., Any], taken: str) -> None:
+def test_taken_port_is_refused(on_host: Callable[..., Any], taken: str) -> None:
     """A port that any of the addresses has: pasta alone would be content with the rest."""
 
     def story() -> Any:
@@ -723,7 +723,7 @@ def test_taken_port(on_host: Callable[..., Any], taken: str) -> None:
         on_host(story)
 
 
-def test_port_given_twice(on_host: Callable[..., Any]) -> None:
+def test_port_given_twice_is_refused(on_host: Callable[..., Any]) -> None:
     def story(*ports: Port) -> Callable[[], Any]:
         def body() -> Any:
             with fakehost.connected(ports=ports):
@@ -740,7 +740,7 @@ def test_port_given_twice(on_host: Callable[..., Any]) -> None:
     assert on_host(story(*both)) == "started"
 
 
-def test_port_of_another_host_and_one_too_low(
+def test_foreign_address_and_privileged_port_are_refused(
     on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def story(port: Port) -> Callable[[], Any]:
@@ -764,7 +764,7 @@ def test_port_of_another_host_and_one_too_low(
 # -- the process ---------------------------------------------------------------------------------
 
 
-def test_it_inherits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pasta_inherits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor, no variable, not the session of the terminal, not the directory."""
     program = tmp_path / "program"
     program.write_text(
@@ -794,7 +794,7 @@ def test_it_inherits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(set(session.split())) == 1
 
 
-def test_stop(on_host: Callable[..., Any]) -> None:
+def test_stop_ends_pasta(on_host: Callable[..., Any]) -> None:
     def story() -> Any:
         with fakehost.connected() as container:
             running = container.pasta
@@ -814,7 +814,7 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
-def test_it_dies_with_its_parent(on_host: Callable[..., Any]) -> None:
+def test_pasta_dies_with_its_parent(on_host: Callable[..., Any]) -> None:
     """SIGKILL of the process that keeps the container leaves no pasta, in every version."""
 
     def story() -> Any:
@@ -841,7 +841,9 @@ def test_it_dies_with_its_parent(on_host: Callable[..., Any]) -> None:
     assert on_host(story) == [False, True]
 
 
-def test_fork_here_begin_there(on_host: Callable[..., Any]) -> None:
+def test_pasta_can_be_forked_and_awaited_by_different_processes(
+    on_host: Callable[..., Any],
+) -> None:
     """The parent of pasta, who starts it and who waits for it can be different processes."""
 
     def story() -> Any:
@@ -864,7 +866,7 @@ def test_fork_here_begin_there(on_host: Callable[..., Any]) -> None:
     assert on_host(story)
 
 
-def test_failure_of_a_pasta_forked_elsewhere(on_host: Callable[..., Any]) -> None:
+def test_failure_of_pasta_forked_elsewhere_is_seen(on_host: Callable[..., Any]) -> None:
     """It is seen at once, though the process that keeps pasta lives on."""
 
     def story() -> Any:
@@ -887,7 +889,7 @@ def test_failure_of_a_pasta_forked_elsewhere(on_host: Callable[..., Any]) -> Non
     assert "seconds" not in on_host(story)
 
 
-def test_given_up_before_it_began(on_host: Callable[..., Any]) -> None:
+def test_pasta_can_be_abandoned_before_it_begins(on_host: Callable[..., Any]) -> None:
     def story() -> Any:
         held = pasta.Pasta(pasta_options.command([]))
         held.fork(False)
@@ -898,7 +900,7 @@ def test_given_up_before_it_began(on_host: Callable[..., Any]) -> None:
     assert on_host(story) == 127
 
 
-def test_failure_is_told_in_one_line(on_host: Callable[..., Any]) -> None:
+def test_failure_is_reported_in_one_line(on_host: Callable[..., Any]) -> None:
     def story() -> Any:
         running = fakehost.start_pasta("/proc/self/nothing", "/proc/self/ns/user")
         try:
@@ -915,7 +917,7 @@ def test_failure_is_told_in_one_line(on_host: Callable[..., Any]) -> None:
     assert "--network=host or --network=none" in hint
 
 
-def test_time_out(on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout_is_reported(on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pasta, "command", lambda *_: ["/bin/sleep", "30"])
 
     def story() -> Any:
@@ -934,7 +936,7 @@ def test_time_out(on_host: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) 
     assert on_host(story) == "the network was not ready after 0.1 seconds"
 
 
-def test_interface(on_host: Callable[..., Any]) -> None:
+def test_container_has_eth0_once_pasta_is_ready(on_host: Callable[..., Any]) -> None:
     """The container has eth0 with the address of the host's interface, as soon as it is ready."""
 
     def inside() -> Any:

@@ -32,9 +32,7 @@ def random_port(protocol: str = "tcp") -> Port:
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_a_free_port_is_kept_until_it_is_published(
-    on_host: Callable[..., Any], protocol: str
-) -> None:
+def test_free_port_is_reserved_until_published(on_host: Callable[..., Any], protocol: str) -> None:
     """Nobody whose port the kernel chooses gets it meanwhile, be it another container or not."""
 
     def story() -> Any:
@@ -70,7 +68,7 @@ def _bind_any(protocol: str) -> None:
         other.bind(("0.0.0.0", 0))
 
 
-def test_a_range_gives_a_free_port_of_it(on_host: Callable[..., Any]) -> None:
+def test_range_gives_a_free_port(on_host: Callable[..., Any]) -> None:
     def story() -> Any:
         first = [Port(None, 8000, 80, "tcp", 8002), Port("127.0.0.1", 8000, 81, "tcp")]
         second = [Port("127.0.0.1", 8000, 80, "tcp", 8002)]
@@ -92,7 +90,7 @@ def test_a_range_gives_a_free_port_of_it(on_host: Callable[..., Any]) -> None:
     assert shown == ["127.0.0.1:8002->80/tcp"]
 
 
-def test_what_is_asked_for_twice(on_host: Callable[..., Any]) -> None:
+def test_port_requested_twice_is_refused(on_host: Callable[..., Any]) -> None:
     def story(one: str | None, other: str | None) -> Callable[[], Any]:
         def body() -> Any:
             try:
@@ -110,7 +108,7 @@ def test_what_is_asked_for_twice(on_host: Callable[..., Any]) -> None:
     assert on_host(story("127.0.0.1", "127.0.0.2")) == "taken"
 
 
-def test_many_ports_leave_the_limit_of_descriptors_alone(on_host: Callable[..., Any]) -> None:
+def test_many_ports_fit_into_the_descriptor_limit(on_host: Callable[..., Any]) -> None:
     """A range of 600 needs more descriptors than a process usually may have."""
 
     def story() -> Any:

@@ -191,7 +191,7 @@ def answered(question: Callable[[], object], seconds: float = SECONDS) -> int:
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the mount", "after it"])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_program_and_what_it_is_started_with(
+def test_program_and_its_interpreter_are_read(
     tree: Path, tmp_path: Path, way: str, late: bool
 ) -> None:
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
@@ -202,7 +202,7 @@ def test_the_program_and_what_it_is_started_with(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_mounted_on(tree: Path, tmp_path: Path, way: str) -> None:
+def test_mount_targets_are_read(tree: Path, tmp_path: Path, way: str) -> None:
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
 
     def look() -> list[int]:
@@ -215,7 +215,7 @@ def test_what_is_mounted_on(tree: Path, tmp_path: Path, way: str) -> None:
     assert asked(image, target, told, look, way=way, stop=True) == [0, -1]
 
 
-def test_nothing_is_told(tree: Path, tmp_path: Path) -> None:
+def test_empty_request_reads_nothing(tree: Path, tmp_path: Path) -> None:
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
     for told in (b"", b"\0\0", words("missing"), words("/etc"), b"no end", b"/usr/bin/tool"):
         assert asked(image, target, told, lambda: "alive") == "alive"
@@ -250,7 +250,7 @@ def hostile(tree: Path) -> dict[str, Path]:
     return {path.name: loader for path in bins.iterdir() if path.name not in ("tool", "no end")}
 
 
-def test_a_hostile_image_leads_nowhere(tree: Path, tmp_path: Path) -> None:
+def test_hostile_image_is_survived(tree: Path, tmp_path: Path) -> None:
     names = sorted(hostile(tree))
     assert len(names) >= 14
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
@@ -263,7 +263,7 @@ def test_a_hostile_image_leads_nowhere(tree: Path, tmp_path: Path) -> None:
         assert asked(image, target, told, lambda: resident(loader)) == 0, name
 
 
-def test_links_do_not_lead_out_of_it(tree: Path, tmp_path: Path) -> None:
+def test_links_do_not_lead_out(tree: Path, tmp_path: Path) -> None:
     """The host's file of the same name is not what is read; that of the image is."""
     outside = tmp_path / "outside"
     outside.write_bytes(bytes(BIG))
@@ -279,7 +279,7 @@ def test_links_do_not_lead_out_of_it(tree: Path, tmp_path: Path) -> None:
         assert least_read(image, target, told, [there]) >= READ
 
 
-def test_who_asks_ends_with_what_it_asks(tree: Path, tmp_path: Path) -> None:
+def test_prefetch_ends_with_its_server(tree: Path, tmp_path: Path) -> None:
     """Whatever of the two ends first: the program that serves, or who was to tell."""
     image = made.mksquashfs(tree, tmp_path / "image")
 

@@ -118,7 +118,7 @@ def tree(path: str) -> list[str]:
         pytest.param("copy", "aufs"),
     ],
 )
-def test_whiteouts_and_opaque_directories(
+def test_whiteouts_and_opaque_directories_hide_files(
     storage: str, driver: str, map_name: str, form: str
 ) -> None:
     def case(storage: str, idmap: IdMap) -> list[str]:
@@ -264,7 +264,7 @@ def test_changes_stay_private_and_survive_a_restart(
 
 @pytest.mark.parametrize("count", [0, 1, 110, 300, 499])
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_many_layers(storage: str, driver: str, count: int) -> None:
+def test_many_layers_are_shown(storage: str, driver: str, count: int) -> None:
     def case(storage: str, idmap: IdMap) -> None:
         layers = []
         for number in range(count):
@@ -288,7 +288,7 @@ def test_many_layers(storage: str, driver: str, count: int) -> None:
 
 
 @pytest.mark.needs("fuse", "fuse-overlayfs")
-def test_more_layers_than_the_kernel_takes(storage: str) -> None:
+def test_layers_beyond_the_kernel_limit_are_shown(storage: str) -> None:
     def case(storage: str, idmap: IdMap) -> tuple[str, list[str]]:
         layers = [layer(storage, str(number)) for number in range(501)]
         mounted = rootfs.mount(layers, workspace(storage), idmap)
@@ -302,7 +302,7 @@ def test_more_layers_than_the_kernel_takes(storage: str) -> None:
 
 @pytest.mark.parametrize("name", ["a:b", "a,b", "a\\b", "ä b", "a=b", "a\nb"])
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_odd_names_of_the_storage(storage: str, driver: str, name: str) -> None:
+def test_odd_storage_paths_work(storage: str, driver: str, name: str) -> None:
     def case(storage: str, idmap: IdMap) -> None:
         os.mkdir(f"{storage}/{name}")
         one = layer(f"{storage}/{name}", "1", "x")
@@ -371,7 +371,7 @@ def test_missing_layer_is_named(storage: str) -> None:
     assert f"{storage}/absent" in run(storage, "single", case)
 
 
-def test_full_disk_is_told_at_once(storage: str) -> None:
+def test_full_disk_is_reported_at_once(storage: str) -> None:
     """Another driver would only fail later, after it has copied half of the image."""
 
     def case(storage: str, idmap: IdMap) -> str:
@@ -390,7 +390,7 @@ def test_full_disk_is_told_at_once(storage: str) -> None:
     assert "fuse" not in said
 
 
-def test_interrupted_copy_is_begun_anew(storage: str) -> None:
+def test_interrupted_copy_is_restarted(storage: str) -> None:
     def case(storage: str, idmap: IdMap) -> list[str]:
         one = layer(storage, "1", "x")
         place = workspace(storage)
@@ -401,7 +401,7 @@ def test_interrupted_copy_is_begun_anew(storage: str) -> None:
     assert run(storage, "single", case) == ["x"]
 
 
-def test_copy_of_a_tree_deeper_than_a_path(storage: str) -> None:
+def test_tree_deeper_than_path_max_is_copied(storage: str) -> None:
     def case(storage: str, idmap: IdMap) -> int:
         one = layer(storage, "1")
         name = "d" * 200
@@ -474,7 +474,7 @@ def test_directory_is_used_itself_or_under_an_overlay(storage: str) -> None:
     run(storage, "single", case)
 
 
-def test_choose_tries_and_leaves_nothing(storage: str) -> None:
+def test_choosing_a_driver_leaves_nothing(storage: str) -> None:
     def case(storage: str, idmap: IdMap) -> list[dict[str, object]]:
         before = os.listdir(storage)
         answers = rootfs.choose(storage, idmap)

@@ -114,7 +114,7 @@ def running(place: str) -> Iterator[Running]:
     processes.end()
 
 
-def test_it_ends_when_all_else_is_killed(running: Running) -> None:
+def test_fuse_overlayfs_ends_when_all_else_is_killed(running: Running) -> None:
     assert running.list_root() == ["from-the-layer"]
     running.kill_engine()
     assert running.list_root() == ["from-the-layer"]
@@ -123,7 +123,7 @@ def test_it_ends_when_all_else_is_killed(running: Running) -> None:
     assert wait_until_gone(running.helper)
 
 
-def test_it_ends_when_the_container_and_then_the_engine_is_killed(running: Running) -> None:
+def test_fuse_overlayfs_ends_after_container_and_engine(running: Running) -> None:
     os.kill(running.container, signal.SIGKILL)
     assert wait_until_gone(running.container)
     assert state(running.helper) != "gone"
@@ -131,7 +131,7 @@ def test_it_ends_when_the_container_and_then_the_engine_is_killed(running: Runni
     assert wait_until_gone(running.helper)
 
 
-def test_unmount_waits_for_it(place: str) -> None:
+def test_unmount_waits_for_fuse_overlayfs(place: str) -> None:
     def case() -> list[str]:
         map_ = engine_namespace.make_map("single")
         mounted = rootfs.mount([f"{place}/layer"], place, map_, driver="fuse-overlayfs")
@@ -145,7 +145,7 @@ def test_unmount_waits_for_it(place: str) -> None:
     assert after == "reaped"
 
 
-def test_it_gets_no_descriptor_no_environment_and_no_terminal(place: str) -> None:
+def test_fuse_overlayfs_inherits_nothing(place: str) -> None:
     """A secret in the caller's environment or an open file is none of its business."""
 
     def case() -> dict[str, object]:
@@ -170,7 +170,9 @@ def test_it_gets_no_descriptor_no_environment_and_no_terminal(place: str) -> Non
     assert found["session"] is True
 
 
-def test_what_it_says_is_the_reason(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_shows_the_message_of_fuse_overlayfs(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It ends at once; the mount that was made for it is taken away again."""
     monkeypatch.setattr(programs, "find", lambda name: "/bin/false")
 

@@ -85,7 +85,7 @@ def skeletons(storage: str) -> list[str]:
 
 
 @pytest.mark.parametrize("map_name", MAPS)
-def test_programs_run_and_the_system_can_be_changed(storage: str, map_name: str) -> None:
+def test_host_programs_run_and_system_is_writable(storage: str, map_name: str) -> None:
     script = """
         set -e
         touch /etc/x /usr/local/lib/x /var/lib/x /opt/x /x /tmp/x /run/lock/x /var/tmp/x
@@ -115,7 +115,7 @@ def test_programs_run_and_the_system_can_be_changed(storage: str, map_name: str)
 
 
 @pytest.mark.parametrize("map_name", MAPS)
-def test_private_files_of_the_user_are_not_shown(storage: str, map_name: str) -> None:
+def test_private_files_of_the_user_are_hidden(storage: str, map_name: str) -> None:
     """What is shown is a list; the home, the storage, mail and /var/tmp are not on it."""
 
     def case(storage: str, map_: IdMap) -> dict[str, list[str]]:
@@ -149,7 +149,7 @@ def open_text(path: str) -> str:
         return file.read()
 
 
-def test_hidden_directory_of_another_user_s_mode_stays_hidden(storage: str) -> None:
+def test_private_directory_below_a_hidden_one_stays_hidden(storage: str) -> None:
     """A directory that is not for everybody is empty, even where its parent is hidden too."""
 
     def case(storage: str, map_: IdMap) -> None:
@@ -164,7 +164,7 @@ def test_hidden_directory_of_another_user_s_mode_stays_hidden(storage: str) -> N
     run(storage, "single", case)
 
 
-def test_skeleton_is_made_once_and_again_when_something_changed(storage: str) -> None:
+def test_skeleton_is_rebuilt_only_after_changes(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> None:
         first = mount(storage, map_, "1")
         one = skeletons(storage)
@@ -186,7 +186,7 @@ def test_skeleton_is_made_once_and_again_when_something_changed(storage: str) ->
     run(storage, "single", case)
 
 
-def test_skeleton_is_made_by_one_of_several_at_the_same_time(storage: str) -> None:
+def test_skeleton_is_built_once_by_concurrent_commands(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> list[int]:
         pids = []
         for number in range(4):
@@ -205,7 +205,7 @@ def test_skeleton_is_made_by_one_of_several_at_the_same_time(storage: str) -> No
     assert len(skeletons(storage)) == 1
 
 
-def test_half_made_skeleton_is_cleared(storage: str) -> None:
+def test_incomplete_skeleton_is_removed(storage: str) -> None:
     def case(storage: str, map_: IdMap) -> list[str]:
         os.mkdir(f"{storage}/storage", 0o700)
         os.makedirs(f"{storage}/storage/host/.{map_.key}-dead/dirs/etc", 0o700)
@@ -281,7 +281,7 @@ def test_fuse_overlayfs_serves_it_where_overlay_is_refused(
     assert any("overlay: mount(overlay): Operation not permitted" in line for line in why)
 
 
-def test_it_is_read_only_where_no_union_works(
+def test_host_image_is_read_only_without_a_union_driver(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rootless.linux import programs
@@ -319,7 +319,7 @@ def test_it_is_read_only_where_no_union_works(
         ("copy", "bind,ro: "),
     ],
 )
-def test_a_driver_that_was_asked_for_is_taken(storage: str, driver: str, shown_by: str) -> None:
+def test_requested_driver_is_used(storage: str, driver: str, shown_by: str) -> None:
     def case(storage: str, map_: IdMap) -> str:
         mounted = mount(storage, map_, driver=driver)
         rootfs.unmount(mounted)

@@ -129,7 +129,9 @@ def unfiltered() -> dict[str, str]:
 @pytest.mark.needs("ordinary user")
 @pytest.mark.needs("x86_64")
 @pytest.mark.parametrize("attempt", REFUSED)
-def test_refused(filtered: dict[str, str], unfiltered: dict[str, str], attempt: str) -> None:
+def test_dangerous_calls_are_refused(
+    filtered: dict[str, str], unfiltered: dict[str, str], attempt: str
+) -> None:
     expected, must_differ = REFUSED[attempt]
     if attempt.startswith("i386-") and unfiltered["i386-getpid"] != "ok":
         return  # a kernel without 32-bit programs
@@ -140,17 +142,19 @@ def test_refused(filtered: dict[str, str], unfiltered: dict[str, str], attempt: 
 
 @pytest.mark.needs("x86_64")
 @pytest.mark.parametrize("attempt", ALLOWED)
-def test_allowed(filtered: dict[str, str], unfiltered: dict[str, str], attempt: str) -> None:
+def test_ordinary_calls_are_allowed(
+    filtered: dict[str, str], unfiltered: dict[str, str], attempt: str
+) -> None:
     assert filtered[attempt] == unfiltered[attempt]
     if not attempt.startswith("i386-"):
         assert filtered[attempt] == "ok"
 
 
-def test_every_attempt_is_judged(unfiltered: dict[str, str]) -> None:
+def test_every_attempt_has_an_expected_result(unfiltered: dict[str, str]) -> None:
     assert set(unfiltered) == set(REFUSED) | set(ALLOWED) | JUDGED_ELSEWHERE
 
 
-def test_the_filter_is_on(default: bytes) -> None:
+def test_filter_is_active(default: bytes) -> None:
     facts = probe(default, "seccomp", ",", "caps")
     assert "seccomp 2\n" in facts
     assert "no_new_privs 1\n" in facts
@@ -175,7 +179,7 @@ def test_ordinary_programs_work(default: bytes) -> None:
     assert in_child(action) == (0, "thread\n")
 
 
-def test_a_terminal_cannot_be_typed_into(default: bytes) -> None:
+def test_typing_into_a_terminal_is_refused(default: bytes) -> None:
     """The real thing: a controlling terminal, where TIOCSTI would reach the user's shell."""
     program = str(static_program("tests/lib/probe.c"))
     if Path("/proc/sys/dev/tty/legacy_tiocsti").exists():
@@ -207,7 +211,7 @@ def test_a_terminal_cannot_be_typed_into(default: bytes) -> None:
 
 @pytest.mark.needs("user namespaces")
 @pytest.mark.needs("ordinary user")
-def test_the_switch_allows_nested_user_namespaces(tmp_path: Path) -> None:
+def test_nested_user_namespaces_can_be_allowed(tmp_path: Path) -> None:
     nested = attempts(seccomp.default_filter(CAPS, str(tmp_path), allow_nested_userns=True))
     assert nested["unshare-user"] == nested["clone-user"] == nested["clone3"] == "ok"
     assert nested["keyctl"] == "EPERM"
@@ -215,14 +219,14 @@ def test_the_switch_allows_nested_user_namespaces(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("x86_64")
-def test_the_way_back_for_32_bit_programs(tmp_path: Path, unfiltered: dict[str, str]) -> None:
+def test_sigreturn_works_for_32_bit_programs(tmp_path: Path, unfiltered: dict[str, str]) -> None:
     open_one = attempts(seccomp.default_filter(CAPS, str(tmp_path), socketcall=True))
     assert open_one["i386-socketcall-vsock"] == unfiltered["i386-socketcall-vsock"]
     assert open_one["i386-vsock"] in ("EPERM", unfiltered["i386-getpid"])
 
 
 @pytest.mark.needs("ordinary user")
-def test_without_no_new_privs_it_is_refused_and_not_skipped(default: bytes) -> None:
+def test_filter_without_no_new_privs_is_an_error(default: bytes) -> None:
     status, text = in_child(lambda: load_filter(default))
     assert status != 0
     assert text == f"SyscallError {errno.EACCES}"
@@ -260,7 +264,7 @@ def test_loading_imports_nothing(default: bytes) -> None:
     assert in_child(action) == (0, "")
 
 
-def test_a_custom_profile_kills() -> None:
+def test_custom_profile_can_kill() -> None:
     bpf = seccomp.compile_filter(
         {
             "defaultAction": "SCMP_ACT_ALLOW",

@@ -254,7 +254,7 @@ def serve(script: str, given: dict[str, object], way: str) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_has_no_right(way: str, place: str) -> None:
+def test_file_server_has_no_privileges(way: str, place: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         found = serve(ABOUT, {"port": listener.getsockname()[1]}, way)
     assert found["connect"] != 0
@@ -274,7 +274,7 @@ def test_it_has_no_right(way: str, place: str) -> None:
     assert found["said"][0].startswith("/dev/fd/")
 
 
-def test_it_has_none_if_it_was_built_with_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sanitized_file_server_has_no_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     instead(monkeypatch, sanitized_program("helpers/fuse_server"))
     found = serve(ABOUT, {"port": 1}, "outside")
     assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")
@@ -286,7 +286,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_refused(place: str, way: str) -> None:
+def test_dangerous_calls_are_refused(place: str, way: str) -> None:
     tried, newer = serve(REFUSED, {"place": place}, way)
     assert set(tried.values()) == {1}, tried  # EPERM
     assert set(newer.values()) == {38}, newer  # ENOSYS
@@ -307,14 +307,14 @@ def test_other_processes_are_not_read(place: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_not(place: str, way: str) -> None:
+def test_needed_calls_are_allowed(place: str, way: str) -> None:
     """Threads, memory, reading: programs differ in what they need of that."""
     tried = serve(ALLOWED, {"place": place}, way)
     assert set(tried.values()) == {0}, tried
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="what other processors cannot do")
-def test_calls_of_another_architecture_end_it(place: str) -> None:
+def test_calls_of_another_architecture_kill_it(place: str) -> None:
     assert serve(FOREIGN, {}, "outside") == [-31, -31]  # SIGSYS
 
 
@@ -329,7 +329,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("moment", ["at once", "before the word", "in flight", "stopped"])
-def test_it_ends_with_who_began_it(moment: str) -> None:
+def test_file_server_ends_with_its_parent(moment: str) -> None:
     """Whoever was to show the mount is killed before."""
     reader, writer = os.pipe()
     log_fd = os.memfd_create("log")
@@ -444,7 +444,7 @@ def told(way: str, place: str, before: Callable[[fuse.Server], None]) -> list[st
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("moment", ["before the word", "at any time"])
-def test_one_that_cannot_begin_is_told(
+def test_failed_file_server_is_reported(
     monkeypatch: pytest.MonkeyPatch, place: str, moment: str, way: str
 ) -> None:
     """As on a kernel that takes no filter: the image is unpacked then, with that as the reason."""
@@ -461,7 +461,7 @@ def test_one_that_cannot_begin_is_told(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_that_was_killed_is_told(place: str, way: str) -> None:
+def test_killed_file_server_is_reported(place: str, way: str) -> None:
     _, text = told(way, place, lambda server: os.kill(server.pid, signal.SIGKILL))
     assert "rless-serve ended" in text
 
@@ -473,14 +473,14 @@ def test_one_that_was_killed_is_told(place: str, way: str) -> None:
         ("/dev/null", "fsconfig(", "Invalid argument"),
     ],
 )
-def test_no_fuse_is_told(place: str, by: str, call: str, why: str) -> None:
+def test_missing_fuse_is_reported(place: str, by: str, call: str, why: str) -> None:
     kind, text = told("inside", place, lambda _: mount.mount(by, "/dev/fuse", None, mount.MS_BIND))
     assert kind == SyscallError.__name__
     assert text.startswith(call)
     assert text.endswith(why)
 
 
-def test_who_began_it_lends_no_right_any_more() -> None:
+def test_parent_passes_on_no_privileges() -> None:
     """What is executed later has none of those that rless-serve needs."""
 
     def case() -> str:

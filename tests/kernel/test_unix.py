@@ -14,7 +14,7 @@ def open_fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def test_one_comes() -> None:
+def test_descriptor_is_received() -> None:
     ours, theirs = unix.pair(unix.SOCK_STREAM)
     before = open_fds()
     with socket.socket(fileno=theirs) as sender, open("/etc/hosts", "rb") as file:
@@ -27,7 +27,7 @@ def test_one_comes() -> None:
 
 
 @pytest.mark.parametrize("kind", [unix.SOCK_STREAM, unix.SOCK_SEQPACKET])
-def test_none_comes(kind: int) -> None:
+def test_missing_descriptor_is_detected(kind: int) -> None:
     for said in (b"", b"text"):
         ours, theirs = unix.pair(kind)
         if said:
@@ -39,7 +39,7 @@ def test_none_comes(kind: int) -> None:
             os.fstat(ours)
 
 
-def test_of_two_the_second_is_not_kept() -> None:
+def test_second_descriptor_is_closed() -> None:
     ours, theirs = unix.pair(unix.SOCK_STREAM)
     with socket.socket(fileno=theirs) as sender:
         socket.send_fds(sender, [b"+"], [0, 1])
@@ -48,7 +48,7 @@ def test_of_two_the_second_is_not_kept() -> None:
         assert len(open_fds()) == before - 1
 
 
-def test_one_that_ended_unheard() -> None:
+def test_reset_connection_is_reported() -> None:
     """The kernel says so with an error of its own."""
     ours, theirs = unix.pair(unix.SOCK_STREAM)
     os.write(ours, b"g")

@@ -19,7 +19,7 @@ def names(root: Path) -> list[tuple[bytes, bool]]:
         os.close(fd)
 
 
-def test_in_order_and_directories_twice(tmp_path: Path) -> None:
+def test_walk_is_ordered_and_visits_directories_twice(tmp_path: Path) -> None:
     for path in ("b", "a/x", "a/y/z"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
@@ -30,7 +30,7 @@ def test_in_order_and_directories_twice(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_skipped_and_what_vanishes(tmp_path: Path) -> None:
+def test_skipped_and_vanished_entries_are_tolerated(tmp_path: Path) -> None:
     for name in "abcd":
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").touch()
@@ -51,7 +51,7 @@ def test_what_is_skipped_and_what_vanishes(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_no_descriptor_is_left_by_a_walk_that_is_given_up(tmp_path: Path) -> None:
+def test_abandoned_walk_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").mkdir(parents=True)
     fd = os.open(tmp_path, os.O_RDONLY)
     before = len(os.listdir("/proc/self/fd"))
@@ -80,7 +80,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_which_file_systems_are_the_kernels(tmp_path: Path) -> None:
+def test_kernel_file_systems_are_recognized(tmp_path: Path) -> None:
     for path, expected in (("/proc", True), ("/sys", True), (tmp_path, False), ("/", False)):
         fd = os.open(path, os.O_RDONLY)
         assert is_kernels(fd) is expected, path

@@ -95,7 +95,7 @@ def test_uts_namespace_has_its_hostname(rless: Product) -> None:
     assert names.lines() == ["a", "b.example"]
 
 
-def test_ipc_namespace_can_be_private_shared_or_the_hosts(rless: Product) -> None:
+def test_ipc_flags_control_dev_shm(rless: Product) -> None:
     assert "/dev/shm" in rless.sh("mount").out
     none = rless.sh("mount", "--ipc=none").out
     assert "/dev/shm" not in none

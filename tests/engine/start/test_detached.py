@@ -246,7 +246,7 @@ def test_full_log_does_not_stop_the_container(rless: Product) -> None:
     rless("rm", "none").expect()
 
 
-def test_detached_container_has_empty_stdin(rless: Product) -> None:
+def test_detached_container_has_stdin_only_on_request(rless: Product) -> None:
     rless.detach("closed", "", "cat")
     assert rless("wait", "closed").expect().out == "0\n"
     rless.detach("open", "-i", "cat")

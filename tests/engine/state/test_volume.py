@@ -200,7 +200,7 @@ def test_killed_copy_up_is_repeated(rless: Product) -> None:
     assert rless.sh("ls /data", "-v", "half:/data").lines() == ["own"]
 
 
-def test_volume_owned_by_another_id_is_handled(rless: Product) -> None:
+def test_volume_owned_by_another_id_is_usable(rless: Product) -> None:
     """Whether it is empty is asked by who may look."""
     rless.sh("chown 33 /v; chmod 700 /v", "-v", "closed:/v")
     assert rless.sh("ls -ldn /v", "-v", "closed:/v").out.split()[2] == "33"
