@@ -18,9 +18,9 @@ INSIDE = "/run/notify"  # where the application of --sdnotify container finds th
 
 
 def started(mode: str, monitor: int) -> None:
-    """Say that the monitor is the main process and, but for `container`, that all is up.
+    """Tell the manager the main process, the monitor, and, except for `container`, that all is up.
 
-    The container runs by now: if nobody listens, that is a warning.
+    The container runs by now, so a manager that does not listen causes only a warning.
 
     Args:
         mode: of --sdnotify. monitor: its pid.

@@ -57,11 +57,11 @@ class Signals:
     __slots__ = ("_old", "_pending", "_send", "_stop", "proxy")
 
     def __init__(self, proxy: bool) -> None:
-        """Start to catch.
+        """Start to catch signals.
 
         Args:
             proxy: forward them; else SIGINT and SIGTERM only end the command (Docker's
-                --sig-proxy=false), and with it a container that it keeps.
+                --sig-proxy=false), and with it a container that depends on it.
         """
         self.proxy = proxy
         self._send: Callable[[int], None] | None = None
@@ -85,11 +85,11 @@ class Signals:
             self._stop(number)
 
     def interrupted(self) -> int | None:
-        """Return a signal that asked for the end before the application was there to get it."""
+        """Return a signal to end the command that arrived before the application could get it."""
         return next((number for number in self._pending if number in _ENDING), None)
 
     def on_end(self, stop: Callable[[int], None] | None) -> None:
-        """Call `stop` at a signal that asks for the end, before the application can get it."""
+        """Call `stop` at a signal to end the command, before the application can get it."""
         self._stop = stop
         if stop is not None and (number := self.interrupted()) is not None:
             stop(number)
@@ -106,7 +106,7 @@ class Signals:
             self._handle(number, None)
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the caller's handlers."""
         for number, handler in self._old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._old = {}
@@ -147,7 +147,7 @@ class _Stream:
         return self.keys is None or not self.keys.typed
 
     def write(self) -> None:
-        """Give on what fits."""
+        """Write as much as fits."""
         try:
             size = os.write(self.sink, self.buffer[:_PIPE_BUF] if self.paced else self.buffer)
         except BlockingIOError:
@@ -162,7 +162,7 @@ class _Stream:
         self.buffer = self.buffer[size:]
 
     def finish(self) -> None:
-        """End this direction: the other end of the source learns that nobody reads."""
+        """End this direction: the writer of the source learns that nobody reads."""
         if self.inward and self.sink >= 0:
             os.close(self.sink)
             self.sink = -1

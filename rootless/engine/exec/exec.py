@@ -200,7 +200,7 @@ class Streams:
         self.stdio = (stdin, stdout, stderr)
 
     def close_inner(self) -> None:
-        """Close what is the process's."""
+        """Close the process's ends."""
         for fd in {*(self.stdio or ()), self.console} - {-1}:
             os.close(fd)
         self.stdio, self.console = None, -1
@@ -282,11 +282,11 @@ class KeptProcess:
         ended: Callable[[int], None],
         config: KeeperConfig | None = None,
     ) -> None:
-        """Start it; `ended` is called in the keeper, with the exit code.
+        """Start the process; `ended` is called in the keeper, with the exit code.
 
         Args:
-            config: with it the keeper becomes a small program (helpers/monitor); nobody
-                waits for it then.
+            config: with it the keeper executes a small program (helpers/monitor), and nobody waits
+                for it then.
 
         Raises:
             RlessError: what `start` raises, or there is no such program.
@@ -383,7 +383,7 @@ def _keep(
 
 
 def _keep_orphans(init: runtime.Init) -> None:
-    """Stay with what the process has left behind; at the container's end kill it."""
+    """Stay while descendants of the process remain, and kill them when the container ends."""
     poll = select.poll()
     poll.register(init.pidfd, select.POLLIN)
     try:
@@ -442,7 +442,7 @@ def _keeper_config(container: Container, exec_id: str) -> KeeperConfig:
 
 
 def _leave_caller(kept: set[int]) -> None:
-    """Become a process of the background: no stream, terminal or argument of the caller's."""
+    """Become a background process, without the caller's streams, terminal and arguments."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     show_as("rless: keeper of an exec")

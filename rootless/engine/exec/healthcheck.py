@@ -178,7 +178,7 @@ def main(container_id: str) -> int:
 
 
 def judge(state: HealthRecord, result: HealthResult, check: HealthCheck, started: float) -> None:
-    """Take the result of a run into the state.
+    """Update the state with the result of a run.
 
     Args:
         started: when the container was, in seconds since the epoch.
@@ -266,7 +266,7 @@ def _watch(pidfd: int, reader: int, deadline: float) -> tuple[bytes, bool]:
 
 
 def _end(started: runtime.Started) -> None:
-    """Kill the test, and what it has started: it leads their session."""
+    """Kill the test and its descendants: it leads their session."""
     session = []
     for name in os.listdir("/proc"):
         if name.isdigit():

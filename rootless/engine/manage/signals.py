@@ -60,8 +60,8 @@ class Running:
     def has_ended(self) -> bool:
         """Tell, once `fd` can be read, whether the container has ended and all is recorded.
 
-        The monitor says so; without its word its own end does. It may live on for a while, for
-        readers that are slow.
+        The monitor reports it; a monitor that ends without a report has ended the container too.
+        After the report it may live on for a while, for slow readers.
         """
         if self.client is None:
             return True
@@ -75,9 +75,9 @@ class Running:
         return False
 
     def _ask_again(self) -> None:
-        """Connect anew: the monitor has just become another program, to start the container again.
+        """Connect anew, after the monitor has executed another program to restart the container.
 
-        What it was asked for meanwhile is lost with the connection.
+        A request that it got meanwhile is lost with the connection.
         """
         self.client = connect(self.container)
         if self.client is not None:
@@ -106,21 +106,22 @@ class Running:
         return True
 
     def ask(self, number: int) -> None:
-        """Signal it, for good: process 1 of a pid namespace loses what it has no handler for.
+        """Signal the first process, and note a signal that was lost because it has no handler.
 
-        So an application that is just starting would not hear of a stop. Asked after the signal:
-        what it still does not catch then it cannot have got.
+        Process 1 of a pid namespace loses each signal that it has no handler for, so an application
+        that is just starting would miss a stop. The check comes after the signal: if there is no
+        handler then, there was none when the signal arrived.
         """
         heard = self.signal(number) and self._catches(number)
         self.lost = 0 if heard or number == signal.SIGKILL else number
 
     def ask_again(self) -> None:
-        """Signal it once more if it has got a handler for what was lost."""
+        """Signal it once more, if it has a handler for the lost signal by now."""
         if self.lost and self._catches(self.lost):
             self.ask(self.lost)
 
     def _catches(self, number: int) -> bool:
-        """Tell whether the first process catches a signal, or keeps it for later."""
+        """Tell whether the first process catches a signal, or has blocked it."""
         init = self.container.init()
         if init is None:
             return False
@@ -143,7 +144,7 @@ class Running:
             thaw(self.container)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the container."""
         if self.client is not None:
             self.client.close()
             self.client = None
@@ -167,9 +168,9 @@ def _open_process(process: Sequence[int] | None) -> int:
 
 
 def take(container: Container) -> Running | None:
-    """Return a container that runs, or waits for a restart, in hand; None: it does neither.
+    """Hold a container that runs, or waits for a restart; None: it does neither.
 
-    A start that is under way is waited for.
+    A start in progress is waited for.
 
     Raises:
         RlessError: that start takes too long.
@@ -205,12 +206,12 @@ class Ends:
         self._waiting: list[Running] = []
 
     def add(self, running: Running, seconds: float | None) -> None:
-        """Wait for this one, too; after `seconds` it is killed, None: never."""
+        """Wait for this container, too, and kill it after `seconds`; None: never."""
         running.deadline = None if seconds is None else time.monotonic() + seconds
         self._waiting.append(running)
 
     def wait_for(self, running: Running) -> None:
-        """Wait until this one has ended; the others get what is due to them meanwhile."""
+        """Wait until this container has ended; late ones of the others are killed meanwhile."""
         while running in self._waiting:
             poll = select.poll()
             for other in self._waiting:
@@ -245,7 +246,7 @@ class Ends:
 
 
 def clear_dead(container: Container) -> None:
-    """Clear what a killed monitor left, if this one was."""
+    """Clean up after the monitor, if it was killed."""
     record = container.run_record()
     if record and not is_owned(record):
         from rootless.engine.state import reconcile

@@ -157,7 +157,7 @@ class Membership:
             taken.close()
 
     def see_way_out(self) -> None:
-        """See that there is a way out, or will be; one that has ended is made anew.
+        """Ensure that there is a connection to the outside, and make one that has ended anew.
 
         Raises:
             RlessError: there is none.
@@ -168,17 +168,17 @@ class Membership:
             see_way_out(self._hub)
 
     def wait_ready(self) -> None:
-        """Wait until the container is connected, and has its way out.
+        """Wait until the container is connected, and the connection to the outside is ready.
 
         Raises:
-            RlessError: it is not, and why.
+            RlessError: why it is not.
         """
         self._joiner.wait_ready()
         if self._outward and (why := self._hub.wait_for_way_out()):
             raise no_way_out(why)
 
     def close(self) -> None:
-        """Let go of the membership, which the monitor keeps if it has got so far."""
+        """Close the membership, unless the monitor has taken it over."""
         self._joiner.close()
         self._hub.close()
 

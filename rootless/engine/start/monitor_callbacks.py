@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Do what the words of the monitor say.
+    """Run the callback that the monitor's arguments name.
 
-    These are the verb, the id, the descriptor of the config, the number of restarts, the last
+    They are the verb, the id, the descriptor of the config, the number of restarts, the last
     delay, and the descriptors of connections that wait for the next monitor.
     """
     verb, container_id, config_fd, count, delay, connections = sys.argv[1:]
@@ -94,7 +94,7 @@ _LONGEST_REASON = 500  # characters, of up to 12 bytes each: the monitor has roo
 
 
 def _start(container: Container, config: MonitorConfig) -> None:
-    """Start the container in the namespaces that we are in; say in the config what is new."""
+    """Start the container in the current namespaces, and update the config."""
     from rootless import paths
     from rootless.engine.start.pipes import Pipes
     from rootless.linux.unix import receive_fd

@@ -35,7 +35,7 @@ def run(request: RunRequest) -> int:
     """Run a container; return its exit code, or 0 for one that was detached.
 
     Raises:
-        RlessError: nothing is left of the container then.
+        RlessError: the start failed, and nothing is left of the container.
     """
     return fork_foreground(lambda foreground: _make(request, foreground))
 
@@ -71,10 +71,10 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
 
 
 def _look(request: RunRequest) -> ImageArgument | None:
-    """Return what the image is, a file opened; None: nothing can be begun for it yet.
+    """Resolve the image, and open an image file; None: the sandbox cannot begin yet.
 
-    Not for an image that may take its time to come, nor before it is known whose namespaces are
-    to be joined, or which ports an image has.
+    It cannot begin for an image that may have to be fetched, nor before the joined namespaces and
+    the image's ports are known.
     """
     if joins(request) or request.pull == "always" or request.publish_all:
         return None

@@ -80,18 +80,18 @@ class Sandbox:
         pending: PendingCgroup | None = None,
         file: ImageFile | None = None,
     ) -> None:
-        """Begin it.
+        """Begin the sandbox.
 
         Args:
-            streams: those that the foreground process passes on.
+            streams: those that the foreground process copies.
             userns: /proc/PID/ns/user of the container whose namespaces are joined.
             exposed: ports of the image and of --expose, for -P.
-            container_id: of the container; None: there is none yet, and it is to get this one's.
-            pending: its control group, as far as that was begun (`begin_cgroup`).
-            file: an open image, which is ours from now on.
+            container_id: of the container; None: there is none yet, and it will get this sandbox's.
+            pending: its control group, if that was begun already (`begin_cgroup`).
+            file: an open image file, which belongs to the sandbox from now on.
 
         Raises:
-            RlessError: what the network needs is not there.
+            RlessError: what the network needs is missing.
         """
         self.has_network = network_mode.is_private(request)
         self.container_id = container_id or os.urandom(32).hex()
@@ -126,7 +126,7 @@ class Sandbox:
         """Begin to write the id maps.
 
         Raises:
-            RlessError: there can be no such namespaces, or a helper is missing.
+            RlessError: such namespaces cannot be made, or a helper is missing.
         """
         holder = self._holder
         assert holder is not None
@@ -151,22 +151,22 @@ class Sandbox:
             self.server.mount()
 
     def prefetch(self, spec: Spec) -> None:
-        """Have an image that is a file asked for what `spec` will want of it, while we go on."""
+        """Let the server of an image file read in parallel what `spec` will need."""
         if self.server is not None:
             from rootless.rootfs import prefetch
 
             self.server.prefetch(prefetch.words(spec))
 
     def has_mounted(self) -> None:
-        """Let who holds the namespaces end, beside what comes; nobody has to look for them now.
+        """Let the namespace holder end in parallel: nobody needs its /proc entries any more.
 
-        But pasta, which may not have found them yet.
+        Only pasta may not have found the namespaces yet.
         """
         if self.pasta is None and self._holder is not None:
             self._holder.end()
 
     def settle(self) -> None:
-        """Wait until the network is up, and for what has helped us to come this far.
+        """Wait until the network is up, and until the helpers of the sandbox have ended.
 
         Raises:
             RlessError: the network failed.
@@ -180,7 +180,7 @@ class Sandbox:
         self._holder.close()
 
     def close(self) -> None:
-        """End all of it, unless a monitor has it."""
+        """End everything that has begun, unless a monitor has taken it over."""
         self.pipes.close_all()
         if self._file is not None:
             os.close(self._file.fd)
@@ -203,14 +203,14 @@ class Sandbox:
         return self.pasta.ports if self.pasta is not None else []
 
     def _ask_for_cgroup(self) -> None:
-        """Ask for it, before all else: it takes longest."""
+        """Request the control group, before everything else, because it takes longest."""
         try:
             self.pending.ask(self._cgroup_request(self._request.resources()), [os.getpid()])
         except RlessError:
             pass  # met again where the config is made, and told
 
     def _cgroup_request(self, resources: dict[str, Any]) -> CgroupRequest:
-        """Return what is asked for the control group.
+        """Return the request for the control group.
 
         Args:
             resources: `linux.resources` of the config.

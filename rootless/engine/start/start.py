@@ -92,11 +92,11 @@ def start(
 ) -> int:
     """Start a container that exists; return its exit code, or 0 where it is not attached.
 
-    One that runs already is left alone, as Docker does; its streams are attached then too.
+    A container that runs already is not started again, as in Docker, but its streams are attached.
 
     Args:
         streams: to attach, of stdin, stdout and stderr.
-        keys: that detach, as typed; None: the default.
+        keys: the keys to detach, as typed; None: the default.
 
     Raises:
         RlessError: it cannot be started; exit.json has the reason as well.
@@ -118,7 +118,7 @@ _INTERRUPTED = 130  # what `fork_foreground` returns of a start that a key has e
 
 
 def _claim_and_run(container: Container, attachment: Attachment, foreground: Foreground) -> int:
-    """Start a container, unless it runs; come back only then."""
+    """Start a container, unless it runs; return only if it runs already."""
     reconcile.reconcile()
     while not container.claim():
         if container.status()[0] in ("running", "paused", "restarting"):
@@ -144,7 +144,7 @@ def _claim_and_run(container: Container, attachment: Attachment, foreground: For
 
 
 def _reread(container: Container) -> None:
-    """Take the facts as they are, now that nobody else may change them but by a rename."""
+    """Read the facts again, now that only a rename may still change them."""
     current = containers.load(container.id)
     if current is None:
         raise RlessError(f"no such container: {container.facts['name']}", exit_code=1)
@@ -316,7 +316,7 @@ def _add_devices(context: StartContext, inputs: SpecInputs) -> None:
 
 
 def fakes_root(context: StartContext) -> bool:
-    """Tell whether changes of owners and users are to look as if they had worked."""
+    """Tell whether changes of owners and users have to seem successful (--fakeroot)."""
     if context.request.fakeroot is not None:
         return context.request.fakeroot
     return context.idmap.single and context.user[0] == 0 and context.source.kind in _PACKAGED
@@ -352,7 +352,7 @@ def run_to_exit(
     """Start the container, which this process has claimed, and become its monitor.
 
     Args:
-        keep: a start that fails leaves the container, with the reason in exit.json.
+        keep: whether the container stays if the start fails, with the reason in exit.json.
 
     Raises:
         RlessError: it could not be started.
@@ -401,7 +401,7 @@ def run_to_exit(
 
 
 def _notify_mode(context: StartContext, attachment: Attachment) -> str:
-    """Return the mode by which a service manager is to be told of the start; "": it is not."""
+    """Return the mode in which to notify a service manager of the start; "": none."""
     if attachment.streams or "NOTIFY_SOCKET" not in os.environ:
         return ""
     mode = context.request.sdnotify or "conmon"
@@ -409,7 +409,7 @@ def _notify_mode(context: StartContext, attachment: Attachment) -> str:
 
 
 def _forget_last_run(container: Container, keep: bool) -> None:
-    """Make room for what the monitor will note; what is there is of an earlier start."""
+    """Remove what the last run has recorded, before the monitor records this one."""
     if container.facts["run"] and not keep:
         return  # it was made just now
     containers.unlink(f"{container.directory}/exit.json")
@@ -420,7 +420,7 @@ def _forget_last_run(container: Container, keep: bool) -> None:
 
 
 def _undo(container: Container, keep: bool, error: BaseException) -> None:
-    """Take back a start that failed before there was a monitor."""
+    """Undo a start that failed before there was a monitor."""
     from rootless.engine.state import bundle
 
     try:
@@ -438,7 +438,7 @@ def _undo(container: Container, keep: bool, error: BaseException) -> None:
 
 
 def _join_networks(context: StartContext, member: Membership, inputs: SpecInputs) -> None:
-    """Take the container's place in its networks, which the files of /etc tell of."""
+    """Take the container's addresses in its networks, which its files in /etc need."""
     request, container = context.request, context.container
     member.take_addresses(container)
     container.update_run_record(networks=member.places, hub=member.process)

@@ -72,14 +72,14 @@ class Startup:
         stop_on_disconnect: bool,
         keep: bool,
     ) -> None:
-        """Take what the start needs.
+        """Prepare the start.
 
         Args:
-            context: what was found out.
+            context: what the steps before have found out.
             sandbox: namespaces and network, which this process has entered.
-            stop_on_disconnect: the container ends with the foreground process, unless that
+            stop_on_disconnect: the container ends with the foreground process, until the user
                 detaches.
-            keep: a start that fails leaves the container, with the reason.
+            keep: whether the container stays if the start fails, with the reason.
         """
         self.context = context
         self.sandbox = sandbox
@@ -98,10 +98,10 @@ class Startup:
         self.started = 0.0
 
     def run(self) -> NoReturn:
-        """Do all of it, and stay.
+        """Start the container and become its monitor; never return.
 
         Raises:
-            RlessError: it failed. Nothing is left then, but what `keep` asks for.
+            RlessError: the start failed. Everything is undone then, except what `keep` asks for.
         """
         try:
             config_fd = self._create()
@@ -111,7 +111,7 @@ class Startup:
         execute.exec_monitor(self.program_fd, config_fd, self.container.id)
 
     def _create(self) -> int:
-        """Make the container, with its init at work; return the monitor's config."""
+        """Make the container, up to an init that is at work; return the monitor config."""
         if self.sandbox.has_network:
             # It was made with our user namespace; the runtime joins it.
             entry: Namespace = {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}
@@ -153,7 +153,7 @@ class Startup:
         return self.config_fd
 
     def _init_config(self, begun: Begun) -> InitConfig:
-        """Return what the monitor must know of init, once that need not wait for anything else."""
+        """Wait for terminal and network; return the part of the monitor config about init."""
         init = [begun.pid, start_time(begun.pid) or 0]
         self.container.update_run_record(init=init, started=self.started)
         config: InitConfig = {
@@ -187,7 +187,7 @@ class Startup:
         return report
 
     def _explain(self, begun: Begun) -> None:
-        """Let the application run, and show what it is before anybody may reap it."""
+        """Start the application, and print its state before anybody may reap it."""
         from rootless.engine.start import explain
 
         cgroup, mounted = self.cgroup, self.mounted
@@ -204,7 +204,7 @@ class Startup:
         explain.show(self.context, made, self.pasta)
 
     def _prepare(self) -> Cgroup:
-        """Find the control group, and do all else that can be done before there is an init."""
+        """Make the control group, and do everything else that does not need init."""
         assert self.mounted is not None
         cgroup = self._place()
         write_json(f"{self.container.directory}/config.json", self.spec)
@@ -223,7 +223,7 @@ class Startup:
             return -1  # init has failed, and says so itself
 
     def _place(self) -> Cgroup:
-        """Return the control group; say in the spec what became of the limits."""
+        """Return the control group; put the limits as they were set into the spec."""
         assert self.mounted is not None
         began = time.monotonic()
         helpers = [*self.mounted.helper_pids, *([self.pasta.pid] if self.pasta is not None else ())]
@@ -243,7 +243,7 @@ class Startup:
         return cgroup
 
     def _note(self, manager: str, cgroup: str) -> None:
-        """Record what is there, and the control group that is about to be."""
+        """Record what exists, and the control group that is about to exist."""
         assert self.mounted is not None
         pasta = self.pasta
         if pasta is not None:
@@ -262,7 +262,7 @@ class Startup:
         )
 
     def _sandbox_config(self) -> SandboxConfig:
-        """Return what the monitor must know, but of init and its terminal."""
+        """Return the monitor config without the part about init and its terminal."""
         from rootless.engine.state import events
 
         container, pipes, mounted = self.container, self.pipes, self.mounted
@@ -388,7 +388,7 @@ class Startup:
                 volumes.fill(directory, root, target)
 
     def _give_up(self, error: BaseException) -> None:
-        """Take back what was made, in the reverse order."""
+        """Undo what was made, in the reverse order."""
         if self.pasta is not None:
             # A published port is free again when the container is gone; else nobody would see it.
             self.pasta.stop(wait=bool(self.sandbox.published()))
@@ -418,7 +418,7 @@ class Startup:
 
 
 def log_config(facts: ContainerRecord) -> LogConfig:
-    """Return what the monitor must know of the log."""
+    """Return the part of the monitor config about the log."""
     log = facts["log"]
     options = log["options"]
     config: LogConfig = {
@@ -451,7 +451,7 @@ JOURNAL = "/run/systemd/journal/socket"
 
 
 def health_config(health: HealthCheck | None) -> HealthConfig:
-    """Return when the monitor runs the health check, in milliseconds."""
+    """Return the part of the monitor config about the health check; times are milliseconds."""
     if health is None:
         return {"health_first": 0, "health_start_interval": 0, "health_interval": 0}
     interval = int(1000 * (health["interval"] or 30))

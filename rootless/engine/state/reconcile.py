@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 
 def reconcile() -> None:
-    """Clear what killed commands left; costs two listdirs where there is nothing.
+    """Clean up after killed commands; if there is nothing to do, this costs two listdirs.
 
-    An entry is looked into only if the process that owns it is dead.
+    A run record is looked into only if the process that owns it is dead.
     """
     root = run_records_root()
     names = os.listdir(root)
@@ -82,26 +82,26 @@ _IN_FLIGHT = "/tmp"  # noqa: S108
 
 
 def clear(container: Container) -> None:
-    """Clear what a killed monitor left of a container; for the command that owns it."""
+    """Clean up after a killed monitor, for the command that owns the run record."""
     if container.run_record():
         _clear_once(container.id, ours=True)
 
 
 def _drop_temporary(path: str) -> None:
-    """Remove what a writer left that was killed between its write and its rename."""
+    """Remove the temporary file of a writer that was killed between its write and its rename."""
     pid = path.split(".")[-2]
     if not pid.isdigit() or process_state(int(pid)) in ("", "Z", "X"):
         unlink(path)
 
 
 def _clear_once(container_id: str, ours: bool = False) -> None:
-    """Clear one entry, unless another command is at it already, or it is in good hands.
+    """Clear one run record, unless another command is clearing it or its container is alive.
 
-    An owner notes the monitor, and may end then: whether that came between our look at the entry
-    and our look at the owner is told by an entry that has not changed since.
+    An owner records the monitor, and may end then. If that happened after the record was read and
+    before the owner was checked, the record has changed since.
 
     Args:
-        ours: it is the caller's.
+        ours: the caller owns it.
     """
     from rootless.linux import locks
 
@@ -173,7 +173,7 @@ def _await_end(process: Process) -> None:
 
 
 def _end_change(container_id: str, path: str | None = None) -> None:
-    """Take away the name that a container got, or had, when its renaming was cut short.
+    """Release the name that a container was to get, or had, when its rename was interrupted.
 
     Args:
         path: of the record of the change; None: of this boot.
@@ -187,10 +187,10 @@ def _end_change(container_id: str, path: str | None = None) -> None:
 
 
 def _clear_unknown(container_id: str) -> None:
-    """Clear a container of which no facts are there.
+    """Clear a container that has no facts.
 
-    It was killed while it was made: no map is known, so no foreign file is there yet. Or while it
-    was deleted, after its facts.
+    Either it was killed while it was made, before a map was known, so there are no files of foreign
+    owners yet. Or it was killed while it was deleted, after its facts.
     """
     drop_names_of(container_id)
     directory = f"{containers_root()}/{container_id}"
@@ -229,7 +229,7 @@ def _clear_last_boot() -> None:
 
 
 def _forget_boot(root: str, here: str) -> None:
-    """Remove the entries of an earlier boot of this machine; what they alone know of is cleared."""
+    """Remove this machine's run records of an earlier boot, and clear what only they know of."""
     try:
         if os.readlink(f"{root}/live/{BOOTED}") != here:
             return
