@@ -1,17 +1,16 @@
-"""From an OCI `linux.seccomp` object to the BPF program that the kernel takes.
+"""Compile an OCI `linux.seccomp` object to the BPF program that the kernel takes.
 
-Runs only when runtime/seccomp.py has no program in its cache. libseccomp makes the body of the
-program. In front of it stands a prologue of our own, for what libseccomp cannot say:
+This runs only when the cache has no program (`runtime.seccomp`). libseccomp makes the body of the
+program. Before the body there is a prologue of our own, for what libseccomp cannot express:
 
-1. A call newer than the profile answers ENOSYS and not the default EPERM, so that programs
-   fall back as on an older kernel (runc does the same; glibc gives up on EPERM). "Newer": its
+1. A call newer than the profile returns ENOSYS and not the default EPERM, so that programs fall
+   back as on an older kernel (runc does the same; glibc gives up on EPERM). A call is newer if its
    number is above every number that the profile names on that architecture.
-2. A conditional refusal (TIOCSTI) comes before the permission of the same call (ioctl).
-   libseccomp lets the unconditional rule win, or orders both by rules that differ between
-   its versions.
+2. A conditional refusal (TIOCSTI) comes before the permission of the same call (ioctl). libseccomp
+   lets the unconditional rule win, or sorts both by rules that differ between its versions.
 3. Calls that this libseccomp is too old to know by name get their numbers from `_NEWER`.
 
-Shape, one block an architecture:
+The program has one block for each architecture:
 
     ld arch; jeq ARCH  ->  ld nr; jgt HIGHEST -> ret ENOSYS; (jeq NR; tests -> ret ACTION)*; ja body
     body: what libseccomp exported, unchanged (jumps of BPF are relative)
@@ -123,7 +122,7 @@ _MAX_PROGRAM = 4096 * 8
 
 
 class Rule:
-    """Say what happens to some calls, under conditions that must all hold."""
+    """The action for some calls, under conditions that must all hold."""
 
     __slots__ = ("action", "conditions", "names")
 
@@ -134,7 +133,7 @@ class Rule:
 
 
 class Profile:
-    """An OCI `linux.seccomp` object that has been checked, in libseccomp's numbers."""
+    """A checked OCI `linux.seccomp` object, in libseccomp's numbers."""
 
     __slots__ = ("architectures", "default", "flags", "rules")
 

@@ -1,23 +1,23 @@
-"""The default seccomp profile: Docker's, with the holes closed that rless can close.
+"""The default seccomp profile: Docker's, without the holes that rless can close.
 
-What a container may ask of the kernel if the user said nothing: an allow-list. Source: the
-profile that Docker ships (github.com/moby/profiles, seccomp/default.json, June 2026), written
-here by topic. `default_profile` resolves its conditions for a set of capabilities and returns a
-plain OCI `linux.seccomp` object, so that any other OCI runtime takes it too. A change of what it
-returns needs a new `DEFAULT_VERSION` in runtime/seccomp.py (a test tells).
+It is the allow-list of system calls for a container without a profile of its own. Source: the
+profile that Docker ships (github.com/moby/profiles, seccomp/default.json, June 2026), written here
+by topic. `default_profile` resolves its conditions for a set of capabilities and returns a plain
+OCI `linux.seccomp` object, so that any other OCI runtime takes it too. A change of what it returns
+needs a new `DEFAULT_VERSION` in runtime/seccomp/__init__.py (a test tells).
 
-Where it is stricter than Docker's, and why (docs/seccomp.md tells it to users):
+It is stricter than Docker's in four points (docs/seccomp.md describes them for users):
 
 - Comparisons are made on 32 bits where the kernel itself looks at 32 bits only. Docker's
   `socket(family > 40)` also allows family 0x1_0000_0028, which the kernel takes for 40,
   AF_VSOCK (the same mistake as CVE-2019-10063 in Flatpak).
 - i386 `socketcall(SYS_SOCKET)` has its address family behind a pointer, which no filter can
-  read: any 64-bit program reaches AF_ALG and AF_VSOCK by it (`int $0x80`). It answers ENOSYS;
-  the other socketcalls are allowed, and so is i386 `socket`. `socketcall=True` is the way back
-  for 32-bit programs of glibc, which know no other way to make a socket.
+  read: any 64-bit program reaches AF_ALG and AF_VSOCK by it (`int $0x80`). It returns ENOSYS;
+  the other socketcalls are allowed, and so is i386 `socket`. `socketcall=True` allows it again
+  for 32-bit programs of glibc, which have no other way to make a socket.
 - ioctl TIOCSTI and TIOCLINUX are denied: they type into the terminal that they are given.
-- x32 is not among the architectures (Docker filters it by the same rules): nobody uses this
-  ABI, and half the kernels have it, so its calls answer ENOSYS as they do on the other half.
+- x32 is not among the architectures (Docker filters it by the same rules). Nobody uses this
+  ABI, and half the kernels have it, so its calls return ENOSYS as they do on the other half.
 """
 
 from __future__ import annotations
