@@ -128,5 +128,5 @@ def test_error_names_the_request() -> None:
         inside(refused)
 
 
-def test_helper_process_can_create_interfaces() -> None:
+def test_bridge_probe_succeeds() -> None:
     assert probe.bounded(probe.bridges).error == ""

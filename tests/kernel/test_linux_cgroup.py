@@ -32,7 +32,7 @@ def test_priming_moves_no_process(group: Path) -> None:
     assert cgroup.membership() == before
 
 
-def test_priming_passes_the_permission_check(group: Path) -> None:
+def test_caller_may_move_into_the_group(group: Path) -> None:
     """Then the kernel would not have got as far as to wait."""
     child = os.fork()
     if child == 0:

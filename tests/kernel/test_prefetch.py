@@ -215,7 +215,7 @@ def test_mount_targets_are_read(tree: Path, tmp_path: Path, way: str) -> None:
     assert asked(image, target, told, look, way=way, stop=True) == [0, -1]
 
 
-def test_empty_request_reads_nothing(tree: Path, tmp_path: Path) -> None:
+def test_malformed_requests_are_survived(tree: Path, tmp_path: Path) -> None:
     image, target = made.mksquashfs(tree, tmp_path / "image"), tmp_path / "target"
     for told in (b"", b"\0\0", words("missing"), words("/etc"), b"no end", b"/usr/bin/tool"):
         assert asked(image, target, told, lambda: "alive") == "alive"

@@ -219,7 +219,9 @@ def test_nested_user_namespaces_can_be_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("x86_64")
-def test_sigreturn_works_for_32_bit_programs(tmp_path: Path, unfiltered: dict[str, str]) -> None:
+def test_socketcall_can_be_allowed_for_32_bit_programs(
+    tmp_path: Path, unfiltered: dict[str, str]
+) -> None:
     open_one = attempts(seccomp.default_filter(CAPS, str(tmp_path), socketcall=True))
     assert open_one["i386-socketcall-vsock"] == unfiltered["i386-socketcall-vsock"]
     assert open_one["i386-vsock"] in ("EPERM", unfiltered["i386-getpid"])

@@ -41,7 +41,7 @@ KINDS = ("docker-archive", "oci-archive", "oci")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_forms(workshop: Workshop, tmp_path: Path, kind: str) -> None:
+def test_every_form_of_archive_is_read(workshop: Workshop, tmp_path: Path, kind: str) -> None:
     name = write(kind, PLAIN, tmp_path)
     image = workshop.pull(name)
     assert image.id == PLAIN.id
@@ -53,7 +53,7 @@ def test_forms(workshop: Workshop, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_images(workshop: Workshop, tmp_path: Path, kind: str) -> None:
+def test_image_of_several_is_selected(workshop: Workshop, tmp_path: Path, kind: str) -> None:
     name = write(kind, {"a:1": PLAIN, "b:2": OTHER}, tmp_path)
     with pytest.raises(RlessError, match="has 2 images") as caught:
         workshop.pull(name)
@@ -69,7 +69,7 @@ def test_several_images(workshop: Workshop, tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_an_archive_compressed_as_a_whole(
+def test_compressed_archive_is_read(
     workshop: Workshop, tmp_path: Path, kind: str, compression: str
 ) -> None:
     name = write(kind, PLAIN, tmp_path)
@@ -80,7 +80,7 @@ def test_an_archive_compressed_as_a_whole(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_changed_archive_is_seen(workshop: Workshop, tmp_path: Path, kind: str) -> None:
+def test_changed_archive_is_noticed(workshop: Workshop, tmp_path: Path, kind: str) -> None:
     name = write(kind, PLAIN, tmp_path)
     workshop.pull(name)
     assert workshop.store.lookup(name) is not None
@@ -108,7 +108,7 @@ def test_old_docker_save_links_equal_layers(workshop: Workshop, tmp_path: Path) 
     assert len(workshop.pull(f"docker-archive:{path}").chain) == 2
 
 
-def test_no_network_is_touched(
+def test_archives_cause_no_network_access(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Class 19: `urls` of a layer is never looked at, and an archive never leads to a server."""
@@ -135,7 +135,7 @@ def test_no_network_is_touched(
 
 @pytest.mark.needs("skopeo")
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_skopeo_writes(workshop: Workshop, tmp_path: Path, kind: str) -> None:
+def test_archive_of_skopeo_is_read(workshop: Workshop, tmp_path: Path, kind: str) -> None:
     image = images.busybox_image([layer({"data/f": "x"})])
     source = images.write_oci_layout(image, tmp_path / "source", "t")
     target = f"{kind}:{tmp_path}/out"
@@ -149,7 +149,7 @@ def test_what_skopeo_writes(workshop: Workshop, tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.needs("umoci")
-def test_what_umoci_writes(workshop: Workshop, tmp_path: Path) -> None:
+def test_layout_of_umoci_is_read(workshop: Workshop, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     bundle = tmp_path / "bundle"
     umoci = ["umoci", "--log", "error"]
@@ -215,7 +215,7 @@ def test_13_members_that_point_outside(
     assert not workshop.contents()
 
 
-def test_13_a_config_must_have_the_digest_of_its_name(workshop: Workshop, tmp_path: Path) -> None:
+def test_13_config_must_match_the_digest_in_its_name(workshop: Workshop, tmp_path: Path) -> None:
     name = docker_archive(tmp_path / "a.tar", entry={"Config": "0" * 64 + ".json"})
     with pytest.raises(RlessError, match="has no file"):
         workshop.pull(name)
@@ -225,9 +225,7 @@ def test_13_a_config_must_have_the_digest_of_its_name(workshop: Workshop, tmp_pa
         workshop.pull(name)
 
 
-def test_13_hostile_members_that_nobody_asks_for_do_nothing(
-    workshop: Workshop, tmp_path: Path
-) -> None:
+def test_13_unrequested_hostile_members_do_nothing(workshop: Workshop, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     members = {str(victim): "evil", "../" * 20 + str(victim): "evil", "x": Link(str(victim))}
     name = docker_archive(tmp_path / "a.tar", members=members)
@@ -235,9 +233,7 @@ def test_13_hostile_members_that_nobody_asks_for_do_nothing(
     assert not victim.exists()
 
 
-def test_20_names_that_an_archive_claims_are_only_looked_at(
-    workshop: Workshop, tmp_path: Path
-) -> None:
+def test_20_names_in_an_archive_are_never_paths(workshop: Workshop, tmp_path: Path) -> None:
     tags = ["../../x", "a\x1b[31m", "-rf", "UPPER", "x" * 70_000, 5, None, "good:1"]
     name = docker_archive(tmp_path / "a.tar", entry={"RepoTags": tags})
     image = workshop.pull(f"{name}:good:1")
@@ -318,7 +314,9 @@ def spoil(which: str) -> Change:
         (spoil("layer"), "broken gzip|does not have its digest|after the end"),
     ],
 )
-def test_hostile_layouts(workshop: Workshop, tmp_path: Path, change: Change, why: str) -> None:
+def test_hostile_layouts_are_refused(
+    workshop: Workshop, tmp_path: Path, change: Change, why: str
+) -> None:
     root = tmp_path / "layout"
     images.write_oci_layout(PLAIN, root)
     change(root)
@@ -328,9 +326,7 @@ def test_hostile_layouts(workshop: Workshop, tmp_path: Path, change: Change, why
     assert not workshop.contents()
 
 
-def test_a_layer_must_have_its_digest_even_if_it_unpacks_to_the_right_one(
-    workshop: Workshop, tmp_path: Path
-) -> None:
+def test_layer_must_match_its_compressed_digest(workshop: Workshop, tmp_path: Path) -> None:
     image = Image([layer({"f": "x"})])
     digest = "sha256:" + "0" * 64
     image.manifest["layers"][0]["digest"] = digest  # type: ignore[index]
@@ -341,7 +337,7 @@ def test_a_layer_must_have_its_digest_even_if_it_unpacks_to_the_right_one(
     assert not workshop.contents()
 
 
-def test_broken_outer_archives(workshop: Workshop, tmp_path: Path) -> None:
+def test_broken_outer_archives_are_refused(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     whole = Path(images.write_docker_archive(PLAIN, path)).read_bytes()
     for data, why in (
@@ -361,7 +357,7 @@ def test_broken_outer_archives(workshop: Workshop, tmp_path: Path) -> None:
         workshop.pull(f"oci:{path}")
 
 
-def test_an_archive_of_endless_members(
+def test_archive_of_endless_members_is_refused(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ARCHIVE_MEMBERS", 50)
@@ -370,7 +366,7 @@ def test_an_archive_of_endless_members(
         workshop.pull(docker_archive(tmp_path / "a.tar", members=members))
 
 
-def test_another_platform(workshop: Workshop, tmp_path: Path) -> None:
+def test_other_platform_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     other = "arm64" if os.uname().machine != "aarch64" else "amd64"
     image = Image([layer({"f": "x"})], architecture=other)
     path = images.write_docker_archive(image, tmp_path / "a.tar")

@@ -72,7 +72,7 @@ def members(path: Path) -> dict[str, bytes]:
         }
 
 
-def test_dockers_form_is_a_layout_too(workshop: Workshop, made: StoredImage) -> None:
+def test_docker_archive_is_also_an_oci_layout(workshop: Workshop, made: StoredImage) -> None:
     found = members(archive(workshop, [(made, [NAME])], workshop.directory / "a.tar"))
     (entry,) = json.loads(found["manifest.json"])
     assert entry["RepoTags"] == ["made:1"]
@@ -93,7 +93,7 @@ def test_dockers_form_is_a_layout_too(workshop: Workshop, made: StoredImage) -> 
     assert json.loads(found["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
 
 
-def test_the_same_image_gives_the_same_archive(workshop: Workshop, made: StoredImage) -> None:
+def test_archives_are_reproducible(workshop: Workshop, made: StoredImage) -> None:
     one = archive(workshop, [(made, [NAME])], workshop.directory / "a.tar")
     two = archive(workshop, [(made, [NAME])], workshop.directory / "b.tar")
     assert one.read_bytes() == two.read_bytes()
@@ -112,7 +112,9 @@ def test_images_share_layers(workshop: Workshop, made: StoredImage) -> None:
 
 @pytest.mark.parametrize("compression", ["", "gzip", "zstd"])
 @pytest.mark.parametrize("form", ["oci-archive", "oci-dir"])
-def test_layouts(workshop: Workshop, made: StoredImage, form: str, compression: str) -> None:
+def test_layouts_are_written(
+    workshop: Workshop, made: StoredImage, form: str, compression: str
+) -> None:
     place = workshop.directory / "made"
     archive(workshop, [(made, [NAME])], place, form, compression)
     transport = "oci" if form == "oci-dir" else form
@@ -120,7 +122,7 @@ def test_layouts(workshop: Workshop, made: StoredImage, form: str, compression: 
     assert again.id == made.id
 
 
-def test_compressed_layers_are_the_same_each_time(workshop: Workshop, made: StoredImage) -> None:
+def test_compressed_layers_are_reproducible(workshop: Workshop, made: StoredImage) -> None:
     digests = []
     for number in range(2):
         place = workshop.directory / str(number)
@@ -162,7 +164,7 @@ def test_skopeo_reads_every_form(workshop: Workshop, made: StoredImage) -> None:
 
 
 @pytest.mark.needs("podman")
-def test_podman_reads_it_and_we_read_podman(workshop: Workshop, made: StoredImage) -> None:
+def test_archives_are_exchanged_with_podman(workshop: Workshop, made: StoredImage) -> None:
     place = archive(workshop, [(made, [OTHER])], workshop.directory / "a.tar")
     base = Path(tempfile.mkdtemp(prefix="rless-"))  # podman wants a short name
     # vfs: its layers need no mount, so this works in any container.
@@ -180,7 +182,7 @@ def test_podman_reads_it_and_we_read_podman(workshop: Workshop, made: StoredImag
 
 
 @pytest.mark.needs("buildah")
-def test_buildah_reads_it_and_we_read_buildah(workshop: Workshop, made: StoredImage) -> None:
+def test_archives_are_exchanged_with_buildah(workshop: Workshop, made: StoredImage) -> None:
     place = archive(workshop, [(made, [OTHER])], workshop.directory / "a.tar", "oci-archive")
     base = workshop.directory / "buildah"
     buildah = ["buildah", "--root", base / "root", "--runroot", base / "run"]
@@ -195,7 +197,7 @@ def test_buildah_reads_it_and_we_read_buildah(workshop: Workshop, made: StoredIm
 
 
 @pytest.mark.needs("umoci")
-def test_umoci_unpacks_it(workshop: Workshop) -> None:
+def test_umoci_unpacks_the_layout(workshop: Workshop) -> None:
     made = workshop.unpack(Image([layer({"d/f": "text", "e": "x"})]))
     place = workshop.directory / "layout"
     archive(workshop, [(made, [NAME])], place, "oci-dir", "gzip")
@@ -207,7 +209,7 @@ def test_umoci_unpacks_it(workshop: Workshop) -> None:
 # -- what can go wrong -------------------------------------------------------------------------
 
 
-def test_a_changed_layer_leaves_no_archive(workshop: Workshop) -> None:
+def test_changed_layer_leaves_no_archive(workshop: Workshop) -> None:
     made = workshop.unpack(Image([layer({"f": "text"})]))
     Path(layer_dir(workshop.root, next(iter(made.keys)), made.chain[0]), "f").write_text("TEXT")
     target = workshop.directory / "a.tar"
@@ -221,14 +223,14 @@ def test_a_changed_layer_leaves_no_archive(workshop: Workshop) -> None:
     assert not (workshop.directory / "layout").exists()
 
 
-def test_a_changed_config_is_seen(workshop: Workshop, made: StoredImage) -> None:
+def test_changed_config_is_noticed(workshop: Workshop, made: StoredImage) -> None:
     path = Path(workshop.root, "blobs/sha256", made.id[7:])
     path.write_bytes(path.read_bytes().replace(b"/bin/sh", b"/bin/ls"))
     with pytest.raises(RlessError, match=r"config of image .* was changed"):
         archive(workshop, [(made, [NAME])], workshop.directory / "a.tar")
 
 
-def test_a_target_that_cannot_be(workshop: Workshop, made: StoredImage) -> None:
+def test_wrong_target_is_refused(workshop: Workshop, made: StoredImage) -> None:
     full = Path("/dev/full")
     refusals: list[tuple[Path, str, str]] = [
         (workshop.directory, "docker-archive", "Is a directory"),
@@ -243,7 +245,7 @@ def test_a_target_that_cannot_be(workshop: Workshop, made: StoredImage) -> None:
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 
-def test_no_room_to_compress_in(
+def test_full_store_is_reported_during_compression(
     workshop: Workshop, made: StoredImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the store that is full, not where the archive goes."""
@@ -254,7 +256,7 @@ def test_no_room_to_compress_in(
     assert not (workshop.directory / "a.tar").exists()
 
 
-def test_a_link_to_a_file_stays_one(workshop: Workshop, made: StoredImage) -> None:
+def test_link_as_target_is_kept(workshop: Workshop, made: StoredImage) -> None:
     (workshop.directory / "real").write_text("")
     link = workshop.directory / "link"
     link.symlink_to("real")
@@ -262,7 +264,7 @@ def test_a_link_to_a_file_stays_one(workshop: Workshop, made: StoredImage) -> No
     assert link.is_symlink() and tarfile.is_tarfile(workshop.directory / "real")
 
 
-def test_a_pipe_that_nobody_reads(workshop: Workshop, made: StoredImage) -> None:
+def test_closed_pipe_is_an_error(workshop: Workshop, made: StoredImage) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with Staging(workshop.root) as staging, pytest.raises(OSError, match="Broken pipe"):
@@ -273,7 +275,7 @@ def test_a_pipe_that_nobody_reads(workshop: Workshop, made: StoredImage) -> None
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 
-def test_memory_does_not_grow_with_a_layer(workshop: Workshop) -> None:
+def test_memory_is_independent_of_layer_size(workshop: Workshop) -> None:
     """300 MB in files of many sizes; holes in the heap once made it 11 % of that."""
     path = workshop.directory / "root.tar"
     with tarfile.open(path, "w") as tar, open("/dev/zero", "rb") as zero:

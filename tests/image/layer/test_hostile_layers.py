@@ -93,7 +93,7 @@ def test_1_dotdot_is_refused(workshop: Workshop, victim: Victim, name: str, valu
     victim.check()
 
 
-def test_1_absolute_names_count_from_the_layer(workshop: Workshop, victim: Victim) -> None:
+def test_1_absolute_names_stay_in_the_layer(workshop: Workshop, victim: Victim) -> None:
     tree = workshop.tree(workshop.unpack([layer({f"{victim.file}": "evil", "//etc//x": "y"})]))
     assert tree[f"{victim.file}".strip("/")]["text"] == "evil"
     assert tree["etc/x"]["text"] == "y"
@@ -119,7 +119,7 @@ THROUGH: list[tuple[str, Value]] = [
 @pytest.mark.parametrize(("name", "value"), THROUGH)
 @pytest.mark.parametrize("absolute", [True, False])
 @pytest.mark.parametrize("same_layer", [True, False])
-def test_2_links_lead_nowhere_else(
+def test_2_links_do_not_lead_out(
     workshop: Workshop, victim: Victim, name: str, value: Value, absolute: bool, same_layer: bool
 ) -> None:
     target = str(victim.path) if absolute else "../" * 30 + str(victim.path).strip("/")
@@ -167,9 +167,7 @@ def test_2_times_and_modes_set_last_do_not_follow_a_late_link(
     victim.check()
 
 
-def test_2_a_cached_parent_is_forgotten_when_it_is_replaced(
-    workshop: Workshop, victim: Victim
-) -> None:
+def test_2_replaced_parent_leaves_the_cache(workshop: Workshop, victim: Victim) -> None:
     pairs: list[tuple[str, Value]] = [
         ("a/dir/one", "1"),
         ("a", Link(str(victim.path))),
@@ -186,7 +184,7 @@ def test_2_a_cached_parent_is_forgotten_when_it_is_replaced(
     victim.check()
 
 
-def test_2_links_in_a_circle(workshop: Workshop) -> None:
+def test_2_circular_links_are_refused(workshop: Workshop) -> None:
     refused(workshop, [layer({"a": Link("b"), "b": Link("a"), "a/x": "y"})], "too many symbolic")
     refused(workshop, [layer({"a": Link("a/a"), "a/x": "y"})], "symbolic links")
     long = {f"l{n}": Link(f"l{n + 1}") for n in range(50)}
@@ -195,7 +193,7 @@ def test_2_links_in_a_circle(workshop: Workshop) -> None:
     refused(workshop, [layer(wide)], "too long|too many")
 
 
-def test_2_a_file_is_no_directory(workshop: Workshop) -> None:
+def test_2_file_is_not_used_as_directory(workshop: Workshop) -> None:
     refused(workshop, [layer({"f": "x", "f/g": "y"})], "f is not a directory")
     refused(workshop, [layer({"f": "x"}), layer({"f/g": "y"})], "f is not a directory")
     refused(workshop, [layer({"p": Fifo(), "p/g": "y"})], "p is not a directory")
@@ -217,14 +215,16 @@ def test_2_a_file_is_no_directory(workshop: Workshop) -> None:
         ("/", "without a target"),
     ],
 )
-def test_3_targets_outside(workshop: Workshop, victim: Victim, target: str, why: str) -> None:
+def test_3_hard_link_targets_outside_are_refused(
+    workshop: Workshop, victim: Victim, target: str, why: str
+) -> None:
     entries = {"in": Link(str(victim.path)), "d": None, "p": Fifo()}
     entries["h"] = Hard(target.format(victim=victim.path))
     refused(workshop, [layer(entries)], why)
     victim.check()
 
 
-def test_3_a_later_write_does_not_reach_a_linked_file(workshop: Workshop, victim: Victim) -> None:
+def test_3_later_write_does_not_reach_a_linked_file(workshop: Workshop, victim: Victim) -> None:
     """CVE class: link to a file of the host or of a lower layer, then write "over" it."""
     pairs: list[tuple[str, Value]] = [
         ("l", Link(str(victim.file))),
@@ -240,7 +240,7 @@ def test_3_a_later_write_does_not_reach_a_linked_file(workshop: Workshop, victim
     assert workshop.tree(image, 1)["f"]["text"] == "old"
 
 
-def test_3_a_link_that_eats_its_target(workshop: Workshop) -> None:
+def test_3_hard_link_to_itself_keeps_nothing_outside(workshop: Workshop) -> None:
     refused(workshop, [layer([("d", None), ("d/f", "x"), ("d", Hard("d/f"))])], "cannot unpack d")
     tree = workshop.tree(workshop.unpack([layer([("f", "x"), ("f", Hard("f"))])]))
     assert tree["f"]["text"] == "x"
@@ -250,7 +250,7 @@ def test_3_a_link_that_eats_its_target(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."])
-def test_4_bad_names(workshop: Workshop, name: str) -> None:
+def test_4_wrong_whiteout_names_are_refused(workshop: Workshop, name: str) -> None:
     refused(workshop, [layer({"d/x": "y", name: ""})], "bad whiteout")
 
 
@@ -265,7 +265,7 @@ def test_4_not_every_dot_wh_is_a_whiteout(workshop: Workshop) -> None:
     assert tree["a.wh.b"]["text"] == "x" and tree["c/.whale"]["text"] == "y"
 
 
-def test_4_a_whiteout_deletes_nothing_outside(workshop: Workshop, victim: Victim) -> None:
+def test_4_whiteout_deletes_nothing_outside(workshop: Workshop, victim: Victim) -> None:
     first = {"l": Link(str(victim.path)), "d": Link(".." + "/.." * 20)}
     second = {"l/.wh.file": "", "l/.wh.dir": "", "l/.wh..wh..opq": "", "d/.wh.etc": ""}
     workshop.unpack([layer(first), layer(second)])
@@ -276,7 +276,7 @@ def test_4_a_whiteout_deletes_nothing_outside(workshop: Workshop, victim: Victim
 # -- 5: duplicates and names ---------------------------------------------------------------------
 
 
-def test_5_the_last_wins_whatever_it_replaces(workshop: Workshop) -> None:
+def test_5_last_duplicate_wins(workshop: Workshop) -> None:
     kinds: list[Value] = ["file", None, Link("target"), Fifo(), Hard("other")]
     for first in kinds:
         for second in kinds:
@@ -319,11 +319,11 @@ def test_5_too_long_names_are_refused(workshop: Workshop) -> None:
         (b"not a tar at all" * 100, "broken tar"),
     ],
 )
-def test_6_broken_archives(workshop: Workshop, data: bytes, why: str) -> None:
+def test_6_broken_archives_are_refused(workshop: Workshop, data: bytes, why: str) -> None:
     refused(workshop, [data], why)
 
 
-def test_6_one_reading_for_digest_and_files(workshop: Workshop) -> None:
+def test_6_digest_and_files_come_from_one_read(workshop: Workshop) -> None:
     inner = header(b"smuggled", 4) + padded(b"evil")
     data = pax({b"size": b"%d" % len(inner)}) + header(b"outer", 0) + inner + END
     tree = workshop.tree(workshop.unpack([data]))
@@ -331,7 +331,7 @@ def test_6_one_reading_for_digest_and_files(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-def test_6_every_byte_counts_for_the_digest(workshop: Workshop, compression: str) -> None:
+def test_6_digest_covers_every_byte(workshop: Workshop, compression: str) -> None:
     """The padding after the archive is part of the diff_id too."""
     good = layer({"f": "x"})
     image = images.Image([good], compression=compression)
@@ -346,7 +346,7 @@ def test_6_every_byte_counts_for_the_digest(workshop: Workshop, compression: str
 # -- 7: bombs ------------------------------------------------------------------------------------
 
 
-def test_7_declared_sizes_are_checked_against_the_room(workshop: Workshop) -> None:
+def test_7_declared_sizes_are_checked_against_free_space(workshop: Workshop) -> None:
     room = os.statvfs(workshop.directory)
     size = room.f_bavail * room.f_frsize + (1 << 30)
     if size > limits.LAYER_BYTES:
@@ -357,13 +357,13 @@ def test_7_declared_sizes_are_checked_against_the_room(workshop: Workshop) -> No
     refused(workshop, [data], "No space left on device")
 
 
-def test_7_a_sparse_giant(workshop: Workshop) -> None:
+def test_7_giant_sparse_file_is_refused(workshop: Workshop) -> None:
     size = b"%d" % (1 << 50)
     data = pax({b"GNU.sparse.size": size, b"GNU.sparse.map": b"0,0"}) + header(b"s") + END
     refused(workshop, [data], "a sparse file of")
 
 
-def test_7_limits(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_7_limits_are_enforced(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MEMBERS", 100)
     refused(workshop, [layer({f"f{n}": "" for n in range(101)})], "more than 100 members")
     monkeypatch.setattr(limits, "LAYER_BYTES", 10_000)
@@ -383,7 +383,7 @@ def test_7_directory_times_take_bounded_memory(
     assert all(tree[f"d{n}"]["mode"] == 0o2755 for n in range(20))
 
 
-def test_7_a_partial_layer_is_removed(workshop: Workshop) -> None:
+def test_7_partial_layer_is_removed(workshop: Workshop) -> None:
     entries: dict[str, Value] = {f"d/{n}": Dir(mode=0, uid=n % 9) for n in range(200)}
     refused(workshop, [layer(entries)[:-5000] + b"junk" * 200], "broken tar")
 
@@ -391,7 +391,7 @@ def test_7_a_partial_layer_is_removed(workshop: Workshop) -> None:
 # -- 8: devices and pipes --------------------------------------------------------------------------
 
 
-def test_8_no_device_is_ever_made(workshop: Workshop) -> None:
+def test_8_no_device_is_created(workshop: Workshop) -> None:
     entries = {
         "dev/sda": images.Device(block=True, major=8, minor=0, mode=0o666),
         "null": images.Device(mode=0o666),
@@ -403,7 +403,7 @@ def test_8_no_device_is_ever_made(workshop: Workshop) -> None:
     ] == []
 
 
-def test_8_a_pipe_as_passwd_is_not_waited_for(workshop: Workshop) -> None:
+def test_8_fifo_as_passwd_does_not_block(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"etc/passwd": Fifo(), "etc/group": Fifo()})])
     assert image.users == {"passwd": "", "group": ""}
 
@@ -411,7 +411,7 @@ def test_8_a_pipe_as_passwd_is_not_waited_for(workshop: Workshop) -> None:
 # -- 9: set-id bits on disk ------------------------------------------------------------------------
 
 
-def test_9_the_store_is_closed_to_others(workshop: Workshop) -> None:
+def test_9_store_is_private(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"su": File("x", mode=0o6755)})])
     assert stat.S_IMODE(os.stat(workshop.root).st_mode) == 0o700
     for part in ("layers", "images", "blobs", "tmp"):
@@ -420,7 +420,7 @@ def test_9_the_store_is_closed_to_others(workshop: Workshop) -> None:
         assert os.stat(f"{workshop.root}/layers/{key}").st_mode & 0o077 == 0
 
 
-def test_9_a_store_that_others_can_enter_is_refused(workshop: Workshop) -> None:
+def test_9_store_accessible_to_others_is_refused(workshop: Workshop) -> None:
     os.mkdir(workshop.root, 0o700)
     os.chmod(workshop.root, 0o755)
     with pytest.raises(RlessError, match="open to other users"):
@@ -430,7 +430,7 @@ def test_9_a_store_that_others_can_enter_is_refused(workshop: Workshop) -> None:
 # -- 10: extended attributes -----------------------------------------------------------------------
 
 
-def test_10_only_harmless_attributes(workshop: Workshop) -> None:
+def test_10_only_harmless_xattrs_are_kept(workshop: Workshop) -> None:
     hostile = {
         "user.overlay.opaque": b"y",
         "user.overlay.redirect": b"/etc",
@@ -454,7 +454,7 @@ def test_10_only_harmless_attributes(workshop: Workshop) -> None:
     assert tree["f"]["xattrs"] == {"user.good": "31"}
 
 
-def test_10_attributes_that_the_file_system_refuses_cost_nothing(workshop: Workshop) -> None:
+def test_10_refused_xattrs_are_tolerated(workshop: Workshop) -> None:
     many = {f"user.{n}": b"x" * 3000 for n in range(40)}
     image = workshop.unpack([layer({"f": File("text", xattrs=many)})])
     assert workshop.tree(image)["f"]["text"] == "text"
@@ -479,7 +479,7 @@ def test_11_any_tree_can_be_deleted(workshop: Workshop) -> None:
     assert os.listdir(directory) == []
 
 
-def test_11_a_killed_pull_of_such_a_tree_is_cleared(workshop: Workshop) -> None:
+def test_11_killed_pull_of_a_hostile_tree_is_cleaned_up(workshop: Workshop) -> None:
     workshop.unpack([layer({"f": "x"})])
     left = f"{workshop.root}/tmp/1-abc"
     os.mkdir(left)

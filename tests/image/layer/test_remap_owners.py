@@ -57,7 +57,7 @@ def comparable(tree: dict[str, dict[str, object]]) -> dict[str, dict[str, object
 @pytest.mark.parametrize(
     ("first", "second"), [((0, 0), (1000, 1000)), ((1000, 50), (0, 0)), ((7, 8), (65000, 9))]
 )
-def test_everything_survives(
+def test_everything_survives_remapping(
     workshop: Workshop, first: tuple[int, int], second: tuple[int, int]
 ) -> None:
     layers = [
@@ -78,7 +78,7 @@ def test_everything_survives(
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 
-def test_it_is_done_once_and_remembered(workshop: Workshop) -> None:
+def test_remapped_layer_is_cached(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()])
     first = puller.ensure_layers(image, map_of(5, 6), workshop.store)
     inode = os.stat(first[0]).st_ino
@@ -90,7 +90,7 @@ def test_it_is_done_once_and_remembered(workshop: Workshop) -> None:
     assert by_id is not None and by_id.layer_dirs(map_of(5, 6).key) == first
 
 
-def test_holes_stay_holes(workshop: Workshop, tmp_path: Path) -> None:
+def test_sparse_files_stay_sparse(workshop: Workshop, tmp_path: Path) -> None:
     holes = tmp_path / "holes"
     with open(holes, "wb") as file:
         file.write(b"start")
@@ -106,7 +106,7 @@ def test_holes_stay_holes(workshop: Workshop, tmp_path: Path) -> None:
     assert facts["digest"] == workshop.tree(image)["holes"]["digest"]
 
 
-def test_to_a_single_id(workshop: Workshop) -> None:
+def test_layer_is_remapped_to_a_single_id(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()])
     directories = puller.ensure_layers(image, SINGLE, workshop.store)
     tree = look(directories[0], SINGLE)
@@ -115,7 +115,7 @@ def test_to_a_single_id(workshop: Workshop) -> None:
     assert tree["d/setuid"]["inode"] == tree["hard"]["inode"]
 
 
-def test_from_a_single_id_the_owners_come_from_the_source_again(workshop: Workshop) -> None:
+def test_single_id_layer_is_remapped_from_its_source(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()], idmap_for=lambda image: SINGLE)
     directories = puller.ensure_layers(image, map_of(0, 0), workshop.store, quiet=True)
     assert look(directories[0], map_of(0, 0))["d"]["uid"] == 1000
@@ -123,7 +123,7 @@ def test_from_a_single_id_the_owners_come_from_the_source_again(workshop: Worksh
     assert found is not None and set(found.keys) == {"single", map_of(0, 0).key}
 
 
-def test_without_the_source_it_says_what_to_do(workshop: Workshop) -> None:
+def test_missing_source_is_reported_with_a_hint(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()], idmap_for=lambda image: SINGLE)
     os.unlink(workshop.directory / "1.tar")
     with pytest.raises(RlessError, match="cannot open"):
@@ -135,7 +135,7 @@ def test_without_the_source_it_says_what_to_do(workshop: Workshop) -> None:
     assert "by its name" in (caught.value.hint or "")
 
 
-def test_layers_of_ranges_that_are_no_longer_the_callers_are_no_source(
+def test_layers_of_lost_id_ranges_are_not_used(
     workshop: Workshop,
 ) -> None:
     image = workshop.unpack([everything_layer()])
@@ -146,7 +146,7 @@ def test_layers_of_ranges_that_are_no_longer_the_callers_are_no_source(
     assert remap_owners.find_source(workshop.root, chains, smaller) is None
 
 
-def test_a_pull_translates_what_is_there(workshop: Workshop) -> None:
+def test_pull_remaps_stored_layers(workshop: Workshop) -> None:
     base = everything_layer()
     workshop.unpack([base])
     made = Image([base, layer({"etc/passwd": "u:x:5:6::/:\n"})], {"User": "u"})

@@ -63,15 +63,15 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_what_a_layer_can_hold(workshop: Workshop, name: str) -> None:
+def test_every_kind_of_member_is_restored(workshop: Workshop, name: str) -> None:
     check(workshop, layer({"d": None, "gone": "x"}), layer(LAYERS[name]))
 
 
-def test_an_image_of_a_single_id(workshop: Workshop) -> None:
+def test_single_id_layer_is_restored(workshop: Workshop) -> None:
     check(workshop, layer(LAYERS["attributes"]), idmap_for=lambda _: SINGLE)
 
 
-def test_what_is_replaced_in_the_same_layer(workshop: Workshop) -> None:
+def test_members_replaced_in_the_layer_are_restored(workshop: Workshop) -> None:
     data = layer(
         [
             ("a", "first"),
@@ -92,13 +92,13 @@ def test_what_is_replaced_in_the_same_layer(workshop: Workshop) -> None:
     check(workshop, layer({"e": None}), data)
 
 
-def test_by_way_of_links_in_this_layer_and_below(workshop: Workshop) -> None:
+def test_members_behind_links_are_restored(workshop: Workshop) -> None:
     below = layer({"usr/lib": None, "lib": Link("usr/lib")})
     data = layer([("lib/a", "x"), ("l", Link("usr")), ("l/b", "y"), ("l", "now a file")])
     check(workshop, below, data)
 
 
-def test_sparse_files_and_tails(workshop: Workshop, tmp_path: Path) -> None:
+def test_sparse_files_and_tails_are_restored(workshop: Workshop, tmp_path: Path) -> None:
     with open(tmp_path / "sparse", "wb") as file:
         for start in range(0, 3_000_000, 500_000):
             file.seek(start)
@@ -113,7 +113,7 @@ def test_sparse_files_and_tails(workshop: Workshop, tmp_path: Path) -> None:
         check(workshop, archive.read_bytes() + bytes(512 * number))
 
 
-def test_one_zero_block_and_none(workshop: Workshop) -> None:
+def test_archives_with_few_end_blocks_are_restored(workshop: Workshop) -> None:
     data = layer({"a": "x"})
     end = data.rstrip(b"\0")
     end += bytes(-len(end) % 512)
@@ -121,7 +121,7 @@ def test_one_zero_block_and_none(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_order_of_members(workshop: Workshop, seed: int) -> None:
+def test_any_order_of_members_is_restored(workshop: Workshop, seed: int) -> None:
     rng = random.Random(seed)
     names = ["a", "b", "a/b", "a/c", "a/b/c", "b/a", "c"]
     buffer = io.BytesIO()
@@ -176,7 +176,7 @@ def remove_file(path: str) -> None:
 @pytest.mark.parametrize(
     "change", [break_file, shorten_file, link_file, pipe_file, link_directory, remove_file]
 )
-def test_a_changed_layer_is_an_error(workshop: Workshop, change: object) -> None:
+def test_changed_layer_is_an_error(workshop: Workshop, change: object) -> None:
     image = workshop.unpack([layer({"a": "text", "d/b": "text"})])
     change(layer_dir(workshop.root, next(iter(image.keys)), image.chain[0]))  # type: ignore[operator]
     with pytest.raises(RlessError, match=r"layer \w{12} of the store") as caught:
@@ -185,7 +185,7 @@ def test_a_changed_layer_is_an_error(workshop: Workshop, change: object) -> None
 
 
 @pytest.mark.parametrize("at", [0, 20, 30, 60, -1])
-def test_a_changed_record_is_an_error(workshop: Workshop, at: int) -> None:
+def test_changed_record_is_an_error(workshop: Workshop, at: int) -> None:
     image = workshop.unpack([layer({f"f{n}": str(n) for n in range(30)})])
     path = Path(split_path(workshop.root, image.chain[0]))
     data = bytearray(path.read_bytes())
@@ -195,7 +195,7 @@ def test_a_changed_record_is_an_error(workshop: Workshop, at: int) -> None:
         tar_of(workshop, image)
 
 
-def test_a_stream_that_is_not_read_to_its_end(workshop: Workshop) -> None:
+def test_abandoned_stream_leaves_nothing(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"a": os.urandom(5_000_000)})])
     before = os.listdir("/proc/self/fd")
     with tarsplit.open_layer(workshop.store, image, 0) as stream:
@@ -203,7 +203,7 @@ def test_a_stream_that_is_not_read_to_its_end(workshop: Workshop) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_two_streams_at_once(workshop: Workshop) -> None:
+def test_two_streams_can_be_read_at_once(workshop: Workshop) -> None:
     layers = [layer({"a": os.urandom(3_000_000)}), layer({"b": os.urandom(3_000_000)})]
     image = workshop.unpack(layers)
     with (
@@ -214,7 +214,7 @@ def test_two_streams_at_once(workshop: Workshop) -> None:
         assert one.read() == layers[0]
 
 
-def test_an_image_of_an_older_version(workshop: Workshop) -> None:
+def test_layer_of_an_older_version_is_reported(workshop: Workshop) -> None:
     made = images.Image([layer({"a": "text"})])
     image = workshop.unpack(made)
     os.unlink(split_path(workshop.root, image.chain[0]))
@@ -225,7 +225,7 @@ def test_an_image_of_an_older_version(workshop: Workshop) -> None:
     assert tar_of(workshop, again) == made.layers[0]
 
 
-def test_the_record_goes_with_the_layer(workshop: Workshop) -> None:
+def test_record_is_removed_with_the_layer(workshop: Workshop) -> None:
     from rootless.image.transfer.remove import remove
 
     image = workshop.unpack([layer({"a": "text"})])

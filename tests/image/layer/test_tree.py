@@ -38,11 +38,11 @@ def make_deep(parent_fd: int, name: str, depth: int, mode: int = 0o700) -> None:
     os.close(fd)
 
 
-def test_what_is_not_there_is_no_error(parent: int) -> None:
+def test_missing_tree_is_no_error(parent: int) -> None:
     remove_tree(parent, "nothing")
 
 
-def test_files_links_and_pipes(parent: int, tmp_path: Path) -> None:
+def test_files_links_and_pipes_are_deleted(parent: int, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "keep").write_text("x")
@@ -59,7 +59,7 @@ def test_files_links_and_pipes(parent: int, tmp_path: Path) -> None:
     assert (victim / "keep").read_text() == "x"
 
 
-def test_depth_beyond_every_limit(parent: int, tmp_path: Path) -> None:
+def test_tree_of_any_depth_is_deleted(parent: int, tmp_path: Path) -> None:
     make_deep(parent, "d" * 200, 3000)
     before = len(os.listdir("/proc/self/fd"))
     remove_tree(parent, "d" * 200)
@@ -67,7 +67,7 @@ def test_depth_beyond_every_limit(parent: int, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_few_descriptors_are_enough(parent: int, tmp_path: Path) -> None:
+def test_deletion_needs_few_descriptors(parent: int, tmp_path: Path) -> None:
     import resource
 
     make_deep(parent, "d", 500)
@@ -81,7 +81,7 @@ def test_few_descriptors_are_enough(parent: int, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_modes_of_zero_all_the_way(parent: int, tmp_path: Path) -> None:
+def test_unreadable_directories_are_deleted(parent: int, tmp_path: Path) -> None:
     path = tmp_path / "t"
     for name in ("a/b/c", "a/x", "y"):
         (path / name).mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_modes_of_zero_all_the_way(parent: int, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_wide_directories(parent: int, tmp_path: Path) -> None:
+def test_wide_directories_are_deleted(parent: int, tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.mkdir()
     for number in range(5000):
@@ -102,7 +102,7 @@ def test_wide_directories(parent: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x"])
-def test_only_a_name(parent: int, name: str) -> None:
+def test_path_instead_of_a_name_is_refused(parent: int, name: str) -> None:
     with pytest.raises(RlessError, match="not the name of a file"):
         remove_tree(parent, name)
 
@@ -126,7 +126,7 @@ def _bind_and_remove(directory: str, parent_fd: int) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_trees_of_other_ids(parent: int, tmp_path: Path) -> None:
+def test_trees_of_other_ids_are_deleted(parent: int, tmp_path: Path) -> None:
     call_in_userns(everything(), _make_foreign, str(tmp_path))
     with pytest.raises(RlessError, match=r"cannot delete|[Pp]ermission"):
         remove_tree(parent, "t")
@@ -142,7 +142,7 @@ def _make_foreign(directory: str) -> None:
         os.chmod(f"{directory}/{name}", 0)
 
 
-def test_a_directory_that_is_moved_meanwhile_leads_nowhere_else(
+def test_directory_moved_during_deletion_does_not_lead_out(
     parent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody moves the directory that is being emptied: its new parent is left alone."""

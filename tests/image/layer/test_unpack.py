@@ -67,7 +67,7 @@ def test_attributes_are_kept(workshop: Workshop) -> None:
     assert image.size == 3_000_000 + 4 + 22 + 1 + 9
 
 
-def test_layers_apply_to_the_user_of_the_image(workshop: Workshop) -> None:
+def test_files_of_the_image_user_belong_to_the_caller(workshop: Workshop) -> None:
     """USER app: its files are the caller's own on disk, root's belong to a subordinate id."""
     made = images.busybox_image([layer({"data": Dir(uid=1000, gid=1000)})], User="user")
     image = workshop.unpack(made)
@@ -97,7 +97,7 @@ def test_sparse_files_stay_sparse(workshop: Workshop) -> None:
     assert image.size < 1 << 20
 
 
-def test_whiteouts_become_what_overlayfs_reads(workshop: Workshop) -> None:
+def test_whiteouts_become_overlayfs_whiteouts(workshop: Workshop) -> None:
     image = workshop.unpack(
         [
             layer({"d/a": "1", "d/b": "2", "e/x": "3", "f/g/h": "4", "gone": "5"}),
@@ -124,7 +124,7 @@ def test_whiteouts_become_what_overlayfs_reads(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_a_whiteout_is_about_the_layers_below_in_any_order(workshop: Workshop, order: int) -> None:
+def test_whiteout_affects_only_lower_layers(workshop: Workshop, order: int) -> None:
     pairs: list[tuple[str, images.Value]] = [("f", "new"), (".wh.f", "")]
     more: list[tuple[str, images.Value]] = [("d", Dir()), ("d/x", "new"), (".wh.d", "")]
     entries = [*pairs, *more] if order == 0 else [*pairs[::-1], more[2], *more[:2]]
@@ -135,7 +135,7 @@ def test_a_whiteout_is_about_the_layers_below_in_any_order(workshop: Workshop, o
     assert tree["d"]["xattrs"] == {"user.overlay.opaque": "79"}
 
 
-def test_whiteouts_where_the_file_system_has_none(
+def test_whiteouts_work_on_poor_file_systems(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -162,7 +162,7 @@ def test_whiteouts_where_the_file_system_has_none(
     assert workshop.tree(image, 2)["d/a/b"]["text"] == "a directory now"
 
 
-def test_implied_parents_are_as_they_are_below(workshop: Workshop) -> None:
+def test_implied_parents_copy_the_lower_directories(workshop: Workshop) -> None:
     image = workshop.unpack(
         [
             layer(
@@ -210,7 +210,7 @@ def test_links_below_are_followed_within_the_root(workshop: Workshop) -> None:
     assert "usr" not in tree
 
 
-def test_what_is_hidden_below_does_not_count(workshop: Workshop) -> None:
+def test_hidden_lower_files_are_ignored(workshop: Workshop) -> None:
     image = workshop.unpack(
         [
             layer({"a": Dir(mode=0o700), "a/b": Dir(mode=0o700), "l": Link("a"), "o/p/q": "x"}),
@@ -224,7 +224,7 @@ def test_what_is_hidden_below_does_not_count(workshop: Workshop) -> None:
     assert tree["o/p"]["mode"] == 0o755
 
 
-def test_a_hard_link_to_a_lower_file_copies_it_up(workshop: Workshop) -> None:
+def test_hard_link_to_a_lower_file_copies_it_up(workshop: Workshop) -> None:
     image = workshop.unpack(
         [layer({"d/f": File("text", mode=0o640, uid=5, mtime=9)}), layer({"g": Hard("d/f")})]
     )
@@ -234,7 +234,7 @@ def test_a_hard_link_to_a_lower_file_copies_it_up(workshop: Workshop) -> None:
     assert tree["g"]["mtime"] == 9 * 10**9
 
 
-def test_a_hard_link_to_a_link_becomes_the_same_link(workshop: Workshop) -> None:
+def test_hard_link_to_a_symlink_is_kept(workshop: Workshop) -> None:
     tree = workshop.tree(workshop.unpack([layer({"l": Link("/etc/shadow"), "h": Hard("l")})]))
     assert tree["h"]["kind"] == "link" and tree["h"]["link"] == "/etc/shadow"
 
@@ -248,7 +248,7 @@ def test_devices_are_skipped_and_counted(workshop: Workshop) -> None:
     assert meta is not None and meta["skipped_devices"] == 2
 
 
-def test_a_single_id_keeps_all_files_as_the_callers(workshop: Workshop) -> None:
+def test_single_id_files_belong_to_the_caller(workshop: Workshop) -> None:
     image = workshop.unpack(
         [
             layer(
@@ -268,26 +268,26 @@ def test_a_single_id_keeps_all_files_as_the_callers(workshop: Workshop) -> None:
     assert tree["cap"]["xattrs"] == {}
 
 
-def test_an_id_outside_of_the_map_is_named(workshop: Workshop) -> None:
+def test_id_outside_the_map_is_named(workshop: Workshop) -> None:
     with pytest.raises(RlessError, match="a/far belongs to uid 4000000") as caught:
         workshop.unpack([layer({"a/far": File("x", uid=4_000_000)})])
     assert "subuid" in (caught.value.hint or "")
     assert workshop.contents() == {}
 
 
-def test_an_image_without_layers(workshop: Workshop) -> None:
+def test_image_without_layers_is_unpacked(workshop: Workshop) -> None:
     image = workshop.unpack([])
     assert image.layer_dirs(next(iter(image.keys))) == []
 
 
-def test_equal_layers_in_one_image(workshop: Workshop) -> None:
+def test_equal_layers_in_one_image_are_unpacked(workshop: Workshop) -> None:
     same = layer({"f": "x"})
     image = workshop.unpack([same, same, layer(images.whiteout("f")), same])
     assert len(set(image.chain)) == 4
     assert workshop.tree(image)["f"]["text"] == "x"
 
 
-def test_more_than_a_hundred_layers(workshop: Workshop) -> None:
+def test_more_than_a_hundred_layers_are_unpacked(workshop: Workshop) -> None:
     layers = [layer({"etc": Dir(mode=0o750), "etc/0": "0"})]
     layers += [layer({f"etc/{number}": str(number)}) for number in range(1, 110)]
     image = workshop.unpack(layers)
@@ -297,7 +297,7 @@ def test_more_than_a_hundred_layers(workshop: Workshop) -> None:
     assert workshop.tree(image, 57)["etc/57"]["text"] == "57"
 
 
-def test_gnu_tar_agrees(workshop: Workshop, tmp_path: Path) -> None:
+def test_result_agrees_with_gnu_tar(workshop: Workshop, tmp_path: Path) -> None:
     """Unpack a real tree both ways and compare."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

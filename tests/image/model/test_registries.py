@@ -55,15 +55,13 @@ def refuse(text: str) -> RlessError:
     return caught.value
 
 
-def test_none_is_nothing(home: Path) -> None:
+def test_missing_file_changes_nothing(home: Path) -> None:
     assert config.sections() == {}
     assert config.get("storage", "root") is None
     assert paths.storage_root() == f"{home}/.local/share/rless"
 
 
-def test_the_user_s_file_lies_over_the_system_s(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_file_overrides_system_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = put(home / "etc/config.toml", "[storage]\nroot = '/a'\ndriver = 'copy'\n")
     assert config.get("storage", "root") == "/a"
     mine = put(home / ".config/rless/config.toml", "[storage]\nroot = '/b'\n")
@@ -83,7 +81,7 @@ def test_the_user_s_file_lies_over_the_system_s(
     assert config.get("storage", "driver") is None  # that file counts alone
 
 
-def test_each_key_has_a_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_key_has_an_environment_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(home / "etc/rless.toml", "[containers]\nnetwork = 'none'\n")
     for name, value in (
         ("RLESS_CONTAINERS_NETWORK", "host"),
@@ -106,7 +104,7 @@ def test_each_key_has_a_variable(home: Path, monkeypatch: pytest.MonkeyPatch) ->
         config.get("hpc", "default")
 
 
-def test_templates_are_of_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_templates_come_from_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pwd
 
     monkeypatch.setenv("JOB", "7")
@@ -124,36 +122,34 @@ def test_templates_are_of_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found["modules.x"] == {"mounts": [f"/scratch/{user}:/scratch"]}
 
 
-def test_modules_of_both_files_are_there(home: Path) -> None:
+def test_modules_of_both_files_are_merged(home: Path) -> None:
     put(home / "etc/rless.toml", "[modules.a]\nenv = ['A=1']\n[modules.b]\nenv = ['B=1']\n")
     put(home / ".config/rless/config.toml", "[modules.b]\ndevices = ['/dev/zero']\n")
     assert config.modules() == {"a": {"env": ["A=1"]}, "b": {"devices": ["/dev/zero"]}}
 
 
-def test_a_named_file_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_named_file_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLESS_CONFIG", str(home / "none.toml"))
     with pytest.raises(RlessError, match=r"none.toml: No such file or directory"):
         config.sections()
 
 
 @pytest.mark.needs("ordinary user")
-def test_the_home_of_somebody_else_is_passed_over(home: Path) -> None:
+def test_home_of_another_user_is_ignored(home: Path) -> None:
     (home / ".config").mkdir(0o000)
     put(home / "etc/config.toml", "[storage]\nroot = '/a'\n")
     assert config.get("storage", "root") == "/a"
     (home / ".config").chmod(0o700)
 
 
-def test_a_file_of_the_system_that_cannot_be_read_is_told(home: Path) -> None:
+def test_unreadable_system_file_is_reported(home: Path) -> None:
     system = put(home / "etc/rless.toml", "[storage]\nroot = '/a'\n")
     system.chmod(0)
     with pytest.raises(RlessError, match=r"rless.toml: Permission denied$"):
         config.sections()
 
 
-def test_a_file_that_all_can_write_is_not_trusted(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_world_writable_file_is_not_trusted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("etc/rless.toml", ".config/rless/config.toml"):
         file = put(home / path, "[storage]\nroot = '/a'\n")
         file.chmod(0o666)
@@ -166,14 +162,14 @@ def test_a_file_that_all_can_write_is_not_trusted(
     assert config.sections() == {}
 
 
-def test_the_environment_wins(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(home / ".config/rless/config.toml", f"[storage]\nroot = '{home}/file'\n")
     assert paths.storage_root() == f"{home}/file"
     monkeypatch.setenv("RLESS_STORAGE", f"{home}/environment")
     assert paths.storage_root() == f"{home}/environment"
 
 
-def test_values_in_their_units(home: Path) -> None:
+def test_values_have_units(home: Path) -> None:
     text = """
     [storage]
     root = "~/store"
@@ -244,16 +240,16 @@ def test_values_in_their_units(home: Path) -> None:
         ("\xff\x00", "is not valid TOML"),
     ],
 )
-def test_what_is_wrong_is_one_line(text: str, message: str) -> None:
+def test_mistakes_are_reported_in_one_line(text: str, message: str) -> None:
     assert re.search(message, str(refuse(text)))
 
 
-def test_bytes_that_are_no_text() -> None:
+def test_file_outside_utf8_is_refused() -> None:
     with pytest.raises(RlessError, match="is not valid TOML"):
         config.parse(b"\xff\xfe", "c")
 
 
-def test_each_limit_has_a_key_and_each_key_a_limit() -> None:
+def test_limits_and_keys_match() -> None:
     names = {
         name.lower().replace("_", "-")
         for name, value in vars(limits).items()
@@ -263,7 +259,7 @@ def test_each_limit_has_a_key_and_each_key_a_limit() -> None:
     assert set(config.KEYS["images.limits"]) == names
 
 
-def test_limits_are_set(tmp_path: Path) -> None:
+def test_limits_are_configured(tmp_path: Path) -> None:
     text = "[images]\nmax-concurrent-uploads = 9\n[images.limits]\nlayers = 7\nidle-seconds = 2\n"
     code = (
         "from rootless.image.model import limits as l\n"
@@ -278,7 +274,7 @@ def test_limits_are_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_a_run_heeds_it(own_rless: Product, tmp_path: Path) -> None:
+def test_run_follows_the_configuration(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     file = put(
         rless.home / ".config/rless/config.toml",
@@ -313,7 +309,7 @@ def test_a_run_heeds_it(own_rless: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_the_log_is_as_configured(own_rless: Product) -> None:
+def test_log_driver_is_configured(own_rless: Product) -> None:
     rless = own_rless
     file = put(
         rless.home / ".config/rless/config.toml",
@@ -350,7 +346,7 @@ def test_the_log_is_as_configured(own_rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_info_tells_it(own_rless: Product) -> None:
+def test_info_shows_the_configuration(own_rless: Product) -> None:
     told = "{{.Driver}} {{.LoggingDriver}}"
     plain = own_rless("info", "--format", told).expect().out
     assert plain.endswith(" local\n") and not plain.startswith("copy")
@@ -384,7 +380,7 @@ class Counting(FaultyProxy):
 
 @pytest.mark.needs("user namespaces", "subordinate ids", "docker-registry")
 @pytest.mark.parametrize("most", [1, 2])
-def test_so_many_layers_are_fetched_at_a_time(own_rless: Product, most: int) -> None:
+def test_concurrent_downloads_are_limited(own_rless: Product, most: int) -> None:
     put(
         own_rless.home / ".config/rless/config.toml",
         f"[images]\nmax-concurrent-downloads = {most}\n",
@@ -399,13 +395,13 @@ def test_so_many_layers_are_fetched_at_a_time(own_rless: Product, most: int) -> 
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
-def test_limits_hold_in_a_pull(own_rless: Product) -> None:
+def test_limits_are_enforced_in_a_pull(own_rless: Product) -> None:
     put(own_rless.home / ".config/rless/config.toml", "[images.limits]\nlayers = 1\n")
     error = own_rless("pull", "-q", own_rless.image).expect(1).one_line_error()
     assert "has 2 layers; the limit is 1" in error
 
 
-def test_show_says_what_holds_and_what_sets_it(own_rless: Product, tmp_path: Path) -> None:
+def test_config_show_names_values_and_sources(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     file = put(
         rless.home / ".config/rless/config.toml",

@@ -41,26 +41,26 @@ def places(name: str) -> list[str]:
 # -- short names -----------------------------------------------------------------------------
 
 
-def test_without_a_file_names_are_docker_s() -> None:
+def test_names_default_to_docker_io() -> None:
     assert meaning("busybox") == ["docker.io/library/busybox:latest"]
     assert meaning("team/app:1") == ["docker.io/team/app:1"]
     assert meaning("host.example/app") == ["host.example/app:latest"]
     assert places("busybox") == ["docker.io/library/busybox"]
 
 
-def test_a_short_name_is_looked_for_in_order(home: Path) -> None:
+def test_short_name_is_searched_in_order(home: Path) -> None:
     write(home, 'unqualified-search-registries = ["one.example", "docker.io"]')
     assert meaning("busybox") == ["one.example/busybox:latest", "docker.io/library/busybox:latest"]
     assert meaning(f"a/b@{DIGEST}") == [f"one.example/a/b@{DIGEST}", f"docker.io/a/b@{DIGEST}"]
 
 
 @pytest.mark.parametrize("name", ["docker.io/x", "index.docker.io/x", "docker://x", "localhost/x"])
-def test_a_full_name_means_itself(home: Path, name: str) -> None:
+def test_full_name_is_not_searched(home: Path, name: str) -> None:
     write(home, 'unqualified-search-registries = ["one.example"]\n[aliases]\n"x" = "two.example/x"')
     assert len(meaning(name)) == 1 and "example" not in meaning(name)[0]
 
 
-def test_an_alias_is_the_only_meaning(home: Path) -> None:
+def test_alias_replaces_the_search(home: Path) -> None:
     write(
         home,
         'unqualified-search-registries = ["one.example", "two.example"]\n'
@@ -84,7 +84,7 @@ def test_drop_ins_override_in_order(home: Path) -> None:
     assert meaning("b") == ["two.example/b:latest"]
 
 
-def test_which_files_count(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_files_replace_system_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = 'unqualified-search-registries = ["{}.example"]'
     write(home, search.format("system"), "etc/registries.conf")
     write(home, '[aliases]\n"a" = "system.example/z"', "etc/registries.conf.d/a.conf")
@@ -142,7 +142,7 @@ def test_mirrors_come_first(home: Path) -> None:
     assert registries_conf.load().own(parse("reg.example/a/b:1")).host == "reg.example"
 
 
-def test_the_longest_prefix_counts(home: Path) -> None:
+def test_longest_prefix_wins(home: Path) -> None:
     write(
         home,
         """
@@ -175,7 +175,7 @@ def test_the_longest_prefix_counts(home: Path) -> None:
     assert places("a.free.example/x") == ["a.free.example/x insecure"]
 
 
-def test_docker_s_own_can_be_moved(home: Path) -> None:
+def test_docker_io_can_be_relocated(home: Path) -> None:
     write(home, '[[registry]]\nprefix = "docker.io"\nlocation = "cache.example/hub"')
     assert places("busybox") == ["cache.example/hub/library/busybox"]
     write(home, '[[registry]]\nprefix = "docker.io/library"\nlocation = "cache.example"')
@@ -219,7 +219,7 @@ def test_docker_s_own_can_be_moved(home: Path) -> None:
         ),
     ],
 )
-def test_malformed_files(home: Path, text: str, why: str) -> None:
+def test_malformed_files_are_refused(home: Path, text: str, why: str) -> None:
     path = write(home, text)
     with pytest.raises(RlessError, match=why) as caught:
         registries_conf.load()
@@ -227,7 +227,7 @@ def test_malformed_files(home: Path, text: str, why: str) -> None:
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
-def test_no_text_or_no_file(home: Path) -> None:
+def test_unreadable_files_are_refused(home: Path) -> None:
     path = write(home, "")
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RlessError, match="not valid TOML"):

@@ -82,7 +82,7 @@ def make_helper(home: Path, name: str = "test", text: str = HELPER) -> Path:
 # -- reading -----------------------------------------------------------------------------------
 
 
-def test_the_files_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("reg.example") is None
     write(home, DOCKER, auths={"reg.example": encode("docker:1")})
     assert found("reg.example") == "docker:1"
@@ -98,7 +98,7 @@ def test_the_files_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert found("other.example") == "moved:1"
 
 
-def test_the_longest_key_counts(home: Path) -> None:
+def test_longest_key_wins(home: Path) -> None:
     auths = {
         "reg.example": encode("host:1"),
         "reg.example/team": encode("team:1"),
@@ -114,7 +114,7 @@ def test_the_longest_key_counts(home: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["docker.io", "https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io"]
 )
-def test_docker_s_own_key(home: Path, key: str) -> None:
+def test_docker_io_has_its_own_key(home: Path, key: str) -> None:
     write(home, DOCKER, auths={key: encode("me:pw")})
     assert found("docker.io", "library/x") == "me:pw"
     assert found("reg.example") is None
@@ -123,7 +123,7 @@ def test_docker_s_own_key(home: Path, key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["https://reg.example", "http://reg.example/v1/", "reg.example/v2/"]
 )
-def test_old_spellings_of_keys(home: Path, key: str) -> None:
+def test_old_spellings_of_keys_are_read(home: Path, key: str) -> None:
     write(home, DOCKER, auths={key: encode("me:a:b")})
     assert found("reg.example") == "me:a:b"
 
@@ -140,22 +140,20 @@ def test_old_spellings_of_keys(home: Path, key: str) -> None:
         (" " * (2 << 20), "too large"),
     ],
 )
-def test_23_broken_files(home: Path, text: str, why: str) -> None:
+def test_23_broken_files_are_reported(home: Path, text: str, why: str) -> None:
     write(home, OWN).write_text(text)
     with pytest.raises(RlessError, match=why) as caught:
         found("reg.example")
     assert OWN in str(caught.value)
 
 
-def test_23_a_pipe_in_place_of_the_file_is_passed_over(home: Path) -> None:
+def test_23_fifo_in_place_of_the_file_is_ignored(home: Path) -> None:
     (home / ".docker").mkdir()
     os.mkfifo(home / DOCKER)
     assert found("reg.example") is None
 
 
-def test_23_a_file_for_all_to_read_is_told_of(
-    home: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_23_world_readable_file_is_reported(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(home, OWN, auths={"reg.example": encode("me:pass-word")}).chmod(0o644)
     assert found("reg.example") == found("reg.example") == "me:pass-word"
     said = capfd.readouterr().err
@@ -169,7 +167,7 @@ def test_23_credentials_are_never_shown() -> None:
 # -- writing -----------------------------------------------------------------------------------
 
 
-def test_23_a_file_of_passwords_is_ours_alone(home: Path) -> None:
+def test_23_written_file_is_private(home: Path) -> None:
     os.umask(0)
     try:
         path = auth.save("reg.example", Credentials("me", "pass:word"))
@@ -182,7 +180,7 @@ def test_23_a_file_of_passwords_is_ours_alone(home: Path) -> None:
     assert os.listdir(os.path.dirname(path)) == ["auth.json"]
 
 
-def test_the_rest_of_the_file_stays(home: Path) -> None:
+def test_rest_of_the_file_is_kept(home: Path) -> None:
     other = {"other.example": encode("a:b")}
     write(home, OWN, auths=other, credHelpers={"x.example": "x"}, more=[1, {"a": None}])
     auth.save("reg.example", Credentials("me", "pw"))
@@ -193,20 +191,20 @@ def test_the_rest_of_the_file_stays(home: Path) -> None:
     assert read(home, OWN)["auths"] == other and auth.forget("reg.example") == []
 
 
-def test_an_entry_that_would_hide_the_new_one_is_replaced(home: Path) -> None:
+def test_entry_hiding_the_new_one_is_replaced(home: Path) -> None:
     write(home, RUNTIME, auths={"reg.example": encode("old:1")})
     assert auth.save("reg.example", Credentials("new", "2")) == str(home / RUNTIME)
     assert found("reg.example") == "new:2"
 
 
-def test_the_named_file_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_file_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "new/file.json"))
     assert auth.save("reg.example", Credentials("me", "pw")) == str(home / "new/file.json")
     assert stat.S_IMODE(os.stat(home / "new").st_mode) == 0o700
     assert found("reg.example") == "me:pw"
 
 
-def test_23_a_link_is_followed_to_the_user_s_own_file_only(home: Path) -> None:
+def test_23_link_is_followed_only_to_a_file_of_the_user(home: Path) -> None:
     target = write(home, "dotfiles/auth.json", auths={})
     (home / OWN).parent.mkdir(parents=True)
     (home / OWN).symlink_to(target)
@@ -218,7 +216,7 @@ def test_23_a_link_is_followed_to_the_user_s_own_file_only(home: Path) -> None:
         auth.save("reg.example", Credentials("me", "pw"))
 
 
-def test_two_log_ins_at_once_lose_none(home: Path) -> None:
+def test_concurrent_logins_lose_nothing(home: Path) -> None:
     names = [f"r{number}.example" for number in range(20)]
     threads = [
         threading.Thread(target=auth.save, args=(name, Credentials("me", name))) for name in names
@@ -230,7 +228,7 @@ def test_two_log_ins_at_once_lose_none(home: Path) -> None:
     assert sorted(read(home, OWN)["auths"]) == sorted(names)
 
 
-def test_all_are_forgotten(home: Path) -> None:
+def test_logout_all_removes_every_entry(home: Path) -> None:
     for name in (RUNTIME, OWN, DOCKER):
         write(home, name, auths={"a.example": encode("a:b"), "c.example": encode("c:d")})
     assert len(auth.forget("a.example")) == 3
@@ -244,7 +242,7 @@ def test_all_are_forgotten(home: Path) -> None:
 @pytest.mark.parametrize(
     "named", [{"credsStore": "test"}, {"credHelpers": {"reg.example": "test"}}]
 )
-def test_a_helper_keeps_the_password(home: Path, named: dict[str, Any]) -> None:
+def test_helper_keeps_the_password(home: Path, named: dict[str, Any]) -> None:
     make_helper(home)
     write(home, DOCKER, auths={}, **named)
     assert found("reg.example") is None
@@ -258,7 +256,7 @@ def test_a_helper_keeps_the_password(home: Path, named: dict[str, Any]) -> None:
     assert auth.forget(None) == ["docker-credential-test"]
 
 
-def test_23_a_helper_gets_a_clean_environment_and_no_secret_in_argv(
+def test_23_helper_gets_clean_environment_and_no_secret_in_argv(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_helper(home)
@@ -270,7 +268,7 @@ def test_23_a_helper_gets_a_clean_environment_and_no_secret_in_argv(
     assert f"HOME={home}" in calls and "PATH=/usr/local/bin:/usr/bin:/bin" in calls
 
 
-def test_a_helper_s_token_is_an_identity_token(home: Path) -> None:
+def test_helper_token_is_an_identity_token(home: Path) -> None:
     make_helper(home)
     write(home, OWN, credsStore="test")
     (home / "secret").write_text('{"Username":"<token>","Secret":"refresh-me"}')
@@ -282,19 +280,19 @@ def test_a_helper_s_token_is_an_identity_token(home: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../x", "a/b", "", "-x", ".x", "a b", "a;b", "a\0b", "a\n", "é", "x" * 200]
 )
-def test_23_names_of_helpers(home: Path, name: str) -> None:
+def test_23_wrong_helper_names_are_refused(home: Path, name: str) -> None:
     with pytest.raises(RlessError, match="no name of a credential helper"):
         credential_helper.get(name, "reg.example")
 
 
-def test_23_a_helper_that_others_can_change_is_not_run(home: Path) -> None:
+def test_23_helper_writable_by_others_is_not_run(home: Path) -> None:
     make_helper(home).chmod(0o777)
     with pytest.raises(RlessError, match="can be changed by others"):
         credential_helper.get("test", "reg.example")
     assert not (home / "calls").exists()
 
 
-def test_23_a_helper_in_the_working_directory_is_not_found(
+def test_23_helper_in_the_working_directory_is_not_run(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_helper(home)
@@ -316,7 +314,7 @@ def test_23_a_helper_in_the_working_directory_is_not_found(
         ("exec head -c 3000000 /dev/zero", "says too much"),
     ],
 )
-def test_a_bad_helper_is_told_of_and_done_without(
+def test_failing_helper_is_reported_and_skipped(
     home: Path,
     script: str,
     why: str,

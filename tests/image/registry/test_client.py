@@ -22,7 +22,9 @@ pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "docker-reg
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-def test_by_tag_and_by_digest(workshop: Workshop, registry_host: str, compression: str) -> None:
+def test_image_is_pulled_by_tag_and_digest(
+    workshop: Workshop, registry_host: str, compression: str
+) -> None:
     image = Image(
         [layer({"f": os.urandom(3_000_000)}), layer({"g": "two"})],
         {"Env": ["A=b"]},
@@ -42,9 +44,7 @@ def test_by_tag_and_by_digest(workshop: Workshop, registry_host: str, compressio
     assert workshop.pull(f"{name}:1@{image.digest}").id == image.id
 
 
-def test_an_index_gives_the_platform_that_is_asked_for(
-    workshop: Workshop, registry_host: str
-) -> None:
+def test_index_gives_the_requested_platform(workshop: Workshop, registry_host: str) -> None:
     mine = Image([layer({"f": "mine"})])
     other = Image([layer({"f": "other"})], architecture="s390x")
     digest = images.push([other, mine], f"{registry_host}/multi:1")
@@ -62,7 +62,7 @@ def test_an_index_gives_the_platform_that_is_asked_for(
     assert workshop.store.lookup(f"{registry_host}/multi@{digest}") is not None
 
 
-def test_what_is_missing_is_told(workshop: Workshop, registry_host: str) -> None:
+def test_missing_image_is_reported(workshop: Workshop, registry_host: str) -> None:
     for name in (f"{registry_host}/nothing", f"{registry_host}/nothing@sha256:{'0' * 64}"):
         with pytest.raises(RlessError, match="has no such image"):
             workshop.pull(name)
@@ -73,7 +73,7 @@ def test_what_is_missing_is_told(workshop: Workshop, registry_host: str) -> None
         workshop.pull(f"127.0.0.1:{free}/x")
 
 
-def test_policies(workshop: Workshop, registry_host: str) -> None:
+def test_pull_policies_are_followed(workshop: Workshop, registry_host: str) -> None:
     name = f"{registry_host}/policies:1"
     with pytest.raises(RlessError, match="no such image here"):
         workshop.pull(name, policy="never")
@@ -100,7 +100,7 @@ def test_layers_are_shared(workshop: Workshop, registry_host: str) -> None:
     assert len(os.listdir(f"{workshop.root}/layers/{key}")) == 2 * 3
 
 
-def test_a_named_user_decides_the_map_before_unpacking(
+def test_named_user_decides_the_map_before_unpacking(
     workshop: Workshop, registry_host: str
 ) -> None:
     passwd = layer({"etc/passwd": "app:x:77:78::/app:/bin/sh\n", "etc/group": "g:x:9:app\n"})
@@ -166,7 +166,7 @@ def test_progress_in_a_pipe_is_plain_lines(workshop: Workshop, registry_host: st
     assert "Already exists" in text and text.count("Digest: sha256:") == 2
 
 
-def test_two_pulls_at_once_do_the_work_once(workshop: Workshop, registry_host: str) -> None:
+def test_concurrent_pulls_fetch_each_layer_once(workshop: Workshop, registry_host: str) -> None:
     """Both end with the image; each layer is fetched by one of them only."""
     layers = [layer({f"f{n}": os.urandom(500_000)}) for n in range(5)]
     images.push(Image(layers), f"{registry_host}/twice:1")
@@ -201,7 +201,9 @@ def test_two_pulls_at_once_do_the_work_once(workshop: Workshop, registry_host: s
     assert os.listdir(f"{workshop.root}/locks") == []
 
 
-def test_the_guess_about_root_is_corrected(workshop: Workshop, registry_host: str) -> None:
+def test_wrong_guess_about_the_root_user_is_corrected(
+    workshop: Workshop, registry_host: str
+) -> None:
     """root with another group: seen only after unpacking, then translated."""
     odd = layer({"etc/passwd": "root:x:0:5:root:/root:/bin/sh\n", "f": images.File("x", gid=5)})
     images.push(Image([odd]), f"{registry_host}/odd:1")
@@ -212,7 +214,7 @@ def test_the_guess_about_root_is_corrected(workshop: Workshop, registry_host: st
     assert os.stat(f"{directories[0]}/f").st_gid == os.getgid()
 
 
-def test_basic_authentication(
+def test_basic_authentication_works(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))

@@ -188,7 +188,7 @@ def refused(workshop: Workshop, name: str, why: str) -> RlessError:
 # -- an honest registry, for the frame -------------------------------------------------------------
 
 
-def test_the_frame_works(workshop: Workshop, server: Server) -> None:
+def test_simulated_registry_itself_works(workshop: Workshop, server: Server) -> None:
     image = workshop.pull(server.serve())
     assert image.id == IMAGE.id and image.digest == IMAGE.digest
 
@@ -197,7 +197,7 @@ def test_the_frame_works(workshop: Workshop, server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_21_a_redirect_to_another_port_gets_no_credentials(
+def test_21_redirect_to_another_port_gets_no_credentials(
     workshop: Workshop, servers: list[Server], tmp_path: Path, status: int
 ) -> None:
     first, second = servers
@@ -215,7 +215,7 @@ def test_21_a_redirect_to_another_port_gets_no_credentials(
     assert len(first.with_header("Authorization")) >= 4
 
 
-def test_21_the_header_does_not_come_back_after_a_detour(
+def test_21_credentials_are_not_restored_after_a_detour(
     workshop: Workshop, servers: list[Server], tmp_path: Path
 ) -> None:
     first, second = servers
@@ -233,7 +233,7 @@ def test_21_the_header_does_not_come_back_after_a_detour(
 
 
 @pytest.mark.parametrize("kind", ["bearer", "basic", "manifest"])
-def test_21_a_challenge_from_elsewhere_is_not_answered(
+def test_21_challenge_from_another_host_is_not_answered(
     workshop: Workshop, servers: list[Server], tmp_path: Path, kind: str
 ) -> None:
     """CVE-2020-15157: who a layer is redirected to asks for the password of the registry."""
@@ -253,7 +253,7 @@ def test_21_a_challenge_from_elsewhere_is_not_answered(
     assert first.with_header("Authorization") == []
 
 
-def test_21_redirects_end(workshop: Workshop, server: Server) -> None:
+def test_21_redirects_are_limited(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     for path in blob_paths():
         server.routes[path] = redirect(path)
@@ -272,7 +272,7 @@ def test_21_redirects_end(workshop: Workshop, server: Server) -> None:
         ("", "redirects"),
     ],
 )
-def test_21_where_a_redirect_may_not_lead(
+def test_21_dangerous_redirects_are_refused(
     workshop: Workshop, server: Server, target: str, why: str
 ) -> None:
     name = server.serve()
@@ -281,7 +281,7 @@ def test_21_where_a_redirect_may_not_lead(
     refused(workshop, name, why)
 
 
-def test_21_a_token_is_asked_for_this_repository_only(
+def test_21_token_is_scoped_to_the_repository(
     workshop: Workshop, server: Server, tmp_path: Path
 ) -> None:
     name = server.serve()
@@ -297,9 +297,7 @@ def test_21_a_token_is_asked_for_this_repository_only(
     assert headers["Authorization"] == f"Basic {SECRET}"
 
 
-def test_21_an_identity_token_is_exchanged(
-    workshop: Workshop, server: Server, tmp_path: Path
-) -> None:
+def test_21_identity_token_is_exchanged(workshop: Workshop, server: Server, tmp_path: Path) -> None:
     name = server.serve()
     auths = {server.host: {"identitytoken": "refresh-me"}}
     (tmp_path / "auth.json").write_text(json.dumps({"auths": auths}))
@@ -326,7 +324,7 @@ def test_21_an_identity_token_is_exchanged(
         "x",
     ],
 )
-def test_21_a_realm_elsewhere_without_tls_is_refused(
+def test_21_foreign_realm_without_tls_is_refused(
     workshop: Workshop, server: Server, tmp_path: Path, realm: str
 ) -> None:
     name = server.serve()
@@ -339,14 +337,16 @@ def test_21_a_realm_elsewhere_without_tls_is_refused(
     "body",
     [b"{}", b"[]", b'{"token":5}', b'{"token":"a\\nb"}', b"x", b'{"token":"' + b"a" * (2 << 20)],
 )
-def test_21_bad_tokens(workshop: Workshop, server: Server, body: bytes) -> None:
+def test_21_bad_tokens_are_refused(workshop: Workshop, server: Server, body: bytes) -> None:
     name = server.serve()
     server.routes[MANIFEST] = need_token(f"{server.url}/token", server.routes[MANIFEST])
     server.routes["/token"] = send(body)
     refused(workshop, name, "token")
 
 
-def test_21_an_unknown_login_is_refused(workshop: Workshop, server: Server, tmp_path: Path) -> None:
+def test_21_unknown_login_scheme_is_refused(
+    workshop: Workshop, server: Server, tmp_path: Path
+) -> None:
     name = server.serve()
     log_in(tmp_path, server.host)
     server.routes[MANIFEST] = send(b"", status=401, WWW_Authenticate="Negotiate")
@@ -390,7 +390,7 @@ def test_21_certificates_are_verified(
 
 
 @pytest.mark.needs("openssl")
-def test_21_a_redirect_never_leaves_https(
+def test_21_redirect_never_leaves_https(
     workshop: Workshop,
     server: Server,
     tls_server: Server,
@@ -435,7 +435,7 @@ def drip(handler: Any) -> None:
         time.sleep(0.05)
 
 
-def test_22_an_endless_manifest(workshop: Workshop, server: Server) -> None:
+def test_22_endless_manifest_is_cut(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     server.routes[MANIFEST] = endless
     SENT.clear()
@@ -443,7 +443,7 @@ def test_22_an_endless_manifest(workshop: Workshop, server: Server) -> None:
     assert sum(SENT) < 16 << 20
 
 
-def test_22_an_endless_layer(workshop: Workshop, server: Server) -> None:
+def test_22_endless_layer_is_cut(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     server.routes[LAYER] = endless
     SENT.clear()
@@ -451,7 +451,7 @@ def test_22_an_endless_layer(workshop: Workshop, server: Server) -> None:
     assert sum(SENT) < 16 << 20
 
 
-def test_22_a_slow_drip(
+def test_22_dripping_response_times_out(
     workshop: Workshop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = server.serve()
@@ -462,7 +462,7 @@ def test_22_a_slow_drip(
     assert time.monotonic() - start < 4
 
 
-def test_22_a_slow_layer(
+def test_22_slow_layer_times_out(
     workshop: Workshop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = server.serve()
@@ -472,7 +472,7 @@ def test_22_a_slow_layer(
     refused(workshop, name, "too slow|too long")
 
 
-def test_22_a_silent_server(
+def test_22_silent_server_times_out(
     workshop: Workshop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = server.serve()
@@ -497,7 +497,7 @@ def test_22_a_silent_server(
         (send(IMAGE.blobs[0], Content_Encoding="gzip"), None),
     ],
 )
-def test_22_layers_that_are_not_what_they_should_be(
+def test_22_wrong_layers_are_refused(
     workshop: Workshop, server: Server, answer: Callable[[Any], None], why: str | None
 ) -> None:
     name = server.serve()
@@ -519,21 +519,21 @@ def test_22_layers_that_are_not_what_they_should_be(
         refused(workshop, name, why)
 
 
-def test_22_the_digest_header_must_fit(workshop: Workshop, server: Server) -> None:
+def test_22_digest_header_must_match(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     lie = "sha256:" + "0" * 64
     server.routes[MANIFEST] = send(IMAGE.manifest_data, OCI_MANIFEST, Docker_Content_Digest=lie)
     refused(workshop, name, "digest it came with")
 
 
-def test_22_by_digest_means_that_digest(workshop: Workshop, server: Server) -> None:
+def test_22_pull_by_digest_verifies_the_digest(workshop: Workshop, server: Server) -> None:
     other = Image([layer({"f": "other"})])
     server.serve(other)
     server.routes[f"/v2/x/manifests/{IMAGE.digest}"] = send(other.manifest_data, OCI_MANIFEST)
     refused(workshop, f"{server.host}/x@{IMAGE.digest}", "sent something else")
 
 
-def test_22_a_tag_that_moves_meanwhile(workshop: Workshop, server: Server) -> None:
+def test_22_moving_tag_never_gives_a_mixture(workshop: Workshop, server: Server) -> None:
     """The index is asked by tag, its child by digest: never a mixture."""
     other = Image([layer({"f": "other"})])
     server.serve(other)
@@ -571,7 +571,7 @@ def test_22_a_tag_that_moves_meanwhile(workshop: Workshop, server: Server) -> No
         (b"", OCI_MANIFEST, "not valid JSON"),
     ],
 )
-def test_14_15_documents(
+def test_14_15_hostile_documents_are_refused(
     workshop: Workshop, server: Server, data: bytes, kind: str, why: str
 ) -> None:
     name = server.serve()
@@ -579,7 +579,7 @@ def test_14_15_documents(
     refused(workshop, name, why)
 
 
-def test_12_a_digest_is_never_a_path(workshop: Workshop, server: Server) -> None:
+def test_12_digest_is_never_a_path(workshop: Workshop, server: Server) -> None:
     for digest in ("sha256:../../../../../x", "sha256:" + "A" * 64, "../x", ""):
         image = Image([layer({"f": "x"})])
         image.manifest["layers"][0]["digest"] = digest  # type: ignore[index]
@@ -591,7 +591,7 @@ def test_12_a_digest_is_never_a_path(workshop: Workshop, server: Server) -> None
     refused(workshop, server.serve(image), "bad diff_id")
 
 
-def test_19_urls_of_layers_are_never_asked(workshop: Workshop, servers: list[Server]) -> None:
+def test_19_urls_of_layers_are_never_fetched(workshop: Workshop, servers: list[Server]) -> None:
     first, second = servers
     image = Image([layer({"f": "x"})])
     image.manifest["layers"][0]["urls"] = [f"{second.url}/layer"]  # type: ignore[index]
@@ -601,7 +601,7 @@ def test_19_urls_of_layers_are_never_asked(workshop: Workshop, servers: list[Ser
     assert second.requests == []
 
 
-def test_errors_of_the_registry_are_shown_safely(workshop: Workshop, server: Server) -> None:
+def test_errors_of_the_registry_are_escaped(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     body = {"errors": [{"code": "X", "message": "evil \x1b[2J\n" + "y" * 5000}]}
     server.routes[MANIFEST] = send(json.dumps(body).encode(), status=404)
@@ -612,7 +612,7 @@ def test_errors_of_the_registry_are_shown_safely(workshop: Workshop, server: Ser
 # -- trouble that is nobody's ill will -------------------------------------------------------------
 
 
-def test_a_cut_layer_goes_on_where_it_broke(workshop: Workshop, server: Server) -> None:
+def test_interrupted_layer_is_resumed(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     data = IMAGE.blobs[0]
     cuts = [30_000, 70_000]
@@ -635,7 +635,7 @@ def test_a_cut_layer_goes_on_where_it_broke(workshop: Workshop, server: Server) 
     assert ranges == [None, "bytes=30000-", "bytes=70000-"]
 
 
-def test_a_server_without_ranges_starts_again(workshop: Workshop, server: Server) -> None:
+def test_server_without_ranges_restarts_the_layer(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     data = IMAGE.blobs[0]
     lengths = [1000, len(data)]
@@ -652,7 +652,7 @@ def test_a_server_without_ranges_starts_again(workshop: Workshop, server: Server
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(workshop: Workshop, server: Server, status: int) -> None:
+def test_busy_server_is_retried(workshop: Workshop, server: Server, status: int) -> None:
     name = server.serve()
     honest = server.routes[MANIFEST]
     answers = [send(b"", status=status, Retry_After="0"), send(b"", status=status)]
@@ -664,7 +664,7 @@ def test_a_busy_server_is_asked_again(workshop: Workshop, server: Server, status
     assert workshop.pull(name).id == IMAGE.id
 
 
-def test_a_server_that_wants_an_hour_is_not_waited_for(workshop: Workshop, server: Server) -> None:
+def test_long_retry_after_is_not_waited_for(workshop: Workshop, server: Server) -> None:
     name = server.serve()
     server.routes[MANIFEST] = send(b"", status=429, Retry_After="3600")
     start = time.monotonic()
@@ -672,7 +672,7 @@ def test_a_server_that_wants_an_hour_is_not_waited_for(workshop: Workshop, serve
     assert time.monotonic() - start < 2
 
 
-def test_no_room_is_told_before_the_download(
+def test_missing_space_is_reported_before_the_download(
     workshop: Workshop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = Image([layer({"f": "x"})])

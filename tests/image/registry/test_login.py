@@ -45,7 +45,7 @@ def auth_file(rless: Product) -> Path:
     return rless.home / ".config/containers/auth.json"
 
 
-def test_in_and_out(own_rless: Product, private: str) -> None:
+def test_login_and_logout_work(own_rless: Product, private: str) -> None:
     rless = own_rless
     made = Image([layer({"f": "x"})])
     images.push(made, f"{private}/x:1", login=("me", "pass:word"))
@@ -63,7 +63,7 @@ def test_in_and_out(own_rless: Product, private: str) -> None:
     assert rless("pull", "-q", f"{private}/x:1").code != 0
 
 
-def test_what_is_wrong_is_not_kept(own_rless: Product, private: str) -> None:
+def test_wrong_credentials_are_not_stored(own_rless: Product, private: str) -> None:
     done = own_rless("--debug", "login", "-u", "me", "--password-stdin", private, stdin=b"mistaken")
     assert done.code == 1
     assert "unauthorized: incorrect username or password" in done.err
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_not_kept(own_rless: Product, private: str) -> None:
     assert not auth_file(own_rless).exists()
 
 
-def test_23_a_password_in_argv_is_refused(own_rless: Product, private: str) -> None:
+def test_23_password_in_argv_is_refused(own_rless: Product, private: str) -> None:
     for words in (
         ("-p", "secret"),
         ("--password", "secret"),
@@ -96,14 +96,14 @@ def test_23_a_password_in_argv_is_refused(own_rless: Product, private: str) -> N
         (("-u", "a:b", "--password-stdin"), b"x", "colon"),
     ],
 )
-def test_what_login_refuses(
+def test_wrong_logins_are_refused(
     own_rless: Product, private: str, words: tuple[str, ...], stdin: bytes, why: str
 ) -> None:
     done = own_rless("login", *words, private, stdin=stdin)
     assert done.code == 1 and why in done.one_line_error()
 
 
-def test_no_registry(own_rless: Product) -> None:
+def test_login_without_a_registry_uses_docker_io(own_rless: Product) -> None:
     free = f"127.0.0.1:{images.free_port()}"
     flags = ("-u", "me", "--password-stdin")
     assert "refused" in own_rless("login", *flags, free, stdin=b"x").one_line_error()
@@ -111,7 +111,7 @@ def test_no_registry(own_rless: Product) -> None:
     assert "is not a registry" in own_rless("logout", "x/y").one_line_error()
 
 
-def test_on_a_terminal_the_password_is_not_shown(own_rless: Product, private: str) -> None:
+def test_password_is_not_echoed_on_a_terminal(own_rless: Product, private: str) -> None:
     leader, follower = pty.openpty()
     process = own_rless.start("login", private, stdin=follower, stdout=follower, stderr=follower)
     os.close(follower)
@@ -138,7 +138,7 @@ def test_on_a_terminal_the_password_is_not_shown(own_rless: Product, private: st
 
 
 @pytest.mark.needs("openssl")
-def test_with_a_token_server(own_rless: Product, tmp_path: Path) -> None:
+def test_login_works_with_a_token_server(own_rless: Product, tmp_path: Path) -> None:
     with (
         token_server(Authority(tmp_path / "ca"), {"me": "secret"}) as (asked, section),
         images.registry(token=section) as host,
@@ -152,7 +152,9 @@ def test_with_a_token_server(own_rless: Product, tmp_path: Path) -> None:
 
 @pytest.mark.needs("openssl")
 @pytest.mark.parametrize("kind", ["password", "token"])
-def test_the_whole_way_by_tls(own_rless: Product, tmp_path: Path, kind: str) -> None:
+def test_login_push_pull_search_and_logout_work_by_tls(
+    own_rless: Product, tmp_path: Path, kind: str
+) -> None:
     """An authority of one's own, log-in, push, another store's pull, search, log-out."""
     rless, authority = own_rless, Authority(tmp_path / "ca")
     with contextlib.ExitStack() as stack:
@@ -186,7 +188,7 @@ def test_the_whole_way_by_tls(own_rless: Product, tmp_path: Path, kind: str) -> 
         assert "rless login" in said
 
 
-def test_a_helper_keeps_it(own_rless: Product, private: str) -> None:
+def test_login_stores_in_a_helper(own_rless: Product, private: str) -> None:
     programs = own_rless.base / "bin"
     programs.mkdir()
     helper = programs / "docker-credential-file"
@@ -208,7 +210,7 @@ def test_a_helper_keeps_it(own_rless: Product, private: str) -> None:
 # -- search ------------------------------------------------------------------------------------
 
 
-def test_search_in_the_catalog_of_a_registry(own_rless: Product, registry_host: str) -> None:
+def test_search_reads_the_catalog_of_a_registry(own_rless: Product, registry_host: str) -> None:
     for name in ("tools/zig", "tools/zag", "other"):
         images.push(Image([layer({"f": "x"})]), f"{registry_host}/search-{name}:1")
     done = own_rless("search", f"{registry_host}/search-tools").expect()
@@ -219,11 +221,11 @@ def test_search_in_the_catalog_of_a_registry(own_rless: Product, registry_host: 
     assert len(done.expect().lines()) == 1
 
 
-def test_a_registry_that_shows_no_list(own_rless: Product, private: str) -> None:
+def test_registry_without_a_catalog_is_reported(own_rless: Product, private: str) -> None:
     assert "cannot be searched" in own_rless("search", f"{private}/x").one_line_error()
 
 
-def test_search_as_the_hub_has_it(own_rless: Product) -> None:
+def test_search_uses_the_api_of_docker_hub(own_rless: Product) -> None:
     """docker.io is moved to a server of the test by registries.conf."""
     results = [
         {
@@ -289,6 +291,6 @@ def test_search_as_the_hub_has_it(own_rless: Product) -> None:
         ("/",),
     ],
 )
-def test_what_search_refuses(own_rless: Product, words: tuple[Any, ...]) -> None:
+def test_wrong_searches_are_refused(own_rless: Product, words: tuple[Any, ...]) -> None:
     done = own_rless("search", *words)
     assert done.code == (1 if words == ("/",) else errors.EXIT_TOOL) and done.one_line_error()

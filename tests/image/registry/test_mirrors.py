@@ -78,7 +78,7 @@ def mirror(mirror_host: str) -> Iterator[FaultyProxy]:
 # -- mirrors -----------------------------------------------------------------------------------
 
 
-def test_the_mirror_is_asked_and_nobody_else(
+def test_mirror_is_asked_instead_of_the_registry(
     workshop: Workshop, home: Path, own: FaultyProxy, mirror: FaultyProxy, mirror_host: str
 ) -> None:
     image = make()
@@ -89,7 +89,7 @@ def test_the_mirror_is_asked_and_nobody_else(
     assert own.requests == [] and mirror.count("GET", "/v2/cache/team/x/") == 3
 
 
-def test_what_no_mirror_has_comes_from_the_registry(
+def test_image_missing_on_mirrors_comes_from_the_registry(
     workshop: Workshop, home: Path, own: FaultyProxy, mirror: FaultyProxy, registry_host: str
 ) -> None:
     image = make()
@@ -99,7 +99,7 @@ def test_what_no_mirror_has_comes_from_the_registry(
     assert mirror.count("GET", "/manifests/") == 1
 
 
-def test_what_nobody_has_is_told_by_the_registry(
+def test_image_missing_everywhere_is_reported_by_the_registry(
     workshop: Workshop, home: Path, own: FaultyProxy, mirror: FaultyProxy
 ) -> None:
     configure(home, mirrored(own.host, mirror.host))
@@ -107,7 +107,7 @@ def test_what_nobody_has_is_told_by_the_registry(
         workshop.pull(f"{own.host}/nothing:1")
 
 
-def test_a_mirror_that_breaks_off_is_helped_out(
+def test_interrupted_mirror_download_continues_at_the_registry(
     workshop: Workshop,
     home: Path,
     own: FaultyProxy,
@@ -133,7 +133,7 @@ def test_a_mirror_that_breaks_off_is_helped_out(
     assert ranges == ["bytes=50000-"]
 
 
-def test_22_a_mirror_that_lies_is_found_out(
+def test_22_wrong_bytes_of_a_mirror_are_detected(
     workshop: Workshop, home: Path, own: FaultyProxy, mirror: FaultyProxy, registry_host: str,
     mirror_host: str,
 ) -> None:  # fmt: skip
@@ -151,7 +151,7 @@ def test_22_a_mirror_that_lies_is_found_out(
     assert mirror.requests == []
 
 
-def test_21_a_mirror_gets_credentials_of_its_own_only(
+def test_21_mirror_gets_only_its_own_credentials(
     workshop: Workshop, home: Path, own: FaultyProxy, mirror: FaultyProxy, registry_host: str
 ) -> None:
     image = make()
@@ -165,7 +165,9 @@ def test_21_a_mirror_gets_credentials_of_its_own_only(
     assert not [headers for headers in mirror.headers if "Authorization" in headers]
 
 
-def test_a_moved_and_a_blocked_registry(workshop: Workshop, home: Path, mirror_host: str) -> None:
+def test_relocated_and_blocked_registries_are_honoured(
+    workshop: Workshop, home: Path, mirror_host: str
+) -> None:
     image = make()
     images.push(image, f"{mirror_host}/moved/library/x:1")
     configure(
@@ -182,7 +184,7 @@ def test_a_moved_and_a_blocked_registry(workshop: Workshop, home: Path, mirror_h
 # -- short names -------------------------------------------------------------------------------
 
 
-def test_the_first_registry_that_has_it(
+def test_first_registry_with_the_image_is_used(
     workshop: Workshop, home: Path, own: FaultyProxy, mirror: FaultyProxy, mirror_host: str
 ) -> None:
     image = make()
@@ -204,7 +206,7 @@ def test_the_first_registry_that_has_it(
         workshop.pull("short/other")
 
 
-def test_a_registry_that_cannot_be_asked_ends_the_search(
+def test_unreachable_registry_ends_the_search(
     workshop: Workshop, home: Path, mirror: FaultyProxy, mirror_host: str
 ) -> None:
     """Another registry may have something else under that name."""
@@ -215,7 +217,9 @@ def test_a_registry_that_cannot_be_asked_ends_the_search(
     assert mirror.requests == []
 
 
-def test_all_tags_of_a_short_name(home: Path, own: FaultyProxy, mirror_host: str) -> None:
+def test_all_tags_of_a_short_name_are_pulled(
+    home: Path, own: FaultyProxy, mirror_host: str
+) -> None:
     """Which registry is meant does not hang on a tag `latest`."""
     from rootless.engine.images.archives import all_tags
 
@@ -224,7 +228,7 @@ def test_all_tags_of_a_short_name(home: Path, own: FaultyProxy, mirror_host: str
     assert all_tags("short/tags") == [f"{mirror_host}/short/tags:7"]
 
 
-def test_an_alias(workshop: Workshop, home: Path, mirror_host: str) -> None:
+def test_alias_is_pulled(workshop: Workshop, home: Path, mirror_host: str) -> None:
     image = make()
     images.push(image, f"{mirror_host}/long/name:latest")
     configure(home, f'[aliases]\n"nick" = "{mirror_host}/long/name"')
@@ -232,7 +236,7 @@ def test_an_alias(workshop: Workshop, home: Path, mirror_host: str) -> None:
     assert workshop.pull("nick", policy="never").id == image.id
 
 
-def test_a_name_that_is_there_reads_no_settings(
+def test_stored_name_reads_no_settings(
     workshop: Workshop, home: Path, mirror_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = make()
@@ -253,7 +257,7 @@ def test_a_name_that_is_there_reads_no_settings(
 # -- lists ---------------------------------------------------------------------------------------
 
 
-def test_lists_come_in_pages(own: FaultyProxy, registry_host: str) -> None:
+def test_lists_are_paginated(own: FaultyProxy, registry_host: str) -> None:
     image = make()
     names = [f"paged/r{number}" for number in range(7)]
     for name in names:
@@ -268,7 +272,7 @@ def test_lists_come_in_pages(own: FaultyProxy, registry_host: str) -> None:
     asked.close()
 
 
-def test_tags(own: FaultyProxy, registry_host: str) -> None:
+def test_tags_are_listed(own: FaultyProxy, registry_host: str) -> None:
     image = make()
     for tag in ("b", "a", "c"):
         images.push(image, f"{registry_host}/tagged:{tag}")
@@ -304,7 +308,7 @@ def test_tags(own: FaultyProxy, registry_host: str) -> None:
         ("", ""),
     ],
 )
-def test_the_link_header(link: str, target: str) -> None:
+def test_link_header_is_parsed(link: str, target: str) -> None:
     assert registry.next_page(link) == target
 
 
@@ -323,7 +327,7 @@ def certs(home: Path, host: str) -> Path:
 
 
 @pytest.mark.needs("openssl", "skopeo")
-def test_an_authority_of_certs_d(workshop: Workshop, home: Path, authority: Authority) -> None:
+def test_ca_of_certs_d_is_trusted(workshop: Workshop, home: Path, authority: Authority) -> None:
     with images.registry(tls=authority.tls()) as host:
         source = images.write_oci_layout(make(), home / "layout")
         os.system(  # noqa: S605
@@ -350,7 +354,7 @@ def test_an_authority_of_certs_d(workshop: Workshop, home: Path, authority: Auth
 
 
 @pytest.mark.needs("openssl")
-def test_a_client_certificate(workshop: Workshop, home: Path, authority: Authority) -> None:
+def test_client_certificate_is_sent(workshop: Workshop, home: Path, authority: Authority) -> None:
     with images.registry(tls=authority.tls(clients=True)) as host:
         directory = certs(home, host)
         (directory / "ca.crt").write_bytes(authority.certificate.read_bytes())
@@ -369,7 +373,7 @@ def test_a_client_certificate(workshop: Workshop, home: Path, authority: Authori
 
 
 @pytest.mark.needs("openssl")
-def test_an_insecure_host_that_sends_to_tls(
+def test_insecure_host_may_redirect_to_tls(
     workshop: Workshop, home: Path, authority: Authority, own: FaultyProxy
 ) -> None:
     """The plain server is asked once, and nothing secret goes to it."""
@@ -420,7 +424,7 @@ def forwarder() -> Iterator[Forwarder]:
 
 
 @pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY"])
-def test_the_proxy_of_the_environment(
+def test_proxy_of_the_environment_is_used(
     workshop: Workshop, forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, f"http://me:pass%3Aword@{forwarder.host}")
@@ -433,7 +437,7 @@ def test_the_proxy_of_the_environment(
     assert "pass" not in str(caught.value) and "bWU6" not in str(caught.value)
 
 
-def test_a_plain_host_goes_through_the_http_proxy(
+def test_plain_host_uses_the_http_proxy(
     workshop: Workshop, home: Path, forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", forwarder.host)
@@ -446,7 +450,7 @@ def test_a_plain_host_goes_through_the_http_proxy(
 @pytest.mark.parametrize(
     "no_proxy", ["reg.invalid", ".invalid", "invalid", "*", "a.example, reg.invalid"]
 )
-def test_no_proxy(
+def test_no_proxy_is_honoured(
     workshop: Workshop, forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch, no_proxy: str
 ) -> None:
     monkeypatch.setenv("https_proxy", forwarder.host)
@@ -464,7 +468,7 @@ def test_no_proxy_takes_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("value", ["socks5://127.0.0.1:1", "ftp://x", "http://[", "http://x:y"])
-def test_a_proxy_that_is_none(
+def test_invalid_proxy_is_refused(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("https_proxy", value)
@@ -473,7 +477,7 @@ def test_a_proxy_that_is_none(
     assert str(caught.value).isprintable()
 
 
-def test_loopback_never_goes_through_a_proxy(
+def test_loopback_uses_no_proxy(
     workshop: Workshop, registry_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", dead())
@@ -485,7 +489,7 @@ def test_loopback_never_goes_through_a_proxy(
 # -- connections -----------------------------------------------------------------------------
 
 
-def test_a_server_that_starts_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarting_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that never answered is given up at once; one that did may be back soon."""
     monkeypatch.setattr(client, "_pause", lambda attempt: 0.3)
     asking = client.Client()
@@ -533,7 +537,9 @@ def test_a_server_that_starts_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch
 # -- waiting -----------------------------------------------------------------------------------
 
 
-def test_a_date_as_retry_after(workshop: Workshop, own: FaultyProxy, registry_host: str) -> None:
+def test_retry_after_may_be_a_date(
+    workshop: Workshop, own: FaultyProxy, registry_host: str
+) -> None:
     image = make()
     for tag in "12":
         images.push(image, f"{registry_host}/date:{tag}")
@@ -545,7 +551,7 @@ def test_a_date_as_retry_after(workshop: Workshop, own: FaultyProxy, registry_ho
         workshop.pull(f"{own.host}/date:2")
 
 
-def test_a_long_download_may_break_often(
+def test_long_download_may_be_interrupted_often(
     workshop: Workshop, own: FaultyProxy, registry_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attempts that brought something on don't count, those in vain do."""

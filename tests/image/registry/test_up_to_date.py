@@ -61,7 +61,7 @@ def asked(workshop: Workshop, proxy: FaultyProxy, name: str, **options: Any) -> 
     return [line for line in proxy.requests if line != "GET /v2/"]
 
 
-def test_one_request_and_dockers_lines(
+def test_current_image_costs_one_request(
     workshop: Workshop, proxy: FaultyProxy, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = f"{proxy.host}/current:1"
@@ -79,7 +79,7 @@ def test_one_request_and_dockers_lines(
     assert asked(workshop, proxy, by_digest) == [wanted]
 
 
-def test_tag_that_has_moved_is_pulled(workshop: Workshop, registry_host: str) -> None:
+def test_moved_tag_is_pulled(workshop: Workshop, registry_host: str) -> None:
     name = f"{registry_host}/current/moves:1"
     images.push(Image([layer({"f": "old"})]), name)
     workshop.pull(name)
@@ -93,9 +93,7 @@ def test_tag_that_has_moved_is_pulled(workshop: Workshop, registry_host: str) ->
 
 
 @pytest.mark.parametrize("part", ["layer", "meta", "split", "manifest", "config", "map"])
-def test_image_that_is_not_whole_is_pulled(
-    workshop: Workshop, proxy: FaultyProxy, part: str
-) -> None:
+def test_incomplete_image_is_pulled(workshop: Workshop, proxy: FaultyProxy, part: str) -> None:
     name = f"{proxy.host}/current:1"
     image = workshop.pull(name)
     assert asked(workshop, proxy, name) == [QUESTION]
@@ -214,7 +212,7 @@ def as_if_from(workshop: Workshop, proxy: FaultyProxy, host: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_only_a_clean_yes_counts(
+def test_only_a_matching_digest_counts(
     workshop: Workshop,
     proxy: FaultyProxy,
     raw: RawServer,
@@ -232,7 +230,7 @@ def test_only_a_clean_yes_counts(
             workshop.pull(name)
 
 
-def test_registry_that_is_gone_is_told(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_unreachable_registry_is_reported(workshop: Workshop, proxy: FaultyProxy) -> None:
     name = as_if_from(workshop, proxy, f"127.0.0.1:{images.free_port()}")
     with pytest.raises(RlessError, match="check the network"):
         workshop.pull(name)
@@ -241,7 +239,7 @@ def test_registry_that_is_gone_is_told(workshop: Workshop, proxy: FaultyProxy) -
 # -- the verb ------------------------------------------------------------------------------------
 
 
-def test_pull_of_an_image_that_is_here_says_so(own_rless: Product, proxy: FaultyProxy) -> None:
+def test_pull_of_a_current_image_says_so(own_rless: Product, proxy: FaultyProxy) -> None:
     name = f"{proxy.host}/current:1"
     own_rless("pull", "-q", name).expect()
     proxy.requests.clear()
@@ -253,7 +251,7 @@ def test_pull_of_an_image_that_is_here_says_so(own_rless: Product, proxy: Faulty
     assert proxy.requests == ["GET /v2/", QUESTION]
 
 
-def test_pull_of_an_image_that_is_here_loads_no_more_than_http(
+def test_pull_of_a_current_image_loads_few_modules(
     workshop: Workshop, proxy: FaultyProxy, home: Path
 ) -> None:
     """The time of a repeated pull is that of what it loads: counted, because times flake."""

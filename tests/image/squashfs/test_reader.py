@@ -72,7 +72,7 @@ def test_files_are_read(tree: Path, tmp_path: Path, flags: tuple[str, ...]) -> N
         assert files.read("/many/file-9999", 100) is None
 
 
-def test_links_stay_in_the_image(tree: Path, tmp_path: Path) -> None:
+def test_links_do_not_lead_out(tree: Path, tmp_path: Path) -> None:
     with image(made.mksquashfs(tree, tmp_path / "x")) as files:
         for name in ("/absolute", "/usr/relative/passwd", "/above"):
             assert files.read(name, 100) == b"root:x:0:0::/:/bin/sh\n"
@@ -82,7 +82,7 @@ def test_links_stay_in_the_image(tree: Path, tmp_path: Path) -> None:
         assert files.read("/etc/passwd/x", 100) is None
 
 
-def test_what_is_too_large_is_refused(tree: Path, tmp_path: Path) -> None:
+def test_overlarge_files_are_refused(tree: Path, tmp_path: Path) -> None:
     with (
         image(made.mksquashfs(tree, tmp_path / "x")) as files,
         pytest.raises(RlessError, match="at most 5"),
@@ -90,7 +90,7 @@ def test_what_is_too_large_is_refused(tree: Path, tmp_path: Path) -> None:
         files.read("/etc/passwd", 5)
 
 
-def test_what_is_no_image_is_told(tree: Path, tmp_path: Path) -> None:
+def test_file_that_is_no_image_is_refused(tree: Path, tmp_path: Path) -> None:
     good = made.mksquashfs(tree, tmp_path / "good").read_bytes()
     cases = {
         "not a squashfs": b"x" * 5000,
@@ -110,7 +110,7 @@ def test_what_is_no_image_is_told(tree: Path, tmp_path: Path) -> None:
             files.read("/etc/passwd", 100)
 
 
-def test_no_damage_is_more_than_an_error(tree: Path, tmp_path: Path) -> None:
+def test_damaged_image_causes_only_errors(tree: Path, tmp_path: Path) -> None:
     """Whatever bytes are changed: an answer or an RlessError, and soon."""
     chance = random.Random(1)
     good = made.mksquashfs(tree, tmp_path / "good", "-comp", "gzip", "-noI").read_bytes()
@@ -131,7 +131,7 @@ def test_no_damage_is_more_than_an_error(tree: Path, tmp_path: Path) -> None:
             pass
 
 
-def test_a_directory_that_holds_itself(tree: Path, tmp_path: Path) -> None:
+def test_recursive_directory_is_bounded(tree: Path, tmp_path: Path) -> None:
     """A path of 2000 parts costs what it costs; the budget ends what a loop would take."""
     with (
         image(made.mksquashfs(tree, tmp_path / "x")) as files,
@@ -141,7 +141,7 @@ def test_a_directory_that_holds_itself(tree: Path, tmp_path: Path) -> None:
         files.read("/many/file-1400", 100)
 
 
-def test_a_sif_file(tree: Path, tmp_path: Path) -> None:
+def test_sif_file_is_read(tree: Path, tmp_path: Path) -> None:
     path = made.write_sif(made.mksquashfs(tree, tmp_path / "x"), tmp_path / "x.sif")
     fd = os.open(path, os.O_RDONLY)
     offset, length, architecture = sif.find_partition(fd, "x.sif")
@@ -151,7 +151,7 @@ def test_a_sif_file(tree: Path, tmp_path: Path) -> None:
         assert files.read("/big", len(BIG)) == BIG
 
 
-def test_broken_sif_files(tmp_path: Path) -> None:
+def test_broken_sif_files_are_refused(tmp_path: Path) -> None:
     whole = 20_000
     good = made.descriptor(made.PARTITION, 8192, 100)
     cases = {
@@ -180,7 +180,7 @@ def test_broken_sif_files(tmp_path: Path) -> None:
             os.close(fd)
 
 
-def test_who_made_it_tells_how_it_is_configured(tmp_path: Path) -> None:
+def test_config_of_the_image_file_is_found(tmp_path: Path) -> None:
     def config(files: dict[str, str]) -> tuple[str, dict[str, object]]:
         root = tmp_path / f"root-{len(list(tmp_path.iterdir()))}"
         for name, text in files.items():
@@ -205,7 +205,7 @@ def test_who_made_it_tells_how_it_is_configured(tmp_path: Path) -> None:
         config({".rless/config.json": "{"})
 
 
-def test_what_was_kept_is_of_that_file_only(tmp_path: Path) -> None:
+def test_cached_config_belongs_to_that_file_only(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/passwd").write_text("one")

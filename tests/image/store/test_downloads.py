@@ -77,7 +77,7 @@ def interrupt(workshop: Workshop, proxy: FaultyProxy) -> Path:
     return left
 
 
-def test_a_line_that_is_cut(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_interrupted_download_is_resumed(workshop: Workshop, proxy: FaultyProxy) -> None:
     left = interrupt(workshop, proxy)
     assert left.read_bytes() == BIG.blobs[1][:CUT]
     assert left.stat().st_mode & 0o777 == 0o600
@@ -87,14 +87,14 @@ def test_a_line_that_is_cut(workshop: Workshop, proxy: FaultyProxy) -> None:
     assert ranges(proxy) == [f"bytes={CUT}-"]
 
 
-def test_all_of_it_was_there(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_complete_partial_download_is_used(workshop: Workshop, proxy: FaultyProxy) -> None:
     interrupt(workshop, proxy).write_bytes(BIG.blobs[1])
     check(workshop, workshop.pull(f"{proxy.host}/big:1"))
     assert ranges(proxy) == []
 
 
 @pytest.mark.parametrize("what", ["start", "middle", "zeros", "too long", "all"])
-def test_what_is_left_is_not_believed(workshop: Workshop, proxy: FaultyProxy, what: str) -> None:
+def test_partial_download_is_verified(workshop: Workshop, proxy: FaultyProxy, what: str) -> None:
     """A power cut, or another registry that said that this is the blob of that digest."""
     left = interrupt(workshop, proxy)
     good = BIG.blobs[1]
@@ -111,7 +111,9 @@ def test_what_is_left_is_not_believed(workshop: Workshop, proxy: FaultyProxy, wh
     assert ranges(proxy)[-1] == ""
 
 
-def test_a_server_without_ranges(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_server_without_ranges_restarts_the_download(
+    workshop: Workshop, proxy: FaultyProxy
+) -> None:
     interrupt(workshop, proxy)
     proxy.faults = [
         Fault("GET", PATH, status=200, body=BIG.blobs[1]),
@@ -120,7 +122,7 @@ def test_a_server_without_ranges(workshop: Workshop, proxy: FaultyProxy) -> None
     assert ranges(proxy) == [f"bytes={CUT}-"]
 
 
-def test_a_named_user_goes_on_too(workshop: Workshop, registry_host: str) -> None:
+def test_pull_for_a_named_user_is_resumed(workshop: Workshop, registry_host: str) -> None:
     """Its layers are all fetched before the first is unpacked."""
     passwd = layer({"etc/passwd": "me:x:5:6::/:/bin/sh\n", "etc/group": "us:x:6:\n"})
     image = Image([passwd, layer({"big": os.urandom(SIZE)})], {"User": "me"}, compression="none")
@@ -140,7 +142,7 @@ def test_a_named_user_goes_on_too(workshop: Workshop, registry_host: str) -> Non
         assert map_of(5, 6).key in found.keys
 
 
-def test_of_a_refused_image_nothing_stays(workshop: Workshop, registry_host: str) -> None:
+def test_refused_image_leaves_nothing(workshop: Workshop, registry_host: str) -> None:
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{'1' * 64}"]}
     blob = layer({"big": os.urandom(SIZE)})
     bad = Image([blob], compression="none", document={"rootfs": rootfs})
@@ -157,7 +159,7 @@ def images_name(host: str) -> str:
     return f"{host}/big/other:1"
 
 
-def test_a_small_blob_is_not_kept(
+def test_small_blob_is_not_kept(
     workshop: Workshop, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "RESUME_BYTES", CUT + 1)
@@ -170,7 +172,7 @@ def test_a_small_blob_is_not_kept(
     assert not os.path.exists(f"{workshop.root}/partial")
 
 
-def test_its_age_and_prune(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_old_partial_downloads_are_pruned(workshop: Workshop, proxy: FaultyProxy) -> None:
     left = interrupt(workshop, proxy)
     downloads.clear(workshop.root)
     assert left.exists()
@@ -188,7 +190,9 @@ def test_its_age_and_prune(workshop: Workshop, proxy: FaultyProxy) -> None:
     assert not left.parent.exists()
 
 
-def test_a_file_that_another_pull_has(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_partial_download_of_another_pull_is_left_alone(
+    workshop: Workshop, proxy: FaultyProxy
+) -> None:
     left = interrupt(workshop, proxy)
     fd = os.open(left, os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
@@ -223,7 +227,7 @@ def start_and_wait(rless: Product, proxy: FaultyProxy, name: str) -> subprocess.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_next_pull_goes_on(rless: Product, proxy: FaultyProxy, number: signal.Signals) -> None:
+def test_next_pull_resumes(rless: Product, proxy: FaultyProxy, number: signal.Signals) -> None:
     name = f"{proxy.host}/big:1"
     process = start_and_wait(rless, proxy, name)
     begin = time.monotonic()
@@ -253,7 +257,7 @@ def is_free(path: Path) -> bool:
     return True
 
 
-def test_prune_finds_it(rless: Product, proxy: FaultyProxy) -> None:
+def test_prune_removes_partial_downloads(rless: Product, proxy: FaultyProxy) -> None:
     for words in (["image", "prune", "-f"], ["system", "prune", "-f"]):
         process = start_and_wait(rless, proxy, f"{proxy.host}/big:1")
         process.kill()
@@ -266,7 +270,7 @@ def test_prune_finds_it(rless: Product, proxy: FaultyProxy) -> None:
 
 
 @pytest.mark.parametrize("where", ["answer", "document"])
-def test_ctrl_c_while_nothing_is_answered(rless: Product, proxy: FaultyProxy, where: str) -> None:
+def test_interrupt_ends_a_stalled_pull(rless: Product, proxy: FaultyProxy, where: str) -> None:
     path = PATH if where == "answer" else "/manifests/"
     proxy.faults = [Fault("GET", path, slow=30)]
     process = rless.start("pull", f"{proxy.host}/big:1")

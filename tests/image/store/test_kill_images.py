@@ -94,7 +94,7 @@ def whole(acts: Acts, *, thorough: bool) -> None:
                     stream.read()
 
 
-def test_200_kills(workshop: Workshop, registry_host: str) -> None:
+def test_two_hundred_kills_leave_a_whole_store(workshop: Workshop, registry_host: str) -> None:
     acts = Acts(workshop, registry_host)
     moments = Moments(seed=7)
     acts.pull()

@@ -49,7 +49,7 @@ def poor(own_rless: Product, shim: str, tmp_path: Path) -> Product:
     return own_rless
 
 
-def test_the_calls_fail(shim: str, tmp_path: Path) -> None:
+def test_simulated_calls_fail(shim: str, tmp_path: Path) -> None:
     """Else the others prove nothing."""
     script = """
 import fcntl, os, sys
@@ -66,7 +66,9 @@ print(refused(os.open, sys.argv[1], os.O_RDWR | os.O_TMPFILE), refused(fcntl.flo
     assert said.split() == [str(number) for number in expected]
 
 
-def test_in_and_out_again(poor: Product, registry_host: str, tmp_path: Path) -> None:
+def test_images_pass_through_a_poor_file_system(
+    poor: Product, registry_host: str, tmp_path: Path
+) -> None:
     archive = (tmp_path / "image.tar").read_bytes()
     poor("load", stdin=gzip.compress(archive)).expect()
     name = f"{registry_host}/poor/image:1"
@@ -94,7 +96,7 @@ def test_in_and_out_again(poor: Product, registry_host: str, tmp_path: Path) -> 
     assert not any((poor.storage / "layers").iterdir())
 
 
-def test_a_squashed_root(poor: Product, tmp_path: Path) -> None:
+def test_root_squash_is_reported_in_one_line(poor: Product, tmp_path: Path) -> None:
     """The server refuses owners that are not the caller: one line, and not a byte stays."""
     poor.env["POOR_FILES"] = "squash"
     archive = (tmp_path / "image.tar").read_bytes()
@@ -106,7 +108,7 @@ def test_a_squashed_root(poor: Product, tmp_path: Path) -> None:
         assert [path.name for path in left if path.name not in known] == []
 
 
-def test_a_quota_that_is_used_up(poor: Product, tmp_path: Path) -> None:
+def test_exhausted_quota_is_reported_in_one_line(poor: Product, tmp_path: Path) -> None:
     """One line that says so, and what to do, whatever is made."""
     poor("load", "-q", "-i", str(tmp_path / "image.tar")).expect()
     poor.env["POOR_FILES"] = "quota"
@@ -125,7 +127,7 @@ def test_a_quota_that_is_used_up(poor: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("mksquashfs")
-def test_image_files_where_little_works(poor: Product, tmp_path: Path) -> None:
+def test_image_files_work_on_a_poor_file_system(poor: Product, tmp_path: Path) -> None:
     """A home as poor as NFS: flatten into it, and run from it."""
     poor("load", "-q", "-i", str(tmp_path / "image.tar")).expect()
     file = tmp_path / "x.sqsh"
@@ -136,7 +138,7 @@ def test_image_files_where_little_works(poor: Product, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("nfs directory")
-def test_on_nfs_itself(own_rless: Product, tmp_path: Path) -> None:
+def test_images_work_on_nfs(own_rless: Product, tmp_path: Path) -> None:
     """Where the machine has such a directory that the user may write to: $RLESS_TEST_NFS."""
     place = Path(os.environ["RLESS_TEST_NFS"]) / f"rless-{os.getpid()}"
     place.mkdir()
@@ -158,7 +160,9 @@ def test_on_nfs_itself(own_rless: Product, tmp_path: Path) -> None:
         own_rless("unshare", "rm", "-rf", str(place))
 
 
-def test_device_nodes_are_told_of(own_rless: Product, registry_host: str, tmp_path: Path) -> None:
+def test_skipped_device_nodes_are_reported(
+    own_rless: Product, registry_host: str, tmp_path: Path
+) -> None:
     """On standard error, once; not with -q."""
     rless = own_rless
     image = images.Image([layer({"dev": images.Dir(), "dev/null": images.Device(), "f": "x"})])
@@ -175,7 +179,7 @@ def test_device_nodes_are_told_of(own_rless: Product, registry_host: str, tmp_pa
     assert said in rless("import", str(path)).expect().err
 
 
-def test_a_store_that_is_read_only(own_rless: Product, tmp_path: Path) -> None:
+def test_read_only_store_is_reported(own_rless: Product, tmp_path: Path) -> None:
     """The hint is not to free some space."""
     path = tmp_path / "a.tar"
     images.write_docker_archive(images.Image([layer({"f": "x"})]), path, "made:1")
@@ -193,7 +197,9 @@ def test_a_store_that_is_read_only(own_rless: Product, tmp_path: Path) -> None:
             (own_rless.storage / name).chmod(0o700)
 
 
-def test_an_unnamed_file_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tmpfile_falls_back_to_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.open
 
     def refuse(path: str, flags: int, *rest: int) -> int:
@@ -214,7 +220,7 @@ def test_an_unnamed_file_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         os.close(fd)
 
 
-def test_deletion_leaves_the_layers_of_a_pull_alone(
+def test_deletion_leaves_layers_of_a_running_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without locks too, though only the identities in tmp/ tell of it."""

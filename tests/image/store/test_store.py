@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # -- the hot path --------------------------------------------------------------------------------
 
 
-def test_a_lookup_is_one_read_and_few_modules(workshop: Workshop) -> None:
+def test_lookup_takes_one_read_and_few_modules(workshop: Workshop) -> None:
     image = workshop.unpack(images.busybox_image())
     (key,) = image.keys
     code = f"""
@@ -57,7 +57,7 @@ print(*sorted(set(sys.modules) - before))
     assert others <= allowed | {"_collections_abc", "genericpath", "os.path", "posixpath"}
 
 
-def test_names_and_ids(workshop: Workshop) -> None:
+def test_images_are_found_by_name_and_id(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     store = workshop.store
     for name in (image.name, image.id, image.id[7:], image.id[7:19], image.id[7:10]):
@@ -74,7 +74,7 @@ def test_names_and_ids(workshop: Workshop) -> None:
         store.lookup(image.id[7:10])
 
 
-def test_a_damaged_record_is_as_good_as_none(workshop: Workshop) -> None:
+def test_damaged_record_is_ignored(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     for directory in ("names", "ids"):
         for entry in os.listdir(f"{workshop.root}/images/{directory}"):
@@ -83,7 +83,7 @@ def test_a_damaged_record_is_as_good_as_none(workshop: Workshop) -> None:
     assert workshop.pull(image.name, policy="missing").id == image.id
 
 
-def test_a_layer_deleted_by_hand_is_noticed(workshop: Workshop) -> None:
+def test_manually_deleted_layer_is_noticed(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     (key,) = image.keys
     directories = image.layer_dirs(key)
@@ -93,7 +93,7 @@ def test_a_layer_deleted_by_hand_is_noticed(workshop: Workshop) -> None:
     assert workshop.pull(image.name).layer_dirs(key) is not None
 
 
-def test_two_chain_ids_that_start_alike_are_not_confused(workshop: Workshop) -> None:
+def test_similar_chain_ids_are_not_confused(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     (key,) = image.keys
     path = Path(f"{workshop.root}/layers/{key}/{image.chain[0][7:31]}.json")
@@ -111,7 +111,7 @@ def rm(
     return remove.remove(workshop.store, name, force=force, used=used)
 
 
-def test_the_last_image_takes_everything_with_it(workshop: Workshop) -> None:
+def test_removing_the_last_image_leaves_nothing(workshop: Workshop) -> None:
     hard: dict[str, images.Value] = {"locked": Dir(mode=0, uid=9), "locked/f": File("x", uid=8)}
     image = workshop.unpack([layer(hard)])
     lines = rm(workshop, image.name)
@@ -123,7 +123,7 @@ def test_the_last_image_takes_everything_with_it(workshop: Workshop) -> None:
         rm(workshop, image.name)
 
 
-def test_shared_layers_stay(workshop: Workshop) -> None:
+def test_shared_layers_are_kept(workshop: Workshop) -> None:
     base = layer({"base": "x"})
     first = workshop.unpack([base, layer({"a": "1"})])
     second = workshop.unpack([base, layer({"b": "2"})])
@@ -136,7 +136,7 @@ def test_shared_layers_stay(workshop: Workshop) -> None:
     assert workshop.contents() == {}
 
 
-def test_a_used_image_stays(workshop: Workshop) -> None:
+def test_image_in_use_is_kept(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     with pytest.raises(RlessError, match="used by a container"):
         rm(workshop, image.name, used=(image.id,))
@@ -147,7 +147,7 @@ def test_a_used_image_stays(workshop: Workshop) -> None:
     assert workshop.contents() == {}
 
 
-def test_an_id_with_several_names_needs_force(workshop: Workshop) -> None:
+def test_removal_of_an_id_with_several_names_needs_force(workshop: Workshop) -> None:
     made = Image([layer({"f": "x"})])
     image = workshop.unpack(made)
     workshop.unpack(made)
@@ -160,7 +160,7 @@ def test_an_id_with_several_names_needs_force(workshop: Workshop) -> None:
     assert workshop.contents() == {}
 
 
-def test_layers_that_a_pull_relies_on_are_not_deleted(workshop: Workshop) -> None:
+def test_layers_used_by_a_pull_are_not_deleted(workshop: Workshop) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     with staging.store_lock(workshop.root):
         rm(workshop, image.name)
@@ -173,7 +173,7 @@ def test_layers_that_a_pull_relies_on_are_not_deleted(workshop: Workshop) -> Non
 # -- in flight -----------------------------------------------------------------------------------
 
 
-def test_what_lives_is_not_cleared(workshop: Workshop) -> None:
+def test_live_staging_is_kept(workshop: Workshop) -> None:
     os.mkdir(workshop.root, 0o700)
     with Staging(workshop.root) as staged:
         Path(staged.path, "f").write_text("x")
@@ -188,7 +188,7 @@ def test_what_lives_is_not_cleared(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_what_died_is_cleared(
+def test_abandoned_staging_is_removed(
     workshop: Workshop, locks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With locks, and on a file system that has none by pid, start time and boot id."""
@@ -206,7 +206,7 @@ def test_what_died_is_cleared(
         assert os.path.isdir(alive.path)
 
 
-def test_locks_wait_and_leave_no_files(workshop: Workshop) -> None:
+def test_locks_block_and_leave_no_files(workshop: Workshop) -> None:
     os.mkdir(workshop.root, 0o700)
     chain = "sha256:" + "a" * 64
     locks = LayerLocks(workshop.root)
@@ -283,7 +283,7 @@ SINGLE_ROOT = IdMap([(0, 0, 1)], [(0, 0, 1)], "single")
         ("200k", "", {"f": b"y" * 190_000, "g": "z"}),
     ],
 )
-def test_no_room_is_one_line_and_leaves_nothing(
+def test_full_disk_is_one_line_and_leaves_nothing(
     tmp_path: Path, size: str, options: str, files: dict[str, images.Value]
 ) -> None:
     place = tmp_path / "small"
@@ -299,13 +299,13 @@ def test_no_room_is_one_line_and_leaves_nothing(
     assert left == []
 
 
-def test_a_store_that_cannot_be_written(workshop: Workshop) -> None:
+def test_unwritable_store_is_reported(workshop: Workshop) -> None:
     os.mkdir(workshop.root, 0o500)
     with pytest.raises(RlessError, match="Permission denied"):
         workshop.unpack([layer({"f": "x"})])
 
 
-def test_ctrl_c_leaves_a_whole_store(workshop: Workshop) -> None:
+def test_interrupt_leaves_a_whole_store(workshop: Workshop) -> None:
     entries = {f"d{n}/f{n}": File("x" * 100, uid=n % 9) for n in range(4000)}
     archive = images.write_oci_archive(Image([layer(entries)]), workshop.directory / "a.tar")
     name = f"oci-archive:{archive}"
@@ -336,7 +336,7 @@ pull.pull({name!r}, Store({store!r}), policy="always", quiet=True, idmap_for=map
 """
 
 
-def test_sigkill_at_any_moment(workshop: Workshop) -> None:
+def test_sigkill_at_any_moment_leaves_a_whole_store(workshop: Workshop) -> None:
     """What can be found is whole; the next pull clears the rest and ends well."""
     entries: dict[str, images.Value] = {}
     for number in range(300):

@@ -69,7 +69,7 @@ def image(shared: Workshop, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.needs("ordinary user")
-def test_root_is_trusted_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_and_the_user_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     trust(monkeypatch, "/usr")
     assert paths.additional_stores() == (("/usr", False),)
     trust(monkeypatch, "/tmp")
@@ -77,7 +77,7 @@ def test_root_is_trusted_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> 
         paths.additional_stores()
 
 
-def test_whose_store_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owner_of_the_store_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trust(monkeypatch, str(tmp_path))
     tmp_path.chmod(0o755)
     assert paths.additional_stores() == ((str(tmp_path), True),)
@@ -106,7 +106,9 @@ def test_whose_store_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         paths.additional_stores()
 
 
-def test_from_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_come_from_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f"[storage]\nadditional-stores = ['{tmp_path}']\n")
     monkeypatch.setattr(paths, "_additional", {})
@@ -122,7 +124,9 @@ def test_from_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # -- use -----------------------------------------------------------------------------------------
 
 
-def test_the_same_map_is_used_in_place(workshop: Workshop, shared: Workshop, image: str) -> None:
+def test_layers_of_the_same_map_are_used_in_place(
+    workshop: Workshop, shared: Workshop, image: str
+) -> None:
     before = shared.contents()
     found = workshop.pull(image, policy="missing")
     assert found.root == shared.root
@@ -134,7 +138,7 @@ def test_the_same_map_is_used_in_place(workshop: Workshop, shared: Workshop, ima
     assert shared.contents() == before
 
 
-def test_another_map_is_a_copy_of_ours(workshop: Workshop, shared: Workshop, image: str) -> None:
+def test_layers_of_another_map_are_copied(workshop: Workshop, shared: Workshop, image: str) -> None:
     before = shared.contents()
     found = workshop.pull(image, policy="missing", idmap_for=lambda _: map_of(5, 6))
     assert found.root == workshop.root
@@ -150,7 +154,7 @@ def test_another_map_is_a_copy_of_ours(workshop: Workshop, shared: Workshop, ima
     assert shared.contents() == before
 
 
-def test_layers_pulled_on_top_reuse_those_there(
+def test_pull_reuses_layers_of_additional_stores(
     workshop: Workshop, shared: Workshop, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = workshop.unpack([BASE, layer({"mine": "z"})])
@@ -176,7 +180,9 @@ def test_layers_pulled_on_top_reuse_those_there(
     assert workshop.contents() == {}
 
 
-def test_removal_leaves_what_a_link_shows(workshop: Workshop, shared: Workshop, image: str) -> None:
+def test_removal_leaves_the_additional_store(
+    workshop: Workshop, shared: Workshop, image: str
+) -> None:
     before = shared.contents()
     made = workshop.unpack([BASE])
     remove.remove(workshop.store, made.name, force=False, used=())
@@ -184,7 +190,9 @@ def test_removal_leaves_what_a_link_shows(workshop: Workshop, shared: Workshop, 
     assert shared.contents() == before
 
 
-def test_rmi_says_that_it_is_read_only(workshop: Workshop, shared: Workshop, image: str) -> None:
+def test_rmi_of_a_read_only_image_is_refused(
+    workshop: Workshop, shared: Workshop, image: str
+) -> None:
     os.mkdir(workshop.root, 0o700)
     with pytest.raises(RlessError, match="which is read-only; only its owner") as caught:
         remove.remove(workshop.store, image, force=True, used=())
@@ -226,7 +234,7 @@ def test_owners_of_root_are_translated(workshop: Workshop, of_root: Workshop, mo
     assert second is not None and second.layer_dirs(target.key) == layers
 
 
-def test_a_copy_follows_its_name(workshop: Workshop, of_root: Workshop) -> None:
+def test_copy_follows_the_name_in_the_store(workshop: Workshop, of_root: Workshop) -> None:
     path = images.write_oci_archive(Image([BASE]), workshop.directory / "n.tar")
     first = of_root.pull(f"oci-archive:{path}")
     own = workshop.pull(first.name, policy="missing")
@@ -237,14 +245,14 @@ def test_a_copy_follows_its_name(workshop: Workshop, of_root: Workshop) -> None:
     assert workshop.pull(first.name, policy="missing").id == moved.id
 
 
-def test_single_owners_do_not_become_many(workshop: Workshop, of_root: Workshop) -> None:
+def test_single_id_layers_are_not_used_for_many_ids(workshop: Workshop, of_root: Workshop) -> None:
     name = of_root.unpack([BASE], idmap_for=lambda _: SINGLE).name
     found = workshop.pull(name, policy="missing")  # from the archive: the source has the owners
     assert workshop.tree(found, 0, map_for(found).key)["base"]["uid"] == 7
 
 
 @pytest.mark.needs("ordinary user")
-def test_what_may_not_be_read_is_fetched(
+def test_unreadable_layers_are_fetched(
     workshop: Workshop, of_root: Workshop, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = of_root.unpack([layer({"shadow": File("s", mode=0)})]).name
@@ -266,7 +274,7 @@ def test_what_may_not_be_read_is_fetched(
 # -- the product ---------------------------------------------------------------------------------
 
 
-def test_the_verbs_work_with_them(own_rless: Product, tmp_path: Path) -> None:
+def test_image_commands_work_with_additional_stores(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     shared = tmp_path / "shared"
     there = {"RLESS_STORAGE": str(shared)}
@@ -302,7 +310,7 @@ def test_the_verbs_work_with_them(own_rless: Product, tmp_path: Path) -> None:
     rless("unshare", "rm", "-rf", str(shared))
 
 
-def test_the_archive_of_a_layer_is_given_back(workshop: Workshop, of_root: Workshop) -> None:
+def test_archive_of_a_layer_is_restored(workshop: Workshop, of_root: Workshop) -> None:
     made = Image([BASE, layer({"f": File("x" * 3000, uid=4)})])
     name = of_root.unpack(made).name
     found = workshop.store.lookup(name)

@@ -42,7 +42,7 @@ def config(image: StoredImage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "zstd", "xz", "bzip2"])
-def test_the_files_are_the_layer(workshop: Workshop, tmp_path: Path, form: str) -> None:
+def test_files_become_the_layer(workshop: Workshop, tmp_path: Path, form: str) -> None:
     import zstandard
 
     pack = {
@@ -63,7 +63,7 @@ def test_the_files_are_the_layer(workshop: Workshop, tmp_path: Path, form: str) 
     assert workshop.store.records("names") == []
 
 
-def test_the_config(workshop: Workshop, tmp_path: Path) -> None:
+def test_config_is_set(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "root.tar"
     path.write_bytes(FILES)
     image = made(
@@ -86,13 +86,13 @@ def test_the_config(workshop: Workshop, tmp_path: Path) -> None:
     assert map_for(image).key in image.keys
 
 
-def test_a_message_of_its_own(workshop: Workshop, tmp_path: Path) -> None:
+def test_message_is_set(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "root.tar"
     path.write_bytes(FILES)
     assert config(made(workshop, path))["history"][0]["comment"] == f"Imported from {path}"
 
 
-def test_standard_input(workshop: Workshop, tmp_path: Path) -> None:
+def test_archive_is_read_from_standard_input(workshop: Workshop, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     kept = os.dup(0)
     os.dup2(reader, 0)
@@ -126,7 +126,7 @@ def serve(server: http.server.HTTPServer, count: int) -> threading.Thread:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_url(workshop: Workshop) -> None:
+def test_archive_is_fetched_from_a_url(workshop: Workshop) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as server:
         base = f"http://127.0.0.1:{server.server_port}"
         thread = serve(server, 2)
@@ -157,7 +157,9 @@ def with_name(name: str) -> bytes:
         (FILES[:700], "ends in the middle"),
     ],
 )
-def test_hostile_archives(workshop: Workshop, tmp_path: Path, data: bytes, why: str | None) -> None:
+def test_hostile_archives_are_refused(
+    workshop: Workshop, tmp_path: Path, data: bytes, why: str | None
+) -> None:
     path = tmp_path / "root.tar"
     path.write_bytes(data)
     if why is None:
@@ -178,7 +180,7 @@ def test_hostile_archives(workshop: Workshop, tmp_path: Path, data: bytes, why: 
         ({"platform": "a/b/c/d"}, "invalid platform"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_read(
+def test_wrong_options_are_refused_first(
     workshop: Workshop, options: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(RlessError, match=why):

@@ -65,7 +65,7 @@ NAMES["quay.example/team/app:2"] = MADE["quay.example/team/app:2"].id
 
 
 @pytest.mark.parametrize("kind", ["docker", "oci"])
-def test_all_images_of_an_archive(workshop: Workshop, tmp_path: Path, kind: str) -> None:
+def test_every_image_of_an_archive_is_loaded(workshop: Workshop, tmp_path: Path, kind: str) -> None:
     write = images.write_docker_archive if kind == "docker" else images.write_oci_archive
     found = loaded(workshop, write(MADE, tmp_path / "a.tar"))
     assert {name: image.id for image, (name,) in found} == NAMES
@@ -78,7 +78,7 @@ def test_all_images_of_an_archive(workshop: Workshop, tmp_path: Path, kind: str)
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "zstd", "xz", "bzip2"])
 @pytest.mark.parametrize("how", ["file", "pipe", "redirected", "read before"])
-def test_compressed_or_not_from_wherever(
+def test_compressed_archives_load_from_files_and_pipes(
     workshop: Workshop, tmp_path: Path, form: str, how: str
 ) -> None:
     import zstandard
@@ -112,7 +112,7 @@ def test_compressed_or_not_from_wherever(
 
 
 @pytest.mark.parametrize("form", ["xz", "bzip2"])
-def test_layers_of_any_compression(workshop: Workshop, form: str) -> None:
+def test_layers_of_any_compression_load(workshop: Workshop, form: str) -> None:
     pack = {"xz": lzma.compress, "bzip2": bz2.compress}[form]
     made = Image([layer({"f": "text"})])
     made.blobs = [pack(data) for data in made.layers]
@@ -125,12 +125,12 @@ def test_layers_of_any_compression(workshop: Workshop, form: str) -> None:
         workshop.unpack(short)
 
 
-def test_a_layout_directory(workshop: Workshop, tmp_path: Path) -> None:
+def test_layout_directory_loads(workshop: Workshop, tmp_path: Path) -> None:
     (one,) = loaded(workshop, images.write_oci_layout(MADE["made:1"], tmp_path / "layout"))
     assert one[0].id == MADE["made:1"].id and one[1] == []
 
 
-def test_without_a_name(workshop: Workshop, tmp_path: Path) -> None:
+def test_unnamed_image_loads(workshop: Workshop, tmp_path: Path) -> None:
     path = images.write_docker_archive(MADE["made:1"], tmp_path / "a.tar")
     rewrite(Path(path), "manifest.json", lambda entries: [entries[0] | {"RepoTags": None}])
     ((image, names),) = loaded(workshop, path)
@@ -167,7 +167,7 @@ def rewrite(path: Path, member: str, change: Any) -> None:
         ({"io.containerd.image.name": 7}, None),
     ],
 )
-def test_names_in_layouts(
+def test_names_in_layouts_are_used(
     workshop: Workshop, tmp_path: Path, annotations: dict[str, Any], name: str | None
 ) -> None:
     path = Path(images.write_oci_archive(MADE["made:1"], tmp_path / "a.tar"))
@@ -181,7 +181,7 @@ def test_names_in_layouts(
     assert names == ([name] if name else [])
 
 
-def test_provenance_is_no_image(workshop: Workshop, tmp_path: Path) -> None:
+def test_provenance_is_skipped(workshop: Workshop, tmp_path: Path) -> None:
     path = Path(images.write_oci_archive(MADE, tmp_path / "a.tar"))
 
     def change(index: Any) -> Any:
@@ -192,7 +192,7 @@ def test_provenance_is_no_image(workshop: Workshop, tmp_path: Path) -> None:
     assert len(loaded(workshop, path)) == 1
 
 
-def test_platforms(workshop: Workshop, tmp_path: Path) -> None:
+def test_platform_is_selected(workshop: Workshop, tmp_path: Path) -> None:
     foreign = Image([layer({"f": "foreign"})], architecture="s390x")
     path = images.write_docker_archive(
         {"here:1": MADE["made:1"], "there:1": foreign}, tmp_path / "a.tar"
@@ -232,14 +232,16 @@ def refused(workshop: Workshop, path: str | os.PathLike[str], why: str) -> None:
         (bz2.compress(b"x" * 100_000)[:-20], "broken bzip2 data"),
     ],
 )
-def test_broken(workshop: Workshop, tmp_path: Path, data: bytes, why: str) -> None:
+def test_broken_archives_are_refused(
+    workshop: Workshop, tmp_path: Path, data: bytes, why: str
+) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(data)
     refused(workshop, path, why)
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd", "xz", "bzip2"])
-def test_7_bombs(
+def test_7_bombs_are_refused(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     import zstandard
@@ -256,7 +258,7 @@ def test_7_bombs(
     refused(workshop, path, "too much")
 
 
-def test_7_a_pipe_without_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_7_endless_pipe_is_cut(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rootless.image.model.limits.BLOB_BYTES", 1 << 20)
     zero = os.open("/dev/zero", os.O_RDONLY)
     with standard_input(zero), pytest.raises(RlessError, match="larger than"):
@@ -266,13 +268,13 @@ def test_7_a_pipe_without_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["../../x", "x\x1b[2J", "-rf", "a" * 70_000, "UPPER", "x\ny", ""])
-def test_20_names_that_are_none(workshop: Workshop, tmp_path: Path, name: str) -> None:
+def test_20_invalid_names_are_refused(workshop: Workshop, tmp_path: Path, name: str) -> None:
     path = images.write_docker_archive({name: MADE["made:1"]}, tmp_path / "a.tar")
     ((_, names),) = loaded(workshop, path)
     assert names == []
 
 
-def test_what_was_loaded_before_a_hostile_image_stays(workshop: Workshop, tmp_path: Path) -> None:
+def test_images_before_a_hostile_one_are_kept(workshop: Workshop, tmp_path: Path) -> None:
     hostile = Image([layer({"f": "x"}), layer({"../../x": "y"})])
     path = images.write_docker_archive(
         {"good:1": MADE["made:1"], "bad:1": hostile}, tmp_path / "a.tar"
@@ -293,18 +295,22 @@ def test_what_was_loaded_before_a_hostile_image_stays(workshop: Workshop, tmp_pa
         [(".wh...", "")],
     ],
 )
-def test_1_to_4_hostile_layers(workshop: Workshop, tmp_path: Path, entries: Any) -> None:
+def test_1_to_4_hostile_layers_are_refused(
+    workshop: Workshop, tmp_path: Path, entries: Any
+) -> None:
     path = images.write_docker_archive(Image([layer(entries)]), tmp_path / "a.tar")
     refused(workshop, path, "layer")
 
 
-def test_a_lying_diff_id(workshop: Workshop, tmp_path: Path) -> None:
+def test_wrong_diff_id_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     other = {"rootfs": {"type": "layers", "diff_ids": ["sha256:" + 64 * "a"]}}
     made = Image([layer({"f": "x"})], document=other)
     refused(workshop, images.write_docker_archive(made, tmp_path / "a.tar"), "but the image says")
 
 
-def test_19_no_network(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_19_load_causes_no_network_access(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = MADE["made:1"]
     path = Path(images.write_oci_archive(made, tmp_path / "a.tar"))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was touched"))
@@ -316,7 +322,7 @@ def test_19_no_network(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.M
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_no_terminal(workshop: Workshop) -> None:
+def test_terminal_as_input_is_refused(workshop: Workshop) -> None:
     import pty
 
     master, slave = pty.openpty()
@@ -326,7 +332,7 @@ def test_no_terminal(workshop: Workshop) -> None:
     os.close(slave)
 
 
-def test_memory_does_not_grow_with_a_layer(workshop: Workshop, tmp_path: Path) -> None:
+def test_memory_is_independent_of_layer_size(workshop: Workshop, tmp_path: Path) -> None:
     """One file of 300 MB: no process holds more than a few chunks of it."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar, open("/dev/zero", "rb") as zero:

@@ -56,7 +56,7 @@ def check(root: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_sequence_keeps_what_is_needed(store: Workshop, seed: int) -> None:
+def test_prune_keeps_needed_objects_after_any_sequence(store: Workshop, seed: int) -> None:
     chance = random.Random(seed)
     bases = [layer({f"base{n}": File("x" * n, uid=n), "d": Dir(mode=0)}) for n in range(3)]
     archives = []
@@ -93,7 +93,7 @@ def test_any_sequence_keeps_what_is_needed(store: Workshop, seed: int) -> None:
     assert contents(store) == {}
 
 
-def test_every_kind_of_garbage_is_found(store: Workshop) -> None:
+def test_every_kind_of_garbage_is_removed(store: Workshop) -> None:
     kept = store.unpack([layer({"kept": "x"})])
     (key,) = kept.keys
     before = contents(store)
@@ -127,7 +127,7 @@ def test_every_kind_of_garbage_is_found(store: Workshop) -> None:
     assert not os.path.exists(f"{store.root}/layers/empty")
 
 
-def test_only_what_has_no_name_goes_without_all(store: Workshop) -> None:
+def test_only_untagged_images_go_without_all(store: Workshop) -> None:
     first = store.unpack([layer({"a": "1"})])
     second = store.unpack([layer({"b": "2" * 1000})])
     engine.tag(first.id, "app:1")
@@ -148,7 +148,7 @@ def test_only_what_has_no_name_goes_without_all(store: Workshop) -> None:
     assert not engine.list_images()
 
 
-def test_until_and_labels(store: Workshop) -> None:
+def test_until_and_labels_select_images(store: Workshop) -> None:
     old = store.unpack(Image([layer({"a": "1"})], {"Labels": {"keep": "yes"}},
                              document={"created": "2020-01-01T00:00:00Z"}))  # fmt: skip
     new = store.unpack(Image([layer({"b": "1"})], document={"created": "2025-01-01T00:00:00Z"}))
@@ -161,7 +161,9 @@ def test_until_and_labels(store: Workshop) -> None:
         engine.prune({"until": ["nonsense"]}, True)
 
 
-def test_beside_a_pull_layers_stay(store: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+def test_layers_of_a_running_pull_are_kept(
+    store: Workshop, capfd: pytest.CaptureFixture[str]
+) -> None:
     image = store.unpack([layer({"a": "1"})])
     (key,) = image.keys
     with store_lock(store.root):
@@ -172,7 +174,7 @@ def test_beside_a_pull_layers_stay(store: Workshop, capfd: pytest.CaptureFixture
     assert engine.prune()[1] > 0
 
 
-def test_a_record_is_what_was_saved(store: Workshop) -> None:
+def test_record_matches_what_was_saved(store: Workshop) -> None:
     image = store.unpack([layer({"a": "1"})])
     record = additional_stores.record_of(image)
     (saved,) = store.store.records("names")

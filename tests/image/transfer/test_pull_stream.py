@@ -117,14 +117,14 @@ def check_dependent(workshop: Workshop, image: Any) -> None:
 
 
 @pytest.mark.parametrize("cores", [1, 2, 8])
-def test_layers_that_depend_on_those_below(
+def test_layers_may_depend_on_lower_ones(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     check_dependent(workshop, workshop.unpack(DEPENDENT))
 
 
-def test_a_large_lower_layer_comes_last(workshop: Workshop) -> None:
+def test_large_lower_layer_may_arrive_last(workshop: Workshop) -> None:
     """Upper layers are there long before the bottom one, and wait where they must."""
     bottom = layer({"etc": Dir(mode=0o700, uid=5), "big": os.urandom(400_000)})
     uppers = [layer({f"etc/{n}": str(n)}) for n in range(5)]
@@ -137,7 +137,7 @@ def test_a_large_lower_layer_comes_last(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
-def test_cut_lines_go_on_where_they_broke(workshop: Workshop, compression: str) -> None:
+def test_interrupted_downloads_are_resumed(workshop: Workshop, compression: str) -> None:
     chance = random.Random(3)
     made = Image([layer({f"f{n}": chance.randbytes(9000) for n in range(30)})] * 2)
     made = Image([*made.layers, layer({"g": chance.randbytes(200_000)})], compression=compression)
@@ -157,7 +157,7 @@ def test_wrong_bytes_never_become_a_layer(workshop: Workshop) -> None:
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 
-def test_a_refused_layer_ends_the_downloads(workshop: Workshop) -> None:
+def test_refused_layer_ends_the_downloads(workshop: Workshop) -> None:
     """The small one is hostile: nobody waits for the large one, which would take 40 seconds."""
     made = Image([layer({"../x": "y"}), layer({"big": os.urandom(2_000_000)})], compression="none")
     begin = time.monotonic()
@@ -167,7 +167,7 @@ def test_a_refused_layer_ends_the_downloads(workshop: Workshop) -> None:
     assert workshop.contents() == {}
 
 
-def test_a_mirror_that_lies_is_made_good(workshop: Workshop, tmp_path: Path) -> None:
+def test_wrong_bytes_of_a_mirror_are_replaced(workshop: Workshop, tmp_path: Path) -> None:
     """Its bytes were being unpacked when the digest proved wrong."""
     made = Image([layer({"f": os.urandom(300_000)}), layer({"g": "x"})], compression="gzip")
     with slow(made, wrong=True) as (bad, _), slow(made) as (good, _):
@@ -199,7 +199,7 @@ def test_a_mirror_that_lies_is_made_good(workshop: Workshop, tmp_path: Path) -> 
             assert stream.read() == data
 
 
-def test_progress_on_a_terminal_has_a_line_a_layer(
+def test_progress_has_one_line_per_layer_on_a_terminal(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pty
@@ -239,7 +239,7 @@ def opened() -> tuple[list[str], int]:
     return sorted(link for link in links if not link.startswith("socket:")), len(names)
 
 
-def test_descriptors_are_given_back(workshop: Workshop, registry_host: str) -> None:
+def test_descriptors_are_closed(workshop: Workshop, registry_host: str) -> None:
     images.push(Image(DEPENDENT), f"{registry_host}/descriptors:1")
     workshop.pull(f"{registry_host}/descriptors:1")
     before, count = opened()
@@ -254,7 +254,7 @@ def test_descriptors_are_given_back(workshop: Workshop, registry_host: str) -> N
     assert later <= count
 
 
-def test_an_arrival_that_nobody_reads_holds_nobody_up() -> None:
+def test_unread_download_does_not_block_others() -> None:
     from rootless.image.layer.layers import LayerBlob
 
     blob = LayerBlob("sha256:" + 64 * "a", 10, "sha256:" + 64 * "b", "sha256:" + 64 * "c")
@@ -273,7 +273,7 @@ def test_an_arrival_that_nobody_reads_holds_nobody_up() -> None:
 # -- hosts that cannot ---------------------------------------------------------------------------
 
 
-def test_a_home_without_locks(
+def test_pull_works_without_locks(
     workshop: Workshop, registry_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFS may have no locks at all: ENOLCK."""
@@ -286,7 +286,7 @@ def test_a_home_without_locks(
     check_dependent(workshop, workshop.pull(f"{registry_host}/locks:1"))
 
 
-def test_a_home_without_attributes_and_whiteouts(
+def test_pull_works_without_xattrs_and_whiteouts(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFS has no user.* attributes, and its root squash refuses to make devices."""
@@ -303,7 +303,9 @@ def test_a_home_without_attributes_and_whiteouts(
     assert workshop.tree(image, 1)[".wh.a"]["kind"] == "file"
 
 
-def test_root_squash_is_one_line(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_squash_is_reported_in_one_line(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server of an NFS home takes no owners of subordinate ids."""
 
     def squash(*_: Any, **__: Any) -> None:
@@ -318,7 +320,7 @@ def test_root_squash_is_one_line(workshop: Workshop, monkeypatch: pytest.MonkeyP
     assert workshop.contents() == {}
 
 
-def test_few_descriptors(workshop: Workshop) -> None:
+def test_pull_works_with_few_descriptors(workshop: Workshop) -> None:
     """100 layers need hundreds; what the hard limit allows is taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

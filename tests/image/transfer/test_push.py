@@ -95,7 +95,7 @@ def rless_layers(workshop: Workshop, image: StoredImage) -> list[str]:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_an_image_of_an_archive(
+def test_image_of_an_archive_is_pushed(
     workshop: Workshop, registry_host: str, compression: str, tmp_path: Path
 ) -> None:
     """It came without a manifest and is compressed anew; the config is the same to the byte."""
@@ -117,7 +117,7 @@ def test_an_image_of_an_archive(
     assert send(workshop, image, name, compression=compression)[0] == digest
 
 
-def test_back_to_where_it_came_from(
+def test_push_to_the_source_uploads_nothing(
     workshop: Workshop, registry_host: str, proxy: FaultyProxy
 ) -> None:
     """Nothing is uploaded, and the manifest is the same."""
@@ -137,7 +137,7 @@ def test_back_to_where_it_came_from(
         assert sum("Layer already exists" in line for line in lines) == 2
 
 
-def test_into_another_repository_its_layers_are_mounted(
+def test_push_to_another_repository_mounts_layers(
     workshop: Workshop, registry_host: str, proxy: FaultyProxy
 ) -> None:
     made = Image([layer({"f": os.urandom(1000)}), layer({"g": "y"})])
@@ -151,7 +151,9 @@ def test_into_another_repository_its_layers_are_mounted(
     assert proxy.count("PATCH") == 0 and proxy.count("PUT", "/blobs/") == 1  # the config
 
 
-def test_to_another_registry(workshop: Workshop, registry_host: str) -> None:
+def test_push_to_another_registry_recompresses_layers(
+    workshop: Workshop, registry_host: str
+) -> None:
     """The layers are made anew; a manifest of Docker stays one of Docker."""
     made = Image([layer({"f": os.urandom(100_000)}), layer({"f": "y"})])
     made.manifest["mediaType"] = DOCKER_MANIFEST
@@ -172,7 +174,7 @@ def test_to_another_registry(workshop: Workshop, registry_host: str) -> None:
         assert workshop.pull(f"{other}/moved:zstd").id == made.id
 
 
-def test_one_layer_twice_is_sent_once(
+def test_repeated_layer_is_sent_once(
     workshop: Workshop, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     same = layer({"f": os.urandom(5000)})
@@ -183,14 +185,14 @@ def test_one_layer_twice_is_sent_once(
     assert workshop.pull(f"{proxy.host}/twice:1").id == image.id
 
 
-def test_what_cannot_be_a_destination(workshop: Workshop, registry_host: str) -> None:
+def test_wrong_destinations_are_refused(workshop: Workshop, registry_host: str) -> None:
     image = workshop.unpack([layer({"f": "x"})])
     for name in ("oci:/x", "host:", f"{registry_host}/x@sha256:{'0' * 64}"):
         with pytest.raises(RlessError, match="cannot push to"):
             send(workshop, image, name)
 
 
-def test_a_store_that_was_changed_pushes_nothing(
+def test_changed_store_pushes_nothing(
     workshop: Workshop, registry_host: str, tmp_path: Path
 ) -> None:
     path = images.write_docker_archive(Image([layer({"f": "right"})]), tmp_path / "a.tar")
@@ -226,7 +228,7 @@ def test_a_store_that_was_changed_pushes_nothing(
     ],
     ids=lambda fault: f"{fault.method}-{fault.status or fault.cut_upload}-{fault.lose}",
 )
-def test_one_fault_is_overcome(workshop: Workshop, proxy: FaultyProxy, fault: Fault) -> None:
+def test_single_fault_is_overcome(workshop: Workshop, proxy: FaultyProxy, fault: Fault) -> None:
     made = big_image()
     image = workshop.unpack(made)
     proxy.faults.append(Fault(**vars(fault)))
@@ -237,7 +239,7 @@ def test_one_fault_is_overcome(workshop: Workshop, proxy: FaultyProxy, fault: Fa
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_faults_at_random(
+def test_random_faults_leave_both_sides_consistent(
     workshop: Workshop, proxy: FaultyProxy, registry_host: str, seed: int, tmp_path: Path
 ) -> None:
     """Whatever breaks on the way, both sides end with the same image, or the tag is not there."""
@@ -271,7 +273,7 @@ def test_faults_at_random(
     delete_any(str(tmp_path), "other")
 
 
-def test_a_line_that_stays_broken_is_given_up(
+def test_broken_connection_is_given_up(
     workshop: Workshop, proxy: FaultyProxy, registry_host: str
 ) -> None:
     image = workshop.unpack(big_image())
@@ -283,16 +285,14 @@ def test_a_line_that_stays_broken_is_given_up(
     assert tags(registry_host, "given-up") == []
 
 
-def test_a_registry_that_wants_an_hour_is_not_waited_for(
-    workshop: Workshop, proxy: FaultyProxy
-) -> None:
+def test_long_retry_after_is_not_waited_for(workshop: Workshop, proxy: FaultyProxy) -> None:
     image = workshop.unpack(big_image())
     proxy.faults = [Fault("PATCH", "", status=429, headers={"Retry-After": "3600"})]
     with pytest.raises(RlessError, match="status 429"):
         send(workshop, image, f"{proxy.host}/hour:1")
 
 
-def test_an_upload_may_be_redirected_without_the_password(
+def test_redirected_upload_sends_no_password(
     workshop: Workshop, proxy: FaultyProxy, registry_host: str, tmp_path: Path
 ) -> None:
     log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
@@ -316,7 +316,7 @@ def test_an_upload_may_be_redirected_without_the_password(
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://192.0.2.1/x", "http://a:b@127.0.0.1/x",
      "http://127.0.0.1:99999/x", "http://[::1/x", "gopher:x", "http:///x", "http://127.0.0.1@192.0.2.1/"],
 )  # fmt: skip
-def test_where_an_upload_may_not_go(
+def test_dangerous_upload_locations_are_refused(
     workshop: Workshop, proxy: FaultyProxy, tmp_path: Path, place: str
 ) -> None:
     log_in(tmp_path / "auth.json", proxy.host, b"me:secret")
@@ -328,7 +328,7 @@ def test_where_an_upload_may_not_go(
     assert "secret" not in str(caught.value)
 
 
-def test_an_upload_elsewhere_gets_no_password(
+def test_upload_to_another_host_gets_no_password(
     workshop: Workshop, proxy: FaultyProxy, registry_host: str, tmp_path: Path
 ) -> None:
     """By the Location of the upload, not by a redirect."""
@@ -346,7 +346,7 @@ def test_an_upload_elsewhere_gets_no_password(
     assert any("Authorization" in headers for headers in proxy.headers)
 
 
-def test_one_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyProxy) -> None:
+def test_single_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyProxy) -> None:
     """What would take long is given up at once."""
     image = workshop.unpack(Image([layer({f"f{number}": os.urandom(5000)}) for number in range(4)]))
     proxy.faults = [Fault("PUT", "", status=403)]
@@ -355,7 +355,7 @@ def test_one_failure_stops_the_other_layers(workshop: Workshop, proxy: FaultyPro
     assert os.listdir(f"{workshop.root}/tmp") == []
 
 
-def test_no_room_to_compress_in(
+def test_full_store_is_reported_during_compression(
     workshop: Workshop, registry_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = workshop.unpack(big_image())
@@ -366,7 +366,7 @@ def test_no_room_to_compress_in(
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_so_many_layers_at_a_time(
+def test_concurrent_uploads_are_limited(
     workshop: Workshop, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """`max-concurrent-uploads` of the configuration."""
@@ -388,7 +388,7 @@ def test_so_many_layers_at_a_time(
     assert len(seen) == 7 and max(seen) == most
 
 
-def test_ctrl_c_ends_a_push_and_leaves_nothing(own_rless: Product, proxy: FaultyProxy) -> None:
+def test_interrupted_push_leaves_nothing(own_rless: Product, proxy: FaultyProxy) -> None:
     path = images.write_oci_archive(big_image(30_000_000), own_rless.base / "big.tar")
     own_rless("pull", "-q", f"oci-archive:{path}").expect()
     proxy.faults = [Fault("PATCH", "", slow=3.0)]
@@ -469,7 +469,7 @@ class Resuming:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
-def test_a_cut_upload_goes_on_where_it_broke(workshop: Workshop) -> None:
+def test_interrupted_upload_is_resumed(workshop: Workshop) -> None:
     cuts = [3_000_000, 2_500_000]
     registry = Resuming(list(cuts))
     try:
@@ -502,7 +502,9 @@ def log_in(path: Path, host: str, pair: bytes) -> None:
 
 
 @pytest.mark.needs("openssl")
-def test_with_a_token_server(workshop: Workshop, authority: Authority, tmp_path: Path) -> None:
+def test_push_works_with_a_token_server(
+    workshop: Workshop, authority: Authority, tmp_path: Path
+) -> None:
     image = workshop.unpack(Image([layer({"f": os.urandom(1000)})]))
     with (
         token_server(authority, {"me": "secret"}) as (asked, section),
@@ -537,7 +539,7 @@ def test_with_a_token_server(workshop: Workshop, authority: Authority, tmp_path:
 
 
 @pytest.mark.needs("openssl")
-def test_a_token_that_expires_is_renewed(
+def test_expired_token_is_renewed(
     workshop: Workshop, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rootless.image.registry import endpoint
@@ -557,7 +559,7 @@ def test_a_token_that_expires_is_renewed(
         assert len(asked) == 1
 
 
-def test_with_a_password(workshop: Workshop, tmp_path: Path) -> None:
+def test_push_works_with_a_password(workshop: Workshop, tmp_path: Path) -> None:
     image = workshop.unpack(Image([layer({"f": "x"})]))
     with images.registry(users={"me": "secret"}) as host:
         with pytest.raises(RlessError, match="wants a name and password"):
@@ -568,7 +570,7 @@ def test_with_a_password(workshop: Workshop, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("openssl")
-def test_with_tls_and_a_password(
+def test_push_works_with_tls_and_a_password(
     workshop: Workshop, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
@@ -621,7 +623,9 @@ def storage() -> Iterator[list[str]]:
 
 @pytest.mark.needs("skopeo")
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_skopeo_reads_it(pushed: tuple[str, str], compression: str, tmp_path: Path) -> None:
+def test_skopeo_reads_the_pushed_image(
+    pushed: tuple[str, str], compression: str, tmp_path: Path
+) -> None:
     name, image_id = pushed
     raw = tool("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{name}:{compression}")
     assert json.loads(raw)["config"]["digest"] == image_id
@@ -631,7 +635,7 @@ def test_skopeo_reads_it(pushed: tuple[str, str], compression: str, tmp_path: Pa
 
 
 @pytest.mark.needs("podman", "buildah")
-def test_podman_pulls_it(pushed: tuple[str, str], storage: list[str]) -> None:
+def test_podman_pulls_the_pushed_image(pushed: tuple[str, str], storage: list[str]) -> None:
     name, image_id = pushed
     tool("podman", *storage, "pull", "--tls-verify=false", "-q", f"{name}:gzip")
     form = ["--format", "{{.Id}}"]
@@ -640,7 +644,7 @@ def test_podman_pulls_it(pushed: tuple[str, str], storage: list[str]) -> None:
 
 
 @pytest.mark.needs("buildah")
-def test_buildah_starts_from_it(pushed: tuple[str, str], storage: list[str]) -> None:
+def test_buildah_starts_from_the_pushed_image(pushed: tuple[str, str], storage: list[str]) -> None:
     name, image_id = pushed
     made = tool("buildah", *storage, "from", "--tls-verify=false", f"{name}:gzip").strip()
     out = tool("buildah", *storage, "inspect", "--format", "{{.FromImageID}}", made)
@@ -650,7 +654,7 @@ def test_buildah_starts_from_it(pushed: tuple[str, str], storage: list[str]) -> 
 # -- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command(own_rless: Product, registry_host: str) -> None:
+def test_push_command_works(own_rless: Product, registry_host: str) -> None:
     rless = own_rless
     made = images.busybox_image([layer({"f": os.urandom(100)})])
     name = f"{registry_host}/command"
@@ -676,7 +680,7 @@ def test_the_command(own_rless: Product, registry_host: str) -> None:
 
 
 @pytest.mark.needs("buildah")
-def test_images_that_no_registry_gave(
+def test_images_from_archives_and_commits_are_pushed(
     own_rless: Product, registry_host: str, storage: list[str], tmp_path: Path
 ) -> None:
     """One of an archive whose layers are there for a user's map; a commit on it; and both from
@@ -733,7 +737,7 @@ def test_images_that_no_registry_gave(
         (("a", "b", "c"), "takes at most"),
     ],
 )
-def test_what_the_command_refuses(own_rless: Product, words: tuple[str, ...], why: str) -> None:
+def test_wrong_pushes_are_refused(own_rless: Product, words: tuple[str, ...], why: str) -> None:
     done = own_rless("push", *words)
     assert done.code == (125 if "--" in words[0] or len(words) > 2 else 1)
     assert why in done.one_line_error()

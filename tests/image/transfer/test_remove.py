@@ -51,9 +51,7 @@ def image(workshop: Workshop) -> StoredImage:
     return workshop.unpack([layer({"f": "x"}), layer({"g": "y"})])
 
 
-def test_the_last_name_takes_digest_image_and_layers(
-    workshop: Workshop, image: StoredImage
-) -> None:
+def test_removing_the_last_name_removes_the_image(workshop: Workshop, image: StoredImage) -> None:
     name(workshop, image, "busybox:1", "busybox:2")
     assert rm(workshop, "busybox:1") == ["Untagged: busybox:1"]
     assert rm(workshop, "busybox:2") == [
@@ -63,7 +61,7 @@ def test_the_last_name_takes_digest_image_and_layers(
     assert workshop.contents() == {}
 
 
-def test_by_prefix_of_an_id_and_by_digest(workshop: Workshop, image: StoredImage) -> None:
+def test_image_is_removed_by_id_prefix_and_digest(workshop: Workshop, image: StoredImage) -> None:
     name(workshop, image, "localhost:5000/a/b:1", "busybox:1")
     assert rm(workshop, f"localhost:5000/a/b@{OTHER}") == [
         "Untagged: localhost:5000/a/b:1", f"Untagged: localhost:5000/a/b@{OTHER}"
@@ -73,7 +71,7 @@ def test_by_prefix_of_an_id_and_by_digest(workshop: Workshop, image: StoredImage
     assert workshop.contents() == {}
 
 
-def test_an_image_that_runs_is_refused_even_by_force(
+def test_image_of_a_running_container_is_never_removed(
     workshop: Workshop, image: StoredImage
 ) -> None:
     name(workshop, image, "busybox:1", "busybox:2")
@@ -86,7 +84,7 @@ def test_an_image_that_runs_is_refused_even_by_force(
     assert workshop.store.lookup("busybox:2") is not None
 
 
-def test_a_stopped_container_keeps_its_layers(workshop: Workshop, image: StoredImage) -> None:
+def test_stopped_container_keeps_its_layers(workshop: Workshop, image: StoredImage) -> None:
     name(workshop, image, "busybox:1", digests=False)
     used = {image.id: "old"}
     with pytest.raises(RlessError, match=r"used by a container \(old\); remove the container"):
@@ -100,7 +98,7 @@ def test_a_stopped_container_keeps_its_layers(workshop: Workshop, image: StoredI
     assert workshop.contents() == {}
 
 
-def test_what_is_not_there(workshop: Workshop) -> None:
+def test_missing_image_is_reported(workshop: Workshop) -> None:
     for text in ("none", "none:1", "abcdef", OTHER, f"a@{OTHER}", "oci:/none"):
         with pytest.raises(remove.NotFoundError, match="no such image") as caught:
             rm(workshop, text)
@@ -122,7 +120,7 @@ def _fill_and_remove(directory: str, archive: str, options: str) -> list[object]
 
 
 @pytest.mark.parametrize("options", ["size=4m", "size=64m,nr_inodes=100"])
-def test_a_full_disk_is_emptied(tmp_path: Path, options: str) -> None:
+def test_removal_works_on_a_full_disk(tmp_path: Path, options: str) -> None:
     """No room for a lock file or a directory: deletion needs neither."""
     from tests.lib import images
 
@@ -140,7 +138,7 @@ def test_a_full_disk_is_emptied(tmp_path: Path, options: str) -> None:
 
 
 @pytest.mark.needs("ordinary user")
-def test_a_store_that_is_read_only_is_one_line(workshop: Workshop, image: StoredImage) -> None:
+def test_read_only_store_is_reported_in_one_line(workshop: Workshop, image: StoredImage) -> None:
     os.chmod(f"{workshop.root}/images/names", 0o500)
     try:
         with pytest.raises(RlessError, match=r"cannot delete .*: Permission denied") as caught:
@@ -151,7 +149,7 @@ def test_a_store_that_is_read_only_is_one_line(workshop: Workshop, image: Stored
     assert workshop.store.lookup(image.name) is not None
 
 
-def test_the_image_of_an_archive_that_is_gone(workshop: Workshop, image: StoredImage) -> None:
+def test_image_of_a_missing_archive_is_removed(workshop: Workshop, image: StoredImage) -> None:
     """It is listed by that name, so it is removed by it; a run would read the archive anew."""
     os.unlink(image.name.partition(":")[2])
     assert workshop.store.lookup(image.name) is None
