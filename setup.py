@@ -34,7 +34,7 @@ LAUNCHER = "helpers/launcher/launch.c"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}
 HOT = "helpers/hot.py"
 HELPERS = {
-    "rless-hasten": "helpers/hasten.c",
+    "rless-hasten": "helpers/prime_cgroup.c",
     "rless-init": "helpers/init.c",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
