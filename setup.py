@@ -34,12 +34,12 @@ LAUNCHER = "helpers/launcher/launch.c"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}
 HOT = "helpers/hot.py"
 HELPERS = {
-    "rless-hasten": "helpers/prime_cgroup.c",
+    "rless-prime-cgroup": "helpers/prime_cgroup.c",
     "rless-init": "helpers/init.c",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
     "rless-serve": "helpers/fuse_server",
-    "rless-unshare": "helpers/userns_holder",
+    "rless-userns-holder": "helpers/userns_holder",
 }
 PROGRAMS = runpy.run_path(str(HERE / "helpers/programs.py"))
 

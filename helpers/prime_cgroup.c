@@ -1,9 +1,10 @@
 /*
- * rless-hasten FILE: ask for a move between control groups that is never made, and end.
+ * rless-prime-cgroup FILE: ask for a move between control groups that is never made, and end.
  *
  * FILE is the cgroup.threads of a group in another domain than ours. A thread cannot leave its
  * domain (EOPNOTSUPP), but the kernel finds that out only when it has all locks, for which it waits
- * some milliseconds if nobody has had them for a while. See rootless/linux/cgroup.py, `hasten`.
+ * some milliseconds if nobody has had them for a while. See rootless/linux/cgroup.py,
+ * `prime_migration`.
  */
 #include <fcntl.h>
 #include <stdio.h>

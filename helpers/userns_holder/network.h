@@ -1,4 +1,4 @@
-/* What the files of rless-unshare share; main.c says what the program does. */
+/* What the files of the namespace holder share; main.c says what the program does. */
 #ifndef NETWORK_H
 #define NETWORK_H
 

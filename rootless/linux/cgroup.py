@@ -7,7 +7,7 @@ import os
 from rootless.linux.process import own_program
 
 _MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-_HASTEN = "rless-hasten"
+_PRIME_CGROUP = "rless-prime-cgroup"
 # What gives users the controllers, where the distribution's systemd does not (user@.service(5)).
 DELEGATE_FILE = "/etc/systemd/system/user@.service.d/delegate.conf"
 DELEGATE_TEXT = "[Service] Delegate=cpu cpuset io memory pids"
@@ -104,6 +104,7 @@ def prime_migration(group: str) -> int:
     Source: kernel/cgroup/cgroup.c, cgroup_attach_lock; Admin Guide, Control Group v2, Threads.
     """
     try:
-        return os.posix_spawn(own_program(_HASTEN), [_HASTEN, f"{group}/cgroup.threads"], {})
+        words = [_PRIME_CGROUP, f"{group}/cgroup.threads"]
+        return os.posix_spawn(own_program(_PRIME_CGROUP), words, {})
     except OSError:
         return 0  # the move takes longer then

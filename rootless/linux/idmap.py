@@ -213,7 +213,7 @@ class NamespacedChild:
         pid: of the child, ours to wait for.
     """
 
-    __slots__ = ("_go", "_helpers", "_inside", "_released", "_said", "pid")
+    __slots__ = ("_helpers", "_inside", "_release_fd", "_released", "_status_fd", "pid")
 
     def __init__(
         self,
@@ -238,28 +238,28 @@ class NamespacedChild:
         self._inside = inside
         self._helpers: list[Helper] = []
         self._released = False
-        self._said, said_writer = os.pipe()
-        go_reader, self._go = os.pipe()
+        self._status_fd, status_fd = os.pipe()
+        release_fd, self._release_fd = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             try:  # whatever happens, the child does not come back into the caller's stack
-                os.close(self._said)
-                os.close(self._go)
+                os.close(self._status_fd)
+                os.close(self._release_fd)
                 if before is not None:
                     before()
-                self._enter(namespaces, said_writer)
+                self._enter(namespaces, status_fd)
                 if meanwhile is not None:
                     meanwhile()
-                if os.read(go_reader, 1) != b"g":
+                if os.read(release_fd, 1) != b"g":
                     os._exit(70)
-                os.close(go_reader)
+                os.close(release_fd)
                 body()
             finally:
                 os._exit(70)
-        os.close(said_writer)
-        os.close(go_reader)
+        os.close(status_fd)
+        os.close(release_fd)
 
-    def _enter(self, namespaces: int, said_writer: int) -> None:
+    def _enter(self, namespaces: int, status_fd: int) -> None:
         """Make the namespaces, in the child, and say how that went."""
         try:
             if path := self._inside:
@@ -271,13 +271,13 @@ class NamespacedChild:
                 # What the host mounts later still arrives; nothing goes back.
                 mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
         except SyscallError as error:
-            os.write(said_writer, f"{error.errno} {error.call}".encode())
+            os.write(status_fd, f"{error.errno} {error.call}".encode())
             os._exit(70)
         except OSError as error:
-            os.write(said_writer, f"{error.errno} open({error.filename})".encode())
+            os.write(status_fd, f"{error.errno} open({error.filename})".encode())
             os._exit(70)
-        os.write(said_writer, _ENTERED)
-        os.close(said_writer)
+        os.write(status_fd, _ENTERED)
+        os.close(status_fd)
 
     def begin_maps(self, idmap: IdMap, write: Callable[[int, IdMap], None] | None = None) -> None:
         """Begin to write its maps, once it is in its namespace.
@@ -292,7 +292,7 @@ class NamespacedChild:
         try:
             said = b""
             # Not to its end: what the child has forked (pasta) may hold the pipe for longer.
-            while said != _ENTERED and (chunk := os.read(self._said, 4096)):
+            while said != _ENTERED and (chunk := os.read(self._status_fd, 4096)):
                 said += chunk
             if not said:
                 raise RlessError("the child ended before it had a user namespace")
@@ -304,7 +304,7 @@ class NamespacedChild:
             else:
                 self._helpers = begin_maps(self.pid, idmap)
             if not self._helpers:
-                self._let_go()
+                self._release_body()
         except BaseException:
             self.abandon()
             raise
@@ -321,7 +321,7 @@ class NamespacedChild:
         except BaseException:
             self.abandon()
             raise
-        self._let_go()
+        self._release_body()
         self._released = True
 
     def abandon(self) -> None:
@@ -335,20 +335,20 @@ class NamespacedChild:
         for helper in helpers:
             _finish_helper(helper)
 
-    def _let_go(self) -> None:
+    def _release_body(self) -> None:
         """Have it run its body: the maps are there."""
-        if self._go >= 0:
+        if self._release_fd >= 0:
             try:
-                os.write(self._go, b"g")
+                os.write(self._release_fd, b"g")
             except BrokenPipeError:
                 pass  # it was killed: whoever waits for a word of it finds out
             self._close()
 
     def _close(self) -> None:
-        for fd in (self._said, self._go):
+        for fd in (self._status_fd, self._release_fd):
             if fd >= 0:
                 os.close(fd)
-        self._said = self._go = -1
+        self._status_fd = self._release_fd = -1
 
 
 _ENTERED = b"+"

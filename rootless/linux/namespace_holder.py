@@ -1,8 +1,8 @@
 """New namespaces, a user namespace first, which a small process keeps until the caller enters them.
 
 newuidmap(1) must run outside of the namespace whose ids it maps, and so must everything that the
-caller does with its rights on the host. So another process makes the namespaces: rless-unshare
-(helpers/userns_holder).
+caller does with its rights on the host. So another process makes the namespaces: the namespace
+holder, rless-userns-holder (helpers/userns_holder).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rootless.linux.idmap import Helper, IdMap
 
-_PROGRAM = "rless-unshare"
+_PROGRAM = "rless-userns-holder"
 _ENTERED = b"+"
 _LONGEST = 256  # bytes of what it says of a failure
 
@@ -37,7 +37,7 @@ class Holder:
         pid: ours to wait for.
     """
 
-    __slots__ = ("_flags", "_go", "_helpers", "_joins", "_said", "pid")
+    __slots__ = ("_flags", "_helpers", "_joins", "_release_fd", "_status_fd", "pid")
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class Holder:
                 raise RlessError(
                     f"cannot join the container's namespaces: {error.strerror}"
                 ) from error
-        self._said, said = os.pipe()
-        go, self._go = os.pipe()
+        self._status_fd, status_fd = os.pipe()
+        release_fd, self._release_fd = os.pipe()
         make = self._flags & ~ns.CLONE_NEWUSER if self._joins else self._flags
-        words = [_PROGRAM, *map(str, (said, go, make, outer)), *interface]
+        words = [_PROGRAM, *map(str, (status_fd, release_fd, make, outer)), *interface]
         # To themselves: they stay open over execve.
-        kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (said, go, outer) if fd >= 0]
+        kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (status_fd, release_fd, outer) if fd >= 0]
         try:
             self.pid = os.posix_spawn(
                 own_program(_PROGRAM), words, {}, file_actions=kept, setsigdef=HELPER_SIGNALS
@@ -84,7 +84,7 @@ class Holder:
             self.end()
             raise cannot_execute(_PROGRAM, error) from error
         finally:
-            for fd in (said, go, outer):
+            for fd in (status_fd, release_fd, outer):
                 if fd >= 0:
                     os.close(fd)
 
@@ -94,14 +94,16 @@ class Holder:
         Raises:
             SyscallError: unshare(2) or setns(2) failed, or a call about the interface.
         """
-        if self._said < 0:
+        if self._status_fd < 0:
             return
-        said = read_exactly(self._said, 1)
+        said = read_exactly(self._status_fd, 1)
         if said != _ENTERED:
-            number, _, call = (said + read_exactly(self._said, _LONGEST)).decode().partition(" ")
+            number, _, call = (
+                (said + read_exactly(self._status_fd, _LONGEST)).decode().partition(" ")
+            )
             raise SyscallError(call or ("setns" if self._joins else "unshare"), int(number or 0))
-        os.close(self._said)
-        self._said = -1
+        os.close(self._status_fd)
+        self._status_fd = -1
 
     def begin_maps(self, ids: IdMap, write: Callable[[int, IdMap], None] | None = None) -> None:
         """Begin to write the id maps; a user namespace that is joined has them.
@@ -151,10 +153,10 @@ class Holder:
 
     def end(self) -> None:
         """Have the process end; what it holds is gone then, unless it was entered."""
-        for fd in (self._said, self._go):
+        for fd in (self._status_fd, self._release_fd):
             if fd >= 0:
                 os.close(fd)
-        self._said = self._go = -1
+        self._status_fd = self._release_fd = -1
 
     def close(self) -> None:
         """Have the process end, and wait for that."""

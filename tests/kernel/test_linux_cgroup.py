@@ -49,5 +49,5 @@ def test_priming_tolerates_a_missing_program_or_group(
 ) -> None:
     child = cgroup.prime_migration(f"{group}/none")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-    monkeypatch.setattr(cgroup, "_HASTEN", "rless-nothing")
+    monkeypatch.setattr(cgroup, "_PRIME_CGROUP", "rless-nothing")
     assert cgroup.prime_migration(str(group)) == 0

@@ -138,7 +138,7 @@ def _ioctl(control: socket.socket, request: int, name: str, argument: bytes) -> 
 
 
 def make_interface(name: str, address: str = "") -> None:
-    """Make what pasta attaches to, as rless-unshare does (helpers/userns_holder/network.c)."""
+    """Make what pasta attaches to, as helpers/userns_holder/network.c does."""
     from pyroute2 import IPRoute
 
     with IPRoute() as route:

@@ -49,14 +49,14 @@ class PendingCgroup:
     needed. Only `finish` raises; it reports what went wrong before.
     """
 
-    __slots__ = ("_connection", "_error", "_hasty", "_request", "_scope")
+    __slots__ = ("_connection", "_error", "_priming", "_request", "_scope")
 
     def __init__(self) -> None:
         self._request = CgroupRequest("")
         self._connection: Connection | None = None
         self._scope: Scope | None = None
         self._error: RlessError | None = None
-        self._hasty = 0
+        self._priming = 0
 
     def begin(
         self,
@@ -81,7 +81,7 @@ class PendingCgroup:
             if not reachable or (parent is None and _stays(reachable, others)):
                 return
         if early and (group := of_user_manager(os.getuid())) is not None:
-            self._hasty = prime_migration(group)
+            self._priming = prime_migration(group)
         from rootless.linux import dbus
 
         try:
@@ -122,7 +122,7 @@ class PendingCgroup:
 
     def reap(self) -> None:
         """Wait for what `begin` has started: it has ended when a place is there."""
-        child, self._hasty = self._hasty, 0
+        child, self._priming = self._priming, 0
         try:
             if child:
                 os.waitpid(child, 0)

@@ -22,7 +22,7 @@ def installed(own_rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tree / "rootless" / "bin"
 
 
-PROGRAMS = ["rless-monitor", "rless-unshare", "rless-init"]
+PROGRAMS = ["rless-monitor", "rless-userns-holder", "rless-init"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -57,7 +57,7 @@ def test_image_file_is_not_unpacked_for_want_of_its_program(
 def test_program_that_may_not_be_executed_is_told(
     own_rless: Product, installed: Path, content: bytes, mode: int, hint: str
 ) -> None:
-    program = installed / "rless-unshare"
+    program = installed / "rless-userns-holder"
     program.unlink()
     program.write_bytes(content)
     program.chmod(mode)
