@@ -383,7 +383,7 @@ class Limits(Frozen):
     limits: Final[str] = "enforce"  # try: what cannot be limited is not
 
     def manager(self) -> str:
-        """Return who makes the control group: --cgroups has a say."""
+        """Return the manager of the control group, with regard to --cgroups."""
         by_mode = {"disabled": "none", "split": "cgroupfs"}
         return by_mode.get(self.cgroups, self.cgroup_manager)
 

@@ -153,7 +153,7 @@ class _Stream:
         except BlockingIOError:
             return
         except OSError as error:
-            # EPIPE, EIO: who reads has gone away. Anything else nobody would hear of.
+            # EPIPE, EIO: the reader has gone away. Nobody would notice any other error.
             if error.errno not in (errno.EPIPE, errno.EIO) and self.sink in (1, 2):
                 log.warn(f"output of the container is lost: {error.strerror}")
             self.buffer = memoryview(b"")

@@ -44,7 +44,7 @@ def _change_name(container: Container, old: str, name: str) -> None:
     if container.facts["request"].get("networks"):
         network_connect.rename(container)
     if _is_going(container):
-        drop_name(name, container.id)  # who removes it may know the old one only
+        drop_name(name, container.id)  # a removal may know only the old one
 
 
 def _is_going(container: Container) -> bool:

@@ -138,7 +138,7 @@ class Running:
         if self.client is not None:
             self.client.stop_restarts()
         self.ask(number)
-        if self.container.status()[0] == "paused":  # else it could not obey
+        if self.container.status()[0] == "paused":  # else it could not handle the signal
             from rootless.engine.manage.pause import thaw
 
             thaw(self.container)

@@ -136,7 +136,7 @@ def exec_monitor(program_fd: int, config_fd: int, container_id: str) -> NoReturn
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
-        os.dup2(null, fd)  # who reads the caller's streams must see their end
+        os.dup2(null, fd)  # a reader of the caller's streams must see their end
     os.chdir("/")
     try:
         from rootless.linux import caps
@@ -144,7 +144,7 @@ def exec_monitor(program_fd: int, config_fd: int, container_id: str) -> NoReturn
         caps.keep_over_exec()
         _execute(program_fd, config_fd, f"rless: monitor of {container_id[:12]}")
     finally:
-        os._exit(EXIT_TOOL)  # init ends with us; who waits for the container tells of that
+        os._exit(EXIT_TOOL)  # init ends with us, and whoever waits for the container reports it
 
 
 def exec_keeper(program_fd: int, config: KeeperConfig) -> NoReturn:

@@ -96,7 +96,7 @@ class Membership:
 
     @property
     def process(self) -> list[int]:
-        """Return [pid, start time] of who holds the networks."""
+        """Return [pid, start time] of the hub."""
         return [self._hub.pid, start_time(self._hub.pid) or 0]
 
     @property

@@ -109,7 +109,7 @@ def _container_request(request: RunRequest, key: str) -> RunRequest:
     return request.replace(name=container_name(key), **always, **streams)
 
 
-# -- who is in it --------------------------------------------------------------------------------
+# -- the ranks in a container --------------------------------------------------------------------
 
 
 def _count(wanted: RunRequest, pidfd: int) -> Container | None:

@@ -207,7 +207,7 @@ class Sandbox:
         try:
             self.pending.ask(self._cgroup_request(self._request.resources()), [os.getpid()])
         except RlessError:
-            pass  # met again where the config is made, and told
+            pass  # reported where the config is made, which finds it again
 
     def _cgroup_request(self, resources: dict[str, Any]) -> CgroupRequest:
         """Return the request for the control group.

@@ -175,7 +175,7 @@ class RunRecord(TypedDict, total=False):
     monitor: Process
     init: Process
     pasta: Process
-    hub: Process  # who holds the networks
+    hub: Process  # the process that holds the networks
     rm: bool  # the container goes with this record
     removing: bool
     volumes: bool  # its anonymous volumes go, too
