@@ -83,7 +83,7 @@ def expect_ready(fd: int, hooks: Callable[[], None] | None = None) -> dict[str, 
 
     Raises:
         RlessError: what init reports in FAILED.
-        UnexpectedMessageError: init ended without a word (it was killed).
+        UnexpectedMessageError: init ended without a message (it was killed).
     """
     frame = receive(fd)
     if frame is None:

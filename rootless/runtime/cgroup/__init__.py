@@ -310,7 +310,7 @@ def shelter(name: str, description: str, pid: int) -> None:
 
 
 def choose(request: CgroupRequest, note: Note | None = None) -> Cgroup:
-    """Return the cgroup for a container, made, for who has nothing else to do meanwhile.
+    """Make the cgroup for a container, for a caller with nothing to do meanwhile.
 
     Args:
         note: as for `PendingCgroup.finish`.

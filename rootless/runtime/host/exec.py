@@ -278,7 +278,7 @@ class Entrant(ContainerProcess):
         try:
             try:
                 pid: int = sync.expect_ready(joined_reader)["pid"]
-                # Told by who is in the container's reach by now: is it our child, as it should be?
+                # The container can reach the sender by now: check that the pid is our child.
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             finally:
                 os.close(joined_reader)

@@ -67,7 +67,7 @@ class Begun:
         return report
 
     def close_go(self) -> None:
-        """Say nothing more to init. One that was not let go ends."""
+        """Close the channel to init. An init that still waits for GO ends."""
         if self._go_fd >= 0:
             os.close(self._go_fd)
             self._go_fd = -1
@@ -235,7 +235,7 @@ def _clone_joined(namespaces: Namespaces, cgroup_fd: int) -> tuple[int, int]:
     os.close(writer)
     try:
         pid: int = sync.expect_ready(reader)["pid"]
-        # Told by who is in another's reach by now: is it our child, as it should be?
+        # Others can reach the sender by now: check that the pid is our child.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     finally:
         os.close(reader)

@@ -278,7 +278,7 @@ class Init(ContainerProcess):
     # -- process -----------------------------------------------------------------------------
 
     def find_program(self) -> None:
-        """See that there is a program, while somebody waits to hear of it."""
+        """Check that the program exists, while the caller still waits for the result."""
         application.find(self.process["args"][0], self.environment)
 
     # -- start -------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def _not_found(program: str) -> RlessError:
 
 
 def find(program: str, environment: dict[str, str]) -> None:
-    """See that there is a program to execute: later, nobody may be there to hear of it.
+    """Check that there is a program to execute: later, nobody may be there to get the error.
 
     Raises:
         RlessError: as `execute`; what only the kernel can tell is left to it.
