@@ -2,7 +2,7 @@
 
 libseccomp provides the numbers of system calls on each architecture, the equivalents of the
 multiplexed ones (socketcall, ipc) on i386, and the program itself. It is used on the host side,
-only if a filter is not in the cache (runtime/seccomp.py); the library is loaded at first use, by
+only if a filter is not in the cache (runtime/seccomp); the library is loaded at first use, by
 soname (find_library would cost 10 ms). Loading the program is linux/seccomp.py.
 Source: libseccomp's seccomp.h and manual pages, versions 2.4 to 2.6.
 """

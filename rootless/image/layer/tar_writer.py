@@ -72,7 +72,7 @@ class TarWriter:
             name: relative, without a slash at its end; a directory gets one here.
             mode: permission bits, set-id and sticky ones too.
             mtime: nanoseconds since 1970.
-            kind: a constant of `tarstream`.
+            kind: a constant of `tar_reader`.
             link: the target of a link.
             major, minor: of a device.
 
