@@ -22,7 +22,7 @@ def sets(bundle: Bundle, uid: int, **wanted: list[str]) -> dict[str, str]:
     return bundle.facts("caps")
 
 
-def test_root_has_its_bounding_set(bundle: Bundle) -> None:
+def test_root_has_the_bounding_set(bundle: Bundle) -> None:
     both = [KILL, CHOWN]
     facts = sets(bundle, 0, bounding=both, effective=both, permitted=both)
     for name in ("bounding", "effective", "permitted"):
@@ -30,13 +30,13 @@ def test_root_has_its_bounding_set(bundle: Bundle) -> None:
     assert facts["inheritable"] == facts["ambient"] == bits()
 
 
-def test_root_with_nothing(bundle: Bundle) -> None:
+def test_root_can_have_no_capabilities(bundle: Bundle) -> None:
     facts = sets(bundle, 0, bounding=[], effective=[], permitted=[])
     for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
         assert facts[name] == bits()
 
 
-def test_another_user_has_none_after_execve(bundle: Bundle) -> None:
+def test_other_user_has_no_capabilities_after_execve(bundle: Bundle) -> None:
     both = [KILL, CHOWN]
     facts = sets(bundle, 1000, bounding=both, effective=both, permitted=both)
     assert facts["bounding"] == bits(*both)
@@ -44,7 +44,7 @@ def test_another_user_has_none_after_execve(bundle: Bundle) -> None:
         assert facts[name] == bits()
 
 
-def test_ambient_ones_stay_with_another_user(bundle: Bundle) -> None:
+def test_ambient_capabilities_are_kept_by_other_users(bundle: Bundle) -> None:
     wanted = [NET]
     facts = sets(
         bundle, 1000, bounding=[NET, KILL], effective=wanted, permitted=wanted,
@@ -55,13 +55,13 @@ def test_ambient_ones_stay_with_another_user(bundle: Bundle) -> None:
         assert facts[name] == bits(NET)
 
 
-def test_inheritable_alone_gives_nothing(bundle: Bundle) -> None:
+def test_inheritable_set_alone_gives_nothing(bundle: Bundle) -> None:
     facts = sets(bundle, 1000, bounding=[NET], permitted=[NET], inheritable=[NET])
     assert facts["inheritable"] == bits(NET)
     assert facts["effective"] == facts["permitted"] == facts["ambient"] == bits()
 
 
-def test_dropped_ones_are_refused_by_the_kernel(bundle: Bundle) -> None:
+def test_dropped_capabilities_are_refused_by_the_kernel(bundle: Bundle) -> None:
     sets(bundle, 0, bounding=[KILL], effective=[KILL], permitted=[KILL])
     assert bundle.facts("chown", "/probe", "1", "1") == {"chown": "EPERM"}
     sets(bundle, 0, bounding=[CHOWN], effective=[CHOWN], permitted=[CHOWN])

@@ -34,14 +34,14 @@ def described(running: Bundle, tmp_path: Path, **more: Any) -> str:
     return str(path)
 
 
-def test_a_command(running: Bundle) -> None:
+def test_exec_runs_a_command(running: Bundle) -> None:
     assert running.call("exec", running.id, "/probe", "args", "a", "-b").expect().lines() == [
         "arg 0 a",
         "arg 1 -b",
     ]
 
 
-def test_it_is_in_the_same_namespaces(running: Bundle) -> None:
+def test_exec_is_in_the_same_namespaces(running: Bundle) -> None:
     first = running.call("exec", running.id, "/probe", "ns").expect().facts()
     second = running.call("exec", running.id, "/probe", "ns", ",", "pids").expect().facts()
     assert "1" in second.pop("pids").split()
@@ -61,14 +61,14 @@ def test_streams(running: Bundle) -> None:
     assert "oops" in done.err
 
 
-def test_environment_is_added_to(running: Bundle) -> None:
+def test_environment_is_extended(running: Bundle) -> None:
     words = ["exec", "-e", "B=2", "-e", "A=3", running.id, "/probe", "env"]
     lines = running.call(*words).expect().lines()
     assert "A=3" in lines
     assert "B=2" in lines  # an older crun forgets all others
 
 
-def test_directory_and_user(running: Bundle) -> None:
+def test_directory_and_user_are_set(running: Bundle) -> None:
     words = ["exec", "--cwd", "/proc", "-u", "5:6", running.id, "/probe", "cwd", ",", "id"]
     facts = running.call(*words).expect().facts()
     assert facts["cwd"] == "/proc"
@@ -76,7 +76,7 @@ def test_directory_and_user(running: Bundle) -> None:
     assert facts["gid"] == "6 6 6 6"
 
 
-def test_a_capability_more(running: Bundle) -> None:
+def test_capability_can_be_added(running: Bundle) -> None:
     """What is asked for, in the container's user namespace only (class 31)."""
     words = ["exec", "--cap", "CAP_SYS_CHROOT", running.id, "/probe", "caps"]
     facts = running.call(*words).expect().facts()
@@ -84,7 +84,7 @@ def test_a_capability_more(running: Bundle) -> None:
         assert int(facts[kind], 16) >> 18 & 1
 
 
-def test_a_process_json(running: Bundle, tmp_path: Path) -> None:
+def test_process_json_is_used(running: Bundle, tmp_path: Path) -> None:
     more = {"user": {"uid": 7, "gid": 8, "additionalGids": [9]}, "cwd": "/proc"}
     words = [{"args": ["/probe", "id", ",", "cwd", ",", "args", "x"]}, more]
     path = described(running, tmp_path, **words[0], **words[1])
@@ -95,13 +95,13 @@ def test_a_process_json(running: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["/nothing", "nothing"])
-def test_a_program_that_is_missing(running: Bundle, word: str) -> None:
+def test_missing_program_is_reported(running: Bundle, word: str) -> None:
     done = running.call("exec", running.id, word)
     assert done.code != 0
     assert done.err
 
 
-def test_detached_with_a_pid_file(running: Bundle, tmp_path: Path) -> None:
+def test_detached_exec_writes_a_pid_file(running: Bundle, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     words = ["exec", "-d", "--pid-file", str(pid_file), running.id, "/probe", "sleep", "60"]
     null = subprocess.DEVNULL
@@ -113,13 +113,13 @@ def test_detached_with_a_pid_file(running: Bundle, tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_container_that_does_not_run(running: Bundle) -> None:
+def test_stopped_container_is_refused(running: Bundle) -> None:
     running.call("kill", running.id, "KILL").expect()
     running.wait_status("stopped")
     assert running.call("exec", running.id, "/probe", "id").code != 0
 
 
-def test_unknown_container(running: Bundle) -> None:
+def test_unknown_container_is_refused(running: Bundle) -> None:
     done = running.call("exec", "unknown", "/probe", "id")
     assert done.code != 0
     assert done.out == ""

@@ -33,7 +33,7 @@ def notes(log: Path) -> list[tuple[str, dict[str, object]]]:
     return [(name, json.loads(state)) for name, state in zip(lines[::2], lines[1::2], strict=True)]
 
 
-def test_their_order_and_their_state(live: Bundle, tmp_path: Path) -> None:
+def test_hooks_run_in_order_with_the_state(live: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log"
     live.spec["annotations"] = {"a": "b"}
     live.spec["hooks"] = {kind: [note(kind, log)] for kind in KINDS}
@@ -60,14 +60,14 @@ def test_their_order_and_their_state(live: Bundle, tmp_path: Path) -> None:
             assert isinstance(state["pid"], int) and state["pid"] > 0
 
 
-def test_several_of_a_kind(live: Bundle, tmp_path: Path) -> None:
+def test_several_hooks_of_a_kind_run_in_order(live: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log"
     live.spec["hooks"] = {"prestart": [note("a", log), note("b", log), note("c", log)]}
     live.run("id").expect()
     assert [name for name, _ in notes(log)] == ["a", "b", "c"]
 
 
-def test_arguments_and_environment(live: Bundle, tmp_path: Path) -> None:
+def test_hooks_get_arguments_and_environment(live: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log"
     text = f'echo "$0 $1 $A ${{PATH:-none}}" > {log}'
     live.spec["hooks"] = {
@@ -85,7 +85,9 @@ def test_arguments_and_environment(live: Bundle, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer"])
 @pytest.mark.parametrize("hook", ["/bin/false", "/no/such/program"])
-def test_one_that_fails_at_create(live: Bundle, kind: str, hook: str, tmp_path: Path) -> None:
+def test_failed_create_hook_prevents_the_container(
+    live: Bundle, kind: str, hook: str, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     live.spec["hooks"] = {kind: [{"path": hook}, note("never", log)]}
     live.fails("id")
@@ -93,19 +95,19 @@ def test_one_that_fails_at_create(live: Bundle, kind: str, hook: str, tmp_path: 
     assert live.call("state", live.id).code != 0
 
 
-def test_one_that_is_too_slow(live: Bundle) -> None:
+def test_slow_hook_is_killed(live: Bundle) -> None:
     live.spec["hooks"] = {
         "prestart": [{"path": "/bin/sleep", "args": ["sleep", "30"], "timeout": 1}]
     }
     live.fails("id")
 
 
-def test_one_that_fails_at_the_end_changes_nothing(live: Bundle) -> None:
+def test_failed_poststop_hook_changes_nothing(live: Bundle) -> None:
     live.spec["hooks"] = {"poststop": [{"path": "/bin/false"}]}
     assert live.run("exit", "3").code == 3
 
 
-def test_it_sees_the_mounts_before_pivot_root(live: Bundle, tmp_path: Path) -> None:
+def test_create_container_hook_sees_mounts_before_pivot_root(live: Bundle, tmp_path: Path) -> None:
     """createContainer is in the container's mount namespace, with the host's root."""
     log = tmp_path / "log"
     text = f"readlink /proc/self/ns/mnt > {log}; readlink /proc/self/ns/net >> {log}"

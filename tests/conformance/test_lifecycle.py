@@ -30,7 +30,7 @@ def live(bundle: Bundle) -> Iterator[Bundle]:
         yield bundle
 
 
-def test_the_whole_life(live: Bundle) -> None:
+def test_container_lives_from_create_to_delete(live: Bundle) -> None:
     live.create("args", "started", ",", "sleep", "60")
     assert live.status() == "created"
     assert live.output() == ""
@@ -51,7 +51,7 @@ def test_the_whole_life(live: Bundle) -> None:
     assert live.call("list", "-q").expect().out == ""
 
 
-def test_unknown_container(live: Bundle) -> None:
+def test_unknown_container_is_an_error(live: Bundle) -> None:
     for verb in ("state", "start", "kill", "delete"):
         done = live.call(verb, "unknown")
         assert done.code != 0
@@ -65,14 +65,14 @@ def test_start_works_once(live: Bundle) -> None:
     assert live.call("start", live.id).code != 0
 
 
-def test_an_id_is_used_once(live: Bundle) -> None:
+def test_id_is_used_once(live: Bundle) -> None:
     live.create("sleep", "60")
     live.write()
     assert live.call("create", "-b", str(live.path), live.id, stdout=subprocess.DEVNULL).code != 0
     assert live.status() == "created"
 
 
-def test_kill_by_name_and_number(live: Bundle) -> None:
+def test_kill_accepts_name_and_number(live: Bundle) -> None:
     live.create("wait-signal", "15")
     live.call("start", live.id).expect()
     live.wait_output("ready")
@@ -85,14 +85,14 @@ def test_kill_by_name_and_number(live: Bundle) -> None:
     assert live.call("kill", live.id, "KILL").code != 0
 
 
-def test_kill_of_a_created_container(live: Bundle) -> None:
+def test_created_container_can_be_killed(live: Bundle) -> None:
     live.create("sleep", "60")
     live.call("kill", live.id, "KILL").expect()
     live.wait_status("stopped")
     assert live.call("start", live.id).code != 0
 
 
-def test_forced_delete(live: Bundle) -> None:
+def test_forced_delete_kills_the_container(live: Bundle) -> None:
     live.create("sleep", "60")
     live.call("start", live.id).expect()
     pid = live.pid()
@@ -106,7 +106,7 @@ def test_forced_delete(live: Bundle) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "../../x"])
-def test_bad_ids(live: Bundle, name: str) -> None:
+def test_wrong_ids_are_refused(live: Bundle, name: str) -> None:
     live.write("id")
     assert live.call("create", "-b", str(live.path), name).code != 0
     assert live.call("state", name).code != 0

@@ -34,7 +34,7 @@ def test_bind_shows_the_source(bundle: Bundle, source: Path) -> None:
     assert (source / "new").read_text() == "x"
 
 
-def test_bind_of_a_file_makes_its_target(bundle: Bundle, source: Path) -> None:
+def test_bind_of_a_file_creates_its_target(bundle: Bundle, source: Path) -> None:
     bundle.bind(source / "file", "/etc/deep/name")
     assert bundle.run("read", "/etc/deep/name").expect().out == "host\n"
     assert (bundle.rootfs / "etc/deep/name").read_text() == ""
@@ -46,19 +46,19 @@ def test_relative_source_counts_from_the_bundle(bundle: Bundle) -> None:
     assert bundle.run("read", "/beside", cwd="/").expect().out == "beside\n"
 
 
-def test_read_only_bind(bundle: Bundle, source: Path) -> None:
+def test_read_only_bind_refuses_writes(bundle: Bundle, source: Path) -> None:
     bundle.bind(source, "/data", "ro")
     assert bundle.facts("write", "/data/file", "x") == {"write": "EROFS"}
     assert (source / "file").read_text() == "host\n"
 
 
 @pytest.mark.parametrize("option", ["nosuid", "nodev", "noexec"])
-def test_flags_of_a_bind(bundle: Bundle, source: Path, option: str) -> None:
+def test_bind_flags_are_applied(bundle: Bundle, source: Path, option: str) -> None:
     bundle.bind(source, "/data", option)
     assert option in options_of(bundle.run("mounts").expect().out, "/data")
 
 
-def test_tmpfs_options(bundle: Bundle) -> None:
+def test_tmpfs_options_are_applied(bundle: Bundle) -> None:
     bundle.mount("/scratch", "tmpfs", "tmpfs", "size=1m", "mode=1700", "noexec", "nosuid", "nodev")
     done = bundle.run("stat", "/scratch", ",", "mounts").expect()
     assert done.out.startswith("stat /scratch dir 1700 0 0 ")
@@ -74,7 +74,7 @@ def test_later_mounts_cover_earlier_ones(bundle: Bundle, source: Path) -> None:
     assert bundle.run("ls", "/a").expect().out == ""
 
 
-def test_links_of_the_image_stay_inside(bundle: Bundle, source: Path, tmp_path: Path) -> None:
+def test_links_of_the_image_do_not_lead_out(bundle: Bundle, source: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (bundle.rootfs / "absolute").symlink_to(outside)
@@ -94,17 +94,17 @@ def test_dots_do_not_lead_out(bundle: Bundle, source: Path) -> None:
     assert bundle.run("read", "/data/file").expect().out == "host\n"
 
 
-def test_missing_source(bundle: Bundle) -> None:
+def test_missing_source_is_an_error(bundle: Bundle) -> None:
     bundle.bind("/no/such/source", "/data")
     bundle.fails("id")
 
 
-def test_unknown_file_system(bundle: Bundle) -> None:
+def test_unknown_file_system_is_an_error(bundle: Bundle) -> None:
     bundle.mount("/data", "nofs", "nofs")
     bundle.fails("id")
 
 
-def test_masked_and_read_only_paths(bundle: Bundle) -> None:
+def test_masked_and_read_only_paths_are_protected(bundle: Bundle) -> None:
     (bundle.rootfs / "etc").mkdir()
     for name in ("secret", "fixed"):
         (bundle.rootfs / "etc" / name).write_text(f"{name}\n")
@@ -122,14 +122,14 @@ def test_masked_and_read_only_paths(bundle: Bundle) -> None:
     assert bundle.facts("write", "/secrets/new", "x")["write"] == "EROFS"
 
 
-def test_usual_masks_of_proc(bundle: Bundle) -> None:
+def test_usual_masks_of_proc_are_applied(bundle: Bundle) -> None:
     facts = bundle.facts("write", "/proc/sys/kernel/hostname", "x")
     assert facts == {"write": "EROFS"}
     assert bundle.run("read", "/proc/keys").expect().out == ""
     assert bundle.run("ls", "/sys/firmware").expect().out == ""
 
 
-def test_read_only_root(bundle: Bundle, source: Path) -> None:
+def test_read_only_root_refuses_writes(bundle: Bundle, source: Path) -> None:
     bundle.spec["root"]["readonly"] = True
     bundle.bind(source, "/data")
     facts = bundle.facts("write", "/new", "x")
@@ -165,13 +165,13 @@ def test_dev_has_the_standard_nodes_and_links(bundle: Bundle) -> None:
         assert bundle.run("readlink", f"/dev/{name}").expect().out == f"readlink {target}\n"
 
 
-def test_dev_works(bundle: Bundle) -> None:
+def test_dev_nodes_work(bundle: Bundle) -> None:
     facts = bundle.facts("write", "/dev/null", "x", ",", "read", "/dev/null")
     assert facts == {"write": "ok"}
     assert bundle.facts("write", "/dev/full", "x") == {"write": "ENOSPC"}
 
 
-def test_listed_devices(bundle: Bundle) -> None:
+def test_listed_devices_are_created(bundle: Bundle) -> None:
     bundle.linux["devices"] = [
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666}
     ]
@@ -181,7 +181,7 @@ def test_listed_devices(bundle: Bundle) -> None:
     assert " 10:229 " in bundle.run("stat", "/dev/fuse").expect().out
 
 
-def test_binds_are_private_if_asked_for(bundle: Bundle, source: Path) -> None:
+def test_private_binds_do_not_propagate(bundle: Bundle, source: Path) -> None:
     bundle.bind(source, "/private", "rprivate")
     line = next(line for line in bundle.run("mounts").expect().lines() if " /private " in line)
     assert " shared:" not in line and " master:" not in line

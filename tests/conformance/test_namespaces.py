@@ -24,7 +24,7 @@ KINDS = {
 }
 
 
-def test_listed_ones_are_new_and_others_are_shared(bundle: Bundle) -> None:
+def test_listed_namespaces_are_new_and_others_shared(bundle: Bundle) -> None:
     """Compared with those of the process that runs the runtime, by a joined pid of each."""
     bundle.linux["namespaces"].append({"type": "cgroup"})
     mine = {kind: os.readlink(f"/proc/self/ns/{name}") for kind, name in KINDS.items()}
@@ -35,7 +35,7 @@ def test_listed_ones_are_new_and_others_are_shared(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("kind", ["network", "ipc", "uts"])
-def test_an_absent_one_is_the_callers(bundle: Bundle, kind: str) -> None:
+def test_absent_namespace_is_the_callers(bundle: Bundle, kind: str) -> None:
     bundle.remove_namespace(kind)
     if kind == "uts":
         del bundle.spec["hostname"]
@@ -70,7 +70,7 @@ sys.exit(code)
 """
 
 
-def test_one_by_path_is_joined(bundle: Bundle, tmp_path: Path) -> None:
+def test_namespace_is_joined_by_path(bundle: Bundle, tmp_path: Path) -> None:
     links = tmp_path / "links"
     links.mkdir()
     for entry in bundle.linux["namespaces"]:
@@ -98,19 +98,19 @@ def test_loopback_is_up(bundle: Bundle) -> None:
     assert bundle.facts("connect", "127.0.0.1", "1") == {"connect": "ECONNREFUSED"}
 
 
-def test_host_and_domain_name(bundle: Bundle) -> None:
+def test_host_and_domain_name_are_set(bundle: Bundle) -> None:
     bundle.spec["hostname"] = "some.host-1"
     assert bundle.facts("hostname")["hostname"] == "some.host-1"
 
 
-def test_a_namespace_of_another_kind_is_refused(bundle: Bundle) -> None:
+def test_namespace_of_another_kind_is_refused(bundle: Bundle) -> None:
     for entry in bundle.linux["namespaces"]:
         if entry["type"] == "network":
             entry["path"] = "/proc/self/ns/uts"
     bundle.fails("ns")
 
 
-def test_a_namespace_path_that_is_missing(bundle: Bundle) -> None:
+def test_missing_namespace_path_is_refused(bundle: Bundle) -> None:
     for entry in bundle.linux["namespaces"]:
         if entry["type"] == "ipc":
             entry["path"] = "/no/such/namespace"

@@ -19,14 +19,14 @@ def test_arguments_pass_as_they_are(bundle: Bundle) -> None:
     assert bundle.run().expect().out == "".join(f"arg {i} {w}\n" for i, w in enumerate(words))
 
 
-def test_environment_is_the_configs(bundle: Bundle) -> None:
+def test_environment_is_that_of_the_config(bundle: Bundle) -> None:
     bundle.process["env"] = ["B=2", "A=x y=z", "EMPTY="]
     lines = bundle.run("env", env={"LEAK": "1", "PATH": "/usr/bin:/usr/sbin"}).expect().lines()
     # runc adds HOME
     assert [line for line in lines if not line.startswith("HOME=")] == ["B=2", "A=x y=z", "EMPTY="]
 
 
-def test_the_last_of_two_variables_wins(bundle: Bundle) -> None:
+def test_last_duplicate_variable_wins(bundle: Bundle) -> None:
     bundle.process["env"] = ["A=1", "B=2", "A=3"]
     assert "A=3" in bundle.run("env").expect().lines()[:3]
 
@@ -40,12 +40,12 @@ def test_program_is_found_in_the_containers_path(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 125, 127, 255])
-def test_exit_code_is_the_programs(bundle: Bundle, code: int) -> None:
+def test_exit_code_of_the_program_is_passed_on(bundle: Bundle, code: int) -> None:
     assert bundle.run("exit", str(code)).code == code
 
 
 @pytest.mark.parametrize("number", [9, 11])
-def test_killed_by_a_signal(bundle: Bundle, number: int) -> None:
+def test_death_by_signal_exits_128_plus_its_number(bundle: Bundle, number: int) -> None:
     """As pid 1 of a namespace it cannot kill itself: so it shares the caller's pids."""
     bundle.remove_namespace("pid")
     bundle.spec["mounts"][0] = {
@@ -54,18 +54,18 @@ def test_killed_by_a_signal(bundle: Bundle, number: int) -> None:
     assert bundle.run("kill-self", str(number)).code == 128 + number
 
 
-def test_directory_is_made(bundle: Bundle) -> None:
+def test_working_directory_is_created(bundle: Bundle) -> None:
     bundle.process["cwd"] = "/srv/new/deep"
     assert bundle.facts("cwd", ",", "stat", "/srv/new")["cwd"] == "/srv/new/deep"
     assert (bundle.rootfs / "srv/new/deep").is_dir()
 
 
-def test_directory_that_is_a_file(bundle: Bundle) -> None:
+def test_file_as_working_directory_is_refused(bundle: Bundle) -> None:
     bundle.process["cwd"] = "/probe"
     bundle.fails("cwd")
 
 
-def test_limits(bundle: Bundle) -> None:
+def test_limits_are_set(bundle: Bundle) -> None:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     bundle.process["rlimits"] = [
         {"type": "RLIMIT_NOFILE", "soft": 111, "hard": min(222, files)},
@@ -78,18 +78,18 @@ def test_limits(bundle: Bundle) -> None:
     assert facts["fsize"] == "-1 -1"
 
 
-def test_unknown_limit(bundle: Bundle) -> None:
+def test_unknown_limit_is_refused(bundle: Bundle) -> None:
     bundle.process["rlimits"] = [{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]
     bundle.fails("id")
 
 
 @pytest.mark.parametrize("umask", [0, 0o77])
-def test_umask(bundle: Bundle, umask: int) -> None:
+def test_umask_is_set(bundle: Bundle, umask: int) -> None:
     bundle.process["user"]["umask"] = umask
     assert bundle.facts("umask") == {"umask": f"{umask:04o}"}
 
 
-def test_user_and_groups(bundle: Bundle) -> None:
+def test_user_and_groups_are_set(bundle: Bundle) -> None:
     bundle.process["user"] = {"uid": 1000, "gid": 1001, "additionalGids": [7, 5, 1002]}
     facts = bundle.facts("id")
     assert facts["uid"] == "1000 1000 1000 1000"
@@ -97,21 +97,21 @@ def test_user_and_groups(bundle: Bundle) -> None:
     assert set(facts["groups"].split()) - {"1001"} == {"5", "7", "1002"}
 
 
-def test_no_groups_but_those_asked_for(bundle: Bundle) -> None:
+def test_only_requested_groups_are_set(bundle: Bundle) -> None:
     assert bundle.facts("id")["groups"] in ("", "0")
 
 
-def test_a_user_that_is_not_mapped(bundle: Bundle) -> None:
+def test_unmapped_user_is_refused(bundle: Bundle) -> None:
     bundle.process["user"] = {"uid": 70000, "gid": 0}
     bundle.fails("id")
 
 
-def test_oom_score(bundle: Bundle) -> None:
+def test_oom_score_is_set(bundle: Bundle) -> None:
     bundle.process["oomScoreAdj"] = 333
     assert bundle.run("oom_score_adj").expect().out == "333\n"
 
 
-def test_signals_are_as_new(bundle: Bundle) -> None:
+def test_signals_have_default_actions(bundle: Bundle) -> None:
     assert bundle.run("signals").expect().lines() == ["ignored", "blocked"]
 
 
@@ -133,7 +133,7 @@ def test_output_and_errors_do_not_mix(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("case", ["missing", "not on path", "directory", "no permission", "loader"])
-def test_programs_that_cannot_run(bundle: Bundle, case: str) -> None:
+def test_unusable_programs_are_reported(bundle: Bundle, case: str) -> None:
     """The code differs among the runtimes: see tests/runtime/test_process.py for ours."""
     (bundle.rootfs / "directory").mkdir()
     (bundle.rootfs / "plain").write_text("x")
@@ -150,7 +150,7 @@ def test_programs_that_cannot_run(bundle: Bundle, case: str) -> None:
     bundle.fails()
 
 
-def test_sysctls_of_its_namespaces(bundle: Bundle) -> None:
+def test_sysctls_of_own_namespaces_are_set(bundle: Bundle) -> None:
     bundle.linux["sysctl"] = {"net.ipv4.ip_forward": "1", "kernel.shmmni": "123"}
     bundle.linux["readonlyPaths"] = []
     out = bundle.run("sysctl", "net.ipv4.ip_forward", ",", "sysctl", "kernel.shmmni").expect().out
@@ -158,25 +158,25 @@ def test_sysctls_of_its_namespaces(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("name", ["vm.swappiness", "kernel.panic", "kernel.pid_max"])
-def test_sysctls_of_the_host(bundle: Bundle, name: str) -> None:
+def test_sysctls_of_the_host_are_refused(bundle: Bundle, name: str) -> None:
     bundle.linux["sysctl"] = {name: "1"}
     bundle.fails("id")
 
 
-def test_sysctl_of_a_shared_namespace(bundle: Bundle) -> None:
+def test_sysctl_of_a_shared_namespace_is_refused(bundle: Bundle) -> None:
     bundle.remove_namespace("ipc")
     bundle.linux["sysctl"] = {"kernel.shmmni": "123"}
     bundle.fails("id")
 
 
-def test_no_new_privileges(bundle: Bundle) -> None:
+def test_no_new_privileges_is_set(bundle: Bundle) -> None:
     bundle.process["noNewPrivileges"] = True
     assert bundle.facts("caps")["no_new_privs"] == "1"
     bundle.process["noNewPrivileges"] = False
     assert bundle.facts("caps")["no_new_privs"] == "0"
 
 
-def test_pid_file(bundle: Bundle, tmp_path: Path) -> None:
+def test_pid_file_is_written(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     bundle.run("id", options=["--pid-file", str(path)]).expect()
     assert path.read_text().isdigit()

@@ -19,25 +19,25 @@ def allow_all_but(bundle: Bundle, *rules: dict[str, Any]) -> None:
     bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": list(rules)}
 
 
-def test_a_filter_is_there(bundle: Bundle) -> None:
+def test_filter_is_active(bundle: Bundle) -> None:
     assert bundle.facts("seccomp")["seccomp"] == "0"
     allow_all_but(bundle, rule("SCMP_ACT_ERRNO", "swapon"))
     assert bundle.facts("seccomp")["seccomp"] == "2"
 
 
 @pytest.mark.parametrize(("number", "name"), [(None, "EPERM"), (2, "ENOENT"), (38, "ENOSYS")])
-def test_errno(bundle: Bundle, number: int | None, name: str) -> None:
+def test_errno_is_returned(bundle: Bundle, number: int | None, name: str) -> None:
     more = {} if number is None else {"errnoRet": number}
     allow_all_but(bundle, rule("SCMP_ACT_ERRNO", "mkdir", "mkdirat", **more))
     assert bundle.facts("mkdir", "/x")["mkdir"] == name
 
 
-def test_one_that_kills(bundle: Bundle) -> None:
+def test_filter_can_kill(bundle: Bundle) -> None:
     allow_all_but(bundle, rule("SCMP_ACT_KILL_PROCESS", "mkdir", "mkdirat"))
     assert bundle.run("mkdir", "/x").code == 128 + 31
 
 
-def test_an_argument_decides(bundle: Bundle) -> None:
+def test_filter_can_test_an_argument(bundle: Bundle) -> None:
     allow_all_but(
         bundle,
         rule("SCMP_ACT_ERRNO", "umask", args=[{"index": 0, "value": 0o700, "op": "SCMP_CMP_EQ"}]),
@@ -58,6 +58,6 @@ def test_unknown_names_are_ignored(bundle: Bundle) -> None:
         {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("SCMP_ACT_X", "mkdir")]},
     ],
 )
-def test_words_that_mean_nothing(bundle: Bundle, seccomp: dict[str, Any]) -> None:
+def test_unknown_actions_are_refused(bundle: Bundle, seccomp: dict[str, Any]) -> None:
     bundle.linux["seccomp"] = seccomp
     bundle.fails("id")

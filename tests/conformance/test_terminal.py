@@ -21,7 +21,7 @@ def live(bundle: Bundle) -> Iterator[Bundle]:
         yield bundle
 
 
-def test_it_is_the_applications(live: Bundle, listener: Listener) -> None:
+def test_application_gets_the_terminal(live: Bundle, listener: Listener) -> None:
     live.process["consoleSize"] = {"height": 33, "width": 99}
     live.create("tty", ",", "stat", "/dev/console", options=["--console-socket", listener.path])
     master = listener.receive()
@@ -33,7 +33,7 @@ def test_it_is_the_applications(live: Bundle, listener: Listener) -> None:
     assert "stat /dev/console char" in said
 
 
-def test_of_exec(live: Bundle, listener: Listener) -> None:
+def test_exec_gets_a_terminal(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = False
     live.create("sleep", "60")
     live.call("start", live.id).expect()
@@ -47,7 +47,7 @@ def test_create_needs_a_socket(live: Bundle) -> None:
     assert live.call("create", "-b", str(live.path), live.id).code != 0
 
 
-def test_nobody_listens(live: Bundle) -> None:
+def test_unreachable_socket_is_an_error(live: Bundle) -> None:
     live.write("id")
     words = ["create", "--console-socket", "/no/such/socket", "-b", str(live.path), live.id]
     assert live.call(*words).code != 0

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.needs("user namespaces", "subordinate ids"), pytest.ma
 SEED = int(os.environ.get("RLESS_FAULT_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
 
 
-def test_a_storm_of_kills(own_rless: Product) -> None:
+def test_many_kills_leave_nothing(own_rless: Product) -> None:
     storm = Storm(own_rless, SEED)
     own_rless("pull", "-q", own_rless.image).expect()
     try:
@@ -31,7 +31,7 @@ def test_a_storm_of_kills(own_rless: Product) -> None:
     assert storm.kills >= 20
 
 
-def test_fifty_started_and_stopped_at_once(rless: Product) -> None:
+def test_fifty_containers_start_and_stop_at_once(rless: Product) -> None:
     names = [f"fifty{number}" for number in range(50)]
     for name in names:
         words = ("--network=none", rless.image, "sh", "-c", OBEDIENT)
@@ -51,7 +51,7 @@ def test_fifty_started_and_stopped_at_once(rless: Product) -> None:
     rless.assert_clean(0)
 
 
-def test_two_starts_of_one_container(rless: Product) -> None:
+def test_concurrent_starts_run_one_container(rless: Product) -> None:
     rless("create", "--name", "pair", "--network=none", rless.image, "sleep", "600").expect()
     for _ in range(5):
         starts = [rless.start("start", "pair") for _ in range(4)]
@@ -65,7 +65,7 @@ def test_two_starts_of_one_container(rless: Product) -> None:
     rless("rm", "pair").expect()
 
 
-def test_force_against_run_rm(rless: Product) -> None:
+def test_forced_removal_races_with_run_rm(rless: Product) -> None:
     """`rm -f` of one that is just ending by itself, and of one that is just being made."""
     for number in range(12):
         process = rless.start("run", "--rm", "--name", "race", "--network=none", "-v", "/anonymous",
@@ -83,7 +83,7 @@ def test_force_against_run_rm(rless: Product) -> None:
 
 
 @pytest.mark.parametrize("flags", ["", "--rm"])
-def test_a_killed_monitor(rless: Product, flags: str) -> None:
+def test_killed_monitor_is_reported(rless: Product, flags: str) -> None:
     """The kernel ends the container with it; every verb then says so, and clears the rest."""
     for verb, code in (("ps", 0), ("stop", 0), ("kill", 1), ("rm", 0), ("start", 0), ("wait", 0)):
         made = rless.detach("orphan", flags, "sleep", "600")
@@ -102,7 +102,7 @@ def test_a_killed_monitor(rless: Product, flags: str) -> None:
         rless.assert_clean()
 
 
-def test_a_killed_command_of_a_foreground_container(rless: Product) -> None:
+def test_killed_foreground_command_ends_its_container(rless: Product) -> None:
     process = rless.start("run", "--rm", "--network=none", "--name", "front", rless.image, "sleep",
                           "600")  # fmt: skip
     wait_for(lambda: rless("ps", "-q").out, "the start")

@@ -28,29 +28,29 @@ def run(guest: Guest, name: str, *words: str) -> list[str]:
     return ["run", *options, name, "--", *words]
 
 
-def test_run(guest: Guest, working: str) -> None:
+def test_buildah_runs_a_command(guest: Guest, working: str) -> None:
     done = guest.buildah(*run(guest, working, "/probe", "write", "/x", "y", ",", "id"))
     assert done.expect().facts()["uid"] == "0 0 0 0"
     assert guest.buildah(*run(guest, working, "/probe", "read", "/x")).expect().out == "y"
 
 
-def test_exit_code(guest: Guest, working: str) -> None:
+def test_buildah_gets_the_exit_code(guest: Guest, working: str) -> None:
     assert guest.buildah(*run(guest, working, "/probe", "exit", "4")).code == 4
 
 
-def test_a_program_that_is_missing(guest: Guest, working: str) -> None:
+def test_missing_program_is_reported(guest: Guest, working: str) -> None:
     done = guest.buildah(*run(guest, working, "nosuch"))
     assert done.code != 0
     assert "executable file not found in $PATH" in done.err
 
 
-def test_a_terminal(guest: Guest, working: str) -> None:
+def test_buildah_run_has_a_terminal(guest: Guest, working: str) -> None:
     words = run(guest, working, "/probe", "tty")
     done = guest.buildah(words[0], "-t", *words[1:], tty=True)
     assert "isatty 1 1 1" in done.out
 
 
-def test_build(guest: Guest, tmp_path: Path) -> None:
+def test_buildah_builds_an_image(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(
         'FROM localhost/probe\nRUN echo built > /y\nRUN ["/probe", "read", "/y"]\n'
     )

@@ -28,7 +28,7 @@ def running(guest: Guest) -> Iterator[str]:
     guest.podman("rm", "-f", "-t", "0", name)
 
 
-def test_output_and_exit_code(guest: Guest) -> None:
+def test_podman_gets_output_and_exit_code(guest: Guest) -> None:
     done = guest.podman(*RUN, "probe", "/probe", "args", "a", "b c", ",", "exit", "3")
     assert done.expect(3).lines() == ["arg 0 a", "arg 1 b c"]
 
@@ -41,21 +41,21 @@ def test_output_and_exit_code(guest: Guest) -> None:
         ("/etc", 126, "permission denied"),
     ],
 )
-def test_programs_that_cannot_run(guest: Guest, program: str, code: int, says: str) -> None:
+def test_unusable_programs_are_reported(guest: Guest, program: str, code: int, says: str) -> None:
     assert says in guest.podman(*RUN, "probe", program).expect(code).err
 
 
-def test_standard_input(guest: Guest) -> None:
+def test_standard_input_is_passed_on(guest: Guest) -> None:
     assert guest.podman(*RUN, "-i", "probe", "/probe", "cat", input=b"x\0y").expect().raw == b"x\0y"
 
 
-def test_a_terminal(guest: Guest) -> None:
+def test_podman_run_has_a_terminal(guest: Guest) -> None:
     done = guest.podman(*RUN, "-t", "probe", "/probe", "tty", ",", "stat", "/dev/console", tty=True)
     assert "isatty 1 1 1" in done.out
     assert "stat /dev/console char" in done.out
 
 
-def test_it_is_confined(guest: Guest) -> None:
+def test_container_is_confined(guest: Guest) -> None:
     options = ["--cap-drop=all", "--security-opt=no-new-privileges", "--read-only", "--user=5:6"]
     options += ["--ulimit=nofile=99:99", "--tmpfs=/t:size=64k", "--pids-limit=0"]
     words = ["id", ",", "caps", ",", "write", "/x", "y", ",", "write", "/t/x", "y", ",", "rlimits"]
@@ -68,7 +68,7 @@ def test_it_is_confined(guest: Guest) -> None:
     assert [line for line in lines if line.startswith("write")] == ["write EROFS", "write ok"]
 
 
-def test_a_volume(guest: Guest) -> None:
+def test_volume_is_mounted(guest: Guest) -> None:
     source = guest.base / "volume"
     source.mkdir(exist_ok=True)
     words = ["/probe", "write", "/v/x", "hello"]
@@ -79,7 +79,7 @@ def test_a_volume(guest: Guest) -> None:
     assert done.out == "write EROFS\n"
 
 
-def test_a_life(guest: Guest, running: str) -> None:
+def test_container_lives_from_create_to_rm(guest: Guest, running: str) -> None:
     assert guest.podman("logs", running).expect().out
     assert "Up" in guest.podman("ps", "--filter", f"name={running}").expect().out
     guest.podman("stop", "-t", "20", running).expect()
@@ -93,7 +93,7 @@ def test_a_life(guest: Guest, running: str) -> None:
     guest.podman("rm", running).expect()
 
 
-def test_exec(guest: Guest, running: str) -> None:
+def test_podman_exec_works(guest: Guest, running: str) -> None:
     done = guest.podman("exec", "-e", "A=b", running, "/probe", "env", ",", "exit", "5").expect(5)
     assert "A=b" in done.lines()
     assert guest.podman("exec", "-i", running, "/probe", "cat", input=b"x").expect().out == "x"
@@ -104,14 +104,14 @@ def test_exec(guest: Guest, running: str) -> None:
     assert "isatty 1 1 1" in said.out
 
 
-def test_exec_detached(guest: Guest, running: str) -> None:
+def test_podman_exec_can_detach(guest: Guest, running: str) -> None:
     guest.podman("exec", "-d", running, "/probe", "write", "/x", "there").expect()
     deadline = time.monotonic() + 10
     while guest.podman("exec", running, "/probe", "read", "/x").out != "there":
         assert time.monotonic() < deadline
 
 
-def test_an_init_of_its_own(guest: Guest) -> None:
+def test_podman_init_works(guest: Guest) -> None:
     """The application is not the first process then."""
     init = static_program("helpers/init.c")
     options = [*RUN, "--init", f"--init-path={init}"]
@@ -120,7 +120,7 @@ def test_an_init_of_its_own(guest: Guest) -> None:
     assert guest.podman(*options, "probe", "/probe", "exit", "6").code == 6
 
 
-def test_namespaces_of_another_container(guest: Guest, running: str) -> None:
+def test_namespaces_of_another_container_are_joined(guest: Guest, running: str) -> None:
     options = [f"--{kind}=container:{running}" for kind in ("network", "pid", "ipc", "userns")]
     shared = guest.podman("exec", running, "/probe", "ns").expect().facts()
     own = guest.podman("run", "--rm", *options, "probe", "/probe", "ns").expect().facts()
@@ -128,7 +128,7 @@ def test_namespaces_of_another_container(guest: Guest, running: str) -> None:
     assert own["mnt"] != shared["mnt"]
 
 
-def test_nothing_is_left(guest: Guest) -> None:
+def test_podman_leaves_nothing(guest: Guest) -> None:
     guest.podman(*RUN, "probe", "/probe", "exit", "0").expect()
     left = guest.call(str(guest.runtime), "list", "-q").expect().lines()
     known = guest.podman("ps", "-aq", "--no-trunc").expect().lines()

@@ -33,14 +33,16 @@ def unified(bundle: Bundle) -> str:
         ({"hugepageLimits": [{"limit": 1}]}, "linux.resources.hugepageLimits[0].pageSize"),
     ],
 )
-def test_limits_that_cannot_be(bundle: Bundle, resources: dict[str, object], words: str) -> None:
+def test_impossible_limits_are_refused(
+    bundle: Bundle, resources: dict[str, object], words: str
+) -> None:
     """Of a tree without controllers, as it is here; tests/vm has the others."""
     bundle.linux["resources"] = resources
     assert words in bundle.fails("id")
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_what_unified_may_set_without_controllers(bundle: Bundle) -> None:
+def test_unified_keys_without_controllers_are_set(bundle: Bundle) -> None:
     bundle.linux["resources"] = {"unified": {"cgroup.max.descendants": "7"}}
     bundle.linux["namespaces"].append({"type": "cgroup"})
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro")
@@ -53,14 +55,14 @@ def test_empty_resources_and_device_rules_ask_for_nothing(bundle: Bundle) -> Non
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_the_container_has_a_cgroup_of_its_own(bundle: Bundle) -> None:
+def test_container_has_its_own_cgroup(bundle: Bundle) -> None:
     assert unified(bundle) == f"{own_cgroup()}/rless-{bundle.id}".replace("//", "/")
     assert not [name for name in os.listdir(directory()) if bundle.id in name]
 
 
 @pytest.mark.needs("delegated cgroup")
 @pytest.mark.parametrize("path", ["/a/b", "..", "../..", ".", "/", "a/../../b"])
-def test_the_path_of_the_config_stays_below(bundle: Bundle, path: str) -> None:
+def test_cgroup_path_stays_below_the_delegated_tree(bundle: Bundle, path: str) -> None:
     bundle.linux["cgroupsPath"] = path
     place = unified(bundle)
     assert place.startswith(own_cgroup().rstrip("/") + "/")
@@ -69,7 +71,7 @@ def test_the_path_of_the_config_stays_below(bundle: Bundle, path: str) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_its_namespace_hides_the_path(bundle: Bundle) -> None:
+def test_cgroup_namespace_hides_the_path(bundle: Bundle) -> None:
     bundle.linux["namespaces"].append({"type": "cgroup"})
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro")
     assert unified(bundle) == "/"
@@ -77,7 +79,7 @@ def test_its_namespace_hides_the_path(bundle: Bundle) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_delete_ends_all_in_it(live: Bundle) -> None:
+def test_delete_kills_all_processes_in_the_cgroup(live: Bundle) -> None:
     """Without a pid namespace, processes outlive init: the cgroup knows them."""
     live.remove_namespace("pid")
     live.spec["mounts"] = [m for m in live.spec["mounts"] if m["type"] != "proc"]
@@ -91,7 +93,7 @@ def test_delete_ends_all_in_it(live: Bundle) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_kill_all_signals_all_in_it(live: Bundle) -> None:
+def test_kill_all_signals_all_processes_in_the_cgroup(live: Bundle) -> None:
     live.create("ignore-term")
     live.call("start", live.id).expect()
     live.wait_output("ready")

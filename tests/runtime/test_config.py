@@ -49,20 +49,20 @@ def run_file(bundle: Bundle, content: bytes) -> str:
     ],
     ids=range(12),
 )
-def test_no_json(bundle: Bundle, content: bytes) -> None:
+def test_malformed_json_is_refused(bundle: Bundle, content: bytes) -> None:
     assert "is not JSON" in run_file(bundle, content) or content.startswith(b'{"linux"')
 
 
 @pytest.mark.parametrize("content", [b"1", b'"x"', b"null", b"[]", b"true", b"1.5", b"NaN"])
-def test_no_object(bundle: Bundle, content: bytes) -> None:
+def test_json_without_an_object_is_refused(bundle: Bundle, content: bytes) -> None:
     assert "the document is not an object" in run_file(bundle, content)
 
 
-def test_too_large(bundle: Bundle) -> None:
+def test_overlarge_config_is_refused(bundle: Bundle) -> None:
     assert "is larger than 16 MiB" in run_file(bundle, b'{"a": "' + b"x" * (17 << 20) + b'"}')
 
 
-def test_no_file(bundle: Bundle) -> None:
+def test_missing_config_is_reported(bundle: Bundle) -> None:
     done = bundle.call("run", "-b", str(bundle.path), bundle.id)
     assert "config.json: No such file" in complaint(done)
     done = bundle.call("run", "-b", "/no/such\x1b/bundle", bundle.id)
@@ -92,7 +92,7 @@ def nested(depth: int) -> Any:
         ("ociVersion", 1.0),
     ],
 )
-def test_wrong_types(bundle: Bundle, place: str, value: Any) -> None:
+def test_wrong_types_are_refused(bundle: Bundle, place: str, value: Any) -> None:
     bundle.spec[place] = value
     content = json.dumps(bundle.spec).encode()
     assert place in run_file(bundle, content)
@@ -117,27 +117,27 @@ def test_wrong_types(bundle: Bundle, place: str, value: Any) -> None:
         ("seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": nested(300)}, "seccomp"),
     ],
 )
-def test_what_linux_cannot_be(bundle: Bundle, name: str, value: Any, says: str) -> None:
+def test_wrong_linux_sections_are_refused(bundle: Bundle, name: str, value: Any, says: str) -> None:
     del bundle.spec["hostname"]
     bundle.linux[name] = value
     assert says in bundle.fails("id")
 
 
-def test_a_root_that_is_missing_or_a_file(bundle: Bundle) -> None:
+def test_missing_root_and_file_as_root_are_refused(bundle: Bundle) -> None:
     bundle.spec["root"]["path"] = "missing"
     assert "root file system" in bundle.fails("id")
     bundle.spec["root"]["path"] = "rootfs/probe"
     assert "Not a directory" in bundle.fails("id")
 
 
-def test_config_beside_the_bundle(bundle: Bundle) -> None:
+def test_config_may_lie_beside_the_bundle(bundle: Bundle) -> None:
     bundle.write("exit", "5")
     config = bundle.base / "other.json"
     (bundle.path / "config.json").rename(config)
     assert bundle.call("run", "-f", str(config), "-b", str(bundle.path), bundle.id).code == 5
 
 
-def test_bundle_is_the_current_directory(bundle: Bundle) -> None:
+def test_bundle_defaults_to_the_current_directory(bundle: Bundle) -> None:
     bundle.write("exit", "6")
     assert bundle.call("run", bundle.id, cwd=bundle.path).code == 6
 
@@ -162,13 +162,13 @@ def test_bundle_is_the_current_directory(bundle: Bundle) -> None:
         (["delete", "--regex", "["], "--regex ["),
     ],
 )
-def test_command_lines(bundle: Bundle, words: list[str], says: str) -> None:
+def test_command_lines_are_parsed(bundle: Bundle, words: list[str], says: str) -> None:
     done = bundle.call(words[0], *words[1:])
     assert done.code == 1
     assert says in complaint(done)
 
 
-def test_log_file(bundle: Bundle) -> None:
+def test_log_file_gets_errors(bundle: Bundle) -> None:
     log = bundle.base / "log"
     done = bundle.call("--log", str(log), "--log-format", "json", "state", "unknown")
     assert done.code == 1
@@ -178,13 +178,13 @@ def test_log_file(bundle: Bundle) -> None:
     assert complaint(done) == "container unknown does not exist"
 
 
-def test_json_without_a_log_file(bundle: Bundle) -> None:
+def test_json_log_without_a_file_goes_to_stderr(bundle: Bundle) -> None:
     done = bundle.call("--log-format=json", "state", "unknown")
     assert json.loads(done.err)["msg"] == "container unknown does not exist"
     assert done.err.count("\n") == 1
 
 
-def test_spec_is_one_that_runs(bundle: Bundle) -> None:
+def test_spec_writes_a_config_that_runs(bundle: Bundle) -> None:
     bundle.call("spec", "-b", str(bundle.path)).expect()
     spec = json.loads((bundle.path / "config.json").read_text())
     assert spec["process"].pop("terminal")
@@ -194,7 +194,7 @@ def test_spec_is_one_that_runs(bundle: Bundle) -> None:
     assert "exists" in complaint(bundle.call("spec", "-b", str(bundle.path)))
 
 
-def test_features(bundle: Bundle) -> None:
+def test_features_are_printed(bundle: Bundle) -> None:
     features = json.loads(bundle.call("features").expect().out)
     assert features["ociVersionMin"] == "1.0.0"
     assert "rro" in features["mountOptions"]
@@ -213,7 +213,7 @@ def test_features(bundle: Bundle) -> None:
     ],
 )
 @pytest.mark.needs("ordinary user")
-def test_a_bundle_that_lacks_something(
+def test_incomplete_bundle_is_reported(
     bundle: Bundle, prepare: Callable[[Bundle], object], says: str
 ) -> None:
     bundle.write("id")
@@ -227,7 +227,7 @@ def test_a_bundle_that_lacks_something(
 
 @pytest.mark.needs("ordinary user")
 @pytest.mark.parametrize("verb", ["run", "state", "list", "delete"])
-def test_a_state_directory_of_somebody_else(bundle: Bundle, verb: str) -> None:
+def test_foreign_state_directory_is_refused(bundle: Bundle, verb: str) -> None:
     bundle.write("id")
     command = bundle.command(verb, *([] if verb == "list" else [bundle.id]))
     command[command.index("--root") + 1] = "/usr"
@@ -239,7 +239,7 @@ def test_a_state_directory_of_somebody_else(bundle: Bundle, verb: str) -> None:
     )
 
 
-def test_a_configuration_file_elsewhere(bundle: Bundle) -> None:
+def test_config_flag_counts_from_the_bundle(bundle: Bundle) -> None:
     """--config counts from the bundle, as in crun."""
     bundle.write("exit", "9")
     (bundle.path / "sub").mkdir()
@@ -265,7 +265,7 @@ def _on_a_full_disk(state: str, command: list[str], report: str) -> int:
 
 
 @pytest.mark.needs("subordinate ids")
-def test_a_full_disk(bundle: Bundle, tmp_path: Path) -> None:
+def test_full_disk_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
     """One line, and nothing is left."""
     bundle.remove_namespace("user")
     del bundle.linux["uidMappings"], bundle.linux["gidMappings"]
@@ -283,7 +283,7 @@ def test_a_full_disk(bundle: Bundle, tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_no_config_makes_it_stumble(bundle: Bundle, data: st.DataObject) -> None:
+def test_random_configs_cause_no_internal_error(bundle: Bundle, data: st.DataObject) -> None:
     """Whatever a value is replaced by: it runs, or one line says why not."""
     spec = json.loads(json.dumps(bundle.spec))
     spec["process"]["args"] = ["/probe", "exit", "0"]

@@ -31,7 +31,7 @@ def without_mappings(bundle: Bundle) -> None:
 
 @pytest.mark.needs("ordinary user")
 @pytest.mark.parametrize("named", [True, False])
-def test_a_user_namespace_is_made_where_there_is_none(bundle: Bundle, named: bool) -> None:
+def test_missing_user_namespace_is_added(bundle: Bundle, named: bool) -> None:
     """As crun: root in there is the caller, then come the subordinate ids."""
     without_mappings(bundle)
     if not named:
@@ -42,7 +42,7 @@ def test_a_user_namespace_is_made_where_there_is_none(bundle: Bundle, named: boo
     assert [row[1:] for row in found[1:]] == subid.ranges("uid")
 
 
-def test_one_by_path_is_joined(bundle: Bundle) -> None:
+def test_user_namespace_is_joined_by_path(bundle: Bundle) -> None:
     with bundle.session():
         bundle.create("sleep", "60")
         bundle.call("start", bundle.id).expect()
@@ -57,7 +57,7 @@ def test_one_by_path_is_joined(bundle: Bundle) -> None:
         assert other.run("exit", "5").code == 5
 
 
-def test_one_by_path_that_is_ours_already(bundle: Bundle) -> None:
+def test_own_user_namespace_by_path_is_ignored(bundle: Bundle) -> None:
     """Nobody may join his own: it is as if it were not named, and so another is made."""
     without_mappings(bundle)
     bundle.remove_namespace("user")
@@ -68,7 +68,7 @@ def test_one_by_path_that_is_ours_already(bundle: Bundle) -> None:
 # -- the time namespace ----------------------------------------------------------------------------
 
 
-def test_clocks_are_set(bundle: Bundle) -> None:
+def test_time_namespace_offsets_are_set(bundle: Bundle) -> None:
     bundle.linux["namespaces"].append({"type": "time"})
     bundle.linux["timeOffsets"] = {"monotonic": {"secs": 7200}, "boottime": {"secs": 360000}}
     facts = bundle.facts("clocks", ",", "ns")
@@ -77,13 +77,13 @@ def test_clocks_are_set(bundle: Bundle) -> None:
     assert facts["time"] != os.readlink("/proc/self/ns/time")
 
 
-def test_offsets_that_the_kernel_refuses(bundle: Bundle) -> None:
+def test_wrong_time_offsets_are_refused(bundle: Bundle) -> None:
     bundle.linux["namespaces"].append({"type": "time"})
     bundle.linux["timeOffsets"] = {"boottime": {"secs": -(10**9)}}
     assert "linux.timeOffsets" in bundle.fails("id")
 
 
-def test_exec_has_the_clocks_too(live: Bundle) -> None:
+def test_exec_has_the_time_namespace(live: Bundle) -> None:
     live.linux["namespaces"].append({"type": "time"})
     live.linux["timeOffsets"] = {"boottime": {"secs": 360000}}
     live.create("sleep", "60")
@@ -95,7 +95,7 @@ def test_exec_has_the_clocks_too(live: Bundle) -> None:
 # -- how the kernel treats it ----------------------------------------------------------------------
 
 
-def test_scheduler_and_io(bundle: Bundle) -> None:
+def test_scheduler_and_io_priority_are_set(bundle: Bundle) -> None:
     bundle.process["scheduler"] = {"policy": "SCHED_BATCH", "nice": 19}
     bundle.process["ioPriority"] = {"class": "IOPRIO_CLASS_IDLE"}
     facts = bundle.facts("scheduling")
@@ -104,7 +104,7 @@ def test_scheduler_and_io(bundle: Bundle) -> None:
     assert facts["io"].split()[0] == "3"
 
 
-def test_personality_and_memory_policy(bundle: Bundle) -> None:
+def test_personality_and_memory_policy_are_set(bundle: Bundle) -> None:
     bundle.linux["personality"] = {"domain": "LINUX32"}
     bundle.linux["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
     facts = bundle.facts("scheduling")
@@ -112,7 +112,7 @@ def test_personality_and_memory_policy(bundle: Bundle) -> None:
     assert facts["mempolicy"] == "0x2"
 
 
-def test_cpus_of_exec(live: Bundle) -> None:
+def test_exec_cpu_affinity_is_set(live: Bundle) -> None:
     one = min(os.sched_getaffinity(0))
     live.process["execCPUAffinity"] = {"initial": str(one), "final": str(one)}
     live.create("scheduling", ",", "sleep", "60")
@@ -146,14 +146,16 @@ def test_cpus_of_exec(live: Bundle) -> None:
         ("linux.intelRdt", {"closID": "x"}, "linux.intelRdt is not supported: resctrl"),
     ],
 )
-def test_refused_by_its_path(bundle: Bundle, place: str, value: Any, says: str) -> None:
+def test_unsupported_feature_is_refused_by_its_path(
+    bundle: Bundle, place: str, value: Any, says: str
+) -> None:
     part, _, name = place.partition(".")
     bundle.spec[part][name] = value
     assert says in bundle.fails("id")
 
 
 @pytest.mark.needs("ordinary user")
-def test_real_time_is_roots(bundle: Bundle) -> None:
+def test_realtime_scheduling_needs_root(bundle: Bundle) -> None:
     bundle.process["scheduler"] = {"policy": "SCHED_FIFO", "priority": 1}
     assert "process.scheduler: " in bundle.fails("id")
 
@@ -161,7 +163,7 @@ def test_real_time_is_roots(bundle: Bundle) -> None:
 # -- mounts ----------------------------------------------------------------------------------------
 
 
-def test_a_tmpfs_begins_with_what_is_there(bundle: Bundle) -> None:
+def test_tmpcopyup_copies_existing_content(bundle: Bundle) -> None:
     """No link is followed, and nothing of the host is copied (class 26)."""
     place = bundle.rootfs / "data"
     (place / "deep/er").mkdir(parents=True)
@@ -185,7 +187,7 @@ def test_a_tmpfs_begins_with_what_is_there(bundle: Bundle) -> None:
     assert (place / "file").read_text() == "content"
 
 
-def test_a_tmpfs_that_is_too_small_for_it(bundle: Bundle) -> None:
+def test_tmpcopyup_into_a_small_tmpfs_fails(bundle: Bundle) -> None:
     place = bundle.rootfs / "data"
     place.mkdir()
     (place / "file").write_text("x" * 1_000_000)
@@ -195,7 +197,7 @@ def test_a_tmpfs_that_is_too_small_for_it(bundle: Bundle) -> None:
     assert "No space" in message
 
 
-def test_a_remount(bundle: Bundle, tmp_path: Path) -> None:
+def test_remount_changes_flags(bundle: Bundle, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     bundle.bind(source, "/data", "rw")
@@ -205,7 +207,7 @@ def test_a_remount(bundle: Bundle, tmp_path: Path) -> None:
     assert "there is no mount to remount" in bundle.fails("id")
 
 
-def test_sys_without_a_network_namespace(bundle: Bundle) -> None:
+def test_sys_without_a_network_namespace_is_the_hosts(bundle: Bundle) -> None:
     """The kernel allows no new one: it is the host's then, read-only."""
     bundle.remove_namespace("network")
     lines = bundle.run("stat", "/sys/class", ",", "write", "/sys/kernel/x", "y").expect().lines()
@@ -213,7 +215,7 @@ def test_sys_without_a_network_namespace(bundle: Bundle) -> None:
     assert lines[1] in ("write EROFS", "write EACCES", "write EPERM")
 
 
-def test_devices_run_nothing(bundle: Bundle) -> None:
+def test_device_rules_run_nothing(bundle: Bundle) -> None:
     lines = bundle.run("mounts").expect().lines()
     null = next(line.split() for line in lines if line.split()[4] == "/dev/null")
     assert {"nosuid", "noexec"} <= set(null[5].split(","))
@@ -235,7 +237,7 @@ def manager() -> Iterator[socket.socket]:
         yield channel
 
 
-def test_readiness_passes_on(live: Bundle, manager: socket.socket) -> None:
+def test_readiness_is_passed_on(live: Bundle, manager: socket.socket) -> None:
     environment = {**ENVIRONMENT, "NOTIFY_SOCKET": manager.getsockname()}
     live.write("notify", "STATUS=no\nREADY=1\nSTOPPING=1", ",", "sleep", "60")
     null = subprocess.DEVNULL
@@ -245,7 +247,7 @@ def test_readiness_passes_on(live: Bundle, manager: socket.socket) -> None:
     assert manager.recv(4096).decode() == f"READY=1\nMAINPID={live.pid()}\n"
 
 
-def test_readiness_of_run(bundle: Bundle, manager: socket.socket) -> None:
+def test_run_waits_for_readiness(bundle: Bundle, manager: socket.socket) -> None:
     environment = {**ENVIRONMENT, "NOTIFY_SOCKET": manager.getsockname()}
     done = bundle.run("notify", "READY=1", ",", "env", env=environment)
     assert done.expect().lines()[0] == "notify ok"
@@ -254,7 +256,7 @@ def test_readiness_of_run(bundle: Bundle, manager: socket.socket) -> None:
     assert bundle.id not in bundle.containers()
 
 
-def test_a_container_that_is_never_ready(live: Bundle, manager: socket.socket) -> None:
+def test_container_that_never_gets_ready_is_reported(live: Bundle, manager: socket.socket) -> None:
     environment = {**ENVIRONMENT, "NOTIFY_SOCKET": manager.getsockname()}
     live.write("exit", "0")
     null = subprocess.DEVNULL
@@ -265,7 +267,7 @@ def test_a_container_that_is_never_ready(live: Bundle, manager: socket.socket) -
     assert live.id not in live.containers()
 
 
-def test_sockets_of_a_service_manager(bundle: Bundle) -> None:
+def test_socket_activation_is_passed_on(bundle: Bundle) -> None:
     bundle.write("env", ",", "fds")
     command = ["sh", "-c", 'exec 3<"$0"; exec "$@"', str(bundle.path / "config.json")]
     command += bundle.command("run", "-b", str(bundle.path), bundle.id)
@@ -281,7 +283,7 @@ def test_sockets_of_a_service_manager(bundle: Bundle) -> None:
 
 
 @pytest.mark.needs("libseccomp")
-def test_the_listener_of_a_filter_goes_to_its_agent(live: Bundle) -> None:
+def test_seccomp_listener_is_sent_to_its_agent(live: Bundle) -> None:
     """It is loaded, or nothing starts (class 32)."""
     path = f"{short_directory()}/agent"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
@@ -317,7 +319,9 @@ def test_the_listener_of_a_filter_goes_to_its_agent(live: Bundle) -> None:
         ({"syscalls": [{"names": ["chroot"], "action": "SCMP_ACT_NOTIFY"}]}, "listenerPath"),
     ],
 )
-def test_without_an_agent(bundle: Bundle, changes: dict[str, Any], says: str) -> None:
+def test_missing_seccomp_agent_prevents_the_start(
+    bundle: Bundle, changes: dict[str, Any], says: str
+) -> None:
     bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", **changes}
     assert says in bundle.fails("id")
 
@@ -325,7 +329,7 @@ def test_without_an_agent(bundle: Bundle, changes: dict[str, Any], says: str) ->
 # -- hooks: what is ours alone ---------------------------------------------------------------------
 
 
-def test_a_poststart_hook_that_fails_ends_the_container(live: Bundle) -> None:
+def test_failed_poststart_hook_ends_the_container(live: Bundle) -> None:
     log = live.base / "log"
     live.spec["hooks"] = {
         "poststart": [{"path": "/bin/false"}],
@@ -338,14 +342,14 @@ def test_a_poststart_hook_that_fails_ends_the_container(live: Bundle) -> None:
     assert log.read_text() == "over\n"
 
 
-def test_a_slow_hook_is_killed(bundle: Bundle) -> None:
+def test_slow_hook_is_killed(bundle: Bundle) -> None:
     bundle.spec["hooks"] = {
         "createContainer": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]
     }
     assert "it took more than 1 s" in bundle.fails("id")
 
 
-def test_a_poststop_hook_that_fails_is_warned_of(bundle: Bundle) -> None:
+def test_failed_poststop_hook_is_a_warning(bundle: Bundle) -> None:
     bundle.spec["hooks"] = {"poststop": [{"path": "/bin/false"}, {"path": "/no/such"}]}
     done = bundle.run("exit", "4")
     assert done.code == 4
@@ -353,7 +357,7 @@ def test_a_poststop_hook_that_fails_is_warned_of(bundle: Bundle) -> None:
     assert "/no/such" in done.err
 
 
-def test_a_start_hook_has_the_rights_of_the_application(bundle: Bundle) -> None:
+def test_start_hook_has_the_privileges_of_the_application(bundle: Bundle) -> None:
     """Not those of init: it is a program of the image (class 31)."""
     bundle.process["capabilities"] = {}
     bundle.spec["hooks"] = {"startContainer": [{"path": "/probe", "args": ["probe", "caps"]}]}
@@ -362,7 +366,7 @@ def test_a_start_hook_has_the_rights_of_the_application(bundle: Bundle) -> None:
     assert "no_new_privs 1" in lines
 
 
-def test_a_start_hook_that_leads_to_our_program_is_refused(bundle: Bundle) -> None:
+def test_start_hook_cannot_execute_our_program(bundle: Bundle) -> None:
     """CVE-2019-5736, by a hook (class 24)."""
     (bundle.rootfs / "hook").symlink_to("/proc/self/exe")
     bundle.spec["hooks"] = {"startContainer": [{"path": "/hook"}]}
@@ -372,12 +376,12 @@ def test_a_start_hook_that_leads_to_our_program_is_refused(bundle: Bundle) -> No
 # -- what is left on disk ----------------------------------------------------------------------
 
 
-def test_nobody_else_reads_the_state(live: Bundle) -> None:
+def test_state_is_private(live: Bundle) -> None:
     live.create("sleep", "60")
     assert stat.S_IMODE((live.state / live.id).stat().st_mode) == 0o700
 
 
-def test_a_home_by_the_containers_passwd(bundle: Bundle) -> None:
+def test_home_comes_from_the_containers_passwd(bundle: Bundle) -> None:
     (bundle.rootfs / "etc").mkdir()
     (bundle.rootfs / "etc/passwd").write_text("a:x\nroot:x:0:0:r:/srv/root:/bin/sh\n")
     bundle.process["env"] = []
@@ -389,7 +393,7 @@ def test_a_home_by_the_containers_passwd(bundle: Bundle) -> None:
     assert bundle.run("env").expect().lines() == ["HOME="]
 
 
-def test_a_read_only_tmpfs_has_mounts_in_it(bundle: Bundle, tmp_path: Path) -> None:
+def test_read_only_tmpfs_can_hold_mounts(bundle: Bundle, tmp_path: Path) -> None:
     """It is closed when all is in it; so may /dev be."""
     (tmp_path / "source").mkdir()
     bundle.mount("/data", "tmpfs", "tmpfs", "ro")

@@ -32,7 +32,7 @@ def test_other_devices_are_refused(
         assert says in bundle.fails("id")
 
 
-def test_the_mask_is_really_dev_null(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_is_the_real_dev_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(devices.STANDARD, "/dev/null", (1, 5))
     with pytest.raises(RlessError, match="is not the character device 1:5"):
         devices.open_null()

@@ -45,7 +45,7 @@ def execute(held: process.Held) -> str:
     return text
 
 
-def test_scripts_and_links(tmp_path: Path) -> None:
+def test_scripts_and_links_are_executed(tmp_path: Path) -> None:
     script = program(tmp_path / "script", "#!/bin/sh -e\necho $0 $* $-\n")
     (tmp_path / "link").symlink_to("script")
     (tmp_path / "far").symlink_to(tmp_path / "link")
@@ -57,7 +57,7 @@ def test_scripts_and_links(tmp_path: Path) -> None:
     assert execute(process.Held("/bin/echo", ["/bin/echo", "hello"])) == "hello\n"
 
 
-def test_what_cannot_be_held(tmp_path: Path) -> None:
+def test_unsafe_programs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="ymbolic") as caught:
         process.Held(str(tmp_path / "circle"), ["x"])
@@ -69,7 +69,7 @@ def test_what_cannot_be_held(tmp_path: Path) -> None:
         process.Held(str(tmp_path / "none"), ["x"])
 
 
-def test_one_that_is_exchanged_afterwards(tmp_path: Path) -> None:
+def test_program_exchanged_after_the_check_is_not_followed(tmp_path: Path) -> None:
     """The race of CVE-2019-5736 in a container that runs: link or script, nothing is followed."""
     path = tmp_path / "program"
     path.write_bytes(Path("/bin/echo").read_bytes())
@@ -87,7 +87,7 @@ def test_one_that_is_exchanged_afterwards(tmp_path: Path) -> None:
     assert done.stdout == "python\n"
 
 
-def test_a_magic_link_is_read_as_text() -> None:
+def test_magic_link_is_read_as_text() -> None:
     target = os.readlink("/proc/self/exe")
     held = process.Held("/proc/self/exe", ["x"])
     assert (held.name, os.readlink(f"/proc/self/fd/{held.dir_fd}")) == (
@@ -99,7 +99,7 @@ def test_a_magic_link_is_read_as_text() -> None:
 # -- the container's first process (class 39) ----------------------------------------------------
 
 
-def test_a_process_with_another_start_time() -> None:
+def test_recycled_pid_is_refused() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
         start = start_time(child.pid)
@@ -117,7 +117,7 @@ def test_a_process_with_another_start_time() -> None:
         runtime.Init(child.pid, start)
 
 
-def test_another_start_time_of_a_process_in_other_namespaces() -> None:
+def test_recycled_pid_in_other_namespaces_is_refused() -> None:
     """As a container's is: nothing else tells that its number was used again."""
     child = subprocess.Popen(["unshare", "--user", "sleep", "60"])
     try:
@@ -164,7 +164,7 @@ assert not seen, seen
 # -- the keys to detach --------------------------------------------------------------------------
 
 
-def test_keys() -> None:
+def test_detach_keys_are_parsed() -> None:
     assert parse("ctrl-p,ctrl-q") == b"\x10\x11"
     assert parse("ctrl-@,a,ctrl-_") == b"\0a\x1f"
     assert parse("") == b""
@@ -184,7 +184,7 @@ def test_keys() -> None:
         ([b"\x10\x10\x10x"], b"\x10\x10\x10x", False),
     ],
 )
-def test_keys_are_held_back(typed: list[bytes], passed: bytes, detached: bool) -> None:
+def test_detach_keys_are_held_back(typed: list[bytes], passed: bytes, detached: bool) -> None:
     keys = Keys(None)
     assert b"".join(map(keys.feed, typed)) == passed
     assert keys.typed is detached
@@ -213,13 +213,13 @@ def entrant(cgroup: Path, limited: bool) -> runtime.Entrant:
     )
 
 
-def test_it_enters_the_control_group(tmp_path: Path) -> None:
+def test_exec_enters_the_cgroup(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("")
     entrant(tmp_path, limited=True).enter_cgroup()
     assert (tmp_path / "cgroup.procs").read_text() == "0"
 
 
-def test_a_limit_is_never_left_behind(tmp_path: Path) -> None:
+def test_exec_outside_the_cgroup_respects_limits(tmp_path: Path) -> None:
     """From a session that may not enter the group: no limit, no refusal."""
     entrant(tmp_path / "gone", limited=False).enter_cgroup()
     with pytest.raises(RlessError, match="control group: No such file"):

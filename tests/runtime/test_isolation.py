@@ -42,7 +42,7 @@ def test_no_descriptor_is_inherited(bundle: Bundle, tmp_path: Path) -> None:
     assert [line.split()[1] for line in done.expect().lines()] == ["0", "1", "2"]
 
 
-def test_nobody_looks_into_a_waiting_init(live: Bundle) -> None:
+def test_waiting_init_cannot_be_inspected(live: Bundle) -> None:
     """Class 24: its exe is the host's interpreter, its environment and files are the host's."""
     live.create("caps")
     pid = live.pid()
@@ -87,7 +87,7 @@ def _look_at_child(bundle: str) -> list[str]:
     return seen
 
 
-def test_init_is_closed_from_its_first_moment(tmp_path: Path) -> None:
+def test_init_cannot_be_inspected_from_its_first_moment(tmp_path: Path) -> None:
     """Class 35: in a shared pid namespace others see it before it has run a single step."""
     bundle = Bundle(tmp_path, inside=True)
     bundle.remove_namespace("pid")
@@ -99,7 +99,7 @@ def test_init_is_closed_from_its_first_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("strace")
-def test_nothing_is_loaded_once_the_root_has_changed(bundle: Bundle, tmp_path: Path) -> None:
+def test_nothing_is_loaded_after_the_change_of_root(bundle: Bundle, tmp_path: Path) -> None:
     """Modules, codecs and libraries would be the image's (class 24)."""
     trace = tmp_path / "trace"
     bundle.process["args"] = ["/no\x1b-such-\u4e16-program"]
@@ -145,7 +145,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 @pytest.mark.needs("x86_64")
-def test_the_session_keyring_stays_behind(bundle: Bundle) -> None:
+def test_session_keyring_is_not_inherited(bundle: Bundle) -> None:
     """Class 34: keys of the login (Kerberos, fscrypt, ecryptfs)."""
     if not has_keyrings():
         pytest.skip("needs keyrings")
@@ -160,7 +160,7 @@ def test_the_session_keyring_stays_behind(bundle: Bundle) -> None:
 
 
 @pytest.mark.needs("subordinate ids")
-def test_the_callers_groups_are_dropped(tmp_path: Path) -> None:
+def test_groups_of_the_caller_are_dropped(tmp_path: Path) -> None:
     """Class 33: project groups of a cluster."""
     bundle = Bundle(tmp_path, inside=True)
     bundle.write("id")
@@ -195,7 +195,7 @@ def on_terminal(command: list[str]) -> str:
     return out.decode()
 
 
-def test_the_callers_terminal_is_not_controlled(bundle: Bundle) -> None:
+def test_terminal_of_the_caller_is_not_controlled(bundle: Bundle) -> None:
     """Class 37: input faked by TIOCSTI would be run by the caller's shell."""
     probe = str(bundle.rootfs / "probe")
     assert "controlling ok" in on_terminal([probe, "tty"])
@@ -209,7 +209,7 @@ def test_the_callers_terminal_is_not_controlled(bundle: Bundle) -> None:
 @pytest.mark.needs("libseccomp")
 @pytest.mark.parametrize("no_new_privs", [True, False])
 @pytest.mark.parametrize("uid", [0, pytest.param(7, marks=pytest.mark.needs("subordinate ids"))])
-def test_the_filter_is_loaded(bundle: Bundle, no_new_privs: bool, uid: int) -> None:
+def test_seccomp_filter_is_loaded(bundle: Bundle, no_new_privs: bool, uid: int) -> None:
     """Class 32: with no_new_privs, and without it and CAP_SYS_ADMIN."""
     if uid:
         bundle.map_many_ids()
@@ -227,7 +227,7 @@ def test_the_filter_is_loaded(bundle: Bundle, no_new_privs: bool, uid: int) -> N
 
 
 @pytest.mark.needs("libseccomp")
-def test_without_the_filter_nothing_starts(bundle: Bundle) -> None:
+def test_failed_seccomp_filter_prevents_the_start(bundle: Bundle) -> None:
     bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_NONE"}
     assert "SCMP_ACT_NONE" in bundle.fails("id")
 
@@ -241,7 +241,7 @@ def test_capabilities_beyond_the_config_are_gone(bundle: Bundle) -> None:
 
 
 @pytest.mark.needs("subordinate ids")
-def test_another_user_is_no_root_by_setuid(bundle: Bundle) -> None:
+def test_setuid_program_gives_no_root_privileges(bundle: Bundle) -> None:
     bundle.map_many_ids()
     bundle.process["user"] = {"uid": 7, "gid": 7}
     assert bundle.facts("setuid", "0") == {"setuid": "EPERM"}

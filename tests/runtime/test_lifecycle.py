@@ -62,7 +62,7 @@ def start_run(bundle: Bundle, *words: str, **more: object) -> subprocess.Popen[b
     )
 
 
-def test_state_of_an_unknown_container(bundle: Bundle) -> None:
+def test_state_of_an_unknown_container_is_an_error(bundle: Bundle) -> None:
     for verb in ("state", "start", "kill", "delete"):
         done = bundle.call(verb, "unknown")
         assert (done.code, done.out) == (1, "")
@@ -72,7 +72,7 @@ def test_state_of_an_unknown_container(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     "name", ["/", "a/b", "..", ".", "", ".hidden", "a b", "\x1b[2J", "x" * 1025, "ä", "a\nb", "*"]
 )
-def test_bad_ids(bundle: Bundle, name: str) -> None:
+def test_wrong_ids_are_refused(bundle: Bundle, name: str) -> None:
     bundle.write("id")
     for verb in ("create", "run"):
         assert "invalid container ID" in complaint(bundle.call(verb, "-b", str(bundle.path), name))
@@ -81,13 +81,13 @@ def test_bad_ids(bundle: Bundle, name: str) -> None:
     assert bundle.call("delete", "--force", name).code == 1
 
 
-def test_good_ids(bundle: Bundle) -> None:
+def test_valid_ids_are_accepted(bundle: Bundle) -> None:
     for name in ("a", "A.b_c+d-e", "0", "x" * 200):
         bundle.id = name
         bundle.run("id").expect()
 
 
-def test_delete_wants_a_stopped_container(live: Bundle) -> None:
+def test_delete_refuses_a_running_container(live: Bundle) -> None:
     live.create("sleep", "60")
     live.call("start", live.id).expect()
     assert "is running; use --force" in complaint(live.call("delete", live.id))
@@ -97,7 +97,7 @@ def test_delete_wants_a_stopped_container(live: Bundle) -> None:
     assert live.containers() == []
 
 
-def test_delete_of_a_created_container(live: Bundle) -> None:
+def test_delete_removes_a_created_container(live: Bundle) -> None:
     """As runc and crun: nothing of it has run yet."""
     live.create("sleep", "60")
     pid = live.pid()
@@ -106,7 +106,7 @@ def test_delete_of_a_created_container(live: Bundle) -> None:
     assert live.containers() == []
 
 
-def test_kill_of_a_stopped_container(live: Bundle) -> None:
+def test_kill_of_a_stopped_container_is_an_error(live: Bundle) -> None:
     live.create("exit", "0")
     live.call("start", live.id).expect()
     live.wait_status("stopped")
@@ -117,13 +117,13 @@ def test_kill_of_a_stopped_container(live: Bundle) -> None:
 
 
 @pytest.mark.parametrize("name", ["NONE", "-1", "99", "SIG", "", "9x"])
-def test_unknown_signals(live: Bundle, name: str) -> None:
+def test_unknown_signals_are_refused(live: Bundle, name: str) -> None:
     live.create("sleep", "60")
     assert live.call("kill", live.id, name).code != 0
     assert live.status() == "created"
 
 
-def test_two_creates_of_one_id(live: Bundle) -> None:
+def test_concurrent_creates_of_one_id_succeed_once(live: Bundle) -> None:
     live.write("sleep", "60")
     command = live.command("create", "-b", str(live.path), live.id)
     null = subprocess.DEVNULL
@@ -135,7 +135,7 @@ def test_two_creates_of_one_id(live: Bundle) -> None:
     assert live.status() == "created"
 
 
-def test_the_second_create_leaves_the_first_alone(live: Bundle) -> None:
+def test_second_create_leaves_the_first_alone(live: Bundle) -> None:
     live.create("args", "first")
     live.write("args", "second")
     done = live.call("create", "-b", str(live.path), live.id)
@@ -144,7 +144,7 @@ def test_the_second_create_leaves_the_first_alone(live: Bundle) -> None:
     assert live.wait_output("first") == "arg 0 first\n"
 
 
-def test_a_failing_create_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+def test_failed_create_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
     before = children()
     bundle.write("sleep", "60")
     arguments = ["-b", str(bundle.path), bundle.id]
@@ -168,7 +168,7 @@ def test_run_dies_with_its_container(bundle: Bundle) -> None:
     process.communicate()
 
 
-def test_the_container_dies_with_its_run(bundle: Bundle) -> None:
+def test_container_dies_with_its_run(bundle: Bundle) -> None:
     """SIGKILL cannot be handled: the kernel ends init (PR_SET_PDEATHSIG)."""
     process = start_run(bundle, "ignore-term")
     assert process.stdout is not None
@@ -193,7 +193,7 @@ def test_run_forwards_signals(bundle: Bundle, number: int) -> None:
     process.communicate()
 
 
-def test_killed_at_any_moment(bundle: Bundle) -> None:
+def test_create_killed_at_any_moment_can_be_deleted(bundle: Bundle) -> None:
     """Whenever `create` is killed, one `delete --force` clears what it has left."""
     before = children()
     states: set[str] = set()
@@ -244,7 +244,7 @@ sys.exit(cli.main())
 
 
 @pytest.mark.parametrize("point", ["maps", "go", "ready"])
-def test_killed_between_the_steps(bundle: Bundle, point: str) -> None:
+def test_create_killed_between_steps_leaves_no_process(bundle: Bundle, point: str) -> None:
     """Before the maps init waits for GO, then it finds nobody to report to, then it waits."""
     before = children()
     bundle.write("sleep", "60")
@@ -273,7 +273,7 @@ def test_killed_between_the_steps(bundle: Bundle, point: str) -> None:
     assert bundle.containers() == []
 
 
-def test_a_program_that_is_missing_at_start(live: Bundle) -> None:
+def test_program_missing_at_start_is_reported(live: Bundle) -> None:
     """`create` has seen it, and is gone when execve fails: `start` says so."""
     live.process["args"] = ["/no\x1bthing"]
     shutil.copy(live.rootfs / "probe", live.rootfs / "no\x1bthing")
@@ -288,7 +288,7 @@ def test_a_program_that_is_missing_at_start(live: Bundle) -> None:
     assert live.output() == ""
 
 
-def test_a_program_that_is_missing_at_create(live: Bundle) -> None:
+def test_program_missing_at_create_is_reported(live: Bundle) -> None:
     live.write()
     for words, code, says in (
         (["/nothing"], 127, "no such file or directory"),
@@ -303,7 +303,7 @@ def test_a_program_that_is_missing_at_create(live: Bundle) -> None:
         assert live.containers() == [".seccomp"] or live.containers() == []
 
 
-def test_a_program_that_is_missing_without_a_pid_namespace(live: Bundle) -> None:
+def test_program_missing_without_a_pid_namespace_is_reported(live: Bundle) -> None:
     """There SIGPIPE would end init before it has said a word."""
     live.remove_namespace("pid")
     live.spec["mounts"][0] = {
@@ -321,7 +321,7 @@ def decoy() -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "60"])
 
 
-def test_a_recycled_pid_is_not_believed(live: Bundle) -> None:
+def test_recycled_pid_is_neither_shown_nor_killed(live: Bundle) -> None:
     """Another process with the pid of the record is neither shown, nor killed (class 39)."""
     live.create("exit", "0")
     live.call("start", live.id).expect()
@@ -342,7 +342,7 @@ def test_a_recycled_pid_is_not_believed(live: Bundle) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "[" * 100_000, "\udcff"])
-def test_a_damaged_state_file(live: Bundle, text: str) -> None:
+def test_damaged_state_file_is_handled(live: Bundle, text: str) -> None:
     live.create("exit", "0")
     live.call("start", live.id).expect()
     live.wait_status("stopped")
@@ -356,7 +356,7 @@ def test_a_damaged_state_file(live: Bundle, text: str) -> None:
         group.rmdir()
 
 
-def test_list(live: Bundle) -> None:
+def test_list_shows_containers(live: Bundle) -> None:
     live.create("sleep", "60")
     (live.state / "file").write_text("not a container")
     table = live.call("list").expect().lines()
@@ -369,14 +369,14 @@ def test_list(live: Bundle) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o770, 0o707])
-def test_a_state_directory_that_is_open_to_others(bundle: Bundle, mode: int) -> None:
+def test_state_directory_open_to_others_is_refused(bundle: Bundle, mode: int) -> None:
     bundle.state.mkdir()
     bundle.state.chmod(mode)
     assert "is open to other users" in bundle.fails("id")
 
 
 @pytest.mark.needs("ordinary user")
-def test_a_state_directory_of_somebody_else(bundle: Bundle, tmp_path: Path) -> None:
+def test_foreign_state_directory_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     """Class 42: whoever made it first could read and swap what we keep there."""
     bundle.state = Path("/usr")
     bundle.write("id")
@@ -389,7 +389,7 @@ def test_a_state_directory_of_somebody_else(bundle: Bundle, tmp_path: Path) -> N
     assert "is not a directory" in complaint(done)
 
 
-def test_the_state_is_private(live: Bundle) -> None:
+def test_state_is_private(live: Bundle) -> None:
     live.create("sleep", "60")
     for path in (live.state, live.state / live.id):
         assert path.stat().st_mode & 0o777 == 0o700
@@ -397,7 +397,7 @@ def test_the_state_is_private(live: Bundle) -> None:
         assert path.stat().st_mode & 0o077 in (0, 0o044), path
 
 
-def test_preserved_descriptors(bundle: Bundle) -> None:
+def test_preserve_fds_passes_descriptors(bundle: Bundle) -> None:
     reader, writer = os.pipe()
     try:
         fds = [fd for fd in (reader, writer) if fd >= 3]
@@ -413,14 +413,14 @@ def test_preserved_descriptors(bundle: Bundle) -> None:
     assert [line.split()[1] for line in out.splitlines()] == ["0", "1", "2", "3", "4"]
 
 
-def test_preserved_descriptors_that_are_not_open(bundle: Bundle) -> None:
+def test_closed_preserved_descriptors_stay_closed(bundle: Bundle) -> None:
     """None of ours that gets such a number goes to the application."""
     numbers = bundle.run("fds", options=["--preserve-fds", "99"]).expect().out.splitlines()
     assert [line.split()[1] for line in numbers] == ["0", "1", "2"]
     assert "not a number" in bundle.fails("fds", options=["--preserve-fds", "x"])
 
 
-def test_init_keeps_the_end_of_no_pipe(live: Bundle) -> None:
+def test_init_holds_no_pipe_of_the_caller(live: Bundle) -> None:
     """The caller's other descriptors are closed by the time that `create` returns."""
     reader, writer = os.pipe()
     live.create("sleep", "60", pass_fds=(writer,))
@@ -431,7 +431,7 @@ def test_init_keeps_the_end_of_no_pipe(live: Bundle) -> None:
 
 @pytest.mark.needs("delegated cgroup")
 @pytest.mark.parametrize("verb", ["create", "run"])
-def test_a_key_when_the_control_group_was_made(bundle: Bundle, verb: str) -> None:
+def test_interrupt_after_cgroup_creation_removes_the_group(bundle: Bundle, verb: str) -> None:
     bundle.write("id")
     words = bundle.command(verb, "-b", str(bundle.path), bundle.id)
     code = words.index("-c") + 1

@@ -52,7 +52,7 @@ def untouched(outside: Path) -> bool:
         ("/sys", "{outside}"),
     ],
 )
-def test_what_the_kernel_provides_needs_a_real_directory(
+def test_proc_and_sys_need_a_real_directory(
     bundle: Bundle, outside: Path, link: str, target: str
 ) -> None:
     (bundle.rootfs / "etc").mkdir()
@@ -77,7 +77,7 @@ def test_links_in_the_images_dev_are_covered(bundle: Bundle, outside: Path) -> N
     assert untouched(outside)
 
 
-def test_without_a_dev_mount_nodes_stay_inside(bundle: Bundle, outside: Path) -> None:
+def test_device_nodes_stay_inside_without_a_dev_mount(bundle: Bundle, outside: Path) -> None:
     """The config has no /dev: nodes are bound in the image's own, whatever links are there."""
     bundle.spec["mounts"] = bundle.spec["mounts"][:1]
     dev = bundle.rootfs / "dev"
@@ -103,7 +103,7 @@ def test_dev_null_of_the_image_is_no_mask(bundle: Bundle) -> None:
     assert " 1:3 " in bundle.run("stat", "/secret").expect().out
 
 
-def test_dev_pts_of_the_image_is_no_link(bundle: Bundle, outside: Path) -> None:
+def test_dev_pts_as_a_link_is_not_followed(bundle: Bundle, outside: Path) -> None:
     bundle.spec["mounts"] = [
         entry for entry in bundle.spec["mounts"] if entry["destination"] != "/dev"
     ]
@@ -116,7 +116,9 @@ def test_dev_pts_of_the_image_is_no_link(bundle: Bundle, outside: Path) -> None:
 @pytest.mark.parametrize(
     "link", ["{outside}/null", "../../outside/null", "/run/missing/deep/file", "run/../missing"]
 )
-def test_files_of_etc_through_links(bundle: Bundle, source: Path, outside: Path, link: str) -> None:
+def test_etc_files_behind_links_stay_inside(
+    bundle: Bundle, source: Path, outside: Path, link: str
+) -> None:
     """resolv.conf is a link, that dangles or leads out: it is one inside (class 29)."""
     (bundle.rootfs / "etc").mkdir()
     (bundle.rootfs / "etc/resolv.conf").symlink_to(link.format(outside=outside))
@@ -126,7 +128,7 @@ def test_files_of_etc_through_links(bundle: Bundle, source: Path, outside: Path,
     assert (source / "file").read_text() == "host\n"
 
 
-def test_a_dangling_directory_link_is_made_inside(
+def test_dangling_directory_link_is_resolved_inside(
     bundle: Bundle, source: Path, outside: Path
 ) -> None:
     (bundle.rootfs / "var").mkdir()
@@ -139,7 +141,7 @@ def test_a_dangling_directory_link_is_made_inside(
     assert untouched(outside)
 
 
-def test_links_in_a_circle(bundle: Bundle, source: Path) -> None:
+def test_circular_links_are_refused(bundle: Bundle, source: Path) -> None:
     (bundle.rootfs / "a").symlink_to("b")
     (bundle.rootfs / "b").symlink_to("a")
     bundle.bind(source, "/a/x")
@@ -149,7 +151,7 @@ def test_links_in_a_circle(bundle: Bundle, source: Path) -> None:
 @pytest.mark.parametrize(
     "place", ["/proc/self/fd", "/proc/sys/kernel", "/proc/1", "/alias/sys", "/proc/self/exe"]
 )
-def test_nothing_of_proc_is_covered(bundle: Bundle, source: Path, place: str) -> None:
+def test_mounts_over_proc_are_refused(bundle: Bundle, source: Path, place: str) -> None:
     (bundle.rootfs / "alias").symlink_to("/proc")
     bundle.bind(source / "file" if place.endswith("exe") else source, place)
     assert f"cannot mount {place}: " in bundle.fails("id")
@@ -163,12 +165,12 @@ def test_magic_links_are_not_followed(bundle: Bundle, source: Path, place: str) 
     assert os.listdir(source) == ["file"]
 
 
-def test_files_that_lxcfs_shows(bundle: Bundle, source: Path) -> None:
+def test_lxcfs_files_in_proc_are_allowed(bundle: Bundle, source: Path) -> None:
     bundle.bind(source / "file", "/proc/uptime")
     assert bundle.run("read", "/proc/uptime").expect().out == "host\n"
 
 
-def test_file_on_directory_and_directory_on_file(bundle: Bundle, source: Path) -> None:
+def test_mount_type_mismatch_is_refused(bundle: Bundle, source: Path) -> None:
     (bundle.rootfs / "dir").mkdir()
     bundle.bind(source / "file", "/dir")
     assert bundle.fails("id").startswith("cannot mount /dir: ")
@@ -190,9 +192,7 @@ def _with_submount(source: str, command: list[str]) -> int:
 
 @pytest.mark.needs("subordinate ids")
 @pytest.mark.parametrize(("option", "below"), [("ro", "ok"), ("rro", "EROFS")])
-def test_read_only_with_what_is_mounted_below(
-    tmp_path: Path, source: Path, option: str, below: str
-) -> None:
+def test_read_only_covers_submounts(tmp_path: Path, source: Path, option: str, below: str) -> None:
     bundle = Bundle(tmp_path, inside=True)
     (source / "below").mkdir()
     (source / "out").mkdir()
@@ -216,7 +216,7 @@ def test_read_only_with_what_is_mounted_below(
         ("idmap", "real root"),
     ],
 )
-def test_options_that_cannot_be_honoured(
+def test_unsupported_options_are_refused(
     bundle: Bundle, source: Path, option: str, says: str
 ) -> None:
     bundle.bind(source, "/data", option)
@@ -224,7 +224,7 @@ def test_options_that_cannot_be_honoured(
     assert message.startswith("cannot mount /data: ") and says in message
 
 
-def test_options_of_a_file_system_that_it_does_not_know(bundle: Bundle) -> None:
+def test_unknown_file_system_options_are_reported(bundle: Bundle) -> None:
     bundle.mount("/data", "tmpfs", "tmpfs", "bogus=1")
     assert "bogus=1" in bundle.fails("id")
 
@@ -235,7 +235,7 @@ def mount_line(bundle: Bundle, path: str) -> str:
 
 
 @pytest.mark.parametrize("option", ["rshared", "rprivate", "nosuid"])
-def test_propagation(bundle: Bundle, source: Path, option: str) -> None:
+def test_bind_propagation_is_set(bundle: Bundle, source: Path, option: str) -> None:
     """A bind is private if nothing else is asked for."""
     bundle.bind(source, "/data", option)
     line = mount_line(bundle, "/data")
@@ -244,7 +244,7 @@ def test_propagation(bundle: Bundle, source: Path, option: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["shared", "rshared", "private", "unbindable", ""])
-def test_propagation_of_the_root(bundle: Bundle, value: str) -> None:
+def test_root_propagation_is_set(bundle: Bundle, value: str) -> None:
     bundle.linux["rootfsPropagation"] = value
     root = mount_line(bundle, "/")
     assert (" shared:" in root) == ("shared" in value)
@@ -268,7 +268,7 @@ sys.exit(table() != before)
 
 @pytest.mark.needs("subordinate ids")
 @pytest.mark.parametrize("options", [(), ("--no-pivot",)])
-def test_mounts_do_not_show_outside(tmp_path: Path, source: Path, options: tuple[str, ...]) -> None:
+def test_mounts_do_not_propagate(tmp_path: Path, source: Path, options: tuple[str, ...]) -> None:
     """Where mounts are shared, neither ours go out nor later ones of the host come in."""
     bundle = Bundle(tmp_path, inside=True)
     bundle.mount("/scratch", "tmpfs", "tmpfs")
@@ -286,7 +286,7 @@ def test_mounts_do_not_show_outside(tmp_path: Path, source: Path, options: tuple
     assert " master:" not in done.stdout and " shared:" not in done.stdout
 
 
-def test_a_bound_dev_is_left_as_it_is(bundle: Bundle) -> None:
+def test_bound_dev_is_left_unchanged(bundle: Bundle) -> None:
     bundle.spec["mounts"] = [
         entry for entry in bundle.spec["mounts"] if not entry["destination"].startswith("/dev")
     ]
@@ -294,7 +294,7 @@ def test_a_bound_dev_is_left_as_it_is(bundle: Bundle) -> None:
     assert " 1:3 " in bundle.run("stat", "/dev/null").expect().out
 
 
-def test_cgroup_view_of_the_host(bundle: Bundle) -> None:
+def test_host_cgroups_are_shown_read_only(bundle: Bundle) -> None:
     """Without a cgroup namespace the host's hierarchy is shown, read-only."""
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro", "nosuid", "noexec", "nodev")
     shown = set(bundle.run("ls", "/sys/fs/cgroup").expect().lines())
@@ -302,14 +302,14 @@ def test_cgroup_view_of_the_host(bundle: Bundle) -> None:
     assert bundle.facts("mkdir", "/sys/fs/cgroup/x")["mkdir"] in ("EROFS", "EACCES")
 
 
-def test_cgroup_view_of_its_own(bundle: Bundle) -> None:
+def test_own_cgroup_is_shown(bundle: Bundle) -> None:
     bundle.linux["namespaces"].append({"type": "cgroup"})
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro", "nosuid", "noexec", "nodev")
     assert "cgroup.controllers" in bundle.run("ls", "/sys/fs/cgroup").expect().lines()
 
 
 @pytest.mark.parametrize("path", ["/etc/secret", "/secrets"])
-def test_masks_cannot_be_dodged_by_links(bundle: Bundle, outside: Path, path: str) -> None:
+def test_masks_cover_the_targets_of_links(bundle: Bundle, outside: Path, path: str) -> None:
     """A masked path that is a link in the image is covered where it leads, inside."""
     (bundle.rootfs / "etc").mkdir()
     (bundle.rootfs / path[1:]).symlink_to(outside / "null")
@@ -319,7 +319,7 @@ def test_masks_cannot_be_dodged_by_links(bundle: Bundle, outside: Path, path: st
     assert untouched(outside)
 
 
-def test_a_mask_that_fails_is_an_error(bundle: Bundle) -> None:
+def test_failed_mask_is_an_error(bundle: Bundle) -> None:
     (bundle.rootfs / "a").symlink_to("a")
     bundle.linux["maskedPaths"] = ["/a"]
     assert "Too many levels" in bundle.fails("id")
@@ -328,7 +328,7 @@ def test_a_mask_that_fails_is_an_error(bundle: Bundle) -> None:
     assert "Too many levels" in bundle.fails("id")
 
 
-def test_no_pivot(bundle: Bundle) -> None:
+def test_no_pivot_moves_the_root(bundle: Bundle) -> None:
     """On an initramfs, which cannot be pivoted away, the root is moved over it."""
     done = bundle.run("ls", "/", ",", "cwd", options=["--no-pivot"]).expect()
     assert done.lines()[-1] == "cwd /"

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.needs("compiler", "user namespaces")
         ("/\x1b[31mred", 127, "\\x1b[31mred: no such file"),
     ],
 )
-def test_programs_that_cannot_run(bundle: Bundle, program: str, code: int, says: str) -> None:
+def test_unusable_programs_are_reported(bundle: Bundle, program: str, code: int, says: str) -> None:
     (bundle.rootfs / "bin").mkdir()
     (bundle.rootfs / "directory").mkdir()
     for name in ("plain", "bin/plain"):
@@ -50,7 +50,7 @@ def test_programs_that_cannot_run(bundle: Bundle, program: str, code: int, says:
     assert says in bundle.fails(code=code)
 
 
-def test_a_directory_on_the_path_is_passed_by(bundle: Bundle) -> None:
+def test_directory_on_the_path_is_skipped(bundle: Bundle) -> None:
     (bundle.rootfs / "one/own").mkdir(parents=True)
     (bundle.rootfs / "two").mkdir()
     (bundle.rootfs / "probe").rename(bundle.rootfs / "two/own")
@@ -59,12 +59,12 @@ def test_a_directory_on_the_path_is_passed_by(bundle: Bundle) -> None:
     assert bundle.run().code == 3
 
 
-def test_programs_that_may_only_be_executed(bundle: Bundle) -> None:
+def test_execute_only_programs_run(bundle: Bundle) -> None:
     (bundle.rootfs / "probe").chmod(0o111)
     bundle.run("id").expect()
 
 
-def test_too_many_arguments(bundle: Bundle) -> None:
+def test_overlong_arguments_are_reported(bundle: Bundle) -> None:
     bundle.process["args"] = ["/probe", "args", "x" * 200_000]
     assert "Argument list too long" in bundle.fails(code=126)
 
@@ -86,7 +86,7 @@ def test_too_many_arguments(bundle: Bundle) -> None:
         "/unreadable",
     ],
 )
-def test_the_way_back_to_the_hosts_interpreter(bundle: Bundle, entry: str) -> None:
+def test_program_cannot_lead_to_the_hosts_interpreter(bundle: Bundle, entry: str) -> None:
     """CVE-2019-5736: nothing that an image names as its program leads to ours."""
     root = bundle.rootfs
     (root / "bin").mkdir()
@@ -104,12 +104,12 @@ def test_the_way_back_to_the_hosts_interpreter(bundle: Bundle, entry: str) -> No
     assert "it leads to the program that starts the container" in message
 
 
-def test_another_way_through_proc_is_no_harm(bundle: Bundle) -> None:
+def test_other_paths_through_proc_run(bundle: Bundle) -> None:
     bundle.process["args"] = ["/proc/self/root/probe", "exit", "4"]
     assert bundle.run().code == 4
 
 
-def test_the_interpreter_on_a_mount_is_the_users_choice(bundle: Bundle) -> None:
+def test_interpreter_on_a_user_mount_may_run(bundle: Bundle) -> None:
     python = os.path.realpath(sys.executable)
     bundle.bind(python, "/python")
     bundle.process["args"] = ["/python"]
@@ -120,7 +120,9 @@ def test_the_interpreter_on_a_mount_is_the_users_choice(bundle: Bundle) -> None:
     "link",
     ["/proc/self/fd/7", "/proc/self/fd", "/proc/self/cwd", "/proc/self/root", "/proc/1/fd/9"],
 )
-def test_directory_through_a_descriptor(bundle: Bundle, tmp_path: Path, link: str) -> None:
+def test_working_directory_cannot_leak_a_descriptor(
+    bundle: Bundle, tmp_path: Path, link: str
+) -> None:
     """CVE-2024-21626: a WORKDIR that is a link to a descriptor of the host."""
     (bundle.rootfs / "work").symlink_to(link)
     for cwd in (link, "/work"):
@@ -133,7 +135,9 @@ def test_directory_through_a_descriptor(bundle: Bundle, tmp_path: Path, link: st
             assert "cannot" in done.err
 
 
-def test_directory_through_a_kept_descriptor(bundle: Bundle, tmp_path: Path) -> None:
+def test_working_directory_cannot_use_a_preserved_descriptor(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     """Even one that is kept on purpose leads nowhere."""
     bundle.process["cwd"] = "/proc/self/fd/3"
     bundle.write("cwd")
@@ -148,14 +152,14 @@ def test_directory_through_a_kept_descriptor(bundle: Bundle, tmp_path: Path) -> 
     assert "cannot make the working directory" in done.stderr
 
 
-def test_directory_that_only_the_user_may_enter(bundle: Bundle) -> None:
+def test_working_directory_is_entered_as_the_user(bundle: Bundle) -> None:
     """As root first; what root may not enter (a private file system), the user may."""
     (bundle.rootfs / "home").mkdir(mode=0o700)
     bundle.process["cwd"] = "/home"
     assert bundle.facts("cwd") == {"cwd": "/home"}
 
 
-def test_low_limits_are_not_in_our_way(bundle: Bundle) -> None:
+def test_low_limits_do_not_prevent_the_start(bundle: Bundle) -> None:
     bundle.process["rlimits"] = [
         {"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3},
         {"type": "RLIMIT_AS", "soft": 8 << 20, "hard": 8 << 20},
@@ -169,7 +173,7 @@ def test_low_limits_are_not_in_our_way(bundle: Bundle) -> None:
     assert facts["fsize"] == "0 0"
 
 
-def test_a_limit_above_the_sessions(bundle: Bundle) -> None:
+def test_limit_above_the_hard_limit_is_refused(bundle: Bundle) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         pytest.skip("needs a limit of open files")
@@ -177,12 +181,12 @@ def test_a_limit_above_the_sessions(bundle: Bundle) -> None:
     assert f"the hard limit of your session is {hard}" in bundle.fails("id")
 
 
-def test_a_lower_oom_score_is_refused(bundle: Bundle) -> None:
+def test_lower_oom_score_is_refused(bundle: Bundle) -> None:
     bundle.process["oomScoreAdj"] = -500
     assert "cannot set the OOM score to -500" in bundle.fails("id")
 
 
-def test_environment_is_made_from_nothing(bundle: Bundle) -> None:
+def test_environment_is_built_from_nothing(bundle: Bundle) -> None:
     bundle.process["env"] = ["A=1", "B=x=y", "A=2", "EMPTY="]
     secret = {"TOKEN": "secret", "SSH_AUTH_SOCK": "/x", "HTTP_PROXY": "u:p@h", "PATH": "/usr/bin"}
     done = bundle.run("env", ",", "read", "/proc/1/environ", env=secret).expect()
@@ -190,7 +194,7 @@ def test_environment_is_made_from_nothing(bundle: Bundle) -> None:
 
 
 @pytest.mark.needs("subordinate ids")
-def test_users_and_groups(bundle: Bundle) -> None:
+def test_users_and_groups_are_set(bundle: Bundle) -> None:
     bundle.map_many_ids()
     bundle.process["user"] = {"uid": 5, "gid": 6, "additionalGids": [9, 8, 8]}
     facts = bundle.facts("id", ",", "idmap")
@@ -200,17 +204,17 @@ def test_users_and_groups(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("user", [{"uid": 1}, {"gid": 1}, {"additionalGids": [1]}])
-def test_ids_that_are_not_mapped(bundle: Bundle, user: dict[str, object]) -> None:
+def test_unmapped_ids_are_refused(bundle: Bundle, user: dict[str, object]) -> None:
     bundle.process["user"] = user
     assert "not in the container's id map" in bundle.fails("id")
 
 
-def test_a_map_that_is_refused(bundle: Bundle) -> None:
+def test_refused_id_map_is_reported(bundle: Bundle) -> None:
     bundle.linux["uidMappings"] = [{"containerID": 0, "hostID": 0, "size": 1}]
     assert "map" in bundle.fails("id")
 
 
-def test_capability_sets_that_cannot_be(bundle: Bundle) -> None:
+def test_impossible_capability_sets_are_handled(bundle: Bundle) -> None:
     """What contradicts itself is not given; what nobody knows is refused."""
     names = ["CAP_KILL"]
     bundle.process["capabilities"] = {"effective": names}
@@ -235,18 +239,18 @@ def test_capability_sets_that_cannot_be(bundle: Bundle) -> None:
         "../net",
     ],
 )
-def test_sysctls_of_the_host(bundle: Bundle, name: str) -> None:
+def test_sysctls_of_the_host_are_refused(bundle: Bundle, name: str) -> None:
     bundle.linux["sysctl"] = {name: "1"}
     assert bundle.fails("id").startswith(f"sysctl {name}: ")
 
 
-def test_a_sysctl_that_the_kernel_refuses(bundle: Bundle) -> None:
+def test_sysctl_refused_by_the_kernel_is_reported(bundle: Bundle) -> None:
     bundle.linux["sysctl"] = {"net.ipv4.ip_forward": "x"}
     assert "cannot set sysctl net.ipv4.ip_forward to x" in bundle.fails("id")
     bundle.linux["sysctl"] = {"net.no.such": "1"}
     assert "No such file" in bundle.fails("id")
 
 
-def test_streams_of_a_hundred_megabytes(bundle: Bundle) -> None:
+def test_hundred_megabytes_pass_through_the_streams(bundle: Bundle) -> None:
     size = 100_000_000
     assert len(bundle.run("emit", str(size)).expect().raw) == size

@@ -103,14 +103,14 @@ def step(bundle: Bundle) -> Iterator[Step]:
         "exec RT --rootless auto --cgroup-manager=disabled %r run %n --bundle=%b",
     ],
 )
-def test_run(step: Step, pattern: str) -> None:
+def test_run_as_slurm_calls_it(step: Step, pattern: str) -> None:
     with step.start("args", "hello", ",", "exit", "5", pattern=pattern) as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (5, b"arg 0 hello\n", b"")
     assert step.call("RT %r state %n").code != 0
 
 
-def test_an_unknown_id_prints_no_json(step: Step) -> None:
+def test_unknown_id_prints_no_json(step: Step) -> None:
     """Older ones read what is printed as JSON, whatever the exit code: so it must not be any."""
     command = step.line("RT %r state %n")
     done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, cwd=step.bundle.path)
@@ -129,7 +129,7 @@ def wait_for(process: subprocess.Popen[bytes], text: bytes) -> bytes:
     return said
 
 
-def test_scancel_is_heard_by_the_application(step: Step) -> None:
+def test_scancel_reaches_the_application(step: Step) -> None:
     with step.start("emit", "3", ",", "wait-signal", "15") as process:
         wait_for(process, b"ready")
         assert step.state()["status"] == "running"
@@ -141,7 +141,7 @@ def test_scancel_is_heard_by_the_application(step: Step) -> None:
     assert process.returncode == 0, out
 
 
-def test_a_handlers_exit_code(step: Step) -> None:
+def test_exit_code_of_a_signal_handler_is_passed_on(step: Step) -> None:
     with step.start("trap-term", "3") as process:
         wait_for(process, b"")
         deadline = time.monotonic() + 10
@@ -166,7 +166,7 @@ def test_kill_leaves_no_orphan(step: Step) -> None:
     assert step.call("RT %r state %n").code != 0
 
 
-def test_the_verbs_of_the_examples(step: Step) -> None:
+def test_example_verbs_work(step: Step) -> None:
     with step.start("wait-signal", "99") as process:
         wait_for(process, b"ready")
         step.call("RT %r kill %n SIGUSR2").expect()
@@ -176,7 +176,7 @@ def test_the_verbs_of_the_examples(step: Step) -> None:
     assert process.returncode == 137
 
 
-def test_create_and_start(step: Step) -> None:
+def test_create_and_start_as_slurm_calls_them(step: Step) -> None:
     step.bundle.write("sleep", "60")
     null = subprocess.DEVNULL
     line = step.line("RT %r create --bundle %b %n")
@@ -189,7 +189,7 @@ def test_create_and_start(step: Step) -> None:
     step.call("RT %r delete --force %n").expect()
 
 
-def test_the_last_of_two_variables_wins(step: Step) -> None:
+def test_last_duplicate_variable_wins(step: Step) -> None:
     """Slurm appends the environment of the job to that of the config."""
     step.bundle.process["env"] = ["PATH=/bin", "TERM=xterm", "PATH=/", "SLURM_JOB_ID=3", "TERM=x"]
     step.bundle.process["args"] = ["probe", "env"]
@@ -198,7 +198,7 @@ def test_the_last_of_two_variables_wins(step: Step) -> None:
     assert {b"PATH=/", b"TERM=x", b"SLURM_JOB_ID=3"} <= set(out.splitlines())
 
 
-def test_files_of_a_batch_job(step: Step) -> None:
+def test_batch_script_and_streams_are_bound(step: Step) -> None:
     """The script and its streams are bound, as files, where the image has nothing."""
     directory = step.bundle.base / "spool"
     directory.mkdir()
@@ -215,7 +215,7 @@ def test_files_of_a_batch_job(step: Step) -> None:
     assert out.splitlines()[-1] == b"arg 1 x"
 
 
-def test_many_at_once(step: Step) -> None:
+def test_many_containers_run_at_once(step: Step) -> None:
     """Steps that overlap: one state directory, an id each."""
     step.bundle.write("args", "x")
     running = []

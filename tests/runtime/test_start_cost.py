@@ -18,7 +18,7 @@ HEAVY = {
 
 @pytest.mark.needs("compiler", "user namespaces")
 @pytest.mark.parametrize("verb", ["state", "run"])
-def test_modules(bundle: Bundle, verb: str) -> None:
+def test_runtime_loads_few_modules(bundle: Bundle, verb: str) -> None:
     bundle.write("id")
     arguments = [] if verb == "state" else ["-b", str(bundle.path)]
     command = bundle.command(verb, *arguments, bundle.id)

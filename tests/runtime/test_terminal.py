@@ -65,7 +65,7 @@ def read_all(master: int) -> str:
     return out.decode()
 
 
-def test_the_terminal(live: Bundle, listener: Listener) -> None:
+def test_terminal_is_sent_over_the_socket(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = True
     live.process["consoleSize"] = {"height": 33, "width": 77}
     words = ["tty", ",", "stat", "/dev/console", "/dev/pts/0", ",", "ls", "/dev/pts"]
@@ -81,7 +81,7 @@ def test_the_terminal(live: Bundle, listener: Listener) -> None:
     assert live.output() == ""
 
 
-def test_its_owner_is_the_user(live: Bundle, listener: Listener) -> None:
+def test_terminal_belongs_to_the_user(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = True
     live.create("stat", "/dev/pts/0", options=["--console-socket", listener.path])
     master = listener.receive()
@@ -89,7 +89,7 @@ def test_its_owner_is_the_user(live: Bundle, listener: Listener) -> None:
     assert read_all(master).split()[4] == "0"
 
 
-def test_input_signals_and_size(live: Bundle, listener: Listener) -> None:
+def test_input_signals_and_size_are_passed_on(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = True
     words = ["wait-signal", "28", ",", "tty"]
     live.create(*words, options=["--console-socket", listener.path])
@@ -106,7 +106,7 @@ def test_input_signals_and_size(live: Bundle, listener: Listener) -> None:
     assert "winsize 11 22" in said
 
 
-def test_a_program_that_is_missing(live: Bundle, listener: Listener) -> None:
+def test_missing_program_is_reported(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = True
     live.process["args"] = ["/nothing"]
     live.write()
@@ -115,7 +115,7 @@ def test_a_program_that_is_missing(live: Bundle, listener: Listener) -> None:
     assert "no such file or directory in the container" in complaint(done)
 
 
-def test_links_of_the_image_are_not_followed(
+def test_links_of_the_image_at_dev_console_are_not_followed(
     live: Bundle, listener: Listener, tmp_path: Path
 ) -> None:
     """CVE-2025-52565: without mounts on /dev the image's own /dev/console is the target."""
@@ -132,7 +132,7 @@ def test_links_of_the_image_are_not_followed(
     assert os.listdir(outside) == []
 
 
-def test_a_terminal_needs_a_socket(bundle: Bundle) -> None:
+def test_terminal_needs_a_socket(bundle: Bundle) -> None:
     bundle.process["terminal"] = True
     bundle.write("id")
     done = bundle.call("create", "-b", str(bundle.path), bundle.id)
@@ -143,7 +143,7 @@ def test_a_terminal_needs_a_socket(bundle: Bundle) -> None:
     assert "allows no --console-socket" in bundle.fails("id", options=options)
 
 
-def test_a_terminal_needs_devpts(bundle: Bundle, listener: Listener) -> None:
+def test_terminal_needs_devpts(bundle: Bundle, listener: Listener) -> None:
     bundle.process["terminal"] = True
     bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if m["destination"] != "/dev/pts"]
     message = bundle.fails("id", options=["--console-socket", listener.path])

@@ -36,12 +36,12 @@ def execute(running: Bundle, *words: str, options: tuple[str, ...] = ()) -> dict
 # -- exec ----------------------------------------------------------------------------------------
 
 
-def test_exec_keeps_what_the_container_may_not(running: Bundle) -> None:
+def test_exec_keeps_no_new_privs(running: Bundle) -> None:
     """no_new_privs is the container's, whatever the options say (class 35)."""
     assert execute(running, "caps")["no_new_privs"] == "1"
 
 
-def test_exec_is_never_less_confined_by_a_process_json(running: Bundle, tmp_path: Path) -> None:
+def test_exec_process_json_cannot_loosen_confinement(running: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "process.json"
     path.write_text(json.dumps({"args": ["/probe", "caps"], "cwd": "/"}))
     facts = running.call("exec", "-p", str(path), running.id).expect().facts()
@@ -50,7 +50,7 @@ def test_exec_is_never_less_confined_by_a_process_json(running: Bundle, tmp_path
     assert facts["bounding"] == execute(running, "caps")["bounding"]
 
 
-def test_options_stand_where_they_like(running: Bundle) -> None:
+def test_options_may_stand_anywhere(running: Bundle) -> None:
     done = running.call("exec", running.id, "-e", "A=1", "/probe", "args", "-e", "B=2", "--cwd")
     assert done.expect().lines() == ["arg 0 -e", "arg 1 B=2", "arg 2 --cwd"]
     done = running.call("exec", "-eA=1", "--env=B=2", "--", running.id, "/probe", "env")
@@ -71,7 +71,7 @@ def test_options_stand_where_they_like(running: Bundle) -> None:
         (["-p", "/no/such"], "cannot read /no/such"),
     ],
 )
-def test_exec_refuses(running: Bundle, options: list[str], says: str) -> None:
+def test_exec_refuses_wrong_requests(running: Bundle, options: list[str], says: str) -> None:
     done = running.call("exec", *options, running.id, "/probe", "id")
     assert done.code != 0
     assert done.out == ""
@@ -79,7 +79,7 @@ def test_exec_refuses(running: Bundle, options: list[str], says: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"args": []}', '{"args": "x"}', '{"cwd": "/"}'])
-def test_exec_of_a_bad_process_json(running: Bundle, tmp_path: Path, content: str) -> None:
+def test_exec_refuses_a_bad_process_json(running: Bundle, tmp_path: Path, content: str) -> None:
     path = tmp_path / "process.json"
     path.write_text(content)
     done = running.call("exec", "-p", str(path), running.id)
@@ -91,7 +91,7 @@ def test_exec_needs_a_command(running: Bundle) -> None:
     assert "needs a command" in complaint(running.call("exec", running.id))
 
 
-def test_exec_with_a_terminal_of_its_own(running: Bundle, listener: Listener) -> None:
+def test_exec_can_have_its_own_terminal(running: Bundle, listener: Listener) -> None:
     """A pty of the container's own (class 37)."""
     words = ["exec", "-t", "--console-socket", listener.path, running.id, "/probe", "tty"]
     with subprocess.Popen(running.command(*words), env=ENVIRONMENT) as process:
@@ -120,13 +120,13 @@ def on_a_terminal(command: list[str], typed: bytes = b"") -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out.decode()
 
 
-def test_exec_on_the_callers_terminal(running: Bundle) -> None:
+def test_exec_can_use_the_callers_terminal(running: Bundle) -> None:
     code, out = on_a_terminal(running.command("exec", "-t", running.id, "/probe", "tty"))
     assert code == 0
     assert "isatty 1 1 1" in out
 
 
-def test_run_on_the_callers_terminal(live: Bundle) -> None:
+def test_run_can_use_the_callers_terminal(live: Bundle) -> None:
     live.process["terminal"] = True
     live.write("tty", ",", "exit", "7")
     code, out = on_a_terminal(live.command("run", "-b", str(live.path), live.id))
@@ -137,14 +137,14 @@ def test_run_on_the_callers_terminal(live: Bundle) -> None:
 # -- run -----------------------------------------------------------------------------------------
 
 
-def test_run_detached(live: Bundle) -> None:
+def test_run_can_detach(live: Bundle) -> None:
     null = subprocess.DEVNULL
     live.run("sleep", "60", options=["-d"], stdout=null, stderr=null).expect()
     assert live.status() == "running"
     live.call("delete", "-f", live.id).expect()
 
 
-def test_run_detached_with_a_program_that_is_missing(live: Bundle) -> None:
+def test_detached_run_reports_a_missing_program(live: Bundle) -> None:
     live.process["args"] = ["/nothing"]
     live.write()
     done = live.call("run", "--detach", "-b", str(live.path), live.id)
@@ -152,7 +152,7 @@ def test_run_detached_with_a_program_that_is_missing(live: Bundle) -> None:
     assert live.id not in live.containers()
 
 
-def test_run_kept(live: Bundle) -> None:
+def test_run_keep_leaves_the_state(live: Bundle) -> None:
     assert live.run("exit", "3", options=["--keep"]).code == 3
     assert live.status() == "stopped"
     live.call("delete", live.id).expect()
@@ -161,7 +161,7 @@ def test_run_kept(live: Bundle) -> None:
 # -- ps, kill --all, pause, resume, update, events ------------------------------------------------
 
 
-def test_ps(running: Bundle) -> None:
+def test_ps_lists_processes(running: Bundle) -> None:
     """Each is held by a pidfd before it is signalled (class 39)."""
     (only,) = json.loads(running.call("ps", "-f", "json", running.id).expect().out)
     assert only == running.pid()
@@ -179,7 +179,7 @@ def test_ps(running: Bundle) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_pause_and_resume(running: Bundle) -> None:
+def test_pause_and_resume_halt_and_continue(running: Bundle) -> None:
     assert "is running, not paused" in complaint(running.call("resume", running.id))
     running.call("pause", running.id).expect()
     assert running.status() == "paused"
@@ -192,7 +192,7 @@ def test_pause_and_resume(running: Bundle) -> None:
     assert running.id not in running.containers()
 
 
-def test_pause_without_a_control_group(live: Bundle) -> None:
+def test_pause_without_a_cgroup_is_refused(live: Bundle) -> None:
     live.write("sleep", "60")
     null = subprocess.DEVNULL
     command = live.command("run", "-d", "-b", str(live.path), live.id)
@@ -204,14 +204,14 @@ def test_pause_without_a_control_group(live: Bundle) -> None:
 
 
 @pytest.mark.needs("delegated cgroup")
-def test_events(running: Bundle) -> None:
+def test_events_print_statistics(running: Bundle) -> None:
     said = json.loads(running.call("events", "--stats", running.id).expect().out)
     assert said["type"] == "stats"
     assert said["id"] == running.id
     assert said["data"]["cpu"]["usage"]["total"] >= 0
 
 
-def test_update_refuses(running: Bundle, tmp_path: Path) -> None:
+def test_update_refuses_wrong_requests(running: Bundle, tmp_path: Path) -> None:
     for options, says in (
         (["--memory", "x"], "not a number"),
         (["-r", "/no/such"], "cannot read /no/such"),
@@ -229,14 +229,14 @@ def test_update_refuses(running: Bundle, tmp_path: Path) -> None:
 # -- what is about the runtime -----------------------------------------------------------------
 
 
-def test_version_is_what_podman_reads(bundle: Bundle) -> None:
+def test_version_has_the_form_podman_reads(bundle: Bundle) -> None:
     lines = bundle.call("--version").expect().lines()
     assert re.fullmatch(r"rless-oci version \d+\.\d+\.\d+\S*", lines[0])
     assert lines[1] == "spec: 1.2.0"
     assert lines[2].startswith("+")
 
 
-def test_help(bundle: Bundle) -> None:
+def test_help_is_printed(bundle: Bundle) -> None:
     whole = bundle.call("--help").expect().out
     verbs = "create run start exec state ps kill pause resume update events delete"
     for verb in verbs.split():
@@ -254,7 +254,7 @@ def test_features_are_true(bundle: Bundle) -> None:
     }
 
 
-def test_delete_by_an_expression(live: Bundle) -> None:
+def test_delete_accepts_a_regular_expression(live: Bundle) -> None:
     live.create("sleep", "60")
     live.call("delete", "--regex", "-f", "^t").expect()
     assert live.id not in live.containers()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("slurm", "busybox")
 
 
-def test_what_is_tested_is_what_slurm_config_prints(slurm: Slurm) -> None:
+def test_tested_config_is_what_slurm_config_prints(slurm: Slurm) -> None:
     printed = slurm.call("rless", "slurm-config", f"--bin={ROOT}/.venv/bin").expect()
     assert Path(slurm.directory, "oci.conf").read_text() == printed.out
 
@@ -31,7 +31,7 @@ def test_streams_and_exit_code(slurm: Slurm, bundle: Bundle) -> None:
     assert "to-err" in done.err
 
 
-def test_what_ends_by_a_signal_or_does_not_exist(slurm: Slurm, bundle: Bundle) -> None:
+def test_killed_and_missing_programs_are_reported(slurm: Slurm, bundle: Bundle) -> None:
     run = ("srun", "-Q", f"--container={bundle.path}")
     assert slurm.call(*run, "sh", "-c", "probe kill-self 9; exit $?").code == 137
     done = slurm.call(*run, "no-such-program")
@@ -47,7 +47,7 @@ def test_arguments_are_passed_as_they_are(slurm: Slurm, bundle: Bundle) -> None:
     ]
 
 
-def test_of_a_variable_that_is_given_twice_the_last_wins(slurm: Slurm, bundle: Bundle) -> None:
+def test_last_duplicate_variable_wins(slurm: Slurm, bundle: Bundle) -> None:
     bundle.spec["process"]["env"] += ["ONLY=config", "BOTH=config"]
     bundle.write()
     done = slurm.call(
@@ -61,13 +61,13 @@ def test_of_a_variable_that_is_given_twice_the_last_wins(slurm: Slurm, bundle: B
     assert "BOTH=config" not in lines
 
 
-def test_nothing_of_the_daemons_environment_is_used(slurm: Slurm, bundle: Bundle) -> None:
+def test_environment_of_the_daemon_is_not_used(slurm: Slurm, bundle: Bundle) -> None:
     # slurmd starts the runtime with root's HOME, and without a session.
     done = slurm.call("srun", "-Q", f"--container={bundle.path}", "env").expect()
     assert f"HOME={slurm.environment['HOME']}" in done.out.splitlines()
 
 
-def test_steps_of_a_job_overlap(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
+def test_steps_of_a_job_can_overlap(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     bundle.bind(shared, "/tmp")
@@ -77,7 +77,7 @@ def test_steps_of_a_job_overlap(slurm: Slurm, bundle: Bundle, tmp_path: Path) ->
     assert sorted(done.expect().out.splitlines()) == ["a met b", "b met a"]
 
 
-def test_a_batch_script_runs_in_the_container(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
+def test_batch_script_runs_in_the_container(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text('#!/bin/sh\necho "script in $(ls /)"\nls /no-such-file\nexit 4\n')
     output = tmp_path / "output"
@@ -97,7 +97,7 @@ def test_a_batch_script_runs_in_the_container(slurm: Slurm, bundle: Bundle, tmp_
     assert done.code == 4
 
 
-def test_a_terminal(slurm: Slurm, bundle: Bundle) -> None:
+def test_srun_pty_has_a_terminal(slurm: Slurm, bundle: Bundle) -> None:
     master, slave = os.openpty()
     process = subprocess.Popen(
         ["srun", "-Q", "--pty", f"--container={bundle.path}", "sh", "-c", "test -t 0 && echo yes"],
@@ -139,7 +139,7 @@ def _until_cancelled(slurm: Slurm, bundle: Bundle, output: Path, trap: str) -> t
     return output.read_text(), code
 
 
-def test_scancel_lets_a_handler_run_and_its_exit_code_arrives(
+def test_scancel_passes_on_the_exit_code_of_a_handler(
     slurm: Slurm, bundle: Bundle, tmp_path: Path
 ) -> None:
     # Slurm signals the runtime, which passes it on, and by the runtime: dash, which handles the
@@ -150,7 +150,7 @@ def test_scancel_lets_a_handler_run_and_its_exit_code_arrives(
     assert code == 3
 
 
-def test_scancel_kills_what_does_not_listen(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
+def test_scancel_kills_a_stubborn_program(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
     # srun itself does not wait that long.
     text, _ = _until_cancelled(slurm, bundle, tmp_path / "out", "")
     assert "CANCELLED" in text
@@ -163,9 +163,7 @@ def _command(pid: int) -> str:
         return ""
 
 
-def test_a_runtime_that_was_killed_leaves_nothing(
-    slurm: Slurm, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_killed_runtime_leaves_nothing(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
     name = slurm.name()
     output = tmp_path / "out"
     script = "echo ready; while :; do sleep 0.05; done"
@@ -189,7 +187,7 @@ def test_a_runtime_that_was_killed_leaves_nothing(
     assert slurm.call(*state, env={"XDG_RUNTIME_DIR": ""}).out == ""
 
 
-def test_the_time_limit_ends_a_container(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
+def test_time_limit_ends_a_container(slurm: Slurm, bundle: Bundle, tmp_path: Path) -> None:
     # Slurm counts in minutes and looks every 30 seconds.
     name = slurm.name()
     output = tmp_path / "out"
@@ -208,7 +206,7 @@ def test_the_time_limit_ends_a_container(slurm: Slurm, bundle: Bundle, tmp_path:
     wait_for(lambda: not processes_with(name))
 
 
-def test_a_bad_bundle_is_told_in_one_line(slurm: Slurm, bundle: Bundle) -> None:
+def test_bad_bundle_is_reported_in_one_line(slurm: Slurm, bundle: Bundle) -> None:
     bundle.spec["process"]["cwd"] = 7
     bundle.write()
     done = slurm.call("srun", "-Q", f"--container={bundle.path}", "true")

@@ -41,7 +41,7 @@ def srun(slurm: Slurm, rless: Product, flags: str, *words: str, **more: Any) -> 
 
 
 @fuse
-def test_plainly(slurm: Slurm, rless: Product, image: Path) -> None:
+def test_image_runs_in_a_job(slurm: Slurm, rless: Product, image: Path) -> None:
     # Nobody ends before all have begun, or the number of a namespace could be another's.
     script = "echo $SLURM_PROCID of $SLURM_NTASKS in $(readlink /proc/self/ns/mnt); sleep 2"
     done = srun(slurm, rless, "-n4", "--hpc", str(image), "--", "sh", "-c", script).expect()
@@ -52,7 +52,7 @@ def test_plainly(slurm: Slurm, rless: Product, image: Path) -> None:
 
 @fuse
 @pytest.mark.parametrize("end", ["\n", "\0"], ids=["newline", "null"])
-def test_a_file_of_variables(
+def test_variables_of_a_file_are_set(
     slurm: Slurm, rless: Product, image: Path, tmp_path: Path, end: str
 ) -> None:
     # What %e is in oci.conf, with CreateEnvFile=newline or null.
@@ -65,7 +65,7 @@ def test_a_file_of_variables(
 
 
 @fuse
-def test_exit_codes_and_input(slurm: Slurm, rless: Product, image: Path) -> None:
+def test_exit_codes_and_input_are_passed_on(slurm: Slurm, rless: Product, image: Path) -> None:
     for flags in ((), ("--join",)):
         words = ("--hpc", *flags, str(image), "sh", "-c", "cat; exit 6")
         done = srun(slurm, rless, "-n1", *words, input=b"in\n")
@@ -125,7 +125,7 @@ def test_scancel_reaches_every_rank(slurm: Slurm, rless: Product, tmp_path: Path
     wait_for(lambda: not processes_with(name))
 
 
-def test_a_killed_rank_leaves_nothing(slurm: Slurm, rless: Product) -> None:
+def test_killed_rank_leaves_nothing(slurm: Slurm, rless: Product) -> None:
     script = "[ $SLURM_PROCID != 1 ] || kill -9 $$; sleep 0.5"
     done = srun(slurm, rless, "-n4", "--hpc", "--join", rless.image, "sh", "-c", script)
     assert done.code == 137
@@ -142,16 +142,14 @@ print(os.environ["PMI_RANK"], os.read(fd, 200).decode().split()[0])
 
 
 @pytest.mark.parametrize("flags", [(), ("--join",)], ids=["alone", "joined"])
-def test_the_pmi2_descriptor_is_passed(
-    slurm: Slurm, rless: Product, flags: tuple[str, ...]
-) -> None:
+def test_pmi2_descriptor_is_passed(slurm: Slurm, rless: Product, flags: tuple[str, ...]) -> None:
     words = ("--hpc", *flags, "host:", "python3", "-c", _PMI2)
     done = srun(slurm, rless, "--mpi=pmi2 -n2", *words).expect()
     assert sorted(done.out.splitlines()) == [f"{n} cmd=response_to_init" for n in range(2)]
 
 
 @pytest.mark.needs("mpicc")
-def test_open_mpi_by_pmix(slurm: Slurm, rless: Product, tmp_path: Path) -> None:
+def test_open_mpi_runs_by_pmix(slurm: Slurm, rless: Product, tmp_path: Path) -> None:
     if "pmix" not in slurm.call("srun", "--mpi=list").out:
         pytest.skip("needs a Slurm with PMIx")
     (tmp_path / "ring.c").write_text(RING)

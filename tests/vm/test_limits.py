@@ -23,7 +23,7 @@ def words(lines: list[str]) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split() for line in lines)}
 
 
-def test_the_scope(machine: Machine) -> None:
+def test_scope_has_the_requested_limits(machine: Machine) -> None:
     """What is asked for is what systemd shows, the kernel has, and the container sees."""
     text = r"""
         $RUN -d --name lim -m 64m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 \
@@ -63,7 +63,7 @@ def test_the_scope(machine: Machine) -> None:
     assert host["CpusetCpus"] == "1"
 
 
-def test_memory(machine: Machine) -> None:
+def test_memory_limit_is_enforced(machine: Machine) -> None:
     text = r"""
         $RUN --name oom -m 64m --memory-swap 64m $IMAGE dd if=/dev/zero of=/dev/null bs=200M count=1
         echo $?
@@ -76,7 +76,7 @@ def test_memory(machine: Machine) -> None:
     assert done.lines() == expected, done
 
 
-def test_swap(machine: Machine) -> None:
+def test_swap_limit_is_enforced(machine: Machine) -> None:
     """Memory and swap together: what does not fit into one goes to the other, or is killed for."""
     on = r"""[ -e /swap ] ||
         { dd if=/dev/zero of=/swap bs=1M count=128 2>&1 && chmod 600 /swap && mkswap /swap; }
@@ -96,7 +96,7 @@ def test_swap(machine: Machine) -> None:
     assert (code, killed) == ("0", "137"), done
 
 
-def test_cpus(machine: Machine) -> None:
+def test_cpu_limit_is_enforced(machine: Machine) -> None:
     """Two processes that never stop get half a processor of the guest's time."""
     text = r"""
         $RUN --rm --cpus 0.5 $IMAGE sh -c '
@@ -111,7 +111,7 @@ def test_cpus(machine: Machine) -> None:
     assert after["nr_throttled"] > before["nr_throttled"]
 
 
-def test_a_fork_bomb(machine: Machine) -> None:
+def test_fork_bomb_is_contained(machine: Machine) -> None:
     text = r"""
         $RUN -d --name bomb --pids-limit 20 $IMAGE sh -c '
             (i=0; while [ $i -lt 60 ]; do sleep 600 & i=$((i + 1)); done); exec sleep 600
@@ -125,7 +125,7 @@ def test_a_fork_bomb(machine: Machine) -> None:
     assert "fork" in " ".join(said)
 
 
-def test_writing_to_a_disk(machine: Machine) -> None:
+def test_disk_write_limit_is_enforced(machine: Machine) -> None:
     """3 MiB at 1 MiB a second take two seconds at least, however fast the disk is."""
     text = r"""
         mkdir d
@@ -139,7 +139,7 @@ def test_writing_to_a_disk(machine: Machine) -> None:
     assert ended - began > 1.7
 
 
-def test_pause(machine: Machine) -> None:
+def test_pause_freezes_all_processes(machine: Machine) -> None:
     """Frozen, not one more instruction is done, whatever came by exec included."""
     text = r"""
         $RUN -d --name pp $IMAGE sh -c 'while :; do :; done' >/dev/null
@@ -170,7 +170,7 @@ def test_a_thousand_processes_end_at_once(machine: Machine) -> None:
     assert done.lines() == ["1000", "many", "0"], done
 
 
-def test_update_and_stats(machine: Machine) -> None:
+def test_update_and_stats_work(machine: Machine) -> None:
     text = r"""
         look() { rless exec up sh -c 'cd /sys/fs/cgroup; cat memory.max pids.max cpu.max'; }
         $RUN -d --name up -m 64m --pids-limit 30 $IMAGE sh -c '
@@ -198,7 +198,7 @@ def test_update_and_stats(machine: Machine) -> None:
 # -- who asks, and from where ----------------------------------------------------------------------
 
 
-def test_what_debian_delegates(machine: Machine) -> None:
+def test_missing_delegation_is_refused_with_a_hint(machine: Machine) -> None:
     """bob: no cpuset. The refusal has what the administrator must write."""
     text = r"""
         $RUN --rm --cpuset-cpus 0 $IMAGE true; echo $?
@@ -213,7 +213,7 @@ def test_what_debian_delegates(machine: Machine) -> None:
     assert "warning" in warned and "cpuset" in warned
 
 
-def test_two_users_at_once(machine: Machine) -> None:
+def test_two_users_run_at_once(machine: Machine) -> None:
     text = r"""
         $RUN -d --name both -m $SIZE $IMAGE sleep 600 >/dev/null; sleep 2
         rless exec both cat /sys/fs/cgroup/memory.max; rless ps --format '{{.Names}}'
@@ -226,7 +226,7 @@ def test_two_users_at_once(machine: Machine) -> None:
         assert machine.wait(job).lines() == [str(size << 20), "both", "both"]
 
 
-def test_in_a_scope_of_ours_without_a_bus(machine: Machine) -> None:
+def test_delegated_scope_is_divided_without_a_bus(machine: Machine) -> None:
     """What was handed over to us is divided by us, and systemd makes no other scope."""
     text = r"""
         systemd-run --user --scope -q --unit ours -p Delegate=yes \
@@ -238,7 +238,7 @@ def test_in_a_scope_of_ours_without_a_bus(machine: Machine) -> None:
     assert "manager: cgroupfs" in done.err and "/ours.scope/rless-" in done.err
 
 
-def test_where_nobody_delegates(machine: Machine) -> None:
+def test_limit_without_delegation_is_refused(machine: Machine) -> None:
     """Neither a session nor a user manager: a limit is refused, and nothing else."""
     text = r"""
         loginctl terminate-user bob 2>/dev/null
@@ -251,7 +251,7 @@ def test_where_nobody_delegates(machine: Machine) -> None:
     assert "memory" in done.err and done.err.count("\n") == 1
 
 
-def test_by_ssh(machine: Machine) -> None:
+def test_ssh_session_can_set_limits(machine: Machine) -> None:
     """A log-in by sshd and its PAM stack, which opens the session for alice."""
     text = r"""
         mkdir -p /run/sshd && systemd-run -q --unit sshd-test /usr/sbin/sshd -D
@@ -270,7 +270,7 @@ def test_by_ssh(machine: Machine) -> None:
     assert removed == "far"
 
 
-def test_as_a_service_of_the_user(machine: Machine) -> None:
+def test_user_service_runs_a_container(machine: Machine) -> None:
     """rless in the foreground of a plain unit: its stop ends the container, and all is gone."""
     text = r"""
         systemd-run --user -q --unit plain /usr/local/bin/$RUN --rm --name svc -m 64m $IMAGE \
@@ -284,7 +284,7 @@ def test_as_a_service_of_the_user(machine: Machine) -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_after_a_kill(machine: Machine) -> None:
+def test_kill_leaves_nothing(machine: Machine) -> None:
     """systemd removes the scope by itself, before any command of rless has looked."""
     text = r"""
         monitor() { pgrep -f "^rless: monitor of $(echo $id | cut -c 1-12)"; }
@@ -304,7 +304,7 @@ def test_nothing_is_left_after_a_kill(machine: Machine) -> None:
     assert done.lines() == ["exited 137", "dead"] * 3, done
 
 
-def test_log_out(machine: Machine) -> None:
+def test_logout_ends_containers_without_linger(machine: Machine) -> None:
     """Who lingers keeps containers, even where logind kills; who does not loses them, and all."""
     kill = r"""mkdir -p /etc/systemd/logind.conf.d &&
         printf '[Login]\nKillUserProcesses=yes\n' >/etc/systemd/logind.conf.d/test.conf &&

@@ -17,7 +17,7 @@ SLICE = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/app.slice"
 # -- units ---------------------------------------------------------------------------------------
 
 
-def test_unit_of_a_container(machine: Machine) -> None:
+def test_unit_manages_its_container(machine: Machine) -> None:
     """systemd starts it, finds it in the unit's control group, restarts and stops it."""
     text = r"""
         look() { systemctl --user show container-web --value -p "$1"; }
@@ -46,7 +46,7 @@ def test_unit_of_a_container(machine: Machine) -> None:
     assert lines[7:] == ["web", "inactive", "success", "bye", "exited 0"], done
 
 
-def test_unit_that_makes_its_container(machine: Machine) -> None:
+def test_unit_can_create_its_container(machine: Machine) -> None:
     text = r"""
         X='a b%c$d'; export X
         rless create --name fresh --network none -e "X=$X" $IMAGE \
@@ -61,7 +61,7 @@ def test_unit_that_makes_its_container(machine: Machine) -> None:
     assert done.lines() == ["a b%c$d", "0"], done
 
 
-def test_the_application_says_that_it_is_ready(machine: Machine) -> None:
+def test_application_notifies_readiness(machine: Machine) -> None:
     text = r"""
         look() { systemctl --user show container-say --value -p "$1"; }
         rless create --sdnotify container --name say --network none host: sh -c '
@@ -95,7 +95,7 @@ BACK = [
 ]
 
 
-def test_reboot_and_power_cut(machine: Machine) -> None:
+def test_containers_come_back_after_reboot_and_power_cut(machine: Machine) -> None:
     """Those come back that are to; what a power cut has ended is known to have been ended."""
     text = r"""
         rless create --name web --network none $IMAGE sh -c "$OBEDIENT" >/dev/null
@@ -143,7 +143,7 @@ def test_reboot_and_power_cut(machine: Machine) -> None:
 # -- the journal ---------------------------------------------------------------------------------
 
 
-def test_journal(machine: Machine) -> None:
+def test_journal_gets_the_output(machine: Machine) -> None:
     script = r"echo one; echo two >&2; printf 'bin\377\001\n\n  sp  \n'; sleep 3; printf part"
     machine.run(
         f'rless run -d --name jj --log-driver journald --network none {IMAGE} sh -c "{script}"'
@@ -180,7 +180,7 @@ def test_journal_loses_nothing(machine: Machine) -> None:
 # -- many ----------------------------------------------------------------------------------------
 
 
-def test_sixteen_at_once(machine: Machine) -> None:
+def test_sixteen_containers_run_at_once(machine: Machine) -> None:
     """Each in a scope of its own; nothing is left of them, as `clean` finds after each test."""
     text = r"""
         for i in $(seq 16); do $RUN -d --rm --name n$i $IMAGE sleep 600 >/dev/null & done; wait

@@ -46,7 +46,7 @@ def test_systemd_runs(machine: Machine) -> None:
     assert lines[-2:] == ["inner", "exited 0 false"], done
 
 
-def test_an_application_of_systemd_is_restarted(machine: Machine) -> None:
+def test_systemd_container_can_be_restarted_and_paused(machine: Machine) -> None:
     """A second start finds no trace of the first one; a pause halts all groups below."""
     done = machine.run(
         f"{RUN} {INIT} >/dev/null; {UP};"

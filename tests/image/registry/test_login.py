@@ -103,7 +103,7 @@ def test_wrong_logins_are_refused(
     assert done.code == 1 and why in done.one_line_error()
 
 
-def test_login_without_a_registry_uses_docker_io(own_rless: Product) -> None:
+def test_host_that_is_no_registry_is_refused(own_rless: Product) -> None:
     free = f"127.0.0.1:{images.free_port()}"
     flags = ("-u", "me", "--password-stdin")
     assert "refused" in own_rless("login", *flags, free, stdin=b"x").one_line_error()

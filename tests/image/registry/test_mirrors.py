@@ -373,7 +373,7 @@ def test_client_certificate_is_sent(workshop: Workshop, home: Path, authority: A
 
 
 @pytest.mark.needs("openssl")
-def test_insecure_host_may_redirect_to_tls(
+def test_insecure_host_redirecting_to_tls_is_refused(
     workshop: Workshop, home: Path, authority: Authority, own: FaultyProxy
 ) -> None:
     """The plain server is asked once, and nothing secret goes to it."""

@@ -69,7 +69,7 @@ def image(shared: Workshop, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.needs("ordinary user")
-def test_only_root_and_the_user_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_writable_by_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     trust(monkeypatch, "/usr")
     assert paths.additional_stores() == (("/usr", False),)
     trust(monkeypatch, "/tmp")
@@ -77,7 +77,9 @@ def test_only_root_and_the_user_are_trusted(monkeypatch: pytest.MonkeyPatch) -> 
         paths.additional_stores()
 
 
-def test_owner_of_the_store_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_of_the_user_is_trusted_and_missing_ones_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trust(monkeypatch, str(tmp_path))
     tmp_path.chmod(0o755)
     assert paths.additional_stores() == ((str(tmp_path), True),)
