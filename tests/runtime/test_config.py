@@ -178,7 +178,7 @@ def test_log_file_gets_errors(bundle: Bundle) -> None:
     assert complaint(done) == "container unknown does not exist"
 
 
-def test_json_log_without_a_file_goes_to_stderr(bundle: Bundle) -> None:
+def test_json_log_goes_to_stderr_without_a_file(bundle: Bundle) -> None:
     done = bundle.call("--log-format=json", "state", "unknown")
     assert json.loads(done.err)["msg"] == "container unknown does not exist"
     assert done.err.count("\n") == 1

@@ -215,7 +215,7 @@ def test_sys_without_a_network_namespace_is_the_hosts(bundle: Bundle) -> None:
     assert lines[1] in ("write EROFS", "write EACCES", "write EPERM")
 
 
-def test_device_rules_run_nothing(bundle: Bundle) -> None:
+def test_default_devices_are_nosuid_and_noexec(bundle: Bundle) -> None:
     lines = bundle.run("mounts").expect().lines()
     null = next(line.split() for line in lines if line.split()[4] == "/dev/null")
     assert {"nosuid", "noexec"} <= set(null[5].split(","))
@@ -247,7 +247,7 @@ def test_readiness_is_passed_on(live: Bundle, manager: socket.socket) -> None:
     assert manager.recv(4096).decode() == f"READY=1\nMAINPID={live.pid()}\n"
 
 
-def test_run_waits_for_readiness(bundle: Bundle, manager: socket.socket) -> None:
+def test_readiness_of_run_reaches_the_manager(bundle: Bundle, manager: socket.socket) -> None:
     environment = {**ENVIRONMENT, "NOTIFY_SOCKET": manager.getsockname()}
     done = bundle.run("notify", "READY=1", ",", "env", env=environment)
     assert done.expect().lines()[0] == "notify ok"
@@ -256,7 +256,7 @@ def test_run_waits_for_readiness(bundle: Bundle, manager: socket.socket) -> None
     assert bundle.id not in bundle.containers()
 
 
-def test_container_that_never_gets_ready_is_reported(live: Bundle, manager: socket.socket) -> None:
+def test_container_may_end_without_readiness(live: Bundle, manager: socket.socket) -> None:
     environment = {**ENVIRONMENT, "NOTIFY_SOCKET": manager.getsockname()}
     live.write("exit", "0")
     null = subprocess.DEVNULL

@@ -57,7 +57,7 @@ def test_scripts_and_links_are_executed(tmp_path: Path) -> None:
     assert execute(process.Held("/bin/echo", ["/bin/echo", "hello"])) == "hello\n"
 
 
-def test_unsafe_programs_are_refused(tmp_path: Path) -> None:
+def test_unusable_programs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="ymbolic") as caught:
         process.Held(str(tmp_path / "circle"), ["x"])
@@ -219,7 +219,7 @@ def test_exec_enters_the_cgroup(tmp_path: Path) -> None:
     assert (tmp_path / "cgroup.procs").read_text() == "0"
 
 
-def test_exec_outside_the_cgroup_respects_limits(tmp_path: Path) -> None:
+def test_failed_cgroup_entry_is_an_error_only_with_limits(tmp_path: Path) -> None:
     """From a session that may not enter the group: no limit, no refusal."""
     entrant(tmp_path / "gone", limited=False).enter_cgroup()
     with pytest.raises(RlessError, match="control group: No such file"):

@@ -342,7 +342,7 @@ def test_recycled_pid_is_neither_shown_nor_killed(live: Bundle) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "[" * 100_000, "\udcff"])
-def test_damaged_state_file_is_handled(live: Bundle, text: str) -> None:
+def test_damaged_state_file_is_reported(live: Bundle, text: str) -> None:
     live.create("exit", "0")
     live.call("start", live.id).expect()
     live.wait_status("stopped")

@@ -13,7 +13,7 @@ from rootless.errors import RlessError, SyscallError, escape
 
 @settings(database=None)
 @given(st.text(st.characters()))
-def test_what_is_escaped_is_printable_and_can_be_written(text: str) -> None:
+def test_escaped_text_is_printable(text: str) -> None:
     """Class 37: whatever comes from an image or a registry, the terminal obeys none of it."""
     result = escape(text)
     assert result.isprintable()
@@ -35,23 +35,23 @@ def test_what_is_escaped_is_printable_and_can_be_written(text: str) -> None:
         ("", ""),
     ],
 )
-def test_escape(text: str, expected: str) -> None:
+def test_escape_replaces_control_characters(text: str, expected: str) -> None:
     assert escape(text) == expected
 
 
-def test_message_and_hint() -> None:
+def test_message_and_hint_are_printed() -> None:
     error = RlessError("it failed", "do this")
     assert str(error) == "it failed; do this"
     assert error.exit_code == 125
     assert str(RlessError("it failed")) == "it failed"
 
 
-def test_within() -> None:
+def test_within_adds_context() -> None:
     outer = RlessError("it failed", "do this", 127).within("layer 3")
     assert (outer.message, outer.hint, outer.exit_code) == ("layer 3: it failed", "do this", 127)
 
 
-def test_syscall_error() -> None:
+def test_syscall_error_names_the_call() -> None:
     error = SyscallError("mount(tmpfs, /dev)", errno.EPERM)
     assert error.message == "mount(tmpfs, /dev): Operation not permitted"
     assert (error.call, error.errno) == ("mount(tmpfs, /dev)", errno.EPERM)

@@ -15,7 +15,7 @@ def test_debug_is_off_by_default(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == ""
 
 
-def test_debug_has_the_time_since_the_start(
+def test_debug_lines_have_the_elapsed_time(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "enabled", True)
@@ -31,7 +31,7 @@ def test_warnings_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == "rless: warning: a\\x1b[2J\\udcff\n"
 
 
-def test_a_closed_standard_error_is_no_failure() -> None:
+def test_closed_standard_error_is_tolerated() -> None:
     pid = os.fork()
     if pid == 0:
         try:

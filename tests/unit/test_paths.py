@@ -20,7 +20,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_private_dir_is_made(tmp_path: Path, umask: int) -> None:
+def test_private_dir_is_created(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "a" / "b" / "c"
     before = os.umask(umask)
     try:
@@ -69,7 +69,7 @@ def test_private_dir_refuses_a_wide_mode(tmp_path: Path, wide: int) -> None:
     assert caught.value.hint == f"chmod 700 {path}"
 
 
-def test_storage_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_root_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "own"))
@@ -81,7 +81,7 @@ def test_storage_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mode(tmp_path / "home" / ".local/share/rless") == 0o700
 
 
-def test_runtime_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_root_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
     volatile = tmp_path / "run"
     volatile.mkdir(0o700)
@@ -100,7 +100,7 @@ def test_runtime_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.runtime_root() == of_this_boot
 
 
-def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_home_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import pwd
 
     for name in ("HOME", "XDG_DATA_HOME", "RLESS_STORAGE"):

@@ -66,12 +66,12 @@ def test_musl_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PROGRAMS["find_compiler"]()[0] == "musl-gcc"
 
 
-def test_the_chosen_compiler_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chosen_compiler_is_the_only_one_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -m64")
     assert PROGRAMS["find_compiler"]() is None
 
 
-def test_without_a_compiler_one_line_says_what_to_do(
+def test_missing_compiler_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
@@ -82,7 +82,7 @@ def test_without_a_compiler_one_line_says_what_to_do(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_compiler_that_cannot_link_static_programs_is_passed_over(
+def test_compiler_without_static_linking_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("musl-gcc", "cc"):
@@ -109,14 +109,14 @@ def requirement(compiler: str) -> str:
     return done.stdout.strip()
 
 
-def test_the_build_brings_a_compiler_only_where_there_is_none() -> None:
+def test_build_requires_a_compiler_only_when_missing() -> None:
     assert requirement("no-such-compiler").startswith("ziglang")
     assert requirement("cc") == ""
 
 
 @pytest.mark.needs("package index")
 @pytest.mark.timeout(900)
-def test_ziglang_makes_them_where_there_is_no_compiler(tmp_path: Path) -> None:
+def test_ziglang_builds_without_a_compiler(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path / "lib")]
     subprocess.run([*pip, "ziglang"], check=True)
     code = (
@@ -140,7 +140,7 @@ def test_ziglang_makes_them_where_there_is_no_compiler(tmp_path: Path) -> None:
     assert subprocess.run([tmp_path / "init", "sh", "-c", "exit 7"], check=False).returncode == 7
 
 
-def test_every_program_of_the_installation_is_tested_here() -> None:
+def test_every_installed_program_is_tested() -> None:
     helpers = {path.relative_to(HELPERS).as_posix() for path in HELPERS.iterdir()}
     programs = {
         name for name in helpers

@@ -1,4 +1,4 @@
-"""`update`: the restart policy of containers that exist; limits: test_limits_are_set."""
+"""`update`: the restart policy of containers that exist; limits: test_limits."""
 
 from __future__ import annotations
 

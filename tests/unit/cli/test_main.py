@@ -46,7 +46,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 RLESS = '"$python" -I -B -c "$code"'
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     for flag in ("--version", "-v"):
         done = rless(flag)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"rless {__version__}\n", "")
@@ -92,7 +92,7 @@ def test_errors_escape_what_was_typed() -> None:
     assert "\x1b" not in done.stderr
 
 
-def test_aliases() -> None:
+def test_aliases_work() -> None:
     assert verb_table.find(["container", "ls", "-a"]) == ("ps", ["-a"])
     assert verb_table.find(["container", "run", "x"]) == ("run", ["x"])
     assert verb_table.find(["image", "rm", "x"]) == ("rmi", ["x"])
@@ -101,7 +101,7 @@ def test_aliases() -> None:
 
 
 @pytest.mark.parametrize("group", verb_table.ALIASES)
-def test_help_of_a_group(group: str) -> None:
+def test_group_has_help(group: str) -> None:
     text = rless(group).stdout
     assert rless(group, "--help").stdout == rless("help", group).stdout == text
     assert text.startswith(f"Usage: rless {group} VERB ...\n")
@@ -109,7 +109,7 @@ def test_help_of_a_group(group: str) -> None:
         assert f"\n  {name} " in text
 
 
-def test_help_of_a_verb() -> None:
+def test_verb_has_help() -> None:
     assert "--follow" in rless("logs", "--help").stdout
     assert rless("help", "logs").stdout == rless("logs", "-h").stdout
     assert rless("help", "container", "ls").stdout == rless("ps", "--help").stdout
@@ -126,25 +126,25 @@ def test_storage_and_debug_are_set_for_all(monkeypatch: pytest.MonkeyPatch) -> N
     assert (os.environ["RLESS_STORAGE"], log.enabled) == ("/x/y", True)
 
 
-def test_a_full_disk_is_seen() -> None:
+def test_full_disk_is_reported() -> None:
     for verb in ("--version", "--help", "version", "run --help"):
         done = shell(f"{RLESS} {verb} > /dev/full")
         assert done.returncode == 125
         assert done.stderr == "rless: cannot write to standard output: No space left on device\n"
 
 
-def test_a_closed_output_is_seen_and_not_reused() -> None:
+def test_closed_output_is_reported_and_not_reused() -> None:
     done = shell(f"{RLESS} --version >&-")
     assert done.returncode == 125
     assert done.stderr == "rless: cannot write to standard output: Bad file descriptor\n"
 
 
-def test_closed_descriptors_do_not_matter_to_an_error() -> None:
+def test_errors_work_with_closed_descriptors() -> None:
     done = shell(f"{RLESS} nope <&- >&- 2>&-")
     assert done.returncode == 125
 
 
-def test_a_broken_pipe_is_quiet() -> None:
+def test_broken_pipe_is_quiet() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = rless("--help", stdout=writer, stderr=subprocess.PIPE, capture_output=False)
@@ -170,7 +170,7 @@ class BoomError(Exception):
          "rless: internal error: RecursionError: deep; run with --debug and report it\n"),
     ),
 )  # fmt: skip
-def test_one_place_prints_errors(
+def test_errors_are_printed_in_one_place(
     error: BaseException,
     code: int,
     line: str,
@@ -209,7 +209,7 @@ def test_debug_shows_the_traceback(
     assert error.endswith("rless: internal error: BoomError: why\n")
 
 
-def test_each_goes_on_and_remembers(capfd: pytest.CaptureFixture[str]) -> None:
+def test_failures_do_not_stop_the_other_arguments(capfd: pytest.CaptureFixture[str]) -> None:
     done = []
 
     def action(name: str) -> None:
@@ -239,7 +239,7 @@ FORBIDDEN = (
          "--device", "/dev/null", "--env-file", "/dev/null", "--shm-size", "1m", "image", "true"],
     ),
 )  # fmt: skip
-def test_the_hot_path_imports_little(argv: list[str]) -> None:
+def test_hot_path_imports_little(argv: list[str]) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -278,7 +278,7 @@ def completed(line: str, shell: str = "bash", **environment: str) -> list[str]:
     return done.stdout.split("\n")[:-1] if done.stdout != "\n" else []
 
 
-def test_completion_of_verbs_and_flags() -> None:
+def test_verbs_and_flags_are_completed() -> None:
     assert completed("rless run --priv") == ["plain,--privileged"]
     assert completed("rless im") == ["plain,images", "plain,import", "plain,image"]
     assert completed("rless volume ") == [f"plain,{name}" for name in verb_table.ALIASES["volume"]]
@@ -290,7 +290,7 @@ def test_completion_of_verbs_and_flags() -> None:
     assert "plain,ps\tList containers" in completed("rless p", "fish")
 
 
-def test_completion_of_names(tmp_path: Path) -> None:
+def test_names_are_completed(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     names = tmp_path / "names"
     names.mkdir(mode=0o700)
@@ -320,7 +320,7 @@ print([name for name in sys.modules if name in verbs])
 
 
 @pytest.mark.parametrize("shell", ("bash", "zsh", "fish"))
-def test_completion_scripts(shell: str) -> None:
+def test_completion_scripts_are_printed(shell: str) -> None:
     done = rless("completion", shell)
     assert done.returncode == 0
     assert f"_RLESS_COMPLETE={shell}_complete" in done.stdout
@@ -328,7 +328,7 @@ def test_completion_scripts(shell: str) -> None:
         assert subprocess.run([program, "-n"], input=done.stdout, text=True).returncode == 0
 
 
-def test_bash_completes_by_the_script(tmp_path: Path) -> None:
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
     """The whole way: the script is loaded, and calls the product back."""
     command = tmp_path / "rless"
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from rootless.cli.main import main"
@@ -344,7 +344,7 @@ echo "${{COMPREPLY[@]}}"
     assert done.stdout == "ls list\n"
 
 
-def test_completion_of_an_unknown_shell() -> None:
+def test_completion_for_an_unknown_shell_is_refused() -> None:
     done = rless("completion", "tcsh")
     assert done.returncode == 125
     assert done.stderr.startswith("rless: 'tcsh' is not one of bash, zsh, fish; ")

@@ -83,6 +83,6 @@ def test_help_shows_every_flag(verb: str) -> None:
             assert row[0].split()[0] in page
 
 
-def test_the_reference_is_current() -> None:
+def test_reference_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "cli.md"
     assert page.read_text() == text(), "run: python -m rootless.cli.reference > docs/cli.md"

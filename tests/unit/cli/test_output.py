@@ -31,11 +31,11 @@ def test_table_escapes_control_characters(capfd: pytest.CaptureFixture[str]) -> 
     )
 
 
-def test_ids(capfd: pytest.CaptureFixture[str]) -> None:
+def test_ids_are_shortened(capfd: pytest.CaptureFixture[str]) -> None:
     assert shown(capfd, None, "ID") == "0123456789ab\nff\n"
 
 
-def test_json_is_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_per_line(capfd: pytest.CaptureFixture[str]) -> None:
     text = shown(capfd, "json")
     assert [json.loads(line) for line in text.splitlines()] == ROWS
     assert "\x1b" not in text
@@ -55,17 +55,19 @@ def test_json_is_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
         ("plain", "plain"),
     ),
 )
-def test_templates(template: str, first: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_templates_are_rendered(
+    template: str, first: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert shown(capfd, template).splitlines()[0] == first
 
 
-def test_table_template(capfd: pytest.CaptureFixture[str]) -> None:
+def test_table_template_is_aligned(capfd: pytest.CaptureFixture[str]) -> None:
     text = shown(capfd, r"table {{.Names}}\t{{.ID}}")
     assert text.splitlines()[0].split() == ["NAMES", "CONTAINER", "ID"]
     assert text.splitlines()[1].split() == ["web", "0123456789ab"]
 
 
-def test_headings_of_a_table_template(capfd: pytest.CaptureFixture[str]) -> None:
+def test_table_template_has_headings(capfd: pytest.CaptureFixture[str]) -> None:
     template = r"table {{.Names | upper}}\t{{json .ID}}\t{{.Size}}"
     rows = [{**row, "Size": "1kB"} for row in ROWS]
     output.show(rows, COLUMNS, template=template, headings={"Size": "BYTES"})
@@ -74,24 +76,24 @@ def test_headings_of_a_table_template(capfd: pytest.CaptureFixture[str]) -> None
     assert lines[1].split() == ["WEB", '"0123456789ab"', "1kB"]
 
 
-def test_a_row_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_row_stays_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     """A name of an image cannot forge a second row."""
     assert len(shown(capfd, "{{.Names}}").splitlines()) == len(ROWS)
 
 
-def test_unknown_field(capfd: pytest.CaptureFixture[str]) -> None:
+def test_unknown_field_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RlessError, match="there is no field 'Nope'; fields are ID, Names"):
         shown(capfd, "{{.Nope}}")
 
 
-def test_sizes() -> None:
+def test_sizes_are_readable() -> None:
     sizes = [0, 999, 1000, 4430000, 1.5e9, 999999]
     assert [output.human_size(size) for size in sizes] == [
         "0B", "999B", "1kB", "4.43MB", "1.5GB", "1000kB",
     ]  # fmt: skip
 
 
-def test_times() -> None:
+def test_times_are_relative() -> None:
     spans = [0.5, 1.5, 30, 70, 600, 3600, 7200 * 10, 86400 * 3, 86400 * 20, 86400 * 90, 86400 * 800]
     assert [output.human_time(span) for span in spans] == [
         "Less than a second", "1 second", "30 seconds", "About a minute", "10 minutes",
@@ -108,7 +110,7 @@ CONTAINER = {
 }  # fmt: skip
 
 
-def test_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output.time, "time", lambda: 61.0 * 5 + 1)
     for changes, text in (
         ({}, "Up 5 minutes"),
@@ -126,7 +128,7 @@ def test_status(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ps.status({**CONTAINER, **changes}) == text
 
 
-def test_ports() -> None:
+def test_ports_are_formatted() -> None:
     def shown_ports(*given: str, exposed: tuple[str, ...] = (), status: str = "running") -> str:
         return ps.ports({**CONTAINER, "ports": given, "exposed": exposed, "status": status})
 
@@ -147,7 +149,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, name: str, **functions: object) -> Non
     monkeypatch.setattr(import_module(package), leaf, module, raising=False)
 
 
-def test_images(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_images_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     asked = []
     found = [
         {
@@ -189,7 +193,7 @@ def test_images(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     ]  # fmt: skip
 
 
-def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     version.main({}, [])
     assert "Kernel:" in capfd.readouterr().out
     version.main({"format": "{{.Os}} {{.Client.Os}} {{.Server.Version}}"}, [])
@@ -200,7 +204,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert shown["Client"]["Version"] == __version__
 
 
-def test_binary_sizes() -> None:
+def test_binary_sizes_are_readable() -> None:
     sizes = [0, 1023, 1024, 1536, 7.637 * (1 << 30), 1 << 60]
     assert [output.binary_size(size) for size in sizes] == [
         "0B", "1023B", "1KiB", "1.5KiB", "7.637GiB", "1024PiB",

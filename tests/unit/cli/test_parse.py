@@ -89,7 +89,7 @@ def flags(draw: st.DrawFn) -> list[str]:
     value = draw(st.one_of(*[good] * 5, st.sampled_from(SAMPLES), st.text(max_size=8)))
     if len(name) > 2:
         return draw(st.sampled_from([[name, value], [f"{name}={value}"]] * 5 + [[name]]))
-    # -n=VALUE is pflag's alone: see test_short_with_equals
+    # -n=VALUE is pflag's alone: see test_short_flag_takes_equals
     joined = (
         [] if value.startswith("=") or not value else [[f"{name}{value}"], [f"-it{name[1]}{value}"]]
     )
@@ -106,7 +106,7 @@ REFUSALS = st.sampled_from([row[0].split()[0] for row in REFUSED]).map(lambda na
     st.one_of(*[st.just([])] * 3, st.lists(WORDS.map(lambda word: [word]) | REFUSALS, max_size=1)),
     st.lists(st.text(max_size=4) | st.sampled_from(SAMPLES), max_size=4),
 )
-def test_click_reads_run_alike(
+def test_click_agrees_about_run(
     before: list[list[str]], odd: list[list[str]], after: list[str]
 ) -> None:
     argv = [word for words in [*before, *odd] for word in words] + after
@@ -139,14 +139,14 @@ def test_click_reads_run_alike(
         max_size=7,
     )
 )
-def test_click_reads_flags_behind_arguments_alike(argv: list[str]) -> None:
+def test_click_agrees_about_flags_after_arguments(argv: list[str]) -> None:
     table, by_click = both(STOP, argv)
     assert table == by_click
 
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(st.lists(flags(), max_size=3), st.sampled_from(["true", "1", "T", "TRUE"]))
-def test_a_switch_with_true_is_the_bare_switch(lines: list[list[str]], true: str) -> None:
+def test_switch_with_true_is_the_bare_switch(lines: list[list[str]], true: str) -> None:
     """`--rm=true` and `-i=true`, which click lacks, are read as `--rm` and `-i`."""
     switches = {
         name for _, rows in GROUPS for row in rows if row[2] == "flag" for name in row[0].split()
@@ -182,7 +182,7 @@ def test_short_flags_combine() -> None:
     assert values("-ite", "FOO=1")["env"] == ["FOO=1"]
 
 
-def test_short_with_equals() -> None:
+def test_short_flag_takes_equals() -> None:
     assert values("-e=FOO=1")["env"] == ["FOO=1"]
     assert values("-i=false") == {"interactive": False}
     assert values("-it=0") == {"interactive": True, "tty": False}
@@ -194,12 +194,12 @@ def test_switches_take_a_truth_value() -> None:
         values("--rm=maybe")
 
 
-def test_the_last_value_wins_and_lists_grow() -> None:
+def test_last_value_wins_and_lists_grow() -> None:
     assert values("--name", "aa", "--name=bb")["name"] == "bb"
     assert values("-e", "A=1", "--env=B=2", "-eC=3")["env"] == ["A=1", "B=2", "C=3"]
 
 
-def test_optional_value_only_by_equals() -> None:
+def test_optional_value_needs_equals() -> None:
     found, args = parse.parse(RUN, ["--explain", "json"])
     assert (found, args) == ({"explain": "text"}, ["json"])
     assert values("--explain=json") == {"explain": "json"}
@@ -207,7 +207,7 @@ def test_optional_value_only_by_equals() -> None:
         values("--explain=xml")
 
 
-def test_unknown_flag() -> None:
+def test_unknown_flag_is_refused() -> None:
     with pytest.raises(RlessError) as caught:
         values("--foo")
     assert str(caught.value) == "unknown flag: --foo; see 'rless run --help'"
@@ -219,14 +219,14 @@ def test_unknown_flag() -> None:
         values("--privilege")
 
 
-def test_a_flag_needs_its_value() -> None:
+def test_flag_needs_its_value() -> None:
     with pytest.raises(RlessError, match="flag needs a value: --name"):
         parse.parse(RUN, ["--name"])
     with pytest.raises(RlessError, match="flag needs a value: -e"):
         parse.parse(RUN, ["-ie"])
 
 
-def test_a_value_may_look_like_a_flag() -> None:
+def test_value_may_look_like_a_flag() -> None:
     assert values("-e", "--rm")["env"] == ["--rm"]
     assert values("-e--rm")["env"] == ["--rm"]
 
@@ -235,7 +235,7 @@ def test_values_are_taken_as_they_are() -> None:
     assert values("-e", " a= b ", "--env= c ")["env"] == [" a= b ", " c "]
 
 
-def test_a_wrong_value_says_what_is_expected() -> None:
+def test_wrong_value_says_what_is_expected() -> None:
     with pytest.raises(RlessError) as caught:
         values("--ulimit", "nofile")
     assert str(caught.value) == "--ulimit: 'nofile' has no '='; expected --ulimit NAME=SOFT[:HARD]"
@@ -254,7 +254,7 @@ def test_h_is_the_hostname_of_run_and_help_elsewhere() -> None:
         parse.parse(STOP, ["-h"])
 
 
-def test_help_behind_the_image_is_the_commands() -> None:
+def test_help_after_the_image_belongs_to_the_command() -> None:
     assert parse.parse(RUN, ["image", "--help"])[1] == ["image", "--help"]
 
 
@@ -266,22 +266,22 @@ def test_refused_flags_say_why(row: Refused) -> None:
         assert caught.value.exit_code == 125
 
 
-def test_a_refused_flag_with_and_without_its_value() -> None:
+def test_flag_is_refused_with_and_without_its_value() -> None:
     for line in (["--kernel-memory=64m"], ["--kernel-memory", "64m"], ["--kernel-memory"]):
         with pytest.raises(RlessError, match="is not supported"):
             parse.parse(RUN, line)
 
 
-def test_a_refused_switch_may_be_off() -> None:
+def test_refused_switch_may_be_off() -> None:
     assert values("--oom-kill-disable=false") == {}
 
 
-def test_mounts_keep_the_order_of_the_line() -> None:
+def test_mounts_keep_their_order() -> None:
     found = values("-v", "/a:/a", "--tmpfs", "/b", "--mount", "type=tmpfs,dst=/c", "-v/d:/d")
     assert [mount.target for mount in found["mounts"]] == ["/a", "/b", "/c", "/d"]
 
 
-def test_number_of_arguments() -> None:
+def test_number_of_arguments_is_checked() -> None:
     one = Verb("x", "NAME", least=1, most=1)
     with pytest.raises(RlessError, match="'rless x' needs at least an argument"):
         parse.parse(one, [])

@@ -106,7 +106,7 @@ EXAMPLES = (
 
 
 @pytest.mark.parametrize(("template", "expected"), EXAMPLES)
-def test_examples(template: str, expected: str) -> None:
+def test_examples_are_rendered(template: str, expected: str) -> None:
     assert render(template, DATA) == expected
 
 
@@ -160,7 +160,7 @@ def test_examples(template: str, expected: str) -> None:
         ("{{if .On}}" * 5000 + "{{end}}" * 5000, "nested too deeply"),
     ),
 )
-def test_errors(template: str, why: str) -> None:
+def test_errors_are_reported(template: str, why: str) -> None:
     with pytest.raises(RlessError) as caught:
         render(template, DATA)
     assert why in str(caught.value)
@@ -168,7 +168,7 @@ def test_errors(template: str, why: str) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_text_that_is_no_row_keeps_its_line_ends() -> None:
+def test_text_outside_rows_keeps_its_line_ends() -> None:
     data = {"Text": "a\n\tb\x1b[2J\x9b\x7f"}
     assert render("{{.Text}}", data) == "a\n\tb\\x1b[2J\\x9b\\x7f"
     strict = Renderer(compile_template("{{.Text}}"), strict=True)
@@ -177,7 +177,7 @@ def test_text_that_is_no_row_keeps_its_line_ends() -> None:
     assert joined.render({"L": ["a\nb", "c"], "T": "x\n"}) == "a\\nb\ncx\\n\n"
 
 
-def test_methods_and_documents() -> None:
+def test_methods_and_documents_are_accessible() -> None:
     row = {"A": "1", "Label": lambda name: f"<{name}>"}
     assert render('{{.Label "x"}} {{"y" | .Label}}', row) == "<x> <y>"
     assert render("{{json .}}", row) == '{"A":"1"}'
@@ -186,7 +186,7 @@ def test_methods_and_documents() -> None:
     assert render("{{.Upper}} {{json .}}", shown) == '1 {"lower":1}'
 
 
-def test_escapes_outside_of_actions_are_for_lists() -> None:
+def test_escapes_outside_actions_apply_to_lists() -> None:
     assert render(r"a\tb", {}) == r"a\tb"
     assert Renderer(compile_template(r"a\tb\n", escapes=True)).render({}) == "a\tb\n"
 
@@ -195,7 +195,7 @@ def test_escapes_outside_of_actions_are_for_lists() -> None:
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 ))  # fmt: skip
-def test_json_is_json_and_steers_no_terminal(value: object) -> None:
+def test_json_is_valid_and_printable(value: object) -> None:
     for indent in (None, 4):
         text = to_json(value, indent)
         assert json.loads(text) == value
@@ -221,6 +221,6 @@ def test_any_text_is_rendered_or_refused(template: str) -> None:
 
 
 @given(st.text())
-def test_text_alone_is_itself(text: str) -> None:
+def test_plain_text_is_unchanged(text: str) -> None:
     if "{{" not in text:
         assert render(text, {}) == text

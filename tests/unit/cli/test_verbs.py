@@ -85,7 +85,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["stop", "a\x1b[2J"], [("stop", ["a\x1b[2J"], None, None)], 0, "a\\x1b[2J\n"),
     ),
 )  # fmt: skip
-def test_verb(
+def test_verb_calls_the_engine(
     argv: list[str],
     asked: Calls,
     code: int,
@@ -98,14 +98,14 @@ def test_verb(
     assert capfd.readouterr().out == printed
 
 
-def test_run_hands_over_a_request_and_returns_its_status(calls: Calls) -> None:
+def test_run_passes_a_request_and_returns_its_status(calls: Calls) -> None:
     assert main(["run", "--rm", "busybox", "true"]) == 42
     ((name, request),) = calls
     assert name == "run"
     assert (request.image, request.command, request.rm) == ("busybox", ("true",), True)  # type: ignore[attr-defined]
 
 
-def test_a_terminal_is_asked_for_without_one(
+def test_terminal_is_required_for_tty(
     calls: Calls, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.isatty", lambda fd: False)
@@ -115,7 +115,7 @@ def test_a_terminal_is_asked_for_without_one(
     assert main(["run", "-dit", "busybox"]) == 42
 
 
-def test_unshare_takes_the_shell(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unshare_defaults_to_the_shell(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELL", "/bin/zsh")
     main(["unshare"])
     monkeypatch.delenv("SHELL")

@@ -94,7 +94,7 @@ def simple_commands(text: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(("place", "text"), COMMANDS, ids=[f"{p} {c}" for p, c in COMMANDS])
-def test_a_command_is_one(place: str, text: str) -> None:
+def test_documented_command_parses(place: str, text: str) -> None:
     for command in simple_commands(text):
         words = [word for word in command if command.index(word) or "=" not in word]
         if not words:
@@ -119,7 +119,7 @@ def check_line(words: list[str]) -> None:
         run.build(values, rest)
 
 
-def test_the_check_finds_mistakes() -> None:
+def test_check_finds_mistakes() -> None:
     for line in (
         "rn host:",
         "run --no-such host:",
@@ -186,14 +186,14 @@ NEEDS = pytest.mark.needs("ordinary user", "user namespaces", "subordinate ids",
 
 @NEEDS
 @pytest.mark.parametrize("block", RUN, ids=[block.place for block in RUN])
-def test_a_block_runs(block: Block, home: Path) -> None:
+def test_documented_block_runs(block: Block, home: Path) -> None:
     follow(block, home, {})
 
 
 @NEEDS
 @pytest.mark.needs("busybox", "docker-registry", "curl", "pasta", "tun")
 @pytest.mark.parametrize("block", SERVED, ids=[block.place for block in SERVED])
-def test_a_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) -> None:
+def test_documented_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) -> None:
     with images.registry() as host:
         images.push(images.busybox_image(), f"{host}/busybox:latest")
         follow(block, home, {"localhost:5000": host, "8080": str(images.free_port())})
@@ -202,7 +202,7 @@ def test_a_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) 
 @NEEDS
 @pytest.mark.needs("curl", *jenkins.NEEDS)
 @pytest.mark.parametrize("block", JENKINS, ids=[block.place for block in JENKINS])
-def test_the_tutorial_runs(block: Block, home: Path) -> None:
+def test_tutorial_runs(block: Block, home: Path) -> None:
     with images.registry() as host:
         images.push(jenkins.image(), f"{host}/{jenkins.NAME}:latest")
         conf = home / ".config/containers/registries.conf"
@@ -233,7 +233,7 @@ def follow(block: Block, home: Path, places: dict[str, str]) -> None:
         assert re.fullmatch(pattern, said), f"{block.place}: $ {command}\n{said}"
 
 
-def test_the_table_of_errors_is_current() -> None:
+def test_table_of_errors_is_current() -> None:
     done = subprocess.run(
         [sys.executable, TREE / "scripts/errors-table"], stdout=subprocess.PIPE, text=True
     )
@@ -241,7 +241,7 @@ def test_the_table_of_errors_is_current() -> None:
     assert done.stdout == current, "run scripts/errors-table > docs/errors.md"
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_are_valid() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
@@ -255,7 +255,7 @@ def test_paths_of_the_source_exist() -> None:
                 assert (TREE / path).exists(), f"{page}: {path}"
 
 
-def test_each_page_is_found() -> None:
+def test_each_page_is_linked() -> None:
     listed = (TREE / "docs/README.md").read_text(encoding="utf-8")
     assert "](docs/README.md)" in (TREE / "README.md").read_text(encoding="utf-8")
     for page in TREE.glob("docs/**/*.md"):
@@ -272,14 +272,14 @@ def test_decisions_are_numbered_in_order() -> None:
         assert lines[2].startswith("Status: ")
 
 
-def test_commands_are_in_blocks_that_are_read() -> None:
+def test_commands_stand_in_fenced_blocks() -> None:
     """What is only indented is looked at by nobody."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"^ {4}(?:\$ )?rless (?!run -p.*\n      )", text, re.M), page
 
 
-def test_all_keys_of_the_configuration_are_explained() -> None:
+def test_all_configuration_keys_are_documented() -> None:
     text = (TREE / "docs/configuration.md").read_text(encoding="utf-8")
     for section, keys in config.KEYS.items():
         assert f"[{section}]" in text
@@ -298,7 +298,7 @@ def classes() -> Iterator[tuple[int, list[str], list[str]]]:
         yield int(row[0]), re.findall(r"`(\S+)`|\]\((\S+)\)", where), re.findall(r"`(\S+)`", tests)
 
 
-def test_each_class_of_attack_has_its_place_and_its_tests() -> None:
+def test_each_attack_class_names_code_and_tests() -> None:
     found = list(classes())
     assert [number for number, *_ in found] == list(range(1, len(found) + 1))
     assert len(found) >= 48

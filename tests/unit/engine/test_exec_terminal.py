@@ -12,7 +12,7 @@ import pytest
 from rootless.engine.exec import exec as exec_
 
 
-def test_the_end_of_the_session_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_keeper_survives_the_end_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command may lead the session: the kernel hangs up with it, whoever has not left yet."""
     seen: list[Any] = []
 

@@ -53,7 +53,7 @@ ids = st.one_of(st.integers(0, 70_000), st.integers(0, MAX))
 
 
 @given(ranges(), ranges(), ids, ids)
-def test_every_map_is_valid_and_sends_the_user_to_me(
+def test_every_map_is_valid_and_maps_the_user_to_the_caller(
     uids: list[tuple[int, int]], gids: list[tuple[int, int]], uid: int, gid: int
 ) -> None:
     mapping = idmap_policy.build(uid, gid, subordinate(uids, gids))
@@ -83,9 +83,7 @@ def test_all_subordinate_ids_are_used_in_their_order(uids: list[tuple[int, int]]
 
 
 @given(ranges(), ids, ids)
-def test_two_maps_of_one_key_own_files_alike(
-    uids: list[tuple[int, int]], one: int, two: int
-) -> None:
+def test_maps_with_one_key_own_files_alike(uids: list[tuple[int, int]], one: int, two: int) -> None:
     """The key names a directory of unpacked layers, so it must tell maps apart."""
     first, second = (idmap_policy.build(uid, 0, subordinate(uids)) for uid in (one, two))
     if first.key == second.key:
@@ -93,7 +91,7 @@ def test_two_maps_of_one_key_own_files_alike(
         assert first.gids == second.gids
 
 
-def test_the_usual_map() -> None:
+def test_usual_map() -> None:
     me, group = os.getuid(), os.getgid()
     mapping = idmap_policy.build(0, 0, subordinate([(100_000, 65_536)]))
     assert mapping.uids == ((0, me, 1), (1, 100_000, 65_536))
@@ -102,7 +100,7 @@ def test_the_usual_map() -> None:
     assert mapping.gids == ((0, 100_000, 50), (50, group, 1), (51, 100_050, 65_486))
 
 
-def test_a_short_range_ends_where_it_ends() -> None:
+def test_short_range_is_not_exceeded() -> None:
     mapping = idmap_policy.build(0, 0, subordinate([(100_000, 10)]))
     assert mapping.host_uid(10) == 100_009
     assert mapping.host_uid(11) is None
@@ -112,14 +110,14 @@ def test_a_short_range_ends_where_it_ends() -> None:
     assert mapping.host_uid(1000) == os.getuid()
 
 
-def test_without_subordinate_ids_there_is_one() -> None:
+def test_single_id_without_subordinate_ids() -> None:
     for uid in (0, 1000, MAX):
         mapping = idmap_policy.build(uid, uid, subordinate([]))
         assert mapping.single
         assert mapping.uids == ((uid, os.getuid(), 1),)
 
 
-def test_modes() -> None:
+def test_modes_give_their_maps() -> None:
     some = subordinate([(100_000, 65_536)])
     me = os.getuid()
     assert idmap_policy.choose("auto", (33, 44), some).host_uid(33) == me
@@ -134,7 +132,7 @@ def test_modes() -> None:
 
 
 @pytest.mark.parametrize("user", [(2**31, 0), (0, 2**31), (2**32, 0)])
-def test_ids_that_no_kernel_has(user: tuple[int, int]) -> None:
+def test_impossible_ids_are_refused(user: tuple[int, int]) -> None:
     with pytest.raises(RlessError, match="out of range"):
         idmap_policy.choose("auto", user, subordinate([(100_000, 65_536)]))
 
@@ -144,7 +142,7 @@ def test_nomap_needs_subordinate_ids() -> None:
         idmap_policy.choose("nomap", (0, 0), subordinate([]))
 
 
-def test_a_map_translates_what_it_has() -> None:
+def test_map_translates_mapped_ids() -> None:
     mapping = IdMap([(0, 5, 1), (1, 100, 10)], [(0, 6, 1)], "k")
     assert [mapping.host_uid(number) for number in (0, 1, 10, 11)] == [5, 100, 109, None]
     assert mapping.host_gid(1) is None

@@ -60,7 +60,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "read", lambda fd, size: (time.sleep(0.01), read(fd, size))[1])
 
 
-def test_of_a_command(flood: int) -> None:
+def test_last_output_of_a_command_is_read(flood: int) -> None:
     null = os.open("/dev/null", os.O_WRONLY)
     pump = Pump(-1)
     pump.add_output(flood, null)
@@ -68,7 +68,7 @@ def test_of_a_command(flood: int) -> None:
     os.close(null)
 
 
-def test_of_a_health_check(flood: int) -> None:
+def test_last_output_of_a_health_check_is_read(flood: int) -> None:
     ended = subprocess.Popen(["true"])
     pidfd = os.pidfd_open(ended.pid)
     output, in_time = healthcheck._watch(pidfd, flood, time.monotonic() + 60)

@@ -21,12 +21,12 @@ def test_every_field_refuses_to_be_set_or_deleted() -> None:
 
 
 @pytest.mark.parametrize("made", [RunRequest(), Mount("bind", "/a", "/b"), Device("/a", "/b")])
-def test_a_new_attribute_is_refused(made: Frozen) -> None:
+def test_new_attribute_is_refused(made: Frozen) -> None:
     with pytest.raises(AttributeError):
         made.memroy = 5  # type: ignore[misc]
 
 
-def test_lists_and_mappings_are_closed() -> None:
+def test_lists_and_mappings_are_immutable() -> None:
     labels, env = {"a": "b"}, ["A=1"]
     made = RunRequest(labels=labels, env=env, networks=[{"name": "n", "aliases": ["x"]}])
     values: Any = made
@@ -44,13 +44,13 @@ def test_lists_and_mappings_are_closed() -> None:
     assert (dict(made.labels), made.env) == ({"a": "b"}, ("A=1",))
 
 
-def test_an_unknown_field_is_an_error() -> None:
+def test_unknown_field_is_an_error() -> None:
     for wrong in ("memroy", "fields", "replace", "__dict__"):
         with pytest.raises(TypeError, match="has no field"):
             RunRequest(**{wrong: 1})
 
 
-def test_replace_leaves_the_original() -> None:
+def test_replace_keeps_the_original() -> None:
     first = RunRequest(image="i", labels={"a": "b"}, mounts=[Mount("bind", "/a", "/b")])
     second = first.replace(pid="host", image="j")
     assert (first.pid, first.image, second.pid, second.image) == ("private", "i", "host", "j")
@@ -58,13 +58,13 @@ def test_replace_leaves_the_original() -> None:
     assert second.replace(pid="private", image="i") == first
 
 
-def test_a_field_belongs_to_one_group() -> None:
+def test_field_belongs_to_one_group() -> None:
     assert len(set(RunRequest.fields)) == len(RunRequest.fields)
     assert "memory" in Limits.fields
     assert "image" not in Limits.fields
 
 
-def test_every_field_survives_the_disk() -> None:
+def test_every_field_survives_serialization() -> None:
     """Whatever the type of its default, each field comes back as it was."""
     other: dict[str, Any] = {
         "mounts": [Mount("tmpfs", None, "/t", tmpfs_size=5, options=["uid=1"], read_only=True)],
@@ -82,7 +82,7 @@ def test_every_field_survives_the_disk() -> None:
         assert RunRequest.from_data(data) == made != RunRequest()
 
 
-def test_a_request_of_the_version_before_is_read() -> None:
+def test_request_of_the_previous_version_is_read() -> None:
     """It had every field of a mount, lists for tuples, and fields that are gone."""
     mount = {
         "create_source": True, "labels": {}, "nocopy": False, "options": [], "propagation": None,
@@ -107,7 +107,7 @@ def test_a_request_of_the_version_before_is_read() -> None:
     assert dict(made.restart or {}) == {"name": "always", "max": 0}
 
 
-def test_limits_are_asked_for_by_any_of_their_group() -> None:
+def test_any_limit_requests_a_cgroup() -> None:
     assert not RunRequest(limits="try", image="i").asks_limits()
     for name, value in (("memory", 1), ("cgroups", "split"), ("cgroup_conf", {"a": "b"})):
         assert RunRequest(**{name: value}).asks_limits()

@@ -45,7 +45,7 @@ def request(**fields: Any) -> RunRequest:
         ({"cgroup_parent": "a.slice", "cgroups": "split"}, "contradict each other"),
     ],
 )
-def test_impossible(fields: dict[str, Any], words: str) -> None:
+def test_impossible_limits_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(RlessError, match=words):
         resources.check(request(**fields))
 
@@ -62,7 +62,7 @@ def test_impossible(fields: dict[str, Any], words: str) -> None:
         {"memory": 9 * MIB, "cgroups": "disabled", "limits": "try"},
     ],
 )
-def test_possible(fields: dict[str, Any]) -> None:
+def test_possible_limits_are_accepted(fields: dict[str, Any]) -> None:
     resources.check(request(**fields))
 
 
@@ -81,7 +81,7 @@ def test_possible(fields: dict[str, Any]) -> None:
         ({"cgroup_conf": {"memory.high": "5"}}, {"unified": {"memory.high": "5"}}),
     ],
 )
-def test_wanted(fields: dict[str, Any], found: dict[str, Any]) -> None:
+def test_requested_limits_reach_the_config(fields: dict[str, Any], found: dict[str, Any]) -> None:
     made = request(**fields)
     assert resources.wanted(made) == found
     assert made.asks_limits() == bool(found)
@@ -104,14 +104,14 @@ def test_devices_are_block_devices() -> None:
         ({"memory": 9, "memory_swap": 9}, {"memory": 10}, "already set memoryswap limit"),
     ],
 )
-def test_updates_that_contradict(
+def test_contradicting_updates_are_refused(
     before: dict[str, Any], changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RlessError, match=words):
         resources.check_update(request(**before), changes)
 
 
-def test_what_an_update_takes_back() -> None:
+def test_update_can_remove_limits() -> None:
     changes = {"memory": 0, "cpus": 0, "cpu_shares": 0, "cpuset_cpus": "", "blkio_weight": 0}
     assert resources.lifted(request(), changes) == {
         "memory.max": "max",
@@ -132,17 +132,17 @@ def test_what_an_update_takes_back() -> None:
     [("1.5", 1_500_000_000), ("0.01", 10_000_000), (".5", 500_000_000), ("2", 2_000_000_000),
      ("0", 0), ("1.000000001", 1_000_000_001), ("1.5000000000", 1_500_000_000)],
 )  # fmt: skip
-def test_cpus(text: str, number: int) -> None:
+def test_cpus_become_quota_and_period(text: str, number: int) -> None:
     assert limits.cpus(text) == number
 
 
 @given(st.integers(0, 10**12))
-def test_all_cpus(nano: int) -> None:
+def test_all_cpus_mean_no_limit(nano: int) -> None:
     assert limits.cpus(f"{nano // 10**9}.{nano % 10**9:09}") == nano
 
 
 @given(st.text(max_size=12))
-def test_no_text_breaks_a_parser(text: str) -> None:
+def test_parsers_survive_any_text(text: str) -> None:
     for parse in (
         *(limits.cpus, limits.memory, limits.memory_swap, limits.count, limits.quota),
         *(limits.pids, limits.cpuset, limits.weight, limits.weight_device, limits.rate),
@@ -178,12 +178,12 @@ def test_no_text_breaks_a_parser(text: str) -> None:
         (limits.manager, "cgroups"),
     ],
 )
-def test_bad_values(parse: Any, text: str) -> None:
+def test_wrong_values_are_refused(parse: Any, text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse(text)
 
 
-def test_good_values() -> None:
+def test_valid_values_are_parsed() -> None:
     assert limits.pids("0") == limits.pids("-1") == -1
     assert limits.memory_swap("-1") == -1
     assert limits.rate("/dev/a:b:1mb") == ("/dev/a:b", MIB)

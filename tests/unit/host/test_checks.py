@@ -21,7 +21,7 @@ def mount(fstype: str) -> facts.Mount:
     return facts.Mount("/", "/", fstype, "none", frozenset())
 
 
-def test_kernel() -> None:
+def test_kernel_version_is_judged() -> None:
     assert checks.check_kernel("5.12.0").status == OK
     check = checks.check_kernel("5.10.0-28-amd64")
     assert check.status == FAIL
@@ -42,7 +42,7 @@ def test_userns_on_ubuntu_prints_the_profile(monkeypatch: pytest.MonkeyPatch) ->
     ("failures", "status"),
     [({}, OK), ({"mqueue": "no such device"}, WARN), ({"proc": "EPERM"}, FAIL)],
 )
-def test_kernel_mounts(failures: dict[str, str], status: str) -> None:
+def test_kernel_mounts_are_judged(failures: dict[str, str], status: str) -> None:
     assert checks.check_kernel_mounts(Outcome(failures)).status == status
 
 
@@ -52,7 +52,7 @@ def test_no_new_privs_is_named() -> None:
     assert "no_new_privs" in check.fact
 
 
-def test_idmap_program(tmp_path: Path) -> None:
+def test_idmap_program_is_judged(tmp_path: Path) -> None:
     assert checks.check_idmap_program("newuidmap", facts.CAP_SETUID, None).status == WARN
     program = tmp_path / "newuidmap"
     program.touch()
@@ -69,7 +69,7 @@ def test_idmap_program(tmp_path: Path) -> None:
         ([(100000, 32768), (300000, 32768)], OK, "65536"),
     ],
 )
-def test_subids(ranges: list[tuple[int, int]], status: str, word: str) -> None:
+def test_subordinate_ids_are_judged(ranges: list[tuple[int, int]], status: str, word: str) -> None:
     check = checks.check_subids("uid", ranges, "jo", "x:100000:65536\n", has_libsubid=True)
     assert check.status == status
     assert word in check.fact
@@ -77,7 +77,7 @@ def test_subids(ranges: list[tuple[int, int]], status: str, word: str) -> None:
         assert check.fix == "sudo usermod --add-subuids 165536-231071 jo"
 
 
-def test_subids_of_a_directory_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subordinate_ids_may_come_from_a_directory_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "read", lambda path: "subid: sss\n")
     check = checks.check_subids("uid", [], "jo", "", has_libsubid=False)
     assert "libsubid is not installed" in check.meaning
@@ -98,13 +98,15 @@ def test_subids_of_a_directory_service(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tmpfs", (50 << 30, 10**6, 0), WARN, "tmpfs"),
     ],
 )
-def test_storage(fstype: str, space: tuple[int, int, int], status: str, word: str) -> None:
+def test_storage_is_judged(
+    fstype: str, space: tuple[int, int, int], status: str, word: str
+) -> None:
     check = checks.check_storage("/s", mount(fstype), Outcome(space))
     assert check.status == status
     assert word in check.fact
 
 
-def test_storage_on_a_dead_server() -> None:
+def test_storage_on_a_dead_server_is_reported() -> None:
     late = Outcome(error="no answer within 10 s", number=errno.ETIMEDOUT)
     assert checks.check_storage("/s", mount("nfs4"), late).status == FAIL
 
@@ -119,7 +121,7 @@ def test_storage_on_a_dead_server() -> None:
         (REFUSED, None, GOOD, "copy", WARN),
     ],
 )
-def test_driver(
+def test_driver_is_judged(
     overlay: Outcome, program: str | None, device: Outcome, chosen: str, status: str
 ) -> None:
     fuse = checks.check_fuse(program, device, None)
@@ -127,7 +129,7 @@ def test_driver(
     assert (check.fact, check.status) == (chosen, status)
 
 
-def test_runtime_dir(tmp_path: Path) -> None:
+def test_runtime_directory_is_judged(tmp_path: Path) -> None:
     uid = os.getuid()
     tmp_path.chmod(0o700)
     assert checks.check_runtime_dir(None, uid).status == OK
@@ -143,26 +145,26 @@ def test_runtime_dir(tmp_path: Path) -> None:
     assert (check.status, check.fix) == (WARN, f"chmod 700 {tmp_path}")
 
 
-def test_network() -> None:
+def test_network_is_judged() -> None:
     assert checks.check_network(None, REFUSED, GOOD).status == FAIL
     assert checks.check_network("/usr/bin/pasta", GOOD, REFUSED).status == FAIL
     assert checks.check_network("/usr/bin/pasta", GOOD, GOOD).status == OK
 
 
-def test_bridges() -> None:
+def test_bridges_are_judged() -> None:
     assert checks.check_bridges(REFUSED).status == WARN
     assert "--internal" in checks.check_bridges(Outcome("not supported")).meaning
     assert checks.check_bridges(Outcome("")).status == OK
 
 
 @pytest.mark.parametrize("layout", ["none", "v1", "v2", "hybrid"])
-def test_cgroup_without_delegation(layout: str) -> None:
+def test_missing_delegation_is_reported(layout: str) -> None:
     check = checks.check_cgroup(facts.Cgroups(layout, None, ()), None)
     assert check.status == WARN
     assert check.fix
 
 
-def test_cgroup_with_delegation(tmp_path: Path) -> None:
+def test_delegation_is_recognized(tmp_path: Path) -> None:
     for name in ("cgroup.procs", "cgroup.subtree_control"):
         (tmp_path / name).touch()
     full = facts.Cgroups("v2", str(tmp_path), tuple("cpu cpuset io memory pids".split()))
@@ -188,7 +190,7 @@ def test_cgroup_with_delegation(tmp_path: Path) -> None:
         ({"systemd": True, "session": False, "linger": False, "kills": False}, WARN, "go on"),
     ],
 )  # fmt: skip
-def test_linger(given: dict[str, bool | None], status: str, words: str) -> None:
+def test_linger_is_judged(given: dict[str, bool | None], status: str, words: str) -> None:
     check = checks.check_linger("me", **given)  # type: ignore[arg-type]
     assert check.status == status
     assert words in f"{check.fact} {check.meaning}"
@@ -217,7 +219,7 @@ def test_logind_knows_its_own_default(
     assert facts.ask_logind("me") is None
 
 
-def test_kill_user_processes(tmp_path: Path) -> None:
+def test_kill_user_processes_is_judged(tmp_path: Path) -> None:
     vendor, admin = tmp_path / "usr", tmp_path / "etc"
     places = (str(vendor), str(admin))
     assert facts.kills_user_processes(places) is None

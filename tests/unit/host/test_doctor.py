@@ -27,7 +27,7 @@ def test_table_is_aligned_and_escaped() -> None:
     assert coloured.replace("\033[32m", "").replace("\033[33m", "").replace("\033[0m", "") == text
 
 
-def test_exit_code_and_json(
+def test_doctor_has_exit_code_and_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [Check("a", OK, "fine"), Check("b", WARN, "odd")]
@@ -45,7 +45,7 @@ def test_exit_code_and_json(
 
 
 @pytest.mark.needs("user namespaces")
-def test_on_this_machine(
+def test_doctor_runs_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = tmp_path / "storage"
@@ -58,7 +58,7 @@ def test_on_this_machine(
     assert not storage.exists()  # nothing is left
 
 
-def test_storage_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_storage_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o755)
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path))
     found = list(doctor._storage(True))

@@ -31,11 +31,11 @@ HYBRID = """\
         ("next-20250101", (0, 0)),
     ],
 )
-def test_release(release: str, expected: tuple[int, int]) -> None:
+def test_os_release_is_parsed(release: str, expected: tuple[int, int]) -> None:
     assert facts.parse_release(release) == expected
 
 
-def test_mountinfo() -> None:
+def test_mountinfo_is_parsed() -> None:
     table = facts.parse_mountinfo(HYBRID)
     assert len(table) == 7
     assert table[2].fstype == "cgroup2"
@@ -45,7 +45,7 @@ def test_mountinfo() -> None:
 
 
 @given(st.text())
-def test_parsers_take_any_text(text: str) -> None:
+def test_parsers_survive_any_text(text: str) -> None:
     facts.parse_mountinfo(text)
     facts.parse_status(text)
     facts.parse_release(text)
@@ -63,7 +63,7 @@ def test_parsers_take_any_text(text: str) -> None:
         ("/home/with space/x", "tmpfs"),
     ],
 )
-def test_mount_of(path: str, fstype: str) -> None:
+def test_mount_of_finds_the_mount(path: str, fstype: str) -> None:
     mount = facts.mount_of(path, facts.parse_mountinfo(HYBRID))
     assert mount is not None
     assert mount.fstype == fstype
@@ -103,11 +103,11 @@ CONTAINED = "30 22 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup rw\n"
         ("0::/docker/abcd\n", CONTAINED, ("v2", None)),
     ],
 )
-def test_locate_cgroup(membership: str, mounts: str, expected: tuple[str, str | None]) -> None:
+def test_cgroup_is_located(membership: str, mounts: str, expected: tuple[str, str | None]) -> None:
     assert facts.locate_cgroup(membership, facts.parse_mountinfo(mounts)) == expected
 
 
-def test_status() -> None:
+def test_process_status_is_parsed() -> None:
     status = facts.parse_status("Name:\tcat\nNoNewPrivs:\t1\nSeccomp:\t2\n")
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
@@ -124,7 +124,7 @@ def test_status() -> None:
         ("", 0),
     ],
 )
-def test_file_capability(value: str, bits: int) -> None:
+def test_file_capability_is_parsed(value: str, bits: int) -> None:
     assert facts.parse_file_capability(bytes.fromhex(value)) == bits
 
 
@@ -137,7 +137,7 @@ def test_file_capability(value: str, bits: int) -> None:
         ("# remark\na:1\nb:x:y\n", (100000, 165535)),
     ],
 )
-def test_next_free_range(text: str, expected: tuple[int, int]) -> None:
+def test_next_free_range_is_found(text: str, expected: tuple[int, int]) -> None:
     assert facts.next_free_range(text) == expected
 
 
@@ -147,7 +147,7 @@ def test_library_cache_matches_whole_names() -> None:
     assert not facts.library_in_cache(cache, "libseccomp.so")
 
 
-def test_absent_files_are_facts() -> None:
+def test_absent_files_are_reported_as_such() -> None:
     assert facts.read("/nonexistent") is None
     assert facts.sysctl("kernel.no_such_thing") is None
     assert facts.file_capabilities("/nonexistent") == 0

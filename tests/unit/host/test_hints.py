@@ -34,7 +34,7 @@ def plain_host(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         ("x", 0, errno.ENOMEM, "memory", "doctor"),
     ],
 )
-def test_hint(
+def test_hint_names_the_cause(
     plain_host: dict[str, int], name: str, value: int, number: int, why: str, hint: str
 ) -> None:
     plain_host[name] = value
@@ -50,7 +50,7 @@ def test_container_is_named_before_policy(monkeypatch: pytest.MonkeyPatch) -> No
     assert "seccomp=unconfined" in hint
 
 
-def test_chroot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chroot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hints, "_in_chroot", lambda: True)
     assert "chroot" in hints.hint_for_userns_failure(errno.EPERM)[0]
 

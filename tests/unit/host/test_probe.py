@@ -18,7 +18,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def test_result() -> None:
+def test_result_comes_back() -> None:
     outcome = probe.bounded(lambda: [1, "a"])
     assert outcome
     assert outcome.result == [1, "a"]
@@ -34,7 +34,7 @@ def test_result() -> None:
         (KeyboardInterrupt(), "KeyboardInterrupt: ", 0),
     ],
 )
-def test_failure(error: BaseException, text: str, number: int) -> None:
+def test_failure_comes_back(error: BaseException, text: str, number: int) -> None:
     outcome = probe.bounded(_raise, error)
     assert not outcome
     assert (outcome.error, outcome.number) == (text, number)
@@ -62,7 +62,7 @@ def test_hanging_probe_is_killed_with_its_children(tmp_path: Path) -> None:
             assert time.monotonic() - start < 10
 
 
-def test_dying_probe() -> None:
+def test_dying_probe_is_reported() -> None:
     assert probe.bounded(os._exit, 3).error == "the probe died"
 
 
@@ -118,13 +118,13 @@ def test_fuse_overlay_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("user namespaces")
-def test_fuse_overlay_that_cannot_start(tmp_path: Path) -> None:
+def test_failed_fuse_overlay_is_reported(tmp_path: Path) -> None:
     outcome = probe.bounded(probe.fuse_overlay, str(tmp_path), "/bin/false")
     assert outcome.error == "it ended at once"
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids", "ordinary user")
-def test_owner(tmp_path: Path) -> None:
+def test_owner_is_probed(tmp_path: Path) -> None:
     from rootless.linux import subid
 
     uids, gids = subid.ranges("uid"), subid.ranges("gid")
@@ -134,13 +134,13 @@ def test_owner(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("ordinary user")
-def test_map_that_is_not_granted() -> None:
+def test_refused_map_is_reported() -> None:
     outcome = probe.bounded(probe.full_map, [(4000000000, 10)], [(4000000000, 10)])
     assert not outcome
     assert "refused" in outcome.error or "not installed" in outcome.error
 
 
-def test_version(tmp_path: Path) -> None:
+def test_version_is_probed(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho name 1.2\necho more\n")
     program.chmod(0o755)

@@ -28,7 +28,7 @@ HELLO = bytes.fromhex(
 )  # fmt: skip
 
 
-def test_a_message_of_the_specification() -> None:
+def test_message_matches_the_specification() -> None:
     name = "org.freedesktop.DBus"
     fields: dict[int, str | int] = {1: "/org/freedesktop/DBus", 2: name, 3: "Hello", 6: name}
     assert dbus.encode(dbus.CALL, 1, fields, "", ()) == HELLO
@@ -53,11 +53,11 @@ def test_a_message_of_the_specification() -> None:
         ("i", (-2,), "feffffff"),
     ],
 )
-def test_values(signature: str, values: tuple[Any, ...], data: str) -> None:
+def test_values_are_encoded(signature: str, values: tuple[Any, ...], data: str) -> None:
     assert dbus.marshal(signature, values) == bytes.fromhex(data)
 
 
-def test_big_endian() -> None:
+def test_big_endian_is_read() -> None:
     assert dbus.Reader(bytes.fromhex("00000002 616200"), "big").take("s") == "ab"
 
 
@@ -85,7 +85,7 @@ def typed(draw: Callable[[Any], Any], depth: int = 3) -> tuple[str, Any]:
 
 
 @given(st.lists(typed(), max_size=4))
-def test_what_is_written_is_read(parts: list[tuple[str, Any]]) -> None:
+def test_written_messages_are_read_back(parts: list[tuple[str, Any]]) -> None:
     signature = "".join(kind for kind, _ in parts)
     values = tuple(value for _, value in parts)
     reader = dbus.Reader(dbus.marshal(signature, values), "little")
@@ -93,7 +93,7 @@ def test_what_is_written_is_read(parts: list[tuple[str, Any]]) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))
-def test_garbage_is_an_error_and_nothing_else(noise: bytes, place: int) -> None:
+def test_garbage_is_an_error(noise: bytes, place: int) -> None:
     message = dbus.encode(2, 1, {5: 1}, "sa(sv)", ("x", [("y", ("t", 1))]))
     data = message[:place] + noise + message[place + len(noise) :]
     try:
@@ -104,7 +104,7 @@ def test_garbage_is_an_error_and_nothing_else(noise: bytes, place: int) -> None:
 
 
 @pytest.mark.parametrize("signature", ["a", "(", "(s", "()", "a()", "q?", "z", "a" * 40 + "y"])
-def test_bad_signatures(signature: str) -> None:
+def test_wrong_signatures_are_refused(signature: str) -> None:
     with pytest.raises(ValueError, match="signature"):
         list(dbus.split_types(signature))
 
@@ -125,7 +125,7 @@ def connect(fake: FakeSystemd) -> dbus.Connection:
     return dbus.Connection(str(path), fake.broker, os.getuid())
 
 
-def test_a_call_and_its_signal(systemd: FakeSystemd) -> None:
+def test_call_waits_for_its_signal(systemd: FakeSystemd) -> None:
     connection = connect(systemd)
     connection.listen("type='signal'")
     call = connection.call(TO, "StartTransientUnit", "ssa(sv)a(sa(sv))", "a.scope", "fail", [], [])
@@ -153,7 +153,9 @@ def test_a_call_and_its_signal(systemd: FakeSystemd) -> None:
         (b"l\2\0\1" + bytes(8) + b"\x10\0\0\0" + b"\xff" * 16, "D-Bus"),
     ],
 )
-def test_bad_answers(systemd: FakeSystemd, answer: tuple[str, str] | bytes, words: str) -> None:
+def test_wrong_answers_are_errors(
+    systemd: FakeSystemd, answer: tuple[str, str] | bytes, words: str
+) -> None:
     systemd.answers["Subscribe"] = answer
     connection = connect(systemd)
     call = connection.call(TO, "Subscribe")
@@ -163,7 +165,7 @@ def test_bad_answers(systemd: FakeSystemd, answer: tuple[str, str] | bytes, word
     connection.close()
 
 
-def test_silence_has_an_end(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_times_out(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dbus, "TIMEOUT", 0.1)
     systemd.answers["Subscribe"] = None
     connection = connect(systemd)
@@ -175,7 +177,9 @@ def test_silence_has_an_end(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("said", [b"REJECTED EXTERNAL\r\n", b"x" * 5000, b""])
-def test_not_let_in(systemd: FakeSystemd, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_login_is_reported(
+    systemd: FakeSystemd, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dbus, "TIMEOUT", 0.2)
     systemd.answers["AUTH"] = said
     connection = connect(systemd)
@@ -185,7 +189,7 @@ def test_not_let_in(systemd: FakeSystemd, said: bytes, monkeypatch: pytest.Monke
     connection.close()
 
 
-def test_one_who_hangs_up(tmp_path: Path) -> None:
+def test_closed_connection_is_reported(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
@@ -201,7 +205,7 @@ def test_one_who_hangs_up(tmp_path: Path) -> None:
         dbus.Connection(path, False, os.getuid())
 
 
-def test_whose_socket(tmp_path: Path) -> None:
+def test_only_a_socket_of_the_user_is_used(tmp_path: Path) -> None:
     """A link, or what is no socket, is not ours to speak to (class 42)."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "socket"))
@@ -212,7 +216,7 @@ def test_whose_socket(tmp_path: Path) -> None:
     server.close()
 
 
-def test_the_socket_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "socket"))
     me = os.getuid()

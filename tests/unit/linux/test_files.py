@@ -105,7 +105,7 @@ def test_write_follows_no_planted_link(tmp_path: Path, monkeypatch: pytest.Monke
     assert victim.read_text() == "untouched"
 
 
-def test_write_new_keeps_what_is_there(tmp_path: Path) -> None:
+def test_write_new_keeps_an_existing_file(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     assert files.write_new(path, b"first")
     assert not files.write_new(path, b"second")
@@ -113,7 +113,7 @@ def test_write_new_keeps_what_is_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_write_new_believes_the_link_and_not_the_lost_answer(
+def test_write_new_survives_a_lost_nfs_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An NFS server that is asked twice says EEXIST of the link that it has made."""
@@ -157,7 +157,7 @@ def test_output_appears_only_when_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("file_system")
-def test_failed_output_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_output_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), files.Output(str(path)) as file:
@@ -192,7 +192,7 @@ def test_output_refuses_a_directory(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path)
 
 
-def test_new_output_never_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_output_has_no_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SIGKILL between two names would leave the first one."""
     linked: list[str] = []
     link = os.link

@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "lock")
 
 
-def test_lock_excludes_and_unlock_gives_back(path: str) -> None:
+def test_lock_excludes_others_until_unlock(path: str) -> None:
     first, second = locks.open_lock(path), locks.open_lock(path)
     assert locks.lock(first)
     assert locks.lock(second, wait=False) is False
@@ -32,7 +32,7 @@ def test_lock_excludes_and_unlock_gives_back(path: str) -> None:
     os.close(second)
 
 
-def test_file_system_without_locks_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks_is_reported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(fd: int, kind: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

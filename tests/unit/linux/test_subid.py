@@ -21,29 +21,29 @@ def parse(text: str, uid: int = 1000, name: str | None = "alice") -> list[tuple[
     return subid.parse(text.encode(), uid, lambda _: name)
 
 
-def test_names_and_numbers() -> None:
+def test_names_and_numbers_are_found() -> None:
     text = "bob:100000:65536\nalice:165536:65536\n1000:300000:10\n1001:400000:10\n"
     assert parse(text) == [(165536, 65536), (300000, 10)]
 
 
-def test_several_ranges_keep_their_order() -> None:
+def test_ranges_keep_their_order() -> None:
     assert parse("alice:300000:5\nalice:100000:7\n") == [(300000, 5), (100000, 7)]
 
 
-def test_short_ranges_are_given_as_they_are() -> None:
+def test_short_ranges_are_returned() -> None:
     assert parse("alice:100000:1\n") == [(100000, 1)]
 
 
-def test_a_user_without_a_name() -> None:
+def test_user_without_a_name_is_found_by_number() -> None:
     assert parse("None:1:1\n:5:5\n1000:100000:2\n", name=None) == [(100000, 2)]
 
 
-def test_a_name_made_of_digits_is_a_number() -> None:
+def test_digits_are_never_a_name() -> None:
     """Class 16: 1001 is the uid, whoever is called so."""
     assert parse("1001:100000:1\n", uid=1000, name="bob") == []
 
 
-def test_the_name_is_asked_for_only_if_it_matters() -> None:
+def test_name_is_looked_up_only_when_needed() -> None:
     def fail(uid: int) -> str:
         raise AssertionError(uid)
 
@@ -77,17 +77,17 @@ def test_the_name_is_asked_for_only_if_it_matters() -> None:
         "alice:\u0661\u0660\u0660:10",  # digits, but not ours
     ],
 )
-def test_junk_is_passed_over(line: str) -> None:
+def test_junk_is_skipped(line: str) -> None:
     assert parse(f"{line}\nalice:200000:3\n") == [(200000, 3)]
 
 
-def test_white_space_around_a_line() -> None:
+def test_surrounding_white_space_is_ignored() -> None:
     assert parse("  alice:100000:10\t\r\n") == [(100000, 10)]
 
 
 @settings(database=None)
 @given(st.binary())
-def test_any_file_is_read(text: bytes) -> None:
+def test_any_content_is_survived(text: bytes) -> None:
     for start, count in subid.parse(text, 1000, lambda _: "alice"):
         assert 0 < start <= start + count - 1 < 0xFFFFFFFF
 
@@ -101,14 +101,14 @@ _entry = st.tuples(
 
 @settings(database=None)
 @given(st.lists(_entry))
-def test_what_is_written_is_read(entries: list[tuple[str, int, int]]) -> None:
+def test_written_ranges_are_read_back(entries: list[tuple[str, int, int]]) -> None:
     text = "".join(f"{owner}:{start}:{count}\n" for owner, start, count in entries)
     assert parse(text) == [
         (start, count) for owner, start, count in entries if owner in ("alice", "1000")
     ]
 
 
-def test_files(tmp_path: Path) -> None:
+def test_ranges_are_read_from_files(tmp_path: Path) -> None:
     path = tmp_path / "subuid"
     assert subid._from_file(str(path), os.getuid()) == []
     path.write_text(f"{os.getuid()}:100000:10\n")
@@ -171,21 +171,21 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("libsubid.so.3", "get_subuid_ranges"),
     ],
 )
-def test_libsubid(library: Any, soname: str, name: str) -> None:
+def test_ranges_come_from_libsubid(library: Any, soname: str, name: str) -> None:
     ranges = [(100000, 65536), (300000, 10)]
     made = library(soname, _Library(ranges, name))
     assert subid._from_libsubid("uid", os.getuid()) == ranges
     assert made.asked == [(subid._login_name(os.getuid()) or str(os.getuid())).encode()]
 
 
-def test_libsubid_gives_nothing_or_junk(library: Any) -> None:
+def test_empty_or_junk_answer_of_libsubid_is_handled(library: Any) -> None:
     library("libsubid.so.4", _Library([], "subid_get_gid_ranges"))
     assert subid._from_libsubid("gid", os.getuid()) == []
     library("libsubid.so.4", _Library([(0, 5), (5, 0), (9, 3)], "subid_get_gid_ranges"))
     assert subid._from_libsubid("gid", os.getuid()) == [(9, 3)]
 
 
-def test_without_libsubid_the_file_is_read(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_read_without_libsubid(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subid, "_has_subid_source", lambda: True)
     monkeypatch.setattr(subid, "_from_file", lambda path, uid: [(len(path), uid)])
     library("none", _Library([], "none"))
@@ -198,7 +198,9 @@ def test_without_libsubid_the_file_is_read(library: Any, monkeypatch: pytest.Mon
     assert subid.ranges("uid", 7) == []
 
 
-def test_libsubid_is_asked_only_for_a_source(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libsubid_is_asked_only_with_a_configured_source(
+    library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = library("libsubid.so.4", _Library([(1, 1)], "subid_get_uid_ranges"))
     monkeypatch.setattr(subid, "_has_subid_source", lambda: False)
     monkeypatch.setattr(subid, "_from_file", lambda path, uid: [])
@@ -219,7 +221,7 @@ def _installed() -> list[str]:
 
 @pytest.mark.parametrize("soname", _installed())
 @pytest.mark.parametrize("kind", ["uid", "gid"])
-def test_the_real_libsubid_agrees_with_the_file(soname: str, kind: str) -> None:
+def test_real_libsubid_agrees_with_the_file(soname: str, kind: str) -> None:
     """Run where the library is installed; without a source in nsswitch.conf it reads the file."""
     if not subid._has_subid_source():
         expected = subid._from_file(f"/etc/sub{kind}", os.getuid())

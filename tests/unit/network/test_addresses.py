@@ -21,22 +21,22 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "text", ["10.89.0.0/24", "0.0.0.0/0", "192.0.2.4/30", "fd00:1::/64", "::/0"]
 )
-def test_a_subnet_is_shown_as_it_was_read(text: str) -> None:
+def test_subnet_is_formatted_as_read(text: str) -> None:
     assert str(subnet(text)) == text
 
 
 @pytest.mark.parametrize("text", ["10.89.0.0", "10.89.0.0/33", "x/24", "10.89.0.0/-1", "fd::/129"])
-def test_what_is_no_subnet(text: str) -> None:
+def test_wrong_subnets_are_refused(text: str) -> None:
     with pytest.raises(RlessError, match="is not"):
         subnet(text)
 
 
-def test_bits_beyond_the_prefix() -> None:
+def test_host_bits_in_a_subnet_are_handled() -> None:
     with pytest.raises(RlessError, match=r"do you mean 10\.89\.0\.0/24"):
         subnet("10.89.0.7/24")
 
 
-def test_overlap() -> None:
+def test_overlap_is_detected() -> None:
     assert subnet("10.0.0.0/8").overlaps(subnet("10.89.0.0/24"))
     assert subnet("10.89.0.0/24").overlaps(subnet("10.0.0.0/8"))
     assert not subnet("10.89.1.0/24").overlaps(subnet("10.89.0.0/24"))
@@ -81,20 +81,20 @@ def test_addresses_are_distinct_until_none_is_left() -> None:
         take("f")
 
 
-def test_one_that_has_ended_gives_its_address_back() -> None:
+def test_ended_container_frees_its_address() -> None:
     assert take("a") == "10.9.0.2"
     assert take("b", live={"b"}) == "10.9.0.2"
 
 
-def test_a_part_of_the_subnet() -> None:
+def test_addresses_stay_in_the_ip_range() -> None:
     assert take("a", "10.9.0.0/24", "10.9.0.128/25") == "10.9.0.128"
 
 
-def test_ipv6() -> None:
+def test_ipv6_addresses_are_assigned() -> None:
     assert take("a", "fd00::/64") == "fd00::2"
 
 
-def test_an_address_that_was_asked_for_is_kept_while_the_container_exists() -> None:
+def test_requested_address_is_reserved_for_its_container() -> None:
     assert take("a", wanted="10.9.0.2") == "10.9.0.2"
     # It does not run, but nobody else gets it.
     assert take("b", live={"b"}) == "10.9.0.3"
@@ -107,18 +107,18 @@ def test_an_address_that_was_asked_for_is_kept_while_the_container_exists() -> N
 @pytest.mark.parametrize(
     ("wanted", "why"), [("10.9.1.5", "not in the network"), ("10.9.0.1", "gateway")]
 )
-def test_addresses_that_cannot_be(wanted: str, why: str) -> None:
+def test_impossible_addresses_are_refused(wanted: str, why: str) -> None:
     with pytest.raises(RlessError, match=why):
         take("a", wanted=wanted)
 
 
-def test_given_back() -> None:
+def test_released_address_is_free() -> None:
     take("a", wanted="10.9.0.2")
     addresses.give_back("n" * 64, "a")
     assert take("b") == "10.9.0.2"
 
 
-def test_thirty_at_once() -> None:
+def test_thirty_concurrent_requests_get_distinct_addresses() -> None:
     names = {f"c{number}" for number in range(30)}
     found: list[str] = []
 

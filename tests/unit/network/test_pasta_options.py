@@ -45,7 +45,7 @@ def test_nothing_is_forwarded_by_default(monkeypatch: pytest.MonkeyPatch) -> Non
     assert command() == [*closed.split(), *interface.split()]
 
 
-def test_published_ports() -> None:
+def test_published_ports_are_passed() -> None:
     published = [
         Port(None, 8080, 80, "tcp"),
         Port("127.0.0.1", 8443, 443, "tcp"),
@@ -58,14 +58,14 @@ def test_published_ports() -> None:
     assert "-T none -U none" in text
 
 
-def test_neighbours_are_one_range() -> None:
+def test_adjacent_ports_become_one_range() -> None:
     """A command line has room for all ports."""
     published = [Port(None, 8000 + number, 80 + number, "tcp") for number in range(3)]
     published += [Port(None, 8003, 90, "tcp"), Port("::1", 8004, 91, "tcp")]
     assert "-t 8000-8002:80-82 -t 8003:90 -t ::1/8004:91 -u none" in " ".join(command(published))
 
 
-def test_only_one_protocol() -> None:
+def test_unused_protocol_is_disabled() -> None:
     assert "-t 80:80 -u none" in " ".join(command([Port(None, 80, 80, "tcp")]))
     assert "-t none -u 80:80" in " ".join(command([Port(None, 80, 80, "udp")]))
 
@@ -84,13 +84,13 @@ def test_only_one_protocol() -> None:
         ("--map-host-loopback 10.0.0.9", "--map-host-loopback 10.0.0.9", "--no-map-gw"),
     ],
 )
-def test_options_of_the_user_replace_ours(options: str, present: str, absent: str) -> None:
+def test_user_options_replace_defaults(options: str, present: str, absent: str) -> None:
     text = " ".join(command(options=options.split()))
     assert present in text
     assert absent not in text
 
 
-def test_addresses_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     def addresses(families: list[str], **given: Any) -> str:
         monkeypatch.setattr(pasta_options, "families", lambda: families)
         return " ".join(pasta_options.command([], **given)).partition("9a:55:9a:55:9a:55 ")[2]
@@ -143,12 +143,12 @@ def testfamilies_are_left_to_the_user(monkeypatch: pytest.MonkeyPatch, option: s
         "-1",
     ],
 )
-def test_reserved_options(option: str) -> None:
+def test_reserved_options_are_refused(option: str) -> None:
     with pytest.raises(RlessError, match=r"--network=pasta: .* is not supported"):
         command(options=[option])
 
 
-def test_dns_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_forward_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only if it is needed: with it, answers of the real server get the wrong sender (2023)."""
     assert "--dns-forward" not in command()
     monkeypatch.setattr(resolv, "read_host", lambda: "nameserver 127.0.0.1\n")
@@ -157,13 +157,13 @@ def test_dns_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given.count("--dns-forward") == 1
 
 
-def test_interface() -> None:
+def test_interface_is_named() -> None:
     assert pasta_options.interface(command()) == "eth0"
     for options in (["-I", "tap0"], ["-Itap0"], ["--ns-ifname", "tap0"], ["--ns-ifname=tap0"]):
         assert pasta_options.interface(command(options=options)) == "tap0"
 
 
-def test_hardware_address() -> None:
+def test_hardware_address_is_unique() -> None:
     """Each container has its own, which is known before pasta begins."""
     found = {pasta_options.mac_address(command()) for _ in range(20)}
     assert len(found) == 20
@@ -178,20 +178,20 @@ def test_hardware_address() -> None:
         assert pasta_options.mac_address(command(options=[f"--ns-mac-addr={wrong}"])) == ""
 
 
-def test_root_stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pasta_keeps_running_as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--runas" not in command()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert command()[:2] == ["--runas", "0"]
 
 
-def test_no_pasta(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pasta_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "find", lambda name: None)
     with pytest.raises(RlessError, match="needs pasta, which is not installed") as caught:
         pasta_options.command([])
     assert "--network=host or --network=none" in str(caught.value)
 
 
-def test_no_tun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tun_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != "/dev/net/tun")
     with pytest.raises(RlessError, match="/dev/net/tun, which is missing or closed") as caught:
         pasta_options.command([])
@@ -254,11 +254,13 @@ def testfamilies(
         ([], "it ended without a word"),
     ],
 )
-def test_last_message(lines: list[str], expected: str) -> None:
+def test_last_message_is_the_reason(lines: list[str], expected: str) -> None:
     assert pasta.last_message(lines) == expected
 
 
-def test_the_build_for_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_build_for_the_processor_is_chosen_safely(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """What pasta would execute itself, if it is there, as safe as pasta, and can be run."""
     (tmp_path / "pasta").symlink_to("passt")
     (tmp_path / "passt").touch()
@@ -273,6 +275,6 @@ def test_the_build_for_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.needs("x86_64")
-def test_what_the_library_says_of_the_processor_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_features_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert processor.has_avx2() == (" avx2 " in Path("/proc/cpuinfo").read_text())

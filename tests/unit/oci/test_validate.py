@@ -80,7 +80,7 @@ def shown(path: tuple[Any, ...]) -> str:
     return text.removeprefix(".") or "the document"
 
 
-def test_what_is_right_passes() -> None:
+def test_valid_config_passes() -> None:
     assert check(FULL) == FULL
     assert check(example_spec()) == example_spec()
 
@@ -90,7 +90,7 @@ PLACES = [path for path in places(FULL) if path[:2] != ("linux", "seccomp")]
 
 
 @pytest.mark.parametrize("path", PLACES, ids=shown)
-def test_every_wrong_type(path: tuple[Any, ...]) -> None:
+def test_every_wrong_type_is_refused(path: tuple[Any, ...]) -> None:
     right: Any = FULL
     for key in path:
         right = right[key]
@@ -131,7 +131,7 @@ def test_null_means_absent(path: tuple[Any, ...]) -> None:
     ),
 )
 @settings(max_examples=400, deadline=None, database=None)
-def test_nothing_but_a_refusal_comes_out(path: tuple[Any, ...], value: Any) -> None:
+def test_any_input_gives_only_a_refusal(path: tuple[Any, ...], value: Any) -> None:
     try:
         check(put(path, value))
     except RlessError as error:
@@ -181,7 +181,7 @@ def test_nothing_but_a_refusal_comes_out(path: tuple[Any, ...], value: Any) -> N
         ("vm", {"kernel": {"path": "/x"}}, "vm is not supported"),
     ],
 )
-def test_what_cannot_be_honoured(path: str, value: Any, says: str) -> None:
+def test_unsupported_features_are_refused(path: str, value: Any, says: str) -> None:
     assert says in refusal(put(tuple(path.split(".")), value))
 
 
@@ -189,7 +189,7 @@ def test_empty_requests_are_harmless() -> None:
     check({**FULL, "hooks": {"prestart": []}, "vm": None, "future": {"x": 1}})
 
 
-def test_a_relative_destination_counts_from_the_root() -> None:
+def test_relative_destination_counts_from_the_root() -> None:
     mounts = [{"destination": "srv", "type": "tmpfs"}]
     assert check({**FULL, "mounts": mounts})["mounts"][0]["destination"] == "/srv"
 

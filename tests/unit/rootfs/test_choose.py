@@ -34,7 +34,7 @@ def place(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "layer"), str(tmp_path / "c")
 
 
-def test_overlay_is_first(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlay_is_tried_first(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlay, "mount", lambda *args, **options: "the options")
     layer, workspace = place
     mounted = rootfs.mount([layer], workspace, MAP)
@@ -47,7 +47,7 @@ def test_overlay_is_first(place: tuple[str, str], monkeypatch: pytest.MonkeyPatc
     }
 
 
-def test_the_next_one_is_tried_and_the_reason_kept(
+def test_next_driver_is_tried_and_the_reason_kept(
     place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlay, "mount", failing(SyscallError("mount(overlay)", errno.EPERM)))
@@ -57,7 +57,7 @@ def test_the_next_one_is_tried_and_the_reason_kept(
     assert mounted.why == ["overlay: mount(overlay): Operation not permitted"]
 
 
-def test_copy_is_the_last(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_is_the_last_resort(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlay, "mount", failing(SyscallError("mount(overlay)", errno.EINVAL)))
     monkeypatch.setattr(fuse_overlayfs, "mount", failing(RlessError("no /dev/fuse")))
     monkeypatch.setattr(copy, "fill", lambda layers, workspace: None)
@@ -66,7 +66,7 @@ def test_copy_is_the_last(place: tuple[str, str], monkeypatch: pytest.MonkeyPatc
     assert [line.split(":")[0] for line in mounted.why] == ["overlay", "fuse-overlayfs"]
 
 
-def test_all_reasons_are_told_where_nothing_works(
+def test_all_reasons_are_reported_when_nothing_works(
     place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlay, "mount", failing(RlessError("one")))
@@ -78,7 +78,7 @@ def test_all_reasons_are_told_where_nothing_works(
     assert "rless doctor" in str(caught.value.hint)
 
 
-def test_a_driver_that_was_asked_for_is_the_only_one_tried(
+def test_requested_driver_is_the_only_one_tried(
     place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlay, "mount", failing(RlessError("no")))
@@ -90,7 +90,7 @@ def test_a_driver_that_was_asked_for_is_the_only_one_tried(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_ends_the_search(
+def test_full_disk_ends_the_search(
     place: tuple[str, str], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(overlay, "mount", failing(SyscallError("mount(overlay)", number)))

@@ -40,7 +40,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         [(MIB, b"middle"), (32 * MIB, None)],
     ],
 )
-def test_contents_and_holes(tmp_path: Path, parts: list[tuple[int, bytes | None]]) -> None:
+def test_contents_and_holes_are_copied(
+    tmp_path: Path, parts: list[tuple[int, bytes | None]]
+) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     with source.open("wb") as file:
         for offset, data in parts:
@@ -69,7 +71,7 @@ def layer(path: Path, *names: str) -> str:
 
 
 @pytest.mark.parametrize("name", [".wh..", ".wh...", ".wh.", ".wh..wh.aufs", ".wh..wh..wh.x"])
-def test_a_whiteout_never_leaves_its_directory(tmp_path: Path, name: str) -> None:
+def test_whiteout_never_leaves_its_directory(tmp_path: Path, name: str) -> None:
     """Class 4: `.wh...` names the parent, `.wh..` the directory itself."""
     target = tmp_path / "target"
     (tmp_path / "outside").write_text("kept")
@@ -80,7 +82,7 @@ def test_a_whiteout_never_leaves_its_directory(tmp_path: Path, name: str) -> Non
     assert (tmp_path / "outside").exists()
 
 
-def test_a_link_in_a_lower_layer_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_link_in_a_lower_layer_is_replaced_not_followed(tmp_path: Path) -> None:
     """Class 2: a link to the outside, then files and whiteouts under its name."""
     outside = tmp_path / "outside"
     layer(outside, "secret")
@@ -103,7 +105,7 @@ def volume(tmp_path: Path) -> Path:
     return tmp_path / "host" / "volume"
 
 
-def test_security_class_18_a_directory_that_moves_leads_nowhere(
+def test_security_class_18_moved_directory_does_not_lead_out(
     tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way up from a directory that was moved towards the top ends outside of the volume."""
@@ -123,7 +125,7 @@ def test_security_class_18_a_directory_that_moves_leads_nowhere(
     assert os.listdir(volume.parent) == ["volume"]
 
 
-def test_security_class_18_a_second_name_leads_nowhere(
+def test_security_class_18_hard_link_does_not_lead_out(
     tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path of a file's first name may be a link by the time of its second one."""
@@ -147,7 +149,7 @@ def test_security_class_18_a_second_name_leads_nowhere(
     assert os.stat(volume.parent / "key").st_nlink == 1
 
 
-def test_security_class_18_a_fifo_that_becomes_a_link_changes_no_mode(
+def test_security_class_18_fifo_swapped_for_a_link_changes_no_mode(
     tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = volume.parent / "key"
@@ -166,7 +168,7 @@ def test_security_class_18_a_fifo_that_becomes_a_link_changes_no_mode(
     assert key.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_fifo_and_a_second_name_are_copied(tmp_path: Path) -> None:
+def test_fifo_and_hard_link_are_copied(tmp_path: Path) -> None:
     image, target = tmp_path / "image", tmp_path / "target"
     (image / "d").mkdir(parents=True)
     target.mkdir()

@@ -50,7 +50,7 @@ def workspace(tmp_path: Path, count: int) -> tuple[str, list[str]]:
     return place, layers
 
 
-def test_few_layers_are_named(tmp_path: Path, kernel: Kernel) -> None:
+def test_few_layers_are_given_by_name(tmp_path: Path, kernel: Kernel) -> None:
     place, (one, two) = workspace(tmp_path, 2)
     options = overlay.mount([one, two], place, f"{place}/merged")
     assert options == (
@@ -60,7 +60,7 @@ def test_few_layers_are_named(tmp_path: Path, kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("count", [60, 150, 499])
-def test_many_layers_are_descriptors_in_the_same_order(
+def test_many_layers_are_given_by_descriptor_in_order(
     tmp_path: Path, kernel: Kernel, count: int
 ) -> None:
     place, layers = workspace(tmp_path, count)
@@ -85,7 +85,7 @@ def test_failure_restores_the_working_directory(tmp_path: Path, kernel: Kernel) 
     assert kernel.cwd != before
 
 
-def test_volatile_is_left_out_where_it_is_unknown(tmp_path: Path, kernel: Kernel) -> None:
+def test_unknown_volatile_option_is_left_out(tmp_path: Path, kernel: Kernel) -> None:
     place, layers = workspace(tmp_path, 1)
     kernel.failures = [errno.EINVAL]
     options = overlay.mount(layers, place, f"{place}/merged", volatile=True)
@@ -93,7 +93,7 @@ def test_volatile_is_left_out_where_it_is_unknown(tmp_path: Path, kernel: Kernel
     assert options == kernel.options[1]
 
 
-def test_other_failures_of_a_volatile_mount_are_told(tmp_path: Path, kernel: Kernel) -> None:
+def test_other_failures_of_a_volatile_mount_are_reported(tmp_path: Path, kernel: Kernel) -> None:
     place, layers = workspace(tmp_path, 1)
     kernel.failures = [errno.EPERM]
     with pytest.raises(SyscallError):
@@ -101,7 +101,7 @@ def test_other_failures_of_a_volatile_mount_are_told(tmp_path: Path, kernel: Ker
     assert len(kernel.options) == 1
 
 
-def test_prepare_finishes_what_was_cut_short(tmp_path: Path) -> None:
+def test_prepare_completes_interrupted_directories(tmp_path: Path) -> None:
     """Killed between two calls: upper may be there without its attributes, work is not."""
     like = tmp_path / "like"
     like.mkdir(mode=0o750)

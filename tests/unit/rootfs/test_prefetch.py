@@ -29,17 +29,17 @@ def spec(program: str, path: str = "/bin:/usr/bin", cwd: str = "/", *targets: st
         ("b\udcff", "/bin", "/", ["/bin/b\udcff"]),
     ],
 )
-def test_where_a_program_may_be(program: str, path: str, cwd: str, wanted: list[str]) -> None:
+def test_program_is_searched_in_path(program: str, path: str, cwd: str, wanted: list[str]) -> None:
     text = prefetch.words(spec(program, path, cwd)).decode("utf-8", "surrogateescape")
     assert text == "".join(f"{word}\0" for word in (*wanted, "", ""))
 
 
-def test_what_is_mounted_on_follows() -> None:
+def test_mount_targets_follow() -> None:
     targets = ("/proc", "/dev", "/dev/shm", "/proc/x", "/sys/fs/cgroup", "/etc/hosts", "/home/me")
     words = prefetch.words(spec("/a", "", "/", *targets))
     assert words == b"/a\0\0/proc\0/dev\0/etc/hosts\0/home/me\0\0"
 
 
-def test_too_much_is_left_to_who_wants_it() -> None:
+def test_overlong_requests_are_truncated() -> None:
     assert len(prefetch.words(spec("/" + "x" * 16380))) == 16384
     assert prefetch.words(spec("/" + "x" * 16381)) == b""

@@ -52,11 +52,11 @@ GIB = 1 << 30
          [("pids.max", "7"), ("pids.max", "8"), ("memory.high", "1G")]),
     ],
 )  # fmt: skip
-def test_files(given_: dict[str, Any], files: list[tuple[str, str]]) -> None:
+def test_limits_become_cgroup_files(given_: dict[str, Any], files: list[tuple[str, str]]) -> None:
     assert resources.files(given_) == files
 
 
-def test_bfq_has_a_scale_of_its_own() -> None:
+def test_bfq_weight_has_its_own_scale() -> None:
     assert resources.files({"blockIO": {"weight": 500}}, bfq=True) == [
         ("io.bfq.weight", "default 500")
     ]
@@ -80,30 +80,30 @@ def test_bfq_has_a_scale_of_its_own() -> None:
         ({"hugepageLimits": [{"pageSize": "2MB/../x", "limit": 4}]}, "no file"),
     ],
 )
-def test_refused(given_: dict[str, Any], words: str) -> None:
+def test_unsupported_limits_are_refused(given_: dict[str, Any], words: str) -> None:
     with pytest.raises(LimitError, match=words):
         resources.files(given_)
 
 
 @given(st.integers(2, 262144), st.integers(2, 262144))
-def test_cpu_weight(one: int, other: int) -> None:
+def test_cpu_shares_become_weight(one: int, other: int) -> None:
     assert 1 <= resources.cpu_weight(one) <= 10000
     if one <= other:
         assert resources.cpu_weight(one) <= resources.cpu_weight(other)
 
 
 @pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (262144, 10000), (10**9, 10000)])
-def test_the_ends_of_cpu_weight(shares: int, weight: int) -> None:
+def test_cpu_weight_covers_its_range(shares: int, weight: int) -> None:
     assert resources.cpu_weight(shares) == weight
 
 
 @given(st.integers(10, 1000))
-def test_io_weight(weight: int) -> None:
+def test_blkio_weight_becomes_io_weight(weight: int) -> None:
     assert 1 <= resources.io_weight(weight) <= 10000
 
 
 @given(st.integers(-1, 2**62), st.integers(-1, 2**62))
-def test_swap(memory: int, swap: int) -> None:
+def test_swap_excludes_memory(memory: int, swap: int) -> None:
     try:
         found = resources.swap_max(memory, swap)
     except LimitError:
@@ -113,7 +113,7 @@ def test_swap(memory: int, swap: int) -> None:
         assert found in (None, -1) or memory + found == swap  # type: ignore[operator]
 
 
-def test_what_is_missing() -> None:
+def test_missing_controllers_are_reported() -> None:
     asked = {
         "memory": {"limit": 5, "swap": 5},
         "cpu": {"shares": 2, "cpus": "0"},
@@ -126,13 +126,13 @@ def test_what_is_missing() -> None:
     assert left == {"cpu": {"shares": 2}, "pids": {"limit": -1}}
 
 
-def test_what_asks_for_nothing() -> None:
+def test_empty_resources_need_nothing() -> None:
     nothing = {"devices": [{"allow": False}], "memory": {}, "cpu": {"cpus": ""}, "unified": {}}
     assert resources.asked(nothing) == {}
     assert resources.asked({"memory": {"swappiness": 0}}) == {"memory": {"swappiness": 0}}
 
 
-def test_they_are_written(tmp_path: Path) -> None:
+def test_limits_are_written(tmp_path: Path) -> None:
     for name in ("memory.max", "io.bfq.weight"):
         (tmp_path / name).touch()
     resources.apply(str(tmp_path), {"memory": {"limit": 5}, "blockIO": {"weight": 20}})
@@ -143,7 +143,7 @@ def test_they_are_written(tmp_path: Path) -> None:
         resources.apply(str(tmp_path), {"pids": {"limit": 5}})
 
 
-def test_what_the_scope_has() -> None:
+def test_limits_become_scope_properties() -> None:
     found = dict(
         systemd.properties(
             {
@@ -174,6 +174,6 @@ def test_what_the_scope_has() -> None:
         ("/sys/fs/cgroup/rless-1", ("", "")),
     ],
 )
-def test_units(directory: str, found: tuple[str, str]) -> None:
+def test_units_have_escaped_names(directory: str, found: tuple[str, str]) -> None:
     assert systemd.unit_of(directory) == found
     assert systemd.unit_name("a/b c@d") == "a_b_c_d.scope"

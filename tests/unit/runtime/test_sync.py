@@ -27,11 +27,11 @@ def frame(kind: bytes, payload: object) -> bytes:
 
 
 @pytest.mark.parametrize("payload", [None, {}, {"a": [1, "\udc80é"]}, ["x", None, 127]])
-def test_a_frame_comes_back(payload: object) -> None:
+def test_frame_is_read_back(payload: object) -> None:
     assert sync.receive(through(frame(sync.READY, payload))) == (sync.READY, payload)
 
 
-def test_the_end() -> None:
+def test_end_of_file_is_reported() -> None:
     assert sync.receive(through(b"")) is None
     with pytest.raises(RlessError, match="init was killed"):
         sync.expect_ready(through(b""))
@@ -41,12 +41,12 @@ def test_the_end() -> None:
 @pytest.mark.parametrize(
     "data", [b"R", b"R\1\0\0", b"?\0\0\0\0", b"R\xff\xff\xff\xff", b"R\4\0\0\0[1"]
 )
-def test_no_frame(data: bytes) -> None:
+def test_malformed_frame_is_an_error(data: bytes) -> None:
     with pytest.raises(sync.UnexpectedMessageError, match="parent expected"):
         sync.receive(through(data))
 
 
-def test_a_failure_arrives_as_it_was() -> None:
+def test_failure_arrives_unchanged() -> None:
     error = RlessError("what: why", "do this", 127)
     data = frame(sync.FAILED, sync.error_payload(error))
     for expect in (sync.expect_ready, sync.expect_exec):
@@ -55,6 +55,6 @@ def test_a_failure_arrives_as_it_was() -> None:
         assert (str(caught.value), caught.value.exit_code) == ("what: why; do this", 127)
 
 
-def test_ready_is_not_due_after_ready() -> None:
+def test_repeated_ready_is_an_error() -> None:
     with pytest.raises(sync.UnexpectedMessageError):
         sync.expect_exec(through(frame(sync.READY, {})))

@@ -37,11 +37,11 @@ def made(kind: str, source: str | None, target: str, **fields: object) -> Mount:
         ("/b", made("volume", None, "/b")),
     ),
 )  # fmt: skip
-def test_volume(text: str, expected: Mount) -> None:
+def test_volume_is_parsed(text: str, expected: Mount) -> None:
     assert volume(text) == expected
 
 
-def test_a_dot_is_the_working_directory() -> None:
+def test_dot_is_the_working_directory() -> None:
     assert volume("./x:/b").source == f"{os.getcwd()}/x"
     assert volume("..:/b").source == os.path.dirname(os.getcwd())
     assert volume(".:/b").source == os.getcwd()
@@ -54,13 +54,13 @@ def test_a_dot_is_the_working_directory() -> None:
      "x:/c", "~/a:/b", "/a:/b:wat", "/a:/b:ro,rw", "/a:/b:shared,private", "/a:/b:z,Z",
      "/a:/b:exec,noexec", "/a:/b:nocopy", "data:/b:rshared", "/a:/b:", "/a\0:/b"),
 )  # fmt: skip
-def test_bad_volume(text: str) -> None:
+def test_wrong_volume_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has|holds|starts) "):
         volume(text)
 
 
 @pytest.mark.parametrize("option", ("O", "U", "dev", "idmap", "upperdir=/x"))
-def test_refused_options(option: str) -> None:
+def test_unsupported_options_are_refused(option: str) -> None:
     with pytest.raises(RlessError, match="is not supported"):
         volume(f"/a:/b:{option}")
 
@@ -95,7 +95,7 @@ def test_refused_options(option: str) -> None:
         ("type=bind,src=/a,dst=/b,consistency=cached", made("bind", "/a", "/b")),
     ),
 )  # fmt: skip
-def test_mount(text: str, expected: Mount) -> None:
+def test_mount_is_parsed(text: str, expected: Mount) -> None:
     assert mount(text) == expected
 
 
@@ -112,7 +112,7 @@ def test_mount(text: str, expected: Mount) -> None:
      'type=bind,src="/a",dst=/b', 'type=bind,"src=/a,dst=/b', 'type=bind,"src=/a"x,dst=/b',
      "type=bind,src=/a,dst=/b\nx", "type=tmpfs,dst=/b,z", "type=bind,src=/a,dst=/b,ro,rw"),
 )  # fmt: skip
-def test_bad_mount(text: str) -> None:
+def test_wrong_mount_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has|holds|mixes) "):
         mount(text)
 
@@ -122,7 +122,7 @@ def test_bad_mount(text: str) -> None:
     ("type=image,src=x,dst=/b", "type=npipe,dst=/b", "type=volume,dst=/b,volume-subpath=x",
      "type=volume,dst=/b,volume-driver=nfs", "type=bind,src=/a,dst=/b,ro,bind-recursive=writable"),
 )  # fmt: skip
-def test_refused_mount(text: str) -> None:
+def test_unsupported_mount_is_refused(text: str) -> None:
     with pytest.raises(RlessError, match="is not supported"):
         mount(text)
 
@@ -143,7 +143,7 @@ def test_refused_mount(text: str) -> None:
         ),
     ),
 )  # fmt: skip
-def test_tmpfs(text: str, expected: Mount) -> None:
+def test_tmpfs_is_parsed(text: str, expected: Mount) -> None:
     assert tmpfs(text) == expected
 
 
@@ -152,12 +152,12 @@ def test_tmpfs(text: str, expected: Mount) -> None:
     ("", "run", "/", "/run:wat", "/run:size=x", "/run:mode=9", "/run:uid=x", "/run:exec,noexec",
      "/run:dev", "/run:shared", "/run:size", "/run:,"),
 )  # fmt: skip
-def test_bad_tmpfs(text: str) -> None:
+def test_wrong_tmpfs_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has) "):
         tmpfs(text)
 
 
-def test_device() -> None:
+def test_device_is_parsed() -> None:
     assert device("/dev/fuse") == Device("/dev/fuse", "/dev/fuse", "rwm")
     assert device("/dev/a:/dev/b") == Device("/dev/a", "/dev/b", "rwm")
     assert device("/dev/a:rw") == Device("/dev/a", "/dev/a", "rw")
@@ -167,25 +167,25 @@ def test_device() -> None:
 @pytest.mark.parametrize(
     "text", ("", "fuse", "/dev/a:b", "/dev/a:/b:x", "/dev/a:/b:rr", "/a:/b:r:w")
 )
-def test_bad_device(text: str) -> None:
+def test_wrong_device_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has) "):
         device(text)
 
 
 @pytest.mark.parametrize("text", ("/dev/a:r", "/dev/a:/dev/b:w", "/dev/a:/dev/b:rm"))
-def test_a_device_mode_that_nothing_would_enforce_is_refused(text: str) -> None:
+def test_unenforceable_device_mode_is_refused(text: str) -> None:
     with pytest.raises(RlessError, match="--device with the mode"):
         device(text)
 
 
-def test_a_device_by_its_cdi_name() -> None:
+def test_device_is_given_by_its_cdi_name() -> None:
     assert device("nvidia.com/gpu=all") == "nvidia.com/gpu=all"
     for text in ("nvidia.com/gpu=", "nvidia.com/=all", "a/b=c d", "1/b=c"):
         with pytest.raises(ValueError, match="neither"):
             device(text)
 
 
-def test_gpus_in_docker_s_form() -> None:
+def test_gpus_take_dockers_form() -> None:
     for text, meant in {
         "all": "gpus=all",
         "2": "gpus=count:2",

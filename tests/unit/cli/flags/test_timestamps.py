@@ -25,11 +25,11 @@ SECOND = 10**9
         ("2023-11-14t22:13:20z", 1_700_000_000 * SECOND),
     ),
 )
-def test_moments(text: str, expected: int) -> None:
+def test_timestamps_are_parsed(text: str, expected: int) -> None:
     assert moment(text) == expected
 
 
-def test_moments_without_a_zone_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timestamps_without_a_zone_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "XXX+03:00")
     time.tzset()
     try:
@@ -39,7 +39,7 @@ def test_moments_without_a_zone_are_local(monkeypatch: pytest.MonkeyPatch) -> No
         time.tzset()
 
 
-def test_spans_are_before_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_count_back_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 1000 * SECOND)
     assert moment("10m") == 400 * SECOND
     assert moment("1m30s") == 910 * SECOND
@@ -54,6 +54,6 @@ def test_spans_are_before_now(monkeypatch: pytest.MonkeyPatch) -> None:
     ("", "x", "1h30", "1d", "2023-13-01", "2023-11-14T99:00:00", "-", "m", "1.2.3", "٣s",
      "9999999999999999", "99999-01-01"),
 )  # fmt: skip
-def test_wrong_ones(text: str) -> None:
+def test_wrong_timestamps_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time such as"):
         moment(text)

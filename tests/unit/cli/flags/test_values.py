@@ -208,20 +208,20 @@ def ident(case: tuple[object, ...]) -> str:
 
 
 @pytest.mark.parametrize("case", GOOD, ids=ident)
-def test_good(case: tuple[Callable[[str], object], str, object]) -> None:
+def test_valid_values_are_parsed(case: tuple[Callable[[str], object], str, object]) -> None:
     read_value, text, expected = case
     assert read_value(text) == expected
 
 
 @pytest.mark.parametrize("case", BAD, ids=ident)
-def test_bad(case: tuple[Callable[[str], object], str]) -> None:
+def test_wrong_values_are_refused(case: tuple[Callable[[str], object], str]) -> None:
     read_value, text = case
     with pytest.raises(ValueError, match=r"^(is|has|holds|names|gives) "):
         read_value(text)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=ident)
-def test_refused(case: tuple[Callable[[str], object], str]) -> None:
+def test_unsupported_values_are_refused(case: tuple[Callable[[str], object], str]) -> None:
     read_value, text = case
     with pytest.raises(RlessError, match="is not supported: "):
         read_value(text)
@@ -234,7 +234,7 @@ def env_file(tmp_path: object, content: bytes, **known: str) -> list[str]:
     return read("--env-file", path, known)
 
 
-def test_env_file(tmp_path: object) -> None:
+def test_env_file_is_read(tmp_path: object) -> None:
     content = b"\xef\xbb\xbf# c\nA=1\n\n  B=x y # no comment\nC='q'\nHERE\nGONE\nD=\r\nE= s \n#F=1"
     assert env_file(tmp_path, content, HERE="h=1") == [
         "A=1",
@@ -252,13 +252,13 @@ def test_env_file_errors_name_the_line(tmp_path: object, content: bytes) -> None
         env_file(tmp_path, b"OK=1\n" + content)
 
 
-def test_env_file_missing_or_directory(tmp_path: object) -> None:
+def test_missing_env_file_and_directory_are_errors(tmp_path: object) -> None:
     with pytest.raises(RlessError, match="--env-file /nowhere/x: No such file"):
         read("--env-file", "/nowhere/x", {})
     with pytest.raises(RlessError, match="Is a directory"):
         read("--env-file", str(tmp_path), {})
 
 
-def test_env_file_without_end() -> None:
+def test_endless_env_file_is_refused() -> None:
     with pytest.raises(RlessError, match="--env-file /dev/zero has more than 16777216 bytes"):
         read("--env-file", "/dev/zero", {})

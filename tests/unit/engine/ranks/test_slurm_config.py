@@ -30,7 +30,9 @@ def _entries(text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("version", "keys"), [((22, 5), _KEYS_22_05), ((23, 2), _KEYS_23_02), ((26, 5), _KEYS_23_02)]
 )
-def test_only_keys_that_the_version_has(version: tuple[int, int], keys: frozenset[str]) -> None:
+def test_only_keys_of_the_version_are_printed(
+    version: tuple[int, int], keys: frozenset[str]
+) -> None:
     entries = _entries(slurm_config.oci_conf(version, "/usr/bin", images=False))
     assert entries.keys() <= keys
     assert {"RunTimeRun", "RunTimeQuery", "RunTimeKill", "RunTimeDelete"} <= entries.keys()
@@ -54,7 +56,7 @@ def test_images_need_a_slurm_that_can_name_them() -> None:
 
 
 @pytest.mark.parametrize("directory", ["/opt/my tools", '/a"b', "/50%", "relative", "/a'b", "/$x"])
-def test_a_directory_that_does_not_fit_a_pattern_is_refused(directory: str) -> None:
+def test_directory_unfit_for_a_pattern_is_refused(directory: str) -> None:
     with pytest.raises(RlessError, match="patterns allow no such"):
         slurm_config.oci_conf((23, 11), directory, images=False)
 
@@ -63,19 +65,17 @@ def test_a_directory_that_does_not_fit_a_pattern_is_refused(directory: str) -> N
     ("text", "version"),
     [("22.05.8", (22, 5)), ("23.11", (23, 11)), ("24.05.0-0rc1", (24, 5)), ("26.05.3-1", (26, 5))],
 )
-def test_versions(text: str, version: tuple[int, int]) -> None:
+def test_versions_are_parsed(text: str, version: tuple[int, int]) -> None:
     assert slurm_config.parse_version(text) == version
 
 
 @pytest.mark.parametrize("text", ["", "x", "23", "20.11.9", "23.x", "\u0662\u0663.\u0661\u0661"])
-def test_what_is_no_version_is_refused(text: str) -> None:
+def test_invalid_version_is_refused(text: str) -> None:
     with pytest.raises(RlessError):
         slurm_config.parse_version(text)
 
 
-def test_the_installed_version_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_version_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "slurmd"
     program.write_text("#!/bin/sh\necho slurm-wlm 24.11.5\n")
     program.chmod(0o755)
@@ -83,7 +83,7 @@ def test_the_installed_version_is_asked_for(
     assert slurm_config.installed_version() == (24, 11)
 
 
-def test_a_home_of_somebody_else_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_of_another_user_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     # slurmd starts jobs' runtimes with root's.
     monkeypatch.delenv("HOME", raising=False)
     own = config.home()

@@ -55,7 +55,7 @@ def options(spec: Spec, destination: str) -> list[str]:
         ([], ["c"], None, [], ["c"]),
     ],
 )
-def test_command(
+def test_command_is_composed_as_docker_does(
     entrypoint: Any, cmd: Any, flag: str | None, command: list[str], expected: list[str]
 ) -> None:
     made = request(entrypoint=flag, command=command)
@@ -64,7 +64,7 @@ def test_command(
     assert generate.command(made, image, "/init") == [defaults.INIT_PATH, "--", *expected]
 
 
-def test_no_command() -> None:
+def test_missing_command_is_refused() -> None:
     for image, flag in (({}, None), ({"Entrypoint": ["e"], "Cmd": ["c"]}, "")):
         with pytest.raises(RlessError, match="no command"):
             generate.command(request(command=[], entrypoint=flag), image, None)
@@ -93,7 +93,7 @@ def test_inputs_of_the_start_are_merged() -> None:
     assert spec["annotations"] == {"run.oci.keep_original_groups": "1"}
 
 
-def test_environment() -> None:
+def test_environment_is_merged() -> None:
     made = request(env=["A=flag", "N=a=b", "E="], env_remove=["GONE"], tty=True)
     image = {"Env": ["PATH=/image", "A=image", "B=image", "GONE=1", "BARE"]}
     spec = spec_of(made, image, hostname="box", home="/home/x")
@@ -104,7 +104,7 @@ def test_environment() -> None:
     }  # fmt: skip
 
 
-def test_a_home_that_was_asked_for_stays() -> None:
+def test_requested_home_is_kept() -> None:
     spec = spec_of(request(env=["HOME=/mine"]), home="/other")
     assert "HOME=/mine" in spec["process"]["env"]
 
@@ -113,7 +113,9 @@ names = st.lists(st.sampled_from([*NAMES, "ALL"]), max_size=5)
 
 
 @given(names, names, st.booleans(), st.sampled_from([0, 1000]))
-def test_capability_sets(add: list[str], drop: list[str], privileged: bool, uid: int) -> None:
+def test_capability_sets_are_computed(
+    add: list[str], drop: list[str], privileged: bool, uid: int
+) -> None:
     made = request(cap_add=add, cap_drop=drop, privileged=privileged)
     sets = generate.capabilities(made, uid, len(NAMES) - 1)
     bounding = set(sets["bounding"])
@@ -130,16 +132,16 @@ def test_capability_sets(add: list[str], drop: list[str], privileged: bool, uid:
             assert bounding == set(add) - set(drop)
 
 
-def test_unknown_capability() -> None:
+def test_unknown_capability_is_refused() -> None:
     with pytest.raises(RlessError, match="CAP_NOPE"):
         spec_of(request(cap_add=["CAP_NOPE"]))
 
 
-def test_capabilities_that_this_kernel_lacks() -> None:
+def test_capabilities_unknown_to_the_kernel_are_dropped() -> None:
     assert len(generate.capabilities(request(privileged=True), 0, 37)["bounding"]) == 38
 
 
-def test_namespaces() -> None:
+def test_namespaces_are_chosen() -> None:
     kinds = [entry["type"] for entry in spec_of(request())["linux"]["namespaces"]]
     assert kinds == ["mount", "pid", "ipc", "uts", "cgroup"]  # the network's is joined by path
     made = request(pid="host", ipc="host", uts="host", cgroupns="host")
@@ -148,7 +150,7 @@ def test_namespaces() -> None:
     assert {"type": "pid", "path": "/proc/1/ns/pid"} in spec["linux"]["namespaces"]
 
 
-def test_masks() -> None:
+def test_masks_are_set() -> None:
     linux = spec_of(request())["linux"]
     assert linux["maskedPaths"] == list(defaults.MASKED_PATHS)
     assert linux["readonlyPaths"] == list(defaults.READONLY_PATHS)
@@ -161,7 +163,7 @@ def test_masks() -> None:
         assert spec_of(request(security_opt=[option]))["linux"]["maskedPaths"] == []
 
 
-def test_a_mount_of_the_users_replaces_ours() -> None:
+def test_user_mount_replaces_a_default_one() -> None:
     shm = Mount("tmpfs", None, "/dev/shm", tmpfs_size=1)
     spec = spec_of(request(), mounts=[shm], files={"/etc/hosts": "/x/hosts"})
     assert destinations(spec).count("/dev/shm") == 1
@@ -179,7 +181,7 @@ targets = st.lists(
 
 
 @given(targets)
-def test_a_parent_is_mounted_before_what_lies_in_it(paths: list[str]) -> None:
+def test_parents_are_mounted_first(paths: list[str]) -> None:
     mounts = [Mount("bind", "/src", path) for path in paths]
     order = [d for d in destinations(spec_of(request(), mounts=mounts)) if d in paths]
     assert sorted(order) == sorted(paths)
@@ -187,7 +189,7 @@ def test_a_parent_is_mounted_before_what_lies_in_it(paths: list[str]) -> None:
         assert not any(earlier.startswith(f"{path}/") for earlier in order[:index])
 
 
-def test_options_of_binds() -> None:
+def test_bind_options_are_set() -> None:
     mount = Mount("bind", "/src", "/dst")
     assert options(spec_of(request(), mounts=[mount]), "/dst") == ["rbind", "nodev"]
     mount = mount.replace(read_only=True)
@@ -197,7 +199,7 @@ def test_options_of_binds() -> None:
     assert found == ["bind", "ro", "nodev", "noexec", "nosuid", "rslave"]
 
 
-def test_options_of_tmpfs() -> None:
+def test_tmpfs_options_are_set() -> None:
     mount = Mount("tmpfs", None, "/t")
     assert set(options(spec_of(request(), mounts=[mount]), "/t")) == {
         "noexec", "nosuid", "nodev", "mode=1777",
@@ -209,7 +211,7 @@ def test_options_of_tmpfs() -> None:
     assert set(found) == {"nosuid", "nodev", "uid=5", "ro", "size=4096", "mode=700"}
 
 
-def test_read_only_covers_our_files_and_not_the_users() -> None:
+def test_read_only_covers_generated_files_but_not_user_mounts() -> None:
     mount = Mount("bind", "/src", "/dst")
     spec = spec_of(request(read_only=True), mounts=[mount], files={"/etc/hosts": "/x"})
     assert spec["root"]["readonly"]
@@ -218,7 +220,7 @@ def test_read_only_covers_our_files_and_not_the_users() -> None:
     assert "rro" not in options(spec, "/dst")
 
 
-def test_devices() -> None:
+def test_devices_are_added() -> None:
     spec = spec_of(
         request(devices=[Device("/dev/fuse", "/dev/f", "r"), Device("/dev/x", "/dev/x")])
     )
@@ -236,14 +238,14 @@ def test_every_mount_is_nosuid_or_nodev() -> None:
             assert {"nodev", "rnodev"} & set(entry["options"]), entry
 
 
-def test_a_tty_group_that_is_not_mapped() -> None:
+def test_unmapped_tty_group_is_left_out() -> None:
     single = IdMap([(0, 1000, 1)], [(0, 1000, 1)], "single")
     assert "gid=5" in options(spec_of(request()), "/dev/pts")
     spec = generate.generate(request(), {}, generate.SpecInputs(single, 0, 0))
     assert not any(option.startswith("gid=") for option in options(spec, "/dev/pts"))
 
 
-def test_limits_and_the_rest() -> None:
+def test_limits_and_other_fields_are_set() -> None:
     made = request(
         ulimits=[("nofile", 5, -1)], oom_score_adj=0, sysctls={"net.a": "1"}, domainname="d",
         annotations={"a": "b"}, security_opt=["no-new-privileges=true"], workdir="/w",
@@ -262,7 +264,7 @@ def test_limits_and_the_rest() -> None:
     assert "oomScoreAdj" not in spec_of(request())["process"]
 
 
-def test_it_changes_nothing_that_it_is_given() -> None:
+def test_inputs_are_not_changed() -> None:
     made = request(env=["A=1"], cap_add=["CAP_CHOWN"], annotations={"a": "b"})
     image = {"Env": ["B=2"], "Cmd": ["c"], "Labels": {"l": "1"}}
     before = (repr(made), repr(image))

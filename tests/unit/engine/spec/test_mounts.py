@@ -36,14 +36,14 @@ def prepare(
     return {mount.target: mount for mount in decided}, wanted.to_fill(decided)
 
 
-def test_none() -> None:
+def test_container_without_volumes_gets_none() -> None:
     request = RunRequest()
     assert wanted.decide(request, {}, "/nonexistent", "c") == []
     assert wanted.decide(request, {"Volumes": None}, "/nonexistent", "c") == []
     wanted.make_volumes([Mount("bind", "/x", "/y")], "/nonexistent", "c")  # nothing to make
 
 
-def test_a_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> None:
+def test_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> None:
     storage, _ = places
     mounted, to_fill = prepare(places, [Mount("volume", "data", "/srv")])
     directory = f"{storage}/volumes/data/_data"
@@ -55,7 +55,7 @@ def test_a_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> 
     assert prepare(places, [nocopy])[1] == []
 
 
-def test_an_anonymous_volume_is_found_again_by_its_container(places: tuple[str, str]) -> None:
+def test_anonymous_volume_is_found_again_by_its_container(places: tuple[str, str]) -> None:
     storage, _ = places
     mounted, to_fill = prepare(places, [Mount("volume", None, "/srv")], ["/image", "/other/"])
     assert len(mounted) == len(to_fill) == 3
@@ -72,7 +72,7 @@ def test_an_anonymous_volume_is_found_again_by_its_container(places: tuple[str, 
     assert {mount.source for mount in again.values()} == sources
 
 
-def test_a_mount_of_the_users_takes_the_place_of_the_images(places: tuple[str, str]) -> None:
+def test_user_mount_replaces_an_image_volume(places: tuple[str, str]) -> None:
     mounted, _ = prepare(
         places, [Mount("bind", "/x", "/srv"), Mount("tmpfs", None, "/run")], ["/srv/", "/run"]
     )
@@ -87,7 +87,7 @@ def test_a_mount_of_the_users_takes_the_place_of_the_images(places: tuple[str, s
     ["", "/", "//", "///", "/.", "/x/..", "/x/../..", "/proc", "/proc/", "/proc/sys", "//proc/1",
      "/x/../proc", "/sys", "/dev", "/dev/.", "relative", "../x", "."],
 )  # fmt: skip
-def test_where_none_may_be(places: tuple[str, str], target: str) -> None:
+def test_volumes_on_reserved_paths_are_refused(places: tuple[str, str], target: str) -> None:
     with pytest.raises(RlessError, match="not a place for a volume"):
         prepare(places, [], [target])
 
@@ -101,7 +101,7 @@ ASKED = [
 ]
 
 
-def test_a_later_start_has_the_mounts_of_the_first() -> None:
+def test_later_start_has_the_mounts_of_the_first() -> None:
     """The disk has what was decided, and the request what was asked for: together it is all."""
     request = RunRequest(mounts=ASKED)
     decided = wanted.decide(request, {"Volumes": {"/image": {}}}, "/nonexistent", "c")
@@ -109,7 +109,7 @@ def test_a_later_start_has_the_mounts_of_the_first() -> None:
     assert wanted.of_container(records, request) == decided
 
 
-def test_mounts_without_a_request_are_those_of_the_record() -> None:
+def test_mounts_without_a_request_come_from_the_record() -> None:
     """Those of --volumes-from stand in the record alone, as do those of the image."""
     decided = wanted.decide(RunRequest(mounts=ASKED[:2]), {}, "/nonexistent", "c")
     first, second = wanted.of_container(wanted.to_records(decided), RunRequest())
@@ -117,7 +117,7 @@ def test_mounts_without_a_request_are_those_of_the_record() -> None:
     assert second == ASKED[1].replace(propagation="rprivate")
 
 
-def test_a_record_says_what_inspect_shows() -> None:
+def test_record_has_what_inspect_shows() -> None:
     decided = wanted.decide(RunRequest(mounts=ASKED), {}, "/s", "c")
     bind, _, tmpfs, named, anonymous = wanted.to_records(decided)
     assert bind == {

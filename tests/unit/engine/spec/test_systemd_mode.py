@@ -42,7 +42,7 @@ def spec_of(made: RunRequest, *mounts: Mount) -> Any:
         ("/bin/sh", False),
     ],
 )
-def test_which_commands(command: str, looks: bool) -> None:
+def test_systemd_is_recognized_by_its_command(command: str, looks: bool) -> None:
     for mode, expected in (
         ("auto", "tried" if looks else ""),
         ("true", "required" if looks else ""),
@@ -55,14 +55,14 @@ def test_which_commands(command: str, looks: bool) -> None:
 @pytest.mark.parametrize(
     "other", [{"init": True}, {"pid": "host"}, {"cgroupns": "host"}, {"pid": "container:x"}]
 )
-def test_what_excludes_it(other: dict[str, Any]) -> None:
+def test_contradicting_flags_are_refused(other: dict[str, Any]) -> None:
     assert systemd_mode.wanted(request(**other), ["/sbin/init"]) == ""
     for mode in ("true", "always"):
         with pytest.raises(RlessError, match="systemd cannot run with --"):
             systemd_mode.wanted(request(systemd=mode, **other), ["/sbin/init"])
 
 
-def test_environment_and_mounts() -> None:
+def test_environment_and_mounts_are_added() -> None:
     spec = spec_of(request())
     assert "container=oci" in spec["process"]["env"]
     assert "container_uuid=0123456789abcdef0123456789abcdef" in spec["process"]["env"]
@@ -73,7 +73,7 @@ def test_environment_and_mounts() -> None:
     assert order.index("/run") < order.index("/run/lock")
 
 
-def test_the_user_may_mount_there_and_name_it_otherwise() -> None:
+def test_user_mounts_and_variables_take_precedence() -> None:
     volume = Mount("bind", "/srv", "/run")
     spec = spec_of(request(env=["container=lxc"]), volume)
     (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/run")
@@ -90,7 +90,7 @@ class Group(NoCgroup):
 
 
 @pytest.mark.parametrize("network", ["none", "host"])
-def test_its_control_group_is_opened(network: str) -> None:
+def test_cgroup_is_writable(network: str) -> None:
     spec = spec_of(request(network=network))
     systemd_mode.open_cgroup(spec, Group(), "tried")
     order = [entry["destination"] for entry in spec["mounts"]]
@@ -102,7 +102,7 @@ def test_its_control_group_is_opened(network: str) -> None:
     assert {"ro", "rro"}.intersection(system["options"])
 
 
-def test_that_of_the_caller_stays_closed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_cgroup_of_the_caller_stays_read_only(capfd: pytest.CaptureFixture[str]) -> None:
     spec = spec_of(request())
     systemd_mode.open_cgroup(spec, NoCgroup("nobody delegates"), "tried")
     (found,) = (entry for entry in spec["mounts"] if entry["destination"] == "/sys/fs/cgroup")
@@ -112,7 +112,7 @@ def test_that_of_the_caller_stays_closed(capfd: pytest.CaptureFixture[str]) -> N
         systemd_mode.open_cgroup(spec, NoCgroup("nobody delegates"), "required")
 
 
-def test_limits_that_it_could_lift_keep_it_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removable_limits_keep_the_cgroup_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only `nsdelegate` keeps the root of a cgroup namespace from its own limits."""
     group = Group()
     group.resources = {"pids": {"limit": 5}}

@@ -42,7 +42,7 @@ def ask(store: Path, image: str | None, **more: Any) -> ImageArgument:
     return resolve(RunRequest(image=image, **more), str(store))
 
 
-def test_order_of_decision(store: Path, tmp_path: Path) -> None:
+def test_image_argument_is_resolved_in_order(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "here.sqsh"
     file.write_bytes(b"")
     assert ask(store, None, rootfs="/x").path == "/x"
@@ -59,7 +59,7 @@ def test_order_of_decision(store: Path, tmp_path: Path) -> None:
         assert ask(store, name).kind == "absent"
 
 
-def test_pull_always_does_not_take_what_is_here(store: Path, tmp_path: Path) -> None:
+def test_pull_always_ignores_stored_images(store: Path, tmp_path: Path) -> None:
     assert ask(store, "both", pull="always").path == f"{tmp_path}/files/both.sqsh"
     assert ask(store, "neither", pull="always").kind == "absent"
 
@@ -71,7 +71,7 @@ def test_path_without_a_file_is_an_error(store: Path, tmp_path: Path) -> None:
         ask(store, str(tmp_path))
 
 
-def test_what_can_be_begun_at_once(store: Path) -> None:
+def test_early_work_needs_a_certain_kind(store: Path) -> None:
     assert ask(store, "host:").is_ready
     assert ask(store, "only:1").is_ready
     assert not ask(store, "neither").is_ready

@@ -67,14 +67,14 @@ def known(made: subprocess.Popen[bytes]) -> list[int]:
     return [made.pid, start_time(made.pid) or 0]
 
 
-def test_an_id_is_dockers() -> None:
+def test_id_has_dockers_form() -> None:
     first, second = containers.new_id(), containers.new_id()
     assert first != second
     assert len(first) == 64
     assert set(first) <= set("0123456789abcdef")
 
 
-def test_it_is_found_by_name_id_and_prefix() -> None:
+def test_container_is_found_by_name_id_and_prefix() -> None:
     made = make("web")
     for reference in ("web", made.id, made.id[:12], made.id[:1]):
         assert containers.find(reference).id == made.id
@@ -85,14 +85,14 @@ def test_it_is_found_by_name_id_and_prefix() -> None:
         assert error.value.exit_code == 1
 
 
-def test_a_prefix_of_two_is_refused() -> None:
+def test_ambiguous_prefix_is_refused() -> None:
     ids = [make().id for _ in range(17)]
     prefix = next(one[0] for one in ids if [two[0] for two in ids].count(one[0]) > 1)
     with pytest.raises(RlessError, match="beginning of"):
         containers.find(prefix)
 
 
-def test_names() -> None:
+def test_names_are_checked() -> None:
     made = make("web")
     with pytest.raises(RlessError, match="already in use"):
         make("web")
@@ -102,21 +102,21 @@ def test_names() -> None:
     assert make().facts["name"] != make().facts["name"]
 
 
-def test_a_name_without_its_container_is_free(storage: Path) -> None:
+def test_dangling_name_is_free(storage: Path) -> None:
     os.makedirs(storage / "names", mode=0o700)
     os.chmod(storage, 0o700)
     os.symlink("f" * 64, storage / "names" / "web")
     assert make("web").facts["name"] == "web"
 
 
-def test_it_is_private() -> None:
+def test_directory_is_private() -> None:
     made = make()
     assert os.stat(made.directory).st_mode & 0o777 == 0o700
     assert os.stat(f"{made.directory}/container.json").st_mode & 0o777 == 0o600
     assert os.stat(made.run_record_path).st_mode & 0o777 == 0o600
 
 
-def test_states(process: subprocess.Popen[bytes]) -> None:
+def test_states_are_derived(process: subprocess.Popen[bytes]) -> None:
     made = make()
     assert made.status() == ("created", None)
     made.update_run_record(init=known(process))
@@ -132,7 +132,7 @@ def test_states(process: subprocess.Popen[bytes]) -> None:
     assert other.status() == ("exited", 137)
 
 
-def test_a_zombie_and_a_recycled_pid_are_dead(process: subprocess.Popen[bytes]) -> None:
+def test_zombie_and_recycled_pid_are_dead(process: subprocess.Popen[bytes]) -> None:
     pid, start = known(process)
     assert containers.is_alive([pid, start])
     assert not containers.is_alive([pid, start + 1])
@@ -143,7 +143,7 @@ def test_a_zombie_and_a_recycled_pid_are_dead(process: subprocess.Popen[bytes]) 
     assert not containers.is_alive([pid, start])
 
 
-def test_a_recycled_pid_is_not_signalled(process: subprocess.Popen[bytes]) -> None:
+def test_recycled_pid_is_not_signalled(process: subprocess.Popen[bytes]) -> None:
     """Class 39."""
     pid, start = known(process)
     made = make()
@@ -158,7 +158,7 @@ def test_a_recycled_pid_is_not_signalled(process: subprocess.Popen[bytes]) -> No
     containers.signal_process((pid, start), 9)  # gone: no error
 
 
-def test_reconcile_keeps_what_lives(process: subprocess.Popen[bytes]) -> None:
+def test_reconcile_keeps_running_containers(process: subprocess.Popen[bytes]) -> None:
     made = make("kept")
     for owner in ("owner", "monitor"):
         made.update_run_record(**{"owner": [1, 0], "monitor": [1, 0], owner: known(process)})
@@ -197,7 +197,7 @@ def test_reconcile_survives_odd_run_records(entry: str) -> None:
     assert containers.find("whole").id == made.id
 
 
-def test_odd_directories_are_no_containers(storage: Path) -> None:
+def test_unknown_directories_are_ignored(storage: Path) -> None:
     make("whole")
     for name, text in (("a" * 64, ""), ("b" * 64, "{"), ("c" * 64, "[]"), ("d" * 64, "null")):
         (storage / "containers" / name).mkdir()
@@ -224,14 +224,14 @@ def test_odd_directories_are_no_containers(storage: Path) -> None:
     )
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_files_are_whole_or_not_there(tmp_path: Path, value: Any) -> None:
+def test_files_are_written_atomically(tmp_path: Path, value: Any) -> None:
     path = str(tmp_path / "file")
     containers.write_json(path, value)
     assert containers.read_json(path) == json.loads(json.dumps(value))
     assert [name for name in os.listdir(tmp_path) if name.startswith("file")] == ["file"]
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     containers.write_json(path, {"old": 1})
     with pytest.raises(TypeError):

@@ -6,7 +6,7 @@ from rootless.engine.state.monitor_client import Client
 from rootless.linux import unix
 
 
-def test_the_last_words_are_heard_though_ours_were_not() -> None:
+def test_last_message_is_read_after_a_connection_reset() -> None:
     """The kernel tells of a reset first, where the other side has not read all."""
     ours, theirs = unix.pair(unix.SOCK_SEQPACKET)
     client = Client(ours)

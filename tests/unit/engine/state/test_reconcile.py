@@ -14,7 +14,7 @@ DEAD = [2, 1]  # no process of that number began at that time
 ID = "a" * 64
 
 
-def test_an_owner_that_ends_once_it_has_handed_over(
+def test_reconcile_tolerates_an_owner_ending_after_handover(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The monitor is noted, and the owner ends, between our look at the entry and at the owner."""

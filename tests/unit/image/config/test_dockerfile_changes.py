@@ -53,11 +53,11 @@ ENV = {"Env": ["PATH=/bin", "NAME=v al"]}
         ("# a comment\nUSER me", {"User": "me"}),
     ],
 )
-def test_one_instruction(change: str, expected: dict[str, Any]) -> None:
+def test_single_instruction_is_applied(change: str, expected: dict[str, Any]) -> None:
     assert apply(ENV, [change]) == {**ENV, **expected}
 
 
-def test_they_are_applied_in_their_order_and_leave_the_old_config_alone() -> None:
+def test_instructions_apply_in_order_to_a_copy() -> None:
     before = {"Labels": {"a": "1"}, "WorkingDir": "/x", "Cmd": ["old"]}
     after = apply(before, ["WORKDIR y", "LABEL a=2", "LABEL b=3\nUSER u"])
     assert after == {
@@ -69,13 +69,13 @@ def test_they_are_applied_in_their_order_and_leave_the_old_config_alone() -> Non
     assert before == {"Labels": {"a": "1"}, "WorkingDir": "/x", "Cmd": ["old"]}
 
 
-def test_a_new_entrypoint_takes_the_old_command_away() -> None:
+def test_new_entrypoint_clears_the_command() -> None:
     assert apply({"Cmd": ["old"]}, ['ENTRYPOINT ["e"]']) == {"Entrypoint": ["e"]}
     both = {"Entrypoint": ["e"], "Cmd": ["c"]}
     assert apply({"Cmd": ["old"]}, ['CMD ["c"]', 'ENTRYPOINT ["e"]']) == both
 
 
-def test_the_shell_form_uses_the_images_shell() -> None:
+def test_shell_form_uses_the_shell_of_the_image() -> None:
     shell = {"Shell": ["/bin/bash", "-ec"]}
     assert apply(shell, ["CMD x"])["Cmd"] == ["/bin/bash", "-ec", "x"]
 
@@ -112,7 +112,7 @@ def test_the_shell_form_uses_the_images_shell() -> None:
         'VOLUME [""]',
     ],
 )
-def test_what_is_wrong_is_refused_in_one_line(change: str) -> None:
+def test_mistakes_are_refused_in_one_line(change: str) -> None:
     with pytest.raises(RlessError) as caught:
         apply(ENV, [change])
     assert str(caught.value).isprintable()

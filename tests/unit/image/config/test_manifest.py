@@ -64,14 +64,14 @@ def test_bad_json_is_one_line(data: bytes, why: str) -> None:
         ["sha256:" + "a" * 64],
     ],
 )
-def test_a_digest_is_checked_before_any_use(value: object) -> None:
+def test_digest_is_checked_before_use(value: object) -> None:
     assert not is_digest(value)
     with pytest.raises(ManifestError, match="bad digest"):
         manifest.check_descriptor({**EMPTY, "digest": value}, "thing", 100)
 
 
 @pytest.mark.parametrize("size", [-1, 101, True, 1.5, "1", None, 1 << 80])
-def test_a_size_is_checked(size: object) -> None:
+def test_size_is_checked(size: object) -> None:
     with pytest.raises(ManifestError, match=r"size|bytes"):
         manifest.check_descriptor({**EMPTY, "size": size}, "thing", 100)
 
@@ -91,14 +91,14 @@ def test_a_size_is_checked(size: object) -> None:
         ({"mediaType": 5}, "", "not a string"),
     ],
 )
-def test_a_document_is_one_thing(document: dict[str, Any], declared: str, why: str) -> None:
+def test_ambiguous_document_is_refused(document: dict[str, Any], declared: str, why: str) -> None:
     with pytest.raises(ManifestError) as caught:
         manifest.media_type(document, declared, "thing")
     assert why in caught.value.message
     assert caught.value.message.isprintable()
 
 
-def test_what_is_declared_loosely_is_told_by_its_body() -> None:
+def test_undeclared_type_is_found_from_the_body() -> None:
     for declared in ("", "application/json", "text/plain"):
         assert manifest.media_type({"layers": []}, declared, "x") == spec.OCI_MANIFEST
         assert manifest.media_type({"manifests": []}, declared, "x") == spec.OCI_INDEX
@@ -120,24 +120,24 @@ def nested(depth: int) -> tuple[bytes, dict[str, bytes]]:
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_indexes_lead_to_a_manifest(depth: int) -> None:
+def test_index_leads_to_a_manifest(depth: int) -> None:
     data, documents = nested(depth)
     found, _ = manifest.resolve(data, "", AMD64, lambda child, _: documents[child["digest"]], "x")
     assert json.loads(found)["layers"]
 
 
-def test_endless_indexes_end() -> None:
+def test_nested_indexes_are_limited() -> None:
     data, documents = nested(3)
     with pytest.raises(ManifestError, match="nested too deeply"):
         manifest.resolve(data, "", AMD64, lambda child, _: documents[child["digest"]], "x")
 
 
-def test_an_index_of_thousands_is_refused() -> None:
+def test_huge_index_is_refused() -> None:
     with pytest.raises(ManifestError, match="lists 1001"):
         manifest.parse_index({"manifests": [EMPTY] * 1001}, "x")
 
 
-def test_a_missing_platform_names_those_that_are_there() -> None:
+def test_missing_platform_lists_available_ones() -> None:
     index = json.loads(images.index([images.Image([], architecture="arm64")]))
     index["manifests"].append({**EMPTY, "platform": {"os": "unknown", "architecture": "unknown"}})
     with pytest.raises(ManifestError, match="not there for linux/amd64") as caught:
@@ -183,7 +183,7 @@ def test_configs_are_checked_once(fields: dict[str, Any]) -> None:
     assert caught.value.message.isprintable()
 
 
-def test_loose_spellings_become_strict() -> None:
+def test_loose_spellings_are_normalized() -> None:
     found = manifest.parse_config(
         config(config={"Entrypoint": "/bin/x", "Cmd": None, "User": None}), "config", 1
     )
@@ -192,7 +192,7 @@ def test_loose_spellings_become_strict() -> None:
     assert manifest.parse_config(config(config=None), "config", 1)["config"] == {}
 
 
-def test_another_platform_is_refused_with_a_hint() -> None:
+def test_other_platform_is_refused_with_a_hint() -> None:
     found = manifest.parse_config(config(architecture="arm64"), "config", 1)
     with pytest.raises(ManifestError, match="is for linux/arm64, not for linux/amd64") as caught:
         manifest.check_platform(found, AMD64, "x")
@@ -208,7 +208,7 @@ def test_artifacts_and_encrypted_layers_are_no_images() -> None:
         manifest.parse_manifest({"config": EMPTY, "layers": [layer]}, "x")
 
 
-def test_chain_ids_are_those_of_the_specification() -> None:
+def test_chain_ids_match_the_specification() -> None:
     a, b = sha256(b"a"), sha256(b"b")
     assert chain_ids([]) == []
     assert chain_ids([a, b]) == [a, sha256(f"{a} {b}".encode())]

@@ -56,7 +56,7 @@ three:x:33
         (":audio", (0, 29, [], "/root")),
     ],
 )
-def test_spellings(spec: str, expected: tuple[int, int, list[int], str]) -> None:
+def test_every_spelling_is_read(spec: str, expected: tuple[int, int, list[int], str]) -> None:
     assert resolve_user(spec, passwd=PASSWD, group=GROUP) == expected
 
 
@@ -80,19 +80,19 @@ def test_spellings(spec: str, expected: tuple[int, int, list[int], str]) -> None
         ("a\x1b[2Jb", r"unable to find user a\x1b[2Jb"),
     ],
 )
-def test_what_is_refused(spec: str, why: str) -> None:
+def test_wrong_users_are_refused(spec: str, why: str) -> None:
     with pytest.raises(RlessError) as caught:
         resolve_user(spec, passwd=PASSWD, group=GROUP)
     assert why in caught.value.message
     assert caught.value.exit_code == 125
 
 
-def test_without_files_numbers_still_work() -> None:
+def test_numbers_work_without_files() -> None:
     assert resolve_user("5:6", passwd=b"", group=b"") == (5, 6, [], "/")
     assert resolve_user("", passwd=b"", group=b"") == (0, 0, [], "/")
 
 
-def test_groups_by_name_and_number() -> None:
+def test_groups_are_given_by_name_and_number() -> None:
     assert resolve_group("audio", group=GROUP) == 29
     assert resolve_group("12", group=GROUP) == 12
     with pytest.raises(RlessError):

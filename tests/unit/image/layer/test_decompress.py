@@ -59,7 +59,7 @@ def close_all() -> Iterator[None]:
     ],
 )
 @pytest.mark.parametrize("ahead", [False, True])
-def test_forms(blob: bytes, compression: str, times: int, ahead: bool) -> None:
+def test_every_form_is_decompressed(blob: bytes, compression: str, times: int, ahead: bool) -> None:
     made = stream(blob, b"before", b"after")
     assert made.compression == compression
     chunks = list(made.ahead() if ahead else made)
@@ -82,13 +82,13 @@ def test_forms(blob: bytes, compression: str, times: int, ahead: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("ahead", [False, True])
-def test_broken(blob: bytes, why: str, ahead: bool) -> None:
+def test_broken_streams_are_errors(blob: bytes, why: str, ahead: bool) -> None:
     with pytest.raises(RlessError, match=why):
         made = stream(blob)
         list(made.ahead() if ahead else made)
 
 
-def test_a_window_of_gigabytes_is_refused() -> None:
+def test_huge_window_is_refused() -> None:
     # Frames of one empty block whose header asks for a window of 2^N bytes (RFC 8878).
     for log, works in ((27, True), (28, False), (30, False), (41, False)):
         frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(log - 10) << 3]) + b"\x01\x00\x00"
@@ -100,7 +100,7 @@ def test_a_window_of_gigabytes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_bomb_costs_no_memory(kind: str) -> None:
+def test_bomb_costs_no_memory(kind: str) -> None:
     size = 256 << 20
     if kind == "gzip":
         compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
@@ -118,7 +118,7 @@ def test_a_bomb_costs_no_memory(kind: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20  # in KiB: far below
 
 
-def test_a_file_that_shrank_is_noticed() -> None:
+def test_shrunken_file_is_noticed() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(b"x" * 100)
         file.flush()

@@ -143,7 +143,7 @@ def archives(draw: st.DrawFn) -> tuple[bytes, int]:
 
 @given(archives())
 @settings(max_examples=150, deadline=None)
-def test_members_are_those_of_tarfile(made: tuple[bytes, int]) -> None:
+def test_members_agree_with_tarfile(made: tuple[bytes, int]) -> None:
     data, chunk = made
     mine = read_all(data, chunk)
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
@@ -164,9 +164,7 @@ def test_members_are_those_of_tarfile(made: tuple[bytes, int]) -> None:
 
 @given(archives(), st.integers(0, 1 << 30), st.integers(0, 255))
 @settings(max_examples=150, deadline=None)
-def test_damage_is_an_error_or_other_members_but_never_a_crash(
-    made: tuple[bytes, int], position: int, value: int
-) -> None:
+def test_damaged_archive_never_crashes(made: tuple[bytes, int], position: int, value: int) -> None:
     data = bytearray(made[0])
     data[position % len(data)] = value
     try:
@@ -177,7 +175,7 @@ def test_damage_is_an_error_or_other_members_but_never_a_crash(
 
 @given(archives(), st.integers(1, 1 << 30))
 @settings(max_examples=60, deadline=None)
-def test_a_cut_archive_is_never_taken_for_whole(made: tuple[bytes, int], cut: int) -> None:
+def test_truncated_archive_is_never_accepted(made: tuple[bytes, int], cut: int) -> None:
     data = made[0]
     whole = read_all(data)
     shorter = data[: len(data) - 1 - cut % len(data)]
@@ -191,7 +189,7 @@ def test_a_cut_archive_is_never_taken_for_whole(made: tuple[bytes, int], cut: in
 
 
 @pytest.mark.parametrize("style", ["gnu", "oldgnu", "pax", "ustar", "v7"])
-def test_formats_of_gnu_tar(tmp_path: Path, style: str) -> None:
+def test_gnu_tar_formats_are_read(tmp_path: Path, style: str) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "file").write_bytes(b"data" * 1000)
@@ -222,7 +220,7 @@ def test_formats_of_gnu_tar(tmp_path: Path, style: str) -> None:
         *(["--format=pax", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0")),
     ],
 )
-def test_sparse_files_of_gnu_tar(options: list[str]) -> None:
+def test_gnu_sparse_files_are_read(options: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "holes")
         with open(path, "wb") as file:
@@ -239,7 +237,7 @@ def test_sparse_files_of_gnu_tar(options: list[str]) -> None:
         assert body == path.read_bytes()
 
 
-def test_star_prefix_and_signed_checksum() -> None:
+def test_star_prefix_and_signed_checksum_are_read() -> None:
     block = header(b"name", prefix=b"dir", at508=b"tar\0", at476=b"00000000000\0")
     assert read_all(block + END)[0][0].name == b"dir/name"
     raw = bytearray(header(b"n\xff\xfe"))
@@ -249,7 +247,7 @@ def test_star_prefix_and_signed_checksum() -> None:
     assert read_all(bytes(raw) + END)[0][0].name == b"n\xff\xfe"
 
 
-def test_base256_numbers() -> None:
+def test_base256_numbers_are_read() -> None:
     size = b"\x80" + (2000).to_bytes(11, "big")
     mtime = b"\xff" * 11 + b"\xfe"
     data = header(b"x", uid=b"\x80\0\0\0\0\x01\0\0", mtime=mtime, size=size) + padded(b"y" * 2000)
@@ -261,7 +259,7 @@ def test_base256_numbers() -> None:
 # -- where tools disagree (classes 5, 6, 7) ------------------------------------------------------
 
 
-def test_the_pax_size_wins() -> None:
+def test_pax_size_wins() -> None:
     """TARmageddon: a parser that takes the header's size sees a second archive inside."""
     inner = header(b"smuggled", 4) + padded(b"evil")
     data = pax({b"size": b"%d" % len(inner)}) + header(b"outer", 0) + inner + END
@@ -269,13 +267,13 @@ def test_the_pax_size_wins() -> None:
     assert member.name == b"outer" and body == inner
 
 
-def test_the_last_record_wins_and_an_empty_one_takes_back() -> None:
+def test_last_pax_record_wins_and_an_empty_one_resets() -> None:
     data = pax([(b"path", b"a"), (b"path", b"b"), (b"mtime", b"5"), (b"mtime", b"")])
     ((member, _),) = read_all(data + header(b"name", mtime=b"00000000007\0") + END)
     assert member.name == b"b" and member.mtime == 7_000_000_000
 
 
-def test_times_to_the_nanosecond() -> None:
+def test_times_have_nanoseconds() -> None:
     for text, expected in (
         (b"1.123456789999", 1_123456789),
         (b"-1.5", -1_500_000_000),
@@ -362,7 +360,7 @@ def old_sparse(pairs: list[tuple[int, int]], real: int, size: int) -> bytes:
         ),
     ],
 )
-def test_strictness(data: bytes, why: str | None) -> None:
+def test_malformed_headers_are_refused(data: bytes, why: str | None) -> None:
     if why is None:
         assert next(iter(TarReader([data]))).size == 1 << 32
         return
@@ -372,20 +370,20 @@ def test_strictness(data: bytes, why: str | None) -> None:
     assert caught.value.message.isprintable()
 
 
-def test_the_end_may_be_missing_as_other_tools_allow() -> None:
+def test_missing_end_is_tolerated() -> None:
     assert len(read_all(header())) == 1
     assert len(read_all(header() + bytes(512))) == 1
     assert read_all(b"") == []
     assert len(read_all(header() + END + bytes(10240))) == 1
 
 
-def test_a_flood_of_members_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_members_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MEMBERS", 10)
     with pytest.raises(TarError, match="more than 10 members"):
         read_all(header() * 11 + END)
 
 
-def test_a_flood_of_sparse_entries_ends_before_it_takes_memory() -> None:
+def test_number_of_sparse_entries_is_limited() -> None:
     entries = b"0\n" * 300
     data = pax(SPARSE) + header(b"s", 1 << 20) + padded(b"1048577\n" + entries)
     with pytest.raises(TarError, match="pieces"):
@@ -399,7 +397,7 @@ def test_data_cannot_be_read_past_its_member() -> None:
         reader.read(4)
 
 
-def test_unread_data_is_skipped_by_jumping() -> None:
+def test_unread_data_is_skipped_by_seeking() -> None:
     data = header(b"a", 5000) + padded(b"y" * 5000) + header(b"b", 3) + padded(b"abc") + END
     position = 0
 

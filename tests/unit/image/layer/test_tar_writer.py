@@ -60,7 +60,7 @@ def read(archive: bytes) -> list[tuple[Member, bytes]]:
     return [(found, reader.read(found.size)) for found in reader]
 
 
-def test_random_members_come_back_as_they_went() -> None:
+def test_random_members_are_read_back() -> None:
     dice = random.Random(4)
     members = []
     for number in range(400):
@@ -121,7 +121,7 @@ def test_tarfile_and_tar_agree(tmp_path: Path) -> None:
     assert listed == [b"d/", b"d/f", long, b"l", b"h"]
 
 
-def test_a_device_keeps_its_numbers() -> None:
+def test_device_keeps_its_numbers() -> None:
     pieces: list[bytes] = []
     writer = TarWriter(pieces.append)
     writer.add(b"null", 0o666, kind=CHARACTER, major=1, minor=3)
@@ -132,7 +132,7 @@ def test_a_device_keeps_its_numbers() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 3 << 20])
-def test_copy_to_a_descriptor_fills_up_a_file_that_shrank(tmp_path: Path, size: int) -> None:
+def test_shrunken_file_is_padded(tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
     data = os.urandom(size)
     source.write_bytes(data)
@@ -152,7 +152,7 @@ def test_copy_to_a_descriptor_fills_up_a_file_that_shrank(tmp_path: Path, size: 
     assert writer.written == archive.stat().st_size
 
 
-def test_a_member_must_have_its_data() -> None:
+def test_incomplete_member_is_an_error() -> None:
     writer = TarWriter(lambda piece: None)
     writer.add(b"a", 0o644, size=3)
     writer.data(b"ab")
@@ -165,6 +165,6 @@ def test_a_member_must_have_its_data() -> None:
 
 
 @pytest.mark.parametrize("name", [b"", b"a\0b"])
-def test_names_that_no_archive_can_hold(name: bytes) -> None:
+def test_impossible_names_are_refused(name: bytes) -> None:
     with pytest.raises(RlessError):
         TarWriter(lambda piece: None).add(name, 0o644)

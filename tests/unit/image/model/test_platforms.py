@@ -21,7 +21,9 @@ class Machine:
     ("machine", "text"),
     [("x86_64", "linux/amd64"), ("aarch64", "linux/arm64/v8"), ("armv7l", "linux/arm/v7")],
 )
-def test_hosts(monkeypatch: pytest.MonkeyPatch, machine: str, text: str) -> None:
+def test_platform_of_a_host_is_known(
+    monkeypatch: pytest.MonkeyPatch, machine: str, text: str
+) -> None:
     monkeypatch.setattr(os, "uname", lambda: Machine(machine))
     assert str(host_platform()) == text
     assert not parse_platform(text).explicit
@@ -29,7 +31,7 @@ def test_hosts(monkeypatch: pytest.MonkeyPatch, machine: str, text: str) -> None
     assert not parse_platform(None).explicit
 
 
-def test_an_arm_host_takes_the_best_that_it_can_run() -> None:
+def test_arm_host_takes_the_best_variant() -> None:
     wanted = PlatformRequest("linux", "arm", "v7", explicit=False)
     ranks = {
         variant: wanted.rank("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5", "")
@@ -54,14 +56,14 @@ def test_newer_instructions_only_on_request() -> None:
 
 
 @pytest.mark.parametrize("text", ["linux/arm64", "arm64", "aarch64", "linux/aarch64"])
-def test_spellings(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_spellings_are_normalized(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(os, "uname", lambda: Machine("x86_64"))
     wanted = parse_platform(text)
     assert (wanted.os, wanted.architecture, wanted.explicit) == ("linux", "arm64", True)
 
 
 @pytest.mark.parametrize("text", ["a/b/c/d", "/", "linux/", "nonsense", "linux/\x1b", "x y"])
-def test_what_is_no_platform(text: str) -> None:
+def test_wrong_platforms_are_refused(text: str) -> None:
     with pytest.raises(RlessError) as caught:
         parse_platform(text)
     assert caught.value.message.isprintable()

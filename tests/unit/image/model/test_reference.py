@@ -39,7 +39,7 @@ DIGEST = f"sha256:{HEX}"
         (f"x:1@{DIGEST}", f"docker.io/library/x:1@{DIGEST}", f"x:1@{DIGEST}"),
     ],
 )
-def test_names(text: str, canonical: str, familiar: str | None) -> None:
+def test_names_are_parsed(text: str, canonical: str, familiar: str | None) -> None:
     if text == "a.b_c__d---e/f":  # the dot makes the first part a host
         text = f"docker.io/{text}"
     reference = parse(text)
@@ -93,7 +93,7 @@ def test_names(text: str, canonical: str, familiar: str | None) -> None:
         ("docker-archive:a:B:C", "lowercase"),
     ],
 )
-def test_what_is_refused_and_why(text: str, why: str) -> None:
+def test_wrong_names_are_refused_with_a_reason(text: str, why: str) -> None:
     with pytest.raises(RlessError) as caught:
         parse(text)
     assert why in caught.value.message
@@ -112,20 +112,20 @@ def test_what_is_refused_and_why(text: str, why: str) -> None:
         ("oci:../dir", "oci", "../dir", None),
     ],
 )
-def test_transports(text: str, transport: str, path: str, tag: str | None) -> None:
+def test_transports_are_parsed(text: str, transport: str, path: str, tag: str | None) -> None:
     reference = parse(text)
     assert reference.transport == transport
     assert reference.path == os.path.abspath(path)
     assert reference.tag == tag
 
 
-def test_host_programs() -> None:
+def test_host_image_is_parsed() -> None:
     assert parse("host:").transport == "host"
     assert parse("host:latest").repository == "library/host"
 
 
 @given(st.text(alphabet=string.ascii_letters + string.digits + "._-/:@[]\x00\n é", max_size=80))
-def test_whatever_is_typed_is_a_reference_or_one_line(text: str) -> None:
+def test_any_text_is_a_reference_or_one_error_line(text: str) -> None:
     try:
         reference = parse(text)
     except RlessError as error:

@@ -31,7 +31,7 @@ def pair(text: str) -> dict[str, str]:
     return {"auth": base64.b64encode(text.encode()).decode()}
 
 
-def test_files_in_their_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert auth.find("r", "x") is None
     write(home / ".docker/config.json", r=pair("docker:1"))
     assert auth.find("r", "x").username == "docker"  # type: ignore[union-attr]
@@ -47,13 +47,13 @@ def test_files_in_their_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert auth.find("nowhere", "x") is None
 
 
-def test_the_longest_prefix_wins(home: Path) -> None:
+def test_longest_prefix_wins(home: Path) -> None:
     write(home / ".docker/config.json", r=pair("host:1"), r__a=pair("ns:1"), r__a__b=pair("repo:1"))
     names = [auth.find("r", name).username for name in ("z", "a/z", "a/b", "a/b/c", "ab")]  # type: ignore[union-attr]
     assert names == ["host", "ns", "repo", "repo", "host"]
 
 
-def test_docker_hub_has_a_name_of_its_own(home: Path) -> None:
+def test_docker_hub_has_its_own_key(home: Path) -> None:
     path = home / ".docker/config.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"auths": {"https://index.docker.io/v1/": pair("hub:pw")}}))
@@ -62,7 +62,7 @@ def test_docker_hub_has_a_name_of_its_own(home: Path) -> None:
     assert auth.find("quay.io", "x") is None
 
 
-def test_nothing_is_shown(home: Path) -> None:
+def test_credentials_are_never_shown(home: Path) -> None:
     write(home / ".docker/config.json", r={"identitytoken": "secret"})
     found = auth.find("r", "x")
     assert found is not None and found.identity_token == "secret"
@@ -79,7 +79,7 @@ def test_broken_entries_are_one_line_without_the_secret(home: Path, entry: objec
     assert "config.json" in caught.value.message and "nocolon" not in caught.value.message
 
 
-def test_odd_files_are_passed_over_or_refused(home: Path) -> None:
+def test_odd_files_are_skipped_or_refused(home: Path) -> None:
     path = home / ".docker/config.json"
     path.parent.mkdir()
     os.mkfifo(path)
@@ -111,5 +111,5 @@ def test_odd_files_are_passed_over_or_refused(home: Path) -> None:
         ("Bearer realm", ("bearer", {})),
     ],
 )
-def test_challenges(header: str, expected: tuple[str, dict[str, str]]) -> None:
+def test_challenges_are_parsed(header: str, expected: tuple[str, dict[str, str]]) -> None:
     assert parse_challenge(header) == expected

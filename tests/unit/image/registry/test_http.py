@@ -26,7 +26,7 @@ from rootless.image.registry import http
         ("evil.example", False),
     ],
 )
-def test_what_is_this_machine(netloc: str, expected: bool) -> None:
+def test_loopback_hosts_are_recognized(netloc: str, expected: bool) -> None:
     assert is_loopback(netloc) is expected
 
 

@@ -48,7 +48,7 @@ def shown(on_terminal: bool, quiet: bool = False) -> str:
     return text.decode()
 
 
-def test_in_a_pipe() -> None:
+def test_progress_in_a_pipe_is_lines() -> None:
     assert shown(False).splitlines() == [
         r"Pulling x\x1b[2J",
         "aaaa: Waiting",
@@ -59,7 +59,7 @@ def test_in_a_pipe() -> None:
     ]
 
 
-def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_on_a_terminal_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "_REDRAW_SECONDS", 0.0)
     text = shown(True).replace("\r\n", "\n")
@@ -70,11 +70,11 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert final == "aaaa: Pull complete\nbbbb: Already exists\nDigest: sha256:1\n"
 
 
-def test_quiet() -> None:
+def test_quiet_prints_nothing() -> None:
     assert shown(False, quiet=True) == shown(True, quiet=True) == ""
 
 
-def test_a_closed_descriptor_ends_no_pull() -> None:
+def test_closed_descriptor_does_not_end_the_pull() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     Progress(writer).say("nobody listens")
@@ -111,7 +111,9 @@ class Screen:
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(100, 30), (40, 10), (15, 3), (10, 2)])
-def test_more_layers_than_lines(monkeypatch: pytest.MonkeyPatch, columns: int, lines: int) -> None:
+def test_more_layers_than_lines_fit_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int, lines: int
+) -> None:
     """A line a layer at the end, none of the pictures before, and all the time those that move."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "_REDRAW_SECONDS", 0.0)
@@ -151,7 +153,7 @@ def test_more_layers_than_lines(monkeypatch: pytest.MonkeyPatch, columns: int, l
     os.close(reader)
 
 
-def test_a_terminal_that_gets_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrowed_terminal_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was drawn is wrapped by then, and takes more lines."""
     monkeypatch.setattr("rootless.image.registry.progress._REDRAW_SECONDS", 0)
     monkeypatch.setenv("TERM", "xterm")

@@ -14,12 +14,12 @@ from rootless.runtime.host.state import Record, check_id
 
 
 @pytest.mark.parametrize("name", ["a", "A-b_c.d+e", "0" * 1024])
-def test_ids(name: str) -> None:
+def test_valid_ids_are_accepted(name: str) -> None:
     assert check_id(name) == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".a", "a/b", "a b", "a\0", "é", "a" * 1025, "\n"])
-def test_bad_ids(name: str) -> None:
+def test_wrong_ids_are_refused(name: str) -> None:
     with pytest.raises(RlessError, match="invalid container ID"):
         check_id(name)
 
@@ -34,7 +34,7 @@ def facts() -> dict[str, object]:
     }
 
 
-def test_the_states_in_their_order(tmp_path: Path) -> None:
+def test_states_follow_in_order(tmp_path: Path) -> None:
     record = Record(str(tmp_path), "c")
     with pytest.raises(RlessError, match="does not exist"):
         record.state()
@@ -58,7 +58,7 @@ def test_the_states_in_their_order(tmp_path: Path) -> None:
     record.remove()
 
 
-def test_start_without_anybody_who_waits(tmp_path: Path) -> None:
+def test_start_without_a_waiting_init_is_an_error(tmp_path: Path) -> None:
     record = Record(str(tmp_path), "c")
     record.make()
     record.write(facts())

@@ -9,7 +9,7 @@ from rootless.linux import mount as api
 from rootless.runtime.inside.mounts import Options, is_bind, option_names
 
 
-def test_the_last_of_a_pair_wins() -> None:
+def test_last_of_opposite_options_wins() -> None:
     options = Options(["ro", "rw", "nosuid", "suid", "nosuid"])
     assert options.set == api.MOUNT_ATTR_NOSUID
     assert options.clear == api.MOUNT_ATTR_RDONLY
@@ -17,34 +17,34 @@ def test_the_last_of_a_pair_wins() -> None:
     assert (options.set, options.clear) == (api.MOUNT_ATTR_RDONLY, 0)
 
 
-def test_times_exclude_each_other() -> None:
+def test_atime_options_exclude_each_other() -> None:
     options = Options(["noatime", "strictatime"])
     assert options.set == api.MOUNT_ATTR_STRICTATIME
     assert options.clear == api.MOUNT_ATTR_ATIME_MASK
     assert Options(["strictatime", "relatime"]).set == 0
 
 
-def test_recursive_ones_are_kept_apart() -> None:
+def test_recursive_options_are_separate() -> None:
     options = Options(["rbind", "ro", "rnosuid", "rro"])
     assert options.set == api.MOUNT_ATTR_RDONLY
     assert options.recursive_set == api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_RDONLY
     assert options.bind and options.recursive
 
 
-def test_the_rest_is_for_the_file_system() -> None:
+def test_unknown_options_are_passed_to_the_file_system() -> None:
     options = Options(["size=1m", "mode=700", "sync", "defaults", "rshared"])
     assert options.data == [("size", "1m"), ("mode", "700"), ("sync", None)]
     assert options.propagation == [(api.MS_SHARED, True)]
 
 
 @pytest.mark.parametrize("option", ["idmap", "ridmap"])
-def test_refused(option: str) -> None:
+def test_unsupported_options_are_refused(option: str) -> None:
     with pytest.raises(RlessError):
         Options([option])
 
 
 @pytest.mark.parametrize("option", option_names())
-def test_all_named_options_are_understood(option: str) -> None:
+def test_all_listed_options_are_understood(option: str) -> None:
     assert Options([option]).data == []
 
 
@@ -58,5 +58,5 @@ def test_all_named_options_are_understood(option: str) -> None:
         ({}, False),
     ],
 )
-def test_bind(entry: dict[str, object], bind: bool) -> None:
+def test_bind_is_recognized(entry: dict[str, object], bind: bool) -> None:
     assert is_bind(entry) == bind  # type: ignore[arg-type]

@@ -15,12 +15,12 @@ from rootless.runtime.inside import process
 from tests.lib.compiled import ROOT
 
 
-def test_the_last_variable_wins() -> None:
+def test_last_duplicate_variable_wins() -> None:
     entries = ["A=1", "B=", "A=2=3"]
     assert process.parse_environment(entries) == {"A": "2=3", "B": ""}
 
 
-def test_unknown_limits() -> None:
+def test_unknown_limits_are_refused() -> None:
     with pytest.raises(RlessError, match="unknown limit RLIMIT_X"):
         process.check_rlimits([{"type": "RLIMIT_X", "soft": 0, "hard": 0}])
 
@@ -45,7 +45,7 @@ except RlessError as error:
 
 
 @pytest.mark.needs("user namespaces")
-def test_a_directory_outside_of_the_root(tmp_path: Path) -> None:
+def test_directory_outside_the_root_is_refused(tmp_path: Path) -> None:
     """CVE-2024-21626: libc's getcwd() would not tell."""
     done = subprocess.run(
         [sys.executable, "-c", _OUTSIDE, str(ROOT), str(tmp_path)],
@@ -56,7 +56,7 @@ def test_a_directory_outside_of_the_root(tmp_path: Path) -> None:
     assert done.stdout == "(unreachable)/\nthe working directory is outside of the container\n"
 
 
-def test_getcwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_getcwd_returns_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert kernel.getcwd() == os.fsencode(os.getcwd())
 
@@ -76,13 +76,13 @@ def test_getcwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"#!/\xff\n", "/\udcff"),
     ],
 )
-def test_interpreter_of_a_script(tmp_path: Path, head: bytes, interpreter: str) -> None:
+def test_interpreter_of_a_script_is_parsed(tmp_path: Path, head: bytes, interpreter: str) -> None:
     script = tmp_path / "script"
     script.write_bytes(head)
     assert process._interpreter(str(script)) == interpreter
 
 
-def test_what_is_no_script(tmp_path: Path) -> None:
+def test_other_files_are_not_scripts(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "missing"):
         assert process._interpreter(str(path)) == ""

@@ -23,7 +23,7 @@ ALL = {"ipc", "network", "uts"}
         ("kernel.domainname", "kernel/domainname"),
     ],
 )
-def test_settings_of_namespaces(name: str, path: str) -> None:
+def test_settings_of_namespaces_are_allowed(name: str, path: str) -> None:
     assert sysctl.check(name, ALL) == path
     with pytest.raises(RlessError, match=r"shares the (ipc|network|uts) namespace"):
         sysctl.check(name, set())
@@ -32,7 +32,7 @@ def test_settings_of_namespaces(name: str, path: str) -> None:
 @pytest.mark.parametrize(
     "name", ["kernel.panic", "vm.overcommit_memory", "fs.file-max", "network.x", "kernel.shmmax2"]
 )
-def test_settings_of_the_host(name: str) -> None:
+def test_settings_of_the_host_are_refused(name: str) -> None:
     with pytest.raises(RlessError, match="belongs to the whole host"):
         sysctl.check(name, ALL)
 
@@ -40,6 +40,6 @@ def test_settings_of_the_host(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", ".", "/", "net", "net.", "net..x", "net/../kernel/panic", "net./.x", "/net/x"]
 )
-def test_names_that_are_none(name: str) -> None:
+def test_wrong_names_are_refused(name: str) -> None:
     with pytest.raises(RlessError):
         sysctl.check(name, ALL)

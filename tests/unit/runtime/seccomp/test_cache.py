@@ -52,7 +52,7 @@ def only_file(cache: str) -> Path:
     return file
 
 
-def test_second_time_needs_no_libseccomp(
+def test_cached_filter_needs_no_libseccomp(
     cache: str, compilations: Compilations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = seccomp.cached_filter(PROFILE, cache)
@@ -65,7 +65,7 @@ def test_second_time_needs_no_libseccomp(
     assert compilations.count == 2
 
 
-def test_a_hit_imports_nothing_heavy(cache: str) -> None:
+def test_cache_hit_imports_nothing_heavy(cache: str) -> None:
     seccomp.cached_filter(PROFILE, cache)
     seccomp.default_filter(CAPS, cache)
     code = f"""
@@ -94,7 +94,7 @@ print(*sys.modules)
     }
 
 
-def test_same_content_is_one_file(cache: str, compilations: Compilations) -> None:
+def test_same_content_shares_one_file(cache: str, compilations: Compilations) -> None:
     seccomp.cached_filter(PROFILE, cache)
     seccomp.cached_filter(dict(reversed(PROFILE.items())), cache)
     assert compilations.count == 1
@@ -103,7 +103,7 @@ def test_same_content_is_one_file(cache: str, compilations: Compilations) -> Non
     assert len(list(Path(cache).iterdir())) == 2
 
 
-def test_what_the_default_depends_on(cache: str) -> None:
+def test_default_depends_on_its_inputs(cache: str) -> None:
     filters = {
         seccomp.default_filter((), cache),
         seccomp.default_filter(("CAP_SYS_ADMIN",), cache),
@@ -116,7 +116,7 @@ def test_what_the_default_depends_on(cache: str) -> None:
     assert len(list(Path(cache).iterdir())) == 5
 
 
-def test_private(cache: str) -> None:
+def test_cache_is_private(cache: str) -> None:
     seccomp.cached_filter(PROFILE, cache)
     assert os.stat(cache).st_mode & 0o777 == 0o700
     assert only_file(cache).stat().st_mode & 0o777 == 0o600
@@ -136,9 +136,7 @@ def test_private(cache: str) -> None:
         lambda content: content * 100,
     ],
 )
-def test_a_damaged_file_is_made_again(
-    cache: str, compilations: Compilations, damage: object
-) -> None:
+def test_damaged_file_is_rebuilt(cache: str, compilations: Compilations, damage: object) -> None:
     good = seccomp.cached_filter(PROFILE, cache)
     file = only_file(cache)
     whole = file.read_bytes()
@@ -148,7 +146,7 @@ def test_a_damaged_file_is_made_again(
     assert only_file(cache).read_bytes() == whole
 
 
-def test_a_file_under_another_name_is_not_taken(cache: str, compilations: Compilations) -> None:
+def test_renamed_file_is_not_used(cache: str, compilations: Compilations) -> None:
     weak = seccomp.cached_filter({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}, cache)
     file = only_file(cache)
     strict = seccomp.cached_filter(PROFILE, cache)
@@ -158,7 +156,9 @@ def test_a_file_under_another_name_is_not_taken(cache: str, compilations: Compil
     assert compilations.count == 3
 
 
-def test_links_fifos_and_open_files_are_not_taken(cache: str, compilations: Compilations) -> None:
+def test_links_fifos_and_writable_files_are_not_used(
+    cache: str, compilations: Compilations
+) -> None:
     good = seccomp.cached_filter(PROFILE, cache)
     file = only_file(cache)
     kept = Path(cache).parent / "kept"
@@ -177,7 +177,7 @@ def test_links_fifos_and_open_files_are_not_taken(cache: str, compilations: Comp
     assert only_file(cache).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_new_libseccomp_makes_it_again(
+def test_new_libseccomp_rebuilds_the_filter(
     cache: str, compilations: Compilations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "libseccomp.so.2.0 new\tname"
@@ -198,21 +198,21 @@ def test_a_new_libseccomp_makes_it_again(
         seccomp.cached_filter({**PROFILE, "defaultErrnoRet": 3}, cache)
 
 
-def test_a_directory_of_others_is_not_written(cache: str, compilations: Compilations) -> None:
+def test_directory_of_others_is_not_written(cache: str, compilations: Compilations) -> None:
     os.mkdir(cache)
     os.chmod(cache, 0o777)
     assert seccomp.cached_filter(PROFILE, cache)
     assert not list(Path(cache).iterdir())
 
 
-def test_no_place_for_the_cache_is_no_error(tmp_path: Path, compilations: Compilations) -> None:
+def test_missing_cache_directory_is_no_error(tmp_path: Path, compilations: Compilations) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "below", tmp_path / "file", tmp_path / "no" / "parent"):
         assert seccomp.cached_filter(PROFILE, str(place))
     assert compilations.count == 3
 
 
-def test_load_flags() -> None:
+def test_load_flags_are_passed() -> None:
     assert seccomp.load_flags({}) == 4
     assert seccomp.load_flags({"flags": None}) == 4
     assert seccomp.load_flags({"flags": []}) == 0

@@ -87,7 +87,7 @@ def filter_default() -> bytes:
 # --- the default profile -----------------------------------------------------------------
 
 
-def test_every_call_answers_what_the_profile_says(filter_default: bytes) -> None:
+def test_every_call_answers_as_the_profile_says(filter_default: bytes) -> None:
     """Walk all numbers: allowed ones allowed, others EPERM, later ones ENOSYS; both ABIs."""
     names = {name for rule in default()["syscalls"] for name in rule["names"]}  # type: ignore
     special = {"clone", "clone3", "ioctl", "personality", "socket", "socketcall"}
@@ -115,14 +115,14 @@ def test_terminal_injection_is_refused_whatever_the_high_half_says(
 
 
 @pytest.mark.parametrize("high", [0, 1 << 32, 0xFFFFFFFF << 32])
-def test_socket_families(filter_default: bytes, high: int) -> None:
+def test_dangerous_socket_families_are_refused(filter_default: bytes, high: int) -> None:
     for family in range(70):
         expected = errno(EPERM) if family in (38, 40) or family > 63 else ALLOW
         assert ask(filter_default, 41, family | high) == expected, family
         assert ask(filter_default, 359, family, arch=X86) == expected, family
 
 
-def test_socketcall_makes_no_socket(filter_default: bytes) -> None:
+def test_socketcall_is_refused(filter_default: bytes) -> None:
     assert ask(filter_default, 102, 1, arch=X86) == errno(ENOSYS)
     for call in range(2, 21):
         assert ask(filter_default, 102, call, arch=X86) == ALLOW
@@ -130,7 +130,7 @@ def test_socketcall_makes_no_socket(filter_default: bytes) -> None:
     assert ask(open_one, 102, 1, arch=X86) == ALLOW
 
 
-def test_namespaces_need_a_capability_or_the_switch(filter_default: bytes) -> None:
+def test_namespaces_need_a_capability_or_the_flag(filter_default: bytes) -> None:
     flags = [0x20000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000]
     with_cap = compile_filter(default(("CAP_SYS_ADMIN",)))
     nested = compile_filter(default(allow_nested_userns=True))
@@ -150,19 +150,19 @@ def test_namespaces_need_a_capability_or_the_switch(filter_default: bytes) -> No
     assert ask(with_cap, 321) == ALLOW
 
 
-def test_personality(filter_default: bytes) -> None:
+def test_only_harmless_personalities_are_allowed(filter_default: bytes) -> None:
     for persona in (0, 8, 0x20000, 0x20008, 0xFFFFFFFF):
         assert ask(filter_default, 135, persona) == ALLOW
     for persona in (1, 0x40000, 0x0400000, 1 << 32):  # ADDR_NO_RANDOMIZE, READ_IMPLIES_EXEC
         assert ask(filter_default, 135, persona) == errno(EPERM)
 
 
-def test_x32_and_odd_numbers_do_not_exist(filter_default: bytes) -> None:
+def test_x32_and_unknown_numbers_give_enosys(filter_default: bytes) -> None:
     for nr in (0x40000000 + 39, 0x40000000 + 520, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
         assert ask(filter_default, nr) == errno(ENOSYS)
 
 
-def test_a_foreign_architecture_is_killed(filter_default: bytes) -> None:
+def test_foreign_architecture_is_killed(filter_default: bytes) -> None:
     for arch in (linux.ARCH_AARCH64, linux.ARCH_ARM, 0):
         assert ask(filter_default, 0, arch=arch) == KILL
 
@@ -171,17 +171,17 @@ def test_a_foreign_architecture_is_killed(filter_default: bytes) -> None:
     ("capability", "nr"),
     [("CAP_SYS_PTRACE", 312), ("CAP_SYS_TIME", 227), ("CAP_SYS_MODULE", 313), ("CAP_BPF", 321)],
 )
-def test_a_capability_opens_its_calls(filter_default: bytes, capability: str, nr: int) -> None:
+def test_capability_allows_its_calls(filter_default: bytes, capability: str, nr: int) -> None:
     assert ask(filter_default, nr) == errno(EPERM)
     assert ask(compile_filter(default((capability,))), nr) == ALLOW
 
 
-def test_tracing_needs_a_kernel_that_checks_the_call_again() -> None:
+def test_ptrace_needs_a_kernel_that_rechecks_calls() -> None:
     old = default_profile.default_profile((), (4, 7), "x86_64")
     assert ask(compile_filter(old), 101) == errno(EPERM)
 
 
-def test_another_runtime_makes_the_same_of_it() -> None:
+def test_libseccomp_alone_gives_the_same_refusals() -> None:
     """Libseccomp alone, as crun uses it, must honour the refusals of the same object."""
     parsed = Profile(default())
     with linux.Builder(parsed.default) as builder:
@@ -202,7 +202,7 @@ def test_another_runtime_makes_the_same_of_it() -> None:
     assert ask(plain, 56, 0x10000011) == errno(EPERM)
 
 
-def test_aarch64_and_its_32_bit_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aarch64_and_32_bit_arm_are_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libseccomp can write another machine's filter; only the native architecture is faked."""
 
     class Foreign(linux.Builder):
@@ -251,7 +251,7 @@ HOLDS = {
 
 @pytest.mark.parametrize("op", sorted(HOLDS))
 @pytest.mark.parametrize("value", [0, 6, (1 << 32) + 6, (6 << 32) + 6, 2**64 - 1])
-def test_conditional_refusals_on_64_bits(op: str, value: int) -> None:
+def test_conditional_refusals_compare_64_bits(op: str, value: int) -> None:
     """Our own comparisons (the prologue) agree with arithmetic, and beat the permission."""
     bpf = compile_filter(
         profile(
@@ -273,7 +273,7 @@ def test_conditional_refusals_on_64_bits(op: str, value: int) -> None:
 
 @pytest.mark.parametrize("op", sorted(HOLDS))
 @pytest.mark.parametrize("value", [6, (6 << 32) + 6])
-def test_conditional_permissions_on_64_bits(op: str, value: int) -> None:
+def test_conditional_permissions_compare_64_bits(op: str, value: int) -> None:
     """Libseccomp's comparisons agree too, so the numbers that we hand over are right."""
     bpf = compile_filter(profile(allow("ioctl", args=[arg(2, op, value, 6)])))
     for a in EDGES:
@@ -281,12 +281,12 @@ def test_conditional_permissions_on_64_bits(op: str, value: int) -> None:
         assert ask(bpf, 16, 0, 0, a) == expected, hex(a)
 
 
-def test_a_condition_twice_on_one_argument_means_either() -> None:
+def test_repeated_condition_on_one_argument_means_either() -> None:
     bpf = compile_filter(profile(allow("ioctl", args=[arg(1, "EQ", 5), arg(1, "EQ", 7)])))
     assert [ask(bpf, 16, 0, value) for value in (5, 6, 7)] == [ALLOW, errno(EPERM), ALLOW]
 
 
-def test_calls_that_this_libseccomp_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_unknown_to_libseccomp_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     known, table = linux.resolve, linux.table
     young = {"cachestat", "mseal", "futex_wait"}
     monkeypatch.setattr(linux, "resolve", lambda name: None if name in young else known(name))
@@ -310,7 +310,7 @@ def test_calls_that_this_libseccomp_does_not_know(monkeypatch: pytest.MonkeyPatc
         assert ask(bpf, base + 463, arch=arch) == errno(ENOSYS)
 
 
-def test_x32_when_the_profile_asks_for_it() -> None:
+def test_x32_is_allowed_on_request_of_the_profile() -> None:
     bpf = compile_filter(
         profile(allow("getpid", "readv"), architectures=["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"])
     )
@@ -322,13 +322,13 @@ def test_x32_when_the_profile_asks_for_it() -> None:
     assert ask(bpf, 41) == errno(ENOSYS)
 
 
-def test_an_unnamed_architecture_is_killed() -> None:
+def test_unnamed_architecture_is_killed() -> None:
     bpf = compile_filter(profile(allow("getpid"), architectures=["SCMP_ARCH_X86_64"]))
     assert ask(bpf, 20, arch=X86) == KILL
 
 
 @pytest.mark.parametrize("action", ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG"])
-def test_a_deny_list_says_nothing_about_new_calls(action: str) -> None:
+def test_deny_list_allows_new_calls(action: str) -> None:
     bpf = compile_filter(
         {
             "defaultAction": action,
@@ -339,7 +339,7 @@ def test_a_deny_list_says_nothing_about_new_calls(action: str) -> None:
     assert ask(bpf, 599) == compiler.ACTIONS[action]
 
 
-def test_default_errno() -> None:
+def test_default_errno_is_used() -> None:
     bpf = compile_filter(profile(allow("read"), allow("execveat"), defaultErrnoRet=38))
     assert ask(bpf, 1) == ask(bpf, 599) == errno(ENOSYS)
     assert ask(compile_filter(profile(defaultErrnoRet=13)), 599) == errno(EACCES)
@@ -356,7 +356,7 @@ def test_default_errno() -> None:
         ("SCMP_ACT_TRACE", linux.ACT_TRACE | 7),
     ],
 )
-def test_actions(action: str, value: int) -> None:
+def test_actions_are_compiled(action: str, value: int) -> None:
     rule = {"names": ["mkdir"], "action": action}
     if action == "SCMP_ACT_TRACE":
         rule["errnoRet"] = 7  # type: ignore[assignment]
@@ -392,7 +392,7 @@ def test_unknown_names_are_ignored() -> None:
         (profile(allow("read", args=[7])), "an argument of read is not an object"),
     ],
 )
-def test_a_broken_profile_is_refused(broken: object, says: str) -> None:
+def test_broken_profile_is_refused(broken: object, says: str) -> None:
     with pytest.raises(RlessError) as caught:
         compile_filter(broken)  # type: ignore[arg-type]
     assert caught.value.message.startswith("linux.seccomp: ")
@@ -400,7 +400,7 @@ def test_a_broken_profile_is_refused(broken: object, says: str) -> None:
     assert "\n" not in caught.value.message
 
 
-def test_too_many_instructions() -> None:
+def test_overlong_filter_is_refused() -> None:
     args = [[arg(1, "EQ", value)] for value in range(3000)]
     with pytest.raises(RlessError, match="4096"):
         compile_filter(
@@ -411,7 +411,7 @@ def test_too_many_instructions() -> None:
         )
 
 
-def test_no_libseccomp_is_an_error_and_never_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libseccomp_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linux, "_library", None)
     monkeypatch.setattr(linux, "SONAME", "libseccomp-not-here.so.9")
     with pytest.raises(RlessError, match="is not installed") as caught:

@@ -29,7 +29,7 @@ def resolved() -> str:
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
 
-def test_a_changed_profile_has_a_new_version() -> None:
+def test_changed_profile_has_a_new_version() -> None:
     """A cached filter of the old profile must not be taken for one of the new.
 
     If this fails: raise seccomp.DEFAULT_VERSION and write the new pair here.
@@ -44,14 +44,14 @@ def test_each_capability_of_the_profile_is_in_the_name_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("machine", [*MACHINES, "vax"])
-def test_each_machine_has_a_valid_profile(machine: str) -> None:
+def test_each_architecture_has_a_valid_profile(machine: str) -> None:
     profile = default.default_profile((), (6, 18), machine)
     Profile(profile)
     assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
     assert json.loads(json.dumps(profile)) == profile
 
 
-def test_never_allowed_without_a_capability() -> None:
+def test_dangerous_calls_need_a_capability() -> None:
     """The classes of attack that the profile is there for (security.md 32, 34, 40)."""
     forbidden = """
         add_key bpf clone3 create_module delete_module fanotify_init finit_module fsconfig fsmount

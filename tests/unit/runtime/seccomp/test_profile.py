@@ -45,7 +45,7 @@ def names(profile: dict[str, object]) -> set[str]:
     return {name for rule in profile["syscalls"] for name in rule["names"]}  # type: ignore
 
 
-def test_docker_form(tmp_path: Path) -> None:
+def test_docker_form_is_converted(tmp_path: Path) -> None:
     common = {"read", "frobnicate", "write", "dup"}
     plain = load(tmp_path, DOCKER, (), (6, 18), "x86_64")
     assert names(plain) == common | {"clone", "arch_prctl", "ptrace"}
@@ -129,7 +129,7 @@ def test_oci_form_is_kept(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_content(tmp_path: Path, content: object, says: str | None) -> None:
+def test_wrong_content_is_refused(tmp_path: Path, content: object, says: str | None) -> None:
     if says is None:
         load(tmp_path, content, (), (6, 18), "x86_64")
         return
@@ -144,7 +144,7 @@ def test_wrong_content(tmp_path: Path, content: object, says: str | None) -> Non
     assert "\n" not in message
 
 
-def test_wrong_files(tmp_path: Path) -> None:
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
     fifo, huge = tmp_path / "fifo", tmp_path / "huge"
     os.mkfifo(fifo)
     with open(huge, "wb") as file:
@@ -175,5 +175,5 @@ def test_wrong_files(tmp_path: Path) -> None:
         ("5", (0, 0)),
     ],
 )
-def test_kernel_versions(release: str, version: tuple[int, int]) -> None:
+def test_kernel_versions_are_compared(release: str, version: tuple[int, int]) -> None:
     assert kernel_version(release) == version

@@ -18,11 +18,11 @@ def request(*argv: str) -> RunRequest:
     return build(*parse(RUN, argv))
 
 
-def test_a_bare_run_has_the_defaults() -> None:
+def test_bare_run_has_the_defaults() -> None:
     assert request("busybox") == RunRequest(image="busybox")
 
 
-def test_the_command_is_the_rest() -> None:
+def test_command_is_the_rest() -> None:
     found = request("--rm", "busybox", "sh", "-c", "echo")
     assert (found.image, found.command, found.rm) == ("busybox", ("sh", "-c", "echo"), True)
 
@@ -32,13 +32,13 @@ def test_rootfs_leaves_all_arguments_to_the_command() -> None:
     assert (found.image, found.rootfs, found.command) == (None, "/tree", ("sh", "-l"))
 
 
-def test_no_image() -> None:
+def test_missing_image_is_refused() -> None:
     for argv in ([], ["--rm"], [""]):
         with pytest.raises(RlessError, match="'rless run' needs an image"):
             request(*argv)
 
 
-def test_environment(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_merged(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     with open(f"{tmp_path}/e", "w") as file:
         file.write("A=file\nSET\nUNSET\n")
     monkeypatch.setenv("SET", "here")
@@ -55,17 +55,17 @@ def test_labels_of_flags_win_over_files(tmp_path: object) -> None:
     assert found.labels == {"a": "flag", "b": "file"}
 
 
-def test_the_last_ulimit_of_a_name_wins() -> None:
+def test_last_ulimit_of_a_name_wins() -> None:
     found = request("--ulimit", "nofile=1", "--ulimit", "core=0", "--ulimit", "nofile=2", "i")
     assert found.ulimits == (("nofile", 2, 2), ("core", 0, 0))
 
 
-def test_entrypoint_reset() -> None:
+def test_empty_entrypoint_resets_it() -> None:
     assert request("--entrypoint", "", "i").entrypoint == ""
     assert request("i").entrypoint is None
 
 
-def test_streams_to_attach() -> None:
+def test_attach_selects_streams() -> None:
     assert request("i").attach == ()
     assert request("-a", "STDERR", "-a", "stdout", "i").attach == ("stdout", "stderr")
     assert request("-i", "-a", "stdin", "i").attach == ("stdin",)
@@ -75,7 +75,7 @@ def test_streams_to_attach() -> None:
         request("-d", "-a", "stdout", "-a", "stderr", "i")
 
 
-def test_options_of_the_log() -> None:
+def test_log_options_are_parsed() -> None:
     found = request("--log-opt", "max-size=10m", "--log-opt", "max-file=3", "i")
     assert found.log_options == {"max-size": 10 << 20, "max-file": 3}
     found = request("--log-driver", "journald", "--log-opt", "tag=x", "i")
@@ -93,14 +93,14 @@ def test_options_of_the_log() -> None:
             request("--log-driver", driver, "--log-opt", option, "i")
 
 
-def test_a_policy_and_removal() -> None:
+def test_restart_policy_contradicts_rm() -> None:
     assert request("--restart", "always", "i").restart == {"name": "always", "max": 0}
     with pytest.raises(RlessError, match="--restart and --rm"):
         request("--restart", "on-failure", "--rm", "i")
     request("--restart", "no", "--rm", "i")
 
 
-def test_it_comes_back_from_its_data() -> None:
+def test_request_survives_serialization() -> None:
     argv = ("-d", "-v", "/a:/b:ro", "--mount", "type=tmpfs,dst=/t", "-p", "80:81/udp", "--device",
             "/dev/null:/n", "--ulimit", "nofile=3:4", "--add-host", "h:1.2.3.4", "-e", "A=b",
             "--log-opt", "max-file=2", "--restart", "always", "--dns", "1.1.1.1", "i")  # fmt: skip
@@ -131,7 +131,7 @@ def test_it_comes_back_from_its_data() -> None:
         ["-v", "/a:/x", "--tmpfs", "/x/"],
     ),
 )
-def test_contradictions(argv: list[str]) -> None:
+def test_contradicting_flags_are_refused(argv: list[str]) -> None:
     with pytest.raises(RlessError):
         request(*argv, "i")
 
@@ -141,7 +141,7 @@ def test_published_ports_without_a_network_warn(capfd: pytest.CaptureFixture[str
     assert "published ports have no meaning with --network host" in capfd.readouterr().err
 
 
-def test_a_request_is_plain_data() -> None:
+def test_request_is_plain_data() -> None:
     import json
 
     found = request("-v", "/a:/b", "-p", "1:2", "--device", "/dev/null", "i")
@@ -161,12 +161,12 @@ def test_accepted_flags_change_nothing() -> None:
     assert found == request("i")
 
 
-def test_relative_paths_are_those_of_here() -> None:
+def test_relative_paths_are_made_absolute() -> None:
     assert request("--cidfile", "c", "i").cidfile == f"{os.getcwd()}/c"
     assert request("--rootfs", "r").rootfs == f"{os.getcwd()}/r"
 
 
-def test_what_a_start_finds_is_not_what_was_asked_for() -> None:
+def test_start_does_not_change_the_request() -> None:
     """A free port is another one at the next start, which asks as the first one did."""
     made = request("-p", "80", "-p", "8000-8010:81", "i")
     before = made.to_data()
