@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.commands.main")
 MAPS = "rootless.linux.memory"  # what reaches the second part
-FRONT = "rootless.cli.foreground"  # a command that only the launcher starts
+FOREGROUND = "rootless.cli.foreground"  # a command that only the launcher starts
 FINDER = "rootless.launch"
 VERBS = "rootless.cli.verbs"
 VERB_TABLE = "rootless.cli.verb_table"
@@ -188,7 +188,7 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
         slow |= more
     first = [name for name in closure((*COMMANDS, MAPS), modules) if name not in slow]
     found: set[str] = set()
-    queue = [*COMMANDS, MAPS, FRONT]
+    queue = [*COMMANDS, MAPS, FOREGROUND]
     while queue:
         name = queue.pop()
         if name in modules and name not in found | slow:

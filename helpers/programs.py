@@ -29,7 +29,7 @@ CFLAGS = (
 ).split()
 LINK = "-s -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack".split()
 TIMEOUT = 600  # seconds; ziglang compiles musl when it is used first
-TRIAL = '#include <linux/types.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
+PROBE = '#include <linux/types.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
 NO_COMPILER = (
     "no C compiler that makes static programs was found: install musl-tools (Debian, Ubuntu), or "
     "gcc with glibc-static (Fedora, SUSE), or the Python package ziglang, and install rless again"
@@ -49,10 +49,10 @@ def find_compiler() -> list[str] | None:
 def _find_compiler(chosen: str) -> list[str] | None:
     for command in [chosen.split()] if chosen.strip() else _compilers():
         with tempfile.TemporaryDirectory(prefix="rless-build-") as scratch:
-            source = Path(scratch, "trial.c")
-            source.write_text(TRIAL, encoding="ascii")
+            source = Path(scratch, "probe.c")
+            source.write_text(PROBE, encoding="ascii")
             whole = [*command, *_static(command)]
-            if run_compiler([*whole, *CFLAGS, *LINK], [source], Path(scratch, "trial")) is None:
+            if run_compiler([*whole, *CFLAGS, *LINK], [source], Path(scratch, "probe")) is None:
                 return whole
     return None
 

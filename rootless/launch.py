@@ -38,9 +38,9 @@ else:
     from _imp import _fix_co_filename
 
 # What the launcher has to tell us (helpers/launcher): header and first part of hot.bin, which it
-# has read; the socket to it, where it is in front of us (helpers/foreground/foreground.c).
+# has read; the socket to it, if it is our foreground process (helpers/foreground/foreground.c).
 hot: "tuple[bytes, bytes] | None" = globals().get("hot")
-front = -1
+foreground_fd = -1
 
 _HEADER = 32  # magic number; start of the index, ends of the parts (4 bytes each); digest
 

@@ -1,27 +1,27 @@
 /*
- * The process in front of `rless run`: the caller waits for it, and it exits as the application.
+ * The foreground process of `rless run`: the caller waits for it, and it exits as the application.
  *
- * It forks. The child, the maker, becomes Python, makes the container, and then its monitor. This
- * process copies the streams and passes signals on, in 0.1 MB: it lives as long as the container.
- * Its end is the container's, by the link to the monitor, until it has said 'D'. It handles no
- * terminal and words no error. Where that is wanted, it becomes Python:
+ * It forks. The child, the start process, becomes Python, makes the container, and then executes
+ * its monitor. This process copies the streams and passes signals on, in 0.1 MB: it lives as long as
+ * the container. If it ends, so does the container, by the link to the monitor, until it has sent
+ * 'D'. It handles no terminal and words no error. Where that is wanted, it becomes Python:
  *
- *     rootless.cli.foreground LINK STDIN STDOUT STDERR MAKER STATE DETAIL FACTS
+ *     rootless.cli.foreground LINK STDIN STDOUT STDERR PID STATE DETAIL FACTS
  *
  *     LINK, STDIN, STDOUT, STDERR: inheritable descriptors; -1: there is none, or not any more
- *     MAKER: the pid of our child, to be waited for
+ *     PID: the start process, our child, to be waited for
  *     STATE, DETAIL: what has happened
  *         attend       DETAIL empty: all is to be done; 'A' is answered, 'B' not read
- *         failed       DETAIL is what came with 'F'; the maker is there, the link may say more
+ *         failed       DETAIL is what came with 'F'; the start process runs, the link may say more
  *         interrupted  DETAIL is the number of a signal that came before 'B'; LINK is -1
- *         gone         DETAIL empty: the maker has ended before 'B'; it may have told why
- *         killed       DETAIL empty: the monitor was, after; what the application wrote is copied
+ *         gone         DETAIL empty: the start process ended before 'B'; it may have told why
+ *         killed       DETAIL empty: the monitor was, after 'B'; the application's output is copied
  *     FACTS: what came with 'A'
  *
  * Blocked are then, beside what the caller had: SIGCHLD, SIGPIPE, and if signals are to be
  * forwarded, all that are. Those that came and were not forwarded yet are pending; SIGCHLD may be.
  *
- * Messages of the maker (a socket made before the fork), one a datagram:
+ * Messages of the start process (by a socket made before the fork), one a datagram:
  *     'A' FLAGS(1) TEXT NUL FACTS, with descriptors: attend. Answer: 'a'; no signal to it follows
  *     'S': step aside: it ends, and this process becomes what it would have been without a child
  * Of the link, which comes with 'A': 'B' begun; 'F' DETAIL failed; 'X' CODE(4) ended. To the link:
@@ -73,14 +73,14 @@ static struct stream {
 } streams[3];
 static char blocks[3][BLOCK];
 
-static pid_t maker;
-static siginfo_t end; /* si_pid 0: the maker has not ended */
-static int asking = -1, line = -1; /* the maker's socket, the link */
+static pid_t start_pid; /* of the start process */
+static siginfo_t end;   /* si_pid 0: the start process has not ended */
+static int start_fd = -1, link_fd = -1; /* sockets to the start process and to the monitor */
 static int signals = -1;           /* a signalfd */
 static uint64_t old_mask;
 static int flags, code = -1;
 static bool attending, begun, over;
-static char said[BLOCK]; /* 'A' */
+static char message[BLOCK]; /* the last of the start process */
 static char *text, *facts;
 
 static void close_fd(int *fd)
@@ -103,11 +103,11 @@ static int listen_to(uint64_t set)
 	return signals;
 }
 
-/* See whether the maker has ended. It stays for Python to wait for, and its pid ours. */
+/* See whether the start process has ended. Python may still wait for it, and its pid stays ours. */
 static void look(int options)
 {
 	options |= WEXITED | WNOWAIT;
-	syscall(SYS_waitid, (long)P_PID, (long)maker, &end, (long)options, NULL, 0L);
+	syscall(SYS_waitid, (long)P_PID, (long)start_pid, &end, (long)options, NULL, 0L);
 }
 
 static void complain(const char *what, int error)
@@ -134,7 +134,7 @@ static void complain(const char *what, int error)
 
 __attribute__((noreturn)) static void become(const char *state, const char *detail)
 {
-	int numbers[] = { line, streams[IN].sink, streams[OUT].source, streams[ERR].source, maker };
+	int numbers[] = { link_fd, streams[IN].sink, streams[OUT].source, streams[ERR].source, start_pid };
 	char texts[5][16];
 	char *words[8] = { [5] = (char *)state, (char *)detail, facts };
 
@@ -144,7 +144,7 @@ __attribute__((noreturn)) static void become(const char *state, const char *deta
 		snprintf(texts[i], sizeof(texts[i]), "%d", numbers[i]);
 		words[i] = texts[i];
 	}
-	_exit(become_front(words, 8));
+	_exit(become_foreground(words, 8));
 }
 
 /* -- the streams ------------------------------------------------------------------------------ */
@@ -238,13 +238,13 @@ static int print(void)
 
 static void attend(const int *fds)
 {
-	flags = said[1];
-	text = said + 2;
+	flags = message[1];
+	text = message + 2;
 	facts = text + strlen(text) + 1;
-	line = fds[0];
+	link_fd = fds[0];
 	begin_streams(fds + 1);
-	send(asking, "a", 1, MSG_NOSIGNAL);
-	close_fd(&asking);
+	send(start_fd, "a", 1, MSG_NOSIGNAL);
+	close_fd(&start_fd);
 	attending = true;
 	set_mask(old_mask | ALWAYS | (flags & FORWARD ? ~OURS : 0), NULL);
 	listen_to(ALWAYS | (flags & FORWARD ? ENDING : 0));
@@ -252,48 +252,48 @@ static void attend(const int *fds)
 		become("attend", "");
 }
 
-/* Hear the maker; false: it steps aside. */
-static bool hear_maker(void)
+/* Read a message of the start process; false: it steps aside. */
+static bool read_start_message(void)
 {
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(4 * sizeof(int))];
 	} control;
-	struct iovec part = { said, sizeof(said) - 2 };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+	struct iovec part = { message, sizeof(message) - 2 };
+	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
 				  .msg_controllen = sizeof(control) };
 	int fds[4] = { -1, -1, -1, -1 };
-	ssize_t size = recvmsg(asking, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	struct cmsghdr *rights = size > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+	ssize_t size = recvmsg(start_fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *rights = size > 0 ? CMSG_FIRSTHDR(&header) : NULL;
 
 	if (rights && rights->cmsg_type == SCM_RIGHTS)
 		memcpy(fds, CMSG_DATA(rights), rights->cmsg_len - CMSG_LEN(0));
 	if (size == 0)
-		close_fd(&asking);
-	else if (size > 0 && said[0] == 'A')
+		close_fd(&start_fd);
+	else if (size > 0 && message[0] == 'A')
 		attend(fds);
-	else if (size > 0 && said[0] == 'S')
+	else if (size > 0 && message[0] == 'S')
 		return false;
 	return true;
 }
 
-static void hear_link(void)
+static void read_link_message(void)
 {
-	static char news[BLOCK];
-	ssize_t size = read(line, news, sizeof(news) - 1);
+	static char event[BLOCK];
+	ssize_t size = read(link_fd, event, sizeof(event) - 1);
 
 	if (size < 0)
 		return; /* ECONNRESET comes once, before what the monitor has said last */
 	if (size == 0) {
-		close_fd(&line);
-		over |= begun; /* else the maker's end tells more */
+		close_fd(&link_fd);
+		over |= begun; /* else the end of the start process tells more */
 		return;
 	}
-	news[size] = 0;
-	switch (news[0]) {
+	event[size] = 0;
+	switch (event[0]) {
 	case 'B':
 		if (flags & DETACH) {
-			send(line, "D", 1, MSG_NOSIGNAL);
+			send(link_fd, "D", 1, MSG_NOSIGNAL);
 			_exit(print());
 		}
 		begun = true;
@@ -301,20 +301,20 @@ static void hear_link(void)
 			listen_to(ALWAYS | ~OURS);
 		break;
 	case 'F':
-		become("failed", news + 1);
+		become("failed", event + 1);
 	case 'X':
-		code = (unsigned char)news[1];
+		code = (unsigned char)event[1];
 		over = true;
 		finish(&streams[IN]); /* nobody is there any more */
 		break;
 	}
 }
 
-/* The maker has ended, and all is heard that it has said. */
-static void lose_maker(void)
+/* The start process has ended, and all its messages are read. */
+static void handle_start_exit(void)
 {
 	if (!attending) { /* it has told why */
-		waitpid(maker, NULL, 0);
+		waitpid(start_pid, NULL, 0);
 		_exit(end.si_code == CLD_EXITED ? end.si_status : 128 + end.si_status);
 	}
 	if (!begun)
@@ -322,36 +322,36 @@ static void lose_maker(void)
 	over = true;
 }
 
-/* End a start. The monitor would wait for us to read what is left in the pipes. A maker that goes
- * on for too long, or the user's patience is at its end, is killed: what it leaves is cleared. */
+/* End a start. The monitor would wait for us to read what is left in the pipes. A start process that
+ * takes too long, or until the next signal, is killed: Python removes what it leaves. */
 __attribute__((noreturn)) static void interrupt(int number)
 {
 	struct pollfd more = { signals, POLLIN, 0 };
 	struct signalfd_siginfo info;
 	char detail[16];
 
-	shutdown(line, SHUT_RDWR);
-	close_fd(&line);
+	shutdown(link_fd, SHUT_RDWR);
+	close_fd(&link_fd);
 	for (int i = IN; i <= ERR; i++)
 		finish(&streams[i]);
 	for (look(WNOHANG); end.si_pid == 0; look(WNOHANG)) {
 		bool late = poll(&more, 1, PATIENCE) <= 0;
 
 		if (late || (read(signals, &info, sizeof(info)) == sizeof(info) && info.ssi_signo != SIGCHLD))
-			kill(maker, SIGKILL);
+			kill(start_pid, SIGKILL);
 	}
 	snprintf(detail, sizeof(detail), "%d", number);
 	become("interrupted", detail);
 }
 
-/* Stop with the maker. By SIGTSTP: the kernel disobeys where nobody could continue us. */
+/* Stop with the start process. By SIGTSTP: the kernel disobeys where nobody could continue us. */
 static void stop(void)
 {
-	kill(maker, SIGSTOP);
+	kill(start_pid, SIGSTOP);
 	kill(getpid(), SIGTSTP);
 	set_mask(AT_FIRST & ~BIT(SIGTSTP), NULL);
 	set_mask(AT_FIRST, NULL);
-	kill(maker, SIGCONT);
+	kill(start_pid, SIGCONT);
 }
 
 static void take_signal(void)
@@ -367,20 +367,20 @@ static void take_signal(void)
 	else if (number == SIGPIPE)
 		return;
 	else if (begun)
-		send(line, (char[]){ 'K', (char)number }, 2, MSG_DONTWAIT | MSG_NOSIGNAL);
+		send(link_fd, (char[]){ 'K', (char)number }, 2, MSG_DONTWAIT | MSG_NOSIGNAL);
 	else if (attending)
 		interrupt(number);
 	else if (number == SIGTSTP)
 		stop();
 	else if (number != SIGWINCH && number != SIGURG)
-		kill(maker, number);
+		kill(start_pid, number);
 }
 
-/* Follow the maker, and what it makes; return if it steps aside. */
+/* Follow the start process and the container; return if the start process steps aside. */
 static void follow(void)
 {
 	while (!over || streams[OUT].source >= 0 || streams[ERR].source >= 0) {
-		struct pollfd fds[6] = { { line, POLLIN, 0 }, { asking, POLLIN, 0 },
+		struct pollfd fds[6] = { { link_fd, POLLIN, 0 }, { start_fd, POLLIN, 0 },
 					 { signals, POLLIN, 0 } };
 		int ready;
 
@@ -390,12 +390,12 @@ static void follow(void)
 		}
 		ready = poll(fds, 6, end.si_pid && !over ? 0 : -1);
 		if (ready == 0)
-			lose_maker();
+			handle_start_exit();
 		if (ready <= 0)
 			continue;
 		if (fds[0].revents)
-			hear_link();
-		if (fds[1].revents && !hear_maker())
+			read_link_message();
+		if (fds[1].revents && !read_start_message())
 			return;
 		if (fds[2].revents)
 			take_signal();
@@ -405,11 +405,11 @@ static void follow(void)
 	}
 	if (code < 0)
 		become("killed", "");
-	waitpid(maker, NULL, 0); /* not only looked at: its processor time is ours to show */
+	waitpid(start_pid, NULL, 0); /* not only looked at: its processor time is ours to show */
 	_exit(code);
 }
 
-int stay_in_front(void)
+int fork_start_process(void)
 {
 	pid_t self = getpid();
 	int pair[2], fd;
@@ -426,8 +426,8 @@ int stay_in_front(void)
 		streams[i].source = streams[i].sink = -1;
 	signal(SIGCHLD, SIG_DFL); /* ignored, it would take the exit code with it */
 	set_mask(AT_FIRST, &old_mask);
-	if (listen_to(AT_FIRST) >= 0 && (maker = fork()) >= 0) {
-		if (maker == 0) {
+	if (listen_to(AT_FIRST) >= 0 && (start_pid = fork()) >= 0) {
+		if (start_pid == 0) {
 			syscall(SYS_setsid, 0L, 0L, 0L, 0L, 0L, 0L);
 			prctl(PR_SET_PDEATHSIG, (long)SIGKILL);
 			if (syscall(SYS_getppid, 0L, 0L, 0L, 0L, 0L, 0L) != self)
@@ -438,9 +438,9 @@ int stay_in_front(void)
 			return pair[1];
 		}
 		close(pair[1]);
-		asking = pair[0];
+		start_fd = pair[0];
 		follow();
-		waitpid(maker, NULL, 0);
+		waitpid(start_pid, NULL, 0);
 	}
 	set_mask(old_mask, NULL);
 	return -1;

@@ -1,16 +1,16 @@
 /*
- * The process in front of a container: what launch.c and front.c have of each other.
+ * The foreground process of a container: what launch.c and foreground.c have of each other.
  */
-#ifndef FRONT_H
-#define FRONT_H
+#ifndef FOREGROUND_H
+#define FOREGROUND_H
 
 /*
- * Fork, and follow the container that the child makes. Return in the child the descriptor of its
- * socket to us; in this process -1, and only if all is to be done as without a child.
+ * Fork the start process, and follow the container that it makes. Return in the child the descriptor
+ * of its socket to us; in this process -1, and only if all is to be done as without a child.
  */
-int stay_in_front(void);
+int fork_start_process(void);
 
-/* Become Python's process in front, with these words; return the exit code if there is none. */
-int become_front(char **words, int count);
+/* Become the foreground process in Python, with these words; return the exit code if that fails. */
+int become_foreground(char **words, int count);
 
 #endif

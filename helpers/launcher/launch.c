@@ -47,14 +47,14 @@ static const char CODE[] =
 	" sys.modules['rootless.launch'] = launch\n"
 	"except Exception:\n"
 	" from rootless import launch\n"
-	"launch.front = int(sys.argv[1])\n"
+	"launch.foreground_fd = int(sys.argv[1])\n"
 	"module = sys.argv[2]\n"
 	"del sys.argv[:3]\n"
 	"launch.start(module)";
 
 static int count;
 static char **words, **environment;
-static char front[16] = "-1"; /* the descriptor of the socket to who is in front; -1: nobody is */
+static char foreground_fd[16] = "-1"; /* the socket to the foreground process; -1: there is none */
 static const char *module = MODULE;
 static char self[LONGEST], prefix[LONGEST];
 
@@ -77,7 +77,7 @@ static void start(const char *python, const char *lib)
 	argv[used++] = "-c";
 	argv[used++] = (char *)CODE;
 	argv[used++] = (char *)lib;
-	argv[used++] = front;
+	argv[used++] = foreground_fd;
 	argv[used++] = (char *)module;
 	argv[used++] = self;
 	for (int i = 0; i < count; i++)
@@ -161,7 +161,7 @@ static int become_python(void)
 	return 125;
 }
 
-int become_front(char **more, int size)
+int become_foreground(char **more, int size)
 {
 	module = "rootless.cli.foreground";
 	words = more;
@@ -206,6 +206,6 @@ int main(int argc, char **argv)
 			slashes++;
 		}
 	if (is_run())
-		snprintf(front, sizeof(front), "%d", stay_in_front());
+		snprintf(foreground_fd, sizeof(foreground_fd), "%d", fork_start_process());
 	return become_python();
 }

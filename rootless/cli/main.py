@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run `rless` with the arguments `argv` (without the program's name); return its exit code."""
     try:
         streams.guard()
-        if launch.front >= 0:  # the foreground process has blocked it until now
+        if launch.foreground_fd >= 0:  # the foreground process has blocked it until now
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         if "_RLESS_COMPLETE" in os.environ:
             from rootless.cli.click_app import complete

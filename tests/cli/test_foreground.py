@@ -1,7 +1,7 @@
-"""The process in front of `rless run`: what it passes on, and what it leaves to Python.
+"""The foreground process of `rless run`: what it passes on, and what it leaves to Python.
 
-The launcher is the real one. Python is a play: scripts in place of the maker, of the monitor and
-of rootless.cli.foreground.
+The launcher is the real one. Python is a play: scripts in place of the start process, of the
+monitor and of rootless.cli.foreground.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SECONDS = 20  # far more than anything takes
 # The package: who is started plays what the test has written for the part.
 LAUNCH = '''
 import _signal as signal, _socket as socket, os, select, sys, time
-front = -1
+foreground_fd = -1
 
 def say(what):
     """Tell the test, by the pipe that it has left open."""
@@ -62,7 +62,7 @@ def attend(flags, text=b"", facts=b"{}"):
             theirs.append(ends[bit == 1])
         else:
             ours.append(-1)
-    asking = socket.socket(fileno=front)
+    asking = socket.socket(fileno=foreground_fd)
     rights = b"".join(fd.to_bytes(4, "little") for fd in theirs)
     asking.sendmsg([b"A" + bytes([flags]) + text + b"\\0" + facts],
                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
@@ -85,19 +85,21 @@ def ended(link, code, *fds):
     os._exit(0)
 
 def start(module):
-    part = "FRONT" if module == "rootless.cli.foreground" else "PLAIN" if front < 0 else "MAKER"
+    part = "START" if foreground_fd >= 0 else "PLAIN"
+    if module == "rootless.cli.foreground":
+        part = "FOREGROUND"
     exec(os.environ[part], globals())
     os._exit(97)
 '''
-# What Python finds when it takes the place of the process in front.
-FRONT = """
+# What Python finds when it becomes the foreground process.
+FOREGROUND = """
 import json
 words = sys.argv[1:]
 if words[5] != "attend":
     os.kill(int(words[4]), 9)  # if it is not at its end; it is there to be waited for
     os.waitpid(int(words[4]), 0)
 print(json.dumps({
-    "link": int(words[0]), "streams": [int(word) for word in words[1:4]], "maker": int(words[4]),
+    "link": int(words[0]), "streams": [int(word) for word in words[1:4]], "pid": int(words[4]),
     "state": words[5], "detail": words[6], "facts": words[7], "more": words[8:],
     "pending": sorted(map(int, signal.sigpending())),
     "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
@@ -116,7 +118,7 @@ except ConnectionResetError:
 say("end")
 os._exit(0)
 """
-# Its end must not be the front's, which only the real maker's own handling does otherwise.
+# It must not end with the foreground process, as the real start process sees to by itself.
 OUTLIVE = "import ctypes\nctypes.CDLL(None).prctl(1, 0)\n"
 
 
@@ -131,13 +133,13 @@ class Stage:
         self._seen = b""
 
     def start(
-        self, maker: str, *words: str, front: str = FRONT, plain: str = "", **how: Any
+        self, script: str, *words: str, foreground: str = FOREGROUND, plain: str = "", **how: Any
     ) -> subprocess.Popen[bytes]:
         """Start `rless run`, or these words, with pipes for what is not given."""
         how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                "stderr": subprocess.PIPE, **how}  # fmt: skip
         environment = {
-            **os.environ, "MAKER": maker, "FRONT": front, "PLAIN": plain,
+            **os.environ, "START": script, "FOREGROUND": foreground, "PLAIN": plain,
             "NEWS": str(self._told), "CUES": str(self._cued),
         }  # fmt: skip
         process = subprocess.Popen(
@@ -218,7 +220,7 @@ def finish(process: subprocess.Popen[bytes], data: bytes | None = None) -> tuple
 
 
 def taken_over(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Return what Python found when it took the place of the process in front."""
+    """Return what Python found when it became the foreground process."""
     code, out, err = finish(process)
     assert code == 99, (code, out, err)
     found: dict[str, Any] = json.loads(out)
@@ -234,7 +236,7 @@ def wait_until(pid: int, state: str) -> None:
         time.sleep(0.002)
 
 
-# -- who is in front -------------------------------------------------------------------------------
+# -- the fork --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def wait_until(pid: int, state: str) -> None:
     ],
 )
 def test_only_run_commands_fork(stage: Stage, line: str, forks: bool) -> None:
-    tell = "say([front >= 0, os.getppid(), *sys.argv[1:]])\nos._exit(5)"
+    tell = "say([foreground_fd >= 0, os.getppid(), *sys.argv[1:]])\nos._exit(5)"
     process = stage.start(tell, *(line.split() or ("",)), plain=tell)
     assert finish(process) == (5, "", "")
     words = line.split() or [""]
@@ -272,15 +274,15 @@ def test_oci_runtime_does_not_fork(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_start_process_inherits_only_its_socket(stage: Stage) -> None:
-    maker = (
+    script = (
         "own = os.listdir('/proc/self/fd')\n"
-        "known = {0, 1, 2, front, int(os.environ['NEWS']), int(os.environ['CUES'])}\n"
+        "known = {0, 1, 2, foreground_fd, int(os.environ['NEWS']), int(os.environ['CUES'])}\n"
         "say([fd for fd in map(int, own) if fd not in known and os.path.lexists("
         "    f'/proc/self/fd/{fd}')])\n"
         "say([os.getsid(0) == os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ())])\n"
         "os._exit(0)"
     )
-    assert finish(stage.start(maker))[0] == 0
+    assert finish(stage.start(script))[0] == 0
     stage.expect([])
     stage.expect([True, {signal.SIGINT.value}])  # until `main` takes it
 
@@ -309,21 +311,21 @@ def test_exit_code_is_known_although_the_caller_ignores_sigchld(stage: Stage) ->
               "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv(sys.argv[1], sys.argv[1:])",
               str(stage.launcher), "run"]  # fmt: skip
     done = subprocess.run(
-        launch, env={**os.environ, "MAKER": "time.sleep(0.05)\nos._exit(7)"}, timeout=SECONDS
+        launch, env={**os.environ, "START": "time.sleep(0.05)\nos._exit(7)"}, timeout=SECONDS
     )
     assert done.returncode == 7
 
 
 @pytest.mark.parametrize("number", [*ENDING, signal.SIGUSR1, signal.SIGCONT, signal.SIGRTMAX])
 def test_early_signals_reach_the_start_process(stage: Stage, number: int) -> None:
-    maker = (
+    script = (
         f"signal.signal({int(number)}, lambda number, frame: os._exit(50))\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, (2,))\n"
         "signal.signal(23, lambda number, frame: say(number))\n"  # SIGURG
         "signal.signal(28, lambda number, frame: say(number))\n"  # SIGWINCH
         "say('ready')\nidle()"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     stage.expect("ready")
     for ignored in (signal.SIGWINCH, signal.SIGURG):
         process.send_signal(ignored)
@@ -384,14 +386,14 @@ def test_start_process_ends_with_a_killed_foreground_process(stage: Stage) -> No
 
 def test_step_aside_continues_in_python_with_a_clean_state(stage: Stage) -> None:
     tell = (
-        "say([front, *sys.argv[1:], signal.pthread_sigmask(signal.SIG_BLOCK, ())])\n"
+        "say([foreground_fd, *sys.argv[1:], signal.pthread_sigmask(signal.SIG_BLOCK, ())])\n"
         "say(sorted(int(fd) for fd in os.listdir('/proc/self/fd') if int(fd) > 2 and"
         "    fd not in (os.environ['NEWS'], os.environ['CUES']) and"
         "    os.path.lexists(f'/proc/self/fd/{fd}')))\n"
         "os._exit(6)"
     )
-    maker = "os.write(front, b'S')\ntime.sleep(0.03)\nsay('end')\nos._exit(0)"
-    process = stage.start(maker, "run", "a b", "c", plain=tell)
+    script = "os.write(foreground_fd, b'S')\ntime.sleep(0.03)\nsay('end')\nos._exit(0)"
+    process = stage.start(script, "run", "a b", "c", plain=tell)
     assert finish(process) == (6, "", "")
     stage.expect("end")
     stage.expect([-1, "run", "a b", "c", set()])
@@ -403,21 +405,21 @@ def test_step_aside_continues_in_python_with_a_clean_state(stage: Stage) -> None
 
 @pytest.mark.parametrize("code", [0, 3, 137, 255])
 def test_output_and_exit_code_of_the_application(stage: Stage, code: int) -> None:
-    maker = (
+    script = (
         "link, _, out, err = attend(2 + 4)\nlink.send(b'B')\n"
         f"write(out, b'out')\nwrite(err, b'err')\nended(link, {code}, out, err)"
     )
-    assert finish(stage.start(maker)) == (code, "out", "err")
+    assert finish(stage.start(script)) == (code, "out", "err")
 
 
 def test_output_left_in_the_pipe_is_copied_before_exit(stage: Stage) -> None:
     """They are still in the pipe when the end is told, and the monitor ends after that."""
-    maker = (
+    script = (
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\nwrite(err, b'x' * 60000)\n"
         "link.send(b'X\\x07\\0\\0\\0')\nos.close(err)\nsay(os.read(inward, 9))\n"
         "heard()\nwrite(out, b'last')\nos.close(out)\nheard()\nos._exit(0)"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     stage.expect(b"")  # nobody is there to read it
     stage.cue()
     assert process.stdout is not None
@@ -431,14 +433,14 @@ def test_output_left_in_the_pipe_is_copied_before_exit(stage: Stage) -> None:
 
 def test_large_data_passes_both_ways_through_slow_pipes(stage: Stage) -> None:
     """The play answers with what it gets, and drops some of its own on the other stream."""
-    maker = (
+    script = (
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\n"
         "while data := os.read(inward, 50000):\n"
         "    time.sleep(0.001)\n    write(out, data)\n    write(err, data[:700])\n"
         "ended(link, 0, out, err)"
     )
     data = os.urandom(3_000_000)
-    process = stage.start(maker)
+    process = stage.start(script)
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -468,13 +470,13 @@ def test_large_data_passes_both_ways_through_slow_pipes(stage: Stage) -> None:
 
 
 def test_stalled_reader_does_not_block_the_other_stream(stage: Stage) -> None:
-    maker = (
+    script = (
         "link, _, out, err = attend(2 + 4)\nlink.send(b'B')\nos.set_blocking(out, False)\n"
         "try:\n    while True:\n        os.write(out, b'x' * 4096), time.sleep(0.001)\n"
         "except BlockingIOError:\n    os.set_blocking(out, True)\n"
         "write(err, b'y' * 200000)\nheard()\nended(link, 0, out, err)"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     assert process.stderr is not None
     assert process.stderr.read(200_000) == b"y" * 200_000
     stage.cue()
@@ -485,13 +487,13 @@ def test_stalled_reader_does_not_block_the_other_stream(stage: Stage) -> None:
 
 
 def test_closed_output_reaches_the_application_as_sigpipe(stage: Stage) -> None:
-    maker = (
+    script = (
         "link, _, out, err = attend(2 + 4)\nlink.send(b'B')\nheard()\nwrite(out, b'x')\n"
         "try:\n    while True:\n        write(out, b'x' * 5000)\n"
         "except BrokenPipeError:\n    pass\n"
         "write(err, b'on')\nended(link, 141, err)"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     assert process.stdout is not None
     process.stdout.close()
     stage.cue()
@@ -501,11 +503,11 @@ def test_closed_output_reaches_the_application_as_sigpipe(stage: Stage) -> None:
 
 
 def test_application_may_close_its_input(stage: Stage) -> None:
-    maker = (
+    script = (
         "link, inward, out, _ = attend(1 + 2)\nlink.send(b'B')\nos.close(inward)\nsay('closed')\n"
         "heard()\nwrite(out, b'x')\nended(link, 0, out)"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     stage.expect("closed")
     assert process.stdin is not None
     process.stdin.write(b"lost")
@@ -516,13 +518,13 @@ def test_application_may_close_its_input(stage: Stage) -> None:
 
 
 def test_lost_output_is_reported_once(stage: Stage) -> None:
-    maker = (
+    script = (
         "link, _, out, _ = attend(2)\nlink.send(b'B')\n"
         "try:\n    while True:\n        write(out, b'x' * 5000)\n"
         "except BrokenPipeError:\n    ended(link, 4)"
     )
     with open("/dev/full", "wb") as full:
-        process = stage.start(maker, stdout=full)
+        process = stage.start(script, stdout=full)
         process.wait(SECONDS)
     assert process.returncode == 4
     assert process.stderr is not None
@@ -531,7 +533,7 @@ def test_lost_output_is_reported_once(stage: Stage) -> None:
 
 
 def test_files_and_sockets_can_replace_pipes(stage: Stage, tmp_path: Path) -> None:
-    maker = (
+    script = (
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\n"
         "while data := os.read(inward, 65536):\n    write(out, data), write(err, data)\n"
         "ended(link, 0, out, err)"
@@ -541,7 +543,7 @@ def test_files_and_sockets_can_replace_pipes(stage: Stage, tmp_path: Path) -> No
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink, ours:
-        process = stage.start(maker, stdin=source, stdout=sink, stderr=theirs)
+        process = stage.start(script, stdin=source, stdout=sink, stderr=theirs)
         assert not os.get_blocking(theirs.fileno())
         theirs.close()
         found = b""
@@ -554,13 +556,13 @@ def test_files_and_sockets_can_replace_pipes(stage: Stage, tmp_path: Path) -> No
 
 def test_flags_of_the_callers_descriptors_are_kept(stage: Stage) -> None:
     """A description that does not wait is shared with others, who rely on that."""
-    maker = "link, inward, out, _ = attend(1 + 2)\nlink.send(b'B')\nwrite(out, b'x' * 300000)\n"
-    maker += "while os.read(inward, 9):\n    pass\nended(link, 0, out)"
+    script = "link, inward, out, _ = attend(1 + 2)\nlink.send(b'B')\nwrite(out, b'x' * 300000)\n"
+    script += "while os.read(inward, 9):\n    pass\nended(link, 0, out)"
     reader, writer = os.pipe()
     source, feed = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(source, False)
-    process = stage.start(maker, stdin=source, stdout=writer)
+    process = stage.start(script, stdin=source, stdout=writer)
     size = 0
     while size < 300_000:
         size += len(os.read(reader, 10_000))
@@ -575,7 +577,7 @@ def test_flags_of_the_callers_descriptors_are_kept(stage: Stage) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_standard_descriptors_stay_usable(stage: Stage, closed: str) -> None:
-    maker = (
+    script = (
         "say([stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)])\n"
         "while os.dup(0) < 3 if sys.stdin else os.open('/dev/null', 2) < 3:\n    pass\n"
         "link, inward, out, err = attend(1 + 2 + 4)\nlink.send(b'B')\n"
@@ -584,7 +586,7 @@ def test_closed_standard_descriptors_stay_usable(stage: Stage, closed: str) -> N
     )
     launcher = stage.launcher
     stage.launcher = Path("/bin/sh")
-    process = stage.start(maker, "-c", f'"{launcher}" run {closed}')
+    process = stage.start(script, "-c", f'"{launcher}" run {closed}')
     code, out, err = finish(process, b"in")
     stage.expect(["<&-" in closed, " >&-" in f" {closed}", "2>&-" in closed])
     stage.expect(b"" if "<&-" in closed else b"in")
@@ -598,13 +600,13 @@ def test_closed_standard_descriptors_stay_usable(stage: Stage, closed: str) -> N
 
 @pytest.mark.parametrize("number", ENDING)
 def test_interrupt_before_the_application_starts_ends_the_start(stage: Stage, number: int) -> None:
-    """The maker learns of it by the end of link and pipes, and is waited for."""
-    maker = (
+    """The start process learns of it by the end of link and pipes, and is waited for."""
+    script = (
         "link, _, out, _ = attend(2 + 16, b'', b'{1}')\nsay('ready')\nassert not link.recv(9)\n"
         "try:\n    write(out, b'x' * 200000)\nexcept BrokenPipeError:\n    say('end')\n"
         "heard()\nos._exit(0)"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     stage.expect("ready")
     process.send_signal(signal.SIGUSR1)
     process.send_signal(number)
@@ -619,8 +621,8 @@ def test_interrupt_before_the_application_starts_ends_the_start(stage: Stage, nu
 
 
 def test_signals_are_forwarded_once_the_application_runs(stage: Stage) -> None:
-    maker = "link, _, out, _ = attend(2 + 16)\nsay('ready')\nheard()\nlink.send(b'B')\n" + HEAR
-    process = stage.start(maker)
+    script = "link, _, out, _ = attend(2 + 16)\nsay('ready')\nheard()\nlink.send(b'B')\n" + HEAR
+    process = stage.start(script)
     stage.expect("ready")
     for early in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGWINCH, signal.SIGURG):
         process.send_signal(early)
@@ -646,9 +648,9 @@ def test_same_signals_are_forwarded_as_by_python(stage: Stage) -> None:
 
 
 def test_without_sig_proxy_signals_end_only_the_command(stage: Stage) -> None:
-    maker = "link, _, out, _ = attend(2)\nif os.fork():\n    idle()\nsay('ready')\n" + HEAR
+    script = "link, _, out, _ = attend(2)\nif os.fork():\n    idle()\nsay('ready')\n" + HEAR
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        process = stage.start(maker)
+        process = stage.start(script)
         stage.expect("ready")
         process.send_signal(number)
         assert process.wait(SECONDS) == -number
@@ -656,11 +658,11 @@ def test_without_sig_proxy_signals_end_only_the_command(stage: Stage) -> None:
 
 
 def test_sigtstp_stops_only_the_command(stage: Stage) -> None:
-    maker = (
+    script = (
         "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nsay(os.getpid())\nheard()\n"
         "say('goes on')\n" + HEAR
     )
-    process = stage.start(maker, preexec_fn=os.setpgrp)
+    process = stage.start(script, preexec_fn=os.setpgrp)
     stage.next()
     process.send_signal(signal.SIGTSTP)
     wait_until(process.pid, "T")
@@ -671,9 +673,9 @@ def test_sigtstp_stops_only_the_command(stage: Stage) -> None:
 
 
 def test_killed_foreground_process_closes_the_link(stage: Stage) -> None:
-    """The process that hears it is not the maker, which the kernel ends."""
-    maker = "link, _, out, _ = attend(2 + 16)\nif os.fork():\n    idle()\n"
-    process = stage.start(maker + "link.send(b'B')\nsay('ready')\n" + HEAR)
+    """The process that notices is not the start process, which the kernel ends."""
+    script = "link, _, out, _ = attend(2 + 16)\nif os.fork():\n    idle()\n"
+    process = stage.start(script + "link.send(b'B')\nsay('ready')\n" + HEAR)
     stage.expect("ready")
     process.kill()
     stage.expect("end")
@@ -712,24 +714,24 @@ def test_detached_run_reports_an_unwritable_output(stage: Stage) -> None:
 
 def test_python_can_take_over_an_attached_container(stage: Stage) -> None:
     """The descriptors work, nothing else is open, and a signal that came early is not lost."""
-    maker = OUTLIVE + (
+    script = OUTLIVE + (
         "link, inward, out, err = attend(1 + 2 + 4 + 16 + 32, b'', b'{\"a\": 1}')\n"
         "say(os.getpid())\nwrite(out, b'o')\nwrite(err, b'e')\nlink.send(b'B')\n"
         "say(os.read(inward, 9))\n" + HEAR
     )
-    front = (
+    foreground = (
         "link, *fds = map(int, sys.argv[1:5])\nos.write(fds[0], b'i')\n"
         "assert os.read(fds[1], 9) + os.read(fds[2], 9) == b'oe'\n"
         "link = socket.socket(fileno=os.dup(link))\nassert link.recv(9) == b'B'\n"
-        "link.send(b'D')\n" + FRONT
+        "link.send(b'D')\n" + FOREGROUND
     )
-    process = stage.start(maker, front=front)
+    process = stage.start(script, foreground=foreground)
     pid = int(stage.next())
     stage.expect(b"i")
     stage.expect([ord("D")])
     found = taken_over(process)
     assert (found["state"], found["detail"], found["facts"]) == ("attend", "", '{"a": 1}')
-    assert (found["maker"], found["more"], found["pending"]) == (pid, [], [])
+    assert (found["pid"], found["more"], found["pending"]) == (pid, [], [])
     inherited = {0, 1, 2, stage._told, stage._cued, found["link"], *found["streams"]}
     assert len(set(found["open"]) - inherited) == 1  # its copy of the link
 
@@ -742,18 +744,20 @@ def test_python_can_take_over_without_streams_and_signals(stage: Stage) -> None:
 
 def test_failed_start_hands_the_link_to_python(stage: Stage) -> None:
     """Python gets the link, by which the end of the cleaning up is told."""
-    maker = (
+    script = (
         "link, *_ = attend(2 + 16)\nsay(os.getpid())\nheard()\n"
         "link.send(b'F[\"why\", null, 127]')\nlink.send(b'X\\x7f\\0\\0\\0')\nheard()\nos._exit(0)"
     )
-    front = "link = socket.socket(fileno=os.dup(int(sys.argv[1])))\nsay(link.recv(9))\n" + FRONT
-    process = stage.start(maker, front=front)
+    foreground = (
+        "link = socket.socket(fileno=os.dup(int(sys.argv[1])))\nsay(link.recv(9))\n" + FOREGROUND
+    )
+    process = stage.start(script, foreground=foreground)
     pid = int(stage.next())
     process.send_signal(signal.SIGUSR1)
     stage.cue()
     stage.expect(b"X\x7f\0\0\0")
     found = taken_over(process)
-    assert found["maker"] == pid
+    assert found["pid"] == pid
     assert (found["state"], found["detail"]) == ("failed", '["why", null, 127]')
     assert set(found["pending"]) - {signal.SIGCHLD} == {signal.SIGUSR1}
 
@@ -761,8 +765,8 @@ def test_failed_start_hands_the_link_to_python(stage: Stage) -> None:
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)", "link.close()\nheard()"])
 def test_output_is_copied_when_the_monitor_disappears(stage: Stage, end: str) -> None:
     """All that the application has written is copied before Python tells."""
-    maker = "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nwrite(out, b'x' * 60000)\n"
-    process = stage.start(maker + ("os.close(out)\n" if "heard" in end else "") + end)
+    script = "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nwrite(out, b'x' * 60000)\n"
+    process = stage.start(script + ("os.close(out)\n" if "heard" in end else "") + end)
     code, out, _ = finish(process)
     assert code == 99
     assert out[:60000] == "x" * 60000
@@ -781,11 +785,11 @@ def test_start_process_that_ends_early_is_reported(stage: Stage) -> None:
 
 def test_exit_is_received_after_a_connection_reset(stage: Stage) -> None:
     """A monitor that ends with messages unread makes the kernel tell of a reset first."""
-    maker = (
+    script = (
         "link, _, out, _ = attend(2 + 16)\nlink.send(b'B')\nsay(os.getpid())\n"
         "select.select([link], (), ())\nsay('unread')\nheard()\nended(link, 8, out)"
     )
-    process = stage.start(maker)
+    process = stage.start(script)
     pid = int(stage.next())
     process.send_signal(signal.SIGUSR1)
     stage.expect("unread")

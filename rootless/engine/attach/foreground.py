@@ -140,23 +140,23 @@ class Foreground:
 
 def of_launcher() -> Foreground | None:
     """Return the launcher, if it is our foreground process."""
-    return Foreground(launch.front) if launch.front >= 0 else None
+    return Foreground(launch.foreground_fd) if launch.foreground_fd >= 0 else None
 
 
-def fork_foreground(maker: Callable[[Foreground], int]) -> int:
-    """Run `maker`, the start process, with a foreground process in front of it.
+def fork_foreground(body: Callable[[Foreground], int]) -> int:
+    """Run `body` in the start process, with a foreground process beside it.
 
-    That is the launcher, if it has forked this process. Otherwise it is this process, and `maker`
-    runs in a fork.
+    If the launcher has forked this process, the launcher is the foreground process. Otherwise this
+    process is, and `body` runs in a fork.
 
     Returns:
-        What `maker` returned, or the exit code of the container that it has handed over.
+        What `body` returned, or the exit code of the container that it has handed over.
 
     Raises:
-        RlessError: from `maker`, or from the container.
+        RlessError: from `body`, or from the container.
     """
     if (launcher := of_launcher()) is not None:
-        return maker(launcher)
+        return body(launcher)
     ours, theirs = unix.pair(unix.SOCK_SEQPACKET)
     parent = os.getpid()
     # Ctrl-C, or a signal that is forwarded, must reach the start process where it is caught.
@@ -170,7 +170,7 @@ def fork_foreground(maker: Callable[[Foreground], int]) -> int:
             prctl.set_parent_death_signal(signal.SIGKILL)
             os.setsid()
             if os.getppid() == parent:
-                _make(maker, theirs)
+                _run_start_process(body, theirs)
         except KeyboardInterrupt:
             code = 130
         finally:
@@ -182,11 +182,11 @@ def fork_foreground(maker: Callable[[Foreground], int]) -> int:
     return ForegroundParent(ours, pid).follow()
 
 
-def _make(maker: Callable[[Foreground], int], fd: int) -> None:
-    """Run `maker` in this process, report the result to the foreground process, and exit."""
+def _run_start_process(body: Callable[[Foreground], int], fd: int) -> None:
+    """Run `body` in this process, report the result to the foreground process, and exit."""
     code = 0
     try:
-        said = b"R" + maker(Foreground(fd)).to_bytes(4, "little", signed=True)
+        said = b"R" + body(Foreground(fd)).to_bytes(4, "little", signed=True)
     except KeyboardInterrupt:
         os._exit(130)
     except RlessError as error:

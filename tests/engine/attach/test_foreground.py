@@ -1,4 +1,4 @@
-"""In front of a container: the launcher in C, or a fork of Python; both keep the same rules."""
+"""The foreground process: the launcher in C, or a fork of Python; both keep the same rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rootless.engine.attach import foreground as front_of_runs
+from rootless.engine.attach.foreground import fork_foreground
 from tests.lib.product import (
     Product,
     launcher,
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.needs("user namespaces")
 
 
 @pytest.fixture(params=["launcher", "python"])
-def front(rless: Product, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def kind(rless: Product, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     words = launcher() if request.param == "launcher" else python_launcher()
     monkeypatch.setattr(rless, "argv", lambda *more: [*words, *more])
     return str(request.param)
@@ -78,7 +78,7 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_exit_codes(rless: Product, front: str) -> None:
+def test_exit_codes(rless: Product, kind: str) -> None:
     run = ("run", "--rm", "--network", "none", rless.image)
     assert rless(*run, "sh", "-c", "echo out; echo err >&2; exit 9").expect(9).out == "out\n"
     assert "no such file" in rless(*run, "/none").expect(127).one_line_error()
@@ -88,7 +88,7 @@ def test_exit_codes(rless: Product, front: str) -> None:
     rless.assert_clean()
 
 
-def test_failed_start_is_reported_once(rless: Product, front: str) -> None:
+def test_failed_start_is_reported_once(rless: Product, kind: str) -> None:
     flags = ("--network", "none", "-w", "/proc/self/none")
     done = rless("run", *flags, rless.image, "true").expect(125)
     assert done.one_line_error()
@@ -98,7 +98,7 @@ def test_failed_start_is_reported_once(rless: Product, front: str) -> None:
     rless.assert_clean()
 
 
-def test_input_and_output_of_any_size_pass_through(rless: Product, front: str) -> None:
+def test_input_and_output_of_any_size_pass_through(rless: Product, kind: str) -> None:
     data = os.urandom(1 << 20)
     flags = ("run", "--rm", "-i", "--network", "none", rless.image)
     done = rless(*flags, "sh", "-c", "tee /dev/stderr", stdin=data)
@@ -107,8 +107,8 @@ def test_input_and_output_of_any_size_pass_through(rless: Product, front: str) -
 
 
 @pytest.mark.parametrize("detach", [(), ("-d",)])
-def test_start_needs_only_one_python(rless: Product, begin: Runs, front: str, detach: Any) -> None:
-    """And none once the application runs, where the launcher is in front."""
+def test_start_needs_only_one_python(rless: Product, begin: Runs, kind: str, detach: Any) -> None:
+    """And none once the application runs, where the launcher is the foreground process."""
     process = begin("--name", "box", *detach, rless.image, "sleep", "600")
     wait_for(lambda: rless("ps", "-q").out, "the container")
     try:
@@ -117,9 +117,9 @@ def test_start_needs_only_one_python(rless: Product, begin: Runs, front: str, de
         else:
             with open(f"/proc/{process.pid}/comm") as file:
                 comm = file.read().strip()
-            assert (comm == "rless") is (front == "launcher"), comm
+            assert (comm == "rless") is (kind == "launcher"), comm
             (monitor,) = children(process.pid)
-            # It is shown as running a moment before its maker becomes what stays.
+            # It is shown as running a moment before its start process becomes the monitor.
             comm_file = Path(f"/proc/{monitor}/comm")
             wait_for(lambda: comm_file.read_text().strip() == "rless-monitor", "the monitor")
     finally:
@@ -129,7 +129,7 @@ def test_start_needs_only_one_python(rless: Product, begin: Runs, front: str, de
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_reach_the_application(
-    rless: Product, begin: Runs, front: str, number: signal.Signals
+    rless: Product, begin: Runs, kind: str, number: signal.Signals
 ) -> None:
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo got {name}; exit 5' {name}; echo ready; while :; do sleep 0.02; done"
@@ -144,7 +144,7 @@ def test_signals_reach_the_application(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_at_any_moment_ends_the_start(
-    rless: Product, begin: Runs, front: str, number: signal.Signals
+    rless: Product, begin: Runs, kind: str, number: signal.Signals
 ) -> None:
     """Before the application runs, or as it would end any program; nothing is left."""
     for milliseconds in range(0, 60, 4):
@@ -157,19 +157,19 @@ def test_signal_at_any_moment_ends_the_start(
             process.wait(10)
         assert process.stderr is not None
         said = process.stderr.read()
-        if front == "python" and said.startswith(b"Fatal Python error: "):
+        if kind == "python" and said.startswith(b"Fatal Python error: "):
             continue  # the interpreter, within its own start: nothing of ours has begun
         # By the signal itself: Python had no handler yet.
         assert process.returncode in (128 + number, -number, 125, -signal.SIGKILL, 137), said
         # A key comes before there is anybody to catch it: then Python says what it does.
-        assert front == "python" or b"Traceback" not in said
+        assert kind == "python" or b"Traceback" not in said
     wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
     rless.assert_clean()
 
 
 @pytest.mark.parametrize("detach", [(), ("-d",)])
 def test_killed_foreground_process_leaves_nothing(
-    rless: Product, begin: Runs, front: str, detach: Any
+    rless: Product, begin: Runs, kind: str, detach: Any
 ) -> None:
     for milliseconds in range(0, 80, 5):
         process = begin("--rm", *detach, rless.image, "sleep", "600")
@@ -182,7 +182,7 @@ def test_killed_foreground_process_leaves_nothing(
     rless.assert_clean()
 
 
-def test_killed_start_process_is_reported(rless: Product, begin: Runs, front: str) -> None:
+def test_killed_start_process_is_reported(rless: Product, begin: Runs, kind: str) -> None:
     for milliseconds in range(2, 80, 6):
         process = begin("--rm", rless.image, "sleep", "600")
         time.sleep(milliseconds / 1000)
@@ -194,12 +194,12 @@ def test_killed_start_process_is_reported(rless: Product, begin: Runs, front: st
             process.terminate()
             process.kill()
             code = process.wait(10)
-        assert code in (137, -signal.SIGKILL), (front, milliseconds)
+        assert code in (137, -signal.SIGKILL), (kind, milliseconds)
     wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
     rless.assert_clean()
 
 
-def test_cpu_time_of_a_start_is_accounted_to_the_command(rless: Product, front: str) -> None:
+def test_cpu_time_of_a_start_is_accounted_to_the_command(rless: Product, kind: str) -> None:
     """As time(1) shows it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     rless("run", "--rm", "--network", "none", rless.image, "true").expect()
@@ -207,8 +207,8 @@ def test_cpu_time_of_a_start_is_accounted_to_the_command(rless: Product, front: 
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime > 0.005
 
 
-def test_foreground_process_stays_in_its_session(rless: Product, begin: Runs, front: str) -> None:
-    """Its maker does not: a key of the terminal is for one of them."""
+def test_foreground_process_stays_in_its_session(rless: Product, begin: Runs, kind: str) -> None:
+    """The start process does not: a key of the terminal is for one of them."""
     process = begin("--rm", rless.image, "sleep", "600", start_new_session=True)
     wait_for(lambda: rless("ps", "-q").out, "the container")
     (monitor,) = children(process.pid)
@@ -216,13 +216,13 @@ def test_foreground_process_stays_in_its_session(rless: Product, begin: Runs, fr
     assert os.getsid(monitor) == monitor
     process.kill()
     process.wait(10)
-    wait_for(lambda: not rless("ps", "-qa").out, "the leash")
+    wait_for(lambda: not rless("ps", "-qa").out, "the container to end with the foreground process")
     rless.assert_clean()
 
 
 @pytest.mark.needs("pasta", "tun")
-def test_container_with_a_network_runs(rless: Product, front: str) -> None:
-    port = 18944 if front == "launcher" else 18945  # the two may run at once
+def test_container_with_a_network_runs(rless: Product, kind: str) -> None:
+    port = 18944 if kind == "launcher" else 18945  # the two may run at once
     run = ("run", "--rm", "-p", f"127.0.0.1:{port}:80", rless.image)
     assert "eth0" in rless(*run, "cat", "/proc/net/dev").expect().out
     rless(*run, "/none").expect(127).one_line_error()
@@ -231,7 +231,7 @@ def test_container_with_a_network_runs(rless: Product, front: str) -> None:
 
 @pytest.mark.parametrize("step", ["setsid", "getppid"])
 def test_early_interrupt_ends_the_start(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """It ends the start as later on: a maker that fails without a word would end with 70."""
+    """It ends the start as later on: a start process that fails silently would exit with 70."""
     here = os.getpid()
 
     def interrupted() -> int:
@@ -240,4 +240,4 @@ def test_early_interrupt_ends_the_start(monkeypatch: pytest.MonkeyPatch, step: s
         return here
 
     monkeypatch.setattr(os, step, interrupted)
-    assert front_of_runs.fork_foreground(lambda _: 0) == 130
+    assert fork_foreground(lambda _: 0) == 130

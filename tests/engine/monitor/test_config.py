@@ -81,8 +81,8 @@ def test_python_refuses_a_missing_key(config: dict[str, Any], key: str) -> None:
 
 
 def test_python_refuses_an_unknown_key(config: dict[str, Any]) -> None:
-    fd = memfd(text_of({**config, "leash": 1}))
-    with pytest.raises(RlessError, match="unknown key: leash"):
+    fd = memfd(text_of({**config, "surplus": 1}))
+    with pytest.raises(RlessError, match="unknown key: surplus"):
         execute.decode(fd)
     os.close(fd)
 

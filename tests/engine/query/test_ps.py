@@ -79,7 +79,7 @@ def test_all_fields_are_available(records: Records, ps: Any) -> None:
     assert row["LocalVolumes"] == "1"
     assert row["Labels"] == "a=b,com.example.tier=front"
     assert row["Networks"] == "none"
-    assert ps("--format", '{{.Label "com.example.tier"}}-{{.Label "none"}}') == ["front-"]
+    assert ps("--format", '{{.Label "none"}}-{{.Label "com.example.tier"}}') == ["-front"]
     table = ps("--format", r'table {{.ID}}\t{{.Label "com.example.tier"}}\t{{.CreatedAt}}')
     assert table[0].split() == ["CONTAINER", "ID", "tier", "CREATED", "AT"]
     assert ps("-q", "--no-trunc") == [identifier]
