@@ -52,7 +52,7 @@ class Subordinate:
             self.why_none = f"you have no range in /etc/{missing}"
         elif os.geteuid() != 0:
             for program in ("newuidmap", "newgidmap"):
-                path = programs.find(program)
+                path = programs.find_privileged(program)
                 if path is None:
                     self.why_none = f"{program} is not installed"
                 elif why := idmap.why_powerless(path):

@@ -55,7 +55,7 @@ def _identity(usable: bool) -> Iterator[Check]:
     name = facts.user_name(uid) or str(uid)
     complete = True
     for program, capability in (("newuidmap", facts.CAP_SETUID), ("newgidmap", facts.CAP_SETGID)):
-        path = programs.find(program)
+        path = programs.find_privileged(program)
         if uid:  # root writes the maps itself
             yield checks.check_idmap_program(program, capability, path)
             complete = complete and path is not None

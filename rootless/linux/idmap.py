@@ -140,7 +140,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _start_helper(name: str, pid: int, extents: Sequence[Extent]) -> Helper:
-    program = programs.find(name)
+    program = programs.find_privileged(name)
     if program is None:
         raise RlessError(
             f"cannot map subordinate ids: {name} is not installed",

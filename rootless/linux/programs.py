@@ -33,6 +33,16 @@ def find(name: str) -> str | None:
     return None
 
 
+def find_privileged(name: str) -> str | None:
+    """Return as `find` a program that is set-uid root or has file capabilities.
+
+    Where its owner has no id, in a user namespace without host root, the kernel ignores both
+    (execve(2)): there is no such program then.
+    """
+    path = find(name)
+    return path if path is not None and os.stat(path).st_uid == 0 else None
+
+
 def is_trusted(path: str) -> bool:
     """Tell whether a path leads to a program of root's that nobody else can change."""
     try:

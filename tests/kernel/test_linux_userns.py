@@ -126,7 +126,7 @@ def test_refused_map_shows_the_message_of_the_helper() -> None:
 @subordinate
 def test_missing_helper_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
-    monkeypatch.setattr(programs, "find", lambda name: None)
+    monkeypatch.setattr(programs, "find_privileged", lambda name: None)
     with pytest.raises(RlessError, match="newuidmap is not installed") as caught:
         idmap.call_in_userns(several(), read_maps)
     assert "uidmap" in (caught.value.hint or "")
@@ -142,7 +142,7 @@ def test_helper_without_setuid_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_
         with open(real, "rb") as source:
             copy.write_bytes(source.read())
         copy.chmod(0o755)
-    monkeypatch.setattr(programs, "find", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(programs, "find_privileged", lambda name: str(tmp_path / name))
     with pytest.raises(RlessError, match="newuidmap refused the id map") as caught:
         idmap.call_in_userns(several(), read_maps)
     assert "must be setuid root" in (caught.value.hint or "")
@@ -164,7 +164,7 @@ def test_helpers_get_a_fixed_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     program = tmp_path / "newuidmap"
     program.write_text("#!/bin/sh\nexec >&2\necho $(env); exit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(programs, "find", lambda name: str(program))
+    monkeypatch.setattr(programs, "find_privileged", lambda name: str(program))
     monkeypatch.setenv("SECRET", "x")
     monkeypatch.setenv("LD_PRELOAD", "")
     with pytest.raises(RlessError) as caught:

@@ -20,7 +20,7 @@ def everything() -> IdMap:
     """Return a map that reaches all ids of the caller: root is the caller, then the ranges."""
     uids = _extents(os.getuid(), subid.ranges("uid"))
     gids = _extents(os.getgid(), subid.ranges("gid"))
-    if len(uids) == 1 or len(gids) == 1 or programs.find("newuidmap") is None:
+    if len(uids) == 1 or len(gids) == 1 or programs.find_privileged("newuidmap") is None:
         return IdMap(uids[:1], gids[:1], "single")
     return IdMap(uids, gids, "u0g0")
 

@@ -32,7 +32,7 @@ def complete(linux: Linux) -> None:
         kind: [{"containerID": 0, "hostID": number, "size": 1}] for kind, number in own.items()
     }
     ranges = {kind: subid.ranges(kind) for kind in own}
-    if all(ranges.values()) and all(map(programs.find, ("newuidmap", "newgidmap"))):
+    if all(ranges.values()) and all(map(programs.find_privileged, ("newuidmap", "newgidmap"))):
         for kind, found in ranges.items():
             first = 1
             for start, count in found:

@@ -99,3 +99,13 @@ def test_program_in_path_that_others_can_change_is_refused(
     owned_by(monkeypatch, {path: os.getuid() + 1})
     with pytest.raises(RlessError, match="tool can be changed by others: refused"):
         programs.find_in_path("tool")
+
+
+@pytest.mark.parametrize(("owner", "found"), [(0, True), (65534, False)])
+def test_privileged_program_needs_an_owner_that_has_an_id(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, owner: int, found: bool
+) -> None:
+    path = program(directory / "newuidmap", 0o4755)
+    owned_by(monkeypatch, {path: owner, "/usr": owner})
+    assert programs.find("newuidmap") == path
+    assert programs.find_privileged("newuidmap") == (path if found else None)
