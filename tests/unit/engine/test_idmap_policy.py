@@ -91,7 +91,7 @@ def test_maps_with_one_key_own_files_alike(uids: list[tuple[int, int]], one: int
         assert first.gids == second.gids
 
 
-def test_usual_map() -> None:
+def test_usual_map_gives_the_caller_the_user_id() -> None:
     me, group = os.getuid(), os.getgid()
     mapping = idmap_policy.build(0, 0, subordinate([(100_000, 65_536)]))
     assert mapping.uids == ((0, me, 1), (1, 100_000, 65_536))

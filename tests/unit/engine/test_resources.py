@@ -137,7 +137,7 @@ def test_cpus_become_quota_and_period(text: str, number: int) -> None:
 
 
 @given(st.integers(0, 10**12))
-def test_all_cpus_mean_no_limit(nano: int) -> None:
+def test_any_number_of_cpus_is_parsed_exactly(nano: int) -> None:
     assert limits.cpus(f"{nano // 10**9}.{nano % 10**9:09}") == nano
 
 

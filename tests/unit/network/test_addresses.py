@@ -31,7 +31,7 @@ def test_wrong_subnets_are_refused(text: str) -> None:
         subnet(text)
 
 
-def test_host_bits_in_a_subnet_are_handled() -> None:
+def test_host_bits_in_a_subnet_are_refused() -> None:
     with pytest.raises(RlessError, match=r"do you mean 10\.89\.0\.0/24"):
         subnet("10.89.0.7/24")
 

@@ -71,7 +71,7 @@ def test_path_without_a_file_is_an_error(store: Path, tmp_path: Path) -> None:
         ask(store, str(tmp_path))
 
 
-def test_early_work_needs_a_certain_kind(store: Path) -> None:
+def test_start_begins_early_only_with_a_known_source(store: Path) -> None:
     assert ask(store, "host:").is_ready
     assert ask(store, "only:1").is_ready
     assert not ask(store, "neither").is_ready
