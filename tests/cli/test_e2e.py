@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, versions, images, and what stands before a verb."""
+"""The command line as a user meets it: help, versions, images, and flags before the verb."""
 
 from __future__ import annotations
 

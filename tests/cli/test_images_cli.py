@@ -1,4 +1,4 @@
-"""images, rmi, tag, history, image inspect and image prune, as they are typed."""
+"""The image commands: images, rmi, tag, history, image inspect and image prune."""
 
 from __future__ import annotations
 

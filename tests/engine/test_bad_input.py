@@ -1,4 +1,4 @@
-"""Wrong command lines: one line each, the right exit code, nothing left behind."""
+"""Wrong command lines: a one-line error, the right exit code, nothing left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user without subordinate ids: one id, and everything that one id can do."""
+"""A user without subordinate ids: everything that works with one id."""
 
 from __future__ import annotations
 

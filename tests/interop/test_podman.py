@@ -1,4 +1,4 @@
-"""`podman --runtime rless-oci`: what its users do most, on Podman as the distribution has it."""
+"""`podman --runtime rless-oci`: the common commands, with the distribution's Podman."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""linux/cgroup: the kernel is asked for a move that it never makes."""
+"""linux/cgroup: priming the kernel's cgroup migration without moving a process."""
 
 from __future__ import annotations
 

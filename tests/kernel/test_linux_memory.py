@@ -1,4 +1,4 @@
-"""Files that are mapped."""
+"""Mapped files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds new namespaces: what is made in their network (class 38)."""
+"""The namespace holder, and the interface it creates (class 38)."""
 
 from __future__ import annotations
 

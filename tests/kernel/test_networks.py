@@ -1,4 +1,4 @@
-"""rless-networks: names, by UDP and TCP, and who is told what; published ports."""
+"""rless-networks: DNS by UDP and TCP, and published ports."""
 
 from __future__ import annotations
 

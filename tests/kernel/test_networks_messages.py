@@ -1,4 +1,4 @@
-"""Messages that no command of ours sends to rless-networks: they are refused, and cost nothing."""
+"""Malformed messages to rless-networks are refused."""
 
 from __future__ import annotations
 

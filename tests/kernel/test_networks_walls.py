@@ -1,4 +1,4 @@
-"""What rless-networks can still do, should a container break into it (security class 50)."""
+"""The confinement of rless-networks, should a container break into it (security class 50)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_attempts_succeed_without_walls(tmp_path: Path) -> None:
     assert errno.EACCES not in attempt(tmp_path).values()
 
 
-def test_capabilities_other_than_of_the_network_are_gone(tmp_path: Path) -> None:
+def test_capabilities_beyond_networking_are_dropped(tmp_path: Path) -> None:
     seen = attempt(tmp_path, "capabilities")
     assert {seen[name] for name in NEEDED} == {0}
     refused = {"low port": errno.EACCES, "raw": errno.EPERM, "chroot": errno.EPERM}
@@ -127,7 +127,7 @@ def test_capabilities_other_than_of_the_network_are_gone(tmp_path: Path) -> None
     assert seen["open"] == seen["netlink"] == seen["fork"] == 0  # these are for other walls
 
 
-def test_no_file_can_be_opened_made_or_removed(tmp_path: Path) -> None:
+def test_no_file_can_be_opened_created_or_removed(tmp_path: Path) -> None:
     if not has_landlock():
         assert attempt(tmp_path, "files") == attempt(tmp_path)
         return

@@ -1,4 +1,4 @@
-"""rootless/linux/openat2.py: what is made beneath a root stays beneath it."""
+"""rootless/linux/openat2.py: files created beneath a root stay beneath it."""
 
 from __future__ import annotations
 

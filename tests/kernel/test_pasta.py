@@ -1,4 +1,4 @@
-"""The default network on the real kernel with the real pasta, on a host that the test makes."""
+"""The default network with the real kernel and pasta, on a simulated host."""
 
 from __future__ import annotations
 

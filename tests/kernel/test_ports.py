@@ -1,4 +1,4 @@
-"""Published ports are taken before anything starts, on a host that the test makes."""
+"""Published ports are reserved before the start, on a simulated host."""
 
 from __future__ import annotations
 

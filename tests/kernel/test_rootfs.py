@@ -1,4 +1,4 @@
-"""The rootfs drivers show the same files: each case runs on every driver, map and store."""
+"""The rootfs drivers show the same files: each case runs with every driver, map and store."""
 
 from __future__ import annotations
 

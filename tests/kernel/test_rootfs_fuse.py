@@ -1,4 +1,4 @@
-"""fuse-overlayfs ends with the container, however the container ends."""
+"""fuse-overlayfs ends with its container, however that ends."""
 
 from __future__ import annotations
 

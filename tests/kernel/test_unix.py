@@ -1,4 +1,4 @@
-"""Descriptors that come over unix sockets."""
+"""Descriptors received over unix sockets."""
 
 from __future__ import annotations
 

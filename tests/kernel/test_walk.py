@@ -1,4 +1,4 @@
-"""A walk through a tree that is hostile, or changes meanwhile."""
+"""Walking a tree that is hostile or changes during the walk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rootless/runtime/cgroup: a place in a delegated part of the hierarchy, or none."""
+"""rootless/runtime/cgroup: cgroups in a delegated tree, or none."""
 
 from __future__ import annotations
 

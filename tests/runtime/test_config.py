@@ -1,4 +1,4 @@
-"""rootless/runtime/host/lifecycle.py, load: files that are no config, and the command line."""
+"""Loading a bundle's config (rootless/runtime/host/lifecycle.py), and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rare features of a config: the kernel shows each, or it is refused by its path."""
+"""Rare features of a config: each takes effect, or is refused by its path."""
 
 from __future__ import annotations
 

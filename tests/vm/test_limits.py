@@ -160,7 +160,7 @@ def test_pause_freezes_all_processes(machine: Machine) -> None:
     assert lines[5:] == ["pp", "pp", "pp", "137"], done
 
 
-def test_a_thousand_processes_end_at_once(machine: Machine) -> None:
+def test_thousand_processes_end_at_once(machine: Machine) -> None:
     text = r"""
         $RUN -d --name many $IMAGE sh -c '
             i=0; while [ $i -lt 1000 ]; do sleep 600 & i=$((i + 1)); done; wait' >/dev/null

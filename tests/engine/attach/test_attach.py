@@ -1,4 +1,4 @@
-"""`attach`, and leaving: the streams of a container that runs already."""
+"""`attach` and detaching: the streams of a running container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error: every byte, in order, whoever closes first."""
+"""Standard input, output and error: every byte arrives, in order."""
 
 from __future__ import annotations
 

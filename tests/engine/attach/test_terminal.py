@@ -1,4 +1,4 @@
-"""`-t`: a pty of the container's own, and the caller's terminal as it was afterwards."""
+"""`-t`: the container has its own pty, and the caller's terminal is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`exec`: a further process in a running container; classes of docs/security.md."""
+"""`exec`: another process in a running container, and attacks of docs/security.md on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health checks: Docker's rules, run in the container as `exec` does."""
+"""Health checks: Docker's rules, and their execution in the container."""
 
 from __future__ import annotations
 

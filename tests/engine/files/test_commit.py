@@ -1,4 +1,4 @@
-"""`commit`: an image of a container's changes, that runs and is saved like any other."""
+"""`commit`: an image of a container's changes, which runs and is saved like any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cp` in both directions, of containers that run and that do not; attacks of class 36."""
+"""`cp` in both directions, for running and stopped containers; attacks of class 36."""
 
 from __future__ import annotations
 

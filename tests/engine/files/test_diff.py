@@ -1,4 +1,4 @@
-"""`diff`: the same lines by every driver, of containers that run and that do not."""
+"""`diff`: the same lines with every driver, for running and stopped containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The child that sees a container's files: what it can do, and what nobody can do to it."""
+"""The child process that accesses a container's files, and attacks on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kill`: which signal reaches whom, and what it says of one that does not run."""
+"""`kill`: the signal that is sent, and the errors for stopped containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pause` and `unpause`: by the control group, else by SIGSTOP to all processes."""
+"""`pause` and `unpause`: by the cgroup freezer, else by SIGSTOP to all processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`container prune`, `system df`, `system prune`: the truth about the disk."""
+"""`container prune`, `system df` and `system prune`: what they remove and count."""
 
 from __future__ import annotations
 

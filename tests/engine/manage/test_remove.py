@@ -1,4 +1,4 @@
-"""`rm`: nothing is left, many at once, whoever is in the way."""
+"""`rm`: complete removal, also of many containers and against concurrent commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rename`: of running and ended containers, with names that are free."""
+"""`rename` of running and ended containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`restart` and restart policies against stop, and what comes back after a boot."""
+"""`restart`, restart policies against `stop`, and the restart after a boot."""
 
 from __future__ import annotations
 

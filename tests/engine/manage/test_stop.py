@@ -1,4 +1,4 @@
-"""`stop` and `wait`: by the right signal, in time, many at once."""
+"""`stop` and `wait`: signals, timeouts, and many containers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`update`: the restart policy of containers that exist; limits: test_limits."""
+"""`update` of the restart policy; limits are in test_limits."""
 
 from __future__ import annotations
 

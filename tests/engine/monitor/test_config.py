@@ -1,4 +1,4 @@
-"""The monitor's config: one table for Python and C, and neither takes what it does not say."""
+"""The monitor config: one table for Python and C, strictly checked by both."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def run(text: bytes, *fds: int) -> int:
         os.close(fd)
 
 
-def test_the_header_is_current() -> None:
+def test_header_is_current() -> None:
     script = ROOT / "scripts/monitor-config"
     made = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, check=True).stdout
     current = (ROOT / "helpers/monitor/config.h").read_bytes()
     assert made == current, "run scripts/monitor-config > helpers/monitor/config.h"
 
 
-def test_python_reads_what_it_has_written(config: dict[str, Any]) -> None:
+def test_python_reads_its_own_config(config: dict[str, Any]) -> None:
     config |= {"python": ["/usr/bin/python3", "-I"], "helper_pids": [12, 13], "error": '"\udcff"'}
     fd = memfd(text_of(config))
     assert execute.decode(fd) == config
@@ -97,14 +97,14 @@ def test_descriptors_stay_open_over_execve(config: dict[str, Any]) -> None:
     os.close(writer)
 
 
-def test_the_program_takes_a_whole_config(config: dict[str, Any]) -> None:
+def test_program_takes_a_whole_config(config: dict[str, Any]) -> None:
     assert run(text_of({**config, "code": 5})) == 5
     null = os.open("/dev/null", os.O_RDONLY)  # can be read, like a pidfd after the end
     assert run(text_of({**KEEPER, "init_fd": null}), null) == 0
     os.close(null)
 
 
-def test_the_program_refuses_a_missing_key(config: dict[str, Any]) -> None:
+def test_program_refuses_a_missing_key(config: dict[str, Any]) -> None:
     for key, value in config.items():
         if not isinstance(value, list):
             less = {name: value for name, value in config.items() if name != key}
@@ -114,7 +114,7 @@ def test_the_program_refuses_a_missing_key(config: dict[str, Any]) -> None:
         assert run(text_of(less)) == 70, key
 
 
-def test_the_program_refuses_what_is_malformed(config: dict[str, Any]) -> None:
+def test_program_refuses_malformed_config(config: dict[str, Any]) -> None:
     whole = text_of(config)
     for more in (
         b"unknown\x001\0",

@@ -1,4 +1,4 @@
-"""What stays with a container: the C program, with sanitizers too."""
+"""The monitor program in C, also built with sanitizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--restart`: a container that ends is started again, in its own namespaces."""
+"""`--restart`: an ended container is started again in its own namespaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""-p and -P, as ps, port and inspect tell them and as they are."""
+"""-p and -P: published ports as ps, port and inspect show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inspect`, `container inspect` and `port`: Docker's shape, several objects, what is missing."""
+"""`inspect`, `container inspect` and `port`: Docker's shape, and missing objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`logs`: exact bytes, streams, lines, times, rotation, readers that go away."""
+"""`logs`: exact bytes, streams, lines, times, rotation and closed readers."""
 
 from __future__ import annotations
 

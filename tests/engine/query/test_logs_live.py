@@ -1,4 +1,4 @@
-"""`logs`, `ps`, `inspect` and `events` of containers that run."""
+"""`logs`, `ps`, `inspect` and `events` of running containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ps`: states, filters, sizes, and what it costs with many containers."""
+"""`ps`: states, filters, sizes, and its cost with many containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a container while it lives: its events, and where it can be found."""
+"""The events recorded in a container's life, and the addresses that inspect shows."""
 
 from __future__ import annotations
 

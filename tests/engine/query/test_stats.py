@@ -1,4 +1,4 @@
-"""`stats`: numbers from the control group, else from /proc."""
+"""`stats`: numbers of the cgroup, else of /proc."""
 
 from __future__ import annotations
 

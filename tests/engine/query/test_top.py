@@ -1,4 +1,4 @@
-"""`top`: processes of a container, read from /proc; the image's ps is never run."""
+"""`top`: processes of a container, read from /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run --join`: the ranks of a node share one container, and each stays who it is (class 49)."""
+"""`run --join`: the ranks of a node share one container (class 49)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 6: what is executed, as whom, with which environment, and how it ends."""
+"""The application: its command, user, environment and exit code."""
 
 from __future__ import annotations
 

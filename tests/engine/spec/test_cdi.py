@@ -1,4 +1,4 @@
-"""Devices by their CDI names, over nodes that every host has (security class 48)."""
+"""Devices by their CDI names, with device nodes of every host (security class 48)."""
 
 from __future__ import annotations
 

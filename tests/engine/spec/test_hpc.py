@@ -1,4 +1,4 @@
-"""--hpc and its switches, --fakeroot, --keep-groups, modules; the lines that others type."""
+"""--hpc and its parts, --fakeroot, --keep-groups and modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which user of the container is me: the map policy, seen on files that are bound."""
+"""The id map policy, observed on files in bind mounts."""
 
 from __future__ import annotations
 

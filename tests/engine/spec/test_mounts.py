@@ -1,4 +1,4 @@
-"""Step 3: what is mounted in the new root, and with which rights."""
+"""The mounts in the new root, and their flags."""
 
 from __future__ import annotations
 

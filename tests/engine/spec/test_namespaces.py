@@ -1,4 +1,4 @@
-"""Step 2: which namespaces are new, which are shared, and with whom."""
+"""The namespaces that are new, shared with the host, or joined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of one container, as its user asks for them: addresses, the host by name, ns:PATH."""
+"""Networks of a single container: addresses, the host by name, ns:PATH."""
 
 from __future__ import annotations
 

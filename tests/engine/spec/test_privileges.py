@@ -1,4 +1,4 @@
-"""Step 5: capabilities, no_new_privs, seccomp, limits, sysctls."""
+"""Capabilities, no_new_privs, seccomp, resource limits and sysctls."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_unknown_capability_is_refused(rless: Product) -> None:
     assert "NO_SUCH" in error
 
 
-def test_no_new_privileges(rless: Product) -> None:
+def test_no_new_privileges_is_set(rless: Product) -> None:
     assert status(rless)["NoNewPrivs"] == "0"
     for option in ("no-new-privileges", "no-new-privileges=true", "no-new-privileges:true"):
         assert status(rless, "--security-opt", option)["NoNewPrivs"] == "1", option

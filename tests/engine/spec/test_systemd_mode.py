@@ -1,4 +1,4 @@
-"""--systemd: a container that systemd can run in. systemd itself runs in tests/vm."""
+"""--systemd: a container in which systemd can run. systemd itself runs in tests/vm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An installation that lacks a program, or lies where none may be executed, is told in one line."""
+"""An installation with missing or unusable programs is reported in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROGRAMS = ["rless-monitor", "rless-userns-holder", "rless-init"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_missing_program_is_told(own_rless: Product, installed: Path, name: str) -> None:
+def test_missing_program_is_reported(own_rless: Product, installed: Path, name: str) -> None:
     rless = own_rless
     (installed / name).unlink()
     done = rless("run", "--rm", "--init", "--network=none", rless.image, "true").expect(125)
@@ -54,7 +54,7 @@ def test_image_file_is_not_unpacked_for_want_of_its_program(
         (b"\x7fELF", 0o644, "noexec"),  # as on such a mount
     ],
 )
-def test_program_that_may_not_be_executed_is_told(
+def test_program_that_may_not_be_executed_is_reported(
     own_rless: Product, installed: Path, content: bytes, mode: int, hint: str
 ) -> None:
     program = installed / "rless-userns-holder"

@@ -1,4 +1,4 @@
-"""Containers by name and id: started in the background, listed, stopped, removed."""
+"""Detached containers: started, listed, stopped and removed by name and id."""
 
 from __future__ import annotations
 

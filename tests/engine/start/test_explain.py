@@ -1,4 +1,4 @@
-"""`--explain` tells what the kernel says, and the application itself can check it."""
+"""`--explain` agrees with the kernel, as the application sees it."""
 
 from __future__ import annotations
 

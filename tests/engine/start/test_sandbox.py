@@ -1,4 +1,4 @@
-"""What is begun before anything is known of the container: it leaves no trace."""
+"""The sandbox, which is prepared before the container is known: it leaves no trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`create` and `start`: a container that is made now and run later, and again."""
+"""`create` and `start`: a container that is created now and run later, repeatedly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What earlier boots have left: entries of containers that were being made when the power went."""
+"""Run records of earlier boots: containers that were being created at a power cut."""
 
 from __future__ import annotations
 

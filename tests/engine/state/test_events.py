@@ -1,4 +1,4 @@
-"""`events`: what was recorded comes back, once and in order, past and to come."""
+"""`events`: recorded events are printed once and in order."""
 
 from __future__ import annotations
 

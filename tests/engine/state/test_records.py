@@ -19,7 +19,7 @@ def keys_of(kind: Any) -> set[str]:
     return set(kind.__annotations__)
 
 
-def test_a_running_container_has_the_keys_of_its_types(rless: Product) -> None:
+def test_running_container_has_the_keys_of_its_types(rless: Product) -> None:
     check = "--health-cmd true --health-interval 0.2s"
     rless.detach("web", f"-v data:/data {check}", "sleep", "60")
     facts = read(rless.container() / "container.json")
@@ -41,7 +41,7 @@ def test_a_running_container_has_the_keys_of_its_types(rless: Product) -> None:
     rless("volume", "rm", "data").expect()
 
 
-def test_the_monitor_writes_the_keys_of_an_exit_record(rless: Product) -> None:
+def test_monitor_writes_the_keys_of_an_exit_record(rless: Product) -> None:
     rless.detach("ends", "--restart on-failure:5", "sh", "-c", "exit 3")
     path = rless.container() / "exit.json"
     wait_for(path.exists, "an end")
@@ -49,7 +49,7 @@ def test_the_monitor_writes_the_keys_of_an_exit_record(rless: Product) -> None:
     rless("rm", "-f", "ends").expect()
 
 
-def test_a_network_has_the_keys_of_its_type(rless: Product) -> None:
+def test_network_has_the_keys_of_its_type(rless: Product) -> None:
     rless("network", "create", "inner").expect()
     found = read(rless.storage / "networks" / "inner.json")
     assert set(found) == keys_of(records.NetworkRecord)

@@ -1,4 +1,4 @@
-"""Volumes: made, filled, shared, listed, removed, and who keeps them."""
+"""Volumes: created, filled, shared, listed and removed."""
 
 from __future__ import annotations
 

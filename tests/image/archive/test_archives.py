@@ -1,4 +1,4 @@
-"""Images in files: archives and layouts of ours and of other tools; hostile ones (class 13)."""
+"""Archives and layouts, our own and of other tools; hostile ones (class 13)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is saved is what came, byte for byte, in every form, and other tools read it."""
+"""Saved archives have the original bytes in every form, and other tools read them."""
 
 from __future__ import annotations
 

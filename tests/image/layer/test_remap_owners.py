@@ -1,4 +1,4 @@
-"""Layers for a second map: the same files, translated owners, nothing copied twice."""
+"""Layers for a second id map: the same files with translated owners."""
 
 from __future__ import annotations
 

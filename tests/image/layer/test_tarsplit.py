@@ -1,4 +1,4 @@
-"""The tar of an unpacked layer is given back byte for byte, or not at all."""
+"""The tar of an unpacked layer is restored byte for byte, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletion of hostile trees (class 11): any depth, any mode, no way outside."""
+"""Deletion of hostile trees (class 11): any depth, any mode, never outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ordinary layers become on disk: attributes kept, whiteouts and implied parents right."""
+"""Unpacking of ordinary layers: attributes, whiteouts and implied parents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration file: where it is looked for, what it may say, and that it is heeded."""
+"""The configuration file: where it is found, its keys, and their effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""registries.conf: what it means, and that a malformed one is one clear line."""
+"""registries.conf: its meaning, and one-line errors for malformed files."""
 
 from __future__ import annotations
 

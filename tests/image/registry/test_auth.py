@@ -1,4 +1,4 @@
-"""Where credentials are found and kept: attack class 23 of docs/security.md."""
+"""Finding and storing credentials: attack class 23 of docs/security.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a pull goes: mirrors, short names, moved and blocked registries, TLS, proxies."""
+"""Mirrors, short names, relocated and blocked registries, TLS and proxies."""
 
 from __future__ import annotations
 

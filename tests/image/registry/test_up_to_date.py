@@ -1,4 +1,4 @@
-"""A pull of an image that is here asks the registry for its digest only (security class 22)."""
+"""A pull of a current image asks the registry only for its digest (security class 22)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading single files of squashfs and SIF images; surviving broken ones (security class 46)."""
+"""Reading single files of squashfs and SIF images, also damaged ones (security class 46)."""
 
 from __future__ import annotations
 

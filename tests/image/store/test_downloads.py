@@ -1,4 +1,4 @@
-"""An interrupted pull: the store is whole, it ends at once, and the next pull goes on."""
+"""Interrupted pulls: the store stays whole, and the next pull resumes."""
 
 from __future__ import annotations
 

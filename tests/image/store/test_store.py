@@ -1,4 +1,4 @@
-"""The store: one small file for a cached run, removal, concurrency, and SIGKILL at any moment."""
+"""The store: lookup, removal, concurrency, and SIGKILL at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import: an image of a tar archive of files."""
+"""Import: an image from a tar archive of files."""
 
 from __future__ import annotations
 

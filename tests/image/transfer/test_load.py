@@ -1,4 +1,4 @@
-"""Load: every form of archive, from files and pipes, and nothing of a hostile one."""
+"""Load: every form of archive, from files and pipes; hostile archives."""
 
 from __future__ import annotations
 

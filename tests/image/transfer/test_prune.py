@@ -1,4 +1,4 @@
-"""prune: what nothing needs goes, what something needs stays, after anything that was done."""
+"""Prune: unneeded objects are removed, needed ones are kept."""
 
 from __future__ import annotations
 

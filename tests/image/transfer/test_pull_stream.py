@@ -1,4 +1,4 @@
-"""Layers that are unpacked in parallel, while they arrive: same result, whatever the order."""
+"""Layers are unpacked in parallel while they arrive, with the same result in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pushes to the real docker-registry, and what other tools then read from it."""
+"""Pushes to the real docker-registry, read back by other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rmi: names, ids, digests, use by containers, undeletable trees, and a disk without room."""
+"""rmi: names, ids, digests, images in use, undeletable trees and full disks."""
 
 from __future__ import annotations
 

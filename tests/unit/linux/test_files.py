@@ -36,7 +36,7 @@ def test_default_mode_follows_umask(umask: int) -> None:
     assert os.umask(umask) == umask
 
 
-def test_temporary_file_tells_its_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_file_names_its_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(os, "rename", lambda source, _: seen.append(source))
     files.write(str(tmp_path / "file"), b"")

@@ -286,7 +286,9 @@ def test_repeated_condition_on_one_argument_means_either() -> None:
     assert [ask(bpf, 16, 0, value) for value in (5, 6, 7)] == [ALLOW, errno(EPERM), ALLOW]
 
 
-def test_calls_unknown_to_libseccomp_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_unknown_to_libseccomp_are_filtered_by_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known, table = linux.resolve, linux.table
     young = {"cachestat", "mseal", "futex_wait"}
     monkeypatch.setattr(linux, "resolve", lambda name: None if name in young else known(name))
