@@ -1,4 +1,4 @@
-"""Hosts that lack something: what is said, what still works, what is left behind.
+"""Hosts that lack something: the errors, what still works, and what is left behind.
 
 Each case is real: the file is covered, the disk is full, the kernel refuses. A user may arrange
 that in a user and mount namespace of her own. In there her one id is mapped to itself, so

@@ -1,4 +1,4 @@
-"""Whatever is killed, and whenever: no lie, and nothing left. `scripts/faults` is the long form.
+"""Random kills: true state, and nothing left behind. `scripts/faults` is the long form.
 
 RLESS_FAULT_SEED repeats what another run has seen.
 """

@@ -1,4 +1,4 @@
-"""What rless-serve asks an image ahead (class 46).
+"""The reads that rless-serve asks of an image ahead of time (class 46).
 
 With the program that serves the image stopped, only what the kernel knows already is answered.
 """

@@ -1,4 +1,4 @@
-"""What serves an image has no right, whichever way it was started by (class 46).
+"""The program that serves an image has no privileges, however it is started (class 46).
 
 rless-serve (helpers/fuse_server) is begun in the user namespace that the mount is made in, or
 before its caller has entered that.

@@ -1,4 +1,4 @@
-"""rootless/runtime/inside/devices.py: nodes are the host's, and really these devices (class 27)."""
+"""rootless/runtime/inside/devices.py: device nodes are the host's real ones (class 27)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runtime.host.exec`: what joins a container, by itself; the product is in tests/engine."""
+"""`runtime.host.exec`, apart from the product, which is tested in tests/engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rootless/runtime/host/lifecycle.py and state.py: who dies when, and what is left (class 39)."""
+"""rootless/runtime/host/lifecycle.py and state.py: deaths and leftovers (class 39)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of rless-oci loads: each module is a file to find, on a cluster over NFS."""
+"""The modules that a call of rless-oci loads: each costs file operations over NFS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line's other verbs: exec, ps, pause, resume, update, events; run detached or kept."""
+"""Other verbs of rless-oci: exec, ps, pause, resume, update, events, and run's modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors, and untrusted text made safe to print."""
+"""Errors, and the escaping of untrusted text."""
 
 from __future__ import annotations
 

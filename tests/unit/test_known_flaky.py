@@ -1,4 +1,4 @@
-"""tests/known-flaky: what may stand on it, and what it does to a run."""
+"""tests/known-flaky: its rules, and its effect on a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/lint-words and scripts/lint-tree: what they refuse, and what they leave alone."""
+"""scripts/lint-words and scripts/lint-tree."""
 
 from __future__ import annotations
 

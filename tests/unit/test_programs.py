@@ -1,4 +1,4 @@
-"""The helper programs: how they are linked and hardened, and which compiler makes them."""
+"""The helper programs: how they are linked and hardened, and the choice of a compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the next command clears what is left.
+"""SIGKILL at any moment: the next command removes what is left.
 
 The moments are random but seeded: RLESS_TEST_SEED repeats a run.
 """

@@ -1,4 +1,4 @@
-"""Networks of several containers, from `network create` to what is left of them.
+"""Networks of several containers, from `network create` to their removal.
 
 Their way out is no way to the host's loopback (class 38 of docs/security.md).
 """

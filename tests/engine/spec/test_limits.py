@@ -1,4 +1,4 @@
-"""Control groups of containers: by a systemd (that is none), by hand, none; what is refused.
+"""Control groups of containers: by a simulated systemd, by hand, or none.
 
 The cgroups of these tests have no controllers. That limits hold, for security class 41, is shown
 by tests/vm; that they are not forgotten, here.

@@ -1,4 +1,4 @@
-"""The control group of a container in a delegated tree: where it is, and what is done by it.
+"""The control group of a container in a delegated tree, and its use.
 
 No controller is needed, so this holds on hosts whose controllers are those of version 1, too.
 """

@@ -1,4 +1,4 @@
-"""The option tables: all of docker run is there, and what is made of them is current."""
+"""The option tables: complete for docker run, and their generated files are current."""
 
 from __future__ import annotations
 

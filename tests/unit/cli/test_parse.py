@@ -1,4 +1,4 @@
-"""The grammar of the command line, and that click reads every line alike."""
+"""The grammar of the command line, and its agreement with click."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Go templates: the language, its functions, what goes wrong."""
+"""Go templates: the language, its functions and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small verbs: what they ask of the engine and what they print."""
+"""Small verbs: their calls of the engine and their output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds the terminal of a process whose `exec` was detached."""
+"""The terminal of a process whose `exec` was detached."""
 
 from __future__ import annotations
 

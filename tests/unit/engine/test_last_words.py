@@ -1,4 +1,4 @@
-"""What is read once a process has ended: what it wrote, however much others write after it."""
+"""Output that is read after a process has ended."""
 
 from __future__ import annotations
 

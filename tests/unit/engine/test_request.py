@@ -1,4 +1,4 @@
-"""A request never changes once it is made, and is what was asked for, no more."""
+"""A request is immutable and complete."""
 
 from __future__ import annotations
 

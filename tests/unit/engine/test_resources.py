@@ -1,4 +1,4 @@
-"""engine/resources: what Docker refuses is refused, and what is asked reaches the config."""
+"""engine/resources: checks of limits, and their place in the config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments, with datetime as the oracle."""
+"""Timestamps, compared with datetime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is concluded from facts and probes."""
+"""Conclusions from facts and probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What doctor prints, and that it leaves nothing behind."""
+"""The output of doctor; it leaves nothing behind."""
 
 from __future__ import annotations
 

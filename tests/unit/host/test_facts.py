@@ -1,4 +1,4 @@
-"""Parsers of facts, on the texts that kernels and distributions really write."""
+"""Parsers of facts, with texts of real kernels and distributions."""
 
 from __future__ import annotations
 

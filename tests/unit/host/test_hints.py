@@ -1,4 +1,4 @@
-"""The hint for a user namespace that was refused, on hosts as they are."""
+"""Hints for a refused user namespace."""
 
 from __future__ import annotations
 

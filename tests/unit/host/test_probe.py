@@ -1,4 +1,4 @@
-"""Probes: bounded in time, and without a trace."""
+"""Probes are bounded in time and leave no trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""linux/dbus: the wire format byte by byte, and what hostile or broken servers can do."""
+"""linux/dbus: the wire format, and hostile or broken servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atomic writes: whole or not there, nothing left behind, errors that name the file."""
+"""Atomic writes: complete or absent, without leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class 44: neither $PATH nor a directory that others can write leads to another program."""
+"""Trusted programs (class 44): $PATH and writable directories lead to no other one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subnets, and who gets which address."""
+"""Subnets, and the assignment of addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pasta is told."""
+"""The options that pasta is started with."""
 
 from __future__ import annotations
 

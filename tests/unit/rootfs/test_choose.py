@@ -1,4 +1,4 @@
-"""The driver is chosen by trying, and what the others said is kept."""
+"""The driver is chosen by trying, and the failures of the others are kept."""
 
 from __future__ import annotations
 

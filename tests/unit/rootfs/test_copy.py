@@ -1,4 +1,4 @@
-"""Copying: holes stay holes, and who works in the target meanwhile gains nothing."""
+"""Copying keeps holes, and concurrent changes of the target do not lead out."""
 
 from __future__ import annotations
 

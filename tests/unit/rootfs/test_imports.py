@@ -1,4 +1,4 @@
-"""A cached run pays for each module and each system call: both are counted."""
+"""The modules that a cached run imports."""
 
 from __future__ import annotations
 

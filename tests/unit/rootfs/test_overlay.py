@@ -1,4 +1,4 @@
-"""The option string: readable where it can be, by descriptors where it cannot."""
+"""The option string of overlayfs: names where they fit, else descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words by which rless-serve is told what a start will want of an image."""
+"""The prefetch request to rless-serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rootless/runtime/sync.py: a frame is whole and due, or an error that names both sides."""
+"""rootless/runtime/sync.py: frames, and errors that name both sides."""
 
 from __future__ import annotations
 

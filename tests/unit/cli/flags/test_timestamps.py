@@ -1,4 +1,4 @@
-"""Moments and spans as Docker reads them."""
+"""Timestamps and durations as Docker reads them."""
 
 from __future__ import annotations
 

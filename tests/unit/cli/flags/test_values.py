@@ -1,4 +1,4 @@
-"""The syntaxes of values: those of Docker, and one clear reason for each wrong one."""
+"""The syntax of flag values: Docker's, with one clear reason for each wrong value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which volumes a container gets, and where none may be (class 18)."""
+"""The volumes that a container gets, and the paths where none may be (class 18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--systemd: when a container is made for systemd, and what it has then."""
+"""--systemd: when the mode applies, and what it adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client hears of a monitor that has just ended."""
+"""The client of a monitor that has just ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is abandoned, and what only seems so."""
+"""Reconcile: what is abandoned, and what only seems so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which platform fits which host."""
+"""Platforms that fit a host."""
 
 from __future__ import annotations
 

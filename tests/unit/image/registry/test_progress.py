@@ -1,4 +1,4 @@
-"""What a pull shows: lines in a pipe, a redrawn block on a terminal, nothing when quiet."""
+"""The progress of a pull: lines in a pipe, a redrawn block on a terminal."""
 
 from __future__ import annotations
 

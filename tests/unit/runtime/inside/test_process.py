@@ -1,4 +1,4 @@
-"""rootless/runtime/inside/process.py: what needs no container to be seen."""
+"""rootless/runtime/inside/process.py: the parts that need no container."""
 
 from __future__ import annotations
 

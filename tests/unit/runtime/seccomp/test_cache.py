@@ -1,4 +1,4 @@
-"""The cache of compiled filters: hit without libseccomp, damage found, nothing of others taken."""
+"""The cache of compiled filters: hits, damage, and files of others."""
 
 from __future__ import annotations
 

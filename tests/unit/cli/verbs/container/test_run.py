@@ -1,4 +1,4 @@
-"""From the parsed line to the request."""
+"""From the parsed command line to the request."""
 
 from __future__ import annotations
 
