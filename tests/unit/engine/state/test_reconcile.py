@@ -14,10 +14,10 @@ DEAD = [2, 1]  # no process of that number began at that time
 ID = "a" * 64
 
 
-def test_reconcile_tolerates_an_owner_ending_after_handover(
+def test_reconcile_sees_a_monitor_noted_between_its_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The monitor is noted, and the owner ends, between our look at the entry and at the owner."""
+    """The monitor is noted, and the owner ends, between the looks at run record and owner."""
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
     reconcile.reconcile()
     path = f"{containers.run_records_root()}/{ID}"
