@@ -13,7 +13,7 @@
  *
  * LINK: a unix socket. A 'g' from it: the ids of the user namespace are mapped; its end ends us. It
  * gets the mount's descriptor, in a message of one byte. What comes by it later is for a child of
- * ours, which asks the image for what will be wanted (ahead.c). HOLDER: the pidfd of a process in
+ * ours, which asks the image for what will be wanted (prefetch.c). HOLDER: the pidfd of a process in
  * the user namespace, or -1: we are in there, with CAP_SYS_ADMIN and CAP_SETPCAP as ambient ones.
  * IMAGE: a descriptor that the program gets beside 0 to 2, or -1. One more is /dev/fuse, with the
  * number of LINK: so the caller can name it in an ARGUMENT. FLAGS: MOUNT_ATTR_* of the mount.
