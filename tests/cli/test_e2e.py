@@ -14,7 +14,7 @@ __all__ = ["own_rless", "rless", "shared_product"]
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_version_and_help(rless: Product) -> None:
+def test_version_and_help_are_printed(rless: Product) -> None:
     version = rless("--version").expect().out
     assert version.startswith("rless ")
     assert rless("-v").expect().out == version
@@ -99,7 +99,7 @@ def test_detached_run_reports_an_unwritable_output(rless: Product) -> None:
     rless("rm", "-f", "quiet")
 
 
-def test_doctor(rless: Product) -> None:
+def test_doctor_checks_the_host(rless: Product) -> None:
     done = rless("doctor")
     assert done.code == 0, done
     facts = json.loads(rless("doctor", "--json").expect().out)

@@ -404,7 +404,7 @@ def test_step_aside_continues_in_python_with_a_clean_state(stage: Stage) -> None
 
 
 @pytest.mark.parametrize("code", [0, 3, 137, 255])
-def test_output_and_exit_code_of_the_application(stage: Stage, code: int) -> None:
+def test_output_and_exit_code_of_the_application_are_passed_on(stage: Stage, code: int) -> None:
     script = (
         "link, _, out, err = attend(2 + 4)\nlink.send(b'B')\n"
         f"write(out, b'out')\nwrite(err, b'err')\nended(link, {code}, out, err)"

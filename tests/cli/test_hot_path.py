@@ -277,7 +277,7 @@ print((importlib.resources.files(rootless.cli) / "main.py").is_file())
     assert lines[number - 1].strip() in out
 
 
-def test_all_modules_import_and_reload(installed: Installation) -> None:
+def test_all_modules_can_be_imported_and_reloaded(installed: Installation) -> None:
     code = """
 import importlib
 names = sorted(hot.index)

@@ -104,7 +104,7 @@ def test_arguments_and_exit_code_are_passed_on(venv: Prefix) -> None:
     assert found["isolated"] == found["no_site"] == 1
 
 
-def test_nothing_planted_is_imported(venv: Prefix, tmp_path: Path) -> None:
+def test_planted_modules_are_not_imported(venv: Prefix, tmp_path: Path) -> None:
     planted = tmp_path / "planted"
     (planted / "rootless" / "cli").mkdir(parents=True)
     for name in ("json", "sitecustomize", "usercustomize", "site", "os", "rootless/__init__",

@@ -49,11 +49,11 @@ def test_exec_is_in_the_same_namespaces(running: Bundle) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
-def test_exit_code(running: Bundle, code: int) -> None:
+def test_exit_code_is_passed_on(running: Bundle, code: int) -> None:
     assert running.call("exec", running.id, "/probe", "exit", str(code)).code == code
 
 
-def test_streams(running: Bundle) -> None:
+def test_streams_are_passed_on(running: Bundle) -> None:
     done = running.call("exec", running.id, "/probe", "cat", input=b"x\0y\n")
     assert done.expect().raw == b"x\0y\n"
     done = running.call("exec", running.id, "/probe", "stderr", "oops")

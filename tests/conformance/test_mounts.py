@@ -138,7 +138,7 @@ def test_read_only_root_refuses_writes(bundle: Bundle, source: Path) -> None:
     assert bundle.facts("write", "/dev/new", "x") == {"write": "ok"}
 
 
-def test_root_is_the_whole_view(bundle: Bundle) -> None:
+def test_root_shows_nothing_of_the_host(bundle: Bundle) -> None:
     """Nothing of the host is left in the mount table, and the way up ends at the root."""
     out = bundle.run("mounts", ",", "stat", "/..", "/").expect().out
     places = [line.split()[4] for line in out.splitlines() if not line.startswith("stat")]

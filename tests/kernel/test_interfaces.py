@@ -70,7 +70,7 @@ def device_counters(pid: int) -> tuple[int, int]:
     return received, sent
 
 
-def test_addresses_and_gateways_of_another_process(other: int) -> None:
+def test_addresses_and_gateways_of_another_process_are_read(other: int) -> None:
     found = interfaces.addresses(other)
     assert sorted(found["addresses"]) == [["10.89.0.2", 24], ["fd00::2", 64]]
     assert sorted(found["gateways"]) == ["10.89.0.1", "fd00::1"]

@@ -198,7 +198,7 @@ def test_dangling_links_are_resolved_inside(root: int, tmp_path: Path) -> None:
     assert where(make_dirs(root, "dangling")) == f"{tmp_path}/root/made/later"
 
 
-def test_make_dirs_errors(root: int) -> None:
+def test_make_dirs_reports_errors(root: int) -> None:
     for path, number in (("real/file/x", errno.ENOTDIR), ("loop/x", errno.ELOOP)):
         with pytest.raises(SyscallError) as caught:
             make_dirs(root, path)
@@ -282,7 +282,7 @@ def test_new_tmpfs_is_mounted_by_descriptor(tmp_path: Path) -> None:
 
 
 @needs_userns
-def test_new_mount_errors() -> None:
+def test_new_mount_reports_errors() -> None:
     def inside() -> Any:
         return [
             failing(mount.new_mount, "nofs"),

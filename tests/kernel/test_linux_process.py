@@ -304,7 +304,7 @@ def test_pidfd_signals_a_process() -> None:
 
 
 @pytest.mark.needs("ordinary user")
-def test_pidfd_of_a_foreign_process() -> None:
+def test_pidfd_of_a_foreign_process_sends_no_signal() -> None:
     fd = process.pidfd_open(1)
     assert error_number(process.pidfd_send_signal, fd, 0) == errno.EPERM
     os.close(fd)
@@ -368,7 +368,7 @@ def test_close_on_exec_from_marks_descriptors() -> None:
     assert in_child(child) == [True, False]
 
 
-def test_getcwd(tmp_path: Path) -> None:
+def test_getcwd_returns_the_directory(tmp_path: Path) -> None:
     def child() -> Any:
         os.chdir(tmp_path)
         return os.fsdecode(process.getcwd())
@@ -376,7 +376,7 @@ def test_getcwd(tmp_path: Path) -> None:
     assert in_child(child) == str(tmp_path)
 
 
-def test_read_exactly() -> None:
+def test_read_exactly_stops_at_the_end_of_file() -> None:
     reader, writer = os.pipe()
     os.write(writer, b"abc")
     os.write(writer, b"def")
@@ -398,7 +398,7 @@ def test_read_exactly() -> None:
         ("RTMIN+30", signal.SIGRTMAX),
     ],
 )
-def test_signal_number(name: str, number: int) -> None:
+def test_signal_number_accepts_names_and_numbers(name: str, number: int) -> None:
     assert process.signal_number(name) == number
 
 

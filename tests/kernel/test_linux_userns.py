@@ -347,7 +347,7 @@ def test_failed_clone3_is_an_error() -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_setns_errors() -> None:
+def test_setns_reports_errors() -> None:
     fd = os.open("/proc/self/ns/user", os.O_RDONLY)
     with pytest.raises(SyscallError) as caught:
         ns.setns(fd, ns.CLONE_NEWUSER)

@@ -16,7 +16,7 @@ from tests.lib.product import Product, wait_for
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 
-def test_output_and_exit_code(rless: Product) -> None:
+def test_attach_passes_on_output_and_exit_code(rless: Product) -> None:
     script = "read x; echo out; echo err >&2; exit 6"
     rless.detach("one", "-i", "sh", "-c", script)
     done = rless("attach", "one", stdin=b"go\n").expect(6)

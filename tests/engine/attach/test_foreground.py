@@ -78,7 +78,7 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_exit_codes(rless: Product, kind: str) -> None:
+def test_exit_codes_are_passed_on(rless: Product, kind: str) -> None:
     run = ("run", "--rm", "--network", "none", rless.image)
     assert rless(*run, "sh", "-c", "echo out; echo err >&2; exit 9").expect(9).out == "out\n"
     assert "no such file" in rless(*run, "/none").expect(127).one_line_error()

@@ -146,7 +146,7 @@ def test_state_of_an_ended_container(records: Records, show: Any) -> None:
     assert found["NetworkSettings"]["Ports"] == {}
 
 
-def test_host_config(full: Records, show: Any) -> None:
+def test_host_config_shows_the_request(full: Records, show: Any) -> None:
     found = one(show, "web")["HostConfig"]
     expected = {
         "Binds": ["/srv:/in:ro", "data:/data"],
@@ -174,7 +174,7 @@ def test_host_config(full: Records, show: Any) -> None:
     assert all(found[name] == 0 for name in ("Memory", "NanoCpus", "CpuShares", "MemorySwap"))
 
 
-def test_config(full: Records, show: Any) -> None:
+def test_config_is_shown(full: Records, show: Any) -> None:
     found = one(show, "web")["Config"]
     assert found == {
         "Hostname": "h", "Domainname": "", "User": "1000", "AttachStdin": False,
@@ -267,7 +267,7 @@ def test_config_has_requested_ports_and_volumes(records: Records, show: Any) -> 
     assert found["NetworkSettings"]["IPAddress"] == ""
 
 
-def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {
         "addresses": [["192.0.2.2", 24], ["fd00::2", 64]],
         "gateways": ["192.0.2.1", "fd00::1"],
@@ -283,7 +283,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("template", "expected"), TEMPLATES)
-def test_templates(full: Records, show: Any, template: str, expected: str) -> None:
+def test_templates_are_rendered(full: Records, show: Any, template: str, expected: str) -> None:
     assert show("inspect", "-f", template, "web") == (0, expected + "\n", "")
     assert show("container", "inspect", "--format", template, "web") == (0, expected + "\n", "")
 
@@ -328,7 +328,7 @@ def test_missing_field_is_named(full: Records, show: Any) -> None:
     )
 
 
-def test_size(records: Records, show: Any) -> None:
+def test_size_is_shown_on_request(records: Records, show: Any) -> None:
     path = records.directory(records.add("a"))
     (path / "upper").mkdir()
     (path / "upper/file").write_bytes(b"x" * 10)

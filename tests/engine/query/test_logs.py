@@ -119,7 +119,7 @@ def living(records: Records, request: pytest.FixtureRequest) -> Log:
 # -- what is there -----------------------------------------------------------------------------
 
 
-def test_streams_and_exact_bytes(log: Log) -> None:
+def test_streams_keep_exact_bytes(log: Log) -> None:
     everything = bytes(range(256)) + b"\xff\xfe partial \xc3"
     log.write(b"one\n")
     log.write(b"err\n", "stderr")
@@ -215,7 +215,7 @@ def test_tail_prints_the_last_lines(log: Log) -> None:
         assert (done.stdout, done.stderr) == (out, err), count
 
 
-def test_tail_across_rotations(log: Log) -> None:
+def test_tail_spans_rotations(log: Log) -> None:
     whole = b""
     for number in range(400):
         text = f"{number} {'x' * (number % 97)}\n".encode()

@@ -46,7 +46,7 @@ def test_memory_is_counted(rless: Product) -> None:
     rless("rm", "-f", "mm").expect()
 
 
-def test_formats_and_ids(rless: Product) -> None:
+def test_stats_can_be_formatted_and_shows_ids(rless: Product) -> None:
     container = rless.detach("ss", "", "sleep", "600")
     rless.detach("ended", "", "true")
     wait_for(lambda: "Exited" in rless("ps", "-a").out, "its end")

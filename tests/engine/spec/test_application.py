@@ -33,7 +33,7 @@ pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
         (["echo"], None, [], ["--rm", "-it"], "--rm -it"),
     ],
 )
-def test_entrypoint_and_cmd(
+def test_entrypoint_and_cmd_are_combined(
     rless: Product,
     entrypoint: list[str] | None,
     cmd: list[str] | None,
@@ -84,7 +84,7 @@ def test_environment_is_built_from_nothing(rless: Product) -> None:
     assert "AWS_SECRET" not in rless.sh(script, "-i", env=secrets, stdin=b"").out
 
 
-def test_environment_of_image_and_flags(rless: Product, tmp_path: Path) -> None:
+def test_environment_of_image_and_flags_is_merged(rless: Product, tmp_path: Path) -> None:
     image = rless.add_image("env", probe_image(Env=["PATH=/bin", "A=image", "B=image", "C=image"]))
     file = tmp_path / "env"
     file.write_text('# comment\nB=file\n\nFROM_HERE\nD=with spaces # and this\nQ="quoted"\n')
@@ -130,7 +130,7 @@ def users() -> images.Image:
         (":app", "0", "44", "44", "/root"),
     ],
 )
-def test_user_in_every_spelling(
+def test_user_is_given_in_every_spelling(
     rless: Product, users: images.Image, user: str, uid: str, gid: str, groups: str, home: str
 ) -> None:
     image = rless.add_image("users", users)
@@ -224,12 +224,12 @@ def test_no_hosts_keeps_the_file_of_the_image(rless: Product) -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
-def test_exit_codes(rless: Product) -> None:
+def test_exit_codes_are_passed_on(rless: Product) -> None:
     for code in (0, 1, 2, 42, 124, 125, 126, 127, 128, 137, 255):
         assert rless.run("", "sh", "-c", f"exit {code}").code == code
 
 
-def test_death_by_signal(rless: Product) -> None:
+def test_death_by_signal_exits_128_plus_its_number(rless: Product) -> None:
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT):
         script = f"sh -c 'kill -{int(number)} $$'; exit $?"
         assert rless.run("", "sh", "-c", script).code == 128 + number

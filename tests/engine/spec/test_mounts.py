@@ -101,7 +101,7 @@ def test_bind_flags_are_applied(rless: Product, data: Path) -> None:
 # -- --mount -------------------------------------------------------------------------------------
 
 
-def test_mount_bind(rless: Product, data: Path) -> None:
+def test_mount_flag_binds_directories(rless: Product, data: Path) -> None:
     spec = f"type=bind,source={data},target=/x,readonly"
     assert rless.sh("touch /x/y || echo no", "--mount", spec).out == "no\n"
     rless.sh("touch /x/y", "--mount", f"type=bind,src={data},dst=/x")
@@ -115,7 +115,7 @@ def test_mount_bind(rless: Product, data: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["rprivate", "private", "rslave", "slave", "rshared", "shared"])
-def test_mount_propagation(rless: Product, data: Path, mode: str) -> None:
+def test_mount_flag_sets_propagation(rless: Product, data: Path, mode: str) -> None:
     spec = f"type=bind,src={data},dst=/x,bind-propagation={mode}"
     mount = rless.sh("grep ' /x ' /proc/self/mountinfo", "--mount", spec).out
     assert ("shared:" in mount) == mode.endswith("shared")
@@ -133,7 +133,7 @@ def host_mount(path: Path) -> str:
     return best
 
 
-def test_mount_tmpfs(rless: Product) -> None:
+def test_mount_flag_mounts_a_tmpfs(rless: Product) -> None:
     spec = "type=tmpfs,dst=/x,tmpfs-size=1m,tmpfs-mode=700"
     done = rless.sh("df -k /x | tail -1; stat -c %a /x; cat /proc/self/mountinfo", "--mount", spec)
     assert done.lines()[0].split()[1] == "1024"
@@ -141,7 +141,7 @@ def test_mount_tmpfs(rless: Product) -> None:
     assert options("\n".join(done.lines()[2:]), "/x") >= {"nosuid", "nodev", "noexec"}
 
 
-def test_tmpfs(rless: Product) -> None:
+def test_tmpfs_flag_mounts_a_tmpfs(rless: Product) -> None:
     script = "stat -c '%a %u' /x; df -k /x | tail -1; echo '#!/bin/sh' >/x/y; chmod +x /x/y; /x/y"
     done = rless.run(["--tmpfs", "/x"], "sh", "-c", script).expect(126)
     assert done.lines()[0] == "1777 0"
@@ -152,7 +152,7 @@ def test_tmpfs(rless: Product) -> None:
     assert rless.sh("touch /x/y || echo no", "--tmpfs", "/x:ro").out == "no\n"
 
 
-def test_mount_volume(rless: Product) -> None:
+def test_mount_flag_mounts_a_volume(rless: Product) -> None:
     rless.sh("echo kept >/x/file", "--mount", "type=volume,src=e2e-mount,dst=/x")
     spec = "type=volume,src=e2e-mount,dst=/x,readonly"
     assert rless.sh("cat /x/file; touch /x/y || echo no", "--mount", spec).out == "kept\nno\n"
@@ -185,12 +185,12 @@ def test_image_volumes_are_anonymous_and_go_with_rm(rless: Product) -> None:
                     image=image).lines() == ["seed", "1"]  # fmt: skip
 
 
-def test_anonymous_volume(rless: Product) -> None:
+def test_anonymous_volume_is_created(rless: Product) -> None:
     script = "ls /data; grep -c ' /data ' /proc/self/mountinfo"
     assert rless.sh(script, "-v", "/data").lines() == ["seed", "1"]
 
 
-def test_volume_below_a_read_only_root(rless: Product) -> None:
+def test_volume_is_writable_below_a_read_only_root(rless: Product) -> None:
     image = rless.add_image("volume", probe_image(Volumes={"/data": {}, "/new": {}}))
     script = "touch /data/x /new/x && touch /x || echo no"
     assert rless.sh(script, "--read-only", image=image).lines() == ["no"]
@@ -324,7 +324,7 @@ def test_umask_of_the_caller_is_not_inherited(rless: Product) -> None:
     assert done.out.splitlines()[1:] == ["755"] * 4
 
 
-def test_umask_and_modes_of_the_root(rless: Product) -> None:
+def test_umask_and_modes_of_the_root_are_standard(rless: Product) -> None:
     image = rless.add_image(
         "modes", images.Image([images.busybox_layer(), layer({"m": Dir(mode=0o2775, gid=5),
                                                               "t": File("", mode=0o4711)})],

@@ -66,7 +66,7 @@ def test_proc_and_sys_of_the_host_are_masked(rless: Product) -> None:
         assert done.lines() == ["0", "0", "proc", "sys", *seen, "1"], flag
 
 
-def test_pid_namespace(rless: Product) -> None:
+def test_pid_namespace_follows_its_flag(rless: Product) -> None:
     assert rless.sh("echo $$").out == "1\n"
     assert int(rless.sh("echo $$", "--pid=host").out) > 1
     # /proc shows the container's processes only.

@@ -37,7 +37,7 @@ def test_missing_program_is_reported(own_rless: Product, installed: Path, name: 
 
 
 @pytest.mark.needs("fuse", "squashfuse", "mksquashfs")
-def test_image_file_is_not_unpacked_for_want_of_its_program(
+def test_missing_file_server_is_reported_instead_of_unpacking(
     own_rless: Product, installed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "root").mkdir()
@@ -76,7 +76,7 @@ def test_failed_start_keeps_the_container(own_rless: Product, installed: Path) -
     rless("rm", "kept").expect()
 
 
-def test_detached_exec_needs_its_keeper(own_rless: Product, installed: Path) -> None:
+def test_detached_exec_needs_its_helper_program(own_rless: Product, installed: Path) -> None:
     rless = own_rless
     rless("run", "-d", "--name", "up", "--network=none", rless.image, "sleep", "60").expect()
     (installed / "rless-monitor").unlink()

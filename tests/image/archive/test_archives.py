@@ -205,7 +205,7 @@ def docker_archive(path: Path, **changes: Any) -> str:
         ({"members": {"a/layer.tar": layer({"f": "y"})}}, "but the image says"),
     ],
 )
-def test_13_members_that_point_outside(
+def test_13_members_pointing_outside_are_refused(
     workshop: Workshop, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     name = docker_archive(tmp_path / "a.tar", **changes)

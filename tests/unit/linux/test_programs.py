@@ -36,7 +36,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_path_is_not_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = program(tmp_path / "sh")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert programs.find("sh") in ("/usr/bin/sh", "/bin/sh")
