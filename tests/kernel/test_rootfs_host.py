@@ -12,7 +12,7 @@ from rootless import rootfs
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
-from rootless.rootfs import host, overlay
+from rootless.rootfs import host, overlay, skeleton
 from tests.lib import engine_namespace
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     os.mkdir(f"{path}/home")
     monkeypatch.setenv("RLESS_STORAGE", f"{path}/storage")
     monkeypatch.setenv("HOME", f"{path}/home")
+    # On a busy machine half a second is over before all that is written to here can be.
+    monkeypatch.setattr(skeleton, "_SECONDS", 60.0)
     yield path
     map_name = "single"
     if os.path.exists(f"{path}/.map"):
