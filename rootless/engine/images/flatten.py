@@ -21,7 +21,8 @@ from rootless.image.squashfs.image_file import CONFIG_PATH
 from rootless.image.store import records
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
-from rootless.image.transfer.pull import ensure_layers, pull
+from rootless.image.transfer.install import ensure_layers
+from rootless.image.transfer.pull import pull
 from rootless.linux import caps, idmap, ns, process, programs
 from rootless.linux.exec_helper import exec_helper
 from rootless.linux.files import Output, default_mode

@@ -187,9 +187,9 @@ def _take_image(context: StartContext, image: Image) -> None:
     layers = image.layer_dirs(context.idmap.key)
     if layers is None:
         from rootless.image.store.store import Store
-        from rootless.image.transfer import pull
+        from rootless.image.transfer.install import ensure_layers
 
-        layers = pull.ensure_layers(image, context.idmap, Store(context.storage))
+        layers = ensure_layers(image, context.idmap, Store(context.storage))
     context.source = RootfsSource("layers")
     context.source.layers = layers
     context.source.whiteouts = image.whiteouts(context.idmap.key)

@@ -1,6 +1,6 @@
 """Make images locally: of a tar archive of files (import), or of a container's changes.
 
-They go into the store like every other image, by `pull.install`: unpacked by the same code, with
+They go into the store like every other image, by `install`: unpacked by the same code, with
 the same checks, recorded last.
 """
 
@@ -23,8 +23,8 @@ from rootless.image.model.reference import parse
 from rootless.image.model.source import Found
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
+from rootless.image.transfer.install import install
 from rootless.image.transfer.load import open_stream, store
-from rootless.image.transfer.pull import install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
-    from rootless.image.transfer.pull import MapFor
+    from rootless.image.transfer.install import MapFor
     from rootless.oci.image_spec import ImageConfig
 
 

@@ -20,7 +20,7 @@ from rootless.image.model.platforms import PlatformRequest, host_platform, parse
 from rootless.image.model.reference import Reference, parse
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
-from rootless.image.transfer.pull import install
+from rootless.image.transfer.install import install
 from rootless.linux.files import open_tmpfile
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
-    from rootless.image.transfer.pull import MapFor
+    from rootless.image.transfer.install import MapFor
 
 
 class AnyPlatform(PlatformRequest):

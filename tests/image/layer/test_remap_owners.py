@@ -11,7 +11,7 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.image.layer import remap_owners
-from rootless.image.transfer import pull as puller
+from rootless.image.transfer.install import ensure_layers
 from rootless.linux.idmap import IdMap
 from tests.lib import images
 from tests.lib.image_store import SINGLE, Workshop, look, map_of
@@ -65,7 +65,7 @@ def test_everything_survives_remapping(
         layer(images.whiteout("d/none") | images.opaque("locked") | {"locked/new": "x"}),
     ]
     image = workshop.unpack(layers, idmap_for=lambda image: map_of(*first))
-    directories = puller.ensure_layers(image, map_of(*second), workshop.store)
+    directories = ensure_layers(image, map_of(*second), workshop.store)
     for number, directory in enumerate(directories):
         old = image.layer_dirs(map_of(*first).key)
         assert old is not None
@@ -80,11 +80,11 @@ def test_everything_survives_remapping(
 
 def test_remapped_layer_is_cached(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()])
-    first = puller.ensure_layers(image, map_of(5, 6), workshop.store)
+    first = ensure_layers(image, map_of(5, 6), workshop.store)
     inode = os.stat(first[0]).st_ino
     again = workshop.store.lookup(image.name)
     assert again is not None and again.layer_dirs(map_of(5, 6).key) == first
-    assert puller.ensure_layers(again, map_of(5, 6), workshop.store) == first
+    assert ensure_layers(again, map_of(5, 6), workshop.store) == first
     assert os.stat(first[0]).st_ino == inode
     by_id = workshop.store.lookup(image.id)
     assert by_id is not None and by_id.layer_dirs(map_of(5, 6).key) == first
@@ -100,7 +100,7 @@ def test_sparse_files_stay_sparse(workshop: Workshop, tmp_path: Path) -> None:
     command = ["tar", "--owner=0", "--group=0", "-S", "-C", tmp_path, "-cf", "-", "holes"]
     data = subprocess.run(command, check=True, capture_output=True).stdout
     image = workshop.unpack([data])
-    directories = puller.ensure_layers(image, map_of(1, 1), workshop.store)
+    directories = ensure_layers(image, map_of(1, 1), workshop.store)
     facts = look(directories[0], map_of(1, 1))["holes"]
     assert facts["size"] == 40 << 20 and facts["blocks"] * 512 < 1 << 20
     assert facts["digest"] == workshop.tree(image)["holes"]["digest"]
@@ -108,7 +108,7 @@ def test_sparse_files_stay_sparse(workshop: Workshop, tmp_path: Path) -> None:
 
 def test_layer_is_remapped_to_a_single_id(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()])
-    directories = puller.ensure_layers(image, SINGLE, workshop.store)
+    directories = ensure_layers(image, SINGLE, workshop.store)
     tree = look(directories[0], SINGLE)
     assert {(facts["uid"], facts["gid"]) for facts in tree.values()} == {(0, 0)}
     assert tree["d/setuid"]["mode"] == 0o755 and tree["d"]["mode"] == 0o1775
@@ -117,7 +117,7 @@ def test_layer_is_remapped_to_a_single_id(workshop: Workshop) -> None:
 
 def test_single_id_layer_is_remapped_from_its_source(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()], idmap_for=lambda image: SINGLE)
-    directories = puller.ensure_layers(image, map_of(0, 0), workshop.store, quiet=True)
+    directories = ensure_layers(image, map_of(0, 0), workshop.store, quiet=True)
     assert look(directories[0], map_of(0, 0))["d"]["uid"] == 1000
     found = workshop.store.lookup(image.name)
     assert found is not None and set(found.keys) == {"single", map_of(0, 0).key}
@@ -127,11 +127,11 @@ def test_missing_source_is_reported_with_a_hint(workshop: Workshop) -> None:
     image = workshop.unpack([everything_layer()], idmap_for=lambda image: SINGLE)
     os.unlink(workshop.directory / "1.tar")
     with pytest.raises(RlessError, match="cannot open"):
-        puller.ensure_layers(image, map_of(0, 0), workshop.store, quiet=True)
+        ensure_layers(image, map_of(0, 0), workshop.store, quiet=True)
     by_id = workshop.store.lookup(image.id)
     assert by_id is not None
     with pytest.raises(RlessError, match="not there for this user map") as caught:
-        puller.ensure_layers(by_id, map_of(0, 0), workshop.store, quiet=True)
+        ensure_layers(by_id, map_of(0, 0), workshop.store, quiet=True)
     assert "by its name" in (caught.value.hint or "")
 
 
