@@ -84,8 +84,8 @@ def _pull(
     before = store.read(name_path(store.root, reference, platform))
     if before is not None and reference.transport == "docker":
         image = Image(store.root, before)
-        # Not one that was committed, imported or loaded: no registry has given it.
-        if image.digest and _is_whole(image, idmap_for) and _is_current(image, reference):
+        # Not one that was tagged, committed, imported or loaded: no registry has given it.
+        if image.digests and _is_whole(image, idmap_for) and _is_current(image, reference):
             progress.say(_headline(reference))
             return _tell(image, reference, progress, is_old=True)
     from rootless.image.model.platforms import parse_platform

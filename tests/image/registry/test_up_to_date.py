@@ -251,6 +251,21 @@ def test_pull_of_a_current_image_says_so(own_rless: Product, proxy: FaultyProxy)
     assert proxy.requests == ["GET /v2/", QUESTION]
 
 
+def test_pull_of_a_name_that_was_only_tagged_asks_for_everything(
+    own_rless: Product, proxy: FaultyProxy
+) -> None:
+    name, other = f"{proxy.host}/current:1", f"{proxy.host}/other:1"
+    images.push(IMAGE, other)
+    own_rless("pull", "-q", name).expect()
+    own_rless("tag", name, other).expect()
+    proxy.requests.clear()
+    assert own_rless("pull", "-q", other).expect().out == f"{other}\n"
+    assert "GET /v2/other/manifests/1" in proxy.requests
+    proxy.requests.clear()
+    own_rless("pull", "-q", other).expect()
+    assert proxy.requests == ["GET /v2/", "HEAD /v2/other/manifests/1"]
+
+
 def test_pull_of_a_current_image_loads_few_modules(
     workshop: Workshop, proxy: FaultyProxy, home: Path
 ) -> None:
