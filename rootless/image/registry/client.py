@@ -18,7 +18,6 @@ from urllib.parse import urljoin
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.config import manifest
-from rootless.image.layer.layers import LayerBlob
 from rootless.image.model import limits, registries_conf
 from rootless.image.model.digest import chain_ids, is_digest, sha256
 from rootless.image.model.source import Found, TransferError
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
+    from rootless.image.layer.layers import LayerBlob
     from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
@@ -129,6 +129,8 @@ class Registry:
                 del self._endpoints[0]
 
     def _find(self, endpoint: Endpoint, asked: PlatformRequest) -> Found:
+        from rootless.image.layer.layers import LayerBlob  # not for what is there
+
         reference = self._reference
         wanted = reference.digest or reference.tag or "latest"
         data, declared = self._manifest(endpoint, wanted, limits.JSON_BYTES)

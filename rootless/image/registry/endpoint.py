@@ -21,7 +21,6 @@ from rootless.image.config import manifest
 from rootless.image.model import limits
 from rootless.image.model.netloc import is_loopback
 from rootless.image.model.source import TransferError
-from rootless.image.registry import auth
 from rootless.image.registry.http import read_body
 
 TYPE_CHECKING = False
@@ -205,6 +204,8 @@ class Endpoint:
         scheme, parameters = parse_challenge(challenge)
         if scheme not in ("basic", "bearer"):
             raise RlessError(f"{self._what}: {self.name} asks for an unknown login")
+        from rootless.image.registry import auth  # not for who is asked for nothing
+
         credentials = self._credentials or auth.find(self.name, self.location.repository)
         if scheme == "basic":
             if credentials is None or not credentials.username:
