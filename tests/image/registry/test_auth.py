@@ -281,7 +281,7 @@ def test_helper_token_is_an_identity_token(home: Path) -> None:
     "name", ["../x", "a/b", "", "-x", ".x", "a b", "a;b", "a\0b", "a\n", "é", "x" * 200]
 )
 def test_23_wrong_helper_names_are_refused(home: Path, name: str) -> None:
-    with pytest.raises(RlessError, match="no name of a credential helper"):
+    with pytest.raises(RlessError, match="is not the name of a credential helper"):
         credential_helper.get(name, "reg.example")
 
 
