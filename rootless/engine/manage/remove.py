@@ -12,6 +12,7 @@ from rootless.engine.manage.signals import Ends, Running, clear_dead, take
 from rootless.engine.state import events
 from rootless.engine.state.container import (
     Container,
+    await_run_record,
     containers_root,
     find,
     is_owned,
@@ -78,6 +79,10 @@ def _take_to_remove(container: Container, force: bool) -> Running | None:
     if record.get("removing") or not is_owned(record):
         return None
     state = container.status()[0]
+    if state == "exited" and record.get("init"):
+        await_run_record(container)  # its exit code is known, and its monitor still cleans up
+        if not is_owned(container.run_record()):
+            return None
     state = "being started" if state in ("created", "exited") else state
     raise RlessError(
         f"cannot remove container {container.facts['name']}: it is {state}",

@@ -194,6 +194,8 @@ def test_killed_start_process_is_reported(rless: Product, begin: Runs, kind: str
             process.terminate()
             process.kill()
             code = process.wait(10)
+            if code == -signal.SIGTERM:
+                continue  # nor a handler: the machine is busy
         assert code in (137, -signal.SIGKILL), (kind, milliseconds)
     wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
     rless.assert_clean()

@@ -31,6 +31,17 @@ def test_forced_removal_kills_all_before_waiting(rless: Product) -> None:
     rless.assert_clean(0)
 
 
+def test_removal_waits_for_a_monitor_that_still_cleans_up(rless: Product) -> None:
+    """The exit code is there before the monitor is through: that is no start."""
+    for number in range(8):
+        name = f"brief{number}"
+        rless.detach(name, "", "sleep", "600")
+        directory = rless.container()
+        os.kill(init_of(rless, directory.name), signal.SIGKILL)
+        wait_for((directory / "exit.json").exists, "the exit code")
+        rless("rm", name).expect()
+
+
 def test_errors_name_the_container(rless: Product) -> None:
     rless.detach("busy", "", "sleep", "600")
     rless.detach("ended", "", "true")

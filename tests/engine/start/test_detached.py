@@ -179,8 +179,7 @@ def test_failed_monitor_is_reported(
     rless = own_rless
     rless("pull", "-q", rless.image).expect()
     tree = tmp_path / "tree"
-    shutil.copytree(ROOT / "rootless", tree / "rootless", ignore=shutil.ignore_patterns("bin"))
-    (tree / "rootless" / "bin").mkdir()
+    shutil.copytree(ROOT / "rootless", tree / "rootless")
     shutil.copy("/bin/false", tree / "rootless" / "bin" / "rless-monitor")
     rless("create", "--name", "kept", f"--network={network}", rless.image, "sleep", "60").expect()
     words = [str(tree) if word == str(ROOT) else word for word in python_launcher()]
