@@ -162,7 +162,7 @@ def askers() -> list[int]:
     """Return our children, but for who holds the namespaces."""
     text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     pids = [int(word) for word in text.split()]
-    return [pid for pid in pids if "unshare" not in Path(f"/proc/{pid}/comm").read_text()]
+    return [pid for pid in pids if "userns" not in Path(f"/proc/{pid}/comm").read_text()]
 
 
 def freeze(pid: int) -> None:

@@ -375,7 +375,7 @@ static void verb_scheduling(char **argv)
 	uname(&name);
 	syscall(SYS_sched_getaffinity, 0, sizeof(cpus), &cpus);
 	syscall(SYS_get_mempolicy, &memory, NULL, 0, NULL, 0);
-	printf("policy %d\n", sched_getscheduler(0));
+	printf("policy %d\n", (int)syscall(SYS_sched_getscheduler, 0) /* musl has none */);
 	printf("nice %d\n", (int)(20 - syscall(SYS_getpriority, 0, 0)));
 	printf("io %ld %ld\n", io >> 13, io & 0x1fff);
 	printf("cpus %#lx\n", cpus);
