@@ -117,14 +117,16 @@ def test_build_requires_a_compiler_only_when_missing() -> None:
 @pytest.mark.needs("package index")
 @pytest.mark.timeout(900)
 def test_ziglang_builds_without_a_compiler(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path / "lib")]
+    # It unpacks 500 MB and compiles musl for a minute: the tests beside it go first.
+    last = ["/usr/bin/nice", "-n", "19", sys.executable]
+    pip = [*last, "-m", "pip", "install", "-q", "--no-compile", "--target", str(tmp_path / "lib")]
     subprocess.run([*pip, "ziglang"], check=True)
     code = (
         "import sys, pathlib, programs; source, target = map(pathlib.Path, sys.argv[1:]);"
         "print(programs.find_compiler()[2], programs.compile_helper(source, target))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, HELPERS / "init.c", tmp_path / "init"],
+        [*last, "-c", code, HELPERS / "init.c", tmp_path / "init"],
         env={
             "PATH": str(tmp_path),
             "HOME": str(tmp_path),
