@@ -117,7 +117,7 @@ def test_build_requires_a_compiler_only_when_missing() -> None:
 @pytest.mark.needs("package index")
 @pytest.mark.timeout(900)
 def test_ziglang_builds_without_a_compiler(tmp_path: Path) -> None:
-    # It unpacks 500 MB and compiles musl for a minute: the tests beside it go first.
+    # It unpacks a whole compiler and compiles musl: the tests beside it go first.
     last = ["/usr/bin/nice", "-n", "19", sys.executable]
     pip = [*last, "-m", "pip", "install", "-q", "--no-compile", "--target", str(tmp_path / "lib")]
     subprocess.run([*pip, "ziglang"], check=True)
