@@ -198,7 +198,9 @@ def test_time_limit_ends_a_container(slurm: Slurm, bundle: Bundle, tmp_path: Pat
     )  # fmt: skip
     wait_for(lambda: "ready" in output.read_text())
     job = slurm.call("squeue", "-h", "-o", "%i", f"--name={name}").out.strip()
-    slurm.call("scontrol", "update", f"jobid={job}", "endtime=now").expect()
+    # Refused in the second in which the job has started.
+    ending = ("scontrol", "update", f"jobid={job}", "endtime=now")
+    wait_for(lambda: slurm.call(*ending).code == 0)
     process.wait(75)
     slurm.await_idle()
     assert "DUE TO TIME LIMIT" in output.read_text()
