@@ -42,6 +42,17 @@ def test_containers_work_with_one_id(rless: Product) -> None:
     rless("kill", "one").expect()
 
 
+def test_root_may_be_listed_in_its_own_group(rless: Product) -> None:
+    """As Alpine's /etc/group has it: the kernel denies setgroups where one id is mapped."""
+    group = images.layer({"etc/group": "root:x:0:root\nwheel:x:10:root\n"})
+    image = rless.add_image("root-in-root", images.busybox_image([group]))
+    assert rless.sh("id -u; id -g", image=image).lines() == ["0", "0"]
+    rless.detach("one", "--rm", "sleep", "60", image=image)
+    for user in ((), ("-u", "0"), ("-u", "root")):
+        assert rless("exec", *user, "one", "id", "-g").expect().out == "0\n"
+    rless("rm", "-f", "one").expect()
+
+
 def test_modes_that_need_more_ids_are_refused(rless: Product) -> None:
     error = rless.run("--userns=nomap", "true").expect(125).one_line_error()
     assert "subordinate" in error

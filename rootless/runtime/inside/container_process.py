@@ -236,6 +236,7 @@ def _set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
     try:
         process.set_ids(uid, gid, groups)
     except SyscallError as error:
-        if error.errno != errno.EPERM or groups:
+        # setgroups is denied where one id is mapped; the process's own group needs none.
+        if error.errno != errno.EPERM or set(groups or ()) - {gid}:
             raise
-        process.set_ids(uid, gid, None)  # setgroups is denied where one id is mapped
+        process.set_ids(uid, gid, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rootless.linux import subid
-from tests.lib.images import Dir, File, Image, busybox_layer, layer
+from tests.lib.images import Dir, File, Image, busybox_image, busybox_layer, layer
 from tests.lib.product import Product, probe_image, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -101,6 +101,17 @@ def test_keep_id_names_the_user_that_root_becomes(rless: Product, tmp_path: Path
         script, "--userns=keep-id:uid=1000,gid=1000", "--user=0", "-v", f"{tmp_path}:/mnt/bound"
     )
     assert (tmp_path / "file").stat().st_uid == os.getuid()
+
+
+def test_root_may_be_listed_in_its_own_group(rless: Product) -> None:
+    """As Alpine's /etc/group has it: the kernel denies setgroups where one id is mapped."""
+    group = layer({"etc/group": "root:x:0:root\nwheel:x:10:root\n"})
+    image = rless.add_image("root-in-root", busybox_image([group]))
+    assert rless.sh("id -g", "--userns=single", image=image).out == "0\n"
+    rless.detach("one", "--userns=single", "sleep", "60", image=image)
+    assert rless("exec", "one", "id", "-g").expect().out == "0\n"
+    assert rless("exec", "-u", "root", "one", "id", "-g").expect().out == "0\n"
+    rless("rm", "-f", "one").expect()
 
 
 def test_container_can_chown_and_add_users(rless: Product) -> None:
