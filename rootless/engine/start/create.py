@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.networks.attachment import Membership
     from rootless.engine.request import Mount, Port, RunRequest
+    from rootless.engine.start.explain import Outside
     from rootless.engine.start.image_argument import ImageArgument
     from rootless.engine.start.sandbox import Sandbox
     from rootless.engine.state.container import Container
@@ -54,7 +55,7 @@ class StartContext:
         self.subordinate = idmap_policy.Subordinate()
         self.warned = False
         self.added_groups: list[int] = []
-        self.outside: dict[str, str] = {}  # the caller's namespaces, where they are to be shown
+        self.outside: Outside | None = None  # for --explain
         self.idmap: IdMap
         self.source: RootfsSource
         self.container: Container

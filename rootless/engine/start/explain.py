@@ -2,7 +2,9 @@
 
 It does not repeat what was asked for. Maps, namespaces, mounts, cgroup, capabilities and filter are
 read from /proc for the container's first process. Init reads its own entries once its root is
-entered. Its parent reads /proc/PID/status after execve, before anybody may reap init.
+entered. Its parent reads /proc/PID/status after execve, before anybody may reap init. What has ids
+in it is read by a process that stays on the host: the kernel shows ids in the reader's user
+namespace.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 
 from rootless.errors import escape
+from rootless.linux import prctl
 from rootless.linux.caps import NAMES
 
 TYPE_CHECKING = False
@@ -42,7 +45,56 @@ _STEPS = {
 
 def note_outside(context: StartContext) -> None:
     """Note the namespaces of the host, which this process is about to leave."""
-    context.outside = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+    context.outside = Outside()
+
+
+class Outside:
+    """A view from the host, for a process that leaves it.
+
+    Attributes:
+        uid: of the invoking user.
+        namespaces: the link of each namespace of the host, by its name in /proc/PID/ns.
+    """
+
+    def __init__(self) -> None:
+        """Fork the process that will read; it ends when asked, or with this one.
+
+        Where it runs: on the host; the caller must have no second thread.
+        """
+        self.uid = os.getuid()
+        self.namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+        asked, self._ask_fd = os.pipe()
+        self._answer_fd, answer = os.pipe()
+        self._reader = os.fork()
+        if self._reader == 0:
+            try:
+                prctl.set_parent_death_signal(9)
+                os.dup2(asked, 0)
+                os.dup2(answer, 1)
+                os.closerange(2, os.sysconf("SC_OPEN_MAX"))  # pipes that others wait for
+                if pid := os.read(0, 16):
+                    os.write(1, json.dumps(_read_ids(int(pid))).encode())
+            finally:
+                os._exit(0)
+        os.close(asked)
+        os.close(answer)
+
+    def read(self, pid: int) -> dict[str, str]:
+        """Return uid_map, gid_map and status of a process as the host sees them, once."""
+        os.write(self._ask_fd, b"%d" % pid)
+        os.close(self._ask_fd)
+        with open(self._answer_fd, encoding="utf-8") as answer:
+            found: dict[str, str] = json.loads(answer.read() or "{}")
+        os.waitpid(self._reader, 0)
+        return found
+
+
+def _read_ids(pid: int) -> dict[str, str]:
+    found = {}
+    for name in ("uid_map", "gid_map", "status"):
+        with open(f"/proc/{pid}/{name}", encoding="ascii", errors="replace") as file:
+            found[name] = file.read()
+    return found
 
 
 def show(context: StartContext, made: dict[str, Any], pasta: Pasta | None) -> None:
@@ -60,6 +112,9 @@ def account(
 ) -> list[dict[str, Any]]:
     """Return the sections in the order of execution; each has a name, facts, milliseconds."""
     report, pid = made["report"], made["init"]
+    outside = context.outside
+    assert outside is not None  # `note_outside`
+    ids = outside.read(pid)
     spent: dict[str, float] = {}
     for step, seconds in report["times"]:
         name = _STEPS.get(step, "application")
@@ -67,14 +122,14 @@ def account(
     ours = {step: 1000 * seconds for step, seconds in context.times}
     return [
         _section("image", _image(context), ours.get("image", 0)),
-        _section("user namespace", _maps(context, report), ours.get("user namespace", 0)),
+        _section("user namespace", _maps(context, ids, outside.uid), ours.get("user namespace", 0)),
         _section("root filesystem", _rootfs(made), ours.get("root filesystem", 0)),
-        _section("namespaces", _namespaces(context, report), spent.get("namespaces", 0)),
+        _section("namespaces", _namespaces(outside, report), spent.get("namespaces", 0)),
         _section("new root", _new_root(report), spent.get("new root", 0)),
         _section("control group", _cgroup(made, report), ours.get("control group", 0)),
         _section("network", _network(context, pasta), ours.get("network", 0)),
         _section("capabilities", _privileges(pid), spent.get("capabilities", 0)),
-        _section("application", _application(context, pid), ours.get("started", 0)),
+        _section("application", _application(context, pid, ids), ours.get("started", 0)),
     ]
 
 
@@ -98,31 +153,31 @@ def _image(context: StartContext) -> list[tuple[str, Any]]:
     ]
 
 
-def _maps(context: StartContext, report: dict[str, Any]) -> list[tuple[str, Any]]:
+def _maps(context: StartContext, ids: dict[str, str], me: int) -> list[tuple[str, Any]]:
     how = "written by newuidmap and newgidmap"
     if context.member is not None:
         how = "written in the user namespace of the networks, which has all of your ids"
     if context.idmap.single:
         how = f"one id, written directly: {context.subordinate.why_none or 'as was asked'}"
+    uids, gids = _extents(ids.get("uid_map", "")), _extents(ids.get("gid_map", ""))
+    mine = [first + me - host for first, host, count in uids if host <= me < host + count]
     return [
-        ("uid map", _map_lines(report["uid_map"])),
-        ("gid map", _map_lines(report["gid_map"])),
+        ("uid map", list(map(_shown, uids))),
+        ("gid map", list(map(_shown, gids))),
         ("how", how),
-        ("you are", f"uid {context.user[0]} of the container is uid {os.getuid()}, you"),
+        ("you are", f"uid {mine[0]} of the container" if mine else "no user of the container"),
     ]
 
 
-def _map_lines(text: str) -> list[str]:
-    lines = []
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) == 3:
-            inside, outside, count = (int(field) for field in fields)
-            if count == 1:
-                lines.append(f"{inside} -> {outside}")
-            else:
-                lines.append(f"{inside}..{inside + count - 1} -> {outside}..{outside + count - 1}")
-    return lines
+def _extents(text: str) -> list[tuple[int, ...]]:
+    return [tuple(map(int, line.split())) for line in text.splitlines()]
+
+
+def _shown(extent: tuple[int, ...]) -> str:
+    first, host, count = extent
+    if count == 1:
+        return f"{first} -> {host}"
+    return f"{first}..{first + count - 1} -> {host}..{host + count - 1}"
 
 
 def _rootfs(made: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -135,9 +190,9 @@ def _rootfs(made: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _namespaces(context: StartContext, report: dict[str, Any]) -> list[tuple[str, Any]]:
+def _namespaces(outside: Outside, report: dict[str, Any]) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = []
-    for name, before in context.outside.items():
+    for name, before in outside.namespaces.items():
         after = report["namespaces"][name]
         facts.append((name, "the host's" if before == after else f"{before} -> {after}"))
     facts.append(("hostname", report["hostname"]))
@@ -220,15 +275,16 @@ def _privileges(pid: int) -> list[tuple[str, Any]]:
     return facts
 
 
-def _application(context: StartContext, pid: int) -> list[tuple[str, Any]]:
-    status = _status(pid)
+def _application(context: StartContext, pid: int, ids: dict[str, str]) -> list[tuple[str, Any]]:
+    status = _fields(ids.get("status", ""))
     process = context.spec["process"]
+    groups = status.get("Groups", "?")
     return [
         ("argv", process["args"]),
         ("working directory", process["cwd"]),
         ("uid", status.get("Uid", "?").split("\t")[0] + " on the host"),
-        ("groups", status.get("Groups", "").strip() or "none"),
-        ("pid", " -> ".join(status.get("NSpid", str(pid)).split()) + " (host -> container)"),
+        ("groups", f"{groups} on the host" if groups else "none"),
+        ("pid", " -> ".join(_status(pid).get("NSpid", str(pid)).split()) + " (host -> container)"),
         ("environment", [entry.partition("=")[0] for entry in process["env"]]),
     ]
 
@@ -236,10 +292,14 @@ def _application(context: StartContext, pid: int) -> list[tuple[str, Any]]:
 def _status(pid: int) -> dict[str, str]:
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
+            return _fields(file.read())
     except OSError:
         return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _fields(status: str) -> dict[str, str]:
+    lines = (line.partition(":") for line in status.splitlines())
+    return {name: value.strip() for name, _, value in lines}
 
 
 def _as_text(section: dict[str, Any]) -> list[str]:

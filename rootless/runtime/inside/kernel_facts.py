@@ -18,7 +18,7 @@ def read() -> dict[str, Any]:
     Where it runs: in init, inside the new root.
     """
     report: dict[str, Any] = {}
-    for name in ("mountinfo", "status", "uid_map", "gid_map", "cgroup"):
+    for name in ("mountinfo", "cgroup"):
         try:
             with open(f"/proc/self/{name}", encoding="utf-8", errors="replace") as file:
                 report[name] = file.read()

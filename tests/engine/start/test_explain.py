@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ STEPS = [
 KINDS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 SCRIPT = """
     for n in user mnt pid net ipc uts cgroup; do readlink /proc/self/ns/$n; done
-    echo --; cat /proc/self/uid_map; echo --; cat /proc/self/gid_map
     echo --; cat /proc/self/mountinfo; echo --; cat /proc/1/status; echo --; pwd; hostname
     echo --; tr '\\0' '\\n' </proc/1/cmdline
 """
@@ -52,13 +52,11 @@ def explained(
 )
 def test_facts_match_the_kernel(rless: Product, flags: tuple[str, ...]) -> None:
     facts, seen = explained(rless, *flags, "-w", "/srv", "--hostname=told")
-    namespaces, uid_map, gid_map, mountinfo, status_lines, names, argv = seen
+    namespaces, mountinfo, status_lines, names, argv = seen
     for kind, link in zip(KINDS, namespaces, strict=True):
         before = os.readlink(f"/proc/self/ns/{kind}")
         told = facts["namespaces"][kind]
         assert told == ("the host's" if link == before else f"{before} -> {link}"), kind
-    assert facts["user namespace"]["uid map"] == [show(line) for line in uid_map]
-    assert facts["user namespace"]["gid map"] == [show(line) for line in gid_map]
     points = [line.split()[4] for line in mountinfo]
     told_mounts = [mount.split()[0] for mount in facts["new root"]["mounts"]]
     assert sorted(told_mounts) == sorted(points)
@@ -78,6 +76,36 @@ def test_facts_match_the_kernel(rless: Product, flags: tuple[str, ...]) -> None:
         assert "\n".join(facts["application"]["argv"]).strip("\n") == "\n".join(argv)
     assert names == [facts["application"]["working directory"], "told"]
     assert facts["namespaces"]["hostname"] == "told"
+
+
+@pytest.mark.parametrize(
+    ("flags", "mine"),
+    [
+        ("", "uid 0 of the container"),
+        ("-u 1000", "uid 1000 of the container"),
+        ("-u 1000 --userns=host", "uid 0 of the container"),
+        ("-u 1000 --userns=nomap", "no user of the container"),
+        ("-u 1000 --userns=single", "uid 1000 of the container"),
+        ("-u 1000 --network=bridge", "uid 1000 of the container"),
+    ],
+)
+def test_ids_are_those_of_the_host(rless: Product, flags: str, mine: str) -> None:
+    done = rless("run", "-d", "--explain=json", *flags.split(), rless.image, "sleep", "1000")
+    facts = {step["step"]: step["facts"] for step in json.loads(done.expect().err)["steps"]}
+    application = facts["application"]
+    pid = application["pid"].split(" -> ")[0]
+    for kind in ("uid", "gid"):
+        lines = Path(f"/proc/{pid}/{kind}_map").read_text().splitlines()
+        assert facts["user namespace"][f"{kind} map"] == [show(line) for line in lines]
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":\t", 1) for line in status)
+    rless("rm", "-f", done.out.strip()).expect()
+    assert application["uid"] == fields["Uid"].split()[0] + " on the host"
+    groups = fields["Groups"].strip()
+    assert application["groups"] == (f"{groups} on the host" if groups else "none")
+    assert facts["user namespace"]["you are"] == mine
+    if mine.startswith("uid 1000"):
+        assert application["uid"] == f"{os.getuid()} on the host"
 
 
 def show(line: str) -> str:
