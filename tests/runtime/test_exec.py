@@ -12,6 +12,7 @@ import pytest
 
 from rootless.engine.attach.detach_keys import Keys, parse
 from rootless.errors import RlessError
+from rootless.linux.cgroup import membership
 from rootless.linux.process import start_time
 from rootless.runtime.host import exec as runtime
 from rootless.runtime.inside import process
@@ -213,9 +214,42 @@ def entrant(cgroup: Path, limited: bool) -> runtime.Entrant:
     )
 
 
-def test_exec_enters_the_cgroup(tmp_path: Path) -> None:
+def where_born(one: runtime.Entrant) -> str:
+    """Fork the joiner of an entrant; return the cgroup that it begins in."""
+    reader, writer = os.pipe()
+    pid = one.fork_joiner()
+    if pid == 0:
+        try:
+            os.write(writer, membership().encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as stream:
+        found = stream.read()
+    os.waitpid(pid, 0)
+    return found
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_joiner_is_born_in_the_cgroup() -> None:
+    """A process that moves there waits for an RCU grace period."""
+    group = Path(os.environ["RLESS_TEST_CGROUP"]) / f"born-{os.getpid()}"
+    group.mkdir()
+    try:
+        one = entrant(group, limited=True)
+        assert where_born(one).endswith(f"/{group.name}")
+        # Then nobody moves: what would be written to is not there.
+        one.cgroup = "/nowhere"
+        one.enter_cgroup()
+    finally:
+        group.rmdir()
+
+
+def test_joiner_moves_where_it_cannot_be_born(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("")
-    entrant(tmp_path, limited=True).enter_cgroup()
+    one = entrant(tmp_path, limited=True)
+    assert where_born(one) == membership()
+    one.enter_cgroup()
     assert (tmp_path / "cgroup.procs").read_text() == "0"
 
 

@@ -4,8 +4,8 @@ Theory of operation. Three processes, the last two forks of the first:
 
     caller                       joiner                           entrant
       | holds init by a pidfd      |                                |
-      | ------------- fork ------> | undumpable                     |
-      |                            | the container's cgroup         |
+      | ----------- clone3 ------> | in the container's cgroup      |
+      |                            | undumpable                     |
       |                            | descriptors, keyring           |
       |                            | setns(init's pidfd)            |
       |                            | root; user; pty                |
@@ -229,6 +229,14 @@ def _has_limits(spec: Spec) -> bool:
     return bool(asked(spec.get("linux", {}).get("resources", {})))
 
 
+def _fork_into(cgroup: str) -> tuple[int, int]:
+    group_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return ns.clone3(0, group_fd)
+    finally:
+        os.close(group_fd)
+
+
 class Entrant(ContainerProcess):
     """The joiner and, after its clone3, the entrant."""
 
@@ -260,6 +268,7 @@ class Entrant(ContainerProcess):
         self.exposed = not init.namespaces & ns.CLONE_NEWUSER and console_fd < 0
         # Outside of the pid namespace, /proc/self is nobody: what leads there is not executed.
         self.hold_program = self.exposed or application.is_own_image_writable()
+        self.born_inside = False  # the control group
         arguments_place()  # for `show_as`, which each process after the fork would look for
 
     def start(self) -> Started:
@@ -270,7 +279,7 @@ class Entrant(ContainerProcess):
         """
         status_reader, self.entrant_status = os.pipe()
         joined_reader, self.joined_fd = os.pipe()
-        joiner = os.fork()
+        joiner = self.fork_joiner()
         if joiner == 0:
             self.join()
         os.close(self.entrant_status)
@@ -293,6 +302,24 @@ class Entrant(ContainerProcess):
         finally:
             os.close(status_reader)
         return Started(pid, pidfd)
+
+    def fork_joiner(self) -> int:
+        """Fork the joiner, in the container's control group if it can be; return its pid or 0.
+
+        A process that moves waits for an RCU grace period, 4 to 20 ms; one that is born in the
+        group waits for nothing. Both need the same rights, so where it cannot be born there the
+        joiner tries to move, and reports why that fails (`enter_cgroup`).
+        """
+        self.born_inside = bool(self.cgroup) and not self._changes_cpus()
+        try:
+            if self.born_inside:
+                pid, pidfd = _fork_into(str(self.cgroup))
+                if pid:
+                    os.close(pidfd)
+                return pid
+        except (SyscallError, OSError):
+            self.born_inside = False
+        return os.fork()
 
     def join(self) -> NoReturn:
         """Go into the container; become the entrant there."""
@@ -375,9 +402,15 @@ class Entrant(ContainerProcess):
 
     def enter_cgroup(self) -> None:
         """Enter the container's control group, while we still see the host's."""
+        if self.born_inside:
+            return
         self.set_cpus("initial")
         self._enter_cgroup()
         self.set_cpus("final")
+
+    def _changes_cpus(self) -> bool:
+        """Tell whether it may name CPUs for the time before it is in the control group."""
+        return self.optional is not None and self.optional.scheduling is not None
 
     def set_cpus(self, when: str) -> None:
         """Take the CPUs that the description names for before, and for after this step."""
