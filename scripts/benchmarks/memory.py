@@ -16,20 +16,22 @@ _NETWORK = ("pasta", "pasta.avx2", "passt", "slirp4netns")  # apart: they are th
 def weigh(peers: Peers) -> None:
     """Print the memory of an idle container, without the application and its network."""
     print(f"\n{NAME}: kB (PSS) of the processes beside an idle container, pasta apart")
-    for program, image in (("podman", IMAGE), (peers.rless, peers.image)):
+    ours = [(program, peers.image, own) for program, own in peers.installations()]
+    for program, image, own in (("podman", IMAGE, peers.environment), *ours):
         if program in peers.missing:
             continue
         for network in (QUIET, []):
             before = set(processes())
-            peers.check([program, "run", "-d", "--name", "idle", *network, image, *IDLE])
+            peers.check([program, "run", "-d", "--name", "idle", *network, image, *IDLE], own)
             time.sleep(1)  # what a start needs only has ended, memory is given back
             added = [pid for pid in processes() if pid not in before]
             parts = {pid: (comm(pid), size(pid)) for pid in added}
-            peers.run([program, "rm", "-f", "idle"])
+            peers.run([program, "rm", "-f", "idle"], own)
             kept = {pid: part for pid, part in parts.items() if part[0] not in _NETWORK}
             total = sum(part[1] for part in kept.values())
             names = ", ".join(f"{name} {kb}" for name, kb in parts.values())
             label = f"{os.path.basename(program)} {' '.join(network)}".strip()
+            label += ", before" * (program == peers.before)
             line = f"  {label:<28}{total:6}  ({names})"
             if program == peers.rless:
                 line += f"   target {MOST}: {'yes' if total <= MOST else 'NO'}"

@@ -55,9 +55,12 @@ def become_user(name: str, script: str) -> None:
 
 
 def find_rless(given: str | None) -> str:
-    for path in (given, f"{TREE}/.venv/bin/rless", shutil.which("rless")):
+    """Return the absolute path of the program that was given, or else of one that is found."""
+    for path in (given,) if given else (f"{TREE}/.venv/bin/rless", shutil.which("rless")):
         if path and os.access(path, os.X_OK):
             return os.path.abspath(path)
+    if given:
+        sys.exit(f"bench: cannot execute {given} as {os.environ.get('USER', os.getuid())}")
     sys.exit("bench: no rless: run scripts/quickstart, or give --rless PROGRAM")
 
 
@@ -76,9 +79,15 @@ def environment(work: str) -> dict[str, str]:
     }
 
 
+def environment_before(work: str) -> dict[str, str]:
+    """Return what the version before gets instead: whatever rless keeps is its own."""
+    own = {"HOME": "home", "XDG_RUNTIME_DIR": "runtime", "RLESS_STORAGE": "rless"}
+    return environment(work) | {name: f"{work}/before/{path}" for name, path in own.items()}
+
+
 def configure_podman(work: str) -> None:
     """Write podman's files: the defaults of the distribution, but for what needs systemd."""
-    for name in ("home", "runtime", "tmp"):
+    for name in ("home", "runtime", "tmp", "before/home", "before/runtime"):
         os.makedirs(f"{work}/{name}", 0o700)
     write(
         f"{work}/storage.conf",
@@ -104,10 +113,15 @@ def clear(work: str, rless: str) -> None:
 
 
 class Peers:
-    """rless and those it is compared with, each with the same image."""
+    """rless and those it is compared with, each with the same image.
 
-    def __init__(self, directory: str, rless: str) -> None:
+    Attributes:
+        before: another installation of rless, which does all that `rless` does.
+    """
+
+    def __init__(self, directory: str, rless: str, before: str | None = None) -> None:
         self.rless = rless
+        self.before = before
         self.oci = f"{rless}-oci"
         self.missing = [name for name in PACKAGES if not shutil.which(name)]
         if self.missing:
@@ -120,6 +134,7 @@ class Peers:
         self.had_locks = os.path.exists(self.locks)
         self.work = tempfile.mkdtemp(prefix="rless-bench-", dir=directory)
         self.environment = environment(self.work)
+        self.environment_before = environment_before(self.work)
         self.archive = f"{self.work}/image.tar"
         self.image = f"docker-archive:{self.archive}"
 
@@ -128,7 +143,8 @@ class Peers:
         try:
             configure_podman(self.work)
             self._make_image()
-            self.check([self.rless, "run", "--rm", "--network", "none", self.image, "true"])
+            for program, own in self.installations():
+                self.check([program, "run", "--rm", "--network", "none", self.image, "true"], own)
             if "podman" not in self.missing:
                 self.check(["podman", "load", "-q", "-i", self.archive])
             if "crun" not in self.missing:
@@ -140,9 +156,10 @@ class Peers:
 
     def __exit__(self, *_: object) -> None:
         """Remove all, containers too."""
-        left = self.run([self.rless, "ps", "-aq"]).stdout.split()
-        if left:
-            self.run([self.rless, "rm", "-f", *left])
+        for program, own in self.installations():
+            left = self.run([program, "ps", "-aq"], own).stdout.split()
+            if left:
+                self.run([program, "rm", "-f", *left], own)
         if "podman" not in self.missing:
             self.run(["podman", "rm", "-f", "-a", "-t", "0"])
         end_orphans()
@@ -191,14 +208,27 @@ class Peers:
         spec["root"]["path"] = f"{self.work}/rootfs"
         write(f"{bundle}/config.json", json.dumps(spec))
 
+    def installations(self) -> list[tuple[str, dict[str, str]]]:
+        """Return each rless with its environment."""
+        found = [(self.rless, self.environment)]
+        return [*found, (self.before, self.environment_before)] if self.before else found
+
+    def twin(self, command: list[str]) -> list[str] | None:
+        """Return the same command for the version before, if there is one and it is of rless."""
+        if self.before is None or not any(self.rless in word for word in command):
+            return None
+        return [word.replace(self.rless, self.before) for word in command]
+
     # -- running ---------------------------------------------------------------------------------
 
-    def run(self, argv: list[str], cwd: str = "/") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, argv: list[str], env: dict[str, str] | None = None, cwd: str = "/"
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program and keep what it says."""
         return subprocess.run(
             argv,
             check=False,
-            env=self.environment,
+            env=env or self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -206,13 +236,15 @@ class Peers:
             errors="replace",
         )
 
-    def check(self, argv: list[str], cwd: str = "/") -> None:
+    def check(self, argv: list[str], env: dict[str, str] | None = None, cwd: str = "/") -> None:
         """Run a program that must work."""
-        done = self.run(argv, cwd)
+        done = self.run(argv, env, cwd)
         if done.returncode:
             sys.exit(f"bench: {' '.join(argv)}: {done.stdout.strip()}")
 
-    def time(self, commands: list[list[str]], at_once: int = 1) -> tuple[float, float]:
+    def time(
+        self, commands: list[list[str]], at_once: int = 1, env: dict[str, str] | None = None
+    ) -> tuple[float, float]:
         """Return the milliseconds that the commands take, and those of processor time.
 
         One after another or some at a time. Processor time is that of all their processes, also
@@ -226,7 +258,9 @@ class Peers:
         before = processor_time()
         began = time.perf_counter()
         for number, argv in enumerate(commands, 1):
-            running.add(os.posix_spawnp(argv[0], argv, self.environment, file_actions=actions))
+            running.add(
+                os.posix_spawnp(argv[0], argv, env or self.environment, file_actions=actions)
+            )
             while len(running) == at_once or (running and number == len(commands)):
                 pid, status = os.wait()
                 failed += pid in running and status != 0

@@ -28,6 +28,8 @@ class Case(NamedTuple):
         target: the largest ratio to the group's first case that is allowed.
         most: milliseconds that are allowed, too.
         more: milliseconds above the group's first case that are allowed.
+        twin: the label of the same case with the version before.
+        environment: what its commands get, if not what all get.
     """
 
     label: str
@@ -37,6 +39,16 @@ class Case(NamedTuple):
     target: float | None = None
     most: float | None = None
     more: float | None = None
+    twin: str | None = None
+    environment: dict[str, str] | None = None
+
+
+class Result(NamedTuple):
+    """The medians of a group in milliseconds by label; the first is the reference."""
+
+    group: Group
+    cases: Sequence[Case]
+    medians: dict[str, float]
 
 
 class Group(NamedTuple):
@@ -56,8 +68,10 @@ class Group(NamedTuple):
     last: Sequence[Command] = ()
 
 
-def measure(peers: Peers, group: Group) -> None:
-    """Measure a group and print its part of the table."""
+def measure(peers: Peers, group: Group) -> Result | None:
+    """Measure a group, print its part of the table, and return it."""
+    group = with_twins(peers, group)
+    result = None
     unable = prepare(peers, group)
     usable = [case for case in group.cases if case.label not in unable and works(peers, case)]
     if usable:
@@ -66,9 +80,35 @@ def measure(peers: Peers, group: Group) -> None:
             for case in random.sample(usable, len(usable)):
                 times[case.label].append(sample(peers, case, group.repeat, group.at_once))
         show(group, usable, times)
+        medians = {
+            label: statistics.median(one[0] for one in taken) for label, taken in times.items()
+        }
+        result = Result(group, usable, medians)
     for command in group.last:
         if command[0] not in peers.missing:
             peers.run(command)
+        if twin := peers.twin(command):
+            peers.run(twin, peers.environment_before)
+    return result
+
+
+def with_twins(peers: Peers, group: Group) -> Group:
+    """Return a group in which each case of rless is followed by that of the version before."""
+    cases: list[Case] = []
+    for case in group.cases:
+        parts = [
+            [peers.twin(line) or line for line in part]
+            for part in (case.timed, case.before, case.after)
+        ]
+        if parts[0] == list(case.timed):
+            cases.append(case)
+            continue
+        label = f"{case.label}, before"
+        cases += [
+            case._replace(twin=label),
+            Case(label, *parts, environment=peers.environment_before),
+        ]
+    return group._replace(cases=cases)
 
 
 def prepare(peers: Peers, group: Group) -> set[str]:
@@ -78,6 +118,8 @@ def prepare(peers: Peers, group: Group) -> set[str]:
         program = command[0]
         if program not in PACKAGES:
             peers.check(command)
+            if twin := peers.twin(command):
+                peers.check(twin, peers.environment_before)
         elif program not in peers.missing and program not in unable:
             done = peers.run(command)
             if done.returncode:
@@ -91,15 +133,15 @@ def sample(peers: Peers, case: Case, repeat: int, at_once: int) -> tuple[float, 
     """Return the milliseconds of one sample, and those of processor time."""
     name = f"bench-{time.monotonic_ns()}"
     for command in case.before:
-        peers.check(named(command, name))
+        peers.check(named(command, name), case.environment)
     commands = [
         named(command, f"{name}-{number}") if repeat > 1 else named(command, name)
         for number in range(repeat)
         for command in case.timed
     ]
-    spent = peers.time(commands, at_once if repeat > 1 else 1)
+    spent = peers.time(commands, at_once if repeat > 1 else 1, case.environment)
     for command in case.after:
-        peers.run(named(command, name))
+        peers.run(named(command, name), case.environment)
     time.sleep(SETTLE)
     return spent
 
@@ -115,7 +157,7 @@ def works(peers: Peers, case: Case) -> bool:
     for number in range(2):
         name = f"warm-{time.monotonic_ns()}-{number}"
         for command in (*case.before, *case.timed, *case.after):
-            done = peers.run(named(command, name))
+            done = peers.run(named(command, name), case.environment)
             if done.returncode and command not in case.after:
                 said = done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
                 print(f"\nbench: {case.label} does not run here: {said[-1]}")
@@ -147,3 +189,25 @@ def show(group: Group, cases: Sequence[Case], times: dict[str, list[tuple[float,
                 line += f"   {middle - base:+.1f} ms"
                 line += f"   target +{case.more:.0f} ms: {'yes' if met else 'NO'}"
         print(line, flush=True)
+
+
+def compare(results: Sequence[Result]) -> None:
+    """Print the version before and this one side by side: ratios, and milliseconds."""
+    if not results:
+        return
+    print("\n| group | reference | before | after | target |\n|---|---|---|---|---|")
+    for group, cases, medians in results:
+        reference, base = cases[0].label, medians[cases[0].label]
+        several = sum(case.twin is not None for case in cases) > 1
+        for case in cases:
+            if case.twin not in medians:
+                continue
+            before, after = medians[case.twin], medians[case.label]
+            name = f"{group.name}: {case.label}" if several else group.name
+            allowed = [f"{case.target}"] if case.target is not None else []
+            allowed += [f"{case.most:.0f} ms"] if case.most is not None else []
+            allowed += [f"+{case.more:.0f} ms"] if case.more is not None else []
+            print(
+                f"| {name} | {reference} ({base:.1f}) | {before / base:.2f} ({before:.1f}) "
+                f"| {after / base:.2f} ({after:.1f}) | {', '.join(allowed)} |"
+            )

@@ -35,25 +35,27 @@ def weigh(peers: Peers, runs: int) -> None:
         print("bench: this host has no address but its loopback's: left out")
         return
     for way in ("out", "in"):
-        found: dict[str, list[float]] = {"plain pasta": [], "rless": []}
+        programs = (None, *(program for program, _ in peers.installations()))
+        found: dict[str | None, list[float]] = {program: [] for program in programs}
         for _ in range(runs):
-            for name, taken in found.items():
-                taken.append(carry(peers, name, way, address))
-        plain, ours = (median(taken) for taken in found.values())
+            for program, taken in found.items():
+                taken.append(carry(peers, program, way, address))
+        plain, ours = median(found[None]), median(found[peers.rless])
         reached = "yes" if ours >= LEAST * plain else "NO"
-        print(f"  {way:<4} plain pasta {plain:6.2f}   rless {ours:6.2f}   "
+        before = f"before {median(found[peers.before]):6.2f}   " if peers.before else ""
+        print(f"  {way:<4} plain pasta {plain:6.2f}   {before}rless {ours:6.2f}   "
               f"{ours / plain:.2f} x pasta   target {LEAST}: {reached}", flush=True)  # fmt: skip
 
 
-def carry(peers: Peers, name: str, way: str, address: str) -> float:
-    """Return the Gbit/s of one transfer."""
+def carry(peers: Peers, program: str | None, way: str, address: str) -> float:
+    """Return the Gbit/s of one transfer by an rless, or by plain pasta."""
     port = free_port()
     server = ["iperf3", "-s", "-1", "-p", str(port)]
     client = ["iperf3", "-J", "-c", address, "-p", str(port), "-t", str(_SECONDS)]
     publish = f"{port}:{port}"
-    if name == "rless":
+    if program:
         flags = ["-p", publish] if way == "in" else ["--add-host", "me:host-gateway"]
-        inside = [peers.rless, "run", "--rm", *flags, "host:"]
+        inside = [program, "run", "--rm", *flags, "host:"]
     else:
         inside = [*_PASTA, "-u", "none", "-t", publish if way == "in" else "none", "--"]
     listen = [*inside, *server] if way == "in" else server
