@@ -41,6 +41,8 @@ _DEFAULTS = {"interval": 30.0, "timeout": 30.0, "start_period": 0.0, "start_inte
 _RETRIES = 3
 _MOST_RETRIES = (1 << 31) - 1
 _SHORTEST, _FARTHEST = 0.001, 2e6  # seconds: Docker's shortest; 23 days, of 24 that poll(2) has
+# Each check is a process of ours, outside of the container's limits.
+_SHORTEST_OF_IMAGE = 1.0
 _KEPT = 5  # runs in the log
 _LONGEST = 4096  # bytes of a run's output
 _KILL = 9
@@ -76,12 +78,12 @@ def wanted(request: Health, image: dict[str, Any]) -> HealthCheck | None:
         test = ["CMD-SHELL", request.health_cmd]
     if len(test) < 2 or test[0] not in ("CMD", "CMD-SHELL"):
         return None  # none, or turned off by ["NONE"]
-    times = {
-        name: float(asked[name] or _number(check.get(_IMAGE_NAMES[name])) / _NANO or default)
-        for name, default in _DEFAULTS.items()
-    }
-    # An image may neither spin nor name a time that poll(2) takes for another one.
-    times = {name: value and min(max(value, _SHORTEST), _FARTHEST) for name, value in times.items()}
+    times = {}
+    for name, default in _DEFAULTS.items():
+        # An image may neither spin nor name a time that poll(2) takes for another one.
+        least = _SHORTEST if asked[name] else _SHORTEST_OF_IMAGE
+        value = float(asked[name] or _number(check.get(_IMAGE_NAMES[name])) / _NANO or default)
+        times[name] = value and min(max(value, least), _FARTHEST)
     retries = request.health_retries or int(_number(check.get("Retries"))) or _RETRIES
     return {
         "test": test,

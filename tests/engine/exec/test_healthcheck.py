@@ -46,13 +46,13 @@ def test_request_overrides_image_and_defaults() -> None:
         "test": ["CMD-SHELL", "true"],
     }
     image = {"Healthcheck": {"Test": ["CMD", "a", "b"], "Interval": 7 * NANO, "Retries": 9,
-                             "StartPeriod": NANO // 2, "Timeout": 0}}  # fmt: skip
+                             "StartPeriod": 3 * NANO // 2, "Timeout": 0}}  # fmt: skip
     assert healthcheck.wanted(request(), image) == {
-        **FULL, "test": ["CMD", "a", "b"], "interval": 7.0, "retries": 9, "start_period": 0.5,
+        **FULL, "test": ["CMD", "a", "b"], "interval": 7.0, "retries": 9, "start_period": 1.5,
     }  # fmt: skip
     mixed = healthcheck.wanted(request(health_cmd="c", health_timeout=2.0, health_retries=1), image)
     assert mixed == {
-        **FULL, "test": ["CMD-SHELL", "c"], "interval": 7.0, "retries": 1, "start_period": 0.5,
+        **FULL, "test": ["CMD-SHELL", "c"], "interval": 7.0, "retries": 1, "start_period": 1.5,
         "timeout": 2.0,
     }  # fmt: skip
 
@@ -67,9 +67,19 @@ def test_hostile_intervals_are_bounded(number: int) -> None:
     assert found is not None
     assert 0 < found["retries"] < 1 << 31
     for key in ("interval", "timeout", "start_period", "start_interval"):
-        assert 0.001 <= found[key] < 2**31 / 1000
+        assert 1 <= found[key] < 2**31 / 1000
     config = health_config(found)
     assert all(1 <= value < 10**12 for value in config.values())
+
+
+def test_image_asks_for_one_second_at_least() -> None:
+    """Class 41: its checks run outside of the container's limits; a flag may ask for less."""
+    keys = ("Interval", "Timeout", "StartPeriod", "StartInterval")
+    image = {"Healthcheck": {"Test": ["CMD", "true"], **dict.fromkeys(keys, NANO // 1000)}}
+    found = healthcheck.wanted(request(health_interval=0.001, health_timeout=0.5), image)
+    assert found is not None
+    assert (found["interval"], found["timeout"]) == (0.001, 0.5)
+    assert (found["start_period"], found["start_interval"]) == (1, 1)
 
 
 def test_durations_are_parsed() -> None:
