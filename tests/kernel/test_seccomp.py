@@ -48,6 +48,8 @@ REFUSED = {
     "vsock": ("EPERM", True),
     "vsock-high": ("EPERM", True),
     "alg": ("EPERM", True),
+    "audit": ("EINVAL", True),
+    "audit-high": ("EINVAL", True),
     "mount": ("EPERM", False),
     "kexec": ("EPERM", False),
     "open-by-handle": ("EPERM", False),
@@ -58,10 +60,11 @@ REFUSED = {
     "i386-keyctl": ("EPERM", True),
     "i386-tiocsti": ("EIO", True),
     "i386-vsock": ("EPERM", True),
+    "i386-audit": ("EINVAL", True),
     "i386-socketcall-vsock": ("ENOSYS", True),
     "i386-unknown": ("ENOSYS", False),
 }
-ALLOWED = ("ptrace", "socket", "i386-getpid", "i386-socket")
+ALLOWED = ("ptrace", "socket", "netlink", "i386-getpid", "i386-socket")
 
 
 def in_child(action: Callable[[], None], stdin: int | None = None) -> tuple[int, str]:

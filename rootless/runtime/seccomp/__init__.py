@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 COMPILER_VERSION = 1
 # What default.default_profile returns: likewise. Here, because importing the profile's
 # lists takes longer than all the rest of `default_filter`.
-DEFAULT_VERSION = 1
+DEFAULT_VERSION = 2
 
 _MAGIC = b"rless-bpf-1\n"
 _DIGEST_BYTES = 32

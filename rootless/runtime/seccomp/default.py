@@ -6,7 +6,7 @@ by topic. `default_profile` resolves its conditions for a set of capabilities an
 OCI `linux.seccomp` object, so that any other OCI runtime takes it too. A change of what it returns
 needs a new `DEFAULT_VERSION` in runtime/seccomp/__init__.py (a test tells).
 
-It is stricter than Docker's in four points (docs/seccomp.md describes them for users):
+It is stricter than Docker's in five points (docs/seccomp.md describes them for users):
 
 - Comparisons are made on 32 bits where the kernel itself looks at 32 bits only. Docker's
   `socket(family > 40)` also allows family 0x1_0000_0028, which the kernel takes for 40,
@@ -18,6 +18,9 @@ It is stricter than Docker's in four points (docs/seccomp.md describes them for 
 - ioctl TIOCSTI and TIOCLINUX are denied: they type into the terminal that they are given.
 - x32 is not among the architectures (Docker filters it by the same rules). Nobody uses this
   ABI, and half the kernels have it, so its calls return ENOSYS as they do on the other half.
+- Netlink's audit protocol is refused, also with CAP_AUDIT_WRITE, which Docker's default has: the
+  kernel serves it to the first user namespace only. EINVAL, as from a kernel without it: with
+  another error `useradd`, `sudo` and PAM give up.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any
 
-EPERM, EIO, ENOSYS = 1, 5, 38
+EPERM, EIO, EINVAL, ENOSYS = 1, 5, 22, 38
 
 # Allowed whatever the capabilities: the kernel's own checks are enough for these.
 _ALWAYS = """
@@ -136,6 +139,7 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 # All address families below 64 but AF_ALG (38) and AF_VSOCK (40), as (first, how many): aligned
 # powers of two, so that each is one comparison of the high bits. AF_MAX is 46 in Linux 7.1.
 _SOCKET_FAMILIES = ((0, 32), (32, 4), (36, 2), (39, 1), (41, 1), (42, 2), (44, 4), (48, 16))
+_AF_NETLINK, _NETLINK_AUDIT = 16, 9
 _SYS_SOCKET = 1  # socketcall's number of socket (linux/net.h)
 _LOW_32 = 0xFFFFFFFF
 # PER_LINUX, PER_LINUX32, each also with UNAME26; and "tell me, change nothing".
@@ -210,11 +214,13 @@ def default_profile(
 
     rules: list[dict[str, Any]] = [{"names": allowed, "action": "SCMP_ACT_ALLOW"}]
     rules += _deny_values("ioctl", 1, (_TIOCSTI, _TIOCLINUX), EIO)
-    # Permissions only: libseccomp adds socketcall(SYS_SOCKET) to each rule about socket on i386,
-    # and refuses two that disagree.
+    # Families by permissions: libseccomp adds socketcall(SYS_SOCKET) to each rule about socket on
+    # i386, and refuses two that disagree.
     rules += [
         _allow("socket", _masked(0, _LOW_32 & -count, first)) for first, count in _SOCKET_FAMILIES
     ]
+    audit = _masked(0, _LOW_32, _AF_NETLINK), _masked(2, _LOW_32, _NETLINK_AUDIT)
+    rules.append(_errno("socket", EINVAL, *audit))
     if not socketcall:
         rules += _deny_values("socketcall", 0, (_SYS_SOCKET,), ENOSYS)
     rules += [_allow("personality", _equal(0, value)) for value in _PERSONALITIES]
