@@ -72,9 +72,18 @@ class Side:
     """One of the two file systems: it resolves paths, and words the error for what is missing."""
 
     def __init__(
-        self, open_directory: Callable[[bytes], int], missing: Callable[[str], RlessError]
+        self,
+        open_directory: Callable[[bytes], int],
+        missing: Callable[[str], RlessError],
+        follows: Callable[[os.stat_result, os.stat_result], bool] = lambda directory, link: True,
     ):
+        """Make a side.
+
+        Args:
+            follows: whether a last link in a directory may be followed.
+        """
         self._open = open_directory
+        self._follows = follows
         self.missing = missing
 
     def find(self, path: Path, follow: bool) -> Spot:
@@ -84,7 +93,7 @@ class Side:
             follow: the last link too.
 
         Raises:
-            RlessError: a directory on the way is missing.
+            RlessError: a directory on the way is missing, or the last link must not be followed.
         """
         text = path.text
         for _ in range(LINKS):
@@ -105,6 +114,13 @@ class Side:
                 raise refused(os.fsdecode(text), error) from error
             if not stat.S_ISLNK(status.st_mode) or not follow:
                 return Spot(dir_fd, name, status)
+            if not self._follows(os.fstat(dir_fd), status):
+                raise RlessError(
+                    f"{escape(os.fsdecode(text))} is a link of uid {status.st_uid} in a directory "
+                    "that all can write to",
+                    "it is not followed: name what it leads to, if you trust that",
+                    1,
+                )
             target = os.readlink(name, dir_fd=dir_fd)
             os.close(dir_fd)
             text = posixpath.join(parent, target)
@@ -166,4 +182,13 @@ def host_side(text: str) -> Side:
     def missing(path: str) -> RlessError:
         return RlessError(text.format(escape(path)), None, 1)
 
-    return Side(lambda path: os.open(path, _PATH), missing)
+    return Side(lambda path: os.open(path, _PATH), missing, _follows)
+
+
+def _follows(directory: os.stat_result, link: os.stat_result) -> bool:
+    """Tell whether the host's kernel would follow a last link, whatever its settings are.
+
+    Source: fs.protected_symlinks of Linux, Documentation/admin-guide/sysctl/fs.rst.
+    """
+    sticky = stat.S_ISVTX | stat.S_IWOTH
+    return directory.st_mode & sticky != sticky or link.st_uid in (os.getuid(), directory.st_uid)

@@ -417,6 +417,29 @@ def test_links_of_the_container_do_not_lead_out(rless: Product, tmp_path: Path, 
     rless("rm", "-f", "box").expect()
 
 
+def test_foreign_link_in_a_sticky_directory_is_not_followed(rless: Product, tmp_path: Path) -> None:
+    """As the kernel follows none there: neither to write to what it leads to, nor to read it."""
+    rless("create", "--name", "stuck", "--network", "none", rless.image, "true").expect()
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    mine.write_text("mine")
+    (shared / "link").symlink_to(mine)
+    out, into = ("stuck:/etc/passwd", f"{shared}/link"), ("-L", f"{shared}/link", "stuck:/new")
+    rless("unshare", "chown", "-h", "1:1", f"{shared}/link").expect()
+    rless("unshare", "chown", "2:2", str(shared)).expect()
+    for words in (out, into):
+        error = rless("cp", *words).expect(1).one_line_error()
+        assert f"{shared}/link is a link of uid" in error
+    assert mine.read_text() == "mine"
+    rless("unshare", "chown", "-h", "2:2", f"{shared}/link").expect()  # of the directory's owner
+    for words in (into, out):
+        rless("cp", *words).expect()
+    assert mine.read_text() != "mine"
+    rless("unshare", "chown", "0:0", str(shared)).expect()
+    rless("rm", "stuck").expect()
+
+
 def test_names_in_an_archive_do_not_lead_out(rless: Product, tmp_path: Path) -> None:
     hostile(rless, f"ln -s {tmp_path} /tmp/out; touch /ready")
     for name, kind, link in (
