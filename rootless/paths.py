@@ -90,17 +90,30 @@ def _is_trusted(path: str) -> bool | None:
         raise RlessError(f"{what}: {error.strerror}", "take it out of the list") from error
     if not stat.S_ISDIR(status.st_mode):
         raise RlessError(f"{what} is not a directory", "give the directory itself, not a link")
+    check_trusted(status, what, path)
+    return status.st_uid == os.getuid()
+
+
+def check_trusted(status: os.stat_result, what: str, path: str) -> None:
+    """Refuse what could replace an image: what is neither ours nor root's, or open to others.
+
+    Args:
+        status: of a file, a directory or a link.
+        what: how the error calls it.
+
+    Raises:
+        RlessError: it cannot be trusted.
+    """
     if status.st_uid not in (0, os.getuid()):
         raise RlessError(
             f"{what} belongs to uid {status.st_uid}, neither to you nor to root",
-            "its owner could replace its images",
+            "its owner could replace images",
         )
-    if status.st_mode & 0o022:
+    if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode):
         raise RlessError(
             f"{what} can be written by others (mode {status.st_mode & 0o7777:04o})",
             f"its owner must run: chmod go-w {path}",
         )
-    return status.st_uid == os.getuid()
 
 
 # What was found and checked, by what it depends on: asked for at every step of a run.

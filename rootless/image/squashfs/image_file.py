@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rootless import config, jsontext
+from rootless import config, jsontext, paths
 from rootless.errors import RlessError, escape
 from rootless.linux import files
 
@@ -132,7 +132,7 @@ def search(name: str) -> str | None:
     docs/hpc.md.
 
     Raises:
-        RlessError: others may write to it.
+        RlessError: others could replace it.
     """
     directories = directories_of_files()
     if not directories:
@@ -141,7 +141,7 @@ def search(name: str) -> str | None:
         for candidate in _file_names(name):
             path = f"{directory}/{candidate}"
             if os.path.isfile(path):
-                _check_private(directory)
+                _check_trusted(directory, path)
                 return path
     return None
 
@@ -169,12 +169,16 @@ def _file_names(name: str) -> Iterator[str]:
             yield stem + suffix
 
 
-def _check_private(directory: str) -> None:
-    if os.stat(directory).st_mode & 0o002:
-        raise RlessError(
-            f"image-path: {directory} can be written by everybody, who could replace its images",
-            f"its owner must run: chmod o-w {directory}",
-        )
+def _check_trusted(directory: str, path: str) -> None:
+    """Refuse a file that others could replace: where it is named, or where it really is."""
+    real = os.path.realpath(path)
+    places = [real, os.path.dirname(real), directory]
+    while len(path) > len(directory):
+        places.append(path)
+        path = os.path.dirname(path)
+    for place in places:
+        for status in (os.lstat(place), os.stat(place)):
+            paths.check_trusted(status, f"image-path: {escape(place)}", place)
 
 
 def identity_of(status: os.stat_result) -> list[int]:

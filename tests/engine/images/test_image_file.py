@@ -385,7 +385,27 @@ def test_directory_of_image_files_is_a_store(rless: Product, file: Path, tmp_pat
     assert before == sorted(path.stat().st_mtime_ns for path in shelf.rglob("*"))
     shelf.chmod(0o777)
     error = rless.run("--pull=never", "true", image="tool", env=env)
-    assert "written by everybody" in error.expect(125).one_line_error()
+    assert "can be written by others" in error.expect(125).one_line_error()
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
+@pytest.mark.parametrize("foreign", ["lab", "lab/tool.sqsh", "link.sqsh"])
+def test_what_belongs_to_others_is_not_used(rless: Product, tmp_path: Path, foreign: str) -> None:
+    """Class 47: whoever owns the file, a directory or a link on the way could replace it."""
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/tool.sqsh").write_bytes(b"")
+    (tmp_path / "link.sqsh").symlink_to("lab/tool.sqsh")
+    for path in (tmp_path, tmp_path / "lab", tmp_path / "lab/tool.sqsh"):
+        path.chmod(0o755)
+    rless("unshare", "chown", "-h", "1:1", str(tmp_path / foreign)).expect()
+    name = "link" if foreign.startswith("link") else "lab/tool"
+    env: dict[str, str | None] = {"RLESS_IMAGE_PATH": str(tmp_path)}
+    error = rless.run("--pull=never", "true", image=name, env=env).expect(125).one_line_error()
+    owner = (tmp_path / foreign).lstat().st_uid
+    assert f"{tmp_path}/{foreign} belongs to uid {owner}, neither to you nor to root" in error
+    rless("unshare", "chown", "-h", "0:0", str(tmp_path / foreign)).expect()
+    error = rless.run("--pull=never", "true", image=name, env=env).expect(125).one_line_error()
+    assert "neither a squashfs image nor a SIF file" in error
 
 
 # -- without FUSE ----------------------------------------------------------------------------------
