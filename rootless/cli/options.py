@@ -135,7 +135,8 @@ _NAMESPACES: Group = (
          "private, shareable, host, none, container:NAME"),
         ("--uts", "MODE", "value", "uts", "privileges.uts", "private, host, container:NAME"),
         ("--cgroupns", "MODE", "value", "cgroupns", "privileges.cgroupns",
-         "private, host, container:NAME"),
+         ("private, host, container:NAME; `host` with --privileged lets the container end or "
+          "freeze all your other containers")),
         ("--isolation", "MODE", "value", "accepted", "compat.isolation",
          "Only `default`, as on Linux"),
     ),

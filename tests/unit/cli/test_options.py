@@ -86,3 +86,8 @@ def test_help_shows_every_flag(verb: str) -> None:
 def test_reference_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "cli.md"
     assert page.read_text() == text(), "run: python -m rootless.cli.reference > docs/cli.md"
+
+
+def test_help_tells_what_a_combination_of_flags_gives_away() -> None:
+    index = verb_table.load("run").VERB.index()
+    assert "--privileged" in index["--cgroupns"][5]
