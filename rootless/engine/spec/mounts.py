@@ -11,7 +11,7 @@ import os
 
 from rootless.engine.request import Mount
 from rootless.engine.state.container import find
-from rootless.errors import RlessError
+from rootless.errors import RlessError, SyscallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,27 +162,82 @@ def _from_record(record: MountRecord) -> Mount:
 # -- what they need on disk ----------------------------------------------------------------------
 
 
-def check_sources(mounts: Iterable[Mount]) -> None:
-    """Check the host paths of binds; make those that -v makes.
+def check_sources(mounts: Iterable[Mount]) -> list[Mount]:
+    """Check the host paths of binds; return those that are missing, and that `make_source` makes.
 
     Raises:
-        RlessError: a source is missing and shall not be made, or cannot be.
+        RlessError: a source is missing and shall not be made.
     """
+    missing = []
     for mount in mounts:
-        if mount.type != "bind":
-            continue
-        assert mount.source is not None
-        if os.path.exists(mount.source):
+        if mount.type != "bind" or os.path.exists(mount.source or ""):
             continue
         if not mount.create_source:
             raise RlessError(
                 f"bind source path does not exist: {mount.source}",
                 "make it, or use -v, or bind-create-src=true",
             )
+        missing.append(mount)
+    return missing
+
+
+def make_source(mount: Mount) -> list[str]:
+    """Make the host path of a bind, as -v does; return the directories made, the deepest first.
+
+    Raises:
+        RlessError: it cannot be made.
+    """
+    path = mount.source or ""
+    made = []
+    while not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    try:
+        os.makedirs(mount.source or "", exist_ok=True)
+    except OSError as error:
+        remove_made(made)
+        raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
+    return made
+
+
+def remove_made(directories: Iterable[str]) -> None:
+    """Remove what `make_source` has made, as far as it is empty: the start was refused."""
+    for path in directories:
         try:
-            os.makedirs(mount.source, exist_ok=True)
-        except OSError as error:
-            raise RlessError(f"cannot make {mount.source}: {error.strerror}") from error
+            os.rmdir(path)
+        except OSError:
+            pass  # somebody uses it
+
+
+def check_targets(made: Iterable[Mount], root: str) -> None:
+    """Refuse to mount a directory that was made just now onto a file of the root.
+
+    The runtime refuses that too, but then the directory would stay, and each later start of what
+    was meant as a file would fail.
+
+    Raises:
+        RlessError: it is one.
+    """
+    from rootless.linux.openat2 import openat2
+    from rootless.runtime.inside.mounts import refuse_mismatch
+
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for mount in made:
+            try:
+                target = openat2(root_fd, mount.target, os.O_PATH)
+            except SyscallError:
+                continue  # it is made
+            source = os.open(mount.source or "", os.O_PATH | os.O_CLOEXEC)
+            try:
+                refuse_mismatch(mount.source or "", source, target)
+            except RlessError as error:
+                raise error.within(f"cannot mount {mount.target}") from error
+            finally:
+                os.close(source)
+                os.close(target)
+    finally:
+        os.close(root_fd)
 
 
 def make_volumes(mounts: Sequence[Mount], storage: str, container_id: str) -> None:

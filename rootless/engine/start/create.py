@@ -63,6 +63,8 @@ class StartContext:
         self.joined: dict[str, str] = {}
         self.joined_init: tuple[int, int] | None = None
         self.mounts: list[Mount] = []  # as they were decided (`spec.mounts`)
+        self.made: list[Mount] = []  # those whose host path this start has made
+        self._made_paths: list[str] = []
         self.to_fill: list[tuple[str, str]] = []  # (directory, target) of volumes
         self.links: list[tuple[str, str]] = []  # (target, path) that devices need
 
@@ -71,8 +73,11 @@ class StartContext:
         """Return the networks of several containers that it will be in, once that is begun."""
         return self.sandbox.member if self.sandbox is not None else None
 
-    def check_sources(self) -> None:
-        """Check the host paths of mounts and devices; make those that -v makes.
+    def check_sources(self, make: bool = False) -> None:
+        """Check the host paths of mounts and devices.
+
+        Args:
+            make: make those that -v makes; a start that is refused removes them.
 
         Raises:
             RlessError: one is missing, or is no device.
@@ -80,8 +85,18 @@ class StartContext:
         if self.mounts:
             from rootless.engine.spec import mounts
 
-            mounts.check_sources(self.mounts)
+            missing = mounts.check_sources(self.mounts)
+            for mount in missing if make else ():
+                self._made_paths[:0] = mounts.make_source(mount)
+                self.made.append(mount)
         etc_files.check_devices(self.request.devices)
+
+    def remove_made(self) -> None:
+        """Remove the host paths that were made for a start that is refused."""
+        if self._made_paths:
+            from rootless.engine.spec import mounts
+
+            mounts.remove_made(self._made_paths)
 
     def make_volumes(self) -> None:
         """Make what is missing of the volumes of the container.
@@ -359,13 +374,13 @@ def _make_container(context: StartContext, run: bool) -> None:
         },
         lambda container: _populate(context, container),
     )
+    events.of_container("create", context.container)
     try:
         # Only now that its facts are on disk: they keep others from removing its volumes.
         context.make_volumes()
     except BaseException:
         bundle.discard(context.container)
         raise
-    events.of_container("create", context.container)
 
 
 def _decide_mounts(context: StartContext, container_id: str) -> list[MountRecord]:
@@ -381,7 +396,7 @@ def _decide_mounts(context: StartContext, container_id: str) -> list[MountRecord
 
 
 def _populate(context: StartContext, container: Container) -> None:
-    """Make what belongs to a container: the sources of its mounts, the file with its id."""
+    """Make what belongs to a container: its users' files, the file with its id."""
     context.check_sources()
     if context.request.add_user:
         etc_files.write_users(container.directory, context.user[:2], *context.users)

@@ -289,7 +289,7 @@ def _gather(context: StartContext, inputs: SpecInputs) -> None:
         inputs.files.update(fakeroot.write_files(context.container.directory))
         inputs.env += fakeroot.ENVIRONMENT
     # Once more for a container that was just created: it costs nothing where all is there.
-    context.check_sources()
+    context.check_sources(make=True)
     context.make_volumes()
     inputs.mounts += context.mounts
     if request.sdnotify == "container":
@@ -395,7 +395,7 @@ def run_to_exit(
     except BaseException as error:
         if sandbox is not None:
             sandbox.close()
-        _undo(container, keep, error)
+        _undo(context, keep, error)
         raise
     Startup(context, sandbox, foreground, attachment.stop_on_disconnect, keep).run()
 
@@ -419,10 +419,12 @@ def _forget_last_run(container: Container, keep: bool) -> None:
         os.close(os.open(f"{container.directory}/started", flags, 0o600))
 
 
-def _undo(container: Container, keep: bool, error: BaseException) -> None:
+def _undo(context: StartContext, keep: bool, error: BaseException) -> None:
     """Undo a start that failed before there was a monitor."""
     from rootless.engine.state import bundle
 
+    container = context.container
+    context.remove_made()
     try:
         if keep:
             reason = error.message if isinstance(error, RlessError) else str(error)

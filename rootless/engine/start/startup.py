@@ -120,6 +120,10 @@ class Startup:
         self.mounted = self._mount()
         self.context.times.append(("root filesystem", time.monotonic() - began))
         self.sandbox.has_mounted()
+        if self.context.made:
+            from rootless.engine.spec.mounts import check_targets
+
+            check_targets(self.context.made, self.mounted.path)
         self._fill_volumes(self.mounted.path)
         self.spec["root"]["path"] = self.mounted.path
         pipes = self.pipes
@@ -402,17 +406,17 @@ class Startup:
                 group_stays = True  # the next `reconcile` finds it by the run record
         if self.mounted is not None:
             rootfs.unmount(self.mounted)
+        self.context.remove_made()
         try:
             if self.keep:
                 reason = error.message if isinstance(error, RlessError) else str(error)
                 self.container.record_exit(getattr(error, "exit_code", 125), reason)
+                if not group_stays:
+                    self.container.remove_run_record()
             else:
-                self.container.forget_name()
-                from rootless.engine.state.bundle import delete_directory
+                from rootless.engine.state.bundle import discard
 
-                delete_directory(self.container.directory)
-            if not group_stays:
-                self.container.remove_run_record()
+                discard(self.container, keep_record=group_stays)
         except (OSError, RlessError):
             pass  # what is left is found by the next `reconcile`: the run record stays
 

@@ -56,7 +56,7 @@ def create(
         try:
             if not facts["name"]:
                 drop_names_of(container_id)  # a signal has come when it had just been taken
-            discard(container)
+            _take_back(container)
         except (OSError, RlessError):
             pass  # the next `reconcile` does it
         if isinstance(error, OSError):
@@ -85,6 +85,13 @@ def delete(container: Container, volumes: bool) -> None:
     container.forget_name()
     idmaps.call_in_userns(container.idmap(), delete_directory, container.directory)
     container.remove_run_record()
+    _record_destroyed(container)
+
+
+def _record_destroyed(container: Container) -> None:
+    from rootless.engine.state import events
+
+    events.of_container("destroy", container)
 
 
 def _delete_volumes(container: Container) -> None:
@@ -95,13 +102,26 @@ def _delete_volumes(container: Container) -> None:
         volumes.clear_leftovers()  # of one that was killed after its name had gone
 
 
-def discard(container: Container) -> None:
-    """Take back a container that was never started: no file of another id is there yet."""
+def discard(container: Container, keep_record: bool = False) -> None:
+    """Delete a container whose start was refused.
+
+    All of its files can be reached from here: either none of another id is there yet, or we are
+    in its user namespace.
+
+    Args:
+        keep_record: leave the run record, for the next `reconcile`.
+    """
+    _take_back(container, keep_record)
+    _record_destroyed(container)
+
+
+def _take_back(container: Container, keep_record: bool = False) -> None:
     _delete_volumes(container)
     if os.path.lexists(container.directory):
         delete_directory(container.directory)
     container.forget_name()
-    container.remove_run_record()
+    if not keep_record:
+        container.remove_run_record()
 
 
 def delete_directory(directory: str) -> None:

@@ -275,7 +275,12 @@ class Root:
                     if kind != "tmpfs":
                         raise RlessError("option tmpcopyup is for a tmpfs")
                     copyup.copy(target, mount_fd)
-                api.move_mount(mount_fd, target)
+                try:
+                    api.move_mount(mount_fd, target)
+                except SyscallError as error:
+                    if error.errno == errno.EINVAL:
+                        refuse_mismatch(entry.get("source") or kind, mount_fd, target)
+                    raise
                 os.close(target)
                 if kind == "proc" or entry.get("source") == "/proc":
                     self._proc_devices.add(os.fstat(mount_fd).st_dev)
@@ -378,6 +383,22 @@ class Root:
         api.move_mount(view, target)
         os.close(view)
         os.close(target)
+
+
+def refuse_mismatch(source: str, source_fd: int, target: int) -> None:
+    """Refuse a directory on a file, or the reverse, to which the kernel says EINVAL only.
+
+    Args:
+        source: its name, for the message.
+    """
+    what = "a directory" if stat.S_ISDIR(os.fstat(source_fd).st_mode) else "a file"
+    there = "a directory" if stat.S_ISDIR(os.fstat(target).st_mode) else "a file"
+    if what != there:
+        raise RlessError(
+            f"{source} is {what}, and the target is {there}",
+            "check that the host path exists: a directory and a file cannot be mounted onto each "
+            "other",
+        )
 
 
 def _prepare_bind(tree: int, options: Options) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,16 @@ def test_exit_is_recorded(rless: Product, told: Told) -> None:
     assert [(action, attributes["k"]) for action, attributes in told()] == [
         ("create", "v"), ("start", "v"), ("die", "v"), ("destroy", "v"),
     ]  # fmt: skip
+
+
+def test_refused_start_is_recorded(rless: Product, told: Told, tmp_path: Path) -> None:
+    """Before there is a namespace, in it, and in the container."""
+    for flag in ("--security-opt=seccomp=/none", f"-v={tmp_path}/a:/etc/passwd", "-w=/etc/passwd"):
+        assert rless.run([flag], "true").code
+    rless.assert_clean()
+    actions = [action for action, _ in told()]
+    assert actions.count("create") == actions.count("destroy") == 3
+    assert actions[-1] == "destroy"
 
 
 def test_oversized_labels_do_not_lose_the_event(rless: Product, told: Told) -> None:

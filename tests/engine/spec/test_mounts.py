@@ -84,6 +84,37 @@ def test_missing_source_is_created_by_v_and_refused_by_mount(
     assert (other / "file").exists()
 
 
+def test_refused_directory_onto_a_file_leaves_nothing(rless: Product, tmp_path: Path) -> None:
+    """What was meant as a file would be a directory at each later try."""
+    flags = ["--network", "none", "-v", "/srv/anonymous", "-v", f"{tmp_path}/a/b.conf:/etc/passwd"]
+    why = f"cannot mount /etc/passwd: {tmp_path}/a/b.conf is a directory, and the target is a file"
+    for _ in range(2):
+        assert why in rless.run(flags, "true").expect(125).one_line_error()
+        assert list(tmp_path.iterdir()) == []
+    rless("create", "--name", "one", *flags, rless.image, "true").expect()
+    assert why in rless("start", "one").expect(1).one_line_error()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.conf").write_text("root:x:0:0::/:/bin/sh\n")
+    rless("start", "-a", "one").expect()
+    rless("rm", "-v", "one").expect()
+    assert rless("volume", "ls", "-q").expect().out == ""
+
+
+def test_refused_start_removes_the_sources_that_it_made(rless: Product, tmp_path: Path) -> None:
+    (tmp_path / "a" / "kept").mkdir(parents=True)
+    flags = ["-v", f"{tmp_path}/a/b/c:/srv/1", "-v", f"{tmp_path}/a/b/d:/srv/2"]
+    rless.run([*flags, "--security-opt", "seccomp=/none"], "true").expect(125)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
+
+
+def test_file_onto_a_directory_is_explained(rless: Product, data: Path) -> None:
+    error = rless.run(["-v", f"{data}/file:/srv"], "true").expect(125).one_line_error()
+    assert f"cannot mount /srv: {data}/file is a file, and the target is a directory" in error
+    error = rless.run(["-v", f"{data}:/etc/passwd"], "true").expect(125).one_line_error()
+    assert f"cannot mount /etc/passwd: {data} is a directory, and the target is a file" in error
+
+
 def test_target_is_created_in_the_root(rless: Product, data: Path) -> None:
     assert rless.sh("ls -d /no/such/dir", "-v", f"{data}:/no/such/dir").out == "/no/such/dir\n"
 

@@ -139,6 +139,17 @@ def test_closed_output_is_reported_and_not_reused() -> None:
     assert done.stderr == "rless: cannot write to standard output: Bad file descriptor\n"
 
 
+def test_removed_working_directory_is_named(tmp_path: Path) -> None:
+    for words in ("run host: true", "--storage=here ps", "pull oci:here"):
+        (tmp_path / "gone").mkdir()
+        done = shell(f"cd {tmp_path}/gone && rmdir ../gone && {RLESS} {words}")
+        assert done.returncode in (1, 125)
+        assert done.stderr == (
+            "rless: getcwd: the working directory was removed: No such file or directory; "
+            "go to another one\n"
+        )
+
+
 def test_errors_work_with_closed_descriptors() -> None:
     done = shell(f"{RLESS} nope <&- >&- 2>&-")
     assert done.returncode == 125
