@@ -4,6 +4,7 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TREE=$PWD
+PATH=$PATH:/usr/sbin:/sbin # mke2fs is there, which a user's PATH lacks
 TEST_USER=${RLESS_TEST_USER:-rless-test}
 
 say() { printf '%s\n' "$*" >&2; }
@@ -42,6 +43,9 @@ missing_packages() {
     done
 }
 
+# Show the lines that begin with one of these words (a|b), of the long output of an installer.
+progress() { sed -unE "s/^ *(($1) .*)/    \1/p" >&2; }
+
 # Install the packages that are missing. No root, no apt, or one that this release does not have:
 # say so and go on, the parts that need it say more.
 install_packages() {
@@ -67,8 +71,9 @@ install_packages() {
     local install=(apt-get install -qq -y --no-install-recommends "${known[@]}")
     local log
     log=$(mktemp)
-    DEBIAN_FRONTEND=noninteractive "${install[@]}" >"$log" 2>&1 </dev/null ||
-        { sleep 5 && DEBIAN_FRONTEND=noninteractive "${install[@]}" >"$log" 2>&1 </dev/null; } ||
+    export DEBIAN_FRONTEND=noninteractive
+    "${install[@]}" 2>&1 </dev/null | tee "$log" | progress 'Setting up' ||
+        { sleep 5 && "${install[@]}" 2>&1 </dev/null | tee "$log" | progress 'Setting up'; } ||
         { tail -n 5 "$log" >&2 && say "some packages could not be installed (going on)"; }
     rm -f "$log"
 }
@@ -102,12 +107,13 @@ make_venv() {
     rm -f .venv/.made-from*
     [ "$(.venv/bin/python3 -VV 2>&1 | tr '\n' ' ')" = "$version" ] &&
         .venv/bin/python3 -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-    local pip=(.venv/bin/python3 -m pip install --quiet --disable-pip-version-check)
+    local pip=(.venv/bin/python3 -m pip install --progress-bar off --disable-pip-version-check)
+    local steps='Collecting|Building wheels?|Installing collected'
     if [ -n "$extra" ]; then
-        "${pip[@]}" --editable ".$extra"
+        "${pip[@]}" --editable ".$extra" | progress "$steps"
         .venv/bin/python3 -m compileall -q rootless || true
     else
-        "${pip[@]}" .
+        "${pip[@]}" . | progress "$steps"
     fi
     printf '%s' "$state" >".venv/.made-from${extra:+-dev}"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -33,6 +34,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("nosub") and not needs.has("no subordinate ids"):
         pytest.skip("needs no subordinate ids")
 
+
+# A shell without job control starts `scripts/test &` with these two ignored, and a program that
+# inherits that never sees Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # No database of examples: the tree may not be writable for who runs the tests. No deadline: CI
 # machines are slow by turns.

@@ -1,4 +1,4 @@
-"""The image `host:`: the host's own programs under a private, writable copy-on-write view.
+"""The image `host:`: the host's own programs under a private copy-on-write view.
 
 Nothing is downloaded. The kernel refuses `/` itself as a lower layer, because of the mounts below
 it, but accepts /usr, /etc, /opt and /var one by one. So the root is a small directory of its own,
