@@ -47,6 +47,11 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "commit": ("container.commit", "Make an image of a container's changes"),
         "container prune": ("container.prune", "Remove all containers that have ended"),
         "container inspect": ("container.inspect", "Show details of containers as JSON"),
+        "container exists": (
+            "container.exists",
+            "Exit with 0 if there is such a container, else 1",
+        ),
+        "healthcheck run": ("container.healthcheck_run", "Run the health check of a container now"),
     },
     "Images": {
         "pull": ("image.pull", "Fetch an image from a registry or an archive"),
@@ -64,6 +69,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "logout": ("image.logout", "Log out of a registry"),
         "image inspect": ("image.inspect", "Show details of images as JSON"),
         "image prune": ("image.prune", "Remove unused images"),
+        "image exists": ("image.exists", "Exit with 0 if there is such an image, else 1"),
     },
     "Volumes": {
         "volume create": ("volume.create", "Create a volume"),
@@ -71,6 +77,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "volume inspect": ("volume.inspect", "Show details of volumes as JSON"),
         "volume rm": ("volume.rm", "Remove volumes"),
         "volume prune": ("volume.prune", "Remove volumes that no container uses"),
+        "volume exists": ("volume.exists", "Exit with 0 if there is such a volume, else 1"),
     },
     "Networks": {
         "network create": ("network.create", "Create a network for several containers"),
@@ -80,6 +87,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "network prune": ("network.prune", "Remove networks that no container uses"),
         "network connect": ("network.connect", "Connect a container to a network"),
         "network disconnect": ("network.disconnect", "Disconnect a container from a network"),
+        "network exists": ("network.exists", "Exit with 0 if there is such a network, else 1"),
     },
     "Host": {
         "info": ("system.info", "Show the state of rless and of this host"),
@@ -111,6 +119,7 @@ ALIASES: dict[str, dict[str, str]] = {
             ).split()
         },
         "inspect": "container inspect",
+        "exists": "container exists",
         "prune": "container prune",
         "ls": "ps",
         "list": "ps",
@@ -119,6 +128,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "image": {
         **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
         "inspect": "image inspect",
+        "exists": "image exists",
         "prune": "image prune",
         "ls": "images",
         "list": "images",
@@ -126,14 +136,14 @@ ALIASES: dict[str, dict[str, str]] = {
         "remove": "rmi",
     },
     "volume": {
-        **{verb: f"volume {verb}" for verb in "create ls inspect rm prune".split()},
+        **{verb: f"volume {verb}" for verb in "create ls inspect exists rm prune".split()},
         "list": "volume ls",
         "remove": "volume rm",
     },
     "network": {
         **{
             verb: f"network {verb}"
-            for verb in "create ls inspect rm prune connect disconnect".split()
+            for verb in "create ls inspect exists rm prune connect disconnect".split()
         },
         "list": "network ls",
         "remove": "network rm",
@@ -146,6 +156,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "info": "info",
         "events": "events",
     },
+    "healthcheck": {"run": "healthcheck run"},
     "generate": {"systemd": "generate systemd"},
     "config": {"show": "config show"},
 }

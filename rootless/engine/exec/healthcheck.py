@@ -160,23 +160,55 @@ def main(container_id: str) -> int:
     state = read(container) if container is not None else None
     if container is None or check is None or state is None:
         return _CODES[STARTING]
+    before = state["status"]
+    try:
+        _run(container, check, state)
+    except (OSError, RlessError):
+        return _CODES[before]  # it has ended, is paused or being removed, or the disk is full
+    return _CODES[state["status"]]
+
+
+def run_now(reference: str) -> HealthResult:
+    """Run the check of a container that a user asks for; it counts as any other.
+
+    Raises:
+        RlessError: no such container, it has no check, or it does not run.
+    """
+    from rootless.engine.state.reconcile import reconcile
+
+    reconcile()
+    container = containers.find(reference)
+    name = container.facts["name"]
+    check, state = container.facts.get("health"), read(container)
+    if check is None or state is None:
+        raise RlessError(f"container {name} has no health check", "give one with --health-cmd")
+    try:
+        return _run(container, check, state)
+    except OSError as error:
+        raise RlessError(f"cannot note the health of {name}: {error.strerror}") from error
+
+
+def _run(container: Container, check: HealthCheck, state: HealthRecord) -> HealthResult:
+    """Run a check once, note the result in `state` and on disk, and return it.
+
+    Raises:
+        RlessError: the container does not run, or is paused.
+        OSError: it is being removed, or the disk is full.
+    """
     try:
         result = probe(container, check)
     except RlessError as error:
         if error.exit_code == 1:
-            return _CODES[state["status"]]  # it has ended, or is paused: nothing can be said
+            raise
         now = time.time()
         code = error.exit_code
         result = {"start": now, "end": now, "exit_code": code, "output": str(error)}
     before = state["status"]
     judge(state, result, check, container.run_record().get("started") or 0.0)
-    try:
-        containers.write_json(_path(container), state)
-    except OSError:
-        return _CODES[before]  # it is being removed, or the disk is full
+    containers.write_json(_path(container), state)
     if state["status"] != before:
         events.of_container(f"health_status: {state['status']}", container)
-    return _CODES[state["status"]]
+    return result
 
 
 def judge(state: HealthRecord, result: HealthResult, check: HealthCheck, started: float) -> None:

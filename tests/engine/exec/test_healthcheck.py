@@ -166,6 +166,28 @@ def test_check_runs_in_the_container(rless: Product) -> None:
 
 
 @pytest.mark.needs("user namespaces", "subordinate ids")
+def test_user_runs_the_check(rless: Product) -> None:
+    """With Podman's exit codes; the result counts as that of any other run."""
+    flags = ["--health-cmd", "test ! -e /tmp/bad", "--health-interval", "1h",
+             "--health-retries", "1"]  # fmt: skip
+    words = ["run", "-d", "--network", "none", "--name", "hh", *flags, rless.image, "sleep", "600"]
+    rless(*words).expect()
+    assert rless("healthcheck", "run", "hh").expect().out == ""
+    assert "(healthy)" in rless("ps").out
+    rless("exec", "hh", "touch", "/tmp/bad").expect()
+    assert rless("healthcheck", "run", "hh").expect(1).out == "unhealthy\n"
+    assert "(unhealthy)" in rless("ps").out
+    rless("kill", "hh").expect()
+    rless("wait", "hh").expect()
+    assert "not running" in rless("healthcheck", "run", "hh").expect(125).one_line_error()
+    rless("rm", "hh").expect()
+    assert "no such" in rless("healthcheck", "run", "hh").expect(125).one_line_error()
+    rless("create", "--name", "hh", rless.image).expect()
+    assert "has no health" in rless("healthcheck", "run", "hh").expect(125).one_line_error()
+    rless("rm", "hh").expect()
+
+
+@pytest.mark.needs("user namespaces", "subordinate ids")
 def test_check_is_killed_after_its_timeout(rless: Product) -> None:
     """It is killed, with what it has started; its output is bounded."""
     flags = ["--health-cmd", "echo begun; sleep 651 & sleep 652", "--health-timeout", "500ms",

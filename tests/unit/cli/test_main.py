@@ -73,7 +73,7 @@ def test_help_names_every_verb() -> None:
         (["--storage"], "rless: flag needs a value: --storage; see 'rless --help'\n"),
         (
             ["volume", "x"],
-            "rless: no such verb: volume x; 'rless volume' takes create, ls, inspect, rm, prune,"
+            "rless: no such verb: volume x; 'rless volume' takes create, ls, inspect, exists, rm,"
             " list, remove\n",
         ),
         (["run", "--foo"], "rless: unknown flag: --foo; see 'rless run --help'\n"),

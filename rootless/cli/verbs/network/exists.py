@@ -1,0 +1,18 @@
+"""`rless network exists`: tell by the exit code whether there is such a network."""
+
+from __future__ import annotations
+
+from rootless.cli import exists
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = exists.verb("network")
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Look it up; print nothing."""
+    from rootless.engine.networks.store import find
+
+    return exists.tell(find, args[0])
