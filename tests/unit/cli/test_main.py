@@ -74,7 +74,7 @@ def test_help_names_every_verb() -> None:
         (
             ["volume", "x"],
             "rless: no such verb: volume x; 'rless volume' takes create, ls, inspect, exists, rm,"
-            " list, remove\n",
+            " prune, list, remove\n",
         ),
         (["run", "--foo"], "rless: unknown flag: --foo; see 'rless run --help'\n"),
         (["ps", "x"], "rless: 'rless ps' takes no argument; see 'rless ps --help'\n"),
