@@ -72,7 +72,7 @@ class _Option(click.Option):
         super().__init__(
             [*names, parameter(names[0])],
             metavar=row[1] or None,
-            help=row[5],
+            help=parse.help_text(row),
             **kind,
         )
 
@@ -80,7 +80,7 @@ class _Option(click.Option):
         names = self.row[0].split()
         short = next((f"{name}, " for name in names if len(name) == 2), "    ")
         value = f"[={self.row[1]}]" if self.row[2] == "optional" else f" {self.row[1]}".rstrip()
-        return f"{short}{names[0]}{value}", self.row[5]
+        return f"{short}{names[0]}{value}", parse.help_text(self.row)
 
 
 class _Refused(click.Option):
@@ -181,6 +181,10 @@ class _Command(click.Command):
             with formatter.section("Known and refused, with the reason"):
                 for line in wrap(names, formatter.width - 2, break_on_hyphens=False):
                     formatter.write(f"  {line}\n")
+        if self.verb.examples:
+            with formatter.section("Examples"):
+                for what, line in self.verb.examples:
+                    formatter.write(f"  # {what}\n  {line}\n")
 
 
 def _rows(verb: Verb) -> list[Row]:

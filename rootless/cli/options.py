@@ -315,7 +315,21 @@ RUN = Verb(
     GROUPS,
     REFUSED,
     interspersed=False,
-)
+    examples=(
+        ("A shell in an image, which is gone at its end", "rless run --rm -it alpine"),
+        ("The programs of this host, without an image", "rless run --rm -it host: bash"),
+        ("A service, with a port and a directory of yours",
+         "rless run -d --name web -p 8080:80 -v ./site:/usr/share/nginx/html nginx"),
+        ("A variable, a volume with a name, a limit, and a start after each reboot",
+         ("rless run -d -e POSTGRES_PASSWORD=x -v db:/var/lib/postgresql/data -m 1g "
+          "--restart always postgres")),
+        ("A service in a network, for containers beside it",
+         "rless run -d --network bridge --name cache redis"),
+        ("One of those containers, which finds it by its name",
+         "rless run --rm --network bridge redis redis-cli -h cache ping"),
+        ("What a start does, step by step", "rless run --rm --explain host: true"),
+    ),
+)  # fmt: skip
 
 # `create` has all of it but what is about the process that `run` stays.
 _RUN_ONLY = ("--join", "--detach -d", "--sig-proxy", "--detach-keys", "--explain", "--debug")

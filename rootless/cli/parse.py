@@ -49,10 +49,14 @@ class Verb:
         least, most: how many arguments it takes; most is None for any number.
         interspersed: flags may follow arguments (not for verbs that run a command).
         refused: flags of Docker that are known and refused.
+        examples: (what it does, the command line) for help and manual.
         failure: the exit code of a failure that has none of its own; errors of usage have 125.
     """
 
-    __slots__ = ("failure", "groups", "interspersed", "least", "most", "name", "refused", "usage")
+    __slots__ = (
+        *("examples", "failure", "groups", "interspersed", "least", "most", "name", "refused"),
+        "usage",
+    )
 
     def __init__(
         self,
@@ -65,7 +69,9 @@ class Verb:
         most: int | None = None,
         interspersed: bool = True,
         failure: int = EXIT_TOOL,
+        examples: tuple[tuple[str, str], ...] = (),
     ) -> None:
+        self.examples = examples
         self.name = name
         self.usage = usage
         self.groups = groups
@@ -157,19 +163,21 @@ def tokenize(verb: Verb, argv: Sequence[str]) -> tuple[list[Found], list[str]]:
 
 def _unknown(verb: Verb, name: str, word: str) -> str:
     inside = f" in {word}" if word[1] != "-" and len(word) > 2 else ""
-    message = f"unknown flag: {name}{inside}"
-    near = suggest(verb, name)
-    return f"{message} (did you mean {near}?)" if near else message
+    flags = [known for known in verb.index() if len(known) > 2]
+    return f"unknown flag: {name}{inside}{did_you_mean(name, flags) if len(name) > 3 else ''}"
 
 
-def suggest(verb: Verb, name: str) -> str | None:
-    """Return the flag of `verb` that is spelled most like `name`, if one is near."""
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return " (did you mean ...?)" with the word of `known` that is spelled most like `word`."""
     from difflib import get_close_matches
 
-    if len(name) < 4:
-        return None
-    near = get_close_matches(name, [known for known in verb.index() if len(known) > 2], 1, 0.75)
-    return near[0] if near else None
+    near = get_close_matches(word, known, 1, 0.75)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def help_text(row: Row) -> str:
+    """Return what an option does, and whether it may be given several times."""
+    return f"{row[5]} (repeatable)" if row[2] in ("list", "map") else row[5]
 
 
 def _module(name: str) -> ModuleType:

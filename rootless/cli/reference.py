@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from rootless.cli import streams, verb_table
-from rootless.cli.options import GROUPS, REFUSED
+from rootless.cli.options import GROUPS, REFUSED, RUN
+from rootless.cli.parse import help_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootless.cli.parse import Row, Verb
 
 _HEAD = """\
 # The command line
@@ -48,14 +53,22 @@ def _names(names: str, metavar: str, optional: bool = False) -> str:
     return _cell(spelled[:-1] + value + "`")
 
 
+def _row(row: Row) -> str:
+    return f"| {_names(row[0], row[1], row[2] == 'optional')} | {_cell(help_text(row))} |"
+
+
+def _examples(verb: Verb) -> list[str]:
+    """Return the examples as a block that the tests of the documents read."""
+    lines = [f"# {what}\n$ {line}" for what, line in verb.examples]
+    return ["```console", *lines, "```", ""] if lines else []
+
+
 def text() -> str:
     """Return the whole page."""
-    lines = [_HEAD, "## rless run", ""]
+    lines = [_HEAD, "## rless run", "", *_examples(RUN)]
     for heading, rows in GROUPS:
         lines += [f"### {heading}", "", "| flag | what it does |", "|---|---|"]
-        for names, metavar, kind, _, _, help_text in rows:
-            what = help_text + (" (repeatable)" if kind in ("list", "map") else "")
-            lines.append(f"| {_names(names, metavar, kind == 'optional')} | {_cell(what)} |")
+        lines += map(_row, rows)
         lines.append("")
     lines += ["### Refused", "", "| flag | why | what to use |", "|---|---|---|"]
     for names, metavar, why, use in REFUSED:
@@ -82,8 +95,7 @@ def _verb(name: str, summary: str) -> list[str]:
     rows = [row for _, group in verb.groups for row in group]
     if rows or verb.refused:
         lines += ["", "| flag | what it does |", "|---|---|"]
-    for names, metavar, _, _, _, help_text in rows:
-        lines.append(f"| {_names(names, metavar)} | {_cell(help_text)} |")
+    lines += map(_row, rows)
     for names, metavar, why, use in verb.refused:
         reason = f"refused: {why}" + (f"; {use}" if use else "")
         lines.append(f"| {_names(names, metavar)} | {_cell(reason)} |")

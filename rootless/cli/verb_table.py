@@ -12,6 +12,7 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
 # verb -> (module of rootless.cli.verbs, what it does), by the headings of the help text; a
@@ -160,8 +161,18 @@ ALIASES: dict[str, dict[str, str]] = {
     "generate": {"systemd": "generate systemd"},
     "config": {"show": "config show"},
 }
-# verbs of Docker that are known to be missing
-_LATER = "build builder buildx compose plugin swarm"
+# verbs of Docker and Podman that are known to be missing -> what to use meanwhile
+_BUILD = (
+    "build it with buildah, `podman build` or another tool, then `rless pull` it or `rless load` "
+    "its archive; or change a container and use `rless commit`"
+)
+_SERVICES = "use `rless network create`, and `rless run --network` for each service"
+_LATER = {
+    **dict.fromkeys(("build", "builder", "buildx"), _BUILD),
+    "compose": _SERVICES,
+    "pod": "use `rless run --network container:NAME`",
+    **dict.fromkeys(("plugin", "swarm"), "see 'rless --help'"),
+}
 
 
 def help_text() -> str:
@@ -207,14 +218,22 @@ def find(words: list[str]) -> tuple[str, list[str]]:
     if word in ALIASES:
         names = ", ".join(ALIASES[word])
         if not rest or rest[0] not in ALIASES[word]:
-            what = f"{word} {rest[0]}" if rest else word
+            what = f"{word} {rest[0]}{_near(rest[0], ALIASES[word])}" if rest else word
             raise RlessError(f"no such verb: {what}", f"'rless {word}' takes {names}")
         return ALIASES[word][rest[0]], rest[1:]
     if " " not in word and any(word in verbs for verbs in VERBS.values()):
         return word, rest
-    if word in _LATER.split():
-        raise RlessError(f"the verb {word} is not supported: not built yet", "see 'rless --help'")
-    raise RlessError(f"no such verb: {word}", "see 'rless --help'")
+    if word in _LATER:
+        raise RlessError(f"the verb {word} is not supported: not built yet", _LATER[word])
+    known = [verb for verbs in VERBS.values() for verb in verbs if " " not in verb]
+    near = _near(word, [*known, *ALIASES, *_LATER])
+    raise RlessError(f"no such verb: {word}{near}", "see 'rless --help'")
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    from rootless.cli.parse import did_you_mean
+
+    return did_you_mean(word, list(known))
 
 
 def load(verb: str) -> ModuleType:

@@ -118,6 +118,14 @@ def test_missing_image_and_verb_are_reported(rless: Product) -> None:
     rless("no-such-verb").one_line_error()
 
 
+def test_host_without_its_colon_is_explained(rless: Product, tmp_path: Path) -> None:
+    conf = tmp_path / "registries.conf"
+    conf.write_text('unqualified-search-registries = ["127.0.0.1:1"]\n')
+    done = rless.run("", "true", image="host", env={"CONTAINERS_REGISTRIES_CONF": str(conf)})
+    assert done.code == 125
+    assert done.one_line_error().endswith("; the host's own programs are `host:`")
+
+
 def test_uncreatable_bind_sources_are_reported(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = rless.run(["-v", f"{tmp_path}/file/sub:/x"], "true").expect(125)

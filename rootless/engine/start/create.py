@@ -184,17 +184,23 @@ def _pull(context: StartContext) -> Image:
             f"image {name} is not in the local store, and --pull never was given",
             f"rless pull {name}",
         )
+    from rootless.engine.request import HOST_IMAGE
     from rootless.image.store.store import Store
     from rootless.image.transfer import pull
 
-    return pull.pull(
-        name,
-        Store(context.storage),
-        platform=request.platform,
-        policy=request.pull,
-        quiet=request.quiet,
-        idmap_for=lambda found: _adopt(context, found),
-    )
+    try:
+        return pull.pull(
+            name,
+            Store(context.storage),
+            platform=request.platform,
+            policy=request.pull,
+            quiet=request.quiet,
+            idmap_for=lambda found: _adopt(context, found),
+        )
+    except RlessError as error:
+        if f"{name}:" == HOST_IMAGE:
+            raise RlessError(error.message, f"the host's own programs are `{HOST_IMAGE}`") from None
+        raise
 
 
 def _take_image(context: StartContext, image: Image) -> None:

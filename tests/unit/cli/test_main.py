@@ -14,6 +14,7 @@ import pytest
 from rootless import __version__
 from rootless.cli import main as cli
 from rootless.cli import streams, verb_table
+from rootless.cli.options import RUN
 from rootless.errors import RlessError
 
 ROOT = Path(__file__).parents[3]
@@ -67,14 +68,17 @@ def test_help_names_every_verb() -> None:
         (["nope"], "rless: no such verb: nope; see 'rless --help'\n"),
         (
             ["compose", "up"],
-            "rless: the verb compose is not supported: not built yet; see 'rless --help'\n",
+            "rless: the verb compose is not supported: not built yet; use `rless network create`, "
+            "and `rless run --network` for each service\n",
         ),
+        (["buidl"], "rless: no such verb: buidl (did you mean build?); see 'rless --help'\n"),
+        (["comit"], "rless: no such verb: comit (did you mean commit?); see 'rless --help'\n"),
         (["--nope"], "rless: unknown flag: --nope; see 'rless --help'\n"),
         (["--storage"], "rless: flag needs a value: --storage; see 'rless --help'\n"),
         (
-            ["volume", "x"],
-            "rless: no such verb: volume x; 'rless volume' takes create, ls, inspect, exists, rm,"
-            " prune, list, remove\n",
+            ["volume", "prnue"],
+            "rless: no such verb: volume prnue (did you mean prune?); 'rless volume' takes "
+            f"{', '.join(verb_table.ALIASES['volume'])}\n",
         ),
         (["run", "--foo"], "rless: unknown flag: --foo; see 'rless run --help'\n"),
         (["ps", "x"], "rless: 'rless ps' takes no argument; see 'rless ps --help'\n"),
@@ -84,6 +88,22 @@ def test_help_names_every_verb() -> None:
 def test_errors_are_one_line(argv: list[str], message: str) -> None:
     done = rless(*argv)
     assert (done.returncode, done.stdout, done.stderr) == (125, "", message)
+
+
+def test_build_names_the_way_meanwhile() -> None:
+    told = rless("build", ".").stderr
+    assert "not built yet; build it with buildah" in told
+    assert "`rless load`" in told
+
+
+def test_help_of_run_has_examples_and_names_what_repeats() -> None:
+    text = rless("run", "--help").stdout
+    for what, line in RUN.examples:
+        assert f"\n  # {what}\n  {line}\n" in text
+    shown = "".join(text.split())  # without the line breaks
+    for row in (row for _, rows in RUN.groups for row in rows):
+        told = "".join(f"{row[5]} (repeatable)".split())
+        assert (told in shown) == (row[2] in ("list", "map")), row[0]
 
 
 def test_errors_escape_what_was_typed() -> None:
