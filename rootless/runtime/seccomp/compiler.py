@@ -151,9 +151,7 @@ class Profile:
         self.flags = load_flags(seccomp)
         self.architectures = []
         for name in _list(seccomp, "architectures"):
-            if name not in ARCHITECTURES:
-                raise RlessError(f"unknown architecture {_show(name)}")
-            self.architectures.append(ARCHITECTURES[name])
+            self.architectures.append(_named(name, ARCHITECTURES, "unknown architecture"))
         self.rules: list[Rule] = []
         for item in _list(seccomp, "syscalls"):
             self.rules += _rules(item)
@@ -168,7 +166,7 @@ class Profile:
         for rule in self.rules:
             if rule.action != libseccomp.ACT_NOTIFY:
                 continue
-            if not seccomp.get("listenerPath"):
+            if not isinstance(seccomp.get("listenerPath") or None, str):
                 raise RlessError("SCMP_ACT_NOTIFY needs listenerPath")
             if "write" in rule.names:
                 raise RlessError("SCMP_ACT_NOTIFY is not possible for write")
@@ -180,6 +178,8 @@ def _permits(action: int) -> bool:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, (list, dict)):  # as deep as repr() does not go
+        return "a list" if isinstance(value, list) else "an object"
     text = repr(value)
     return text if len(text) < 80 else text[:77] + "..."
 
@@ -202,12 +202,18 @@ def _number(value: object, what: str, limit: int) -> int:
 
 def _action(name: object, errno_ret: object) -> int:
     """Return an action's value, with its errno (or the tracer's message) in the low 16 bits."""
-    if not isinstance(name, str) or name not in ACTIONS:
-        raise RlessError(f"unknown action {_show(name)}")
-    action = ACTIONS[name]
+    action = _named(name, ACTIONS, "unknown action")
+    errno = _EPERM if errno_ret is None else _number(errno_ret, "errnoRet", _MAX_ERRNO)
     if action in (libseccomp.ACT_ERRNO, libseccomp.ACT_TRACE):
-        action |= _EPERM if errno_ret is None else _number(errno_ret, "errnoRet", _MAX_ERRNO)
+        action |= errno
     return action
+
+
+def _named(name: object, table: Mapping[str, int], wrong: str, of: str = "") -> int:
+    """Return what a name of the specification means; anything else is an error."""
+    if not isinstance(name, str) or name not in table:
+        raise RlessError(f"{wrong} {_show(name)}{of}")
+    return table[name]
 
 
 def _rules(item: object) -> list[Rule]:
@@ -222,12 +228,10 @@ def _rules(item: object) -> list[Rule]:
     for arg in _list(item, "args"):
         if not isinstance(arg, dict):
             raise RlessError(f"an argument of {names[0]} is not an object")
-        if arg.get("op") not in OPERATORS:
-            raise RlessError(f"unknown operator {_show(arg.get('op'))} for {names[0]}")
         conditions.append(
             (
                 _number(arg.get("index"), f"argument index of {names[0]}", _ARGUMENTS - 1),
-                OPERATORS[arg["op"]],
+                _named(arg.get("op"), OPERATORS, "unknown operator", f" for {names[0]}"),
                 _number(arg.get("value", 0), f"value of {names[0]}", 2**64 - 1),
                 _number(arg.get("valueTwo") or 0, f"valueTwo of {names[0]}", 2**64 - 1),
             )
@@ -251,9 +255,7 @@ def load_flags(seccomp: Mapping[str, Any]) -> int:
         return linux.FLAG_SPEC_ALLOW
     value = 0
     for name in _list(seccomp, "flags"):
-        if name not in KNOWN_FLAGS:
-            raise RlessError(f"unknown or unsupported seccomp flag {_show(name)}")
-        value |= KNOWN_FLAGS[name]
+        value |= _named(name, KNOWN_FLAGS, "unknown or unsupported seccomp flag")
     return value & ~linux.FLAG_TSYNC
 
 

@@ -382,6 +382,15 @@ def test_unknown_names_are_ignored() -> None:
         (profile(defaultErrnoRet="1"), "errnoRet is '1'"),
         (profile(architectures=["SCMP_ARCH_VAX"]), "unknown architecture 'SCMP_ARCH_VAX'"),
         (profile(architectures="SCMP_ARCH_X86"), "architectures is not a list"),
+        (profile(architectures=[["SCMP_ARCH_X86"]]), "unknown architecture a list"),
+        (profile(architectures=[{}]), "unknown architecture an object"),
+        (profile(flags=[{}]), "unknown or unsupported seccomp flag an object"),
+        (profile(allow("read", args=[{**arg(0, "EQ", 0), "op": []}])), "unknown operator a list"),
+        (profile(allow("read", args=[{**arg(0, "EQ", 0), "op": {}}])), "operator an object for"),
+        ({"defaultAction": []}, "unknown action a list"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": {}}, "errnoRet is an object"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": True}, "errnoRet is True"),
+        (profile({"names": [["read"]], "action": "SCMP_ACT_ALLOW"}), "names of a rule is a list"),
         (profile(flags=["SECCOMP_FILTER_FLAG_FUN"]), "unknown or unsupported seccomp flag"),
         (profile({"names": [], "action": "SCMP_ACT_ALLOW"}), "names of a rule"),
         (profile({"names": [1], "action": "SCMP_ACT_ALLOW"}), "names of a rule"),
@@ -395,6 +404,7 @@ def test_unknown_names_are_ignored() -> None:
     ],
 )
 def test_broken_profile_is_refused(broken: object, says: str) -> None:
+    """In one line, whatever it has in place of a name or a number (security class 15)."""
     with pytest.raises(RlessError) as caught:
         compile_filter(broken)  # type: ignore[arg-type]
     assert caught.value.message.startswith("linux.seccomp: ")
