@@ -12,6 +12,8 @@ import errno
 import os
 import stat
 
+from rootless.errors import RlessError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -77,6 +79,21 @@ def write_new(path: str, data: bytes, *, mode: int = 0o600, durable: bool = Fals
         raise OSError(error.errno, error.strerror, path) from error
     finally:
         _discard(temporary)
+
+
+def read_at(fd: int, size: int, offset: int, what: str) -> bytes:
+    """Return bytes of a file that was named by somebody else, as os.pread does.
+
+    Args:
+        what: how errors name the file, fit to be printed.
+
+    Raises:
+        RlessError: it cannot be read: EIO of a broken disk, or of a file in /proc.
+    """
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as error:
+        raise RlessError(f"cannot read {what}: {error.strerror}") from error
 
 
 def default_mode() -> int:

@@ -29,6 +29,17 @@ def test_wrong_references_are_refused(rless: Product, reference: str) -> None:
     done.one_line_error()
 
 
+def test_file_that_cannot_be_read_is_named(rless: Product) -> None:
+    """As on a broken disk: reading gives EIO, which says nothing of the file."""
+    path = "/proc/self/mem"
+    for image in (path, f"docker-archive:{path}", f"oci-archive:{path}"):
+        done = rless.run("", "true", image=image).expect(125)
+        assert f"cannot read {path}: Input/output error" in done.one_line_error()
+    for words in (("load", "-i", path), ("import", path)):
+        done = rless(*words).expect(1)
+        assert f"cannot read {path}: Input/output error" in done.one_line_error()
+
+
 def test_missing_archives_are_reported(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "garbage").write_bytes(os.urandom(4096))
     (tmp_path / "empty").touch()

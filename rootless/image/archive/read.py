@@ -14,6 +14,7 @@ import posixpath
 import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.image.config import manifest
 from rootless.image.config.manifest import ManifestError
@@ -24,7 +25,7 @@ from rootless.image.model import limits
 from rootless.image.model.digest import chain_ids, is_hex, sha256
 from rootless.image.model.reference import parse
 from rootless.image.model.source import Found
-from rootless.linux.files import open_tmpfile
+from rootless.linux.files import open_tmpfile, read_at
 from rootless.linux.openat2 import BENEATH, openat2
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rootless.image.registry.progress import Progress
     from rootless.oci.image_spec import Descriptor
 
+_MOST_SHOWN = 5  # names in a warning
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -95,7 +97,7 @@ class TarFiles:
         return size
 
     def _read_index(self) -> None:
-        position = _Position(self._fd, self._size)
+        position = _Position(self._fd, self._size, escape(self._path))
         reader = TarReader(position, escape(self._path), skip=position.skip)
         for member in reader:
             if reader.members > limits.ARCHIVE_MEMBERS:
@@ -131,13 +133,14 @@ class TarFiles:
 class _Position:
     """Reads a file in chunks, and can skip parts of it."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, what: str) -> None:
         self._fd = fd
         self._size = size
+        self._what = what
         self._at = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunk := os.pread(self._fd, 16 << 10, self._at):
+        while chunk := read_at(self._fd, 16 << 10, self._at, self._what):
             self._at += len(chunk)
             yield chunk
 
@@ -197,7 +200,7 @@ def _read_document(files: Files, name: str, what: str) -> bytes:
             f"{what}: {escape(name)[:120]} is larger than {limits.JSON_BYTES} bytes"
         )
     data = b""
-    while len(data) < size and (chunk := os.pread(fd, size - len(data), offset + len(data))):
+    while len(data) < size and (chunk := read_at(fd, size - len(data), offset + len(data), what)):
         data += chunk
     return data
 
@@ -262,7 +265,7 @@ class DockerArchive:
             if 0 <= number < len(document):
                 return dict(document[number])
             raise ManifestError(f"{self._what} has no image number {tag[1:]}")
-        names = [(item, name) for item in document for name in _repo_tags(item)]
+        names = [(item, name) for item in document for name in _repo_tags(item)[0]]
         if tag:
             for item, name in names:
                 if name == tag:
@@ -288,8 +291,15 @@ class DockerArchive:
             self._files.close()
 
     def entries(self) -> list[list[str]]:
-        """Return the names of each image in the archive, in full."""
-        return [_repo_tags(item) for item in self._document()]
+        """Return the names of each image in the archive, in full; warn of what is no name."""
+        found = [_repo_tags(item) for item in self._document()]
+        if refused := [text for _, others in found for text in others]:
+            log.warn(
+                f"{self._what}: {', '.join(refused[:_MOST_SHOWN])[:300]} "
+                f"{'is no name' if len(refused) == 1 else 'are no names'} of an image, "
+                "and left out: see `rless tag`"
+            )
+        return [names for names, _ in found]
 
 
 class OciLayout:
@@ -442,15 +452,17 @@ def _annotated_names(entry: Descriptor) -> list[str] | None:
     return []
 
 
-def _repo_tags(entry: dict[str, Any]) -> list[str]:
-    """Return the names that an archive claims, in full; what is no reference is passed over."""
-    names = []
+def _repo_tags(entry: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the names that an archive claims, in full, and what is no name, to be shown."""
+    names, refused = [], []
     tags = entry.get("RepoTags")
-    for tag in tags if isinstance(tags, list) else ():
-        try:
-            reference = parse(tag) if isinstance(tag, str) else None
-            if reference is not None and reference.transport == "docker":
-                names.append(reference.canonical)
-        except RlessError:
-            continue
-    return names
+    for tag in tags if isinstance(tags, list) else [tags] if tags else ():
+        reference = None
+        if isinstance(tag, str):
+            with contextlib.suppress(RlessError):
+                reference = parse(tag)
+        if reference is not None and reference.transport == "docker":
+            names.append(reference.canonical)
+        else:
+            refused.append(escape(repr(tag))[:60] if isinstance(tag, str) else "a value")
+    return names, refused

@@ -261,11 +261,16 @@ def parse_config(data: bytes, what: str, layers: int | None = None) -> ImageConf
         config = document["config"] = {}
     if not isinstance(config, dict):
         raise ManifestError(f"{what}: config is not an object")
-    _check_container_config(config, what)
+    check_container_config(config, what)
     return cast("ImageConfig", document)
 
 
-def _check_container_config(config: dict[str, Any], what: str) -> None:
+def check_container_config(config: dict[str, Any], what: str) -> None:
+    """Check the "config" object of an image config, and make Docker's loose spellings strict.
+
+    Raises:
+        ManifestError: of a wrong type, or text that no process could be given.
+    """
     for key in _STRINGS:
         value = config.get(key)
         if value is None:

@@ -8,7 +8,6 @@ so a bomb costs time but no memory.
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 import zlib
@@ -17,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from rootless.errors import RlessError
 from rootless.image.model import limits
+from rootless.linux.files import read_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +28,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50 … 0x5f
 _XZ = b"\xfd7zXZ\0"
 _BZIP2 = b"BZh"
+MAGIC_BYTES = 6
 _XZ_MEMORY = 256 << 20  # xz -9 needs 65 MiB to decompress
 _READ = 64 << 10
 _AHEAD = 8  # chunks
@@ -45,6 +46,21 @@ def inflater() -> Any:
     return isal_zlib
 
 
+def compression_of(start: bytes) -> str:
+    """Return the compression of what starts so: "gzip", "zstd", "xz", "bzip2" or "none".
+
+    Args:
+        start: MAGIC_BYTES of it at least, if there are so many.
+    """
+    if start.startswith(_GZIP):
+        return "gzip"
+    if start.startswith(_ZSTD) or (start[1:4] == _ZSTD_SKIPPABLE and 0x50 <= start[0] <= 0x5F):
+        return "zstd"
+    if start.startswith(_XZ):
+        return "xz"
+    return "bzip2" if start.startswith(_BZIP2) else "none"
+
+
 class BlobStream:
     """The tar of one layer that is stored in a file, or in a part of one.
 
@@ -55,7 +71,7 @@ class BlobStream:
         arrival: tells of more where the file is still growing; then reading waits.
 
     Attributes:
-        compression: "gzip", "zstd", "xz", "bzip2" or "none".
+        compression: as `compression_of` says.
     """
 
     def __init__(
@@ -74,24 +90,13 @@ class BlobStream:
         self._arrival = arrival
         self._blob_hash = hashlib.sha256()
         self._tar_hash = hashlib.sha256()
-        start = self._first(min(size, 6))
-        if start.startswith(_GZIP):
-            self.compression = "gzip"
-        elif start.startswith(_ZSTD) or (
-            start[1:4] == _ZSTD_SKIPPABLE and 0x50 <= start[0] <= 0x5F
-        ):
-            self.compression = "zstd"
-        elif start.startswith(_XZ):
-            self.compression = "xz"
-        elif start.startswith(_BZIP2):
-            self.compression = "bzip2"
-        else:
-            self.compression = "none"
+        self.compression = compression_of(self._first(min(size, MAGIC_BYTES)))
+        if self.compression == "none":
             self._tar_hash = self._blob_hash  # the same bytes: hashed once, by read()
 
     def _first(self, size: int) -> bytes:
         """Return the first bytes of the blob without taking them."""
-        while len(start := os.pread(self._fd, size, self._start)) < size:
+        while len(start := read_at(self._fd, size, self._start, self._what)) < size:
             if self._arrival is None or not self._arrival.wait():
                 break
         return start
@@ -124,11 +129,11 @@ class BlobStream:
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes of the blob as it is stored, b"" at its end."""
         wanted = min(size, self._end - self._position)
-        data = os.pread(self._fd, wanted, self._position)
+        data = read_at(self._fd, wanted, self._position, self._what)
         while not data and wanted:
             if self._arrival is None or not self._arrival.wait():
                 raise RlessError(f"{self._what} is shorter than it should be")
-            data = os.pread(self._fd, wanted, self._position)
+            data = read_at(self._fd, wanted, self._position, self._what)
         self._position += len(data)
         self._blob_hash.update(data)
         return data

@@ -34,7 +34,7 @@ BLOCK = b"4"
 DIRECTORY = b"5"
 FIFO = b"6"
 
-_SIZE = 512
+_SIZE = BLOCK_BYTES = 512
 _ZERO = bytes(_SIZE)
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _HEADER_ONLY = frozenset((HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO))
@@ -519,6 +519,20 @@ class TarReader:
                 raise self._fail("too much padding after the end of the archive")
             if not self._more():
                 return
+
+
+def check_start(start: bytes, what: str) -> bool:
+    """Tell whether an archive has a member, by its first BLOCK_BYTES.
+
+    Raises:
+        TarError: it is no archive.
+    """
+    reader = TarReader((start,), what)
+    block = reader._block()
+    if block in (b"", _ZERO):
+        return False
+    reader._check_sum(block, _HEADER.unpack(block)[6])
+    return True
 
 
 def _reader(chunks: Iterable[bytes]) -> Callable[[], bytes]:

@@ -269,7 +269,7 @@ def _parse(image: ImageFile, fd: int, what: str) -> None:
     from rootless.image.squashfs import sif
     from rootless.image.squashfs.reader import MAGIC, Squashfs
 
-    head = os.pread(fd, 64, 0)
+    head = files.read_at(fd, 64, 0, what)
     length = None
     if head[sif.MAGIC_AT : sif.MAGIC_AT + len(sif.MAGIC)] == sif.MAGIC:
         image.offset, length, image.architecture = sif.find_partition(fd, what)
@@ -278,11 +278,11 @@ def _parse(image: ImageFile, fd: int, what: str) -> None:
             f"{what} is neither a squashfs image nor a SIF file",
             "an archive is run by its kind: docker-archive:PATH, oci-archive:PATH",
         )
-    files = Squashfs(fd, what, image.offset, length)
-    image.passwd = files.read("/etc/passwd", _MOST_TEXT) or b""
-    image.group = files.read("/etc/group", _MOST_TEXT) or b""
+    squashfs = Squashfs(fd, what, image.offset, length)
+    image.passwd = squashfs.read("/etc/passwd", _MOST_TEXT) or b""
+    image.group = squashfs.read("/etc/group", _MOST_TEXT) or b""
     for made_by, find in _TOOLS:
-        found = find(files, image)
+        found = find(squashfs, image)
         if found is not None:
             image.config, image.made_by = found, made_by
             break
@@ -341,16 +341,21 @@ def _of_charliecloud(files: Squashfs, image: ImageFile) -> dict[str, Any] | None
     text = files.read("/ch/metadata.json", _MOST_CONFIG)
     if text is None:
         return None
-    try:
-        said = jsontext.loads(text)
-        variables, directory = said.get("env") or {}, said.get("cwd") or "/"
-        found: dict[str, Any] = {
-            "Env": [f"{name}={value}" for name, value in variables.items() if "=" not in name]
-        }
-    except (ValueError, AttributeError):
-        raise RlessError(f"{escape(image.path)}: /ch/metadata.json is not valid") from None
+    from rootless.image.config.manifest import check_container_config, read_object
+
+    what = f"{escape(image.path)}: /ch/metadata.json"
+    said = read_object(text, what)
+    variables, directory = said.get("env") or {}, said.get("cwd") or "/"
+    if not isinstance(variables, dict) or not all(
+        isinstance(value, str) for value in variables.values()
+    ):
+        raise RlessError(f"{what}: env is not an object of strings")
+    found: dict[str, Any] = {
+        "Env": [f"{name}={value}" for name, value in variables.items() if "=" not in name]
+    }
     if isinstance(directory, str) and directory.startswith("/"):
         found["WorkingDir"] = directory
+    check_container_config(found, what)
     return found
 
 

@@ -14,6 +14,7 @@ import os
 from struct import unpack_from
 
 from rootless.errors import RlessError
+from rootless.linux.files import read_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Squashfs:
         self._budget = _MOST_BLOCKS
         self._cache: dict[int, tuple[bytes, int]] = {}
         there = os.fstat(fd).st_size - offset if length is None else length
-        head = os.pread(fd, _SUPERBLOCK_SIZE, offset)
+        head = read_at(fd, _SUPERBLOCK_SIZE, offset, what)
         if len(head) < _SUPERBLOCK_SIZE or head[:4] != MAGIC:
             raise RlessError(f"{what} is not a squashfs image")
         fields = unpack_from(_SUPERBLOCK, head)
@@ -310,7 +311,7 @@ class Squashfs:
             raise _BrokenError("it leads round in circles")
         if at + size > self.size:
             raise _BrokenError("it points beyond its end")
-        data = os.pread(self._fd, size, self._offset + at)
+        data = read_at(self._fd, size, self._offset + at, self._what)
         if len(data) != size:
             raise _BrokenError("it is cut short")
         return data

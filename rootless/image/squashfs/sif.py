@@ -11,6 +11,7 @@ import os
 from struct import unpack_from
 
 from rootless.errors import RlessError
+from rootless.linux.files import read_at
 
 MAGIC = b"SIF_MAGIC\0"
 MAGIC_AT = 32  # behind the line that makes it executable
@@ -56,7 +57,7 @@ def find_partition(fd: int, what: str) -> tuple[int, int, str]:
         RlessError: it is damaged, or has no squashfs image as its root.
     """
     size = os.fstat(fd).st_size
-    header = os.pread(fd, _HEADER, 0)
+    header = read_at(fd, _HEADER, 0, what)
     if len(header) < _HEADER or header[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
         raise RlessError(f"{what} is not a SIF file")
     total, table = unpack_from("<qq", header, 88)
@@ -64,7 +65,7 @@ def find_partition(fd: int, what: str) -> tuple[int, int, str]:
         raise _broken(what, f"its table has {total} entries")
     if not _HEADER <= table <= size - total * _DESCRIPTOR:
         raise _broken(what, "its table lies outside of it")
-    entries = os.pread(fd, total * _DESCRIPTOR, table)
+    entries = read_at(fd, total * _DESCRIPTOR, table, what)
     if len(entries) < total * _DESCRIPTOR:
         raise _broken(what, "its table is cut short")
     oci = False

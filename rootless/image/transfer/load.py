@@ -8,6 +8,7 @@ verified, and no network is touched whatever the archive says.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from rootless.errors import RlessError, escape
 from rootless.image.archive.read import DirectoryFiles, DockerArchive, OciLayout, TarFiles
 from rootless.image.config.manifest import ManifestError, PlatformError
+from rootless.image.layer.decompress import compression_of
+from rootless.image.layer.tar_reader import BLOCK_BYTES, TarReader, check_start
 from rootless.image.model import limits
 from rootless.image.model.platforms import PlatformRequest, host_platform, parse_platform
 from rootless.image.model.reference import Reference, parse
@@ -141,25 +144,49 @@ def open_stream(path: str | None, scratch: str) -> int:
         what = "standard input" if path is None else path
         raise RlessError(f"cannot open {escape(what)}: {error.strerror}", exit_code=1) from error
     status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and (path is not None or os.lseek(fd, 0, os.SEEK_CUR) == 0):
+    # Files of /proc say that they have no bytes.
+    if (
+        stat.S_ISREG(status.st_mode)
+        and status.st_size
+        and (path is not None or os.lseek(fd, 0, os.SEEK_CUR) == 0)
+    ):
         return fd
     try:
         if os.isatty(fd):
             raise RlessError(
                 "an archive is not read from a terminal", "use -i FILE, or a pipe", exit_code=1
             )
-        chunks = iter(lambda: os.read(fd, limits.CHUNK), b"")
-        return store(chunks, scratch, escape(path or "standard input"))
+        what = escape(path or "standard input")
+        return store(_chunks(fd, what), scratch, what)
     finally:
         os.close(fd)
 
 
+def _chunks(fd: int, what: str) -> Iterator[bytes]:
+    try:
+        while chunk := os.read(fd, limits.CHUNK):
+            yield chunk
+    except OSError as error:
+        raise RlessError(f"cannot read {what}: {error.strerror}", exit_code=1) from error
+
+
 def store(chunks: Iterable[bytes], scratch: str, what: str) -> int:
-    """Store what comes in a file without a name; return that."""
+    """Store the archive that comes in a file without a name; return that.
+
+    Raises:
+        RlessError: its first block is none of an archive, or it is too large; nothing is left.
+    """
+    chunks = iter(chunks)
+    start = b""
+    while len(start) < BLOCK_BYTES and (chunk := next(chunks, b"")):
+        start += chunk
+    if compression_of(start) == "none" and not check_start(start, what):
+        for _ in TarReader(itertools.chain((start,), chunks), what):
+            pass  # an empty archive ends soon, and zeros without end are none
     stored = open_tmpfile(scratch)
     size = 0
     try:
-        for chunk in chunks:
+        for chunk in itertools.chain((start,), chunks):
             size += len(chunk)
             if size > limits.BLOB_BYTES:
                 raise RlessError(f"{what} is larger than {limits.BLOB_BYTES} bytes")

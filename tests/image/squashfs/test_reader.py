@@ -181,6 +181,8 @@ def test_broken_sif_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_config_of_the_image_file_is_found(tmp_path: Path) -> None:
+    """And is checked: it may be hostile (security class 15)."""
+
     def config(files: dict[str, str]) -> tuple[str, dict[str, object]]:
         root = tmp_path / f"root-{len(list(tmp_path.iterdir()))}"
         for name, text in files.items():
@@ -199,8 +201,19 @@ def test_config_of_the_image_file_is_found(tmp_path: Path) -> None:
     assert (tool, found["Env"]) == ("enroot", ["A=1", "C=x y"])
     tool, found = config({"bin/sh": "", ".singularity.d/runscript": ""})
     assert (tool, found["Cmd"]) == ("apptainer", ["/.singularity.d/runscript"])
-    with pytest.raises(RlessError, match="not valid"):
-        config({"ch/metadata.json": "[1]"})
+    for hostile in (
+        "[1]",
+        "[" * 100_000,
+        '{"env": [1]}',
+        '{"env": {"A": {}}}',
+        '{"env": {"A\\u0000": "1"}}',
+        '{"env": {"A": "\\u0000"}}',
+        '{"env": {"": "1"}}',
+        '{"env": {"A": "\\ud800"}}',
+        '{"cwd": "/\\udc00"}',
+    ):
+        with pytest.raises(RlessError, match=r"/ch/metadata\.json"):
+            config({"ch/metadata.json": hostile})
     with pytest.raises(RlessError, match=r"config\.json"):
         config({".rless/config.json": "{"})
 

@@ -138,6 +138,56 @@ def test_unnamed_image_loads(workshop: Workshop, tmp_path: Path) -> None:
     assert workshop.store.records("names") == []
 
 
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        (["good:1", "UPPER"], "'UPPER' is no name of an image"),
+        (
+            ["good:1", "-rf", 5, "a\x1b[31m"],
+            r"'-rf', a value, 'a\x1b[31m' are no names of an image",
+        ),
+    ],
+)
+def test_bad_names_of_an_archive_are_reported_in_one_line(
+    workshop: Workshop,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    tags: list[object],
+    says: str,
+) -> None:
+    path = images.write_docker_archive(MADE["made:1"], tmp_path / "a.tar")
+    rewrite(Path(path), "manifest.json", lambda entries: [entries[0] | {"RepoTags": tags}])
+    ((_, names),) = loaded(workshop, path)
+    assert names == ["docker.io/library/good:1"]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("rless: warning: ") and str(path) in line
+    assert says in line
+
+
+@pytest.mark.parametrize("start", [b"#!/bin/sh\n" * 100, b"short", bytes(1 << 16)])
+def test_pipe_without_an_archive_is_not_stored(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    """The first block tells; zeros are an empty archive, if they end soon."""
+
+    def refuse(directory: str) -> int:
+        raise AssertionError("it is being stored")
+
+    monkeypatch.setattr("rootless.image.transfer.load.open_tmpfile", refuse)
+    monkeypatch.setattr("rootless.image.model.limits.TRAILING_BYTES", 1 << 15)
+    reader, writer = os.pipe()
+    with open(writer, "wb", closefd=True) as file, standard_input(reader):
+        os.close(reader)
+        os.set_blocking(writer, False)
+        file.write(start)
+        if start != b"short":
+            file.flush()  # and it stays open: nobody waits for the end of an endless stream
+        else:
+            file.close()
+        with pytest.raises(RlessError, match="standard input: broken tar archive at byte"):
+            loaded(workshop, None)
+
+
 def rewrite(path: Path, member: str, change: Any) -> None:
     """Change a JSON document in an archive."""
     files: dict[str, images.Value] = {}
@@ -258,12 +308,19 @@ def test_7_bombs_are_refused(
     refused(workshop, path, "too much")
 
 
-def test_7_endless_pipe_is_cut(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_7_endless_pipe_is_cut(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rootless.image.model.limits.BLOB_BYTES", 1 << 20)
-    zero = os.open("/dev/zero", os.O_RDONLY)
-    with standard_input(zero), pytest.raises(RlessError, match="larger than"):
-        loaded(workshop, None)
-    os.close(zero)
+    words = ["cat", images.write_docker_archive(MADE, tmp_path / "a.tar"), "/dev/zero"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with (
+            standard_input(process.stdout.fileno()),
+            pytest.raises(RlessError, match="larger than"),
+        ):
+            loaded(workshop, None)
+        process.stdout.close()
     assert workshop.contents() == {}
 
 
