@@ -146,15 +146,17 @@ def boot_root() -> str:
 def runtime_root() -> str:
     """Return the directory of the OCI runtime's state, made if absent.
 
-    $XDG_RUNTIME_DIR/rless where that directory is ours alone; else a directory of this boot
-    in the storage: never a guessable name in a shared /tmp.
+    $XDG_RUNTIME_DIR/rless, which is closed to others, where nobody else may write to
+    $XDG_RUNTIME_DIR; else a directory of this boot in the storage: never a guessable name in a
+    shared /tmp. Others may pass through $XDG_RUNTIME_DIR: Podman opens it (0711) for containers
+    with user namespaces of their own, and never closes it.
 
     Raises:
         RlessError: as `storage_root`.
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     # The storage is not asked for where it is not needed: Podman names no home to its runtime.
-    if base.startswith("/") and _is_private(base):
+    if base.startswith("/") and _is_ours(base):
         path, forbidden = f"{base}/rless", 0o077
     else:
         # `rless` may have made it first, as the parent of what is closed to others.
@@ -163,7 +165,8 @@ def runtime_root() -> str:
     return path
 
 
-def _is_private(path: str) -> bool:
+def _is_ours(path: str) -> bool:
+    """Tell whether it is a directory in which we alone may make and remove files."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -171,7 +174,7 @@ def _is_private(path: str) -> bool:
     return (
         stat.S_ISDIR(status.st_mode)
         and status.st_uid == os.getuid()
-        and status.st_mode & 0o077 == 0
+        and status.st_mode & 0o022 == 0
     )
 
 

@@ -314,9 +314,9 @@ def check_runtime_dir(value: str | None, uid: int) -> Check:
     if status.st_uid != uid:
         fact = f"{name} belongs to uid {status.st_uid}"
         return Check("runtime-dir", WARN, fact, instead, fix)
-    if status.st_mode & 0o077:
-        fact = f"{name} is open to others (mode {status.st_mode & 0o7777:04o})"
-        return Check("runtime-dir", WARN, fact, instead, f"chmod 700 {value}")
+    if status.st_mode & 0o022:
+        fact = f"{name} can be written by others (mode {status.st_mode & 0o7777:04o})"
+        return Check("runtime-dir", WARN, fact, instead, f"chmod go-w {value}")
     return Check("runtime-dir", OK, name)
 
 

@@ -418,7 +418,7 @@ def test_planted_directories_are_refused(own_rless: Product, tmp_path: Path) -> 
 def test_unsafe_state_directory_is_refused(own_rless: Product, tmp_path: Path) -> None:
     rless = own_rless
     (tmp_path / "wide").mkdir()
-    (tmp_path / "wide").chmod(0o755)
+    (tmp_path / "wide").chmod(0o777)
     for value in (None, "", "/nonexistent", str(tmp_path / "wide"), "/usr", "relative"):
         rless.run("", "true", env={"XDG_RUNTIME_DIR": value}).expect()
     assert os.listdir(tmp_path / "wide") == []

@@ -77,12 +77,12 @@ class Guest:
 
     def storage(self) -> list[str]:
         """Return the options that name the storage."""
-        where = ["--root", f"{self.base}/store", "--runroot", f"{self.base}/runroot"]
+        where = ["--root", f"{self.base}/store", "--runroot", f"{self.base}/run/containers"]
         return [*where, "--storage-driver", "vfs"]
 
     def podman(self, *words: str, input: bytes = b"", tty: bool = False) -> Result:  # noqa: A002
         """Run a command of Podman with our runtime."""
-        own = ["--tmpdir", f"{self.base}/tmp", "--cgroup-manager", "cgroupfs"]
+        own = ["--tmpdir", f"{self.base}/run/libpod", "--cgroup-manager", "cgroupfs"]
         own += ["--events-backend", "file", "--runtime", str(self.runtime)]
         return self.call("podman", *self.storage(), *own, *words, input=input, tty=tty)
 
@@ -98,8 +98,9 @@ def guest() -> Iterator[Guest]:
     guest = Guest(base)
     archive = base / "image.tar"
     with tarfile.open(archive, "w") as tar:
-        tar.add(static_program("tests/lib/probe.c"), "probe")
-        tar.add("/bin/busybox" if Path("/bin/busybox").exists() else sys.executable, "bin/busybox")
+        busybox = "/bin/busybox" if Path("/bin/busybox").exists() else sys.executable
+        tar.add(static_program("tests/lib/probe.c"), "probe", filter=_of_root)
+        tar.add(busybox, "bin/busybox", filter=_of_root)
         link = tarfile.TarInfo("bin/sh")
         link.type, link.linkname = tarfile.SYMTYPE, "busybox"
         tar.addfile(link)
@@ -110,3 +111,8 @@ def guest() -> Iterator[Guest]:
         guest.podman("rm", "--all", "--force", "--time", "0")
         guest.call("rm", "-rf", str(base))  # its owners are those of the namespace
         guest.close()
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    return entry

@@ -120,6 +120,22 @@ def test_podman_init_works(guest: Guest) -> None:
     assert guest.podman(*options, "probe", "/probe", "exit", "6").code == 6
 
 
+@pytest.mark.parametrize("option", ["--userns=auto", "--userns=nomap", "--uidmap=0:1:1000"])
+def test_container_has_ids_of_its_own(guest: Guest, option: str) -> None:
+    """Podman opens XDG_RUNTIME_DIR to others then, and names no HOME to `start` and `kill`."""
+    name = f"c{time.monotonic_ns()}"
+    words = ["--network=none", "probe", "/probe"]
+    guest.podman("run", "-d", "--name", name, option, *words, "idmap", ",", "sleep", "60").expect()
+    try:
+        assert guest.podman("exec", name, "/probe", "id").expect().facts()["uid"] == "0 0 0 0"
+        guest.podman("kill", name).expect()
+        assert guest.podman("wait", name).expect().out == "137\n"
+        assert guest.podman("logs", name).expect().out.split()[:2] == ["0", "1"]
+    finally:
+        guest.podman("rm", "-f", "-t", "0", name)
+    guest.podman("run", "--rm", *words, "exit", "0").expect()  # one of the usual ids, later
+
+
 def test_namespaces_of_another_container_are_joined(guest: Guest, running: str) -> None:
     options = [f"--{kind}=container:{running}" for kind in ("network", "pid", "ipc", "userns")]
     shared = guest.podman("exec", running, "/probe", "ns").expect().facts()

@@ -92,7 +92,10 @@ def test_runtime_root_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("XDG_RUNTIME_DIR", bad)
         assert paths.runtime_root() == of_this_boot
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(volatile))
-    volatile.chmod(0o755)
+    volatile.chmod(0o711)  # Podman does it
+    assert paths.runtime_root() == str(volatile / "rless")
+    assert mode(volatile / "rless") == 0o700
+    volatile.chmod(0o770)
     assert paths.runtime_root() == of_this_boot
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert paths.runtime_root() == of_this_boot

@@ -140,9 +140,11 @@ def test_runtime_directory_is_judged(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     assert "not a directory" in checks.check_runtime_dir(str(link), uid).fact
-    tmp_path.chmod(0o755)
+    tmp_path.chmod(0o711)
+    assert checks.check_runtime_dir(str(tmp_path), uid).status == OK
+    tmp_path.chmod(0o770)
     check = checks.check_runtime_dir(str(tmp_path), uid)
-    assert (check.status, check.fix) == (WARN, f"chmod 700 {tmp_path}")
+    assert (check.status, check.fix) == (WARN, f"chmod go-w {tmp_path}")
 
 
 def test_network_is_judged() -> None:
