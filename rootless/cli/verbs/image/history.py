@@ -59,7 +59,7 @@ def row(item: dict[str, Any], human: bool, full: bool) -> dict[str, object]:
     command = item["created_by"].replace("\t", " ")
     return {
         "Comment": item["comment"],
-        "CreatedAt": timestamps.show(item["created"]) if item["created"] else "N/A",
+        "CreatedAt": timestamps.show(int(item["created"])) if item["created"] else "N/A",
         "CreatedBy": command if full else output.shorten(command, _WIDTH),
         "CreatedSince": output.ago(item["created"]),
         "ID": output.short_id(item["id"], full) or "<missing>",
