@@ -33,6 +33,26 @@ def test_application_gets_the_terminal(live: Bundle, listener: Listener) -> None
     assert "stat /dev/console char" in said
 
 
+@pytest.mark.parametrize("verb", ["create", "exec"])
+def test_terminal_has_the_group_of_devpts(live: Bundle, listener: Listener, verb: str) -> None:
+    """A user may write to the terminals of others only by programs of the group tty."""
+    (pts,) = (one for one in live.spec["mounts"] if one["destination"] == "/dev/pts")
+    pts["options"].append("gid=5")
+    user = {"uid": 1000, "gid": 100}
+    if verb == "create":
+        live.process["user"] = user
+        live.create("stat", "/dev/pts/0", options=["--console-socket", listener.path])
+        live.call("start", live.id).expect()
+    else:
+        live.process["terminal"] = False
+        live.create("sleep", "60")
+        live.call("start", live.id).expect()
+        words = ["-t", "-u", "1000:100", "--console-socket", listener.path]
+        live.call("exec", "-d", *words, live.id, "/probe", "stat", "/dev/pts/0").expect()
+    *_, group, _, _, _ = read_all(listener.receive()).split()
+    assert group == "5"  # the owner is the user, but crun 1.8 has that for `create` only
+
+
 def test_exec_gets_a_terminal(live: Bundle, listener: Listener) -> None:
     live.process["terminal"] = False
     live.create("sleep", "60")

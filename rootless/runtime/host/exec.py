@@ -478,9 +478,8 @@ class Entrant(ContainerProcess):
             return
         from rootless.runtime.inside import tty  # loaded by the caller
 
-        user = self.process.get("user", {})
         root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        owner = (user.get("uid", 0), user.get("gid", 0))
+        owner = self.process.get("user", {}).get("uid", 0)
         size = self.process.get("consoleSize")
         self.console = tty.make_terminal(root_fd, self.console_fd, size, owner)
         os.close(root_fd)

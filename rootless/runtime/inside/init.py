@@ -233,14 +233,13 @@ class Init(ContainerProcess):
         """Make the pty, if one is asked for, and hand its master over."""
         if self.console_fd < 0:
             return
-        user = self.process.get("user", {})
         from rootless.runtime.inside import tty  # loaded by the parent
 
         self.console = tty.make_console(
             self.root,
             self.console_fd,
             self.process.get("consoleSize"),
-            (user.get("uid", 0), user.get("gid", 0)),
+            self.process.get("user", {}).get("uid", 0),
         )
         os.close(self.console_fd)
 

@@ -33,11 +33,11 @@ class Terminal:
 
     __slots__ = ("number", "slave")
 
-    def __init__(self, master: int, size: Box | None, owner: tuple[int, int]) -> None:
+    def __init__(self, master: int, size: Box | None, owner: int) -> None:
         """Take the other end of a new master.
 
         Args:
-            owner: (uid, gid) of the application, who gets the slave.
+            owner: uid of the application, who gets the slave. Its group is that of the devpts.
 
         Raises:
             OSError: it is no master of a pty.
@@ -50,7 +50,7 @@ class Terminal:
         if size:
             window = struct.pack("HHHH", size["height"], size["width"], 0, 0)
             fcntl.ioctl(self.slave, termios.TIOCSWINSZ, window)
-        os.fchown(self.slave, *owner)
+        os.fchown(self.slave, owner, -1)
 
     def become_stdio(self) -> None:
         """Make it the controlling terminal (of a session that we lead) and descriptors 0 to 2."""
@@ -60,12 +60,12 @@ class Terminal:
         os.close(self.slave)
 
 
-def make_console(root: Root, socket_fd: int, size: Box | None, owner: tuple[int, int]) -> Terminal:
+def make_console(root: Root, socket_fd: int, size: Box | None, owner: int) -> Terminal:
     """Make a new container's pty in its devpts, bind it to /dev/console, send its master.
 
     Args:
         socket_fd: a connected unix socket (runc: docs/terminals.md).
-        owner: (uid, gid) of the application.
+        owner: uid of the application.
 
     Raises:
         RlessError: no devpts in the container, or nobody listens.
@@ -85,9 +85,7 @@ def make_console(root: Root, socket_fd: int, size: Box | None, owner: tuple[int,
     return terminal
 
 
-def make_terminal(
-    root_fd: int, socket_fd: int, size: Box | None, owner: tuple[int, int]
-) -> Terminal:
+def make_terminal(root_fd: int, socket_fd: int, size: Box | None, owner: int) -> Terminal:
     """Make a pty in the devpts of a running container, and send its master.
 
     Its processes may have put anything at that path: what is opened must be the kernel's own
