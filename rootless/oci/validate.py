@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 CLOCKS = ("monotonic", "boottime")
 # A schema is a type, a range for a number, [schema] for a list, {key: schema} for an object; a
-# key with "!" at its end must be there, and "*" stands for every key.
+# key with "!" at its end must be there, one with "?" is absent if it is zero or empty, as in runc,
+# and "*" stands for every key.
 _ID = range(2**32 - 1)  # the last one means "leave it" to the kernel
 _LIMIT = range(2**64)
 _HOOK = {"path!": str, "args": [str], "env": [str], "timeout": range(1, 2**31)}
@@ -30,26 +31,26 @@ _RATE = [{**_DEVICE, "rate!": _LIMIT}]
 _WEIGHT = range(10, 1001)
 _RESOURCES: dict[str, Any] = {
     "memory": {
-        **dict.fromkeys(("limit", "reservation", "swap", "kernel", "kernelTCP"), _COUNT),
+        **dict.fromkeys(("limit?", "reservation?", "swap?", "kernel?", "kernelTCP?"), _COUNT),
         "swappiness": _LIMIT,
         "disableOOMKiller": bool,
     },
     "cpu": {
-        "shares": _LIMIT,
-        "quota": _COUNT,
+        "shares?": _LIMIT,
+        "quota?": _COUNT,
         "burst": _LIMIT,
-        "period": _LIMIT,
-        "realtimeRuntime": _COUNT,
-        "realtimePeriod": _LIMIT,
-        "cpus": str,
-        "mems": str,
+        "period?": _LIMIT,
+        "realtimeRuntime?": _COUNT,
+        "realtimePeriod?": _LIMIT,
+        "cpus?": str,
+        "mems?": str,
         "idle": range(2),
     },
     "pids": {"limit": _COUNT},
     "blockIO": {
-        "weight": _WEIGHT,
-        "leafWeight": _LIMIT,
-        "weightDevice": [{**_DEVICE, "weight": _WEIGHT, "leafWeight": _LIMIT}],
+        "weight?": _WEIGHT,
+        "leafWeight?": _LIMIT,
+        "weightDevice": [{**_DEVICE, "weight?": _WEIGHT, "leafWeight?": _LIMIT}],
         "throttleReadBpsDevice": _RATE,
         "throttleWriteBpsDevice": _RATE,
         "throttleReadIOPSDevice": _RATE,
@@ -185,14 +186,16 @@ def _check(value: Any, schema: Any, where: str) -> None:
                 _check(item, schema["*"], f"{where}.{key}")
             return
         for entry, inner in schema.items():
-            name = entry.rstrip("!")
+            name = entry.rstrip("!?")
             at = f"{where}.{name}" if where else name
-            if value.get(name) is None:
+            given = value.get(name)
+            is_zero = entry.endswith("?") and given in (0, "") and given is not False
+            if given is None or is_zero:
                 if entry.endswith("!"):
                     raise RlessError(f"{at} is missing")
                 value.pop(name, None)  # null means absent, as in Go
                 continue
-            _check(value[name], inner, at)
+            _check(given, inner, at)
     elif isinstance(schema, list):
         _check_type(value, list, where)
         for index, item in enumerate(value):

@@ -226,6 +226,19 @@ def test_update_refuses_wrong_requests(running: Bundle, tmp_path: Path) -> None:
     assert complaint(done) == f"{path}: memory.limit is not a number"
 
 
+def test_update_takes_zero_as_unset(live: Bundle) -> None:
+    """The document of `docker update --restart`; a weight of 0 is not out of range."""
+    zeros = {"blockIO": {"weight": 0}, "cpu": {"shares": 0, "cpus": ""}, "memory": {"limit": 0}}
+    live.linux["resources"] = json.loads(json.dumps(zeros))
+    live.create("sleep", "60")
+    live.call("start", live.id).expect()
+    live.call("update", "-r", "-", live.id, input=json.dumps(zeros).encode()).expect()
+    live.call("update", "--blkio-weight", "0", live.id).expect()
+    assert "is not between 10 and 1000" in complaint(
+        live.call("update", "--blkio-weight", "5", live.id)
+    )
+
+
 # -- what is about the runtime -----------------------------------------------------------------
 
 

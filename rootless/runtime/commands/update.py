@@ -52,13 +52,13 @@ def update(root: str, container_id: str, path: str | None, limits: dict[str, str
     for name, text in limits.items():
         section, key = LIMITS[name]
         changes.setdefault(section, {})[key] = text if name in _WORDS else _number(name, text)
+    validate.check_resources(changes, "update")
     linux = spec.setdefault("linux", {})
     whole = {**linux.get("resources", {})}
     for section, value in changes.items():
         old = whole.get(section)
         merges = isinstance(old, dict) and isinstance(value, dict)
         whole[section] = {**old, **value} if merges else value  # type: ignore[dict-item]
-    validate.check_resources(whole, "update")
     manager = facts.get("manager", "none")
     cgroup.change(facts.get("cgroup"), manager, asked(whole), {}, best_effort=False)
     linux["resources"] = whole

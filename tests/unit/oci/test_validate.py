@@ -196,3 +196,18 @@ def test_relative_destination_counts_from_the_root() -> None:
 
 def test_bytes_that_are_not_utf8_pass() -> None:
     assert json.loads(json.dumps(check(put(("process", "args"), ["\udcff"]))))
+
+
+def test_zero_and_empty_limits_are_unset() -> None:
+    """As in runc: `docker update` writes zeros for what shall stay."""
+    zeros = {
+        "memory": {"limit": 0, "reservation": 0, "swap": 0, "kernel": 0},
+        "cpu": {"shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": ""},
+        "blockIO": {"weight": 0, "leafWeight": 0},
+    }
+    assert validate.check_resources(zeros, "update") == {"memory": {}, "cpu": {}, "blockIO": {}}
+    meant = {"cpu": {"burst": 0, "idle": 0}, "pids": {"limit": 0}}
+    assert validate.check_resources(copy.deepcopy(meant), "update") == meant
+    for wrong in (5, False):
+        with pytest.raises(RlessError, match="blockIO.weight is not"):
+            validate.check_resources({"blockIO": {"weight": wrong}}, "update")
