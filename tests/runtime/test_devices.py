@@ -17,9 +17,9 @@ pytestmark = pytest.mark.needs("compiler", "user namespaces")
         ({"path": "/dev/no-such", "type": "c", "major": 1, "minor": 3}, "No such file"),
         ({"path": "/dev/full", "type": "c", "major": 1, "minor": 3}, None),  # a standard one
         ({"path": "/etc/passwd", "type": "c", "major": 1, "minor": 3}, "is not the character"),
-        ({"path": "/dev/ptmx", "type": "c", "major": 1, "minor": 3}, "is not the character"),
-        ({"path": "/dev/ptmx", "type": "b", "major": 5, "minor": 2}, "is not the block"),
-        ({"path": "/dev/ptmx", "type": "p"}, "is not a device"),
+        ({"path": "/dev/pts/ptmx", "type": "c", "major": 1, "minor": 3}, "is not the character"),
+        ({"path": "/dev/pts/ptmx", "type": "b", "major": 5, "minor": 2}, "is not the block"),
+        ({"path": "/dev/pts/ptmx", "type": "p"}, "is not a device"),
     ],
 )
 def test_other_devices_are_refused(
@@ -30,6 +30,13 @@ def test_other_devices_are_refused(
         bundle.run("id").expect()
     else:
         assert says in bundle.fails("id")
+
+
+@pytest.mark.parametrize("path", ["/dev/ptmx", "/dev/./ptmx"])
+def test_terminals_stay_those_of_the_container(bundle: Bundle, path: str) -> None:
+    """The node of the host would open a pty that is not in the container's devpts."""
+    bundle.linux["devices"] = [{"path": path, "type": "c", "major": 5, "minor": 2}]
+    assert bundle.run("readlink", "/dev/ptmx").expect().out == "readlink pts/ptmx\n"
 
 
 def test_mask_is_the_real_dev_null(monkeypatch: pytest.MonkeyPatch) -> None:

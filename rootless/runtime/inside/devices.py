@@ -49,8 +49,8 @@ def open_host_nodes(devices: list[Device]) -> dict[str, int]:
     for path, number in STANDARD.items():
         nodes[path] = _open_node(path, stat.S_IFCHR, number)
     for device in devices:
-        path = device["path"]
-        if path in nodes:
+        path = os.path.normpath(device["path"])
+        if path in nodes or path == "/dev/ptmx":  # it is the container's own, as in runc and crun
             continue
         if device["type"] not in _KINDS:
             raise RlessError(f"linux.devices: {path}: type {device['type']} is not a device")
