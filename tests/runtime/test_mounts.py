@@ -333,3 +333,29 @@ def test_no_pivot_moves_the_root(bundle: Bundle) -> None:
     done = bundle.run("ls", "/", ",", "cwd", options=["--no-pivot"]).expect()
     assert done.lines()[-1] == "cwd /"
     assert set(done.lines()[:-1]) == {"dev", "probe", "proc", "sys"}
+
+
+ALL_OPTIONS = """async atime defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev
+nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow relatime
+rw ro silent strictatime suid symfollow sync rdev rdiratime rexec rnoatime rnodiratime rnoexec
+rnosuid rnosymfollow rrelatime rro rrw rstrictatime rsuid rsymfollow"""
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_all_options_of_the_specification_are_taken(bundle: Bundle, kind: str) -> None:
+    """config.md, Linux mount options; the times of a mount of the host may be locked."""
+    for option in ALL_OPTIONS.split():
+        if kind == "tmpfs":
+            bundle.mount(f"/t/{option}", "tmpfs", "tmpfs", option)
+        else:
+            bundle.bind(bundle.base, f"/t/{option}", option)
+    bundle.run("exit", "0").expect()
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_options_of_cgroup2_reach_the_kernel(bundle: Bundle) -> None:
+    bundle.linux["namespaces"].append({"type": "cgroup"})
+    bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", "nsdelegate", "no-such-option")
+    assert "fsconfig(no-such-option=None): Invalid argument" in bundle.fails("id")
+    bundle.spec["mounts"][-1]["options"] = ["nsdelegate"]
+    assert "cgroup.procs" in bundle.run("ls", "/sys/fs/cgroup").expect().lines()

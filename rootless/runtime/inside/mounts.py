@@ -48,7 +48,14 @@ _ATTRIBUTES = {
     "noatime": (api.MOUNT_ATTR_NOATIME, api.MOUNT_ATTR_ATIME_MASK),
     "relatime": (api.MOUNT_ATTR_RELATIME, api.MOUNT_ATTR_ATIME_MASK),
     "strictatime": (api.MOUNT_ATTR_STRICTATIME, api.MOUNT_ATTR_ATIME_MASK),
+    # What is left without the other is the kernel's default.
+    **dict.fromkeys(
+        ("atime", "norelatime", "nostrictatime"),
+        (api.MOUNT_ATTR_RELATIME, api.MOUNT_ATTR_ATIME_MASK),
+    ),
 }
+# They change nothing: defaults, and what is for the kernel's log or for a server of NFS.
+_EMPTY = frozenset({"defaults", "async", "loud", "silent", "iversion", "noiversion"})
 # The same with "r" in front holds for the whole tree: rro, rnosuid, ...
 _RECURSIVE_ATTRIBUTES = {f"r{name}": bits for name, bits in _ATTRIBUTES.items()}
 _PROPAGATION = {
@@ -143,7 +150,7 @@ class Options:
                 self.copy_up = True
             elif option == "remount":
                 self.remount = True
-            elif option not in ("defaults", "async"):
+            elif option not in _EMPTY:
                 key, equals, value = option.partition("=")
                 self.data.append((key, value if equals else None))
 
@@ -421,9 +428,10 @@ def _set_attributes(tree: int, bits: int, clear: int, recursive: bool) -> None:
     try:
         api.mount_setattr(tree, set_=bits, clear=clear, recursive=recursive)
     except SyscallError as error:
-        if error.errno != errno.EPERM or not clear:
+        times = bits & (api.MOUNT_ATTR_ATIME_MASK | api.MOUNT_ATTR_NODIRATIME)
+        if error.errno != errno.EPERM or not (clear or times):
             raise
-        api.mount_setattr(tree, set_=bits & ~api.MOUNT_ATTR_ATIME_MASK, recursive=recursive)
+        api.mount_setattr(tree, set_=bits & ~times, recursive=recursive)
 
 
 def _new(fstype: str, source: str, options: Options) -> int:
@@ -434,7 +442,7 @@ def _new(fstype: str, source: str, options: Options) -> int:
     """
     attributes = options.set | options.recursive_set
     if fstype in ("cgroup", "cgroup2"):
-        return _new_cgroup(attributes)
+        return _new_cgroup(attributes, options.data)
     try:
         return api.new_mount(fstype, [("source", source), *options.data], attributes)
     except SyscallError as error:
@@ -462,12 +470,18 @@ def _host_sys(attributes: int) -> int:
         raise RlessError(*_HINTS["sysfs"]) from error
 
 
-def _new_cgroup(attributes: int) -> int:
-    """Return a mount that shows the control groups: ours alone, else the host's, else nothing."""
+def _new_cgroup(attributes: int, data: list[tuple[str, str | None]]) -> int:
+    """Return a mount that shows the control groups: ours alone, else the host's, else nothing.
+
+    Raises:
+        SyscallError: the kernel does not know an option.
+    """
     try:
-        return api.new_mount("cgroup2", [("source", "cgroup2")], attributes)
-    except SyscallError:
-        pass  # the cgroup namespace is the host's, or there is no unified hierarchy
+        return api.new_mount("cgroup2", [("source", "cgroup2"), *data], attributes)
+    except SyscallError as error:
+        if data and error.errno == errno.EINVAL:
+            raise
+        # The cgroup namespace is the host's, or there is no unified hierarchy.
     try:
         tree = api.open_tree(AT_FDCWD, "/sys/fs/cgroup")
         api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
@@ -479,5 +493,5 @@ def _new_cgroup(attributes: int) -> int:
 
 def option_names() -> list[str]:
     """Return the mount options that are understood, for `features`."""
-    others = ("bind", "rbind", "remount", "tmpcopyup", "defaults", "async")
-    return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, *others])
+    others = ("bind", "rbind", "remount", "tmpcopyup")
+    return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, *_EMPTY, *others])
