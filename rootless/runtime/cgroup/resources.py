@@ -42,9 +42,15 @@ def _says(value: Any) -> bool:
 
 
 def cpu_weight(shares: int) -> int:
-    """Return cpu.weight (1 to 10000) for v1's cpu.shares (2 to 262144)."""
-    shares = min(max(shares, 2), 262144)
-    return 1 + (shares - 2) * 9999 // 262142
+    """Return cpu.weight (1 to 10000) for v1's cpu.shares (2 to 262144).
+
+    The curve through both ends and through both defaults, 1024 and 100, as in runc 1.3 and crun
+    1.23.
+    """
+    import math
+
+    log = math.log2(min(max(shares, 2), 262144))
+    return min(math.ceil(round(10 ** ((log * log + 125 * log) / 612 - 7 / 34), 6)), 10000)
 
 
 def io_weight(weight: int) -> int:

@@ -31,7 +31,7 @@ GIB = 1 << 30
         ({"cpu": {"quota": 50000, "period": 100000}}, [("cpu.max", "50000 100000")]),
         ({"cpu": {"quota": 50000}}, [("cpu.max", "50000 100000")]),
         ({"cpu": {"quota": -1, "period": 5000}}, [("cpu.max", "max 5000")]),
-        ({"cpu": {"shares": 1024}}, [("cpu.weight", "39")]),
+        ({"cpu": {"shares": 1024}}, [("cpu.weight", "100")]),
         ({"cpu": {"shares": 0}}, []),
         ({"cpu": {"shares": 1024, "idle": 1}}, [("cpu.idle", "1")]),
         ({"cpu": {"burst": 100}}, [("cpu.max.burst", "100")]),
@@ -92,7 +92,9 @@ def test_cpu_shares_become_weight(one: int, other: int) -> None:
         assert resources.cpu_weight(one) <= resources.cpu_weight(other)
 
 
-@pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (262144, 10000), (10**9, 10000)])
+@pytest.mark.parametrize(
+    ("shares", "weight"), [(0, 1), (2, 1), (1024, 100), (262144, 10000), (10**9, 10000)]
+)
 def test_cpu_weight_covers_its_range(shares: int, weight: int) -> None:
     assert resources.cpu_weight(shares) == weight
 
@@ -157,7 +159,7 @@ def test_limits_become_scope_properties() -> None:
     assert found == {
         "MemoryMax": ("t", (50 << 20) + systemd.ROOM_MEMORY),
         "MemoryLow": ("t", 10 << 20),
-        "CPUWeight": ("t", 39),
+        "CPUWeight": ("t", 100),
         "TasksMax": ("t", 20 + systemd.ROOM_TASKS),
         "IOWeight": ("t", 50),
     }
