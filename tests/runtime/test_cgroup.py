@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rootless.runtime.cgroup import cgroupfs
 from tests.lib.bundle import Bundle
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
@@ -68,6 +69,21 @@ def test_cgroup_path_stays_below_the_delegated_tree(bundle: Bundle, path: str) -
     assert place.startswith(own_cgroup().rstrip("/") + "/")
     assert "/" not in place[len(own_cgroup().rstrip("/")) + 1 :]
     assert not os.path.exists(f"{directory()}{place.removeprefix(own_cgroup().rstrip('/'))}")
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_absolute_path_counts_from_the_mount_point(bundle: Bundle) -> None:
+    """The specification demands it; it is done where we may write, as below our own group."""
+    place = f"{own_cgroup().rstrip('/')}/pod-{bundle.id}/a"
+    bundle.linux["cgroupsPath"] = place
+    try:
+        assert unified(bundle) == place
+        assert not os.path.exists(f"{directory()}/pod-{bundle.id}/a")
+        os.mkdir(f"{directory()}/pod-{bundle.id}/a")  # somebody's
+        assert "File exists" in bundle.fails("id")
+        assert os.path.exists(f"{directory()}/pod-{bundle.id}/a")
+    finally:
+        cgroupfs.remove(f"{directory()}/pod-{bundle.id}")
 
 
 @pytest.mark.needs("delegated cgroup")

@@ -197,7 +197,8 @@ class PendingCgroup:
                 )
             return NoCgroup(group + why)
         if request.hand_down or request.resources:
-            group.hand_down(everybody=bool(request.resources))
+            for one in group.line() if request.parent is not None else [group]:
+                one.hand_down(everybody=bool(request.resources))
         try:
             group.why += why
             return _make(group, request.name, "cgroupfs", note)

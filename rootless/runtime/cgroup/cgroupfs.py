@@ -38,6 +38,13 @@ class Group:
         """Return where the cgroup of a container is made: right below."""
         return f"{self.directory}/{name.strip('/').replace('/', '-')}"
 
+    def line(self) -> list[Group]:
+        """Return the groups that are ours to divide, from the topmost one down to this."""
+        found = [self]
+        while is_writable(above := os.path.dirname(found[0].directory)):
+            found.insert(0, Group(above, ""))
+        return found
+
     def hand_down(self, everybody: bool) -> None:
         """Have the kernel account for each group below, if that can be.
 
@@ -181,6 +188,22 @@ def find_delegated() -> Group | str:
     if os.path.basename(directory) == SUPERVISOR:
         directory = os.path.dirname(directory)
     return Group(directory, f"{directory} is delegated")
+
+
+def can_hold(path: str) -> bool:
+    """Tell whether we may make a group at a path below the mount point, and start a process there.
+
+    Whoever moves a process must be allowed to write where both its groups are (cgroups(7)).
+    """
+    top, own = root(), find_own()
+    if top is None or own is None or ".." in path.split("/"):
+        return False
+    place = os.path.dirname(os.path.normpath(f"{top}/{path}"))
+    if not is_writable(os.path.commonpath([own, place])):
+        return False
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return is_writable(place)
 
 
 def parent_group(parent: str) -> Group:

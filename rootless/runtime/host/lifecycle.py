@@ -20,6 +20,7 @@ from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.linux.signals import signal
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
+from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.base import CgroupRequest
 from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.host import parent
@@ -85,9 +86,12 @@ def read_json(path: str) -> Any:
 def _cgroup_request(spec: Spec, container_id: str, manager: str | None) -> CgroupRequest:
     """Return what the config asks for its control group.
 
-    With systemd `cgroupsPath` is SLICE:PREFIX:NAME, as runc and crun have it.
+    With systemd `cgroupsPath` is SLICE:PREFIX:NAME, as runc and crun have it. With cgroupfs an
+    absolute path counts from the mount point, where we may write there; any other is a name in
+    the group that is delegated to us.
     """
     linux = spec.get("linux", {})
+    absolute = linux.get("cgroupsPath", "").startswith("/")
     path = linux.get("cgroupsPath", "").strip("/")
     if manager == "systemd":
         request = CgroupRequest(f"rless-{container_id}", manager, required=True)
@@ -108,6 +112,9 @@ def _cgroup_request(spec: Spec, container_id: str, manager: str | None) -> Cgrou
             manager or "cgroupfs",
             required=manager is not None,
         )
+        if absolute and path and manager != "none" and cgroupfs.can_hold(path):
+            request.parent, request.name = os.path.split(os.path.normpath(f"/{path}"))
+            request.required = True
     request.resources = asked(linux.get("resources", {}))
     return request
 
@@ -423,8 +430,6 @@ def delete(root: str, container_id: str, force: bool) -> None:
 def _remove_cgroup(facts: dict[str, Any]) -> None:
     """Remove the control group that is noted in a record: noted before it is made."""
     if facts.get("cgroup"):
-        from rootless.runtime.cgroup import cgroupfs
-
         cgroupfs.remove(facts["cgroup"])
 
 
