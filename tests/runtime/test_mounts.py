@@ -335,10 +335,13 @@ def test_no_pivot_moves_the_root(bundle: Bundle) -> None:
     assert set(done.lines()[:-1]) == {"dev", "probe", "proc", "sys"}
 
 
-ALL_OPTIONS = """async atime defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev
-nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow relatime
-rw ro silent strictatime suid symfollow sync rdev rdiratime rexec rnoatime rnodiratime rnoexec
-rnosuid rnosymfollow rrelatime rro rrw rstrictatime rsuid rsymfollow"""
+ALL_OPTIONS = """
+async atime defaults dev diratime dirsync exec iversion lazytime loud mand
+noatime nodev nodiratime noexec noiversion nolazytime nomand norelatime
+nostrictatime nosuid nosymfollow relatime rw ro silent strictatime suid
+symfollow sync rdev rdiratime rexec rnoatime rnodiratime rnoexec rnosuid
+rnosymfollow rrelatime rro rrw rstrictatime rsuid rsymfollow
+"""
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])

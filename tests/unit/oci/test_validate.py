@@ -209,5 +209,5 @@ def test_zero_and_empty_limits_are_unset() -> None:
     meant = {"cpu": {"burst": 0, "idle": 0}, "pids": {"limit": 0}}
     assert validate.check_resources(copy.deepcopy(meant), "update") == meant
     for wrong in (5, False):
-        with pytest.raises(RlessError, match="blockIO.weight is not"):
+        with pytest.raises(RlessError, match=r"blockIO\.weight is not"):
             validate.check_resources({"blockIO": {"weight": wrong}}, "update")
