@@ -52,6 +52,16 @@
 	IF(BPF_JEQ, SYS_##call, 0, 4), LOAD(args[argument]), IF(BPF_JEQ, value, 0, 1),             \
 		ANSWER(SECCOMP_RET_ALLOW), LOAD(nr)
 
+/* What the sanitizers' runtime does, in a build for tests. */
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZERS                                                                                 \
+	ALLOW(mmap), ALLOW(munmap), ALLOW(mprotect), ALLOW(madvise), ALLOW(futex), ALLOW(write),   \
+		ALLOW(sigaltstack), ALLOW(gettid), ALLOW(getpid), ALLOW(rt_sigprocmask),           \
+		ALLOW(readlinkat), ALLOW(sched_yield),
+#else
+#define SANITIZERS
+#endif
+
 static inline const char *load_filter(struct sock_filter *filter, size_t count)
 {
 	struct sock_fprog program = { (unsigned short)count, filter };
@@ -86,29 +96,56 @@ static inline const char *keep_capabilities(uint64_t kept)
 /* -- files ------------------------------------------------------------------------------------- */
 
 /* The numbers are ours: the headers of the C library may be older than the kernel. */
-enum { LANDLOCK_CREATE_RULESET = 444, LANDLOCK_RESTRICT_SELF = 446, LANDLOCK_VERSION = 1 };
-enum { FILE_CHANGES = 0x1ff2 | 1 << 13 | 1 << 14 }; /* LANDLOCK_ACCESS_FS_*: write ... truncate */
-enum { FILE_ACCESS = 0xffff };                      /* all of them, of Linux 6.10 */
+enum { LANDLOCK_CREATE_RULESET = 444, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF };
+enum { LANDLOCK_VERSION = 1, LANDLOCK_BENEATH = 1 };
+enum { FILE_ACCESS = 0xffff }; /* LANDLOCK_ACCESS_FS_*: all of them, of Linux 6.10 */
+enum { FILE_EXECUTE = 1 << 0, FILE_READ = 1 << 2, FILE_LIST = 1 << 3 };
+enum { NO_DOMAIN = -1, BROKEN_DOMAIN = -2 };
 
 /*
- * Enter a Landlock domain without a rule that allows any of these accesses. What this kernel does
- * not know of them is left out. Before Linux 5.13 there is no Landlock, others have it off: then
- * nothing changes, and the other walls have to do.
+ * Make a Landlock domain that forbids all access to files, and return it. What this kernel does not
+ * know of that is left out. Before Linux 5.13 there is no Landlock, others have it off: NO_DOMAIN,
+ * and the other walls have to do.
  */
-static inline const char *forbid_files(uint64_t accesses)
+static inline int new_domain(void)
 {
 	long version = syscall(LANDLOCK_CREATE_RULESET, NULL, 0L, (long)LANDLOCK_VERSION, 0L, 0L, 0L);
 	uint64_t known = version >= 5 ? 0xffff : version >= 3 ? 0x7fff : version == 2 ? 0x3fff : 0x1fff;
-	uint64_t handled = accesses & known;
-	long rules, result;
+	uint64_t handled = FILE_ACCESS & known;
+	long rules;
 
 	if (version < 1)
-		return NULL;
+		return NO_DOMAIN;
 	rules = syscall(LANDLOCK_CREATE_RULESET, &handled, sizeof(handled), 0L, 0L, 0L, 0L);
-	if (rules < 0)
+	return rules < 0 ? BROKEN_DOMAIN : (int)rules;
+}
+
+/* Allow these accesses to a file, or to all that is beneath a directory, by a descriptor of it. */
+static inline const char *allow_beneath(int domain, int fd, uint64_t accesses)
+{
+	struct {
+		uint64_t accesses;
+		int32_t fd;
+	} __attribute__((packed)) rule = { accesses, fd }; /* struct landlock_path_beneath_attr */
+
+	if (domain < 0)
+		return NULL;
+	if (syscall(LANDLOCK_ADD_RULE, (long)domain, (long)LANDLOCK_BENEATH, &rule, 0L, 0L, 0L) < 0)
+		return "landlock_add_rule";
+	return NULL;
+}
+
+/* Enter the domain; nothing leads out of it. */
+static inline const char *enter_domain(int domain)
+{
+	long result = 0;
+
+	if (domain == NO_DOMAIN)
+		return NULL;
+	if (domain == BROKEN_DOMAIN)
 		return "landlock_create_ruleset";
-	result = syscall(LANDLOCK_RESTRICT_SELF, rules, 0L, 0L, 0L, 0L, 0L);
-	close((int)rules);
+	result = syscall(LANDLOCK_RESTRICT_SELF, (long)domain, 0L, 0L, 0L, 0L, 0L);
+	close(domain);
 	return result < 0 ? "landlock_restrict_self" : NULL;
 }
 

@@ -2,10 +2,8 @@
  * rless-serve LINK HOLDER IMAGE FLAGS [NAME=VALUE]... PROGRAM NAME ARGUMENT...: mount an image, and
  * become the program that serves it, with these variables
  *
- * The program reads what a stranger has made. So it gets no capability, a mount namespace of its
- * own, two descriptors, a filter of system calls by which it can neither reach another process or
- * the network nor change a file, and a Landlock domain, where the kernel has that, so that other
- * processes cannot be read by /proc either. It can still read the files that its user can.
+ * The program reads what a stranger has made. So it gets a mount namespace of its own, two
+ * descriptors, and the walls of walls.c.
  *
  * This is done here and not in a fork of Python, which takes 2.5 ms of processor time more, most
  * of it for copies of pages and of their tables. And it begins before its caller is in the user
@@ -23,8 +21,7 @@
  */
 #define _GNU_SOURCE
 #include "prefetch.h"
-
-#include "../common/walls.h"
+#include "walls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,15 +30,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#undef prlimit64 /* in musl a macro, and no part of the name of the call */
-
-#define NO_SUCH_CALL 424 /* the first one of Linux 5.1; from here on all processors count alike */
 #define FSOPEN 430
 #define FSCONFIG 431
 #define FSMOUNT 432
@@ -52,16 +45,6 @@
 #define CREATE 6L
 #define READ_ONLY 1L /* MOUNT_ATTR_RDONLY */
 #define VARIABLES 8 /* at most */
-#define NAMESPACES 0x7e020000 /* CLONE_NEW*, all that clone(2) takes */
-
-#define REFUSE(call) IF(BPF_JEQ, SYS_##call, 0, 1), ERROR(EPERM)
-/* The low half of an argument: what is compared here is an int, or has no bits above. */
-#define REFUSE_WITH(call, argument, test, value, yes, no)                                          \
-	IF(BPF_JEQ, SYS_##call, 0, 4), LOAD(args[argument]), IF(test, value, yes, no), ERROR(EPERM), \
-		LOAD(nr)
-#define REFUSE_IF(call, argument, test, value) REFUSE_WITH(call, argument, test, value, 0, 1)
-#define REFUSE_UNLESS(call, argument, value) REFUSE_WITH(call, argument, BPF_JEQ, value, 1, 0)
-#define WRITING (O_ACCMODE | O_CREAT | O_TRUNC)
 
 static void fail(const char *what)
 {
@@ -69,6 +52,12 @@ static void fail(const char *what)
 	int size = snprintf(text, sizeof(text), "%s: error %d\n", what, errno);
 
 	_exit(write(2, text, (size_t)size) < 0 ? 126 : 127);
+}
+
+static void check(const char *failed)
+{
+	if (failed)
+		fail(failed);
 }
 
 /* Enter the user namespace, if we are not in it, and a mount namespace that no mount comes to. */
@@ -134,73 +123,6 @@ static void send_descriptor(int link, int fd)
 		fail("sendmsg");
 }
 
-static void refuse_calls(void)
-{
-	struct sock_filter filter[] = {
-		ONLY_OUR_ARCH,
-		/*
-		 * All that is newer is not there: every library gets on with Linux 5.0. Among it are
-		 * clone3 and openat2, whose flags no filter sees, io_uring, and what comes yet.
-		 */
-		IF(BPF_JEQ, CLOSE_RANGE, 1, 0),
-		IF(BPF_JGE, NO_SUCH_CALL, 0, 1),
-		ERROR(ENOSYS),
-
-		/* The network, and what passes between processes. */
-		REFUSE(socket), REFUSE(socketpair), REFUSE(mq_open), REFUSE(mq_unlink),
-		REFUSE(shmget), REFUSE(shmat), REFUSE(shmctl), REFUSE(semget), REFUSE(semop),
-		REFUSE(semtimedop), REFUSE(semctl), REFUSE(msgget), REFUSE(msgsnd), REFUSE(msgrcv),
-		REFUSE(msgctl), REFUSE(add_key), REFUSE(request_key), REFUSE(keyctl),
-
-		/* Other processes. abort() and threads send signals to their own. */
-		REFUSE(ptrace), REFUSE(process_vm_readv), REFUSE(process_vm_writev), REFUSE(kcmp),
-		REFUSE(kill), REFUSE(tkill), REFUSE(rt_sigqueueinfo), REFUSE(rt_tgsigqueueinfo),
-		REFUSE_UNLESS(tgkill, 0, getpid()), REFUSE_UNLESS(prlimit64, 0, 0),
-		REFUSE_IF(fcntl, 1, BPF_JEQ, F_SETOWN), REFUSE_IF(fcntl, 1, BPF_JEQ, F_SETOWN_EX),
-		REFUSE(sched_setaffinity), REFUSE(sched_setattr), REFUSE(sched_setparam),
-		REFUSE(sched_setscheduler), REFUSE(setpriority), REFUSE(ioprio_set),
-		REFUSE(migrate_pages), REFUSE(move_pages),
-
-		/* New rights, and parts of the kernel that are large and not needed. */
-		REFUSE(unshare), REFUSE(setns), REFUSE_IF(clone, 0, BPF_JSET, NAMESPACES),
-		REFUSE(mount), REFUSE(umount2), REFUSE(pivot_root), REFUSE(chroot), REFUSE(bpf),
-		REFUSE(perf_event_open), REFUSE(userfaultfd), REFUSE(fanotify_init),
-		REFUSE(open_by_handle_at), REFUSE(io_setup), REFUSE(personality),
-
-		/* Files are read. */
-		REFUSE_IF(openat, 2, BPF_JSET, WRITING), REFUSE(truncate), REFUSE(mkdirat),
-		REFUSE(mknodat), REFUSE(symlinkat), REFUSE(linkat), REFUSE(unlinkat),
-		REFUSE(renameat2), REFUSE(fchmod), REFUSE(fchmodat), REFUSE(fchown), REFUSE(fchownat),
-		REFUSE(utimensat), REFUSE(setxattr), REFUSE(lsetxattr), REFUSE(fsetxattr),
-		REFUSE(removexattr), REFUSE(lremovexattr), REFUSE(fremovexattr),
-#ifdef SYS_renameat
-		REFUSE(renameat),
-#endif
-#ifdef SYS_open
-		REFUSE_IF(open, 1, BPF_JSET, WRITING), REFUSE(creat), REFUSE(mkdir), REFUSE(rmdir),
-		REFUSE(mknod), REFUSE(symlink), REFUSE(link), REFUSE(unlink), REFUSE(rename),
-		REFUSE(chmod), REFUSE(chown), REFUSE(lchown), REFUSE(utime), REFUSE(utimes),
-		REFUSE(futimesat),
-#endif
-		ANSWER(SECCOMP_RET_ALLOW),
-	};
-	const char *failed = load_filter(filter, sizeof(filter) / sizeof(*filter));
-
-	if (failed)
-		fail(failed);
-}
-
-/* What keep_only(0) of fuse.py does, and no file may be changed. */
-static void give_up_rights(void)
-{
-	const char *failed = keep_capabilities(0);
-
-	if (!failed)
-		failed = forbid_files(FILE_CHANGES);
-	if (failed)
-		fail(failed);
-}
-
 /*
  * Begin who asks the image ahead. The program must not have a child that it does not know, so it is
  * left to who takes orphans. It has the mount and the link, and the end of each is soon.
@@ -220,7 +142,7 @@ static void begin_to_ask(int link, int mount, int fuse, int image, char *words, 
 	if (image >= 0)
 		close(image);
 	memset(words, 0, size); /* so that we do not look like the program */
-	give_up_rights();
+	check(confine_prefetch(mount));
 	look_ahead(link, mount);
 }
 
@@ -264,8 +186,7 @@ int main(int argc, char **argv)
 	close(mount);
 	if (syscall(SYS_dup3, (long)fuse, (long)link, 0L, 0L, 0L, 0L) < 0)
 		fail("dup3");
-	give_up_rights();
-	refuse_calls();
+	check(confine_server(program[0], image));
 	execve(program[0], program + 1, environment);
 	fail(program[0]);
 }

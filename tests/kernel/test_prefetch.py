@@ -279,6 +279,36 @@ def test_links_do_not_lead_out(tree: Path, tmp_path: Path) -> None:
         assert least_read(image, target, told, [there]) >= READ
 
 
+def test_process_that_prefetches_is_confined(tree: Path, tmp_path: Path) -> None:
+    image = made.mksquashfs(tree, tmp_path / "image")
+
+    def make(holder: int) -> squashfs.Begun:
+        fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+        return squashfs.Begun(fd, 0, squashfs.find_server(), holder)
+
+    def case() -> dict[str, str]:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        begun = begin("outside", "single", make)
+        begun.mount()
+        server = begun._server
+        assert server is not None
+        deadline = time.monotonic() + SECONDS
+        while True:
+            for other in askers():
+                lines = Path(f"/proc/{other}/status").read_text().splitlines()
+                seen = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+                if other != server.pid and seen["Seccomp"] == "2":
+                    begun.close()
+                    return seen
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    seen = in_a_fork(case)
+    sets = [int(seen[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")]
+    assert sets == [0, 0, 0, 0, 0]
+    assert seen["NoNewPrivs"] == "1"
+
+
 def test_prefetch_ends_with_its_server(tree: Path, tmp_path: Path) -> None:
     """Whatever of the two ends first: the program that serves, or who was to tell."""
     image = made.mksquashfs(tree, tmp_path / "image")

@@ -6,9 +6,11 @@ before its caller has entered that.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -81,8 +83,8 @@ print(json.dumps({
     "leader": os.getsid(0) == os.getpid(),
     "mnt": os.readlink("/proc/self/ns/mnt"),
     "shows it": "fuse." in open("/proc/self/mountinfo").read(),
-    "files": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-                    if os.path.exists(f"/proc/self/fd/{fd}")),
+    "files": [os.readlink(name) for name in (f"/proc/self/fd/{fd}" for fd in range(1024))
+              if os.path.lexists(name)],
     "environment": sorted(os.environ),
     "directory": os.getcwd(),
     "processors": sorted(os.sched_getaffinity(0)),
@@ -117,6 +119,12 @@ call("syscall", clone, 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)
 call("mount", 0, b"/", 0, 0x44000, 0)
 call("chroot", b"/")
 call("personality", 0x0040000)
+call("inotify_init1", 0)
+call("memfd_create", b"x", 0)
+call("timerfd_create", 0, 0)
+call("sethostname", b"x", 1)
+call("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+call("ioctl", 0, 0x5412, b"x")  # TIOCSTI
 attempt("write", os.open, old, os.O_WRONLY)
 attempt("read and write", os.open, old, os.O_RDWR)
 attempt("truncate and read", os.open, old, os.O_RDONLY | os.O_TRUNC)
@@ -150,11 +158,19 @@ for name in ("mem", "environ", "root/etc/passwd"):
 print(json.dumps(tried))
 """
 
+FILES = """
+for name in given["paths"]:
+    attempt(name, os.open, name, os.O_RDONLY)
+print(json.dumps(tried))
+"""
+
 ALLOWED = """
 thread = threading.Thread(target=lambda: tried.update(thread=0))
 thread.start()
 thread.join()
-attempt("read", lambda: open(given["place"] + "/old").read())
+attempt("read", lambda: open("/usr/bin/env", "rb").read())
+attempt("list", os.listdir, "/usr/bin")
+attempt("what was given", lambda: open("/dev/fd/" + given["kept"]).read())
 attempt("signal", lambda: signal.raise_signal(signal.SIGURG))
 tried["fork"] = ends_by(lambda: None)
 print(json.dumps(tried))
@@ -209,20 +225,21 @@ def begin(way: str, map_: str, make: Callable[[int], Any]) -> Any:
     return made or make(-1)
 
 
-def serve(script: str, given: dict[str, object], way: str) -> Any:
-    """Begin Python as a server.
+def serve(script: str, given: dict[str, object], way: str, kept: str = "/etc/hostname") -> Any:
+    """Begin Python as a server that is given the descriptor of `kept`: what it may read.
 
     Beside it there is a program in the same user namespace that has no right either.
 
     Returns:
         What the script has printed.
     """
-    arguments = ["-I", "-S", "-c", LOOK + script, json.dumps(given)]
     log_fd = os.memfd_create("log")
-    kept = os.dup(log_fd)
+    log = os.dup(log_fd)
 
     def make(holder: int) -> fuse.Server:
-        image = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC)
+        image = os.open(kept, os.O_RDONLY | os.O_CLOEXEC)
+        words = json.dumps({**given, "kept": str(image)})
+        arguments = ["-I", "-S", "-c", LOOK + script, words]
         return fuse.Server(
             PYTHON, arguments, log_fd, privileged=False, keep_fd=image, holder=holder
         )
@@ -236,7 +253,7 @@ def serve(script: str, given: dict[str, object], way: str) -> Any:
             pass  # it serves nothing
         finally:
             os.kill(beside, signal.SIGKILL)
-        return os.pread(kept, 65536, 0).decode()
+        return os.pread(log, 65536, 0).decode()
 
     os.environ["SECRET"] = "x"
     stray = os.open("/etc/group", os.O_RDONLY)
@@ -244,7 +261,7 @@ def serve(script: str, given: dict[str, object], way: str) -> Any:
     try:
         text = in_a_fork(case)
     finally:
-        for fd in (stray, log_fd, kept):
+        for fd in (stray, log_fd, log):
             os.close(fd)
         del os.environ["SECRET"]
     try:
@@ -256,7 +273,7 @@ def serve(script: str, given: dict[str, object], way: str) -> Any:
 @pytest.mark.parametrize("way", WAYS)
 def test_file_server_has_no_privileges(way: str, place: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        found = serve(ABOUT, {"port": listener.getsockname()[1]}, way)
+        found = serve(ABOUT, {"port": listener.getsockname()[1]}, way, "/proc")
     assert found["connect"] != 0
     assert found["sets"] == [0, 0, 0, 0, 0]
     assert found["nnp"] == "1"
@@ -264,7 +281,7 @@ def test_file_server_has_no_privileges(way: str, place: str) -> None:
     assert found["leader"] is True
     assert found["mnt"] != os.readlink("/proc/self/ns/mnt")
     assert found["shows it"] is False
-    allowed = ("/dev/fuse", "/dev/null", "/memfd:log", "/etc/passwd", "/proc/")
+    allowed = ("/dev/fuse", "/dev/null", "/memfd:log", "/proc")
     assert all(path.startswith(allowed) for path in found["files"]), found["files"]
     variables = [name for name in found["environment"] if not name.startswith("MALLOC_")]
     assert variables == ["LC_ALL", "PATH"]
@@ -276,7 +293,7 @@ def test_file_server_has_no_privileges(way: str, place: str) -> None:
 
 def test_sanitized_file_server_has_no_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     instead(monkeypatch, sanitized_program("helpers/fuse_server"))
-    found = serve(ABOUT, {"port": 1}, "outside")
+    found = serve(ABOUT, {"port": 1}, "outside", "/proc")
     assert (found["sets"], found["nnp"], found["seccomp"]) == ([0, 0, 0, 0, 0], "1", "2")
 
 
@@ -302,14 +319,22 @@ def landlock() -> bool:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.skipif(not landlock(), reason="a kernel without Landlock")
 def test_other_processes_are_not_read(place: str, way: str) -> None:
-    tried = serve(READ, {}, way)
+    tried = serve(READ, {}, way, "/proc")
     assert set(tried.values()) <= {1, 13}, tried  # EPERM, EACCES
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_needed_calls_are_allowed(place: str, way: str) -> None:
-    """Threads, memory, reading: programs differ in what they need of that."""
-    tried = serve(ALLOWED, {"place": place}, way)
+@pytest.mark.skipif(not landlock(), reason="a kernel without Landlock")
+def test_files_of_the_user_are_not_read(place: str, way: str) -> None:
+    paths = [place, f"{place}/old", "/etc/passwd", "/proc/self/status", "/", "/tmp", "/dev/null"]
+    tried = serve(FILES, {"paths": paths}, way)
+    assert tried == dict.fromkeys(paths, errno.EACCES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_needed_calls_are_allowed(way: str) -> None:
+    """Threads, memory, reading its own files: programs differ in what they need of that."""
+    tried = serve(ALLOWED, {}, way)
     assert set(tried.values()) == {0}, tried
 
 
@@ -421,6 +446,34 @@ def test_squashfuse_serves_below_the_filter(
         return [name, "Seccomp:\t2" in status, same]
 
     assert in_a_fork(case) == [program, True, True]
+
+
+@pytest.mark.needs("mksquashfs", "squashfuse")
+def test_squashfuse_of_another_prefix_serves(tree: Path, tmp_path: Path) -> None:
+    """A link in /usr may lead to where a site has its programs."""
+    found = squashfs.find_server()
+    assert found is not None
+    prefix = tmp_path / "site"
+    (prefix / "bin").mkdir(parents=True)
+    shutil.copy(found, prefix / "bin/served")
+    (tmp_path / "squashfuse").symlink_to(prefix / "bin/served")
+    image = made.mksquashfs(tree, tmp_path / "image")
+    target = tmp_path / "target"
+    target.mkdir()
+
+    def make(holder: int) -> squashfs.Begun:
+        fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+        return squashfs.Begun(fd, 0, str(tmp_path / "squashfuse"), holder)
+
+    def case() -> bool:
+        begun = begin("outside", "single", make)
+        _, pid = begun.attach(str(target))
+        same = (target / "file").read_bytes() == (tree / "file").read_bytes()
+        mount.umount(str(target))
+        fuse.wait(pid)
+        return same
+
+    assert in_a_fork(case) is True
 
 
 def told(way: str, place: str, before: Callable[[fuse.Server], None]) -> list[str]:
