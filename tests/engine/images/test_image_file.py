@@ -251,6 +251,7 @@ def test_killed_command_leaves_no_file_server(rless: Product, file: Path) -> Non
         starting.kill()
         starting.wait()
         # Who makes the container is ended by the kernel, a moment later.
+        wait_for(lambda: not rless.processes(), "the processes to end")
         wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
         rless.assert_clean()
 
