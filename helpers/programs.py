@@ -21,12 +21,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HELPERS = Path(__file__).resolve().parent
-CFLAGS = (
-    "-std=gnu11 -O2 -Wall -Wextra"
-    " -Wno-sign-compare"  # what CMSG_NXTHDR of musl does
-    " -fPIE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3"
-    " -ffunction-sections -fdata-sections"
-).split()
+CFLAGS = [
+    *("-std=gnu11", "-O2", "-Wall", "-Wextra"),
+    "-Wno-sign-compare",  # what CMSG_NXTHDR of musl does
+    *("-fPIE", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
+    *("-include", str(HELPERS / "common" / "fortify.h")),  # for musl, which has none
+    *("-ffunction-sections", "-fdata-sections"),
+]
 LINK = "-s -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack".split()
 TIMEOUT = 600  # seconds; ziglang compiles musl when it is used first
 PROBE = '#include <linux/types.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'

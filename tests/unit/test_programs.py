@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,12 +53,67 @@ def test_programs_are_static_and_hardened(tmp_path: Path, source: str) -> None:
     assert "__stack_chk_fail" in readelf("-s", program)
 
 
-@pytest.mark.needs("glibc")
-def test_glibc_checks_the_sizes_of_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By FORTIFY; musl has none."""
-    monkeypatch.setenv("CC", "cc")
-    program = compile_program("monitor", tmp_path / "program", symbols=True)
-    assert "__snprintf_chk" in readelf("-s", program)
+OVERFLOW = """
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static char words[64] = "longer than what it is written to";
+
+int main(int argc, char **argv)
+{
+	char buffer[16], *heap = malloc(16);
+	struct pollfd fds[2] = { { -1, 0, 0 }, { -1, 0, 0 } };
+	size_t size = (size_t)atoi(argv[2]);
+	int pair[2];
+
+	if (argc != 3 || pipe(pair) || write(pair[1], words, sizeof(words)) < 0)
+		return 1;
+	switch (*argv[1]) {
+	case 'c': memcpy(buffer, words, size); break;
+	case 'h': memcpy(heap, words, size); break;
+	case 'm': memmove(buffer, words, size); break;
+	case 's': memset(buffer, 1, size); break;
+	case 'f': snprintf(buffer, size, "%s", "short"); break;
+	case 'r': if (read(pair[0], buffer, size) < 0) return 2; break;
+	case 'p': if (pread(0, buffer, size, 0) < 0) return 3; break;
+	case 'v': recv(0, buffer, size, 0); break;
+	case 'l': if (readlinkat(-100, "/proc/self/cwd", buffer, size) < 0) return 4; break;
+	case 'o': return poll(fds, size / 8, 0);
+	}
+	printf("%c%c", buffer[0], heap[0]); /* so that they are written at all */
+	return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    [
+        pytest.param("cc", marks=pytest.mark.needs("glibc")),
+        pytest.param("musl-gcc", marks=pytest.mark.needs("musl-gcc")),
+    ],
+)
+def test_writing_beyond_a_buffer_ends_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    """By FORTIFY, which musl does not have itself (helpers/common/fortify.h)."""
+    monkeypatch.setenv("CC", compiler)
+    source = tmp_path / "overflow.c"
+    source.write_text(OVERFLOW)
+    program = tmp_path / "overflow"
+    command = [*PROGRAMS["find_compiler"](), *PROGRAMS["CFLAGS"], *PROGRAMS["LINK"]]
+    assert PROGRAMS["run_compiler"](command, [source], program) is None
+    for function in "chmsfrpvlo":
+        for size, ends in ((16, [0]), (24, [-signal.SIGILL, -signal.SIGABRT, -signal.SIGTRAP])):
+            with open("/dev/zero") as zeros:
+                code = subprocess.run(
+                    [program, function, str(size)], stdin=zeros, capture_output=True, check=False
+                ).returncode
+            assert code in ends, (function, size, code)
 
 
 @pytest.mark.needs("musl-gcc")
