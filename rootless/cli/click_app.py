@@ -1,21 +1,20 @@
 """Build click's commands from the option tables: for help, completion and spelling errors.
 
-Only this module imports click (20 ms); `parse` parses the command line. Still the commands built
-here are complete: click's own parser reads the same lines to the same values, which a property test
-proves. So help and completion say what the parser does.
+Only this module and `shells` import click (20 ms); `parse` parses the command line. Still the
+commands built here are complete: click's own parser reads the same lines to the same values, which
+a property test proves. So help and completion say what the parser does.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from rootless.cli import parse, verb_table
+from rootless.cli import parse, streams, verb_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +40,10 @@ class _Value(_Type):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
+        from rootless.cli.complete import values
+
+        if words := values(self.row[0].split()[0]):
+            return [CompletionItem(word) for word in words if word.startswith(incomplete)]
         return _complete_words(self.row[1], incomplete)
 
 
@@ -75,6 +78,11 @@ class _Option(click.Option):
             help=parse.help_text(row),
             **kind,
         )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        if _is_of_the_command(ctx):
+            return _complete_words("ARG", incomplete)
+        return super().shell_complete(ctx, incomplete)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         names = self.row[0].split()
@@ -163,6 +171,11 @@ class _Command(click.Command):
             },
         )
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        if _is_of_the_command(ctx):
+            return _complete_words("ARG", incomplete)
+        return super().shell_complete(ctx, incomplete)
+
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return self.verb.usage.split()
 
@@ -185,6 +198,13 @@ class _Command(click.Command):
             with formatter.section("Examples"):
                 for what, line in self.verb.examples:
                     formatter.write(f"  # {what}\n  {line}\n")
+
+
+def _is_of_the_command(ctx: click.Context) -> bool:
+    """Tell whether what follows belongs to the command that a container is to run."""
+    command = ctx.command
+    after_image = isinstance(command, _Command) and not command.verb.interspersed
+    return after_image and bool(ctx.params.get("arguments"))
 
 
 def _rows(verb: Verb) -> list[Row]:
@@ -282,26 +302,27 @@ def _all() -> dict[str, tuple[str, str]]:
 
 def _app() -> click.Group:
     options = [click.Option(["--debug"], is_flag=True), click.Option(["--storage"])]
+    options.append(click.Option(["--cgroup-manager"]))
     return _Verbs("rless", _all(), params=[*options])
 
 
 def completion_script(shell: str) -> str:
     """Return the script that turns completion on in bash, zsh or fish."""
-    from click.shell_completion import ShellComplete, get_completion_class
+    from rootless.cli.shells import SHELLS
 
-    found = get_completion_class(shell)
-    assert found is not None
-    # Not bash's own source(): that starts a bash to ask for its version.
-    return ShellComplete.source(found(_app(), {}, "rless", _VARIABLE)) + "\n"
+    return SHELLS[shell](_app(), {}, "rless", _VARIABLE).source() + "\n"
 
 
 def complete() -> int:
     """Answer the shell's request for completion, which it makes by $_RLESS_COMPLETE."""
-    from click.shell_completion import shell_complete
+    from rootless.cli.shells import SHELLS
 
-    code = shell_complete(_app(), {}, "rless", _VARIABLE, os.environ[_VARIABLE])
-    sys.stdout.flush()
-    return code
+    shell, _, wanted = os.environ[_VARIABLE].partition("_")
+    if shell not in SHELLS:
+        return 1
+    made = SHELLS[shell](_app(), {}, "rless", _VARIABLE)
+    streams.write((made.source() if wanted == "source" else made.complete()) + "\n")
+    return 0
 
 
 _VARIABLE = "_RLESS_COMPLETE"

@@ -1,4 +1,4 @@
-"""Complete names in a shell: of containers, images, networks and volumes.
+"""Complete names in a shell (of containers, images, networks and volumes) and values of flags.
 
 The names come from directory listings only, without a lock, a clean-up or a namespace, because this
 happens at each press of the tab key. If anything goes wrong, there are no names.
@@ -47,3 +47,40 @@ def _images() -> list[str]:
 
 
 _READERS = {"container": _containers, "image": _images, "volume": _volumes, "network": _networks}
+
+
+# flag -> the values that it has beside those of a user; `container:` stands for each container
+_VALUES = {
+    "--attach": "stdin stdout stderr",
+    "--cgroup-manager": "auto systemd cgroupfs none",
+    "--cgroupns": "private host container:",
+    "--cgroups": "enabled disabled split",
+    "--ipc": "private shareable host none container:",
+    "--log-driver": "local json-file journald none",
+    "--network": "pasta none host bridge container:",
+    "--pid": "private host container:",
+    "--pull": "always missing never",
+    "--restart": "no on-failure always unless-stopped",
+    "--sdnotify": "conmon container ignore",
+    "--security-opt": (
+        "no-new-privileges seccomp=unconfined seccomp=builtin systempaths=unconfined "
+        "apparmor=unconfined label=disable unmask=ALL nested-userns"
+    ),
+    "--storage-driver": "overlay fuse-overlayfs copy",
+    "--systemd": "auto true always false",
+    "--userns": "auto host-root keep-id nomap single container:",
+    "--uts": "private host container:",
+}
+
+
+def values(flag: str) -> list[str]:
+    """Return the values that a flag is known to have; [] if that is for its metavar to tell."""
+    if flag in ("--cap-add", "--cap-drop"):
+        from rootless.linux.caps import NAMES
+
+        return ["ALL", *sorted(name.removeprefix("CAP_") for name in NAMES)]
+    found = _VALUES.get(flag, "").split()
+    if "container:" in found:
+        found.remove("container:")
+        found += [f"container:{name}" for name in names("container")]
+    return list(dict.fromkeys(found + names("network"))) if flag == "--network" else found
