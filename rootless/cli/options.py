@@ -85,6 +85,8 @@ _IDENTITY: Group = (
     "Image and identity",
     (
         ("--name", "NAME", "value", "name", "container_name", "Name the container"),
+        ("--replace", "", "flag", "replaces", "boolean",
+         "Remove the container that has the name of --name, even if it runs"),
         ("--hostname -h", "NAME", "value", "hostname", "host_name", "Host name in the container"),
         ("--domainname", "NAME", "value", "domainname", "host_name",
          "NIS domain name in the container"),

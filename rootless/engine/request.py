@@ -204,6 +204,7 @@ class Identity(Frozen):
     """The container's name, and the command line as typed."""
 
     name: Final[str | None] = None
+    replaces: Final[bool] = False  # the container that has the name is removed
     hostname: Final[str | None] = None
     domainname: Final[str | None] = None
     labels: Final[Mapping[str, str]] = _NONE

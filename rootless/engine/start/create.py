@@ -23,6 +23,7 @@ from rootless.linux.process import close_on_exec_from, signal_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from rootless.engine.networks.attachment import Membership
@@ -122,6 +123,7 @@ def create(
     run: bool = False,
     argument: ImageArgument | None = None,
     sandbox: Sandbox | None = None,
+    make_room: Callable[[], None] | None = None,
 ) -> StartContext:
     """Make a container, which then waits to be started.
 
@@ -129,6 +131,7 @@ def create(
         run: it is started at once, as `rless run` does.
         argument: what the image is, where that is known.
         sandbox: what the caller has begun for it; its ids are mapped meanwhile.
+        make_room: called once the image is here, before the name is taken.
 
     Raises:
         RlessError: nothing is left of the container then.
@@ -148,6 +151,8 @@ def create(
     if sandbox is not None:
         sandbox.begin_maps(context.idmap)
     context.mark("image")
+    if make_room is not None:
+        make_room()
     _make_container(context, run)
     context.mark("container")
     return context

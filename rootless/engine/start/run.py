@@ -27,24 +27,30 @@ from rootless.linux.process import close_on_exec_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rootless.engine.request import RunRequest
     from rootless.engine.start.image_argument import ImageArgument
 
 
-def run(request: RunRequest) -> int:
+def run(request: RunRequest, make_room: Callable[[], None] | None = None) -> int:
     """Run a container; return its exit code, or 0 for one that was detached.
+
+    Args:
+        make_room: called once the image is here, before a name or a port is taken.
 
     Raises:
         RlessError: the start failed, and nothing is left of the container.
     """
-    return fork_foreground(lambda foreground: _make(request, foreground))
+    return fork_foreground(lambda foreground: _make(request, foreground, make_room))
 
 
-def _make(request: RunRequest, foreground: Foreground) -> int:
+def _make(request: RunRequest, foreground: Foreground, make_room: Callable[[], None] | None) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     pending = begin_cgroup(request)
-    argument = _look(request)
+    # A port may be free only after there is room.
+    argument = _look(request) if make_room is None else None
     sandbox = None
     if argument is not None and argument.is_ready:
         sandbox = Sandbox(request, streams, pending=pending, file=argument.file)
@@ -55,7 +61,7 @@ def _make(request: RunRequest, foreground: Foreground) -> int:
         from rootless.engine.start.create import create
         from rootless.engine.start.start import run_to_exit
 
-        context = create(request, run=True, argument=argument, sandbox=sandbox)
+        context = create(request, True, argument, sandbox, make_room)
     except BaseException:
         if sandbox is not None:
             sandbox.close()

@@ -100,8 +100,8 @@ def test_verb_calls_the_engine(
 
 def test_run_passes_a_request_and_returns_its_status(calls: Calls) -> None:
     assert main(["run", "--rm", "busybox", "true"]) == 42
-    ((name, request),) = calls
-    assert name == "run"
+    ((name, request, make_room),) = calls
+    assert (name, make_room) == ("run", None)
     assert (request.image, request.command, request.rm) == ("busybox", ("true",), True)  # type: ignore[attr-defined]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rootless.cli import streams
 from rootless.cli.options import CREATE as VERB
-from rootless.cli.verbs.container.run import as_typed, build
+from rootless.cli.verbs.container.run import as_typed, build, room_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Create a container; print its id."""
     from rootless.engine.start.create import create
 
-    context = create(as_typed(build(values, args, VERB)))
+    request = as_typed(build(values, args, VERB))
+    context = create(request, make_room=room_for(request))
     context.container.remove_run_record()
     streams.write(f"{context.container.id}\n")
     return 0

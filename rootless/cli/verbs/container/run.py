@@ -12,6 +12,7 @@ from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from rootless.cli.parse import Verb
@@ -53,8 +54,18 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         join(request)
     from rootless.engine.start.run import run
 
-    code: int = run(request)
+    code: int = run(request, room_for(request))
     return code
+
+
+def room_for(request: RunRequest) -> Callable[[], None] | None:
+    """Return what --replace does before the container is made; None without it."""
+    if not request.replaces:
+        return None
+    from rootless.engine.manage.replace import remove_namesake
+
+    name = request.name or ""
+    return lambda: remove_namesake(name)
 
 
 def as_typed(request: RunRequest) -> RunRequest:
@@ -209,6 +220,8 @@ def _check_conflicts(request: RunRequest) -> None:
         log.warn(f"published ports have no meaning with --network {network}")
     if request.restart and request.restart["name"] != "no" and request.rm:
         raise RlessError("--restart and --rm contradict each other")
+    if request.replaces and not request.name:
+        raise RlessError("--replace needs --name NAME")
     if request.keep_groups and request.group_add:
         raise RlessError("--keep-groups and --group-add contradict each other")
     if request.no_hosts and request.add_host:
