@@ -51,7 +51,7 @@ class Mounted:
     Attributes:
         path: the directory that is the container's root.
         driver: one of DRIVERS, "directory" for `--rootfs DIR`, "host" for `host:`.
-        options: the mount options as they were given to the kernel or the program.
+        options: the mount options of the kernel or the program, with the paths of the directories.
         layers: the lower directories, bottom to top.
         why: one line for each driver that was tried and refused, and each thing done otherwise.
         helper_pids: children of the caller that serve the mount; `unmount` waits for them.

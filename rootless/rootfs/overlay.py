@@ -4,10 +4,11 @@ With `userxattr` (Linux 5.11) the kernel keeps its marks in user.overlay.* attri
 privilege. A mount is one system call, so this is also the fast path: three mkdir, the attributes of
 the root directory, one mount.
 
-The options must fit in one page, which is enough for about 30 layers. Longer lists, and paths that
-contain separators of the option string, are passed as descriptors: the kernel resolves
-`/proc/self/fd/7` like any path, and in the working directory /proc/self/fd a plain `7` is enough.
-So 500 layers (OVL_MAX_STACK) fit on every kernel, without the newer `lowerdir+`.
+Directories are given as descriptors: the kernel resolves `/proc/self/fd/7` like any path. The
+container can read the options in /proc/self/mountinfo, and learns nothing of the host from these.
+They must fit in one page, and no path with a separator of theirs needs an escape. Beyond some 220
+layers they are given from the working directory /proc/self/fd, where a plain `7` is enough. So 500
+layers (OVL_MAX_STACK) fit on every kernel, without the newer `lowerdir+`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def look_like(upper: str, like: str | None) -> None:
 def mount(
     layers: Sequence[str], workspace: str, target: str, *, volatile: bool = False, flags: int = 0
 ) -> str:
-    """Mount `layers` (bottom to top) under `workspace`/upper at `target`; return the options.
+    """Mount `layers` (bottom to top) under `workspace`/upper at `target`.
+
+    Returns:
+        The options, with the paths that the descriptors in them stand for.
 
     Args:
         flags: more MS_* flags; MS_NODEV is always there.
@@ -111,42 +115,24 @@ def mount(
 
 
 def _mount(layers: Sequence[str], workspace: str, target: str, flags: int, more: str) -> str:
-    options = (
-        f"lowerdir={':'.join(reversed(layers))},upperdir={workspace}/upper,"
-        f"workdir={workspace}/work,userxattr{more}"
-    )
-    # Three commas and a colon between each pair of layers: none of them is part of a path.
-    plain = (
-        len(os.fsencode(options)) < _PAGE
-        and options.count(",") == 3 + more.count(",")
-        and options.count(":") == len(layers) - 1
-        and "\\" not in options
-    )
-    if plain:
-        mounts.mount("overlay", target, "overlay", flags | mounts.MS_NODEV, options)
-        return options
-    return _mount_by_fds(layers, workspace, target, flags, more)
-
-
-def _mount_by_fds(layers: Sequence[str], workspace: str, target: str, flags: int, more: str) -> str:
-    """Mount as `_mount`, with every path in the options replaced by a descriptor."""
+    directories = (f"{workspace}/upper", f"{workspace}/work", *reversed(layers))
     fds: list[int] = []
     cwd_fd = -1
     try:
         try:
-            for path in (f"{workspace}/upper", f"{workspace}/work", *reversed(layers)):
+            for path in directories:
                 fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
             raise SyscallError(f"open({error.filename})", error.errno or 0) from error
-        options = _fd_options(fds, f"{_FDS}/", more)
+        options = _options([f"{_FDS}/{fd}" for fd in fds], more)
         if len(options) >= _PAGE:
-            options = _fd_options(fds, "", more)
+            options = _options([str(fd) for fd in fds], more)
             if len(options) >= _PAGE:
                 raise RlessError(f"{len(layers)} layers are too many for one mount")
             cwd_fd = os.open(".", os.O_PATH | os.O_CLOEXEC)
             os.chdir(_FDS)
         mounts.mount("overlay", target, "overlay", flags | mounts.MS_NODEV, options)
-        return options
+        return _options(directories, more)
     finally:
         if cwd_fd >= 0:
             os.fchdir(cwd_fd)
@@ -155,8 +141,8 @@ def _mount_by_fds(layers: Sequence[str], workspace: str, target: str, flags: int
             os.close(fd)
 
 
-def _fd_options(fds: Sequence[int], prefix: str, more: str) -> str:
-    upper, work, *lower = (f"{prefix}{fd}" for fd in fds)
+def _options(directories: Sequence[str], more: str) -> str:
+    upper, work, *lower = directories
     return f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work},userxattr{more}"
 
 

@@ -1,4 +1,4 @@
-"""The option string of overlayfs: names where they fit, else descriptors."""
+"""The option string of overlayfs: descriptors, so that mountinfo shows no path of the host."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def workspace(tmp_path: Path, count: int) -> tuple[str, list[str]]:
     return place, layers
 
 
-def test_few_layers_are_given_by_name(tmp_path: Path, kernel: Kernel) -> None:
+def test_options_are_told_with_paths(tmp_path: Path, kernel: Kernel) -> None:
     place, (one, two) = workspace(tmp_path, 2)
     options = overlay.mount([one, two], place, f"{place}/merged")
     assert options == (
         f"lowerdir={two}:{one},upperdir={place}/upper,workdir={place}/work,userxattr"
     )
-    assert kernel.options == [options]
 
 
-@pytest.mark.parametrize("count", [60, 150, 499])
-def test_many_layers_are_given_by_descriptor_in_order(
+@pytest.mark.parametrize("count", [1, 2, 60, 150, 499])
+def test_layers_are_given_by_descriptor_in_order(
     tmp_path: Path, kernel: Kernel, count: int
 ) -> None:
     place, layers = workspace(tmp_path, count)
     before = os.getcwd()
     fds = os.listdir("/proc/self/fd")
-    options = overlay.mount(layers, place, f"{place}/merged")
+    overlay.mount(layers, place, f"{place}/merged")
+    (options,) = kernel.options
     assert len(options) < os.sysconf("SC_PAGE_SIZE")
     assert str(tmp_path) not in options
     assert kernel.lower == [os.path.realpath(layer) for layer in reversed(layers)]
@@ -90,7 +90,7 @@ def test_unknown_volatile_option_is_left_out(tmp_path: Path, kernel: Kernel) -> 
     kernel.failures = [errno.EINVAL]
     options = overlay.mount(layers, place, f"{place}/merged", volatile=True)
     assert [text.endswith(",volatile") for text in kernel.options] == [True, False]
-    assert options == kernel.options[1]
+    assert options.endswith(f"upperdir={place}/upper,workdir={place}/work,userxattr")
 
 
 def test_other_failures_of_a_volatile_mount_are_reported(tmp_path: Path, kernel: Kernel) -> None:
