@@ -77,7 +77,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         "exec C true",
         runs,
         [["exec", "one", "true"]],
-        0.30,
+        0.22,
         first=[one],
         last=[["rm", "-f", "one"]],
     )
@@ -99,7 +99,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         "ps -a with 100 containers",
         runs,
         [["ps", "-a"]],
-        1.0,
+        0.30,
         first=[
             *(["create", "--name", name, *QUIET, "IMAGE", *IDLE] for name in hundred),
             ["start", *hundred[:10]],

@@ -33,20 +33,28 @@ AT_ONCE = 8
 SETTLES = 1.0  # seconds; podman's second process cleans up after the first has ended
 
 
+# As root: cgroup2 on /sys/fs/cgroup, and in it a group of the user $0, where the command runs.
+PREPARE = """
+stat -f -c %T /sys/fs/cgroup | grep -qx cgroup2fs || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+group=/sys/fs/cgroup/rless-bench-$$ && mkdir $group && cd $group || exit
+chown "$0:" . cgroup.procs cgroup.threads cgroup.subtree_control && cd /
+sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' $group "$@"
+status=$?
+echo 1 >$group/cgroup.kill; sleep 0.2
+find $group -depth -type d -exec rmdir {} +
+exit $status
+"""
+
+
 def become_user(name: str, script: str) -> None:
-    """Run this script again as an ordinary user, in a private mount namespace."""
+    """Run this script again as an ordinary user, in a mount namespace and a cgroup of its own."""
     import pwd
 
     try:
         user = pwd.getpwnam(name)
     except KeyError:
         sys.exit(f"bench: there is no user {name}: give one with subordinate ids by --user")
-    prepare = (
-        "stat -f -c %T /sys/fs/cgroup | grep -qx cgroup2fs ||"
-        " mount -t cgroup2 cgroup2 /sys/fs/cgroup;"
-        'cd /; exec "$@"'
-    )
-    isolate = ["unshare", "--mount", "--propagation", "private", "sh", "-c", prepare, "sh"]
+    isolate = ["unshare", "--mount", "--propagation", "private", "sh", "-c", PREPARE, name]
     become = ["setpriv", "--reuid", name, "--regid", str(user.pw_gid), "--init-groups"]
     clean = ["env", "-i", f"HOME={user.pw_dir}", f"USER={name}", "LANG=C.UTF-8"]
     clean += ["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]

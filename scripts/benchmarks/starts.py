@@ -65,7 +65,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
             runs,
             [
                 Case("podman", [[*podman, IMAGE, "true"]]),
-                Case("rless", [[*rless, peers.image, "true"]], target=0.42),
+                Case("rless", [[*rless, peers.image, "true"]], target=0.30),
             ],
         ),
         Group(
@@ -73,7 +73,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
             runs,
             [
                 Case("podman", [[*podman, *PUBLISH, IMAGE, "true"]]),
-                Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.42),
+                Case("rless", [[*rless, *PUBLISH, peers.image, "true"]], target=0.30),
             ],
         ),
         Group(
@@ -124,7 +124,7 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
         Group(
             "50 runs, 8 at a time, --network none",
             max(3, runs // 5),
-            [quiet_podman, Case("rless", quiet_rless, target=0.30)],
+            [quiet_podman, Case("rless", quiet_rless, target=0.20)],
             repeat=50,
         ),
         Group(
