@@ -319,6 +319,15 @@ def test_masks_cover_the_targets_of_links(bundle: Bundle, outside: Path, path: s
     assert untouched(outside)
 
 
+def test_masked_directories_share_one_file_system(bundle: Bundle) -> None:
+    for name in ("a", "b"):
+        (bundle.rootfs / name).mkdir()
+    bundle.linux["maskedPaths"] = ["/a", "/b", "/a"]
+    rows = [line.split() for line in bundle.run("mounts").expect().lines()]
+    devices = [row[2] for row in rows if row[4] in ("/a", "/b")]
+    assert len(devices) == 2 and len(set(devices)) == 1
+
+
 def test_failed_mask_is_an_error(bundle: Bundle) -> None:
     (bundle.rootfs / "a").symlink_to("a")
     bundle.linux["maskedPaths"] = ["/a"]

@@ -247,8 +247,7 @@ class Init(ContainerProcess):
         """Cover what the container shall not see or not write."""
         for path in self.linux.get("readonlyPaths", []):
             self.root.make_read_only(path)
-        for path in self.linux.get("maskedPaths", []):
-            self.root.mask(path, self.null_fd)
+        self.root.mask(self.linux.get("maskedPaths", []), self.null_fd)
 
     def make_directory(self) -> None:
         """Make the working directory, if the image lacks it, beneath the root."""

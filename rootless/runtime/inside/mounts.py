@@ -55,7 +55,7 @@ _ATTRIBUTES = {
     ),
 }
 # They change nothing: defaults, and what is for the kernel's log or for a server of NFS.
-_EMPTY = frozenset({"defaults", "async", "loud", "silent", "iversion", "noiversion"})
+_NO_EFFECT = frozenset({"defaults", "async", "loud", "silent", "iversion", "noiversion"})
 # The same with "r" in front holds for the whole tree: rro, rnosuid, ...
 _RECURSIVE_ATTRIBUTES = {f"r{name}": bits for name, bits in _ATTRIBUTES.items()}
 _PROPAGATION = {
@@ -100,6 +100,12 @@ _PROC_FILES = frozenset(
         "sys/kernel/ns_last_pid",
         "sys/crypto/fips_enabled",
     )
+)
+
+# What a masked directory shows.
+_EMPTY_TMPFS: list[tuple[str, str | None]] = [("size", "0"), ("nr_inodes", "1"), ("mode", "555")]
+_EMPTY_ATTRIBUTES = (
+    api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NODEV | api.MOUNT_ATTR_NOEXEC
 )
 
 
@@ -150,7 +156,7 @@ class Options:
                 self.copy_up = True
             elif option == "remount":
                 self.remount = True
-            elif option not in _EMPTY:
+            elif option not in _NO_EFFECT:
                 key, equals, value = option.partition("=")
                 self.data.append((key, value if equals else None))
 
@@ -350,32 +356,32 @@ class Root:
         if os.fstat(target).st_dev in self._proc_devices and destination not in _PROC_FILES:
             raise RlessError("the target lies in /proc")
 
-    def mask(self, path: str, null_fd: int) -> None:
-        """Hide one path: a file under the host's /dev/null, a directory under nothing.
+    def mask(self, paths: list[str], null_fd: int) -> None:
+        """Hide paths: files under the host's /dev/null, directories under one empty tmpfs.
 
         A path that does not exist needs no mask.
         """
-        try:
-            target = self.open(path)
-        except SyscallError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return
-            raise
-        if stat.S_ISDIR(os.fstat(target).st_mode):
-            cover = api.new_mount(
-                "tmpfs",
-                [("size", "0"), ("nr_inodes", "1"), ("mode", "555")],
-                api.MOUNT_ATTR_RDONLY
-                | api.MOUNT_ATTR_NOSUID
-                | api.MOUNT_ATTR_NODEV
-                | api.MOUNT_ATTR_NOEXEC,
-            )
-        else:
-            cover = api.open_tree(null_fd, b"", recursive=False)
-            api.mount_setattr(cover, propagation=api.MS_PRIVATE)
-        api.move_mount(cover, target)
-        os.close(cover)
-        os.close(target)
+        empty = -1
+        for path in dict.fromkeys(paths):
+            try:
+                target = self.open(path)
+            except SyscallError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    continue
+                raise
+            if not stat.S_ISDIR(os.fstat(target).st_mode):
+                cover = api.open_tree(null_fd, b"", recursive=False)
+                api.mount_setattr(cover, propagation=api.MS_PRIVATE)
+            elif empty < 0:
+                empty = api.new_mount("tmpfs", _EMPTY_TMPFS, _EMPTY_ATTRIBUTES)
+                cover = os.dup(empty)
+            else:
+                cover = api.open_tree(empty, b"", recursive=False)
+            api.move_mount(cover, target)
+            os.close(cover)
+            os.close(target)
+        if empty >= 0:
+            os.close(empty)
 
     def make_read_only(self, path: str) -> None:
         """Cover one path with a read-only view of itself; a missing path needs none."""
@@ -494,4 +500,4 @@ def _new_cgroup(attributes: int, data: list[tuple[str, str | None]]) -> int:
 def option_names() -> list[str]:
     """Return the mount options that are understood, for `features`."""
     others = ("bind", "rbind", "remount", "tmpcopyup")
-    return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, *_EMPTY, *others])
+    return sorted([*_ATTRIBUTES, *_RECURSIVE_ATTRIBUTES, *_PROPAGATION, *_NO_EFFECT, *others])
