@@ -366,6 +366,15 @@ def test_start_hook_has_the_privileges_of_the_application(bundle: Bundle) -> Non
     assert "no_new_privs 1" in lines
 
 
+def test_start_hook_has_the_environment_of_the_application(bundle: Bundle) -> None:
+    """As in runc; of the caller's it gets nothing: the program may be the image's (class 31)."""
+    bundle.process["env"] = ["ONE=two", "HOME=/h"]
+    hook = {"path": "/probe", "args": ["probe", "env"]}
+    bundle.spec["hooks"] = {"startContainer": [hook, {**hook, "env": ["A=b"]}]}
+    done = bundle.run("exit", "0", env={**ENVIRONMENT, "TOKEN": "secret"}).expect()
+    assert sorted(done.lines()) == ["A=b", "HOME=/h", "ONE=two"]
+
+
 def test_start_hook_cannot_execute_our_program(bundle: Bundle) -> None:
     """CVE-2019-5736, by a hook (class 24)."""
     (bundle.rootfs / "hook").symlink_to("/proc/self/exe")
@@ -389,8 +398,8 @@ def test_home_comes_from_the_containers_passwd(bundle: Bundle) -> None:
     (bundle.rootfs / "etc/passwd").unlink()
     os.mkfifo(bundle.rootfs / "etc/passwd")
     assert bundle.run("env").expect().lines() == ["HOME=/"]
-    bundle.process["env"] = ["HOME="]
-    assert bundle.run("env").expect().lines() == ["HOME="]
+    bundle.process["env"] = ["HOME=/before", "HOME="]  # empty is unset, as in runc 1.3
+    assert bundle.run("env").expect().lines() == ["HOME=/"]
 
 
 def test_read_only_tmpfs_can_hold_mounts(bundle: Bundle, tmp_path: Path) -> None:

@@ -43,8 +43,13 @@ def memory_of(state: State) -> int:
     return fd
 
 
-def run_all(hooks: Sequence[tuple[str, Hook]], state: State) -> None:
+def run_all(
+    hooks: Sequence[tuple[str, Hook]], state: State, environment: Mapping[str, str] = os.environ
+) -> None:
     """Run hooks, one after the other, in the caller's namespaces.
+
+    Args:
+        environment: of those that name none.
 
     Raises:
         RlessError: one failed; the others are not run.
@@ -54,7 +59,7 @@ def run_all(hooks: Sequence[tuple[str, Hook]], state: State) -> None:
     fd = memory_of(state)
     try:
         for kind, hook in hooks:
-            run(kind, hook, fd)
+            run(kind, hook, fd, environment)
     finally:
         os.close(fd)
 
@@ -68,17 +73,18 @@ def run_poststop(spec: Mapping[str, object], state: State) -> None:
             warn(str(error))
 
 
-def run(kind: str, hook: Hook, state_fd: int) -> None:
+def run(kind: str, hook: Hook, state_fd: int, environment: Mapping[str, str]) -> None:
     """Run one hook and wait for its end.
 
     Args:
         state_fd: of `memory_of`.
+        environment: as for `run_all`.
 
     Raises:
         RlessError: it cannot be executed, ended with another code than 0, or was too slow.
     """
     name = f"{kind} hook {hook['path']}"
-    env = dict(entry.split("=", 1) for entry in hook["env"]) if "env" in hook else os.environ
+    env = dict(entry.split("=", 1) for entry in hook["env"]) if "env" in hook else environment
     os.lseek(state_fd, 0, os.SEEK_SET)
     try:
         pid = os.posix_spawn(

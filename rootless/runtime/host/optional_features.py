@@ -73,7 +73,8 @@ class OptionalFeatures:
         self.hooks: list[tuple[str, Hook]] = []
         self.listener: Listener | None = None
         self.pid = 0
-        self._home = not any(entry.startswith("HOME=") for entry in process.get("env", ()))
+        homes = [entry for entry in process.get("env", ()) if entry.startswith("HOME=")]
+        self._home = not homes or homes[-1] == "HOME="
         self._label = _label(process, linux.get("mountLabel"))
         self._label_fd = -1
         seccomp = linux.get("seccomp", {})
@@ -127,10 +128,11 @@ class OptionalFeatures:
 
         for _, hook in starting:
             process.guard_image(hook["path"], environment, own)
-        hooks.run_all(starting, {**self.state, "pid": os.getpid(), "status": "created"})
+        state: State = {**self.state, "pid": os.getpid(), "status": "created"}
+        hooks.run_all(starting, state, environment)
 
     def complete(self, environment: dict[str, str], uid: int) -> None:
-        """Give the application a home, as runc and crun do where the config names none."""
+        """Give the application a home, as runc does where the config names none."""
         if self._home:
             environment["HOME"] = home_of(uid)
 
