@@ -112,7 +112,7 @@ def test_kill_of_a_stopped_container_is_an_error(live: Bundle) -> None:
     live.wait_status("stopped")
     assert live.pid() == 0
     done = live.call("kill", live.id, "KILL")
-    assert complaint(done) == f"container {live.id} is not running"
+    assert complaint(done) == f"cannot signal {live.id}: container not running"
     live.call("delete", live.id).expect()
 
 
@@ -333,7 +333,7 @@ def test_recycled_pid_is_neither_shown_nor_killed(live: Bundle) -> None:
             for change in ({"pid": other.pid}, {"pid": other.pid, "boot": "another"}):
                 path.write_text(json.dumps(facts | change))
                 assert live.status() == "stopped"
-                assert "is not running" in complaint(live.call("kill", live.id, "KILL"))
+                assert "container not running" in complaint(live.call("kill", live.id, "KILL"))
                 assert other.poll() is None
             live.call("delete", "--force", live.id).expect()
             assert other.poll() is None

@@ -58,6 +58,11 @@ class Console:
             raise RlessError("the process has no terminal")
         self._master = rights[0]
         os.set_inheritable(self._master, False)
+        if not os.isatty(1):
+            # As runc: whoever reads a pipe wants lines, not what moves a cursor.
+            mode = termios.tcgetattr(self._master)
+            mode[1] &= ~termios.ONLCR
+            termios.tcsetattr(self._master, termios.TCSANOW, mode)
         if os.isatty(0):
             self._saved = termios.tcgetattr(0)
             signal.signal(signal.SIGWINCH, lambda number, frame: self._set_size())

@@ -372,6 +372,8 @@ def run(root: str, container_id: str, options: Options) -> int:
         foreground.attend(created.pidfd, created.pid, console, relay)
     except BaseException:
         pidfd_send_signal(created.pidfd, signal.SIGKILL)
+        if console is not None:
+            console.drain()  # a hook's complaint
         raise
     finally:
         if console is not None:

@@ -238,6 +238,10 @@ class Record:
         finally:
             os.close(fd)
 
+    def _not_running(self) -> RlessError:
+        # containerd looks for "container not running" in what a runtime says.
+        return RlessError(f"cannot signal {self.id}: container not running", exit_code=1)
+
     def signal(self, number: int) -> None:
         """Signal the container's first process.
 
@@ -246,14 +250,14 @@ class Record:
         """
         facts = self.read()
         if not facts["pid"] or facts["boot"] != paths.boot_id():
-            raise RlessError(f"container {self.id} is not running", exit_code=1)
+            raise self._not_running()
         try:
             pidfd = pidfd_open(facts["pid"])
         except SyscallError as error:
-            raise RlessError(f"container {self.id} is not running", exit_code=1) from error
+            raise self._not_running() from error
         try:
             if not _alive(facts):
-                raise RlessError(f"container {self.id} is not running", exit_code=1)
+                raise self._not_running()
             pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
