@@ -50,6 +50,17 @@ def test_exec_process_json_cannot_loosen_confinement(running: Bundle, tmp_path: 
     assert facts["bounding"] == execute(running, "caps")["bounding"]
 
 
+def test_added_capability_is_ambient_where_others_may_be(live: Bundle) -> None:
+    """As in runc: a user other than root would lose it at execve."""
+    names = [*live.process["capabilities"]["bounding"], "CAP_SYS_CHROOT"]
+    for kind in ("bounding", "effective", "inheritable", "permitted"):
+        live.process["capabilities"][kind] = names
+    live.create("sleep", "60")
+    live.call("start", live.id).expect()
+    facts = execute(live, "caps", options=("--cap", "CAP_SYS_CHROOT"))
+    assert int(facts["ambient"], 16) == 1 << 18
+
+
 def test_options_may_stand_anywhere(running: Bundle) -> None:
     done = running.call("exec", running.id, "-e", "A=1", "/probe", "args", "-e", "B=2", "--cwd")
     assert done.expect().lines() == ["arg 0 -e", "arg 1 B=2", "arg 2 --cwd"]
@@ -158,6 +169,12 @@ def test_run_keep_leaves_the_state(live: Bundle) -> None:
     live.call("delete", live.id).expect()
 
 
+def test_output_into_a_pipe_has_no_carriage_returns(live: Bundle) -> None:
+    """As in runc: a terminal ends lines with two characters, a file with one."""
+    live.process["terminal"] = True
+    assert live.run("args", "a").expect().raw == b"arg 0 a\n"
+
+
 # -- ps, kill --all, pause, resume, update, events ------------------------------------------------
 
 
@@ -192,6 +209,16 @@ def test_pause_and_resume_halt_and_continue(running: Bundle) -> None:
     assert running.id not in running.containers()
 
 
+@pytest.mark.needs("delegated cgroup")
+def test_exec_can_wait_for_the_end_of_a_pause(running: Bundle) -> None:
+    running.call("pause", running.id).expect()
+    command = running.command("exec", "--ignore-paused", running.id, "/probe", "exit", "3")
+    with subprocess.Popen(command, env=ENVIRONMENT) as process:
+        running.wait_status("paused")
+        running.call("resume", running.id).expect()
+        assert process.wait(30) == 3
+
+
 def test_pause_without_a_cgroup_is_refused(live: Bundle) -> None:
     live.write("sleep", "60")
     null = subprocess.DEVNULL
@@ -209,6 +236,24 @@ def test_events_print_statistics(running: Bundle) -> None:
     assert said["type"] == "stats"
     assert said["id"] == running.id
     assert said["data"]["cpu"]["usage"]["total"] >= 0
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_events_end_with_the_container(running: Bundle) -> None:
+    command = running.command("events", "--interval", "50ms", running.id)
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["id"] == running.id
+        running.call("delete", "--force", running.id).expect()
+        process.stdout.read()
+        assert process.wait(30) == 0
+
+
+def test_list_has_the_keys_of_runc(running: Bundle) -> None:
+    (only,) = json.loads(running.call("list", "--format", "json").expect().out)
+    keys = ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations"]
+    assert list(only) == [*keys, "owner"]
+    assert only["rootfs"] == str(running.rootfs)
 
 
 def test_update_refuses_wrong_requests(running: Bundle, tmp_path: Path) -> None:

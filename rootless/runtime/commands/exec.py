@@ -40,6 +40,7 @@ class Options:
         "detach",
         "env",
         "groups",
+        "ignore_paused",
         "keep_fds",
         "label",
         "new_keyring",
@@ -59,6 +60,7 @@ class Options:
         self.detach = False
         self.env: list[str] = []
         self.groups: list[str] = []
+        self.ignore_paused = False
         self.keep_fds: tuple[int, ...] = ()
         self.label: str | None = None
         self.new_keyring = True
@@ -79,7 +81,8 @@ def execute(root: str, container_id: str, options: Options) -> int:
     record = Record(root, container_id)
     facts = record.read()
     state = record.state()
-    if state["status"] != "running":  # init that waits for its start lets nobody in
+    paused = state["status"] == "paused" and options.ignore_paused
+    if state["status"] != "running" and not paused:  # init that waits for its start lets nobody in
         raise RlessError(f"container {container_id} is {state['status']}, not running", exit_code=1)
     spec = record.read_spec()
     process = describe(spec, options)
@@ -176,7 +179,10 @@ def describe(spec: Spec, options: Options) -> Process:
             raise RlessError(f"--cap {name}: unknown capability", exit_code=1)
     if options.capabilities:
         sets: Any = {**process.get("capabilities", {})}
-        for kind in ("bounding", "effective", "permitted"):
+        kinds = ["bounding", "effective", "permitted"]
+        if sets.get("inheritable"):  # as runc: without it, nothing can be ambient
+            kinds.append("ambient")
+        for kind in kinds:
             sets[kind] = sorted({*sets.get(kind, ()), *options.capabilities})
         process["capabilities"] = sets
     checked: Process = validate.check_process(process, "exec")

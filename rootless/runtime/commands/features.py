@@ -62,6 +62,7 @@ def usual_spec() -> Spec:
     kernel = ["nosuid", "noexec", "nodev"]
     spec = example_spec()
     spec["process"]["terminal"] = True
+    spec["process"]["env"].append("TERM=xterm")
     spec["mounts"] += [
         {
             "destination": "/dev/shm",  # noqa: S108

@@ -86,6 +86,7 @@ _VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
             "--pid-file FILE",
             "--console-socket PATH",
             "--preserve-fds N",
+            "--ignore-paused",
             "--no-new-privs",
             "--no-new-keyring",
             "--apparmor PROFILE",
@@ -435,6 +436,7 @@ def _exec(line: _Line) -> int:
     options.detach = line.has("--detach")
     options.env = line.all("--env")
     options.groups = line.all("--additional-gids")
+    options.ignore_paused = line.has("--ignore-paused")
     options.keep_fds = _kept_fds(line)
     options.label = line.get("--process-label")
     options.new_keyring = not line.has("--no-new-keyring")
@@ -527,11 +529,14 @@ def _events(line: _Line) -> int:
 
     root, container_id = line.root(), line.id()
     seconds = _seconds(line.get("--interval") or "5s")
-    while True:
-        print(control.stats(root, container_id), flush=True)
-        if line.has("--stats"):
-            return 0
+    print(control.stats(root, container_id), flush=True)
+    while not line.has("--stats"):
         time.sleep(seconds)
+        try:
+            print(control.stats(root, container_id), flush=True)
+        except RlessError:
+            break  # it has ended
+    return 0
 
 
 def _seconds(text: str) -> float:
