@@ -130,8 +130,8 @@ _NAMESPACES: Group = (
     "Namespaces",
     (
         ("--userns", "MODE", "value", "userns", "privileges.userns",
-         ("Id map: auto (the application's user is you), host-root (0 is you; also `host`), "
-          "keep-id[:uid=N,gid=N], nomap, single, container:NAME")),
+         ("Id map: auto (0 is you; with files of the host the application's user), host-root (0 is "
+          "you; also `host`), keep-id[:uid=N,gid=N], nomap, single, container:NAME")),
         ("--pid", "MODE", "value", "pid", "privileges.pid", "private, host, container:NAME"),
         ("--ipc", "MODE", "value", "ipc", "privileges.ipc",
          "private, shareable, host, none, container:NAME"),

@@ -30,8 +30,8 @@ A wrong line is one line on standard error and exit code 125. Completion:
 _MEANINGS = """\
 ## Where rless differs
 
-- `--userns auto` maps the user that the application runs as to you, so what it writes to a
-  bind mount is yours. `host` means `host-root`: 0 is you, as in rootless Docker.
+- `--userns auto` maps the user that the application runs as to you where there is a bind mount, so
+  what it writes to one is yours. `host` means `host-root`: 0 is you, as in rootless Docker.
 - `--ipc shareable` and `--ipc private` are the same: any container of yours may be joined.
 - The default network is one of the container's own, by pasta: outgoing connections and
   published ports. Containers find each other in `--network bridge` and in networks that

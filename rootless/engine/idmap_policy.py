@@ -1,8 +1,10 @@
 """The id map policy: which user of the container is the invoking user.
 
-The map sends the user that the application runs as to the invoking user, whoever that is in the
-image. So the invoking user owns what the application writes to a bind mount, without a flag. All
-other ids map to subordinate ids, in order. See docs/decisions/0002-id-maps.md.
+Where the container gets files of the host, the map sends the user that the application runs as to
+the invoking user, whoever that is in the image. So the invoking user owns what the application
+writes to a bind mount, without a flag. Elsewhere root is the invoking user, as in Podman, and all
+containers have one map. A volume keeps the map that it was first written in. All other ids map to
+subordinate ids, in order. See docs/decisions/0002-id-maps.md and 0020-maps-of-volumes.md.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from rootless.linux.idmap import IdMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
     Extent = tuple[int, int, int]
+    Owner = tuple[int, int]  # uid and gid in a container
 
 _MAX_ID = 2**31 - 1
 
@@ -118,12 +121,14 @@ def count(ids: Subordinate) -> int:
     return min(sum(length for _, length in ids.uids), sum(length for _, length in ids.gids))
 
 
-def choose(mode: str, user: tuple[int, int], ids: Subordinate) -> IdMap:
+def choose(mode: str, user: Owner, ids: Subordinate, caller: Owner | None = None) -> IdMap:
     """Return the map for a --userns mode.
 
     Args:
         mode: auto, host-root, nomap, single, keep-id[:uid=N,gid=N].
         user: (uid, gid) that the application runs as.
+        caller: (uid, gid) that the caller should be with `auto`; None: the same. It is the same,
+            too, where the user would not be in the map otherwise.
 
     Raises:
         RlessError: the mode needs subordinate ids and there are none.
@@ -132,6 +137,10 @@ def choose(mode: str, user: tuple[int, int], ids: Subordinate) -> IdMap:
     if uid > _MAX_ID or gid > _MAX_ID:
         raise RlessError(f"user {uid}:{gid} is out of range", f"ids go up to {_MAX_ID}")
     if mode == "auto":
+        if caller is not None and ids.uids:
+            mapping = build(*caller, ids)
+            if mapping.host_uid(uid) is not None and mapping.host_gid(gid) is not None:
+                return mapping
         return build(uid, gid, ids)
     if mode == "host-root":
         return build(0, 0, ids)
@@ -170,6 +179,36 @@ def warn_single(ids: Subordinate) -> None:
         "do not; no file can be given to them; your supplementary groups stay); `rless doctor` "
         "tells how to get a range"
     )
+
+
+def warn_owners(
+    mode: str, user: Owner, caller: Owner, volumes: Mapping[str, Owner], bound: bool
+) -> None:
+    """Say what cannot hold: the numbers in a volume, or that bind mounts are the application's.
+
+    Args:
+        mode: of --userns.
+        user: whom the application runs as. caller: whom the map makes the caller.
+        volumes: name -> whom the caller is in that volume.
+        bound: whether there is a bind mount.
+    """
+    others = [name for name, owner in volumes.items() if owner != caller]
+    kept = [name for name in volumes if name not in others]
+    if others:
+        by = f"--userns={mode}" if mode != "auto" else f"volume {kept[0]}" if kept else "--user"
+        there, here = (":".join(map(str, owner)) for owner in (volumes[others[0]], caller))
+        log.warn(
+            f"volume {', '.join(others)} shows its files with other owners here: in it user "
+            f"{there} is you, but in this container {'nobody' if mode == 'nomap' else here} is, "
+            f"because of {by}"
+        )
+    if bound and kept and mode == "auto" and caller != user:
+        mine, runs = (":".join(map(str, owner)) for owner in (caller, user))
+        log.warn(
+            f"the application runs as user {runs}, which does not have your rights on bind mounts: "
+            f"in volume {kept[0]} user {mine} is you; "
+            f"--userns=keep-id:uid={user[0]},gid={user[1]} puts the bind mounts first"
+        )
 
 
 def explain_failure(error: SyscallError) -> RlessError:

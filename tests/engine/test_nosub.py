@@ -53,6 +53,27 @@ def test_root_may_be_listed_in_its_own_group(rless: Product) -> None:
     rless("rm", "-f", "one").expect()
 
 
+def test_users_of_a_volume_are_one(rless: Product) -> None:
+    """All files of a volume are the application's, whoever that is, and no further line says so."""
+    for user in ("0", "1000", "33"):
+        words = [
+            "run",
+            "--rm",
+            "--network=none",
+            "-u",
+            user,
+            "-v",
+            "data:/d",
+            rless.image,
+            "sh",
+            "-c",
+        ]
+        done = rless(*words, f"touch /d/{user}; stat -c %u /d /d/{user}").expect()
+        assert done.lines() == [user, user]
+        assert "only your own id" in done.one_line_error()
+    rless("volume", "rm", "data").expect()
+
+
 def test_modes_that_need_more_ids_are_refused(rless: Product) -> None:
     error = rless.run("--userns=nomap", "true").expect(125).one_line_error()
     assert "subordinate" in error

@@ -304,6 +304,7 @@ def _mount(
     wanted = bind_mounts(container) if volumes else []
     fresh = _fresh_volumes(container) if volumes else []
     read_only = is_read_only(container)
+    uid, gid = container.facts["user"][:2]
 
     def enter() -> int:
         _forbid_tracing()
@@ -312,7 +313,7 @@ def _mount(
         if mounted.driver in ("copy", "directory"):
             mounts.mount(mounted.path, mounted.path, None, mounts.MS_BIND | mounts.MS_REC)
         for directory, target in fresh:
-            volumes_.fill(directory, mounted.path, target)
+            volumes_.fill(directory, mounted.path, target, (uid, gid))
         _seal()
         root_fd = os.open(mounted.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for bind in wanted:

@@ -30,7 +30,7 @@ def map_chooser() -> Callable[[Image], IdMap]:
     def idmap_for(image: Image) -> IdMap:
         spec = image.config.get("User") or ""
         user = resolve_user(spec, passwd=image.passwd(), group=image.group())
-        return idmap_policy.choose("auto", user[:2], subordinate)
+        return idmap_policy.choose("auto", user[:2], subordinate, (0, 0))
 
     return idmap_for
 

@@ -44,7 +44,7 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
     def idmap_for(image: Image) -> IdMap:
         spec = image.config.get("User") or ""
         user = resolve_user(spec, passwd=image.passwd(), group=image.group())
-        return idmap_policy.choose("auto", user[:2], subordinate)
+        return idmap_policy.choose("auto", user[:2], subordinate, (0, 0))
 
     image = puller.pull(
         name,

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
+    from rootless.engine.idmap_policy import Owner
     from rootless.engine.request import Files
     from rootless.engine.state.records import MountRecord
+    from rootless.linux.idmap import IdMap
 
 # Class 18: a volume there would hide what the runtime must guard.
 _REFUSED = ("/", "/proc", "/sys", "/dev")
@@ -55,6 +57,30 @@ def decide(files: Files, config: dict[str, Any], storage: str, container_id: str
                 found.append(mount)
                 taken.add(mount.target)
     return found
+
+
+def caller_in(files: Files, storage: str, default: Owner | None) -> Owner | None:
+    """Return whom of a container the caller should be; None: the application's user.
+
+    The first volume that has been used decides. Else a directory of the host is to be the
+    application's own.
+
+    Args:
+        default: where there is neither.
+    """
+    for mount in (*files.mounts, *(one for name in files.volumes_from for one in _of_other(name))):
+        name = mount.name or mount.source
+        if mount.type == "bind":
+            default = None
+        elif mount.type == "volume" and name:
+            from rootless.engine.state import volumes
+
+            owner = volumes.caller_in(storage, name)
+            if owner is not None:
+                return owner
+            if volumes.data_of(storage, name)[1]:
+                default = None
+    return default
 
 
 def _normal(target: str) -> str:
@@ -240,23 +266,38 @@ def check_targets(made: Iterable[Mount], root: str) -> None:
         os.close(root_fd)
 
 
-def make_volumes(mounts: Sequence[Mount], storage: str, container_id: str) -> None:
+def make_volumes(
+    mounts: Sequence[Mount], storage: str, container_id: str, idmap: IdMap
+) -> dict[str, Owner]:
     """Make what is missing of the volumes; the container's facts have to be on disk already.
 
     They keep others from removing the volumes.
+
+    Args:
+        idmap: the container's; a volume that was never used takes it.
+
+    Returns:
+        Name -> whom the caller is in that volume.
 
     Raises:
         RlessError: the disk is full, or another container interferes.
     """
     wanted = [mount for mount in mounts if mount.type == "volume"]
     if not wanted:
-        return
+        return {}
     from rootless.engine.state import volumes
+    from rootless.image.store.ownership import own_ids
 
-    with volumes.Locked(storage):
+    caller = own_ids(idmap)
+    # Of several containers that come with other maps, the first one decides.
+    alone = any(volumes.caller_in(storage, mount.name) is None for mount in wanted)
+    found = {}
+    with volumes.Locked(storage, alone):
         for mount in wanted:
             owner = container_id if mount.anonymous else None
-            volumes.make(storage, mount.name, dict(mount.labels), {}, owner)
+            labels = dict(mount.labels)
+            found[mount.name] = volumes.make(storage, mount.name, labels, {}, owner, caller)
+    return {name: taken for name, taken in found.items() if taken is not None}
 
 
 def to_fill(mounts: Iterable[Mount]) -> list[tuple[str, str]]:

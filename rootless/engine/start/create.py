@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rootless.engine.idmap_policy import Owner
     from rootless.engine.networks.attachment import Membership
     from rootless.engine.request import Mount, Port, RunRequest
     from rootless.engine.start.explain import Outside
@@ -99,16 +100,17 @@ class StartContext:
 
             mounts.remove_made(self._made_paths)
 
-    def make_volumes(self) -> None:
-        """Make what is missing of the volumes of the container.
+    def make_volumes(self) -> dict[str, Owner]:
+        """Make what is missing of the volumes of the container; return whom the caller is in each.
 
         Raises:
             RlessError: the disk is full, or another container interferes.
         """
-        if self.mounts:
-            from rootless.engine.spec import mounts
+        if not self.mounts:
+            return {}
+        from rootless.engine.spec import mounts
 
-            mounts.make_volumes(self.mounts, self.storage, self.container.id)
+        return mounts.make_volumes(self.mounts, self.storage, self.container.id, self.idmap)
 
     def mark(self, step: str) -> None:
         """Note what the time since the last mark was spent on."""
@@ -176,7 +178,7 @@ def _find_image(context: StartContext) -> None:
             context.config = {"Cmd": ["/bin/sh"]}
             context.users = _host_users()
         context.user = _resolve_user(context, request.user or "")
-        context.idmap = _choose_map(context)
+        context.idmap = _choose_map(context, host=True)
     else:
         _take_image(context, argument.image or _pull(context))
 
@@ -289,16 +291,40 @@ def _resolve_user(context: StartContext, spec: str) -> tuple[int, int, list[int]
     return uid, gid, groups, home
 
 
-def _choose_map(context: StartContext) -> IdMap:
-    """Return the map; of a container that we join, its own."""
+def _choose_map(context: StartContext, host: bool = False) -> IdMap:
+    """Return the map; of a container that we join, its own.
+
+    Args:
+        host: its root is of the host's files.
+    """
     if context.joined:
         return containers.find(context.joined["id"]).idmap()
-    mapping = idmap_policy.choose(context.request.userns, context.user[:2], context.subordinate)
-    asked = context.request.userns == "single"
-    if mapping.single and not (asked or context.request.quiet or context.warned):
+    request = context.request
+    # Devices, the socket of a service manager and the streams of ranks may be the caller's only.
+    if request.devices or request.cdi or request.holds or request.sdnotify == "container":
+        host = True
+    caller = None if host else (0, 0)
+    if request.mounts or request.volumes_from:
+        from rootless.engine.spec import mounts
+
+        caller = mounts.caller_in(request, context.storage, caller)
+    mapping = idmap_policy.choose(request.userns, context.user[:2], context.subordinate, caller)
+    asked = request.userns == "single"
+    if mapping.single and not (asked or request.quiet or context.warned):
         context.warned = True
         idmap_policy.warn_single(context.subordinate)
     return mapping
+
+
+def _warn_owners(context: StartContext, volumes: dict[str, Owner]) -> None:
+    """Say where volumes, or files of the host, show other owners than they should."""
+    mode = f"container:{context.joined['id'][:12]}" if context.joined else context.request.userns
+    if not volumes or context.request.quiet or (context.idmap.single and mode == "auto"):
+        return  # of a single id all is said
+    from rootless.image.store.ownership import own_ids
+
+    bound = any(mount.type == "bind" for mount in context.mounts)
+    idmap_policy.warn_owners(mode, context.user[:2], own_ids(context.idmap), volumes, bound)
 
 
 def find_joined(context: StartContext) -> None:
@@ -388,7 +414,7 @@ def _make_container(context: StartContext, run: bool) -> None:
     events.of_container("create", context.container)
     try:
         # Only now that its facts are on disk: they keep others from removing its volumes.
-        context.make_volumes()
+        _warn_owners(context, context.make_volumes())
     except BaseException:
         bundle.discard(context.container)
         raise

@@ -389,7 +389,7 @@ class Startup:
             from rootless.engine.state import volumes
 
             for directory, target in self.context.to_fill:
-                volumes.fill(directory, root, target)
+                volumes.fill(directory, root, target, self.context.user[:2])
 
     def _give_up(self, error: BaseException) -> None:
         """Undo what was made, in the reverse order."""

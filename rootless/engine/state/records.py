@@ -211,6 +211,7 @@ class VolumeRecord(TypedDict, total=False):
     options: dict[str, str]
     anonymous: bool
     container: str | None  # an anonymous one's
+    caller: Sequence[int]  # uid and gid that the caller is in its map, once it has been used
 
 
 class SubnetRecord(TypedDict):

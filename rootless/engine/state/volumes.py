@@ -1,7 +1,8 @@
 """Volumes: directories in the storage that may outlive the containers that use them.
 
     <storage>/volumes/<name>/_data          what a container sees
-    <storage>/volumes/<name>/volume.json    created, labels, driver, options, anonymous, container
+    <storage>/volumes/<name>/volume.json    created, labels, driver, options, anonymous, container,
+                                            caller
     <storage>/volumes/<name>/filling        locked while it is filled; empty, unless that was killed
     <storage>/volumes/.lock                 held shared to make volumes, exclusively to remove one
     <storage>/volumes/.removed-<random>     a volume that is being deleted: out of sight at once
@@ -10,6 +11,9 @@ A named volume is made at its first use. An anonymous one (`-v /path`, VOLUME of
 name of 64 hexadecimal digits, computed from the container's id and the target, so that every start
 of a container has the same ones. A new volume is filled with what the image has at its target, as
 Docker does.
+
+The numbers of its files' owners are the same in every container: a volume keeps the id map of the
+first one. That map is known by whom it makes the caller (`engine.idmap_policy`).
 
 The users of a volume are not counted. They are read from `mounts` in the facts of the containers,
 which are on disk before their volumes are made.
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from typing import Any
 
+    from rootless.engine.idmap_policy import Owner
     from rootless.engine.state.records import VolumeRecord
 
 _LOCK = ".lock"
@@ -64,6 +69,30 @@ def data_of(storage: str, name: str) -> tuple[str, bool]:
     return device or f"{storage}/volumes/{name}/_data", bool(device)
 
 
+def caller_in(storage: str, name: str, record: VolumeRecord | None = None) -> Owner | None:
+    """Return whom of a container a volume's map makes the caller; None: it has no map yet.
+
+    One that was used before this was recorded has the map of the oldest container that has it.
+
+    Args:
+        record: of the volume, where it was read already.
+    """
+    caller = (_read_record(storage, name) if record is None else record).get("caller")
+    if caller is not None:
+        return caller[0], caller[1]
+    try:
+        if not os.listdir(data_of(storage, name)[0]):
+            return None
+    except OSError:
+        return None
+    having = [container for one in users().get(name, ()) if (container := load(one))]
+    if not having:
+        return None
+    from rootless.image.store.ownership import own_ids
+
+    return own_ids(min(having, key=lambda one: one.facts["created"]).idmap())
+
+
 def remove_anonymous(container: Container, going: Collection[str] = ()) -> None:
     """Remove the volumes that were made for a container and that nobody else uses.
 
@@ -78,12 +107,16 @@ def remove_anonymous(container: Container, going: Collection[str] = ()) -> None:
         _remove(paths.storage_root(), name, {container.id, *going})
 
 
-def fill(directory: str, root: str, target: str) -> None:
+def fill(directory: str, root: str, target: str, user: Owner) -> None:
     """Copy what the image has at `target` into an empty volume, with owners and modes.
 
-    Nothing there, or no directory, is no error. Runs in the engine's namespaces; the target is
-    looked up beneath the root, so a link in the image leads nowhere else. Of several that start
-    with a new volume at once, one fills it and the others wait: none sees half of it.
+    Where there is nothing, or no directory, a new volume is given to the application's user, as
+    Podman does. Runs in the engine's namespaces; the target is looked up beneath the root, so a
+    link in the image leads nowhere else. Of several that start with a new volume at once, one
+    fills it and the others wait: none sees half of it.
+
+    Args:
+        user: the application's.
 
     Raises:
         RlessError: the disk is full, or another container interferes.
@@ -101,6 +134,7 @@ def fill(directory: str, root: str, target: str) -> None:
         try:
             source_fd = openat2(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
         except SyscallError:
+            _give(directory, user)
             return
         finally:
             os.close(root_fd)
@@ -119,6 +153,15 @@ def fill(directory: str, root: str, target: str) -> None:
         raise error.within(f"cannot fill the volume at {target}") from error
     finally:
         os.close(mark_fd)
+
+
+def _give(directory: str, user: Owner) -> None:
+    """Give an empty volume to a user, if it is still as it was made: the caller's."""
+    if os.stat(directory).st_uid == os.geteuid() != user[0]:
+        try:
+            os.chown(directory, *user)
+        except OSError:
+            pass  # with a single id there is no other user
 
 
 def _lock_filling(volume: str) -> int:
@@ -146,11 +189,12 @@ class Volume:
     """A volume on disk.
 
     Attributes:
+        caller: UID:GID that the caller is in its map; "": it was never used.
         path: what a container sees: `_data`, or the host's directory of `--opt device=`.
         created: seconds since the epoch.
     """
 
-    __slots__ = ("anonymous", "created", "labels", "name", "options", "path")
+    __slots__ = ("anonymous", "caller", "created", "labels", "name", "options", "path")
 
     def __init__(self, storage: str, name: str, record: VolumeRecord) -> None:
         directory = f"{storage}/volumes/{name}"
@@ -158,6 +202,8 @@ class Volume:
         self.labels: dict[str, str] = record.get("labels") or {}
         self.options: dict[str, str] = record.get("options") or {}
         self.anonymous = bool(record.get("anonymous"))
+        caller = record.get("caller")
+        self.caller = f"{caller[0]}:{caller[1]}" if caller else ""
         self.path: str = self.options.get("device") or f"{directory}/_data"
         # One of before there were records has its directory's time.
         self.created: float = record.get("created") or os.stat(directory).st_mtime
@@ -178,13 +224,26 @@ def create(name: str | None, labels: dict[str, str], options: dict[str, str]) ->
 
 
 def make(
-    storage: str, name: str, labels: dict[str, str], options: dict[str, str], owner: str | None
-) -> None:
-    """Make what is missing of a volume; of several at once the first one writes its record."""
+    storage: str,
+    name: str,
+    labels: dict[str, str],
+    options: dict[str, str],
+    owner: str | None,
+    caller: Owner | None = None,
+) -> Owner | None:
+    """Make what is missing of a volume; of several at once the first one writes its record.
+
+    Args:
+        owner: of an anonymous volume: the container's id, or "".
+        caller: whom of the container the caller is; a volume without a map takes that one.
+
+    Returns:
+        Whom the caller is in the volume; None: it has no map yet.
+    """
     directory = f"{storage}/volumes/{name}"
     data = f"{directory}/_data"
     if os.path.isdir(data):
-        return
+        return _take_map(storage, name, caller)
     try:
         if not os.path.isdir(directory):
             os.mkdir(directory)
@@ -201,16 +260,29 @@ def make(
                 "anonymous": owner is not None,
                 "container": owner or None,
             }
+            if caller is not None:
+                record["caller"] = caller
             write_json(_record_path(storage, name), record)
             _record_event("create", name)
         os.mkdir(data)
         os.chmod(data, 0o755)  # noqa: S103
     except FileExistsError:
-        make(storage, name, labels, options, owner)  # another one is at it
+        return make(storage, name, labels, options, owner, caller)  # another one is at it
     except OSError as error:
         raise RlessError(
             f"cannot make the volume {name}: {error.strerror}", paths.hint_of(error.errno)
         ) from error
+    return _take_map(storage, name, caller)
+
+
+def _take_map(storage: str, name: str, caller: Owner | None) -> Owner | None:
+    """Record whom the caller is in a volume that is there, if that is not known."""
+    record = _read_record(storage, name)
+    known = caller_in(storage, name, record) or caller
+    if known is not None and "caller" not in record:
+        record["caller"] = known
+        write_json(_record_path(storage, name), record)
+    return known
 
 
 def get(name: str) -> Volume:
@@ -272,6 +344,7 @@ def inspect_volume(name: str) -> dict[str, Any]:
         "Name": volume.name,
         "Options": volume.options or None,
         "Scope": "local",
+        **({"Status": {"Caller": volume.caller}} if volume.caller else {}),
     }
 
 

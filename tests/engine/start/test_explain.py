@@ -82,11 +82,12 @@ def test_facts_match_the_kernel(rless: Product, flags: tuple[str, ...]) -> None:
     ("flags", "mine"),
     [
         ("", "uid 0 of the container"),
-        ("-u 1000", "uid 1000 of the container"),
+        ("-u 1000", "uid 0 of the container"),
+        ("-u 1000 --device=/dev/null", "uid 1000 of the container"),
         ("-u 1000 --userns=host", "uid 0 of the container"),
         ("-u 1000 --userns=nomap", "no user of the container"),
         ("-u 1000 --userns=single", "uid 1000 of the container"),
-        ("-u 1000 --network=bridge", "uid 1000 of the container"),
+        ("-u 1000 --device=/dev/null --network=bridge", "uid 1000 of the container"),
     ],
 )
 def test_ids_are_those_of_the_host(rless: Product, flags: str, mine: str) -> None:

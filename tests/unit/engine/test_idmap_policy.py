@@ -131,6 +131,19 @@ def test_modes_give_their_maps() -> None:
     assert nomap.host_uid(65_536) == me  # for the engine; the container's own map ends before
 
 
+def test_caller_is_whom_the_map_is_asked_for() -> None:
+    some = subordinate([(100_000, 65_536)])
+    me = os.getuid()
+    mapping = idmap_policy.choose("auto", (33, 44), some, (0, 0))
+    assert (mapping.host_uid(0), mapping.host_uid(33)) == (me, 100_032)
+    # Whom that map does not have is the caller himself.
+    for user in ((70_000, 0), (0, 70_000)):
+        mapping = idmap_policy.choose("auto", user, some, (0, 0))
+        assert (mapping.host_uid(user[0]), mapping.host_gid(user[1])) == (me, os.getgid())
+    assert idmap_policy.choose("auto", (33, 44), subordinate([]), (0, 0)).host_uid(33) == me
+    assert idmap_policy.choose("keep-id:uid=7", (0, 0), some, (0, 0)).host_uid(7) == me
+
+
 @pytest.mark.parametrize("user", [(2**31, 0), (0, 2**31), (2**32, 0)])
 def test_impossible_ids_are_refused(user: tuple[int, int]) -> None:
     with pytest.raises(RlessError, match="out of range"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rootless.engine.idmap_policy import build_single
 from rootless.engine.request import Mount, RunRequest
 from rootless.engine.spec import mounts as wanted
 from rootless.errors import RlessError
@@ -32,7 +33,7 @@ def prepare(
     )
     storage, container = places
     decided = wanted.decide(request, config, storage, os.path.basename(container))
-    wanted.make_volumes(decided, storage, os.path.basename(container))
+    wanted.make_volumes(decided, storage, os.path.basename(container), build_single(0, 0))
     return {mount.target: mount for mount in decided}, wanted.to_fill(decided)
 
 
@@ -40,7 +41,7 @@ def test_container_without_volumes_gets_none() -> None:
     request = RunRequest()
     assert wanted.decide(request, {}, "/nonexistent", "c") == []
     assert wanted.decide(request, {"Volumes": None}, "/nonexistent", "c") == []
-    wanted.make_volumes([Mount("bind", "/x", "/y")], "/nonexistent", "c")  # nothing to make
+    wanted.make_volumes([Mount("bind", "/x", "/y")], "/nonexistent", "c", build_single(0, 0))
 
 
 def test_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> None:
@@ -53,6 +54,21 @@ def test_named_volume_is_shared_and_may_be_filled(places: tuple[str, str]) -> No
     assert prepare(places, [Mount("volume", "data", "/other")])[1] == [(directory, "/other")]
     nocopy = Mount("volume", "fresh", "/srv", nocopy=True)
     assert prepare(places, [nocopy])[1] == []
+
+
+def test_volume_keeps_its_first_map(places: tuple[str, str]) -> None:
+    storage, _ = places
+    mounts = [Mount("volume", "data", "/srv"), Mount("volume", None, "/own")]
+    decided = wanted.decide(RunRequest(mounts=mounts), {}, storage, "c")
+    assert wanted.caller_in(RunRequest(mounts=mounts), storage, (0, 0)) == (0, 0)
+    for uid in (7, 8):
+        found = wanted.make_volumes(decided, storage, "c", build_single(uid, uid))
+        assert set(found.values()) == {(7, 7)}
+    assert wanted.caller_in(RunRequest(mounts=mounts), storage, (0, 0)) == (7, 7)
+    assert wanted.caller_in(RunRequest(mounts=mounts), storage, None) == (7, 7)
+    bind = Mount("bind", "/tmp", "/srv")
+    assert wanted.caller_in(RunRequest(mounts=[bind]), storage, (0, 0)) is None
+    assert wanted.caller_in(RunRequest(mounts=[bind, *mounts]), storage, (0, 0)) == (7, 7)
 
 
 def test_anonymous_volume_is_found_again_by_its_container(places: tuple[str, str]) -> None:
