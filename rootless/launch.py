@@ -199,6 +199,11 @@ def _end_by_key(unraisable: "sys.UnraisableHookArgs") -> None:
     sys.__unraisablehook__(unraisable)
 
 
+def let_interrupts_in() -> None:
+    """Let Ctrl-C in, which the launcher has blocked: from now on the caller handles it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
+
 def start(module: str) -> None:
     """Run `main()` of `module` and exit with the code that it returns.
 
@@ -213,11 +218,15 @@ def start(module: str) -> None:
     except Exception:
         pass  # an editable installation has none
     sys.meta_path.append(SitePackages)
-    __import__(module)
-    code = sys.modules[module].main()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            code = code or 1  # closed or full: main has said so, if it could
+    code = 130
+    try:
+        __import__(module)
+        code = sys.modules[module].main()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                code = code or 1  # closed or full: main has said so, if it could
+    except KeyboardInterrupt:
+        pass  # `main` has been left already
     os._exit(code)

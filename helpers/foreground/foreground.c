@@ -354,9 +354,18 @@ static void stop(void)
 	kill(start_pid, SIGCONT);
 }
 
+/* End the command as Docker's, for a user who cannot end the application by a key. */
+__attribute__((noreturn)) static void give_up(void)
+{
+	static const char why[] = "rless: the third SIGINT or SIGTERM ends the command\n";
+
+	_exit(write(2, why, sizeof(why) - 1) < 0 ? 125 : 1);
+}
+
 static void take_signal(void)
 {
 	struct signalfd_siginfo info;
+	static int given_up; /* signals by which a user wants the end */
 	int number;
 
 	if (read(signals, &info, sizeof(info)) != sizeof(info))
@@ -366,6 +375,8 @@ static void take_signal(void)
 		look(WNOHANG);
 	else if (number == SIGPIPE)
 		return;
+	else if (begun && (number == SIGINT || number == SIGTERM) && ++given_up == 3)
+		give_up();
 	else if (begun)
 		send(link_fd, (char[]){ 'K', (char)number }, 2, MSG_DONTWAIT | MSG_NOSIGNAL);
 	else if (attending)
@@ -432,8 +443,7 @@ int fork_start_process(void)
 			prctl(PR_SET_PDEATHSIG, (long)SIGKILL);
 			if (syscall(SYS_getppid, 0L, 0L, 0L, 0L, 0L, 0L) != self)
 				_exit(125);
-			/* Python would word it as a fault of ours until `main` is there to catch it. */
-			set_mask(old_mask | BIT(SIGINT), NULL);
+			set_mask(old_mask | BIT(SIGINT), NULL); /* as `main` of the launcher */
 			fcntl(pair[1], F_SETFD, 0L);
 			return pair[1];
 		}

@@ -14,7 +14,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -193,6 +195,7 @@ static bool is_run(void)
 int main(int argc, char **argv)
 {
 	ssize_t size = readlinkat(AT_FDCWD, "/proc/self/exe", self, sizeof(self) - 1);
+	uint64_t interrupt = 1ULL << (SIGINT - 1);
 	int slashes = 0;
 
 	count = argc > 0 ? argc - 1 : 0;
@@ -207,5 +210,7 @@ int main(int argc, char **argv)
 		}
 	if (is_run())
 		snprintf(foreground_fd, sizeof(foreground_fd), "%d", fork_start_process());
+	/* Python would word Ctrl-C as a fault of ours until `main` is there to catch it. */
+	syscall(SYS_rt_sigprocmask, (long)SIG_BLOCK, &interrupt, NULL, sizeof(interrupt));
 	return become_python();
 }

@@ -14,7 +14,6 @@ from rootless import launch
 from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help, help_text, load
 from rootless.errors import EXIT_TOOL, RlessError
-from rootless.linux.signals import signal
 
 
 def run_verb(verb: str, args: list[str]) -> int:
@@ -83,8 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run `rless` with the arguments `argv` (without the program's name); return its exit code."""
     try:
         streams.guard()
-        if launch.foreground_fd >= 0:  # the foreground process has blocked it until now
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+        launch.let_interrupts_in()
         if "_RLESS_COMPLETE" in os.environ:
             from rootless.cli.click_app import complete
 

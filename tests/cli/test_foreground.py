@@ -396,7 +396,7 @@ def test_step_aside_continues_in_python_with_a_clean_state(stage: Stage) -> None
     process = stage.start(script, "run", "a b", "c", plain=tell)
     assert finish(process) == (6, "", "")
     stage.expect("end")
-    stage.expect([-1, "run", "a b", "c", set()])
+    stage.expect([-1, "run", "a b", "c", {int(signal.SIGINT)}])  # as without a foreground process
     stage.expect([])
 
 
@@ -633,6 +633,24 @@ def test_signals_are_forwarded_once_the_application_runs(stage: Stage) -> None:
         process.send_signal(signal.SIGPIPE)
         process.send_signal(number)
         stage.expect([ord("K"), int(number)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_third_interrupt_ends_the_command(stage: Stage, number: int) -> None:
+    script = "link, _, out, _ = attend(2 + 16)\nsay('ready')\nheard()\nlink.send(b'B')\n" + HEAR
+    process = stage.start(script)
+    stage.expect("ready")
+    process.send_signal(signal.SIGUSR1)
+    stage.cue()
+    stage.expect([ord("K"), int(signal.SIGUSR1)])
+    for other in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(other)
+        stage.expect([ord("K"), int(other)])
+    process.send_signal(number)
+    stage.expect("end")
+    assert process.wait(SECONDS) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == b"rless: the third SIGINT or SIGTERM ends the command\n"
 
 
 def test_same_signals_are_forwarded_as_by_python(stage: Stage) -> None:

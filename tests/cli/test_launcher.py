@@ -17,7 +17,11 @@ VERSION = "python{}.{}".format(*sys.version_info)
 MAIN = """
 from __future__ import annotations
 import json, sys
+import _signal
+if "early" in sys.argv:
+    _signal.raise_signal(_signal.SIGINT)
 def main() -> int:
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGINT})
     if "click" in sys.argv:
         import fake_click
         print(fake_click.__file__)
@@ -200,6 +204,12 @@ def test_sitecustomize_is_not_run(venv: Prefix) -> None:
     (venv.lib / "sitecustomize.py").write_text("print('customized')\n")
     (venv.lib / "fake_click.py").touch()
     assert "customized" not in run(venv.launcher, "click").stdout
+
+
+def test_interrupt_before_main_is_silent(venv: Prefix) -> None:
+    """Python alone would print a traceback of whatever it was importing."""
+    done = run(venv.launcher, "early")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_interrupt_inside_an_interpreter_callback_ends_the_program(venv: Prefix) -> None:

@@ -15,6 +15,7 @@ import os
 import select
 
 from rootless import log
+from rootless.errors import RlessError
 from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Signals:
     """Catches signals from the start of a container on, and forwards them to it."""
 
-    __slots__ = ("_old", "_pending", "_send", "_stop", "proxy")
+    __slots__ = ("_given_up", "_old", "_pending", "_send", "_stop", "proxy")
 
     def __init__(self, proxy: bool) -> None:
         """Start to catch signals.
@@ -67,6 +68,7 @@ class Signals:
         self._send: Callable[[int], None] | None = None
         self._stop: Callable[[int], None] | None = None
         self._pending: list[int] = []
+        self._given_up = 0  # signals by which a user wants the end
         self._old: dict[int, Any] = {}
         if not proxy:
             return
@@ -78,6 +80,9 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._send is not None:
+            self._given_up += number in (signal.SIGINT, signal.SIGTERM)
+            if self._given_up == 3:  # as Docker's, where no key ends the application
+                raise RlessError("the third SIGINT or SIGTERM ends the command", exit_code=1)
             self._send(number)
             return
         self._pending.append(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rootless import __version__, jsontext, log, paths
+from rootless import __version__, jsontext, launch, log, paths
 from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
@@ -252,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     line: _Line | None = None
     try:
+        launch.let_interrupts_in()
         line = _Line(argv)
         log.enabled = line.has("--debug")
         _check_log(line)

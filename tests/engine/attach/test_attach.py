@@ -80,6 +80,24 @@ def test_signals_reach_the_application(rless: Product) -> None:
     rless("rm", "sig").expect()
 
 
+def test_third_interrupt_ends_the_client_only(rless: Product) -> None:
+    script = "trap 'echo got' INT; while :; do echo x; sleep 0.05; done"
+    rless.detach("sig", "", "sh", "-c", script)
+    process = rless.start("attach", "sig")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"x\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        while (line := process.stdout.readline()) != b"got\n":
+            assert line == b"x\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1
+    assert process.stderr.read() == b"rless: the third SIGINT or SIGTERM ends the command\n"
+    assert "sig" in rless("ps").out
+    rless("rm", "-f", "sig").expect()
+
+
 def test_killed_client_does_not_disturb_the_container(rless: Product) -> None:
     rless.detach("on", "-i", "sh", "-c", "while :; do echo x; sleep 0.02; done")
     process = rless.start("attach", "on")
