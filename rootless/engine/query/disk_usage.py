@@ -179,7 +179,13 @@ def _add_images(
     for row in rows:
         if row["image_id"]:
             used[row["image_id"]] = used.get(row["image_id"], 0) + 1
-    files = {image: _files_of(storage, record, sizes) for image, record in records.items()}
+    of_layers: dict[str, list[str]] = {}
+    for name in sizes:
+        if name.startswith("layers/") and name.count("/") == 2:
+            of_layers.setdefault(os.path.basename(name).split(".")[0], []).append(name)
+    files = {
+        image: _files_of(storage, record, sizes, of_layers) for image, record in records.items()
+    }
     owners: dict[str, int] = {}
     for found in files.values():
         for name in found:
@@ -204,21 +210,21 @@ def _add_images(
     usage.shares["Images"] = Share(len(records), active, sum(mine.values()), free)
 
 
-def _files_of(storage: str, record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
-    """Return what is on disk of an image: its layers for every map, its blobs."""
+def _files_of(
+    storage: str, record: dict[str, Any], sizes: dict[str, int], of_layers: dict[str, list[str]]
+) -> list[str]:
+    """Return what is on disk of an image: its layers for every map, its blobs.
+
+    Args:
+        of_layers: name of a layer -> its directories and facts, for every map.
+    """
     leaves = {os.path.basename(layer_dir("", "", chain)) for chain in record["chain"]}
-    blobs = {
-        blob_path(storage, digest).removeprefix(f"{storage}/")
-        for digest in (record["id"], record["digest"])
-        if digest
-    }
-    return [
-        name
-        for name in sizes
-        if (name.startswith("layers/") and os.path.basename(name).split(".")[0] in leaves)
-        or name in blobs
-        or name == f"images/ids/{record['id'][7:]}.json"
-    ]
+    found = [name for leaf in leaves for name in of_layers.get(leaf, ())]
+    others = {f"images/ids/{record['id'][7:]}.json"}
+    for digest in (record["id"], record["digest"]):
+        if digest:
+            others.add(blob_path(storage, digest).removeprefix(f"{storage}/"))
+    return found + [name for name in others if name in sizes]
 
 
 def _add_containers(usage: Usage, sizes: dict[str, int], rows: list[dict[str, Any]]) -> None:
