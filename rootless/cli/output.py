@@ -68,15 +68,14 @@ def _cells(line: str) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
     """Return the table as text; control characters of cells are escaped, the last line ends."""
-    lines = [list(headings), *[[escape(cell) for cell in row] for row in rows]]
-    widths = [
-        max(len(line[i]) if i < len(line) else 0 for line in lines) for i in range(len(lines[0]))
-    ]
-    text = ""
-    for line in lines:
-        padded = (cell.ljust(width + GAP) for cell, width in zip(line, widths, strict=False))
-        text += "".join(padded).rstrip() + "\n"
-    return text
+    empty = [""] * len(headings)
+    lines = [list(headings)]
+    for row in rows:  # of a template, which may have more or fewer cells
+        cells = row if "".join(row).isprintable() else map(escape, row)
+        lines.append([*cells, *empty][: len(empty)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    layout = "".join(f"{{:{width + GAP}}}" for width in widths)
+    return "".join([layout.format(*line).rstrip() + "\n" for line in lines])
 
 
 def human_size(size: float) -> str:

@@ -166,7 +166,8 @@ class Container:
         if is_alive(record.get("init")):
             return "paused" if is_paused(record) else "running", None
         held = is_owned(record)
-        ended = self.ended()
+        # With a run record, its end may have been noted since in it.
+        ended = self.ended() if record else self.exit_record()
         if ended:
             waits = held and ended.get("restart_at") is not None
             return "restarting" if waits else "exited", ended["code"]
@@ -479,8 +480,7 @@ def read_json(path: str) -> Any:
     Its type is that of the variable that it is given to: one of `records`.
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            value = jsontext.loads(file.read())
+        value = jsontext.loads(files.read(path).decode("utf-8", "surrogateescape"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
