@@ -72,7 +72,8 @@ class Workshop:
 
 
 _FRAME = (
-    *(".", "lock", "images", "images/names", "images/ids", "blobs", "blobs/sha256"),
+    *(".", "lock", "images", "images/names", "images/named", "images/named/.complete"),
+    *("images/ids", "blobs", "blobs/sha256"),
     *("layers", "splits"),
 )
 

@@ -76,7 +76,9 @@ def find(name: str, platform: str | None = None) -> Image:
 # -- list ----------------------------------------------------------------------------------------
 
 
-def list_images(given: Mapping[str, Sequence[str]] | None = None) -> list[Row]:
+def list_images(
+    given: Mapping[str, Sequence[str]] | None = None, *, digests: bool = False
+) -> list[Row]:
     """Return one entry a name, and one for each image without a name; the newest first.
 
     Each has repository and tag ("" if there is none), name (in full, "" if there is none), id,
@@ -85,14 +87,15 @@ def list_images(given: Mapping[str, Sequence[str]] | None = None) -> list[Row]:
 
     Args:
         given: values of LIST_FILTERS by key.
+        digests: of names too, for which each name's record has to be read.
 
     Raises:
         RlessError: a filter has a value that it cannot have.
     """
-    found = _rows(paths.storage_root(), False)
+    found = _rows(paths.storage_root(), False, digests)
     known = {(row["name"], row["id"]) for row in found}
     for root, _ in paths.additional_stores():
-        for row in _rows(root, True):
+        for row in _rows(root, True, digests):
             if (row["name"], row["id"]) not in known:
                 known.add((row["name"], row["id"]))
                 found.append(row)
@@ -105,36 +108,53 @@ def list_images(given: Mapping[str, Sequence[str]] | None = None) -> list[Row]:
     return found
 
 
-def _rows(root: str, read_only: bool) -> list[Row]:
+def _rows(root: str, read_only: bool, digests: bool) -> list[Row]:
+    from rootless.image.store import names
+
     store = Store(root)
-    records = store.records("names")
-    with_name = {record["id"] for record in records}
-    rows = [_row(record, True, read_only) for record in records]
+    known: dict[str, Row] = {}
+    rows = []
+    for path, name, image_id in names.every(store):
+        row = known.get(image_id)
+        if row is None:
+            record = store.read(f"{root}/images/ids/{image_id[7:]}.json") or store.read(path)
+            if record is None:
+                continue
+            row = known[image_id] = _row(record, read_only)
+        repository, tag = _split(name)
+        row = {**row, "repository": repository, "tag": tag, "name": name}
+        if digests:  # which are the name's own, as the registry of each has told
+            row["digest"] = _digest(store.read(path))
+        rows.append(row)
     try:
         ids = sorted(os.listdir(f"{root}/images/ids"))
     except OSError:
         ids = []
     for entry in ids:
-        if f"sha256:{entry.removesuffix('.json')}" not in with_name:
+        if f"sha256:{entry.removesuffix('.json')}" not in known:
             record = store.read(f"{root}/images/ids/{entry}")
             if record is not None:
-                rows.append(_row(record, False, read_only))
+                rows.append(_row(record, read_only))
     return rows
 
 
-def _row(record: dict[str, Any], has_name: bool, read_only: bool) -> Row:
-    repository, tag = _split(record["name"]) if has_name else ("", "")
+def _row(record: dict[str, Any], read_only: bool) -> Row:
+    """Return the row of an image without a name."""
     return {
-        "repository": repository,
-        "tag": tag,
-        "name": record["name"] if has_name else "",
+        "repository": "",
+        "tag": "",
+        "name": "",
         "id": record["id"],
-        "digest": record["digests"][0] if record["digests"] else "",
+        "digest": _digest(record),
         "created": seconds(record["created"]),
         "size": record["size"],
         "labels": record["config"].get("Labels") or {},
         "read_only": read_only,
     }
+
+
+def _digest(record: dict[str, Any] | None) -> str:
+    return str(record["digests"][0]) if record and record["digests"] else ""
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -298,7 +318,7 @@ def tag(source: str, target: str) -> None:
         if _repository(image.name) != _repository(reference.canonical):
             record["digests"] = []  # the other repository's registry has not told
         path = name_path(store.root, reference)
-        records.write_json(path, record, staging.path)
+        records.write_name(store.root, path, record, staging.path)
     events.record("tag", "image", image.id, name=reference.familiar)
 
 
@@ -321,25 +341,25 @@ def prune(
     Raises:
         RlessError: a filter has a value that it cannot have.
     """
+    from rootless.image.store import names
     from rootless.image.transfer import remove as remover
 
     store = Store(paths.storage_root())
     used = containers_of_images()
     tests = _tests(given or {})
-    named = remover.named_records(store)
-    names: dict[str, list[Any]] = {}
-    for entry in named:
-        names.setdefault(entry[1]["id"], []).append(entry)
+    named: dict[str, list[Any]] = {}
+    for entry in names.read_all(store):
+        named.setdefault(entry[1]["id"], []).append(entry)
     lines: list[str] = []
     chains: dict[str, list[str]] = {}
     for record in store.records("ids"):
         image_id = record["id"]
-        mine = names.get(image_id, [])
+        mine = named.get(image_id, [])
         if image_id in used or (mine and not everything):
             continue
-        if not all(test(_row(record, False, False)) for test in tests):
+        if not all(test(_row(record, False)) for test in tests):
             continue
-        said = remover.forget(mine, mine)
+        said = remover.forget(store.root, mine, mine)
         remover.forget_id(store, image_id)
         said.append(f"Deleted: {image_id}")
         chains[image_id] = record["chain"]
@@ -376,15 +396,14 @@ def _document(image: Image) -> dict[str, Any]:
 
 def _named(image: Image) -> list[tuple[str, str, list[str]]]:
     """Return (file, name, digests) of all names of an image, in all stores."""
+    from rootless.image.store import names
+
     found: dict[str, tuple[str, str, list[str]]] = {}
     for root in (paths.storage_root(), *(path for path, _ in paths.additional_stores())):
-        store = Store(root)
-        for record in store.records("names"):
-            if record["id"] == image.id:
-                path = ""
-                if parse(record["name"]).transport == "docker":
-                    path = name_path(root, parse(record["name"]))
-                found.setdefault(record["name"], (path, record["name"], record["digests"]))
+        for path, record in names.records_of(Store(root), image.id):
+            is_docker = parse(record["name"]).transport == "docker"
+            known = (path if is_docker else "", record["name"], record["digests"])
+            found.setdefault(record["name"], known)
     return list(found.values())
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
 from rootless.image.model import limits
+from rootless.image.store.names import Change, records_of
 from rootless.image.store.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
 from rootless.linux import files
 from rootless.linux.filesystem import syncfs
@@ -25,6 +26,7 @@ _FRAME = (
     "/images",
     "/images/ids",
     "/images/names",
+    "/images/named",
     "/layers",
     "/splits",
 )
@@ -59,9 +61,11 @@ def write_file(
         # The store itself is closed to others.
         files.write(path, data, mode=0o644, durable=durable, owner=owner, scratch=scratch)
     except OSError as error:
-        raise RlessError(
-            f"cannot write {path}: {error.strerror}", limits.hint(error.errno)
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: str, error: OSError) -> RlessError:
+    return RlessError(f"cannot write {path}: {error.strerror}", limits.hint(error.errno))
 
 
 def write_json(path: str, value: object, scratch: str) -> None:
@@ -95,7 +99,17 @@ def save(
     """Record an image under its name and its id; an image that had the name keeps its id."""
     save_nameless(root, record, scratch)
     record = {**record, "version": RECORD_VERSION}
-    write_json(name_path(root, reference, platform), record, scratch)
+    write_name(root, name_path(root, reference, platform), record, scratch)
+
+
+def write_name(root: str, path: str, record: dict[str, Any], scratch: str) -> None:
+    """Write the record of a name to its file."""
+    with Change(root) as change:
+        try:
+            change.add(path, record["name"], record["id"])
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        write_json(path, record, scratch)
 
 
 def save_nameless(root: str, record: dict[str, Any], scratch: str) -> None:
@@ -108,13 +122,15 @@ def add_key(image: Image, key: str, whiteouts: str, scratch: str) -> None:
     """Note in all records of an image that its layers are there for one more map."""
     image.keys[key] = whiteouts
     store = Store(image.root)
-    for kind in ("names", "ids"):
-        directory = f"{image.root}/images/{kind}"
-        for entry in _entries(directory):
-            record = store.read(f"{directory}/{entry}")
-            if record is not None and record["id"] == image.id and key not in record["keys"]:
-                record["keys"][key] = whiteouts
-                write_json(f"{directory}/{entry}", record, scratch)
+    for path, record in records_of(store, image.id):
+        if key not in record["keys"]:
+            record["keys"][key] = whiteouts
+            write_name(image.root, path, record, scratch)
+    path = f"{image.root}/images/ids/{image.id[7:]}.json"
+    by_id = store.read(path)
+    if by_id is not None and key not in by_id["keys"]:
+        by_id["keys"][key] = whiteouts
+        write_json(path, by_id, scratch)
 
 
 def has_layer(root: str, key: str, chain: str) -> bool:
@@ -155,13 +171,6 @@ def write_meta(
     path = f"{layer_dir(root, key, meta['chain'])}.json"
     data = json.dumps(meta, separators=(",", ":")).encode()
     write_file(path, data, scratch, durable=False, owner=owner)
-
-
-def _entries(directory: str) -> list[str]:
-    try:
-        return [entry for entry in os.listdir(directory) if entry.endswith(".json")]
-    except FileNotFoundError:
-        return []
 
 
 def sync(root: str) -> None:

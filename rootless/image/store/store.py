@@ -6,6 +6,7 @@ not at all.
 
     images/names/<hash of name>.json   one image under one name (and platform)
     images/ids/<config digest>.json    the same image by id; stays when the name moves on
+    images/named/<image id>/<hash>     which names an image has (names.py)
     blobs/sha256/<digest>              manifests and configs as they came
     layers/<map key>/<chain id>/       one unpacked layer, an overlay lowerdir as it is
     layers/<map key>/<chain id>.json   what was found while unpacking it
@@ -26,6 +27,7 @@ from rootless import jsontext, paths
 from rootless.errors import RlessError, escape
 from rootless.image.model.digest import is_digest, is_hex
 from rootless.image.model.reference import Reference, parse
+from rootless.linux import files
 
 try:
     # hashlib costs 3 ms; this is the part of it that is needed, in every CPython since 3.6.
@@ -177,13 +179,9 @@ class Store:
     def read(self, path: str) -> dict[str, Any] | None:
         """Return the record in a file, None if there is none that can be read."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            record: dict[str, Any] = jsontext.loads(files.read(path))
         except OSError:
             return None
-        with open(fd, "rb") as file:
-            text = file.read()
-        try:
-            record: dict[str, Any] = jsontext.loads(text)
         except ValueError:
             return None  # lost in a power cut: as good as absent, a pull repairs it
         return record if record.get("version") == RECORD_VERSION else None

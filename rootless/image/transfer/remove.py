@@ -14,7 +14,7 @@ import os
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.model.reference import familiar_repository, parse
-from rootless.image.store import downloads
+from rootless.image.store import downloads, names
 from rootless.image.store.ownership import delete_any, everything
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store, layer_dir
@@ -85,7 +85,7 @@ def remove(
             "only its owner can remove it there",
             exit_code=1,
         )
-    named = [entry for entry in named_records(store) if entry[1]["id"] == image.id]
+    named = names.records_of(store, image.id)
     chosen = _chosen(image, name, named)
     shown = escape(name)[:300]
     if image.name == image.id and len(named) > 1 and not force:
@@ -109,7 +109,7 @@ def remove(
             f"remove the container first{hint}",
             exit_code=1,
         )
-    lines = forget(chosen, named)
+    lines = forget(store.root, chosen, named)
     if is_last and not is_used:
         lines.append(f"Deleted: {image.id}")
         forget_id(store, image.id)
@@ -133,10 +133,11 @@ def _chosen(image: Image, name: str, named: Sequence[Named]) -> list[Named]:
     return [entry for entry in named if entry[1]["name"] == image.name]
 
 
-def forget(chosen: Sequence[Named], named: Sequence[Named]) -> list[str]:
+def forget(root: str, chosen: Sequence[Named], named: Sequence[Named]) -> list[str]:
     """Delete records of names; return a line for each, and for each digest that goes with it.
 
     Args:
+        root: of the store.
         chosen: of `named`, all names of one image, those to delete.
 
     Raises:
@@ -146,9 +147,11 @@ def forget(chosen: Sequence[Named], named: Sequence[Named]) -> list[str]:
     gone = {path for path, _ in chosen}
     left = {_repository(record["name"]) for path, record in named if path not in gone}
     said: set[str] = set()
-    for path, record in chosen:
+    with names.Change(root):
+        for path, _ in chosen:
+            _unlink(path)
+    for _, record in chosen:
         name = record["name"]
-        _unlink(path)
         lines.append(f"Untagged: {escape(familiar_repository(name))}")
         repository = _repository(name)
         is_registry = "@" not in name and parse(name).transport == "docker"
@@ -180,24 +183,10 @@ def _unlink(path: str) -> None:
         raise RlessError(f"cannot delete {path}: {error.strerror}", exit_code=1) from error
 
 
-def named_records(store: Store) -> list[Named]:
-    """Return the file and the record of every name."""
-    directory = f"{store.root}/images/names"
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for entry in sorted(os.listdir(directory)):
-            record = store.read(f"{directory}/{entry}")
-            if record is not None:
-                found.append((f"{directory}/{entry}", record))
-    return found
-
-
 def deleted(chain: Sequence[str], freed: Freed) -> list[str]:
     """Return Docker's line for each layer of an image that went with it, from the top."""
-    names = {name for _, name in freed.layers}
-    return [
-        f"Deleted: {c}" for c in reversed(chain) if os.path.basename(layer_dir("", "", c)) in names
-    ]
+    gone = {name for _, name in freed.layers}
+    return [f"Deleted: {chain_id}" for chain_id in reversed(chain) if _name(chain_id) in gone]
 
 
 # -- what no record needs ------------------------------------------------------------------------
@@ -224,7 +213,9 @@ def collect_into(freed: Freed, store: Store, candidates: set[str] | None = None)
             return
         clear_leftovers(root)
         freed.bytes += downloads.clear(root, every=candidates is None)
-        records = store.records("names") + store.records("ids")
+        named = names.read_all(store)
+        names.tidy(root, named)
+        records = [record for _, record in named] + store.records("ids")
         needed = {_name(chain) for record in records for chain in record["chain"]}
         looked_at = None if candidates is None else {_name(chain) for chain in candidates}
         doomed = [
@@ -251,8 +242,8 @@ def layers_on_disk(root: str) -> list[tuple[str, str]]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         for key in os.listdir(f"{root}/layers"):
-            names = {name.removesuffix(".json") for name in os.listdir(f"{root}/layers/{key}")}
-            found += [(key, name) for name in sorted(names)]
+            layers = {name.removesuffix(".json") for name in os.listdir(f"{root}/layers/{key}")}
+            found += [(key, name) for name in sorted(layers)]
     return found
 
 

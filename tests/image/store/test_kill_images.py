@@ -15,6 +15,7 @@ from pathlib import Path
 from rootless.image.archive import write as saver
 from rootless.image.layer import tarsplit
 from rootless.image.registry.progress import Progress
+from rootless.image.store import names
 from rootless.image.store.staging import Staging
 from rootless.image.transfer import pull
 from rootless.image.transfer.import_ import import_tar
@@ -79,7 +80,9 @@ class Acts:
 
 
 def whole(acts: Acts, *, thorough: bool) -> None:
-    """Check that every image that can be found is whole."""
+    """Check that every image that can be found is whole, and that every name is listed."""
+    named = [(path, record["name"], record["id"]) for path, record in names.read_all(acts.store)]
+    assert names.every(acts.store) == named
     for record in acts.store.records("ids") + acts.store.records("names"):
         image = acts.store.lookup(record["id"])
         if image is None:

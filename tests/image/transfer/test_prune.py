@@ -13,9 +13,10 @@ from rootless.engine.images import images as engine
 from rootless.errors import RlessError
 from rootless.image.layer.tarsplit import has_split
 from rootless.image.store import records
+from rootless.image.store.names import read_all
 from rootless.image.store.staging import Staging, store_lock
 from rootless.image.store.store import Store, layer_dir
-from rootless.image.transfer import additional_stores, remove
+from rootless.image.transfer import additional_stores
 from tests.lib import images
 from tests.lib.image_store import Workshop, map_of
 from tests.lib.images import Dir, File, Image, layer
@@ -98,7 +99,7 @@ def test_every_kind_of_garbage_is_removed(store: Workshop) -> None:
     (key,) = kept.keys
     before = contents(store)
     dead = store.unpack([layer({"gone": File("y" * 5000, uid=3)})])
-    for path, record in remove.named_records(store.store):
+    for path, record in read_all(store.store):
         if record["id"] == dead.id:
             os.unlink(path)
     os.unlink(f"{store.root}/images/ids/{dead.id[7:]}.json")
@@ -135,7 +136,7 @@ def test_only_untagged_images_go_without_all(store: Workshop) -> None:
     engine.tag(second.id, "app:2")
     engine.remove(first.name, True)
     third = store.unpack([layer({"c": "3"})])
-    for path, record in remove.named_records(store.store):
+    for path, record in read_all(store.store):
         if record["id"] == third.id:
             os.unlink(path)
     lines, _ = engine.prune()

@@ -10,6 +10,7 @@ import pytest
 from rootless.errors import RlessError
 from rootless.image.model.reference import parse
 from rootless.image.store import records
+from rootless.image.store.names import read_all
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.transfer import remove
@@ -36,7 +37,7 @@ def name(workshop: Workshop, image: StoredImage, *names: str, digests: bool = Tr
                 "source": None,
             }  # fmt: skip
             records.save(workshop.root, record, parse(text), None, staging.path)
-    for path, record in remove.named_records(workshop.store):
+    for path, record in read_all(workshop.store):
         if record["name"] == image.name:
             os.unlink(path)
 

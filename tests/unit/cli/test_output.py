@@ -174,7 +174,7 @@ def test_images_are_printed(
         },
     ]
 
-    def list_images(given: dict[str, list[str]]) -> list[dict[str, object]]:
+    def list_images(given: dict[str, list[str]], digests: bool) -> list[dict[str, object]]:
         asked.append(given)
         return found
 

@@ -52,32 +52,46 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         given = parse(values["filters"], images.LIST_FILTERS)
     if args:
         given["reference"] = [*given.get("reference", ()), args[0]]
-    found = images.list_images(given)
-    digests, full = bool(values.get("digests")), bool(values.get("full"))
+    digests, full, template = (
+        bool(values.get("digests")),
+        bool(values.get("full")),
+        values.get("format"),
+    )
+    found = images.list_images(given, digests=digests or template not in (None, "", "table"))
     read_only = any(item["read_only"] for item in found)
+    known: dict[str, dict[str, object]] = {}
     output.show(
-        [row(item, full) for item in found],
+        [row(item, full, known) for item in found],
         _NAMES + (_DIGEST if digests else ()) + _FACTS + (_READ_ONLY if read_only else ()),
-        template=values.get("format"),
+        template=template,
         ids="ID" if values.get("quiet") else None,
         headings=_HEADINGS,
     )
     return 0
 
 
-def row(item: dict[str, Any], full: bool) -> dict[str, object]:
-    """Return an image of the engine under Docker's field names."""
+def row(item: dict[str, Any], full: bool, known: dict[str, dict[str, object]]) -> dict[str, object]:
+    """Return an image of the engine under Docker's field names.
+
+    Args:
+        known: by id what images have in common under all their names; it is filled in.
+    """
+    shared = known.get(item["id"])
+    if shared is None:
+        shared = known[item["id"]] = {
+            "Containers": "N/A",
+            "CreatedAt": output.stamp(item["created"]),
+            "CreatedSince": output.ago(item["created"]),
+            "ID": output.short_id(item["id"], full),
+            "SharedSize": "N/A",
+            "Size": output.human_size(item["size"]),
+            "UniqueSize": "N/A",
+            "VirtualSize": output.human_size(item["size"]),  # Docker's old word for the same
+        }
     return {
-        "Containers": "N/A",
-        "CreatedAt": output.stamp(item["created"]),
-        "CreatedSince": output.ago(item["created"]),
+        **shared,
         "Digest": item["digest"] or "<none>",
-        "ID": output.short_id(item["id"], full),
         "ReadOnly": "true" if item["read_only"] else "false",
         "Repository": item["repository"] or "<none>",
-        "SharedSize": "N/A",
-        "Size": output.human_size(item["size"]),
         "Tag": item["tag"] or "<none>",
-        "UniqueSize": "N/A",
-        "VirtualSize": output.human_size(item["size"]),  # Docker's old word for the same
     }
