@@ -637,7 +637,11 @@ def test_signals_are_forwarded_once_the_application_runs(stage: Stage) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_third_interrupt_ends_the_command(stage: Stage, number: int) -> None:
-    script = "link, _, out, _ = attend(2 + 16)\nsay('ready')\nheard()\nlink.send(b'B')\n" + HEAR
+    script = (
+        OUTLIVE
+        + "link, _, out, _ = attend(2 + 16)\nsay('ready')\nheard()\nlink.send(b'B')\n"
+        + HEAR
+    )
     process = stage.start(script)
     stage.expect("ready")
     process.send_signal(signal.SIGUSR1)
