@@ -346,7 +346,7 @@ def test_session_keyring_is_not_inherited(rless: Product) -> None:
     """
     program = static_program("tests/lib/probe.c")
     flags = ("--security-opt=systempaths=unconfined", "--security-opt=seccomp=unconfined")
-    for number, more in enumerate((None, (), ("--user=1000",))):
+    for number, more in enumerate((None, (), ("--user=1000", "--device=/dev/null"))):
         # Keys of sessions that have ended are still seen for a while.
         name = f"rless-secret-{os.getpid()}-{number}"
         script, join = READ_SECRET.replace("SECRET", name), partial(join_keyring_with_a_key, name)

@@ -39,7 +39,7 @@ def test_default_columns_match_docker(rless: Product) -> None:
 
 
 def test_columns_can_be_chosen(rless: Product) -> None:
-    rless.detach("tt", "--user 1000", "sleep", "613")
+    rless.detach("tt", "--user 1000 --device /dev/null", "sleep", "613")
     assert rows(rless, "tt", "-o", "pid,ppid,comm,args")[0] == ["PID", "PPID", "COMMAND", "COMMAND"]
     (_, found) = rows(rless, "tt", "-eo", "uid,state,comm=NAME")
     assert found == [str(os.getuid()), "S", "sleep"]
