@@ -276,7 +276,6 @@ def prepare(
     ip: str | None = None,
     ip6: str | None = None,
     mac: str | None = None,
-    own: bool = False,
 ) -> Pasta:
     """Return a pasta that can be started; its ports are taken.
 
@@ -290,7 +289,7 @@ def prepare(
 
         taken = take(ports)
     try:
-        return Pasta(command(ports, options, ip=ip, ip6=ip6, mac=mac, own=own), taken)
+        return Pasta(command(ports, options, ip=ip, ip6=ip6, mac=mac), taken)
     except BaseException:
         if taken is not None:
             taken.close()

@@ -23,10 +23,10 @@ _ROUTES4, _ROUTES6 = "/proc/net/route", "/proc/net/ipv6_route"
 # pasta's own address in the container's network; the version of 2023 takes that of the host's
 # interface by default, and gives up where it has none, as with a VPN (tun, WireGuard).
 _MAC = "9a:55:9a:55:9a:55"
-# For containers that must not have the host's addresses: of a host without a default route; where
-# the host is to be reached; and where ports are published, because a connection from the host to
-# its own address would come from the container's own, and never arrive (in all versions). What
-# pasta makes of these addresses is an ordinary connection of the host.
+# Containers do not get the host's addresses, as pasta would have it: what they send to one of these
+# would stay inside, and a connection from the host to its own address, to a published port, would
+# come from the container's own and never arrive (in all versions). A host without a default route
+# has none to give. What pasta makes of these addresses is an ordinary connection of the host.
 _OWN_ADDRESS, _OWN_ADDRESS6 = "10.0.2.100", "fd52:6c65:7373::100"
 _OFFLINE = ["-4", "-i", "lo"]
 _OF_MACS = frozenset("0123456789abcdefABCDEF:")
@@ -36,6 +36,8 @@ _RESERVED = frozenset(
     "-1 -F -P -f -h -s --netns --netns-only --no-netns-quit --one-off --print-capabilities"
     " --repair-path --runas --socket-path --userns --version --vhost-user".split()
 )
+# Options that decide on the addresses of the container.
+_ADDRESSING = {"-4", "-6", "-a", "-g", "-i"}
 _LONG = {
     "--address": "-a",
     "--fd": "-F",
@@ -90,7 +92,6 @@ def command(
     ip: str | None = None,
     ip6: str | None = None,
     mac: str | None = None,
-    own: bool = False,
 ) -> list[str]:
     """Return the arguments of pasta, from its absolute path on, all but the namespaces.
 
@@ -98,9 +99,8 @@ def command(
         ports: what is published, each with its number (`ports.take`); nothing else is forwarded.
         options: of --network=pasta:OPTIONS, as Podman takes them; each replaces what would be
             the default here (`-T 5432`, `--map-gw`, `-I tap0`, `-4`).
-        ip, ip6, mac: addresses of the container; None: those of the host, and a random one,
+        ip, ip6, mac: addresses of the container; None: always the same ones, and a random one,
             which pasta must be told of before it meets the interface (`loopback_guard`).
-        own: not those of the host; nor with published ports.
 
     Raises:
         RlessError: of `program`, or an option that cannot be.
@@ -131,13 +131,22 @@ def command(
         arguments += ["--ns-mac-addr", mac or _random_mac()]
     if "-M" not in given:
         arguments += ["-M", _MAC]
-    if not given & {"-4", "-6", "-a", "-g", "-i"}:
-        arguments += _addresses(ip, ip6, own or bool(ports))
+    if not given & _ADDRESSING:
+        arguments += _addresses(ip, ip6)
     elif ip or ip6:
         raise RlessError("--network=pasta:OPTIONS give the addresses, and so does another flag")
     if "--dns-forward" not in given and resolv.needs_forward(resolv.read_host()):
         arguments += ["--dns-forward", resolv.FORWARD]
     return arguments + [option for option in options if option != "--map-gw"]
+
+
+def shares_addresses(options: Sequence[str]) -> bool:
+    """Tell whether options of --network=pasta may give the container the host's addresses.
+
+    Raises:
+        RlessError: an option that cannot be.
+    """
+    return bool(_given(options) & _ADDRESSING)
 
 
 def interface(arguments: Sequence[str]) -> str:
@@ -216,16 +225,16 @@ def _span(first: int, count: int) -> str:
     return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
 
-def _addresses(ip: str | None, ip6: str | None, own: bool) -> list[str]:
+def _addresses(ip: str | None, ip6: str | None) -> list[str]:
     """Return the options for families and addresses.
 
     Raises:
         RlessError: an address of a family that the host has no way out by.
     """
     arguments = list(families())
-    if (own and "-6" not in arguments) or arguments == _OFFLINE:
+    if "-6" not in arguments:
         ip = ip or _OWN_ADDRESS
-    if own and "-4" not in arguments:
+    if "-4" not in arguments:
         ip6 = ip6 or _OWN_ADDRESS6
     if ip:
         if "-6" in arguments:
@@ -248,9 +257,9 @@ def _addresses(ip: str | None, ip6: str | None, own: bool) -> list[str]:
 def families() -> list[str]:
     """Return the options for what the host has: both families, one, or no way out at all.
 
-    pasta copies the addresses of the interface with the default route. The version of 2023
-    refuses to start where there is none: then the container gets addresses of its own, and
-    published ports and connections to the host's other addresses work all the same.
+    pasta looks for the interface with the default route. The version of 2023 refuses to start
+    where there is none: then it is given the loopback, and published ports and connections to the
+    host's other addresses work all the same.
     """
     ipv4 = ipv6 = False
     try:

@@ -937,7 +937,7 @@ def test_timeout_is_reported(on_host: Callable[..., Any], monkeypatch: pytest.Mo
 
 
 def test_container_has_eth0_once_pasta_is_ready(on_host: Callable[..., Any]) -> None:
-    """The container has eth0 with the address of the host's interface, as soon as it is ready."""
+    """The container has eth0 with its own address, not the host's, as soon as it is ready."""
 
     def inside() -> Any:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -948,4 +948,4 @@ def test_container_has_eth0_once_pasta_is_ready(on_host: Callable[..., Any]) -> 
         with fakehost.connected(inside) as container:
             return container.run()[0]
 
-    assert on_host(story) == ADDRESS
+    assert on_host(story) == "10.0.2.100"

@@ -180,6 +180,13 @@ def _store(container: Container, endpoints: list[dict[str, Any]]) -> None:
 def _write_files(container: Container, places: list[MemberRecord]) -> None:
     """Write hosts and resolv.conf of a container that runs, in place."""
     request = RunRequest.from_data(container.facts["request"])
-    own, servers = attachment.for_files(places)
+    own, servers, way_out = attachment.for_files(places)
     hostname = request.hostname or container.id[:12]
-    etc_files.write(request, container.directory, hostname, addresses=own, servers=servers)
+    etc_files.write(
+        request,
+        container.directory,
+        hostname,
+        addresses=own,
+        servers=servers,
+        way_out=way_out,
+    )

@@ -119,7 +119,7 @@ class Membership:
             place["interface"] = place["interface"] or free_interface(self.places, self._endpoints)
             self.places.append(place)
 
-    def for_files(self) -> tuple[list[str], list[str]]:
+    def for_files(self) -> tuple[list[str], list[str], bool]:
         """Return as `for_files` of this module does."""
         return for_files(self.places)
 
@@ -212,11 +212,15 @@ def why_lost(record: RunRecord) -> tuple[str, bool]:
         the_hub.close()
 
 
-def for_files(places: Sequence[MemberRecord]) -> tuple[list[str], list[str]]:
-    """Return (addresses, name servers) of a member: the latter are its gateways, the hub's."""
+def for_files(places: Sequence[MemberRecord]) -> tuple[list[str], list[str], bool]:
+    """Return (addresses, name servers, whether there is a way out) of a member.
+
+    The name servers are its gateways, the hub's.
+    """
     own = [address for place in places for address in (place["ip"], place["ip6"])]
     gateways = [gateway for place in places for gateway in place["gateways"]]
-    return [address for address in own if address], gateways
+    way_out = any(place["bridge"].startswith(firewall.OUTWARD) for place in places)
+    return [address for address in own if address], gateways, way_out
 
 
 def _check(code: int, what: str) -> None:

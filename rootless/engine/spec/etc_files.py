@@ -32,7 +32,7 @@ def write(
     hosts: Sequence[tuple[str, str]] = (),
     addresses: Sequence[str] = (),
     servers: Sequence[str] = (),
-    host_address: str | None = None,
+    way_out: bool = True,
 ) -> dict[str, str]:
     """Write /etc/hosts, hostname and resolv.conf; return path inside -> file outside.
 
@@ -40,7 +40,7 @@ def write(
         hosts: (name, address) of other containers, beside those of --add-host.
         addresses: the container's own, where they are known.
         servers: name servers of its networks, in place of the host's.
-        host_address: what `host-gateway` means there; None: see `network.host_address`.
+        way_out: its networks are not all internal.
 
     Raises:
         RlessError: a name or an address that cannot be in these files.
@@ -49,7 +49,7 @@ def write(
     own_name = hostname or os.uname().nodename
     added = [*request.add_host, *hosts]
     if any(target == network_mode.HOST_GATEWAY for _, target in added):
-        host_address = host_address or network_mode.host_address(request)
+        host_address = network_mode.host_address(request)
         added = [
             (name, host_address if target == network_mode.HOST_GATEWAY else target)
             for name, target in added
@@ -65,6 +65,7 @@ def write(
         ),
     }
     if not request.no_hosts:
+        added += network_mode.hosts_of_host(request, added, way_out)
         texts["/etc/hosts"] = resolv.hosts_text(
             own_name,
             request.domainname,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rootless.network.pasta import Pasta
 
 HOST_GATEWAY = "host-gateway"  # the address of --add-host that stands for the host's
+HOST_NAMES = ("host.containers.internal", "host.docker.internal")
 
 
 def is_private(request: RunRequest) -> bool:
@@ -54,9 +55,32 @@ def prepare(request: RunRequest, exposed: Iterable[str]) -> Pasta | None:
         ip=request.ip,
         ip6=request.ip6,
         mac=request.mac_address,
-        # Else the address of the host is the container's own, and what is sent to it stays here.
-        own=any(target == HOST_GATEWAY for _, target in request.add_host),
     )
+
+
+def hosts_of_host(
+    request: RunRequest, named: Iterable[tuple[str, str]], way_out: bool
+) -> list[tuple[str, str]]:
+    """Return the lines of /etc/hosts that name the host, as in Podman and Docker Desktop.
+
+    There are none where the host cannot be reached, or is reached as 127.0.0.1 anyway.
+
+    Args:
+        named: (name, address) of --add-host and others, which take precedence.
+        way_out: a member's networks are not all internal.
+    """
+    mode, _, options = (request.network or "pasta").partition(":")
+    if mode == "pasta":
+        if options:
+            from rootless.network import pasta_options
+
+            if pasta_options.shares_addresses(options.split(",")):
+                return []  # the address may be the container's own
+    elif not request.networks or not way_out:
+        return []
+    address = _outward_address()
+    taken = {name for name, _ in named}
+    return [(name, address) for name in HOST_NAMES if address and name not in taken]
 
 
 def host_address(request: RunRequest) -> str:
@@ -72,17 +96,8 @@ def host_address(request: RunRequest) -> str:
     if mode == "host":
         return "127.0.0.1"
     if mode.partition(":")[0] == "pasta" or request.networks:
-        import _socket
-
-        probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-        try:
-            probe.connect(("192.0.2.1", 9))  # finds a route; sends nothing
-            address: str = probe.getsockname()[0]
+        if address := _outward_address():
             return address
-        except OSError:
-            pass  # offline
-        finally:
-            probe.close()
         raise RlessError(
             f"--add-host with {HOST_GATEWAY}: this host has no address but its loopback's now",
             "give an address, or use --network=host",
@@ -92,6 +107,21 @@ def host_address(request: RunRequest) -> str:
         f"with --network={mode} there is no way to the host",
         "give an address",
     )
+
+
+def _outward_address() -> str:
+    """Return the host's address on its way out; "": it is offline."""
+    import _socket
+
+    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        probe.connect(("192.0.2.1", 9))  # finds a route; sends nothing
+        address: str = probe.getsockname()[0]
+        return address
+    except OSError:
+        return ""
+    finally:
+        probe.close()
 
 
 def _enter(path: str) -> None:

@@ -266,7 +266,8 @@ def _gather(context: StartContext, inputs: SpecInputs) -> None:
     if "network" in context.joined:
         inputs.files = etc_files.of_other(containers.find(context.joined["id"]).directory)
     else:
-        own, servers = ([], []) if context.member is None else context.member.for_files()
+        member = context.member
+        own, servers, way_out = ([], [], True) if member is None else member.for_files()
         inputs.files = etc_files.write(
             request,
             context.container.directory,
@@ -274,6 +275,7 @@ def _gather(context: StartContext, inputs: SpecInputs) -> None:
             hosts=inputs.hosts,
             addresses=own,
             servers=servers,
+            way_out=way_out,
         )
     if request.add_user:
         inputs.files.update(etc_files.users(context.container.directory))

@@ -187,10 +187,13 @@ def test_members_reach_outside_but_not_the_hosts_loopback(rless: Product, net: s
         for number in range(2):  # a second source behind the same pasta
             rless.detach(f"web{number}", f"--network {net}", "sleep", "60")
             assert connects(rless, f"web{number}", host, port)
+        assert connects(rless, "web0", "host.containers.internal", port)
+        assert not connects(rless, "web0", "host.containers.internal", hidden)
         for target in ("127.0.0.1", "169.254.117.1", "169.254.117.2", "10.89.0.1"):
             assert not connects(rless, "web0", target, hidden), target
         rless.detach("alone", "--network inner", "sleep", "60")
         assert not connects(rless, "alone", host, port)
+        assert ".internal" not in rless("exec", "alone", "cat", "/etc/hosts").out
         rless.detach("root", "--network inner --cap-add NET_ADMIN", "sleep", "60")
         gateway = inspect(rless, "root")["Networks"]["inner"]["Gateway"]
         rless("exec", "root", "ip", "route", "add", "default", "via", gateway).expect()

@@ -73,20 +73,34 @@ def test_hardware_address_is_shown(rless: Product) -> None:
 
 
 @pytest.mark.needs("default route")
-def test_host_is_reachable_by_name_on_request(
-    rless: Product, host_service: tuple[int, int]
-) -> None:
-    """Only on request, and not the host's loopback (class 38)."""
+def test_host_is_reachable_by_name(rless: Product, host_service: tuple[int, int]) -> None:
+    """By both names and whatever is published; but not the host's loopback (class 38)."""
     everywhere, loopback = host_service
     script = (
-        f"timeout 20 nc host.docker.internal {everywhere} </dev/null | head -n 1; "
-        f"for at in 'host.docker.internal {loopback}' '10.0.2.2 {everywhere}' "
-        f"'10.0.2.2 {loopback}'; do timeout 1 nc $at </dev/null; done; true"
+        f"for name in host.containers.internal host.docker.internal; do "
+        f"timeout 20 nc $name {everywhere} </dev/null | head -n 1; "
+        f"timeout 1 nc $name {loopback} </dev/null; done; "
+        f"for at in '10.0.2.2 {everywhere}' '10.0.2.2 {loopback}'; do "
+        f"timeout 1 nc $at </dev/null; done; true"
     )
-    flags = ["--network=pasta", "--add-host=host.docker.internal:host-gateway"]
-    assert rless.sh(script, *flags).out == "of the host\n"
-    hosts = rless.sh("cat /etc/hosts", "--network=pasta").out
-    assert "internal" not in hosts
+    for flags in ([], ["-p", "127.0.0.1::80"]):
+        assert rless.sh(script, "--network=pasta", *flags).out == "of the host\n" * 2
+
+
+@pytest.mark.needs("default route")
+def test_requested_name_of_the_host_takes_precedence(rless: Product) -> None:
+    flags = ["--network=pasta", "--add-host=host.docker.internal:192.0.2.9"]
+    hosts = [line.split() for line in rless.sh("cat /etc/hosts", *flags).lines()]
+    assert [line for line in hosts if "host.docker.internal" in line] == [
+        ["192.0.2.9", "host.docker.internal"]
+    ]
+    assert any("host.containers.internal" in line for line in hosts)
+
+
+def test_host_has_no_name_where_it_cannot_be_reached(rless: Product) -> None:
+    """Nor where its address may be the container's own."""
+    for network in ("none", "pasta:-4"):
+        assert "internal" not in rless.sh("cat /etc/hosts", f"--network={network}").out
 
 
 def test_host_name_resolves_on_other_networks(rless: Product) -> None:

@@ -42,7 +42,8 @@ def test_nothing_is_forwarded_by_default(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pasta_options, "_random_mac", lambda: "02:00:00:00:00:01")
     closed = "--no-map-gw -T none -U none -t none -u none"
     interface = "-I eth0 --ns-mac-addr 02:00:00:00:00:01 -M 9a:55:9a:55:9a:55"
-    assert command() == [*closed.split(), *interface.split()]
+    addresses = "-a 10.0.2.100 -n 24 -g 10.0.2.2 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
+    assert command() == f"{closed} {interface} {addresses}".split()
 
 
 def test_published_ports_are_passed() -> None:
@@ -95,15 +96,14 @@ def test_addresses_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pasta_options, "families", lambda: families)
         return " ".join(pasta_options.command([], **given)).partition("9a:55:9a:55:9a:55 ")[2]
 
-    assert addresses([], ip="10.9.8.7") == "-a 10.9.8.7 -n 24 -g 10.9.8.2"
+    own6 = " -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
+    assert addresses([], ip="10.9.8.7") == f"-a 10.9.8.7 -n 24 -g 10.9.8.2{own6}"
     assert addresses(["-4"], ip="10.9.8.2") == "-4 -a 10.9.8.2 -n 24 -g 10.9.8.1"
-    assert addresses([], ip6="fd12::7") == "-a fd12::7 -g fd12::1"
+    assert addresses([], ip6="fd12::7").endswith(" -g 10.0.2.2 -a fd12::7 -g fd12::1")
     assert addresses(["-6"], ip6="fd12::1") == "-6 -a fd12::1 -g fd12::2"
-    both = "-a 10.0.2.100 -n 24 -g 10.0.2.2 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
-    assert addresses([], own=True) == both
-    assert addresses([], own=True, ip="10.9.8.7").startswith("-a 10.9.8.7 -n 24 ")
-    assert addresses(["-4"], own=True) == "-4 -a 10.0.2.100 -n 24 -g 10.0.2.2"
-    assert addresses(["-6"], own=True) == "-6 -a fd52:6c65:7373::100 -g fd52:6c65:7373::1"
+    assert addresses([]) == f"-a 10.0.2.100 -n 24 -g 10.0.2.2{own6}"
+    assert addresses(["-4"]) == "-4 -a 10.0.2.100 -n 24 -g 10.0.2.2"
+    assert addresses(["-6"]) == f"-6{own6}"
     offline = pasta_options._OFFLINE
     assert addresses(offline) == "-4 -i lo -a 10.0.2.100 -n 24 -g 10.0.2.2"
     assert addresses(offline, ip="10.9.8.7").startswith("-4 -i lo -a 10.9.8.7 ")
