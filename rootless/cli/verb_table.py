@@ -95,6 +95,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "events": ("system.events", "Show events of containers, images, networks and volumes"),
         "system df": ("system.df", "Show the disk usage of images, containers and volumes"),
         "system prune": ("system.prune", "Remove everything that is not used"),
+        "system reset": ("system.reset", "Remove all containers, images, networks and volumes"),
         "system start": ("system.start", "Start the containers that a boot restarts"),
         "system stop": ("system.stop", "Stop the containers that restart after a boot"),
         "config show": ("system.config_show", "Show the configuration"),
@@ -152,6 +153,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "system": {
         "df": "system df",
         "prune": "system prune",
+        "reset": "system reset",
         "start": "system start",
         "stop": "system stop",
         "info": "info",
