@@ -250,8 +250,8 @@ void clean_up(void)
 		kill(me.pasta, SIGKILL);
 	end_cgroup();
 	leave_networks();
-	if (*config.mount)
-		umount2(config.mount, MNT_DETACH | UMOUNT_NOFOLLOW);
+	for (int i = 0; i < config.mounts.count; i++)
+		umount2(config.mounts.values[i], MNT_DETACH | UMOUNT_NOFOLLOW);
 	reap_helpers();
 	if (config.remove_volumes) { /* anonymous ones; who else has them takes more to find out */
 		child = fork();

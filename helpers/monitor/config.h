@@ -37,9 +37,9 @@ extern struct config {
 	bool remove; /* the container, when it has ended */
 	bool remove_volumes; /* its anonymous volumes, too */
 	const char *cgroup; /* its directory; "": none */
-	const char *mount; /* where its root is mounted; "": nowhere */
+	struct list mounts; /* where its root and its overlays are mounted */
 	int lock_fd; /* held while the root is mounted */
-	struct list helper_pids; /* children that serve the mount */
+	struct list helper_pids; /* children that serve the mounts */
 	long long pasta; /* its pid; 0: none */
 	bool wait_pasta; /* until it has ended: it holds published ports */
 	int member_fd; /* the connection that is its place in networks */
@@ -98,7 +98,7 @@ extern struct config {
 	KEY(FLAG, remove, MONITOR) \
 	KEY(FLAG, remove_volumes, MONITOR) \
 	KEY(TEXT, cgroup, MONITOR) \
-	KEY(TEXT, mount, MONITOR) \
+	KEY(LIST, mounts, MONITOR) \
 	KEY(FD, lock_fd, MONITOR) \
 	KEY(LIST, helper_pids, MONITOR) \
 	KEY(NUMBER, pasta, MONITOR) \

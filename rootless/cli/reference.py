@@ -36,7 +36,7 @@ _MEANINGS = """\
 - The default network is one of the container's own, by pasta: outgoing connections and
   published ports. Containers find each other in `--network bridge` and in networks that
   `network create` made.
-- `-v` takes Podman's `exec`, `suid`, `bind`/`rbind` besides Docker's options. `z` and `Z` are
+- `-v` takes Podman's `O`, `exec`, `suid`, `bind`/`rbind` besides Docker's options. `z` and `Z` are
   accepted where there is no SELinux, as Docker does, and refused where there is.
 - `-e KEY` with no such variable here removes the KEY of the image, as in Docker.
 """

@@ -132,6 +132,8 @@ class Mount(Frozen):
         nocopy: do not fill a new volume with what the image has at the target.
         labels: of a volume that is made.
         name, anonymous: of a volume; set by `decide`.
+        overlay: the container sees the source through an overlay: its changes are its own, and
+            go when it ends.
     """
 
     type: Final[str] = ""
@@ -148,6 +150,7 @@ class Mount(Frozen):
     labels: Final[Mapping[str, str]] = _NONE
     name: Final[str] = ""
     anonymous: Final[bool] = False
+    overlay: Final[bool] = False
 
 
 class Device(Frozen):

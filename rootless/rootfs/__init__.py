@@ -42,7 +42,8 @@ if TYPE_CHECKING:
         why: list[str]
 
 
-DRIVERS = ("overlay", "fuse-overlayfs", "copy")
+_OVERLAYS = ("overlay", "fuse-overlayfs")
+DRIVERS = (*_OVERLAYS, "copy")
 
 
 class Mounted:
@@ -191,6 +192,36 @@ def mount_directory(
     if over:
         return mount([directory], workspace, idmap, driver=driver, volatile=volatile)
     return Mounted(directory, "directory", layers=[directory])
+
+
+def mount_over(directory: str, workspace: str, idmap: IdMap) -> Mounted:
+    """Mount a writable view of a directory: what is written stays in `workspace`.
+
+    A directory is never copied: it may be of any size.
+
+    Args:
+        workspace: absolute, in a private directory; what an earlier start has left goes.
+
+    Raises:
+        RlessError: it is no directory, or no driver can put an overlay on it.
+    """
+    if not os.path.isdir(directory):
+        raise RlessError(f"cannot put an overlay (O) on {directory}: it is not a directory")
+    if os.path.lexists(workspace):
+        remove_workspace(workspace)
+    os.makedirs(workspace, 0o700)
+    refused = []
+    for driver in _OVERLAYS:
+        try:
+            return _mount_with(driver, [directory], workspace, idmap, True, "overlay")
+        except RlessError as error:
+            check_fatal(error, [directory])
+            refused.append(f"{driver}: {error.message}")
+    inside = f"{workspace}/".startswith(f"{directory.rstrip('/')}/")
+    raise RlessError(
+        f"cannot put an overlay (O) on {directory}: {'; '.join(refused)}",
+        "the storage lies in it: set RLESS_STORAGE to another place" if inside else None,
+    )
 
 
 def unmount(mounted: Mounted) -> None:

@@ -38,7 +38,7 @@ def monitor_config(base: str) -> MonitorConfig:
         "remove": False,
         "remove_volumes": False,
         "cgroup": "",
-        "mount": "",
+        "mounts": [],
         "lock_fd": -1,
         "helper_pids": [],
         "pasta": 0,

@@ -88,7 +88,15 @@ def _option(fields: dict[str, Any], option: str) -> bool:
             "the owners of host files are not changed",
             "leave it out: --userns=auto makes them the application's",
         )
-    elif option in ("O", "idmap") or option.startswith(("upperdir=", "workdir=", "idmap=")):
+    elif option == "O":
+        raise refuse("the mount option O", "it is for -v", "use -v SOURCE:TARGET:O")
+    elif option.startswith(("upperdir=", "workdir=")):
+        raise refuse(
+            f"the mount option {option}",
+            "the changes of an overlay go when the container ends",
+            "copy the directory, and mount the copy without O",
+        )
+    elif option == "idmap" or option.startswith("idmap="):
         raise refuse(f"the mount option {option}", "not built yet")
     else:
         return option in _NO_EFFECT
@@ -122,14 +130,27 @@ def volume(value: str) -> Mount:
     options = parts[2].split(",") if len(parts) == 3 else []
     _no_conflict(options)
     for option in options:
-        if not _option(fields, option):
+        if option == "O":
+            fields["overlay"] = True
+        elif not _option(fields, option):
             raise ValueError(f"has the unknown option {option!r}")
+    if fields.get("overlay"):
+        _check_overlay(fields)
     if fields.get("nocopy") and fields["type"] == "bind":
         raise ValueError("has nocopy, which is for volumes")
     propagation = fields.get("propagation")
     if propagation and fields["type"] == "volume":
         raise ValueError(f"has {propagation}, which is for host paths")
     return Mount(**fields)
+
+
+def _check_overlay(fields: dict[str, Any]) -> None:
+    """Refuse what an overlay cannot be; a named volume is taken as it is."""
+    for name in ("propagation", "recursive"):
+        if name in fields:
+            raise ValueError("has O, which goes with neither propagation nor bind")
+    if fields["type"] == "volume":
+        fields["nocopy"] = True
 
 
 def volumes_from(value: str) -> str:

@@ -439,7 +439,8 @@ def bind_mounts(container: Container) -> list[tuple[str, str, bool]]:
     recorded = container.facts.get("mounts")
     if recorded is not None:
         found = [
-            (entry["source"], entry["target"], not entry["rw"])
+            # What an overlay (`O`) would take of changes has ended with the container.
+            (entry["source"], entry["target"], not entry["rw"] or "O" in entry["options"])
             for entry in recorded
             if entry["type"] != "tmpfs"
         ]

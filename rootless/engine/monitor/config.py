@@ -45,9 +45,9 @@ class SandboxConfig(LogConfig, HealthConfig):
     remove: bool  # the container, when it has ended
     remove_volumes: bool  # its anonymous volumes, too
     cgroup: str  # its directory; "": none
-    mount: str  # where its root is mounted; "": nowhere
+    mounts: list[str]  # where its root and its overlays are mounted
     lock_fd: int  # held while the root is mounted
-    helper_pids: list[int]  # children that serve the mount
+    helper_pids: list[int]  # children that serve the mounts
     pasta: int  # its pid; 0: none
     wait_pasta: bool  # until it has ended: it holds published ports
     member_fd: int  # the connection that is its place in networks

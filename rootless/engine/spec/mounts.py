@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rootless.engine.state.records import MountRecord
     from rootless.linux.idmap import IdMap
 
+_OVERLAY = "O"  # among the options of a record
 # Class 18: a volume there would hide what the runtime must guard.
 _REFUSED = ("/", "/proc", "/sys", "/dev")
 
@@ -138,6 +139,8 @@ def to_records(mounts: Iterable[Mount]) -> list[MountRecord]:
 
 def _shown_options(mount: Mount) -> list[str]:
     options = list(mount.options)
+    if mount.overlay:
+        options.append(_OVERLAY)
     if mount.type == "volume" and mount.nocopy:
         options.append("nocopy")
     if mount.type == "bind" and not mount.recursive:
@@ -178,7 +181,8 @@ def _from_record(record: MountRecord) -> Mount:
         name=record["name"],
         anonymous=record["anonymous"],
         read_only=not record["rw"],
-        options=[option for option in options if option not in ("nocopy", "bind")],
+        options=[option for option in options if option not in ("nocopy", "bind", _OVERLAY)],
+        overlay=_OVERLAY in options,
         nocopy="nocopy" in options,
         recursive="bind" not in options,
         propagation=record["propagation"] or None,

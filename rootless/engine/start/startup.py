@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from rootless.runtime.host.parent import Begun
 
 
+# The monitor has room for twice as many mounts, and for the pids that serve them.
+_MOST_OVERLAYS = 32
 # ms that the first one of those who join a container may take to come (--join)
 _JOIN_TIMEOUT = 10000
 
@@ -93,6 +95,7 @@ class Startup:
         self.stop_on_disconnect = stop_on_disconnect
         self.keep = keep
         self.mounted: Mounted | None = None
+        self.overlays: list[Mounted] = []
         self.cgroup: Cgroup | None = None
         self.program_fd = self.config_fd = -1
         self.started = 0.0
@@ -125,6 +128,7 @@ class Startup:
 
             check_targets(self.context.made, self.mounted.path)
         self._fill_volumes(self.mounted.path)
+        self._mount_overlays()
         self.spec["root"]["path"] = self.mounted.path
         pipes = self.pipes
         if self.shares_pids:
@@ -230,7 +234,7 @@ class Startup:
         """Return the control group; put the limits as they were set into the spec."""
         assert self.mounted is not None
         began = time.monotonic()
-        helpers = [*self.mounted.helper_pids, *([self.pasta.pid] if self.pasta is not None else ())]
+        helpers = [*self._helper_pids(), *([self.pasta.pid] if self.pasta is not None else ())]
         pending = self.sandbox.pending
         pending.update(self.spec["linux"]["resources"])
         self.cgroup = cgroup = pending.finish(helpers, self._note)
@@ -288,9 +292,9 @@ class Startup:
             "remove": facts["rm"],
             "remove_volumes": has_volumes,
             "cgroup": self.cgroup.path or "",
-            "mount": "" if mounted.driver in ("copy", "directory") else mounted.path,
+            "mounts": [one.path for one in self._mounts if one.driver not in ("copy", "directory")],
             "lock_fd": mounted.lock_fd,
-            "helper_pids": mounted.helper_pids,
+            "helper_pids": self._helper_pids(),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
             "wait_pasta": bool(self.sandbox.published()),
             "member_fd": self.sandbox.member.fd if self.sandbox.member is not None else -1,
@@ -391,6 +395,27 @@ class Startup:
             for directory, target in self.context.to_fill:
                 volumes.fill(directory, root, target, self.context.user[:2])
 
+    def _mount_overlays(self) -> None:
+        """Mount what `-v SOURCE:TARGET:O` asks for, and have the runtime bind that."""
+        for mount in self.context.mounts:
+            if not mount.overlay:
+                continue
+            if len(self.overlays) == _MOST_OVERLAYS:
+                raise RlessError(f"a container can have {_MOST_OVERLAYS} overlays (-v with O)")
+            workspace = f"{self.container.directory}/overlays/{len(self.overlays)}"
+            mounted = rootfs.mount_over(mount.source or "", workspace, self.idmap)
+            self.overlays.append(mounted)
+            for entry in self.spec["mounts"]:
+                if entry["destination"] == mount.target:
+                    entry["source"] = mounted.path
+
+    @property
+    def _mounts(self) -> list[Mounted]:
+        return [*([self.mounted] if self.mounted is not None else ()), *self.overlays]
+
+    def _helper_pids(self) -> list[int]:
+        return [pid for mounted in self._mounts for pid in mounted.helper_pids]
+
     def _give_up(self, error: BaseException) -> None:
         """Undo what was made, in the reverse order."""
         if self.pasta is not None:
@@ -404,8 +429,8 @@ class Startup:
                 cgroupfs.remove(group)
             except OSError:
                 group_stays = True  # the next `reconcile` finds it by the run record
-        if self.mounted is not None:
-            rootfs.unmount(self.mounted)
+        for mounted in self._mounts:
+            rootfs.unmount(mounted)
         self.context.remove_made()
         try:
             if self.keep:

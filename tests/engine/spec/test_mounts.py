@@ -54,6 +54,37 @@ def test_read_only_bind_covers_submounts(rless: Product, data: Path) -> None:
     assert done.lines() == ["no"]
 
 
+def test_changes_to_an_overlay_are_the_containers_own(rless: Product, data: Path) -> None:
+    """`O`: they are seen by it only, and gone at its next start; so for named volumes."""
+    script = "cat /x/file; echo changed >/x/file; touch /x/new /v/new; ls /v; cat /x/file; ls /x"
+    words = ("run", "--name", "over", "--network", "none", "-v", f"{data}:/x:O", "-v", "vol:/v:O",
+             rless.image, "sh", "-c", script)  # fmt: skip
+    for command in (words, ("start", "-a", "over")):
+        assert rless(*command).expect().lines() == ["host", "new", "changed", "file", "new"]
+        assert (data / "file").read_text() == "host\n"
+        assert [path.name for path in data.iterdir()] == ["file"]
+    assert rless.sh("ls /v", "-v", "vol:/v:nocopy").out == ""
+    done = rless.sh("cat /x/file; touch /x/other; ls /x", "--volumes-from", "over")
+    assert done.lines() == ["host", "file", "other"]
+    (data / "one").write_text("")
+    rless("cp", str(data / "one"), "over:/x/two").expect(1)  # it has ended, and its overlay too
+    assert sorted(path.name for path in data.iterdir()) == ["file", "one"]
+    rless("rm", "over").expect()
+    rless("volume", "rm", "vol").expect()
+
+
+def test_overlay_is_removed_with_its_container(rless: Product, data: Path) -> None:
+    """Whoever removes it: the monitor of --rm, a start that fails, `rm -f` of one that runs."""
+    flags = ("-v", f"{data}:/x:O")
+    rless.sh("mkdir /x/d; touch /x/d/f; chmod 000 /x/d", *flags)
+    rless.run(flags, "/missing").expect(127)
+    rless("run", "-d", "--name", "over", "--network", "none", *flags, rless.image, "sleep",
+          "600").expect()  # fmt: skip
+    rless("rm", "-f", "over").expect()
+    assert rless.containers() == []
+    assert "not a directory" in rless.run(["-v", f"{data}/file:/x:O"], "true").expect(125).err
+
+
 def test_single_file_is_mounted(rless: Product, data: Path) -> None:
     rless.sh("echo more >>/etc/one/file", "-v", f"{data}/file:/etc/one/file")
     assert (data / "file").read_text() == "host\nmore\n"

@@ -59,7 +59,18 @@ def test_wrong_volume_is_refused(text: str) -> None:
         volume(text)
 
 
-@pytest.mark.parametrize("option", ("O", "U", "dev", "idmap", "upperdir=/x"))
+def test_overlay_is_for_a_directory_and_a_volume() -> None:
+    assert volume("/a:/b:O").overlay
+    assert volume("/a:/b:ro,O").read_only
+    named = volume("data:/b:O")
+    assert named.overlay
+    assert named.nocopy  # nothing is written to the volume
+    for options in ("O,rshared", "bind,O"):
+        with pytest.raises(ValueError, match="has O"):
+            volume(f"/a:/b:{options}")
+
+
+@pytest.mark.parametrize("option", ("U", "dev", "idmap", "upperdir=/x", "O,workdir=/x"))
 def test_unsupported_options_are_refused(option: str) -> None:
     with pytest.raises(RlessError, match="is not supported"):
         volume(f"/a:/b:{option}")
