@@ -38,9 +38,11 @@ else:
     from _imp import _fix_co_filename
 
 # What the launcher has to tell us (helpers/launcher): header and first part of hot.bin, which it
-# has read; the socket to it, if it is our foreground process (helpers/foreground/foreground.c).
+# has read; the socket to it, if it is our foreground process (helpers/foreground/foreground.c); the
+# namespace holder that it has begun for a run ("PID STATUS_FD RELEASE_FD").
 hot: "tuple[bytes, bytes] | None" = globals().get("hot")
 foreground_fd = -1
+holder = ""
 
 _HEADER = 32  # magic number; start of the index, ends of the parts (4 bytes each); digest
 

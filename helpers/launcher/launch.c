@@ -10,16 +10,20 @@
  * -I: nothing from the current directory, PYTHON* variables or the user's site-packages is
  * imported; -S: no site, no sitecustomize.
  */
+#define _GNU_SOURCE
 #include "../foreground/foreground.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LONGEST 4096
@@ -50,14 +54,17 @@ static const char CODE[] =
 	"except Exception:\n"
 	" from rootless import launch\n"
 	"launch.foreground_fd = int(sys.argv[1])\n"
-	"module = sys.argv[2]\n"
-	"del sys.argv[:3]\n"
+	"launch.holder = sys.argv[2]\n"
+	"module = sys.argv[3]\n"
+	"del sys.argv[:4]\n"
 	"launch.start(module)";
 
 static int count;
 static char **words, **environment;
 static char foreground_fd[16] = "-1"; /* the socket to the foreground process; -1: there is none */
+static char holder[48] = "";	       /* the namespace holder: its pid, its pipes for status and release */
 static const char *module = MODULE;
+static bool wants_holder;
 static char self[LONGEST], prefix[LONGEST];
 
 struct entry { /* struct linux_dirent64, getdents64(2) */
@@ -67,12 +74,55 @@ struct entry { /* struct linux_dirent64, getdents64(2) */
 	char name[];
 };
 
+/* Begin the namespace holder, so that it works while Python starts. If its namespaces are not what
+ * the container needs, or nothing is started, it ends (rootless/linux/namespace_holder.py). */
+static void begin_holder(const char *lib)
+{
+	char path[2 * LONGEST + 32], status[12], release[12], flags[16];
+	char *argv[] = { "rless-userns-holder", status, release, flags, "-1", NULL }, *nothing[] = { NULL };
+	int status_pipe[2], release_pipe[2];
+	volatile bool failed = false; /* the child shares our memory */
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/rootless/bin/%s", lib, argv[0]);
+	if (syscall(SYS_faccessat, AT_FDCWD, path, X_OK) != 0 || pipe2(status_pipe, O_CLOEXEC) < 0 ||
+	    pipe2(release_pipe, O_CLOEXEC) < 0)
+		return;
+	snprintf(status, sizeof(status), "%d", status_pipe[1]);
+	snprintf(release, sizeof(release), "%d", release_pipe[0]);
+	snprintf(flags, sizeof(flags), "%d", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET);
+	pid = vfork();
+	if (pid == 0) {
+		/* What the caller left open is not for it. */
+		syscall(SYS_close_range, 3L, ~0UL, CLOSE_RANGE_CLOEXEC);
+		fcntl(status_pipe[1], F_SETFD, 0L);
+		fcntl(release_pipe[0], F_SETFD, 0L);
+		execve(path, argv, nothing);
+		failed = true;
+		_exit(127);
+	}
+	close(status_pipe[1]);
+	close(release_pipe[0]);
+	if (pid < 0 || failed) {
+		close(status_pipe[0]);
+		close(release_pipe[1]);
+		if (pid > 0)
+			waitpid(pid, NULL, 0);
+		return;
+	}
+	fcntl(status_pipe[0], F_SETFD, 0L);
+	fcntl(release_pipe[1], F_SETFD, 0L);
+	snprintf(holder, sizeof(holder), "%d %d %d", (int)pid, status_pipe[0], release_pipe[1]);
+}
+
 /* Become Python on the package in a directory; return if there is no such interpreter. */
 static void start(const char *python, const char *lib)
 {
-	char *argv[count + 10];
+	char *argv[count + 11];
 	int used = 0;
 
+	if (wants_holder && !*holder)
+		begin_holder(lib);
 	argv[used++] = (char *)python;
 	argv[used++] = "-I";
 	argv[used++] = "-S";
@@ -80,6 +130,7 @@ static void start(const char *python, const char *lib)
 	argv[used++] = (char *)CODE;
 	argv[used++] = (char *)lib;
 	argv[used++] = foreground_fd;
+	argv[used++] = holder;
 	argv[used++] = (char *)module;
 	argv[used++] = self;
 	for (int i = 0; i < count; i++)
@@ -192,6 +243,16 @@ static bool is_run(void)
 	return true;
 }
 
+/* Guess whether the container gets a network of its own; Python knows, this only saves a process. */
+static bool has_own_network(void)
+{
+	for (int at = 0; at < count; at++)
+		if (strcmp(words[at], "--hpc") == 0 || strcmp(words[at], "host") == 0 ||
+		    strstr(words[at], "=host"))
+			return false;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	ssize_t size = readlinkat(AT_FDCWD, "/proc/self/exe", self, sizeof(self) - 1);
@@ -208,8 +269,10 @@ int main(int argc, char **argv)
 			*at = 0;
 			slashes++;
 		}
-	if (is_run())
+	if (is_run()) {
 		snprintf(foreground_fd, sizeof(foreground_fd), "%d", fork_start_process());
+		wants_holder = *foreground_fd != '-' && has_own_network();
+	}
 	/* Python would word Ctrl-C as a fault of ours until `main` is there to catch it. */
 	syscall(SYS_rt_sigprocmask, (long)SIG_BLOCK, &interrupt, NULL, sizeof(interrupt));
 	return become_python();

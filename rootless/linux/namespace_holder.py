@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import Helper, IdMap
 
 _PROGRAM = "rless-userns-holder"
-_ENTERED = b"+"
+_DONE = b"+"
+EARLY = ns.CLONE_NEWUSER | ns.CLONE_NEWNS | ns.CLONE_NEWNET  # helpers/launcher
 _LONGEST = 256  # bytes of what it says of a failure
 
 
@@ -37,7 +38,7 @@ class Holder:
         pid: ours to wait for.
     """
 
-    __slots__ = ("_flags", "_helpers", "_joins", "_release_fd", "_status_fd", "pid")
+    __slots__ = ("_awaited", "_flags", "_helpers", "_joins", "_release_fd", "_status_fd", "pid")
 
     def __init__(
         self,
@@ -45,8 +46,9 @@ class Holder:
         inside: str | None = None,
         join: str | None = None,
         interface: Sequence[str] = (),
+        begun: str = "",
     ) -> None:
-        """Begin it.
+        """Begin it, or take the one that the launcher has begun.
 
         Args:
             flags: CLONE_NEW* of what is made beside the user and the mount namespace.
@@ -55,6 +57,8 @@ class Holder:
             join: the same of one that is taken, in place of a new one.
             interface: the name of one for pasta that is made in the new network namespace, and
                 its hardware address if it is to have a certain one.
+            begun: "PID STATUS_FD RELEASE_FD" of that one, which made EARLY and nothing else.
+                If others are wanted it ends.
 
         Raises:
             RlessError: what is to be joined has ended, or the installation is broken.
@@ -62,6 +66,13 @@ class Holder:
         self._joins = join is not None
         self._flags = flags | ns.CLONE_NEWUSER | ns.CLONE_NEWNS
         self._helpers: list[Helper] = []
+        self._awaited = 2 if interface else 1
+        if begun:
+            self.pid, self._status_fd, self._release_fd = map(int, begun.split())
+            if self._flags == EARLY and join is inside is None:
+                self._ask_for(interface)
+                return
+            self.close()
         outer = -1
         if path := join or inside:
             try:
@@ -73,7 +84,7 @@ class Holder:
         self._status_fd, status_fd = os.pipe()
         release_fd, self._release_fd = os.pipe()
         make = self._flags & ~ns.CLONE_NEWUSER if self._joins else self._flags
-        words = [_PROGRAM, *map(str, (status_fd, release_fd, make, outer)), *interface]
+        words = [_PROGRAM, *map(str, (status_fd, release_fd, make, outer))]
         # To themselves: they stay open over execve.
         kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (status_fd, release_fd, outer) if fd >= 0]
         try:
@@ -87,6 +98,15 @@ class Holder:
             for fd in (status_fd, release_fd, outer):
                 if fd >= 0:
                     os.close(fd)
+        self._ask_for(interface)
+
+    def _ask_for(self, interface: Sequence[str]) -> None:
+        if not interface:
+            return
+        try:
+            os.write(self._release_fd, " ".join(interface).encode())
+        except BrokenPipeError:
+            pass  # it has failed: `wait_made` tells
 
     def wait_made(self) -> None:
         """Wait until the namespaces are there, and what was to be made in them.
@@ -96,11 +116,10 @@ class Holder:
         """
         if self._status_fd < 0:
             return
-        said = read_exactly(self._status_fd, 1)
-        if said != _ENTERED:
-            number, _, call = (
-                (said + read_exactly(self._status_fd, _LONGEST)).decode().partition(" ")
-            )
+        said = read_exactly(self._status_fd, self._awaited)
+        if said != _DONE * self._awaited:
+            said += read_exactly(self._status_fd, _LONGEST)
+            number, _, call = said.decode().lstrip("+").partition(" ")
             raise SyscallError(call or ("setns" if self._joins else "unshare"), int(number or 0))
         os.close(self._status_fd)
         self._status_fd = -1

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 
+from rootless import launch
 from rootless.engine import defaults
 from rootless.engine.spec import network_mode
 from rootless.engine.start.pipes import Pipes
@@ -109,7 +110,8 @@ class Sandbox:
                 self.member = _enter_networks(request, userns)
             inside = self.member.inside if self.member is not None else None
             flags = ns.CLONE_NEWNET if self.has_network else 0
-            self._holder = Holder(flags, inside, userns, self._interface())
+            begun, launch.holder = launch.holder, ""
+            self._holder = Holder(flags, inside, userns, self._interface(), begun)
             self._ask_for_cgroup()
             if file is not None:
                 self._begin_server(file, self._holder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,3 +253,37 @@ def test_failed_command_leaves_no_network(rless: Product) -> None:
     finally:
         rless("rm", "taken").expect()
     rless.assert_clean()
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize(
+    ("network", "programs"),
+    [
+        ("none", ["rless-userns-holder", "python"]),
+        ("host", ["python", "rless-userns-holder"]),
+        # What the launcher has begun is not what this one needs: it ends.
+        ("container:other", ["rless-userns-holder", "python", "rless-userns-holder"]),
+    ],
+    ids=("none", "host", "container"),
+)
+def test_launcher_begins_the_namespaces(
+    rless: Product, tmp_path: Path, network: str, programs: list[str]
+) -> None:
+    """While Python starts. With one id: newuidmap cannot be traced."""
+    flags = ["--rm", "--network", network]
+    if network.startswith("container:"):
+        rless.detach("other", "--userns single --network none", "sleep", "600")
+    else:
+        flags += ["--userns", "single"]
+        rless("run", *flags, rless.image, "true").expect()  # so that its layers are there
+    log = tmp_path / "log"
+    trace = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-o", str(log)]
+    try:
+        argv = [*trace, *rless.argv("run", *flags, rless.image, "true")]
+        subprocess.run(argv, env=rless.env, check=True, timeout=60)
+    finally:
+        if network.startswith("container:"):
+            rless("rm", "-f", "other").expect()
+    found = re.findall(r'execve\("[^"]*/(rless-userns-holder|python)', log.read_text())
+    # The launcher of the tests executes Python by way of a script.
+    assert [name for name, _ in itertools.groupby(found)] == programs
