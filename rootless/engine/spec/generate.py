@@ -7,6 +7,8 @@ says everything that the runtime will do.
 
 from __future__ import annotations
 
+import os
+
 from rootless.engine import defaults
 from rootless.errors import RlessError
 from rootless.linux.caps import NAMES, NUMBERS
@@ -318,6 +320,8 @@ def mounts(request: RunRequest, inputs: SpecInputs) -> list[Mount]:
         flag = "ro" if request.read_only else "rw"
         result.append(_bind(path, source, ["bind", "nosuid", "nodev", "noexec", flag]))
     for device in (*request.devices, *inputs.devices):
+        if os.path.normpath(device.container) == "/dev/ptmx":
+            continue  # the container's own, as in Docker
         access = "ro" if "w" not in device.permissions else "rw"
         result.append(_bind(device.container, device.host, ["bind", "nosuid", "noexec", access]))
     asked = [_asked(entry) for entry in inputs.mounts]

@@ -229,6 +229,14 @@ def test_devices_are_added() -> None:
     assert "dev" in options(spec, "/dev/x") or "nodev" not in options(spec, "/dev/x")
 
 
+def test_ptmx_of_the_host_is_left_out() -> None:
+    """It would cover the one of the container, whose terminals would be the host's."""
+    spec = spec_of(request(devices=[Device("/dev/ptmx", "/dev/./ptmx"), Device("/dev/x", "/dev/x")]))
+    places = [entry["destination"] for entry in spec["mounts"]]
+    assert "/dev/x" in places
+    assert not [place for place in places if place.endswith("ptmx")]
+
+
 def test_every_mount_is_nosuid_or_nodev() -> None:
     """Class 8: a node that the image or a file system brings along is never a device."""
     mount = Mount("bind", "/src", "/dst")
