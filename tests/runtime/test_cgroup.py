@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from rootless.runtime.cgroup import cgroupfs
-from tests.lib.bundle import Bundle
+from tests.lib.bundle import Bundle, complaint
+from tests.lib.product import wait_for
 
 pytestmark = pytest.mark.needs("compiler", "user namespaces")
 
@@ -115,6 +118,27 @@ def test_kill_all_signals_all_processes_in_the_cgroup(live: Bundle) -> None:
     live.wait_output("ready")
     live.call("kill", "--all", live.id, "KILL").expect()
     live.wait_status("stopped")
+
+
+@pytest.mark.needs("delegated cgroup")
+@pytest.mark.parametrize("first", ["there", "gone"])
+def test_kill_ends_all_processes_without_a_pid_namespace(live: Bundle, first: str) -> None:
+    """The kernel does not end them with the first one."""
+    live.remove_namespace("pid")
+    live.spec["mounts"] = [m for m in live.spec["mounts"] if m["type"] != "proc"]
+    live.create("sleep", "60")
+    live.call("start", live.id).expect()
+    null = subprocess.DEVNULL
+    words = ["-d", live.id, "/probe", "sleep", "60"]
+    live.call("exec", *words, stdout=null, stderr=null).expect()
+    procs = Path(f"{directory()}/rless-{live.id}/cgroup.procs")
+    assert len(procs.read_text().split()) > 1
+    if first == "gone":
+        os.kill(live.pid(), signal.SIGKILL)
+        live.wait_status("stopped")
+    live.call("kill", live.id, "KILL").expect()
+    wait_for(lambda: procs.read_text() == "", "their end", 30)
+    assert "container not running" in complaint(live.call("kill", live.id, "KILL"))
 
 
 def directory() -> str:

@@ -315,7 +315,13 @@ def test_seccomp_listener_is_sent_to_its_agent(live: Bundle) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"listenerPath": "/no/such"}, "linux.seccomp.listenerPath /no/such"),
+        (
+            {
+                "listenerPath": "/no/such",
+                "syscalls": [{"names": ["chroot"], "action": "SCMP_ACT_NOTIFY"}],
+            },
+            "linux.seccomp.listenerPath /no/such",
+        ),
         ({"syscalls": [{"names": ["chroot"], "action": "SCMP_ACT_NOTIFY"}]}, "listenerPath"),
     ],
 )
@@ -324,6 +330,12 @@ def test_missing_seccomp_agent_prevents_the_start(
 ) -> None:
     bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", **changes}
     assert says in bundle.fails("id")
+
+
+@pytest.mark.needs("libseccomp")
+def test_agent_is_only_needed_for_what_notifies(bundle: Bundle) -> None:
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/no/such"}
+    bundle.run("exit", "0").expect()
 
 
 # -- hooks: what is ours alone ---------------------------------------------------------------------

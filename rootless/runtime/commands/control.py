@@ -18,8 +18,14 @@ _FREEZE = 5.0  # seconds that the kernel may take
 
 
 def ps(root: str, container_id: str) -> list[int]:
-    """Return the pids of all processes of a container."""
-    return processes.of(Record(root, container_id).read())
+    """Return the pids of all processes of a container.
+
+    Raises:
+        RlessError: it is not running.
+    """
+    if found := processes.of(Record(root, container_id).read()):
+        return found
+    raise RlessError(f"container {container_id} is not running", exit_code=1)
 
 
 def pause(root: str, container_id: str) -> None:

@@ -387,14 +387,29 @@ def run(root: str, container_id: str, options: Options) -> int:
 
 
 def kill(root: str, container_id: str, number: int, everything: bool) -> None:
-    """Signal the first process; `everything`: all processes of the container."""
+    """Signal the first process; `everything`: all processes of the container.
+
+    KILL is for all where the kernel does not end them with the first: without a pid namespace of
+    the container's own. Some may be left when that has ended.
+
+    Raises:
+        RlessError: there is none, and not `everything`.
+    """
     record = Record(root, container_id)
-    if not everything:
+    if not everything and not (number == signal.SIGKILL and _shares_pids(record.read_spec())):
         record.signal(number)
         return
     from rootless.runtime.host import processes
 
-    processes.signal_all(record.read(), number)
+    facts = record.read()
+    if not everything and not processes.of(facts):
+        raise record.not_running()
+    processes.signal_all(facts, number)
+
+
+def _shares_pids(spec: Spec) -> bool:
+    entries = spec.get("linux", {}).get("namespaces", ())
+    return not any(entry["type"] == "pid" and not entry.get("path") for entry in entries)
 
 
 def delete(root: str, container_id: str, force: bool) -> None:

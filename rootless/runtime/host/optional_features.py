@@ -78,7 +78,7 @@ class OptionalFeatures:
         self._label = _label(process, linux.get("mountLabel"))
         self._label_fd = -1
         seccomp = linux.get("seccomp", {})
-        if seccomp.get("listenerPath"):
+        if seccomp.get("listenerPath") and _notifies(seccomp):
             from rootless.runtime.host.listener import Listener
 
             self.listener = Listener(seccomp, state)
@@ -175,6 +175,13 @@ def home_of(uid: int) -> str:
         if len(fields) > 5 and fields[2] == wanted and fields[5].startswith(b"/"):
             return os.fsdecode(fields[5])
     return "/"
+
+
+def _notifies(seccomp: dict[str, Any]) -> bool:
+    return any(
+        isinstance(rule, dict) and rule.get("action") == "SCMP_ACT_NOTIFY"
+        for rule in seccomp.get("syscalls") or ()
+    )
 
 
 def _label(process: Process, mount_label: str | None) -> tuple[str, str] | None:

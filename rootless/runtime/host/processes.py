@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from rootless.errors import RlessError, SyscallError
+from rootless import paths
+from rootless.errors import SyscallError
 from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal
 
 TYPE_CHECKING = False
@@ -16,18 +17,17 @@ if TYPE_CHECKING:
 
 
 def of(facts: dict[str, Any]) -> list[int]:
-    """Return the pids of a running container, in the caller's pid namespace.
+    """Return the pids of a container, in the caller's pid namespace; [] if it has ended.
+
+    Without a pid namespace of its own, processes may be left when the first one has ended.
 
     Args:
         facts: of `state.Record.read`.
-
-    Raises:
-        RlessError: it is not running.
     """
     pid = facts["pid"]
-    if not pid or not is_running(pid, facts["start"]):
-        raise RlessError("the container is not running", exit_code=1)
-    found: set[int] = {pid}
+    if not pid or facts["boot"] != paths.boot_id():
+        return []
+    found: set[int] = {pid} if is_running(pid, facts["start"]) else set()
     if facts.get("cgroup"):
         for directory, _, _ in os.walk(facts["cgroup"]):
             try:
@@ -37,6 +37,8 @@ def of(facts: dict[str, Any]) -> list[int]:
             except OSError:
                 continue  # just removed, or threaded
         return sorted(found)
+    if not found:
+        return []
     own, ours = _namespace(pid), _namespace(os.getpid())
     if own and own != ours:
         found.update(other for other in _all() if _namespace(other) == own)
@@ -47,12 +49,8 @@ def of(facts: dict[str, Any]) -> list[int]:
 
 def signal_all(facts: dict[str, Any], number: int) -> None:
     """Send a signal to all processes of a container: to none, if it has ended."""
-    try:
-        pids = of(facts)
-    except RlessError:
-        return
     # The first one last: by its end, all of them may be gone, and nothing is known any more.
-    for pid in sorted(pids, key=lambda pid: pid == facts["pid"]):
+    for pid in sorted(of(facts), key=lambda pid: pid == facts["pid"]):
         try:
             pidfd = pidfd_open(pid)
         except SyscallError:
@@ -61,8 +59,8 @@ def signal_all(facts: dict[str, Any], number: int) -> None:
             # Held now: is it still one of them? Its number could be another's.
             if pid in of(facts):
                 pidfd_send_signal(pidfd, number)
-        except RlessError:
-            continue  # it has ended, or all have
+        except SyscallError:
+            continue  # it has ended
         finally:
             os.close(pidfd)
 

@@ -238,7 +238,8 @@ class Record:
         finally:
             os.close(fd)
 
-    def _not_running(self) -> RlessError:
+    def not_running(self) -> RlessError:
+        """Return the error of a signal to nobody."""
         # containerd looks for "container not running" in what a runtime says.
         return RlessError(f"cannot signal {self.id}: container not running", exit_code=1)
 
@@ -250,14 +251,14 @@ class Record:
         """
         facts = self.read()
         if not facts["pid"] or facts["boot"] != paths.boot_id():
-            raise self._not_running()
+            raise self.not_running()
         try:
             pidfd = pidfd_open(facts["pid"])
         except SyscallError as error:
-            raise self._not_running() from error
+            raise self.not_running() from error
         try:
             if not _alive(facts):
-                raise self._not_running()
+                raise self.not_running()
             pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)

@@ -231,7 +231,9 @@ def test_devices_are_added() -> None:
 
 def test_ptmx_of_the_host_is_left_out() -> None:
     """It would cover the one of the container, whose terminals would be the host's."""
-    spec = spec_of(request(devices=[Device("/dev/ptmx", "/dev/./ptmx"), Device("/dev/x", "/dev/x")]))
+    spec = spec_of(
+        request(devices=[Device("/dev/ptmx", "/dev/./ptmx"), Device("/dev/x", "/dev/x")])
+    )
     places = [entry["destination"] for entry in spec["mounts"]]
     assert "/dev/x" in places
     assert not [place for place in places if place.endswith("ptmx")]
