@@ -225,7 +225,8 @@ class Peers:
         """Return the same command for the version before, if there is one and it is of rless."""
         if self.before is None or not any(self.rless in word for word in command):
             return None
-        return [word.replace(self.rless, self.before) for word in command]
+        ours, theirs = (own["RLESS_STORAGE"] for _, own in self.installations())
+        return [word.replace(self.rless, self.before).replace(ours, theirs) for word in command]
 
     # -- running ---------------------------------------------------------------------------------
 
