@@ -56,3 +56,23 @@ def escape(text: str) -> str:
         return text
     # repr() and not the codec of that name: init can load no codec any more.
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def describe(error: OSError) -> str:
+    """Return what failed, why, and what to do, for an error of Python's own functions."""
+    import errno
+
+    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    if error.errno == errno.ENOENT and not where and _is_nowhere():
+        where, hint = "getcwd: the working directory was removed: ", "; go to another one"
+    return f"{where}{error.strerror}{hint}"
+
+
+def _is_nowhere() -> bool:
+    """Tell whether the working directory is gone: only getcwd(2) says ENOENT without a name."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

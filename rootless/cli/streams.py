@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rootless.errors import RlessError, escape
+from rootless.errors import RlessError, describe, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,26 +87,11 @@ def report(error: BaseException, debug: bool = False) -> int:
             except (OSError, RlessError):
                 break
     if isinstance(error, OSError) and error.strerror:
-        import errno
-
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        if error.errno == errno.ENOENT and not where and _is_nowhere():
-            where, hint = "getcwd: the working directory was removed: ", "; go to another one"
-        _complain(f"{where}{error.strerror}{hint}")
+        _complain(describe(error))
     else:
         hint = "" if debug else "; run with --debug and report it"
         _complain(f"internal error: {type(error).__name__}: {error}{hint}")
     return 125
-
-
-def _is_nowhere() -> bool:
-    """Tell whether the working directory is gone; only getcwd(2) fails then without a file name."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return True
-    return False
 
 
 def each(names: Iterable[str], action: Callable[[str], object]) -> int:

@@ -10,7 +10,7 @@ import os
 import sys
 
 from rootless import __version__, jsontext, launch, log, paths
-from rootless.errors import RlessError, escape
+from rootless.errors import RlessError, describe, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,8 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror}", line)
+        _complain(describe(error), line)
         return 125
 
 

@@ -169,6 +169,12 @@ def test_removed_working_directory_is_named(tmp_path: Path) -> None:
             "rless: getcwd: the working directory was removed: No such file or directory; "
             "go to another one\n"
         )
+    (tmp_path / "gone").mkdir()
+    code = "from rootless.runtime.commands.main import main; raise SystemExit(main())"
+    oci = f"PYTHONPATH={ROOT} {sys.executable} -c '{code}'"
+    done = shell(f"cd {tmp_path}/gone && rmdir ../gone && {oci} create x")
+    assert done.returncode == 125
+    assert "getcwd: the working directory was removed" in done.stderr
 
 
 def test_errors_work_with_closed_descriptors() -> None:
