@@ -10,8 +10,9 @@ subordinate ids, in order. See docs/decisions/0002-id-maps.md and 0020-maps-of-v
 from __future__ import annotations
 
 import os
+import time
 
-from rootless import log
+from rootless import log, paths
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, programs
 from rootless.linux.idmap import IdMap
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Owner = tuple[int, int]  # uid and gid in a container
 
 _MAX_ID = 2**31 - 1
+_DAY = 24 * 60 * 60.0
 
 
 class Subordinate:
@@ -33,13 +35,15 @@ class Subordinate:
     Attributes:
         uids, gids: (start, count) ranges on the host.
         why_none: why no subordinate ids can be used, and what is lost without them; else None.
+        remedy: what to do about that.
     """
 
-    __slots__ = ("gids", "uids", "why_none")
+    __slots__ = ("gids", "remedy", "uids", "why_none")
 
     uids: list[tuple[int, int]]
     gids: list[tuple[int, int]]
     why_none: str | None
+    remedy: str
 
     def __getattr__(self, name: str) -> Any:
         """Look them up; only what has no value yet comes here."""
@@ -49,7 +53,7 @@ class Subordinate:
 
         self.uids = subid.ranges("uid")
         self.gids = subid.ranges("gid")
-        self.why_none = None
+        self.why_none, self.remedy = None, "`rless doctor` tells how to get a range"
         if not self.uids or not self.gids:
             missing = "subuid" if not self.uids else "subgid"
             self.why_none = f"you have no range in /etc/{missing}"
@@ -58,8 +62,9 @@ class Subordinate:
                 path = programs.find_privileged(program)
                 if path is None:
                     self.why_none = f"{program} is not installed"
+                    self.remedy = "`rless doctor` names the package"
                 elif why := idmap.why_powerless(path):
-                    self.why_none = why
+                    self.why_none, self.remedy = why, "`rless doctor` tells what to do"
         if self.why_none:
             self.uids, self.gids = [], []
         return getattr(self, name)
@@ -173,12 +178,23 @@ def keep_id(mode: str) -> tuple[int, int]:
 
 
 def warn_single(ids: Subordinate) -> None:
-    """Say in one line what is lost without subordinate ids."""
+    """Say in one line what is lost without subordinate ids, once a day."""
+    said = f"{paths.boot_root()}/said-one-id"
+    try:
+        if 0 <= time.time() - os.stat(said).st_mtime < _DAY:
+            return
+    except OSError:
+        pass  # it was never said, or before the last boot
     log.warn(
         f"{ids.why_none}: only your own id exists in the container (other users of the image "
-        "do not; no file can be given to them; your supplementary groups stay); `rless doctor` "
-        "tells how to get a range"
+        f"do not; no file can be given to them; your supplementary groups stay); {ids.remedy}"
     )
+    try:
+        os.makedirs(paths.boot_root(), exist_ok=True)
+        os.close(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.utime(said)
+    except OSError:
+        pass  # a full disk: it is said again
 
 
 def warn_owners(

@@ -122,9 +122,15 @@ def check_kernel_mounts(outcome: Outcome) -> Check:
     )
 
 
-def check_idmap_program(name: str, capability: int, path: str | None) -> Check:
-    """Judge newuidmap or newgidmap."""
-    fix = facts.package_command("uidmap", fedora=("shadow-utils",))
+def check_idmap_program(
+    name: str, capability: int, path: str | None, is_installed: bool = False
+) -> Check:
+    """Judge newuidmap or newgidmap.
+
+    Args:
+        is_installed: one of the two is there, and so the package, which has both.
+    """
+    fix = facts.package_command("uidmap", fedora=("shadow-utils",), again=is_installed)
     lost = "only one id can be mapped: all files of a container belong to one user in it"
     if path is None:
         return Check(name, WARN, "not installed", lost, fix)
@@ -426,14 +432,27 @@ def check_linger(
     return Check("linger", WARN, fact, meaning, f"loginctl enable-linger {name}")
 
 
-def check_init(path: str) -> Check:
-    """Judge the helper program for --init."""
-    if os.access(path, os.X_OK):
-        return Check("init", OK, path)
+# our program in C -> what does not work without it; the others are made by the same installation
+PROGRAMS = {
+    "rless-monitor": "no container can be started",
+    "rless-userns-holder": "no container can be started",
+    "rless-networks": "containers cannot be in a network of several",
+    "rless-serve": "image files are not mounted",
+    "rless-init": "--init is refused",
+    "rless-prime-cgroup": "each start takes longer",
+}
+
+
+def check_programs(missing: list[str]) -> Check:
+    """Judge the programs in C that belong to rless: those that cannot be executed."""
+    if not missing:
+        return Check("programs", OK, f"the {len(PROGRAMS)} programs of rless can be executed")
+    lost = dict.fromkeys(PROGRAMS[name] for name in missing)
+    compiler = facts.package_command("musl-tools", fedora=("gcc", "glibc-static"))
     return Check(
-        "init",
-        WARN,
-        f"{path} cannot be executed",
-        "--init is refused",
-        "install rless again, where programs may be executed",
+        "programs",
+        FAIL if PROGRAMS["rless-monitor"] in lost else WARN,
+        f"{', '.join(missing)}: cannot be executed",
+        "; ".join(lost),
+        f"install a C compiler ({compiler}), and rless again, where programs may be executed",
     )

@@ -28,7 +28,7 @@ def collect() -> list[Check]:
     """Make every check, in the order of the six steps of `run`."""
     found = list(_host())
     usable = not any(check.id == "userns" and check.status == FAIL for check in found)
-    return found + list(_identity(usable)) + list(_storage(usable)) + list(_surroundings())
+    return found + list(_identity(usable)) + list(_storage(usable)) + list(_surroundings(usable))
 
 
 def _host() -> Iterator[Check]:
@@ -54,11 +54,11 @@ def _identity(usable: bool) -> Iterator[Check]:
     uid = os.getuid()
     name = facts.user_name(uid) or str(uid)
     complete = True
-    for program, capability in (("newuidmap", facts.CAP_SETUID), ("newgidmap", facts.CAP_SETGID)):
-        path = programs.find_privileged(program)
-        if uid:  # root writes the maps itself
-            yield checks.check_idmap_program(program, capability, path)
-            complete = complete and path is not None
+    needed = {"newuidmap": facts.CAP_SETUID, "newgidmap": facts.CAP_SETGID}
+    found = {program: programs.find_privileged(program) for program in needed}
+    for program, path in found.items() if uid else ():  # root writes the maps itself
+        yield checks.check_idmap_program(program, needed[program], path, any(found.values()))
+        complete = complete and path is not None
     library = facts.find_library("libsubid.so.5", "libsubid.so.4", "libsubid.so.3")
     uids, gids = _ranges("uid"), _ranges("gid")
     for kind, ranges in (("uid", uids), ("gid", gids)):
@@ -118,14 +118,15 @@ def _drivers(path: str) -> Iterator[Check]:
             probe.remove(directory)
 
 
-def _surroundings() -> Iterator[Check]:
+def _surroundings(usable: bool) -> Iterator[Check]:
     uid = os.getuid()
     name = facts.user_name(uid) or str(uid)
     yield checks.check_runtime_dir(os.environ.get("XDG_RUNTIME_DIR"), uid)
     pasta = programs.find("pasta")
     said = probe.bounded(probe.version, pasta) if pasta else probe.Outcome(error="not installed")
     yield checks.check_network(pasta, said, probe.bounded(probe.device, "/dev/net/tun"))
-    yield checks.check_bridges(probe.bounded(probe.bridges))
+    if usable:
+        yield checks.check_bridges(probe.bounded(probe.bridges))
     yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
     kills = facts.ask_logind(name)
     groups = facts.cgroups()
@@ -137,7 +138,10 @@ def _surroundings() -> Iterator[Check]:
         linger=os.path.exists(f"/var/lib/systemd/linger/{name}"),
         kills=facts.kills_user_processes() if kills is None else kills,
     )
-    yield checks.check_init(process.own_program("rless-init"))
+    missing = [
+        name for name in checks.PROGRAMS if not os.access(process.own_program(name), os.X_OK)
+    ]
+    yield checks.check_programs(missing)
 
 
 def render(found: list[Check], width: int, colour: bool) -> str:

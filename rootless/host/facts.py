@@ -320,13 +320,22 @@ def user_name(uid: int) -> str | None:
         return None
 
 
-def package_command(*debian: str, fedora: tuple[str, ...] | None = None) -> str:
-    """Return the administrator's command that installs these packages on this distribution."""
+def package_command(
+    *debian: str, fedora: tuple[str, ...] | None = None, again: bool = False
+) -> str:
+    """Return the administrator's command that installs these packages on this distribution.
+
+    Args:
+        again: they are installed, but a file of theirs is missing.
+    """
     identity = (read("/etc/os-release") or "").lower()
     if fedora is not None and any(name in identity for name in ("fedora", "rhel", "suse")):
-        manager = "zypper install" if "suse" in identity else "dnf install"
+        if "suse" in identity:
+            manager = "zypper install --force" if again else "zypper install"
+        else:
+            manager = "dnf reinstall" if again else "dnf install"
         return f"sudo {manager} {' '.join(fedora)}"
-    return f"sudo apt-get install {' '.join(debian)}"
+    return f"sudo apt-get install {'--reinstall ' if again else ''}{' '.join(debian)}"
 
 
 def next_free_range(text: str, length: int = 65536) -> tuple[int, int]:

@@ -50,6 +50,10 @@ _IN_CONTAINER = (
     "start the outer container with --security-opt seccomp=unconfined "
     "--security-opt apparmor=unconfined --security-opt systempaths=unconfined",
 )
+_IN_CHROOT = (
+    "the kernel refuses user namespaces in a chroot",
+    "run rless outside of the chroot, or enter the directory with pivot_root",
+)
 
 
 def hint_for_userns_failure(number: int) -> tuple[str, str]:
@@ -85,16 +89,21 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
         if facts.sysctl(APPARMOR_SYSCTL) == 1:
             return _APPARMOR
         status = facts.parse_status(facts.read("/proc/self/status") or "")
-        if facts.inside_container() or status.get("Seccomp", "0") == "2":
+        if status.get("Seccomp", "0") == "2":
             return _IN_CONTAINER
         if _in_chroot():
+            return _IN_CHROOT
+        if facts.inside_container():  # a file says so, which may be visible in a chroot, too
             return (
-                "the kernel refuses user namespaces in a chroot",
-                "run rless outside of it, or enter the directory with pivot_root",
+                "this process is in a chroot, or in a container whose missing rights forbid user "
+                "namespaces",
+                "run rless outside of the chroot; start the outer container with "
+                "--security-opt apparmor=unconfined --security-opt systempaths=unconfined",
             )
         return (
-            "a security module or policy of this host forbids user namespaces",
-            "ask the administrator; `rless doctor` lists what is known of this host",
+            "this process is in a chroot, or a security module or policy of this host forbids user "
+            "namespaces",
+            "run rless outside of the chroot, else ask the administrator",
         )
     if number == errno.EINVAL:
         return (
@@ -106,5 +115,9 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
 
 
 def _in_chroot() -> bool:
-    """Tell whether the root directory is not the root of a mount, as unshare(2) demands."""
+    """Tell whether the root directory is not the root of a mount.
+
+    unshare(2) demands that it is the root of the mount namespace. A chroot to a mount point is not,
+    either, and nothing shows that to a user.
+    """
     return not any(mount.target == "/" for mount in facts.mounts())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,19 @@ from tests.lib.product import Product, probe_image
 pytestmark = [pytest.mark.nosub, pytest.mark.needs("user namespaces")]
 
 
-def test_missing_subordinate_ids_are_reported_in_one_line(rless: Product) -> None:
-    done = rless("run", "--rm", "--network=none", rless.image, "id", "-u").expect()
+def test_missing_subordinate_ids_are_reported_once_a_day(rless: Product) -> None:
+    said = rless.live.parent / "said-one-id"
+    said.unlink(missing_ok=True)
+    words = ("run", "--rm", "--network=none", rless.image, "id", "-u")
+    done = rless(*words).expect()
     assert done.out == "0\n"
     warning = done.one_line_error()
     assert "only your own id" in warning
     assert "doctor" in warning
+    assert rless(*words).expect().err == ""
+    os.utime(said, (0, time.time() - 86401))
+    assert rless(*words).expect().one_line_error() == warning
+    assert rless(*words).expect().err == ""
 
 
 def test_files_belong_to_the_single_id(rless: Product, tmp_path: Path) -> None:
@@ -70,7 +78,7 @@ def test_users_of_a_volume_are_one(rless: Product) -> None:
         ]
         done = rless(*words, f"touch /d/{user}; stat -c %u /d /d/{user}").expect()
         assert done.lines() == [user, user]
-        assert "only your own id" in done.one_line_error()
+        assert all("only your own id" in line for line in done.err.splitlines())
     rless("volume", "rm", "data").expect()
 
 

@@ -34,6 +34,7 @@ def test_missing_program_is_reported(own_rless: Product, installed: Path, name: 
     assert f"cannot execute {installed}/{name}: No such file or directory" in error
     assert "install rless again" in error
     assert rless.containers() == []
+    assert f"{name}: cannot be executed" in " ".join(rless("doctor").out.split())
 
 
 @pytest.mark.needs("fuse", "squashfuse", "mksquashfs")

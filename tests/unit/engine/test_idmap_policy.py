@@ -159,3 +159,19 @@ def test_map_translates_mapped_ids() -> None:
     mapping = IdMap([(0, 5, 1), (1, 100, 10)], [(0, 6, 1)], "k")
     assert [mapping.host_uid(number) for number in (0, 1, 10, 11)] == [5, 100, 109, None]
     assert mapping.host_gid(1) is None
+
+
+def test_remedy_fits_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rootless.linux.subid.ranges", lambda kind: [])
+    found = idmap_policy.Subordinate()
+    assert (found.why_none, found.remedy) == (
+        "you have no range in /etc/subuid", "`rless doctor` tells how to get a range",
+    )  # fmt: skip
+    monkeypatch.setattr("rootless.linux.subid.ranges", lambda kind: [(100_000, 65536)])
+    there = {"newuidmap": "/usr/bin/newuidmap"}
+    monkeypatch.setattr("rootless.linux.programs.find_privileged", there.get)
+    monkeypatch.setattr("rootless.linux.idmap.why_powerless", lambda path: None)
+    found = idmap_policy.Subordinate()
+    assert (found.why_none, found.remedy) == (
+        "newgidmap is not installed", "`rless doctor` names the package",
+    )  # fmt: skip

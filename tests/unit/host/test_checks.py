@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rootless.host import checks, facts, hints
 from rootless.host.checks import FAIL, OK, WARN
 from rootless.host.probe import Outcome
 from rootless.linux import programs
+from tests.lib.compiled import ROOT
 
 GOOD = Outcome("works")
 REFUSED = Outcome(error="unshare: Operation not permitted", number=errno.EPERM)
@@ -54,6 +56,8 @@ def test_no_new_privs_is_named() -> None:
 
 def test_idmap_program_is_judged(tmp_path: Path) -> None:
     assert checks.check_idmap_program("newuidmap", facts.CAP_SETUID, None).status == WARN
+    half = checks.check_idmap_program("newgidmap", facts.CAP_SETGID, None, is_installed=True)
+    assert "reinstall" in half.fix
     program = tmp_path / "newuidmap"
     program.touch()
     check = checks.check_idmap_program("newuidmap", facts.CAP_SETUID, str(program))
@@ -236,3 +240,19 @@ def test_kill_user_processes_is_judged(tmp_path: Path) -> None:
     assert facts.kills_user_processes(places) is True
     (admin / "logind.conf.d/50.conf").write_text("[Login]\nKillUserProcesses=no\n")
     assert facts.kills_user_processes(places) is False
+
+
+def test_missing_programs_tell_what_they_cost() -> None:
+    assert checks.check_programs([]).status == OK
+    check = checks.check_programs(["rless-init", "rless-networks"])
+    assert check.status == WARN
+    assert check.meaning == "--init is refused; containers cannot be in a network of several"
+    assert "compiler" in check.fix
+    check = checks.check_programs(list(checks.PROGRAMS))
+    assert check.status == FAIL
+    assert check.meaning.startswith("no container can be started; ")
+
+
+def test_each_program_is_checked() -> None:
+    helpers = re.findall(r'"(rless-[a-z-]+)": "helpers/', (ROOT / "setup.py").read_text())
+    assert set(checks.PROGRAMS) == set(helpers)

@@ -45,14 +45,24 @@ def test_hint_names_the_cause(
 
 def test_container_is_named_before_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "inside_container", lambda: "/.dockerenv")
+    monkeypatch.setattr(facts, "read", lambda path: "Seccomp:\t2\n")
     why, hint = hints.hint_for_userns_failure(errno.EPERM)
-    assert "in a container" in why
-    assert "seccomp=unconfined" in hint
+    assert why.startswith("this process is in a container")
+    assert hint.startswith("start the outer container with --security-opt seccomp=unconfined")
 
 
 def test_chroot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hints, "_in_chroot", lambda: True)
+    """Also where a file says that it is a container, and where it is on a mount point."""
     assert "chroot" in hints.hint_for_userns_failure(errno.EPERM)[0]
+    monkeypatch.setattr(facts, "inside_container", lambda: "/.dockerenv")
+    why, hint = hints.hint_for_userns_failure(errno.EPERM)
+    assert "chroot" in why
+    assert "in a container" in why
+    assert "outside of the chroot" in hint
+    monkeypatch.setattr(hints, "_in_chroot", lambda: True)
+    why, hint = hints.hint_for_userns_failure(errno.EPERM)
+    assert why == "the kernel refuses user namespaces in a chroot"
+    assert "pivot_root" in hint
 
 
 def test_profile_names_both_commands() -> None:
