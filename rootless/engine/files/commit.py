@@ -27,6 +27,7 @@ from rootless.image.layer.layers import merge_users
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import sha256
 from rootless.image.model.reference import parse
+from rootless.image.registry.progress import Progress
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, store_lock
 from rootless.image.store.store import Store, record_name
@@ -34,7 +35,7 @@ from rootless.image.transfer import additional_stores
 from rootless.image.transfer.remove import collect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rootless.engine.state.container import Container
     from rootless.image.model.reference import Reference
@@ -139,7 +140,13 @@ def _make(
     def write(out: int) -> None:
         _write(find_parts, hidden, out)
 
-    made = create.make(store.root, idmap, image.chain, layers, write, scratch)
+    progress = Progress(lines=False)
+    name = container.facts["name"]
+
+    def told(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        return progress.through(name, ("Committing", "Committed"), chunks)
+
+    made = create.make(store.root, idmap, image.chain, layers, write, scratch, told)
     chains.add(made["chain"])
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rootless import paths
 from rootless.engine import idmap_policy
@@ -72,6 +72,7 @@ def save(
     form: str = "docker-archive",
     compression: str = "",
     platform: str | None = None,
+    quiet: bool = False,
 ) -> None:
     """Write images to a file, a directory or (None) standard output.
 
@@ -86,7 +87,8 @@ def save(
     images = _chosen(store, names, platform)
     if form == "docker-dir" and len(images) > 1:
         raise RlessError("--format docker-dir holds one image only", "use another format", 1)
-    options = {"form": form, "compression": compression}
+    progress = Progress(quiet=quiet, lines=False)
+    options: dict[str, Any] = {"form": form, "compression": compression, "progress": progress}
     with Staging(store.root) as staging:
         if form in ("oci-dir", "docker-dir"):
             if output is None:
@@ -187,10 +189,12 @@ def import_archive(
     instructions: Sequence[str] = (),
     message: str | None = None,
     platform: str | None = None,
+    quiet: bool = False,
 ) -> Image:
     """Make an image of a tar archive of files: a path, a URL, or "-" for standard input."""
     from rootless.image.transfer.import_ import import_tar
 
+    progress = Progress(quiet=quiet, lines=False)
     image = import_tar(
         path,
         Store(paths.storage_root()),
@@ -199,7 +203,8 @@ def import_archive(
         message=message,
         platform=platform,
         idmap_for=map_chooser(),
-        progress=Progress(lines=False),
+        progress=progress,
     )
+    progress.finish()
     events.record("import", "image", image.id, name=familiar_repository(image.name))
     return image

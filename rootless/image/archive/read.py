@@ -30,7 +30,7 @@ from rootless.linux.openat2 import BENEATH, openat2
 from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.reference import Reference
@@ -57,16 +57,19 @@ class TarFiles:
     Args:
         path: the archive. scratch: where it is written uncompressed if it is compressed.
         fd: the archive, if it is open already; it is closed here. Then `path` only names it.
+        progress: told of the decompression.
     """
 
-    def __init__(self, path: str, scratch: str, fd: int = -1) -> None:
+    def __init__(
+        self, path: str, scratch: str, fd: int = -1, progress: Progress | None = None
+    ) -> None:
         self._path = path
         self._fd = fd if fd >= 0 else _open_regular(path)
         try:
             size = os.fstat(self._fd).st_size
             whole = BlobStream(self._fd, 0, size, escape(path))
             if whole.compression != "none":
-                size = self._decompress(whole, scratch)
+                size = self._decompress(whole, scratch, progress)
             self._size = size
             self._index: dict[str, tuple[int, int]] = {}
             self._links: dict[str, str] = {}
@@ -75,13 +78,17 @@ class TarFiles:
             os.close(self._fd)
             raise
 
-    def _decompress(self, whole: BlobStream, scratch: str) -> int:
+    def _decompress(self, whole: BlobStream, scratch: str, progress: Progress | None) -> int:
         """Put an unlinked file with the plain archive in place of the compressed one."""
         fd = open_tmpfile(scratch)
         size = 0
+        chunks: Iterable[bytes] = whole
+        if progress is not None:
+            states = ("Decompressing", "Decompressed")
+            chunks = progress.through(escape(self._path), states, whole)
         try:
             with open(fd, "wb", closefd=False) as file:
-                for chunk in whole:
+                for chunk in chunks:
                     size += file.write(chunk)
                     if size > limits.LAYER_BYTES:
                         raise RlessError(f"{self._path} decompresses to too much")

@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from rootless.image.layer.tarsplit import LayerStream
+    from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
 
 FORMATS = ("docker-archive", "oci-archive", "oci-dir", "docker-dir")
 COMPRESSIONS = ("gzip", "zstd")
 _CHUNK = 1 << 20
+_SAVES = ("Saving", "Saved")
 _LAYER = {
     "": spec.OCI_LAYER,
     "gzip": spec.OCI_LAYER_GZIP,
@@ -63,6 +66,7 @@ def save(
     *,
     form: str = "docker-archive",
     compression: str = "",
+    progress: Progress,
 ) -> None:
     """Write images to a target.
 
@@ -76,7 +80,7 @@ def save(
 
     Where it runs: on the host; the caller must have no second thread.
     """
-    writer = _Writer(store, target, scratch, form, compression)
+    writer = _Writer(store, target, scratch, form, compression, progress)
     if form == "docker-dir":
         writer.directory(images[0][0])
         return
@@ -99,12 +103,19 @@ class _Writer:
     """Write the blobs of images, each once."""
 
     def __init__(
-        self, store: Store, target: Target, scratch: str, form: str, compression: str
+        self,
+        store: Store,
+        target: Target,
+        scratch: str,
+        form: str,
+        compression: str,
+        progress: Progress,
     ) -> None:
         self._store = store
         self._target = target
         self._scratch = scratch
         self._compression = compression
+        self._progress = progress
         self._prefix = "" if form == "docker-dir" else "blobs/sha256/"
         self._layers: dict[str, dict[str, Any]] = {}  # diff_id -> descriptor
         self._written: set[str] = set()
@@ -155,16 +166,20 @@ class _Writer:
                 if self._compression:
                     found = self._compressed(stream, diff_id)
                 else:
-                    self._target.put(self._prefix + diff_id[7:], stream.size, iter(stream))
+                    chunks = self._progress.through(_short(diff_id), _SAVES, stream, stream.size)
+                    self._target.put(self._prefix + diff_id[7:], stream.size, chunks)
                     found = {"mediaType": _LAYER[""], "digest": diff_id, "size": stream.size}
             self._layers[diff_id] = found
         return found
 
-    def _compressed(self, stream: Iterator[bytes] | Any, diff_id: str) -> dict[str, Any]:
+    def _compressed(self, stream: LayerStream, diff_id: str) -> dict[str, Any]:
         """Compress a layer into a file without a name, then copy it."""
         with open(open_tmpfile(self._scratch), "w+b", buffering=0) as file:
             hasher = hashlib.sha256()
-            for chunk in compressed(iter(stream), self._compression):
+            plain = self._progress.through(
+                _short(diff_id), ("Compressing", "Compressed"), stream, stream.size
+            )
+            for chunk in compressed(plain, self._compression):
                 hasher.update(chunk)
                 view = memoryview(chunk)
                 while view:
@@ -180,7 +195,8 @@ class _Writer:
             file.seek(0)
             digest = f"sha256:{hasher.hexdigest()}"
             chunks = iter(lambda: file.read(_CHUNK), b"")
-            self._target.put(self._prefix + digest[7:], size, chunks)
+            shown = self._progress.through(_short(diff_id), _SAVES, chunks, size)
+            self._target.put(self._prefix + digest[7:], size, shown)
         return {"mediaType": _LAYER[self._compression], "digest": digest, "size": size}
 
     def index_entries(self, made: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -215,6 +231,10 @@ class _Writer:
         self.text("manifest.json", manifest)
         data = b"Directory Transport Version: 1.1\n"
         self._target.put("version", len(data), iter((data,)))
+
+
+def _short(diff_id: str) -> str:
+    return diff_id[7:19]
 
 
 def _repositories(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:

@@ -34,7 +34,7 @@ from rootless.linux.idmap import call_in_userns
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rootless.linux.idmap import IdMap
 
@@ -49,6 +49,7 @@ def make(
     lowers: Sequence[str],
     write: Callable[[int], None],
     scratch: str,
+    told: Callable[[Iterable[bytes]], Iterator[bytes]],
 ) -> dict[str, Any]:
     """Make a layer on top of others; return its meta record.
 
@@ -56,6 +57,7 @@ def make(
         chains: chain ids of the layers below, bottom first. lowers: their directories.
         write: writes the tar to a descriptor; runs in the user namespace too.
         scratch: an empty directory of the store's file system.
+        told: passes on the chunks of the tar, and shows the progress.
 
     Raises:
         RlessError: what `write` raised, or that there is no room. The store is as before then.
@@ -65,7 +67,7 @@ def make(
     private_dir(f"{root}/layers/{idmap.key}")
     below = chains[-1] if chains else None
     meta: dict[str, Any] = call_in_userns(
-        idmap, _make, root, idmap, below, lowers, write, scratch, Caller(idmap)
+        idmap, _make, root, idmap, below, lowers, write, scratch, told, Caller(idmap)
     )
     return meta
 
@@ -77,12 +79,13 @@ def _make(
     lowers: Sequence[str],
     write: Callable[[int], None],
     scratch: str,
+    told: Callable[[Iterable[bytes]], Iterator[bytes]],
     caller: Caller,
 ) -> dict[str, Any]:
     caller.bind_child()
     source = _Source(write)
     try:
-        meta = _unpack(root, idmap, below, lowers, source, scratch, caller)
+        meta = _unpack(root, idmap, below, lowers, source, told, scratch, caller)
     except RlessError as error:
         # A tar that was cut short is no wonder if its writer failed.
         source.check()
@@ -96,6 +99,7 @@ def _unpack(
     below: str | None,
     lowers: Sequence[str],
     source: _Source,
+    told: Callable[[Iterable[bytes]], Iterator[bytes]],
     scratch: str,
     caller: Caller,
 ) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def _unpack(
         lower_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in lowers]
         view = LayerLookup(root_fd, lambda: lower_fds)
         unpacker = Unpacker(root_fd, view, idmap, split, overlay_whiteouts=overlay)
-        unpacker.apply(TarReader(source, split=split))
+        unpacker.apply(TarReader(told(source), split=split))
         source.check()
         split.finish()
         view.close()

@@ -1,4 +1,6 @@
-"""Show the progress of a pull or push: a line for each layer on a terminal, plain lines in a pipe.
+"""Show the progress of images that come or go: a line for each layer on a terminal.
+
+A pull or push tells of layers in a pipe too, in plain lines.
 
 If there are more layers than the terminal has lines, it shows those that move, then those that
 wait. The last picture has all.
@@ -12,13 +14,20 @@ from _thread import allocate_lock  # what threading.Lock is; the rest of threadi
 
 from rootless.errors import escape
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 _REDRAW_SECONDS = 0.1
 _BAR = 50
 _LAST = "Pull complete"
 _MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
 # Told of first, and last, where there is no room for all.
-_FIRST = (*_MOVING, "Compressing", "Pushing")
-_DONE = (_LAST, "Already exists", "Pushed", "Layer already exists", "Mounted", "Skipped")
+_FIRST = (*_MOVING, "Compressing", "Pushing", "Reading", "Decompressing", "Saving", "Committing")
+_DONE = (
+    *(_LAST, "Already exists", "Pushed", "Layer already exists", "Mounted", "Skipped"),
+    *("Read", "Decompressed", "Compressed", "Saved", "Committed"),
+)
 
 
 class Progress:
@@ -86,6 +95,28 @@ class Progress:
                 self._last = now
                 self._redraw()
 
+    def through(
+        self, layer: str, states: tuple[str, str], chunks: Iterable[bytes], total: int = 0
+    ) -> Iterator[bytes]:
+        """Yield `chunks`, and show how many bytes of them there have been.
+
+        Args:
+            layer: its short id, or another name for what is read.
+            states: what is being done, and what is said at the end, as ("Saving", "Saved").
+            total: bytes that are expected; 0: nobody knows.
+        """
+        if not self._live:
+            yield from chunks
+            return
+        doing, done = states
+        self.state(layer, doing, total)
+        count = 0
+        for chunk in chunks:
+            count += len(chunk)
+            self.advance(layer, count)
+            yield chunk
+        self.state(layer, done)
+
     def finish(self) -> None:
         """Leave the last state on the screen."""
         if self._live:
@@ -147,8 +178,10 @@ def _rank(row: tuple[str, tuple[str, int, int, float]]) -> int:
 def _row(
     layer: str, state: str, done: int, total: int, began: float, now: float, width: int
 ) -> str:
-    if not total or not done:
+    if not done:
         return f"{layer}: {state}"
+    if not total:
+        return f"{layer}: {state} {_size(done)}"
     filled = min(width, width * done // total)
     bar = "=" * filled + ">" * (filled < width)
     rate = f" {_size(int(done / (now - began)))}/s" if now - began > 0.5 else ""

@@ -24,7 +24,7 @@ from rootless.image.model.source import Found
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
 from rootless.image.transfer.install import install
-from rootless.image.transfer.load import open_stream, store
+from rootless.image.transfer.load import READS, open_stream, store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,11 +110,11 @@ def import_tar(
     records.make_frame(store.root)
     clear_leftovers(store.root)
     with Staging(store.root) as staging:
-        fd = _open(path, staging.path)
+        fd = _open(path, staging.path, progress)
         try:
             size = os.fstat(fd).st_size
             what = escape("standard input" if path == "-" else path)
-            diff_id = _digest(fd, size, what)
+            diff_id = _digest(fd, size, what, progress)
             created = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
             config: dict[str, Any] = {
                 "created": created,
@@ -145,13 +145,13 @@ def _reference(name: str) -> Reference:
     return reference
 
 
-def _open(path: str, scratch: str) -> int:
+def _open(path: str, scratch: str, progress: Progress) -> int:
     if path.startswith(("http://", "https://")):
-        return _download(path, scratch)
-    return open_stream(None if path == "-" else path, scratch)
+        return _download(path, scratch, progress)
+    return open_stream(None if path == "-" else path, scratch, progress)
 
 
-def _download(url: str, scratch: str) -> int:
+def _download(url: str, scratch: str, progress: Progress) -> int:
     """Store what a URL gives in a file without a name; return that."""
     import time
 
@@ -165,16 +165,17 @@ def _download(url: str, scratch: str) -> int:
         if response.status != 200:
             response.close()
             raise RlessError(f"{what}: the server answers {response.status}", exit_code=1)
-        return store(http.stream_body(response, deadline, what), scratch, what)
+        body = http.stream_body(response, deadline, what)
+        return store(progress.through(what, READS, body), scratch, what)
     finally:
         client.close()
 
 
-def _digest(fd: int, size: int, what: str) -> str:
+def _digest(fd: int, size: int, what: str, progress: Progress) -> str:
     """Return the digest of the plain archive; it is unpacked by a second reading."""
     stream = BlobStream(fd, 0, size, what)
     total = 0
-    for chunk in stream:
+    for chunk in progress.through(what, READS, stream):
         total += len(chunk)
         if total > limits.LAYER_BYTES:
             raise RlessError(f"{what} unpacks to more than {limits.LAYER_BYTES} bytes")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rootless.image.transfer.install import MapFor
 
 
+READS = ("Reading", "Read")
+
+
 class AnyPlatform(PlatformRequest):
     """Accepts an image for any platform; of several it takes the one that fits this host best."""
 
@@ -77,7 +80,9 @@ def load(
         if path is not None and os.path.isdir(path):
             files = DirectoryFiles(path)
         else:
-            files = TarFiles(name, staging.path, open_stream(path, staging.path))
+            files = TarFiles(
+                name, staging.path, open_stream(path, staging.path, progress), progress
+            )
         stack.callback(files.close)
         taken = 0
         found = list(_images(files, name, staging.path))
@@ -129,7 +134,7 @@ def _images(
             yield OciLayout(number("oci-archive", at), scratch, files), found
 
 
-def open_stream(path: str | None, scratch: str) -> int:
+def open_stream(path: str | None, scratch: str, progress: Progress) -> int:
     """Open a file that can be read at any place: what comes by a pipe is stored first.
 
     Args:
@@ -157,7 +162,7 @@ def open_stream(path: str | None, scratch: str) -> int:
                 "an archive is not read from a terminal", "use -i FILE, or a pipe", exit_code=1
             )
         what = escape(path or "standard input")
-        return store(_chunks(fd, what), scratch, what)
+        return store(progress.through(what, READS, _chunks(fd, what)), scratch, what)
     finally:
         os.close(fd)
 

@@ -11,11 +11,13 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rootless.errors import RlessError
 from rootless.image.archive import write as saver
+from rootless.image.registry.progress import Progress
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.store.store import layer_dir
@@ -41,7 +43,11 @@ def archive(
 ) -> Path:
     """Save as the command does."""
     with Staging(workshop.root) as staging:
-        options = {"form": form, "compression": compression}
+        options: dict[str, Any] = {
+            "form": form,
+            "compression": compression,
+            "progress": Progress(quiet=True),
+        }
         if form.endswith("dir"):
             with saver.Directory(str(path)) as made:
                 target = saver.DirectoryTarget(made.path)
@@ -269,7 +275,8 @@ def test_closed_pipe_is_an_error(workshop: Workshop, made: StoredImage) -> None:
     os.close(reader)
     with Staging(workshop.root) as staging, pytest.raises(OSError, match="Broken pipe"):
         tar = saver.TarTarget(writer)
-        saver.save(workshop.store, [(made, [NAME])], tar, staging.path)
+        quiet = Progress(quiet=True)
+        saver.save(workshop.store, [(made, [NAME])], tar, staging.path, progress=quiet)
         tar.end()
     os.close(writer)
     assert os.listdir(f"{workshop.root}/tmp") == []

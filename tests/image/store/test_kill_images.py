@@ -68,7 +68,7 @@ class Acts:
         assert image is not None
         with Staging(self.store.root) as staging, Output(str(self.saved)) as file:
             target = saver.TarTarget(file.fd)
-            saver.save(self.store, [(image, [image.name])], target, staging.path)
+            saver.save(self.store, [(image, [image.name])], target, staging.path, progress=QUIET)
             target.end()
 
     def rmi(self) -> None:

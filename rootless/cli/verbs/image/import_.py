@@ -22,8 +22,7 @@ VERB = Verb(
                  "The comment in the image's history"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "The platform that the files are for"),
-                ("--quiet -q", "", "flag", "quiet", "boolean",
-                 "Accepted without effect: import prints only the id"),
+                ("--quiet -q", "", "flag", "quiet", "boolean", "Show no progress"),
             ),
         ),
     ),
@@ -43,6 +42,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         instructions=values.get("changes") or (),
         message=values.get("message"),
         platform=values.get("platform"),
+        quiet=bool(values.get("quiet")),
     )
     streams.write(f"{image.id}\n")
     return 0

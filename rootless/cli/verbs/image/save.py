@@ -27,8 +27,7 @@ VERB = Verb(
                  "Compress the layers; for the OCI formats, gzip for docker-dir"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image to write, if images for several platforms were pulled"),
-                ("--quiet -q", "", "flag", "quiet", "boolean",
-                 "Accepted without effect: save prints nothing"),
+                ("--quiet -q", "", "flag", "quiet", "boolean", "Show no progress"),
                 ("--multi-image-archive -m", "", "flag", "multi", "boolean",
                  "Accepted without effect: an archive can hold any number of images"),
             ),
@@ -59,5 +58,12 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         )
     from rootless.engine.images.archives import save
 
-    save(args, output, form=form, compression=compression, platform=values.get("platform"))
+    save(
+        args,
+        output,
+        form=form,
+        compression=compression,
+        platform=values.get("platform"),
+        quiet=bool(values.get("quiet")),
+    )
     return 0

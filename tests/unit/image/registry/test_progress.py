@@ -70,6 +70,29 @@ def test_progress_on_a_terminal_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> N
     assert final == "aaaa: Pull complete\nbbbb: Already exists\nDigest: sha256:1\n"
 
 
+def test_bytes_are_counted_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a bar if the number is known; in a pipe they are passed on without a word."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "_REDRAW_SECONDS", 0.0)
+    chunks = [b"x" * 1_000_000] * 2
+    for total, expected in ((4_000_000, "2MB/4MB"), (0, "a: Saving 2MB")):
+        leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        shows = Progress(follower, lines=False)
+        assert list(shows.through("a", ("Saving", "Saved"), chunks, total)) == chunks
+        text = ""
+        while not text.endswith("a: Saved\r\n"):
+            text += os.read(leader, 65536).decode()
+        assert expected in text
+        os.close(leader)
+        os.close(follower)
+    reader, writer = os.pipe()
+    assert list(Progress(writer, lines=False).through("a", ("Saving", "Saved"), chunks)) == chunks
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
 def test_quiet_prints_nothing() -> None:
     assert shown(False, quiet=True) == shown(True, quiet=True) == ""
 
