@@ -43,14 +43,21 @@ def storage_root() -> str:
     asked = tuple(os.environ.get(name) for name in _STORAGE_VARIABLES)
     if asked in _storage:
         return _storage[asked]
-    path = os.environ.get("RLESS_STORAGE") or config.get("storage", "root")
-    if not path:
-        data = os.environ.get("XDG_DATA_HOME", "")
-        path = f"{data}/rless" if data.startswith("/") else f"{_home()}/.local/share/rless"
+    path = os.environ.get("RLESS_STORAGE") or config.get("storage", "root") or default_root()
     path = os.path.abspath(path)
     private_dir(path, "set RLESS_STORAGE to a directory of yours")
     _storage[asked] = path
     return path
+
+
+def default_root() -> str:
+    """Return the directory that `storage_root` is where nothing says otherwise.
+
+    Raises:
+        RlessError: there is no home directory.
+    """
+    data = os.environ.get("XDG_DATA_HOME", "")
+    return f"{data}/rless" if data.startswith("/") else f"{_home()}/.local/share/rless"
 
 
 def additional_stores() -> tuple[tuple[str, bool], ...]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rootless.engine.defaults import LOG_FILES, LOG_SIZE
 from rootless.engine.monitor import execute
 from rootless.engine.monitor.config import MonitorConfig
-from rootless.engine.start.startup import LOG_FILES, LOG_SIZE, health_config
+from rootless.engine.start.startup import health_config
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import Container
 from rootless.engine.state.monitor_client import Client

@@ -13,13 +13,12 @@ from collections.abc import Collection
 from typing import Any
 
 from rootless import __version__, config, paths
+from rootless.engine import defaults
 from rootless.engine.query import ps
 from rootless.host import facts, probe
 from rootless.image.store.store import Store
 from rootless.linux import programs
 from rootless.runtime import cgroup
-
-_DEFAULT_LOG = "local"
 
 
 def collect() -> dict[str, Any]:
@@ -42,7 +41,7 @@ def collect() -> dict[str, Any]:
         "Images": len({record["id"] for record in Store(storage).records("ids")}),
         "Driver": driver,
         "DriverStatus": [["Backing Filesystem", mount.fstype if mount else "unknown"]],
-        "LoggingDriver": config.get("containers", "log-driver") or _DEFAULT_LOG,
+        "LoggingDriver": config.get("containers", "log-driver") or defaults.LOG_DRIVER,
         "CgroupDriver": manager,
         "CgroupVersion": "2" if groups.layout == "v2" else "1",
         "MemoryLimit": "memory" in controllers,

@@ -32,6 +32,7 @@ import time
 
 from rootless import paths, rootfs
 from rootless.engine.attach.foreground import ALWAYS, UNTIL_BEGUN
+from rootless.engine.defaults import LOG_FILES, LOG_SIZE
 from rootless.engine.monitor import execute
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import this_process, write_json
@@ -474,8 +475,6 @@ def log_config(facts: ContainerRecord) -> LogConfig:
     return config
 
 
-LOG_SIZE = 20 << 20  # bytes
-LOG_FILES = 5
 JOURNAL = "/run/systemd/journal/socket"
 
 

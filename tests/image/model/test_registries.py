@@ -410,14 +410,33 @@ def test_config_show_names_values_and_sources(own_rless: Product, tmp_path: Path
     env = {"RLESS_HPC_HOME": "false", "USER": "me"}
     said = rless("config", "show", "--origin", env=env).expect().out
     assert f'network = "none"  # {file}' in said
-    assert "[hpc]\nhome = false  # $RLESS_HPC_HOME\n" in said
+    assert "\nhome = false  # $RLESS_HPC_HOME\n" in said
     import pwd
 
     user = pwd.getpwuid(os.getuid()).pw_name
     again = rless("config", "show").expect().out
     assert config.parse(again.encode(), "c")["modules.x"] == {"env": [f"A={user}", 'B="q"']}
-    assert rless("config", "show", "hpc", env=env).expect().out == "[hpc]\nhome = false\n"
+    told = rless("config", "show", "hpc", env=env).expect().lines()
+    assert told[0] == "[hpc]"
+    assert [line for line in told[1:] if line[0] != "#"] == ["home = false"]
+    assert "# cwd = true" in told
     names = rless("config", "show", "--variables").expect().out.split()
     assert {"RLESS_STORAGE_ROOT", "RLESS_HPC_HOME", "RLESS_IMAGES_LIMITS_LAYERS"} <= set(names)
     file.write_text("[containers]\nnetwork = 5\n")
     assert str(file) in rless("config", "show").expect(1).one_line_error()
+
+
+def test_config_show_tells_the_defaults(own_rless: Product) -> None:
+    lines = own_rless("config", "show", env={"RLESS_STORAGE": None}).expect().lines()
+    told = "\n".join(line.removeprefix("# ") for line in lines if " = " in line or line[:1] == "[")
+    found = config.parse(told.encode(), "c")  # each is one that a file could have
+    assert found["containers"]["stop-timeout"] == 10
+    assert found["containers"]["userns"] == "auto"
+    assert found["images.limits"]["json-bytes"] == 4 << 20
+    assert found["storage"]["root"] == f"{own_rless.home}/.local/share/rless"
+    known = {
+        key for section, keys in config.KEYS.items() if section[:7] != "modules" for key in keys
+    }
+    assert known == {
+        line.removeprefix("# ").split()[0] for line in lines if line[:1] not in ("", "[")
+    }
