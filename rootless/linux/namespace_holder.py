@@ -69,6 +69,8 @@ class Holder:
         self._awaited = 2 if interface else 1
         if begun:
             self.pid, self._status_fd, self._release_fd = map(int, begun.split())
+            for fd in (self._status_fd, self._release_fd):
+                os.set_inheritable(fd, False)  # as they were over the launcher's execve
             if self._flags == EARLY and join is inside is None:
                 self._ask_for(interface)
                 return
