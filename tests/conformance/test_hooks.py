@@ -69,7 +69,8 @@ def test_several_hooks_of_a_kind_run_in_order(live: Bundle, tmp_path: Path) -> N
 
 def test_hooks_get_arguments_and_environment(live: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    text = f'echo "$0 $1 $A ${{PATH:-none}}" > {log}'
+    # crun wants its hooks to read the state: it has no pipe without a reader.
+    text = f'while read -r line; do :; done; echo "$0 $1 $A ${{PATH:-none}}" > {log}'
     live.spec["hooks"] = {
         "prestart": [
             {
