@@ -34,6 +34,7 @@ _RESOURCES: dict[str, Any] = {
         **dict.fromkeys(("limit?", "reservation?", "swap?", "kernel?", "kernelTCP?"), _COUNT),
         "swappiness": _LIMIT,
         "disableOOMKiller": bool,
+        "checkBeforeUpdate": bool,
     },
     "cpu": {
         "shares?": _LIMIT,

@@ -145,6 +145,26 @@ def test_run_can_use_the_callers_terminal(live: Bundle) -> None:
     assert "isatty 1 1 1" in out
 
 
+@pytest.mark.parametrize("verb", ["create", "exec"])
+def test_pidfd_is_sent_over_a_socket(live: Bundle, listener: Listener, verb: str) -> None:
+    """As in runc: to signal and wait for a process by what is surely it."""
+    wanted = ["--pidfd-socket", listener.path]
+    live.create("sleep", "60", options=wanted if verb == "create" else [])
+    if verb == "exec":
+        live.call("start", live.id).expect()
+        null = subprocess.DEVNULL
+        words = ["exec", "-d", *wanted, live.id, "/probe", "sleep", "60"]
+        live.call(*words, stdout=null, stderr=null).expect()
+    pidfd = listener.receive()
+    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    os.close(pidfd)
+    pid = int(text.split("\nPid:")[1].split()[0])
+    assert (pid == live.pid()) == (verb == "create")
+    assert Path(f"/proc/{pid}").exists()
+    done = live.call("exec", "--pidfd-socket", "/no/such", live.id, "/probe", "id")
+    assert "--pidfd-socket /no/such: No such file" in complaint(done) or verb == "create"
+
+
 # -- run -----------------------------------------------------------------------------------------
 
 
@@ -261,6 +281,8 @@ def test_update_refuses_wrong_requests(running: Bundle, tmp_path: Path) -> None:
         (["--memory", "x"], "not a number"),
         (["-r", "/no/such"], "cannot read /no/such"),
         (["--pids-limit", "10", "unknown"], "unexpected argument"),
+        (["--cpu-idle", "2"], "cpu.idle is not between 0 and 1"),
+        (["--cpu-rt-runtime", "5"], "real-time scheduling of groups needs root"),
     ):
         done = running.call("update", *options, running.id)
         assert done.code != 0

@@ -234,6 +234,7 @@ def apply(path: str, resources: dict[str, Any]) -> None:
     """
     if not resources:
         return
+    _check_usage(path, resources.get("memory") or {})
     for name, value in files(resources, os.path.exists(f"{path}/io.bfq.weight")):
         try:
             fd = os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
@@ -249,6 +250,20 @@ def apply(path: str, resources: dict[str, Any]) -> None:
                 ) from error
         except OSError as error:
             raise LimitError(f"cannot set {name} to {value}: {error.strerror}") from error
+
+
+def _check_usage(path: str, memory: dict[str, Any]) -> None:
+    """Refuse a limit below what is used, if that is asked for: the kernel would kill."""
+    limit = memory.get("limit") or 0
+    if not memory.get("checkBeforeUpdate") or limit <= 0:
+        return
+    try:
+        with open(f"{path}/memory.current", encoding="ascii") as file:
+            used = int(file.read())
+    except OSError:
+        return  # there is no such controller: what is written next tells
+    if used > limit:
+        raise LimitError(f"rejecting memory limit {limit}: {used} bytes are used")
 
 
 def _has_swap() -> bool:

@@ -46,6 +46,7 @@ class Options:
         "new_keyring",
         "no_new_privs",
         "pid_file",
+        "pidfd_socket",
         "process",
         "terminal",
         "user",
@@ -66,6 +67,7 @@ class Options:
         self.new_keyring = True
         self.no_new_privs = False
         self.pid_file: str | None = None
+        self.pidfd_socket: str | None = None
         self.process: str | None = None
         self.terminal = False
         self.user: str | None = None
@@ -119,6 +121,8 @@ def execute(root: str, container_id: str, options: Options) -> int:
     init.close()
     if options.pid_file:
         lifecycle.write_pid_file(options.pid_file, started.pid)
+    if options.pidfd_socket:
+        lifecycle.send_pidfd(options.pidfd_socket, started.pidfd)
     if options.detach:
         return 0
     from rootless.runtime.host import foreground

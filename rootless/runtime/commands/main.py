@@ -64,13 +64,14 @@ _CREATE = (
     "-f --config FILE",
     "--pid-file FILE",
     "--console-socket PATH",
+    "--pidfd-socket PATH",
     "--preserve-fds N",
     "--no-pivot",
     "--no-new-keyring",
 )
 _VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
     "create": ("ID", _CREATE),
-    "run": ("ID", (*_CREATE, "-d --detach", "--keep")),
+    "run": ("ID", (*_CREATE, "-d --detach", "--keep", "--no-subreaper")),
     "start": ("ID", ()),
     "exec": (
         "ID [COMMAND...]",
@@ -85,6 +86,7 @@ _VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
             "--cwd DIR",
             "--pid-file FILE",
             "--console-socket PATH",
+            "--pidfd-socket PATH",
             "--preserve-fds N",
             "--ignore-paused",
             "--no-new-privs",
@@ -108,7 +110,11 @@ _VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
             "--memory-reservation BYTES",
             "--cpu-period USEC",
             "--cpu-quota USEC",
+            "--cpu-burst USEC",
             "--cpu-share --cpu-shares N",
+            "--cpu-idle 0|1",
+            "--cpu-rt-period USEC",
+            "--cpu-rt-runtime USEC",
             "--cpuset-cpus LIST",
             "--cpuset-mems LIST",
             "--blkio-weight N",
@@ -374,6 +380,7 @@ def _options(line: _Line) -> tuple[str, str, lifecycle.Options]:
     options.cgroup_manager = _manager(line)
     options.config = line.get("--config")
     options.pid_file = line.get("--pid-file")
+    options.pidfd_socket = line.get("--pidfd-socket")
     options.console_socket = line.get("--console-socket")
     options.keep_fds = _kept_fds(line)
     options.listen_fds = _listen_fds()
@@ -442,6 +449,7 @@ def _exec(line: _Line) -> int:
     options.new_keyring = not line.has("--no-new-keyring")
     options.no_new_privs = line.has("--no-new-privs")
     options.pid_file = line.get("--pid-file")
+    options.pidfd_socket = line.get("--pidfd-socket")
     options.process = line.get("--process")
     options.terminal = line.has("--tty")
     options.user = line.get("--user")

@@ -20,7 +20,11 @@ LIMITS = {
     "--memory-reservation": ("memory", "reservation"),
     "--cpu-period": ("cpu", "period"),
     "--cpu-quota": ("cpu", "quota"),
+    "--cpu-burst": ("cpu", "burst"),
     "--cpu-shares": ("cpu", "shares"),
+    "--cpu-idle": ("cpu", "idle"),
+    "--cpu-rt-period": ("cpu", "realtimePeriod"),
+    "--cpu-rt-runtime": ("cpu", "realtimeRuntime"),
     "--cpuset-cpus": ("cpu", "cpus"),
     "--cpuset-mems": ("cpu", "mems"),
     "--blkio-weight": ("blockIO", "weight"),
@@ -61,6 +65,7 @@ def update(root: str, container_id: str, path: str | None, limits: dict[str, str
         whole[section] = {**old, **value} if merges else value  # type: ignore[dict-item]
     manager = facts.get("manager", "none")
     cgroup.change(facts.get("cgroup"), manager, asked(whole), {}, best_effort=False)
+    whole.get("memory", {}).pop("checkBeforeUpdate", None)  # it is of this update only
     linux["resources"] = whole
     record.write_spec(spec)
 

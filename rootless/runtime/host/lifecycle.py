@@ -140,6 +140,7 @@ class Options:
         "new_keyring",
         "notify_socket",
         "pid_file",
+        "pidfd_socket",
         "use_pivot",
     )
 
@@ -155,6 +156,7 @@ class Options:
         self.new_keyring = True
         self.notify_socket: str | None = None
         self.pid_file: str | None = None
+        self.pidfd_socket: str | None = None
         self.use_pivot = True
 
 
@@ -244,6 +246,8 @@ def _make(
         created.wait_ready(optional)
         if options.pid_file:
             write_pid_file(options.pid_file, created.pid)
+        if options.pidfd_socket:
+            send_pidfd(options.pidfd_socket, created.pidfd)
         record.mark_created()
         return created
     except BaseException:
@@ -479,7 +483,7 @@ def list_states(root: str) -> list[State]:
     return answers
 
 
-def connect(path: str) -> int:
+def connect(path: str, option: str = "--console-socket") -> int:
     import _socket
 
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -487,8 +491,25 @@ def connect(path: str) -> int:
         channel.connect(path)
     except OSError as error:
         channel.close()
-        raise RlessError(f"--console-socket {path}: {error.strerror}", exit_code=1) from error
+        raise RlessError(f"{option} {path}: {error.strerror}", exit_code=1) from error
     return channel.detach()
+
+
+def send_pidfd(path: str, pidfd: int) -> None:
+    """Send a pidfd over the unix socket at `path`, as runc does.
+
+    Raises:
+        RlessError: nobody listens.
+    """
+    from rootless.linux import unix
+
+    channel = connect(path, "--pidfd-socket")
+    try:
+        unix.send(channel, b"pidfd", [pidfd])
+    except OSError as error:
+        raise RlessError(f"--pidfd-socket {path}: {error.strerror}", exit_code=1) from error
+    finally:
+        os.close(channel)
 
 
 def write_pid_file(path: str, pid: int) -> None:

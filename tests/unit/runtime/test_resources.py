@@ -145,6 +145,19 @@ def test_limits_are_written(tmp_path: Path) -> None:
         resources.apply(str(tmp_path), {"pids": {"limit": 5}})
 
 
+def test_memory_limit_below_the_usage_can_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("max")
+    (tmp_path / "memory.current").write_text("2000\n")
+    memory = {"limit": 1024, "checkBeforeUpdate": True}
+    with pytest.raises(LimitError, match="rejecting memory limit 1024: 2000 bytes are used"):
+        resources.apply(str(tmp_path), {"memory": memory})
+    assert (tmp_path / "memory.max").read_text() == "max"
+    for accepted in ({"limit": 1024}, {"limit": 4096, "checkBeforeUpdate": True}):
+        resources.apply(str(tmp_path), {"memory": accepted})
+        assert (tmp_path / "memory.max").read_text() == str(accepted["limit"])
+    resources.apply(str(tmp_path), {"memory": {"limit": -1, "checkBeforeUpdate": True}})
+
+
 def test_limits_become_scope_properties() -> None:
     found = dict(
         systemd.properties(
