@@ -159,8 +159,6 @@ def test_failed_namespaces_are_reported(way: str) -> None:
 def test_descriptors_of_one_that_was_begun_are_not_passed_on() -> None:
     """They stay open over the launcher's execve; a program that we start must not hold them."""
     status, release = os.pipe(), os.pipe()
-    for fd in (status[0], release[1]):
-        os.set_inheritable(fd, True)
     flags = namespace_holder.EARLY
     words = ["rless-userns-holder", str(status[1]), str(release[0]), str(flags), "-1"]
     kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (status[1], release[0])]
@@ -168,6 +166,8 @@ def test_descriptors_of_one_that_was_begun_are_not_passed_on() -> None:
     pid = os.posix_spawn(program, words, {}, file_actions=kept)
     for fd in (status[1], release[0]):
         os.close(fd)
+    for fd in (status[0], release[1]):
+        os.set_inheritable(fd, True)
     begun = f"{pid} {status[0]} {release[1]}"
     held = namespace_holder.Holder(ns.CLONE_NEWNET, begun=begun)
     assert held.pid == pid
