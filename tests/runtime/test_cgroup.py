@@ -141,6 +141,20 @@ def test_kill_ends_all_processes_without_a_pid_namespace(live: Bundle, first: st
     assert "container not running" in complaint(live.call("kill", live.id, "KILL"))
 
 
+@pytest.mark.needs("delegated cgroup")
+def test_exec_can_join_a_group_below(live: Bundle) -> None:
+    live.create("sleep", "60")
+    live.call("start", live.id).expect()
+    own = f"rless-{live.id}"
+    os.mkdir(f"{directory()}/{own}/sub")
+    for path, place in (("sub", f"{own}/sub"), ("/", own), ("/sub/", f"{own}/sub")):
+        done = live.call("exec", "--cgroup", path, live.id, "/probe", "cgroup").expect()
+        assert f"0::{own_cgroup().rstrip('/')}/{place}" in done.lines()
+    for path in ("none", "..", "../x", "sub/../.."):
+        done = live.call("exec", "--cgroup", path, live.id, "/probe", "id")
+        assert "no such group below that of the container" in complaint(done)
+
+
 def directory() -> str:
     """Return the directory of the tests' own cgroup."""
     for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):

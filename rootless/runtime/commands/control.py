@@ -125,6 +125,24 @@ def stats(root: str, container_id: str) -> str:
     return jsontext.dumps({"type": "stats", "id": container_id, "data": data})
 
 
+def print_stats(root: str, container_id: str, seconds: float | None) -> None:
+    """Print what a container uses.
+
+    Args:
+        seconds: do so again after each of these times, until it ends; None: once.
+
+    Raises:
+        RlessError: it is not running, or has no control group.
+    """
+    print(stats(root, container_id), flush=True)
+    while seconds is not None:
+        time.sleep(seconds)
+        try:
+            print(stats(root, container_id), flush=True)
+        except RlessError:
+            return  # it has ended
+
+
 def _limits(cgroup: str, name: str) -> dict[str, int]:
     return {
         "usage": _number(f"{cgroup}/{name}.current"),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 from rootless.errors import RlessError
 from rootless.linux.caps import NUMBERS
 from rootless.oci import validate
@@ -35,6 +37,7 @@ class Options:
         "apparmor",
         "args",
         "capabilities",
+        "cgroup",
         "console_socket",
         "cwd",
         "detach",
@@ -56,6 +59,7 @@ class Options:
         self.args = args
         self.apparmor: str | None = None
         self.capabilities: list[str] = []
+        self.cgroup: str | None = None
         self.console_socket: str | None = None
         self.cwd: str | None = None
         self.detach = False
@@ -112,6 +116,7 @@ def execute(root: str, container_id: str, options: Options) -> int:
         process,
         init,
         cgroup=facts.get("cgroup"),
+        below=_group_below(facts.get("cgroup"), options.cgroup),
         cache_dir=f"{root}/.seccomp",
         console_fd=console_fd,
         keep_fds=options.keep_fds,
@@ -136,6 +141,20 @@ def execute(root: str, container_id: str, options: Options) -> int:
         if console is not None:
             console.close()
     return started.wait()
+
+
+def _group_below(cgroup: str | None, path: str | None) -> str | None:
+    """Return a path below the container's control group that exists; None: none was asked for.
+
+    Raises:
+        RlessError: there is no such group.
+    """
+    if path is None:
+        return None
+    below = os.path.normpath(f"/{path}").rstrip("/")
+    if cgroup is None or ".." in path.split("/") or not os.path.isdir(cgroup + below):
+        raise RlessError(f"--cgroup {path}: no such group below that of the container", exit_code=1)
+    return below
 
 
 def describe(spec: Spec, options: Options) -> Process:

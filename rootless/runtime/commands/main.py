@@ -84,6 +84,7 @@ _VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
             "-g --additional-gids GID",
             "-c --cap CAPABILITY",
             "--cwd DIR",
+            "--cgroup PATH",
             "--pid-file FILE",
             "--console-socket PATH",
             "--pidfd-socket PATH",
@@ -438,6 +439,7 @@ def _exec(line: _Line) -> int:
     options = exec_verb.Options(line.arguments[1:])
     options.apparmor = line.get("--apparmor")
     options.capabilities = line.all("--cap")
+    options.cgroup = line.get("--cgroup")
     options.console_socket = line.get("--console-socket")
     options.cwd = line.get("--cwd")
     options.detach = line.has("--detach")
@@ -531,19 +533,10 @@ def _update(line: _Line) -> int:
 
 
 def _events(line: _Line) -> int:
-    import time
-
     from rootless.runtime.commands import control
 
-    root, container_id = line.root(), line.id()
-    seconds = _seconds(line.get("--interval") or "5s")
-    print(control.stats(root, container_id), flush=True)
-    while not line.has("--stats"):
-        time.sleep(seconds)
-        try:
-            print(control.stats(root, container_id), flush=True)
-        except RlessError:
-            break  # it has ended
+    seconds = None if line.has("--stats") else _seconds(line.get("--interval") or "5s")
+    control.print_stats(line.root(), line.id(), seconds)
     return 0
 
 

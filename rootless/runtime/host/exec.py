@@ -148,6 +148,7 @@ def prepare(
     init: Init,
     *,
     cgroup: str | None,
+    below: str | None = None,
     cache_dir: str,
     stdio: tuple[int, int, int] | None = None,
     console_fd: int = -1,
@@ -164,6 +165,7 @@ def prepare(
             but no_new_privs and the seccomp filter always are the container's.
         init: its first process.
         cgroup: the directory of its control group, if it has one.
+        below: the path of the process's group in it; None: that of the first process.
         cache_dir: where compiled seccomp filters are kept.
         stdio: descriptors for 0, 1 and 2; None: the caller's own.
         console_fd: a connected unix socket that gets the pty's master; for `terminal`.
@@ -183,7 +185,9 @@ def prepare(
         description["noNewPrivileges"] = True
     if description.get("terminal"):
         import rootless.runtime.inside.tty  # noqa: F401  # nothing can be imported later
-    place = _place_of(init, cgroup) if cgroup else None
+    place = None
+    if cgroup:
+        place = _place_of(init, cgroup) if below is None else cgroup + below
     return Entrant(
         description,
         init=init,
