@@ -253,10 +253,49 @@ static bool has_own_network(void)
 	return true;
 }
 
+/* Keep the words in `room`, and leave in `ps` of each what comes before its value: every user of the
+ * host can read `-e NAME=SECRET` there. Python does so too (cli/main.py). */
+static void hide_values(char *room)
+{
+	char *to = words[0], *end = words[count - 1] + strlen(words[count - 1]) + 1;
+
+	for (int i = 0; i < count; i++) {
+		size_t size = strlen(words[i]) + 1;
+		const char *value = strchr(words[i], '=');
+		size_t shown = value ? (size_t)(value - words[i]) + 1 : size - 1;
+
+		memcpy(room, words[i], size);
+		memmove(to, words[i], shown);
+		to += shown;
+		*to++ = 0;
+		words[i] = room;
+		room += size;
+	}
+	memset(to, 0, (size_t)(end - to));
+}
+
+static int begin(void)
+{
+	uint64_t interrupt = 1ULL << (SIGINT - 1);
+
+	/* Python would word Ctrl-C as a fault of ours until `main` is there to catch it. */
+	syscall(SYS_rt_sigprocmask, (long)SIG_BLOCK, &interrupt, NULL, sizeof(interrupt));
+	return become_python();
+}
+
+static int run(void)
+{
+	char room[words[count - 1] + strlen(words[count - 1]) + 1 - words[0]];
+
+	hide_values(room);
+	snprintf(foreground_fd, sizeof(foreground_fd), "%d", fork_start_process());
+	wants_holder = *foreground_fd != '-' && has_own_network();
+	return begin();
+}
+
 int main(int argc, char **argv)
 {
 	ssize_t size = readlinkat(AT_FDCWD, "/proc/self/exe", self, sizeof(self) - 1);
-	uint64_t interrupt = 1ULL << (SIGINT - 1);
 	int slashes = 0;
 
 	count = argc > 0 ? argc - 1 : 0;
@@ -269,11 +308,5 @@ int main(int argc, char **argv)
 			*at = 0;
 			slashes++;
 		}
-	if (is_run()) {
-		snprintf(foreground_fd, sizeof(foreground_fd), "%d", fork_start_process());
-		wants_holder = *foreground_fd != '-' && has_own_network();
-	}
-	/* Python would word Ctrl-C as a fault of ours until `main` is there to catch it. */
-	syscall(SYS_rt_sigprocmask, (long)SIG_BLOCK, &interrupt, NULL, sizeof(interrupt));
-	return become_python();
+	return is_run() ? run() : begin();
 }

@@ -15,9 +15,15 @@ from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help, help_text, load
 from rootless.errors import EXIT_TOOL, RlessError
 
+_WITH_VARIABLES = ("run", "create", "exec")  # -e NAME=VALUE may be a secret
+
 
 def run_verb(verb: str, args: list[str]) -> int:
     """Parse `args` by the table of `verb` and run it."""
+    if verb in _WITH_VARIABLES:
+        from rootless.linux.process import hide_values
+
+        hide_values(["rless", verb, *args])
     from rootless.cli.parse import HelpWanted, parse
 
     module = load(verb)

@@ -23,7 +23,7 @@ from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Any, NoReturn
 
 HELPER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # of other programs that we start
@@ -195,8 +195,20 @@ def show_as(title: str) -> None:
     start, end = arguments_place()
     if 0 < start < end:
         size = end - start
-        text = title.encode()[: size - 1].ljust(size, b"\0")
+        text = os.fsencode(title)[: size - 1].ljust(size, b"\0")
         libc.memmove(ffi.c_ulong(start), text, ffi.c_size_t(size))
+
+
+def hide_values(words: Sequence[str]) -> None:
+    """Cut each word behind its first `=` in the command line that ps shows: `-e NAME=SECRET`.
+
+    It costs nothing where no word has a value.
+
+    Args:
+        words: all of the command line, as it is to be shown.
+    """
+    if any("=" in word for word in words):
+        show_as("\0".join(word[: word.find("=") + 1] or word for word in words))
 
 
 def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:

@@ -281,25 +281,34 @@ def test_control_characters_of_an_image_are_escaped(rless: Product) -> None:
 
 
 def test_secrets_are_in_no_command_line(rless: Product, tmp_path: Path) -> None:
-    """Class 43: -e by name or file; only what was typed as an argument is seen by others."""
+    """Class 43: -e by name, by file, and as it was typed, for as long as rless stays."""
     env_file = tmp_path / "env"
     env_file.write_text("FILE_SECRET=hunter3\n")
     process = rless.start(
         "run",
         "--rm",
+        "--name=shown",
         "--network=none",
         "-e",
         "SECRET",
+        "-e",
+        "TYPED=hunter5",
+        "--env=LONG=hunter6",
+        "-eSHORT=hunter7",
         "--env-file",
         str(env_file),
         rless.image,
         "sh",
         "-c",
-        "echo $SECRET; sleep 60",
+        "echo $SECRET $TYPED $LONG $SHORT; sleep 60",
         env={"SECRET": "hunter2"},
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == b"hunter2\n"
+    assert process.stdout.readline() == b"hunter2 hunter5 hunter6 hunter7\n"
+    words = ("-e", "TYPED=hunter8", "shown", "sh", "-c", "echo $TYPED; sleep 60")
+    other = rless.start("exec", *words)
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"hunter8\n"
     # A container that outlives its command keeps nothing of the command line either.
     rless.detach("monitored", "-e TYPED=hunter4", "sleep", "60")
     for name in os.listdir("/proc"):
@@ -310,8 +319,16 @@ def test_secrets_are_in_no_command_line(rless: Product, tmp_path: Path) -> None:
                 continue
             assert b"hunter" not in line, line
     assert "rless: monitor of" in str(rless.processes())
+    # Else they are as they were typed.
+    begin = (
+        b"run\0--rm\0--name=\0--network=\0-e\0SECRET\0-e\0TYPED=\0--env=\0-eSHORT=\0--env-file\0"
+    )
+    assert begin in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    begin = b"rless\0exec\0-e\0TYPED=\0shown\0sh\0-c\0echo $TYPED; sleep 60\0"
+    assert Path(f"/proc/{other.pid}/cmdline").read_bytes().startswith(begin)
     rless("rm", "-f", *rless.containers()).expect()
-    process.wait(10)
+    for one in (process, other):
+        one.wait(10)
 
 
 def test_secrets_on_disk_are_private(rless: Product) -> None:

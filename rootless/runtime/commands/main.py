@@ -266,6 +266,10 @@ def main(argv: list[str] | None = None) -> int:
         if line.has("--version"):
             print(_VERSION, end="")
             return 0
+        if line.verb == "exec":
+            from rootless.linux.process import hide_values
+
+            hide_values(["rless-oci", *argv])  # --env NAME=VALUE may be a secret
         if line.verb in _COMMANDS and not line.has("--help"):
             return _COMMANDS[line.verb](line)
         if line.verb in _COMMANDS:
