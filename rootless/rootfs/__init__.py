@@ -51,7 +51,7 @@ class Mounted:
 
     Attributes:
         path: the directory that is the container's root.
-        driver: one of DRIVERS, "directory" for `--rootfs DIR`, "host" for `host:`.
+        driver: one of DRIVERS, "directory" for `--rootfs DIR`, "host" for `host:`, "tmpfs".
         options: the mount options of the kernel or the program, with the paths of the directories.
         layers: the lower directories, bottom to top.
         why: one line for each driver that was tried and refused, and each thing done otherwise.

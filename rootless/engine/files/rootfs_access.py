@@ -445,12 +445,11 @@ def bind_mounts(container: Container) -> list[tuple[str, str, bool]]:
             if entry["type"] != "tmpfs"
         ]
     else:
-        ours = (f"{container.directory}/hosts", f"{container.directory}/hostname")
         found = [
             (entry["source"], entry["destination"], bool({"ro", "rro"} & set(entry["options"])))
             for entry in _spec(container).get("mounts") or ()
             if {"bind", "rbind"} & set(entry.get("options") or ())
-            and entry["source"] not in (*ours, f"{container.directory}/resolv.conf")
+            and not entry["source"].startswith(f"{container.directory}/")
             and not entry["destination"].startswith(("/dev", "/proc", "/sys"))
         ]
     return sorted(found, key=lambda bind: bind[1].rstrip("/").count("/"))

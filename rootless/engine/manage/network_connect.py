@@ -11,12 +11,14 @@ from rootless.engine.manage import update
 from rootless.engine.networks import attachment, store
 from rootless.engine.request import RunRequest
 from rootless.engine.spec import etc_files
+from rootless.engine.state import container as containers
 from rootless.engine.state.container import find, is_alive
 from rootless.errors import RlessError
 from rootless.network import addresses, bridge, firewall, interfaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from rootless.engine.networks.store import Network
@@ -182,7 +184,7 @@ def _write_files(container: Container, places: list[MemberRecord]) -> None:
     request = RunRequest.from_data(container.facts["request"])
     own, servers, way_out = attachment.for_files(places)
     hostname = request.hostname or container.id[:12]
-    etc_files.write(
+    files = etc_files.write(
         request,
         container.directory,
         hostname,
@@ -190,3 +192,21 @@ def _write_files(container: Container, places: list[MemberRecord]) -> None:
         servers=servers,
         way_out=way_out,
     )
+    for one in (container, *_sharing(container)):
+        monitor = one.run_record().get("monitor")
+        if monitor is not None and is_alive(monitor):
+            etc_files.show_again(one.directory, monitor[0], files.values())
+
+
+def _sharing(container: Container) -> Iterator[Container]:
+    """Yield the containers whose network is that of another, as far as they can be read."""
+    for identifier in containers.all_ids():
+        other = containers.load(identifier)
+        network = (other.facts["request"].get("network") or "") if other is not None else ""
+        if other is None or not network.startswith("container:"):
+            continue
+        try:
+            if find(network.partition(":")[2]).id == container.id:
+                yield other
+        except RlessError:
+            continue  # that one is gone

@@ -1,7 +1,9 @@
 """The files that every container gets from the engine, and the devices that a request names.
 
-The files are written in the container's own directory and bound by descriptor. Nothing is ever
-written through a path of the image (security class 29).
+The files are written in the container's own directory. A start copies them into a tmpfs, and binds
+the copies by descriptor, because /proc/self/mountinfo tells the container where a bound file is on
+its file system (security class 34). Nothing is ever written through a path of the image (security
+class 29).
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import stat
 
 from rootless.engine.spec import network_mode
 from rootless.errors import RlessError
+from rootless.linux import mount as mounts
 from rootless.linux.process import cannot_execute, own_program
 from rootless.network import resolv
+from rootless.rootfs import Mounted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
     from rootless.engine.request import Device, RunRequest
 
+_SHOWN = "shown"  # a directory of the container's, for the tmpfs
+_TMPFS = "size=8m,nr_inodes=32,mode=700"
 _COPY_BLOCK = 1 << 20
 _TEXT_LIMIT = 1 << 20  # bytes
 
@@ -78,6 +84,59 @@ def write(
         files[path] = f"{directory}/{path.rpartition('/')[2]}"
         put(files[path], text)
     return files
+
+
+def shown(directory: str, file: str) -> str:
+    """Return where the copy of a file is that the container `directory` is of gets to see."""
+    return f"{directory}/{_SHOWN}/{file.rpartition('/')[2]}"
+
+
+def show(directory: str, files: Iterable[str]) -> Mounted:
+    """Copy files to where `shown` says, with their modes; return the tmpfs there.
+
+    Where it runs: in the mount namespace of the container's monitor, which the tmpfs ends with.
+    """
+    place = f"{directory}/{_SHOWN}"
+    try:
+        os.mkdir(place, 0o700)
+    except FileExistsError:
+        pass  # of an earlier start
+    mounts.mount("tmpfs", place, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, _TMPFS)
+    try:
+        for file in files:
+            source = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                _copy(source, shown(directory, file), os.fstat(source).st_mode & 0o7777)
+            finally:
+                os.close(source)
+    except BaseException:
+        mounts.umount(place)
+        raise
+    return Mounted(place, "tmpfs")
+
+
+def show_again(directory: str, monitor: int, files: Iterable[str]) -> None:
+    """Copy files that have changed to where a running container sees them, in place.
+
+    Args:
+        monitor: the pid of its monitor.
+    """
+    view = f"/proc/{monitor}/root{directory}"
+    for file in files:
+        if os.path.exists(shown(view, file)):
+            with open(file, encoding="utf-8", errors="surrogateescape") as text:
+                put(shown(view, file), text.read())
+
+
+def _copy(source_fd: int, target: str, mode: int) -> None:
+    """Copy an open file to a new one, with a mode that is set whatever the umask."""
+    target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        while os.sendfile(target_fd, source_fd, None, _COPY_BLOCK):
+            pass
+        os.fchmod(target_fd, mode)
+    finally:
+        os.close(target_fd)
 
 
 def put(file: str, text: str) -> None:
@@ -181,14 +240,10 @@ def place_init(directory: str) -> str:
         os.unlink(target)  # of an earlier start
     except FileNotFoundError:
         pass
-    target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
     try:
-        while os.sendfile(target_fd, source_fd, None, _COPY_BLOCK):
-            pass
-        os.fchmod(target_fd, 0o755)
+        _copy(source_fd, target, 0o755)
     finally:
         os.close(source_fd)
-        os.close(target_fd)
     return target
 
 

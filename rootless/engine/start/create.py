@@ -68,6 +68,7 @@ class StartContext:
         self.made: list[Mount] = []  # those whose host path this start has made
         self._made_paths: list[str] = []
         self.to_fill: list[tuple[str, str]] = []  # (directory, target) of volumes
+        self.files: list[str] = []  # of ours, that the container gets to see
         self.links: list[tuple[str, str]] = []  # (target, path) that devices need
 
     @property

@@ -290,6 +290,12 @@ def _gather(context: StartContext, inputs: SpecInputs) -> None:
         inputs.seccomp = fakeroot.pretend(inputs.seccomp)
         inputs.files.update(fakeroot.write_files(context.container.directory))
         inputs.env += fakeroot.ENVIRONMENT
+    directory = context.container.directory
+    context.files = [*inputs.files.values()]
+    inputs.files = {path: etc_files.shown(directory, file) for path, file in inputs.files.items()}
+    if inputs.init is not None and inputs.init.startswith(directory):
+        context.files.append(inputs.init)
+        inputs.init = etc_files.shown(directory, inputs.init)
     # Once more for a container that was just created: it costs nothing where all is there.
     context.check_sources(make=True)
     context.make_volumes()

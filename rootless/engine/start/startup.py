@@ -34,6 +34,7 @@ from rootless import paths, rootfs
 from rootless.engine.attach.foreground import ALWAYS, UNTIL_BEGUN
 from rootless.engine.defaults import LOG_FILES, LOG_SIZE
 from rootless.engine.monitor import execute
+from rootless.engine.spec import etc_files
 from rootless.engine.state import monitor_client
 from rootless.engine.state.container import this_process, write_json
 from rootless.errors import RlessError
@@ -97,6 +98,7 @@ class Startup:
         self.keep = keep
         self.mounted: Mounted | None = None
         self.overlays: list[Mounted] = []
+        self.shown: Mounted | None = None  # files of ours
         self.cgroup: Cgroup | None = None
         self.program_fd = self.config_fd = -1
         self.started = 0.0
@@ -130,6 +132,7 @@ class Startup:
             check_targets(self.context.made, self.mounted.path)
         self._fill_volumes(self.mounted.path)
         self._mount_overlays()
+        self.shown = etc_files.show(self.container.directory, self.context.files)
         self.spec["root"]["path"] = self.mounted.path
         pipes = self.pipes
         if self.shares_pids:
@@ -412,7 +415,8 @@ class Startup:
 
     @property
     def _mounts(self) -> list[Mounted]:
-        return [*([self.mounted] if self.mounted is not None else ()), *self.overlays]
+        made = (self.mounted, *self.overlays, self.shown)
+        return [mounted for mounted in made if mounted is not None]
 
     def _helper_pids(self) -> list[int]:
         return [pid for mounted in self._mounts for pid in mounted.helper_pids]

@@ -328,6 +328,16 @@ def test_container_can_join_the_namespace_of_a_member(rless: Product, net: str) 
     assert "do not go together" in refused.expect(125).one_line_error()
 
 
+def test_hosts_are_those_of_the_member_whose_namespace_is_joined(rless: Product, net: str) -> None:
+    rless("network", "create", "other").expect()
+    rless.detach("web", f"--network {net}", "sleep", "60")
+    rless.detach("beside", "--network container:web", "sleep", "60")
+    rless("network", "connect", "other", "web").expect()
+    for name in ("web", "beside"):
+        assert address(rless, "web", "other") in rless("exec", name, "cat", "/etc/hosts").out
+    rless("rm", "-f", "web", "beside").expect()
+
+
 def test_interface_is_removed_with_its_member(rless: Product, net: str) -> None:
     """Who shares the namespace does not keep an address that the next member gets."""
     rless.detach("web", f"--network {net}", "sleep", "60")

@@ -32,6 +32,27 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("image", ["", "host:"])
+def test_mountinfo_tells_nothing_of_the_home(rless: Product, image: str) -> None:
+    """Class 34: neither by the options of overlayfs nor by the roots of the files in /etc."""
+    flags = ("--init", "--hostname", "box", "--add-host", "one:10.1.2.3")
+    script = "cat /proc/self/mountinfo /proc/mounts; grep one /etc/hosts"
+    text = rless.sh(script, *flags, image=image or rless.image).out
+    assert text.endswith("10.1.2.3\tone\n")
+    assert " /etc/hosts " in text
+    for private in (rless.base, rless.storage, rless.home, Path.home()):
+        assert str(private) not in text
+
+
+def test_files_in_etc_are_made_anew_by_each_start(rless: Product) -> None:
+    script = "grep -c written /etc/hosts; echo written >>/etc/hosts; stat -c %a /etc/hosts"
+    flags = ("--name", "twice", "--network", "none")
+    rless("create", *flags, rless.image, "sh", "-c", script).expect()
+    for _ in range(2):
+        assert rless("start", "-a", "twice").expect().lines() == ["0", "644"]
+    rless("rm", "twice").expect()
+
+
 # -- -v ------------------------------------------------------------------------------------------
 
 
