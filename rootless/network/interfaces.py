@@ -18,6 +18,8 @@ import socket
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns
+from rootless.linux.network import nftables
+from rootless.network import accounting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES)  # IPv6 is swi
 
 
 def counters(pid: int) -> tuple[int, int]:
-    """Return the bytes (received, sent) by the network of a process, but for its loopback.
+    """Return the bytes (received, sent) by the network of a process.
+
+    Those of its loopback are not counted, but for what comes by published ports (`accounting`).
 
     Both are 0 in the caller's own network, and where the process has ended.
     """
@@ -131,13 +135,34 @@ def _run(netns: str, function: Callable[..., Any], args: tuple[object, ...]) -> 
 
 
 def _counters(kernel: Any) -> tuple[int, int]:
-    received = sent = 0
+    received, sent = _published()
     for one in kernel.get_links():
         if one["index"] != _LOOPBACK:
             figures = one.get_attr("IFLA_STATS64")
             received += figures["rx_bytes"]
             sent += figures["tx_bytes"]
     return received, sent
+
+
+def _published() -> tuple[int, int]:
+    """Return the bytes that `accounting` has counted."""
+    from pyroute2 import NetlinkError
+    from pyroute2.nftables.main import NFTables
+
+    sums = {accounting.RECEIVED: 0, accounting.SENT: 0}
+    try:
+        with NFTables(nfgen_family=nftables.INET) as kernel:
+            for rule in kernel.get_rules():
+                if rule.get_attr("NFTA_RULE_TABLE") != accounting.TABLE:
+                    continue
+                for one in rule.get_attr("NFTA_RULE_EXPRESSIONS"):
+                    if one.get_attr("NFTA_EXPR_NAME") == "counter":
+                        data = one.get_attr("NFTA_EXPR_DATA")
+                        found = data.get_attr("NFTA_COUNTER_BYTES")
+                        sums[rule.get_attr("NFTA_RULE_CHAIN")] += found
+    except (OSError, NetlinkError):
+        pass  # the kernel has no nf_tables
+    return sums[accounting.RECEIVED], sums[accounting.SENT]
 
 
 def _addresses(kernel: Any) -> Addresses:

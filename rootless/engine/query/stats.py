@@ -7,7 +7,8 @@ Each number has a source of its own, because a host may account for one and not 
     limit      memory.max           else the memory of this host
     block I/O  io.stat              else read_bytes and write_bytes of the running processes
     processes  pids.current         else their number
-    network    the interfaces of the container's network namespace, without loopback
+    network    the interfaces of the container's network namespace; of its loopback only what comes
+               by published ports (`network.accounting`)
 """
 
 from __future__ import annotations

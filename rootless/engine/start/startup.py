@@ -176,6 +176,10 @@ class Startup:
             "release_fd": self.pipes.start_fifo,
             "begun": False,
         }
+        if self.pasta is not None and self.pasta.ports:
+            from rootless.network import accounting
+
+            accounting.count(self.pasta.ports)  # while pasta starts
         self.sandbox.settle()
         self.context.mark("network")
         if self.context.request.explain is not None:

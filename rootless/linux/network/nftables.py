@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 PREROUTING, INPUT, FORWARD, POSTROUTING = 0, 1, 2, 4  # hooks
 DROP, ACCEPT = 0, 1
-_INET = 1  # family: IPv4 and IPv6
+INET = 1  # family: IPv4 and IPv6
 _NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NEWTABLE, _NEWCHAIN, _NEWRULE = _NFT | 0, _NFT | 3, _NFT | 6
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _REGISTER, _VERDICT = 1, 0
-_EQUAL, _NOT_EQUAL = 0, 1
+_EQUAL, _NOT_EQUAL, _AT_MOST, _AT_LEAST = 0, 1, 3, 5
 _META_MARK, _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 3, 6, 7, 15, 16
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _ESTABLISHED_RELATED = 2 | 4  # NF_CT_STATE_BIT
@@ -58,7 +58,7 @@ def make(table: str, chains: Sequence[tuple[str, str, int, int, int, Sequence[Ru
 
 
 def _message(name: str, kind: int, body: bytes, flags: int = 0) -> netlink.Message:
-    header = struct.pack(">BBH", _INET, 0, 0)  # struct nfgenmsg
+    header = struct.pack(">BBH", INET, 0, 0)  # struct nfgenmsg
     return netlink.Message(name, kind, netlink.F_ACK | netlink.F_CREATE | flags, header + body)
 
 
@@ -132,6 +132,27 @@ def protocol(number: int) -> list[bytes]:
 def to_port(number: int) -> list[bytes]:
     """Match the port that a packet of TCP or UDP goes to."""
     return [_payload(_TRANSPORT_HEADER, 2, 2), _compare(struct.pack(">H", number))]
+
+
+def to_ports(first: int, last: int) -> list[bytes]:
+    """Match the ports, from the first to the last, that a packet of TCP or UDP goes to."""
+    return _ports(2, first, last)
+
+
+def from_ports(first: int, last: int) -> list[bytes]:
+    """Match the ports that a packet of TCP or UDP comes from."""
+    return _ports(0, first, last)
+
+
+def _ports(offset: int, first: int, last: int) -> list[bytes]:
+    low, high = struct.pack(">H", first), struct.pack(">H", last)
+    loaded = _payload(_TRANSPORT_HEADER, offset, 2)
+    return [loaded, _compare(low, _AT_LEAST), _compare(high, _AT_MOST)]
+
+
+def counter() -> bytes:
+    """Return what counts the packets that come this far in a rule, and their bytes."""
+    return _expression("counter")
 
 
 def to_ipv6(prefix: bytes) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rootless.cli.verbs.container.stats import _binary, _decimal
 from rootless.engine.query import stats
 from rootless.engine.query.stats import Sample
 from tests.engine.attach.test_terminal import Session
+from tests.lib.images import free_port
 from tests.lib.product import Product, wait_for
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -137,3 +139,38 @@ def test_cgroup_numbers_are_preferred(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sample.memory_percent() == 50
     (tmp_path / "memory.max").write_text("max\n")
     assert Sample(Live()).limit > 1 << 20  # type: ignore[arg-type]
+
+
+@pytest.mark.needs("tun", "pasta")
+def test_traffic_of_published_ports_is_counted(rless: Product) -> None:
+    """Also that of a client on the host's loopback, which pasta does not send by eth0."""
+    port = free_port()
+    script = "mkdir /w; head -c 300000 /dev/zero >/w/f; exec httpd -f -p 80 -h /w"
+    rless.detach("web", f"--network pasta -p 127.0.0.1:{port}:80", "sh", "-c", script)
+    for _ in range(2):
+        wait_for(lambda: fetched(port) > 300_000, "the file", 30)
+    text = rless("stats", "--no-stream", "--format", "json", "web").expect().out
+    received, sent = (parsed(part) for part in json.loads(text)["NetIO"].split(" / "))
+    assert 600_000 < sent < 1_000_000
+    assert 100 < received < 100_000
+    rless("rm", "-f", "web").expect()
+
+
+def parsed(shown: str) -> float:
+    """Return the bytes of Docker's "1.23MB"."""
+    number = shown.rstrip("BkMG")
+    unit = shown[len(number) :].removesuffix("B")
+    return float(number) * 1000 ** " kMG".index(unit or " ")
+
+
+def fetched(port: int) -> int:
+    """Ask for the file; return how many bytes came."""
+    count = 0
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(b"GET /f HTTP/1.0\r\n\r\n")
+            while data := client.recv(1 << 16):
+                count += len(data)
+    except OSError:
+        pass  # it does not listen yet
+    return count
