@@ -239,11 +239,15 @@ def remove_made(directories: Iterable[str]) -> None:
             pass  # somebody uses it
 
 
-def check_targets(made: Iterable[Mount], root: str) -> None:
-    """Refuse to mount a directory that was made just now onto a file of the root.
+def check_targets(made: Iterable[Mount], mounts: Sequence[Mount], root: str) -> None:
+    """Refuse to mount a directory that was made just now onto a file.
 
     The runtime refuses that too, but then the directory would stay, and each later start of what
     was meant as a file would fail.
+
+    Args:
+        mounts: all that there are.
+        root: the mounted root file system.
 
     Raises:
         RlessError: it is one.
@@ -251,23 +255,31 @@ def check_targets(made: Iterable[Mount], root: str) -> None:
     from rootless.linux.openat2 import openat2
     from rootless.runtime.inside.mounts import refuse_mismatch
 
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for mount in made:
-            try:
-                target = openat2(root_fd, mount.target, os.O_PATH)
-            except SyscallError:
-                continue  # it is made
-            source = os.open(mount.source or "", os.O_PATH | os.O_CLOEXEC)
-            try:
-                refuse_mismatch(mount.source or "", source, target)
-            except RlessError as error:
-                raise error.within(f"cannot mount {mount.target}") from error
-            finally:
-                os.close(source)
-                os.close(target)
-    finally:
-        os.close(root_fd)
+    for mount in made:
+        source = mount.source or ""
+        opened: list[int] = []
+        try:
+            place, path = _place(mount, mounts, root)
+            opened.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            opened.append(openat2(opened[0], path, os.O_PATH))
+            opened.append(os.open(source, os.O_PATH | os.O_CLOEXEC))
+            refuse_mismatch(source, opened[2], opened[1])
+        except (OSError, SyscallError):
+            continue  # there is no target yet
+        except RlessError as error:
+            raise error.within(f"cannot mount {mount.target}") from error
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+
+def _place(mount: Mount, mounts: Sequence[Mount], root: str) -> tuple[str, str]:
+    """Return the directory that a target lies in: another mount's, or the root; and the rest."""
+    over = [one for one in mounts if mount.target.startswith(f"{one.target}/")]
+    if not over:
+        return root, mount.target
+    nearest = max(over, key=lambda one: len(one.target))
+    return nearest.source or "", mount.target[len(nearest.target) :]
 
 
 def make_volumes(

@@ -126,11 +126,11 @@ class Startup:
         self.mounted = self._mount()
         self.context.times.append(("root filesystem", time.monotonic() - began))
         self.sandbox.has_mounted()
+        self._fill_volumes(self.mounted.path)
         if self.context.made:
             from rootless.engine.spec.mounts import check_targets
 
-            check_targets(self.context.made, self.mounted.path)
-        self._fill_volumes(self.mounted.path)
+            check_targets(self.context.made, self.context.mounts, self.mounted.path)
         self._mount_overlays()
         self.shown = etc_files.show(self.container.directory, self.context.files)
         self.spec["root"]["path"] = self.mounted.path

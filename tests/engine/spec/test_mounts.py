@@ -153,6 +153,18 @@ def test_refused_directory_onto_a_file_leaves_nothing(rless: Product, tmp_path: 
     assert rless("volume", "ls", "-q").expect().out == ""
 
 
+def test_directory_onto_a_file_of_another_mount_leaves_nothing(
+    rless: Product, data: Path, tmp_path: Path
+) -> None:
+    missing = tmp_path / "new" / "missing"
+    for above, target in ((f"{data}:/srv/a", "/srv/a/file"), ("/data", "/data/seed")):
+        error = rless.run(["-v", above, "-v", f"{missing}:{target}"], "true").expect(125)
+        assert f"cannot mount {target}: {missing} is a directory" in error.one_line_error()
+        assert not missing.parent.exists()
+    rless.run(["-v", f"{data}:/srv/a", "-v", f"{missing}:/srv/a/new"], "true").expect()
+    assert missing.is_dir()
+
+
 def test_refused_start_removes_the_sources_that_it_made(rless: Product, tmp_path: Path) -> None:
     (tmp_path / "a" / "kept").mkdir(parents=True)
     flags = ["-v", f"{tmp_path}/a/b/c:/srv/1", "-v", f"{tmp_path}/a/b/d:/srv/2"]
