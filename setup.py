@@ -5,6 +5,7 @@
   fails (docs/decisions/0015-programs.md); helpers/build_backend.py has pip bring one.
 - helpers/hot.py writes the modules that a start needs into one file, unless the install is
   editable.
+- rootless/cli/manual.py writes the manual pages, for share/man/man1.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
 from distutils.command.build_scripts import build_scripts  # isort: skip
+from distutils.command.install_data import install_data  # isort: skip
 
 HERE = Path(__file__).resolve().parent
 LAUNCHER = "helpers/launcher/launch.c"
 COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}
 HOT = "helpers/hot.py"
+MANUAL = "rootless.cli.manual"
 HELPERS = {
     "rless-prime-cgroup": "helpers/prime_cgroup.c",
     "rless-init": "helpers/init.c",
@@ -159,8 +162,23 @@ class BuildScripts(build_scripts):
         return [LAUNCHER, "helpers/foreground/foreground.c", "helpers/foreground/foreground.h"]
 
 
+class InstallManual(install_data):
+    """Write the manual pages, from the tables of the command line."""
+
+    def run(self) -> None:
+        """Write them where the installation, or the wheel, has its data."""
+        directory = Path(self.install_dir) / "share" / "man" / "man1"
+        directory.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-B", "-m", MANUAL, str(directory)], cwd=HERE, check=True)
+        self.outfiles += map(str, directory.iterdir())
+
+
 class Platform(Distribution):
     """Belong to one architecture, because of the programs."""
+
+    def has_data_files(self) -> bool:
+        """Say yes, because of the manual pages."""
+        return True
 
     def has_ext_modules(self) -> bool:
         """Say yes, so that the files go to the platform's directory."""
@@ -178,11 +196,13 @@ class PlatformWheel(bdist_wheel):
 setup(
     distclass=Platform,
     scripts=[LAUNCHER],
+    data_files=[],  # `InstallManual` makes them
     options=scratch_directories(),
     cmdclass={
         "build": Build,
         "build_helpers": BuildHelpers,
         "build_hot": BuildHot,
+        "install_data": InstallManual,
         "build_scripts": BuildScripts,
         "bdist_wheel": PlatformWheel,
     },

@@ -17,7 +17,8 @@ _HEAD = """\
 
 `rless run` has every flag of `docker run` (27/28). Each flag either works, or is refused by name
 with the reason and what to use instead. None is silently ignored: for a flag that is accepted
-without effect, the text says why. `rless COMMAND --help` shows the same tables.
+without effect, the text says why. `rless COMMAND --help` and the manual page `man rless COMMAND`
+show the same tables.
 
 Flags end at IMAGE, or at `--`. `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-nVALUE` and
 `-n=VALUE` are the same. Short switches combine (`-it`), and `--rm=false` turns a switch off.
@@ -83,12 +84,7 @@ def text() -> str:
 
 def _verb(name: str, summary: str) -> list[str]:
     verb = verb_table.load(name).VERB
-    aliases = [
-        f"`rless {group} {word}`"
-        for group, words in verb_table.ALIASES.items()
-        for word, target in words.items()
-        if target == name
-    ]
+    aliases = [f"`{alias}`" for alias in verb_table.aliases_of(name)]
     lines = [f"### rless {name} {verb.usage}".rstrip(), "", f"{summary}."]
     if aliases:
         lines[-1] += f" Also {', '.join(aliases)}."

@@ -210,6 +210,16 @@ def group_help(group: str) -> str:
     return "\n".join([*lines, "", f"'rless {group} VERB --help' tells more about a verb.", ""])
 
 
+def aliases_of(verb: str) -> list[str]:
+    """Return the command lines that are the same as `rless VERB`."""
+    return [
+        f"rless {group} {word}"
+        for group, words in ALIASES.items()
+        for word, target in words.items()
+        if target == verb and f"{group} {word}" != verb
+    ]
+
+
 def find(words: list[str]) -> tuple[str, list[str]]:
     """Return the verb that `words` begin with, and the rest; aliases are resolved.
 
