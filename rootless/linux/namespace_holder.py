@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _PROGRAM = "rless-userns-holder"
 _DONE = b"+"
-EARLY = ns.CLONE_NEWUSER | ns.CLONE_NEWNS | ns.CLONE_NEWNET  # helpers/launcher
 _LONGEST = 256  # bytes of what it says of a failure
 
 
@@ -57,8 +56,8 @@ class Holder:
             join: the same of one that is taken, in place of a new one.
             interface: the name of one for pasta that is made in the new network namespace, and
                 its hardware address if it is to have a certain one.
-            begun: "PID STATUS_FD RELEASE_FD" of that one, which made EARLY and nothing else.
-                If others are wanted it ends.
+            begun: "PID STATUS_FD RELEASE_FD" of that one, which has made a user, a mount and a
+                network namespace; "": there is none, or others are wanted.
 
         Raises:
             RlessError: what is to be joined has ended, or the installation is broken.
@@ -71,10 +70,8 @@ class Holder:
             self.pid, self._status_fd, self._release_fd = map(int, begun.split())
             for fd in (self._status_fd, self._release_fd):
                 os.set_inheritable(fd, False)  # as they were over the launcher's execve
-            if self._flags == EARLY and join is inside is None:
-                self._ask_for(interface)
-                return
-            self.close()
+            self._ask_for(interface)
+            return
         outer = -1
         if path := join or inside:
             try:
@@ -190,3 +187,11 @@ class Holder:
             idmap.finish_maps(helpers)
         except RlessError:
             pass  # it is given up anyway
+
+
+def end_begun(begun: str) -> None:
+    """End the one that the launcher has begun (`Holder`), which is not what is wanted."""
+    pid, *fds = map(int, begun.split())
+    for fd in fds:
+        os.close(fd)
+    os.waitpid(pid, 0)

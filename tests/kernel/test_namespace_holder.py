@@ -159,7 +159,7 @@ def test_failed_namespaces_are_reported(way: str) -> None:
 def test_descriptors_of_one_that_was_begun_are_not_passed_on() -> None:
     """They stay open over the launcher's execve; a program that we start must not hold them."""
     status, release = os.pipe(), os.pipe()
-    flags = namespace_holder.EARLY
+    flags = ns.CLONE_NEWUSER | ns.CLONE_NEWNS | ns.CLONE_NEWNET
     words = ["rless-userns-holder", str(status[1]), str(release[0]), str(flags), "-1"]
     kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (status[1], release[0])]
     program = namespace_holder.own_program(words[0])

@@ -26,7 +26,7 @@ from rootless.engine import defaults
 from rootless.engine.spec import network_mode
 from rootless.engine.start.pipes import Pipes
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import ns
+from rootless.linux import namespace_holder, ns
 from rootless.linux.cgroup import sockets
 from rootless.linux.namespace_holder import Holder
 from rootless.runtime.cgroup import PendingCgroup
@@ -103,6 +103,11 @@ class Sandbox:
         self._request = request
         self._file = file
         self._holder: Holder | None = None
+        # Before anything is forked: it ends with the last descriptor of ours.
+        begun, launch.holder = launch.holder, ""
+        if begun and (userns is not None or request.networks or not self.has_network):
+            namespace_holder.end_begun(begun)
+            begun = ""
         self.pipes = Pipes(request.tty, request.interactive, streams)
         try:
             self.pasta = network_mode.prepare(request, exposed)
@@ -110,7 +115,6 @@ class Sandbox:
                 self.member = _enter_networks(request, userns)
             inside = self.member.inside if self.member is not None else None
             flags = ns.CLONE_NEWNET if self.has_network else 0
-            begun, launch.holder = launch.holder, ""
             self._holder = Holder(flags, inside, userns, self._interface(), begun)
             self._ask_for_cgroup()
             if file is not None:
