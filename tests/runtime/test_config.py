@@ -277,7 +277,7 @@ def test_full_disk_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
     assert code == 125
     text = report.read_text()
     assert text.startswith("rless-oci: ")
-    assert text.endswith("No space left on device\n")
+    assert text.endswith("No space left on device; free some space\n")
     assert text.count("\n") == 1
 
 
