@@ -9,8 +9,9 @@
  *
  * STATUS_FD: a pipe that gets "+" when the namespaces are there, or the error number of the call that
  * failed, and its name, unless it is the one that makes the namespaces. RELEASE_FD: a pipe; this
- * process ends when it is closed. Before that it may bring "INTERFACE" or "INTERFACE ADDRESS": the
- * name of one for pasta to be made (network.c), and its hardware address, 02:xx:xx:xx:xx:xx; that is
+ * process ends when it is closed. Before that it may bring "INTERFACE GUARD ADDRESS": the name of one
+ * for pasta to be made (network.c), whether it drops what is sent to loopback addresses (0: no, 1: if
+ * the kernel can, 2: yes), and its hardware address, 02:xx:xx:xx:xx:xx, or nothing for any; that is
  * answered in the same way. FLAGS: CLONE_NEW*, a mount namespace among them; in a network namespace
  * the loopback is brought up. INSIDE: the descriptor of a user namespace in which ours is made, or -1.
  *
@@ -52,7 +53,7 @@ static int say(int status_fd, const char *failed)
 
 int main(int argc, char **argv)
 {
-	char text[64] = "", *address;
+	char text[64] = "", *guard, *address;
 	int status_fd, release_fd;
 
 	if (argc != 5)
@@ -65,10 +66,12 @@ int main(int argc, char **argv)
 		return 70;
 	if (read(release_fd, text, sizeof(text) - 1) <= 0)
 		return 0;
-	address = strchr(text, ' ');
-	if (address)
-		*address++ = 0;
-	if (!say(status_fd, make_interface(text, address)))
+	guard = strchr(text, ' ');
+	address = guard ? strchr(guard + 1, ' ') : NULL;
+	if (!address)
+		return 64;
+	*guard++ = *address++ = 0;
+	if (!say(status_fd, make_interface(text, address, (enum guard)(*guard - '0'))))
 		return 70;
 	close(status_fd);
 	return read(release_fd, text, 1) != 0;

@@ -1,4 +1,8 @@
-"""Docker's defaults of a container, as data (moby: oci/defaults.go, oci/caps/defaults.go)."""
+"""Docker's defaults of a container, as data (moby: oci/defaults.go, oci/caps/defaults.go).
+
+CAP_NET_RAW is not among the capabilities: raw sockets lead to the host's loopback
+(`rootless.network.loopback_guard`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ CAPABILITIES = (
     "CAP_FSETID",
     "CAP_FOWNER",
     "CAP_MKNOD",
-    "CAP_NET_RAW",
     "CAP_SETGID",
     "CAP_SETUID",
     "CAP_SETFCAP",

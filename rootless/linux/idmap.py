@@ -50,6 +50,24 @@ class IdMap:
         """Return the host's gid for a container's gid; None: it is not mapped."""
         return _translate(self.gids, gid)
 
+    def group_range(self, gid: int) -> tuple[int, int]:
+        """Return the first and the last gid of the widest range that the kernel takes.
+
+        It compares the host's ids, and wants both pairs of numbers in order. Where the map is not
+        in order at its ends, only the extent of `gid` is left, a container's gid.
+        """
+        lowest = min(self.gids, key=_host_id)
+        highest = max(self.gids, key=_host_id)
+        if lowest[0] > highest[0]:
+            lowest = highest = next(
+                (one for one in self.gids if one[0] <= gid < one[0] + one[2]), highest
+            )
+        return lowest[0], highest[0] + highest[2] - 1
+
+
+def _host_id(extent: Extent) -> int:
+    return extent[1]
+
 
 def _translate(extents: Sequence[Extent], container_id: int) -> int | None:
     for first, host, count in extents:

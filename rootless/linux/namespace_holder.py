@@ -54,8 +54,8 @@ class Holder:
             inside: /proc/PID/ns/user of one in which it is made; then who writes the maps must be
                 in there too.
             join: the same of one that is taken, in place of a new one.
-            interface: the name of one for pasta that is made in the new network namespace, and
-                its hardware address if it is to have a certain one.
+            interface: of one for pasta that is made in the new network namespace: its name, its
+                guard, and its hardware address, "" for any (helpers/userns_holder/main.c).
             begun: "PID STATUS_FD RELEASE_FD" of that one, which has made a user, a mount and a
                 network namespace; "": there is none, or others are wanted.
 

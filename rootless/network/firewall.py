@@ -12,7 +12,8 @@ WAY_OUT = "eth0"  # pasta's interface in the hub
 _DNS = 53
 _MARK = _TABLE = 117
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
-_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96: pasta would take ::ffff:127.0.0.1 for the host's
+# What pasta would take for the host's loopback. ::/80 has ::, ::1 and ::ffff:0:0/96.
+_LOOPBACK, _LOOPBACK6 = (b"\0", b"\x7f"), bytes(10)
 _SYSCTLS = (
     ("net/ipv4/conf/all/rp_filter", "1"),  # who asks for names is told by the address
     ("net/ipv4/conf/default/rp_filter", "1"),
@@ -53,7 +54,8 @@ def install(*, transparent: bool) -> None:
     ]
     through = [
         known,
-        [*nftables.to_ipv6(_MAPPED), drop],
+        *([*nftables.to_ipv4(prefix), drop] for prefix in _LOOPBACK),
+        [*nftables.to_ipv6(_LOOPBACK6), drop],
         [*nftables.comes_by(f"{OUTWARD}*"), *nftables.leaves_by(WAY_OUT), accept],
     ]
     out = [[*nftables.leaves_by(WAY_OUT), nftables.masquerade()]]

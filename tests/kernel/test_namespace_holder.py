@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def hold(flags: int, name: str | None = None, address: str = "") -> namespace_holder.Holder:
+def hold(
+    flags: int, name: str | None = None, address: str = "", guard: str = "2"
+) -> namespace_holder.Holder:
     if name is None:
         return namespace_holder.Holder(flags)
 
-    return namespace_holder.Holder(flags, interface=[name, address] if address else [name])
+    return namespace_holder.Holder(flags, interface=[name, guard, address])
 
 
 def enter(held: namespace_holder.Holder) -> None:
@@ -174,3 +177,35 @@ def test_descriptors_of_one_that_was_begun_are_not_passed_on() -> None:
     assert not any(os.get_inheritable(fd) for fd in (status[0], release[1]))
     held.wait_made()
     held.close()
+
+
+@pytest.mark.needs("tun", "strace")
+@pytest.mark.parametrize(
+    ("guard", "said"), [("1", b"+"), ("2", b"2 netlink(RTM_NEWQDISC)")], ids=["try", "require"]
+)
+def test_failed_guard_is_reported_where_it_is_required(
+    way: str, guard: str, said: bytes, tmp_path: Path
+) -> None:
+    """Class 38: the fifth write asks the kernel for what the guard is attached to."""
+    (status_fd, status), (release, release_fd) = os.pipe(), os.pipe()
+    flags = ns.CLONE_NEWUSER | ns.CLONE_NEWNS | ns.CLONE_NEWNET
+    program = str(namespace_holder.own_program(namespace_holder._PROGRAM))
+    inject = ["strace", "-o", tmp_path / "log", "-e", "inject=write:error=ENOENT:when=5"]
+    words = [program, *map(str, (status, release, flags, -1))]
+    done = subprocess.Popen([*inject, *words], pass_fds=(status, release))
+    os.close(status)
+    os.close(release)
+    assert os.read(status_fd, 100) == b"+"
+    os.write(release_fd, f"eth0 {guard} ".encode())
+    assert os.read(status_fd, 100) == said
+    os.close(release_fd)
+    done.wait()
+    os.close(status_fd)
+    assert "INJECTED" in (tmp_path / "log").read_text()
+
+
+def test_missing_guard_is_explained() -> None:
+    told = loopback_guard.explain(SyscallError("netlink(RTM_NEWTFILTER)", errno.ENOENT))
+    assert told.message.startswith("NET_RAW with the default network needs sch_ingress and cls_bpf")
+    assert told.hint
+    assert "modprobe -a sch_ingress cls_bpf" in told.hint

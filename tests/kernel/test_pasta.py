@@ -19,8 +19,10 @@ import pytest
 
 from rootless.engine.request import Port
 from rootless.errors import RlessError
-from rootless.linux import programs
+from rootless.linux import ns, programs
+from rootless.linux.namespace_holder import Holder
 from rootless.network import pasta, pasta_options, resolv
+from tests.kernel.test_serve import in_a_fork
 from tests.lib import fakehost
 from tests.lib.fakehost import (
     ADDRESS,
@@ -176,24 +178,97 @@ def received(*servers: socket.socket) -> list[str]:
     return found
 
 
-def raw_mapped_packet(port: int) -> None:
-    """Send UDP to ::ffff:127.0.0.1 by a raw IPv6 socket (CAP_NET_RAW, which Docker gives)."""
-    source = socket.inet_pton(socket.AF_INET6, ADDRESS6)
-    target = socket.inet_pton(socket.AF_INET6, "::ffff:127.0.0.1")
-    data = b"raw mapped"
+def checksum(data: bytes) -> int:
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def datagram(address: str, port: int, data: bytes) -> bytes:
+    """Return a UDP datagram to an address, with its headers."""
     length = 8 + len(data)
-    pseudo = source + target + struct.pack("!IHBB", length, 0, 0, socket.IPPROTO_UDP)
-    total = pseudo + struct.pack("!HHHH", 4444, port, length, 0) + data
-    total += b"\0" * (len(total) % 2)
-    checksum = sum(struct.unpack(f"!{len(total) // 2}H", total))
-    while checksum >> 16:
-        checksum = (checksum & 0xFFFF) + (checksum >> 16)
-    packet = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + source + target
-    packet += struct.pack("!HHHH", 4444, port, length, ~checksum & 0xFFFF) + data
-    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        raw.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, b"eth0\0")
+    if ":" in address:
+        ends = b"".join(socket.inet_pton(socket.AF_INET6, end) for end in (ADDRESS6, address))
+        pseudo = ends + struct.pack("!IHBB", length, 0, 0, socket.IPPROTO_UDP)
+        head = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + ends
+    else:
+        ends = b"".join(map(socket.inet_aton, (ADDRESS, address)))
+        pseudo = ends + struct.pack("!BBH", 0, socket.IPPROTO_UDP, length)
+        sizes = struct.pack("!BBHHHBB", 0x45, 0, 20 + length, 1, 0, 64, socket.IPPROTO_UDP)
+        head = sizes + struct.pack("!H", checksum(sizes + ends)) + ends
+    udp = struct.pack("!HHH", 4444, port, length)
+    return head + udp + struct.pack("!H", checksum(pseudo + udp + data)) + data
+
+
+def send_raw(address: str, port: int, to: str, device: str = "") -> None:
+    """Send a datagram with an address in its header, and another one given to the kernel."""
+    packet = datagram(address, port, f"raw {address}".encode())
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        if device:
+            raw.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
         with contextlib.suppress(OSError):
-            raw.sendto(packet, ("::ffff:127.0.0.1", 0))
+            raw.sendto(packet, (to, 0))
+
+
+def send_frame(address: str, port: int) -> None:
+    """Send a datagram as a whole frame."""
+    kind = 0x86DD if ":" in address else 0x0800
+    packet = datagram(address, port, f"frame {address}".encode())
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as frames:
+        frames.bind(("eth0", 0))
+        with contextlib.suppress(OSError):  # ENOBUFS: it was dropped
+            frames.send(b"\x02" * 12 + struct.pack("!H", kind) + packet)
+
+
+def send_past_routes(udp: int, udp6: int) -> None:
+    """Try, in a container, the ways to the host's loopback that need CAP_NET_RAW there."""
+    for address in ("127.0.0.1", "127.9.9.9", "0.0.0.0"):
+        send_raw(address, udp, OTHER_ADDRESS)
+        send_frame(address, udp)
+    for address, port in (("::1", udp6), ("::", udp6), ("::ffff:127.0.0.1", udp)):
+        send_raw(address, port, OTHER_ADDRESS6)
+        send_frame(address, port)
+
+
+@pytest.mark.parametrize("guard", ["0", "2"])
+def test_security_class_38_raw_packets_stay_inside_by_the_guard(
+    on_host: Callable[..., Any], guard: str
+) -> None:
+    """Without it they reach the host: so what is tried here are attacks."""
+
+    def story() -> Any:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("0.0.0.0", 0))  # 127.9.9.9, too
+        udp6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        udp6.bind(("::1", 0))
+        numbers = [one.getsockname()[1] for one in (udp, udp6)]
+        running = pasta.prepare([])
+        running.fork(True)
+        held = Holder(ns.CLONE_NEWNET, interface=[running.interface, guard, running.mac])
+        held.begin_maps(fakehost.own_map())
+        running.begin(f"/proc/{held.pid}/ns/net", f"/proc/{held.pid}/ns/user")
+        running.wait_ready()
+
+        def inside() -> list[str]:
+            held.enter()
+            send_past_routes(*numbers)
+            # What is not for the loopback passes: once it has come, all before it has.
+            send_raw(OTHER_ADDRESS, numbers[0], OTHER_ADDRESS)
+            return []
+
+        in_a_fork(inside)
+        arrived = received(udp, udp6)
+        running.stop(wait=True)
+        held.close()
+        return arrived
+
+    arrived = on_host(story, ipv6=True)
+    assert f"raw {OTHER_ADDRESS}" in arrived
+    attacks = set(arrived) - {f"raw {OTHER_ADDRESS}"}
+    assert bool(attacks) == (guard == "0"), attacks  # which ones depends on pasta's version
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["", "published"])
@@ -210,7 +285,7 @@ def test_host_loopback_is_not_reached(on_host: Callable[..., Any], published: bo
 
         def inside() -> Any:
             result = loopback_attacks(*numbers)
-            raw_mapped_packet(numbers[2])
+            send_raw("::ffff:127.0.0.1", numbers[2], "::ffff:127.0.0.1", "eth0")
             return result
 
         # Published ports open the one way only.

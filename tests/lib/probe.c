@@ -60,7 +60,7 @@ static const char *error_name(int error)
 		NAME(ENOTEMPTY), NAME(ENOKEY), NAME(EOPNOTSUPP), NAME(EAFNOSUPPORT),
 		NAME(EADDRINUSE), NAME(EADDRNOTAVAIL), NAME(ENETUNREACH), NAME(ECONNRESET),
 		NAME(EPROTONOSUPPORT), NAME(ESOCKTNOSUPPORT), NAME(ETIMEDOUT), NAME(ECONNREFUSED),
-		NAME(EHOSTUNREACH), NAME(EDQUOT), NAME(EOVERFLOW), NAME(EUSERS),
+		NAME(EHOSTUNREACH), NAME(ENOBUFS), NAME(EDQUOT), NAME(EOVERFLOW), NAME(EUSERS),
 #undef NAME
 	};
 
@@ -769,6 +769,47 @@ static void verb_listen(char **argv)
 	close(fd);
 }
 
+/* ping HOST: whether it answers an ICMP echo of an unprivileged socket, within 5 s. */
+static void verb_ping(char **argv)
+{
+	struct sockaddr_storage to;
+	socklen_t size = address(&to, argv[0], "0");
+	int four = to.ss_family == AF_INET;
+	struct timeval limit = { 5, 0 };
+	char echo[16] = { four ? 8 : (char)128 };
+	int fd = socket(to.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, four ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	if (fd < 0 || sendto(fd, echo, sizeof(echo), 0, (struct sockaddr *)&to, size) < 0)
+		outcome("ping", -1);
+	else
+		outcome("ping", recv(fd, echo, sizeof(echo), 0));
+	close(fd);
+}
+
+/* send-raw HOST PORT TO: a datagram to HOST by its header, which the kernel is told to send to TO. */
+static void verb_send_raw(char **argv)
+{
+	struct sockaddr_storage host, to;
+	struct { /* RFC 791, RFC 768; the kernel fills in what is 0 here, but for UDP's checksum */
+		uint8_t version, service;
+		uint16_t size, number, fragment;
+		uint8_t hops, protocol;
+		uint16_t checksum;
+		struct in_addr from, to;
+		uint16_t source, target, length, sum;
+	} packet = { 0x45, 0, htons(sizeof(packet)), 0, 0, 64, IPPROTO_UDP, 0, { 0 }, { 0 },
+		     htons(4444), 0, htons(8), 0 };
+	socklen_t size = address(&to, argv[2], "0");
+	int fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
+
+	address(&host, argv[0], argv[1]);
+	packet.to = ((struct sockaddr_in *)&host)->sin_addr;
+	packet.target = ((struct sockaddr_in *)&host)->sin_port;
+	outcome("send-raw", fd < 0 ? fd : sendto(fd, &packet, sizeof(packet), 0, (struct sockaddr *)&to, size));
+	close(fd);
+}
+
 /* resolve NAME: ask the first name server of /etc/resolv.conf for an IPv4 address. By hand: a
  * static getaddrinfo needs the shared libraries of the libc that it was built with. */
 static void verb_resolve(char **argv)
@@ -1008,6 +1049,7 @@ static const struct attempt {
 	{ "packet", native, { SYS_socket, 17, SOCK_RAW, 0 } },
 	{ "packet-old", native, { SYS_socket, AF_INET, 10 | SOCK_CLOEXEC, 0 } },
 	{ "xdp", native, { SYS_socket, 44, SOCK_RAW, 0 } },
+	{ "packet-bypass", native, { SYS_setsockopt, -1, 263, 20, 0, 0 } },
 	{ "raw", native, { SYS_socket, AF_INET, SOCK_RAW, IPPROTO_ICMP } },
 	{ "alg", native, { SYS_socket, 38, SOCK_SEQPACKET, 0 } },
 	{ "socket", native, { SYS_socket, AF_INET, SOCK_STREAM, 0 } },
@@ -1027,6 +1069,7 @@ static const struct attempt {
 	{ "i386-audit", i386, { 359, 16, SOCK_RAW, 9 } },
 	{ "i386-socket", i386, { 359, AF_INET, SOCK_STREAM, 0 } },
 	{ "i386-socketcall-vsock", try_i386_vsock, { 40 } },
+	{ "i386-socketcall-setsockopt", i386, { 102, 14, 0 } },
 	{ "i386-unknown", i386, { 599 } },
 };
 
@@ -1102,6 +1145,8 @@ static const struct verb {
 	{ "setuid", 1, verb_setuid },
 	{ "connect", 2, verb_connect },
 	{ "listen", 4, verb_listen },
+	{ "ping", 1, verb_ping },
+	{ "send-raw", 3, verb_send_raw },
 	{ "resolve", 1, verb_resolve },
 	{ "syscall", 1, verb_syscall },
 	{ "syscall-x32", 1, verb_syscall_x32 },

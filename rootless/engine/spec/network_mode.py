@@ -11,14 +11,17 @@ from __future__ import annotations
 import errno
 import os
 
+from rootless.engine.spec import generate
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ns
+from rootless.linux.caps import NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rootless.engine.request import RunRequest
+    from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
 
 HOST_GATEWAY = "host-gateway"  # the address of --add-host that stands for the host's
@@ -122,6 +125,54 @@ def _outward_address() -> str:
         return ""
     finally:
         probe.close()
+
+
+def guard(request: RunRequest) -> str:
+    """Return the guard of pasta's interface (helpers/userns_holder/main.c).
+
+    Who has CAP_NET_ADMIN can take it away, so it is no reason not to start.
+    """
+    bounding = generate.capabilities(request, 0, len(NAMES) - 1)["bounding"]
+    if "CAP_NET_RAW" not in bounding:
+        return "0"
+    return "1" if "CAP_NET_ADMIN" in bounding else "2"
+
+
+def check_guard(request: RunRequest, joined: RunRequest) -> None:
+    """Check that a container whose network is joined has the guard that the new one needs.
+
+    Raises:
+        RlessError: it was made without one.
+    """
+    by_pasta = (joined.network or "pasta").partition(":")[0] == "pasta"
+    if by_pasta and guard(request) == "2" and guard(joined) == "0":
+        raise RlessError(
+            f"--cap-add NET_RAW with --network {request.network}: that container was started "
+            "without NET_RAW, so raw packets would reach the host's loopback",
+            "start it with --cap-add NET_RAW, or give it a network of `rless network create`",
+        )
+
+
+def allow_ping(ids: IdMap, gid: int) -> None:
+    """Let the groups of a container make ICMP sockets in its network, which is the caller's.
+
+    So `ping` needs no CAP_NET_RAW.
+
+    Args:
+        gid: of the application; its group comes first where not all can.
+
+    Where it runs: in the container's user namespace, on the host's mounts.
+    Source: icmp(7), ping_group_range.
+    """
+    first, last = ids.group_range(gid)
+    try:
+        fd = os.open("/proc/sys/net/ipv4/ping_group_range", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # /proc/sys is read-only here, as in a container: no ping then
+    try:
+        os.write(fd, b"%d %d" % (first, last))
+    finally:
+        os.close(fd)
 
 
 def _enter(path: str) -> None:

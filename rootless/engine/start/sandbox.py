@@ -142,8 +142,12 @@ class Sandbox:
         if self.server is not None and holder.is_mapped:
             self.server.mount()
 
-    def enter(self) -> None:
+    def enter(self, mapping: IdMap, gid: int) -> None:
         """Enter the namespaces once they are mapped, and begin what can be begun only in them.
+
+        Args:
+            mapping: of their ids.
+            gid: of the application.
 
         Raises:
             RlessError: the maps were refused, or the network could not be begun.
@@ -153,6 +157,8 @@ class Sandbox:
         if self.member is not None:
             self.member.see_way_out()
         _explained(holder.enter)
+        if self.has_network:
+            network_mode.allow_ping(mapping, gid)
         if self.server is not None:
             self.server.mount()
 
@@ -239,8 +245,7 @@ class Sandbox:
         """Return what pasta will attach to. It is made first: both open it, which one may."""
         if self.pasta is None:
             return []
-        name, mac = self.pasta.interface, self.pasta.mac
-        return [name, mac] if mac else [name]
+        return [self.pasta.interface, network_mode.guard(self._request), self.pasta.mac]
 
     def _begin_server(self, file: ImageFile, holder: Holder) -> None:
         """Begin the program that serves the image; in a new namespace it would look like ours."""

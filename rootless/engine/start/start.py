@@ -12,12 +12,13 @@ the host's name servers, devices) is looked up when it is used.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from rootless.engine import idmap_policy
 from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
 from rootless.engine.request import HOST_IMAGE, RunRequest
-from rootless.engine.spec import etc_files, generate
+from rootless.engine.spec import etc_files, generate, network_mode
 from rootless.engine.spec.generate import SpecInputs
 from rootless.engine.spec.rootfs_source import RootfsSource
 from rootless.engine.start.create import StartContext, find_joined
@@ -38,16 +39,27 @@ if TYPE_CHECKING:
     from rootless.engine.state.container import Container
 
 
-def _refuse_socket(index: int, mask: int, value: int) -> dict[str, Any]:
-    test = {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
-    return {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [test]}
+def _refuse(name: str, *values: tuple[int, int, int], error: int = errno.EPERM) -> dict[str, Any]:
+    """Return the rule that refuses a call with these (index, mask, value) of arguments."""
+    tests = [
+        {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+        for index, mask, value in values
+    ]
+    return {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": tests}
 
 
-# Whole frames can be addressed to the host's loopback, past every route (network.loopback_guard).
-_NO_PACKET_SOCKETS = [
-    _refuse_socket(0, 0xFFFFFFFF, 17),  # AF_PACKET
-    _refuse_socket(0, 0xFFFFFFFF, 44),  # AF_XDP, which sends frames too
-    _refuse_socket(1, 0xF, 10),  # SOCK_PACKET: the kernel makes AF_PACKET of any AF_INET with it
+# Sockets that send whole frames, which no route sees (network.loopback_guard).
+_ALL = 0xFFFFFFFF
+_NO_XDP = _refuse("socket", (0, _ALL, 44))  # AF_XDP: past the interface's guard too
+_NO_FRAMES = [
+    _refuse("socket", (0, _ALL, 17)),  # AF_PACKET
+    _refuse("socket", (1, 0xF, 10)),  # SOCK_PACKET: the kernel makes AF_PACKET of AF_INET with it
+    _NO_XDP,
+]
+_NO_FRAMES_PAST_GUARD = [
+    _refuse("setsockopt", (1, _ALL, 263), (2, _ALL, 20)),  # SOL_PACKET, PACKET_QDISC_BYPASS
+    _refuse("socketcall", (0, _ALL, 14), error=errno.ENOSYS),  # i386: the same behind a pointer
+    _NO_XDP,
 ]
 
 
@@ -220,6 +232,8 @@ def enter_joined(context: StartContext) -> None:
             "start it first",
         )
     request = context.request
+    if "network" in joins(request):
+        network_mode.check_guard(request, RunRequest.from_data(other.facts["request"]))
     for kind in joins(request):
         name = {"userns": "user", "cgroupns": "cgroup"}.get(kind, kind)
         file = {"network": "net"}.get(name, name)
@@ -345,9 +359,8 @@ def _seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] 
     if profile is not None and profile != "builtin":
         return seccomp.load_profile_file(profile, bounding)
     rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
-    if not {"CAP_NET_RAW", "CAP_NET_ADMIN", "ALL"}.intersection(request.cap_add):
-        # Only for who asks. Docker's default CAP_NET_RAW still pings.
-        rules["syscalls"] += _NO_PACKET_SOCKETS
+    if "CAP_NET_ADMIN" not in bounding:
+        rules["syscalls"] += _NO_FRAMES_PAST_GUARD if "CAP_NET_RAW" in bounding else _NO_FRAMES
     return rules
 
 
@@ -395,7 +408,7 @@ def run_to_exit(
             explain.note_outside(context)
         from rootless.engine.start.startup import Startup
 
-        sandbox.enter()
+        sandbox.enter(context.idmap, context.user[1])
         if context.joined and containers.find(context.joined["id"]).init() != context.joined_init:
             # Had it ended before we joined, its pid could have been another's: all is given up.
             raise RlessError("the container whose namespaces are joined has just ended")

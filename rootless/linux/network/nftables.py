@@ -28,7 +28,7 @@ _EQUAL, _NOT_EQUAL, _AT_MOST, _AT_LEAST = 0, 1, 3, 5
 _META_MARK, _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 3, 6, 7, 15, 16
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _ESTABLISHED_RELATED = 2 | 4  # NF_CT_STATE_BIT
-IPV6 = 10
+IPV4, IPV6 = 2, 10
 
 
 def make(table: str, chains: Sequence[tuple[str, str, int, int, int, Sequence[Rule]]]) -> None:
@@ -155,13 +155,22 @@ def counter() -> bytes:
     return _expression("counter")
 
 
+def to_ipv4(prefix: bytes) -> list[bytes]:
+    """Match IPv4 packets to addresses that begin with these bytes."""
+    return _header(IPV4, 16, prefix)
+
+
 def to_ipv6(prefix: bytes) -> list[bytes]:
     """Match IPv6 packets to addresses that begin with these bytes."""
+    return _header(IPV6, 24, prefix)
+
+
+def _header(family: int, offset: int, data: bytes) -> list[bytes]:
     return [
         _load(_META_NFPROTO),
-        _compare(bytes([IPV6])),
-        _payload(_NETWORK_HEADER, 24, len(prefix)),
-        _compare(prefix),
+        _compare(bytes([family])),
+        _payload(_NETWORK_HEADER, offset, len(data)),
+        _compare(data),
     ]
 
 

@@ -55,7 +55,9 @@ def finds(rless: Product, container: str, name: str) -> list[str]:
 
 
 def reaches(rless: Product, container: str, target: str) -> bool:
-    return rless("exec", container, "ping", "-c", "1", "-W", "1", target).code == 0
+    addresses = finds(rless, container, target) if target[0].isalpha() else [target]
+    done = rless("exec", container, "probe", "ping", *addresses[:1])
+    return bool(addresses) and done.expect().facts()["ping"] == "ok"
 
 
 def hub_processes(rless: Product) -> dict[int, str]:

@@ -211,3 +211,58 @@ def fetch(host: str, port: int) -> str:
 
     wait_for(ask, f"an answer of {host}")
     return found[-1]
+
+
+@pytest.mark.parametrize("user", ["0:0", "1000:1000", "33:70000"])
+@pytest.mark.parametrize("network", ["pasta", "bridge", "none"])
+def test_ping_needs_no_capability(rless: Product, network: str, user: str) -> None:
+    flags = ["--network", network, "-u", user]
+    found = rless.probe("ping 127.0.0.1 , ping ::1", *flags).lines()
+    assert found == ["ping ok", "ping ok"]
+
+
+def test_other_users_can_ping_in_a_container_of_root(rless: Product) -> None:
+    rless.detach("one", "--network pasta", "sleep", "60")
+    done = rless("exec", "-u", "1000:1000", "one", "probe", "ping", "127.0.0.1")
+    assert done.expect().out == "ping ok\n"
+    rless("rm", "-f", "one").expect()
+
+
+@pytest.mark.needs("default route")
+def test_security_class_38_raw_packets_stay_in_a_container_with_net_raw(rless: Product) -> None:
+    """Class 38: the header has the loopback, and the kernel is told another address (IP_HDRINCL)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.9", 9))
+        outward = probe.getsockname()[0]
+    udp = (socket.AF_INET, socket.SOCK_DGRAM)
+    with socket.socket(*udp) as attacked, socket.socket(*udp) as last:
+        for server in (attacked, last):
+            server.bind(("", 0))
+            server.settimeout(20)
+        port, last_port = (server.getsockname()[1] for server in (attacked, last))
+        hosts = ("127.0.0.1", "127.9.9.9", "0.0.0.0")
+        words = [f"send-raw {host} {port} 192.0.2.9" for host in hosts]
+        words += [f"send-raw {outward} {last_port} 192.0.2.9", "sleep 60"]
+        rless.detach(
+            "raw",
+            "--network pasta --cap-add NET_RAW --add-host me:host-gateway",
+            *("probe", *" , ".join(words).split()),
+        )
+        last.recv(100)  # pasta sends in order: what would have come has come
+        attacked.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            attacked.recv(100)
+    rless("rm", "-f", "raw").expect()
+
+
+def test_security_class_38_network_without_guard_is_not_joined_with_net_raw(
+    rless: Product,
+) -> None:
+    rless.detach("plain", "--network pasta", "sleep", "60")
+    rless.detach("raw", "--network pasta --cap-add NET_RAW", "sleep", "60")
+    error = rless.run("--network container:plain --cap-add NET_RAW", "true").expect(125)
+    assert "that container was started without NET_RAW" in error.one_line_error()
+    rless.run("--network container:plain", "true").expect()
+    facts = rless.probe("try-raw", "--network", "container:raw", "--cap-add", "NET_RAW").facts()
+    assert facts == {"try-raw": "ok"}
+    rless("rm", "-f", "plain", "raw").expect()

@@ -15,7 +15,7 @@ from tests.lib.product import Product
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-DOCKER = {name: 1 << caps.NUMBERS[name] for name in defaults.CAPABILITIES}
+DEFAULT = {name: 1 << caps.NUMBERS[name] for name in defaults.CAPABILITIES}
 
 
 def status(rless: Product, *flags: str) -> dict[str, str]:
@@ -32,15 +32,16 @@ def everything() -> int:
     return (1 << caps.last_capability() + 1) - 1
 
 
-def test_default_capabilities_match_docker(rless: Product) -> None:
-    mask = sum(DOCKER.values())
-    assert len(DOCKER) == 14
+def test_default_capabilities_are_docker_s_without_raw_sockets(rless: Product) -> None:
+    mask = sum(DEFAULT.values())
+    assert len(DEFAULT) == 13
+    assert "CAP_NET_RAW" not in DEFAULT
     assert sets(rless) == (0, mask, mask, mask, 0)
 
 
 def test_non_root_user_has_no_capabilities(rless: Product) -> None:
-    assert sets(rless, "--user", "1000") == (0, 0, 0, sum(DOCKER.values()), 0)
-    added = sum(DOCKER.values()) | 1 << caps.NUMBERS["CAP_SYS_ADMIN"]
+    assert sets(rless, "--user", "1000") == (0, 0, 0, sum(DEFAULT.values()), 0)
+    added = sum(DEFAULT.values()) | 1 << caps.NUMBERS["CAP_SYS_ADMIN"]
     assert sets(rless, "--user", "1000", "--cap-add", "SYS_ADMIN") == (0, 0, 0, added, 0)
 
 
@@ -48,10 +49,10 @@ def test_non_root_user_has_no_capabilities(rless: Product) -> None:
     ("flags", "expected"),
     [
         (["--cap-drop=ALL"], lambda: 0),
-        (["--cap-drop=all", "--cap-add=chown"], lambda: DOCKER["CAP_CHOWN"]),
+        (["--cap-drop=all", "--cap-add=chown"], lambda: DEFAULT["CAP_CHOWN"]),
         (["--cap-add=ALL"], everything),
-        (["--cap-add=ALL", "--cap-drop=CHOWN"], lambda: everything() & ~DOCKER["CAP_CHOWN"]),
-        (["--cap-drop=CAP_KILL"], lambda: sum(DOCKER.values()) & ~DOCKER["CAP_KILL"]),
+        (["--cap-add=ALL", "--cap-drop=CHOWN"], lambda: everything() & ~DEFAULT["CAP_CHOWN"]),
+        (["--cap-drop=CAP_KILL"], lambda: sum(DEFAULT.values()) & ~DEFAULT["CAP_KILL"]),
         (["--privileged"], everything),
     ],
 )
@@ -100,13 +101,26 @@ def test_default_filter_refuses_dangerous_calls(rless: Product) -> None:
 
 
 def test_security_class_38_raw_sockets_only_on_request(rless: Product) -> None:
-    """They reach the host's 127.0.0.1 through pasta, whatever the routes say."""
-    probe = "try-packet , try-packet-old , try-xdp , try-raw"
-    assert rless.probe(probe).facts() == {
-        "try-packet": "EPERM", "try-packet-old": "EPERM", "try-xdp": "EPERM", "try-raw": "ok",
-    }  # fmt: skip
-    for capability in ("NET_RAW", "NET_ADMIN"):
-        assert rless.probe(probe, "--cap-add", capability).facts()["try-packet"] == "ok"
+    """Class 38: nor do frames go past the interface's guard, unless CAP_NET_ADMIN could remove it."""
+    names = ("raw", "packet", "packet-old", "xdp", "packet-bypass")
+
+    def tried(*flags: str) -> dict[str, str]:
+        return rless.probe(" , ".join(f"try-{name}" for name in names), *flags).facts()
+
+    nothing = dict.fromkeys((f"try-{name}" for name in names), "EPERM")
+    assert tried() == nothing | {"try-packet-bypass": "EBADF"}
+    raw = dict.fromkeys(("try-raw", "try-packet", "try-packet-old"), "ok")
+    assert tried("--cap-add", "NET_RAW") == nothing | raw
+    both = tried("--cap-add", "NET_RAW", "--cap-add", "NET_ADMIN")
+    assert both["try-packet"] == "ok"
+    assert both["try-packet-bypass"] == "EBADF"
+    assert both["try-xdp"] != "EPERM"
+
+
+@pytest.mark.needs("x86_64")
+def test_i386_programs_cannot_send_frames_past_the_guard(rless: Product) -> None:
+    done = rless.probe("try-i386-socketcall-setsockopt", "--cap-add", "NET_RAW")
+    assert done.facts()["try-i386-socketcall-setsockopt"] == "ENOSYS"
 
 
 def test_nested_user_namespaces_need_a_flag(rless: Product) -> None:
