@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		case DATAGRAM: dns_datagram(); break;
 		case REPLY: dns_reply((int)(take_byte() % QUESTIONS)); break;
 		case ACCEPT: stream_accept(); break;
-		case STREAM_EVENT: stream_event((int)(take_byte() % STREAMS)); break;
+		case STREAM_EVENT: stream_event((int)(take_byte() % STREAMS), take_byte() % 2); break;
 		case WAIT:
 			milliseconds += take_byte() * 20;
 			dns_late();

@@ -2,7 +2,7 @@
  * Names: of members by what we know, all others by the host's name servers, or those of --dns.
  *
  * Members are seen by those that share a network with them. Who asks is told by the address, which
- * the kernel has checked (rp_filter), and the answer goes there. Of a question only its one name is
+ * the kernel has checked (rootless/network/firewall.py), and the answer goes there. Of a question only its one name is
  * read, and nothing of an answer from outside but its number and that question.
  *
  * Source: RFC 1035.
@@ -11,7 +11,7 @@
 
 enum { TYPE_A = 1, TYPE_PTR = 12, TYPE_AAAA = 28, TYPE_ANY = 255, CLASS_IN = 1 };
 enum { FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3, NOTIMP = 4, REFUSED = 5 };
-enum { QUERY = 1500, WAIT = 2000, ATTEMPTS = 3, MOST_OF_ONE = 16, MATCHES = 32, HEADER = 12 };
+enum { QUERY = 1500, WAIT = 2000, ATTEMPTS = 3, MATCHES = 32, HEADER = 12 };
 
 int question_fds[QUESTIONS];
 
@@ -64,15 +64,23 @@ static bool is_in(int member, int network)
 	return false;
 }
 
-static bool has_way_out(int member)
+/* Fill the servers of --dns that a member may ask: in internal networks only those in there. */
+static int own_servers(int member, struct server *found)
 {
-	if (clients[member].server_count)
-		return true;
-	for (int i = 0; i < place_count; i++)
-		if (places[i].network >= 0 && places[i].member == member &&
-		    !networks[places[i].network].internal)
-			return true;
-	return false;
+	const struct client *client = &clients[member];
+	int count = 0;
+
+	for (int i = 0; i < client->server_count; i++)
+		if (has_way_out(member) || is_neighbour(member, &client->servers[i].address))
+			found[count++] = client->servers[i];
+	return count;
+}
+
+static bool has_servers(int member)
+{
+	struct server found[SERVERS];
+
+	return clients[member].server_count ? own_servers(member, found) > 0 : has_way_out(member);
 }
 
 /* Read the name of a question as text; return where its type is, 0: it is malformed. */
@@ -238,7 +246,7 @@ int dns_local(const uint8_t *query, int size, const struct address *from, uint8_
 		put16(answer, 6, put);
 		return at;
 	}
-	if (!has_way_out(member))
+	if (!has_servers(member))
 		return begin_answer(answer, query, end, NXDOMAIN);
 	for (const char *at = name; *at != '.'; at++)
 		if (!*at && (type == TYPE_A || type == TYPE_AAAA)) /* no dot: nobody else's name */
@@ -364,15 +372,18 @@ static void read_host(void)
 /* Return the server that is to be asked for a member at this attempt; size 0: no more. */
 struct server dns_server(const struct address *from, int attempt)
 {
-	int place = place_of(from);
-	const struct client *client = place < 0 ? NULL : &clients[places[place].member];
+	int place = place_of(from), member, count;
+	struct server found[SERVERS];
 
-	if (!client || attempt >= ATTEMPTS)
+	if (place < 0 || attempt >= ATTEMPTS)
 		return (struct server){ 0 };
-	if (client->server_count)
-		return client->servers[attempt % client->server_count];
-	read_host();
-	return host_servers[attempt % host_count];
+	member = places[place].member;
+	if (!clients[member].server_count && has_way_out(member)) {
+		read_host();
+		return host_servers[attempt % host_count];
+	}
+	count = own_servers(member, found);
+	return count ? found[attempt % count] : (struct server){ 0 };
 }
 
 static void answer(const struct asker *asker, const uint8_t *data, int size)
@@ -397,15 +408,12 @@ static void close_fd(struct question *question)
 	question->used = false;
 }
 
-static void fail(struct question *question)
+/* Tell an asker that nobody answers; `end`: of the question in the query. */
+static void refuse(const struct asker *asker, const uint8_t *query, int end)
 {
-	uint8_t said[QUERY];
-	int size = begin_answer(said, question->query, question->question_size, SERVFAIL);
+	uint8_t said[HEADER + 256 + 4];
 
-	said[0] = question->query[0];
-	said[1] = question->query[1];
-	answer(&question->asker, said, size);
-	question->used = false;
+	answer(asker, said, begin_answer(said, query, end, SERVFAIL));
 }
 
 /* Ask the next server; the number of the question on its way is another one each time. */
@@ -421,7 +429,8 @@ static void ask(struct question *question)
 		socklen_t size;
 
 		if (!server.address.size) {
-			fail(question);
+			refuse(&question->asker, question->query, question->question_size);
+			question->used = false;
 			return;
 		}
 		size = socket_address(&server.address, 53, server.scope, &to);
@@ -489,28 +498,30 @@ void dns_late(void)
 static void forward(const struct asker *asker, const uint8_t *query, int size)
 {
 	struct address from = address_of(&asker->from), other;
-	struct question *free = NULL;
+	struct question *place = NULL;
 	char name[256];
-	int his = 0;
+	int end = read_name(query, size, name) + 4, his = 0, free = 0;
 
 	for (int i = 0; i < QUESTIONS; i++) {
-		if (!questions[i].used) {
-			if (!free && question_fds[i] >= 0)
-				free = &questions[i];
-			continue;
+		if (questions[i].used) {
+			other = address_of(&questions[i].asker.from);
+			his += of_one_member(&other, &from);
+		} else if (question_fds[i] >= 0) {
+			place = &questions[i];
+			free++;
 		}
-		other = address_of(&questions[i].asker.from);
-		his += same(&other, &from);
 	}
-	if (!free || his >= MOST_OF_ONE || size > QUERY)
-		return; /* he asks again */
-	free->used = true;
-	free->asker = *asker;
-	free->attempt = 0;
-	free->size = size;
-	free->question_size = read_name(query, size, name) + 4;
-	memcpy(free->query, query, (size_t)size);
-	ask(free);
+	if (!may_take(his, free) || size > QUERY) {
+		refuse(asker, query, end);
+		return;
+	}
+	place->used = true;
+	place->asker = *asker;
+	place->attempt = 0;
+	place->size = size;
+	place->question_size = end;
+	memcpy(place->query, query, (size_t)size);
+	ask(place);
 }
 
 void dns_datagram(void)

@@ -2,7 +2,6 @@
 #include "networks.h"
 
 enum { QUERY = 4096, IDLE = 10000, ANSWER = 5000 };
-enum { EACH = STREAMS / 4 }; /* places of one address: no member has them all */
 enum state { READING, ASKING, HEARING, WRITING };
 
 int stream_fds[STREAMS];
@@ -55,6 +54,7 @@ static void expect(struct stream *stream, enum state state)
 {
 	stream->state = state;
 	stream->at = 0;
+	/* Without interest in it the kernel still tells that the asker has gone. */
 	stream->deadline = now() + (state == ASKING || state == HEARING ? ANSWER : IDLE);
 	watch(stream->fd, STREAM, (int)(stream - streams),
 	      state == READING ? EPOLLIN : state == WRITING ? EPOLLOUT : 0);
@@ -175,7 +175,7 @@ static void write_answer(struct stream *stream)
 		expect(stream, READING);
 }
 
-void stream_event(int number)
+void stream_event(int number, bool up)
 {
 	struct stream *stream = &streams[number];
 
@@ -183,15 +183,21 @@ void stream_event(int number)
 		return;
 	switch (stream->state) {
 	case READING: read_query(stream); break;
-	case ASKING: send_query(stream); break;
-	case HEARING: read_answer(stream); break;
 	case WRITING: write_answer(stream); break;
+	case ASKING: case HEARING:
+		if (!up)
+			end(stream);
+		else if (stream->state == ASKING)
+			send_query(stream);
+		else
+			read_answer(stream);
+		break;
 	}
 }
 
 void stream_accept(void)
 {
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), place = -1, held = 0;
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), place = -1, his = 0, free = 0;
 
 	if (fd < 0)
 		return;
@@ -202,12 +208,13 @@ void stream_accept(void)
 
 		if (streams[i].fd < 0) {
 			place = i;
+			free++;
 			continue;
 		}
 		other = asker(streams[i].fd);
-		held += same(&from, &other);
+		his += of_one_member(&from, &other);
 	}
-	if (place < 0 || held >= EACH) {
+	if (!may_take(his, free)) {
 		close(fd);
 		return;
 	}

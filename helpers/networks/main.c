@@ -113,7 +113,8 @@ static void act(struct epoll_event *event)
 	case DNS: dns_datagram(); break;
 	case DNS_LISTENER: stream_accept(); break;
 	case QUESTION: dns_reply(number); break;
-	case STREAM: case STREAM_UP: stream_event(number); break;
+	case STREAM: stream_event(number, false); break;
+	case STREAM_UP: stream_event(number, true); break;
 	case PORT:
 		if (ports[number].udp)
 			udp_datagram(number);
@@ -194,6 +195,7 @@ int main(int argc, char **argv)
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
+		share_descriptors(limit.rlim_cur);
 	}
 	clients[0].fd = number_of(argv[2]);
 	client_count = 1;

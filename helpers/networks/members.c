@@ -73,6 +73,15 @@ int place_of(const struct address *address)
 	return -1;
 }
 
+bool of_one_member(const struct address *one, const struct address *other)
+{
+	int place = place_of(one), other_place = place_of(other);
+
+	if (place < 0 || other_place < 0)
+		return place == other_place; /* who is no member is one of the others */
+	return places[place].member == places[other_place].member;
+}
+
 /* Tell `events` that a container has left a network. The id and the name are what the command has
  * checked. */
 static void tell_of_end(const struct network *network, const char *id)
@@ -242,19 +251,39 @@ static int change(char **words, int count)
 	return 0;
 }
 
+static bool is_of_network(const struct network *network, const struct address *address)
+{
+	int family = address->size == 16, bits = network->prefixes[family];
+	const uint8_t *gateway = network->gateways[family].bytes;
+
+	return network->gateways[family].size == address->size &&
+	       memcmp(gateway, address->bytes, (size_t)bits / 8) == 0 &&
+	       (bits % 8 == 0 || (gateway[bits / 8] ^ address->bytes[bits / 8]) >> (8 - bits % 8) == 0);
+}
+
 bool is_inside(const struct address *address)
 {
-	for (int i = 0; i < NETWORKS; i++) {
-		const struct network *network = &networks[i];
-		int family = address->size == 16, bits = network->prefixes[family];
-		const uint8_t *gateway = network->gateways[family].bytes;
-
-		if (!network->bridge[0] || network->gateways[family].size != address->size)
-			continue;
-		if (memcmp(gateway, address->bytes, (size_t)bits / 8) == 0 &&
-		    (bits % 8 == 0 || (gateway[bits / 8] ^ address->bytes[bits / 8]) >> (8 - bits % 8) == 0))
+	for (int i = 0; i < NETWORKS; i++)
+		if (networks[i].bridge[0] && is_of_network(&networks[i], address))
 			return true;
-	}
+	return false;
+}
+
+bool has_way_out(int member)
+{
+	for (int i = 0; i < place_count; i++)
+		if (places[i].network >= 0 && places[i].member == member &&
+		    !networks[places[i].network].internal)
+			return true;
+	return false;
+}
+
+bool is_neighbour(int member, const struct address *address)
+{
+	for (int i = 0; i < place_count; i++)
+		if (places[i].network >= 0 && places[i].member == member &&
+		    is_of_network(&networks[places[i].network], address))
+			return true;
 	return false;
 }
 

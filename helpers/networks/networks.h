@@ -82,6 +82,7 @@ struct client {
 	struct server servers[SERVERS]; /* of --dns */
 	int server_count;
 	bool waits;         /* for the way out */
+	int connections, flows; /* to its published ports */
 };
 
 extern struct client clients[CLIENTS];
@@ -101,6 +102,9 @@ void accept_client(int listener);
 void read_message(int number);
 void drop_client(int number);
 int place_of(const struct address *address);
+bool of_one_member(const struct address *one, const struct address *other);
+bool is_neighbour(int member, const struct address *address);
+bool has_way_out(int member);
 
 /* files.c: the process that opens files for this one */
 const char *begin_files(char *title, size_t size);
@@ -134,7 +138,7 @@ extern int question_fds[QUESTIONS], stream_fds[STREAMS];
 /* dns_tcp.c: the same by TCP */
 void begin_dns_tcp(void);
 void stream_accept(void);
-void stream_event(int number);
+void stream_event(int number, bool up);
 void stream_late(void);
 
 /* tcp.c, udp.c: published ports */
@@ -145,8 +149,9 @@ struct port {
 	bool udp, paused;
 };
 extern struct port ports[PORTS];
-extern int port_count;
+extern int port_count, most_connections, most_flows;
 extern bool transparent;
+void share_descriptors(unsigned long limit);
 int add_port(int member, int fd, uint16_t target);
 void drop_ports(int member);
 void resume_ports(void);
@@ -169,6 +174,13 @@ static inline long long now(void) /* ms that never jump */
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
+}
+
+/* Whether a member that has so many of what all share may take one more. It leaves as many as it has,
+ * so that whoever comes next finds one (Choudhury and Hahne 1998, dynamic thresholds). */
+static inline bool may_take(int his, int free)
+{
+	return his < free;
 }
 
 static inline bool same(const struct address *one, const struct address *other)

@@ -2,8 +2,18 @@
 #include "networks.h"
 
 struct port ports[PORTS];
-int port_count;
+int port_count, most_connections = CONNECTIONS, most_flows = FLOWS;
 bool transparent;
+
+/* Give half of the descriptors to connections, two each, and an eighth to flows, where these are too
+ * few for all: members and the servers of names need some, too. */
+void share_descriptors(unsigned long limit)
+{
+	if (limit / 4 < CONNECTIONS)
+		most_connections = (int)(limit / 4);
+	if (limit / 8 < FLOWS)
+		most_flows = (int)(limit / 8);
+}
 
 /* Take a bound socket for a port of a member. The socket stays in the network that it was made in. */
 int add_port(int member, int fd, uint16_t target)

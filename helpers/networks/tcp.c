@@ -15,7 +15,7 @@ static struct connection {
 	bool connected, tried_other;
 	bool ended[2];   /* this side has sent its end */
 } connections[CONNECTIONS];
-static int connection_count, first_free;
+static int connection_count, first_free, in_use;
 
 static void set(int fd, int level, int option, int value)
 {
@@ -36,6 +36,8 @@ static void drop(int i, bool reset)
 		close(fd);
 		connections[i].fds[side] = -1;
 	}
+	clients[ports[connections[i].port].member].connections--;
+	in_use--;
 	if (i < first_free)
 		first_free = i;
 	resume_ports();
@@ -94,11 +96,8 @@ static void begin(int port, int fd)
 	while (i < connection_count && connections[i].fds[0] >= 0)
 		i++;
 	first_free = i + 1;
-	if (i == CONNECTIONS) {
-		first_free = CONNECTIONS;
-		close(fd);
-		return;
-	}
+	in_use++;
+	clients[ports[port].member].connections++;
 	if (i == connection_count)
 		connection_count++;
 	connections[i] = (struct connection){ { fd, -1 }, port, false, false, { false, false } };
@@ -109,12 +108,15 @@ static void begin(int port, int fd)
 
 void tcp_accept(int port)
 {
+	const struct client *member = &clients[ports[port].member];
+
 	for (int round = 0; round < 4 * ROUNDS; round++) {
-		int fd = accept4(ports[port].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		bool full = !may_take(member->connections, most_connections - in_use);
+		int fd = full ? -1 : accept4(ports[port].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd >= 0)
 			begin(port, fd);
-		else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+		else if (full || errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
 			ports[port].paused = true; /* until one of ours has ended */
 			epoll_ctl(the_epoll, EPOLL_CTL_DEL, ports[port].fd, NULL);
 			return;

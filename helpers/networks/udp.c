@@ -15,8 +15,12 @@ static struct flow {
 } flows[FLOWS];
 static int flow_count;
 
+static int in_use;
+
 static void end(int i)
 {
+	clients[ports[flows[i].port].member].flows--;
+	in_use--;
 	close(flows[i].fd);
 	flows[i].fd = -1;
 }
@@ -35,19 +39,24 @@ void udp_late(void)
 			end(i);
 }
 
-static int free_place(void)
+/* Return a free place; a member that has its share loses its oldest one. */
+static int free_place(int member)
 {
-	int oldest = 0;
+	bool full = !may_take(clients[member].flows, most_flows - in_use);
+	int oldest = -1;
 
 	for (int i = 0; i < flow_count; i++) {
-		if (flows[i].fd < 0)
-			return i;
-		if (flows[i].last < flows[oldest].last)
+		if (flows[i].fd < 0) {
+			if (!full)
+				return i;
+		} else if (ports[flows[i].port].member == member &&
+			   (oldest < 0 || flows[i].last < flows[oldest].last))
 			oldest = i;
 	}
-	if (flow_count < FLOWS)
+	if (!full)
 		return flow_count++;
-	end(oldest);
+	if (oldest >= 0)
+		end(oldest);
 	return oldest;
 }
 
@@ -77,7 +86,13 @@ static int flow_of(int port, const struct sockaddr_storage *who, socklen_t size)
 		close(fd);
 		return -1;
 	}
-	i = free_place();
+	i = free_place(ports[port].member);
+	if (i < 0) {
+		close(fd);
+		return -1;
+	}
+	clients[ports[port].member].flows++;
+	in_use++;
 	memset(&flows[i], 0, sizeof(flows[i]));
 	flows[i].fd = fd;
 	flows[i].port = port;

@@ -1,6 +1,7 @@
 """The packet filter of the hub: each bridge reaches the outside, and none reaches another.
 
 The name of a bridge says what it may reach: `br-...` the outside, `in-...` (--internal) nothing.
+Members are told apart by their addresses, so a packet must come by the bridge of its source.
 """
 
 from __future__ import annotations
@@ -64,11 +65,14 @@ def install(*, transparent: bool) -> None:
         *nftables.to_transparent_socket(),
         *nftables.mark(_MARK),
     ]
-    first = ("first", "filter", nftables.PREROUTING, -150, nftables.ACCEPT, [ours])
+    # As rp_filter does for IPv4. `::` is the source of who is about to take an address.
+    forged = [*not_outside, *nftables.from_ipv6(bytes(16), different=True)]
+    forged += [*nftables.from_elsewhere(), drop]
+    first = [forged, *([ours] if transparent else [])]
     nftables.make(
         "rless",
         [
-            *([first] if transparent else []),
+            ("first", "filter", nftables.PREROUTING, -150, nftables.ACCEPT, first),
             ("input", "filter", nftables.INPUT, 0, nftables.DROP, to_us),
             ("forward", "filter", nftables.FORWARD, 0, nftables.DROP, through),
             ("out", "nat", nftables.POSTROUTING, 100, nftables.ACCEPT, out),

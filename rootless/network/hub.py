@@ -262,8 +262,8 @@ def _populate(pasta: Pasta | None, way_out: bool) -> bool:
         if way_out:
             raise RlessError(
                 f"networks of several containers need the kernel's nf_tables: {error}",
-                "ask the administrator for `modprobe nf_tables nft_masq nft_ct`, use a network "
-                "made with --internal, or the default network",
+                "ask the administrator for `modprobe nf_tables nft_masq nft_ct nft_fib_inet`, "
+                "use a network made with --internal, or the default network",
             ) from error
         return False  # nothing is forwarded
     firewall.switch_forwarding_on()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from rootless.linux import process
+from rootless.linux.network import link, netlink
 from rootless.network import bridge, hub
 from tests.lib.compiled import sanitized_program
 from tests.lib.faults import children
@@ -187,6 +190,19 @@ def test_internal_network_forwards_no_queries(member: Make) -> None:
     assert one.run(look_up, "web", A, "10.9.3.1") == [0, ["0a090305"]]
 
 
+def test_dns_servers_of_an_internal_network_are_those_in_it(member: Make) -> None:
+    """--dns leads neither to the host, nor into networks that the member is not in."""
+    one, other = member(5, "web", bridges=("in-three",)), member(6, "db")
+    for outside in (bytes([127, 0, 0, 1]), other.address(1, 6)):
+        assert one.hub.call("S", outside.hex()) == 0
+        assert one.run(look_up, "www.example.org", A, "10.9.3.1") == [3, []]
+    server = member(7, "dns", bridges=("in-three",))
+    assert one.hub.call("S", "7f000001", server.address(3, 7).hex()) == 0
+    with serving(server, serve_names):
+        found = one.run(look_up_until_answered, "www.example.org", "10.9.3.1")
+    assert found == ["c0000207"]
+
+
 def test_rename_changes_the_names(member: Make) -> None:
     one = member(5, "web")
     assert one.hub.call("N", one.id, "br-one", "neu") == 0
@@ -342,6 +358,146 @@ def kill_group(server: Member) -> None:
                 continue
 
 
+def test_forged_ipv6_source_is_not_believed(member: Make) -> None:
+    """Class 51: nobody asks in the name of a member of another network."""
+    one, spy, server = member(5, "web"), member(6, "spy", bridges=("br-two",)), member(7, "dns")
+    assert one.hub.call("S", server.address(1, 7).hex()) == 0
+    reader, writer = os.pipe()
+
+    def hear() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as socket_53:
+            socket_53.bind(("", 53))
+            os.write(3, b"l")
+            while True:
+                os.write(3, b"f" if b"forged" in socket_53.recv(4096) else b"o")
+
+    def forge() -> int:
+        forged = one.address6(1, 5)
+        netlink.call([link.address(link.index("eth0"), forged, 128)])
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+            client.bind((socket.inet_ntop(socket.AF_INET6, forged), 0))
+            client.sendto(question("forged.example.org"), ("fd09:2::1", 53))
+        return look_up("spy", A, "fd09:2::1")[0]  # this one is believed
+
+    def ask_honestly() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+            client.sendto(question("www.example.org"), ("fd09:1::1", 53))
+
+    pid = server.start(hear, writer)
+    os.close(writer)
+    try:
+        assert os.read(reader, 1) == b"l"
+        assert spy.run(forge) == 0
+        one.run(ask_honestly)
+        assert os.read(reader, 1) == b"o"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+
+
+@contextlib.contextmanager
+def serving(server: Member, function: Callable[[], object]) -> Iterator[None]:
+    """Have a function serve in a member's network."""
+    pid = server.start(function)
+    try:
+        yield
+    finally:
+        kill_group(server)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def look_up_until_answered(name: str, server: str) -> list[str]:
+    """Look up a name of a server that is about to listen."""
+    deadline = time.monotonic() + 20
+    while True:
+        code, found = look_up(name, A, server)
+        if code == 0:
+            return found
+        assert time.monotonic() < deadline, code
+
+
+def serve_silently() -> None:
+    """Take questions, and answer none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("", 53))
+        signal.pause()
+
+
+def test_questions_are_shared_among_members_not_addresses(member: Make) -> None:
+    """One with six addresses does not keep another one from asking; it is told so at once."""
+    greedy = member(5, "greedy", bridges=("br-one", "br-two", "in-three"))
+    other, silent, server = member(6, "other"), member(7, "silent"), member(8, "dns")
+    assert greedy.hub.call("S", silent.address(1, 7).hex()) == 0
+    assert other.hub.call("S", server.address(1, 8).hex()) == 0
+
+    def ask_much() -> int:
+        failed = 0
+        gateways = [g for net in (1, 2, 3) for g in (f"10.9.{net}.1", f"fd09:{net}::1")]
+        clients = []
+        for gateway in gateways:
+            family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
+            client = socket.socket(family, socket.SOCK_DGRAM)
+            client.connect((gateway, 53))
+            clients.append(client)
+        for number in range(20):
+            for client in clients:
+                client.send(question("www.example.org", A, number))
+        while select.select(clients, [], [], 0.5)[0]:
+            for client in select.select(clients, [], [], 0)[0]:
+                failed += read(client.recv(4096))[0] == 2
+        return failed
+
+    with serving(silent, serve_silently), serving(server, serve_names):
+        found = other.run(look_up_until_answered, "www.example.org", GATEWAY)
+        assert found == ["c0000207"]
+        assert greedy.run(ask_much) >= 6 * 20 - 32  # half of the places are left
+        assert other.run(look_up, "www.example.org") == [0, ["c0000207"]]
+
+
+def test_asker_that_resets_its_connection_is_forgotten_at_once(member: Make) -> None:
+    """The kernel told of it without end, as long as the program waited for the server."""
+    one, server = member(5, "web"), member(6, "dns")
+    assert one.hub.call("S", server.address(1, 6).hex()) == 0
+    reader, writer = os.pipe()
+
+    def serve() -> None:
+        with socket.create_server(("", 53)) as stream:
+            os.write(3, b"l")
+            client, _ = stream.accept()
+            client.recv(4096)
+            os.write(3, b"q")
+            client.recv(4096)
+            os.write(3, b"e")
+            signal.pause()
+
+    def reset() -> None:
+        client = socket.create_connection((GATEWAY, 53), 5)
+        query = question("www.example.org")
+        client.sendall(struct.pack(">H", len(query)) + query)
+        os.read(reader, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{one.hub.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    pid = server.start(serve, writer)
+    os.close(writer)
+    try:
+        assert os.read(reader, 1) == b"l"
+        before = ticks()
+        one.run(reset)
+        assert os.read(reader, 1) == b"e"
+        assert ticks() - before < os.sysconf("SC_CLK_TCK")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+
+
 def test_silent_or_missing_dns_server_is_tolerated(member: Make) -> None:
     one, two = member(5, "web"), member(6, "dns")
     assert one.hub.call("S", two.address(1, 6).hex()) == 0
@@ -380,6 +536,21 @@ def echo() -> None:
                 client.shutdown(socket.SHUT_WR)
                 os._exit(0)
             client.close()
+
+
+def echo_to_all() -> None:
+    """Echo what comes, on any number of connections, in one process."""
+    with socket.create_server(("", 80), backlog=2048) as server:
+        clients = []
+        while True:
+            for ready in select.select([server, *clients], [], [])[0]:
+                if ready is server:
+                    clients.append(server.accept()[0])
+                elif data := ready.recv(65536):
+                    ready.sendall(data)
+                else:
+                    clients.remove(ready)
+                    ready.close()
 
 
 def echo_datagrams() -> None:
@@ -571,6 +742,40 @@ def told_by(address: str, port: int) -> str:
             pass  # the member does not listen yet
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def wait_until_idle(pid: int) -> None:
+    """Wait until a process has taken the connections that it takes."""
+    before = -1
+    while (now := len(os.listdir(f"/proc/{pid}/fd"))) != before:
+        before = now
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def few_descriptors(monkeypatch: pytest.MonkeyPatch, member: Make, tmp_path: Path) -> None:
+    """Give the program 800 descriptors."""
+    program = process.own_program(hub.PROGRAM)
+    limited = tmp_path / "limited"
+    limited.write_text(f'#!/bin/sh\nulimit -n 800\nexec {program} "$@"\n')
+    limited.chmod(0o755)
+    monkeypatch.setattr(process, "own_program", lambda _: str(limited))
+    monkeypatch.setattr(process, "open_own_program", lambda _: os.open("/dev/null", os.O_RDONLY))
+
+
+@pytest.mark.usefixtures("few_descriptors")
+def test_idle_clients_of_a_port_leave_descriptors_to_others(member: Make) -> None:
+    popular, other = member(5, "web"), member(6, "db")
+    with serving(popular, echo_to_all), serving(other, echo_to_all):
+        port, other_port = (publish(one, 80, socket.SOCK_STREAM) for one in (popular, other))
+        connect(port).close()
+        clients = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(450)]
+        wait_until_idle(popular.hub.pid)
+        with connect(other_port):
+            pass
+        for client in clients:
+            client.close()
+        connect(port).close()  # it goes on once there is room
 
 
 def test_connection_to_a_closed_port_is_refused(member: Make) -> None:

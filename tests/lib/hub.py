@@ -79,14 +79,20 @@ class Member:
             text = stream.read()
         return idmap.take_answer(text, os.waitpid(pid, 0)[1])
 
-    def start(self, function: Callable[[], object]) -> int:
-        """Start a function in the member's network that goes on; return its pid."""
+    def start(self, function: Callable[[], object], keep: int = -1) -> int:
+        """Start a function in the member's network that goes on; return its pid.
+
+        Args:
+            keep: a descriptor that stays open there, as number 3.
+        """
         pid = os.fork()
         if pid == 0:
             try:
                 for kind in ("user", "net"):
                     ns.setns(os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY))
-                process.close_from(3)
+                if keep >= 0:
+                    os.dup2(keep, 3)
+                process.close_from(4 if keep >= 0 else 3)
                 function()
             finally:
                 os._exit(70)

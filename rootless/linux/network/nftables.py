@@ -27,6 +27,7 @@ _REGISTER, _VERDICT = 1, 0
 _EQUAL, _NOT_EQUAL, _AT_MOST, _AT_LEAST = 0, 1, 3, 5
 _META_MARK, _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 3, 6, 7, 15, 16
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
+_FIB_OIF, _FIB_SOURCE_BY_IIF = 1, 1 | 8
 _ESTABLISHED_RELATED = 2 | 4  # NF_CT_STATE_BIT
 IPV4, IPV6 = 2, 10
 
@@ -155,6 +156,11 @@ def counter() -> bytes:
     return _expression("counter")
 
 
+def from_ipv6(prefix: bytes, *, different: bool = False) -> list[bytes]:
+    """Match IPv6 packets from addresses that begin with these bytes, or with others."""
+    return _header(IPV6, 8, prefix, different)
+
+
 def to_ipv4(prefix: bytes) -> list[bytes]:
     """Match IPv4 packets to addresses that begin with these bytes."""
     return _header(IPV4, 16, prefix)
@@ -165,13 +171,21 @@ def to_ipv6(prefix: bytes) -> list[bytes]:
     return _header(IPV6, 24, prefix)
 
 
-def _header(family: int, offset: int, data: bytes) -> list[bytes]:
+def _header(family: int, offset: int, data: bytes, different: bool = False) -> list[bytes]:
     return [
         _load(_META_NFPROTO),
         _compare(bytes([family])),
         _payload(_NETWORK_HEADER, offset, len(data)),
-        _compare(data),
+        _compare(data, int(different)),
     ]
+
+
+def from_elsewhere() -> list[bytes]:
+    """Match packets whose source is not reached by the interface that they come by."""
+    looked_up = _expression(
+        "fib", _number(1, _REGISTER), _number(2, _FIB_OIF), _number(3, _FIB_SOURCE_BY_IIF)
+    )
+    return [looked_up, _compare(bytes(4))]
 
 
 def is_known() -> list[bytes]:

@@ -230,7 +230,7 @@ def test_other_users_can_ping_in_a_container_of_root(rless: Product) -> None:
 
 @pytest.mark.needs("default route")
 def test_security_class_38_raw_packets_stay_in_a_container_with_net_raw(rless: Product) -> None:
-    """Class 38: the header has the loopback, and the kernel is told another address (IP_HDRINCL)."""
+    """Class 38: the header has the loopback, the kernel is told another address (IP_HDRINCL)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.9", 9))
         outward = probe.getsockname()[0]

@@ -101,7 +101,7 @@ def test_default_filter_refuses_dangerous_calls(rless: Product) -> None:
 
 
 def test_security_class_38_raw_sockets_only_on_request(rless: Product) -> None:
-    """Class 38: nor do frames go past the interface's guard, unless CAP_NET_ADMIN could remove it."""
+    """Class 38: nor do frames go past the interface's guard, where that cannot be removed."""
     names = ("raw", "packet", "packet-old", "xdp", "packet-bypass")
 
     def tried(*flags: str) -> dict[str, str]:
