@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from rootless.host import doctor
+from rootless.host import doctor, probe
 from rootless.host.checks import FAIL, OK, WARN, Check
 
 
@@ -64,3 +65,18 @@ def test_foreign_storage_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = list(doctor._storage(True))
     assert [check.status for check in found] == [FAIL]
     assert found[0].fix == f"chmod 700 {tmp_path}"
+
+
+def test_what_needs_user_namespaces_is_not_judged_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as in a chroot: modules of the kernel would be named as missing."""
+
+    def refused() -> str:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
+    monkeypatch.setattr(probe, "user_namespace", refused)
+    found = {check.id: check.status for check in doctor.collect()}
+    assert found["userns"] == FAIL
+    assert not {"bridges", "mounts", "idmap", "overlay"} & set(found)
