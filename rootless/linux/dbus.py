@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-TIMEOUT = 10.0  # seconds for each thing that is waited for
+TIMEOUT = 10.0  # seconds for each thing that is waited for; less for who is known to be mute
 _LARGEST = 1 << 20  # bytes of a message; the specification allows 128 MiB
 _LONGEST_LINE = 1024  # bytes of an answer before there are messages
 _DEEPEST = 16  # containers in containers
@@ -70,6 +70,10 @@ class DBusError(RlessError):
     def __init__(self, message: str, name: str = "") -> None:
         super().__init__(message)
         self.name = name
+
+
+class NoAnswerError(DBusError):
+    """Report that somebody is there and says nothing."""
 
 
 class Message:
@@ -329,11 +333,12 @@ def outer_uid() -> int:
     return own
 
 
-def reach(sockets: Sequence[tuple[str, bool]]) -> Connection:
+def reach(sockets: Sequence[tuple[str, bool]], patience: float | None = None) -> Connection:
     """Connect to the first of some sockets behind which there is somebody.
 
     Args:
         sockets: paths, and whether each is a bus.
+        patience: as for `Connection`.
 
     Raises:
         DBusError: nobody is there.
@@ -343,7 +348,7 @@ def reach(sockets: Sequence[tuple[str, bool]]) -> Connection:
         if not is_ours(path):
             continue
         try:
-            return Connection(path, broker, outer_uid())
+            return Connection(path, broker, outer_uid(), patience)
         except DBusError as error:
             why = error
     raise why or DBusError("the user has no systemd here")
@@ -355,6 +360,7 @@ class Connection:
     Attributes:
         broker: there is a message bus at the other end, not systemd itself.
         is_ready: we were let in.
+        patience: seconds for each thing that is waited for.
         serial: of the last message.
     """
 
@@ -365,22 +371,25 @@ class Connection:
         "_socket",
         "broker",
         "is_ready",
+        "patience",
         "serial",
     )
 
-    def __init__(self, path: str, broker: bool, uid: int) -> None:
+    def __init__(self, path: str, broker: bool, uid: int, patience: float | None = None) -> None:
         """Connect and say who we are; nothing is waited for but the connection.
 
         Args:
             path: of the socket.
             broker: it is a message bus, which wants a Hello.
             uid: ours, as the other side sees it.
+            patience: seconds; None: TIMEOUT.
 
         Raises:
             DBusError: there is nobody, or another user.
         """
 
         self.broker = broker
+        self.patience = TIMEOUT if patience is None else patience
         self._deadline = 0.0
         self._data = bytearray()
         self._out = bytearray()
@@ -388,7 +397,7 @@ class Connection:
         self.is_ready = False
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
-            self._socket.settimeout(TIMEOUT)
+            self._socket.settimeout(self.patience)
             self._socket.connect(path)
             peer = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
             pid, owner = (int.from_bytes(peer[at : at + 4], "little") for at in (0, 4))
@@ -430,7 +439,7 @@ class Connection:
         Raises:
             DBusError: it has not, or has gone.
         """
-        self._deadline = time.monotonic() + TIMEOUT
+        self._deadline = time.monotonic() + self.patience
         if not self.is_ready:
             self._await_welcome()
             if self.broker:
@@ -447,8 +456,10 @@ class Connection:
         try:
             self._socket.settimeout(self._left())
             self._socket.sendall(self._out)
+        except TimeoutError as error:
+            raise NoAnswerError("D-Bus: no answer in time") from error
         except OSError as error:
-            raise DBusError(f"D-Bus: {error.strerror or 'no answer in time'}") from error
+            raise DBusError(f"D-Bus: {error.strerror}") from error
         self._out.clear()
 
     def listen(self, rule: str) -> None:
@@ -462,7 +473,7 @@ class Connection:
         Raises:
             DBusError: it is an error, or does not come.
         """
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + self.patience
         while True:
             message = self.receive(deadline)
             if message.answers(serial):
@@ -506,8 +517,10 @@ class Connection:
         try:
             self._socket.settimeout(self._left())
             data = self._socket.recv(65536)
-        except OSError as error:  # TimeoutError, too
-            raise DBusError(f"D-Bus: {error.strerror or 'no answer in time'}") from error
+        except TimeoutError as error:
+            raise NoAnswerError("D-Bus: no answer in time") from error
+        except OSError as error:
+            raise DBusError(f"D-Bus: {error.strerror}") from error
         if not data:
             raise DBusError("D-Bus: the connection was closed")
         self._data += data
@@ -515,5 +528,5 @@ class Connection:
     def _left(self) -> float:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise DBusError("D-Bus: no answer in time")
+            raise NoAnswerError("D-Bus: no answer in time")
         return left

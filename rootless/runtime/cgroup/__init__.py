@@ -82,10 +82,10 @@ class PendingCgroup:
                 return
         if early and (group := of_user_manager(os.getuid())) is not None:
             self._priming = prime_migration(group)
-        from rootless.linux import dbus
+        from rootless.runtime.cgroup import patience
 
         try:
-            self._connection = dbus.reach(reachable)
+            self._connection = patience.reach(reachable)
         except RlessError as error:
             self._error = error
             return
@@ -100,12 +100,14 @@ class PendingCgroup:
         self._request = request
         if self._connection is None:
             return
+        from rootless.runtime.cgroup import patience
         from rootless.runtime.cgroup.systemd import Scope
 
         try:
             self._scope = Scope(self._connection, request, pids)
             self._scope.ask()
         except RlessError as error:
+            patience.remember(error)
             self._error = error
             self.close()
 
@@ -143,9 +145,12 @@ class PendingCgroup:
         request = self._request
         if self._error is not None and _is_about_limits(self._error):
             raise self._error
-        if self._scope is not None:
+        if self._scope is not None and self._connection is not None:
+            from rootless.runtime.cgroup import patience
+
             try:
                 group = cgroupfs.Group(self._scope.finish(), f"systemd made {self._scope.unit}")
+                patience.answered(self._connection)
                 if helpers:
                     self._scope.adopt(helpers)
                 members = read_words(f"{group.directory}/cgroup.procs")
@@ -157,6 +162,7 @@ class PendingCgroup:
             except RlessError as error:
                 if _is_about_limits(error):
                     raise
+                patience.remember(error)
                 self._error = error
             finally:
                 self.close()
@@ -292,14 +298,14 @@ def shelter(name: str, description: str, pid: int) -> None:
     """
     if not (reachable := sockets()):
         return
-    from rootless.linux import dbus
+    from rootless.runtime.cgroup import patience
     from rootless.runtime.cgroup.systemd import Scope
 
     request = CgroupRequest(name, "systemd")
     request.description = description
     children = read_words(f"/proc/{pid}/task/{pid}/children")
     try:
-        connection = dbus.reach(reachable)
+        connection = patience.reach(reachable)
         try:
             scope = Scope(connection, request, [pid, *map(int, children)])
             scope.ask()

@@ -24,7 +24,8 @@ import time
 
 from rootless.errors import RlessError
 from rootless.linux.cgroup import find_own, membership
-from rootless.linux.dbus import SIGNAL, TIMEOUT, DBusError, reach
+from rootless.linux.dbus import SIGNAL, DBusError
+from rootless.runtime.cgroup import patience
 from rootless.runtime.cgroup import resources as limits
 
 TYPE_CHECKING = False
@@ -162,12 +163,13 @@ class Scope:
             RlessError: systemd refuses.
         """
         now = time.monotonic()
-        again, deadline, job = now + _AGAIN, now + TIMEOUT, ""
+        most = self._connection.patience
+        again, deadline, job = now + _AGAIN, now + most, ""
         while not self._has(self._pids):
             message = self._connection.receive(deadline)
             try:
                 if message.answers(self._request):
-                    job, deadline = message.body[0], time.monotonic() + TIMEOUT
+                    job, deadline = message.body[0], time.monotonic() + most
             except DBusError as error:
                 # The monitor of the last start has not quite ended.
                 if error.name != _EXISTS or time.monotonic() > again:
@@ -226,14 +228,15 @@ def is_delegated(directory: str, sockets: Sequence[tuple[str, bool]]) -> bool:
     )
     to = (_MANAGER[0], f"{_MANAGER[1]}/unit/{path}", "org.freedesktop.DBus.Properties")
     try:
-        connection = reach(sockets)
+        connection = patience.reach(sockets)
         try:
             call = connection.call(to, "Get", "ss", f"org.freedesktop.systemd1.{kind}", "Delegate")
             connection.send()
             return connection.answer(call) == [True]
         finally:
             connection.close()
-    except DBusError:
+    except DBusError as error:
+        patience.remember(error)
         return False
 
 
@@ -249,7 +252,7 @@ def attach(directory: str, pid: int, sockets: Sequence[tuple[str, bool]], deeper
     unit, below = unit_of(directory)
     if not unit:
         raise DBusError(f"{directory} is in no unit of systemd")
-    connection = reach(sockets)
+    connection = patience.reach(sockets)
     try:
         connection.answer(_ask_to_move(connection, unit, below + deeper, [pid]))
     finally:
@@ -263,7 +266,7 @@ def change(directory: str, resources: dict[str, Any], sockets: Sequence[tuple[st
         DBusError: systemd refuses.
     """
     unit, _ = unit_of(directory)
-    connection = reach(sockets)
+    connection = patience.reach(sockets)
     try:
         call = connection.call(
             _MANAGER, "SetUnitProperties", "sba(sv)", unit, True, properties(resources)
