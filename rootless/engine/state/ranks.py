@@ -6,11 +6,11 @@ under which such a container is made has no owner any more once the start proces
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 
 from rootless.errors import SyscallError
+from rootless.linux import locks
 from rootless.linux.process import pidfd_open, pidfd_send_signal
 from rootless.linux.signals import signal
 
@@ -69,10 +69,9 @@ def drop_lock(path: str) -> None:
     except OSError:
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink:
-            os.unlink(path)
+        if locks.lock(fd, wait=False) and locks.is_at(fd, path):
+            os.unlink(path)  # else it is being made
     except OSError:
-        pass  # it is being made
+        pass  # another command was faster
     finally:
         os.close(fd)
