@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rootless.cli.parse import Verb
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ VERB = Verb(
     ),
     least=2,
     most=2,
+    failure=1,
 )  # fmt: skip
 
 
@@ -42,10 +42,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.state import reconcile
 
     reconcile.reconcile()
-    try:
-        network_connect.connect(
-            args[0], args[1], {key: value for key, value in values.items() if value}
-        )
-    except RlessError as error:
-        raise RlessError(error.message, error.hint, 1) from error
+    network_connect.connect(
+        args[0], args[1], {key: value for key, value in values.items() if value}
+    )
     return 0

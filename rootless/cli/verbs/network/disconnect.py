@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rootless.cli.parse import Verb
-from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ VERB = Verb(
     ),
     least=2,
     most=2,
+    failure=1,
 )  # fmt: skip
 
 
@@ -32,8 +32,5 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.state import reconcile
 
     reconcile.reconcile()
-    try:
-        network_connect.disconnect(args[0], args[1], bool(values.get("force")))
-    except RlessError as error:
-        raise RlessError(error.message, error.hint, 1) from error
+    network_connect.disconnect(args[0], args[1], bool(values.get("force")))
     return 0
