@@ -59,3 +59,34 @@ def test_pages_are_written_by_a_build_that_has_nothing_but_python(tmp_path: Path
     lean = [sys.executable, "-I", "-S", "-B", "-c", f"{code}manual.main()", str(tmp_path)]
     subprocess.run(lean, check=True)
     assert {file.name for file in tmp_path.iterdir()} == set(manual.pages())
+
+
+def test_installation_has_the_pages(tmp_path: Path) -> None:
+    """Without the setuptools that a build has: they only call what setup.py gives them."""
+    code = """
+import runpy, sys, types
+class Base:
+    __version__, sub_commands, outfiles = "99", [], []
+class Module(types.ModuleType):
+    __path__ = []
+    def __getattr__(self, name):
+        if name == "setup":
+            return lambda **given: asked.update(given)
+        return "99" if name == "__version__" else Base
+asked = {}
+for name in ("setuptools", "setuptools.command", "setuptools.command.bdist_wheel",
+             "setuptools.command.build", "distutils", "distutils.command",
+             "distutils.command.build_scripts", "distutils.command.install_data"):
+    sys.modules[name] = Module(name)
+runpy.run_path(sys.argv.pop(1))
+assert asked["distclass"]().has_data_files()  # else install_data is not called
+command = asked["cmdclass"]["install_data"]()
+command.install_dir = sys.argv[1]
+command.run()
+print(*command.outfiles, sep="\\n")
+"""
+    lean = [sys.executable, "-I", "-S", "-B", "-c", code, str(ROOT / "setup.py"), str(tmp_path)]
+    done = subprocess.run(lean, check=True, capture_output=True, text=True)
+    directory = tmp_path / "share" / "man" / "man1"
+    assert set(done.stdout.split()) == {str(directory / name) for name in manual.pages()}
+    assert all(Path(path).read_text().startswith(".TH RLESS") for path in done.stdout.split())
