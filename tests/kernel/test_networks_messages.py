@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rootless.network import hub
-from tests.lib.hub import Member
+from tests.lib.hub import Member, only_member
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "compiler")
 
@@ -20,14 +19,8 @@ pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "compiler")
 @pytest.fixture
 def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Member]:
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
-    made = Member(5, ["web"], ["in-three"])
-    yield made
-    made.end()
-    deadline = time.monotonic() + 5
-    while (left := hub.connect()) is not None:
-        left.close()
-        assert time.monotonic() < deadline, "the hub stays"
-        time.sleep(0.01)
+    with only_member("in-three") as made:
+        yield made
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from rootless.network import hub
 from tests.lib.compiled import static_program
 from tests.lib.faults import children
-from tests.lib.hub import Member, question, read
+from tests.lib.hub import Member, only_member, question, read
 
 pytestmark = pytest.mark.needs("user namespaces", "compiler")
 
@@ -35,14 +34,8 @@ CAP_NET_ADMIN = 12
 @pytest.fixture
 def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Member]:
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
-    made = Member(5, ["web"], ["br-one"])
-    yield made
-    made.end()
-    deadline = time.monotonic() + 5
-    while (left := hub.connect()) is not None:
-        left.close()
-        assert time.monotonic() < deadline, "the hub stays"
-        time.sleep(0.01)
+    with only_member("br-one") as made:
+        yield made
 
 
 def status(pid: int) -> dict[str, str]:

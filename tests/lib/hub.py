@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from rootless.engine import idmap_policy
@@ -105,6 +107,19 @@ class Member:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
+
+
+@contextlib.contextmanager
+def only_member(name: str) -> Iterator[Member]:
+    """Give the one member of a hub, which ends with it."""
+    made = Member(5, ["web"], [name])
+    yield made
+    made.end()
+    deadline = time.monotonic() + 30
+    while (left := hub.connect()) is not None:
+        left.close()
+        assert time.monotonic() < deadline, "the hub stays"
+        time.sleep(0.01)
 
 
 def _wait() -> NoReturn:
