@@ -33,6 +33,7 @@ def other(member: Member) -> Iterator[hub.Hub]:
 
 
 def descriptors(pid: int) -> int:
+    """Return how many it has; it may still be closing one of who made the member."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
@@ -40,8 +41,9 @@ def test_port_for_a_nonmember_is_refused(other: hub.Hub) -> None:
     """It would have stayed bound when the connection had ended."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         before = descriptors(other.pid)
-        assert other.call("P", "80", fds=[bound.fileno()]) == errno.EINVAL
-        assert descriptors(other.pid) == before
+        for _ in range(3):
+            assert other.call("P", "80", fds=[bound.fileno()]) == errno.EINVAL
+        assert descriptors(other.pid) <= before
 
 
 def test_unexpected_descriptor_is_closed(other: hub.Hub) -> None:
@@ -49,7 +51,7 @@ def test_unexpected_descriptor_is_closed(other: hub.Hub) -> None:
     for _ in range(3):
         with open(os.devnull) as file:
             other._ask(("W",), [file.fileno()])
-    assert descriptors(other.pid) == before
+    assert descriptors(other.pid) <= before
 
 
 def test_prefix_longer_than_an_address_is_refused(other: hub.Hub) -> None:
