@@ -37,7 +37,6 @@ COMMANDS = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.command
 HOT = "helpers/hot.py"
 MANUAL = "rootless.cli.manual"
 HELPERS = {
-    "rless-prime-cgroup": "helpers/prime_cgroup.c",
     "rless-init": "helpers/init.c",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",

@@ -222,25 +222,86 @@ int become_foreground(char **more, int size)
 	return become_python();
 }
 
-/* Tell whether a container is to be run. With --join there may be no process of ours in it. */
-static bool is_run(void)
+/* Return the place of the verb among the words; `count`: there is none. */
+static int find_verb(void)
 {
 	int at = 0;
 
-	if (strcmp(NAME, "rless") != 0)
-		return false;
 	for (; at < count && *words[at] == '-'; at++)
 		if (strcmp(words[at], "--storage") == 0 ||
 		    strcmp(words[at], "--cgroup-manager") == 0)
 			at++;
 	if (at < count && strcmp(words[at], "container") == 0)
 		at++;
-	if (at >= count || strcmp(words[at], "run") != 0)
+	return at < count && strcmp(NAME, "rless") == 0 ? at : count;
+}
+
+static bool is_verb(const char *verb)
+{
+	int at = find_verb();
+
+	return at < count && strcmp(words[at], verb) == 0;
+}
+
+/* Tell whether a container is to be run. With --join there may be no process of ours in it. */
+static bool is_run(void)
+{
+	if (!is_verb("run"))
 		return false;
-	while (++at < count)
+	for (int at = find_verb() + 1; at < count; at++)
 		if (strstr(words[at], "--join") == words[at])
 			return false;
 	return true;
+}
+
+/* Tell whether we are in a log-in session of a user with a systemd, so that systemd has to move us. */
+static bool is_in_session(void)
+{
+	char text[4096];
+	int fd = openat(AT_FDCWD, "/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+	ssize_t size = read(fd, text, sizeof(text) - 1);
+
+	close(fd);
+	text[size < 0 ? 0 : size] = 0;
+	return strstr(text, "0::/user.slice/") && !strstr(text, "/user@");
+}
+
+/*
+ * Have the kernel prepare for a move of a process between control groups by systemd, while Python
+ * starts: of a start into its scope, of `exec` out of a session into the container's.
+ *
+ * The first move after a while waits for an RCU grace period, 4 to 20 ms; those in the next 15 ms do
+ * not. So a process that nobody waits for asks for a move that is never made, that of itself as a
+ * thread into another domain. The kernel finds that out when it has the lock that takes so long.
+ *
+ * Source: kernel/cgroup/cgroup.c, cgroup_attach_lock; Admin Guide, Control Group v2, Threads.
+ */
+static void prime_migration(void)
+{
+	char text[128];
+	unsigned long user = (unsigned long)getuid();
+	pid_t pid;
+	int fd;
+
+	snprintf(text, sizeof(text),
+		 "/sys/fs/cgroup/user.slice/user-%lu.slice/user@%lu.service/cgroup.threads", user, user);
+	fd = openat(AT_FDCWD, text, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	pid = fork();
+	if (pid == 0) {
+		if (fork() == 0) {
+			/* Who reads our output must not wait for us. */
+			syscall(SYS_close_range, 0L, (long)fd - 1, 0L);
+			syscall(SYS_close_range, (long)fd + 1, ~0UL, 0L);
+			snprintf(text, sizeof(text), "%d", (int)getpid());
+			_exit(write(fd, text, strlen(text)) < 0);
+		}
+		_exit(0);
+	}
+	close(fd);
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
 }
 
 /* Guess whether the container gets a network of its own; Python knows, this only saves a process. */
@@ -308,5 +369,7 @@ int main(int argc, char **argv)
 			*at = 0;
 			slashes++;
 		}
+	if (is_verb("run") || is_verb("start") || (is_verb("exec") && is_in_session()))
+		prime_migration();
 	return is_run() ? run() : begin();
 }

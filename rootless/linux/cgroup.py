@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.linux.process import own_program
-
 _MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-_PRIME_CGROUP = "rless-prime-cgroup"
 # What gives users the controllers, where the distribution's systemd does not (user@.service(5)).
 DELEGATE_FILE = "/etc/systemd/system/user@.service.d/delegate.conf"
 DELEGATE_TEXT = "[Service] Delegate=cpu cpuset io memory pids"
@@ -88,23 +85,14 @@ def find_own() -> str | None:
     return None
 
 
-def prime_migration(group: str) -> int:
-    """Have the kernel prepare for the next move of a process between groups.
+def may_enter(group: str) -> bool:
+    """Tell whether the caller may move to a group, or be born in it.
 
-    The first move after a while waits for an RCU grace period, 4 to 20 ms with the hierarchy
-    locked; those in the next 15 ms do not. A child of ours waits while we go on: it asks for a
-    move that is never made, of itself as a thread into another domain.
-
-    Args:
-        group: the directory of a group that we may write to.
-
-    Returns:
-        The pid of the child, to be waited for when the next move is made; 0: there is none.
-
-    Source: kernel/cgroup/cgroup.c, cgroup_attach_lock; Admin Guide, Control Group v2, Threads.
+    It must be able to write to the common group of its own and that one, too (cgroups(7),
+    "Delegation containment").
     """
-    try:
-        words = [_PRIME_CGROUP, f"{group}/cgroup.threads"]
-        return os.posix_spawn(own_program(_PRIME_CGROUP), words, {})
-    except OSError:
-        return 0  # the move takes longer then
+    own = find_own()
+    if own is None:
+        return False
+    common = os.path.commonpath((own, group))
+    return all(os.access(f"{one}/cgroup.procs", os.W_OK) for one in (group, common))

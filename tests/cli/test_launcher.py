@@ -219,3 +219,24 @@ def test_interrupt_inside_an_interpreter_callback_ends_the_program(venv: Prefix)
     done = run(venv.launcher, "callback")
     assert (done.returncode, done.stdout) == (0, "it goes on\n")
     assert "ValueError" in done.stderr
+
+
+# A tmpfs in the place of the control groups, as the user with id 0 of a new user namespace.
+GROUPS = """
+threads=/sys/fs/cgroup/user.slice/user-0.slice/user@0.service/cgroup.threads
+mount -t tmpfs none /sys/fs/cgroup && mkdir -p ${threads%/*} && : >$threads || exit
+"$@" >/dev/null
+[ "$2" = ps ] || until [ -s $threads ]; do sleep 0.02; done
+cat $threads
+"""
+
+
+@pytest.mark.needs("user namespaces")
+@pytest.mark.parametrize(("verb", "primes"), [("run", True), ("start", True), ("ps", False)])
+def test_move_by_systemd_is_primed(tmp_path: Path, verb: str, primes: bool) -> None:
+    """While Python starts somebody asks the kernel to move a thread."""
+    prefix = Prefix(tmp_path / "venv", f"lib/{VERSION}/site-packages").add_python()
+    command = ["unshare", "-Urm", "sh", "-c", GROUPS, "sh", str(prefix.launcher), verb]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isdigit() == primes

@@ -56,7 +56,6 @@ def _make(request: RunRequest, foreground: Foreground, make_room: Callable[[], N
         sandbox = Sandbox(request, streams, pending=pending, file=argument.file)
     if sandbox is None and pending is not None:
         pending.close()  # it may be long until it is wanted
-        pending.reap()
     try:
         from rootless.engine.start.create import create
         from rootless.engine.start.start import run_to_exit

@@ -184,7 +184,6 @@ class Sandbox:
             RlessError: the network failed.
         """
         assert self._holder is not None
-        self.pending.reap()
         if self.pasta is not None:
             self.pasta.wait_ready()
         if self.member is not None:
@@ -206,7 +205,6 @@ class Sandbox:
         if self._holder is not None:
             self._holder.close()
         self.pending.close()
-        self.pending.reap()
 
     def published(self) -> list[str]:
         """Return the ports that are published, as `ports.Taken` shows them."""
@@ -281,7 +279,7 @@ def begin_cgroup(request: RunRequest) -> PendingCgroup | None:
     if manager != "systemd" and not (manager == "auto" and sockets()):
         return None
     pending = PendingCgroup()
-    pending.begin(manager, request.cgroup_parent, [os.getppid()], early=True)
+    pending.begin(manager, request.cgroup_parent, [os.getppid()])
     return pending
 
 

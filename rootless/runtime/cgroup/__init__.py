@@ -12,7 +12,7 @@ import os
 
 from rootless import log
 from rootless.errors import RlessError
-from rootless.linux.cgroup import find_own, of_user_manager, prime_migration, read_words, sockets
+from rootless.linux.cgroup import find_own, of_user_manager, read_words, sockets
 from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.base import CgroupRequest
 from rootless.runtime.cgroup.none import NoCgroup
@@ -49,28 +49,25 @@ class PendingCgroup:
     needed. Only `finish` raises; it reports what went wrong before.
     """
 
-    __slots__ = ("_connection", "_error", "_priming", "_request", "_scope")
+    __slots__ = ("_connection", "_error", "_request", "_scope")
 
     def __init__(self) -> None:
         self._request = CgroupRequest("")
         self._connection: Connection | None = None
         self._scope: Scope | None = None
         self._error: RlessError | None = None
-        self._priming = 0
 
     def begin(
         self,
         manager: str,
         parent: str | None = None,
         others: Sequence[int] = (),
-        early: bool = False,
     ) -> None:
         """Connect to systemd, if there is to be a scope.
 
         Args:
             manager, parent: of the request that follows.
             others: processes that belong to us, besides children.
-            early: it is long until the place is needed, so that it is worth to `prime_migration`.
         """
         if manager not in ("auto", "systemd"):
             return
@@ -80,8 +77,6 @@ class PendingCgroup:
                 return
             if not reachable or (parent is None and _stays(reachable, others)):
                 return
-        if early and (group := of_user_manager(os.getuid())) is not None:
-            self._priming = prime_migration(group)
         from rootless.runtime.cgroup import patience
 
         try:
@@ -121,15 +116,6 @@ class PendingCgroup:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    def reap(self) -> None:
-        """Wait for what `begin` has started: it has ended when a place is there."""
-        child, self._priming = self._priming, 0
-        try:
-            if child:
-                os.waitpid(child, 0)
-        except ChildProcessError:
-            pass  # the caller has us ignore the ends of children
 
     def finish(self, helpers: Sequence[int] = (), note: Note | None = None) -> Cgroup:
         """Return the container's cgroup, made, with its limits.

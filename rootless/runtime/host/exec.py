@@ -39,7 +39,7 @@ import os
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import idmap, ns, prctl
-from rootless.linux.cgroup import membership, sockets
+from rootless.linux.cgroup import may_enter, membership, sockets
 from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
 from rootless.runtime import sync
 from rootless.runtime.cgroup.resources import asked
@@ -179,20 +179,22 @@ def prepare(
     Raises:
         RlessError: there is no filter, or the description is not valid.
     """
+    place = attach = None
+    if cgroup:
+        place = _place_of(init, cgroup) if below is None else cgroup + below
+    if cgroup and place and not may_enter(place) and (reachable := sockets()):
+        attach = _way_in(cgroup, place, reachable)
     seccomp = spec.get("linux", {}).get("seccomp")
     bpf = cached_filter(seccomp, cache_dir) if seccomp is not None else None
     if spec["process"].get("noNewPrivileges"):
         description["noNewPrivileges"] = True
     if description.get("terminal"):
         import rootless.runtime.inside.tty  # noqa: F401  # nothing can be imported later
-    place = None
-    if cgroup:
-        place = _place_of(init, cgroup) if below is None else cgroup + below
     return Entrant(
         description,
         init=init,
         cgroup=place,
-        attach=_way_in(cgroup, place),
+        attach=attach,
         limited=_has_limits(spec),
         oom_score=spec["process"].get("oomScoreAdj"),
         complete=complete,
@@ -218,11 +220,8 @@ def _place_of(init: Init, cgroup: str) -> str:
     return cgroup + path[len(known) :] if known not in ("", "/") else cgroup
 
 
-def _way_in(cgroup: str | None, place: str | None) -> Callable[[], None] | None:
-    """Return how to enter a control group that may be out of our reach; None: not by systemd."""
-    reachable = sockets() if cgroup else []
-    if not reachable or cgroup is None or place is None:
-        return None
+def _way_in(cgroup: str, place: str, reachable: list[tuple[str, bool]]) -> Callable[[], None]:
+    """Return how to have systemd move the caller."""
     from rootless.runtime.cgroup import systemd  # the joiner can import nothing
 
     below = place[len(cgroup) :]
