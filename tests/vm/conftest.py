@@ -62,7 +62,7 @@ LEFT = r"""
 for try in 1 2 3 4 5 6 7 8 9 10; do
     left=$(
         pgrep -a 'rless|pasta'
-        grep -E '/rless/containers/' /proc/*/mountinfo 2>/dev/null | head -n 5
+        grep -E '/rless/containers/| rless-[0-9a-f]{64} ' /proc/*/mountinfo 2>/dev/null | head -n 5
         find /sys/fs/cgroup -name 'rless-*' -o -name supervisor
         find /home/*/.local/share/rless/{containers,names,tmp,run/*/live} -mindepth 1 \
             ! -name booted

@@ -101,14 +101,16 @@ def show(directory: str, files: Iterable[str]) -> Mounted:
         os.mkdir(place, 0o700)
     except FileExistsError:
         pass  # of an earlier start
-    mounts.mount("tmpfs", place, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, _TMPFS)
+    # Named after the container: by that its processes are known (`state.ranks`).
+    source = f"rless-{directory.rpartition('/')[2]}"
+    mounts.mount(source, place, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, _TMPFS)
     try:
         for file in files:
-            source = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                _copy(source, shown(directory, file), os.fstat(source).st_mode & 0o7777)
+                _copy(fd, shown(directory, file), os.fstat(fd).st_mode & 0o7777)
             finally:
-                os.close(source)
+                os.close(fd)
     except BaseException:
         mounts.umount(place)
         raise

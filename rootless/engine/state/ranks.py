@@ -20,8 +20,8 @@ _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 def end_inside(container_id: str) -> None:
     """Kill what is in the mount namespace of a container whose monitor or holder has gone.
 
-    Known by the id, of which nobody else has mounts. The caller's own namespace is left out:
-    the monitor's, and that of programs that serve mounts.
+    Known by the id, of which nobody else has mounts (`etc_files.show`). The caller's own namespace
+    is left out: the monitor's, and that of programs that serve mounts.
     """
     deadline = time.monotonic() + _CLEAN_UP
     own = os.stat("/proc/self/ns/mnt").st_ino
