@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 
 from rootless.linux import process
 from rootless.linux.network import link, netlink
 from rootless.network import bridge, hub
+from tests.kernel.test_serve import in_a_fork
 from tests.lib.compiled import sanitized_program
 from tests.lib.faults import children
 from tests.lib.hub import AAAA, PTR, TXT, A, Member, question, read
@@ -833,3 +835,76 @@ def test_datagrams_are_forwarded(member: Make) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+# -- the way out ----------------------------------------------------------------------------------
+
+
+def frame(bridge_mac: bytes, source: str, target: str) -> bytes:
+    """Return a datagram without data, as a whole frame, with an address of the sender's choice."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    ends = b"".join(socket.inet_pton(family, end) for end in (source, target))
+    udp = struct.pack(">HHHH", 4444, 9, 8, 0)
+    if family == socket.AF_INET6:
+        head = struct.pack(">IHBB", 6 << 28, len(udp), socket.IPPROTO_UDP, 64) + ends
+        return bridge_mac + bytes([2, 0, 0, 0, 1, 5]) + b"\x86\xdd" + head + udp
+    sizes = struct.pack(">BBHHHBB", 0x45, 0, 28, 1, 0, 64, socket.IPPROTO_UDP)
+    total = sum(struct.unpack(">9H", sizes + ends))
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    head = sizes + struct.pack(">H", checksum) + ends
+    return bridge_mac + bytes([2, 0, 0, 0, 1, 5]) + b"\x08\0" + head + udp
+
+
+@pytest.mark.needs("tun", "pasta")
+def test_security_class_38_hub_sends_nothing_to_a_loopback(member: Make) -> None:
+    """Class 38: pasta would take these for the host's own; what is for others passes."""
+    one = member(5, "web")
+    assert one.hub.wait_for_way_out() == ""
+    outside, outside6 = "192.0.2.9", "2001:db8::9"
+    targets = ["127.0.0.1", "0.0.0.0", "0.1.2.3", outside]
+    targets6 = ["::", "::1", "::7f00:1", "::ffff:127.0.0.1", outside6]
+    reader, writer = os.pipe()
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as frames:
+            frames.bind(("eth0", 0))
+            mac = b"\x02\x42" + one.address(1, 1)
+            for target in targets:
+                frames.send(frame(mac, "10.9.1.5", target))
+            for target in targets6:
+                frames.send(frame(mac, "fd09:1::5", target))
+
+    def watch_way_out() -> list[str]:
+        bridge.enter(one.hub)
+        way_out = link.index("eth0")
+        with IPRoute() as route:
+            route.link("set", index=way_out, arp=False)  # nobody is asked who has the address
+            for family in (socket.AF_INET, socket.AF_INET6):
+                route.route("replace", dst="default", oif=way_out, family=family)
+        netlink.call([link.address(way_out, bytes.fromhex("20010db8" + 23 * "0" + "2"), 64)])
+        found: list[str] = []
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as frames:
+            frames.bind(("eth0", 3))
+            os.write(writer, b"r")
+            frames.settimeout(20)
+            while not {outside, outside6} <= set(found):
+                data = frames.recv(4096)
+                if data[12:14] == b"\x08\0" and data[23] == socket.IPPROTO_UDP:
+                    found.append(socket.inet_ntop(socket.AF_INET, data[30:34]))
+                elif data[12:14] == b"\x86\xdd" and data[20] == socket.IPPROTO_UDP:
+                    found.append(socket.inet_ntop(socket.AF_INET6, data[38:54]))
+        return found
+
+    def send_when_watched() -> None:
+        os.read(reader, 1)
+        one.run(send)
+
+    sender = os.fork()
+    if sender == 0:
+        try:
+            send_when_watched()
+        finally:
+            os._exit(0)
+    found = in_a_fork(watch_way_out)
+    os.waitpid(sender, 0)
+    assert not set(found) & {*targets[:-1], *targets6[:-1]}

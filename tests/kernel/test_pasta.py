@@ -427,7 +427,7 @@ def test_own_loopback_works(on_host: Callable[..., Any]) -> None:
     """The routes that keep packets from the host's loopback leave the container's own alone."""
 
     def inside() -> Any:
-        addresses = ["127.0.0.1", "127.1.2.3", "::1", ADDRESS]
+        addresses = ["127.0.0.1", "127.1.2.3", "::1", "10.0.2.100"]
         result = []
         for address in addresses:
             server = listen(address)

@@ -192,7 +192,7 @@ def test_limits_without_controllers_are_refused_and_leave_nothing(
     found = systemd.properties()
     assert found["Slice"] == "a.slice"
     assert found["MemoryMax"] == (50 + 32) << 20
-    assert found["CPUWeight"] == 20
+    assert found["CPUWeight"] == 59
     assert rless.containers() == []
 
 
