@@ -114,7 +114,7 @@ def test_unshare_works_with_one_id(rless: Product) -> None:
 def test_networks_work_with_one_id(rless: Product) -> None:
     rless("network", "create", "net").expect()
     rless.detach("web", "--network net", "sleep", "60")
-    found = rless.sh("nslookup web; ping -c 1 -W 1 web", "--network", "net")
+    found = rless.sh("nslookup web; ping -c 1 -W 1 web", "--network", "net", "--cap-add", "NET_RAW")
     assert "10.89." in found.out
     rless("rm", "-f", "web").expect()
     rless("network", "rm", "net").expect()
