@@ -73,7 +73,7 @@ _PRUNED = {
     "usr/share/zoneinfo",
     "usr/src",
 }
-_SECONDS = 0.5  # for all parts: /opt may be on a slow network file system
+_SECONDS = 2.0  # for all parts: /opt may be on a slow network file system
 _MOST_ENTRIES = 256  # of a directory that is taken apart
 _MOST_DEPTH = 4
 _SMALL_FILE = 64 << 10
