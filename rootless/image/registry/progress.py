@@ -101,13 +101,15 @@ class Progress:
         """Yield `chunks`, and show how many bytes of them there have been.
 
         Args:
-            layer: its short id, or another name for what is read.
+            layer: its short id, or another name for what is read: of a path or a URL the last part
+                is shown, as the line has to have room for the rest.
             states: what is being done, and what is said at the end, as ("Saving", "Saved").
             total: bytes that are expected; 0: nobody knows.
         """
         if not self._live:
             yield from chunks
             return
+        layer = os.path.basename(layer) or layer
         doing, done = states
         self.state(layer, doing, total)
         count = 0

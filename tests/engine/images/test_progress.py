@@ -49,7 +49,9 @@ def through_pipe(path: Path, rless: Product, *words: str) -> str:
 
 
 def test_progress_is_shown_on_a_terminal(rless: Product, tmp_path: Path) -> None:
-    archive, files = tmp_path / "image.tar", tmp_path / "files.tar"
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    archive, files = tmp_path / "image.tar", deep / "files.tar"
     assert ": Saved" in on_terminal(rless, "save", "-o", str(archive), rless.image)
     packed = (
         "save",
@@ -65,7 +67,7 @@ def test_progress_is_shown_on_a_terminal(rless: Product, tmp_path: Path) -> None
     rless("create", "--name", "one", rless.image).expect()
     rless("export", "-o", str(files), "one").expect()
     shown = on_terminal(rless, "import", str(files))
-    assert f"{files}: Read" in shown
+    assert "files.tar: Read" in shown  # whatever the length of the path
     assert "Pull complete" in shown
     assert "one: Committed" in on_terminal(rless, "commit", "one")
     rless("rm", "one").expect()
