@@ -30,11 +30,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from urllib3.response import BaseHTTPResponse
-
     from rootless.image.layer.layers import LayerBlob
     from rootless.image.model.platforms import PlatformRequest
     from rootless.image.model.reference import Reference
+    from rootless.image.registry.connections import Response
     from rootless.image.registry.progress import Progress
     from rootless.oci.image_spec import Descriptor
 
@@ -94,7 +93,7 @@ class Registry:
         except RlessError as error:
             log.debug(f"{error.message}; whether the image is current is not known")
             return ""
-        response.release_conn()
+        response.release()
         named = response.headers.get("Docker-Content-Digest", "").strip()
         return named if response.status == 200 and is_digest(named) else ""
 
@@ -341,7 +340,7 @@ class _Transfer:
                 return
             raise RlessError(f"{what} does not have its digest", "the registry is damaged or lies")
 
-    def _receive(self, response: BaseHTTPResponse, deadline: float) -> None:
+    def _receive(self, response: Response, deadline: float) -> None:
         try:
             for chunk in stream_body(response, deadline, self._what):
                 self._check()
@@ -427,7 +426,7 @@ def next_page(header: str) -> str:
     return target[1:]
 
 
-def _continues(response: BaseHTTPResponse, start: int) -> bool:
+def _continues(response: Response, start: int) -> bool:
     """Tell whether a partial answer goes on where the last one ended."""
     given = response.headers.get("Content-Range", "")
     return response.status == 206 and given.startswith(f"bytes {start}-")

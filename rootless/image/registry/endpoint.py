@@ -27,9 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from urllib3.response import BaseHTTPResponse
-
     from rootless.image.model.registries_conf import Location
+    from rootless.image.registry.connections import Response
     from rootless.image.registry.credentials import Credentials
     from rootless.image.registry.http import Body, Client
 
@@ -134,14 +133,14 @@ class Endpoint:
         method: str = "GET",
         body: Body | None = None,
         attempts: int | None = None,
-    ) -> BaseHTTPResponse:
+    ) -> Response:
         """Send a request, logging in where the registry asks for it.
 
         Args:
             url: of the registry; credentials are left out for any other place.
         """
 
-        def send(authorization: str) -> BaseHTTPResponse:
+        def send(authorization: str) -> Response:
             more = {"Authorization": authorization} if authorization and mine else {}
             return self._client.get(
                 url,
@@ -172,9 +171,7 @@ class Endpoint:
         self.judge(response, what)
         return read_body(response, most, deadline, f"{self._what}: {what}")
 
-    def judge(
-        self, response: BaseHTTPResponse, what: str, accepted: Sequence[int] = (200,)
-    ) -> None:
+    def judge(self, response: Response, what: str, accepted: Sequence[int] = (200,)) -> None:
         """Raise what a status other than success means."""
         status = response.status
         if status in accepted:
@@ -273,7 +270,7 @@ class Endpoint:
             )
 
 
-def error_text(response: BaseHTTPResponse) -> str:
+def error_text(response: Response) -> str:
     """Return what the registry itself says about a failure, made safe to show."""
     try:
         data = read_body(response, 64 << 10, time.monotonic() + 5, "error")

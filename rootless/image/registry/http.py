@@ -9,24 +9,9 @@ wire: a digest is of those bytes, so nothing is decompressed here.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
-from urllib.parse import unquote, urljoin, urlsplit
-
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    InsecureRequestWarning,
-    LocationValueError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-    ProxySchemeUnknown,
-    SSLError,
-)
+from urllib.parse import urljoin, urlsplit
 
 from rootless import log
 from rootless.errors import escape
@@ -34,13 +19,14 @@ from rootless.image.model import limits
 from rootless.image.model.netloc import is_loopback
 from rootless.image.model.source import TransferError
 from rootless.image.registry import certificates
+from rootless.image.registry.connections import Pool, Proxy, RequestError, why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Iterator
 
-    from urllib3.response import BaseHTTPResponse
+    from rootless.image.registry.connections import Response
 
     # Bytes, or what gives their pieces anew for each attempt.
     Body = bytes | Callable[[], Iterable[bytes]]
@@ -61,15 +47,14 @@ class Client:
 
     def __init__(self, insecure: frozenset[str] = frozenset()) -> None:
         self._insecure = set(insecure)
-        self._pools: dict[tuple[str | None, str, bool], urllib3.PoolManager] = {}
+        self._pool = Pool()
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
         self._reached: set[str] = set()
 
     def close(self) -> None:
         """Close all connections."""
-        for pool in self._pools.values():
-            pool.clear()
+        self._pool.close()
 
     def trust(self, host: str) -> None:
         """Take "HOST:PORT" without a valid certificate, and without TLS."""
@@ -85,7 +70,7 @@ class Client:
         body: Body | None = None,
         attempts: int | None = None,
         redirects: int | None = None,
-    ) -> BaseHTTPResponse:
+    ) -> Response:
         """Return the response to a request, after redirects; its body is still to be read.
 
         Statuses other than 429 and 5xx are the caller's to judge. Retries with growing
@@ -109,7 +94,7 @@ class Client:
             pause = None
             try:
                 response = self._follow(method, url, headers, body, deadline, redirects)
-            except HTTPError as problem:
+            except RequestError as problem:
                 self._give_up(url, problem)
                 failure = _reason(problem)
             else:
@@ -125,23 +110,16 @@ class Client:
         error.pause = pause
         raise error
 
-    def _give_up(self, url: str, error: HTTPError) -> None:
+    def _give_up(self, url: str, error: RequestError) -> None:
         """Raise for a failure that another attempt does not mend."""
-        cause: BaseException = error
-        if isinstance(error, MaxRetryError | ProxyError):
-            inner = getattr(error, "reason", None) or getattr(error, "original_error", None)
-            cause = inner if isinstance(inner, BaseException) else error
-        if isinstance(cause, SSLError):
+        if error.step == "tls":
             raise TransferError(
                 f"{_shown(url)}: {_reason(error)}",
                 "the certificate is not trusted here, or the server does not speak TLS; certs.d "
                 "has further authorities, insecure = true in registries.conf goes without",
             ) from error
-        if isinstance(error, LocationValueError):
-            raise TransferError(_NO_URL) from error
-        unreached = isinstance(cause, NewConnectionError | ConnectTimeoutError)
         known = urlsplit(url).netloc in self._reached
-        if unreached and (not known or isinstance(cause, NameResolutionError)):
+        if error.step == "name" or (error.step == "connect" and not known):
             raise TransferError(
                 f"{_shown(url)}: {_reason(error)}",
                 "check the network, the proxy settings and the name of the registry",
@@ -155,7 +133,7 @@ class Client:
         body: Body | None,
         deadline: float,
         redirects: int | None,
-    ) -> BaseHTTPResponse:
+    ) -> Response:
         origin = self._check(url)
         most = limits.REDIRECTS if redirects is None else redirects
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
@@ -164,18 +142,16 @@ class Client:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TransferError(f"{_shown(url)}: it took too long")
-            response = self._pool(url).urlopen(
+            proxy = self._proxy(url)
+            response = self._pool.send(
                 method,
                 url,
-                body=body() if callable(body) else body,
-                headers=headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(
-                    connect=min(limits.CONNECT_SECONDS, left), read=min(limits.IDLE_SECONDS, left)
-                ),
+                headers,
+                body() if callable(body) else body,
+                context=self._context(url, proxy),
+                proxy=proxy,
+                connect=min(limits.CONNECT_SECONDS, left),
+                read=min(limits.IDLE_SECONDS, left),
             )
             if response.status not in _REDIRECTED or most == 0:
                 if where != origin:
@@ -219,53 +195,30 @@ class Client:
         """Tell whether a host may be spoken to without TLS: named so, or this machine."""
         return netloc in self._insecure or is_loopback(netloc)
 
-    def _pool(self, url: str) -> urllib3.PoolManager:
+    def _context(self, url: str, proxy: Proxy | None) -> ssl.SSLContext | None:
+        """Return how TLS is spoken on the way to a URL; None: not at all."""
         parts = urlsplit(url)
-        proxy = None
-        if not is_loopback(parts.netloc) and not _bypasses_proxy(parts.netloc):
-            proxy = proxies().get(parts.scheme)
+        if parts.scheme != "https" and not (proxy and proxy.tls):
+            return None
+        directory = certificates.directory_of(parts.netloc)
+        verify = parts.netloc not in self._insecure
+        name = parts.netloc if directory is not None or not verify else ""
         with self._lock:
-            name, context = "", None
-            if parts.scheme == "https" or proxy is not None:
-                name, context = self._context(parts.netloc)
-            key = (proxy, name, context is not None)
-            if key not in self._pools:
-                self._pools[key] = _make_pool(proxy, context)
-            return self._pools[key]
+            if name not in self._contexts:
+                self._contexts[name] = certificates.make_context(directory, verify=verify)
+            return self._contexts[name]
 
-    def _context(self, netloc: str) -> tuple[str, ssl.SSLContext]:
-        """Return how TLS is spoken with a host, and what to keep that by."""
-        directory = certificates.directory_of(netloc)
-        verify = netloc not in self._insecure
-        name = netloc if directory is not None or not verify else ""
-        if name not in self._contexts:
-            if not verify:
-                # The user has said so; a warning at each request would tell nothing new.
-                urllib3.disable_warnings(InsecureRequestWarning)
-            self._contexts[name] = certificates.make_context(directory, verify=verify)
-        return name, self._contexts[name]
-
-
-def _make_pool(proxy: str | None, context: ssl.SSLContext | None) -> urllib3.PoolManager:
-    if proxy is None:
-        return urllib3.PoolManager(ssl_context=context, maxsize=8)
-    address = proxy if "://" in proxy else f"http://{proxy}"
-    try:
-        parts = urlsplit(address)
-        headers = None
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers = urllib3.make_headers(proxy_basic_auth=pair)
-        return urllib3.ProxyManager(
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-            ssl_context=context,
-            proxy_headers=headers,
-            maxsize=8,
-        )
-    except (ValueError, LocationValueError, ProxySchemeUnknown):
-        raise TransferError(
-            "the proxy of the environment is no http:// or https:// URL", "see HTTPS_PROXY"
-        ) from None
+    def _proxy(self, url: str) -> Proxy | None:
+        parts = urlsplit(url)
+        if is_loopback(parts.netloc) or _bypasses_proxy(parts.netloc):
+            return None
+        address = proxies().get(parts.scheme)
+        try:
+            return Proxy(address) if address else None
+        except ValueError:
+            raise TransferError(
+                "the proxy of the environment is no http:// or https:// URL", "see HTTPS_PROXY"
+            ) from None
 
 
 def proxies() -> dict[str, str]:
@@ -309,7 +262,7 @@ def _join(url: str, target: str) -> str:
         raise TransferError(_NO_URL) from None
 
 
-def read_body(response: BaseHTTPResponse, most: int, deadline: float, what: str) -> bytes:
+def read_body(response: Response, most: int, deadline: float, what: str) -> bytes:
     """Return the body of a response of at most `most` bytes.
 
     Raises:
@@ -326,22 +279,21 @@ def read_body(response: BaseHTTPResponse, most: int, deadline: float, what: str)
     return b"".join(parts)
 
 
-def stream_body(response: BaseHTTPResponse, deadline: float, what: str) -> Iterator[bytes]:
+def stream_body(response: Response, deadline: float, what: str) -> Iterator[bytes]:
     """Yield the body of a response until `deadline`."""
     try:
         # read1 returns what is there: a slow drip is seen at every packet.
-        while chunk := response.read1(limits.CHUNK, decode_content=False):
+        while chunk := response.read1(limits.CHUNK):
             yield chunk
             if time.monotonic() > deadline:
                 response.close()
                 raise TransferError(f"{what}: the server is too slow")
-        response.release_conn()
-    except (HTTPError, OSError) as error:
+    except (RequestError, OSError) as error:
         response.close()
         raise TransferError(f"{what}: {_reason(error)}") from error
 
 
-def finish(response: BaseHTTPResponse) -> None:
+def finish(response: Response) -> None:
     """Take away a body that does not matter, so that the connection can be used again."""
     try:
         read_body(response, 64 << 10, time.monotonic() + 5, "answer")
@@ -354,7 +306,7 @@ def insecure_registries() -> frozenset[str]:
     return frozenset(os.environ.get("RLESS_INSECURE_REGISTRIES", "").replace(",", " ").split())
 
 
-def _retry_after(response: BaseHTTPResponse) -> float | None:
+def _retry_after(response: Response) -> float | None:
     """Return the seconds that a server wants to be left alone (RFC 9110, section 10.2.3)."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit() and len(text) < 8:
@@ -368,6 +320,8 @@ def _retry_after(response: BaseHTTPResponse) -> float | None:
 
 
 def _pause(attempt: int) -> float:
+    import random  # only when something fails
+
     return float(0.5 * 2**attempt * random.uniform(0.75, 1.25))
 
 
@@ -385,12 +339,5 @@ def _shown(url: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a request failed, without the library's wrapping."""
-    reason = getattr(error, "reason", None)
-    while isinstance(reason, BaseException):
-        error, reason = reason, getattr(reason, "reason", None)
-    text = str(error)
-    for mark in (">: ", "): "):
-        text = text.partition(mark)[2] if text.partition(mark)[2] else text
-    text = text or type(error).__name__
-    return escape(text)[:200]
+    """Return why a request failed."""
+    return escape(why(error))[:200]

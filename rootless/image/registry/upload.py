@@ -24,8 +24,7 @@ from rootless.image.registry.http import finish
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from urllib3.response import BaseHTTPResponse
-
+    from rootless.image.registry.connections import Response
     from rootless.image.registry.endpoint import Endpoint
 
     # Reads `size` bytes of the blob at `offset`.
@@ -210,7 +209,7 @@ def _pieces(blob: Blob, start: int, deadline: float, what: str) -> Iterable[byte
     return generate()
 
 
-def _ask(endpoint: Endpoint, method: str, url: str) -> BaseHTTPResponse:
+def _ask(endpoint: Endpoint, method: str, url: str) -> Response:
     """Send a request without a body."""
     headers = {"Content-Length": "0"} if method == "POST" else {}
     deadline = time.monotonic() + limits.DOCUMENT_SECONDS
@@ -220,7 +219,7 @@ def _ask(endpoint: Endpoint, method: str, url: str) -> BaseHTTPResponse:
     return response
 
 
-def _location(endpoint: Endpoint, response: BaseHTTPResponse, base: str) -> str:
+def _location(endpoint: Endpoint, response: Response, base: str) -> str:
     """Return where an upload goes on; it may be another server, which gets no credentials."""
     target = response.headers.get("Location", "")
     try:
@@ -234,7 +233,7 @@ def _location(endpoint: Endpoint, response: BaseHTTPResponse, base: str) -> str:
     return place
 
 
-def _arrived(response: BaseHTTPResponse, size: int) -> int:
+def _arrived(response: Response, size: int) -> int:
     """Return how many bytes of an upload have arrived, from "Range: 0-LAST"."""
     first, dash, last = response.headers.get("Range", "").removeprefix("bytes=").partition("-")
     if not dash or first != "0" or not (last.isascii() and last.isdigit()) or len(last) > 15:
