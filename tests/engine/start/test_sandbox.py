@@ -47,7 +47,7 @@ def pids():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         print(file.read(), flush=True)
 def inside():
-    sandbox.enter()
+    sandbox.enter(mapping, 0)
     links = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt", "net")]
     print(*links, os.getuid(), open("/proc/self/uid_map").read().split(), flush=True)
 def in_flight():
@@ -119,7 +119,7 @@ def test_abandoned_namespace_holder_is_reaped() -> None:
     await_end(left)  # pasta, which is nobody's to wait for
 
 
-SINGLE = "sandbox.begin_maps(userns.build_single(0, 0)); "
+SINGLE = "mapping = userns.build_single(0, 0); sandbox.begin_maps(mapping); "
 needs_squashfuse = pytest.mark.needs("fuse", "squashfuse", "mksquashfs")
 
 
@@ -215,7 +215,7 @@ def test_namespaces_are_new_and_mapped() -> None:
 
 
 def test_single_id_is_mapped_without_a_helper() -> None:
-    code = "sandbox.begin_maps(userns.build_single(7, 7)); inside()"
+    code = "mapping = userns.build_single(7, 7); sandbox.begin_maps(mapping); inside()"
     done = drive("none", code)
     assert "['7', " in done.stdout, done
 
