@@ -116,7 +116,7 @@ def test_rules_of_the_hub_are_installed() -> None:
         "forward": ["filter", 0, 2],
         "out": ["nat", 1, 4],
     }
-    assert found["counts"] == {"first": 1, "input": 6, "forward": 3, "out": 1}
+    assert found["counts"] == {"first": 2, "input": 6, "forward": 5, "out": 1}
 
 
 def refused() -> None:

@@ -43,7 +43,7 @@ del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
 from rootless.launch import start
 start("rootless.cli.main")"""
-_GRACE = 3.0  # seconds that the monitor of a detached container may take to clean up
+_GRACE = 10.0  # seconds: a killed process may take its time on a busy machine
 
 
 class Result:

@@ -102,7 +102,10 @@ def test_container_gets_a_scope(
     assert Path(entry["cgroup"], "cgroup.freeze").read_text() == "1\n"
     rless("unpause", "scoped").expect()
     rless("restart", "-t", "0", "scoped").expect()
-    assert cgroup_of(live(rless, made)["init"][0]).endswith(f"/{unit}/container")
+    wait_for(
+        lambda: cgroup_of(live(rless, made)["init"][0]).endswith(f"/{unit}/container"),
+        "the restarted container in its group",
+    )
     rless("rm", "-f", "scoped").expect()
     wait_for(lambda: not os.path.exists(os.path.dirname(entry["cgroup"])), "the scope's end")
 
