@@ -439,7 +439,6 @@ PROGRAMS = {
     "rless-networks": "containers cannot be in a network of several",
     "rless-serve": "image files are not mounted",
     "rless-init": "--init is refused",
-    "rless-prime-cgroup": "each start takes longer",
 }
 
 
