@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rootless.engine.attach.foreground import fork_foreground
+from tests.engine.manage.test_kill import clear_and_check
 from tests.lib.product import (
     Product,
     launcher,
@@ -163,8 +164,7 @@ def test_signal_at_any_moment_ends_the_start(
         assert process.returncode in (128 + number, -number, 125, -signal.SIGKILL, 137), said
         # A key comes before there is anybody to catch it: then Python says what it does.
         assert kind == "python" or b"Traceback" not in said
-    wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
-    rless.assert_clean()
+    clear_and_check(rless)
 
 
 @pytest.mark.parametrize("detach", [(), ("-d",)])
@@ -176,10 +176,7 @@ def test_killed_foreground_process_leaves_nothing(
         time.sleep(milliseconds / 1000)
         process.kill()
         process.wait(10)
-    for name in rless("ps", "-q").out.split():
-        rless("rm", "-f", name).expect()
-    wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
-    rless.assert_clean()
+    clear_and_check(rless)
 
 
 def test_killed_start_process_is_reported(rless: Product, begin: Runs, kind: str) -> None:
@@ -197,8 +194,7 @@ def test_killed_start_process_is_reported(rless: Product, begin: Runs, kind: str
             if code == -signal.SIGTERM:
                 continue  # nor a handler: the machine is busy
         assert code in (137, -signal.SIGKILL), (kind, milliseconds)
-    wait_for(lambda: not rless("ps", "-qa").out, "the next command to clear up")
-    rless.assert_clean()
+    clear_and_check(rless)
 
 
 def test_cpu_time_of_a_start_is_accounted_to_the_command(rless: Product, kind: str) -> None:
