@@ -180,7 +180,7 @@ def test_container_of_an_image_file_supports_all_verbs(
     rless: Product, file: Path, tmp_path: Path
 ) -> None:
     rless.detach("file", "", "sleep", "100", image=str(file))
-    assert len(squashfuse_of(rless)) == 1
+    wait_for(lambda: len(squashfuse_of(rless)) == 1, "one server alone: who prefetches ends soon")
     rless("exec", "file", "sh", "-c", "echo new >/etc/new; rm /data/seed").expect()
     assert rless("diff", "file").expect().lines() == [
         "C /data",
@@ -261,7 +261,7 @@ def test_early_failure_leaves_no_file_server(rless: Product, file: Path) -> None
     rless.detach("taken", "--rm", "sleep", "100", image=str(file))
     failed = rless("run", "--name", "taken", "--network=none", str(file), "true").expect(125)
     assert "already in use" in failed.err
-    assert len(squashfuse_of(rless)) == 1
+    wait_for(lambda: len(squashfuse_of(rless)) == 1, "one server alone: who prefetches ends soon")
     rless("rm", "-f", "taken").expect()
     rless.assert_clean()
 
