@@ -130,6 +130,7 @@ def test_killed_command_leaves_true_state(rless: Product, tmp_path: Path) -> Non
     wait_for(lambda: len(os.listdir(rless.live)) > 1, "the lock")
     process.kill()
     process.communicate()
+    wait_for(lambda: not rless.processes(), "the end of its children")
     assert "Created" in rless("ps", "-a").expect().out
     rless("cp", "box:/bin/probe", str(tmp_path)).expect()
     assert rless("start", "-a", "box").expect().code == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.manage.test_kill import clear_and_check
 from tests.lib import flat as made
 from tests.lib import images
 from tests.lib.product import Product, probe_image, wait_for
@@ -213,8 +214,7 @@ def test_file_server_ends_with_its_container(rless: Product, file: Path) -> None
         (name,) = [name for name in os.listdir(rless.live) if name != "booted"]
         entry = json.loads((rless.live / name).read_text())
         os.kill(entry[victim][0], 9)
-        rless("ps")
-        rless.assert_clean()
+        clear_and_check(rless)
     starting = rless.start("run", "--rm", "--network=none", str(file), "sleep", "100")
     deadline = time.monotonic() + 10
     while not squashfuse_of(rless):
@@ -222,8 +222,7 @@ def test_file_server_ends_with_its_container(rless: Product, file: Path) -> None
         time.sleep(0.005)
     starting.kill()
     starting.wait()
-    rless("ps")
-    rless.assert_clean()
+    clear_and_check(rless)
 
 
 @fuse

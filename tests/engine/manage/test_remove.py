@@ -74,6 +74,7 @@ def test_killed_removal_is_finished_by_the_next_command(rless: Product) -> None:
         time.sleep(delay)
         removing.kill()
         removing.wait(10)
+        wait_for(lambda: not rless.processes(), "the end of its children")
         left = rless("ps", "-aq").expect().lines()
         if left:  # it was killed before it had begun
             assert row(rless, "half")["State"] == "exited"

@@ -177,11 +177,13 @@ def test_killed_start_leaves_true_state(own_rless: Product) -> None:
         process.kill()
         process.wait(10)
         wait_for(lambda: state(rless, "victim") in ("created", "exited", "running"), "a state")
-        running = [what for what in rless.processes().values() if "sleep" in what]
-        time.sleep(0.1)
-        assert (state(rless, "victim") == "running") == bool(
-            [what for what in rless.processes().values() if "'sleep'" in what or "sleep" in what]
-        ), running
+        wait_for(
+            lambda: (
+                (state(rless, "victim") == "running")
+                == any("sleep" in what for what in rless.processes().values())
+            ),
+            "a state that is true",
+        )
         rless("kill", "victim")
     rless("start", "victim").expect()
     rless("rm", "-f", "victim").expect()

@@ -234,6 +234,7 @@ def test_next_pull_resumes(rless: Product, proxy: FaultyProxy, number: signal.Si
     process.send_signal(number)
     process.wait(20)
     assert time.monotonic() - begin < 5  # the server would have stalled for 30
+    wait_for(lambda: not rless.processes(), "the end of its children")
     left = rless.storage / "partial" / BLOB
     assert left.stat().st_size == CUT
     assert rless("images", "-q").expect().out == ""
