@@ -35,11 +35,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs no subordinate ids")
 
 
-# A shell without job control starts `scripts/test &` with these two ignored, and a program that
-# inherits that never sees Ctrl-C.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+# A shell without job control starts `scripts/test &` with the first two ignored, and nohup starts it
+# with the last. A program that inherits that never sees Ctrl-C, or the loss of its terminal.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # No database of examples: the tree may not be writable for who runs the tests. No deadline: CI
 # machines are slow by turns.
