@@ -109,8 +109,9 @@ class Bundle:
     def command(self, verb: str, *arguments: str) -> list[str]:
         """Return the command line of one call of the runtime."""
         command = [*COMMANDS[self.runtime], "--root", str(self.state), verb]
-        if verb in ("create", "run") and self.runtime != "rless-oci":
+        if verb in ("create", "run") and self.runtime != "rless-oci" and self.id in arguments:
             # A user has 200 keys, which the kernel frees late; the oracles insist on a new one.
+            # It is by the name of that key that crun refuses the wrong ids of others.
             command.append("--no-new-keyring")
         command += arguments
         if self.inside:
