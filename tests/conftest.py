@@ -35,8 +35,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs no subordinate ids")
 
 
-# A shell without job control starts `scripts/test &` with the first two ignored, and nohup starts it
-# with the last. A program that inherits that never sees Ctrl-C, or the loss of its terminal.
+# A shell without job control starts `scripts/test &` with the first two ignored, and nohup starts
+# it with the last. A program that inherits that never sees Ctrl-C, or the loss of its terminal.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
