@@ -300,12 +300,7 @@ class DockerArchive:
     def entries(self) -> list[list[str]]:
         """Return the names of each image in the archive, in full; warn of what is no name."""
         found = [_repo_tags(item) for item in self._document()]
-        if refused := [text for _, others in found for text in others]:
-            log.warn(
-                f"{self._what}: {', '.join(refused[:_MOST_SHOWN])[:300]} "
-                f"{'is no name' if len(refused) == 1 else 'are no names'} of an image, "
-                "and left out: see `rless tag`"
-            )
+        _warn_of(self._what, [text for _, others in found for text in others])
         return [names for names, _ in found]
 
 
@@ -368,8 +363,13 @@ class OciLayout:
         return list(manifest.parse_index(document, f"{what}: index.json")["manifests"])
 
     def entries(self) -> list[list[str] | None]:
-        """Return the names of each image in the layout, in full; None: it is no image to run."""
-        return [_annotated_names(entry) for entry in self._index()]
+        """Return the names of each image in the layout, in full; warn of what is no name.
+
+        None stands for what is no image to run.
+        """
+        found = [_annotated_names(entry) for entry in self._index()]
+        _warn_of(self._what, [text for item in found if item for text in item[1]])
+        return [item and item[0] for item in found]
 
     def _choose(self, entries: list[Descriptor]) -> Descriptor:
         tag = self._reference.tag
@@ -436,11 +436,11 @@ def _entry_files(entry: dict[str, Any], what: str) -> tuple[str, list[str]]:
     return config, layers
 
 
-def _annotated_names(entry: Descriptor) -> list[str] | None:
-    """Return the names that an entry of a layout claims; None for provenance and the like.
+def _annotated_names(entry: Descriptor) -> tuple[list[str], list[str]] | None:
+    """Return the name that an entry of a layout claims, in full, and what is no name, to be shown.
 
     containerd and Docker write the whole name beside the tag, buildah writes it in place of the
-    tag; a bare tag is no name.
+    tag; a bare tag is no name. None stands for provenance and the like.
     """
     annotations = entry.get("annotations")
     annotations = annotations if isinstance(annotations, dict) else {}
@@ -449,27 +449,39 @@ def _annotated_names(entry: Descriptor) -> list[str] | None:
         isinstance(platform, dict) and platform.get("os") == "unknown"
     ):
         return None
-    for key in (CONTAINERD_NAME, REF_NAME):
-        name = annotations.get(key)
-        if isinstance(name, str) and ("/" in name or ":" in name):
-            with contextlib.suppress(RlessError):
-                reference = parse(name)
-                if reference.transport == "docker":
-                    return [reference.canonical]
-    return []
+    claimed: list[object] = [
+        annotations[key] for key in (CONTAINERD_NAME, REF_NAME) if key in annotations
+    ]
+    names, refused = _names(
+        name for name in claimed if not isinstance(name, str) or "/" in name or ":" in name
+    )
+    return names[:1], refused
 
 
 def _repo_tags(entry: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the names that an archive claims, in full, and what is no name, to be shown."""
-    names, refused = [], []
     tags = entry.get("RepoTags")
-    for tag in tags if isinstance(tags, list) else [tags] if tags else ():
+    return _names(tags if isinstance(tags, list) else [tags] if tags else ())
+
+
+def _names(claimed: Iterable[object]) -> tuple[list[str], list[str]]:
+    names, refused = [], []
+    for name in claimed:
         reference = None
-        if isinstance(tag, str):
+        if isinstance(name, str):
             with contextlib.suppress(RlessError):
-                reference = parse(tag)
+                reference = parse(name)
         if reference is not None and reference.transport == "docker":
             names.append(reference.canonical)
         else:
-            refused.append(escape(repr(tag))[:60] if isinstance(tag, str) else "a value")
+            refused.append(escape(repr(name))[:60] if isinstance(name, str) else "a value")
     return names, refused
+
+
+def _warn_of(what: str, refused: list[str]) -> None:
+    if refused:
+        log.warn(
+            f"{what}: {', '.join(refused[:_MOST_SHOWN])[:300]} "
+            f"{'is no name' if len(refused) == 1 else 'are no names'} of an image, "
+            "and left out: see `rless tag`"
+        )

@@ -24,6 +24,7 @@ from rootless.image.registry.progress import Progress
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.transfer.load import load
 from rootless.image.transfer.remove import remove
+from rootless.oci.image_spec import CONTAINERD_NAME, REF_NAME
 from tests.lib import images
 from tests.lib.image_store import Workshop, map_for
 from tests.lib.images import Hard, Image, Link, layer
@@ -162,6 +163,24 @@ def test_bad_names_of_an_archive_are_reported_in_one_line(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("rless: warning: ") and str(path) in line
     assert says in line
+
+
+def test_bad_names_of_a_layout_are_reported_in_one_line(
+    workshop: Workshop, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A bare tag is no name, and a good name in one annotation does not hide a bad one."""
+    path = Path(images.write_oci_layout(MADE["made:1"], tmp_path / "layout"))
+    index = json.loads((path / "index.json").read_text())
+    (entry,) = index["manifests"]
+    index["manifests"] = [
+        entry | {"annotations": dict(zip((CONTAINERD_NAME, REF_NAME), names, strict=False))}
+        for names in (["a/UPPER:1", "good:1"], ["good:2", "1.0"], ["\x1b[31m:1"])
+    ]
+    (path / "index.json").write_text(json.dumps(index))
+    found = [names for _, names in loaded(workshop, path)]
+    assert found == [["docker.io/library/good:1"], ["docker.io/library/good:2"], []]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"rless: warning: {path}: 'a/UPPER:1', '\\x1b[31m:1' are no names")
 
 
 @pytest.mark.parametrize("start", [b"#!/bin/sh\n" * 100, b"short", bytes(1 << 16)])
