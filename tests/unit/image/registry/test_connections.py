@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import ssl
 import threading
@@ -204,7 +203,7 @@ def test_header_cannot_begin_another(serve: Callable[..., Server], pool: Pool) -
     assert server.heads == []
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.needs("openssl")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_tls_goes_through_a_proxy(
     serve: Callable[..., Server], pool: Pool, tmp_path: Path, scheme: str
