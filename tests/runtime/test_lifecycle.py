@@ -158,6 +158,16 @@ def test_failed_create_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.containers() == []
 
 
+def test_exec_with_a_bad_pid_file_starts_nothing(live: Bundle, tmp_path: Path) -> None:
+    """crun and runc write it when the process runs already."""
+    live.create("sleep", "60")
+    live.call("start", live.id).expect()
+    for path, why in ((tmp_path / "none" / "pid", "No such file"), (tmp_path, "Is a directory")):
+        words = ["-d", "--pid-file", str(path), live.id, "/probe", "sleep", "60"]
+        assert f"--pid-file {path}: {why}" in complaint(live.call("exec", *words))
+    assert live.call("exec", live.id, "/probe", "pids").expect().facts()["pids"] == "1 2"
+
+
 def test_run_dies_with_its_container(bundle: Bundle) -> None:
     process = start_run(bundle, "args", "up", ",", "sleep", "60")
     assert process.stdout is not None

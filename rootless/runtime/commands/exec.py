@@ -92,6 +92,8 @@ def execute(root: str, container_id: str, options: Options) -> int:
         raise RlessError(f"container {container_id} is {state['status']}, not running", exit_code=1)
     spec = record.read_spec()
     process = describe(spec, options)
+    if options.pid_file:
+        lifecycle.check_pid_file(options.pid_file)
     console = None
     console_fd = -1
     if process.get("terminal"):

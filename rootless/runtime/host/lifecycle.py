@@ -9,6 +9,7 @@ run     all of it, in the foreground unless detached
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -512,8 +513,26 @@ def send_pidfd(path: str, pidfd: int) -> None:
         os.close(channel)
 
 
+def check_pid_file(path: str) -> None:
+    """Tell of a place where no file can be made, while there is no process yet.
+
+    Raises:
+        RlessError: as `write_pid_file`.
+    """
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        os.close(files.open_tmpfile(os.path.dirname(path) or "."))
+    except OSError as error:
+        raise _pid_file_error(path, error) from error
+
+
 def write_pid_file(path: str, pid: int) -> None:
     try:
         files.write(path, str(pid).encode(), mode=files.default_mode())
     except OSError as error:
-        raise RlessError(f"--pid-file {path}: {error.strerror}", exit_code=1) from error
+        raise _pid_file_error(path, error) from error
+
+
+def _pid_file_error(path: str, error: OSError) -> RlessError:
+    return RlessError(f"--pid-file {path}: {error.strerror}", exit_code=1)
