@@ -4,6 +4,9 @@ An allow-list has `user.*`, without the names that overlayfs, fuse-overlayfs and
 trust: an image that set those could redirect a lookup or claim an owner. It also has file
 capabilities without a root id, to which the kernel adds that of the user namespace.
 
+A `ping` with cap_net_raw=ep, as Debian's, would be executed by nobody in a container without
+CAP_NET_RAW, not even by root. So it becomes cap_net_raw=p (docs/decisions/0023-net-raw.md).
+
 Source: xattr(7); kernel filesystems/overlayfs.rst, "userxattr"; linux/capability.h.
 """
 
@@ -15,6 +18,7 @@ import os
 from rootless.image.model import limits
 
 CAPABILITY = b"security.capability"
+_NET_RAW = (1 << 13).to_bytes(4, "little")
 _FORBIDDEN = (b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.")
 _NAME_BYTES = 255  # XATTR_NAME_MAX
 # Where an attribute cannot be kept the file is still right without it.
@@ -43,6 +47,20 @@ def plain_capability(value: bytes) -> bytes | None:
     return None
 
 
+def _executable(value: bytes) -> bytes:
+    """Let a file that has NET_RAW alone be executed where there is no NET_RAW, then without it.
+
+    execve(2) fails with EPERM if the effective flag is set and a permitted capability is not in
+    the bounding set. Programs that know capabilities make a permitted one effective themselves.
+
+    Source: capabilities(7), "Safety checking for capability-dumb binaries"; linux/capability.h:
+    VFS_CAP_FLAGS_EFFECTIVE, the permitted set at 4 and 12.
+    """
+    if value[4:8] == _NET_RAW and value[12:16] == bytes(4):
+        return bytes([value[0] & ~1]) + value[1:]
+    return value
+
+
 def write(fd: int, found: dict[bytes, bytes], *, keep_capabilities: bool) -> int:
     """Set what is allowed of an image's attributes; return how many of that were lost.
 
@@ -53,6 +71,7 @@ def write(fd: int, found: dict[bytes, bytes], *, keep_capabilities: bool) -> int
         kept: bytes | None = value
         if name == CAPABILITY:
             kept = plain_capability(value) if keep_capabilities else None
+            kept = kept and _executable(kept)
         elif not is_allowed(name):
             continue
         if kept is None or len(name) > _NAME_BYTES or len(kept) > limits.XATTR_BYTES:

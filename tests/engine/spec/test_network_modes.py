@@ -6,19 +6,22 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rootless.linux import caps
 from tests.lib import fakehost, images
+from tests.lib.compiled import static_program
 from tests.lib.fakehost import Host
 from tests.lib.product import Product, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids", "tun", "pasta")
 
@@ -219,6 +222,21 @@ def test_ping_needs_no_capability(rless: Product, network: str, user: str) -> No
     flags = ["--network", network, "-u", user]
     found = rless.probe("ping 127.0.0.1 , ping ::1", *flags).lines()
     assert found == ["ping ok", "ping ok"]
+
+
+@pytest.mark.parametrize("user", ["0:0", "1000:1000"])
+def test_program_with_net_raw_as_file_capability_runs(rless: Product, user: str) -> None:
+    """Debian's `ping` has cap_net_raw=ep."""
+    capability = struct.pack("<IIIII", 0x02000001, 1 << caps.NUMBERS["CAP_NET_RAW"], 0, 0, 0)
+    program = Path(static_program("tests/lib/probe.c")).read_bytes()
+    ping = images.File(program, mode=0o755, xattrs={"security.capability": capability})
+    made = images.busybox_image([images.layer({"bin/ping": ping})], compression="none")
+    image = rless.add_image("ping", made)
+    run = ("run", "--rm", "--network", "none", "-u", user)
+    for flags in ((), ("--cap-add", "NET_RAW")):
+        assert (
+            rless(*run, *flags, image, "/bin/ping", "ping", "127.0.0.1").expect().out == "ping ok\n"
+        )
 
 
 def test_other_users_can_ping_in_a_container_of_root(rless: Product) -> None:

@@ -67,6 +67,19 @@ def test_attributes_are_kept(workshop: Workshop) -> None:
     assert image.size == 3_000_000 + 4 + 22 + 1 + 9
 
 
+def test_net_raw_alone_is_not_effective(workshop: Workshop) -> None:
+    """With cap_net_raw=ep nobody could execute the file in a container without NET_RAW."""
+    given = {
+        "ping": struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0),
+        "both": struct.pack("<IIIII", 0x02000001, 1 << 13 | 1 << 10, 0, 0, 0),
+        "high": struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 1, 0),
+    }
+    made = {name: File("", xattrs={"security.capability": it}) for name, it in given.items()}
+    tree = workshop.tree(workshop.unpack([layer(made)]))
+    kept = {name: bytes.fromhex(tree[name]["xattrs"]["security.capability"]) for name in given}
+    assert kept == given | {"ping": struct.pack("<IIIII", 0x02000000, 1 << 13, 0, 0, 0)}
+
+
 def test_files_of_the_image_user_belong_to_the_caller(workshop: Workshop) -> None:
     """USER app: its files are the caller's own on disk, root's belong to a subordinate id."""
     made = images.busybox_image([layer({"data": Dir(uid=1000, gid=1000)})], User="user")
