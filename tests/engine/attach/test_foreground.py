@@ -110,12 +110,16 @@ def test_input_and_output_of_any_size_pass_through(rless: Product, kind: str) ->
 @pytest.mark.parametrize("detach", [(), ("-d",)])
 def test_start_needs_only_one_python(rless: Product, begin: Runs, kind: str, detach: Any) -> None:
     """And none once the application runs, where the launcher is the foreground process."""
-    process = begin("--name", "box", *detach, rless.image, "sleep", "600")
+    script = "echo ready; exec sleep 600"
+    process = begin("--name", "box", *detach, rless.image, "sh", "-c", script)
     wait_for(lambda: rless("ps", "-q").out, "the container")
     try:
         if detach:
             assert process.wait(10) == 0
         else:
+            # One that is removed before the application runs is a start that failed.
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
             with open(f"/proc/{process.pid}/comm") as file:
                 comm = file.read().strip()
             assert (comm == "rless") is (kind == "launcher"), comm
