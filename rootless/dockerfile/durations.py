@@ -32,7 +32,7 @@ def parse_duration(name: str, text: str) -> int:
         total += number * _UNITS[unit.replace("µ", "u").replace("μ", "u")]
         rest = rest[match.end() :]
     if rest or not text or total > _MOST:
-        raise DockerfileError(f"--{name}={text}: this is no duration", "write it as 1m30s")
+        raise DockerfileError(f"--{name}={text}: this is not a duration", "write it as 1m30s")
     if 0 < total < _LEAST:
         raise DockerfileError(f"--{name}={text}: this is less than 1ms")
     return round(total)

@@ -19,7 +19,7 @@ from rootless.dockerfile.mounts import Device, Mount, mount_origin, parse_mount
 from rootless.dockerfile.words import Expander
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import TypeVar
 
     from rootless.dockerfile.reader import Node
@@ -74,7 +74,7 @@ class Command:
     text: str
     argv: tuple[str, ...] | None = None
 
-    def words(self, shell: tuple[str, ...] | list[str]) -> list[str]:
+    def words(self, shell: Sequence[str]) -> list[str]:
         """Return the argument list; `shell` is that of SHELL, used by the shell form."""
         return [*shell, self.text] if self.argv is None else list(self.argv)
 
@@ -124,7 +124,7 @@ class Run(Instruction):
         body = self._lone_body()
         return body if body is not None and body.startswith("#!") else None
 
-    def argv(self, shell: tuple[str, ...] | list[str]) -> list[str]:
+    def argv(self, shell: Sequence[str]) -> list[str]:
         """Return the argument list of the step, unless `script` is to be run."""
         if self.command.argv is not None:
             return list(self.command.argv)
