@@ -807,6 +807,19 @@ def leave(one: Member) -> None:
         assert channel.recv(10) == b""
 
 
+def send_until_answered(client: socket.socket) -> None:
+    """Send a datagram to an echo server that is about to listen, until it comes back."""
+    client.settimeout(0.2)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            client.send(b"?")
+            assert client.recv(10) == b"?"
+            return
+        except (TimeoutError, ConnectionError):
+            assert time.monotonic() < deadline
+
+
 def test_datagrams_are_forwarded(member: Make) -> None:
     one = member(5, "web")
     port = publish(one, 80, socket.SOCK_DGRAM)
@@ -818,15 +831,7 @@ def test_datagrams_are_forwarded(member: Make) -> None:
         ):
             for client in (first, second):
                 client.connect(("127.0.0.1", port))
-                client.settimeout(0.2)
-            deadline = time.monotonic() + 5
-            while True:
-                first.send(b"?")
-                try:
-                    assert first.recv(10) == b"?"
-                    break
-                except (TimeoutError, ConnectionError):
-                    assert time.monotonic() < deadline
+            send_until_answered(first)
             for client, size in ((first, 9000), (second, 1), (first, 60000), (second, 9000)):
                 client.settimeout(5)
                 data = os.urandom(size)
@@ -835,6 +840,22 @@ def test_datagrams_are_forwarded(member: Make) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+@pytest.mark.usefixtures("few_descriptors")
+def test_many_clients_of_a_udp_port_leave_places_to_others(member: Make) -> None:
+    """There are 100 places then. All clients are served, at the cost of the member's oldest."""
+    popular, other = member(5, "web"), member(6, "db")
+    with (
+        serving(popular, echo_datagrams),
+        serving(other, echo_datagrams),
+        contextlib.ExitStack() as sockets,
+    ):
+        port, other_port = (publish(one, 80, socket.SOCK_DGRAM) for one in (popular, other))
+        for number in [*[port] * 120, other_port]:
+            client = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            client.connect(("127.0.0.1", number))
+            send_until_answered(client)
 
 
 # -- the way out ----------------------------------------------------------------------------------
