@@ -13,10 +13,15 @@ class DockerfileError(RlessError):
     Args:
         line: the first line in question, counted from 1; 0 if no line is known.
         last: the last one; 0 means the same as `line`.
+
+    Attributes:
+        where: what the lines are counted in.
     """
 
+    where = "Dockerfile"
+
     def __init__(self, message: str, hint: str | None = None, line: int = 0, last: int = 0) -> None:
-        where = f"Dockerfile line {line}: " if line else ""
+        where = f"{self.where} line {line}: " if line else ""
         super().__init__(where + escape(message), hint and escape(hint), 1)
         self.bare = message
         self.line = line
@@ -24,7 +29,7 @@ class DockerfileError(RlessError):
 
     def at(self, line: int, last: int = 0) -> DockerfileError:
         """Return the same mistake with its lines, unless it has some already."""
-        return self if self.line else DockerfileError(self.bare, self.hint, line, last)
+        return self if self.line else type(self)(self.bare, self.hint, line, last)
 
 
 def show_lines(text: str, line: int, last: int = 0) -> list[str]:
