@@ -247,6 +247,18 @@ def test_star_prefix_and_signed_checksum_are_read() -> None:
     assert read_all(bytes(raw) + END)[0][0].name == b"n\xff\xfe"
 
 
+def test_checksum_of_a_block_of_high_bytes_is_exact() -> None:
+    """Adler-32, by which bytes are summed, is modulo 65521."""
+    fields = {"name": b"n" + b"\xff" * 99, "link": b"\xff" * 100, "prefix": b"\xff" * 155}
+    block = header(**fields)
+    total = int(block[148:154], 8)
+    assert total > 65521
+    assert read_all(block + END)[0][0].name.endswith(b"/n" + b"\xff" * 99)
+    for wrong in (total - 65521, total + 65521, total + 1):
+        with pytest.raises(TarError, match="checksum"):
+            read_all(header(**fields, checksum=b"%06o\0 " % wrong) + END)
+
+
 def test_base256_numbers_are_read() -> None:
     size = b"\x80" + (2000).to_bytes(11, "big")
     mtime = b"\xff" * 11 + b"\xfe"
