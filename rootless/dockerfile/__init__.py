@@ -20,14 +20,20 @@ instruction is the engine's business.
     cmd.command.words(shell)                        argument list of either form
 
     scope.global_scope(...), scope.StageScope(...)  ARG, ENV and build arguments, in order
+    config.ImageConfig(...).apply(instruction)      CMD, ENV, USER, ... -> the image's config
     parse_trigger(text)                             a text of ONBUILD -> one instruction
+    ignore.IgnoreRules.parse(data), ["*.pyc"]       .dockerignore; --exclude
+    wildcards.Wildcard("a*").matches(name)          sources of COPY and ADD
+    checks.check(dockerfile, ...)                   -> [Finding(rule, message, line, last)]
+    check_syntax(value)                             of the build argument BUILDKIT_SYNTAX
 
 Mistakes raise `DockerfileError`, with `line` and `last`; `show_lines(text, line, last)` shows the
 lines around it. Its message names the line already.
 
-Modules, from text to meaning: `reader` (lines, directives, here-documents), `words` and `patterns`
+Modules, from text to meaning: `reader` (lines, directives) and `heredocs`, `words` and `patterns`
 (quotes, variables), `arguments`, `flags`, `mounts`, `durations` (what stands in an instruction),
-`instructions` and `parse` (values), `stages` (the file), `scope` (which value a variable has).
+`instructions` and `parse` (values), `stages` (the file), `scope` (which value a variable has),
+`config` (the image), `checks`; `ignore` and `wildcards` are about names of files.
 """
 
 from __future__ import annotations

@@ -127,6 +127,11 @@ class StageScope:
         for key, value in env.pairs:
             self.env[key] = self.variables[key] = value
 
+    @property
+    def declared(self) -> frozenset[str]:
+        """The names of all ARGs so far, with a value or not."""
+        return frozenset(self._declared)
+
     def entries(self) -> list[str]:
         """Return the image's Env: without ARGs."""
         return [f"{key}={value}" for key, value in self.env.items()]
