@@ -16,7 +16,7 @@ import select
 
 from rootless import log
 from rootless.errors import RlessError
-from rootless.linux.signals import signal
+from rootless.linux.signals import clear_wakeups, signal, wakeups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -218,7 +218,10 @@ class Pump:
         while True:
             poll = self._poll()
             poll.register(self.fd, select.POLLIN)
+            poll.register(wakeups(), select.POLLIN)
             events = dict(poll.poll())
+            if events.pop(wakeups(), 0):
+                clear_wakeups()
             if not self._copy(events):
                 return False
             if self.fd in events:

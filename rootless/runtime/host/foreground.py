@@ -9,7 +9,7 @@ import select
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux.process import pidfd_send_signal
-from rootless.linux.signals import signal
+from rootless.linux.signals import clear_wakeups, signal, wakeups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,12 +44,15 @@ def attend(pidfd: int, pid: int, console: Console | None, relay: Relay | None) -
     while True:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
+        poll.register(wakeups(), select.POLLIN)
         if relay is not None:
             poll.register(relay.fd, select.POLLIN)
         if console is not None:
             for fd in console.fds():
                 poll.register(fd, select.POLLIN)
         ready = [fd for fd, _ in poll.poll()]
+        if wakeups() in ready:
+            clear_wakeups()
         if console is not None:
             for fd in ready:
                 if fd in console.fds():
