@@ -1,0 +1,196 @@
+"""The data of a build: what a plan says, what a step takes and gives.
+
+A plan is made once, as a pure function of the Dockerfile, the request and the configs of the base
+images (`plan`). What the steps do depends on nothing but this data and on files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base image, which is in the store.
+
+    Attributes:
+        name: as the Dockerfile has it; "scratch": the empty one.
+        id: of the image, "" for scratch. digest: of its manifest, where a registry gave it.
+        config: the whole config document (image-spec, config.md), {} for scratch.
+        chain: chain ids of its layers, bottom first.
+        platform: os, architecture, variant.
+    """
+
+    name: str
+    id: str = ""
+    digest: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    chain: tuple[str, ...] = ()
+    platform: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a COPY or a bind mount takes files from.
+
+    Attributes:
+        kind: "context", "stage" or "image".
+        name: of a named context, "" for the main one; the image's name.
+        stage: index of the stage in the plan; -1 where it is none.
+    """
+
+    kind: str
+    name: str = ""
+    stage: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What every step has.
+
+    Attributes:
+        number: from 1 within its stage, of those that progress counts.
+        text: as it is shown: the instruction in one line, unexpanded.
+        created_by: the text for the history of the image.
+        line, end_line: of the Dockerfile.
+    """
+
+    number: int
+    text: str
+    created_by: str
+    line: int
+    end_line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStep(Step):
+    """RUN.
+
+    Attributes:
+        args: the argv.
+        script: the body of a here-document that is executed as a file; "": none.
+        env: NAME=VALUE of the image and of ARGs in scope; the proxies come on top.
+        user: as USER has it. directory: WORKDIR.
+        mounts: of --mount; their `from` are resolved in `origins`, by their index.
+        network: "default", "none" or "host". security: "sandbox" or "insecure".
+        devices: of --device.
+    """
+
+    args: tuple[str, ...]
+    script: str = ""
+    env: tuple[str, ...] = ()
+    user: str = ""
+    directory: str = "/"
+    mounts: tuple[Any, ...] = ()
+    origins: Mapping[int, Origin] = field(default_factory=dict)
+    network: str = "default"
+    security: str = "sandbox"
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStep(Step):
+    """COPY or ADD; all words are expanded.
+
+    Attributes:
+        add: it is ADD: archives, URLs, git.
+        files: (name, content, executable) of here-documents.
+        destination: absolute; it ends in a slash if it must be a directory.
+        owner: of --chown, as typed; "": 0:0, or kept with --from. mode: of --chmod, as typed.
+        exclude: patterns. checksum: of --checksum. unpack: None: by content (ADD).
+    """
+
+    origin: Origin
+    sources: tuple[str, ...]
+    destination: str
+    add: bool = False
+    files: tuple[tuple[str, bytes], ...] = ()
+    owner: str = ""
+    mode: str = ""
+    link: bool = False
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+    checksum: str = ""
+    keep_git_dir: bool = False
+    unpack: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkdirStep(Step):
+    """WORKDIR: the directory is made where it is missing, owned by `user`."""
+
+    directory: str
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One entry of the image's history; `step`: the one that made its layer, None: no layer."""
+
+    created_by: str
+    comment: str = ""
+    step: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage that the target needs.
+
+    Attributes:
+        index: its place in `Plan.stages`. name: of the Dockerfile, or its number there.
+        base: an image, or the index of an earlier stage.
+        steps: in order, with those of ONBUILD first.
+        config: of the image after the last step (its `config` object), complete.
+        history: after that of the base.
+        author: of MAINTAINER.
+    """
+
+    index: int
+    name: str
+    base: Base | int
+    steps: tuple[Step, ...]
+    config: Mapping[str, Any]
+    history: tuple[History, ...]
+    author: str = ""
+
+    def needs(self) -> set[int]:
+        """Return the indices of the stages that its base and steps are made from."""
+        found = {self.base} if isinstance(self.base, int) else set()
+        for step in self.steps:
+            origins = [step.origin] if isinstance(step, CopyStep) else []
+            if isinstance(step, RunStep):
+                origins += step.origins.values()
+            found |= {origin.stage for origin in origins if origin.kind == "stage"}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All stages that the target needs, each after those that it needs; the target is the last.
+
+    Attributes:
+        images: bases of `COPY --from=IMAGE` and of mounts, by the name in `Origin.name`.
+        warnings: of the checks, one line each.
+    """
+
+    stages: tuple[Stage, ...]
+    images: Mapping[str, Base]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A tree of files: what a step starts from, and what it gives.
+
+    Attributes:
+        key: of the cache, 64 hexadecimal digits.
+        chain: chain ids of its layers, bottom first.
+        diff_ids, sizes: of the layers that this build added, in their order.
+    """
+
+    key: str
+    chain: tuple[str, ...] = ()
