@@ -4,7 +4,8 @@ The tar is never stored. One process writes it into a pipe, the other reads it l
 hashed, parsed by the one parser, unpacked for the map of the container, with the split from which
 `save` and `push` write the same bytes again. So a committed layer is the same as a pull of it.
 
-This runs in a child that is root of a user namespace with the map.
+This runs in a child that is root of a user namespace with the map: `make` starts it, `make_here` is
+for one who is such a process already.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rootless.image.layer.layers import (
 )
 from rootless.image.layer.lookup import LayerLookup
 from rootless.image.layer.tar_reader import TarReader
+from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.layer.tarsplit import SplitWriter
 from rootless.image.layer.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.image.model import limits
@@ -83,9 +85,55 @@ def _make(
     caller: Caller,
 ) -> dict[str, Any]:
     caller.bind_child()
-    source = _Source(write)
+    return _keep(root, idmap, below, lowers, _Source(write), scratch, caller.ids, told)
+
+
+def make_here(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    write: Callable[[int], None],
+    scratch: str,
+    *,
+    newest: int | None = None,
+) -> dict[str, Any]:
+    """Make a layer as `make` does, in this process.
+
+    Args:
+        below: chain id of the layer below, None at the bottom. lowers: all directories below,
+            bottom first.
+        write: runs in a child of this process.
+        newest: what `write` writes gets no later time, in seconds since 1970; for
+            SOURCE_DATE_EPOCH.
+
+    Raises:
+        RlessError: what `write` raised, or that there is no room. The store is as before then.
+
+    Where it runs: as root of a user namespace with the map, with umask 0 and enough descriptors
+    for all layers; the caller must have no second thread.
+    """
+    source = _Source(write, newest)
+    return _keep(root, idmap, below, lowers, source, scratch, _owner(root), iter)
+
+
+def _owner(root: str) -> tuple[int, int]:
+    """Return the owner of the store's own files, as this namespace shows it."""
+    return os.stat(root).st_uid, -1
+
+
+def _keep(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    source: _Source,
+    scratch: str,
+    owner: tuple[int, int],
+    told: Callable[[Iterable[bytes]], Iterator[bytes]],
+) -> dict[str, Any]:
     try:
-        meta = _unpack(root, idmap, below, lowers, source, told, scratch, caller)
+        meta = _unpack(root, idmap, below, lowers, source, told, scratch, owner)
     except RlessError as error:
         # A tar that was cut short is no wonder if its writer failed.
         source.check()
@@ -101,7 +149,7 @@ def _unpack(
     source: _Source,
     told: Callable[[Iterable[bytes]], Iterator[bytes]],
     scratch: str,
-    caller: Caller,
+    owner: tuple[int, int],
 ) -> dict[str, Any]:
     try:
         scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
@@ -120,25 +168,46 @@ def _unpack(
             _like(root_fd, os.fstat(lower_fds[-1]) if lower_fds else None, idmap)
     except OSError as error:
         raise RlessError(str(error.strerror), limits.hint(error.errno)) from error
-    diff_id = f"sha256:{source.hash.hexdigest()}"
-    chain = sha256(f"{below} {diff_id}".encode()) if below else diff_id
-    meta = {
-        "chain": chain,
+    meta = _meta(idmap, below, source.hash.hexdigest(), unpacker.bytes, root_fd, overlay=overlay)
+    meta["skipped_devices"] = unpacker.skipped_devices
+    meta["lost_xattrs"] = unpacker.lost_xattrs
+    _place(root, idmap, meta, scratch, scratch_fd, owner)
+    return meta
+
+
+def _meta(
+    idmap: IdMap, below: str | None, digest: str, size: int, root_fd: int, *, overlay: bool
+) -> dict[str, Any]:
+    """Return the meta record of a layer that lost nothing on its way."""
+    diff_id = f"sha256:{digest}"
+    return {
+        "chain": sha256(f"{below} {diff_id}".encode()) if below else diff_id,
         "diff_id": diff_id,
         "blob": None,
-        "size": unpacker.bytes,
+        "size": size,
         "whiteouts": "overlay" if overlay else "aufs",
-        "skipped_devices": unpacker.skipped_devices,
-        "lost_xattrs": unpacker.lost_xattrs,
+        "skipped_devices": 0,
+        "lost_xattrs": 0,
         "users": user_files(root_fd),
         "uids": idmap.uids,
         "gids": idmap.gids,
     }
+
+
+def _place(
+    root: str,
+    idmap: IdMap,
+    meta: dict[str, Any],
+    scratch: str,
+    scratch_fd: int,
+    owner: tuple[int, int],
+) -> None:
+    """Move a finished layer into the store, its records first."""
+    chain = meta["chain"]
     if not is_complete(root, idmap.key, chain):
-        write_meta(root, idmap.key, meta, scratch, caller.ids)
-        place_split(scratch_fd, f"{_NAME}.split", split_path(root, chain), caller.ids)
+        write_meta(root, idmap.key, meta, scratch, owner)
+        place_split(scratch_fd, f"{_NAME}.split", split_path(root, chain), owner)
         move_into_place(scratch_fd, _NAME, layer_dir(root, idmap.key, chain))
-    return meta
 
 
 def _like(root_fd: int, below: os.stat_result | None, idmap: IdMap) -> None:
@@ -159,12 +228,13 @@ class _Source:
         hash: of everything read so far.
     """
 
-    def __init__(self, write: Callable[[int], None]) -> None:
+    def __init__(self, write: Callable[[int], None], newest: int | None = None) -> None:
         self.hash = hashlib.sha256()
         self._reader, writer = os.pipe()
         self._failure, failure = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
+            TarWriter.newest = newest  # this process writes nothing but this tar
             _write(write, writer, failure, (self._reader, self._failure))
         os.close(writer)
         os.close(failure)

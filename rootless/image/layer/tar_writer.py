@@ -22,6 +22,7 @@ from rootless.image.layer.tar_reader import BLOCK, CHARACTER, DIRECTORY, HARD_LI
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import ClassVar
 
 _SIZE = 512
 _RECORD = 20 * _SIZE  # archives are padded to a multiple of it, as tar(1) does
@@ -39,7 +40,12 @@ class TarWriter:
     Args:
         output: a descriptor, or a function that takes each piece of the archive.
         record: pad the end to 10 KiB, as tar(1) does. Go's tools, and so Docker, do not.
+
+    Attributes:
+        newest: no member of this process' archives gets a later time (seconds since 1970).
     """
+
+    newest: ClassVar[int | None] = None
 
     __slots__ = ("_buffer", "_data", "_fd", "_out", "_padding", "_record", "written")
 
@@ -94,6 +100,8 @@ class TarWriter:
             split = (b"", name[:100])
         if len(link) > 100:
             records.append((b"linkpath", link))
+        if self.newest is not None:
+            mtime = min(mtime, self.newest * 1_000_000_000)
         seconds, rest = divmod(mtime, 1_000_000_000)
         if rest or not 0 <= seconds <= _MOST[12]:
             records.append((b"mtime", _time(mtime)))
