@@ -1,17 +1,19 @@
 """Make the OCI config.json from request, image config and `SpecInputs`, as a pure function.
 
-Nothing here reads or changes the host. What the start has found out is in `SpecInputs`, and only
-this module merges it with the request. So a test of the translation compares dicts, and config.json
-says everything that the runtime will do.
+Nothing here changes the host, and of its files only a user's own seccomp profile is read. What the
+start has found out is in `SpecInputs`, and only this module merges it with the request. So a test
+of the translation compares dicts, and config.json says everything that the runtime will do.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from rootless.engine import defaults
 from rootless.errors import RlessError
 from rootless.linux.caps import NAMES, NUMBERS
+from rootless.runtime import seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -411,3 +413,55 @@ def _unmasked(request: RunRequest, paths: tuple[str, ...]) -> list[str]:
                 return []
             opened.update(value.split(":"))
     return [path for path in paths if path not in opened]
+
+
+def _refuse(name: str, *values: tuple[int, int, int], error: int = errno.EPERM) -> dict[str, Any]:
+    """Return the rule that refuses a call with these (index, mask, value) of arguments."""
+    tests = [
+        {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+        for index, mask, value in values
+    ]
+    return {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": tests}
+
+
+# Sockets that send whole frames, which no route sees (network.loopback_guard).
+_ALL = 0xFFFFFFFF
+_NO_XDP = _refuse("socket", (0, _ALL, 44))  # AF_XDP: past the interface's guard too
+_NO_FRAMES = [
+    _refuse("socket", (0, _ALL, 17)),  # AF_PACKET
+    _refuse("socket", (1, 0xF, 10)),  # SOCK_PACKET: the kernel makes AF_PACKET of AF_INET with it
+    _NO_XDP,
+]
+_NO_FRAMES_PAST_GUARD = [
+    _refuse("setsockopt", (1, _ALL, 263), (2, _ALL, 20)),  # SOL_PACKET, PACKET_QDISC_BYPASS
+    _refuse("socketcall", (0, _ALL, 14), error=errno.ENOSYS),  # i386: the same behind a pointer
+    _NO_XDP,
+]
+
+
+def seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] | None:
+    """Return the profile of a request (--security-opt); None: unconfined.
+
+    Args:
+        inputs: has the user and the last capability already.
+
+    Raises:
+        RlessError: its file cannot be read.
+    """
+    nested = False
+    profile: str | None = None
+    for option in request.security_opt:
+        name, _, value = option.partition("=")
+        if name == "seccomp":
+            profile = value
+        elif name == "nested-userns":
+            nested = True
+    if profile == "unconfined" or (request.privileged and profile is None):
+        return None
+    bounding = capabilities(request, inputs.uid, inputs.last_cap)["bounding"]
+    if profile is not None and profile != "builtin":
+        return seccomp.load_profile_file(profile, bounding)
+    rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
+    if "CAP_NET_ADMIN" not in bounding:
+        rules["syscalls"] += _NO_FRAMES_PAST_GUARD if "CAP_NET_RAW" in bounding else _NO_FRAMES
+    return rules

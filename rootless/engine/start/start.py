@@ -12,7 +12,6 @@ the host's name servers, devices) is looked up when it is used.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from rootless.engine import idmap_policy
@@ -28,39 +27,14 @@ from rootless.engine.state import reconcile
 from rootless.errors import RlessError
 from rootless.linux import caps
 from rootless.linux.process import close_on_exec_from
-from rootless.runtime import seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from rootless.engine.networks.attachment import Membership
     from rootless.engine.state.container import Container
-
-
-def _refuse(name: str, *values: tuple[int, int, int], error: int = errno.EPERM) -> dict[str, Any]:
-    """Return the rule that refuses a call with these (index, mask, value) of arguments."""
-    tests = [
-        {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
-        for index, mask, value in values
-    ]
-    return {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": tests}
-
-
-# Sockets that send whole frames, which no route sees (network.loopback_guard).
-_ALL = 0xFFFFFFFF
-_NO_XDP = _refuse("socket", (0, _ALL, 44))  # AF_XDP: past the interface's guard too
-_NO_FRAMES = [
-    _refuse("socket", (0, _ALL, 17)),  # AF_PACKET
-    _refuse("socket", (1, 0xF, 10)),  # SOCK_PACKET: the kernel makes AF_PACKET of AF_INET with it
-    _NO_XDP,
-]
-_NO_FRAMES_PAST_GUARD = [
-    _refuse("setsockopt", (1, _ALL, 263), (2, _ALL, 20)),  # SOL_PACKET, PACKET_QDISC_BYPASS
-    _refuse("socketcall", (0, _ALL, 14), error=errno.ENOSYS),  # i386: the same behind a pointer
-    _NO_XDP,
-]
 
 
 _PACKAGED = ("layers", "squashfs")  # what packages can be installed in
@@ -296,7 +270,7 @@ def _gather(context: StartContext, inputs: SpecInputs) -> None:
     inputs.init = etc_files.place_init(context.container.directory) if request.init else None
     inputs.systemd = context.container.id if context.container.facts.get("systemd") else ""
     inputs.no_new_privs = request.image == HOST_IMAGE
-    inputs.seccomp = _seccomp_profile(request, inputs)
+    inputs.seccomp = generate.seccomp_profile(request, inputs)
     inputs.resources = request.resources()
     if fakes_root(context):
         from rootless.engine.spec import fakeroot
@@ -342,26 +316,6 @@ def fakes_root(context: StartContext) -> bool:
     if context.request.fakeroot is not None:
         return context.request.fakeroot
     return context.idmap.single and context.user[0] == 0 and context.source.kind in _PACKAGED
-
-
-def _seccomp_profile(request: RunRequest, inputs: SpecInputs) -> dict[str, Any] | None:
-    nested = False
-    profile: str | None = None
-    for option in request.security_opt:
-        name, _, value = option.partition("=")
-        if name == "seccomp":
-            profile = value
-        elif name == "nested-userns":
-            nested = True
-    if profile == "unconfined" or (request.privileged and profile is None):
-        return None
-    bounding = generate.capabilities(request, inputs.uid, inputs.last_cap)["bounding"]
-    if profile is not None and profile != "builtin":
-        return seccomp.load_profile_file(profile, bounding)
-    rules = seccomp.default_profile(bounding, allow_nested_userns=nested)
-    if "CAP_NET_ADMIN" not in bounding:
-        rules["syscalls"] += _NO_FRAMES_PAST_GUARD if "CAP_NET_RAW" in bounding else _NO_FRAMES
-    return rules
 
 
 # -- 5 monitor, 6 network, 7 attach --------------------------------------------------------------
