@@ -75,7 +75,9 @@ class Begun:
     def end(self) -> None:
         """Kill init, and forget it."""
         self.close_go()
-        os.close(self.status_fd)
+        if self.status_fd >= 0:
+            os.close(self.status_fd)
+            self.status_fd = -1
         try:
             pidfd_send_signal(self.pidfd, 9)
         except SyscallError:

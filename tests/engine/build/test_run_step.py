@@ -1,0 +1,215 @@
+"""RUN: what the process sees, what is left of it, and what is not (security classes 55, 63-65)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rootless.engine.request import RunRequest
+from tests.lib import images
+from tests.lib.build_steps import DIRECTORY, WHITEOUT, Room
+from tests.lib.needs import DRIVERS
+
+pytestmark = pytest.mark.needs("user namespaces")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return Room(tmp_path_factory.mktemp("run"))
+
+
+def test_output_and_exit_code_are_passed_on(room: Room) -> None:
+    ran = room.run("echo out; echo err >&2; exit 3", network="none")
+    assert (ran.code, ran.out, ran.err) == (3, "out\n", "err\n")
+
+
+def test_signal_is_128_and_its_number(room: Room) -> None:
+    assert room.run("deeper() { deeper; }; deeper", network="none").code == 139
+
+
+def test_missing_program_is_an_error(room: Room) -> None:
+    ran = room.run("/no/such", "program", network="none")
+    assert ran.code == -1
+    assert "/no/such" in ran.error
+
+
+def test_last_line_needs_no_newline(room: Room) -> None:
+    assert room.run("printf 'a\\nb'", network="none").out == "a\nb"
+
+
+def test_long_line_and_long_output_arrive_whole(room: Room) -> None:
+    ran = room.run("head -c 300000 /dev/zero | tr '\\0' x; seq 20000", network="none")
+    expected = "x" * 300000 + "".join(f"{number}\n" for number in range(1, 20001))
+    assert ran.out == expected
+
+
+def test_run_that_writes_nothing_leaves_nothing(room: Room) -> None:
+    ran = room.run("true", network="none")
+    assert (ran.code, ran.written) == (0, {})
+
+
+def test_only_what_is_written_stays(room: Room) -> None:
+    ran = room.run("echo new >/etc/new; echo hosts >>/etc/hosts; : >/dev/gone", network="none")
+    assert ran.code == 0
+    assert ran.written == {"etc": DIRECTORY, "etc/new": "new\n"}
+
+
+def test_deleted_file_leaves_a_whiteout(room: Room) -> None:
+    ran = room.run("rm /etc/group", network="none")
+    assert ran.written == {"etc": DIRECTORY, "etc/group": WHITEOUT}
+
+
+def test_environment_is_that_of_the_step_alone(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_CALLER", "secret")
+    env = ("PATH=/bin", "A=1 2")
+    ran = room.run("env", env=env, proxies=("http_proxy=http://p:1",), network="none")
+    lines = set(ran.out.splitlines()) - {"SHLVL=1", "PWD=/"}
+    assert lines == {"PATH=/bin", "A=1 2", "http_proxy=http://p:1", "HOME=/root"}
+
+
+def test_input_is_empty(room: Room) -> None:
+    assert room.run("wc -c", network="none").out == "0\n"
+
+
+def test_directory_and_host_name(room: Room) -> None:
+    ran = room.run("pwd; hostname; cat /etc/hostname", directory="/tmp", network="none")
+    assert ran.out == "/tmp\nrless-build\nrless-build\n"
+
+
+def test_host_name_can_be_another(room: Room) -> None:
+    assert room.run("hostname", hostname="other", network="none").out == "other\n"
+
+
+@pytest.mark.needs("subordinate ids")
+def test_user_is_looked_up_in_the_tree(room: Room) -> None:
+    ran = room.run("id -u; id -g; echo $HOME; touch /tmp/mine", user="user", network="none")
+    assert ran.out == "1000\n1000\n/home/user\n"
+    assert set(ran.written) == {"tmp", "tmp/mine"}
+
+
+def test_unknown_user_is_an_error(room: Room) -> None:
+    assert "nosuchuser" in room.run("true", user="nosuchuser", network="none").error
+
+
+def test_hosts_of_the_request_are_there(room: Room) -> None:
+    settings = RunRequest(add_host=(("db", "192.0.2.7"),), network="none")
+    assert "192.0.2.7\tdb" in room.run("cat /etc/hosts", settings=settings).out
+
+
+def test_script_is_executed_as_a_file(room: Room) -> None:
+    script = "#!/bin/cat\nits own text\n"
+    ran = room.run("unused", "argv", script=script, network="none")
+    assert (ran.code, ran.out) == (0, script)
+    assert ran.written == {}
+
+
+# -- network -------------------------------------------------------------------------------------
+
+
+def test_without_network_there_is_the_loopback(room: Room) -> None:
+    ran = room.run("ip -o link | wc -l; ping -c 1 127.0.0.1 >/dev/null || ip addr", network="none")
+    assert ran.out.splitlines()[0] == "1"
+
+
+@pytest.mark.needs("tun", "pasta")
+def test_default_network_has_an_interface_and_name_servers(room: Room) -> None:
+    ran = room.run("ip -o link | wc -l; cat /etc/resolv.conf")
+    assert ran.error == ""
+    lines = ran.out.splitlines()
+    assert lines[0] == "2"
+    assert any(line.startswith("nameserver") for line in lines)
+
+
+def test_network_of_the_host_is_that_of_this_process(room: Room) -> None:
+    settings = RunRequest(network="host")
+    ran = room.run("readlink /proc/self/ns/net", settings=settings)
+    assert ran.out.strip() == os.readlink("/proc/self/ns/net")
+
+
+def test_network_of_the_host_must_be_allowed(room: Room) -> None:
+    assert "not allowed" in room.run("true", network="host").error
+    ran = room.run("true", network="host", allowed=frozenset({"network.host"}))
+    assert ran.code == 0
+
+
+def test_insecure_must_be_allowed(room: Room) -> None:
+    ran = room.run("true", security="insecure", network="none")
+    assert "security.insecure" in ran.hint
+
+
+# -- stubs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_no_driver_keeps_mount_points(bare: Room, driver: str) -> None:
+    ran = bare.run("echo x >/new", driver=driver, network="none")
+    assert ran.error == ""
+    there = {path for path, what in ran.written.items() if what != WHITEOUT}
+    assert not {"proc", "sys", "dev", "usr/etc/hosts"} & there
+    assert "new" in there
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    """Return a room whose image has none of the mount points, and a link in place of one."""
+    program = next(path for path in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(path))
+    layer = images.layer(
+        {
+            "bin": images.Dir(),
+            "bin/busybox": images.File(Path(program).read_bytes(), mode=0o755),
+            "bin/sh": images.Link("busybox"),
+            "etc": images.Link("usr/etc"),
+            "usr": images.Dir(),
+            "usr/etc": images.Dir(),
+        }
+    )
+    return Room(tmp_path_factory.mktemp("bare"), images.Image([layer], {}))
+
+
+def test_mount_points_are_gone_afterwards(bare: Room) -> None:
+    ran = bare.run("/bin/busybox", "ls", "/proc/self/status", "/etc/hosts", network="none")
+    assert (ran.code, ran.written) == (0, {})
+
+
+def test_beside_a_mount_point_a_new_file_stays(bare: Room) -> None:
+    ran = bare.run("echo x >/etc/kept", network="none")
+    assert ran.written == {"usr": DIRECTORY, "usr/etc": DIRECTORY, "usr/etc/kept": "x\n"}
+
+
+def test_changed_directory_of_a_mount_point_stays(bare: Room) -> None:
+    ran = bare.run("/bin/busybox", "chmod", "700", "/usr/etc", network="none")
+    assert ran.written == {"usr": DIRECTORY, "usr/etc": DIRECTORY}
+
+
+# -- what a RUN must not be able to do -----------------------------------------------------------
+
+
+def test_nothing_is_left_running(room: Room) -> None:
+    """Class 64: it has a pid namespace, which ends with its first process."""
+    ran = room.run("sh -c 'sleep 1000' & echo done", network="none")
+    assert (ran.code, ran.out) == (0, "done\n")
+
+
+def test_directories_of_the_host_are_not_there(room: Room) -> None:
+    """Class 63: the host's files, the store and other steps are out of sight."""
+    ran = room.run(f"ls -d {room.directory} 2>&1; cat /proc/self/mountinfo", network="none")
+    assert "No such file" in ran.out
+    assert str(room.directory) not in ran.out.partition("No such file")[2]
+
+
+def test_device_nodes_cannot_be_made(room: Room) -> None:
+    """Class 65."""
+    ran = room.run("mknod /null c 1 3 2>/dev/null; ls /null 2>/dev/null; true", network="none")
+    assert ran.out == ""
+    assert ran.written == {}
+
+
+def test_fifo_in_place_of_passwd_is_refused(tmp_path: Path) -> None:
+    """Class 69: it is opened without waiting, and must be a regular file."""
+    layers = [images.busybox_layer(), images.layer({"etc/passwd": images.Fifo()})]
+    ran = Room(tmp_path, images.Image(layers, {})).run("true", user="user", network="none")
+    assert ran.error == "/etc/passwd of the image is not a regular file"
