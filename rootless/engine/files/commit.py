@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from rootless import log, paths
 from rootless.engine.exec.healthcheck import image_form
 from rootless.engine.files import rootfs_access
-from rootless.engine.files.diff import DELETED, changes, parts_of
-from rootless.engine.files.tar import Archiver
+from rootless.engine.files.diff import parts_of
 from rootless.engine.state.container import find
 from rootless.engine.state.events import of_container
 from rootless.errors import RlessError, escape
 from rootless.image.config.dockerfile_changes import apply
 from rootless.image.config.manifest import parse_config
 from rootless.image.layer import create
+from rootless.image.layer.archiver import Archiver
+from rootless.image.layer.changes import DELETED, changes
 from rootless.image.layer.layers import merge_users
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import sha256

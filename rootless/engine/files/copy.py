@@ -42,10 +42,10 @@ from rootless.engine.files.fd_transfer import (
     receive,
     receive_into,
 )
-from rootless.engine.files.tar import Archiver
 from rootless.engine.state.container import find
 from rootless.engine.state.events import of_container
 from rootless.errors import RlessError, SyscallError, escape
+from rootless.image.layer.archiver import Archiver
 from rootless.image.layer.tar_reader import (
     DIRECTORY,
     HARD_LINK,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from rootless.engine.files import rootfs_access
-from rootless.engine.files.tar import Archiver
 from rootless.engine.state.container import find
 from rootless.engine.state.events import of_container
+from rootless.image.layer.archiver import Archiver
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.linux.walk import walk
 

@@ -1,4 +1,4 @@
-"""Write files of a container into a tar archive: for export, commit and `cp C:/path -`."""
+"""Write files of a container into a tar archive: for export, commit, build and `cp C:/path -`."""
 
 from __future__ import annotations
 
