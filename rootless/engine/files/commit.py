@@ -12,7 +12,7 @@ import json
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rootless import log, paths
+from rootless import paths
 from rootless.engine.exec.healthcheck import image_form
 from rootless.engine.files import rootfs_access
 from rootless.engine.files.diff import parts_of
@@ -23,7 +23,7 @@ from rootless.image.config.dockerfile_changes import apply
 from rootless.image.config.manifest import parse_config
 from rootless.image.layer import create
 from rootless.image.layer.archiver import Archiver
-from rootless.image.layer.changes import DELETED, changes
+from rootless.image.layer.changes import changes
 from rootless.image.layer.layers import merge_users
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import sha256
@@ -157,15 +157,7 @@ def _write(find_parts: Callable[[], list[Part]], hidden: Collection[bytes], out:
     writer = TarWriter(out)
     archiver = Archiver(writer)
     for part in find_parts():
-        for change in changes(part, hidden):
-            if change.kind == DELETED:
-                archiver.whiteout(change.path)
-            elif change.entry is not None:
-                if b"/.wh." in b"/" + change.path:
-                    log.warn(f"/{change.path.decode('utf-8', 'backslashreplace')}: left out: "
-                             "in a layer, that name would delete a file")  # fmt: skip
-                    continue
-                archiver.add(change.path or b".", change.entry)
+        archiver.changes(changes(part, hidden))
     writer.end()
 
 

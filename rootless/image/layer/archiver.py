@@ -7,6 +7,7 @@ import stat
 
 from rootless import log
 from rootless.image.layer import xattrs
+from rootless.image.layer.changes import DELETED
 from rootless.image.layer.tar_reader import (
     BLOCK,
     CHARACTER,
@@ -20,6 +21,9 @@ from rootless.linux.call import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rootless.image.layer.changes import Change
     from rootless.image.layer.tar_writer import TarWriter
     from rootless.linux.walk import Entry
 
@@ -62,6 +66,24 @@ class Archiver:
         elif stat.S_ISBLK(mode):
             self._member(name, status, BLOCK)
 
+    def changes(self, found: Iterable[Change]) -> None:
+        """Write what was changed in a writable layer as members of the layer that it becomes."""
+        for change in found:
+            if change.kind == DELETED:
+                self.whiteout(change.path)
+            elif change.entry is not None:
+                if b"/.wh." in b"/" + change.path:
+                    log.warn(
+                        f"/{shown(change.path)}: left out: in a layer, that name would delete a "
+                        "file"
+                    )
+                    self.leave_out(change.entry)
+                else:
+                    self.add(change.path or b".", change.entry)
+
+    def leave_out(self, entry: Entry) -> None:
+        """Do without a file that a layer cannot have."""
+
     def whiteout(self, path: bytes) -> None:
         """Write the member that hides a file of the layers below."""
         parent, _, name = path.rpartition(b"/")
@@ -87,9 +109,12 @@ class Archiver:
                     self._member(name, status, HARD_LINK, first)
                     return
             self._member(name, status, REGULAR, size=status.st_size, found=xattrs.read(fd))
-            self._writer.copy(fd)
+            self._contents(fd, status.st_size, name)
         finally:
             os.close(fd)
+
+    def _contents(self, fd: int, size: int, name: bytes) -> None:
+        self._writer.copy(fd)
 
     def _member(
         self,

@@ -35,14 +35,14 @@ from rootless.linux.walk import Entry, open_file, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from rootless.rootfs.stored import Part
 
     Found = tuple[os.stat_result, int]
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
-OPAQUE_XATTRS = (OPAQUE_XATTR, "user.fuseoverlayfs.opaque")
+OPAQUE_XATTRS = (OPAQUE_XATTR, b"user.fuseoverlayfs.opaque")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _CLOCK = 20_000_000  # ns that the file system's clock may be behind
 _CHUNK = 1 << 20
@@ -164,16 +164,23 @@ class Below:
             os.close(fd)
 
 
-def changes(part: Part, hidden: Collection[bytes]) -> Iterator[Change]:
+def changes(
+    part: Part,
+    hidden: Collection[bytes],
+    seen: Callable[[Entry, bool], object] = lambda entry, is_change: None,
+) -> Iterator[Change]:
     """Yield what was changed in one part of a root; a directory before what is in it.
 
     Args:
         hidden: paths that are mounts, without the slash in front.
+        seen: is told of each directory when all that is in it has been met, and of each file
+            that is no change. Whether it is a change, as the second argument, is certain then.
+            It may delete what is none.
     """
     below = Below(part.layers)
     upper = os.open(part.upper, _DIRECTORY | os.O_CLOEXEC)
     try:
-        yield from _Finder(part, below, hidden).run(upper)
+        yield from _Finder(part, below, hidden, seen).run(upper)
     finally:
         os.close(upper)
         below.close()
@@ -182,10 +189,17 @@ def changes(part: Part, hidden: Collection[bytes]) -> Iterator[Change]:
 class _Finder:
     """The walk through one part."""
 
-    def __init__(self, part: Part, below: Below, hidden: Collection[bytes]) -> None:
+    def __init__(
+        self,
+        part: Part,
+        below: Below,
+        hidden: Collection[bytes],
+        seen: Callable[[Entry, bool], object],
+    ) -> None:
         self.part = part
         self.below = below
         self.hidden = hidden
+        self.seen = seen
         # Directories that may have been made only so that something could be mounted in them.
         self.ways = {
             path[:index] for path in hidden for index, byte in enumerate(path) if byte == 0x2F
@@ -197,8 +211,10 @@ class _Finder:
             path = self._path(entry.path)
             if path in self.hidden and entry.path:
                 entry.skip = True
+                if entry.leaving or entry.fd < 0:
+                    self.seen(entry, False)
             elif entry.leaving:
-                self.way.pop()
+                self.seen(entry, not self.way.pop().kind)
             elif entry.path:
                 yield from self._look(entry, path)
             else:
@@ -227,6 +243,8 @@ class _Finder:
         if is_whiteout(status):
             if before is not None:
                 yield from self._tell(Change(DELETED, path, None))
+            else:
+                self.seen(entry, False)
             return
         kind = ADDED if before is None else CHANGED
         if entry.fd < 0:

@@ -16,6 +16,8 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
+from rootless.image.layer.archiver import Archiver
+from rootless.image.layer.changes import changes
 from rootless.image.layer.layers import (
     Caller,
     is_complete,
@@ -24,6 +26,7 @@ from rootless.image.layer.layers import (
     user_files,
 )
 from rootless.image.layer.lookup import LayerLookup
+from rootless.image.layer.seal import seal
 from rootless.image.layer.tar_reader import TarReader
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.layer.tarsplit import SplitWriter
@@ -36,9 +39,10 @@ from rootless.linux.idmap import call_in_userns
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rootless.linux.idmap import IdMap
+    from rootless.rootfs.stored import Part
 
 _NAME = "layer"
 _READ = 256 << 10
@@ -115,6 +119,88 @@ def make_here(
     """
     source = _Source(write, newest)
     return _keep(root, idmap, below, lowers, source, scratch, _owner(root), iter)
+
+
+def adopt(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    upper: Part,
+    scratch: str,
+    *,
+    hidden: Collection[bytes] = (),
+    newest: int | None = None,
+) -> dict[str, Any]:
+    """Make a layer of what was written over others; return its meta record.
+
+    Where overlayfs of the kernel wrote it, in the store's file system, its directory becomes the
+    layer by a rename, and nothing is copied. Else the changes are written as by `make_here`.
+
+    Args:
+        below, lowers: as for `make_here`.
+        upper: as `rootfs.stored.parts` has it; it is mounted nowhere any more. In its place there
+            is nothing, or half of it, afterwards.
+        hidden: paths that were mounts, without the slash in front: what was made for them goes.
+        newest: no file gets a later time, in seconds since 1970.
+
+    Raises:
+        RlessError: it has what no layer can have, or there is no room. The store is as before.
+
+    Where it runs: as `make_here`.
+    """
+
+    def write(out: int) -> None:
+        writer = TarWriter(out)
+        Archiver(writer).changes(changes(upper, hidden))
+        writer.end()
+
+    try:
+        scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+        is_here = os.fstat(scratch_fd).st_dev == os.stat(upper.upper).st_dev
+        if upper.whole or upper.marks or not is_here:
+            os.close(scratch_fd)
+            return make_here(root, idmap, below, lowers, write, scratch, newest=newest)
+        try:
+            return _adopt(root, idmap, below, lowers, upper, scratch, scratch_fd, hidden, newest)
+        finally:
+            os.close(scratch_fd)
+    except OSError as error:
+        raise RlessError(
+            f"cannot keep the layer: {error.strerror}", limits.hint(error.errno)
+        ) from error
+    except RlessError as error:
+        raise error.within("cannot keep the layer") from error
+
+
+def _adopt(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    upper: Part,
+    scratch: str,
+    scratch_fd: int,
+    hidden: Collection[bytes],
+    newest: int | None,
+) -> dict[str, Any]:
+    split = SplitWriter(scratch_fd, f"{_NAME}.split")
+    try:
+        sealed = seal(upper, split, hidden, newest)
+        split.finish()
+    finally:
+        split.close()
+    root_fd = os.open(upper.upper, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not sealed.has_root:
+            _like(root_fd, os.stat(lowers[-1]) if lowers else None, idmap)
+        meta = _meta(idmap, below, sealed.digest, sealed.size, root_fd, overlay=True)
+    finally:
+        os.close(root_fd)
+    meta["lost_xattrs"] = sealed.lost_xattrs
+    os.rename(upper.upper, _NAME, dst_dir_fd=scratch_fd)
+    _place(root, idmap, meta, scratch, scratch_fd, _owner(root))
+    return meta
 
 
 def _owner(root: str) -> tuple[int, int]:

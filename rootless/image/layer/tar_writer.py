@@ -22,7 +22,6 @@ from rootless.image.layer.tar_reader import BLOCK, CHARACTER, DIRECTORY, HARD_LI
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import ClassVar
 
 _SIZE = 512
 _RECORD = 20 * _SIZE  # archives are padded to a multiple of it, as tar(1) does
@@ -42,10 +41,11 @@ class TarWriter:
         record: pad the end to 10 KiB, as tar(1) does. Go's tools, and so Docker, do not.
 
     Attributes:
-        newest: no member of this process' archives gets a later time (seconds since 1970).
+        newest: no member gets a later time (seconds since 1970); None: as it is. A process that
+            writes one archive sets it for the class.
     """
 
-    newest: ClassVar[int | None] = None
+    newest: int | None = None
 
     __slots__ = ("_buffer", "_data", "_fd", "_out", "_padding", "_record", "written")
 
@@ -160,6 +160,16 @@ class TarWriter:
         while self._data:
             self.data(bytes(min(_CHUNK, self._data)))
         return missing
+
+    def elsewhere(self) -> None:
+        """Take the current member's contents as written: who wants them has the file.
+
+        All before them is written at once, and their padding comes next.
+        """
+        self._flush()
+        self.written += self._data
+        self._data = 0
+        self._pad()
 
     def end(self) -> None:
         """Write the end of the archive and all that is still buffered."""
