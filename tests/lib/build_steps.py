@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rootless import rootfs
+from rootless.dockerfile.mounts import Mount, parse_mount
 from rootless.engine import idmap_policy
 from rootless.engine.build import run as run_step
 from rootless.engine.build.network import Network
-from rootless.engine.build.steps import RunStep
+from rootless.engine.build.steps import Origin, RunStep
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
 from rootless.linux import idmap, ns
@@ -43,6 +44,7 @@ class Outcome:
     error: str = ""
     hint: str = ""
     written: dict[str, str] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Room:
@@ -53,18 +55,32 @@ class Room:
         self.workshop = Workshop(directory)
         self.idmap = idmap_policy.choose("auto", (0, 0), idmap_policy.Subordinate())
         self.image = self.workshop.unpack(image or images.busybox_image())
+        self.context = directory / "context"
+        self.context.mkdir()
         self._runs = 0
+
+    def mount(self, text: str) -> tuple[Mount, Origin | None]:
+        """Return a mount by its text; `from=image` is the room's own image."""
+        mount = parse_mount(text)
+        if mount.type == "bind":
+            return mount, Origin(mount.origin or "context")
+        return mount, Origin(mount.origin) if mount.origin else None
 
     def step(self, *args: str, **fields: Any) -> RunStep:
         """Return a step: one word is a line for the shell, more are an argv."""
+        pairs = [self.mount(text) for text in fields.pop("mounts", ())]
+        fields["mounts"] = tuple(mount for mount, _ in pairs)
+        fields["origins"] = {index: origin for index, (_, origin) in enumerate(pairs) if origin}
         argv = ("/bin/sh", "-c", *args) if len(args) == 1 else args
         common = {"number": 1, "text": "RUN", "created_by": "RUN", "line": 1, "end_line": 1}
         return RunStep(args=argv, **(common | fields))
 
     def run(self, *args: str, **fields: Any) -> Outcome:
         """Do a RUN, with these fields of the step; those of its environment are taken too."""
-        known = ("proxies", "hostname", "allowed", "settings", "driver", "idmap")
+        known = ("proxies", "hostname", "allowed", "settings", "driver", "idmap", "secrets")
+        known += ("agents", "no_cache")
         more = {name: fields.pop(name) for name in known if name in fields}
+        more["caches"] = str(self.directory / "caches")
         return self.execute(self.step(*args, **fields), **more)
 
     def execute(self, step: RunStep, **more: Any) -> Outcome:
@@ -78,6 +94,16 @@ class Room:
         layers = self.image.layer_dirs(mapping.key)
         assert layers is not None
         reader, writer = os.pipe()
+        context_fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
+
+        def open_origin(origin: Origin, name: str) -> int:
+            if origin.kind == "context":
+                return context_fd
+            os.makedirs(scratch / name, 0o700)
+            mounted = rootfs.mount(layers, str(scratch / name), mapping, volatile=True)
+            return os.open(mounted.path, os.O_RDONLY | os.O_DIRECTORY)
+
+        more["open_origin"] = open_origin
 
         def body() -> NoReturn:
             try:
@@ -96,6 +122,7 @@ class Room:
             answer = _attend(network, pid, reader)
             os.waitpid(pid, 0)
         finally:
+            os.close(context_fd)
             network.forget_client()
             network.close()
         assert "failed" not in answer, answer["failed"]
@@ -141,8 +168,10 @@ def _in_step(
     streams = {1: "", 2: ""}
 
     def say(message: dict[str, Any]) -> None:
-        assert message["kind"] == "output"
-        streams[message["stream"]] += message["text"]
+        if message["kind"] == "output":
+            streams[message["stream"]] += message["text"]
+        else:
+            outcome.messages.append(message)
 
     try:
         outcome.code = run_step.execute(step, environment, say)

@@ -16,6 +16,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from rootless import rootfs
+from rootless.engine.build.mounts import Mounts
 from rootless.engine.build.stubs import Stubs
 from rootless.engine.spec import etc_files, fakeroot, generate
 from rootless.engine.spec.generate import SpecInputs
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from rootless.engine.build.network import Client
-    from rootless.engine.build.steps import RunStep
+    from rootless.engine.build.steps import Origin, RunStep
     from rootless.engine.request import RunRequest
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
@@ -62,6 +63,10 @@ class StepEnvironment:
         hostname: BUILDKIT_SANDBOX_HOSTNAME.
         allowed: entitlements of --allow.
         place: gives the control group.
+        open_origin: returns the descriptor of the directory that a mount takes files from; a tree
+            that has to be mounted for it gets a workspace of the name.
+        secrets, agents: by id, the value of a secret and the socket of an agent.
+        caches: the directory of cache mounts (`caches`). no_cache: begin them anew.
     """
 
     def __init__(
@@ -77,6 +82,11 @@ class StepEnvironment:
         hostname: str = HOSTNAME,
         allowed: frozenset[str] = frozenset(),
         place: Callable[[], Cgroup] | None = None,
+        open_origin: Callable[[Origin, str], int] | None = None,
+        secrets: Mapping[str, bytes] | None = None,
+        agents: Mapping[str, str] | None = None,
+        caches: str = "",
+        no_cache: bool = False,
     ) -> None:
         self.idmap = idmap
         self.mounted = mounted
@@ -88,6 +98,11 @@ class StepEnvironment:
         self.hostname = hostname
         self.allowed = allowed
         self.place = place or (lambda: NoCgroup("a build asks for none"))
+        self.open_origin = open_origin or _no_origin
+        self.secrets = secrets or {}
+        self.agents = agents or {}
+        self.caches = caches
+        self.no_cache = no_cache
 
 
 def execute(step: RunStep, environment: StepEnvironment, say: Say) -> int:
@@ -111,6 +126,10 @@ def failure(step: RunStep, code: int) -> RlessError:
     return RlessError(f"process {command} did not complete successfully: exit code {code}", None, 1)
 
 
+def _no_origin(origin: Origin, name: str) -> int:
+    raise RlessError(f"there is no {origin.kind} to mount from ({name})")
+
+
 class _Run:
     def __init__(self, step: RunStep, environment: StepEnvironment, say: Say) -> None:
         self.step = step
@@ -118,6 +137,7 @@ class _Run:
         self.say = say
         self.root = environment.mounted.path
         self.files: list[str] = []
+        self.mounts = Mounts(step, environment, say)
         self.request = self._request()
 
     def _request(self) -> RunRequest:
@@ -137,8 +157,6 @@ class _Run:
             )
         if step.devices:
             raise RlessError("RUN --device is not supported yet")
-        if step.mounts:
-            raise RlessError("RUN --mount is not supported yet")
         return settings.replace(
             command=(_SCRIPT,) if step.script else step.args,
             env=(*step.env, *environment.proxies),
@@ -154,6 +172,7 @@ class _Run:
         stubs = None
         shown = None
         try:
+            self.mounts.prepare()
             spec = self._make_spec()
             upper = _upper(environment.mounted)
             stubs = Stubs(self.root, upper)
@@ -163,6 +182,7 @@ class _Run:
         finally:
             if shown is not None:
                 rootfs.unmount(shown)
+            self.mounts.close()
             if stubs is not None and stubs.in_root:
                 stubs.remove()
             rootfs.unmount(environment.mounted)
@@ -194,6 +214,8 @@ class _Run:
             inputs.env += fakeroot.ENVIRONMENT
         self.files = [*inputs.files.values()]
         inputs.files = {path: etc_files.shown(directory, one) for path, one in inputs.files.items()}
+        inputs.mounts = self.mounts.wanted
+        inputs.env_over = self.mounts.env
         spec = generate.generate(request, {}, inputs)
         spec["root"]["path"] = self.root
         if self.step.script:

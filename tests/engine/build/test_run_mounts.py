@@ -1,0 +1,245 @@
+"""RUN --mount: what is there for one RUN, and nothing of it afterwards (classes 52-54, 56, 57)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from rootless.engine.build.ssh_agent import Proxy
+from tests.lib.build_steps import DIRECTORY, Room
+
+pytestmark = pytest.mark.needs("user namespaces")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    made = Room(tmp_path_factory.mktemp("mounts"))
+    (made.context / "dir").mkdir()
+    (made.context / "dir" / "file").write_text("of the context\n")
+    (made.context / "out").symlink_to("/etc/passwd")
+    return made
+
+
+# -- bind ----------------------------------------------------------------------------------------
+
+
+def test_bind_shows_the_context_read_only(room: Room) -> None:
+    ran = room.run(
+        "cat /src/dir/file; echo x 2>&1 >/src/new", mounts=["target=/src"], network="none"
+    )
+    assert ran.error == ""
+    assert ran.out.startswith("of the context\n")
+    assert "Read-only" in ran.out + ran.err
+    assert ran.written == {}
+    assert not (room.context / "new").exists()
+
+
+def test_bind_of_one_file(room: Room) -> None:
+    ran = room.run("cat f", mounts=["source=dir/file,target=f"], directory="/tmp", network="none")
+    assert (ran.out, ran.written) == ("of the context\n", {})
+
+
+def test_bind_of_an_image(room: Room) -> None:
+    mounts = ["from=image,source=/etc,target=/other"]
+    assert "user:" in room.run("cat /other/passwd", mounts=mounts, network="none").out
+
+
+def test_what_is_written_to_a_bind_is_thrown_away(room: Room) -> None:
+    command = "echo x >/src/dir/file; echo y >/one; cat /src/dir/file /one"
+    mounts = ["target=/src,rw", "target=/one,source=dir/file,rw"]
+    ran = room.run(command, mounts=mounts, network="none")
+    assert (ran.code, ran.out) == (0, "x\ny\n")
+    assert (room.context / "dir" / "file").read_text() == "of the context\n"
+    assert ran.written == {}
+
+
+def test_source_that_is_missing_is_an_error(room: Room) -> None:
+    ran = room.run("true", mounts=["source=nothing,target=/src"], network="none")
+    assert "nothing: No such file" in ran.error
+
+
+def test_link_of_a_source_stays_in_its_root(room: Room) -> None:
+    """Class 53: in the context there is no /etc/passwd, whatever the host has."""
+    ran = room.run("true", mounts=["source=out,target=/src"], network="none")
+    assert "out: No such file" in ran.error
+
+
+def test_target_behind_a_link_stays_in_the_image(room: Room) -> None:
+    """Class 52."""
+    ran = room.run("ln -s /home /link; true", network="none")
+    assert ran.code == 0
+    mounts = ["target=/usr/bin/../../link2/new"]
+    ran = room.run("ls /link2/new/dir", mounts=mounts, network="none")
+    assert (ran.out, ran.written) == ("file\n", {})
+
+
+# -- cache ---------------------------------------------------------------------------------------
+
+
+def test_cache_lives_on_and_is_in_no_layer(room: Room) -> None:
+    mounts = ["type=cache,target=/cache,id=lives"]
+    ran = room.run("echo kept >/cache/f; stat -c %a:%u /cache", mounts=mounts, network="none")
+    assert (ran.out, ran.written) == ("755:0\n", {})
+    ran = room.run("cat /other/f", mounts=["type=cache,id=lives,target=/other"], network="none")
+    assert ran.out == "kept\n"
+
+
+def test_cache_is_named_by_its_target(room: Room) -> None:
+    room.run("echo 1 >/a/f", mounts=["type=cache,target=/a"], network="none")
+    assert room.run("cat /a/f", mounts=["type=cache,target=/b/../a/"], network="none").out == "1\n"
+    assert room.run("ls /c", mounts=["type=cache,target=/c"], network="none").out == ""
+
+
+def test_mode_and_owner_are_part_of_a_cache(room: Room) -> None:
+    room.run("echo 1 >/m/f", mounts=["type=cache,target=/m"], network="none")
+    ran = room.run("ls /m; stat -c %a /m", mounts=["type=cache,target=/m,mode=700"], network="none")
+    assert ran.out == "700\n"
+
+
+def test_cache_begins_with_what_from_has(room: Room) -> None:
+    mounts = ["type=cache,target=/seeded,from=image,source=/etc"]
+    ran = room.run("echo more >>/seeded/group; tail -n 1 /seeded/group", mounts=mounts,
+                   network="none")  # fmt: skip
+    assert ran.out == "more\n"
+    ran = room.run("tail -n 1 /seeded/group", mounts=mounts, network="none")
+    assert ran.out == "more\n"
+
+
+def test_without_the_cache_a_cache_with_options_is_empty(room: Room) -> None:
+    with_mode, plain = ["type=cache,target=/n,mode=700"], ["type=cache,target=/n"]
+    for mounts in (with_mode, plain):
+        room.run("echo 1 >/n/f", mounts=mounts, network="none")
+    assert room.run("ls /n", mounts=with_mode, no_cache=True, network="none").out == ""
+    assert room.run("ls /n", mounts=plain, no_cache=True, network="none").out == "f\n"
+
+
+def test_id_of_a_cache_is_no_path(room: Room) -> None:
+    """Class 54: it is a part of a digest."""
+    mounts = ["type=cache,target=/x,id=../../context"]
+    ran = room.run("ls /x; echo 1 >/x/mark", mounts=mounts, network="none")
+    assert ran.out == ""
+    assert not (room.context / "mark").exists()
+    names = {name for name in os.listdir(room.directory / "caches") if name != "locks"}
+    assert all(len(name.partition(".")[0]) == 64 for name in names)
+
+
+# -- tmpfs ---------------------------------------------------------------------------------------
+
+
+def test_tmpfs_is_gone_afterwards(room: Room) -> None:
+    command = "echo x >/t/f; df -k /t | tail -n 1 | awk '{print $2}'"
+    ran = room.run(command, mounts=["type=tmpfs,target=/t,size=64k"], network="none")
+    assert (ran.out, ran.written) == ("64\n", {})
+
+
+# -- secret --------------------------------------------------------------------------------------
+
+
+def test_secret_is_a_file_of_one_run(room: Room) -> None:
+    """Classes 56 and 57."""
+    command = "cat /run/secrets/key; stat -c %a:%u /run/secrets/key; cat /proc/self/mountinfo"
+    secrets = {"key": b"qZ81-hidden\n"}
+    ran = room.run(command, mounts=["type=secret,id=key"], secrets=secrets, network="none")
+    assert ran.out.startswith("qZ81-hidden\n400:0\n")
+    assert ran.written == {}
+    ran = room.run("ls /run/secrets", secrets=secrets, network="none")
+    assert ran.code != 0
+    found = [
+        path for path in room.directory.rglob("*")
+        if path.is_file() and os.access(path, os.R_OK) and path.name != "output"
+        and b"qZ81-hidden" in path.read_bytes()
+    ]  # fmt: skip
+    assert found == []
+
+
+def test_secret_as_a_variable_is_no_file(room: Room) -> None:
+    command = "echo $TOKEN; ls /run/secrets 2>/dev/null"
+    mounts = ["type=secret,id=key,env=TOKEN"]
+    ran = room.run(command, mounts=mounts, secrets={"key": b"qZ81-hidden"}, network="none")
+    assert ran.out == "qZ81-hidden\n"
+
+
+def test_secret_has_the_mode_that_is_asked_for(room: Room) -> None:
+    mounts = ["type=secret,id=key,target=/etc/key,mode=0444"]
+    ran = room.run("stat -c %a /etc/key", mounts=mounts, secrets={"key": b"1"}, network="none")
+    assert (ran.out, ran.written) == ("444\n", {})
+
+
+def test_missing_secret_is_left_out_unless_it_is_required(room: Room) -> None:
+    assert room.run("ls /run", mounts=["type=secret,id=none"], network="none").written == {}
+    ran = room.run("true", mounts=["type=secret,id=none,required"], network="none")
+    assert "secret none is required" in ran.error
+
+
+# -- ssh -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[tuple[str, list[int]]]:
+    """Return the socket of an agent that answers everything, and the kinds of its requests."""
+    path, seen = str(tmp_path / "agent"), []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                while head := client.recv(4):
+                    body = client.recv(struct.unpack(">I", head)[0])
+                    seen.append(body[0])
+                    client.sendall(struct.pack(">IBI", 5, 12, 0))
+
+    thread = Thread(target=serve, daemon=True)
+    thread.start()
+    yield path, seen
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def test_agent_is_asked_to_list_and_sign_only(agent: tuple[str, list[int]], tmp_path: Path) -> None:
+    """Class 57: 17 would add a key, 19 remove all."""
+    path, seen = agent
+    proxy = Proxy(str(tmp_path / "proxy"), path)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "proxy"))
+            answers = []
+            for kind in (11, 17, 19, 13):
+                client.sendall(struct.pack(">IB", 1, kind))
+                (length,) = struct.unpack(">I", client.recv(4, socket.MSG_WAITALL))
+                answers.append(client.recv(length, socket.MSG_WAITALL)[0])
+    finally:
+        proxy.close()
+    assert answers == [12, 5, 5, 12]
+    assert seen == [11, 13]
+
+
+def test_agent_of_one_run_has_a_socket(room: Room, agent: tuple[str, list[int]]) -> None:
+    command = "test -S $SSH_AUTH_SOCK && stat -c %a:%u $SSH_AUTH_SOCK"
+    ran = room.run(command, mounts=["type=ssh"], agents={"default": agent[0]}, network="none")
+    assert (ran.error, ran.out, ran.written) == ("", "600:0\n", {})
+
+
+def test_missing_agent_is_left_out_unless_it_is_required(room: Room) -> None:
+    assert room.run("echo $SSH_AUTH_SOCK", mounts=["type=ssh"], network="none").out == "\n"
+    ran = room.run("true", mounts=["type=ssh,required"], network="none")
+    assert "ssh agent default is required" in ran.error
+
+
+def test_mounts_lie_in_the_working_directory_and_leave_no_place(room: Room) -> None:
+    mounts = ["type=tmpfs,target=deep/er"]
+    ran = room.run("pwd; ls", directory="/home", mounts=mounts, network="none")
+    assert (ran.out, ran.written) == ("/home\ndeep\nuser\n", {})
+    assert DIRECTORY not in ran.written.values()
