@@ -13,6 +13,7 @@ import time
 from _thread import allocate_lock  # what threading.Lock is; the rest of threading takes 3 ms
 
 from rootless.errors import escape
+from rootless.linux.redraw import Redrawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +40,12 @@ class Progress:
     """
 
     def __init__(self, fd: int = 2, *, quiet: bool = False, lines: bool = True) -> None:
-        self._fd = fd
         self._quiet = quiet
         self._lines = lines
-        self._live = not quiet and os.isatty(fd) and os.environ.get("TERM") != "dumb"
+        self._screen = Redrawn(fd)
+        self._live = not quiet and self._screen.live
         # Layer -> state, bytes done, bytes in all, when the state began.
         self._rows: dict[str, tuple[str, int, int, float]] = {}
-        self._drawn: list[int] = []  # the columns of each line on the screen
         self._last = 0.0
         self._lock = allocate_lock()
 
@@ -70,12 +70,12 @@ class Progress:
             if before == _LAST:
                 return  # told late: what unpacks can be faster than who says that it has all
             if state == _LAST and before == "Downloading" and not self._live and self._lines:
-                self._write(f"{layer}: Download complete\n")
+                self._screen.write(f"{layer}: Download complete\n")
             self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
             elif state not in _MOVING and self._lines:
-                self._write(f"{layer}: {state}\n")
+                self._screen.write(f"{layer}: {state}\n")
 
     def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
         """Tell how many bytes of a layer are done.
@@ -125,35 +125,16 @@ class Progress:
             with self._lock:
                 self._redraw(all_of_it=True)
                 self._rows = {}
-                self._drawn = []
+                self._screen.leave()
 
     def _redraw(self, above: str = "", *, all_of_it: bool = False) -> None:
-        picture = self._picture(all_of_it)
-        self._write(self._erased() + above + "".join(f"{line}\n" for line in picture))
-        # Not before: Ctrl-C may end this in between, and then a picture too many is better than
-        # lines of others that are erased.
-        self._drawn = [len(line) for line in picture]
-
-    def _size(self) -> tuple[int, int]:
-        try:
-            columns, lines = os.get_terminal_size(self._fd)
-        except OSError:
-            columns = lines = 0
-        return columns or 80, lines or 24
-
-    def _erased(self) -> str:
-        """Return what takes the last picture away."""
-        if not self._drawn:
-            return ""
-        columns = self._size()[0]  # what was drawn may have been wrapped since
-        height = sum(max(1, -(-length // columns)) for length in self._drawn)
-        return f"\x1b[{height}A\x1b[J"
+        self._screen.draw(self._picture(all_of_it), above)
 
     def _picture(self, all_of_it: bool) -> list[str]:
         """Return the lines of the layers."""
         if not self._live:
             return []
-        columns, lines = self._size()
+        columns, lines = self._screen.size()
         rows = list(self._rows.items())
         room = max(1, lines - 2)
         if len(rows) > room and not all_of_it:
@@ -161,15 +142,7 @@ class Progress:
             rows = [row for row in rows if row[0] in chosen]
         now = time.monotonic()
         width = max(10, min(_BAR, columns - 60))
-        return [_row(layer, *row, now, width)[: max(1, columns - 1)] for layer, row in rows]
-
-    def _write(self, text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError:
-            pass  # a closed standard error must not end a pull
+        return [_row(layer, *row, now, width) for layer, row in rows]
 
 
 def _rank(row: tuple[str, tuple[str, int, int, float]]) -> int:
