@@ -1,0 +1,128 @@
+"""What was typed after `rless build`, as plain data.
+
+The command line makes it (`cli.verbs.image.build`), and nothing is looked up for it but variables
+of the environment. Paths are absolute, so it means the same in every process of the build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rootless.errors import RlessError, escape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rootless.engine.request import RunRequest
+
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+_LATEST = 1 << 36  # seconds since 1970: more than a header of a tar holds without an extension
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret of --secret: the content of a file, or of a variable of the caller's environment.
+
+    Attributes:
+        path: absolute; "": it is the variable `env`.
+    """
+
+    id: str
+    path: str = ""
+    env: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent of --ssh: a socket, or keys. No paths: the socket of $SSH_AUTH_SOCK."""
+
+    id: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """All options of `rless build`; the defaults are those of a bare `rless build CONTEXT`.
+
+    Attributes:
+        context: a directory, a URL, or "-" for standard input.
+        file: of -f, absolute; "-": standard input; a URL; "": the usual names in the context.
+        tags: names for the image, as typed.
+        build_args: name -> value; a name without a value has that of the environment, if it is set
+            there. SOURCE_DATE_EPOCH of the environment is among them.
+        labels: name -> value, set last of all.
+        target: name of the stage to build, "" for the last.
+        platform: os/arch[/variant], "" for the host's.
+        pull: ask the registry for every base.
+        no_cache: look nothing up. no_cache_filter: the same for stages, by their names.
+        build_contexts: name -> what it is, as typed.
+        outputs: of -o, as typed; push, load: the shorthands (`outputs.parse`).
+        iidfile, metadata_file: absolute, "" for none.
+        progress: auto, tty, plain, quiet or rawjson.
+        allow: entitlements that the Dockerfile may use: network.host, security.insecure.
+        userns: the id map of the build, as --userns of `run`.
+        run_options: fields of a RunRequest that hold for each RUN.
+    """
+
+    context: str
+    file: str = ""
+    tags: tuple[str, ...] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    platform: str = ""
+    pull: bool = False
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    build_contexts: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[Secret, ...] = ()
+    ssh: tuple[Agent, ...] = ()
+    outputs: tuple[str, ...] = ()
+    push: bool = False
+    load: bool = False
+    iidfile: str = ""
+    metadata_file: str = ""
+    progress: str = "auto"
+    allow: tuple[str, ...] = ()
+    userns: str = "auto"
+    run_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run_settings(self) -> RunRequest:
+        """Return the options of `run` that hold for each RUN."""
+        from rootless.engine.request import RunRequest
+
+        return RunRequest(**self.run_options)
+
+    def epoch(self) -> int | None:
+        """Return SOURCE_DATE_EPOCH in seconds since 1970; None: it is not set.
+
+        Raises:
+            RlessError: it is no number.
+
+        Source: reproducible-builds.org/specs/source-date-epoch.
+        """
+        text = self.build_args.get("SOURCE_DATE_EPOCH")
+        if not text:
+            return None
+        if not (text.isascii() and text.isdecimal()) or int(text[:20]) >= _LATEST:
+            raise RlessError(
+                f"SOURCE_DATE_EPOCH={escape(text)[:100]} is no time",
+                "give seconds since 1970",
+                1,
+            )
+        return int(text)
+
+    def proxies(self) -> tuple[str, ...]:
+        """Return NAME=VALUE of the proxies that --build-arg sets, in both spellings.
+
+        They are in the environment of each RUN, but in no key of the cache and in no history.
+        """
+        found: dict[str, str] = {}
+        for name in _PROXIES:
+            for given, other in ((name, name.upper()), (name.upper(), name)):
+                value = self.build_args.get(given)
+                if value is not None:
+                    found[given] = value
+                    found.setdefault(other, value)
+        return tuple(f"{name}={value}" for name, value in found.items())
