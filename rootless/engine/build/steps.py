@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rootless.dockerfile.mounts import Mount
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -65,6 +67,14 @@ class Step:
     line: int
     end_line: int
 
+    def origins_of(self) -> tuple[Origin, ...]:
+        """Return where it takes files from."""
+        return ()
+
+    def stages(self) -> set[int]:
+        """Return the indices of the stages that it takes files from."""
+        return {origin.stage for origin in self.origins_of() if origin.kind == "stage"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStep(Step):
@@ -85,11 +95,15 @@ class RunStep(Step):
     env: tuple[str, ...] = ()
     user: str = ""
     directory: str = "/"
-    mounts: tuple[Any, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     origins: Mapping[int, Origin] = field(default_factory=dict)
     network: str = "default"
     security: str = "sandbox"
     devices: tuple[str, ...] = ()
+
+    def origins_of(self) -> tuple[Origin, ...]:
+        """Return where its bind and cache mounts take files from."""
+        return tuple(self.origins.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +131,10 @@ class CopyStep(Step):
     checksum: str = ""
     keep_git_dir: bool = False
     unpack: bool | None = None
+
+    def origins_of(self) -> tuple[Origin, ...]:
+        """Return where it takes files from."""
+        return (self.origin,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +179,7 @@ class Stage:
         """Return the indices of the stages that its base and steps are made from."""
         found = {self.base} if isinstance(self.base, int) else set()
         for step in self.steps:
-            origins = [step.origin] if isinstance(step, CopyStep) else []
-            if isinstance(step, RunStep):
-                origins += step.origins.values()
-            found |= {origin.stage for origin in origins if origin.kind == "stage"}
+            found |= step.stages()
         return found
 
 
@@ -189,8 +204,20 @@ class State:
     Attributes:
         key: of the cache, 64 hexadecimal digits.
         chain: chain ids of its layers, bottom first.
-        diff_ids, sizes: of the layers that this build added, in their order.
     """
 
     key: str
     chain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a stage has come to.
+
+    Attributes:
+        state: its tree.
+        layered: numbers of the steps that have a layer.
+    """
+
+    state: State
+    layered: frozenset[int] = frozenset()

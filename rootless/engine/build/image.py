@@ -1,0 +1,172 @@
+"""The new image: its config, its history, and its record in the store.
+
+All layers are there by now. The record is written last, and a name moves to the image with it, so
+an image that can be found is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from rootless.errors import RlessError
+from rootless.image.config.manifest import parse_config
+from rootless.image.layer.layers import merge_users
+from rootless.image.model.digest import sha256
+from rootless.image.model.platforms import host_platform
+from rootless.image.store import records
+from rootless.image.store.store import record_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rootless.engine.build.steps import Base, Plan, Result, Stage
+    from rootless.image.model.reference import Reference
+    from rootless.image.store.store import Store
+
+
+def created_now(epoch: int | None) -> str:
+    """Return the time that the image is said to be made at (RFC 3339).
+
+    Args:
+        epoch: SOURCE_DATE_EPOCH, in seconds; None: now.
+    """
+    if epoch is None:
+        return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def document(
+    plan: Plan, results: Sequence[Result], metas: Sequence[dict[str, Any]], created: str
+) -> dict[str, Any]:
+    """Return the config document of the target (image-spec, config.md).
+
+    Args:
+        results: one a stage.
+        metas: of all layers, bottom first.
+    """
+    target = plan.stages[-1]
+    base = _image_below(plan, target)
+    made: dict[str, Any] = {"created": created}
+    author = target.author or base.config.get("author")
+    if author:
+        made["author"] = author
+    platform = base.platform or _platform()
+    made.update({field: platform[field] for field in ("architecture", "os", "variant")
+                 if platform.get(field)})  # fmt: skip
+    made["config"] = dict(target.config)
+    made["rootfs"] = {"type": "layers", "diff_ids": [meta["diff_id"] for meta in metas]}
+    made["history"] = [
+        *(base.config.get("history") or ()),
+        *_history(plan, target, results, created),
+    ]
+    return made
+
+
+def _platform() -> dict[str, str]:
+    here = host_platform()
+    return {"os": here.os, "architecture": here.architecture, "variant": here.variant or ""}
+
+
+def _image_below(plan: Plan, stage: Stage) -> Base:
+    while isinstance(stage.base, int):
+        stage = plan.stages[stage.base]
+    return stage.base
+
+
+def _history(
+    plan: Plan, stage: Stage, results: Sequence[Result], created: str
+) -> list[dict[str, Any]]:
+    found = []
+    if isinstance(stage.base, int):
+        found = _history(plan, plan.stages[stage.base], results, created)
+    layered = results[stage.index].layered
+    for entry in stage.history:
+        line: dict[str, Any] = {"created": created, "created_by": entry.created_by}
+        if entry.comment:
+            line["comment"] = entry.comment
+        if entry.step is None or entry.step.number not in layered:
+            line["empty_layer"] = True
+        found.append(line)
+    return found
+
+
+def record(
+    store: Store,
+    key: str,
+    made: Mapping[str, Any],
+    metas: Sequence[dict[str, Any]],
+    names: Sequence[Reference],
+    scratch: str,
+) -> str:
+    """Record the image; return its id.
+
+    Args:
+        key: of the map that its layers are there for.
+        made: the config document.
+        names: all that it gets; none: it has an id only.
+        scratch: the directory of a `Staging`.
+
+    Raises:
+        RlessError: no room.
+    """
+    root = store.root
+    text = json.dumps(made, separators=(",", ":")).encode("ascii")
+    chain = [meta["chain"] for meta in metas]
+    parsed = parse_config(text, "the new image's config", len(chain))
+    identifier = sha256(text)
+    forms = {meta["whiteouts"] for meta in metas}
+    entry: dict[str, Any] = {
+        "name": record_name(names[0]) if names else identifier,
+        "id": identifier,
+        "digest": "",
+        "digests": [],
+        "config": parsed["config"],
+        "platform": {field: made[field] for field in ("os", "architecture", "variant")
+                     if made.get(field)},
+        "chain": chain,
+        "users": merge_users(list(metas)),
+        "keys": {key: "aufs" if "aufs" in forms else "overlay"},
+        "size": sum(meta["size"] for meta in metas),
+        "created": made["created"],
+        "source": None,
+    }  # fmt: skip
+    _keep_maps(store, entry)
+    records.put_blob(root, identifier, text, scratch)
+    records.sync(root)
+    for name in names:
+        records.save(root, {**entry, "name": record_name(name)}, name, None, scratch)
+    if not names:
+        records.save_nameless(root, entry, scratch)
+    return identifier
+
+
+def _keep_maps(store: Store, entry: dict[str, Any]) -> None:
+    """Keep what is known of other maps, where the same image is there already."""
+    old = store.read(f"{store.root}/images/ids/{entry['id'][7:]}.json")
+    if old is not None:
+        entry["keys"] = {**old["keys"], **entry["keys"]}
+
+
+def read_metas(root: str, key: str, chain: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the records of layers that were just made or found.
+
+    Raises:
+        RlessError: one was removed meanwhile.
+    """
+    metas = [records.read_meta(root, key, link) for link in chain]
+    if None in metas:
+        raise RlessError("a layer was removed in the meantime", "run the build again", 1)
+    return [meta for meta in metas if meta is not None]
+
+
+def write_id(path: str, identifier: str) -> None:
+    """Write the id to the file of --iidfile, whole or not at all."""
+    from rootless.linux import files
+
+    try:
+        files.write(os.path.abspath(path), identifier.encode(), mode=files.default_mode())
+    except OSError as error:
+        raise RlessError(f"--iidfile {path}: {error.strerror}", exit_code=1) from error

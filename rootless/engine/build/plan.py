@@ -1,0 +1,328 @@
+"""The plan: from a Dockerfile and what was asked for to the steps of the stages that are needed.
+
+Everything but the base images is known from the text: which variables a step sees, who it runs as,
+in which directory. So a plan is data, and making it is a pure function of the Dockerfile, the
+request and the configs of the base images, which a callable gives. Base images can add instructions
+(ONBUILD), and these can name more stages and images; so that is asked until nothing new comes.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from rootless.dockerfile import DockerfileError, parse_trigger, scope
+from rootless.dockerfile import instructions as form
+from rootless.dockerfile.config import ImageConfig
+from rootless.engine.build.steps import (
+    Base,
+    CopyStep,
+    History,
+    Origin,
+    Plan,
+    RunStep,
+    Stage,
+    Step,
+    WorkdirStep,
+)
+from rootless.linux.process import signal_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from rootless.dockerfile import Dockerfile
+    from rootless.dockerfile import Origin as NamedOrigin
+    from rootless.dockerfile import Stage as TextStage
+
+    FindBase = Callable[[str, str], Base]
+
+_COMMENT = "rless.build"
+
+
+class Options:
+    """What of the request changes a plan.
+
+    Attributes:
+        target: name of a stage, "" for the last one.
+        build_args: of --build-arg.
+        labels: of --label.
+        platform: of --platform; "": the host's.
+        predefined: the values of TARGETPLATFORM and so on.
+        contexts: names of --build-context; the value is the name of an image, "" for files.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str = "",
+        build_args: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        platform: str = "",
+        predefined: Mapping[str, str] | None = None,
+        contexts: Mapping[str, str] | None = None,
+    ) -> None:
+        self.target = target
+        self.build_args = dict(build_args or {})
+        self.labels = dict(labels or {})
+        self.platform = platform
+        self.predefined = dict(predefined or {})
+        self.contexts = dict(contexts or {})
+
+
+def make(dockerfile: Dockerfile, options: Options, find_base: FindBase) -> Plan:
+    """Return the plan for the target.
+
+    Args:
+        find_base: gives the base image of a name and a platform ("": the host's).
+
+    Raises:
+        DockerfileError: something in a stage that is needed is wrong.
+        RlessError: of `find_base`.
+    """
+    return _Planner(dockerfile, options, find_base).plan()
+
+
+class _Planner:
+    def __init__(self, dockerfile: Dockerfile, options: Options, find_base: FindBase) -> None:
+        self.file = dockerfile
+        self.options = options
+        self.find_base = find_base
+        target = dockerfile.target(options.target or None)
+        predefined = {**options.predefined, "TARGETSTAGE": target.name or "default"}
+        self.target = target
+        self.globals = scope.global_scope(dockerfile.args, options.build_args, predefined)
+        self.bases: dict[int, Base] = {}
+        self.triggers: dict[int, list[form.Instruction]] = {}
+        self.images: dict[str, Base] = {}
+        self.places: dict[int, int] = {}  # index in the file -> in the plan
+        self.scopes: dict[int, scope.StageScope] = {}
+        self.configs: dict[int, ImageConfig] = {}
+
+    def plan(self) -> Plan:
+        """Return the plan."""
+        stages = []
+        for place, stage in enumerate(self._needed()):
+            self.places[stage.index] = place
+            stages.append(_StagePlanner(self, stage, place).plan())
+        warnings = [
+            f"--build-arg {name}: no ARG of the Dockerfile takes it"
+            for name in scope.unused_build_args(self.file, self.options.build_args)
+        ]
+        return Plan(tuple(stages), self.images, tuple(warnings))
+
+    def _needed(self) -> list[TextStage]:
+        """Return the stages that are needed, with what the ONBUILD of their bases needs."""
+        while True:
+            stages = self.file.needed(
+                self.target, self.globals, self.options.contexts, self.triggers
+            )
+            new = [stage for stage in stages if stage.index not in self.triggers]
+            if not new:
+                return stages
+            for stage in new:
+                self.triggers[stage.index] = self._triggers_of(stage)
+
+    def _triggers_of(self, stage: TextStage) -> list[form.Instruction]:
+        base = self._base_of(stage)
+        if base is None:
+            return []
+        config = base.config.get("config") or {}
+        return [parse_trigger(text) for text in config.get("OnBuild") or ()]
+
+    def _base_of(self, stage: TextStage) -> Base | None:
+        """Return the base image of a stage; None: it stands on another stage."""
+        origin = self.origin_of_base(stage)
+        if origin.kind == "stage":
+            return None
+        if stage.index not in self.bases:
+            node = stage.base.node
+            try:
+                platform = stage.base.expanded(self.globals).platform or self.options.platform
+                self.bases[stage.index] = self.image(origin, platform)
+            except DockerfileError as error:
+                raise error.at(node.line, node.last) from error
+        return self.bases[stage.index]
+
+    def origin_of_base(self, stage: TextStage) -> NamedOrigin:
+        """Return what a stage is built on."""
+        return self.file.base_of(stage, self.globals, self.options.contexts)
+
+    def image(self, origin: NamedOrigin, platform: str) -> Base:
+        """Return the image that an origin means."""
+        if origin.kind == "scratch":
+            return Base("scratch")
+        if origin.kind == "context":
+            name = self.options.contexts[origin.name]
+            if not name:
+                raise DockerfileError(
+                    f"FROM {origin.name}: that build context has files, and is no image",
+                    "give it as docker-image://NAME",
+                )
+            return self.find_base(name, platform)
+        return self.find_base(origin.name, platform)
+
+    def source(self, stage: TextStage, name: str, numbers: bool) -> Origin:
+        """Return what `--from=NAME` means in a stage; "" is the build's context."""
+        if not name:
+            return Origin("context")
+        found = self.file.origin_of(stage, name, self.options.contexts, numbers)
+        if found.kind == "stage":
+            return Origin("stage", found.name, self.places[found.stage])
+        if found.kind == "context" and not self.options.contexts[found.name]:
+            return Origin("context", found.name)
+        self.images[found.name] = self.image(found, self.options.platform)
+        return Origin("image", found.name)
+
+
+class _StagePlanner:
+    """Goes through the instructions of one stage."""
+
+    def __init__(self, planner: _Planner, stage: TextStage, place: int) -> None:
+        self.planner = planner
+        self.stage = stage
+        self.place = place
+        self.steps: list[Step] = []
+        self.history: list[History] = []
+        self.base: Base | int
+        origin = planner.origin_of_base(stage)
+        if origin.kind == "stage":
+            self.base = planner.places[origin.stage]
+            before = planner.scopes[origin.stage]
+            self.scope = scope.StageScope(planner.globals, planner.options.build_args, (), before)
+            below = planner.configs[origin.stage]
+            config, author = below.value, below.author
+            self.triggers = planner.file.stage_triggers(origin.stage)
+        else:
+            self.base = planner.bases[stage.index]
+            config = self.base.config.get("config") or {}
+            env = config.get("Env") or ()
+            self.scope = scope.StageScope(planner.globals, planner.options.build_args, env)
+            author = self.base.config.get("author")
+            self.triggers = planner.triggers[stage.index]
+        planner.scopes[stage.index] = self.scope
+        # The triggers of what is below have run; those of this stage are for others.
+        kept = {name: value for name, value in config.items() if name != "OnBuild"}
+        self.config = planner.configs[stage.index] = ImageConfig(kept, signal_number)
+        self.config.author = author
+
+    @property
+    def user(self) -> str:
+        """Return what USER says here."""
+        return self.config.value.get("User") or ""
+
+    @property
+    def directory(self) -> str:
+        """Return what WORKDIR says here."""
+        return self.config.value.get("WorkingDir") or "/"
+
+    def plan(self) -> Stage:
+        """Return the stage."""
+        for instruction in (*self.triggers, *self.stage.instructions):
+            try:
+                self._take(instruction)
+            except DockerfileError as error:
+                raise error.at(instruction.node.line, instruction.node.last) from error
+        config = self.config.value
+        config["Env"] = self.scope.entries()
+        if self.stage.index == self.planner.target.index and self.planner.options.labels:
+            config["Labels"] = {**(config.get("Labels") or {}), **self.planner.options.labels}
+        return Stage(
+            self.place,
+            self.stage.title,
+            self.base,
+            tuple(self.steps),
+            config,
+            tuple(self.history),
+            self.config.author or "",
+        )
+
+    def _take(self, written: form.Instruction) -> None:
+        if isinstance(written, form.Arg):
+            self.scope.declare(written)
+            self._note(written, None)
+            return
+        instruction = written.expanded(self.scope.variables)
+        step: Step | None = None
+        if isinstance(instruction, form.Env):
+            self.scope.set(instruction)
+        elif isinstance(instruction, form.Run):
+            step = self._run(instruction)
+        elif isinstance(instruction, (form.Copy, form.Add)):
+            step = self._copy(instruction)
+        elif isinstance(instruction, form.Workdir):
+            self.config.apply(instruction)
+            step = WorkdirStep(
+                directory=self.directory, user=self.user, **self._facts(instruction)
+            )
+        else:
+            self.config.apply(instruction)
+        if step is not None:
+            self.steps.append(step)
+        self._note(instruction, step)
+
+    def _facts(self, instruction: form.Instruction, created_by: str = "") -> dict[str, Any]:
+        node = instruction.node
+        return {
+            "number": len(self.steps) + 1,
+            "text": node.original.strip(),
+            "created_by": created_by or node.original.strip(),
+            "line": node.line,
+            "end_line": node.last,
+        }
+
+    def _note(self, instruction: form.Instruction, step: Step | None) -> None:
+        created_by = instruction.node.original.strip() if step is None else step.created_by
+        self.history.append(History(created_by, _COMMENT, step))
+
+    def _run(self, run: form.Run) -> RunStep:
+        shell = self.config.shell
+        script = run.script() or ""
+        args = () if script else tuple(run.argv(list(shell)))
+        shown = " ".join(args) if args else run.node.original.strip().partition(" ")[2]
+        origins = {
+            index: self.planner.source(self.stage, mount.origin, False)
+            for index, mount in enumerate(run.mounts)
+            if mount.type == "bind" or (mount.type == "cache" and mount.origin)
+        }
+        return RunStep(
+            args=args,
+            script=script,
+            env=tuple(f"{name}={value}" for name, value in self.scope.variables.items()),
+            user=self.user,
+            directory=self.directory,
+            mounts=run.mounts,
+            origins=origins,
+            network=run.network,
+            security=run.security,
+            devices=tuple(device.name for device in run.devices),
+            **self._facts(run, f"RUN {self.scope.history()}{shown} # buildkit"),
+        )
+
+    def _copy(self, copy: form.Copy | form.Add) -> CopyStep:
+        destination = posixpath.normpath(
+            posixpath.join("/", self.directory, copy.destination)
+        )
+        destination = "/" + destination.lstrip("/")
+        ends = copy.destination
+        if (ends.endswith(("/", "/.")) or ends in ("", ".")) and destination != "/":
+            destination += "/"
+        is_copy = isinstance(copy, form.Copy)
+        return CopyStep(
+            origin=self.planner.source(
+                self.stage, copy.origin if isinstance(copy, form.Copy) else "", True
+            ),
+            sources=copy.sources,
+            destination=destination,
+            add=not is_copy,
+            files=tuple((file.name, file.content.encode()) for file in copy.files),
+            owner=copy.chown,
+            mode=copy.chmod,
+            link=copy.link,
+            parents=isinstance(copy, form.Copy) and copy.parents,
+            exclude=copy.excludes,
+            checksum="" if isinstance(copy, form.Copy) else copy.checksum,
+            keep_git_dir=not isinstance(copy, form.Copy) and bool(copy.keep_git_dir),
+            unpack=None if isinstance(copy, form.Copy) else copy.unpack,
+            **self._facts(copy),
+        )

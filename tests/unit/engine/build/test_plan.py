@@ -1,0 +1,123 @@
+"""From a Dockerfile to steps: variables, stages, users, directories, ONBUILD, history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rootless.dockerfile import DockerfileError, parse
+from rootless.engine.build import plan
+from rootless.engine.build.steps import Base, CopyStep, Plan, RunStep, WorkdirStep
+
+IMAGES: dict[str, dict[str, Any]] = {
+    "plain": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+    "trigger": {"OnBuild": ["COPY --from=tool /t /t", "RUN made"], "User": "7"},
+}
+
+
+def find_base(name: str, platform: str) -> Base:
+    if name not in IMAGES:
+        raise AssertionError(f"{name} was asked for")
+    return Base(name, f"sha256:{name}", "", {"config": IMAGES[name]}, (f"sha256:{name}",))
+
+
+def made(text: str, **options: Any) -> Plan:
+    return plan.make(parse(text), plan.Options(**options), find_base)
+
+
+def test_stages_that_the_target_does_not_need_are_left_out() -> None:
+    text = "FROM unknown AS a\nRUN x\nFROM plain AS b\nRUN y\nFROM plain\nCOPY --from=b /y /y\n"
+    found = made(text)
+    assert [stage.name for stage in found.stages] == ["b", "stage-2"]
+    copy = found.stages[1].steps[0]
+    assert isinstance(copy, CopyStep)
+    assert (copy.origin.kind, copy.origin.stage) == ("stage", 0)
+    assert found.stages[1].needs() == {0}
+
+
+def test_run_sees_env_and_args_from_before_it() -> None:
+    text = (
+        "ARG g=1\nFROM plain\nARG g\nARG a=x\nENV e=$a\nRUN first\nENV a=over\nRUN second\n"
+    )  # fmt: skip
+    first, second = made(text, build_args={"a": "given"}).stages[0].steps
+    assert isinstance(first, RunStep) and isinstance(second, RunStep)
+    assert set(first.env) == {"PATH=/bin", "g=1", "a=given", "e=given"}
+    assert "a=over" in second.env
+    assert first.args == ("/bin/sh", "-c", "first")
+    assert first.created_by == "RUN |2 g=1 a=given /bin/sh -c first # buildkit"
+
+
+def test_args_are_not_in_the_images_environment() -> None:
+    stage = made("FROM plain\nARG secret=1\nENV kept=2\n").stages[0]
+    assert stage.config["Env"] == ["PATH=/bin", "kept=2"]
+    assert stage.steps == ()
+
+
+def test_user_and_directory_hold_from_their_line_on() -> None:
+    text = "FROM plain\nRUN a\nUSER 5:6\nWORKDIR /srv\nWORKDIR x\nRUN b\nCOPY f .\nCOPY g /h/\n"
+    steps = made(text).stages[0].steps
+    assert [(step.user, step.directory) for step in steps if isinstance(step, RunStep)] == [
+        ("", "/"),
+        ("5:6", "/srv/x"),
+    ]
+    assert [step.directory for step in steps if isinstance(step, WorkdirStep)] == ["/srv", "/srv/x"]
+    copies = [step for step in steps if isinstance(step, CopyStep)]
+    assert [copy.destination for copy in copies] == ["/srv/x/", "/h/"]
+    assert [step.number for step in steps] == [1, 2, 3, 4, 5, 6]
+
+
+def test_triggers_of_the_base_run_first_and_can_name_stages() -> None:
+    found = made("FROM plain AS tool\nRUN make\nFROM trigger\nRUN own\n")
+    assert [stage.name for stage in found.stages] == ["tool", "stage-1"]
+    copy, trigger, own = found.stages[1].steps
+    assert isinstance(copy, CopyStep) and copy.origin.stage == 0
+    assert isinstance(trigger, RunStep) and trigger.args[-1] == "made"
+    assert isinstance(own, RunStep) and own.user == "7"
+    assert "OnBuild" not in found.stages[1].config
+
+
+def test_onbuild_is_for_those_who_build_on_the_stage() -> None:
+    found = made("FROM plain AS a\nONBUILD RUN later\nFROM a AS b\nRUN own\nFROM b\n")
+    assert [stage.steps and [step.text for step in stage.steps] for stage in found.stages] == [
+        (),
+        ["RUN later", "RUN own"],
+        (),
+    ]
+    assert made("FROM plain\nONBUILD RUN later\n").stages[0].config["OnBuild"] == ["RUN later"]
+
+
+def test_history_has_a_line_for_each_instruction() -> None:
+    stage = made("FROM plain\nARG a\nRUN x\nLABEL l=1\nWORKDIR /w\n").stages[0]
+    assert [(entry.created_by, entry.step is not None) for entry in stage.history] == [
+        ("ARG a", False),
+        ("RUN |1 a= /bin/sh -c x # buildkit", True),
+        ("LABEL l=1", False),
+        ("WORKDIR /w", True),
+    ]
+
+
+def test_labels_of_the_command_line_are_for_the_target_alone() -> None:
+    found = made("FROM plain AS a\nLABEL x=1\nFROM a\nLABEL y=2\n", labels={"y": "3", "z": "4"})
+    assert found.stages[0].config["Labels"] == {"x": "1"}
+    assert found.stages[1].config["Labels"] == {"x": "1", "y": "3", "z": "4"}
+
+
+def test_build_context_hides_an_image() -> None:
+    found = made("FROM gone\nCOPY --from=files /a /a\n", contexts={"gone": "plain", "files": ""})
+    base = found.stages[0].base
+    assert isinstance(base, Base) and base.name == "plain"
+    copy = found.stages[0].steps[0]
+    assert isinstance(copy, CopyStep)
+    assert (copy.origin.kind, copy.origin.name) == ("context", "files")
+
+
+def test_context_with_files_is_no_base() -> None:
+    with pytest.raises(DockerfileError, match="line 1: FROM files: that build context has files"):
+        made("FROM files\n", contexts={"files": ""})
+
+
+def test_unused_build_argument_is_a_warning() -> None:
+    assert made("FROM plain\n", build_args={"x": "1", "HTTP_PROXY": "p"}).warnings == (
+        "--build-arg x: no ARG of the Dockerfile takes it",
+    )
