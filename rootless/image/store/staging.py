@@ -100,11 +100,12 @@ def clear_leftovers(root: str) -> int:
         except (RlessError, OSError) as error:
             log.warn(f"a leftover of a killed command could not be deleted: {error}")
     _clear_locks(f"{root}/locks")
+    _clear_locks(f"{root}/build/locks")
     return cleared
 
 
 def _clear_locks(directory: str) -> None:
-    """Delete the files of layer locks that nobody holds; whoever waits for one notices."""
+    """Delete the files of locks that nobody holds; whoever waits for one notices."""
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             path = f"{directory}/{name}"

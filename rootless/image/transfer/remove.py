@@ -1,8 +1,9 @@
-"""Remove images: names first, then the image, then what no image refers to any more.
+"""Remove images: names first, then the image, then what nothing refers to any more.
 
-References are counted by reading the records, not by a counter that could be wrong. A pull holds
-the store's lock shared, because it relies on layers that no record names yet. Deletion of layers
-needs the lock exclusively; if it cannot have it, it leaves them to a later `prune`.
+An image needs its layers, and so does an entry of the build cache. References are counted by
+reading the records, not by a counter that could be wrong. A pull holds the store's lock shared,
+because it relies on layers that no record names yet. Deletion of layers needs the lock exclusively;
+if it cannot have it, it leaves them to a later `prune`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.model.reference import familiar_repository, parse
-from rootless.image.store import downloads, names
+from rootless.image.store import build_cache, downloads, names
 from rootless.image.store.ownership import delete_any, everything
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store, layer_dir
@@ -217,6 +218,7 @@ def collect_into(freed: Freed, store: Store, candidates: set[str] | None = None)
         names.tidy(root, named)
         records = [record for _, record in named] + store.records("ids")
         needed = {_name(chain) for record in records for chain in record["chain"]}
+        needed |= {_name(chain) for chain in build_cache.needed(root)}
         looked_at = None if candidates is None else {_name(chain) for chain in candidates}
         doomed = [
             (key, name)
@@ -245,6 +247,14 @@ def layers_on_disk(root: str) -> list[tuple[str, str]]:
             layers = {name.removesuffix(".json") for name in os.listdir(f"{root}/layers/{key}")}
             found += [(key, name) for name in sorted(layers)]
     return found
+
+
+def layer_sizes(root: str, chains: Collection[str]) -> dict[str, int]:
+    """Return chain id -> bytes of the files of that layer, for all maps that it is there for."""
+    of_names: dict[str, int] = {}
+    for key, name in layers_on_disk(root):
+        of_names[name] = of_names.get(name, 0) + _size(f"{root}/layers/{key}/{name}")
+    return {chain: of_names.get(_name(chain), 0) for chain in chains}
 
 
 def _size(path: str) -> int:
