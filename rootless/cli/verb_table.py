@@ -70,6 +70,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "logout": ("image.logout", "Log out of a registry"),
         "image inspect": ("image.inspect", "Show details of images as JSON"),
         "image prune": ("image.prune", "Remove unused images"),
+        "builder prune": ("image.builder_prune", "Remove the build cache"),
         "image exists": ("image.exists", "Exit with 0 if there is such an image, else 1"),
     },
     "Volumes": {
@@ -159,6 +160,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "info": "info",
         "events": "events",
     },
+    "builder": {"prune": "builder prune"},
     "healthcheck": {"run": "healthcheck run"},
     "generate": {"systemd": "generate systemd"},
     "config": {"show": "config show"},
@@ -170,7 +172,7 @@ _BUILD = (
 )
 _SERVICES = "use `rless network create`, and `rless run --network` for each service"
 _LATER = {
-    **dict.fromkeys(("build", "builder", "buildx"), _BUILD),
+    **dict.fromkeys(("build", "buildx"), _BUILD),
     "compose": _SERVICES,
     "pod": "use `rless run --network container:NAME`",
     **dict.fromkeys(("plugin", "swarm"), "see 'rless --help'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from rootless import paths
+from rootless import log, paths
 from rootless.engine import timestamps
 from rootless.engine.images import images
 from rootless.engine.manage.remove import remove
@@ -113,12 +113,39 @@ def networks(given: Filters) -> list[str]:
     return gone
 
 
+def build_cache(given: Filters, every: bool, keep: int = 0) -> Gone:
+    """Remove entries of the build cache, and the layers that only they need; return their keys.
+
+    Args:
+        given: until (last used before).
+        every: also those whose result is part of an image.
+        keep: bytes of layers that may stay.
+    """
+    from rootless.image.store.store import Store
+    from rootless.image.transfer import prune_build_cache
+
+    gone = Gone()
+    gone.names, freed = prune_build_cache.prune(
+        Store(paths.storage_root()),
+        every=every,
+        before=until(given) if "until" in given else None,
+        keep=keep,
+    )
+    gone.size = freed.bytes
+    if freed.is_left:
+        log.warn(
+            "a pull or a build is at work: layers that nothing needs stay until the next prune"
+        )
+    return gone
+
+
 class SystemGone:
     """What `system prune` removed."""
 
-    __slots__ = ("containers", "images", "networks", "size", "volumes")
+    __slots__ = ("build_cache", "containers", "images", "networks", "size", "volumes")
 
     def __init__(self) -> None:
+        self.build_cache: list[str] = []
         self.containers = Gone()
         self.images: list[str] = []
         self.networks: list[str] = []
@@ -128,6 +155,8 @@ class SystemGone:
 
 def system(given: Filters, every: bool, with_volumes: bool) -> SystemGone:
     """Remove all that nothing uses: containers, networks, volumes, images, caches, leftovers.
+
+    Of the build cache that is what no image has; with `every` all of it.
 
     Args:
         given: until, label, label!; volumes know no `until`.
@@ -141,6 +170,8 @@ def system(given: Filters, every: bool, with_volumes: bool) -> SystemGone:
     if with_volumes:
         labels = {key: given[key] for key in given if key != "until"}
         gone.volumes = volumes(labels, every)
+    if not any(key.startswith("label") for key in given):  # an entry has none
+        gone.build_cache = build_cache(given, every).names
     gone.images, _ = images.prune(given, every)
     if not given:
         _leftovers(every)

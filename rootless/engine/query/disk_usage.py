@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _BY_ENTRY = ("volumes", "containers", "tmp", "partial")
 _BY_ENTRY_BELOW = ("layers", "blobs", "images")
 _OF_CONTAINERS = ("names", "run")
+_BUILD = "build"
 _IN_FLIGHT = ("tmp", "locks", "partial")
 
 
@@ -45,16 +46,18 @@ class Usage:
     """The whole storage, measured.
 
     Attributes:
-        images, containers, volumes: a dict for each, with its bytes as "size"; see `measure`.
-        shares: "Images", "Containers", "Local Volumes", "Caches", "In Flight" -> Share.
+        images, containers, volumes, build_cache: a dict for each, with its bytes as "size".
+        shares: "Images", "Containers", "Local Volumes", "Build Cache", "In Flight", "Caches"
+            -> Share.
     """
 
-    __slots__ = ("containers", "images", "shares", "volumes")
+    __slots__ = ("build_cache", "containers", "images", "shares", "volumes")
 
     def __init__(self) -> None:
         self.images: list[dict[str, Any]] = []
         self.containers: list[dict[str, Any]] = []
         self.volumes: list[dict[str, Any]] = []
+        self.build_cache: list[dict[str, Any]] = []
         self.shares: dict[str, Share] = {}
 
     @property
@@ -144,10 +147,11 @@ def measure() -> Usage:
     _add_images(usage, storage, sizes, rows)
     _add_containers(usage, sizes, rows)
     _add_volumes(usage, sizes)
+    _add_build_cache(usage, storage, sizes)
     flight = {name: size for name, size in sizes.items() if _top(name) in _IN_FLIGHT}
     waiting = {name.split(".")[0] for name in flight if name.startswith(("tmp/", "partial/"))}
     usage.shares["In Flight"] = Share(len(waiting), len(waiting), sum(flight.values()), 0)
-    counted = (*_BY_ENTRY, *_BY_ENTRY_BELOW, *_OF_CONTAINERS, *_IN_FLIGHT)
+    counted = (_BUILD, *_BY_ENTRY, *_BY_ENTRY_BELOW, *_OF_CONTAINERS, *_IN_FLIGHT)
     caches = {name: size for name, size in sizes.items() if _top(name) not in counted}
     kept = sum(size for name, size in caches.items() if name not in CACHES)
     size = sum(caches.values())
@@ -208,6 +212,41 @@ def _add_images(
     free = sum(size for name, size in mine.items() if name.count("/") == 2 and name not in needed)
     active = sum(1 for image in records if image in used)
     usage.shares["Images"] = Share(len(records), active, sum(mine.values()), free)
+
+
+def _add_build_cache(usage: Usage, storage: str, sizes: dict[str, int]) -> None:
+    """Move the layers that only the build cache keeps from the images to it."""
+    from rootless.image.transfer import prune_build_cache
+
+    cache = prune_build_cache.measure(Store(storage))
+    of_names: dict[str, int] = {}
+    for path, size in sizes.items():
+        if path.startswith("layers/") and path.count("/") == 2:
+            name = os.path.basename(path).split(".")[0]
+            of_names[name] = of_names.get(name, 0) + size
+    mine = {
+        chain: of_names.get(os.path.basename(layer_dir("", "", chain)), 0)
+        for chain in cache.of_layers
+    }
+    for key, entry in cache.entries.items():
+        usage.build_cache.append(
+            {
+                "id": key,
+                "size": mine.get(entry.chain[-1], 0),
+                "created": entry.created,
+                "used": entry.used,
+                "shared": key in cache.shared,
+                "text": entry.text,
+            }
+        )
+    of_layers = sum(mine.values())
+    images = usage.shares["Images"]
+    images.size -= of_layers
+    images.reclaimable = max(0, images.reclaimable - of_layers)
+    own = sum(size for name, size in sizes.items() if _top(name) == _BUILD)
+    usage.shares["Build Cache"] = Share(
+        len(cache.entries), len(cache.shared), of_layers + own, of_layers
+    )
 
 
 def _files_of(

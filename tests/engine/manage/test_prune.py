@@ -70,7 +70,7 @@ def test_prune_asks_for_confirmation(rless: Product) -> None:
         warning = "WARNING! This will remove all stopped containers.\nAre you sure"
         assert done.out.startswith(warning)
         assert done.err == ""
-        for kind in ("image", "volume", "system"):
+        for kind in ("builder", "image", "volume", "system"):
             done = rless(kind, "prune", stdin=answer).expect(0)
             assert "Are you sure" in done.out
             assert "eclaimed" not in done.out
@@ -103,7 +103,9 @@ def test_system_df_agrees_with_du(own_rless: Product) -> None:
         entry["Type"]: entry
         for entry in map(json.loads, rless("system", "df", "--format", "json").expect().lines())
     }
-    assert list(rows) == ["Images", "Containers", "Local Volumes", "In Flight", "Caches"]
+    assert list(rows) == [
+        "Images", "Containers", "Local Volumes", "Build Cache", "In Flight", "Caches",
+    ]  # fmt: skip
     total = sum(size_of(entry["Size"]) for entry in rows.values())
     real = du(rless)
     assert abs(total - real) < 0.002 * real + 1024, (rows, real)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rootless.cli import output, streams
 from rootless.cli.parse import Verb
+from rootless.errors import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ VERB = Verb(
                 ("--format", "FORMAT", "value", "format", "text",
                  "table, json, or a template such as '{{.Type}} {{.Size}}'"),
                 ("--verbose -v", "", "flag", "verbose", "boolean",
-                 "Show each image, container and volume"),
+                 "Show each image, container, volume and step of a build"),
             ),
         ),
     ),
@@ -54,6 +55,15 @@ _CONTAINERS = (
     ("RunningFor", "CREATED"),
     ("Status", "STATUS"),
     ("Names", "NAMES"),
+)
+_BUILD_CACHE = (
+    ("ID", "CACHE ID"),
+    ("CacheType", "CACHE TYPE"),
+    ("Size", "SIZE"),
+    ("CreatedSince", "CREATED"),
+    ("LastUsedSince", "LAST USED"),
+    ("Shared", "SHARED"),
+    ("Description", "STEP"),
 )
 _VOLUMES = (("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE"))
 
@@ -122,7 +132,24 @@ def _details(usage: Usage) -> dict[str, list[dict[str, object]]]:
         }
         for volume in usage.volumes
     ]
-    return {"Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": []}
+    build_cache: list[dict[str, object]] = [
+        {
+            "ID": entry["id"][:12],
+            "CacheType": "regular",
+            "Size": output.human_size(entry["size"]),
+            "CreatedSince": output.ago(entry["created"]),
+            "LastUsedSince": output.ago(entry["used"]),
+            "Shared": str(entry["shared"]).lower(),
+            "Description": escape(entry["text"])[:60],
+        }
+        for entry in sorted(usage.build_cache, key=lambda entry: -float(entry["used"]))
+    ]
+    return {
+        "Images": images,
+        "Containers": containers,
+        "Volumes": volumes,
+        "BuildCache": build_cache,
+    }
 
 
 def _plain(row: dict[str, object]) -> dict[str, object]:
@@ -134,6 +161,7 @@ def _show_tables(usage: Usage, details: dict[str, list[dict[str, object]]]) -> N
         ("Images", "Images", _IMAGES),
         ("Containers", "Containers", _CONTAINERS),
         ("Volumes", "Local Volumes", _VOLUMES),
+        ("BuildCache", "Build cache", _BUILD_CACHE),
     ):
         streams.write(f"{heading} space usage:\n\n")
         output.show(details[name], columns)

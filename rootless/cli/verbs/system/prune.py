@@ -54,6 +54,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         + listed("Deleted Networks:", gone.networks)
         + listed("Deleted Volumes:", gone.volumes.names)
         + listed("Deleted Images:", [f"{line[0].lower()}{line[1:]}" for line in gone.images])
+        + listed("Deleted build cache objects:", gone.build_cache)
         + reclaimed(gone.size)
     )
     return 1 if failures else 0
@@ -67,9 +68,11 @@ def _warning(every: bool, volumes: bool, values: dict[str, Any]) -> str:
         lines.append(f"  - {which} volumes not used by at least one container")
     if every:
         lines.append("  - all images without at least one container associated to them")
-        lines.append("  - all caches")
+        lines.append("  - all build cache")
+        lines.append("  - all other caches")
     else:
         lines.append("  - all dangling images")
+        lines.append("  - unused build cache")
     lines.append("  - all leftovers of commands that were killed")
     if values.get("filters"):
         lines += ["", "  Items to be pruned will be filtered with:"]
