@@ -50,11 +50,15 @@ class Outcome:
 class Room:
     """A store with one image, in which RUNs are done one after the other."""
 
-    def __init__(self, directory: Path, image: images.Image | None = None) -> None:
+    def __init__(
+        self, directory: Path, image: images.Image | None = None, userns: str = "auto"
+    ) -> None:
         self.directory = directory
         self.workshop = Workshop(directory)
-        self.idmap = idmap_policy.choose("auto", (0, 0), idmap_policy.Subordinate())
-        self.image = self.workshop.unpack(image or images.busybox_image())
+        self.idmap = idmap_policy.choose(userns, (0, 0), idmap_policy.Subordinate())
+        self.image = self.workshop.unpack(
+            image or images.busybox_image(), idmap_for=lambda _: self.idmap
+        )
         self.context = directory / "context"
         self.context.mkdir()
         self._runs = 0
@@ -78,7 +82,7 @@ class Room:
     def run(self, *args: str, **fields: Any) -> Outcome:
         """Do a RUN, with these fields of the step; those of its environment are taken too."""
         known = ("proxies", "hostname", "allowed", "settings", "driver", "idmap", "secrets")
-        known += ("agents", "no_cache")
+        known += ("agents", "no_cache", "cgroup", "find_ignored")
         more = {name: fields.pop(name) for name in known if name in fields}
         more["caches"] = str(self.directory / "caches")
         return self.execute(self.step(*args, **fields), **more)
@@ -162,7 +166,13 @@ def _in_step(
     os.mkdir(f"{scratch}/own", 0o700)
     mounted = rootfs.mount(layers, workspace, mapping, volatile=True, driver=driver)
     environment = run_step.StepEnvironment(
-        mapping, mounted, f"{scratch}/own", f"{scratch}/seccomp", settings, network.client, **more
+        mapping,
+        mounted,
+        f"{scratch}/own",
+        f"{scratch.parent}/seccomp",
+        settings,
+        network.client,
+        **more,
     )
     outcome = Outcome()
     streams = {1: "", 2: ""}

@@ -18,8 +18,9 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import shutil
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rootless import rootfs
 from rootless.engine.build import caches
@@ -28,6 +29,7 @@ from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
 from rootless.linux.openat2 import openat2
+from rootless.linux.walk import walk
 
 if TYPE_CHECKING:
     from rootless.dockerfile.mounts import Mount
@@ -40,6 +42,27 @@ _SECRETS = "size=16m,nr_inodes=256,mode=700"
 _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
 _READ_ONLY = api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NODEV
 _AGENT = "/run/buildkit/ssh_agent"
+
+
+class Ignored(Protocol):
+    """What patterns say about a path: it is left out; what is below it may come back."""
+
+    excluded: bool
+    returns: bool
+
+
+class Ignore(Protocol):
+    """The patterns of a .dockerignore.
+
+    Attributes:
+        name: of the file, for messages.
+    """
+
+    name: str
+
+    def look(self, path: bytes, above: Any) -> Ignored:
+        """Return what they say about a path from the root; `above`: about its directory."""
+        ...
 
 
 class Mounts:
@@ -114,23 +137,27 @@ class Mounts:
     # -- bind --------------------------------------------------------------------------------
 
     def _bind(self, index: int, mount: Mount) -> None:
-        place = self._attach(index, mount)
-        if not mount.readonly:
-            place = self._throw_away(index, place)
-        self._add(mount.target, place, read_only=mount.readonly, options=())
-
-    def _attach(self, index: int, mount: Mount) -> str:
-        """Mount the source read-only at a place of ours; return that."""
         origin = self._step.origins[index]
         root_fd = self._environment.open_origin(origin, f"mount{index}")
         source_fd = open_source(root_fd, mount.source)
         try:
-            tree = _clone(source_fd)
-            is_directory = stat.S_ISDIR(os.fstat(source_fd).st_mode)
+            place = self._attach(index, source_fd)
+            path = _below(root_fd, source_fd)
         finally:
             os.close(source_fd)
+        ignore = self._environment.find_ignored(origin)
+        layer = self._path(f"hidden{index}")
+        if ignore is not None and _hide(place, path, ignore, layer):
+            place = self._lay_over(index, [place, layer])
+        elif not mount.readonly:
+            place = self._throw_away(index, place)
+        self._add(mount.target, place, read_only=mount.readonly, options=())
+
+    def _attach(self, index: int, source_fd: int) -> str:
+        """Mount what is open read-only at a place of ours; return that."""
+        tree = _clone(source_fd)
         try:
-            place = self._place(index, is_directory)
+            place = self._place(index, stat.S_ISDIR(os.fstat(source_fd).st_mode))
             api.mount_setattr(tree, propagation=api.MS_PRIVATE, recursive=True)
             api.mount_setattr(tree, set_=_READ_ONLY, recursive=True)
             point = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -150,6 +177,13 @@ class Mounts:
         else:
             os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return place
+
+    def _lay_over(self, index: int, layers: list[str]) -> str:
+        workspace = self._path(f"over{index}")
+        os.mkdir(workspace, 0o700)
+        mounted = rootfs.mount(layers, workspace, self._environment.idmap, volatile=True)
+        self._overlays.append(mounted)
+        return mounted.path
 
     def _throw_away(self, index: int, place: str) -> str:
         """Return a writable view of what is mounted there; nothing that is written is kept."""
@@ -304,6 +338,67 @@ def open_source(root_fd: int, source: str, flags: int = os.O_PATH) -> int:
         os.close(fd)
         raise RlessError(f"source {escape(source)}: it is neither a directory nor a file", None, 1)
     return fd
+
+
+def _below(root_fd: int, fd: int) -> bytes:
+    """Return the path of what is open, without links, from the root that it is in."""
+    root, path = (os.readlink(b"/proc/self/fd/%d" % one) for one in (root_fd, fd))
+    return path[len(root.rstrip(b"/")) :].strip(b"/")
+
+
+def _hide(place: str, path: bytes, ignore: Ignore, layer: str) -> bool:
+    """Make a layer in which all that is ignored is deleted; return whether there is anything.
+
+    Args:
+        place: a directory, or a file. path: of it, in the context.
+
+    Raises:
+        RlessError: it is ignored itself.
+    """
+    look = None
+    parts = path.split(b"/") if path else []
+    for end in range(1, len(parts) + 1):
+        look = ignore.look(b"/".join(parts[:end]), look)
+    if look is not None and look.excluded and not look.returns:
+        raise RlessError(f"source {escape(os.fsdecode(path))} is excluded by {ignore.name}", None, 1)
+    if not os.path.isdir(place):
+        return False
+    looks = {b"": look}
+    any_hidden = False
+    root_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for entry in walk(root_fd):
+            if not entry.path:
+                continue
+            if entry.leaving:
+                looks.pop(entry.path, None)
+                continue
+            above = looks[entry.path.rpartition(b"/")[0]]
+            found = ignore.look(b"/".join(filter(None, (path, entry.path))), above)
+            is_directory = entry.fd >= 0
+            if is_directory:
+                looks[entry.path] = found
+            if found.excluded and not (is_directory and found.returns):
+                entry.skip = True
+                any_hidden = True
+                _delete(place, layer, entry.path)
+    finally:
+        os.close(root_fd)
+    return any_hidden
+
+
+def _delete(place: str, layer: str, path: bytes) -> None:
+    """Mark a path of the directory `place` as deleted in a layer over it (overlayfs)."""
+    parts = path.split(b"/")
+    below, above = os.fsencode(place), os.fsencode(layer)
+    for index in range(len(parts)):
+        if not os.path.isdir(above):
+            os.mkdir(above, 0o700)
+            status = os.stat(below)
+            os.chown(above, status.st_uid, status.st_gid)
+            shutil.copystat(below, above)
+        below, above = (os.path.join(one, parts[index]) for one in (below, above))
+    os.mknod(above, stat.S_IFCHR)
 
 
 def _clone(fd: int) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rootless import rootfs
 from rootless.engine.build.mounts import Mounts
 from rootless.engine.build.stubs import Stubs
+from rootless.engine.request import Device
 from rootless.engine.spec import etc_files, fakeroot, generate
 from rootless.engine.spec.generate import SpecInputs
 from rootless.errors import RlessError, SyscallError, escape
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
+    from rootless.engine.build.mounts import Ignore
     from rootless.engine.build.network import Client
     from rootless.engine.build.steps import Origin, RunStep
     from rootless.engine.request import RunRequest
@@ -62,9 +64,10 @@ class StepEnvironment:
         proxies: NAME=VALUE, which are in no key and no history.
         hostname: BUILDKIT_SANDBOX_HOSTNAME.
         allowed: entitlements of --allow.
-        place: gives the control group.
+        cgroup: of the build (`limits`); None: no limit is asked for, and the caller's is kept.
         open_origin: returns the descriptor of the directory that a mount takes files from; a tree
             that has to be mounted for it gets a workspace of the name.
+        find_ignored: returns the patterns of .dockerignore that hold there, if there are any.
         secrets, agents: by id, the value of a secret and the socket of an agent.
         caches: the directory of cache mounts (`caches`). no_cache: begin them anew.
     """
@@ -81,8 +84,9 @@ class StepEnvironment:
         proxies: tuple[str, ...] = (),
         hostname: str = HOSTNAME,
         allowed: frozenset[str] = frozenset(),
-        place: Callable[[], Cgroup] | None = None,
+        cgroup: Cgroup | None = None,
         open_origin: Callable[[Origin, str], int] | None = None,
+        find_ignored: Callable[[Origin], Ignore | None] | None = None,
         secrets: Mapping[str, bytes] | None = None,
         agents: Mapping[str, str] | None = None,
         caches: str = "",
@@ -97,8 +101,13 @@ class StepEnvironment:
         self.proxies = proxies
         self.hostname = hostname
         self.allowed = allowed
-        self.place = place or (lambda: NoCgroup("a build asks for none"))
+        if cgroup is None:
+            if settings.asks_limits():
+                raise RlessError("limits are not supported for a build yet")
+            cgroup = NoCgroup("no limit is asked for")
+        self.cgroup = cgroup
         self.open_origin = open_origin or _no_origin
+        self.find_ignored = find_ignored or (lambda _: None)
         self.secrets = secrets or {}
         self.agents = agents or {}
         self.caches = caches
@@ -155,8 +164,9 @@ class _Run:
             raise RlessError(
                 "RUN --security=insecure is not allowed", "give --allow security.insecure"
             )
-        if step.devices:
-            raise RlessError("RUN --device is not supported yet")
+        for name in step.devices:
+            if not {"device", f"device={name}"} & environment.allowed:
+                raise RlessError(f"RUN --device={escape(name)} is not allowed", "give --allow device")
         return settings.replace(
             command=(_SCRIPT,) if step.script else step.args,
             env=(*step.env, *environment.proxies),
@@ -214,9 +224,13 @@ class _Run:
             inputs.env += fakeroot.ENVIRONMENT
         self.files = [*inputs.files.values()]
         inputs.files = {path: etc_files.shown(directory, one) for path, one in inputs.files.items()}
-        inputs.mounts = self.mounts.wanted
+        inputs.mounts = [*self.mounts.wanted]
         inputs.env_over = self.mounts.env
+        self._add_devices(inputs)
+        cgroup = environment.cgroup
+        inputs.resources = cgroup.resources
         spec = generate.generate(request, {}, inputs)
+        spec["process"]["rlimits"] = [*spec["process"]["rlimits"], *cgroup.rlimits]
         spec["root"]["path"] = self.root
         if self.step.script:
             self._add_script(spec)
@@ -226,6 +240,31 @@ class _Run:
             path = environment.network.namespace()
             spec["linux"]["namespaces"].append({"type": "network", "path": path})
         return spec
+
+    def _add_devices(self, inputs: SpecInputs) -> None:
+        """Add what the devices need, by path or by name (CDI).
+
+        Raises:
+            RlessError: there is no such device, or it needs links in the image.
+        """
+        paths = [name for name in self.step.devices if name.startswith("/")]
+        inputs.devices += [Device(path, path) for path in paths]
+        names = [name for name in self.step.devices if not name.startswith("/")]
+        if names:
+            from rootless.engine.spec import cdi
+
+            edits = cdi.resolve(names)
+            if edits.links:
+                raise RlessError(
+                    f"RUN --device={escape(names[0])} needs links in the image, where they would stay",
+                    "make them in the Dockerfile, or describe the device without them",
+                )
+            taken = {mount.target for mount in inputs.mounts}
+            inputs.devices += edits.devices
+            inputs.mounts += [mount for mount in edits.mounts if mount.target not in taken]
+            inputs.env += cdi.environment(edits, {"Env": self.step.env})
+            inputs.keep_groups = edits.keep_groups
+        etc_files.check_devices(inputs.devices)
 
     def _user(self) -> tuple[int, int, list[int], str]:
         """Return uid, gid, groups and home by the files of the tree.
@@ -272,7 +311,7 @@ class _Run:
         try:
             begun = parent.begin(
                 spec,
-                self.environment.place,
+                lambda: self.environment.cgroup,
                 cache_dir=self.environment.cache_dir,
                 start_fifo=-1,
                 stdio=(null, out[1], err[1]),

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import pytest
 
@@ -77,6 +78,37 @@ def test_target_behind_a_link_stays_in_the_image(room: Room) -> None:
     mounts = ["target=/usr/bin/../../link2/new"]
     ran = room.run("ls /link2/new/dir", mounts=mounts, network="none")
     assert (ran.out, ran.written) == ("file\n", {})
+
+
+class _Ignore:
+    name = ".dockerignore"
+
+    def look(self, path: bytes, above: object) -> Ignored:
+        hidden = path in (b"dir/secret", b"private")
+        return Ignored(hidden or path == b"half", path == b"half")
+
+
+class Ignored(NamedTuple):
+    excluded: bool
+    returns: bool
+
+
+def test_ignored_files_of_the_context_are_not_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    room = Room(tmp_path_factory.mktemp("ignored"))
+    for name in ("dir", "private", "half"):
+        (room.context / name).mkdir()
+        (room.context / name / "secret").write_text("1")
+        (room.context / name / "kept").write_text("2")
+    options = {"find_ignored": lambda _: _Ignore(), "network": "none"}
+    ran = room.run("cd /src; echo *; echo *//*", mounts=["target=/src"], **options)
+    assert ran.error == ""
+    assert ran.out == "dir half\ndir//kept half//kept half//secret\n"
+    ran = room.run("echo /src/*", mounts=["target=/src,source=dir,rw"], **options)
+    assert ran.out == "/src/kept\n"
+    ran = room.run("true", mounts=["target=/src,source=private"], **options)
+    assert "source private is excluded by .dockerignore" in ran.error
 
 
 # -- cache ---------------------------------------------------------------------------------------

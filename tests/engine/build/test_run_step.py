@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rootless.engine.build import limits
 from rootless.engine.request import RunRequest
 from tests.lib import images
 from tests.lib.build_steps import DIRECTORY, WHITEOUT, Room
@@ -139,6 +140,64 @@ def test_network_of_the_host_must_be_allowed(room: Room) -> None:
 def test_insecure_must_be_allowed(room: Room) -> None:
     ran = room.run("true", security="insecure", network="none")
     assert "security.insecure" in ran.hint
+
+
+def test_device_must_be_allowed(room: Room) -> None:
+    assert "not allowed" in room.run("true", devices=("/dev/full",), network="none").error
+    ran = room.run(
+        "cat /dev/full | head -c 1 | wc -c",
+        devices=("/dev/full",),
+        allowed=frozenset({"device"}),
+        network="none",
+    )
+    assert (ran.error, ran.out) == ("", "1\n")
+
+
+def test_what_is_no_device_is_refused(room: Room) -> None:
+    allowed = frozenset({"device"})
+    ran = room.run("true", devices=("/etc/passwd",), allowed=allowed, network="none")
+    assert ran.error == "device /etc/passwd: it is not a device"
+    ran = room.run("true", devices=("no.such/thing=1",), allowed=allowed, network="none")
+    assert "no.such/thing" in ran.error
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_limits_hold_for_each_run(room: Room) -> None:
+    # A file that every group has, whatever was delegated.
+    conf = {"cgroup.max.depth": "7"}
+    settings = RunRequest(cgroup_conf=conf, network="none", cgroup_manager="cgroupfs")
+    group = limits.make(settings)
+    assert group is not None
+    try:
+        ran = room.run("cat /sys/fs/cgroup/cgroup.max.depth", settings=settings, cgroup=group)
+        assert (ran.error, ran.out) == ("", "7\n")
+    finally:
+        group.destroy()
+
+
+def test_without_limits_no_group_is_made() -> None:
+    assert limits.make(RunRequest()) is None
+
+
+# -- one id ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return Room(tmp_path_factory.mktemp("single"), userns="single")
+
+
+def test_with_one_id_root_is_faked(single: Room) -> None:
+    command = "touch /f && chown 5:5 /f && stat -c %u /f; cat $APT_CONFIG"
+    ran = single.run(command, network="none")
+    assert (ran.code, ran.out) == (0, '0\nAPT::Sandbox::User "root";\n')
+    assert ran.written == {"f": ""}
+
+
+def test_with_one_id_another_user_is_that_one(single: Room) -> None:
+    ran = single.run("id -u; id -g; touch /tmp/f", user="1234:77", network="none")
+    assert (ran.error, ran.out) == ("", "1234\n77\n")
+    assert set(ran.written) == {"tmp", "tmp/f"}
 
 
 # -- stubs ---------------------------------------------------------------------------------------
