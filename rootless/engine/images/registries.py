@@ -38,14 +38,15 @@ def push(
     compression: str | None = None,
     platform: str | None = None,
     quiet: bool = False,
-) -> str:
+    progress_fd: int = 1,
+) -> tuple[str, str]:
     """Send an image to its registry and print how it goes on, as Docker does.
 
     Args:
         destination: where to, if not where its name says.
 
     Returns:
-        The full name it has there.
+        The full name it has there, and the digest of its manifest.
 
     Raises:
         RlessError: no such image here, or the registry refuses it.
@@ -58,7 +59,7 @@ def push(
             "'rless images' lists them, 'rless tag' gives one a name",
         )
     target = _target(destination if destination is not None else image.name, name)
-    progress = Progress(1, quiet=quiet)
+    progress = Progress(progress_fd, quiet=quiet)
     try:
         progress.say(f"The push refers to repository [{target.registry}/{target.repository}]")
         records.make_frame(store.root)
@@ -72,7 +73,7 @@ def push(
     finally:
         progress.finish()
     events.record("push", "image", target.familiar, name=target.familiar)
-    return target.canonical
+    return target.canonical, digest
 
 
 def _target(text: str, name: str) -> Reference:

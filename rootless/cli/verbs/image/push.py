@@ -58,7 +58,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         names = registries.names_of(args[0])
     quiet = bool(values.get("quiet"))
     for name in names:
-        pushed = registries.push(
+        pushed, _ = registries.push(
             name,
             args[1] if len(args) > 1 else None,
             compression=values.get("compression"),

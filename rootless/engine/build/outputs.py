@@ -1,0 +1,401 @@
+"""What a build makes (-o, --push, --load): the image's files, an archive, an image, or nothing.
+
+The files of `local` and `tar` are read from the mounted tree of the target, in the namespaces of
+the build, where root is the caller. The tree is hostile, and so may be what is at the destination:
+all is made by descriptor beneath it. A link that is there is never followed, set-id bits are
+dropped, and the owner is the caller. The other outputs are made of the recorded image, on the host.
+
+Source: docs.docker.com/build/exporters.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rootless.errors import RlessError, SyscallError, escape
+from rootless.linux import files
+from rootless.linux.openat2 import BENEATH, openat2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rootless.engine.build.request import BuildRequest
+    from rootless.engine.files.fd_transfer import Facts, Sink
+
+_OPTIONS = {
+    "local": ("dest", "mode"),
+    "tar": ("dest",),
+    "oci": ("dest", "tar", "compression", "rewrite-timestamp"),
+    "docker": ("dest", "rewrite-timestamp"),
+    "image": ("name", "push", "compression", "rewrite-timestamp"),
+    "registry": ("name", "compression", "rewrite-timestamp"),
+    "squashfs": ("dest", "compression", "keep-owners"),
+    "cacheonly": (),
+}
+# What BuildKit has too.
+_LATER = {
+    *("compression-level", "force-compression", "oci-mediatypes", "name-canonical", "unpack"),
+    *("push-by-digest", "store", "dangling-name-prefix", "platform-split", "attestation-inline"),
+}
+_COMPRESSIONS = ("gzip", "zstd")
+_MODES = 0o1777  # without set-user-id and set-group-id
+_NANOSECONDS = 1_000_000_000
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One output.
+
+    Attributes:
+        kind: local, tar, oci, docker, image, squashfs or cacheonly.
+        dest: an absolute path, "-" for standard output; "" where there is none.
+        delete: remove what is in the directory and not in the result.
+        directory: an OCI layout as a directory, no archive of it.
+        names: of the image. push: to the registries of all its names.
+        compression: of the layers, or of the file; "": the usual one.
+        rewrite_timestamp: no time in new layers is later than SOURCE_DATE_EPOCH.
+        keep_owners: of the files in a squashfs.
+        umask: of the caller: a step process has none.
+    """
+
+    kind: str
+    dest: str = ""
+    delete: bool = False
+    directory: bool = False
+    names: tuple[str, ...] = ()
+    push: bool = False
+    compression: str = ""
+    rewrite_timestamp: bool = False
+    keep_owners: bool = False
+    umask: int = 0o077
+
+    @property
+    def takes_tree(self) -> bool:
+        """Tell whether it is made of the mounted tree (`export_tree`)."""
+        return self.kind in ("local", "tar")
+
+    @property
+    def takes_image(self) -> bool:
+        """Tell whether it is made of the recorded image (`export_image`)."""
+        return not self.takes_tree and self.kind != "cacheonly"
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def parse(
+    texts: Sequence[str], push: bool = False, load: bool = False, tags: Sequence[str] = ()
+) -> tuple[Output, ...]:
+    """Return the outputs of a command line; without any, the image in the storage.
+
+    Args:
+        texts: of -o. push, load: the shorthands. tags: of -t.
+
+    Raises:
+        RlessError: an unknown type or key, a wrong value, or outputs that contradict each other.
+    """
+    found = [_parse(text) for text in texts]
+    if push and not any(output.push for output in found):
+        found.append(Output(kind="image", push=True))
+    if load or not found:
+        found.append(Output(kind="image"))
+    if any(output.push and not output.names for output in found) and not tags:
+        raise RlessError("what is pushed needs a name", "give one: -t HOST/NAME:TAG")
+    if sum(output.dest == "-" for output in found) > 1:
+        raise RlessError("only one output can be standard output", "give the others dest=FILE")
+    return tuple(found)
+
+
+def _parse(text: str) -> Output:
+    from rootless.dockerfile.mounts import split_csv
+
+    if not text:
+        raise RlessError("--output is empty", "give type=TYPE, or a directory")
+    fields = split_csv(text)
+    if len(fields) == 1 and "=" not in text:
+        fields = ["type=tar", "dest=-"] if text == "-" else ["type=local", f"dest={text}"]
+    options: dict[str, str] = {}
+    for field in fields:
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise RlessError(f"--output {escape(text)}: {escape(field)!r} is not KEY=VALUE")
+        options[key.lower()] = value
+    kind = options.pop("type", "")
+    if kind not in _OPTIONS:
+        what = f"the type {escape(kind)!r} is not known" if kind else "it has no type="
+        raise RlessError(f"--output {escape(text)}: {what}", f"it is one of {', '.join(_OPTIONS)}")
+    for key in options:
+        if key in _LATER or key.startswith("annotation"):
+            raise RlessError(f"--output: {escape(key)} is not supported: not built yet")
+        if key not in _OPTIONS[kind]:
+            takes = f"it takes {', '.join(_OPTIONS[kind])}" if _OPTIONS[kind] else "it takes none"
+            raise RlessError(f"--output: {kind} has no option {escape(key)!r}", takes)
+    return _made(kind, options)
+
+
+def _made(kind: str, options: dict[str, str]) -> Output:
+    dest = options.get("dest", "")
+    if not dest and kind in ("local", "squashfs"):
+        raise RlessError(f"--output: {kind} needs dest=")
+    if not dest and kind in ("tar", "oci"):
+        dest = "-"
+    directory = not _is("tar", options, True)
+    if dest == "-" and (kind in ("local", "squashfs") or directory):
+        raise RlessError(f"--output: {kind} cannot be standard output", "give dest=PATH")
+    if dest == "-" and os.isatty(1):
+        raise RlessError("an archive is not written to a terminal", "give dest=FILE, or redirect")
+    if dest not in ("", "-"):
+        dest = os.path.abspath(dest)
+        wants = kind == "local" or directory
+        if os.path.exists(dest) and os.path.isdir(dest) != wants:
+            what = "is no directory" if wants else "is a directory"
+            raise RlessError(f"--output: {escape(dest)} {what}")
+    mode = options.get("mode", "copy")
+    if mode not in ("copy", "delete"):
+        raise RlessError(f"--output: mode={escape(mode)} is neither copy nor delete")
+    names = tuple(name for name in options.get("name", "").split(",") if name)
+    return Output(
+        kind="image" if kind == "registry" or (kind == "docker" and not dest) else kind,
+        dest=dest,
+        delete=mode == "delete",
+        directory=directory,
+        names=names,
+        push=kind == "registry" or _is("push", options, False),
+        compression=_compression(kind, options.get("compression", "")),
+        rewrite_timestamp=_is("rewrite-timestamp", options, False),
+        keep_owners=_is("keep-owners", options, False),
+        umask=0o666 & ~files.default_mode(),
+    )
+
+
+def _compression(kind: str, value: str) -> str:
+    known: tuple[str, ...] = _COMPRESSIONS
+    if kind == "squashfs":
+        from rootless.engine.images.flatten import COMPRESSIONS
+
+        known = COMPRESSIONS
+    if kind == "oci" and value == "uncompressed":
+        return ""
+    if value and value not in known:
+        raise RlessError(
+            f"--output: compression={escape(value)} is not supported", f"use {' or '.join(known)}"
+        )
+    return value
+
+
+def _is(key: str, options: dict[str, str], default: bool) -> bool:
+    value = options.get(key, str(default)).lower()
+    if value not in ("true", "false", "1", "0"):
+        raise RlessError(f"--output: {key}={escape(value)} is neither true nor false")
+    return value in ("true", "1")
+
+
+# -- files: in the namespaces of the build -----------------------------------------------------
+
+
+def export_tree(output: Output, root_fd: int, stdout_fd: int, newest: int | None = None) -> None:
+    """Write the files of a tree to a directory, or as a tar archive.
+
+    Args:
+        root_fd: the root of the tree.
+        stdout_fd: standard output of the build.
+        newest: no file gets a later time (seconds since 1970); None: as it is.
+
+    Raises:
+        RlessError: no room; a file where a directory is to be, or a link.
+
+    Where it runs: in the user namespace of the build, as root, which is the caller.
+    """
+    top_fd = os.open(".", _DIRECTORY, dir_fd=root_fd)
+    umask = os.umask(output.umask)
+    try:
+        if output.kind == "local":
+            _write_directory(output, top_fd, newest)
+        elif output.dest == "-":
+            _write_tar(top_fd, stdout_fd, newest)
+        else:
+            with files.Output(output.dest, mode=files.default_mode()) as file:
+                _write_tar(top_fd, file.fd, newest)
+    except OSError as error:
+        what = "standard output" if output.dest == "-" else escape(output.dest)
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        raise RlessError(f"cannot write {what}: {error.strerror}", hint, 1) from error
+    finally:
+        os.umask(umask)
+        os.close(top_fd)
+
+
+def _write_tar(root_fd: int, fd: int, newest: int | None) -> None:
+    from rootless.image.layer.archiver import Archiver
+    from rootless.image.layer.tar_writer import TarWriter
+    from rootless.linux.walk import walk
+
+    class Clamped(TarWriter):
+        __slots__ = ()
+
+    Clamped.newest = newest
+    writer = Clamped(fd)
+    archiver = Archiver(writer)
+    for entry in walk(root_fd):
+        if entry.path and not entry.leaving:
+            archiver.add(entry.path, entry)
+    writer.end()
+
+
+class _Clamped:
+    """A sink that makes no file later than a time."""
+
+    def __init__(self, sink: Sink, newest: int) -> None:
+        self._sink = sink
+        self._newest = newest * _NANOSECONDS
+
+    def _clamp(self, facts: Facts) -> Facts:
+        facts.mtime = min(facts.mtime, self._newest)
+        return facts
+
+    def directory(self, name: bytes, status: Facts) -> None:
+        self._sink.directory(name, self._clamp(status))
+
+    def leave(self) -> None:
+        self._sink.leave()
+
+    def file(self, name: bytes, status: Facts, fd: int) -> None:
+        self._sink.file(name, self._clamp(status), fd)
+
+    def symlink(self, name: bytes, status: Facts, target: bytes) -> None:
+        self._sink.symlink(name, self._clamp(status), target)
+
+
+def _write_directory(output: Output, root_fd: int, newest: int | None) -> None:
+    from rootless.engine.files.fd_transfer import Reader, Rules, Writer
+
+    os.makedirs(output.dest, exist_ok=True)
+    base_fd = os.open(output.dest, _DIRECTORY)
+    try:
+        if output.delete:
+            _delete_others(root_fd, base_fd)
+        writer = Writer(base_fd, None, Rules(None, _MODES, output.dest))
+        sink: Sink = writer if newest is None else _Clamped(writer, newest)
+        try:
+            Reader(sink, "the result").tree(root_fd, b"")
+        finally:
+            writer.close()
+    finally:
+        os.close(base_fd)
+
+
+def _delete_others(root_fd: int, base_fd: int) -> None:
+    """Remove what is in the destination, and not in the result or of another type there."""
+    from rootless.linux.tree import remove_tree
+    from rootless.linux.walk import walk
+
+    for entry in walk(base_fd):
+        if not entry.path or entry.leaving:
+            continue
+        is_directory = entry.fd >= 0
+        if is_directory == _is_directory(root_fd, entry.path):
+            continue
+        if is_directory:
+            entry.skip = True
+            remove_tree(entry.dir_fd, entry.name)
+        else:
+            os.unlink(entry.name, dir_fd=entry.dir_fd)
+
+
+def _is_directory(root_fd: int, path: bytes) -> bool | None:
+    """Tell whether that is a directory; None: there is nothing."""
+    try:
+        fd = openat2(root_fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH)
+    except SyscallError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    try:
+        return stat.S_ISDIR(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+# -- images: on the host -----------------------------------------------------------------------
+
+
+def export_image(
+    output: Output, identifier: str, names: Sequence[str], *, quiet: bool = False
+) -> dict[str, str]:
+    """Make an output of the recorded image: an archive, a push.
+
+    Args:
+        identifier: the image's id.
+        names: all that it has, as typed.
+        quiet: show no progress.
+
+    Returns:
+        What is known of it now for --metadata-file.
+
+    Raises:
+        RlessError: no room; a registry refuses it.
+    """
+    from rootless.engine.images import archives, flatten, registries
+
+    if output.kind in ("oci", "docker"):
+        form = f"{output.kind}-{'dir' if output.directory else 'archive'}"
+        archives.save(
+            names or [identifier],
+            None if output.dest == "-" else output.dest,
+            form=form,
+            compression=output.compression,
+            quiet=quiet,
+        )
+    elif output.kind == "squashfs":
+        flatten.flatten(
+            identifier,
+            output.dest,
+            compression=output.compression or flatten.COMPRESSIONS[0],
+            keep_owners=output.keep_owners,
+            force=True,
+        )
+    known: dict[str, str] = {}
+    if output.push:
+        for name in output.names or names:
+            _, known["containerimage.digest"] = registries.push(
+                name, compression=output.compression or None, quiet=quiet, progress_fd=2
+            )
+    return known
+
+
+def write_results(
+    request: BuildRequest, identifier: str, names: Sequence[str], known: Mapping[str, str]
+) -> None:
+    """Write the files of --iidfile and --metadata-file, each whole or not at all.
+
+    Args:
+        identifier: the image's id; "" where no image was recorded.
+        names: all that it has, as typed.
+        known: of `export_image`.
+
+    Raises:
+        RlessError: a file cannot be written.
+    """
+    if request.iidfile and identifier:
+        _write("--iidfile", request.iidfile, identifier.encode())
+    if request.metadata_file:
+        found = dict(known)
+        if identifier:
+            found["containerimage.config.digest"] = identifier
+        if names:
+            found["image.name"] = ",".join(names)
+        text = json.dumps(found, indent=2, sort_keys=True)
+        _write("--metadata-file", request.metadata_file, f"{text}\n".encode())
+
+
+def _write(flag: str, path: str, data: bytes) -> None:
+    try:
+        files.write(path, data, mode=files.default_mode())
+    except OSError as error:
+        raise RlessError(f"{flag} {escape(path)}: {error.strerror}", exit_code=1) from error
