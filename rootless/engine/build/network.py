@@ -7,7 +7,7 @@ pasta, on the host's side: there the newcomers are children of the build process
     step process                              build process, on the host
       | -- a byte ----------------------------> |  the first time: holder, pasta, wait
       | <-- "" and the namespace, or the error -|
-      |  RUN joins it
+      |  enters it
 
 All step processes share one socket. All answers are alike, so each may take any of them.
 """
@@ -25,6 +25,7 @@ from rootless.linux.namespace_holder import Holder
 
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
+    from rootless.linux.idmap import IdMap
     from rootless.network.pasta import Pasta
 
 _MESSAGE = 64 << 10  # bytes; an error with its hint
@@ -35,25 +36,29 @@ class Client:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._namespace = -1
 
-    def namespace(self) -> str:
-        """Return the path of the build's network namespace, for this process.
+    def enter(self, ids: IdMap, gid: int) -> None:
+        """Enter the network namespace of the build, for good: there is no way back to the host's.
+
+        Args:
+            ids: of the build. gid: of the application, which may send pings.
 
         Raises:
             RlessError: the network could not be made.
         """
-        if self._namespace < 0:
-            try:
-                os.write(self.fd, b"?")
-                message, fds = unix.receive(self.fd, _MESSAGE, 1)
-            except OSError as error:
-                raise RlessError(f"the network cannot be asked for: {error.strerror}") from error
-            if not fds:
-                said = jsontext.loads(message) if message else ["the build has ended", None]
-                raise RlessError(*said)
-            self._namespace = fds[0]
-        return f"/proc/self/fd/{self._namespace}"
+        try:
+            os.write(self.fd, b"?")
+            message, fds = unix.receive(self.fd, _MESSAGE, 1)
+        except OSError as error:
+            raise RlessError(f"the network cannot be asked for: {error.strerror}") from error
+        if not fds:
+            said = jsontext.loads(message) if message else ["the build has ended", None]
+            raise RlessError(*said)
+        try:
+            ns.setns(fds[0], ns.CLONE_NEWNET)
+        finally:
+            os.close(fds[0])
+        network_mode.allow_ping(ids, gid)
 
 
 class Network:

@@ -237,7 +237,8 @@ class _Run:
         if request.network == "none":
             spec["linux"]["namespaces"].append({"type": "network"})
         elif request.network != "host":
-            path = environment.network.namespace()
+            environment.network.enter(environment.idmap, gid)
+            path = f"/proc/{os.getpid()}/ns/net"
             spec["linux"]["namespaces"].append({"type": "network", "path": path})
         return spec
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from rootless.engine.build import caches
 from rootless.engine.build.ssh_agent import Proxy
 from tests.lib.build_steps import DIRECTORY, Room
 
@@ -159,6 +160,48 @@ def test_id_of_a_cache_is_no_path(room: Room) -> None:
     assert not (room.context / "mark").exists()
     names = {name for name in os.listdir(room.directory / "caches") if name != "locks"}
     assert all(len(name.partition(".")[0]) == 64 for name in names)
+
+
+def test_private_caches_in_use_are_others(tmp_path: Path) -> None:
+    def wait() -> None:
+        raise AssertionError("a private one is not waited for")
+
+    first, second, third = (caches.Cache(str(tmp_path), "name") for _ in range(3))
+    first.take("private", wait)
+    second.take("private", wait)
+    assert first.path != second.path
+    first.close()
+    third.take("private", wait)
+    assert third.path == first.path
+    for one in (second, third):
+        one.close()
+
+
+def test_locked_cache_is_waited_for(tmp_path: Path) -> None:
+    waits: list[str] = []
+
+    def wait() -> None:
+        waits.append("second")
+        first.close()
+
+    first, second = (caches.Cache(str(tmp_path), "name") for _ in range(2))
+    first.take("locked", lambda: waits.append("first"))
+    second.take("locked", wait)
+    assert waits == ["second"]
+    second.close()
+
+
+def test_shared_cache_that_others_use_is_not_emptied(tmp_path: Path) -> None:
+    first, second = (caches.Cache(str(tmp_path), "name") for _ in range(2))
+    for one in (first, second):
+        one.take("shared", lambda: None)
+    first.make(0o755, (os.getuid(), os.getgid()), -1, single=False)
+    second.empty()
+    assert first.exists()
+    first.close()
+    second.empty()
+    assert not second.exists()
+    second.close()
 
 
 # -- tmpfs ---------------------------------------------------------------------------------------

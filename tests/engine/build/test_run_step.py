@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rootless.engine.build import limits
+from rootless.engine.build.network import Network
 from rootless.engine.request import RunRequest
+from rootless.errors import RlessError
 from tests.lib import images
 from tests.lib.build_steps import DIRECTORY, WHITEOUT, Room
 from tests.lib.needs import DRIVERS
@@ -125,6 +127,26 @@ def test_default_network_has_an_interface_and_name_servers(room: Room) -> None:
     assert any(line.startswith("nameserver") for line in lines)
 
 
+@pytest.mark.needs("tun", "pasta")
+def test_group_may_send_pings(room: Room) -> None:
+    ran = room.run("cat /proc/sys/net/ipv4/ping_group_range")
+    first, last = map(int, ran.out.split())
+    assert first == 0 <= last
+
+
+@pytest.mark.needs("tun", "pasta")
+def test_network_that_cannot_be_made_is_an_error(room: Room) -> None:
+    settings = RunRequest(network="pasta:--no-such-option")
+    ran = room.run("true", settings=settings)
+    assert ran.error
+    assert ran.written == {}
+
+
+def test_network_of_other_containers_is_refused() -> None:
+    with pytest.raises(RlessError, match="not supported for a build"):
+        Network(RunRequest(network="container:other"))
+
+
 def test_network_of_the_host_is_that_of_this_process(room: Room) -> None:
     settings = RunRequest(network="host")
     ran = room.run("readlink /proc/self/ns/net", settings=settings)
@@ -177,6 +199,16 @@ def test_limits_hold_for_each_run(room: Room) -> None:
 
 def test_without_limits_no_group_is_made() -> None:
     assert limits.make(RunRequest()) is None
+
+
+def test_insecure_has_all_capabilities(room: Room) -> None:
+    allowed = frozenset({"security.insecure"})
+    command = "grep CapEff /proc/self/status; mount -t tmpfs none /tmp && echo mounted"
+    ran = room.run(command, security="insecure", allowed=allowed, network="none")
+    assert ran.out.endswith("mounted\n"), ran
+    assert ran.written == {}
+    ran = room.run(command, network="none")
+    assert "mounted" not in ran.out
 
 
 # -- one id ---------------------------------------------------------------------------------------
