@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import stat
 import traceback
 from dataclasses import dataclass, field
@@ -82,16 +83,20 @@ class Room:
     def run(self, *args: str, **fields: Any) -> Outcome:
         """Do a RUN, with these fields of the step; those of its environment are taken too."""
         known = ("proxies", "hostname", "allowed", "settings", "driver", "idmap", "secrets")
-        known += ("agents", "no_cache", "cgroup", "find_ignored")
+        known += ("agents", "no_cache", "cgroup", "find_ignored", "killed")
         more = {name: fields.pop(name) for name in known if name in fields}
         more["caches"] = str(self.directory / "caches")
         return self.execute(self.step(*args, **fields), **more)
 
     def execute(self, step: RunStep, **more: Any) -> Outcome:
-        """Do a RUN; see `run_step.StepEnvironment` for what may be given."""
+        """Do a RUN; see `run_step.StepEnvironment` for what may be given.
+
+        With `killed` the step process is killed at the first output of the RUN.
+        """
         settings = more.pop("settings", RunRequest())
         mapping = more.pop("idmap", self.idmap)
         driver = more.pop("driver", None)
+        killed = more.pop("killed", False)
         network = Network(settings)
         self._runs += 1
         scratch = self.directory / f"run{self._runs}"
@@ -113,7 +118,9 @@ class Room:
             try:
                 os.close(reader)
                 idmap.become_root()
-                answer = _in_step(step, mapping, layers, scratch, settings, network, driver, more)
+                answer = _in_step(
+                    step, mapping, layers, scratch, settings, network, driver, killed, more
+                )
             except BaseException:
                 answer = {"failed": traceback.format_exc()}
             with open(writer, "w") as stream:
@@ -147,7 +154,7 @@ def _attend(network: Network, pid: int, reader: int) -> dict[str, Any]:
             text += data
             if not data:
                 os.close(reader)
-                answer: dict[str, Any] = json.loads(text)
+                answer: dict[str, Any] = json.loads(text or b"{}")
                 return answer
 
 
@@ -159,6 +166,7 @@ def _in_step(
     settings: RunRequest,
     network: Network,
     driver: str | None,
+    killed: bool,
     more: dict[str, Any],
 ) -> dict[str, Any]:
     workspace = f"{scratch}/root"
@@ -178,6 +186,8 @@ def _in_step(
     streams = {1: "", 2: ""}
 
     def say(message: dict[str, Any]) -> None:
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
         if message["kind"] == "output":
             streams[message["stream"]] += message["text"]
         else:

@@ -14,6 +14,7 @@ from rootless.errors import RlessError
 from tests.lib import images
 from tests.lib.build_steps import DIRECTORY, WHITEOUT, Room
 from tests.lib.needs import DRIVERS
+from tests.lib.product import wait_for
 
 pytestmark = pytest.mark.needs("user namespaces")
 
@@ -283,6 +284,24 @@ def test_nothing_is_left_running(room: Room) -> None:
     """Class 64: it has a pid namespace, which ends with its first process."""
     ran = room.run("sh -c 'sleep 1000' & echo done", network="none")
     assert (ran.code, ran.out) == (0, "done\n")
+
+
+def test_killed_step_takes_its_run_along(room: Room) -> None:
+    """Class 64."""
+    mark = f"100{os.getpid()}.25"
+    room.run(f"echo begun; sleep {mark}", killed=True, network="none")
+    wait_for(lambda: not _processes_with(mark), "the end of the RUN")
+
+
+def _processes_with(word: str) -> list[str]:
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if word.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                found.append(name)
+        except OSError:
+            pass  # it has ended
+    return found
 
 
 def test_directories_of_the_host_are_not_there(room: Room) -> None:
