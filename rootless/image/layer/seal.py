@@ -7,7 +7,7 @@ reads the contents for the digest, and records the split. It is the tar that `co
 What the tar cannot tell goes from the directory, so that it is as a pull of the tar would make it:
 
     directories that were copied up, in which nothing was changed in the end
-    sockets; names that a layer would take for whiteouts
+    sockets; names that a layer would take for whiteouts; devices, if ever there is one
     attributes that an image may not set: overlayfs's own, POSIX ACLs
     fractions of seconds
 
@@ -146,7 +146,7 @@ class _Sealer(Archiver):
         if len(name) > limits.NAME_BYTES:
             raise RlessError(f"a file name of {len(name)} bytes: /{shown(name[:60])}…")
         mode = entry.status.st_mode
-        if stat.S_ISSOCK(mode):
+        if stat.S_ISSOCK(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             self.leave_out(entry)
             return
         if stat.S_ISDIR(mode):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -19,10 +21,13 @@ from rootless.image.store.ownership import delete_any
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
 from rootless.image.store.store import layer_dir, split_path
-from rootless.linux.idmap import call_in_userns
+from rootless.image.transfer.remove import collect, layers_on_disk
+from rootless.linux import prctl
+from rootless.linux.idmap import IdMap, call_in_userns
 from rootless.rootfs import stored
-from tests.lib.image_store import Tree, Workshop, look, map_for
+from tests.lib.image_store import SINGLE, Tree, Workshop, look, map_for
 from tests.lib.images import Dir, File, Link, layer
+from tests.lib.kills import Moments, forked
 from tests.lib.needs import DRIVERS
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
@@ -88,11 +93,11 @@ def hide(root: str) -> None:
 class Bench:
     """A store with a base image, and steps on top of it."""
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, workshop: Workshop, idmap: IdMap | None = None) -> None:
         self.root = workshop.root
         self.workshop = workshop
-        self.image = workshop.unpack(LAYERS)
-        self.idmap = map_for(self.image)
+        self.image = workshop.unpack(LAYERS, idmap_for=lambda image: idmap or map_for(image))
+        self.idmap = idmap or map_for(self.image)
         lowers = self.image.layer_dirs(self.idmap.key)
         assert lowers is not None
         self.lowers = lowers
@@ -112,6 +117,7 @@ class Bench:
     def _step(
         self, act: Callable[[str], None], driver: str, place: str, options: dict[str, Any]
     ) -> dict[str, Any]:
+        prctl.set_parent_death_signal(signal.SIGKILL)
         os.umask(0o022)
         mounted = rootfs.mount(self.lowers, f"{place}/work", self.idmap, driver=driver)
         act(mounted.path)
@@ -151,7 +157,8 @@ class Bench:
 
     def pulled(self, made: dict[str, Any], other: Workshop) -> StoredImage:
         """Return the image with the layer, pulled into another store."""
-        image = other.unpack([*LAYERS, self.tar(made)])
+        layers = [*LAYERS, self.tar(made)]
+        image = other.unpack(layers, idmap_for=lambda image: self.idmap)
         assert image.chain[-1] == made["chain"]
         return image
 
@@ -331,3 +338,52 @@ def test_a_name_that_no_layer_can_have_is_refused(bench: Bench) -> None:
     with pytest.raises(RlessError, match="cannot keep the layer: a file name of"):
         bench.step(act)
     assert set(os.listdir(f"{bench.root}/splits")) == before
+
+
+def test_one_id_is_enough(workshop: Workshop, other: Workshop) -> None:
+    bench = Bench(workshop, SINGLE)
+
+    def act(root: str) -> None:
+        os.chdir(root)
+        Path("new").write_text("x")
+        os.unlink("gone")
+        os.chmod("mode", 0o700)
+        with open("changed", "a") as file:
+            file.write("more")
+
+    made = bench.step(act)
+    assert made["diff_id"] == made["committed"]
+    image = bench.pulled(made, other)
+    assert plain(bench.tree(made)) == plain(other.tree(image, key="single"))
+
+
+def test_sigkill_leaves_whole_layers(bench: Bench) -> None:
+    """SIGKILL at any moment: a layer that is in its place has its records, and all its files."""
+
+    def act(root: str) -> None:
+        for number in range(200):
+            Path(f"{root}/{number}").write_text(f"{os.getpid()}" * 50)
+
+    def step() -> None:
+        bench.step(act)
+
+    moments = Moments(seed=5)
+    begin = time.monotonic()
+    step()
+    moments.measured("adopt", time.monotonic() - begin)
+    while moments.hits["adopt"] < 20:
+        moments.kill("adopt", forked(step))
+    directory = f"{bench.root}/layers/{bench.idmap.key}"
+    names = [name for name in os.listdir(directory) if not name.endswith(".json")]
+    for name in names:
+        with open(f"{directory}/{name}.json") as file:
+            made = json.load(file)
+        assert bench.tar(made)
+    deadline = time.monotonic() + 30  # those that the killed had forked are dying
+    while True:
+        collect(bench.workshop.store)
+        if not os.listdir(f"{bench.root}/tmp"):
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(layers_on_disk(bench.root)) == len(LAYERS)
