@@ -73,6 +73,7 @@ class Cache:
             if taken is not False:
                 self._fd, self._alone = fd, bool(taken) and not shared
                 self.path += ending
+                os.utime(fd)  # when it was used last, for `builder prune`
                 return
             os.close(fd)
         raise RlessError(f"{_MOST_PRIVATE} RUNs have this cache already")

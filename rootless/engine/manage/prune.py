@@ -114,22 +114,26 @@ def networks(given: Filters) -> list[str]:
 
 
 def build_cache(given: Filters, every: bool, keep: int = 0) -> Gone:
-    """Remove entries of the build cache, and the layers that only they need; return their keys.
+    """Remove entries of the build cache, what only they need, and directories of cache mounts.
 
     Args:
         given: until (last used before).
         every: also those whose result is part of an image.
         keep: bytes of layers that may stay.
     """
+    from rootless.image.store.build_cache import mounts
     from rootless.image.store.store import Store
     from rootless.image.transfer import prune_build_cache
 
+    storage = paths.storage_root()
+    sizes = disk_usage.sizes([f"build/mounts/{name}" for name in mounts(storage)])
     gone = Gone()
     gone.names, freed = prune_build_cache.prune(
-        Store(paths.storage_root()),
+        Store(storage),
         every=every,
         before=until(given) if "until" in given else None,
         keep=keep,
+        mounts={os.path.basename(path): size for path, size in sizes.items()},
     )
     gone.size = freed.bytes
     if freed.is_left:

@@ -103,7 +103,7 @@ def _all_sizes(storage: str) -> dict[str, int]:
     for top in _entries(storage, "."):
         if top in _BY_ENTRY:
             between.append(top)
-        elif top in _BY_ENTRY_BELOW:
+        elif top in (_BUILD, *_BY_ENTRY_BELOW):
             between.append(top)
             for middle in _entries(storage, top):
                 between.append(middle)
@@ -216,6 +216,7 @@ def _add_images(
 
 def _add_build_cache(usage: Usage, storage: str, sizes: dict[str, int]) -> None:
     """Move the layers that only the build cache keeps from the images to it."""
+    from rootless.image.store import build_cache
     from rootless.image.transfer import prune_build_cache
 
     cache = prune_build_cache.measure(Store(storage))
@@ -236,16 +237,23 @@ def _add_build_cache(usage: Usage, storage: str, sizes: dict[str, int]) -> None:
                 "created": entry.created,
                 "used": entry.used,
                 "shared": key in cache.shared,
+                "type": "regular",
                 "text": entry.text,
             }
         )
+    for name, used in build_cache.mounts(storage).items():
+        size = sizes.get(f"{_BUILD}/mounts/{name}", 0)
+        usage.build_cache.append(
+            {"id": name, "size": size, "created": 0.0, "used": used, "shared": False,
+             "type": "exec.cachemount", "text": ""}
+        )  # fmt: skip
     of_layers = sum(mine.values())
     images = usage.shares["Images"]
     images.size -= of_layers
     images.reclaimable = max(0, images.reclaimable - of_layers)
     own = sum(size for name, size in sizes.items() if _top(name) == _BUILD)
     usage.shares["Build Cache"] = Share(
-        len(cache.entries), len(cache.shared), of_layers + own, of_layers
+        len(usage.build_cache), len(cache.shared), of_layers + own, of_layers + own
     )
 
 

@@ -2,6 +2,8 @@
 
     build/cache/<first two digits>/<key>   one small JSON document each, made by rename
     build/locks/<key>                      held while the step is done
+    build/mounts/<name>                    a directory of `RUN --mount=type=cache`
+    build/mounts/locks/<name>              held while a step has it; its time: the last use
 
 A key is what the step depends on (`engine.build.keys`), 64 hexadecimal digits. The layers are
 ordinary layers of the store, and an entry keeps them alive as an image does. The time of the last
@@ -18,7 +20,9 @@ import stat
 from rootless.errors import RlessError
 from rootless.image.model import limits
 from rootless.image.model.digest import is_digest, is_hex
+from rootless.image.store.ownership import delete_any
 from rootless.linux import files
+from rootless.linux.locks import lock, open_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +184,40 @@ def clear_leftovers(root: str) -> None:
 def needed(root: str) -> set[str]:
     """Return the chain ids of all layers that entries name."""
     return {chain for entry in every(root).values() for chain in entry.chain}
+
+
+def mounts(root: str) -> dict[str, float]:
+    """Return name -> time of the last use of the directories of cache mounts."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(f"{root}/build/mounts")):
+            if name != "locks":
+                try:
+                    found[name] = os.stat(f"{root}/build/mounts/locks/{name}").st_mtime
+                except FileNotFoundError:
+                    found[name] = 0.0  # half made by a build that was killed
+    return found
+
+
+def remove_mount(root: str, name: str) -> bool:
+    """Delete the directory of a cache mount; False: a step has it.
+
+    Raises:
+        RlessError: it cannot be deleted.
+    """
+    directory = f"{root}/build/mounts"
+    if not name.startswith("."):
+        fd = open_lock(f"{directory}/locks/{name}")
+        try:
+            if lock(fd, wait=False) is False:
+                return False
+            delete_any(directory, name)
+            # The lock's file stays: who opened it meanwhile waits for this very one.
+            return True
+        finally:
+            os.close(fd)
+    delete_any(directory, name)
+    return True
 
 
 def _files(root: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Remove entries of the build cache, and then the layers that only they have kept.
 
-The entries that were not used for the longest time go first. Of several of one build, the later
-steps go before those that they stand on: no layer goes while another entry needs it.
+The directories of `RUN --mount=type=cache` are part of it. What was not used for the longest time
+goes first. Of several steps of one build, the later ones go before those that they stand on: no
+layer goes while another entry needs it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from rootless.image.store import build_cache
 from rootless.image.transfer.remove import Freed, collect_into, layer_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rootless.image.store.build_cache import Entry
     from rootless.image.store.store import Store
 
@@ -58,41 +61,62 @@ def ceiling(store: Store) -> int:
 
 
 def prune(
-    store: Store, *, every: bool = False, before: float | None = None, keep: int = 0
+    store: Store,
+    *,
+    every: bool = False,
+    before: float | None = None,
+    keep: int = 0,
+    mounts: Mapping[str, int] | None = None,
 ) -> tuple[list[str], Freed]:
     """Remove entries and what only they need; return their keys, and what went.
 
     Args:
         every: also entries whose result is part of an image.
-        before: only entries last used before that moment, in seconds since 1970.
-        keep: bytes of layers that may stay; what was used last stays.
+        before: only what was last used before that moment, in seconds since 1970.
+        keep: bytes that may stay; what was used last stays.
+        mounts: name -> bytes of the directories of cache mounts, which may go too; those that a
+            step has stay. Their names are among the keys.
     """
     build_cache.clear_leftovers(store.root)
+    mounts = mounts or {}
+    times = {name: used for name, used in build_cache.mounts(store.root).items() if name in mounts}
     found = measure(store)
     needed: dict[str, int] = {}
     for entry in found.entries.values():
         for chain in entry.chain:
             needed[chain] = needed.get(chain, 0) + 1
-    left = found.size
-    gone = []
-    for key, entry in sorted(found.entries.items(), key=_order):
+    left = found.size + sum(mounts[name] for name in times)
+    freed = Freed()
+    gone: list[str] = []
+    items: list[tuple[str, Entry | float]] = [*found.entries.items(), *times.items()]
+    for key, item in sorted(items, key=_order):
         if keep and left <= keep:
             break
-        if (key in found.shared and not every) or (before is not None and entry.used >= before):
+        if before is not None and _used(item) >= before:
             continue
-        build_cache.forget(store.root, key)
-        gone.append(key)
-        for chain in entry.chain:
-            needed[chain] -= 1
-            if not needed[chain]:
-                left -= found.of_layers.get(chain, 0)
-    freed = Freed()
-    unneeded = {chain for key in gone for chain in found.entries[key].chain if not needed[chain]}
+        if isinstance(item, float):
+            if build_cache.remove_mount(store.root, key):
+                gone.append(key)
+                freed.bytes += mounts[key]
+                left -= mounts[key]
+        elif every or key not in found.shared:
+            build_cache.forget(store.root, key)
+            gone.append(key)
+            for chain in item.chain:
+                needed[chain] -= 1
+                if not needed[chain]:
+                    left -= found.of_layers.get(chain, 0)
+    unneeded = {chain for chain, count in needed.items() if not count}
     if unneeded:
         collect_into(freed, store, unneeded)
     return gone, freed
 
 
-def _order(item: tuple[str, Entry]) -> tuple[int, int, str]:
-    key, entry = item
-    return int(entry.used) // _TOGETHER, -len(entry.chain), key
+def _used(item: Entry | float) -> float:
+    return item if isinstance(item, float) else item.used
+
+
+def _order(named: tuple[str, Entry | float]) -> tuple[int, int, str]:
+    key, item = named
+    above = 0 if isinstance(item, float) else -len(item.chain)
+    return int(_used(item)) // _TOGETHER, above, key

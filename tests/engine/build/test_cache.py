@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rootless.engine.build import caches
 from rootless.engine.build.cache import Cache, trim
 from rootless.errors import RlessError
 from rootless.image.store import build_cache
@@ -193,6 +194,40 @@ def test_the_ceiling_is_a_share_of_the_file_system(
     assert cache.find(KEYS[0]) is not None
 
 
+# -- cache mounts ----------------------------------------------------------------------------------
+
+
+def mount(workshop: Workshop, number: int, size: int) -> caches.Cache:
+    """Return a cache mount that a step has, as another user's."""
+    made = caches.Cache(f"{workshop.root}/build/mounts", f"{number:064x}")
+    os.makedirs(f"{workshop.root}/build/mounts", 0o700, exist_ok=True)
+    made.take("shared", lambda: None)
+    call_in_userns(map_of(5, 5), _fill_mount, made.path, size)
+    return made
+
+
+def _fill_mount(path: str, size: int) -> None:
+    os.makedirs(f"{path}/deep", 0o700)
+    Path(f"{path}/deep/file").write_bytes(b"x" * size)
+
+
+def test_cache_mounts_go_but_for_those_in_use(workshop: Workshop) -> None:
+    _, cache = steps(workshop)
+    one, two = mount(workshop, 1, 5000), mount(workshop, 2, 5000)
+    one.close()
+    sizes = {one.name: 5000, two.name: 5000}
+    assert set(build_cache.mounts(workshop.root)) == set(sizes)
+    keys, freed = prune_build_cache.prune(workshop.store, mounts=sizes, before=1000)
+    assert (keys, freed.bytes) == ([], 0)
+    keys, freed = prune_build_cache.prune(workshop.store, mounts=sizes)
+    assert (keys, freed.bytes) == ([one.name], 5000)
+    assert (one.exists(), two.exists()) == (False, True)
+    two.close()
+    assert prune_build_cache.prune(workshop.store, mounts=sizes, keep=5000)[0] == []
+    assert prune_build_cache.prune(workshop.store, mounts=sizes)[0] == [two.name]
+    assert cache.find(KEYS[0]) is not None
+
+
 # -- locks -----------------------------------------------------------------------------------------
 
 
@@ -326,9 +361,18 @@ def test_builder_prune_and_system_df(own_rless: Product) -> None:
     assert kept.out == "Total reclaimed space: 0B\n"
     until = rless("builder", "prune", "-f", "--filter", "until=1h").expect()
     assert until.out == "Total reclaimed space: 0B\n"
+    made = rless.storage / "build/mounts" / KEYS[3]
+    (made / "deep").mkdir(parents=True)
+    (made.parent / "locks").mkdir()
+    (made.parent / "locks" / KEYS[3]).touch()
+    assert build_cache_row(rless)["TotalCount"] == "2"
+    assert "exec.cachemount" in rless("system", "df", "-v").expect().out
     done = rless("builder", "prune", stdin=b"y\n").expect()
+    assert f"{KEYS[3]}\n" in done.out
+    assert not made.exists()
     assert "WARNING! This will remove all dangling build cache." in done.out
-    assert f"Deleted build cache objects:\n{KEYS[0]}\n" in done.out
+    assert "Deleted build cache objects:\n" in done.out
+    assert f"{KEYS[0]}\n" in done.out
     assert build_cache_row(rless)["TotalCount"] == "0"
     for wrong in (("--keep-storage", "much"), ("--filter", "label=x"), ("--filter", "until=never")):
         rless("builder", "prune", "-f", *wrong).one_line_error()

@@ -135,9 +135,9 @@ def _details(usage: Usage) -> dict[str, list[dict[str, object]]]:
     build_cache: list[dict[str, object]] = [
         {
             "ID": entry["id"][:12],
-            "CacheType": "regular",
+            "CacheType": entry["type"],
             "Size": output.human_size(entry["size"]),
-            "CreatedSince": output.ago(entry["created"]),
+            "CreatedSince": output.ago(entry["created"]) if entry["created"] else "",
             "LastUsedSince": output.ago(entry["used"]),
             "Shared": str(entry["shared"]).lower(),
             "Description": escape(entry["text"])[:60],
