@@ -85,7 +85,7 @@ class Room:
         known = ("proxies", "hostname", "allowed", "settings", "driver", "idmap", "secrets")
         known += ("agents", "no_cache", "cgroup", "find_ignored", "killed")
         more = {name: fields.pop(name) for name in known if name in fields}
-        more["caches"] = str(self.directory / "caches")
+        more["root"] = str(self.directory / "store")
         return self.execute(self.step(*args, **fields), **more)
 
     def execute(self, step: RunStep, **more: Any) -> Outcome:

@@ -2,7 +2,7 @@
 
     build/mounts/NAME           a cache; NAME is a digest, so an id is never a path (CVE-2024-9675)
     build/mounts/NAME.N         further ones of sharing=private, while the first is in use
-    build/mounts/locks/NAME     its lock: outside of what a RUN can write to
+    build/mounts/locks/NAME     its lock: outside of what a RUN can write to; its time: the last use
 
 Owner and mode belong to the identity, because they are those of the first use. So does the id map:
 the same numbers are other users under another one.
@@ -71,6 +71,7 @@ class Cache:
                 wait()
                 taken = locks.lock(fd, shared=shared)
             if taken is not False:
+                os.utime(fd)
                 self._fd, self._alone = fd, bool(taken) and not shared
                 self.path += ending
                 os.utime(fd)  # when it was used last, for `builder prune`
@@ -107,32 +108,29 @@ class Cache:
             if not self._alone:
                 locks.lock(self._fd, shared=True)
 
-    def make(self, mode: int, owner: tuple[int, int], seed: int, *, single: bool) -> None:
+    def make(
+        self, mode: int, owner: tuple[int, int], seed: int, scratch: str, *, single: bool
+    ) -> None:
         """Make it; it appears whole, and if another was faster, that one's is taken.
 
         Args:
             seed: an open directory whose contents it begins with, which is closed; -1: none.
+            scratch: where it is made; does not exist yet, and is cleared up by the caller.
             single: the map has one id only, so it cannot be given away.
 
         Raises:
             RlessError: the map of the build has no such owner.
             OSError: the disk is full...
         """
-        new = f"{self._root}/.new-{os.urandom(8).hex()}"
-        os.mkdir(new, 0o700)
+        os.mkdir(scratch, 0o700)
+        if seed >= 0:
+            copy.apply_open(seed, os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        change_owner(scratch, owner, single)
+        os.chmod(scratch, mode)
         try:
-            if seed >= 0:
-                copy.apply_open(seed, os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            change_owner(new, owner, single)
-            os.chmod(new, mode)
-            os.rename(new, self.path)
-        except BaseException as error:
-            root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                tree.remove_tree(root_fd, os.path.basename(new))
-            finally:
-                os.close(root_fd)
-            if not (isinstance(error, OSError) and self.exists()):
+            os.rename(scratch, self.path)
+        except OSError:
+            if not self.exists():
                 raise
 
 

@@ -213,7 +213,7 @@ class Mounts:
             name = caches.name(environment.idmap.key, key, mount.mode, mount.uid, mount.gid)
             wanted.setdefault(name, mount)
         for name, mount in sorted(wanted.items()):
-            cache = caches.Cache(environment.caches, name)
+            cache = caches.Cache(f"{environment.root}/build/mounts", name)
             self._caches.append(cache)
             cache.take(mount.sharing, self._wait)
 
@@ -235,7 +235,8 @@ class Mounts:
                 root_fd = environment.open_origin(self._step.origins[index], f"mount{index}")
                 seed = open_source(root_fd, mount.source, os.O_RDONLY | os.O_DIRECTORY)
             owner = (mount.uid, mount.gid)
-            cache.make(mount.mode, owner, seed, single=environment.idmap.single)
+            scratch = self._path(f"new{index}")
+            cache.make(mount.mode, owner, seed, scratch, single=environment.idmap.single)
         self._add(mount.target, cache.path, read_only=mount.readonly, options=())
 
     def _tmpfs(self, _: int, mount: Mount) -> None:

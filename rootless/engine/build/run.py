@@ -69,7 +69,7 @@ class StepEnvironment:
             that has to be mounted for it gets a workspace of the name.
         find_ignored: returns the patterns of .dockerignore that hold there, if there are any.
         secrets, agents: by id, the value of a secret and the socket of an agent.
-        caches: the directory of cache mounts (`caches`). no_cache: begin them anew.
+        root: of the store, where cache mounts are (`caches`). no_cache: begin them anew.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class StepEnvironment:
         find_ignored: Callable[[Origin], Ignore | None] | None = None,
         secrets: Mapping[str, bytes] | None = None,
         agents: Mapping[str, str] | None = None,
-        caches: str = "",
+        root: str = "",
         no_cache: bool = False,
     ) -> None:
         self.idmap = idmap
@@ -110,7 +110,7 @@ class StepEnvironment:
         self.find_ignored = find_ignored or (lambda _: None)
         self.secrets = secrets or {}
         self.agents = agents or {}
-        self.caches = caches
+        self.root = root
         self.no_cache = no_cache
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from rootless.engine.build import caches
 from rootless.engine.build.ssh_agent import Proxy
+from rootless.image.store import build_cache
 from tests.lib.build_steps import DIRECTORY, Room
 
 pytestmark = pytest.mark.needs("user namespaces")
@@ -154,12 +155,26 @@ def test_without_the_cache_a_cache_with_options_is_empty(room: Room) -> None:
 
 def test_id_of_a_cache_is_no_path(room: Room) -> None:
     """Class 54: it is a part of a digest."""
-    mounts = ["type=cache,target=/x,id=../../context"]
+    mounts = ["type=cache,target=/x,id=../../../context"]
     ran = room.run("ls /x; echo 1 >/x/mark", mounts=mounts, network="none")
     assert ran.out == ""
     assert not (room.context / "mark").exists()
-    names = {name for name in os.listdir(room.directory / "caches") if name != "locks"}
+    names = {name for name in os.listdir(room.directory / "store/build/mounts") if name != "locks"}
     assert all(len(name.partition(".")[0]) == 64 for name in names)
+
+
+def test_prune_removes_caches_that_no_run_has(room: Room) -> None:
+    mounts = ["type=cache,target=/pruned,mode=750,uid=0"]
+    assert room.run("echo 1 >/pruned/f", mounts=mounts, network="none").code == 0
+    name = caches.name(room.idmap.key, "/pruned", 0o750, 0, 0)
+    store = str(room.directory / "store")
+    assert build_cache.mounts(store)[name] > 0
+    cache = caches.Cache(f"{store}/build/mounts", name)
+    cache.take("shared", lambda: None)
+    assert not build_cache.remove_mount(store, name)
+    cache.close()
+    assert build_cache.remove_mount(store, name)
+    assert name not in build_cache.mounts(store)
 
 
 def test_private_caches_in_use_are_others(tmp_path: Path) -> None:
@@ -195,7 +210,8 @@ def test_shared_cache_that_others_use_is_not_emptied(tmp_path: Path) -> None:
     first, second = (caches.Cache(str(tmp_path), "name") for _ in range(2))
     for one in (first, second):
         one.take("shared", lambda: None)
-    first.make(0o755, (os.getuid(), os.getgid()), -1, single=False)
+    owner = (os.getuid(), os.getgid())
+    first.make(0o755, owner, -1, str(tmp_path / "new"), single=False)
     second.empty()
     assert first.exists()
     first.close()
