@@ -130,7 +130,7 @@ class Room:
         try:
             pid = idmap.spawn(mapping, ns.CLONE_NEWNS, body)
             os.close(writer)
-            answer = _attend(network, pid, reader)
+            answer = attend(network, pid, reader)
             os.waitpid(pid, 0)
         finally:
             os.close(context_fd)
@@ -140,7 +140,8 @@ class Room:
         return Outcome(**answer)
 
 
-def _attend(network: Network, pid: int, reader: int) -> dict[str, Any]:
+def attend(network: Network, pid: int, reader: int) -> dict[str, Any]:
+    """Answer for the network as the build process does, until a step has sent its JSON."""
     text = b""
     poll = select.poll()
     poll.register(network.fd, select.POLLIN)
