@@ -267,6 +267,17 @@ def test_mount_points_are_gone_afterwards(bare: Room) -> None:
     assert (ran.code, ran.written) == (0, {})
 
 
+def test_what_a_dangling_mount_point_leads_to_is_gone_too(tmp_path: Path) -> None:
+    """As in images of distributions with systemd-resolved."""
+    link = images.Link("../run/systemd/resolve/stub-resolv.conf")
+    layers = [images.busybox_layer(), images.layer({"etc/resolv.conf": link})]
+    room = Room(tmp_path, images.Image(layers, {}))
+    settings = RunRequest(dns=("192.0.2.53",), network="none")
+    ran = room.run("cat /run/systemd/resolve/stub-resolv.conf", settings=settings)
+    assert (ran.error, ran.written) == ("", {})
+    assert "192.0.2.53" in ran.out
+
+
 def test_beside_a_mount_point_a_new_file_stays(bare: Room) -> None:
     ran = bare.run("echo x >/etc/kept", network="none")
     assert ran.written == {"usr": DIRECTORY, "usr/etc": DIRECTORY, "usr/etc/kept": "x\n"}
