@@ -42,7 +42,8 @@ class _Value(_Type):
     ) -> list[CompletionItem]:
         from rootless.cli.complete import values
 
-        if words := values(self.row[0].split()[0]):
+        # A metavar that names all values tells more than the flag's name, which verbs share.
+        if not _is_choice(self.row[1]) and (words := values(self.row[0].split()[0])):
             return [CompletionItem(word) for word in words if word.startswith(incomplete)]
         return _complete_words(self.row[1], incomplete)
 
@@ -126,9 +127,14 @@ class _Arguments(click.Argument):
         return _complete_words(word, incomplete)
 
 
+def _is_choice(metavar: str) -> bool:
+    """Tell whether a metavar names all values: bash|zsh|fish."""
+    return "|" in metavar and metavar == metavar.lower()
+
+
 def _complete_words(what: str, incomplete: str) -> list[CompletionItem]:
     """Return what may stand where help says `what`: CONTAINER, IMAGE, FILE, bash|zsh|fish."""
-    if "|" in what and what == what.lower():
+    if _is_choice(what):
         return [CompletionItem(word) for word in what.split("|") if word.startswith(incomplete)]
     kinds = [
         kind

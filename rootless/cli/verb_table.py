@@ -55,6 +55,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "healthcheck run": ("container.healthcheck_run", "Run the health check of a container now"),
     },
     "Images": {
+        "build": ("image.build", "Build an image from a Dockerfile"),
         "pull": ("image.pull", "Fetch an image from a registry or an archive"),
         "push": ("image.push", "Push an image to a registry"),
         "images": ("image.images", "List images"),
@@ -129,7 +130,10 @@ ALIASES: dict[str, dict[str, str]] = {
         "remove": "rm",
     },
     "image": {
-        **{verb: verb for verb in "pull push tag history save load import flatten search".split()},
+        **{
+            verb: verb
+            for verb in "build pull push tag history save load import flatten search".split()
+        },
         "inspect": "image inspect",
         "exists": "image exists",
         "prune": "image prune",
@@ -160,19 +164,15 @@ ALIASES: dict[str, dict[str, str]] = {
         "info": "info",
         "events": "events",
     },
-    "builder": {"prune": "builder prune"},
+    "builder": {"build": "build", "prune": "builder prune"},
+    "buildx": {"build": "build", "prune": "builder prune"},
     "healthcheck": {"run": "healthcheck run"},
     "generate": {"systemd": "generate systemd"},
     "config": {"show": "config show"},
 }
 # verbs of Docker and Podman that are known to be missing -> what to use meanwhile
-_BUILD = (
-    "build it with buildah, `podman build` or another tool, then `rless pull` it or `rless load` "
-    "its archive; or change a container and use `rless commit`"
-)
 _SERVICES = "use `rless network create`, and `rless run --network` for each service"
 _LATER = {
-    **dict.fromkeys(("build", "buildx"), _BUILD),
     "compose": _SERVICES,
     "pod": "use `rless run --network container:NAME`",
     **dict.fromkeys(("plugin", "swarm"), "see 'rless --help'"),

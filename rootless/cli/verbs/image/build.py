@@ -1,0 +1,229 @@
+"""`rless build`: turn the command line into a `BuildRequest` and hand it to the engine."""
+
+from __future__ import annotations
+
+import os
+
+from rootless.cli import options, streams
+from rootless.cli.parse import Verb
+from rootless.errors import RlessError, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rootless.cli.parse import Group, Row
+    from rootless.engine.build.request import BuildRequest
+
+# Of `run`: they hold for each RUN.
+_OF_RUN = (
+    *("--add-host", "--dns", "--dns-search", "--dns-option", "--ulimit", "--shm-size"),
+    *("--cap-add", "--cap-drop", "--security-opt"),
+)
+_ROWS: dict[str, Row] = {row[0].split()[0]: row for _, rows in options.GROUPS for row in rows}
+_SETTINGS = tuple(_ROWS[name][3] for name in _OF_RUN)
+
+_IMAGE: Group = (
+    "Image",
+    (
+        ("--tag -t", "NAME[:TAG]", "list", "tags", "build.tag", "Name the image"),
+        ("--file -f", "FILE", "value", "file", "required",
+         "The Dockerfile; -: standard input (Dockerfile, Containerfile or dockerfile of the"
+         " context)"),
+        ("--target", "STAGE", "value", "target", "line", "Build this stage (the last one)"),
+        ("--build-arg", "NAME[=VALUE]", "list", "build_args", "build.build_arg",
+         "Set an ARG; without a value, from your environment"),
+        ("--build-context", "NAME=SOURCE", "list", "build_contexts", "build.build_context",
+         "Another context, for FROM, COPY --from and RUN --mount: a directory or"
+         " docker-image://IMAGE"),
+        ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label of the image"),
+        ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
+         "Which images of a multi-platform index to build from"),
+        ("--pull", "", "flag", "pull", "boolean", "Ask the registry for newer base images"),
+        ("--no-cache", "", "flag", "no_cache", "boolean", "Do every step, also those done before"),
+        ("--no-cache-filter", "STAGE[,STAGE...]", "list", "no_cache_filter", "build.words",
+         "The same for some stages"),
+    ),
+)  # fmt: skip
+
+_OUTPUT: Group = (
+    "Output",
+    (
+        ("--output -o", "type=TYPE[,KEY=VALUE...]", "list", "outputs", "text",
+         "What to make, instead of an image in the storage: local, tar, oci, docker, image,"
+         " registry, squashfs, cacheonly; or a directory"),
+        ("--push", "", "flag", "push", "boolean", "Push the image: --output type=registry"),
+        ("--load", "", "flag", "load", "boolean",
+         "Keep the image in the storage beside other outputs: --output type=docker"),
+        ("--iidfile", "FILE", "value", "iidfile", "absolute", "Write the image's id to a file"),
+        ("--metadata-file", "FILE", "value", "metadata_file", "absolute",
+         "Write digest, id and names of the image to a file, as JSON"),
+        ("--progress", "auto|tty|plain|quiet|rawjson", "value", "progress", "build.progress",
+         "How to show what happens (auto)"),
+        ("--quiet -q", "", "flag", "quiet", "boolean", "Show nothing, and print the image's id"),
+    ),
+)  # fmt: skip
+
+_STEPS: Group = (
+    "Each RUN",
+    (
+        ("--secret", "id=ID[,src=FILE|,env=NAME]", "list", "secrets", "build.secret",
+         "A secret for RUN --mount=type=secret"),
+        ("--ssh", "default|ID[=SOCKET|KEY]", "list", "ssh", "build.ssh",
+         "An agent, or keys, for RUN --mount=type=ssh"),
+        ("--network --net", "default|none|host", "value", "network", "build.network",
+         "Network of RUN; default: one of its own, by pasta"),
+        ("--allow", "ENTITLEMENT", "list", "allow", "build.allow",
+         "What the Dockerfile may use: network.host, security.insecure, device[=NAME]"),
+        ("--userns", "auto|host-root|single", "value", "userns", "build.userns",
+         "Id map of the build, in which 0 is you"),
+        *(_ROWS[name] for name in _OF_RUN),
+    ),
+)  # fmt: skip
+
+_ACCEPTED: Group = (
+    "Accepted without effect",
+    (
+        ("--rm", "", "flag", "accepted", "build.remove", "A step leaves no container"),
+        ("--force-rm", "", "flag", "accepted", "boolean", "Nor does one that fails"),
+        ("--compress", "", "flag", "accepted", "boolean", "The context is never sent"),
+        ("--layers", "", "flag", "accepted", "build.layers", "Each step has a layer"),
+        ("--call", "METHOD", "value", "accepted", "build.call", "Only `build`"),
+        ("--provenance", "false", "value", "accepted", "build.provenance", "Only `false`"),
+        _ROWS["--isolation"],
+        _ROWS["--disable-content-trust"],
+    ),
+)
+
+_LIMITS = "limits of a build are not built yet"
+_SCOPE = "limit rless itself: systemd-run --user --scope -p MemoryMax=2G rless build ..."
+_LATER = "not built yet"
+
+VERB = Verb(
+    "build",
+    "[OPTIONS] DIR|URL|-",
+    (_IMAGE, _OUTPUT, _STEPS, _ACCEPTED),
+    (
+        ("--cache-from", "SOURCE", f"{_LATER}: the cache is in the storage",
+         "keep the storage between jobs"),
+        ("--cache-to", "TARGET", f"{_LATER}: the cache is in the storage",
+         "keep the storage between jobs"),
+        ("--check", "", _LATER, "leave it out: a build warns"),
+        ("--squash", "", _LATER, "rless flatten writes an image as one file"),
+        ("--attest", "ATTESTATION", _LATER, ""),
+        ("--sbom", "ATTESTATION", "rless does not look into packages",
+         "use syft on the image: rless save IMAGE"),
+        ("--annotation", "KEY=VALUE", _LATER, "use --label"),
+        ("--device", "DEVICE", _LATER, ""),
+        ("--volume -v", "SOURCE:TARGET", "a build should not depend on it",
+         "use --build-context, and RUN --mount=type=bind"),
+        ("--builder", "NAME", "there are no builders: rless is one", ""),
+        ("--memory -m", "SIZE", _LIMITS, _SCOPE),
+        ("--memory-swap", "SIZE", _LIMITS, _SCOPE),
+        ("--cpu-shares -c", "N", _LIMITS, _SCOPE),
+        ("--cpu-period", "MICROSECONDS", _LIMITS, _SCOPE),
+        ("--cpu-quota", "MICROSECONDS", _LIMITS, _SCOPE),
+        ("--cpuset-cpus", "LIST", _LIMITS, _SCOPE),
+        ("--cpuset-mems", "LIST", _LIMITS, _SCOPE),
+        ("--cgroup-parent", "CGROUP", _LIMITS, _SCOPE),
+    ),
+    least=1,
+    most=1,
+    examples=(
+        ("An image from the Dockerfile of this directory", "rless build -t app ."),
+        ("The same steps again, with newer base images", "rless build --pull -t app ."),
+        ("One stage, with a variable", "rless build --target test --build-arg VERSION=2 ."),
+        ("The files of an image, in a directory", "rless build -o out ."),
+    ),
+)  # fmt: skip
+
+
+def main(values: dict[str, Any], args: list[str]) -> int:
+    """Build an image."""
+    made = request(values, args)
+    from importlib import import_module
+
+    build = import_module("rootless.engine.build.build").build
+    try:
+        identifier: str = build(made)
+    except RlessError as error:
+        error.exit_code = 1  # whatever a program of a step has ended with, as Docker
+        raise
+    if made.progress == "quiet":
+        if identifier and not has_stdout(made):
+            streams.write(f"{identifier}\n")
+    elif made.progress != "rawjson" and identifier:
+        names = "".join(f"Successfully tagged {escape(tag)}\n" for tag in made.tags)
+        streams.write(f"Successfully built {identifier[7:19]}\n{names}", 2)
+    return 0
+
+
+def has_stdout(made: BuildRequest) -> bool:
+    """Tell whether an archive was written to standard output."""
+    from rootless.engine.build import outputs
+
+    parsed = outputs.parse(made.outputs, made.push, made.load, made.tags)
+    return any(output.dest == "-" for output in parsed)
+
+
+def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
+    """Return the request of a parsed command line.
+
+    Raises:
+        RlessError: flags contradict each other.
+    """
+    from rootless.engine.build import outputs
+    from rootless.engine.build.request import BuildRequest
+
+    context, file = args[0], values.get("file", "")
+    if not context:
+        raise RlessError("the context is empty: name a directory", VERB.see_help())
+    if context == file == "-":
+        raise RlessError("the Dockerfile and the context cannot both be standard input")
+    progress = values.get("progress", "auto")
+    if values.get("quiet"):
+        if progress not in ("auto", "quiet"):
+            raise RlessError(f"--quiet and --progress {progress} contradict each other")
+        progress = "quiet"
+    run_options = {name: values[name] for name in _SETTINGS if name in values}
+    if "ulimits" in run_options:
+        run_options["ulimits"] = list({limit[0]: limit for limit in values["ulimits"]}.values())
+    if values.get("network"):
+        run_options["network"] = values["network"]
+    made = BuildRequest(
+        context=context,
+        file=file,
+        tags=tuple(dict.fromkeys(values.get("tags", ()))),
+        build_args=_build_args(values),
+        labels=values.get("labels", {}),
+        target=values.get("target", ""),
+        platform=values.get("platform") or "",
+        pull=bool(values.get("pull")),
+        no_cache=bool(values.get("no_cache")),
+        no_cache_filter=tuple(one for some in values.get("no_cache_filter", ()) for one in some),
+        build_contexts=dict(values.get("build_contexts", ())),
+        secrets=tuple({secret.id: secret for secret in values.get("secrets", ())}.values()),
+        ssh=tuple({agent.id: agent for agent in values.get("ssh", ())}.values()),
+        outputs=tuple(values.get("outputs", ())),
+        push=bool(values.get("push")),
+        load=bool(values.get("load")),
+        iidfile=values.get("iidfile", ""),
+        metadata_file=values.get("metadata_file", ""),
+        progress=progress,
+        allow=tuple(one for some in values.get("allow", ()) for one in some),
+        userns=values.get("userns", "auto"),
+        run_options=run_options,
+    )
+    made.epoch()  # refused before anything is done
+    outputs.parse(made.outputs, made.push, made.load, made.tags)
+    return made
+
+
+def _build_args(values: dict[str, Any]) -> dict[str, str]:
+    """Return the values of --build-arg; SOURCE_DATE_EPOCH of the environment is one of them."""
+    found = {}
+    for name, given in [("SOURCE_DATE_EPOCH", None), *values.get("build_args", ())]:
+        value = os.environ.get(name) if given is None else given
+        if value is not None:
+            found[name] = value
+    return found
