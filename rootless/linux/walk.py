@@ -18,7 +18,7 @@ from rootless.linux.openat2 import RESOLVE_NO_SYMLINKS, openat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -82,8 +82,11 @@ def open_file(dir_fd: int, name: bytes) -> int:
     return fd
 
 
-def walk(root_fd: int) -> Iterator[Entry]:
+def walk(root_fd: int, hides: Callable[[bytes], bool] | None = None) -> Iterator[Entry]:
     """Yield all that is in a directory, which stays open, by the order of the names.
+
+    Args:
+        hides: tells by the path that a file or directory is left out: it is not even looked at.
 
     Raises:
         RlessError: a tree that is too deep for the descriptors of this process.
@@ -104,7 +107,9 @@ def walk(root_fd: int) -> Iterator[Entry]:
                     os.close(entry.fd)
                 continue
             here = way[-1]
-            found = _look(here, todo[-1].pop())
+            name = todo[-1].pop()
+            path = here.path + b"/" + name if here.path else name
+            found = None if hides is not None and hides(path) else _look(here, path, name)
             if found is None:
                 continue
             if found.fd < 0:
@@ -124,8 +129,7 @@ def _names(fd: int) -> list[bytes]:
     return sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
 
 
-def _look(here: Entry, name: bytes) -> Entry | None:
-    path = here.path + b"/" + name if here.path else name
+def _look(here: Entry, path: bytes, name: bytes) -> Entry | None:
     try:
         status = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
     except FileNotFoundError:

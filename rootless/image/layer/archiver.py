@@ -21,7 +21,7 @@ from rootless.linux.call import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rootless.image.layer.changes import Change
     from rootless.image.layer.tar_writer import TarWriter
@@ -38,13 +38,24 @@ class Archiver:
 
     Args:
         lenient: leave a file out that may not be read, with a warning.
+        owner: uid and gid of all members; None: those of the files.
+        mode: makes the permission bits of a member from its st_mode; links keep theirs.
     """
 
-    __slots__ = ("_lenient", "_links", "_writer")
+    __slots__ = ("_lenient", "_links", "_mode", "_owner", "_writer")
 
-    def __init__(self, writer: TarWriter, *, lenient: bool = False) -> None:
+    def __init__(
+        self,
+        writer: TarWriter,
+        *,
+        lenient: bool = False,
+        owner: tuple[int, int] | None = None,
+        mode: Callable[[int], int] = stat.S_IMODE,
+    ) -> None:
         self._writer = writer
         self._lenient = lenient
+        self._owner = owner
+        self._mode = mode
         self._links: dict[tuple[int, int], bytes] = {}
 
     def add(self, name: bytes, entry: Entry) -> None:
@@ -90,6 +101,10 @@ class Archiver:
         marker = b".wh." + name
         self._writer.add(parent + b"/" + marker if parent else marker, 0)
 
+    def forget(self, name: bytes) -> None:
+        """Let no later member be a hard link to this one, which another member replaces."""
+        self._links = {key: first for key, first in self._links.items() if first != name}
+
     def _file(self, name: bytes, entry: Entry) -> None:
         try:
             fd = entry.open()
@@ -130,11 +145,13 @@ class Archiver:
             plain = xattrs.plain_capability(found.pop(xattrs.CAPABILITY))
             if plain is not None:
                 found[xattrs.CAPABILITY] = plain
+        mode = stat.S_IMODE if kind == SYMLINK else self._mode
+        uid, gid = self._owner or (status.st_uid, status.st_gid)
         self._writer.add(
             name,
-            stat.S_IMODE(status.st_mode),
-            status.st_uid,
-            status.st_gid,
+            mode(status.st_mode),
+            uid,
+            gid,
             status.st_mtime_ns // _SECOND * _SECOND,
             kind,
             link,
