@@ -60,6 +60,7 @@ class Cache:
         *,
         diff_ids: Sequence[str] = (),
         sizes: Sequence[int] = (),
+        created: float = 0.0,
         text: str = "",
     ) -> None:
         """Keep the result of a step; its layers are in the store already.
@@ -68,13 +69,14 @@ class Cache:
             chain: chain ids of all layers of the tree after the step, bottom first; [] for the
                 empty tree, of which nothing is kept.
             diff_ids, sizes: of the layers that the build has added. text: the instruction.
+            created: when, in seconds since 1970; 0: now.
 
         Raises:
             RlessError: there is no room.
         """
         if chain:
             entry = Entry(
-                chain, self._map, diff_ids=diff_ids, sizes=sizes, created=time.time(), text=text
+                chain, self._map, diff_ids=diff_ids, sizes=sizes, created=created or time.time(), text=text
             )
             build_cache.write(self._root, key, entry)
 

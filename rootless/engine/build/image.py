@@ -27,29 +27,24 @@ if TYPE_CHECKING:
     from rootless.image.store.store import Store
 
 
-def created_now(epoch: int | None) -> str:
-    """Return the time that the image is said to be made at (RFC 3339).
-
-    Args:
-        epoch: SOURCE_DATE_EPOCH, in seconds; None: now.
-    """
-    if epoch is None:
-        return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def document(
-    plan: Plan, results: Sequence[Result], metas: Sequence[dict[str, Any]], created: str
+    plan: Plan, results: Sequence[Result], metas: Sequence[dict[str, Any]], epoch: int | None
 ) -> dict[str, Any]:
     """Return the config document of the target (image-spec, config.md).
+
+    Times are those at which layers were made, in this build or an earlier one. So equal layers give
+    equal documents, and the image of a build that the cache answers is the same image.
 
     Args:
         results: one a stage.
         metas: of all layers, bottom first.
+        epoch: SOURCE_DATE_EPOCH, in seconds; None: the times of the layers.
     """
     target = plan.stages[-1]
     base = _image_below(plan, target)
-    made: dict[str, Any] = {"created": created}
+    old = str(base.config.get("created") or _time(0))
+    history = _history(plan, target, results, old, epoch)
+    made: dict[str, Any] = {"created": history[-1]["created"] if history else old}
     author = target.author or base.config.get("author")
     if author:
         made["author"] = author
@@ -58,11 +53,14 @@ def document(
                  if platform.get(field)})  # fmt: skip
     made["config"] = dict(target.config)
     made["rootfs"] = {"type": "layers", "diff_ids": [meta["diff_id"] for meta in metas]}
-    made["history"] = [
-        *(base.config.get("history") or ()),
-        *_history(plan, target, results, created),
-    ]
+    made["history"] = [*(base.config.get("history") or ()), *history]
     return made
+
+
+def _time(seconds: float) -> str:
+    """Return a time as RFC 3339 has it."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
 def _platform() -> dict[str, str]:
@@ -77,17 +75,26 @@ def _image_below(plan: Plan, stage: Stage) -> Base:
 
 
 def _history(
-    plan: Plan, stage: Stage, results: Sequence[Result], created: str
+    plan: Plan, stage: Stage, results: Sequence[Result], old: str, epoch: int | None
 ) -> list[dict[str, Any]]:
-    found = []
+    """Return the entries of a stage, after those of the stages below it.
+
+    Args:
+        old: when the base was made: the time of what stands before the first layer.
+    """
+    found: list[dict[str, Any]] = []
     if isinstance(stage.base, int):
-        found = _history(plan, plan.stages[stage.base], results, created)
-    layered = results[stage.index].layered
+        found = _history(plan, plan.stages[stage.base], results, old, epoch)
+    last = found[-1]["created"] if found else old if epoch is None else _time(epoch)
+    layers = results[stage.index].layers
     for entry in stage.history:
-        line: dict[str, Any] = {"created": created, "created_by": entry.created_by}
+        created = layers.get(entry.step.number) if entry.step is not None else None
+        if created is not None and epoch is None:
+            last = _time(created)
+        line: dict[str, Any] = {"created": last, "created_by": entry.created_by}
         if entry.comment:
             line["comment"] = entry.comment
-        if entry.step is None or entry.step.number not in layered:
+        if created is None:
             line["empty_layer"] = True
         found.append(line)
     return found
@@ -124,15 +131,14 @@ def record(
         "digest": "",
         "digests": [],
         "config": parsed["config"],
-        "platform": {field: made[field] for field in ("os", "architecture", "variant")
-                     if made.get(field)},
+        "platform": {field: made.get(field) or "" for field in ("os", "architecture", "variant")},
         "chain": chain,
         "users": merge_users(list(metas)),
         "keys": {key: "aufs" if "aufs" in forms else "overlay"},
         "size": sum(meta["size"] for meta in metas),
         "created": made["created"],
         "source": None,
-    }  # fmt: skip
+    }
     _keep_maps(store, entry)
     records.put_blob(root, identifier, text, scratch)
     records.sync(root)

@@ -20,7 +20,7 @@ import os
 import posixpath
 import shutil
 import stat
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from rootless import rootfs
 from rootless.engine.build import caches
@@ -32,6 +32,7 @@ from rootless.linux.openat2 import openat2
 from rootless.linux.walk import walk
 
 if TYPE_CHECKING:
+    from rootless.dockerfile.ignore import IgnoreRules
     from rootless.dockerfile.mounts import Mount
     from rootless.engine.build.run import Say, StepEnvironment
     from rootless.engine.build.ssh_agent import Proxy
@@ -42,27 +43,6 @@ _SECRETS = "size=16m,nr_inodes=256,mode=700"
 _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
 _READ_ONLY = api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NODEV
 _AGENT = "/run/buildkit/ssh_agent"
-
-
-class Ignored(Protocol):
-    """What patterns say about a path: it is left out; what is below it may come back."""
-
-    excluded: bool
-    returns: bool
-
-
-class Ignore(Protocol):
-    """The patterns of a .dockerignore.
-
-    Attributes:
-        name: of the file, for messages.
-    """
-
-    name: str
-
-    def look(self, path: bytes, above: Any) -> Ignored:
-        """Return what they say about a path from the root; `above`: about its directory."""
-        ...
 
 
 class Mounts:
@@ -347,7 +327,7 @@ def _below(root_fd: int, fd: int) -> bytes:
     return path[len(root.rstrip(b"/")) :].strip(b"/")
 
 
-def _hide(place: str, path: bytes, ignore: Ignore, layer: str) -> bool:
+def _hide(place: str, path: bytes, rules: IgnoreRules, layer: str) -> bool:
     """Make a layer in which all that is ignored is deleted; return whether there is anything.
 
     Args:
@@ -356,15 +336,17 @@ def _hide(place: str, path: bytes, ignore: Ignore, layer: str) -> bool:
     Raises:
         RlessError: it is ignored itself.
     """
-    look = None
-    parts = path.split(b"/") if path else []
+    base = os.fsdecode(path)
+    state = rules.root
+    parts = base.split("/") if base else []
     for end in range(1, len(parts) + 1):
-        look = ignore.look(b"/".join(parts[:end]), look)
-    if look is not None and look.excluded and not look.returns:
-        raise RlessError(f"source {escape(os.fsdecode(path))} is excluded by {ignore.name}", None, 1)
-    if not os.path.isdir(place):
+        state = rules.enter(state, "/".join(parts[:end]))
+    is_directory = os.path.isdir(place)
+    if state.is_excluded and not (is_directory and rules.may_return(state, base)):
+        raise RlessError(f"source {escape(base)} is excluded by .dockerignore", None, 1)
+    if not is_directory:
         return False
-    looks = {b"": look}
+    states = {b"": state}
     any_hidden = False
     root_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -372,14 +354,13 @@ def _hide(place: str, path: bytes, ignore: Ignore, layer: str) -> bool:
             if not entry.path:
                 continue
             if entry.leaving:
-                looks.pop(entry.path, None)
+                states.pop(entry.path, None)
                 continue
-            above = looks[entry.path.rpartition(b"/")[0]]
-            found = ignore.look(b"/".join(filter(None, (path, entry.path))), above)
-            is_directory = entry.fd >= 0
-            if is_directory:
-                looks[entry.path] = found
-            if found.excluded and not (is_directory and found.returns):
+            name = "/".join(filter(None, (base, os.fsdecode(entry.path))))
+            state = rules.enter(states[entry.path.rpartition(b"/")[0]], name)
+            if entry.fd >= 0:
+                states[entry.path] = state
+            if state.is_excluded and not (entry.fd >= 0 and rules.may_return(state, name)):
                 entry.skip = True
                 any_hidden = True
                 _delete(place, layer, entry.path)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
-    from rootless.engine.build.mounts import Ignore
+    from rootless.dockerfile.ignore import IgnoreRules
     from rootless.engine.build.network import Client
     from rootless.engine.build.steps import Origin, RunStep
     from rootless.engine.request import RunRequest
@@ -86,7 +86,7 @@ class StepEnvironment:
         allowed: frozenset[str] = frozenset(),
         cgroup: Cgroup | None = None,
         open_origin: Callable[[Origin, str], int] | None = None,
-        find_ignored: Callable[[Origin], Ignore | None] | None = None,
+        find_ignored: Callable[[Origin], IgnoreRules | None] | None = None,
         secrets: Mapping[str, bytes] | None = None,
         agents: Mapping[str, str] | None = None,
         root: str = "",

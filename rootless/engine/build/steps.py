@@ -216,8 +216,8 @@ class Result:
 
     Attributes:
         state: its tree.
-        layered: numbers of the steps that have a layer.
+        layers: number of a step that has a layer -> when that was made, in seconds since 1970.
     """
 
     state: State
-    layered: frozenset[int] = frozenset()
+    layers: Mapping[int, float] = field(default_factory=dict)

@@ -8,10 +8,10 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple
 
 import pytest
 
+from rootless.dockerfile.ignore import IgnoreRules
 from rootless.engine.build import caches
 from rootless.engine.build.ssh_agent import Proxy
 from rootless.image.store import build_cache
@@ -82,19 +82,6 @@ def test_target_behind_a_link_stays_in_the_image(room: Room) -> None:
     assert (ran.out, ran.written) == ("file\n", {})
 
 
-class _Ignore:
-    name = ".dockerignore"
-
-    def look(self, path: bytes, above: object) -> Ignored:
-        hidden = path in (b"dir/secret", b"private")
-        return Ignored(hidden or path == b"half", path == b"half")
-
-
-class Ignored(NamedTuple):
-    excluded: bool
-    returns: bool
-
-
 def test_ignored_files_of_the_context_are_not_there(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -103,7 +90,8 @@ def test_ignored_files_of_the_context_are_not_there(
         (room.context / name).mkdir()
         (room.context / name / "secret").write_text("1")
         (room.context / name / "kept").write_text("2")
-    options = {"find_ignored": lambda _: _Ignore(), "network": "none"}
+    rules = IgnoreRules(["dir/secret", "private", "half", "!half/kept", "!half/secret"])
+    options = {"find_ignored": lambda _: rules, "network": "none"}
     ran = room.run("cd /src; echo *; echo *//*", mounts=["target=/src"], **options)
     assert ran.error == ""
     assert ran.out == "dir half\ndir//kept half//kept half//secret\n"

@@ -1,0 +1,304 @@
+"""`build`, on the host: plan, bases, namespaces; then messages are shown, and the image recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+from typing import TYPE_CHECKING, Any
+
+from rootless import jsontext, paths
+from rootless.dockerfile import parse as parse_dockerfile
+from rootless.engine import idmap_policy
+from rootless.engine.build import context, image, limits, outputs, plan, progress, step_process
+from rootless.engine.build.builder import Builder
+from rootless.engine.build.cache import trim
+from rootless.engine.build.network import Network
+from rootless.engine.build.site import Site
+from rootless.engine.build.steps import Base, Result, State
+from rootless.engine.state import events
+from rootless.errors import RlessError, escape
+from rootless.image.model.platforms import host_platform, parse_platform
+from rootless.image.model.reference import parse
+from rootless.image.store import records
+from rootless.image.store.staging import Staging, clear_leftovers, store_lock
+from rootless.image.store.store import Store
+from rootless.linux import prctl
+from rootless.linux.idmap import Call
+from rootless.linux.signals import signal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.engine.build.progress import Progress
+    from rootless.engine.build.request import BuildRequest
+    from rootless.image.model.reference import Reference
+    from rootless.linux.idmap import IdMap
+
+_READ = 64 << 10
+_IMAGE = "docker-image://"
+_SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
+
+
+class Bases:
+    """The base images of a build, looked up or pulled once each."""
+
+    def __init__(self, store: Store, request: BuildRequest, idmap: IdMap) -> None:
+        self._store = store
+        self._request = request
+        self._idmap = idmap
+        self._known: dict[tuple[str, str], Base] = {}
+
+    def __call__(self, name: str, platform: str) -> Base:
+        """Return the base image of that name, with its layers for the map of the build.
+
+        Args:
+            platform: of FROM, or of the target; "": the host's.
+
+        Raises:
+            RlessError: it is not there and cannot be pulled.
+        """
+        known = self._known.get((name, platform))
+        if known is None:
+            known = self._known[(name, platform)] = self._find(name, platform)
+        return known
+
+    def _find(self, name: str, platform: str) -> Base:
+        from rootless.image.transfer import pull
+        from rootless.image.transfer.install import ensure_layers
+
+        found = pull.pull(
+            name,
+            self._store,
+            platform=platform or None,
+            policy="always" if self._request.pull else "missing",
+            quiet=self._request.progress == "quiet",
+            idmap_for=lambda _: self._idmap,
+        )
+        ensure_layers(found, self._idmap, self._store)
+        data = records.get_blob(found.root, found.id)
+        if data is None:
+            raise RlessError(f"the config of image {found.id[7:19]} is gone", "pull it again", 1)
+        config: dict[str, Any] = jsontext.loads(data)
+        return Base(name, found.id, found.digest, config, tuple(found.chain), found.platform)
+
+
+def build(request: BuildRequest) -> str:
+    """Build an image; return its id, "" where none was recorded.
+
+    Raises:
+        RlessError: the Dockerfile is wrong, or a step failed. Names are as before then, and the
+            store has nothing new but the results of the steps before.
+    """
+    wanted = outputs.parse(request.outputs, request.push, request.load, request.tags)
+    tags = dict.fromkeys((*request.tags, *(name for one in wanted for name in one.names)))
+    names = [_name(tag) for tag in tags]
+    with contextlib.ExitStack() as opened:
+        contexts = _open_contexts(request, opened)
+        text = context.read_dockerfile(contexts.get(""), request.file)
+        shown = progress.make(request)
+        shown.show_source(request.file or "Dockerfile", text.decode("utf-8", "replace"))
+        opened.callback(shown.finish)
+        store = Store(paths.storage_root())
+        records.make_frame(store.root)
+        clear_leftovers(store.root)
+        idmap = _choose_map(request)
+        with store_lock(store.root), Staging(store.root) as staging:
+            paths.private_dir(f"{store.root}/layers/{idmap.key}")
+            made = plan.make(parse_dockerfile(text), _plan_options(request),
+                             Bases(store, request, idmap))  # fmt: skip
+            for line in made.warnings:
+                shown.handle({"kind": "warning", "text": line})
+            network = Network(request.run_settings())
+            opened.callback(network.close)
+            site = Site(made, request, store.root, staging.path, idmap, contexts, network.client)
+            site.cgroup = limits.make(request.run_settings())
+            if site.cgroup is not None:
+                opened.callback(site.cgroup.destroy)
+            site.secrets = _read_secrets(request)
+            site.agents = _agents(request)
+            site.trees = tuple(output for output in wanted if output.takes_tree)
+            if any(output.rewrite_timestamp for output in wanted):
+                site.newest = request.epoch()
+            results = _do_steps(site, network, shown)
+            identifier = ""
+            if any(output.takes_image for output in wanted):
+                metas = image.read_metas(store.root, idmap.key, results[-1].state.chain)
+                document = image.document(made, results, metas, request.epoch())
+                identifier = image.record(store, idmap.key, document, metas, names, staging.path)
+    trim(store.root)
+    known: dict[str, str] = {}
+    if identifier:
+        events.record("build", "image", identifier, name=names[0].familiar if names else "")
+        for output in wanted:
+            if output.takes_image:
+                quiet = request.progress == "quiet"
+                known |= outputs.export_image(output, identifier, [*tags], quiet=quiet)
+    outputs.write_results(request, identifier, [*tags], known)
+    return identifier
+
+
+def _open_contexts(
+    request: BuildRequest, opened: contextlib.ExitStack
+) -> dict[str, context.Context]:
+    """Open the contexts that have files: the main one is "".
+
+    Raises:
+        RlessError: one cannot be opened, or is of a kind that is not known yet.
+    """
+    found = {}
+    if request.context == "-":
+        if request.file:
+            raise RlessError("a context on standard input is not supported yet", "unpack it first")
+    else:
+        found[""] = opened.enter_context(context.open_context(request.context, request.file))
+    for name, source in request.build_contexts.items():
+        if not source.startswith(_IMAGE):
+            found[name] = opened.enter_context(context.open_context(source))
+    return found
+
+
+def _plan_options(request: BuildRequest) -> plan.Options:
+    target, host = parse_platform(request.platform), host_platform()
+    predefined: dict[str, str] = {}
+    for kind, platform in (("TARGET", target), ("BUILD", host)):
+        predefined |= {
+            f"{kind}PLATFORM": str(platform),
+            f"{kind}OS": platform.os,
+            f"{kind}ARCH": platform.architecture,
+            f"{kind}VARIANT": platform.variant,
+            f"{kind}OSVERSION": "",
+        }
+    return plan.Options(
+        target=request.target,
+        build_args=request.build_args,
+        labels=request.labels,
+        platform=request.platform,
+        predefined=predefined,
+        contexts={
+            name: source.removeprefix(_IMAGE) if source.startswith(_IMAGE) else ""
+            for name, source in request.build_contexts.items()
+        },
+    )
+
+
+def _read_secrets(request: BuildRequest) -> dict[str, bytes]:
+    """Return the values of --secret by their ids.
+
+    Raises:
+        RlessError: a file cannot be read, or a variable is not set.
+    """
+    found = {}
+    for secret in request.secrets:
+        what = f"--secret id={escape(secret.id)}"
+        if secret.env:
+            if secret.env not in os.environ:
+                raise RlessError(f"{what}: the variable {escape(secret.env)} is not set")
+            found[secret.id] = os.environb[os.fsencode(secret.env)]
+            continue
+        try:
+            with open(secret.path, "rb") as file:
+                found[secret.id] = file.read(_SECRET_LIMIT + 1)
+        except OSError as error:
+            raise RlessError(f"{what}: {secret.path}: {error.strerror}") from error
+        if len(found[secret.id]) > _SECRET_LIMIT:
+            raise RlessError(f"{what}: {secret.path} is larger than {_SECRET_LIMIT >> 10} KiB")
+    return found
+
+
+def _agents(request: BuildRequest) -> dict[str, str]:
+    """Return the sockets of --ssh by their ids.
+
+    Raises:
+        RlessError: there is no agent, or keys are given.
+    """
+    found = {}
+    for agent in request.ssh:
+        paths = agent.paths or (os.environ.get("SSH_AUTH_SOCK", ""),)
+        if len(paths) != 1 or not paths[0]:
+            raise RlessError(f"--ssh {escape(agent.id)}: no agent runs", "start one: ssh-agent")
+        if not stat.S_ISSOCK(_mode_of(paths[0])):
+            raise RlessError(
+                f"--ssh {escape(agent.id)}={paths[0]}: not the socket of an agent",
+                "keys are not taken yet: ssh-add them to an agent",
+            )
+        found[agent.id] = os.path.abspath(paths[0])
+    return found
+
+
+def _mode_of(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        raise RlessError(f"{path}: {error.strerror}") from error
+
+
+def _name(tag: str) -> Reference:
+    reference = parse(tag)
+    if reference.transport != "docker" or reference.digest:
+        raise RlessError(f"-t: {escape(tag)} is not a name for an image", "use REPOSITORY[:TAG]")
+    return reference
+
+
+def _choose_map(request: BuildRequest) -> IdMap:
+    """Return the map in which the caller is root: that of a plain run of any user of the result."""
+    subordinate = idmap_policy.Subordinate()
+    idmap = idmap_policy.choose(request.userns, (0, 0), subordinate, (0, 0))
+    if idmap.single and request.userns != "single":
+        idmap_policy.warn_single(subordinate)
+    return idmap
+
+
+def _do_steps(site: Site, network: Network, shown: Progress) -> list[Result]:
+    """Have the builder do the steps; show what it says, and bring up the network if it asks."""
+    messages, writer = os.pipe()
+    call = Call(site.idmap, _be_builder, site, messages, network.fd, writer, os.getpid())
+    os.close(writer)
+    network.forget_client()
+    poll = select.poll()
+    poll.register(messages, select.POLLIN)
+    poll.register(network.fd, select.POLLIN)
+    rest = b""
+    try:
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if network.fd in ready:
+                network.answer(call.pid)
+            if messages in ready:
+                data = os.read(messages, _READ)
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    shown.handle(jsontext.loads(line))
+                if not data:
+                    break
+        return [
+            Result(State(key, tuple(chain)), dict(layers)) for key, chain, layers in call.result()
+        ]
+    finally:
+        call.close()
+        os.close(messages)
+
+
+def _be_builder(site: Site, messages: int, network: int, writer: int, parent: int) -> list[Any]:
+    """Do all steps, in the namespaces of the build."""
+    prctl.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(137)
+    os.close(messages)
+    os.close(network)
+    # A key of the terminal is for the build process, which ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def say(message: dict[str, Any]) -> None:
+        data = jsontext.dumps(message).encode("utf-8", "surrogateescape") + b"\n"
+        while data:
+            data = data[os.write(writer, data) :]
+
+    results: Sequence[Result] = Builder(site, say).run()
+    step_process.export(site, results[-1])
+    os.close(writer)
+    return [
+        [result.state.key, list(result.state.chain), list(result.layers.items())]
+        for result in results
+    ]

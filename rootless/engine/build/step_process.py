@@ -1,0 +1,298 @@
+"""What a step process does: it looks for its step in the cache, else does it and keeps the layer.
+
+It is a copy of the builder, root in the namespaces of the build, with a mount namespace of its own.
+So a mount that is still there at its end is nobody else's, and goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from rootless import jsontext, rootfs
+from rootless.engine.build import copy, keys, outputs, sources
+from rootless.engine.build import run as run_step
+from rootless.engine.build.hashes import Hashes
+from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
+from rootless.errors import RlessError
+from rootless.image.layer import create
+from rootless.image.store import records
+from rootless.image.store.store import layer_dir
+from rootless.linux import mount, ns
+from rootless.rootfs import stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+    from rootless.dockerfile.ignore import IgnoreRules
+    from rootless.engine.build.site import Site
+    from rootless.engine.build.steps import Origin, Result, Stage, Step
+    from rootless.rootfs import Mounted
+
+    Done = tuple[State, float, bool]
+
+
+def run(
+    site: Site,
+    stage: Stage,
+    step: Step,
+    before: State,
+    results: Sequence[Result | None],
+    number: int,
+    writer: int,
+) -> NoReturn:
+    """Do a step in this process, write its messages, and end.
+
+    Args:
+        results: of the other stages, as far as they are done.
+        number: of the process, unique in the build.
+        writer: gets the messages, a line of JSON each.
+    """
+
+    def say(message: dict[str, Any]) -> None:
+        data = jsontext.dumps(message).encode("utf-8", "surrogateescape") + b"\n"
+        while data:
+            data = data[os.write(writer, data) :]
+
+    try:
+        ns.unshare(ns.CLONE_NEWNS)
+        mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
+        os.umask(0)
+        scratch = f"{site.scratch}/{number}"
+        os.mkdir(scratch, 0o700)
+        after, created, cached = _StepProcess(site, stage, before, results, scratch, say).do(step)
+        say({"kind": "result", "key": after.key, "chain": after.chain, "created": created,
+             "cached": cached})  # fmt: skip
+    except RlessError as error:
+        say({"kind": "failed", "message": error.message, "hint": error.hint,
+             "exit_code": error.exit_code})  # fmt: skip
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        say({"kind": "failed", "message": f"{name}{error.strerror}", "hint": None, "exit_code": 1})
+    except BaseException as error:
+        what = f"internal error: {type(error).__name__}: {error}"
+        say({"kind": "failed", "message": what, "hint": None, "exit_code": 1})
+    os._exit(0)
+
+
+def export(site: Site, result: Result) -> None:
+    """Write the outputs that are made of the files of the target (`-o DIR`, `-o -`).
+
+    Where it runs: in the builder, once all steps are done.
+    """
+    if not site.trees:
+        return
+    scratch = f"{site.scratch}/export"
+    os.mkdir(scratch, 0o700)
+    process = _StepProcess(site, site.plan.stages[-1], result.state, [], scratch, lambda _: None)
+    root_fd = _open(process.mount_tree(result.state.chain, "tree").path)
+    for output in site.trees:
+        outputs.export_tree(output, root_fd, 1, site.request.epoch())
+
+
+class _StepProcess:
+    def __init__(
+        self,
+        site: Site,
+        stage: Stage,
+        before: State,
+        results: Sequence[Result | None],
+        scratch: str,
+        say: run_step.Say,
+    ) -> None:
+        self.site = site
+        self.stage = stage
+        self.before = before
+        self.results = results
+        self.scratch = scratch
+        self.say = say
+
+    def do(self, step: Step) -> Done:
+        """Return the state after the step, when it was made, and whether the cache had it."""
+        if isinstance(step, CopyStep):
+            return self._copy(step)
+        if isinstance(step, WorkdirStep):
+            return self._make_directory(step)
+        assert isinstance(step, RunStep)
+        return self._run(step)
+
+    def _find_or_make(
+        self, step: Step, key: str, make: Callable[[], dict[str, Any]]
+    ) -> Done:
+        """Take a result from the cache, or make it while no other build does."""
+        cache, before = self.site.cache, self.before
+        with cache.lock(key, self._wait):
+            if not self.site.ignores_cache(self.stage):
+                found = cache.find(key)
+                if found is not None:
+                    return State(key, tuple(found.chain)), found.created, True
+            meta = make()
+            chain = (*before.chain, meta["chain"])
+            created = time.time()
+            cache.store(
+                key,
+                chain,
+                diff_ids=[meta["diff_id"]],
+                sizes=[meta["size"]],
+                created=created,
+                text=step.text,
+            )
+            return State(key, chain), created, False
+
+    def _wait(self) -> None:
+        self.say({"kind": "wait", "why": "another build is doing this step"})
+
+    # -- trees -------------------------------------------------------------------------------
+
+    def _lowers(self, chain: Sequence[str]) -> list[str]:
+        return [layer_dir(self.site.root, self.site.idmap.key, link) for link in chain]
+
+    def mount_tree(self, chain: Sequence[str], name: str) -> Mounted:
+        """Mount the tree of some layers, writable, in a workspace of this step."""
+        workspace = f"{self.scratch}/{name}"
+        os.mkdir(workspace, 0o700)
+        key = self.site.idmap.key
+        metas = [records.read_meta(self.site.root, key, link) for link in chain]
+        form = "aufs" if any(meta and meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
+        return rootfs.mount(
+            self._lowers(chain), workspace, self.site.idmap, volatile=True, whiteouts=form
+        )
+
+    def open_origin(self, origin: Origin, name: str) -> int:
+        """Return the descriptor of the directory that files are taken from.
+
+        Args:
+            name: of the workspace where a tree has to be mounted.
+        """
+        if origin.kind == "context":
+            return self.site.contexts[origin.name].fd
+        if origin.kind == "stage":
+            result = self.results[origin.stage]
+            assert result is not None
+            chain = result.state.chain
+        else:
+            chain = self.site.plan.images[origin.name].chain
+        return _open(self.mount_tree(chain, name).path)
+
+    def _find_ignored(self, origin: Origin) -> IgnoreRules | None:
+        """Return what .dockerignore leaves out of an origin."""
+        return self.site.contexts[origin.name].ignore if origin.kind == "context" else None
+
+    # -- COPY, ADD and WORKDIR ---------------------------------------------------------------
+
+    def _copy(self, step: CopyStep) -> Done:
+        root_fd = self.open_origin(step.origin, "from")
+        selection = sources.select(root_fd, step, self._find_ignored(step.origin))
+        before_fd = -1
+        if copy.needs_before(step):
+            before_fd = _open(self.mount_tree(self.before.chain, "before").path)
+        plan = copy.Copy(step, selection, before_fd)
+        key = keys.copy(
+            self.before.key,
+            destination=step.destination,
+            digest=selection.digest(self._hashes(step.origin)),
+            owner=plan.owner,
+            mode=step.mode,
+            options={"parents": step.parents, "unpack": step.unpack, "link": step.link,
+                     "keep_git_dir": step.keep_git_dir, "add": step.add},
+        )  # fmt: skip
+        for text in selection.warnings:
+            self.say({"kind": "warning", "text": text})
+        return self._find_or_make(step, key, lambda: self._make_layer(plan.write))
+
+    def _hashes(self, origin: Origin) -> Hashes | None:
+        """Return the digests of files that are known; only those of a context can be."""
+        if origin.kind != "context":
+            return None
+        status = os.fstat(self.site.contexts[origin.name].fd)
+        name = f"{status.st_dev:x}-{status.st_ino:x}"
+        return Hashes(f"{self.site.root}/build/content/{name}")
+
+    def _make_directory(self, step: WorkdirStep) -> Done:
+        before_fd = _open(self.mount_tree(self.before.chain, "before").path)
+        write = copy.workdir_writer(step, before_fd)
+        if write is None:
+            return self.before, 0.0, True
+        owner = copy.owner_of(step.user, before_fd) if step.user else (0, 0)
+        key = keys.workdir(self.before.key, step.directory, owner)
+        return self._find_or_make(step, key, lambda: self._make_layer(write))
+
+    def _make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:
+        before = self.before.chain
+        return create.make_here(
+            self.site.root,
+            self.site.idmap,
+            before[-1] if before else None,
+            self._lowers(before),
+            write,
+            self._workspace("layer"),
+            newest=self.site.newest,
+        )
+
+    def _workspace(self, name: str) -> str:
+        path = f"{self.scratch}/{name}"
+        os.mkdir(path, 0o700)
+        return path
+
+    # -- RUN ---------------------------------------------------------------------------------
+
+    def _run(self, step: RunStep) -> Done:
+        key = self.site.early_key(step, self.before)
+        if key is None:
+            key = self.site.run_key(step, self.before, self._digests(step))
+        return self._find_or_make(step, key, lambda: self._run_and_keep(step))
+
+    def _digests(self, step: RunStep) -> tuple[str, ...]:
+        """Return the digests of what is bound, in the order of the mounts."""
+        found = []
+        for index, one in enumerate(step.mounts):
+            if one.type == "bind":
+                origin = step.origins[index]
+                root_fd = self.open_origin(origin, f"key{index}")
+                selection = sources.select_tree(
+                    root_fd, one.source, self._find_ignored(origin)
+                )
+                found.append(selection.digest(self._hashes(origin)))
+        return tuple(found)
+
+    def _run_and_keep(self, step: RunStep) -> dict[str, Any]:
+        site, before = self.site, self.before.chain
+        mounted = self.mount_tree(before, "root")
+        environment = run_step.StepEnvironment(
+            site.idmap,
+            mounted,
+            self._workspace("files"),
+            f"{site.root}/seccomp",
+            site.settings,
+            site.network,
+            proxies=site.proxies,
+            hostname=site.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or run_step.HOSTNAME,
+            allowed=frozenset(site.request.allow),
+            cgroup=site.cgroup,
+            open_origin=self.open_origin,
+            find_ignored=self._find_ignored,
+            secrets=site.secrets,
+            agents=site.agents,
+            root=site.root,
+            no_cache=site.ignores_cache(self.stage),
+        )
+        code = run_step.execute(step, environment, self.say)
+        if code:
+            raise run_step.failure(step, code)
+        lowers = self._lowers(before)
+        (part,) = stored.parts(f"{self.scratch}/root", lowers)
+        return create.adopt(
+            site.root,
+            site.idmap,
+            before[-1] if before else None,
+            lowers,
+            part,
+            self._workspace("layer"),
+            newest=site.newest,
+        )
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
