@@ -2,7 +2,7 @@
 
 A context is a directory, held by its descriptor: what has its name later does not matter. It is
 never copied or packed; steps look up what they name. Its Dockerfile and ignore file are hostile as
-all of it: they are regular files of at most 1 MiB, looked up beneath the directory (class 51).
+all of it: they are regular files of at most 1 MiB, looked up beneath the directory (security class 71).
 """
 
 from __future__ import annotations

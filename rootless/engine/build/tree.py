@@ -141,7 +141,7 @@ def open_path(root_fd: int, path: bytes) -> int:
 def read_text(root_fd: int, path: bytes, most: int = limits.USER_FILE_BYTES) -> bytes | None:
     """Return what is in a regular file of the tree, with links followed; None: there is none.
 
-    What is something else (a FIFO, a device) is not opened (security classes 51 and 69).
+    What is something else (a FIFO, a device) is not opened (security classes 69 and 71).
 
     Raises:
         RlessError: it is no regular file, larger than `most` bytes, or may not be read.

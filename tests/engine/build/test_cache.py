@@ -1,4 +1,4 @@
-"""The build cache on disk: entries, what they keep alive, locks, prune, SIGKILL."""
+"""The build cache on disk: entries, what they keep alive, locks, prune, SIGKILL; class 58."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of the build cache: what invalidates a step, and what does not."""
+"""Keys of the build cache: what invalidates a step, and what does not; class 58."""
 
 from __future__ import annotations
 
