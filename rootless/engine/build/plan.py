@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from rootless.dockerfile import DockerfileError, parse_trigger, scope
+from rootless.dockerfile import DockerfileError, checks, parse_trigger, scope
 from rootless.dockerfile import instructions as form
 from rootless.dockerfile.config import ImageConfig
 from rootless.engine.build.steps import (
@@ -109,7 +109,26 @@ class _Planner:
             f"--build-arg {name}: no ARG of the Dockerfile takes it"
             for name in scope.unused_build_args(self.file, self.options.build_args)
         ]
-        return Plan(tuple(stages), self.images, tuple(warnings))
+        return Plan(tuple(stages), self.images, (*self._findings(), *warnings))
+
+    def _findings(self) -> list[str]:
+        """Return what Docker's checks find, a line each.
+
+        Raises:
+            DockerfileError: there is something, and the Dockerfile says `check=error=true`.
+        """
+        options = self.options
+        envs = {
+            index: (base.config.get("config") or {}).get("Env") or ()
+            for index, base in self.bases.items()
+        }
+        found = checks.check(self.file, options.build_args, options.predefined, envs)
+        if self.file.directives.error and found:
+            first = found[0]
+            raise DockerfileError(
+                f"{first.rule}: {first.message}", "see check=error=true", first.line, first.last
+            )
+        return [f"{one.rule}: {one.message} (line {one.line})" for one in found]
 
     def _needed(self) -> list[TextStage]:
         """Return the stages that are needed, with what the ONBUILD of their bases needs."""

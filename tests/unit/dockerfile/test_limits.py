@@ -11,7 +11,6 @@ from rootless.dockerfile.config import ImageConfig
 from rootless.dockerfile.words import Expander
 
 
-
 def expand(text: str, variables: dict[str, str]) -> str:
     return Expander(variables, "\\").word(text)
 

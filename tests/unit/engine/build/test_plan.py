@@ -117,6 +117,14 @@ def test_context_with_files_is_no_base() -> None:
         made("FROM files\n", contexts={"files": ""})
 
 
+def test_findings_of_the_checks_are_warnings_or_errors() -> None:
+    text = "FROM plain\nMAINTAINER me\n"
+    (warning,) = made(text).warnings
+    assert warning.startswith("MaintainerDeprecated: ") and warning.endswith("(line 2)")
+    with pytest.raises(DockerfileError, match="line 3: MaintainerDeprecated"):
+        made(f"# check=error=true\n{text}")
+
+
 def test_unused_build_argument_is_a_warning() -> None:
     assert made("FROM plain\n", build_args={"x": "1", "HTTP_PROXY": "p"}).warnings == (
         "--build-arg x: no ARG of the Dockerfile takes it",
