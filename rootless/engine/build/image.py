@@ -7,7 +7,6 @@ an image that can be found is complete.
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -167,12 +166,3 @@ def read_metas(root: str, key: str, chain: Sequence[str]) -> list[dict[str, Any]
         raise RlessError("a layer was removed in the meantime", "run the build again", 1)
     return [meta for meta in metas if meta is not None]
 
-
-def write_id(path: str, identifier: str) -> None:
-    """Write the id to the file of --iidfile, whole or not at all."""
-    from rootless.linux import files
-
-    try:
-        files.write(os.path.abspath(path), identifier.encode(), mode=files.default_mode())
-    except OSError as error:
-        raise RlessError(f"--iidfile {path}: {error.strerror}", exit_code=1) from error

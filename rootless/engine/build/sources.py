@@ -107,6 +107,8 @@ class Selection:
                 with tree.opened(self.root_fd, parent) as dir_fd:
                     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
                     yield b"", Entry(b"", name, dir_fd, -1, status)
+        except BrokenPipeError:
+            raise  # of the consumer: who reads on the other side has failed, and says why
         except OSError as error:
             path = tree.join(source.path, os.fsencode(error.filename or b""))
             raise RlessError(f"cannot read {tree.shown(path)}: {error.strerror}", None, 1) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,3 +197,21 @@ def test_one_id_is_enough(rless: Product, build: Build) -> None:
     build("FROM localhost/base:1\nRUN touch /x; chown 5:6 /x; id -u\n", "--userns=single").expect()
     done = rless("run", "--rm", "--network=none", "--userns=single", "localhost/made:1", "ls", "/x")
     assert done.expect().out == "/x\n"
+
+
+def test_stated_owners_are_saved_without_subordinate_ids(
+    rless: Product, build: Build, tmp_path: Path
+) -> None:
+    (tmp_path / "context" / "file").write_text("")
+    text = "FROM localhost/base:1\nCOPY --chown=5:6 file /stated\n"
+    build(text, "--userns=single", tag="localhost/single:1").expect()
+    rless("save", "-q", "-o", str(tmp_path / "saved.tar"), "localhost/single:1").expect()
+    rless("rmi", "localhost/single:1").expect()
+    owners = {}
+    with tarfile.open(tmp_path / "saved.tar") as saved:
+        for member in saved.getmembers():
+            file = saved.extractfile(member) if member.isfile() else None
+            if file is not None and member.size > 1024:
+                with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=file) as layer:
+                    owners |= {one.name: (one.uid, one.gid) for one in layer.getmembers()}
+    assert owners["stated"] == (5, 6)

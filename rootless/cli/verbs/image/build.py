@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _OF_RUN = (
     *("--add-host", "--dns", "--dns-search", "--dns-option", "--ulimit", "--shm-size"),
     *("--cap-add", "--cap-drop", "--security-opt"),
+    *("--memory", "--memory-swap", "--cpus", "--cpu-shares", "--cpu-period", "--cpu-quota"),
+    *("--cpuset-cpus", "--cpuset-mems", "--pids-limit", "--cgroup-parent"),
 )
 _ROWS: dict[str, Row] = {row[0].split()[0]: row for _, rows in options.GROUPS for row in rows}
 _SETTINGS = tuple(_ROWS[name][3] for name in _OF_RUN)
@@ -95,8 +97,6 @@ _ACCEPTED: Group = (
     ),
 )
 
-_LIMITS = "limits of a build are not built yet"
-_SCOPE = "limit rless itself: systemd-run --user --scope -p MemoryMax=2G rless build ..."
 _LATER = "not built yet"
 
 VERB = Verb(
@@ -118,14 +118,6 @@ VERB = Verb(
         ("--volume -v", "SOURCE:TARGET", "a build should not depend on it",
          "use --build-context, and RUN --mount=type=bind"),
         ("--builder", "NAME", "there are no builders: rless is one", ""),
-        ("--memory -m", "SIZE", _LIMITS, _SCOPE),
-        ("--memory-swap", "SIZE", _LIMITS, _SCOPE),
-        ("--cpu-shares -c", "N", _LIMITS, _SCOPE),
-        ("--cpu-period", "MICROSECONDS", _LIMITS, _SCOPE),
-        ("--cpu-quota", "MICROSECONDS", _LIMITS, _SCOPE),
-        ("--cpuset-cpus", "LIST", _LIMITS, _SCOPE),
-        ("--cpuset-mems", "LIST", _LIMITS, _SCOPE),
-        ("--cgroup-parent", "CGROUP", _LIMITS, _SCOPE),
     ),
     least=1,
     most=1,
@@ -141,9 +133,8 @@ VERB = Verb(
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Build an image."""
     made = request(values, args)
-    from importlib import import_module
+    from rootless.engine.build.build import build
 
-    build = import_module("rootless.engine.build.build").build
     try:
         identifier: str = build(made)
     except RlessError as error:

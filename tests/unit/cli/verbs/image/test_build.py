@@ -178,7 +178,6 @@ def test_ssh_names_agents_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--squash", "."], "--squash"),
         (["--layers=false", "."], "--layers=false"),
         (["--rm=false", "."], "--rm=false"),
-        (["-m", "1g", "."], "systemd-run"),
     ),
 )
 def test_what_cannot_be_done_is_refused_by_name(argv: list[str], message: str) -> None:
