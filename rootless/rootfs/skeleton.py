@@ -73,7 +73,9 @@ _PRUNED = {
     "usr/share/zoneinfo",
     "usr/src",
 }
-_SECONDS = 2.0  # for all parts: /opt may be on a slow network file system
+# For the directories of one part to be read: /opt may be on a slow network file system. What it
+# takes to make them in the storage does not count: that only says how busy the machine is.
+_SECONDS = 2.0
 _MOST_ENTRIES = 256  # of a directory that is taken apart
 _MOST_DEPTH = 4
 _SMALL_FILE = 64 << 10
@@ -151,13 +153,14 @@ def _remove_unused(cache_fd: int, key: str) -> None:
 class _Builder:
     """One skeleton in the making, at `base`."""
 
-    __slots__ = ("base", "hidden", "made", "owned", "plan", "tries")
+    __slots__ = ("base", "hidden", "made", "owned", "plan", "reading", "tries")
 
     def __init__(self, base: str, hidden: Sequence[str]) -> None:
         self.base = base
         self.hidden = {path[1:] for path in hidden}
         self.owned = os.geteuid() == 0 and os.getegid() == 0  # what we make is root's already
         self.made: set[str] = set()
+        self.reading = 0.0  # seconds that the host's directories have taken to be read
         self.plan: dict[str, list[str]] = {"overlay": [], "bind": [], "why": []}
         self.tries = False
 
@@ -242,11 +245,14 @@ class _Builder:
         return None
 
     def _entries(self, path: str) -> list[os.DirEntry[str]] | None:
+        began = time.monotonic()
         try:
             with os.scandir(f"/{path}") as entries:
                 return list(entries)
         except OSError:
             return None
+        finally:
+            self.reading += time.monotonic() - began
 
     def _copy_small(self, path: str) -> None:
         """Copy a file of a directory that is shown in parts; a large one is bound instead."""
@@ -278,23 +284,23 @@ class _Builder:
             if _is_below(path, tops):
                 self._make_dirs(os.path.dirname(path))
                 self._write(f"{self.base}/dirs/{path}", b"", 0o644)
-        deadline = time.monotonic() + _SECONDS
         for part, budget in _BUDGET:
             starts = [path for path in tops if path == part or path.startswith(f"{part}/")]
             if not starts and _is_below(part, tops):
                 starts = [part]
-            if not self._mirror_part(starts, budget, deadline):
+            if not self._mirror_part(starts, budget):
                 self.plan["why"].append(
                     f"/{part}: not all of its directories can be written to: too many"
                 )
 
-    def _mirror_part(self, starts: list[str], budget: int, deadline: float) -> bool:
+    def _mirror_part(self, starts: list[str], budget: int) -> bool:
         """Make up to `budget` directories, breadth first; False: there are more."""
         level = starts
+        before = self.reading
         while level:
             following: list[str] = []
             for parent in level:
-                if budget <= 0 or time.monotonic() > deadline:
+                if budget <= 0 or self.reading - before > _SECONDS:
                     return False
                 for child, mode in self._directories(parent):
                     budget -= 1
