@@ -147,12 +147,7 @@ def _open_contexts(
     Raises:
         RlessError: one cannot be opened, or is of a kind that is not known yet.
     """
-    found = {}
-    if request.context == "-":
-        if request.file:
-            raise RlessError("a context on standard input is not supported yet", "unpack it first")
-    else:
-        found[""] = opened.enter_context(context.open_context(request.context, request.file))
+    found = {"": opened.enter_context(context.open_context(request.context, request.file))}
     for name, source in request.build_contexts.items():
         if not source.startswith(_IMAGE):
             found[name] = opened.enter_context(context.open_context(source))

@@ -67,6 +67,11 @@ class Site:
         self.cgroup: Cgroup | None = None
         self.jobs = os.cpu_count() or 1
 
+    @property
+    def hostname(self) -> str:
+        """Return the host name of each RUN; "": the usual one."""
+        return self.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", "")
+
     def ignores_cache(self, stage: Stage) -> bool:
         """Tell whether the results of earlier builds are not looked for (--no-cache)."""
         return self.request.no_cache or stage.name in self.request.no_cache_filter
@@ -102,6 +107,8 @@ class Site:
             before.key,
             args=step.args,
             env=step.env,
+            # Proxies of the command line come beside it: what it has, ARG or ENV declares.
+            declared=[entry.partition("=")[0] for entry in step.env],
             user=step.user,
             directory=step.directory,
             script=step.script,
@@ -110,4 +117,5 @@ class Site:
             security=step.security,
             devices=step.devices,
             hosts=[f"{name}:{address}" for name, address in self.settings.add_host],
+            hostname=self.hostname,
         )

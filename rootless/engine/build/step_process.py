@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rootless import jsontext, rootfs
 from rootless.engine.build import copy, keys, outputs, sources
 from rootless.engine.build import run as run_step
-from rootless.engine.build.hashes import Hashes
+from rootless.engine.build.hashes import Hashes, path_for
 from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
 from rootless.image.layer import create
@@ -206,9 +206,7 @@ class _StepProcess:
         """Return the digests of files that are known; only those of a context can be."""
         if origin.kind != "context":
             return None
-        status = os.fstat(self.site.contexts[origin.name].fd)
-        name = f"{status.st_dev:x}-{status.st_ino:x}"
-        return Hashes(f"{self.site.root}/build/content/{name}")
+        return Hashes(path_for(self.site.root, self.site.contexts[origin.name].fd))
 
     def _make_directory(self, step: WorkdirStep) -> Done:
         before_fd = _open(self.mount_tree(self.before.chain, "before").path)
@@ -268,7 +266,7 @@ class _StepProcess:
             site.settings,
             site.network,
             proxies=site.proxies,
-            hostname=site.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or run_step.HOSTNAME,
+            hostname=site.hostname or run_step.HOSTNAME,
             allowed=frozenset(site.request.allow),
             cgroup=site.cgroup,
             open_origin=self.open_origin,
