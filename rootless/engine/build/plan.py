@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from rootless.dockerfile import DockerfileError, checks, parse_trigger, scope
+from rootless.dockerfile import DockerfileError, check_syntax, checks, parse_trigger, scope
 from rootless.dockerfile import instructions as form
 from rootless.dockerfile.config import ImageConfig
 from rootless.engine.build.steps import (
@@ -25,6 +25,7 @@ from rootless.engine.build.steps import (
     Step,
     WorkdirStep,
 )
+from rootless.errors import RlessError
 from rootless.linux.process import signal_number
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
     FindBase = Callable[[str, str], Base]
 
+# Build arguments for the builder that are honoured; a false value of the others changes nothing.
+_HONOURED = ("SOURCE_DATE_EPOCH", "BUILDKIT_SYNTAX", "BUILDKIT_SANDBOX_HOSTNAME")
+_OFF = ("", "0", "false")
 _COMMENT = "rless.build"
 
 
@@ -78,9 +82,18 @@ def make(dockerfile: Dockerfile, options: Options, find_base: FindBase) -> Plan:
 
     Raises:
         DockerfileError: something in a stage that is needed is wrong.
-        RlessError: of `find_base`.
+        RlessError: of `find_base`; or a build argument asks for what there is not.
     """
+    _check_builder_args(options.build_args)
     return _Planner(dockerfile, options, find_base).plan()
+
+
+def _check_builder_args(build_args: Mapping[str, str]) -> None:
+    for name, value in build_args.items():
+        if name == "BUILDKIT_SYNTAX":
+            check_syntax(value)
+        elif name in scope.BUILDER and name not in _HONOURED and value.lower() not in _OFF:
+            raise RlessError(f"--build-arg {name} is not supported: not built yet", None, 1)
 
 
 class _Planner:

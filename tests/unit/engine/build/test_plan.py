@@ -9,7 +9,9 @@ import pytest
 from rootless.dockerfile import DockerfileError, parse
 from rootless.engine.build import plan
 from rootless.engine.build.steps import Base, CopyStep, Plan, RunStep, WorkdirStep
+from rootless.errors import RlessError
 
+_SYNTAX = "docker/dockerfile:1"
 IMAGES: dict[str, dict[str, Any]] = {
     "plain": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
     "trigger": {"OnBuild": ["COPY --from=tool /t /t", "RUN made"], "User": "7"},
@@ -123,6 +125,15 @@ def test_findings_of_the_checks_are_warnings_or_errors() -> None:
     assert warning.startswith("MaintainerDeprecated: ") and warning.endswith("(line 2)")
     with pytest.raises(DockerfileError, match="line 3: MaintainerDeprecated"):
         made(f"# check=error=true\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("BUILDKIT_INLINE_CACHE", "1"), ("BUILDKIT_SYNTAX", "other/frontend")]
+)
+def test_build_argument_that_is_not_honoured_is_refused(name: str, value: str) -> None:
+    made("FROM plain\n", build_args={"BUILDKIT_INLINE_CACHE": "0", "BUILDKIT_SYNTAX": _SYNTAX})
+    with pytest.raises(RlessError, match=value if name == "BUILDKIT_SYNTAX" else name):
+        made("FROM plain\n", build_args={name: value})
 
 
 def test_unused_build_argument_is_a_warning() -> None:
