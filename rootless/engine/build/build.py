@@ -14,6 +14,7 @@ from rootless.engine import idmap_policy
 from rootless.engine.build import context, image, limits, outputs, plan, progress, step_process
 from rootless.engine.build.builder import Builder
 from rootless.engine.build.cache import trim
+from rootless.engine.build.messages import Receiver, sender
 from rootless.engine.build.network import Network
 from rootless.engine.build.site import Site
 from rootless.engine.build.steps import Base, Result, State
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from rootless.image.model.reference import Reference
     from rootless.linux.idmap import IdMap
 
-_READ = 64 << 10
 _IMAGE = "docker-image://"
 _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
 
@@ -254,19 +254,15 @@ def _do_steps(site: Site, network: Network, shown: Progress) -> list[Result]:
     poll = select.poll()
     poll.register(messages, select.POLLIN)
     poll.register(network.fd, select.POLLIN)
-    rest = b""
+    receiver = Receiver(messages)
     try:
-        while True:
+        while not receiver.ended:
             ready = [fd for fd, _ in poll.poll()]
             if network.fd in ready:
                 network.answer(call.pid)
             if messages in ready:
-                data = os.read(messages, _READ)
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    shown.handle(jsontext.loads(line))
-                if not data:
-                    break
+                for message in receiver.read():
+                    shown.handle(message)
         return [
             Result(State(key, tuple(chain)), dict(layers)) for key, chain, layers in call.result()
         ]
@@ -284,13 +280,7 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
     os.close(network)
     # A key of the terminal is for the build process, which ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def say(message: dict[str, Any]) -> None:
-        data = jsontext.dumps(message).encode("utf-8", "surrogateescape") + b"\n"
-        while data:
-            data = data[os.write(writer, data) :]
-
-    results: Sequence[Result] = Builder(site, say).run()
+    results: Sequence[Result] = Builder(site, sender(writer)).run()
     step_process.export(site, results[-1])
     os.close(writer)
     return [

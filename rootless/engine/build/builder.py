@@ -21,21 +21,16 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from rootless import jsontext
 from rootless.engine.build import step_process
+from rootless.engine.build.messages import Receiver
 from rootless.engine.build.steps import Result, State
 from rootless.errors import RlessError
 from rootless.linux import prctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from rootless.engine.build.messages import Say
     from rootless.engine.build.site import Site
     from rootless.engine.build.steps import Stage, Step
-
-    Say = Callable[[dict[str, Any]], None]
-
-_READ = 64 << 10
 
 
 class _Track:
@@ -75,8 +70,8 @@ class _Process:
         self.number = number
         self.pid = pid
         self.fd = fd
+        self.receiver = Receiver(fd)
         self.began = time.monotonic()
-        self.buffer = b""
         self.last: dict[str, Any] | None = None
 
 
@@ -204,16 +199,12 @@ class Builder:
         self._poll.register(reader, select.POLLIN)
 
     def _read(self, process: _Process) -> None:
-        data = os.read(process.fd, _READ)
-        process.buffer += data
-        *lines, process.buffer = process.buffer.split(b"\n")
-        for line in lines:
-            message = jsontext.loads(line)
+        for message in process.receiver.read():
             if message["kind"] in ("result", "failed"):
                 process.last = message
             else:
                 self._say({**message, "id": process.number})
-        if not data:
+        if process.receiver.ended:
             self._finish(process)
 
     def _finish(self, process: _Process) -> None:

@@ -34,7 +34,8 @@ from rootless.linux.walk import walk
 if TYPE_CHECKING:
     from rootless.dockerfile.ignore import IgnoreRules
     from rootless.dockerfile.mounts import Mount
-    from rootless.engine.build.run import Say, StepEnvironment
+    from rootless.engine.build.messages import Say
+    from rootless.engine.build.run import StepEnvironment
     from rootless.engine.build.ssh_agent import Proxy
     from rootless.engine.build.steps import RunStep
     from rootless.rootfs import Mounted

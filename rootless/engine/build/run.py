@@ -30,9 +30,9 @@ from rootless.runtime.host import parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import TypeAlias
 
     from rootless.dockerfile.ignore import IgnoreRules
+    from rootless.engine.build.messages import Say
     from rootless.engine.build.network import Client
     from rootless.engine.build.steps import Origin, RunStep
     from rootless.engine.request import RunRequest
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.host.parent import Begun
 
-    Say: TypeAlias = Callable[[dict[str, Any]], None]
 
 HOSTNAME = "rless-build"
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd and /etc/group (security class 69)

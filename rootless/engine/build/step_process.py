@@ -10,10 +10,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from rootless import jsontext, rootfs
+from rootless import rootfs
 from rootless.engine.build import copy, keys, outputs, sources
 from rootless.engine.build import run as run_step
 from rootless.engine.build.hashes import Hashes, path_for
+from rootless.engine.build.messages import sender
 from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
 from rootless.image.layer import create
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from rootless.dockerfile.ignore import IgnoreRules
+    from rootless.engine.build.messages import Say
     from rootless.engine.build.site import Site
     from rootless.engine.build.steps import Origin, Result, Stage, Step
     from rootless.rootfs import Mounted
@@ -50,12 +52,7 @@ def run(
         number: of the process, unique in the build.
         writer: gets the messages, a line of JSON each.
     """
-
-    def say(message: dict[str, Any]) -> None:
-        data = jsontext.dumps(message).encode("utf-8", "surrogateescape") + b"\n"
-        while data:
-            data = data[os.write(writer, data) :]
-
+    say = sender(writer)
     try:
         ns.unshare(ns.CLONE_NEWNS)
         mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
@@ -100,7 +97,7 @@ class _StepProcess:
         before: State,
         results: Sequence[Result | None],
         scratch: str,
-        say: run_step.Say,
+        say: Say,
     ) -> None:
         self.site = site
         self.stage = stage
