@@ -38,6 +38,7 @@ class Slurm:
         self.environment |= {"SLURM_CONF": conf}
         self.environment["PATH"] = f"{ROOT}/.venv/bin:{self.environment['PATH']}"
         self._jobs: list[str] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def call(self, *command: str, timeout: float = 60, **more: Any) -> Result:
         """Run a command of Slurm; return what it said."""
@@ -63,7 +64,7 @@ class Slurm:
         """Start a command of Slurm whose output goes to a file."""
         with open(output, "wb") as file:
             environment = {**self.environment, **more.pop("env", {})}
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -71,9 +72,15 @@ class Slurm:
                 stderr=file,
                 **more,
             )
+        self._started.append(process)
+        return process
 
     def cancel_all(self) -> None:
         """End what the test has left."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+        self._started.clear()
         for name in self._jobs:
             self.call("scancel", "--signal=KILL", "--full", f"--name={name}")
             self.call("scancel", f"--name={name}")
