@@ -92,9 +92,9 @@ def check_userns(outcome: Outcome) -> Check:
     why, hint = hints.hint_for_userns_failure(outcome.number)
     if facts.sysctl(hints.APPARMOR_SYSCTL) == 1 and outcome.number in (errno.EPERM, errno.EACCES):
         hint = (
-            "the administrator saves this as /etc/apparmor.d/rless and runs "
-            "`sudo apparmor_parser -r /etc/apparmor.d/rless`:\n"
+            "the administrator saves this as /etc/apparmor.d/rless:\n"
             + hints.apparmor_profile(hints.launchers())
+            + hints.APPARMOR_COMMANDS
         )
     return Check("userns", FAIL, outcome.error, why, hint)
 
@@ -337,7 +337,7 @@ def check_network(program: str | None, said: Outcome, tun: Outcome) -> Check:
     if not tun:
         fix = "sudo modprobe tun; sudo chmod 666 /dev/net/tun"
         return Check("network", FAIL, f"/dev/net/tun: {tun.error}", lost, fix)
-    return Check("network", OK, f"{said.result} ({program})")
+    return Check("network", OK, f"{said.result or 'pasta'} ({program})")
 
 
 def check_bridges(outcome: Outcome) -> Check:

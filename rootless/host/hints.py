@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from rootless.host import facts
 
@@ -20,7 +21,9 @@ def apparmor_profile(programs: list[str]) -> str:
     with a profile that says `userns`. It confines nothing else (flags=unconfined), and what the
     programs execute keeps it.
     """
-    paths = programs[0] if len(programs) == 1 else "{" + ",".join(programs) + "}"
+    named = [re.sub(r"[][{}*?^,\"\\]", r"\\\g<0>", path.lstrip("/")) for path in programs]
+    # apparmor.d(5): a path begins with a slash, also within quotes.
+    paths = "/" + (named[0] if len(named) == 1 else "{" + ",".join(named) + "}")
     return (
         "abi <abi/4.0>,\n"
         "include <tunables/global>\n"
@@ -29,6 +32,15 @@ def apparmor_profile(programs: list[str]) -> str:
         "  include if exists <local/rless>\n"
         "}\n"
     )
+
+
+# pasta has a profile of its own, which takes signals from programs without one only: rless could
+# not end it. What that profile includes, abstractions/base, reads this directory.
+APPARMOR_COMMANDS = """\
+and runs
+sudo mkdir -p /etc/apparmor.d/abstractions/base.d
+echo 'signal (receive) peer=rless,' | sudo tee /etc/apparmor.d/abstractions/base.d/rless
+sudo apparmor_parser -r /etc/apparmor.d/rless /etc/apparmor.d/usr.bin.pasta"""
 
 
 def launchers() -> list[str]:

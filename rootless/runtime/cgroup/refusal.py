@@ -5,10 +5,13 @@ Loaded only where a controller is missing.
 
 from __future__ import annotations
 
+import os
+
 from rootless.linux.cgroup import (
     DELEGATE_FILE,
     DELEGATE_TEXT,
     membership,
+    of_user_manager,
     read_words,
     root,
     v1_controllers,
@@ -76,6 +79,9 @@ def _fix(missing: Sequence[str]) -> str:
         return "boot with systemd.unified_cgroup_hierarchy=1"
     if absent := _absent(missing):
         return "boot with " + " ".join(f"cgroup_enable={name}" for name in absent)
+    if os.path.isdir("/run/systemd/system") and of_user_manager(os.getuid()) is None:
+        # su, cron, or ssh of a user without pam_systemd: there is nobody who could delegate.
+        return "`sudo loginctl enable-linger $USER` starts a systemd of yours, which delegates them"
     return f"the administrator puts this into {DELEGATE_FILE}: {DELEGATE_TEXT}"
 
 

@@ -155,6 +155,8 @@ def test_network_is_judged() -> None:
     assert checks.check_network(None, REFUSED, GOOD).status == FAIL
     assert checks.check_network("/usr/bin/pasta", GOOD, REFUSED).status == FAIL
     assert checks.check_network("/usr/bin/pasta", GOOD, GOOD).status == OK
+    mute = checks.check_network("/usr/bin/pasta", Outcome(result=""), GOOD)
+    assert (mute.status, mute.fact) == (OK, "pasta (/usr/bin/pasta)")
 
 
 def test_bridges_are_judged() -> None:

@@ -67,5 +67,7 @@ def test_chroot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_profile_names_both_commands() -> None:
     text = hints.apparmor_profile(["/opt/v/bin/rless", "/opt/v/bin/rless-oci"])
-    assert '"{/opt/v/bin/rless,/opt/v/bin/rless-oci}" flags=(unconfined)' in text
+    assert '"/{opt/v/bin/rless,opt/v/bin/rless-oci}" flags=(unconfined)' in text
     assert "\n  userns,\n" in text
+    assert '"/opt/v/rless"' in hints.apparmor_profile(["/opt/v/rless"])
+    assert r'"/srv/a\[1\]/rless"' in hints.apparmor_profile(["/srv/a[1]/rless"])

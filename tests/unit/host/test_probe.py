@@ -148,3 +148,23 @@ def test_version_is_probed(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\nexit 3\n")
     assert "says nothing (status 3)" in probe.bounded(probe.version, str(program)).error
     assert "No such file" in probe.bounded(probe.version, str(tmp_path / "none")).error
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("echo pasta 1; echo more", "pasta 1"), ("exit 0", ""), ("echo no >&2; exit 1", "no")],
+)
+def test_version_is_what_a_program_says(tmp_path: Path, script: str, said: str) -> None:
+    """Debian 13's pasta says nothing into a pipe, and works."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    assert probe.version(str(program)) == said
+
+
+def test_program_that_fails_without_a_word_is_reported(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(RlessError, match=r"says nothing \(status 3\)"):
+        probe.version(str(program))
