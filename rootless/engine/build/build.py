@@ -264,7 +264,8 @@ def _do_steps(site: Site, network: Network, shown: Progress) -> list[Result]:
                 for message in receiver.read():
                     shown.handle(message)
         return [
-            Result(State(key, tuple(chain)), dict(layers)) for key, chain, layers in call.result()
+            Result(State(key, tuple(chain)), dict(layers), tuple(keys))
+            for key, chain, layers, keys in call.result()
         ]
     finally:
         call.close()
@@ -284,6 +285,6 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
     step_process.export(site, results[-1])
     os.close(writer)
     return [
-        [result.state.key, list(result.state.chain), list(result.layers.items())]
+        [result.state.key, list(result.state.chain), list(result.layers.items()), result.keys]
         for result in results
     ]

@@ -28,6 +28,8 @@ from rootless.errors import RlessError
 from rootless.linux import prctl
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rootless.engine.build.messages import Say
     from rootless.engine.build.site import Site
     from rootless.engine.build.steps import Stage, Step
@@ -38,8 +40,8 @@ class _Track:
 
     Attributes:
         next: index of the step that is next. state: what it starts from; None: not known yet.
-        layers: number of a step with a layer -> when that was made. running: a process is at work
-            on it.
+        layers: number of a step with a layer -> when that was made. keys: of the entries of the
+            cache that its steps have. running: a process is at work on it.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -47,6 +49,7 @@ class _Track:
         self.next = 0
         self.state: State | None = None
         self.layers: dict[int, float] = {}
+        self.keys: list[str] = []
         self.running = False
 
     @property
@@ -59,7 +62,7 @@ class _Track:
         """Return what it has come to, once all is done."""
         if self.state is None or self.step is not None:
             return None
-        return Result(self.state, self.layers)
+        return Result(self.state, self.layers, tuple(self.keys))
 
 
 class _Process:
@@ -146,14 +149,14 @@ class Builder:
         """Take the result of the next step from the cache, if its key is known without files."""
         step, before = track.step, track.state
         assert step is not None and before is not None
-        key = self._site.early_key(step, before)
+        key = self._site.early_key(step, before, [one.result for one in self._tracks])
         if key is None or self._site.ignores_cache(track.stage):
             return False
-        found = self._site.cache.find(key)
+        found = self._site.cache.find(key, before.chain)
         if found is None:
             return False
         self._announce(track, "cached")
-        self._advance(track, State(key, tuple(found.chain)), found.created)
+        self._advance(track, State(found.state or key, found.chain), found.created, [key])
         return True
 
     def _announce(self, track: _Track, kind: str) -> int:
@@ -164,11 +167,14 @@ class Builder:
                    "id": self._count, "text": step.text})  # fmt: skip
         return self._count
 
-    def _advance(self, track: _Track, state: State, created: float) -> None:
+    def _advance(
+        self, track: _Track, state: State, created: float, keys: Sequence[str]
+    ) -> None:
         step, before = track.step, track.state
         assert step is not None and before is not None
         if state.chain != before.chain:
             track.layers[step.number] = created
+            track.keys += keys
         track.state = state
         track.next += 1
 
@@ -228,4 +234,5 @@ class Builder:
         else:
             seconds = round(time.monotonic() - process.began, 3)
             self._say({"kind": "done", "id": process.number, "seconds": seconds})
-        self._advance(track, State(said["key"], tuple(said["chain"])), said["created"])
+        state = State(said["key"], tuple(said["chain"]))
+        self._advance(track, state, said["created"], said["keys"])

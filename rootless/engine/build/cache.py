@@ -23,7 +23,7 @@ from rootless.image.transfer import prune_build_cache
 from rootless.linux.locks import is_at, lock, open_lock, unlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["Cache", "Entry", "trim"]
 
@@ -35,22 +35,49 @@ class Cache:
 
     Args:
         root: of the store. map_key: of the map that layers are wanted for.
+        carried: entries of caches that were brought along, by their keys.
+        can_bring: tells whether layers that are not there for the map can be brought.
     """
 
-    __slots__ = ("_map", "_root")
+    __slots__ = ("_can_bring", "_carried", "_map", "_root")
 
-    def __init__(self, root: str, map_key: str) -> None:
+    def __init__(
+        self,
+        root: str,
+        map_key: str,
+        carried: Mapping[str, Entry] | None = None,
+        can_bring: Callable[[Sequence[str]], bool] = lambda missing: not missing,
+    ) -> None:
         self._root = root
         self._map = map_key
+        self._carried = carried or {}
+        self._can_bring = can_bring
 
-    def find(self, key: str) -> Entry | None:
-        """Return what a step has given, if all its layers are there for the map; note the use."""
-        entry = build_cache.read(self._root, key)
-        if entry is None or not all(
-            has_layer(self._root, self._map, chain) for chain in entry.chain
-        ):
-            return None
-        build_cache.touch(self._root, key)
+    def find(self, key: str, below: Sequence[str] = ()) -> Entry | None:
+        """Return what a step has given, if its layers are there or can be brought; note the use.
+
+        Args:
+            below: chain ids of the tree before the step. A result on top of another tree is none:
+                a step before was done anew, and has given something else.
+        """
+        for entry in (build_cache.read(self._root, key), self._carried.get(key)):
+            if entry is not None and self._fits(entry, below):
+                build_cache.touch(self._root, key)
+                return entry
+        return None
+
+    def _fits(self, entry: Entry, below: Sequence[str]) -> bool:
+        missing = [chain for chain in entry.chain if not has_layer(self._root, self._map, chain)]
+        return entry.chain[: len(below)] == tuple(below) and self._can_bring(missing)
+
+    def find_layer(self, key: str) -> Entry | None:
+        """Return the entry of a layer that does not depend on those below it (COPY --link).
+
+        Its layer is the topmost one. It may be gone.
+        """
+        entry = build_cache.read(self._root, key) or self._carried.get(key)
+        if entry is not None:
+            build_cache.touch(self._root, key)
         return entry
 
     def store(
@@ -62,6 +89,7 @@ class Cache:
         sizes: Sequence[int] = (),
         created: float = 0.0,
         text: str = "",
+        state: str = "",
     ) -> None:
         """Keep the result of a step; its layers are in the store already.
 
@@ -70,13 +98,20 @@ class Cache:
                 empty tree, of which nothing is kept.
             diff_ids, sizes: of the layers that the build has added. text: the instruction.
             created: when, in seconds since 1970; 0: now.
+            state: the key by which later steps know the tree; "": this one.
 
         Raises:
             RlessError: there is no room.
         """
         if chain:
             entry = Entry(
-                chain, self._map, diff_ids=diff_ids, sizes=sizes, created=created or time.time(), text=text
+                chain,
+                self._map,
+                diff_ids=diff_ids,
+                sizes=sizes,
+                created=created or time.time(),
+                text=text,
+                state=state if state != key else "",
             )
             build_cache.write(self._root, key, entry)
 

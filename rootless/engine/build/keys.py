@@ -129,6 +129,19 @@ def after(before: str, layer: str) -> str:
     return _key("after", before=before, layer=layer)
 
 
+def defined(before: str, origins: Sequence[str], step: Mapping[str, Any]) -> str:
+    """Return a second key of the state after a step, for which no file has to be looked at.
+
+    It is good for steps that take files from images and stages only. Their layers say what the
+    files are, so the tree of a stage that is not wanted for more is never made.
+
+    Args:
+        origins: chain ids of the topmost layers of what it takes files from.
+        step: the step itself.
+    """
+    return _key("defined", before=before, origins=list(origins), step=dict(step))
+
+
 def workdir(before: str, directory: str, owner: tuple[int, int]) -> str:
     """Return the key of the state after a WORKDIR that has made its directory."""
     return _key("workdir", before=before, directory=directory, owner=list(owner))

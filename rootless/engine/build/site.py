@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from rootless.engine.build import keys
 from rootless.engine.build.cache import Cache
-from rootless.engine.build.steps import RunStep, State
+from rootless.engine.build.steps import CopyStep, RunStep, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from rootless.engine.build.context import Context
     from rootless.engine.build.network import Client
     from rootless.engine.build.outputs import Output
     from rootless.engine.build.request import BuildRequest
-    from rootless.engine.build.steps import Base, Plan, Stage, Step
+    from rootless.engine.build.steps import Base, Origin, Plan, Result, Stage, Step
     from rootless.linux.idmap import IdMap
     from rootless.runtime.cgroup.base import Cgroup
 
@@ -79,18 +80,45 @@ class Site:
     def state_of_base(self, base: Base) -> State:
         """Return the state that a stage begins with."""
         config = base.config.get("config") or {}
-        key = keys.base(base.chain, config, base.platform)
-        if self.newest is not None:
-            key = keys.after(key, f"no time after {self.newest}")  # such layers differ
-        return State(key, base.chain)
+        return State(self.of_times(keys.base(base.chain, config, base.platform)), base.chain)
 
-    def early_key(self, step: Step, before: State) -> str | None:
-        """Return the key of the state after a step, where no file has to be looked at for it."""
-        if not isinstance(step, RunStep) or any(mount.type == "bind" for mount in step.mounts):
+    def of_times(self, key: str) -> str:
+        """Return the key of the same with the times that this build allows: such layers differ."""
+        return key if self.newest is None else keys.after(key, f"no time after {self.newest}")
+
+    def early_key(
+        self, step: Step, before: State, results: Sequence[Result | None]
+    ) -> str | None:
+        """Return a key of the state after a step, where no file has to be looked at for it.
+
+        Args:
+            results: of the stages that the step takes files from, at least.
+        """
+        if isinstance(step, RunStep):
+            bound = [one for one in enumerate(step.mounts) if one[1].type == "bind"]
+            origins = [step.origins[index] for index, _ in bound]
+        elif isinstance(step, CopyStep):
+            origins = [step.origin]
+        else:
             return None
-        return self.run_key(step, before, ())
+        if any(origin.kind == "context" for origin in origins):
+            return None
+        if not origins:
+            return self.run_key(step, before, ()) if isinstance(step, RunStep) else None
+        tops = [self._top(origin, results) for origin in origins]
+        if isinstance(step, RunStep):
+            return keys.defined(before.key, tops, {"run": self.run_key(step, before, tops)})
+        return keys.defined(before.key, tops, _described(step))
 
-    def run_key(self, step: RunStep, before: State, digests: tuple[str, ...]) -> str:
+    def _top(self, origin: Origin, results: Sequence[Result | None]) -> str:
+        if origin.kind == "stage":
+            result = results[origin.stage]
+            assert result is not None
+            return result.top
+        chain = self.plan.images[origin.name].chain
+        return chain[-1] if chain else ""
+
+    def run_key(self, step: RunStep, before: State, digests: Sequence[str]) -> str:
         """Return the key of the state after a RUN.
 
         Args:
@@ -119,3 +147,12 @@ class Site:
             hosts=[f"{name}:{address}" for name, address in self.settings.add_host],
             hostname=self.hostname,
         )
+
+
+def _described(step: CopyStep) -> dict[str, Any]:
+    """Return all of a COPY that changes what it gives, but for what its files are."""
+    facts = dataclasses.asdict(step)
+    for name in ("number", "text", "created_by", "line", "end_line", "origin"):
+        del facts[name]
+    facts["files"] = [[name, content.hex()] for name, content in step.files]
+    return facts

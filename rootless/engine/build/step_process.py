@@ -18,7 +18,9 @@ from rootless.engine.build.messages import sender
 from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
 from rootless.image.layer import create
+from rootless.image.layer.layers import is_complete
 from rootless.image.store import records
+from rootless.image.store.build_cache import Entry
 from rootless.image.store.store import layer_dir
 from rootless.linux import mount, ns
 from rootless.rootfs import stored
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from rootless.engine.build.steps import Origin, Result, Stage, Step
     from rootless.rootfs import Mounted
 
-    Done = tuple[State, float, bool]
+    Done = tuple[State, float, bool, list[str]]
 
 
 def run(
@@ -59,9 +61,10 @@ def run(
         os.umask(0)
         scratch = f"{site.scratch}/{number}"
         os.mkdir(scratch, 0o700)
-        after, created, cached = _StepProcess(site, stage, before, results, scratch, say).do(step)
+        process = _StepProcess(site, stage, before, results, scratch, say)
+        after, created, cached, found = process.do(step)
         say({"kind": "result", "key": after.key, "chain": after.chain, "created": created,
-             "cached": cached})  # fmt: skip
+             "cached": cached, "keys": found})  # fmt: skip
     except RlessError as error:
         say({"kind": "failed", "message": error.message, "hint": error.hint,
              "exit_code": error.exit_code})  # fmt: skip
@@ -107,7 +110,10 @@ class _StepProcess:
         self.say = say
 
     def do(self, step: Step) -> Done:
-        """Return the state after the step, when it was made, and whether the cache had it."""
+        """Return the state after the step, when it was made, and whether the cache had it.
+
+        Last come the keys of its entries in the cache.
+        """
         if isinstance(step, CopyStep):
             return self._copy(step)
         if isinstance(step, WorkdirStep):
@@ -116,27 +122,68 @@ class _StepProcess:
         return self._run(step)
 
     def _find_or_make(
-        self, step: Step, key: str, make: Callable[[], dict[str, Any]]
+        self, step: Step, key: str, make: Callable[[], dict[str, Any]], *, layer_key: str = ""
     ) -> Done:
-        """Take a result from the cache, or make it while no other build does."""
+        """Take a result from the cache, or make it while no other build does.
+
+        Args:
+            key: of the state after the step.
+            layer_key: of its layer, where that does not depend on the layers below; "": it does.
+        """
         cache, before = self.site.cache, self.before
-        with cache.lock(key, self._wait):
+        early = self.site.early_key(step, before, self.results)
+        known = [name for name in dict.fromkeys((key, layer_key, early)) if name]
+        with cache.lock(layer_key or key, self._wait):
+            created, cached, meta = time.time(), False, None
             if not self.site.ignores_cache(self.stage):
-                found = cache.find(key)
+                found = cache.find(key, before.chain)
                 if found is not None:
-                    return State(key, tuple(found.chain)), found.created, True
-            meta = make()
-            chain = (*before.chain, meta["chain"])
-            created = time.time()
-            cache.store(
-                key,
-                chain,
+                    if early and cache.find(early, before.chain) is None:
+                        self._keep(step, early, key, found)
+                    return State(key, found.chain), found.created, True, known
+                original = cache.find_layer(layer_key) if layer_key else None
+                if original is not None:
+                    meta = self._repeat(original)
+                    created, cached = original.created, meta is not None
+            if meta is None:
+                meta = make()
+            made = Entry(
+                (*before.chain, meta["chain"]),
+                self.site.idmap.key,
                 diff_ids=[meta["diff_id"]],
                 sizes=[meta["size"]],
                 created=created,
-                text=step.text,
             )
-            return State(key, chain), created, False
+            for name in known:
+                self._keep(step, name, key, made)
+            return State(key, made.chain), created, cached, known
+
+    def _keep(self, step: Step, name: str, key: str, made: Entry) -> None:
+        """Keep the result of a step by a key; that of the state after it may be another one."""
+        self.site.cache.store(
+            name,
+            made.chain,
+            diff_ids=made.diff_ids,
+            sizes=made.sizes,
+            created=made.created,
+            text=step.text,
+            state=key,
+        )
+
+    def _repeat(self, original: Entry) -> dict[str, Any] | None:
+        """Put the layer of an entry on top of the layers here; None: it is gone."""
+        site, chain = self.site, original.chain[-1]
+        if not is_complete(site.root, site.idmap.key, chain):
+            return None
+        below = self.before.chain
+        return create.repeat(
+            site.root,
+            site.idmap,
+            below[-1] if below else None,
+            self._lowers(below),
+            chain,
+            self._workspace("repeated"),
+        )
 
     def _wait(self) -> None:
         self.say({"kind": "wait", "why": "another build is doing this step"})
@@ -192,12 +239,19 @@ class _StepProcess:
             digest=selection.digest(self._hashes(step.origin)),
             owner=plan.owner,
             mode=step.mode,
-            options={"parents": step.parents, "unpack": step.unpack, "link": step.link,
+            link=step.link,
+            options={"parents": step.parents, "unpack": step.unpack,
                      "keep_git_dir": step.keep_git_dir, "add": step.add},
         )  # fmt: skip
         for text in selection.warnings:
             self.say({"kind": "warning", "text": text})
-        return self._find_or_make(step, key, lambda: self._make_layer(plan.write))
+        layer_key = ""
+        if step.link:
+            layer_key = self.site.of_times(key)
+            key = keys.after(self.before.key, layer_key)
+        return self._find_or_make(
+            step, key, lambda: self._make_layer(plan.write), layer_key=layer_key
+        )
 
     def _hashes(self, origin: Origin) -> Hashes | None:
         """Return the digests of files that are known; only those of a context can be."""
@@ -209,7 +263,7 @@ class _StepProcess:
         before_fd = _open(self.mount_tree(self.before.chain, "before").path)
         write = copy.workdir_writer(step, before_fd)
         if write is None:
-            return self.before, 0.0, True
+            return self.before, 0.0, True, []
         owner = copy.owner_of(step.user, before_fd) if step.user else (0, 0)
         key = keys.workdir(self.before.key, step.directory, owner)
         return self._find_or_make(step, key, lambda: self._make_layer(write))
@@ -234,9 +288,7 @@ class _StepProcess:
     # -- RUN ---------------------------------------------------------------------------------
 
     def _run(self, step: RunStep) -> Done:
-        key = self.site.early_key(step, self.before)
-        if key is None:
-            key = self.site.run_key(step, self.before, self._digests(step))
+        key = self.site.run_key(step, self.before, self._digests(step))
         return self._find_or_make(step, key, lambda: self._run_and_keep(step))
 
     def _digests(self, step: RunStep) -> tuple[str, ...]:

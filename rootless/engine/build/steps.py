@@ -217,7 +217,14 @@ class Result:
     Attributes:
         state: its tree.
         layers: number of a step that has a layer -> when that was made, in seconds since 1970.
+        keys: of the entries of the cache that its steps have, in their order.
     """
 
     state: State
     layers: Mapping[int, float] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+
+    @property
+    def top(self) -> str:
+        """Return the chain id of the topmost layer, which says what the files are; "": none."""
+        return self.state.chain[-1] if self.state.chain else ""

@@ -29,10 +29,10 @@ from rootless.image.layer.lookup import LayerLookup
 from rootless.image.layer.seal import seal
 from rootless.image.layer.tar_reader import TarReader
 from rootless.image.layer.tar_writer import TarWriter
-from rootless.image.layer.tarsplit import SplitWriter
+from rootless.image.layer.tarsplit import SplitWriter, write_tar
 from rootless.image.layer.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.image.model import limits
-from rootless.image.model.digest import sha256
+from rootless.image.model.digest import chain_id
 from rootless.image.store.records import write_meta
 from rootless.image.store.store import layer_dir, split_path
 from rootless.linux.idmap import call_in_userns
@@ -119,6 +119,28 @@ def make_here(
     """
     source = _Source(write, newest)
     return _keep(root, idmap, below, lowers, source, scratch, _owner(root), iter)
+
+
+def repeat(
+    root: str,
+    idmap: IdMap,
+    below: str | None,
+    lowers: Sequence[str],
+    original: str,
+    scratch: str,
+) -> dict[str, Any]:
+    """Make a layer of the store once more, on top of others: the same tar; as `make_here`.
+
+    Args:
+        original: its chain id, under the same map.
+
+    Raises:
+        RlessError: it is not there any more as it was, or there is no room.
+    """
+    directory, split = layer_dir(root, idmap.key, original), split_path(root, original)
+    return make_here(
+        root, idmap, below, lowers, lambda out: write_tar(directory, split, out), scratch
+    )
 
 
 def adopt(
@@ -267,7 +289,7 @@ def _meta(
     """Return the meta record of a layer that lost nothing on its way."""
     diff_id = f"sha256:{digest}"
     return {
-        "chain": sha256(f"{below} {diff_id}".encode()) if below else diff_id,
+        "chain": chain_id(below, diff_id),
         "diff_id": diff_id,
         "blob": None,
         "size": size,

@@ -322,11 +322,22 @@ class _quietly:  # noqa: N801
 
 
 def _send(directory: str, split: str, reader: int, writer: int) -> None:
-    """Write a layer's tar into a pipe.
-
-    Where it runs: in the user namespace.
-    """
     os.close(reader)
+    write_tar(directory, split, writer)
+    os.close(writer)
+
+
+def write_tar(directory: str, split: str, writer: int) -> None:
+    """Write a layer's tar to a descriptor; whether it is the one of its diff_id is not checked.
+
+    Args:
+        directory: of the layer. split: the record of its tar.
+
+    Raises:
+        RlessError: a file of it is gone.
+
+    Where it runs: as root of a user namespace with all ids of the layer.
+    """
     root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # may be a link
     split_fd = os.open(split, os.O_RDONLY | os.O_CLOEXEC)
     parts: list[bytes] = []
@@ -362,7 +373,10 @@ def _send(directory: str, split: str, reader: int, writer: int) -> None:
             _write_all(writer, b"".join(parts))
             parts, pending = [], 0
     _write_all(writer, b"".join(parts))
-    os.close(writer)
+    if parent_fd != root_fd:
+        os.close(parent_fd)
+    os.close(root_fd)
+    os.close(split_fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -39,5 +39,10 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
     """
     chain: list[str] = []
     for diff_id in diff_ids:
-        chain.append(sha256(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+        chain.append(chain_id(chain[-1] if chain else None, diff_id))
     return chain
+
+
+def chain_id(below: str | None, diff_id: str) -> str:
+    """Return the chain id of a layer on top of others; None: it is the lowest."""
+    return sha256(f"{below} {diff_id}".encode()) if below else diff_id

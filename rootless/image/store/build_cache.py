@@ -41,9 +41,10 @@ class Entry:
         diff_ids, sizes: of the topmost layers, as many as the build knows.
         created, used: seconds since 1970.
         text: the instruction, for who looks at the cache.
+        state: the key by which later steps know the tree; "": the key of the entry itself.
     """
 
-    __slots__ = ("chain", "created", "diff_ids", "map", "sizes", "text", "used")
+    __slots__ = ("chain", "created", "diff_ids", "map", "sizes", "state", "text", "used")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Entry:
         created: float = 0.0,
         used: float = 0.0,
         text: str = "",
+        state: str = "",
     ) -> None:
         self.chain = tuple(chain)
         self.map = map_key
@@ -63,6 +65,7 @@ class Entry:
         self.created = created
         self.used = used
         self.text = text
+        self.state = state
 
 
 def entry_path(root: str, key: str) -> str:
@@ -105,6 +108,9 @@ def _read(path: str) -> Entry | None:
         used = os.stat(path).st_mtime
         document: dict[str, Any] = json.loads(files.read(path))
         chain = [str(chain) for chain in document["chain"]]
+        state = str(document.get("state", ""))
+        if state and not is_hex(state, 64):
+            return None
         if document["version"] != _VERSION or not chain or not all(map(is_digest, chain)):
             return None
         return Entry(
@@ -115,6 +121,7 @@ def _read(path: str) -> Entry | None:
             created=float(document["created"]),
             used=used,
             text=str(document["text"]),
+            state=state,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # lost in a power cut, or never there: the step is done again
@@ -136,6 +143,8 @@ def write(root: str, key: str, entry: Entry) -> None:
         "created": entry.created,
         "text": entry.text,
     }
+    if entry.state:
+        document["state"] = entry.state
     data = json.dumps(document, separators=(",", ":")).encode("ascii")
     try:
         make_directory(root, os.path.dirname(path))

@@ -1,0 +1,99 @@
+"""Results that are used again although something before them has changed, and those that are not."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lib.builds import NAME, Builds, cached, seed
+from tests.lib.product import Product
+
+pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
+
+
+@pytest.fixture
+def build(rless: Product, tmp_path: Path) -> Builds:
+    return Builds(rless, tmp_path / "context")
+
+
+def top_layer(build: Builds) -> str:
+    found: list[str] = build.inspect()["RootFS"]["Layers"]
+    return found[-1]
+
+
+def test_link_is_reused_on_a_changed_base(build: Builds) -> None:
+    (build.context / "file").write_text(f"{time.time_ns()}")
+    copy = "COPY --link --chown=7:8 file /srv/new/file\n"
+    build(f"FROM localhost/base:1\n{seed()}{copy}").expect()
+    layer, below = top_layer(build), build.inspect()["RootFS"]["Layers"][:-1]
+    changed = f"FROM localhost/base:1\n{seed()}RUN mkdir -p /srv && echo > /srv/other\n{copy}"
+    assert cached(build(changed).expect()) == 1
+    assert top_layer(build) == layer
+    assert build.inspect()["RootFS"]["Layers"][:-1] != below
+    command = "cat /srv/new/file; echo; stat -c %u:%g /srv/new/file; ls /srv"
+    text = (build.context / "file").read_text()
+    assert build.run("sh", "-c", command) == f"{text}\n7:8\nnew\nother\n"
+    assert cached(build(changed).expect()) == 3
+
+
+def test_link_that_is_gone_is_made_again(build: Builds) -> None:
+    (build.context / "file").write_text(f"{time.time_ns()}")
+    build("FROM localhost/base:1\nRUN echo 1 > /one\nCOPY --link file /\n").expect()
+    build.rless("rmi", NAME).expect()
+    build.rless("builder", "prune", "-af").expect()
+    assert not cached(build("FROM localhost/base:1\nRUN echo 2 > /one\nCOPY --link file /\n"))
+    assert build.run("cat", "/file") == (build.context / "file").read_text()
+
+
+def test_link_with_clamped_times_is_another_layer(build: Builds) -> None:
+    (build.context / "file").write_text(f"{time.time_ns()}")
+    text = "FROM localhost/base:1\nCOPY --link file /\n"
+    build(text).expect()
+    layer = top_layer(build)
+    words = ("--build-arg", "SOURCE_DATE_EPOCH=1000", "-o", "type=image,rewrite-timestamp=true")
+    assert not cached(build(text, *words).expect())
+    assert top_layer(build) != layer
+    assert build.run("stat", "-c", "%Y", "/file") == "1000\n"
+
+
+def test_copy_from_a_stage_that_gives_the_same_is_cached(build: Builds) -> None:
+    """The second look: the stage was done anew, and its files are as before."""
+    stage = "FROM localhost/base:1 AS made\n{}RUN echo same > /out; date +%N > /noise\n"
+    copy = "FROM localhost/base:1\nCOPY --from=made /out /out\nRUN cat /out > /copy\n"
+    build(stage.format(seed()) + copy).expect()
+    assert cached(build(stage.format(seed()) + copy).expect()) == 2
+
+
+def test_stage_without_the_cache_is_seen_by_those_that_use_it(build: Builds) -> None:
+    text = (
+        "FROM localhost/base:1 AS made\n"
+        "RUN cat /proc/sys/kernel/random/uuid > /out\n"
+        "FROM made AS upon\n"
+        "RUN cat /out > /copy\n"
+        "FROM localhost/base:1\n"
+        "COPY --from=made /out /out\n"
+        "COPY --from=upon /copy /copy\n"
+        "RUN --mount=type=bind,from=made,target=/m cat /m/out > /bound\n"
+    )
+    build(text).expect()
+    before = build.run("cat", "/out")
+    assert cached(build(text).expect()) == 5
+    assert cached(build(text, "--no-cache-filter=made").expect()) == 0
+    after = build.run("cat", "/out")
+    assert after != before
+    assert build.run("cat", "/copy", "/bound") == after * 2
+
+
+def test_options_of_copy_from_a_stage_count(build: Builds) -> None:
+    text = "FROM localhost/base:1 AS made\nRUN mkdir /d && echo a > /d/a && echo b > /d/b\n"
+    text += "FROM localhost/base:1\nCOPY --from=made {} /d/ /to/\n"
+    build(text.format("--exclude=a")).expect()
+    assert build.run("ls", "/to") == "b\n"
+    build(text.format("--exclude=b")).expect()
+    assert build.run("ls", "/to") == "a\n"
+    build(text.format("--chown=5:6")).expect()
+    assert build.run("stat", "-c", "%u:%g", "/to/a") == "5:6\n"
+    build(text.format("--chmod=600")).expect()
+    assert build.run("stat", "-c", "%a", "/to/a") == "600\n"
