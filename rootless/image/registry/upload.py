@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urljoin
 from rootless import log
 from rootless.errors import RlessError
 from rootless.image.model import limits
+from rootless.image.model.digest import is_digest, sha256
 from rootless.image.model.source import TransferError
 from rootless.image.registry.http import finish
 
@@ -106,6 +107,31 @@ def upload(endpoint: Endpoint, blob: Blob, what: str) -> None:
             if exists(endpoint, blob.digest):
                 return None  # only the answer was lost
             place, done = _resume(endpoint, place, blob.size)
+
+
+def put_manifest(endpoint: Endpoint, tag: str, data: bytes, kind: str, what: str) -> None:
+    """Send a manifest, once all that it names is there.
+
+    Args:
+        kind: its media type.
+
+    Raises:
+        RlessError: refused, or the registry has made another one of it.
+    """
+    digest = sha256(data)
+    deadline = time.monotonic() + limits.DOCUMENT_SECONDS
+    response = endpoint.ask(
+        endpoint.url(f"manifests/{tag}"),
+        {"Content-Type": kind, "Content-Length": str(len(data))},
+        deadline,
+        method="PUT",
+        body=data,
+    )
+    endpoint.judge(response, "manifest", (201, 200, 202))
+    named = response.headers.get("Docker-Content-Digest", "")
+    finish(response)
+    if is_digest(named) and named != digest:
+        raise RlessError(f"{what}: {endpoint.name} has taken {named} for the manifest {digest}")
 
 
 def _wait(attempt: int, error: TransferError) -> None:

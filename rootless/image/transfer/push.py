@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 import zlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,7 +27,7 @@ from rootless.image.model.digest import is_digest, sha256
 from rootless.image.model.reference import parse
 from rootless.image.registry import http, upload
 from rootless.image.registry.endpoint import Endpoint
-from rootless.image.registry.http import Client, finish
+from rootless.image.registry.http import Client
 from rootless.image.registry.parallel import at_once
 from rootless.image.registry.upload import Blob
 from rootless.image.store import records
@@ -164,7 +163,8 @@ class _Push:
         self._upload([layer for layer in unique if layer.descriptor is None])
         made = {layer.diff_id: layer.descriptor for layer in unique}
         data, kind = self._document([cast("Descriptor", made[one.diff_id]) for one in layers])
-        self._put_manifest(data, kind)
+        tag = self._destination.tag or "latest"
+        upload.put_manifest(self._endpoint, tag, data, kind, self._what)
         return sha256(data), len(data)
 
     def _go_on(self, layer: _Layer, done: int) -> None:
@@ -326,25 +326,6 @@ class _Push:
             for layer in document["layers"]:
                 layer["mediaType"] = spec.DOCKER_LAYER_GZIP
         return json.dumps(document, separators=(",", ":")).encode(), kind
-
-    def _put_manifest(self, data: bytes, kind: str) -> None:
-        digest = sha256(data)
-        wanted = self._destination.tag or "latest"
-        deadline = time.monotonic() + limits.DOCUMENT_SECONDS
-        response = self._endpoint.ask(
-            self._endpoint.url(f"manifests/{wanted}"),
-            {"Content-Type": kind, "Content-Length": str(len(data))},
-            deadline,
-            method="PUT",
-            body=data,
-        )
-        self._endpoint.judge(response, "manifest", (201, 200, 202))
-        named = response.headers.get("Docker-Content-Digest", "")
-        finish(response)
-        if is_digest(named) and named != digest:
-            raise RlessError(
-                f"{self._what}: {self._endpoint.name} has taken {named} for the manifest {digest}"
-            )
 
 
 def _recorded_manifest(image: Image) -> dict[str, Any] | None:
