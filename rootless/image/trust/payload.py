@@ -69,7 +69,7 @@ def read(data: bytes, kind: str) -> Payload:
         if optional is None and kind == COSIGN:
             optional = {}
         _check_optional(optional)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         why = escape(str(error))[:200]
         raise RefusedError(f"the payload of the signature is malformed: {why}") from None
     digest, name = image["docker-manifest-digest"], identity["docker-reference"]

@@ -115,7 +115,9 @@ def _check(
             elif isinstance(requirement, SigstoreSigned) and isinstance(
                 signature, SigstoreSignature
             ):
-                raise RefusedError("sigstore signatures cannot be verified yet")
+                from rootless.image.trust import sigstore
+
+                sigstore.verify(requirement, signature, subject)
             else:
                 continue  # of another kind: it says nothing here
         except RlessError as error:
