@@ -93,6 +93,7 @@ class Builder:
         self._running: dict[int, _Process] = {}
         self._poll = select.poll()
         self._count = 0
+        self._loaded = False
 
     def run(self) -> list[Result]:
         """Do all steps; return what each stage has come to.
@@ -181,6 +182,9 @@ class Builder:
     # -- step processes ----------------------------------------------------------------------
 
     def _fork(self, track: _Track) -> None:
+        if not self._loaded:
+            step_process.load()
+            self._loaded = True
         number = self._announce(track, "start")
         step, before = track.step, track.state
         assert step is not None and before is not None

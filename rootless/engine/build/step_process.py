@@ -6,6 +6,7 @@ So a mount that is still there at its end is nobody else's, and goes with it.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     from rootless.rootfs import Mounted
 
     Done = tuple[State, float, bool, list[str]]
+
+
+def load() -> None:
+    """Load what a step needs only if it is not cached; once, in the process that forks them."""
+    import zstandard  # noqa: F401
+
+    from rootless.runtime.seccomp import default  # noqa: F401
+
+    gc.freeze()  # a collection in a step would copy every page of ours
 
 
 def run(
