@@ -27,7 +27,7 @@ PACKAGES = {
 }
 SHM = "/dev/shm"  # noqa: S108  # a directory with a random name is made in it
 BUSYBOX = "/bin/busybox"
-APPLETS = ("dd", "head", "sh", "sleep", "true", "yes")
+APPLETS = ("dd", "head", "sh", "sha256sum", "sleep", "true", "yes")
 IMAGE = "localhost/rless-bench:latest"
 AT_ONCE = 8
 SETTLES = 1.0  # seconds; podman's second process cleans up after the first has ended
@@ -190,6 +190,7 @@ class Peers:
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, ""),
             "os": "linux",
             "config": {"Cmd": ["/bin/sh"]},
+            "history": [{"created_by": "scripts/bench"}],  # podman builds on none without
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest(layer.getvalue())}"]},
         }
         text = json.dumps(config).encode()
