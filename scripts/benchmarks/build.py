@@ -37,7 +37,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
     cached = "".join(f"RUN true\nENV n={n}\nCOPY a /{n}\n" for n in range(10))
     write = f"dd if=/dev/urandom of=/out bs=1M count={WRITTEN >> 20}"
     load = [[peers.rless, "load", "-q", "-i", peers.archive]]
-    work = f"head -c {_megabytes()}m /dev/zero | sha256sum"
+    work = f"busybox head -c {_megabytes()}m /dev/zero | busybox sha256sum"
     stages = "".join(f"FROM {IMAGE} AS s{n}\nRUN {work} >/{n}\n" for n in range(STAGES))
     stages += f"FROM {IMAGE}\n" + "".join(f"COPY --from=s{n} /{n} /\n" for n in range(STAGES))
     source = f"FROM {IMAGE}\nRUN true\nWORKDIR /app\nCOPY a .\nRUN true\nCOPY tree src\n"
@@ -84,7 +84,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
 
     rless = peers.rless
     changed = (["sh", "-c", f"echo NAME >{peers.work}/{NAME}/source/tree/0/0"],)
-    at_once = f"seq {STAGES} | xargs -P {os.cpu_count()} -I N sh -c 'head -c {_megabytes()}m /dev/zero | sha256sum'"
+    at_once = f"seq {STAGES} | xargs -P {os.cpu_count()} -I N sh -c '{work}'"
     return [
         group(f"{STEPS + 1} steps RUN true", few,
               one("podman", "steps", *new), one(rless, "steps", *new, target=0.20)),
@@ -135,7 +135,7 @@ def write_all(peers: Peers, contexts: dict[str, tuple[str, int]]) -> None:
             file.write(text)
         with open(f"{context}/a", "w", encoding="utf-8") as file:
             file.write("a\n")
-        chance = random.Random(SEED)  # noqa: S311
+        chance = random.Random(SEED)
         for number in range(count):
             directory = f"{context}/tree/{number // 100}"
             if number % 100 == 0:

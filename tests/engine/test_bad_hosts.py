@@ -405,6 +405,68 @@ def test_all_verbs_survive_a_full_disk(own_rless: Product, layout: str) -> None:
     assert told[-1][2] == [[], [], []]
 
 
+# Builds with less and less room; then there is room again.
+_FULL_BUILDS = """
+storage = {storage!r}
+tmpfs(storage, "32m")
+def rless(*words):
+    import json, subprocess
+    start = command[: command.index("build")]
+    done = subprocess.run([*start, *words], capture_output=True, text=True)
+    print(json.dumps([words[0], done.returncode, done.stdout, done.stderr]), flush=True)
+build = ("build", "-q", "--userns=single", "--network=none", "-t", "built", {context!r})
+rless("pull", "-q", {image!r})
+rless("tag", {image!r}, "localhost/base")
+rless(*build)
+rless("images", "-q", "built")
+rless("system", "df")
+filler = storage + "/filler"
+with open(filler, "wb", buffering=0) as stream:
+    try:
+        while True:
+            stream.write(bytes(4096))
+    except OSError:
+        pass
+for spare in (0, 4096, 16384, 65536, 300000):
+    os.truncate(filler, os.path.getsize(filler) - spare)
+    rless(*build[:-1], "--no-cache", "--build-arg", "K=%d" % spare, build[-1])
+rless("images", "-q", "built")
+rless("system", "df")
+os.unlink(filler)
+rless(*build)
+rless("run", "--rm", "--userns=single", "--network=none", "built", "wc", "-c", "/made")
+left = [os.listdir({storage!r} + "/" + name) for name in ("names", "tmp", "build/locks")]
+import json
+print(json.dumps(["left", 0, left, ""]), flush=True)
+os._exit(0)
+"""
+
+
+def test_disk_full_during_a_build_is_reported(own_rless: Product, layout: str) -> None:
+    """Names and the cache are as they were, and nothing is left."""
+    context = own_rless.base / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM localhost/base\nARG K\nWORKDIR /new\n"
+        "RUN dd if=/dev/zero of=/made bs=1000 count=2000\n"
+    )
+    arrangement = _FULL_BUILDS.format(
+        storage=str(own_rless.storage), image=layout, context=str(context)
+    )
+    done = on_a_host_where(own_rless, arrangement, "build").expect()
+    told = [json.loads(line) for line in done.lines()]
+    assert [code for _, code, *_ in told[:5]] == [0] * 5, told
+    for _, code, out, err in told[5:10]:
+        assert (code, out) == (1, ""), err
+        assert "No space left on device" in err, err
+    assert told[10] == told[3]
+    cached = [[line for line in told[at][2].splitlines() if "Cache " in line] for at in (4, 11)]
+    assert cached[0] == cached[1] and len(cached[0]) == 1, cached
+    assert told[12][1] == 0, told[12]
+    assert told[13][1:3] == [0, "2000000 /made\n"], told[13]
+    assert told[-1][2] == [[], [], []]
+
+
 def test_disk_full_during_layer_copy_is_reported(own_rless: Product, layout: str) -> None:
     arrangement = _FILL.format(
         storage=str(own_rless.storage), runtime=str(own_rless.runtime), spare=100_000

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.lib.build_faults import BuildStorm
 from tests.lib.faults import Storm
 from tests.lib.life import OBEDIENT, init_of, monitor_of, row
 from tests.lib.product import Product, wait_for
@@ -29,6 +30,16 @@ def test_many_kills_leave_nothing(own_rless: Product) -> None:
     except AssertionError as error:
         raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
     assert storm.kills >= 20
+
+
+def test_builds_that_are_killed_leave_nothing(own_rless: Product) -> None:
+    own_rless("pull", "-q", own_rless.image).expect()
+    storm = BuildStorm(own_rless, SEED)
+    try:
+        storm.run(kills=40, seconds=20)
+    except AssertionError as error:
+        raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
+    assert storm.rounds >= 1
 
 
 def test_fifty_containers_start_and_stop_at_once(rless: Product) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.lib.build_faults import BuildStorm
 from tests.lib.faults import Storm
 from tests.lib.product import Product, become_subreaper, probe_image
 
@@ -16,7 +17,12 @@ from tests.lib.product import Product, become_subreaper, probe_image
 def main() -> int:
     """Run storms until enough was killed; say what was found."""
     parser = argparse.ArgumentParser(prog="scripts/faults")
-    parser.add_argument("--kills", type=int, default=500, help="how many SIGKILLs (500)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=500,
+        help="how many SIGKILLs of containers, and a quarter of builds (500)",
+    )
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
     parser.add_argument("--minutes", type=float, default=60, help="the most that it may take (60)")
     wanted = parser.parse_args()
@@ -26,16 +32,19 @@ def main() -> int:
     try:
         product.image = product.add_image("root", probe_image())
         product("pull", "-q", product.image).expect()
-        storm = Storm(product, wanted.seed)
         print(f"seed {wanted.seed}", flush=True)
-        storm.run(wanted.kills, 60 * wanted.minutes)
+        storm = Storm(product, wanted.seed)
+        storm.run(wanted.kills, 30 * wanted.minutes)
+        builds = BuildStorm(product, wanted.seed)
+        builds.run(wanted.kills // 4, 30 * wanted.minutes)
     except AssertionError as error:
         print(f"seed {wanted.seed}: {error}", file=sys.stderr)
         return 1
     finally:
         product.remove()
     seconds = time.monotonic() - began
-    print(f"{storm.kills} kills in {storm.rounds} rounds, {seconds:.0f} s: no lie, no leak")
+    kills, rounds = storm.kills + builds.kills, storm.rounds + builds.rounds
+    print(f"{kills} kills in {rounds} rounds, {seconds:.0f} s: no lie, no leak")
     return 0
 
 
