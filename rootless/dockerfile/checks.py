@@ -69,9 +69,16 @@ def check(
     return _wanted(found, dockerfile.directives)
 
 
-def check_copied(dockerfile: Dockerfile, rules: IgnoreRules) -> list[Finding]:
+def joined(*lists: list[Finding]) -> list[Finding]:
+    """Return what several checks have found, in the order of the lines."""
+    return sorted((one for some in lists for one in some), key=lambda one: (one.line, one.rule))
+
+
+def check_copied(dockerfile: Dockerfile, rules: IgnoreRules | None) -> list[Finding]:
     """Return the sources of COPY and ADD, without variables, that a .dockerignore leaves out."""
-    found = []
+    found: list[Finding] = []
+    if rules is None:
+        return found
     for instruction in (i for stage in dockerfile.stages for i in stage.instructions):
         if not isinstance(instruction, (form.Copy, form.Add)) or rules.has_negated:
             continue
@@ -90,7 +97,7 @@ def check_platform(
     dockerfile: Dockerfile, stage: Stage, expected: str, actual: str
 ) -> list[Finding]:
     """Return that a base image is for another platform; platforms are like linux/arm64/v8."""
-    if expected.split("/")[:2] == actual.split("/")[:2]:
+    if not expected or expected.split("/")[:2] == actual.split("/")[:2]:
         return []
     message = (
         f"Base image {stage.base.image} was pulled with platform {actual!r}, "

@@ -176,14 +176,17 @@ def _directives(lines: list[str]) -> tuple[Directives, int]:
             check_syntax(values["syntax"])
         except DockerfileError as error:
             raise error.at(numbers["syntax"]) from error
-    sets, is_error = _check_directive(values.get("check", ""), numbers.get("check", 0))
     syntax = values["syntax"].split(maxsplit=1)[0] if "syntax" in values else None
-    found = Directives(escape, syntax, sets["skip"], sets["experimental"], is_error, numbers)
-    return found, count
+    found = Directives(escape, syntax, lines=numbers)
+    return with_check(found, values.get("check", ""), numbers.get("check", 0)), count
 
 
-def _check_directive(text: str, number: int) -> tuple[dict[str, frozenset[str]], bool]:
-    """Return the names to skip and the experimental ones of `skip=A,B;error=true`, and the flag."""
+def with_check(directives: Directives, text: str, number: int = 0) -> Directives:
+    """Return directives whose `check` is another: `skip=A,B;experimental=C;error=true`.
+
+    Raises:
+        DockerfileError: something else stands in it; on line `number`, 0 for none.
+    """
     sets: dict[str, frozenset[str]] = {"skip": frozenset(), "experimental": frozenset()}
     error = False
     for part in filter(None, map(str.strip, text.split(";"))):
@@ -194,7 +197,7 @@ def _check_directive(text: str, number: int) -> tuple[dict[str, frozenset[str]],
             error = value.lower() == "true"
         else:
             raise DockerfileError(f"check: {part!r} is no option of it", None, number)
-    return sets, error
+    return replace(directives, skipped=sets["skip"], experimental=sets["experimental"], error=error)
 
 
 class _Reader:

@@ -6,13 +6,13 @@ frontend/dockerfile/dockerfile2llb/convert.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from rootless.dockerfile.errors import DockerfileError, nearest
 from rootless.dockerfile.instructions import Arg, Copy, From, Instruction, Onbuild, Run
 from rootless.dockerfile.parse import parse_instruction
-from rootless.dockerfile.reader import Directives, Finding, read
+from rootless.dockerfile.reader import Directives, Finding, read, with_check
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -68,6 +68,14 @@ class Dockerfile:
     args: tuple[Arg, ...]
     stages: tuple[Stage, ...]
     warnings: tuple[Finding, ...] = field(default=())
+
+    def with_check(self, text: str) -> Dockerfile:
+        """Return the file with another `check` directive (BUILDKIT_DOCKERFILE_CHECK).
+
+        Raises:
+            DockerfileError: something is wrong in it.
+        """
+        return replace(self, directives=with_check(self.directives, text))
 
     def target(self, name: str | None = None) -> Stage:
         """Return the stage of `--target`, or the last one.

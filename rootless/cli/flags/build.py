@@ -136,10 +136,24 @@ def provenance(value: str) -> None:
         raise refuse(f"--provenance={value}", "not built yet", "--provenance=false")
 
 
-def call(value: str) -> None:
-    """Accept "build", which is what happens anyway."""
-    if value != "build":
-        raise refuse(f"--call={value}", "not built yet", "leave it out: a build warns")
+def call(value: str) -> tuple[str, str]:
+    """Return method and format of `METHOD[,format=json]`; no method: a build."""
+    method, *options = words(value)
+    choice(method, "build", "check", "outline", "targets")
+    form = ""
+    for option in options:
+        key, _, form = option.partition("=")
+        if key != "format":
+            raise ValueError(f"has {option!r}, which is not format=json")
+        choice(form, "json", "text", "default")
+    return "" if method == "build" else method, "json" if form == "json" else ""
+
+
+def jobs(value: str) -> int:
+    """Return a number of steps, 1 or more."""
+    if not (value.isascii() and value.isdecimal()) or not 0 < int(value[:9]) < 10_000:
+        raise ValueError("is not a number from 1 to 9999")
+    return int(value)
 
 
 def layers(value: str) -> None:

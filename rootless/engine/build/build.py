@@ -30,7 +30,7 @@ from rootless.linux.idmap import Call
 from rootless.linux.signals import signal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rootless.engine.build.progress import Progress
     from rootless.engine.build.request import BuildRequest
@@ -106,7 +106,7 @@ def build(request: BuildRequest) -> str:
         idmap = _choose_map(request)
         with store_lock(store.root), Staging(store.root) as staging:
             paths.private_dir(f"{store.root}/layers/{idmap.key}")
-            made = plan.make(parse_dockerfile(text), _plan_options(request),
+            made = plan.make(parse_dockerfile(text), _plan_options(request, contexts),
                              Bases(store, request, idmap))  # fmt: skip
             for line in made.warnings:
                 shown.handle({"kind": "warning", "text": line})
@@ -139,6 +139,18 @@ def build(request: BuildRequest) -> str:
     return identifier
 
 
+def read_dockerfile(request: BuildRequest) -> tuple[bytes, plan.Options]:
+    """Return the Dockerfile, and what the request says of it, without a look at any image.
+
+    Raises:
+        RlessError: there is none, or a context cannot be opened.
+    """
+    with contextlib.ExitStack() as opened:
+        contexts = _open_contexts(request, opened)
+        text = context.read_dockerfile(contexts.get(""), request.file)
+        return text, _plan_options(request, contexts)
+
+
 def _open_contexts(
     request: BuildRequest, opened: contextlib.ExitStack
 ) -> dict[str, context.Context]:
@@ -154,7 +166,9 @@ def _open_contexts(
     return found
 
 
-def _plan_options(request: BuildRequest) -> plan.Options:
+def _plan_options(
+    request: BuildRequest, contexts: Mapping[str, context.Context]
+) -> plan.Options:
     target, host = parse_platform(request.platform), host_platform()
     predefined: dict[str, str] = {}
     for kind, platform in (("TARGET", target), ("BUILD", host)):
@@ -175,6 +189,7 @@ def _plan_options(request: BuildRequest) -> plan.Options:
             name: source.removeprefix(_IMAGE) if source.startswith(_IMAGE) else ""
             for name, source in request.build_contexts.items()
         },
+        ignored=contexts[""].ignore if "" in contexts else None,
     )
 
 

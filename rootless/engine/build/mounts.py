@@ -190,13 +190,18 @@ class Mounts:
         for mount in self._step.mounts:
             if mount.type != "cache":
                 continue
-            key = mount.id or self._target(mount.target)
-            name = caches.name(environment.idmap.key, key, mount.mode, mount.uid, mount.gid)
-            wanted.setdefault(name, mount)
+            wanted.setdefault(self._cache_name(mount), mount)
         for name, mount in sorted(wanted.items()):
             cache = caches.Cache(f"{environment.root}/build/mounts", name)
             self._caches.append(cache)
             cache.take(mount.sharing, self._wait)
+
+    def _cache_name(self, mount: Mount) -> str:
+        environment = self._environment
+        key = mount.id or self._target(mount.target)
+        if environment.cache_namespace:
+            key = f"{environment.cache_namespace}/{key}"
+        return caches.name(environment.idmap.key, key, mount.mode, mount.uid, mount.gid)
 
     def _wait(self) -> None:
         self._say({"kind": "wait", "why": "another RUN has the cache"})
@@ -205,8 +210,7 @@ class Mounts:
         environment = self._environment
         if mount.source and not mount.origin:
             raise RlessError("source is a directory of `from`, which is not given")
-        key = mount.id or self._target(mount.target)
-        name = caches.name(environment.idmap.key, key, mount.mode, mount.uid, mount.gid)
+        name = self._cache_name(mount)
         cache = next(one for one in self._caches if one.name == name)
         if environment.no_cache and mount.given:
             cache.empty()

@@ -35,11 +35,16 @@ if TYPE_CHECKING:
     from rootless.dockerfile import Dockerfile
     from rootless.dockerfile import Origin as NamedOrigin
     from rootless.dockerfile import Stage as TextStage
+    from rootless.dockerfile.ignore import IgnoreRules
+    from rootless.dockerfile.reader import Finding
 
     FindBase = Callable[[str, str], Base]
 
 # Build arguments for the builder that are honoured; a false value of the others changes nothing.
-_HONOURED = ("SOURCE_DATE_EPOCH", "BUILDKIT_SYNTAX", "BUILDKIT_SANDBOX_HOSTNAME")
+_HONOURED = (
+    *("SOURCE_DATE_EPOCH", "BUILDKIT_SYNTAX", "BUILDKIT_SANDBOX_HOSTNAME"),
+    *("BUILDKIT_DOCKERFILE_CHECK", "BUILDKIT_CACHE_MOUNT_NS"),
+)
 _OFF = ("", "0", "false")
 _COMMENT = "rless.build"
 
@@ -54,6 +59,7 @@ class Options:
         platform: of --platform; "": the host's.
         predefined: the values of TARGETPLATFORM and so on.
         contexts: names of --build-context; the value is the name of an image, "" for files.
+        ignored: what .dockerignore leaves out of the context.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Options:
         platform: str = "",
         predefined: Mapping[str, str] | None = None,
         contexts: Mapping[str, str] | None = None,
+        ignored: IgnoreRules | None = None,
     ) -> None:
         self.target = target
         self.build_args = dict(build_args or {})
@@ -72,6 +79,7 @@ class Options:
         self.platform = platform
         self.predefined = dict(predefined or {})
         self.contexts = dict(contexts or {})
+        self.ignored = ignored
 
 
 def make(dockerfile: Dockerfile, options: Options, find_base: FindBase) -> Plan:
@@ -85,7 +93,24 @@ def make(dockerfile: Dockerfile, options: Options, find_base: FindBase) -> Plan:
         RlessError: of `find_base`; or a build argument asks for what there is not.
     """
     _check_builder_args(options.build_args)
-    return _Planner(dockerfile, options, find_base).plan()
+    return _Planner(_with_check(dockerfile, options), options, find_base).plan()
+
+
+def find(dockerfile: Dockerfile, options: Options) -> list[Finding]:
+    """Return what Docker's checks find without any base image (`--check`).
+
+    Raises:
+        DockerfileError: a build argument is wrong, or there is no such target.
+    """
+    dockerfile = _with_check(dockerfile, options)
+    dockerfile.target(options.target or None)
+    found = checks.check(dockerfile, options.build_args, options.predefined)
+    return checks.joined(found, checks.check_copied(dockerfile, options.ignored))
+
+
+def _with_check(dockerfile: Dockerfile, options: Options) -> Dockerfile:
+    given = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK")
+    return dockerfile if given is None else dockerfile.with_check(given)
 
 
 def _check_builder_args(build_args: Mapping[str, str]) -> None:
@@ -136,12 +161,31 @@ class _Planner:
             for index, base in self.bases.items()
         }
         found = checks.check(self.file, options.build_args, options.predefined, envs)
+        copied = checks.check_copied(self.file, options.ignored)
+        found = checks.joined(found, copied, self._foreign())
         if self.file.directives.error and found:
             first = found[0]
             raise DockerfileError(
                 f"{first.rule}: {first.message}", "see check=error=true", first.line, first.last
             )
         return [f"{one.rule}: {one.message} (line {one.line})" for one in found]
+
+    def _foreign(self) -> list[Finding]:
+        """Return which base images are for another platform than the one that was asked for."""
+        found = []
+        for index, base in self.bases.items():
+            if base.platform:
+                stage = self.file.stages[index]
+                expected = stage.base.expanded(self.globals).platform or self.platform
+                parts = (base.platform.get(key, "") for key in ("os", "architecture", "variant"))
+                actual = "/".join(filter(None, parts))
+                found += checks.check_platform(self.file, stage, expected, actual)
+        return found
+
+    @property
+    def platform(self) -> str:
+        """Return the platform that is built for."""
+        return self.options.predefined.get("TARGETPLATFORM", "")
 
     def _needed(self) -> list[TextStage]:
         """Return the stages that are needed, with what the ONBUILD of their bases needs."""
@@ -327,7 +371,7 @@ class _StagePlanner:
             origins=origins,
             network=run.network,
             security=run.security,
-            devices=tuple(device.name for device in run.devices),
+            devices=run.devices,
             **self._facts(run, f"RUN {self.scope.history()}{shown} # buildkit"),
         )
 

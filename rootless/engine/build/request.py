@@ -60,7 +60,12 @@ class BuildRequest:
         outputs: of -o, as typed; push, load: the shorthands (`outputs.parse`).
         iidfile, metadata_file: absolute, "" for none.
         progress: auto, tty, plain, quiet or rawjson.
-        allow: entitlements that the Dockerfile may use: network.host, security.insecure.
+        allow: entitlements that the Dockerfile may use: network.host, security.insecure,
+            device or device=NAME.
+        call: what is asked about the Dockerfile, in place of a build: check, outline, targets.
+        call_format: of the answer: "json", or "" for text.
+        jobs: how many steps are done at a time; 0: as many as there are processors.
+        timeout: seconds after which a RUN is ended; 0: never.
         userns: the id map of the build, as --userns of `run`.
         run_options: fields of a RunRequest that hold for each RUN.
     """
@@ -85,6 +90,10 @@ class BuildRequest:
     metadata_file: str = ""
     progress: str = "auto"
     allow: tuple[str, ...] = ()
+    call: str = ""
+    call_format: str = ""
+    jobs: int = 0
+    timeout: float = 0
     userns: str = "auto"
     run_options: Mapping[str, Any] = field(default_factory=dict)
 

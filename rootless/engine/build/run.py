@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 from rootless import rootfs
@@ -69,6 +70,8 @@ class StepEnvironment:
         find_ignored: returns the patterns of .dockerignore that hold there, if there are any.
         secrets, agents: by id, the value of a secret and the socket of an agent.
         root: of the store, where cache mounts are (`caches`). no_cache: begin them anew.
+        cache_namespace: BUILDKIT_CACHE_MOUNT_NS, which sets them apart from others.
+        timeout: seconds after which a RUN is ended, 0: never.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class StepEnvironment:
         agents: Mapping[str, str] | None = None,
         root: str = "",
         no_cache: bool = False,
+        cache_namespace: str = "",
+        timeout: float = 0,
     ) -> None:
         self.idmap = idmap
         self.mounted = mounted
@@ -111,6 +116,8 @@ class StepEnvironment:
         self.agents = agents or {}
         self.root = root
         self.no_cache = no_cache
+        self.cache_namespace = cache_namespace
+        self.timeout = timeout
 
 
 def execute(step: RunStep, environment: StepEnvironment, say: Say) -> int:
@@ -163,7 +170,7 @@ class _Run:
             raise RlessError(
                 "RUN --security=insecure is not allowed", "give --allow security.insecure"
             )
-        for name in step.devices:
+        for name in (device.name for device in step.devices):
             if not {"device", f"device={name}"} & environment.allowed:
                 raise RlessError(f"RUN --device={escape(name)} is not allowed", "give --allow device")
         return settings.replace(
@@ -242,17 +249,32 @@ class _Run:
         return spec
 
     def _add_devices(self, inputs: SpecInputs) -> None:
-        """Add what the devices need, by path or by name (CDI).
+        """Add what the devices need, by path or by name (CDI); one that is not there is left out.
 
         Raises:
-            RlessError: there is no such device, or it needs links in the image.
+            RlessError: one is required and not there, or it needs links in the image.
         """
-        paths = [name for name in self.step.devices if name.startswith("/")]
-        inputs.devices += [Device(path, path) for path in paths]
-        names = [name for name in self.step.devices if not name.startswith("/")]
-        if names:
-            from rootless.engine.spec import cdi
+        if not self.step.devices:
+            return
+        from rootless.engine.spec import cdi
 
+        names = []
+        for device in self.step.devices:
+            try:
+                if device.name.startswith("/"):
+                    nodes = [Device(device.name, device.name)]
+                    etc_files.check_devices(nodes)
+                    inputs.devices += nodes
+                else:
+                    found = cdi.names(device.name)
+                    cdi.resolve(found)
+                    names += found
+            except RlessError as error:
+                if device.required:
+                    raise
+                text = f"RUN --device={escape(device.name)} is left out: {error.message}"
+                self.say({"kind": "warning", "text": text})
+        if names:
             edits = cdi.resolve(names)
             if edits.links:
                 raise RlessError(
@@ -344,7 +366,12 @@ class _Run:
 
         Somebody else may have got hold of a pipe (through a socket of the network): once process 1
         has ended, nobody waits for its end.
+
+        Raises:
+            RlessError: it takes longer than --timeout says.
         """
+        limit = self.environment.timeout
+        latest = time.monotonic() + limit if limit else None
         kept = _Kept(f"{self.environment.directory}/output")
         lines = {fd: _Lines(stream, self.say, kept) for fd, stream in fds.items()}
         poll = select.poll()
@@ -353,7 +380,12 @@ class _Run:
         ended = False
         left = set(fds)
         while left or not ended:
-            events = poll.poll(0 if ended else None)
+            left_ms = None if latest is None else max(0, (latest - time.monotonic()) * 1000)
+            events = poll.poll(0 if ended else left_ms)
+            if not ended and latest is not None and time.monotonic() >= latest:
+                raise RlessError(
+                    f"the process was ended after {limit:g} s", "give it more time: --timeout", 1
+                )
             if not events:
                 break
             for fd, _ in events:

@@ -66,12 +66,17 @@ class Site:
         self.agents: dict[str, str] = {}
         self.trees: tuple[Output, ...] = ()
         self.cgroup: Cgroup | None = None
-        self.jobs = os.cpu_count() or 1
+        self.jobs = request.jobs or os.cpu_count() or 1
 
     @property
     def hostname(self) -> str:
         """Return the host name of each RUN; "": the usual one."""
         return self.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", "")
+
+    @property
+    def cache_namespace(self) -> str:
+        """Return what sets the cache mounts of this build apart; "": nothing."""
+        return self.request.build_args.get("BUILDKIT_CACHE_MOUNT_NS", "")
 
     def ignores_cache(self, stage: Stage) -> bool:
         """Tell whether the results of earlier builds are not looked for (--no-cache)."""
@@ -130,6 +135,8 @@ class Site:
             facts = dataclasses.asdict(mount) | {"given": sorted(mount.given)}
             if mount.type == "bind":
                 facts["digest"] = next(left)
+            elif mount.type == "cache" and self.cache_namespace:
+                facts["namespace"] = self.cache_namespace
             mounts.append(facts)
         return keys.run(
             before.key,
@@ -143,7 +150,7 @@ class Site:
             mounts=mounts,
             network=step.network if step.network != "default" else self.settings.network or "",
             security=step.security,
-            devices=step.devices,
+            devices=[device.name for device in step.devices],
             hosts=[f"{name}:{address}" for name, address in self.settings.add_host],
             hostname=self.hostname,
         )

@@ -334,6 +334,8 @@ class _StepProcess:
             agents=site.agents,
             root=site.root,
             no_cache=site.ignores_cache(self.stage),
+            cache_namespace=site.cache_namespace,
+            timeout=site.request.timeout,
         )
         code = run_step.execute(step, environment, self.say)
         if code:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rootless.dockerfile.mounts import Mount
+    from rootless.dockerfile.mounts import Device, Mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class RunStep(Step):
     origins: Mapping[int, Origin] = field(default_factory=dict)
     network: str = "default"
     security: str = "sandbox"
-    devices: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
 
     def origins_of(self) -> tuple[Origin, ...]:
         """Return where its bind and cache mounts take files from."""

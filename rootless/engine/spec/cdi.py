@@ -121,6 +121,23 @@ def resolve(names: Iterable[str]) -> Edits:
     return edits
 
 
+def names(text: str) -> list[str]:
+    """Return the devices that a Dockerfile means: `KIND` is the first one, `KIND=*` all of a kind.
+
+    Raises:
+        RlessError: a file is wrong.
+
+    Source: BuildKit docs/cdi.md.
+    """
+    kind, equals, device = text.partition("=")
+    if equals and device != "*":
+        return [text]
+    found = dict.fromkeys(
+        f"{kind}={name}" for spec in _load() if spec.kind == kind for name in spec.devices
+    )
+    return ([*found] if equals else [*found][:1]) or [text]
+
+
 def directories() -> list[str]:
     """Return where CDI files are looked for, the weakest first."""
     set_ = config.get("gpus", "cdi-directories")

@@ -228,3 +228,16 @@ def test_stated_owners_are_saved_without_subordinate_ids(
                 with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=file) as layer:
                     owners |= {one.name: (one.uid, one.gid) for one in layer.getmembers()}
     assert owners["stated"] == (5, 6)
+
+
+def test_one_job_does_one_step_at_a_time(build: Build) -> None:
+    alone = "RUN --mount=type=cache,id=jobs,target=/c mkdir /c/busy && sleep 0.1 && rmdir /c/busy\n"
+    stages = "".join(f"FROM localhost/base:1 AS s{n}\n{alone}" for n in range(4))
+    copies = "".join(f"COPY --from=s{n} /bin/busybox /b{n}\n" for n in range(4))
+    build(f"{stages}FROM localhost/base:1\n{copies}", "--no-cache", "--jobs=1").expect()
+    assert build("FROM scratch\n", "--jobs=0").code == 125
+
+
+def test_run_is_ended_after_its_time(build: Build) -> None:
+    ran = build("FROM localhost/base:1\nRUN sleep 1000\n", "--timeout=300ms", "--no-cache")
+    assert (ran.code, "ended after 0.3 s" in ran.err) == (1, True)

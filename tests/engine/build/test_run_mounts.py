@@ -322,3 +322,11 @@ def test_mounts_lie_in_the_working_directory_and_leave_no_place(room: Room) -> N
     ran = room.run("pwd; ls", directory="/home", mounts=mounts, network="none")
     assert (ran.out, ran.written) == ("/home\ndeep\nuser\n", {})
     assert DIRECTORY not in ran.written.values()
+
+
+def test_namespace_sets_cache_mounts_apart(room: Room) -> None:
+    mounts = ("type=cache,id=apart,target=/c",)
+    room.run("echo 1 >/c/f", mounts=mounts, cache_namespace="one", network="none")
+    assert room.run("ls /c", mounts=mounts, network="none").out == ""
+    ran = room.run("ls /c", mounts=mounts, cache_namespace="one", network="none")
+    assert ran.out == "f\n"

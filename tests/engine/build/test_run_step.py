@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from rootless.dockerfile.mounts import Device
 from rootless.engine.build import limits
 from rootless.engine.build.network import Network
 from rootless.engine.request import RunRequest
@@ -166,10 +168,10 @@ def test_insecure_must_be_allowed(room: Room) -> None:
 
 
 def test_device_must_be_allowed(room: Room) -> None:
-    assert "not allowed" in room.run("true", devices=("/dev/full",), network="none").error
+    assert "not allowed" in room.run("true", devices=(Device("/dev/full"),), network="none").error
     ran = room.run(
         "cat /dev/full | head -c 1 | wc -c",
-        devices=("/dev/full",),
+        devices=(Device("/dev/full"),),
         allowed=frozenset({"device"}),
         network="none",
     )
@@ -178,10 +180,44 @@ def test_device_must_be_allowed(room: Room) -> None:
 
 def test_what_is_no_device_is_refused(room: Room) -> None:
     allowed = frozenset({"device"})
-    ran = room.run("true", devices=("/etc/passwd",), allowed=allowed, network="none")
+    ran = room.run("true", devices=(Device("/etc/passwd", True),), allowed=allowed, network="none")
     assert ran.error == "device /etc/passwd: it is not a device"
-    ran = room.run("true", devices=("no.such/thing=1",), allowed=allowed, network="none")
+    devices = (Device("no.such/thing=1", True),)
+    ran = room.run("true", devices=devices, allowed=allowed, network="none")
     assert "no.such/thing" in ran.error
+
+
+def test_device_that_is_not_there_is_left_out_unless_required(room: Room) -> None:
+    devices = (Device("no.such/thing=1"), Device("/dev/no-such"))
+    ran = room.run("true", devices=devices, allowed=frozenset({"device"}), network="none")
+    assert (ran.code, ran.error) == (0, "")
+    assert ["left out" in one["text"] for one in ran.messages] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"), [("a.com/kind=two", "2"), ("a.com/kind", "1"), ("a.com/kind=*", "1 2")]
+)
+def test_device_by_its_cdi_name(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seen: str
+) -> None:
+    monkeypatch.setenv("RLESS_GPUS_CDI_DIRECTORIES", str(tmp_path))
+    devices = [
+        {"name": text, "containerEdits": {"env": [f"V{number}={number}"]}}
+        for number, text in enumerate(("one", "two"), 1)
+    ]
+    spec = {"cdiVersion": "0.6.0", "kind": "a.com/kind", "devices": devices}
+    (tmp_path / "a.json").write_text(json.dumps(spec))
+    device = Device(name, True)
+    ran = room.run(
+        "echo $V1 $V2", devices=(device,), allowed=frozenset({f"device={name}"}), network="none"
+    )
+    assert (ran.error, ran.out) == ("", f"{seen}\n")
+
+
+def test_run_that_takes_too_long_is_ended(room: Room) -> None:
+    ran = room.run("echo begun; sleep 1000 & sleep 1000", timeout=0.5, network="none")
+    assert (ran.code, ran.error) == (-1, "the process was ended after 0.5 s")
+    assert room.run("echo quick", timeout=1000.0, network="none").out == "quick\n"
 
 
 @pytest.mark.needs("delegated cgroup")

@@ -48,6 +48,16 @@ _IMAGE: Group = (
     ),
 )  # fmt: skip
 
+_CALL: Group = (
+    "In place of a build",
+    (
+        ("--check", "", "flag", "check", "boolean",
+         "Only say what Docker's checks find; exit code 1 if that is something"),
+        ("--call", "check|outline|targets[,format=json]", "value", "call", "build.call",
+         "The same; what a target takes: arguments, secrets; the targets"),
+    ),
+)  # fmt: skip
+
 _OUTPUT: Group = (
     "Output",
     (
@@ -77,6 +87,10 @@ _STEPS: Group = (
          "Network of RUN; default: one of its own, by pasta"),
         ("--allow", "ENTITLEMENT", "list", "allow", "build.allow",
          "What the Dockerfile may use: network.host, security.insecure, device[=NAME]"),
+        ("--jobs", "N", "value", "jobs", "build.jobs",
+         "How many steps are done at a time (the number of processors)"),
+        ("--timeout", "TIME", "value", "timeout", "health.duration",
+         "End a RUN that takes longer, as 30s or 1h; the build fails then"),
         ("--userns", "auto|host-root|single", "value", "userns", "build.userns",
          "Id map of the build, in which 0 is you"),
         *(_ROWS[name] for name in _OF_RUN),
@@ -90,7 +104,6 @@ _ACCEPTED: Group = (
         ("--force-rm", "", "flag", "accepted", "boolean", "Nor does one that fails"),
         ("--compress", "", "flag", "accepted", "boolean", "The context is never sent"),
         ("--layers", "", "flag", "accepted", "build.layers", "Each step has a layer"),
-        ("--call", "METHOD", "value", "accepted", "build.call", "Only `build`"),
         ("--provenance", "false", "value", "accepted", "build.provenance", "Only `false`"),
         _ROWS["--isolation"],
         _ROWS["--disable-content-trust"],
@@ -102,13 +115,12 @@ _LATER = "not built yet"
 VERB = Verb(
     "build",
     "[OPTIONS] DIR|URL|-",
-    (_IMAGE, _OUTPUT, _STEPS, _ACCEPTED),
+    (_IMAGE, _CALL, _OUTPUT, _STEPS, _ACCEPTED),
     (
         ("--cache-from", "SOURCE", f"{_LATER}: the cache is in the storage",
          "keep the storage between jobs"),
         ("--cache-to", "TARGET", f"{_LATER}: the cache is in the storage",
          "keep the storage between jobs"),
-        ("--check", "", _LATER, "leave it out: a build warns"),
         ("--squash", "", _LATER, "rless flatten writes an image as one file"),
         ("--attest", "ATTESTATION", _LATER, ""),
         ("--sbom", "ATTESTATION", "rless does not look into packages",
@@ -133,6 +145,12 @@ VERB = Verb(
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Build an image."""
     made = request(values, args)
+    if made.call:
+        from rootless.cli.verbs.image.build_call import answer
+
+        text, code = answer(made)
+        streams.write(text)
+        return code
     from rootless.engine.build.build import build
 
     try:
@@ -181,6 +199,11 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         run_options["ulimits"] = list({limit[0]: limit for limit in values["ulimits"]}.values())
     if values.get("network"):
         run_options["network"] = values["network"]
+    call, call_format = values.get("call", ("", ""))
+    if values.get("check"):
+        if call not in ("", "check"):
+            raise RlessError(f"--check and --call={call} contradict each other")
+        call = "check"
     made = BuildRequest(
         context=context,
         file=file,
@@ -202,6 +225,10 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         metadata_file=values.get("metadata_file", ""),
         progress=progress,
         allow=tuple(one for some in values.get("allow", ()) for one in some),
+        call=call,
+        call_format=call_format,
+        jobs=values.get("jobs", 0),
+        timeout=values.get("timeout", 0.0),
         userns=values.get("userns", "auto"),
         run_options=run_options,
     )

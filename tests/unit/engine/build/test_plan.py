@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rootless.dockerfile import DockerfileError, parse
+from rootless.dockerfile.ignore import IgnoreRules
 from rootless.engine.build import plan
 from rootless.engine.build.steps import Base, CopyStep, Plan, RunStep, WorkdirStep
 from rootless.errors import RlessError
@@ -140,3 +141,30 @@ def test_unused_build_argument_is_a_warning() -> None:
     assert made("FROM plain\n", build_args={"x": "1", "HTTP_PROXY": "p"}).warnings == (
         "--build-arg x: no ARG of the Dockerfile takes it",
     )
+
+
+def test_warnings_name_ignored_sources_and_foreign_bases() -> None:
+    def find(name: str, platform: str) -> Base:
+        found = {"os": "linux", "architecture": "arm64", "variant": "v8"}
+        return Base(name, "sha256:x", "", {"config": {}}, (), found)
+
+    options = plan.Options(
+        ignored=IgnoreRules.parse(b"*.o"), predefined={"TARGETPLATFORM": "linux/amd64"}
+    )
+    found = plan.make(parse("FROM other\nCOPY a.o b.c /x/\n"), options, find).warnings
+    assert [text.partition(":")[0] for text in found] == [
+        "InvalidBaseImagePlatform",
+        "CopyIgnoredFile",
+    ]
+    assert "'linux/arm64/v8', expected 'linux/amd64'" in found[0]
+
+
+def test_build_argument_replaces_the_check_directive() -> None:
+    text = "# check=skip=all\nFROM plain AS Big\n"
+    assert made(text).warnings == ()
+    (warning,) = made(text, build_args={"BUILDKIT_DOCKERFILE_CHECK": "skip=FromAsCasing"}).warnings
+    assert warning.startswith("StageNameCasing")
+    with pytest.raises(DockerfileError, match="StageNameCasing"):
+        made(text, build_args={"BUILDKIT_DOCKERFILE_CHECK": "error=true"})
+    with pytest.raises(DockerfileError, match="no option"):
+        made(text, build_args={"BUILDKIT_DOCKERFILE_CHECK": "nonsense"})
