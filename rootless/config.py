@@ -63,6 +63,9 @@ KEYS: dict[str, dict[str, str]] = {
             "seconds",
         ),
     },
+    "build": {
+        "add-url": "switch",
+    },
     "containers": {
         "log-driver": "one of local json-file journald none",
         "log-max-size": "size",

@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rootless.engine.build import tree
+from rootless.engine.build.remote.archive import Bounds
 from rootless.errors import RlessError
 from rootless.image.layer.decompress import BlobStream
 from rootless.image.layer.tar_reader import BLOCK, CHARACTER, REGULAR, TarReader
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
     from rootless.engine.build.steps import CopyStep
     from rootless.image.layer.tar_reader import Member
 
-# A bomb: more bytes than this, and than any honest archive of its size has.
-BOMB_BYTES = 4 * limits.GIB
-BOMB_RATIO = 2000
-
-
 def open_archive(step: CopyStep, selection: Selection, source: Source) -> Archive | None:
     """Return a source as an archive to unpack; None: it is copied.
 
@@ -40,16 +36,21 @@ def open_archive(step: CopyStep, selection: Selection, source: Source) -> Archiv
     """
     if not step.add or step.unpack is False or source.is_directory or source.content is not None:
         return None
+    what = tree.shown(source.path)
+    if source.remote is not None:
+        if step.unpack is None:
+            return None  # what a URL gives stays as it is
+        what = tree.shown(source.name)
     for _, entry in selection.entries(source):
         fd = entry.open()
         if fd < 0:
             break
-        archive = Archive(fd, tree.shown(source.path), step)
+        archive = Archive(fd, what, step)
         if archive.is_tar():
             return archive
         os.close(fd)
     if step.unpack:
-        raise RlessError(f"ADD --unpack: {tree.shown(source.path)} is no tar archive", None, 1)
+        raise RlessError(f"ADD --unpack: {what} is no tar archive", None, 1)
     return None
 
 
@@ -65,7 +66,7 @@ class Archive:
         self._what = what
         self._step = step
         self._size = os.fstat(fd).st_size
-        self._left = max(BOMB_BYTES, BOMB_RATIO * self._size)
+        self._bounds = Bounds(self._size, what)
 
     def __enter__(self) -> Archive:
         return self
@@ -96,11 +97,9 @@ class Archive:
         """
         reader = self._reader()
         for member in reader:
+            self._bounds.check(reader, member)
             if member.kind in (CHARACTER, BLOCK):
                 continue  # no layer gets a device (security class 65)
-            self._left -= member.size
-            if self._left < 0:
-                raise RlessError(f"{self._what} unpacks to far more than it should", None, 1)
             owner, mode = bool(self._step.owner), bool(self._step.mode)
             try:
                 layer.member(base, member, owner=owner, mode=mode)

@@ -16,6 +16,7 @@ from rootless.engine.build.builder import Builder
 from rootless.engine.build.cache import trim
 from rootless.engine.build.messages import Receiver, sender
 from rootless.engine.build.network import Network
+from rootless.engine.build.remote.contexts import Opener, is_fetched
 from rootless.engine.build.site import Site
 from rootless.engine.build.steps import Base, Result, State
 from rootless.engine.state import events
@@ -95,8 +96,8 @@ def build(request: BuildRequest) -> str:
     tags = dict.fromkeys((*request.tags, *(name for one in wanted for name in one.names)))
     names = [_name(tag) for tag in tags]
     with contextlib.ExitStack() as opened:
-        contexts = _open_contexts(request, opened)
-        text = context.read_dockerfile(contexts.get(""), request.file)
+        secrets = _read_secrets(request)
+        contexts, text = _open_contexts(request, secrets, opened)
         shown = progress.make(request)
         shown.show_source(request.file or "Dockerfile", text.decode("utf-8", "replace"))
         opened.callback(shown.finish)
@@ -116,7 +117,7 @@ def build(request: BuildRequest) -> str:
             site.cgroup = limits.make(request.run_settings())
             if site.cgroup is not None:
                 opened.callback(site.cgroup.destroy)
-            site.secrets = _read_secrets(request)
+            site.secrets = secrets
             site.agents = _agents(request)
             site.trees = tuple(output for output in wanted if output.takes_tree)
             if any(output.rewrite_timestamp for output in wanted):
@@ -146,24 +147,36 @@ def read_dockerfile(request: BuildRequest) -> tuple[bytes, plan.Options]:
         RlessError: there is none, or a context cannot be opened.
     """
     with contextlib.ExitStack() as opened:
-        contexts = _open_contexts(request, opened)
-        text = context.read_dockerfile(contexts.get(""), request.file)
+        contexts, text = _open_contexts(request, _read_secrets(request), opened)
         return text, _plan_options(request, contexts)
 
 
 def _open_contexts(
-    request: BuildRequest, opened: contextlib.ExitStack
-) -> dict[str, context.Context]:
-    """Open the contexts that have files: the main one is "".
+    request: BuildRequest, secrets: Mapping[str, bytes], opened: contextlib.ExitStack
+) -> tuple[dict[str, context.Context], bytes]:
+    """Open the contexts that have files; return them, the main one as "", and the Dockerfile.
 
     Raises:
-        RlessError: one cannot be opened, or is of a kind that is not known yet.
+        RlessError: one cannot be opened or fetched, or there is no Dockerfile.
     """
-    found = {"": opened.enter_context(context.open_context(request.context, request.file))}
+    opener = Opener(request, secrets, opened)
+    file = request.file
+    if is_fetched(request.context):
+        main = opener.open(request.context)
+    else:
+        beside = None if is_fetched(file) else file  # the ignore file beside the Dockerfile
+        main = opened.enter_context(context.open_context(request.context, beside))
+    found = {"": main}
     for name, source in request.build_contexts.items():
-        if not source.startswith(_IMAGE):
+        if source.startswith(_IMAGE):
+            continue
+        if is_fetched(source):
+            found[name] = opener.open(source, is_main=False)
+        else:
             found[name] = opened.enter_context(context.open_context(source))
-    return found
+    if file != "-" and is_fetched(file):
+        return found, opener.read_url(file)
+    return found, context.read_dockerfile(main, file)
 
 
 def _plan_options(

@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from rootless.dockerfile.ignore import SIZE_LIMIT, IgnoreRules
-from rootless.engine.build import sources, tree
+from rootless.engine.build import tree
 from rootless.errors import RlessError, describe, escape
 
 if TYPE_CHECKING:
@@ -28,11 +28,17 @@ class Context:
 
     Attributes:
         fd: the directory. ignore: what its ignore file leaves out, None without one.
+        is_fetched: it is no directory of the caller's, and gone after the build.
+        dockerfile: the text of one that came without a context, else None.
     """
 
-    def __init__(self, fd: int, ignore: IgnoreRules | None = None) -> None:
+    def __init__(
+        self, fd: int, ignore: IgnoreRules | None = None, *, is_fetched: bool = False
+    ) -> None:
         self.fd = fd
         self.ignore = ignore
+        self.is_fetched = is_fetched
+        self.dockerfile: bytes | None = None
 
     def close(self) -> None:
         os.close(self.fd)
@@ -60,10 +66,6 @@ def open_context(path: str, dockerfile: str | None = None) -> Context:
     Raises:
         RlessError: there is no such directory, or its ignore file is wrong.
     """
-    if sources.is_remote(path) or path == "-":
-        raise RlessError(
-            f"{escape(path)}: only a directory can be a context yet", "unpack or clone it first"
-        )
     try:
         fd = os.open(path, _PATH)
     except NotADirectoryError as error:
@@ -82,18 +84,26 @@ def read_dockerfile(context: Context | None, path: str = "") -> bytes:
 
     Args:
         context: where it is looked for by its usual names.
-        path: of `--file`, as the caller sees it; "-": standard input; "": the usual names.
+        path: of `--file`, as the caller sees it, or beneath a context that was fetched; "-":
+            standard input; "": the usual names.
 
     Raises:
         RlessError: there is none, or it is no regular file of at most 1 MiB.
     """
     if path == "-":
         return _all_of(os.dup(0), "the Dockerfile on standard input")
+    if path and context is not None and context.is_fetched and context.dockerfile is None:
+        data = tree.read_text(context.fd, tree.cleaned(path), SIZE_LIMIT)
+        if data is None:
+            raise RlessError(f"{escape(path)}: there is no such Dockerfile in the context")
+        return data
     if path:
         try:
             return _read_file(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise RlessError(f"{escape(path)}: there is no such Dockerfile") from error
+    if context is not None and context.dockerfile is not None:
+        return context.dockerfile
     found = None if context is None else _usual(context.fd)
     if found is None:
         raise RlessError("there is no Dockerfile in the context", "write one, or name it by --file")

@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rootless.dockerfile.ignore import IgnoreRules
 from rootless.dockerfile.wildcards import BadPatternError, Wildcard, has_wildcards
 from rootless.engine.build import modes, tree
 from rootless.engine.build.hashes import Hashes
+from rootless.engine.build.remote.places import is_remote
 from rootless.errors import RlessError, escape
 from rootless.image.layer import xattrs
 from rootless.linux.walk import Entry, walk
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 
     from rootless.dockerfile.ignore import State
     from rootless.engine.build.steps import CopyStep
+
+    class Remote(Protocol):
+        """A source that is fetched; it has a root of its own.
+
+        Attributes:
+            identity: what the digest has of it. is_file: it is no tree.
+            root_fd: of where it will be; nothing is there before `fetch`.
+        """
+
+        identity: bytes
+        is_file: bool
+        root_fd: int
+
+        def fetch(self) -> None:
+            """Fetch it, if that was not done."""
+
 
 _DIRECTORIES = "**"  # any number of them, in the names of --parents
 
@@ -44,6 +61,7 @@ class Source(NamedTuple):
         kept: with --parents, the directories that are kept above it: (name, path in the tree).
         content: of a here-document, else None.
         below: stands in front of the paths of the entries where --exclude looks at them.
+        remote: where it comes from, None: from the tree of the selection.
     """
 
     name: bytes
@@ -52,6 +70,7 @@ class Source(NamedTuple):
     kept: tuple[tuple[bytes, bytes], ...] = ()
     content: bytes | None = None
     below: bytes = b""
+    remote: Remote | None = None
 
 
 class Selection:
@@ -72,10 +91,12 @@ class Selection:
         *,
         keeps_owner: bool = True,
         keeps_mode: bool = True,
+        excluded: Sequence[str] = (),
     ) -> None:
         """Make a selection; `select` finds its sources.
 
         Args:
+            excluded: the patterns of `exclude`.
             keeps_owner, keeps_mode: they are those of the files, so the digest has them.
         """
         self.root_fd = root_fd
@@ -85,6 +106,17 @@ class Selection:
         self._exclude = exclude
         self._keeps_owner = keeps_owner
         self._keeps_mode = keeps_mode
+        self._excluded = b"\0".join(map(os.fsencode, excluded))
+
+    def fetch(self) -> None:
+        """Fetch what comes from elsewhere.
+
+        Raises:
+            RlessError: it cannot be had.
+        """
+        for source in self.sources:
+            if source.remote is not None:
+                source.remote.fetch()
 
     def entries(self, source: Source) -> Iterator[tuple[bytes, Entry]]:
         """Yield the files of a source, each with its path from there; its own is b"".
@@ -95,16 +127,17 @@ class Selection:
         Raises:
             RlessError: something is gone meanwhile, or may not be read.
         """
+        root_fd = source.remote.root_fd if source.remote else self.root_fd
         try:
             if source.is_directory:
-                root = tree.open_directory(self.root_fd, source.path)
+                root = tree.open_directory(root_fd, source.path)
                 try:
                     yield from self._walk(source, root)
                 finally:
                     os.close(root)
             else:
                 parent, _, name = source.path.rpartition(b"/")
-                with tree.opened(self.root_fd, parent) as dir_fd:
+                with tree.opened(root_fd, parent) as dir_fd:
                     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
                     yield b"", Entry(b"", name, dir_fd, -1, status)
         except BrokenPipeError:
@@ -114,7 +147,8 @@ class Selection:
             raise RlessError(f"cannot read {tree.shown(path)}: {error.strerror}", None, 1) from error
 
     def _walk(self, source: Source, root: int) -> Iterator[tuple[bytes, Entry]]:
-        filters = _filters((self._ignore, source.path), (self._exclude, source.below))
+        ignore = None if source.remote else self._ignore
+        filters = _filters((ignore, source.path), (self._exclude, source.below))
         waiting: list[Entry] = []  # excluded directories, until something in them is not
         for entry in walk(root, lambda path: any([each.hides(path) for each in filters])):
             if entry.leaving:
@@ -153,6 +187,9 @@ class Selection:
                     content.directory(b"/" + name, fd)
             if source.content is not None:
                 content.add(source.content)
+                continue
+            if source.remote is not None:
+                content.add(b"remote", source.remote.identity, self._excluded)
                 continue
             for path, entry in self.entries(source):
                 if entry.leaving:
@@ -296,15 +333,21 @@ def _is_ignored(rules: IgnoreRules | None, path: bytes, is_directory: bool) -> b
     return state.is_excluded and not (is_directory and rules.may_return(state, name))
 
 
-def select(root_fd: int, step: CopyStep, ignore: IgnoreRules | None = None) -> Selection:
+def select(
+    root_fd: int,
+    step: CopyStep,
+    ignore: IgnoreRules | None = None,
+    added: Callable[[str], Source] | None = None,
+) -> Selection:
     """Find the sources of a COPY or ADD.
 
     Args:
         root_fd: of the context or tree that they are in; it stays open.
         ignore: of a context, what its .dockerignore leaves out.
+        added: makes a source of a URL, for ADD.
 
     Raises:
-        RlessError: there is no such file, or a pattern is malformed.
+        RlessError: there is no such file, a URL cannot be had, or a pattern is malformed.
     """
     if step.checksum and not any(map(is_remote, step.sources)):
         raise RlessError("ADD --checksum: this is only for URLs", "verify the file in a RUN", 1)
@@ -312,9 +355,12 @@ def select(root_fd: int, step: CopyStep, ignore: IgnoreRules | None = None) -> S
     finder = _Finder(root_fd, step, ignore, exclude)
     sources: list[Source] = []
     for text in step.sources:
-        if step.add and is_remote(text):
-            raise RlessError(f"ADD {escape(text)}: URLs are not supported yet", "fetch it in a RUN", 1)
-        sources += finder.find(text)
+        if not is_remote(text):
+            sources += finder.find(text)
+        elif added is None or not step.add:
+            raise RlessError(f"COPY {escape(text)[:200]}: COPY takes no URL", "use ADD", 1)
+        else:
+            sources.append(added(text))
     for name, content in step.files:
         last = os.fsencode(name).rpartition(b"/")[2]
         if last in (b"", b".", b".."):
@@ -322,15 +368,16 @@ def select(root_fd: int, step: CopyStep, ignore: IgnoreRules | None = None) -> S
         sources.append(Source(last, content=content))
     kept = step.origin.kind != "context" and not step.owner
     found = Selection(
-        root_fd, sources, ignore, exclude, keeps_owner=kept, keeps_mode=not modes.is_octal(step.mode)
+        root_fd,
+        sources,
+        ignore,
+        exclude,
+        keeps_owner=kept,
+        keeps_mode=not modes.is_octal(step.mode),
+        excluded=step.exclude,
     )
     found.warnings += finder.warnings
     return found
-
-
-def is_remote(text: str) -> bool:
-    """Tell whether a source of ADD is a URL or a git repository."""
-    return text.startswith(("http://", "https://", "git@", "git://", "ssh://"))
 
 
 def select_tree(root_fd: int, path: str, ignore: IgnoreRules | None = None) -> Selection:

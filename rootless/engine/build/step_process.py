@@ -16,6 +16,7 @@ from rootless.engine.build import copy, keys, outputs, sources
 from rootless.engine.build import run as run_step
 from rootless.engine.build.hashes import Hashes, path_for
 from rootless.engine.build.messages import sender
+from rootless.engine.build.remote.added import Added
 from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
 from rootless.image.layer import create
@@ -238,7 +239,16 @@ class _StepProcess:
 
     def _copy(self, step: CopyStep) -> Done:
         root_fd = self.open_origin(step.origin, "from")
-        selection = sources.select(root_fd, step, self._find_ignored(step.origin))
+        added = Added(
+            step,
+            f"{self.scratch}/added",
+            self.site.root,
+            self.site.secrets,
+            self.say,
+            network=self.site.settings.network or "",
+            asks=not self.site.ignores_cache(self.stage),
+        )
+        selection = sources.select(root_fd, step, self._find_ignored(step.origin), added)
         before_fd = -1
         if copy.needs_before(step):
             before_fd = _open(self.mount_tree(self.before.chain, "before").path)
@@ -255,17 +265,20 @@ class _StepProcess:
         )  # fmt: skip
         for text in selection.warnings:
             self.say({"kind": "warning", "text": text})
+
+        def make() -> dict[str, Any]:
+            selection.fetch()
+            return self._make_layer(plan.write)
+
         layer_key = ""
         if step.link:
             layer_key = self.site.of_times(key)
             key = keys.after(self.before.key, layer_key)
-        return self._find_or_make(
-            step, key, lambda: self._make_layer(plan.write), layer_key=layer_key
-        )
+        return self._find_or_make(step, key, make, layer_key=layer_key)
 
     def _hashes(self, origin: Origin) -> Hashes | None:
-        """Return the digests of files that are known; only those of a context can be."""
-        if origin.kind != "context":
+        """Return the digests of files that are known; only those of the caller's files can be."""
+        if origin.kind != "context" or self.site.contexts[origin.name].is_fetched:
             return None
         return Hashes(path_for(self.site.root, self.site.contexts[origin.name].fd))
 

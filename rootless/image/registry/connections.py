@@ -80,12 +80,17 @@ class Headers:
 
 
 class Response:
-    """An answer whose body is still to be read."""
+    """An answer whose body is still to be read.
+
+    Attributes:
+        url: who has answered, after redirects.
+    """
 
     def __init__(
         self, raw: http.client.HTTPResponse, connection: _Connection, idle: list[_Connection]
     ) -> None:
         self.status = raw.status
+        self.url = ""
         self.headers = Headers(raw.headers)
         self._raw = raw
         self._connection: _Connection | None = connection

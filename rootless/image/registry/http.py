@@ -43,10 +43,12 @@ class Client:
     Args:
         insecure: "HOST:PORT" of servers whose certificates are not verified, and that may be
             spoken to without TLS.
+        plain: any server may be spoken to without TLS, where its URL says so.
     """
 
-    def __init__(self, insecure: frozenset[str] = frozenset()) -> None:
+    def __init__(self, insecure: frozenset[str] = frozenset(), *, plain: bool = False) -> None:
         self._insecure = set(insecure)
+        self._plain = plain
         self._pool = Pool()
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -90,7 +92,7 @@ class Client:
         attempts = attempts or limits.ATTEMPTS
         for attempt in range(attempts):
             if attempt:
-                log.debug(f"{_shown(url)}: {failure}; trying again")
+                log.debug(f"{shown(url)}: {failure}; trying again")
             pause = None
             try:
                 response = self._follow(method, url, headers, body, deadline, redirects)
@@ -106,7 +108,7 @@ class Client:
                 response.close()
             if attempt + 1 < attempts:
                 _sleep(_pause(attempt) if pause is None else pause, deadline, url, failure)
-        error = TransferError(f"{_shown(url)}: {failure}" + f", {attempts} times" * (attempts > 1))
+        error = TransferError(f"{shown(url)}: {failure}" + f", {attempts} times" * (attempts > 1))
         error.pause = pause
         raise error
 
@@ -114,15 +116,15 @@ class Client:
         """Raise for a failure that another attempt does not mend."""
         if error.step == "tls":
             raise TransferError(
-                f"{_shown(url)}: {_reason(error)}",
+                f"{shown(url)}: {_reason(error)}",
                 "the certificate is not trusted here, or the server does not speak TLS; certs.d "
                 "has further authorities, insecure = true in registries.conf goes without",
             ) from error
         known = urlsplit(url).netloc in self._reached
         if error.step == "name" or (error.step == "connect" and not known):
             raise TransferError(
-                f"{_shown(url)}: {_reason(error)}",
-                "check the network, the proxy settings and the name of the registry",
+                f"{shown(url)}: {_reason(error)}",
+                "check the network, the proxy settings and the name of the server",
             ) from error
 
     def _follow(
@@ -141,7 +143,7 @@ class Client:
         for _ in range(most + 1):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TransferError(f"{_shown(url)}: it took too long")
+                raise TransferError(f"{shown(url)}: it took too long")
             proxy = self._proxy(url)
             response = self._pool.send(
                 method,
@@ -157,19 +159,20 @@ class Client:
                 if where != origin:
                     # Who was redirected to has no claim to the password of who was asked.
                     response.headers.discard("WWW-Authenticate")
+                response.url = url
                 return response
             target = response.headers.get("Location", "")
             response.close()
             if body is not None and not (callable(body) and response.status in (307, 308)):
                 # What is sent as bytes may be secret; a layer is not, and made anew.
-                raise TransferError(f"{_shown(url)} redirects a request that has a body")
+                raise TransferError(f"{shown(url)} redirects a request that has a body")
             previous, url = url, _join(url, target)
             where = self._check(url)
             if previous.startswith("https:") and not url.startswith("https:"):
-                raise TransferError(f"{_shown(previous)} redirects away from https: refused")
+                raise TransferError(f"{shown(previous)} redirects away from https: refused")
             if where != origin:
                 headers.pop("Authorization", None)
-        raise TransferError(f"{_shown(url)}: more than {limits.REDIRECTS} redirects")
+        raise TransferError(f"{shown(url)}: more than {limits.REDIRECTS} redirects")
 
     def _check(self, url: str) -> tuple[str, str, int]:
         """Return scheme, host and port of a URL that may be asked."""
@@ -181,11 +184,11 @@ class Client:
         if parts.username is not None or parts.password is not None:
             raise TransferError("the server redirects to a URL with a password in it: refused")
         if parts.scheme not in ("https", "http") or not host:
-            raise TransferError(f"{_shown(url)}: only https is spoken")
+            raise TransferError(f"{shown(url)}: only https is spoken")
         port = port or (443 if parts.scheme == "https" else 80)
         if parts.scheme == "http" and not self.is_plain(parts.netloc):
             raise TransferError(
-                f"{_shown(url)}: not spoken to without TLS",
+                f"{shown(url)}: not spoken to without TLS",
                 "insecure = true in registries.conf, or RLESS_INSECURE_REGISTRIES, trusts a host "
                 "like that",
             )
@@ -193,7 +196,7 @@ class Client:
 
     def is_plain(self, netloc: str) -> bool:
         """Tell whether a host may be spoken to without TLS: named so, or this machine."""
-        return netloc in self._insecure or is_loopback(netloc)
+        return self._plain or netloc in self._insecure or is_loopback(netloc)
 
     def _context(self, url: str, proxy: Proxy | None) -> ssl.SSLContext | None:
         """Return how TLS is spoken on the way to a URL; None: not at all."""
@@ -327,12 +330,12 @@ def _pause(attempt: int) -> float:
 
 def _sleep(seconds: float, deadline: float, url: str, failure: str) -> None:
     if seconds > limits.RETRY_AFTER_SECONDS or time.monotonic() + seconds > deadline:
-        raise TransferError(f"{_shown(url)}: {failure}; try again later")
+        raise TransferError(f"{shown(url)}: {failure}; try again later")
     time.sleep(seconds)
 
 
-def _shown(url: str) -> str:
-    """Return a URL without its query and user part: these may carry secrets."""
+def shown(url: str) -> str:
+    """Return a URL without its query and user part, for messages: these may carry secrets."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return escape(f"{parts.scheme}://{host}{parts.path}")[:200]

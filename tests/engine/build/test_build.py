@@ -130,11 +130,6 @@ def test_what_a_run_sees_of_build_arguments_is_part_of_its_key(build: Build, nam
         assert f" {value}" in done.err and "CACHED" not in done.err
 
 
-def test_context_on_standard_input_is_refused_by_name(rless: Product) -> None:
-    done = rless("build", "-", stdin=b"FROM scratch\n")
-    assert done.code != 0 and "only a directory can be a context" in done.one_line_error()
-
-
 def test_failing_step_shows_its_lines(rless: Product, build: Build) -> None:
     done = build("FROM localhost/base:1\nRUN echo before; \\\n  exit 3\nRUN never\n", tag="")
     assert done.code == 1

@@ -158,17 +158,6 @@ def test_whiteout_in_an_archive_deletes_nothing(build: Build, context: Path) -> 
     assert done.code == 1 and ".wh." in done.err
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["http://127.0.0.1:1/x", "https://127.0.0.1/x", "git@127.0.0.1:x", "ssh://h/x", "git://h/x"],
-)
-def test_remote_sources_are_refused_by_name(rless: Product, build: Build, source: str) -> None:
-    """Classes 60 and 61: nothing is fetched, and no git is executed."""
-    done = build(f"FROM localhost/base:1\nADD {source} /x\n")
-    assert done.code == 1 and "not supported yet" in done.err
-    assert rless("build", source).code != 0
-
-
 def test_instructions_of_a_base_image_have_no_secrets(
     rless: Product, build: Build, context: Path
 ) -> None:

@@ -30,14 +30,14 @@ _IMAGE: Group = (
     (
         ("--tag -t", "NAME[:TAG]", "list", "tags", "build.tag", "Name the image"),
         ("--file -f", "FILE", "value", "file", "required",
-         "The Dockerfile; -: standard input (Dockerfile, Containerfile or dockerfile of the"
+         "The Dockerfile; -: standard input; a URL (Dockerfile, Containerfile or dockerfile of the"
          " context)"),
         ("--target", "STAGE", "value", "target", "line", "Build this stage (the last one)"),
         ("--build-arg", "NAME[=VALUE]", "list", "build_args", "build.build_arg",
          "Set an ARG; without a value, from your environment"),
         ("--build-context", "NAME=SOURCE", "list", "build_contexts", "build.build_context",
-         "Another context, for FROM, COPY --from and RUN --mount: a directory or"
-         " docker-image://IMAGE"),
+         "Another context, for FROM, COPY --from and RUN --mount: a directory, the URL of an"
+         " archive, or docker-image://IMAGE"),
         ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label of the image"),
         ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
          "Which images of a multi-platform index to build from"),

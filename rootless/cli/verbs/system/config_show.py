@@ -80,6 +80,7 @@ def _defaults() -> dict[str, dict[str, Any]]:
     found["images"]["max-concurrent-uploads"] = limits.CONCURRENT_UPLOADS
     for key in found["images.limits"]:
         found["images.limits"][key] = getattr(limits, key.upper().replace("-", "_"))
+    found["build"]["add-url"] = True
     found["containers"] |= {
         "cgroup-manager": request.cgroup_manager,
         "limits": request.limits,
