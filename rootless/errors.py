@@ -14,22 +14,37 @@ EXIT_TOOL = 125
 EXIT_CANNOT_EXECUTE = 126
 EXIT_NOT_FOUND = 127
 
+# Kinds of errors, for a caller that is a program: a status of HTTP comes from them.
+NOT_FOUND, CONFLICT, INVALID, UNCHANGED, FORBIDDEN, NOT_BUILT = (
+    "not found", "conflict", "invalid", "unchanged", "forbidden", "not built",
+)  # fmt: skip
+
 
 class RlessError(Exception):
-    """Report one failure: `message` is "what failed: why", `hint` is what to do."""
+    """Report one failure: `message` is "what failed: why", `hint` is what to do.
 
-    def __init__(self, message: str, hint: str | None = None, exit_code: int = EXIT_TOOL) -> None:
+    `kind` is one of the kinds above; "": none of them.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        exit_code: int = EXIT_TOOL,
+        kind: str = "",
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+        self.kind = kind
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
     def within(self, context: str) -> RlessError:
         """Return the same failure told from one layer up: "context: message"."""
-        return RlessError(f"{context}: {self.message}", self.hint, self.exit_code)
+        return RlessError(f"{context}: {self.message}", self.hint, self.exit_code, self.kind)
 
 
 class SyscallError(RlessError):

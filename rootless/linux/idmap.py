@@ -469,7 +469,7 @@ def answer(writer: int, function: Callable[..., Any], *args: object) -> NoReturn
     try:
         said = {"result": function(*args)}
     except RlessError as error:
-        said = {"error": [error.message, error.hint, error.exit_code]}
+        said = {"error": [error.message, error.hint, error.exit_code, error.kind]}
     except OSError as error:
         said = {"error": [_describe(error), None, 125]}
     except KeyboardInterrupt:

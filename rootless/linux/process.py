@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import INVALID, RlessError, SyscallError
 from rootless.linux import ffi
 from rootless.linux.call import (
     AT_SYMLINK_NOFOLLOW,
@@ -247,7 +247,7 @@ def signal_number(name: str) -> int:
         number = signal.SIGRTMIN + _number(offset) if base == "RTMIN" and offset else 0
     if 0 < number < signal.NSIG:
         return int(number)
-    raise RlessError(f"{name!r} is no signal")
+    raise RlessError(f"{name!r} is no signal", kind=INVALID)
 
 
 def _number(text: str) -> int:

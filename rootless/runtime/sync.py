@@ -72,7 +72,7 @@ def receive(fd: int) -> tuple[bytes, Any] | None:
 
 def error_payload(error: RlessError) -> list[Any]:
     """Return an error as it travels in FAILED."""
-    return [error.message, error.hint, error.exit_code]
+    return [error.message, error.hint, error.exit_code, error.kind]
 
 
 def expect_ready(fd: int, hooks: Callable[[], None] | None = None) -> dict[str, Any]:

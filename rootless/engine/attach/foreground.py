@@ -190,7 +190,9 @@ def _run_start_process(body: Callable[[Foreground], int], fd: int) -> None:
     except KeyboardInterrupt:
         os._exit(130)
     except RlessError as error:
-        said = b"E" + jsontext.dumps([error.message, error.hint, error.exit_code]).encode()
+        said = (
+            b"E" + jsontext.dumps([error.message, error.hint, error.exit_code, error.kind]).encode()
+        )
     except BaseException as error:
         if log.enabled:
             import traceback

@@ -11,7 +11,7 @@ import stat
 
 from rootless import jsontext
 from rootless.engine.state import container as containers
-from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError
+from rootless.errors import CONFLICT, EXIT_CANNOT_EXECUTE, RlessError, SyscallError
 from rootless.linux.caps import NAMES, last_capability
 from rootless.linux.openat2 import openat2
 from rootless.runtime.host import exec as runtime
@@ -37,13 +37,17 @@ def hold(container: Container) -> tuple[runtime.Init, str | None]:
     record = container.run_record()
     if not containers.is_alive(record.get("init")):
         raise RlessError(
-            f"container {name} is not running", f"start it first (rless start {name})", 1
+            f"container {name} is not running",
+            f"start it first (rless start {name})",
+            1,
+            kind=CONFLICT,
         )
     if containers.is_paused(record):
         raise RlessError(
             f"container {name} is paused",
             f"unpause the container before exec (rless unpause {name})",
             1,
+            kind=CONFLICT,
         )
     return runtime.Init(*record["init"]), record.get("cgroup") or None
 

@@ -7,7 +7,7 @@ import os
 import posixpath
 import stat
 
-from rootless.errors import RlessError, SyscallError, escape
+from rootless.errors import NOT_FOUND, RlessError, SyscallError, escape
 from rootless.linux.openat2 import LINKS, RESOLVE_NO_SYMLINKS, openat2
 
 TYPE_CHECKING = False
@@ -163,7 +163,7 @@ class Side:
             if path.slash:
                 raise RlessError(f"{escape(shown_as)}: not a directory", None, 1)
         elif path.slash and not is_directory:
-            raise RlessError(f"{escape(shown_as)}: no such directory", None, 1)
+            raise RlessError(f"{escape(shown_as)}: no such directory", None, 1, kind=NOT_FOUND)
         return spot.dir_fd, spot.name
 
 

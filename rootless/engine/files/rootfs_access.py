@@ -31,7 +31,7 @@ from rootless import jsontext, paths
 from rootless.engine.state import container as containers
 from rootless.engine.state import reconcile
 from rootless.engine.state import volumes as volumes_
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import CONFLICT, NOT_FOUND, RlessError, SyscallError
 from rootless.image.store.staging import raise_descriptor_limit
 from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
@@ -157,7 +157,7 @@ def _hold(container: Container, purpose: str) -> bool:
         return False
     if not os.path.isdir(container.directory):
         container.remove_run_record()
-        raise RlessError(f"no such container: {container.facts['name']}", None, 1)
+        raise RlessError(f"no such container: {container.facts['name']}", None, 1, kind=NOT_FOUND)
     return True
 
 
@@ -250,7 +250,7 @@ def _join(
     try:
         pidfd = pidfd_open(init[0])
     except SyscallError as error:
-        raise RlessError(f"container {name} is not running", None, 1) from error
+        raise RlessError(f"container {name} is not running", None, 1, kind=CONFLICT) from error
     outside = os.stat("/")
 
     def enter() -> int:
@@ -258,12 +258,14 @@ def _join(
         raise_descriptor_limit()
         # Behind the pidfd: this number cannot change hands any more.
         if not is_running(*init):
-            raise RlessError(f"container {name} is not running", None, 1)
+            raise RlessError(f"container {name} is not running", None, 1, kind=CONFLICT)
         try:
             ns.setns(pidfd, ns.CLONE_NEWUSER | ns.CLONE_NEWNS)
         except SyscallError as error:
             if error.errno == errno.ESRCH:
-                raise RlessError(f"container {name} is not running", None, 1) from error
+                raise RlessError(
+                    f"container {name} is not running", None, 1, kind=CONFLICT
+                ) from error
             raise error.within(f"cannot enter container {name}") from error
         os.close(pidfd)
         _seal()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rootless import paths
 from rootless.engine import idmap_policy
 from rootless.engine.state import events
-from rootless.errors import RlessError, escape
+from rootless.errors import NOT_FOUND, RlessError, escape
 from rootless.image.config.user import resolve_user
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.registry.progress import Progress
@@ -141,7 +141,7 @@ def _meant(store: Store, name: str, platform: str | None) -> Iterator[tuple[Imag
             return
     if image is None:
         what = f" for {platform}" if platform else ""
-        raise RlessError(f"no such image{what}: {escape(name)[:300]}", exit_code=1)
+        raise RlessError(f"no such image{what}: {escape(name)[:300]}", exit_code=1, kind=NOT_FOUND)
     by_id = image.name == image.id or parse(image.name).transport != "docker"
     yield image, "" if by_id else image.name
 

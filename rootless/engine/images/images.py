@@ -11,7 +11,7 @@ import os
 from rootless import log, paths
 from rootless.engine import timestamps
 from rootless.engine.state import events
-from rootless.errors import RlessError, escape
+from rootless.errors import NOT_FOUND, RlessError, escape
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.store.store import Store, layer_dir, name_path
 
@@ -68,7 +68,10 @@ def find(name: str, platform: str | None = None) -> Image:
     if image is None:
         what = f" for {platform}" if platform else ""
         raise RlessError(
-            f"no such image{what}: {escape(name)[:300]}", "`rless images` lists them", 1
+            f"no such image{what}: {escape(name)[:300]}",
+            "`rless images` lists them",
+            1,
+            kind=NOT_FOUND,
         )
     return image
 

@@ -13,7 +13,7 @@ import os
 import time
 
 from rootless.engine.state import events
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import CONFLICT, RlessError, SyscallError
 from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
 from rootless.linux.signals import signal
 
@@ -58,9 +58,9 @@ def pause(container: Container) -> str | None:
     """
     name = container.facts["name"]
     if container.init() is None:
-        raise RlessError(f"container {name} is not running", exit_code=1)
+        raise RlessError(f"container {name} is not running", exit_code=1, kind=CONFLICT)
     if is_paused(container):
-        raise RlessError(f"container {name} is already paused", exit_code=1)
+        raise RlessError(f"container {name} is already paused", exit_code=1, kind=CONFLICT)
     cgroup = container.run_record().get("cgroup")
     why: str | None = None
     if cgroup:
@@ -84,9 +84,9 @@ def unpause(container: Container) -> None:
     """
     name = container.facts["name"]
     if container.init() is None:
-        raise RlessError(f"container {name} is not running", exit_code=1)
+        raise RlessError(f"container {name} is not running", exit_code=1, kind=CONFLICT)
     if not is_paused(container):
-        raise RlessError(f"container {name} is not paused", exit_code=1)
+        raise RlessError(f"container {name} is not paused", exit_code=1, kind=CONFLICT)
     thaw(container)
     events.of_container("unpause", container)
 

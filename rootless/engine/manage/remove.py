@@ -19,7 +19,7 @@ from rootless.engine.state.container import (
     load,
     reserve_space,
 )
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, RlessError
 from rootless.linux.signals import signal
 from rootless.linux.tree import remove_tree
 
@@ -88,6 +88,7 @@ def _take_to_remove(container: Container, force: bool) -> Running | None:
         f"cannot remove container {container.facts['name']}: it is {state}",
         "stop it first (rless stop), or use rless rm -f",
         1,
+        CONFLICT,
     )
 
 
@@ -111,10 +112,15 @@ def _claim(container: Container, force: bool, volumes: bool) -> bool:
         if not is_owned(record):
             clear_dead(container)
         elif record.get("removing"):
-            raise RlessError(f"removal of container {name} is already in progress", exit_code=1)
+            raise RlessError(
+                f"removal of container {name} is already in progress", exit_code=1, kind=CONFLICT
+            )
         elif not force:
             raise RlessError(
-                f"cannot remove container {name}: it was started just now", "rless rm -f", 1
+                f"cannot remove container {name}: it was started just now",
+                "rless rm -f",
+                1,
+                kind=CONFLICT,
             )
         else:
             running = take(container)

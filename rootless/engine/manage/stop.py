@@ -12,7 +12,7 @@ import os
 from rootless.engine.manage.signals import Ends, Running, take
 from rootless.engine.state import events
 from rootless.engine.state.container import STOPPED, Container, find
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, RlessError
 from rootless.linux.process import signal_number
 from rootless.linux.signals import signal
 
@@ -84,6 +84,7 @@ def kill(references: Iterable[str], name: str = "SIGKILL") -> Iterator[Outcome]:
                 raise RlessError(
                     f"cannot kill container {container.facts['name']}: it is not running",
                     exit_code=1,
+                    kind=CONFLICT,
                 )
             # As Docker: by these two the user wants it down, by others she tells it something.
             if number in (signal.SIGKILL, container.facts["stop_signal"]):

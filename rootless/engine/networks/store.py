@@ -21,7 +21,7 @@ from rootless.engine.state.container import (
     run_records_root,
     write_new,
 )
-from rootless.errors import RlessError, escape
+from rootless.errors import CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, RlessError, escape
 from rootless.network import addresses, firewall
 from rootless.network.addresses import Subnet
 
@@ -125,7 +125,9 @@ def create(
         RlessError: the name is in use, or the addresses cannot be.
     """
     if not is_name(name) or name in RESERVED:
-        raise RlessError(f"{escape(name)!r} cannot be the name of a network", exit_code=1)
+        raise RlessError(
+            f"{escape(name)!r} cannot be the name of a network", exit_code=1, kind=INVALID
+        )
     record: NetworkRecord = {
         "name": name,
         "id": os.urandom(_ID_SIZE // 2).hex(),
@@ -139,7 +141,7 @@ def create(
     if not write_new(f"{root()}/{name}.json", record):
         if quiet:
             return find(name)
-        raise RlessError(f"network {name} exists already", "choose another name", 1)
+        raise RlessError(f"network {name} exists already", "choose another name", 1, kind=CONFLICT)
     events.record("create", "network", record["id"], name=name, type="bridge")
     return Network(record)
 
@@ -232,6 +234,7 @@ def find(reference: str) -> Network:
         f"no such network: {escape(reference)}",
         "`rless network ls` lists them; `create` makes one",
         1,
+        kind=NOT_FOUND,
     )
 
 
@@ -270,15 +273,20 @@ def remove(network: Network) -> None:
         RlessError: a container runs in it, or it is the one that is always there.
     """
     if network.name == DEFAULT:
-        raise RlessError(f"{DEFAULT} is a pre-defined network and cannot be removed", exit_code=1)
+        raise RlessError(
+            f"{DEFAULT} is a pre-defined network and cannot be removed", exit_code=1, kind=FORBIDDEN
+        )
     if inside := members(network):
         names = ", ".join(sorted(name for name, _ in inside.values()))
         raise RlessError(
-            f"network {network.name} has containers: {names}", "stop or disconnect them first", 1
+            f"network {network.name} has containers: {names}",
+            "stop or disconnect them first",
+            1,
+            kind=CONFLICT,
         )
     try:
         os.unlink(f"{root()}/{network.name}.json")
     except FileNotFoundError:
-        raise RlessError(f"no such network: {network.name}", exit_code=1) from None
+        raise RlessError(f"no such network: {network.name}", exit_code=1, kind=NOT_FOUND) from None
     addresses.forget(network.id)
     events.record("destroy", "network", network.id, name=network.name, type="bridge")

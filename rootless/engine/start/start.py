@@ -24,7 +24,7 @@ from rootless.engine.start.create import StartContext, find_joined
 from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
 from rootless.engine.state import container as containers
 from rootless.engine.state import reconcile
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, NOT_FOUND, RlessError
 from rootless.linux import caps
 from rootless.linux.process import close_on_exec_from
 
@@ -110,7 +110,9 @@ def _claim_and_run(container: Container, attachment: Attachment, foreground: For
         if container.status()[0] in ("running", "paused", "restarting"):
             return _RUNS
         if container.run_record().get("removing"):
-            raise RlessError(f"container {container.facts['name']} is being removed", exit_code=1)
+            raise RlessError(
+                f"container {container.facts['name']} is being removed", exit_code=1, kind=CONFLICT
+            )
         if not containers.await_run_record(container):
             raise RlessError(
                 f"container {container.facts['name']} is being started or ended by another "
@@ -133,7 +135,9 @@ def _reread(container: Container) -> None:
     """Read the facts again, now that only a rename may still change them."""
     current = containers.load(container.id)
     if current is None:
-        raise RlessError(f"no such container: {container.facts['name']}", exit_code=1)
+        raise RlessError(
+            f"no such container: {container.facts['name']}", exit_code=1, kind=NOT_FOUND
+        )
     container.facts = current.facts
 
 
@@ -156,7 +160,9 @@ def attach(
     try:
         client = monitor_client.connect(container)
         if client is None:
-            raise RlessError(f"container {container.facts['name']} is not running", exit_code=1)
+            raise RlessError(
+                f"container {container.facts['name']} is not running", exit_code=1, kind=CONFLICT
+            )
         pipes = [os.pipe() for _ in range(3)]
         with_input = "stdin" in streams and container.facts["stdin_open"]
         try:
@@ -204,6 +210,7 @@ def enter_joined(context: StartContext) -> None:
         raise RlessError(
             f"container:{other.facts['name']}: that container is not running",
             "start it first",
+            kind=CONFLICT,
         )
     request = context.request
     if "network" in joins(request):

@@ -27,7 +27,7 @@ import os
 import time
 
 from rootless import jsontext, paths
-from rootless.errors import RlessError, SyscallError
+from rootless.errors import CONFLICT, NOT_FOUND, RlessError, SyscallError
 from rootless.linux import files
 from rootless.linux.idmap import IdMap
 from rootless.linux.process import (
@@ -219,7 +219,9 @@ class Container:
         """
         process = self.init()
         if process is None:
-            raise RlessError(f"container {self.facts['name']} is not running", exit_code=1)
+            raise RlessError(
+                f"container {self.facts['name']} is not running", exit_code=1, kind=CONFLICT
+            )
         signal_process(process, number)
 
 
@@ -308,6 +310,7 @@ def take_name(container_id: str, name: str | None) -> str:
                 raise RlessError(
                     f"the container name {name} is already in use by {owner[:12]}",
                     f"remove that one (rless rm {name}) or choose another",
+                    kind=CONFLICT,
                 ) from None
 
 
@@ -387,12 +390,16 @@ def find(reference: str) -> Container:
         matches = [name for name in all_ids() if name.startswith(reference)]
         if len(matches) > 1:
             raise RlessError(
-                f"{reference} is the beginning of {len(matches)} container ids", exit_code=1
+                f"{reference} is the beginning of {len(matches)} container ids",
+                exit_code=1,
+                kind=CONFLICT,
             )
         found = load(matches[0]) if matches else None
         if found:
             return found
-    raise RlessError(f"no such container: {reference}", "`rless ps -a` lists them", 1)
+    raise RlessError(
+        f"no such container: {reference}", "`rless ps -a` lists them", 1, kind=NOT_FOUND
+    )
 
 
 def load(container_id: str) -> Container | None:

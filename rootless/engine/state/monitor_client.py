@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, RlessError
 from rootless.linux import unix
 
 TYPE_CHECKING = False
@@ -163,7 +163,7 @@ class Client:
         self.forward(number)
         error = self._answer(b"k")
         if error == 3:
-            raise RlessError("the container is not running", exit_code=1)
+            raise RlessError("the container is not running", exit_code=1, kind=CONFLICT)
         if error not in (0, 11):
             raise RlessError(f"cannot send signal {number}: {os.strerror(error)}", exit_code=1)
         return error == 0

@@ -26,7 +26,7 @@ import time
 
 from rootless import paths
 from rootless.engine.state.container import Container, all_ids, load, read_json, unlink, write_json
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, NOT_FOUND, RlessError
 from rootless.linux import locks
 
 try:
@@ -293,7 +293,9 @@ def get(name: str) -> Volume:
     """
     storage = paths.storage_root()
     if not is_name(name) or not os.path.isdir(f"{storage}/volumes/{name}"):
-        raise RlessError(f"no such volume: {name}", "`rless volume ls` lists them", 1)
+        raise RlessError(
+            f"no such volume: {name}", "`rless volume ls` lists them", 1, kind=NOT_FOUND
+        )
     return Volume(storage, name, _read_record(storage, name))
 
 
@@ -377,6 +379,7 @@ def remove(name: str) -> None:
             f"cannot remove volume {name}: volume is in use by {', '.join(sorted(shown))}",
             "remove the containers first",
             1,
+            kind=CONFLICT,
         )
 
 

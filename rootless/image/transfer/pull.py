@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.errors import RlessError, escape
+from rootless.errors import NOT_FOUND, RlessError, escape
 from rootless.image.model.reference import Reference, parse
 from rootless.image.registry.progress import Progress
 from rootless.image.store.store import (
@@ -57,7 +57,9 @@ def pull(
             ensure_layers(image, idmap_for(image), store, quiet=quiet)
             return image
     if policy == "never":
-        raise RlessError(f"no such image here: {escape(name)}", "pull it, or use --pull=missing")
+        raise RlessError(
+            f"no such image here: {escape(name)}", "pull it, or use --pull=missing", kind=NOT_FOUND
+        )
     reference = parse(name)
     if reference.transport == "host":
         raise RlessError(

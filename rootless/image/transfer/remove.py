@@ -13,7 +13,7 @@ import json
 import os
 
 from rootless import log
-from rootless.errors import RlessError, escape
+from rootless.errors import CONFLICT, RlessError, escape
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.store import build_cache, downloads, names
 from rootless.image.store.ownership import delete_any, everything
@@ -94,6 +94,7 @@ def remove(
             f"image {image.id[7:19]} has {len(named)} names",
             "remove them by name, or all with --force",
             exit_code=1,
+            kind=CONFLICT,
         )
     is_last = len(chosen) == len(named)
     is_used = image.id in used
@@ -102,6 +103,7 @@ def remove(
             f"image {shown} is used by a running container{_who(running, image.id)}",
             "stop and remove the container first: not even --force removes its image",
             exit_code=1,
+            kind=CONFLICT,
         )
     if is_last and is_used and (not force or not chosen):
         hint = "" if not chosen else ", or use --force to take the name away only"
@@ -109,6 +111,7 @@ def remove(
             f"image {shown} is used by a container{_who(used, image.id)}",
             f"remove the container first{hint}",
             exit_code=1,
+            kind=CONFLICT,
         )
     lines = forget(store.root, chosen, named)
     if is_last and not is_used:
