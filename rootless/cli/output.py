@@ -15,6 +15,7 @@ from rootless.errors import escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     Row = Mapping[str, object]
 
@@ -142,3 +143,21 @@ def short_id(identifier: str, full: bool = False) -> str:
 def shorten(text: str, width: int) -> str:
     """Return `text`, cut to `width` characters with an ellipsis."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def container_status(item: dict[str, Any]) -> str:
+    """Return Docker's text for a row of `query.ps`, as "Up 5 minutes (healthy)" or "Created"."""
+    state = item["status"]
+    if state in ("running", "paused"):
+        text = f"Up {ago(item.get('started') or item['created']).removesuffix(' ago')}"
+        if state == "paused":
+            return f"{text} (Paused)"
+        checked = item.get("health")
+        if checked:
+            text += " (health: starting)" if checked == "starting" else f" ({checked})"
+        return f"{text} (network lost)" if item.get("network_lost") else text
+    if state in ("exited", "restarting"):
+        ended = item.get("finished")
+        text = f"{state.capitalize()} ({item['exit_code']})"
+        return text + (f" {ago(ended)}" if ended else "")
+    return str(state).capitalize()

@@ -125,7 +125,7 @@ def test_status_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"status": "created"}, "Created"),
         ({"status": "unknown"}, "Unknown"),
     ):  # fmt: skip
-        assert ps.status({**CONTAINER, **changes}) == text
+        assert output.container_status({**CONTAINER, **changes}) == text
 
 
 def test_ports_are_formatted() -> None:

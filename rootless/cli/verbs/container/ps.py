@@ -109,7 +109,7 @@ def row(item: dict[str, Any], full: bool) -> dict[str, object]:
         "RunningFor": output.ago(item["created"]),
         "Size": "N/A",  # unless it was asked for: that reads every file
         "State": item["status"],
-        "Status": status(item),
+        "Status": output.container_status(item),
     }
 
 
@@ -168,21 +168,3 @@ def ports(item: dict[str, Any]) -> str:
         if not (port.isdigit() and (int(port), protocol or "tcp") in taken):
             shown.append(f"{port}/{protocol or 'tcp'}")
     return ", ".join(shown)
-
-
-def status(item: dict[str, Any]) -> str:
-    """Return Docker's text: "Up 5 minutes (healthy)", "Exited (0) 2 hours ago", "Created"."""
-    state = item["status"]
-    if state in ("running", "paused"):
-        text = f"Up {output.ago(item.get('started') or item['created']).removesuffix(' ago')}"
-        if state == "paused":
-            return f"{text} (Paused)"
-        checked = item.get("health")
-        if checked:
-            text += " (health: starting)" if checked == "starting" else f" ({checked})"
-        return f"{text} (network lost)" if item.get("network_lost") else text
-    if state in ("exited", "restarting"):
-        ended = item.get("finished")
-        text = f"{state.capitalize()} ({item['exit_code']})"
-        return text + (f" {output.ago(ended)}" if ended else "")
-    return str(state).capitalize()
