@@ -12,6 +12,7 @@ import time
 from rootless.errors import escape
 
 enabled = False
+_collected: list[str] | None = None
 
 
 def _process_start() -> float:
@@ -38,4 +39,14 @@ def debug(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print one warning: what is lost and why."""
+    if _collected is not None:
+        _collected.append(message)
+        return
     _write(f"rless: warning: {escape(message)}\n")
+
+
+def collect() -> list[str]:
+    """Keep warnings from now on, in place of printing them; return where they are kept."""
+    global _collected
+    _collected = []
+    return _collected
