@@ -9,13 +9,15 @@ Source: https://docs.docker.com/reference/api/engine/ (ContainerInspect)
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from rootless.engine import timestamps
+from rootless.engine import defaults, timestamps
 from rootless.engine.exec.healthcheck import image_form
 from rootless.engine.query.ps import LIVING, describe, sizes
 from rootless.engine.state.container import find, read_json
 from rootless.engine.state.reconcile import reconcile
+from rootless.errors import RlessError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +51,15 @@ def inspect_container(reference: str, size: bool = False) -> dict[str, Any]:
     if size:
         found["SizeRw"], found["SizeRootFs"] = sizes(container)
     return found
+
+
+def networks_of(container: Container) -> tuple[dict[str, Any], str]:
+    """Return a container's networks as a list shows them, and its network mode.
+
+    The addresses that pasta has given are left out: to ask for them takes a process.
+    """
+    found = _Inspected(container)
+    return found.network(ask=False)["Networks"], found.network_mode()
 
 
 def _moment(seconds: float | None) -> str:
@@ -99,7 +110,7 @@ class _Inspected:
             "ExecIDs": None,
             "HostConfig": self.host_config(),
             "GraphDriver": self.graph_driver(driver or "overlay"),
-            "Mounts": [_mount(mount) for mount in facts.get("mounts") or ()],
+            "Mounts": [mount_point(mount) for mount in facts.get("mounts") or ()],
             "Config": self.config(),
             "NetworkSettings": self.network(),
         }
@@ -154,7 +165,7 @@ class _Inspected:
                 "Type": self.log["driver"],
                 "Config": {key: str(value) for key, value in self.log["options"].items()},
             },
-            "NetworkMode": facts.get("network") or request.get("network") or "pasta",
+            "NetworkMode": self.network_mode(),
             "PortBindings": _bindings(request.get("publish") or ()),
             "RestartPolicy": {
                 "Name": restart.get("name") or "no",
@@ -238,6 +249,20 @@ class _Inspected:
             "Init": bool(request.get("init")),
         }
 
+    def network_mode(self) -> str:
+        """Return what --network says, without options."""
+        return self.facts.get("network") or self.request.get("network") or "pasta"
+
+    def environment(self) -> list[str]:
+        """Return the environment; of one that was never started without what a start adds."""
+        if self.process:
+            return self.process.get("env") or []
+        entries = [defaults.PATH, *(self.image.get("Env") or ()), *(self.request.get("env") or ())]
+        merged = dict(entry.partition("=")[::2] for entry in entries)
+        for name in self.request.get("env_remove") or ():
+            merged.pop(name, None)
+        return [f"{name}={value}" for name, value in merged.items()]
+
     def graph_driver(self, driver: str) -> dict[str, Any]:
         rootfs = self.run_record.get("rootfs")
         lower = rootfs["layers"] if rootfs else []
@@ -261,8 +286,8 @@ class _Inspected:
         own = [mount["target"] for mount in facts.get("mounts") or () if mount["anonymous"]]
         attached = not facts["detach"]
         found: dict[str, Any] = {
-            "Hostname": self.spec.get("hostname") or "",
-            "Domainname": self.spec.get("domainname") or "",
+            "Hostname": self.spec.get("hostname") or request.get("hostname") or facts["id"][:12],
+            "Domainname": self.spec.get("domainname") or request.get("domainname") or "",
             "User": request.get("user") or image.get("User") or "",
             "AttachStdin": attached and bool(facts.get("stdin_open")),
             "AttachStdout": attached,
@@ -271,12 +296,15 @@ class _Inspected:
             "Tty": bool(facts["tty"]),
             "OpenStdin": bool(facts.get("stdin_open")),
             "StdinOnce": bool(facts.get("stdin_once")),
-            "Env": self.process.get("env") or [],
+            "Env": self.environment(),
             "Cmd": command,
             "Healthcheck": image_form(facts.get("health"), bool(request.get("no_healthcheck"))),
             "Image": facts["image"] or "",
             "Volumes": {**{target: {} for target in own}, **(image.get("Volumes") or {})} or None,
-            "WorkingDir": self.process.get("cwd") or "/",
+            "WorkingDir": self.process.get("cwd")
+            or request.get("workdir")
+            or image.get("WorkingDir")
+            or "/",
             "Entrypoint": entrypoint,
             "Labels": facts["labels"] or {},
             "StopSignal": _signal_name(facts["stop_signal"]),
@@ -291,20 +319,25 @@ class _Inspected:
         ports = [_whole_port(port) for port in self.facts.get("exposed") or ()]
         return sorted({*ports, *_by_port(self.row["ports"])})
 
-    def network(self) -> dict[str, Any]:
+    def network(self, ask: bool = True) -> dict[str, Any]:
+        """Return the part NetworkSettings.
+
+        Args:
+            ask: find out the addresses that pasta has given.
+        """
         ports: dict[str, Any] = {}
         if self.status in LIVING:
             ports = {**dict.fromkeys(self.exposed()), **_by_port(self.row["ports"])}
         init = self.row["pid"]
         if self.row["networks"] or "networks" in self.run_record:
             return self.networks(ports)
-        mode = self.facts.get("network") or self.request.get("network") or "pasta"
+        mode = self.network_mode()
         own = NO_ADDRESSES
-        if mode == "pasta" and init:
+        if mode == "pasta" and init and ask:
             own = {**addresses(init), "MacAddress": self.run_record.get("mac", "")}
         return {
             "Bridge": "",
-            "SandboxID": "",
+            "SandboxID": _id_of(self.facts["id"], "sandbox") if init else "",
             "SandboxKey": f"/proc/{init}/ns/net" if init else "",
             "Ports": ports,
             # pasta's addresses: the container knows itself by them, nobody else reaches it there.
@@ -316,8 +349,8 @@ class _Inspected:
                     "IPAMConfig": None,
                     "Links": None,
                     "Aliases": None,
-                    "NetworkID": "",
-                    "EndpointID": "",
+                    "NetworkID": BUILT_IN.get(mode, ""),
+                    "EndpointID": _id_of(self.facts["id"], mode) if init else "",
                     **own,
                     "DNSNames": None,
                 }
@@ -342,21 +375,43 @@ class _Inspected:
                 "IPAMConfig": addresses or None,
                 "Links": None,
                 "Aliases": list(asked.get("aliases", ())) or None,
-                "NetworkID": place["id"] if place else "",
-                "EndpointID": "",
+                "NetworkID": place["id"] if place else _network_id(network),
+                "EndpointID": _id_of(self.facts["id"], place["id"]) if place else "",
                 **_place(place),
                 "DNSNames": list(dict.fromkeys(names)),
             }
         first = _place(next(iter(places.values()))) if len(places) == 1 else NO_ADDRESSES
         return {
             "Bridge": "",
-            "SandboxID": "",
+            "SandboxID": _id_of(self.facts["id"], "sandbox") if init else "",
             "SandboxKey": f"/proc/{init}/ns/net" if init else "",
             "Ports": ports,
             "EndpointID": "",
             **first,
             "Networks": found,
         }
+
+
+# Ids of the modes that Docker shows as networks; they stay the same.
+BUILT_IN = {
+    mode: blake2b(b"rless network " + mode.encode(), digest_size=32).hexdigest()
+    for mode in ("host", "none", "pasta")
+}
+
+
+def _id_of(container_id: str, what: str) -> str:
+    """Return the id of something that a container has: Docker's clients expect one."""
+    return blake2b(f"{container_id}\0{what}".encode(), digest_size=32).hexdigest()
+
+
+def _network_id(reference: str) -> str:
+    """Return the id of a network; "": it is gone."""
+    from rootless.engine.networks import store
+
+    try:
+        return store.find(reference).id
+    except RlessError:
+        return ""
 
 
 def _place(place: MemberRecord | None) -> dict[str, Any]:
@@ -415,7 +470,7 @@ def inspect_network(reference: str) -> dict[str, Any]:
         "Containers": {
             container_id: {
                 "Name": name,
-                "EndpointID": "",
+                "EndpointID": _id_of(container_id, network.id),
                 "MacAddress": place["mac"],
                 "IPv4Address": _with_prefix(place["ip"], place["prefixes"], "4"),
                 "IPv6Address": _with_prefix(place["ip6"], place["prefixes"], "16"),
@@ -502,7 +557,8 @@ def _bind(mount: dict[str, Any]) -> str:
     return f"{text}:{','.join(options)}" if options else text
 
 
-def _mount(mount: MountRecord) -> dict[str, Any]:
+def mount_point(mount: MountRecord) -> dict[str, Any]:
+    """Return a mount of container.json in Docker's shape."""
     found: dict[str, Any] = {"Type": mount["type"]}
     if mount["type"] == "volume":
         found["Name"] = mount["name"] or ""
