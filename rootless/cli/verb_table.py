@@ -103,6 +103,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "config show": ("system.config_show", "Show the configuration"),
         "doctor": ("system.doctor", "Check this host, and show what to fix"),
         "unshare": ("system.unshare", "Run a command as root of your user namespace"),
+        "service": ("system.service", "Serve Docker's API on a unix socket"),
         "generate systemd": (
             "system.generate_systemd",
             "Write a systemd user unit for a container",
@@ -163,6 +164,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "stop": "system stop",
         "info": "info",
         "events": "events",
+        "service": "service",
     },
     "builder": {"build": "build", "prune": "builder prune"},
     "buildx": {"build": "build", "prune": "builder prune"},

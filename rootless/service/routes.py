@@ -1,0 +1,116 @@
+"""Which endpoint serves a path.
+
+A name in a path may have slashes, as `/images/docker.io/library/busybox/json` has: it is matched by
+what stands before it and behind it, and is decoded once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rootless.service.http import JSON_MOST, HttpError, Request, Response, decode_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Endpoint = Callable[[Request], Awaitable[Response | None]]
+
+# How a request's body is read, and whether the end of the connection ends its work.
+_PLAIN, _BODY, _HIJACK = "plain", "body", "hijack"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path.
+
+    Attributes:
+        endpoint: "module.function" of `endpoints`; or, of what is refused, the status and why.
+        kind: plain: the body is small; body: the endpoint reads it; hijack: streams follow.
+    """
+
+    method: str
+    pattern: re.Pattern[str]
+    endpoint: str
+    kind: str
+
+
+def _route(line: str) -> Route:
+    method, path, endpoint, *rest = line.split()
+    expression = re.sub(r"\{(\w+)\}", r"(?P<\1>.+)", path)
+    return Route(method, re.compile(expression), endpoint, rest[0] if rest else _PLAIN)
+
+
+ROUTES = tuple(
+    _route(line)
+    for line in """
+GET /_ping system.ping
+HEAD /_ping system.ping
+GET /version system.version
+GET /info system.info
+GET /plugins system.plugins
+GET /containers/json containers.list_all
+GET /containers/{name}/json containers.inspect
+GET /images/json images.list_all
+GET /images/{name}/json images.inspect
+GET /images/{name}/history images.history
+GET /volumes volumes.list_all
+GET /volumes/{name} volumes.inspect
+GET /networks networks.list_all
+GET /networks/{name} networks.inspect
+""".split("\n")
+    if line
+)
+
+_SWARM = "This node is not a swarm manager: rless has no cluster"
+_NO_BUILDKIT = "rless does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0"
+_REFUSED = tuple(
+    (re.compile(pattern), status, why)
+    for pattern, status, why in (
+        (r"/(swarm|nodes|services|tasks|secrets|configs)(/.*)?", 503, _SWARM),
+        (r"/plugins/.+", 501, "rless has no plugins"),
+        (r"/(grpc|session)", 501, _NO_BUILDKIT),
+        (r"/containers/.+/attach/ws", 501, "rless does not attach by web sockets"),
+        (r"/containers/.+/checkpoints(/.*)?", 501, "rless makes no checkpoints"),
+    )
+)
+# Of Docker's API, and not built yet.
+_LATER = re.compile(
+    r"/(auth|build(/.+)?|commit|events|system/df|distribution/.+"
+    r"|(containers|images|volumes|networks|exec)(/.*)?)"
+)
+
+
+async def dispatch(request: Request) -> Response | None:
+    """Find the endpoint of a request, and call it.
+
+    Raises:
+        HttpError: there is none, or it refuses.
+    """
+    known = False
+    for route in ROUTES:
+        match = route.pattern.fullmatch(request.path)
+        if match is None:
+            continue
+        known = True
+        if route.method != request.method:
+            continue
+        request.names = {name: decode_name(text) for name, text in match.groupdict().items()}
+        module, _, function = route.endpoint.partition(".")
+        endpoint: Endpoint = getattr(
+            importlib.import_module(f"rootless.service.endpoints.{module}"), function
+        )
+        if route.kind == _BODY:
+            return await endpoint(request)
+        request.body = await request.connection.body(JSON_MOST)
+        if route.kind == _HIJACK:
+            return await endpoint(request)
+        return await request.connection.watch(endpoint(request))
+    for pattern, status, why in _REFUSED:
+        if pattern.fullmatch(request.path):
+            raise HttpError(status, why)
+    if known or _LATER.fullmatch(request.path):
+        raise HttpError(501, f"rless does not serve {request.method} {request.path} yet")
+    raise HttpError(404, "page not found")
