@@ -99,6 +99,8 @@ _IDENTITY: Group = (
          "Which image of a multi-platform index to use"),
         ("--pull", "POLICY", "value", "pull", "pull_policy",
          "When to pull: always, missing (default) or never"),
+        ("--signature-policy", "FILE", "value", "signature_policy", "absolute",
+         "The policy.json that a pulled image has to satisfy"),
         ("--quiet -q", "", "flag", "quiet", "boolean", "Show nothing while pulling"),
         ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
          "Accepted without effect: Docker Content Trust was discontinued"),

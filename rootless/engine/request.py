@@ -199,6 +199,7 @@ class ImageChoice(Frozen):
     entrypoint: Final[str | None] = None  # None: the image's; "": none at all
     platform: Final[str | None] = None  # "os/arch[/variant]"
     pull: Final[str] = "missing"  # always, missing, never
+    signature_policy: Final[str | None] = None  # absolute path; None: the user's, the system's
     quiet: Final[bool] = False
     driver: Final[str | None] = None  # overlay, fuse-overlayfs, copy; None: by trying
 

@@ -24,6 +24,7 @@ PACKAGES: dict[str, str] = {
     "curl": "curl",
     "docker-registry": "docker-registry",
     "javac": "default-jdk-headless",
+    "gpg": "gnupg",
     "jlink": "default-jdk-headless",
     "mksquashfs": "squashfs-tools",
     "mpicc": "libopenmpi-dev openmpi-bin",

@@ -75,6 +75,7 @@ class Bases:
             platform=platform or None,
             policy="always" if self._request.pull else "missing",
             quiet=self._request.progress == "quiet",
+            signature_policy=self._request.signature_policy,
             idmap_for=lambda _: self._idmap,
         )
         ensure_layers(found, self._idmap, self._store)

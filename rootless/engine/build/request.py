@@ -54,6 +54,7 @@ class BuildRequest:
         labels: name -> value, set last of all.
         target: name of the stage to build, "" for the last.
         platform: os/arch[/variant], "" for the host's.
+        signature_policy: that base images have to satisfy; None: the user's, or the system's.
         pull: ask the registry for every base.
         no_cache: look nothing up. no_cache_filter: the same for stages, by their names.
         build_contexts: name -> what it is, as typed.
@@ -77,6 +78,7 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     target: str = ""
     platform: str = ""
+    signature_policy: str | None = None
     pull: bool = False
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()

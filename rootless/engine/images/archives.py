@@ -160,12 +160,17 @@ def _tags(store: Store, name: str) -> set[str]:
 
 
 def load(
-    path: str | None, *, platform: str | None = None, quiet: bool = False
+    path: str | None,
+    *,
+    platform: str | None = None,
+    quiet: bool = False,
+    signature_policy: str | None = None,
 ) -> Iterator[tuple[Image, list[Reference]]]:
     """Yield each image of an archive with its names, once it is in the store.
 
     Args:
         path: None: standard input.
+        signature_policy: the file that says what is accepted; None: the user's, the system's.
     """
     from rootless.image.transfer.load import load as loader
 
@@ -173,7 +178,12 @@ def load(
     store = Store(paths.storage_root())
     try:
         for image, references in loader(
-            path, store, platform=platform, idmap_for=map_chooser(), progress=progress
+            path,
+            store,
+            platform=platform,
+            idmap_for=map_chooser(),
+            progress=progress,
+            signature_policy=signature_policy,
         ):
             name = references[0].familiar if references else image.id
             events.record("load", "image", image.id, name=name)

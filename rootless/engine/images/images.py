@@ -32,7 +32,12 @@ LIST_FILTERS = (
 PRUNE_FILTERS = ("label", "label!", "until")
 
 
-def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
+def pull(
+    name: str,
+    platform: str | None = None,
+    quiet: bool = False,
+    signature_policy: str | None = None,
+) -> Image:
     """Fetch an image, as its name means now, unpacked for the map that a plain `run` takes."""
     from rootless.engine import idmap_policy
     from rootless.image.config.user import resolve_user
@@ -53,6 +58,7 @@ def pull(name: str, platform: str | None = None, quiet: bool = False) -> Image:
         policy="always",
         idmap_for=idmap_for,
         progress=Progress(1, quiet=quiet),
+        signature_policy=signature_policy,
     )
     events.record("pull", "image", image.id, name=familiar_repository(image.name))
     return image

@@ -203,6 +203,7 @@ def _pull(context: StartContext) -> Image:
             platform=request.platform,
             policy=request.pull,
             quiet=request.quiet,
+            signature_policy=request.signature_policy,
             idmap_for=lambda found: _adopt(context, found),
         )
     except RlessError as error:

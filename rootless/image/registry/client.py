@@ -56,6 +56,11 @@ class Registry:
         """Close all connections."""
         self._client.close()
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Return the place that is asked now; after `find`, the one that has the image."""
+        return self._endpoints[0]
+
     # -- documents ---------------------------------------------------------------------------
 
     def has_image(self) -> bool:

@@ -24,6 +24,7 @@ from rootless.image.model.reference import Reference, parse
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
 from rootless.image.transfer.install import install
+from rootless.image.trust.guard import Guard
 from rootless.linux.files import open_tmpfile
 
 if TYPE_CHECKING:
@@ -59,12 +60,14 @@ def load(
     platform: str | None = None,
     idmap_for: MapFor,
     progress: Progress,
+    signature_policy: str | None = None,
 ) -> Iterator[tuple[Image, list[Reference]]]:
     """Yield each image of an archive with its names, once it is in the store.
 
     Args:
         path: of a file or an OCI layout directory; None: standard input.
         platform: as `--platform`; images for others are left out. None: whatever there is.
+        signature_policy: as for `pull`.
 
     Raises:
         RlessError: the archive is broken or hostile. Images that were yielded stay.
@@ -86,6 +89,9 @@ def load(
         stack.callback(files.close)
         taken = 0
         found = list(_images(files, name, staging.path))
+        transport = _transport(files)
+        guard = Guard(Reference(name, transport, path=path or ""), signature_policy)
+        guard.refuse_early()
         for number, (source, names) in enumerate(found):
             scratch = f"{staging.path}/image-{number}"
             os.mkdir(scratch, 0o700)
@@ -93,7 +99,7 @@ def load(
             try:
                 image = install(
                     store,
-                    source,
+                    guard.watch(source),
                     wanted,
                     references,
                     platform=platform,
@@ -108,6 +114,13 @@ def load(
         if not taken:
             why = f"no image for {wanted}" if found and platform else "no image"
             raise RlessError(f"{escape(name)} has {why}", exit_code=1)
+
+
+def _transport(files: DirectoryFiles | TarFiles) -> str:
+    """Return what a policy calls this form of an archive."""
+    if isinstance(files, DirectoryFiles):
+        return "oci"
+    return "docker-archive" if files.open("manifest.json") is not None else "oci-archive"
 
 
 def _images(

@@ -24,6 +24,7 @@ from rootless.image.store.store import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.image.transfer.install import MapFor
+    from rootless.image.trust.guard import Guard
 
 
 def pull(
@@ -35,12 +36,15 @@ def pull(
     quiet: bool = False,
     idmap_for: MapFor,
     progress: Progress | None = None,
+    signature_policy: str | None = None,
 ) -> Image:
     """Return the image of that name with its layers on disk for `idmap_for(image)`.
 
     Args:
         policy: "missing" asks the source only if the store does not have the image, "always"
             asks for what the name means now, "never" asks nobody.
+        signature_policy: the file that says which images are accepted, if not the user's or the
+            system's. An image of the store was judged when it came.
 
     Raises:
         RlessError: no such image, refused, unreachable, no room. The store is then as before,
@@ -66,12 +70,16 @@ def pull(
             "host: is not an image that can be pulled", "run it: it is made of the host's programs"
         )
     progress = progress or Progress(quiet=quiet)
+    from rootless.image.trust.guard import Guard  # not for what is there
+
     try:
         if reference.short:
             from rootless.image.registry.client import resolve
 
             reference = resolve(reference, progress.say)
-        return _pull(reference, store, platform, idmap_for, progress)
+        guard = Guard(reference, signature_policy)
+        guard.refuse_early()
+        return _pull(reference, store, platform, idmap_for, progress, guard)
     finally:
         progress.finish()
 
@@ -82,9 +90,10 @@ def _pull(
     platform: str | None,
     idmap_for: MapFor,
     progress: Progress,
+    guard: Guard,
 ) -> Image:
     before = store.read(name_path(store.root, reference, platform))
-    if before is not None and reference.transport == "docker":
+    if before is not None and reference.transport == "docker" and not guard.asks:
         image = Image(store.root, before)
         # Not one that was tagged, committed, imported or loaded: no registry has given it.
         if image.digests and _is_whole(image, idmap_for) and _is_current(image, reference):
@@ -105,7 +114,7 @@ def _pull(
             progress.say(_headline(reference))
             image = install(
                 store,
-                source,
+                guard.watch(source),
                 parse_platform(platform),
                 [reference],
                 platform=platform,

@@ -15,6 +15,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, escape
+from rootless.image.model.digest import is_hex
 from rootless.image.trust import payload
 from rootless.image.trust.signature import RefusedError
 from rootless.linux import programs
@@ -85,6 +86,9 @@ def _judge(status: Sequence[Sequence[str]], trusted: set[str]) -> None:
     # VALIDSIG fpr date time expires version reserved key-algorithm hash class primary-fpr
     if len(valid) < 11 or valid[10] not in trusted:
         raise RefusedError("the signature is by a key that the policy does not name")
+    if valid[1] != valid[10]:
+        # So that an image is not signed here which Podman refuses elsewhere.
+        raise RefusedError("the signature is by a subkey: only primary keys are accepted")
     if valid[8] in _WEAK_HASHES:
         raise RefusedError(f"the signature is over a weak hash, {_WEAK_HASHES[valid[8]]}")
     if valid[9] not in _OF_DOCUMENTS:
@@ -127,6 +131,8 @@ def sign(document: bytes, key: str, passphrase: str | None = None) -> bytes:
 
     Where it runs: on the host, in the user's own environment, with the user's agent.
     """
+    if is_hex(key.lower(), 40):
+        key += "!"  # not by a subkey, see `_judge`
     # A hash that `verify` accepts, whatever the user's gpg.conf prefers.
     command = [program(), "--batch", "--yes", "--quiet", "--digest-algo", "SHA256"]
     reading = -1

@@ -67,7 +67,7 @@ class Subject:
     Attributes:
         transport: as in a reference: "docker", "docker-archive", "oci", "oci-archive", "dir".
         named: the name that was asked for, None for a file. With a digest it has no tag.
-        path: of an archive or a directory, links resolved; "" for a registry or a stream.
+        path: of an archive or a directory, links resolved; "": there is none, as of a pipe.
         manifest: the bytes of the image's own manifest, of its platform; b"" if it has none.
         digest: of the manifest.
     """
@@ -111,7 +111,8 @@ def subject_of(reference: Reference) -> Subject:
         name = f"{reference.registry}/{reference.repository}"
         tag = None if reference.digest else reference.tag or "latest"
         return Subject("docker", Named(name, tag, reference.digest))
-    return Subject(reference.transport, path=os.path.realpath(reference.path))
+    path = os.path.realpath(reference.path) if reference.path else ""
+    return Subject(reference.transport, path=path)
 
 
 def docker_scopes(named: Named) -> list[str]:

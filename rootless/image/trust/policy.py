@@ -109,6 +109,9 @@ class Policy:
         return Match("default", self.default)
 
 
+NONE = Policy("", [Accept()], {})  # of who has no policy
+
+
 def path_of(explicit: str | None = None) -> str | None:
     """Return the file that applies to this user; None: there is none.
 

@@ -22,6 +22,8 @@ VERB = Verb(
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Load only images for this platform"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Show no progress"),
+                ("--signature-policy", "FILE", "value", "signature_policy", "absolute",
+                 "The policy.json that the images have to satisfy"),
             ),
         ),
     ),
@@ -36,7 +38,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 
     path = values.get("input") or None
     for image, references in load(
-        path, platform=values.get("platform"), quiet=bool(values.get("quiet"))
+        path,
+        platform=values.get("platform"),
+        quiet=bool(values.get("quiet")),
+        signature_policy=values.get("signature_policy"),
     ):
         for reference in references:
             streams.write(f"Loaded image: {escape(reference.familiar)}\n")

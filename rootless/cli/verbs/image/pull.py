@@ -22,6 +22,8 @@ VERB = Verb(
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image of a multi-platform index to use"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Print the name only"),
+                ("--signature-policy", "FILE", "value", "signature_policy", "absolute",
+                 "The policy.json that the image has to satisfy"),
                 ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
                  "Accepted without effect: Docker Content Trust was discontinued"),
             ),
@@ -37,7 +39,8 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.images.images import pull
 
     def fetch(name: str) -> None:
-        image = pull(name, values.get("platform"), bool(values.get("quiet")))
+        quiet, policy = bool(values.get("quiet")), values.get("signature_policy")
+        image = pull(name, values.get("platform"), quiet, policy)
         streams.write(f"{escape(str(image.name))}\n")
 
     def fetch_all(name: str) -> None:

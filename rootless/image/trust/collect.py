@@ -1,0 +1,51 @@
+"""All signatures that there are of an image in a registry, and where new ones go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rootless.image.trust import lookaside, registries_d
+from rootless.image.trust.signature import SimpleSignature, read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.image.registry.endpoint import Endpoint
+    from rootless.image.trust.identity import Named
+    from rootless.image.trust.signature import SigstoreSignature
+
+
+def of_registry(
+    endpoint: Endpoint, named: Named, digest: str
+) -> list[SimpleSignature | SigstoreSignature]:
+    """Return the signatures of a manifest.
+
+    Args:
+        endpoint: where the manifest came from, maybe a mirror.
+        named: the name that was asked for, which registries.d is about.
+
+    Raises:
+        RlessError: one of the places cannot be asked, or has something malformed.
+    """
+    registries = registries_d.load()
+    if lookaside.has_extension(endpoint):
+        blobs = lookaside.read_extension(endpoint, digest)
+    else:
+        blobs = lookaside.read(registries.lookaside(named), named, digest)
+    return [read(blob, f"signature {number}") for number, blob in enumerate(blobs, 1)]
+
+
+def store(
+    endpoint: Endpoint, named: Named, digest: str, signatures: Sequence[SimpleSignature]
+) -> str:
+    """Store the signatures of a manifest that was pushed; return where.
+
+    Raises:
+        RlessError: they cannot be written there.
+    """
+    blobs = [signature.blob() for signature in signatures]
+    if lookaside.has_extension(endpoint):
+        lookaside.write_extension(endpoint, digest, blobs)
+        return endpoint.name
+    url = registries_d.load().lookaside(named, write=True)
+    return lookaside.write(url, named, digest, blobs)
