@@ -58,13 +58,8 @@ NUMBERS = {name: number for number, name in enumerate(NAMES)}
 _VERSION_3 = 0x20080522
 
 
-class _Header(ffi.Structure):
-    _fields_ = [("version", ffi.c_uint32), ("pid", ffi.c_int)]
-
-
-class _Data(ffi.Structure):
-    _fields_ = [(name, ffi.c_uint32) for name in ("effective", "permitted", "inheritable")]
-
+_HEADER = ffi.Struct("=Ii")  # struct __user_cap_header_struct: version, pid
+_DATA = ffi.Struct("=6I")  # effective, permitted, inheritable: the lower bits, then the upper
 
 _capset = libc.capset
 
@@ -83,13 +78,9 @@ def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     Raises:
         SyscallError: EPERM: more permitted than before, or inheritable beyond the bounding set.
     """
-    data = (_Data * 2)(
-        *(
-            _Data(*((bits >> shift) & 0xFFFFFFFF for bits in (effective, permitted, inheritable)))
-            for shift in (0, 32)
-        )
-    )
-    if _capset(ffi.byref(_Header(_VERSION_3, 0)), ffi.byref(data)) == -1:
+    sets = (effective, permitted, inheritable)
+    data = _DATA.pack(*(bits >> shift & 0xFFFFFFFF for shift in (0, 32) for bits in sets))
+    if _capset(_HEADER.pack(_VERSION_3, 0), data) == -1:
         raise failed("capset")
 
 

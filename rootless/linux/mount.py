@@ -74,12 +74,8 @@ _mount.argtypes = [
 _umount2 = libc.umount2
 
 
-class _MountAttr(ffi.Structure):
-    """struct mount_attr, version 0 (linux/mount.h)."""
-
-    _fields_ = [
-        (name, ffi.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")
-    ]
+# struct mount_attr, version 0 (linux/mount.h): attr_set, attr_clr, propagation, userns_fd
+_MOUNT_ATTR = ffi.Struct("=4Q")
 
 
 def mount(
@@ -208,7 +204,7 @@ def mount_setattr(
 
     Source: mount_setattr(2), Linux 5.12.
     """
-    attr = _MountAttr(set_, clear, propagation, 0)
+    attr = _MOUNT_ATTR.pack(set_, clear, propagation, 0)
     flags = (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
     syscall(
         f"mount_setattr({shown(path)})",
@@ -216,6 +212,6 @@ def mount_setattr(
         fd,
         encode(path),
         flags,
-        ffi.byref(attr),
-        ffi.sizeof(attr),
+        attr,
+        len(attr),
     )

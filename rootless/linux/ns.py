@@ -23,25 +23,9 @@ _unshare = libc.unshare
 _setns = libc.setns
 
 
-class _CloneArgs(ffi.Structure):
-    """struct clone_args, version 2 (linux/sched.h, Linux 5.7)."""
-
-    _fields_ = [
-        (name, ffi.c_uint64)
-        for name in (
-            "flags",
-            "pidfd",
-            "child_tid",
-            "parent_tid",
-            "exit_signal",
-            "stack",
-            "stack_size",
-            "tls",
-            "set_tid",
-            "set_tid_size",
-            "cgroup",
-        )
-    ]
+# struct clone_args, version 2 (linux/sched.h, Linux 5.7): flags, pidfd, child_tid, parent_tid,
+# exit_signal, stack, stack_size, tls, set_tid, set_tid_size (0 where not given), cgroup
+_CLONE_ARGS = ffi.Struct("=QQ16xQ40xQ")
 
 
 def unshare(flags: int) -> None:
@@ -90,15 +74,10 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     Source: clone3(2), Linux 5.3; CLONE_INTO_CGROUP 5.7.
     """
     pidfd = ffi.c_int(-1)
-    args = _CloneArgs(
-        flags=flags | CLONE_PIDFD,
-        pidfd=ffi.addressof(pidfd),
-        exit_signal=0 if flags & CLONE_PARENT else _SIGCHLD,  # then it is the caller's own
-    )
-    if cgroup_fd >= 0:
-        args.flags |= CLONE_INTO_CGROUP
-        args.cgroup = cgroup_fd
-    pid = syscall("clone3", SYS_CLONE3, ffi.byref(args), ffi.sizeof(args))
+    exit_signal = 0 if flags & CLONE_PARENT else _SIGCHLD  # then it is the caller's own
+    flags |= CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup_fd >= 0 else 0)
+    args = _CLONE_ARGS.pack(flags, ffi.addressof(pidfd), exit_signal, max(cgroup_fd, 0))
+    pid = syscall("clone3", SYS_CLONE3, args, len(args))
     return (pid, pidfd.value) if pid else (0, -1)
 
 

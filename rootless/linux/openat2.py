@@ -20,10 +20,7 @@ _ATTEMPTS = 64
 LINKS = 40  # the kernel's limit of symbolic links in a path
 
 
-class _OpenHow(ffi.Structure):
-    """struct open_how (linux/openat2.h)."""
-
-    _fields_ = [(name, ffi.c_uint64) for name in ("flags", "mode", "resolve")]
+_OPEN_HOW = ffi.Struct("=3Q")  # struct open_how (linux/openat2.h): flags, mode, resolve
 
 
 def openat2(
@@ -44,7 +41,7 @@ def openat2(
         SyscallError: EXDEV: `..` raced with a rename, for the 64th time, or a forbidden mount
             crossing; ELOOP: a forbidden link.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     for attempt in range(_ATTEMPTS):
         try:
             return syscall(
@@ -52,8 +49,8 @@ def openat2(
                 SYS_OPENAT2,
                 dir_fd,
                 encode(path),
-                ffi.byref(how),
-                ffi.sizeof(how),
+                how,
+                len(how),
             )
         except SyscallError as error:
             # The kernel gives EAGAIN where a rename happened during `..`: try again.

@@ -16,21 +16,9 @@ _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_SHIFT = 13
 
 
-class _SchedAttr(ffi.Structure):
-    """struct sched_attr, version 1 (linux/sched/types.h)."""
-
-    _fields_ = [
-        ("size", ffi.c_uint32),
-        ("policy", ffi.c_uint32),
-        ("flags", ffi.c_uint64),
-        ("nice", ffi.c_int),
-        ("priority", ffi.c_uint32),
-        ("runtime", ffi.c_uint64),
-        ("deadline", ffi.c_uint64),
-        ("period", ffi.c_uint64),
-        ("util_min", ffi.c_uint32),
-        ("util_max", ffi.c_uint32),
-    ]
+# struct sched_attr, version 1 (linux/sched/types.h): size, policy, flags, nice, priority, runtime,
+# deadline, period, and 0 for util_min and util_max
+_SCHED_ATTR = ffi.Struct("=IIQiIQQQ8x")
 
 
 def set_personality(domain: int) -> None:
@@ -60,10 +48,11 @@ def set_scheduler(
         SyscallError: EPERM: real time, or a nice value below the present one, needs
             CAP_SYS_NICE on the host; EINVAL: the policy has no such priority.
     """
-    attr = _SchedAttr(
-        ffi.sizeof(_SchedAttr), policy, flags, nice, priority, runtime, deadline, period, 0, 0
+    priority &= 0xFFFFFFFF  # of any size in a config: the kernel is the judge of it
+    attr = _SCHED_ATTR.pack(
+        _SCHED_ATTR.size, policy, flags, nice, priority, runtime, deadline, period
     )
-    syscall(f"sched_setattr({policy})", _SYS_SCHED_SETATTR, 0, ffi.byref(attr), 0)
+    syscall(f"sched_setattr({policy})", _SYS_SCHED_SETATTR, 0, attr, 0)
 
 
 def set_memory_policy(mode: int, nodes: int) -> None:

@@ -14,12 +14,6 @@ from rootless.errors import RlessError
 from rootless.linux import ffi
 from rootless.linux.call import SYS_SECCOMP, failed, libc
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import struct
-else:
-    import _struct as struct  # as in `netlink`
-
 FLAG_TSYNC = 1
 FLAG_LOG = 2
 FLAG_SPEC_ALLOW = 4
@@ -31,7 +25,7 @@ _PR_SET_SECCOMP = 22
 _PR_MODE_FILTER = 2
 _INSTRUCTION_BYTES = 8  # struct sock_filter
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
-_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: length, pointer (with its padding)
+_PROGRAM = ffi.Struct("@HP")  # struct sock_fprog: length, pointer (with its padding)
 
 _syscall = libc.syscall
 _prctl = libc.prctl
