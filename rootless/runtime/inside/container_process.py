@@ -212,11 +212,16 @@ class ContainerProcess:
             load_filter(self.seccomp_filter, self.seccomp_flags)
 
 
+_finders: list[object] = []
+
+
 def forbid_imports() -> None:
     """Make every later import fail: the files that it would read are the image's.
 
-    Modules that are loaded already stay usable.
+    Modules that are loaded already stay usable. The finders are kept: to take them apart would
+    write to pages that are shared with the parent, 0.5 ms of a start.
     """
+    _finders.extend(sys.meta_path)
     sys.meta_path.clear()
     sys.path.clear()
     sys.path_hooks.clear()
