@@ -9,9 +9,10 @@ The file: a header (the interpreter's bytecode magic; the start of the index, th
 parts, 4 bytes each; 16 bytes of the content's SHA-256), then the parts. The first one is read at
 every start: the marshalled code of `rootless/launch.py`, which helpers/launcher/launch.c executes,
 of the modules of `rless --version` and of what maps the second part, and the index (marshalled:
-module -> (source below DIRECTORY, part, start, end, the modules that it is certain to import)). The
-second one has all that commands may load. It is mapped when a module of it is wanted first, so that
-only what is loaded costs."""
+module -> where it begins in its part; negative: from the end of the second one). The second one has
+all that commands may load. It is mapped when a module of it is wanted first, so that only what is
+loaded costs. A module is (source below DIRECTORY, the modules that it is certain to import, code),
+marshalled."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from pathlib import Path
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import CodeType
 
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.commands.main")
@@ -64,14 +66,14 @@ class Module:
                 elif dot:
                     self.ever.add(f"{FLAGS}.{module}")  # those of a verb are in its own module
 
-    def compile(self) -> bytes:
-        """Return the marshalled code of what is executed.
+    def compile(self) -> CodeType:
+        """Return the code of what is executed.
 
         Without columns, where it is run with `-X no_debug_ranges`: lines are enough for tracebacks.
         """
         tree = _Trim().visit(copy.deepcopy(self.tree))
-        code = compile(tree, self.relative, "exec", dont_inherit=True, optimize=0)
-        return marshal.dumps(code)
+        code: CodeType = compile(tree, self.relative, "exec", dont_inherit=True, optimize=0)
+        return code
 
 
 class _Trim(ast.NodeTransformer):
@@ -200,25 +202,26 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
 def write(directory: Path) -> Path:
     """Write the file for the package below `directory`; return its path."""
     modules = read_modules(directory)
-    index: dict[str, tuple[str, int, int, int, tuple[str, ...]]] = {}
+    indexes: list[dict[str, int]] = []
     parts = []
     chosen = select(modules)
-    for number, names in enumerate(chosen):
+    for names in chosen:
         # What finds the others comes first: the launcher executes it, and looks for no file.
-        part = b"" if parts else modules[FINDER].compile()
+        part = b"" if parts else marshal.dumps(modules[FINDER].compile())
+        index = {}
         for name in names:
             if name == FINDER:
                 continue
             module = modules[name]
-            code = module.compile()
             package = name.rpartition(".")[0]
             certain = {other for other in module.at_start if any(other in p for p in chosen)}
             needed = ([package] if package else []) + sorted(certain - {package, name, FINDER})
-            start = len(part)
-            part += code
-            index[name] = (module.relative, number, start, len(part), tuple(needed))
+            index[name] = len(part)
+            part += marshal.dumps((module.relative, tuple(needed), module.compile()))
         parts.append(part)
-    content = parts[0] + marshal.dumps(index)
+        indexes.append(index)
+    of_second = {name: start - len(parts[1]) for name, start in indexes[1].items()}
+    content = parts[0] + marshal.dumps(indexes[0] | of_second)
     places = (len(parts[0]), len(content), len(content) + len(parts[1]))
     content += parts[1]
     header = importlib.util.MAGIC_NUMBER + b"".join(n.to_bytes(4, "little") for n in places)

@@ -77,7 +77,7 @@ class HotModules:
         self.path = f"{package}/hot.bin"
         self.header = read[0] if read else b""
         self.parts = [memoryview(read[1]) if read else self._read(1)]
-        self.index: dict[str, tuple[str, int, int, int, tuple[str, ...]]]
+        self.index: dict[str, int]
         self.index = loads(self.parts[0][int.from_bytes(self.header[4:8], "little") :])
 
     def _read(self, part: int) -> memoryview:
@@ -107,22 +107,22 @@ class HotModules:
         return self._find(name)
 
     def _find(self, name: str) -> "ModuleSpec | None":
-        entry = self.index.pop(name, None)
-        if entry is None:
+        start = self.index.pop(name, None)
+        if start is None:
             return None
-        relative, part, start, end, needed = entry
+        try:
+            if start < 0 and len(self.parts) == 1:
+                self.parts.append(self._read(2))
+            relative, needed, code = loads(self.parts[start < 0][start:])
+        except Exception:  # damaged, or not to be mapped: each module has a file of its own
+            self.index.clear()
+            return None
         for other in needed:
             if other in self.index:
                 self._load(other)
         source = f"{self.directory}/{relative}"
         loader = HotLoader(name, source)
-        try:
-            if part == len(self.parts):
-                self.parts.append(self._read(part + 1))
-            loader.code = loads(self.parts[part][start:end])
-        except Exception:  # damaged, or not to be mapped: each module has a file of its own
-            self.index.clear()
-            return None
+        loader.code = code
         _fix_co_filename(loader.code, source)
         spec = ModuleSpec(name, loader, origin=source)
         spec.cached = self.path
