@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from rootless import paths
@@ -25,6 +25,11 @@ from rootless.image.store.store import Store
 from rootless.image.transfer.push import push as push_image
 from rootless.image.transfer.push import tags_of
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rootless.image.transfer.push import Signer
+
 _SEARCHED = 10_000  # repositories of a catalog that are looked through
 
 
@@ -39,11 +44,13 @@ def push(
     platform: str | None = None,
     quiet: bool = False,
     progress_fd: int = 1,
+    signers: Sequence[Signer] = (),
 ) -> tuple[str, str]:
     """Send an image to its registry and print how it goes on, as Docker does.
 
     Args:
         destination: where to, if not where its name says.
+        signers: each adds a signature.
 
     Returns:
         The full name it has there, and the digest of its manifest.
@@ -66,7 +73,13 @@ def push(
         clear_leftovers(store.root)
         with store_lock(store.root), Staging(store.root) as staging:
             digest, size = push_image(
-                image, target, store, staging.path, progress, compression=compression
+                image,
+                target,
+                store,
+                staging.path,
+                progress,
+                compression=compression,
+                signers=signers,
             )
         progress.finish()
         progress.say(f"{target.tag}: digest: {digest} size: {size}")

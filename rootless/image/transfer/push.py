@@ -31,17 +31,24 @@ from rootless.image.registry.http import Client
 from rootless.image.registry.parallel import at_once
 from rootless.image.registry.upload import Blob
 from rootless.image.store import records
+from rootless.image.trust import collect
+from rootless.image.trust.identity import parse_named
 from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
+    from rootless.image.trust.identity import Named
+    from rootless.image.trust.signature import SigstoreSignature, SimpleSignature
     from rootless.oci.image_spec import Descriptor
+
+    # Signs the manifest of a digest, under a name.
+    Signer = Callable[[str, Named], SimpleSignature | SigstoreSignature]
 
 _MOUNTS = 3  # repositories that are tried for one layer
 _OCI_LAYERS = {"gzip": spec.OCI_LAYER_GZIP, "zstd": spec.OCI_LAYER_ZSTD}
@@ -97,12 +104,14 @@ def push(
     progress: Progress,
     *,
     compression: str | None = None,
+    signers: Sequence[Signer] = (),
 ) -> tuple[str, int]:
     """Send an image to where `destination` says; return digest and size of its manifest.
 
     Args:
         scratch: a directory of the store for compressed layers.
         compression: "gzip" or "zstd" for all layers; None: what they came with, gzip otherwise.
+        signers: each makes a signature. If one cannot, the manifest is not sent.
 
     Raises:
         RlessError: refused, unreachable, or the store lacks what the image is made of.
@@ -119,7 +128,8 @@ def push(
     try:
         location = registries_conf.load().own(destination)
         endpoint = Endpoint(client, location, escape(destination.familiar), "pull,push")
-        return _Push(image, destination, store, endpoint, progress, compression, scratch).run()
+        work = _Push(image, destination, store, endpoint, progress, compression, scratch)
+        return work.run(signers)
     finally:
         client.close()
 
@@ -147,7 +157,7 @@ class _Push:
         self._config = records.get_blob(image.root, image.id) or b""
         self._manifest = _recorded_manifest(image)
 
-    def run(self) -> tuple[str, int]:
+    def run(self, signers: Sequence[Signer]) -> tuple[str, int]:
         originals = self._manifest["layers"] if self._manifest else None
         layers = [
             _Layer(index, diff_id, originals[index] if originals else None)
@@ -164,8 +174,14 @@ class _Push:
         made = {layer.diff_id: layer.descriptor for layer in unique}
         data, kind = self._document([cast("Descriptor", made[one.diff_id]) for one in layers])
         tag = self._destination.tag or "latest"
+        digest = sha256(data)
+        named = parse_named(self._destination.canonical)
+        signatures = [sign(digest, named) for sign in signers]
         upload.put_manifest(self._endpoint, tag, data, kind, self._what)
-        return sha256(data), len(data)
+        if signatures:
+            where = collect.store(self._endpoint, named, digest, signatures)
+            self._progress.say(f"Signatures: {len(signatures)}, in {escape(where)}")
+        return digest, len(data)
 
     def _go_on(self, layer: _Layer, done: int) -> None:
         """Report how far a layer is; end its thread if another one has failed."""

@@ -36,7 +36,10 @@ def of_registry(
 
 
 def store(
-    endpoint: Endpoint, named: Named, digest: str, signatures: Sequence[SimpleSignature]
+    endpoint: Endpoint,
+    named: Named,
+    digest: str,
+    signatures: Sequence[SimpleSignature | SigstoreSignature],
 ) -> str:
     """Store the signatures of a manifest that was pushed; return where.
 

@@ -167,6 +167,23 @@ def sign(document: bytes, key: str, passphrase: str | None = None) -> bytes:
     return done.stdout
 
 
+def owners(key: bytes) -> list[str]:
+    """Return who the keys in a file belong to, by address where there is one.
+
+    Raises:
+        RlessError: GnuPG is missing.
+    """
+    with tempfile.TemporaryDirectory(prefix="rless-gpg-") as home:
+        listed, _ = _run(home, ["--with-colons", "--show-keys"], key)
+    found = []
+    for line in listed.decode(errors="replace").splitlines():
+        fields = line.split(":")
+        if fields[0] == "uid" and len(fields) > 9:
+            address = fields[9].partition("<")[2].partition(">")[0]
+            found.append(address or fields[9])
+    return found
+
+
 def program() -> str:
     """Return the path of gpg.
 

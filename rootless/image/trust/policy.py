@@ -120,8 +120,12 @@ def path_of(explicit: str | None = None) -> str | None:
     """
     if explicit:
         return os.path.abspath(explicit)
-    own = os.path.expanduser("~/.config/containers/policy.json")
-    return next((path for path in (own, SYSTEM) if os.path.exists(path)), None)
+    return next((path for path in (own_path(), SYSTEM) if os.path.exists(path)), None)
+
+
+def own_path() -> str:
+    """Return where the user's own policy is, or would be."""
+    return os.path.expanduser("~/.config/containers/policy.json")
 
 
 def load(explicit: str | None = None) -> Policy | None:
@@ -131,10 +135,15 @@ def load(explicit: str | None = None) -> Policy | None:
         PolicyError: the file cannot be read, or is not right.
     """
     path = path_of(explicit)
-    return None if path is None else parse(_read(path), path)
+    return None if path is None else parse(read(path), path)
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """Return what a file says.
+
+    Raises:
+        PolicyError: it cannot be read, or is too large.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(limits.JSON_BYTES + 1)

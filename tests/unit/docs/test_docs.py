@@ -149,6 +149,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
         launcher.chmod(0o755)
     yield tmp_path
     shell(tmp_path, "rless ps -aq | xargs -r rless rm -f; rless unshare rm -rf .local")
+    if (tmp_path / ".gnupg").exists():
+        shell(tmp_path, "gpgconf --kill all")
 
 
 def shell(home: Path, command: str) -> str:
@@ -191,7 +193,7 @@ def test_documented_block_runs(block: Block, home: Path) -> None:
 
 
 @NEEDS
-@pytest.mark.needs("busybox", "docker-registry", "curl", "pasta", "tun")
+@pytest.mark.needs("busybox", "docker-registry", "curl", "gpg", "pasta", "tun")
 @pytest.mark.parametrize("block", SERVED, ids=[block.place for block in SERVED])
 def test_documented_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) -> None:
     with images.registry() as host:

@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rootless.image.transfer.push import Signer
+
 VERB = Verb(
     "push",
     "[OPTIONS] NAME[:TAG] [DESTINATION]",
@@ -26,6 +28,10 @@ VERB = Verb(
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image of that name to push"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Print the name only"),
+                ("--sign-by", "FINGERPRINT", "value", "sign_by", "required",
+                 "Add a signature by this key of GnuPG"),
+                ("--sign-passphrase-file", "FILE", "value", "passphrase_file", "absolute",
+                 "The first line of FILE is the passphrase of the key that signs"),
                 ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
                  "Accepted without effect: Docker Content Trust was discontinued"),
             ),
@@ -57,6 +63,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             raise RlessError("--all-tags takes no destination", VERB.see_help())
         names = registries.names_of(args[0])
     quiet = bool(values.get("quiet"))
+    signers = _signers(values)
     for name in names:
         pushed, _ = registries.push(
             name,
@@ -64,7 +71,20 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             compression=values.get("compression"),
             platform=values.get("platform"),
             quiet=quiet,
+            signers=signers,
         )
         if quiet:
             streams.write(f"{escape(pushed)}\n")
     return 0
+
+
+def _signers(values: dict[str, Any]) -> list[Signer]:
+    """Return what signs, as the flags say."""
+    key, path = values.get("sign_by"), values.get("passphrase_file")
+    if key is None:
+        if path is not None:
+            raise RlessError("--sign-passphrase-file goes with --sign-by", VERB.see_help())
+        return []
+    from rootless.engine.images import trust
+
+    return [trust.gpg_signer(key, path)]
