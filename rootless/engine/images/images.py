@@ -471,7 +471,20 @@ def inspect_image(name: str, platform: str | None = None) -> dict[str, Any]:
             else "0001-01-01T00:00:00Z"
         },
         "ReadOnly": image.root != paths.storage_root(),
+        "Signatures": _signatures(image),
     }
+
+
+def _signatures(image: Image) -> list[dict[str, Any]]:
+    """Return what the signatures say that were seen when the image was pulled."""
+    from rootless.image.store import records
+
+    blobs = records.get_signatures(image.root, image.digest)
+    if not blobs:
+        return []
+    from rootless.image.trust.describe import describe
+
+    return [describe(blob) for blob in blobs]
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,19 @@ class Found:
         manifest: the manifest's bytes; b"" if the source has none.
         config_data, config, id: the image config, its checked content and its digest.
         layers: bottom first; none is fetched yet.
+        signatures: as they are stored; None: nobody has asked for them.
     """
 
-    __slots__ = ("config", "config_data", "digest", "digests", "id", "layers", "manifest")
+    __slots__ = (
+        "config",
+        "config_data",
+        "digest",
+        "digests",
+        "id",
+        "layers",
+        "manifest",
+        "signatures",
+    )
 
     def __init__(
         self,
@@ -55,6 +65,7 @@ class Found:
         self.config = config
         self.id = image_id
         self.layers = layers
+        self.signatures: list[bytes] | None = None
 
 
 class Source(Protocol):

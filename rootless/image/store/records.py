@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 from rootless.errors import RlessError
 from rootless.image.model import limits
 from rootless.image.store.names import Change, records_of
-from rootless.image.store.store import RECORD_VERSION, Store, blob_path, layer_dir, name_path
+from rootless.image.store.store import (
+    RECORD_VERSION,
+    Store,
+    blob_path,
+    layer_dir,
+    name_path,
+    signatures_path,
+)
 from rootless.linux import files
 from rootless.linux.filesystem import syncfs
 from rootless.paths import private_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rootless.image.model.reference import Reference
     from rootless.image.store.store import Image
 
@@ -87,6 +97,25 @@ def get_blob(root: str, digest: str) -> bytes | None:
             return file.read()
     except FileNotFoundError:
         return None
+
+
+def put_signatures(root: str, digest: str, blobs: Sequence[bytes], scratch: str) -> None:
+    """Keep the signatures that were seen of a manifest, beside it."""
+    texts = [base64.b64encode(blob).decode() for blob in blobs]
+    write_json(signatures_path(root, digest), texts, scratch)
+
+
+def get_signatures(root: str, digest: str) -> list[bytes]:
+    """Return the signatures that were seen of a manifest when it came."""
+    if not digest:
+        return []
+    try:
+        with open(signatures_path(root, digest), "rb") as file:
+            return [base64.b64decode(text) for text in json.loads(file.read())]
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        return []  # lost in a power cut: they can be asked for again
 
 
 def save(

@@ -8,6 +8,7 @@ not at all.
     images/ids/<config digest>.json    the same image by id; stays when the name moves on
     images/named/<image id>/<hash>     which names an image has (names.py)
     blobs/sha256/<digest>              manifests and configs as they came
+    blobs/sha256/<digest>.signatures   those that were seen of a manifest when it came
     layers/<map key>/<chain id>/       one unpacked layer, an overlay lowerdir as it is
     layers/<map key>/<chain id>.json   what was found while unpacking it
     tmp/                               staging; cleared once its owner is dead
@@ -248,6 +249,11 @@ def blob_path(root: str, digest: str) -> str:
     if not is_digest(digest):
         raise RlessError("internal error: a blob without a digest")
     return f"{root}/blobs/sha256/{digest[7:]}"
+
+
+def signatures_path(root: str, digest: str) -> str:
+    """Return the file with the signatures that were seen of a manifest."""
+    return f"{blob_path(root, digest)}.signatures"
 
 
 def name_path(root: str, reference: Reference, platform: str | None = None) -> str:

@@ -191,6 +191,8 @@ def _record_image(
     record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
     if found.manifest:
         records.put_blob(root, found.digest, found.manifest, scratch)
+        if found.signatures is not None:
+            records.put_signatures(root, found.digest, found.signatures, scratch)
     records.put_blob(root, found.id, found.config_data, scratch)
     if names and all(
         store.read(name_path(root, reference, platform))

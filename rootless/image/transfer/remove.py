@@ -341,7 +341,7 @@ def _delete_blobs(root: str, records: list[dict[str, Any]], freed: Freed) -> Non
     directory = f"{root}/blobs/sha256"
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(directory):
-            if f"sha256:{name}" not in needed:
+            if f"sha256:{name.partition('.')[0]}" not in needed:
                 with contextlib.suppress(FileNotFoundError):
                     path = f"{directory}/{name}"
                     size = os.lstat(path).st_size
