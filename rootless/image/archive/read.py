@@ -197,7 +197,8 @@ def _open_regular(path: str) -> int:
     return fd
 
 
-def _read_document(files: Files, name: str, what: str) -> bytes:
+def read_document(files: Files, name: str, what: str) -> bytes:
+    """Return a file of an archive or a directory that is small enough to be a document."""
     found = files.open(name)
     if found is None:
         raise ManifestError(f"{what} has no file {escape(name)[:120]}")
@@ -229,7 +230,7 @@ class DockerArchive:
         """Return the image that the reference names, or the only one."""
         entry = self._choose(self._document())
         config_name, names = _entry_files(entry, self._what)
-        data = _read_document(self._files, config_name, self._what)
+        data = read_document(self._files, config_name, self._what)
         image_id = sha256(data)
         stem = posixpath.basename(config_name).removesuffix(".json")
         if is_hex(stem, 64) and image_id != f"sha256:{stem}":
@@ -257,7 +258,7 @@ class DockerArchive:
 
     def _document(self) -> list[dict[str, Any]]:
         document = manifest.read_json(
-            _read_document(self._files, "manifest.json", self._what), f"{self._what}: manifest.json"
+            read_document(self._files, "manifest.json", self._what), f"{self._what}: manifest.json"
         )
         if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
             raise ManifestError(f"{self._what}: manifest.json is not a list of objects")
@@ -338,7 +339,7 @@ class OciLayout:
             content["layers"], diff_ids, chain_ids(diff_ids), strict=True
         ):
             layer = LayerBlob(descriptor["digest"], descriptor["size"], diff_id, chain)
-            _place(layer, self._files.open(_blob(descriptor["digest"])), what)
+            place(layer, self._files.open(_blob(descriptor["digest"])), what)
             layers.append(layer)
         digests = list(dict.fromkeys([entry["digest"], sha256(data)]))
         return Found(
@@ -353,12 +354,12 @@ class OciLayout:
     def _index(self) -> list[Descriptor]:
         what = self._what
         layout = manifest.read_object(
-            _read_document(self._files, "oci-layout", what), f"{what}: oci-layout"
+            read_document(self._files, "oci-layout", what), f"{what}: oci-layout"
         )
         if layout.get("imageLayoutVersion") != "1.0.0":
             raise ManifestError(f"{what} is not an OCI layout of version 1.0.0")
         document = manifest.read_object(
-            _read_document(self._files, "index.json", what), f"{what}: index.json"
+            read_document(self._files, "index.json", what), f"{what}: index.json"
         )
         return list(manifest.parse_index(document, f"{what}: index.json")["manifests"])
 
@@ -395,7 +396,7 @@ class OciLayout:
         )
 
     def _document(self, descriptor: Descriptor, what: str) -> bytes:
-        data = _read_document(self._files, _blob(descriptor["digest"]), self._what)
+        data = read_document(self._files, _blob(descriptor["digest"]), self._what)
         return manifest.verify(data, descriptor, what)
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
@@ -416,7 +417,8 @@ def _blob(digest: str) -> str:
     return f"blobs/sha256/{digest[7:]}"
 
 
-def _place(layer: LayerBlob, found: tuple[int, int, int] | None, what: str) -> None:
+def place(layer: LayerBlob, found: tuple[int, int, int] | None, what: str) -> None:
+    """Point a layer to where it lies."""
     if found is None:
         raise ManifestError(f"{what} does not have layer {layer.short}")
     layer.fd, layer.offset, size = found

@@ -1,8 +1,8 @@
 """Load: all images of one archive, which may be a pipe, compressed, and made by any tool.
 
-The forms are docker-archive (`manifest.json`), OCI layouts as a tar or a directory, and Docker's
-form that is both. Nothing in it is trusted: names go through the reference grammar, digests are
-verified, and no network is touched whatever the archive says.
+The forms are docker-archive (`manifest.json`), OCI layouts as a tar or a directory, Docker's form
+that is both, and skopeo's `dir:`. Nothing in it is trusted: names go through the reference grammar,
+digests are verified, and no network is touched whatever the archive says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from rootless.errors import RlessError, escape
+from rootless.image.archive import directory
+from rootless.image.archive.directory import DirectoryImage
 from rootless.image.archive.read import DirectoryFiles, DockerArchive, OciLayout, TarFiles
 from rootless.image.config.manifest import ManifestError, PlatformError
 from rootless.image.layer.decompress import compression_of
@@ -65,7 +67,7 @@ def load(
     """Yield each image of an archive with its names, once it is in the store.
 
     Args:
-        path: of a file or an OCI layout directory; None: standard input.
+        path: of a file or a directory; None: standard input.
         platform: as `--platform`; images for others are left out. None: whatever there is.
         signature_policy: as for `pull`.
 
@@ -125,7 +127,7 @@ def _transport(files: DirectoryFiles | TarFiles) -> str:
 
 def _images(
     files: DirectoryFiles | TarFiles, name: str, scratch: str
-) -> Iterator[tuple[DockerArchive | OciLayout, Sequence[str]]]:
+) -> Iterator[tuple[DirectoryImage | DockerArchive | OciLayout, Sequence[str]]]:
     """Yield what gives each image of an archive, and its names."""
 
     def number(transport: str, at: int) -> Reference:
@@ -135,6 +137,9 @@ def _images(
         archive = DockerArchive(number("docker-archive", 0), scratch, files)
         for at, names in enumerate(archive.entries()):
             yield DockerArchive(number("docker-archive", at), scratch, files), names
+        return
+    if isinstance(files, DirectoryFiles) and directory.is_one(files):
+        yield DirectoryImage(name, files), ()
         return
     if files.open("oci-layout") is None and files.open("index.json") is None:
         raise ManifestError(

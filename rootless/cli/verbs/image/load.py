@@ -18,7 +18,7 @@ VERB = Verb(
             "Options",
             (
                 ("--input -i", "FILE", "value", "input", "text",
-                 "Read FILE, or an OCI layout directory, instead of standard input"),
+                 "Read FILE, or a directory (an OCI layout, or a docker-dir), not standard input"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Load only images for this platform"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Show no progress"),
