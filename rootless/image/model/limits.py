@@ -31,7 +31,7 @@ INDEX_DEPTH = 2  # an index may hold indexes, these may not
 LAYERS = 512
 AUTH_BYTES = 1 * MIB
 TOKEN_BYTES = 1 * MIB
-SIGNATURES = 128  # of one image
+SIGNATURES = 128  # of one image, as containers/image has it
 SIGNATURES_BYTES = 4 * MIB  # all payloads of the signatures of one image
 USER_FILE_BYTES = 1 * MIB  # /etc/passwd or /etc/group of an image
 

@@ -121,7 +121,7 @@ def load(
 def _transport(files: DirectoryFiles | TarFiles) -> str:
     """Return what a policy calls this form of an archive."""
     if isinstance(files, DirectoryFiles):
-        return "oci"
+        return "dir" if directory.is_one(files) else "oci"
     return "docker-archive" if files.open("manifest.json") is not None else "oci-archive"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rootless.image.trust import lookaside, registries_d
+from rootless.image.trust import attachments, lookaside, registries_d
 from rootless.image.trust.signature import SimpleSignature, read
 
 if TYPE_CHECKING:
@@ -32,6 +32,18 @@ def of_registry(
         blobs = lookaside.read_extension(endpoint, digest)
     else:
         blobs = lookaside.read(registries.lookaside(named), named, digest)
+    found = stored(blobs)
+    if registries.uses_attachments(named):
+        found += attachments.read(endpoint, digest)
+    return found
+
+
+def stored(blobs: Sequence[bytes]) -> list[SimpleSignature | SigstoreSignature]:
+    """Return the signatures in files.
+
+    Raises:
+        RefusedError: one of them is malformed.
+    """
     return [read(blob, f"signature {number}") for number, blob in enumerate(blobs, 1)]
 
 

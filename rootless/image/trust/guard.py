@@ -77,10 +77,16 @@ class Guard:
 
 def _signatures(source: Source, subject: Subject) -> Sequence[SimpleSignature | SigstoreSignature]:
     """Return the signatures of an image, from wherever its source has them."""
+    from rootless.image.trust import collect
+
+    if subject.transport == "dir":
+        from rootless.image.archive.directory import DirectoryImage
+
+        assert isinstance(source, DirectoryImage)
+        return collect.stored(source.signatures(subject.digest))
     if subject.transport != "docker" or not subject.digest:
         return ()
     from rootless.image.registry.client import Registry
-    from rootless.image.trust import collect
 
     assert isinstance(source, Registry) and subject.named is not None
     return collect.of_registry(source.endpoint, subject.named, subject.digest)
@@ -100,7 +106,10 @@ class _Watched:
             RefusedError: it does not.
         """
         found = self._source.find(wanted)
-        self._guard.verdict(self._source, found).demand()
+        verdict = self._guard.verdict(self._source, found)
+        verdict.demand()
+        if verdict.signatures is not None:
+            found.signatures = [signature.blob() for signature in verdict.signatures]
         return found
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:

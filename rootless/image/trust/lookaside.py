@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from rootless.image.registry.endpoint import Endpoint
     from rootless.image.trust.identity import Named
 
-MOST = 128  # signatures of one image, as containers/image has it
 SIGNATURE_BYTES = 1 << 20
 _HEADER = "X-Registry-Supports-Signatures"
 
@@ -56,8 +55,10 @@ def read(url: str, named: Named, digest: str) -> list[bytes]:
             if blob is None:
                 return found
             found.append(blob)
-            if len(found) > MOST:
-                raise RefusedError(f"{_shown(url)} has more than {MOST} signatures of one image")
+            if len(found) > limits.SIGNATURES:
+                raise RefusedError(
+                    f"{_shown(url)} has more than {limits.SIGNATURES} signatures of one image"
+                )
     finally:
         client.close()
 
@@ -157,8 +158,8 @@ def read_extension(endpoint: Endpoint, digest: str) -> list[bytes]:
     what = f"signatures of {digest[7:19]}"
     data = endpoint.read(_extension_url(endpoint, digest), {}, limits.JSON_BYTES, what)
     entries = manifest.read_object(data, what).get("signatures") or []
-    if not isinstance(entries, list) or len(entries) > MOST:
-        raise RefusedError(f"{endpoint.name} has no list of at most {MOST} signatures")
+    if not isinstance(entries, list) or len(entries) > limits.SIGNATURES:
+        raise RefusedError(f"{endpoint.name} has no list of at most {limits.SIGNATURES} signatures")
     found = []
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):

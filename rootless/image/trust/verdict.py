@@ -49,13 +49,22 @@ class Verdict:
 
     Attributes:
         scope: the part of the policy that decided. path: of the policy.
+        signatures: of the image; None: no requirement has asked for them, or they cannot be read.
     """
 
-    def __init__(self, subject: Subject, path: str, scope: str, steps: list[Step]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        path: str,
+        scope: str,
+        steps: list[Step],
+        signatures: Sequence[SimpleSignature | SigstoreSignature] | None,
+    ) -> None:
         self.subject = subject
         self.path = path
         self.scope = scope
         self.steps = steps
+        self.signatures = signatures
 
     @property
     def is_accepted(self) -> bool:
@@ -96,7 +105,7 @@ def judge(policy: Policy, match: Match, subject: Subject, signatures: Signatures
             except RlessError as error:
                 reasons = [str(error)]
         steps.append(Step(requirement, reasons))
-    return Verdict(subject, policy.path, match.scope, steps)
+    return Verdict(subject, policy.path, match.scope, steps, known)
 
 
 def _check(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rootless.image.model import limits
 from rootless.image.trust import gpg, lookaside
 from tests.lib import images
 from tests.lib.trust import (
@@ -357,7 +358,7 @@ def test_signatures_without_end_are_refused(
 ) -> None:
     name = f"{host}/trust/app:1"
     site.demand(host, signed_by(keys.public("good")))
-    site.put(name, image.digest, [b"\x88"] * (lookaside.MOST + 1))
+    site.put(name, image.digest, [b"\x88"] * (limits.SIGNATURES + 1))
     assert "more than 128 signatures of one image" in site.rless(name)
 
 
