@@ -15,7 +15,9 @@ def resolve_user(spec: str, *, passwd: bytes, group: bytes) -> tuple[int, int, l
     """Return (uid, gid, supplementary gids, home) for "", USER, UID, USER:GROUP, UID:GID, ...
 
     As Docker: without a group the user's own group and all groups that list the user; with
-    one, that alone. A number needs no entry in the files.
+    one, that alone. The group itself is among the supplementary ones, so that a set-group-id
+    program does not lose it: a file may refuse it what all others may (CVE-2022-36109). A number
+    needs no entry in the files.
 
     Args:
         spec: what USER or `--user` says; "" means uid 0.
@@ -45,8 +47,9 @@ def resolve_user(spec: str, *, passwd: bytes, group: bytes) -> tuple[int, int, l
                 f"unable to find user {escape(user)}: no matching entries in passwd file"
             )
     if wanted_group:
-        return uid, _find_group(wanted_group, spec, group), [], home
-    groups: list[int] = []
+        gid = _find_group(wanted_group, spec, group)
+        return uid, gid, [gid], home
+    groups = [gid]
     if name:
         for fields in _entries(group, least=3, fields=4):
             found_gid = _field(fields[2])

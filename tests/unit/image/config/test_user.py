@@ -39,21 +39,21 @@ three:x:33
         ("", (0, 0, [0], "/root")),
         ("0", (0, 0, [0], "/root")),
         ("root", (0, 0, [0], "/root")),
-        ("app", (1000, 1001, [44, 29], "/home/app")),
-        ("1000", (1000, 1001, [44, 29], "/home/app")),
-        ("01000", (1000, 1001, [44, 29], "/home/app")),
-        ("app:", (1000, 1001, [44, 29], "/home/app")),
-        ("app:audio", (1000, 29, [], "/home/app")),
-        ("app:7", (1000, 7, [], "/home/app")),
-        ("1000:1000", (1000, 1000, [], "/home/app")),
-        ("4242", (4242, 0, [], "/")),
-        ("4242:three", (4242, 33, [], "/")),
-        ("1234", (1234, 0, [], "/")),
-        ("app:55", (1000, 55, [], "/home/app")),
-        ("2147483647", (2147483647, 0, [], "/")),
-        ("nohome", (8, 8, [], "/")),
-        ("relative", (9, 9, [], "/")),
-        (":audio", (0, 29, [], "/root")),
+        ("app", (1000, 1001, [1001, 44, 29], "/home/app")),
+        ("1000", (1000, 1001, [1001, 44, 29], "/home/app")),
+        ("01000", (1000, 1001, [1001, 44, 29], "/home/app")),
+        ("app:", (1000, 1001, [1001, 44, 29], "/home/app")),
+        ("app:audio", (1000, 29, [29], "/home/app")),
+        ("app:7", (1000, 7, [7], "/home/app")),
+        ("1000:1000", (1000, 1000, [1000], "/home/app")),
+        ("4242", (4242, 0, [0], "/")),
+        ("4242:three", (4242, 33, [33], "/")),
+        ("1234", (1234, 0, [0], "/")),
+        ("app:55", (1000, 55, [55], "/home/app")),
+        ("2147483647", (2147483647, 0, [0], "/")),
+        ("nohome", (8, 8, [8], "/")),
+        ("relative", (9, 9, [9], "/")),
+        (":audio", (0, 29, [29], "/root")),
     ],
 )
 def test_every_spelling_is_read(spec: str, expected: tuple[int, int, list[int], str]) -> None:
@@ -88,8 +88,8 @@ def test_wrong_users_are_refused(spec: str, why: str) -> None:
 
 
 def test_numbers_work_without_files() -> None:
-    assert resolve_user("5:6", passwd=b"", group=b"") == (5, 6, [], "/")
-    assert resolve_user("", passwd=b"", group=b"") == (0, 0, [], "/")
+    assert resolve_user("5:6", passwd=b"", group=b"") == (5, 6, [6], "/")
+    assert resolve_user("", passwd=b"", group=b"") == (0, 0, [0], "/")
 
 
 def test_groups_are_given_by_name_and_number() -> None:
