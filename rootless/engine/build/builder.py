@@ -15,6 +15,7 @@ but its staging directory, which the next command deletes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -26,6 +27,7 @@ from rootless.engine.build.messages import Receiver
 from rootless.engine.build.steps import Result, State
 from rootless.errors import RlessError
 from rootless.linux import prctl
+from rootless.linux.tree import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,6 +226,7 @@ class Builder:
         _, status = os.waitpid(process.pid, 0)
         track, said = process.track, process.last
         track.running = False
+        self._clear(process)
         step = track.step
         assert step is not None
         if said is None:
@@ -240,3 +243,15 @@ class Builder:
             self._say({"kind": "done", "id": process.number, "seconds": seconds})
         state = State(said["key"], tuple(said["chain"]))
         self._advance(track, state, said["created"], said["keys"])
+
+    def _clear(self, process: _Process) -> None:
+        """Delete the directory of a step, whose mounts have ended with its process.
+
+        Here, as the files of other ids can be deleted: outside that would take a new namespace.
+        """
+        fd = os.open(self._site.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(RlessError):  # the staging directory goes as a whole
+                remove_tree(fd, str(process.number))
+        finally:
+            os.close(fd)
