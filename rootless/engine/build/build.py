@@ -14,6 +14,8 @@ from rootless.engine import idmap_policy
 from rootless.engine.build import context, image, limits, outputs, plan, progress, step_process
 from rootless.engine.build.builder import Builder
 from rootless.engine.build.cache import trim
+from rootless.engine.build.carried.bringer import Bringer
+from rootless.engine.build.carried.session import Carried
 from rootless.engine.build.messages import Receiver, sender
 from rootless.engine.build.network import Network
 from rootless.engine.build.remote.contexts import Opener, is_fetched
@@ -112,9 +114,8 @@ def build(request: BuildRequest) -> str:
                              Bases(store, request, idmap))  # fmt: skip
             for line in made.warnings:
                 shown.handle({"kind": "warning", "text": line})
-            network = Network(request.run_settings())
-            opened.callback(network.close)
-            site = Site(made, request, store.root, staging.path, idmap, contexts, network.client)
+            carried = opened.enter_context(Carried(request, store, idmap, shown.handle))
+            site = Site(made, request, store.root, staging.path, idmap, contexts)
             site.cgroup = limits.make(request.run_settings())
             if site.cgroup is not None:
                 opened.callback(site.cgroup.destroy)
@@ -123,20 +124,25 @@ def build(request: BuildRequest) -> str:
             site.trees = tuple(output for output in wanted if output.takes_tree)
             if any(output.rewrite_timestamp for output in wanted):
                 site.newest = request.epoch()
-            results = _do_steps(site, network, shown)
+            site.takes_image = any(output.takes_image for output in wanted)
+            results = _do_steps(site, store, carried, shown)
             identifier = ""
-            if any(output.takes_image for output in wanted):
+            if site.takes_image:
                 metas = image.read_metas(store.root, idmap.key, results[-1].state.chain)
                 document = image.document(made, results, metas, request.epoch())
+                carried.add_inline(document, results)
                 identifier = image.record(store, idmap.key, document, metas, names, staging.path)
+            known: dict[str, str] = {}
+            if identifier:
+                events.record(
+                    "build", "image", identifier, name=names[0].familiar if names else ""
+                )
+            for output in wanted if identifier else ():
+                if output.takes_image:
+                    quiet = request.progress == "quiet"
+                    known |= outputs.export_image(output, identifier, [*tags], quiet=quiet)
+            carried.export(made, results, staging.path)
     trim(store.root)
-    known: dict[str, str] = {}
-    if identifier:
-        events.record("build", "image", identifier, name=names[0].familiar if names else "")
-        for output in wanted:
-            if output.takes_image:
-                quiet = request.progress == "quiet"
-                known |= outputs.export_image(output, identifier, [*tags], quiet=quiet)
     outputs.write_results(request, identifier, [*tags], known)
     return identifier
 
@@ -274,21 +280,47 @@ def _choose_map(request: BuildRequest) -> IdMap:
     return idmap
 
 
-def _do_steps(site: Site, network: Network, shown: Progress) -> list[Result]:
-    """Have the builder do the steps; show what it says, and bring up the network if it asks."""
+def _do_steps(site: Site, store: Store, carried: Carried, shown: Progress) -> list[Result]:
+    """Do the steps; if a layer of another cache cannot be had, once more without those."""
+    staging = site.scratch
+    for attempt in (1, 2):
+        site.scratch = f"{staging}/{attempt}"
+        os.mkdir(site.scratch, 0o700)
+        site.use(carried.imports)
+        bringer = Bringer(store, site.idmap, carried.imports, f"{site.scratch}/brought")
+        network = Network(site.settings)
+        try:
+            return _attend(site, network, bringer, shown)
+        except RlessError as error:
+            if not bringer.close() or attempt > 1:
+                raise
+            carried.give_up(error)
+        finally:
+            network.close()
+            bringer.close()
+    raise AssertionError
+
+
+def _attend(site: Site, network: Network, bringer: Bringer, shown: Progress) -> list[Result]:
+    """Have the builder do the steps; show what it says, and give it what it asks for."""
+    site.network, site.bringer = network.client, bringer.client
     messages, writer = os.pipe()
     call = Call(site.idmap, _be_builder, site, messages, network.fd, writer, os.getpid())
     os.close(writer)
     network.forget_client()
+    bringer.forget_client()
     poll = select.poll()
     poll.register(messages, select.POLLIN)
     poll.register(network.fd, select.POLLIN)
+    poll.register(bringer.fd, select.POLLIN)
     receiver = Receiver(messages)
     try:
         while not receiver.ended:
             ready = [fd for fd, _ in poll.poll()]
             if network.fd in ready:
                 network.answer(call.pid)
+            if bringer.fd in ready:
+                bringer.answer()
             if messages in ready:
                 for message in receiver.read():
                     shown.handle(message)
@@ -311,6 +343,9 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
     # A key of the terminal is for the build process, which ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     results: Sequence[Result] = Builder(site, sender(writer)).run()
+    if site.takes_image or site.trees:
+        site.require(results[-1].state.chain, lambda: None)
+    site.cache.keep_carried(key for result in results for key in result.keys)
     step_process.export(site, results[-1])
     os.close(writer)
     return [

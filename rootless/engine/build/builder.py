@@ -159,7 +159,8 @@ class Builder:
         if found is None:
             return False
         self._announce(track, "cached")
-        self._advance(track, State(found.state or key, found.chain), found.created, [key])
+        state = State(found.keys[0] if found.keys else key, found.chain)
+        self._advance(track, state, found.created, [key])
         return True
 
     def _announce(self, track: _Track, kind: str) -> int:

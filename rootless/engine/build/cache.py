@@ -23,7 +23,7 @@ from rootless.image.transfer import prune_build_cache
 from rootless.linux.locks import is_at, lock, open_lock, unlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["Cache", "Entry", "trim"]
 
@@ -89,7 +89,8 @@ class Cache:
         sizes: Sequence[int] = (),
         created: float = 0.0,
         text: str = "",
-        state: str = "",
+        keys: Sequence[str] = (),
+        early: str = "",
     ) -> None:
         """Keep the result of a step; its layers are in the store already.
 
@@ -98,7 +99,7 @@ class Cache:
                 empty tree, of which nothing is kept.
             diff_ids, sizes: of the layers that the build has added. text: the instruction.
             created: when, in seconds since 1970; 0: now.
-            state: the key by which later steps know the tree; "": this one.
+            keys, early: all keys of the result, where it has several (`Entry`).
 
         Raises:
             RlessError: there is no room.
@@ -111,9 +112,28 @@ class Cache:
                 sizes=sizes,
                 created=created or time.time(),
                 text=text,
-                state=state if state != key else "",
+                keys=keys if early or len(keys) > 1 else (),
+                early=early,
             )
             build_cache.write(self._root, key, entry)
+
+    def keep_carried(self, keys: Iterable[str]) -> None:
+        """Keep those entries of caches that were brought along whose layers are there by now."""
+        for entry in dict.fromkeys(map(self._carried.get, keys)):
+            if entry is None or not all(
+                has_layer(self._root, self._map, chain) for chain in entry.chain
+            ):
+                continue
+            for key in filter(None, (*entry.keys, entry.early)):
+                self.store(
+                    key,
+                    entry.chain,
+                    diff_ids=entry.diff_ids[-1:],
+                    created=entry.created,
+                    text=entry.text,
+                    keys=entry.keys,
+                    early=entry.early,
+                )
 
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], object] = lambda: None) -> Iterator[bool]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Build arguments for the builder that are honoured; a false value of the others changes nothing.
 _HONOURED = (
     *("SOURCE_DATE_EPOCH", "BUILDKIT_SYNTAX", "BUILDKIT_SANDBOX_HOSTNAME"),
-    *("BUILDKIT_DOCKERFILE_CHECK", "BUILDKIT_CACHE_MOUNT_NS"),
+    *("BUILDKIT_DOCKERFILE_CHECK", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_INLINE_CACHE"),
 )
 _OFF = ("", "0", "false")
 _COMMENT = "rless.build"

@@ -57,6 +57,7 @@ class BuildRequest:
         signature_policy: that base images have to satisfy; None: the user's, or the system's.
         pull: ask the registry for every base.
         no_cache: look nothing up. no_cache_filter: the same for stages, by their names.
+        cache_from, cache_to: as typed (`carried.places`).
         build_contexts: name -> what it is, as typed.
         outputs: of -o, as typed; push, load: the shorthands (`outputs.parse`).
         iidfile, metadata_file: absolute, "" for none.
@@ -82,6 +83,8 @@ class BuildRequest:
     pull: bool = False
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
+    cache_from: tuple[str, ...] = ()
+    cache_to: tuple[str, ...] = ()
     build_contexts: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     ssh: tuple[Agent, ...] = ()

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from rootless.engine.build import keys
 from rootless.engine.build.cache import Cache
+from rootless.engine.build.carried.imports import Imports
 from rootless.engine.build.steps import CopyStep, RunStep, State
+from rootless.image.store.records import has_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from rootless.engine.build.carried import bringer
     from rootless.engine.build.context import Context
     from rootless.engine.build.network import Client
     from rootless.engine.build.outputs import Output
@@ -31,12 +34,14 @@ class Site:
         settings: the options of `run` that hold for each RUN.
         root: of the store. scratch: the directory of a `Staging`. idmap: of the namespaces.
         contexts: by name; "" is the main one, if there is one.
-        cache: of the steps.
+        cache: of the steps. imports: caches of --cache-from.
         network: where a RUN asks for the network of the build.
+        bringer: where a step asks for layers that are not in the store.
         newest: the latest time in a new layer, in seconds since 1970; None: any.
         proxies: NAME=VALUE for each RUN.
         secrets, agents: by id, the value of a secret and the socket of an agent.
-        trees: outputs that are made of the tree of the target.
+        trees: outputs that are made of the tree of the target. takes_image: whether there are
+            others.
         cgroup: of all RUNs, where limits are asked for.
         jobs: how many step processes are at work at a time.
     """
@@ -49,7 +54,6 @@ class Site:
         scratch: str,
         idmap: IdMap,
         contexts: Mapping[str, Context],
-        network: Client,
     ) -> None:
         self.plan = plan
         self.request = request
@@ -58,15 +62,35 @@ class Site:
         self.scratch = scratch
         self.idmap = idmap
         self.contexts = contexts
-        self.cache = Cache(root, idmap.key)
-        self.network = network
+        self.network: Client
+        self.bringer: bringer.Client
         self.newest: int | None = None
         self.proxies = request.proxies()
         self.secrets: dict[str, bytes] = {}
         self.agents: dict[str, str] = {}
         self.trees: tuple[Output, ...] = ()
+        self.takes_image = True
+        self.use(Imports(root, idmap))
         self.cgroup: Cgroup | None = None
         self.jobs = request.jobs or os.cpu_count() or 1
+
+    def use(self, imports: Imports) -> None:
+        """Look for results in other caches, too."""
+        self.imports = imports
+        self.cache = Cache(self.root, self.idmap.key, imports.entries, imports.can_bring)
+
+    def require(self, chain: Sequence[str], waiting: Callable[[], object]) -> None:
+        """Have the layers of a tree brought, if some are not there.
+
+        Args:
+            waiting: called before that.
+
+        Raises:
+            RlessError: one cannot be had.
+        """
+        if not all(has_layer(self.root, self.idmap.key, link) for link in chain):
+            waiting()
+            self.bringer.bring([(link, "") for link in chain])
 
     @property
     def hostname(self) -> str:

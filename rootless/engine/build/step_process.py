@@ -21,6 +21,7 @@ from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
 from rootless.image.layer import create
 from rootless.image.layer.layers import is_complete
+from rootless.image.model.digest import chain_id
 from rootless.image.store import records
 from rootless.image.store.build_cache import Entry
 from rootless.image.store.store import layer_dir
@@ -142,16 +143,18 @@ class _StepProcess:
             layer_key: of its layer, where that does not depend on the layers below; "": it does.
         """
         cache, before = self.site.cache, self.before
-        early = self.site.early_key(step, before, self.results)
-        known = [name for name in dict.fromkeys((key, layer_key, early)) if name]
+        early = self.site.early_key(step, before, self.results) or ""
+        known = [key, layer_key] if layer_key else [key]
+        if early == key:
+            early = ""
         with cache.lock(layer_key or key, self._wait):
             created, cached, meta = time.time(), False, None
             if not self.site.ignores_cache(self.stage):
                 found = cache.find(key, before.chain)
                 if found is not None:
-                    if early and cache.find(early, before.chain) is None:
-                        self._keep(step, early, key, found)
-                    return State(key, found.chain), found.created, True, known
+                    if early and (found.early != early or found.keys != tuple(known)):
+                        self._keep(step, known, early, found)
+                    return State(key, found.chain), found.created, True, known[:1]
                 original = cache.find_layer(layer_key) if layer_key else None
                 if original is not None:
                     meta = self._repeat(original)
@@ -165,28 +168,34 @@ class _StepProcess:
                 sizes=[meta["size"]],
                 created=created,
             )
-            for name in known:
-                self._keep(step, name, key, made)
-            return State(key, made.chain), created, cached, known
+            self._keep(step, known, early, made)
+            return State(key, made.chain), created, cached, known[:1]
 
-    def _keep(self, step: Step, name: str, key: str, made: Entry) -> None:
-        """Keep the result of a step by a key; that of the state after it may be another one."""
-        self.site.cache.store(
-            name,
-            made.chain,
-            diff_ids=made.diff_ids,
-            sizes=made.sizes,
-            created=made.created,
-            text=step.text,
-            state=key,
-        )
+    def _keep(self, step: Step, known: Sequence[str], early: str, made: Entry) -> None:
+        """Keep the result of a step by all its keys."""
+        for key in (*known, early) if early else known:
+            self.site.cache.store(
+                key,
+                made.chain,
+                diff_ids=made.diff_ids,
+                sizes=made.sizes,
+                created=made.created,
+                text=step.text,
+                keys=known,
+                early=early,
+            )
 
     def _repeat(self, original: Entry) -> dict[str, Any] | None:
         """Put the layer of an entry on top of the layers here; None: it is gone."""
-        site, chain = self.site, original.chain[-1]
+        site, chain, below = self.site, original.chain[-1], self.before.chain
+        diff_id = original.diff_ids[-1] if original.diff_ids else ""
         if not is_complete(site.root, site.idmap.key, chain):
-            return None
-        below = self.before.chain
+            if diff_id not in site.imports.blobs:
+                return None
+            made = chain_id(below[-1] if below else None, diff_id)
+            self._fetch()
+            site.bringer.bring([*((link, "") for link in below), (made, diff_id)])
+            return records.read_meta(site.root, site.idmap.key, made)
         return create.repeat(
             site.root,
             site.idmap,
@@ -202,18 +211,22 @@ class _StepProcess:
     # -- trees -------------------------------------------------------------------------------
 
     def _lowers(self, chain: Sequence[str]) -> list[str]:
+        """Return the directories of layers; those that are not there yet are brought."""
+        self.site.require(chain, self._fetch)
         return [layer_dir(self.site.root, self.site.idmap.key, link) for link in chain]
+
+    def _fetch(self) -> None:
+        self.say({"kind": "wait", "why": "its layers are fetched"})
 
     def mount_tree(self, chain: Sequence[str], name: str) -> Mounted:
         """Mount the tree of some layers, writable, in a workspace of this step."""
         workspace = f"{self.scratch}/{name}"
         os.mkdir(workspace, 0o700)
         key = self.site.idmap.key
+        lowers = self._lowers(chain)
         metas = [records.read_meta(self.site.root, key, link) for link in chain]
         form = "aufs" if any(meta and meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
-        return rootfs.mount(
-            self._lowers(chain), workspace, self.site.idmap, volatile=True, whiteouts=form
-        )
+        return rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
 
     def open_origin(self, origin: Origin, name: str) -> int:
         """Return the descriptor of the directory that files are taken from.

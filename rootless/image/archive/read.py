@@ -324,12 +324,18 @@ class OciLayout:
         else:
             self._files = TarFiles(reference.path, scratch)
 
-    def find(self, wanted: PlatformRequest) -> Found:
-        """Return the image that the reference names, or the only one."""
+    def find(self, wanted: PlatformRequest, kinds: Sequence[str] = manifest.IMAGES) -> Found:
+        """Return the image that the reference names, or the only one.
+
+        Args:
+            kinds: media types of configs that are taken.
+        """
         what = self._what
         entry = self._choose(self._index())
         first = self._document(entry, what)
-        data, content = manifest.resolve(first, entry["mediaType"], wanted, self._document, what)
+        data, content = manifest.resolve(
+            first, entry["mediaType"], wanted, self._document, what, kinds
+        )
         config_data = self._document(content["config"], f"{what}: image config")
         config = manifest.parse_config(config_data, f"{what}: image config", len(content["layers"]))
         manifest.check_platform(config, wanted, what)

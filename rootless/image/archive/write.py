@@ -18,10 +18,10 @@ import errno
 import hashlib
 import json
 import os
-import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rootless.errors import RlessError, escape
+from rootless.image.layer.compress import MEDIA_TYPES, compressed
 from rootless.image.layer.tar_reader import DIRECTORY
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.layer.tarsplit import diff_ids, open_layer
@@ -44,11 +44,6 @@ FORMATS = ("docker-archive", "oci-archive", "oci-dir", "docker-dir")
 COMPRESSIONS = ("gzip", "zstd")
 _CHUNK = 1 << 20
 _SAVES = ("Saving", "Saved")
-_LAYER = {
-    "": spec.OCI_LAYER,
-    "gzip": spec.OCI_LAYER_GZIP,
-    "zstd": spec.OCI_LAYER_ZSTD,
-}
 
 
 class Target(Protocol):
@@ -168,7 +163,7 @@ class _Writer:
                 else:
                     chunks = self._progress.through(_short(diff_id), _SAVES, stream, stream.size)
                     self._target.put(self._prefix + diff_id[7:], stream.size, chunks)
-                    found = {"mediaType": _LAYER[""], "digest": diff_id, "size": stream.size}
+                    found = {"mediaType": MEDIA_TYPES[""], "digest": diff_id, "size": stream.size}
             self._layers[diff_id] = found
         return found
 
@@ -197,7 +192,7 @@ class _Writer:
             chunks = iter(lambda: file.read(_CHUNK), b"")
             shown = self._progress.through(_short(diff_id), _SAVES, chunks, size)
             self._target.put(self._prefix + digest[7:], size, shown)
-        return {"mediaType": _LAYER[self._compression], "digest": digest, "size": size}
+        return {"mediaType": MEDIA_TYPES[self._compression], "digest": digest, "size": size}
 
     def index_entries(self, made: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
         """Return the entries of an image in index.json: one for each name, as containerd does."""
@@ -246,20 +241,6 @@ def _repositories(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]
             if entry["Layers"]:
                 found.setdefault(repository, {})[tag] = os.path.basename(entry["Layers"][-1])
     return found
-
-
-def compressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
-    """Compress; the same bytes come out of the same bytes."""
-    if compression == "zstd":
-        import zstandard
-
-        packer: Any = zstandard.ZstdCompressor(level=3, threads=-1).compressobj()
-    else:
-        packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    for chunk in chunks:
-        if packed := packer.compress(chunk):
-            yield packed
-    yield packer.flush()
 
 
 # -- targets -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from rootless.image.model.digest import is_digest, sha256
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rootless.image.model.platforms import PlatformRequest
     from rootless.oci.image_spec import Descriptor, ImageConfig, Index, Manifest
@@ -132,12 +132,19 @@ def parse_index(document: dict[str, Any], what: str) -> Index:
     return cast("Index", document)
 
 
-def parse_manifest(document: dict[str, Any], what: str) -> Manifest:
-    """Return `document` if it is the manifest of an image."""
+IMAGES = (spec.OCI_CONFIG, spec.DOCKER_CONFIG)
+
+
+def parse_manifest(document: dict[str, Any], what: str, kinds: Sequence[str] = IMAGES) -> Manifest:
+    """Return `document` if it is the manifest of an image.
+
+    Args:
+        kinds: media types of its config that are taken.
+    """
     kind = check_descriptor(document.get("config"), f"{what}, config", limits.JSON_BYTES)[
         "mediaType"
     ]
-    if kind not in (spec.OCI_CONFIG, spec.DOCKER_CONFIG):
+    if kind not in kinds:
         raise ManifestError(f"{what} is no container image but an artifact: {escape(kind)[:100]}")
     layers = document.get("layers")
     if not isinstance(layers, list):
@@ -189,13 +196,19 @@ def _word(value: object, what: str) -> str:
 
 
 def resolve(
-    data: bytes, declared: str, asked: PlatformRequest, fetch: Fetch, what: str
+    data: bytes,
+    declared: str,
+    asked: PlatformRequest,
+    fetch: Fetch,
+    what: str,
+    kinds: Sequence[str] = IMAGES,
 ) -> tuple[bytes, Manifest]:
     """Follow indexes from a first document to the manifest for one platform.
 
     Args:
         data, declared: the document and the media type that came with it.
         fetch: gets a child by descriptor, verified, and how errors name it.
+        kinds: media types of configs that are taken.
 
     Returns:
         The manifest's bytes and content.
@@ -205,7 +218,7 @@ def resolve(
         document = read_object(data, what)
         kind = media_type(document, declared, what)
         if kind in spec.MANIFESTS:
-            return data, parse_manifest(document, what)
+            return data, parse_manifest(document, what, kinds)
         depth += 1
         if depth > limits.INDEX_DEPTH:
             raise ManifestError(f"{what}: indexes are nested too deeply")

@@ -35,7 +35,7 @@ from rootless.linux.idmap import Call
 from rootless.linux.openat2 import BENEATH, openat2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from types import TracebackType
 
     from rootless.image.store.store import Image, Store
@@ -410,9 +410,15 @@ def open_layer(store: Store, image: Image, index: int) -> LayerStream:
     Where it runs: on the host; the caller must have no second thread at this moment (a process
     is forked into a new user namespace); the stream itself may be read by any thread.
     """
-    chain = image.chain[index]
-    diff_id = diff_ids(image)[index]
-    root = image.root
+    return open_tar(image.root, image.chain[index], diff_ids(image)[index], image.keys)
+
+
+def open_tar(root: str, chain: str, diff_id: str, keys: Collection[str] = ()) -> LayerStream:
+    """Return the tar of a layer of a store, as `open_layer` does.
+
+    Args:
+        keys: of maps that it is there for; (): of any.
+    """
     try:
         with open(split_path(root, chain), "rb") as file:
             magic, size = _HEADER.unpack(file.read(_HEADER.size))
@@ -427,7 +433,7 @@ def open_layer(store: Store, image: Image, index: int) -> LayerStream:
         size = 0
     if magic != _MAGIC:
         raise RlessError(f"the record of layer {diff_id[7:19]} is damaged", _AGAIN)
-    for key in image.keys or os.listdir(f"{root}/layers"):  # none: of an additional store
+    for key in keys or os.listdir(f"{root}/layers"):  # none: of an additional store
         directory = layer_dir(root, key, chain)
         if os.path.isdir(directory):
             return LayerStream(directory, split_path(root, chain), size, diff_id)

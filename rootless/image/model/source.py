@@ -68,11 +68,8 @@ class Found:
         self.signatures: list[bytes] | None = None
 
 
-class Source(Protocol):
-    """One place that has an image."""
-
-    def find(self, wanted: PlatformRequest) -> Found:
-        """Return the image's documents for one platform, verified and checked."""
+class LayerSource(Protocol):
+    """A place, or several, that layers are fetched from."""
 
     def fetch(self, layers: Sequence[LayerBlob], scratch: str, progress: Progress) -> None:
         """Write the blobs of layers into their files, which may have the start of them already.
@@ -86,6 +83,13 @@ class Source(Protocol):
 
     def may_restart(self) -> bool:
         """Tell whether bytes of a layer that did arrive may be replaced by others."""
+
+
+class Source(LayerSource, Protocol):
+    """One place that has an image."""
+
+    def find(self, wanted: PlatformRequest) -> Found:
+        """Return the image's documents for one platform, verified and checked."""
 
     def close(self) -> None:
         """Close connections and files."""

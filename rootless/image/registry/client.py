@@ -120,19 +120,23 @@ class Registry:
             found += tags
         return found
 
-    def find(self, asked: PlatformRequest) -> Found:
-        """Return the image's documents for one platform."""
+    def find(self, asked: PlatformRequest, kinds: Sequence[str] = manifest.IMAGES) -> Found:
+        """Return the image's documents for one platform.
+
+        Args:
+            kinds: media types of configs that are taken.
+        """
         while True:
             endpoint = self._endpoints[0]
             try:
-                return self._find(endpoint, asked)
+                return self._find(endpoint, asked, kinds)
             except RlessError as error:
                 if len(self._endpoints) == 1:
                     raise
                 log.debug(f"{error.message}; {endpoint.name} is left out")
                 del self._endpoints[0]
 
-    def _find(self, endpoint: Endpoint, asked: PlatformRequest) -> Found:
+    def _find(self, endpoint: Endpoint, asked: PlatformRequest, kinds: Sequence[str]) -> Found:
         from rootless.image.layer.layers import LayerBlob  # not for what is there
 
         reference = self._reference
@@ -152,7 +156,7 @@ class Registry:
                 )
             return child
 
-        data, content = manifest.resolve(data, declared, asked, fetch, self._what)
+        data, content = manifest.resolve(data, declared, asked, fetch, self._what, kinds)
         what = f"{self._what}: image config"
         config_data = manifest.verify(
             endpoint.read(

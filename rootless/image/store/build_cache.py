@@ -41,10 +41,12 @@ class Entry:
         diff_ids, sizes: of the topmost layers, as many as the build knows.
         created, used: seconds since 1970.
         text: the instruction, for who looks at the cache.
-        state: the key by which later steps know the tree; "": the key of the entry itself.
+        keys: all keys of this result, where it has several: first the one by which later steps
+            know the tree. early: one more, by which it is found before its sources are there; "":
+            none.
     """
 
-    __slots__ = ("chain", "created", "diff_ids", "map", "sizes", "state", "text", "used")
+    __slots__ = ("chain", "created", "diff_ids", "early", "keys", "map", "sizes", "text", "used")
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class Entry:
         created: float = 0.0,
         used: float = 0.0,
         text: str = "",
-        state: str = "",
+        keys: Sequence[str] = (),
+        early: str = "",
     ) -> None:
         self.chain = tuple(chain)
         self.map = map_key
@@ -65,7 +68,8 @@ class Entry:
         self.created = created
         self.used = used
         self.text = text
-        self.state = state
+        self.keys = tuple(keys)
+        self.early = early
 
 
 def entry_path(root: str, key: str) -> str:
@@ -108,10 +112,11 @@ def _read(path: str) -> Entry | None:
         used = os.stat(path).st_mtime
         document: dict[str, Any] = json.loads(files.read(path))
         chain = [str(chain) for chain in document["chain"]]
-        state = str(document.get("state", ""))
-        if state and not is_hex(state, 64):
-            return None
+        keys = [str(key) for key in document.get("keys", ())]
         if document["version"] != _VERSION or not chain or not all(map(is_digest, chain)):
+            return None
+        early = str(document.get("early", ""))
+        if not all(is_hex(key, 64) for key in (*keys, *([early] if early else ()))):
             return None
         return Entry(
             chain,
@@ -121,7 +126,8 @@ def _read(path: str) -> Entry | None:
             created=float(document["created"]),
             used=used,
             text=str(document["text"]),
-            state=state,
+            keys=keys,
+            early=early,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # lost in a power cut, or never there: the step is done again
@@ -143,8 +149,10 @@ def write(root: str, key: str, entry: Entry) -> None:
         "created": entry.created,
         "text": entry.text,
     }
-    if entry.state:
-        document["state"] = entry.state
+    if entry.keys:
+        document["keys"] = entry.keys
+    if entry.early:
+        document["early"] = entry.early
     data = json.dumps(document, separators=(",", ":")).encode("ascii")
     try:
         make_directory(root, os.path.dirname(path))

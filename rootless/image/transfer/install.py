@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rootless.image.layer import parallel_unpack
     from rootless.image.layer.layers import LayerBlob
     from rootless.image.model.platforms import PlatformRequest
-    from rootless.image.model.source import Found, Source
+    from rootless.image.model.source import Found, LayerSource, Source
     from rootless.linux.idmap import IdMap
 
     MapFor = Callable[[Image], IdMap]
@@ -70,17 +70,24 @@ def ensure_layers(image: Image, idmap: IdMap, store: Store, *, quiet: bool = Fal
         source_key = remap_owners.find_source(root, missing, idmap) if missing else idmap.key
         if source_key is not None:
             if missing:
-                locks = LayerLocks(root)
-                try:
-                    for chain in missing:
-                        locks.take(chain)
-                    remap_owners.convert(root, idmap, source_key, missing, staging.path)
-                finally:
-                    locks.release()
+                convert_layers(root, idmap, source_key, missing, staging.path)
             _note_key(store, image, idmap.key, staging.path)
     if source_key is None:
         _pull_again(image, idmap, store, quiet)
     return [layer_dir(root, idmap.key, chain) for chain in image.chain]
+
+
+def convert_layers(
+    root: str, idmap: IdMap, source_key: str, chains: Sequence[str], scratch: str
+) -> None:
+    """Make layers of those of another map (`remap_owners.convert`), while nobody else does."""
+    locks = LayerLocks(root)
+    try:
+        for chain in chains:
+            locks.take(chain)
+        remap_owners.convert(root, idmap, source_key, chains, scratch)
+    finally:
+        locks.release()
 
 
 def _note_key(store: Store, image: Image, key: str, scratch: str) -> None:
@@ -117,7 +124,7 @@ def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
                         f"{escape(image.name)} is a different image now",
                         "pull it with --pull=always",
                     )
-                _make_layers(store, found, source, staging.path, lambda _: idmap, progress)
+                make_layers(store, found, source, staging.path, lambda _: idmap, progress)
                 _note_key(store, image, idmap.key, staging.path)
             finally:
                 source.close()
@@ -159,7 +166,7 @@ def install(
         with store_lock(store.root):
             found = source.find(asked)
             chains.update(layer.chain for layer in found.layers)
-            metas, key = _make_layers(store, found, source, scratch, idmap_for, progress)
+            metas, key = make_layers(store, found, source, scratch, idmap_for, progress)
             image = _record_image(store, found, metas, key, names, platform, state, scratch)
     except RlessError:
         with contextlib.suppress(RlessError, OSError):
@@ -231,15 +238,18 @@ def open_source(reference: Reference, scratch: str) -> Source:
     return OciLayout(reference, scratch)
 
 
-def _make_layers(
+def make_layers(
     store: Store,
     found: Found,
-    source: Source,
+    source: LayerSource,
     scratch: str,
     idmap_for: MapFor,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Fetch and unpack what is missing; return the layers' meta records and the map's key."""
+    """Fetch and unpack what is missing; return the layers' meta records and the map's key.
+
+    Where it runs: on the host, under a `store_lock`; the caller must have no second thread.
+    """
     root = store.root
     layers = found.layers
     draft = Image(root, _record(found, [], ""))
@@ -283,7 +293,7 @@ def _make_layers(
 
 
 def _fetch(
-    source: Source,
+    source: LayerSource,
     layers: Sequence[LayerBlob],
     downloads: Downloads,
     scratch: str,
@@ -296,7 +306,7 @@ def _fetch(
 
 
 def _bring(
-    source: Source,
+    source: LayerSource,
     root: str,
     idmap: IdMap,
     layers: Sequence[LayerBlob],
@@ -340,7 +350,7 @@ class _Download:
 
     def __init__(
         self,
-        source: Source,
+        source: LayerSource,
         layers: Sequence[LayerBlob],
         scratch: str,
         progress: Progress,

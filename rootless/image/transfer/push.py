@@ -15,12 +15,12 @@ import hashlib
 import json
 import os
 import threading
-import zlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.config import manifest
+from rootless.image.layer.compress import LEVELS, MEDIA_TYPES, compressed
 from rootless.image.layer.tarsplit import diff_ids, open_layer
 from rootless.image.model import limits, registries_conf
 from rootless.image.model.digest import is_digest, sha256
@@ -37,7 +37,7 @@ from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from rootless.image.model.reference import Reference
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     Signer = Callable[[str, Named], SimpleSignature | SigstoreSignature]
 
 _MOUNTS = 3  # repositories that are tried for one layer
-_OCI_LAYERS = {"gzip": spec.OCI_LAYER_GZIP, "zstd": spec.OCI_LAYER_ZSTD}
 _TO_OCI = {
     spec.DOCKER_LAYER_GZIP: spec.OCI_LAYER_GZIP,
     "application/vnd.docker.image.rootfs.diff.tar": spec.OCI_LAYER,
@@ -252,7 +251,7 @@ class _Push:
 
     def _send(self, layer: _Layer, stream: LayerStream) -> None:
         compression = self._compression or _compression_of(layer.original) or "gzip"
-        if compression not in _OCI_LAYERS:
+        if compression not in LEVELS:
             compression = "gzip"
         self._progress.state(layer.short, "Compressing")
         fd = open_tmpfile(self._scratch)
@@ -273,7 +272,7 @@ class _Push:
         finally:
             os.close(fd)
         layer.descriptor = {
-            "mediaType": _OCI_LAYERS[compression],
+            "mediaType": MEDIA_TYPES[compression],
             "digest": digest,
             "size": size,
         }
@@ -288,7 +287,8 @@ class _Push:
         hasher = hashlib.sha256()
         size = 0
         try:
-            for chunk in _compressed(stream, compression):
+            chunks = iter(lambda: stream.read(limits.CHUNK), b"")
+            for chunk in compressed(chunks, compression):
                 self._go_on(layer, 0)
                 hasher.update(chunk)
                 size += len(chunk)
@@ -373,19 +373,6 @@ def _compression_of(descriptor: Descriptor | None) -> str:
 
 def _fits_docker(descriptor: Descriptor) -> bool:
     return _compression_of(descriptor) == "gzip"
-
-
-def _compressed(stream: LayerStream, compression: str) -> Iterator[bytes]:
-    if compression == "zstd":
-        import zstandard
-
-        compress: Any = zstandard.ZstdCompressor(level=3).compressobj()
-    else:
-        compress = zlib.compressobj(6, zlib.DEFLATED, 31)
-    while chunk := stream.read(limits.CHUNK):
-        if data := compress.compress(chunk):
-            yield data
-    yield compress.flush()
 
 
 def tags_of(store: Store, name: str) -> list[str]:

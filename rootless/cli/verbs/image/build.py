@@ -44,9 +44,6 @@ _IMAGE: Group = (
         ("--pull", "", "flag", "pull", "boolean", "Ask the registry for newer base images"),
         ("--signature-policy", "FILE", "value", "signature_policy", "absolute",
          "The policy.json that pulled base images have to satisfy"),
-        ("--no-cache", "", "flag", "no_cache", "boolean", "Do every step, also those done before"),
-        ("--no-cache-filter", "STAGE[,STAGE...]", "list", "no_cache_filter", "build.words",
-         "The same for some stages"),
     ),
 )  # fmt: skip
 
@@ -57,6 +54,20 @@ _CALL: Group = (
          "Only say what Docker's checks find; exit code 1 if that is something"),
         ("--call", "check|outline|targets[,format=json]", "value", "call", "build.call",
          "The same; what a target takes: arguments, secrets; the targets"),
+    ),
+)  # fmt: skip
+
+_CACHE: Group = (
+    "Cache",
+    (
+        ("--cache-from", "NAME|type=TYPE[,KEY=VALUE...]", "list", "cache_from", "text",
+         "Look for results of steps there, too: type=registry,ref=NAME; type=local,src=DIR"),
+        ("--cache-to", "type=TYPE[,KEY=VALUE...]", "list", "cache_to", "text",
+         "Write the results there: type=registry,ref=NAME; type=local,dest=DIR; type=inline."
+         " mode=max: those of all stages"),
+        ("--no-cache", "", "flag", "no_cache", "boolean", "Do every step, also those done before"),
+        ("--no-cache-filter", "STAGE[,STAGE...]", "list", "no_cache_filter", "build.words",
+         "The same for some stages"),
     ),
 )  # fmt: skip
 
@@ -117,12 +128,8 @@ _LATER = "not built yet"
 VERB = Verb(
     "build",
     "[OPTIONS] DIR|URL|-",
-    (_IMAGE, _CALL, _OUTPUT, _STEPS, _ACCEPTED),
+    (_IMAGE, _CALL, _CACHE, _OUTPUT, _STEPS, _ACCEPTED),
     (
-        ("--cache-from", "SOURCE", f"{_LATER}: the cache is in the storage",
-         "keep the storage between jobs"),
-        ("--cache-to", "TARGET", f"{_LATER}: the cache is in the storage",
-         "keep the storage between jobs"),
         ("--squash", "", _LATER, "rless flatten writes an image as one file"),
         ("--attest", "ATTESTATION", _LATER, ""),
         ("--sbom", "ATTESTATION", "rless does not look into packages",
@@ -184,6 +191,7 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         RlessError: flags contradict each other.
     """
     from rootless.engine.build import outputs
+    from rootless.engine.build.carried import places
     from rootless.engine.build.request import BuildRequest
 
     context, file = args[0], values.get("file", "")
@@ -218,6 +226,8 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         pull=bool(values.get("pull")),
         no_cache=bool(values.get("no_cache")),
         no_cache_filter=tuple(one for some in values.get("no_cache_filter", ()) for one in some),
+        cache_from=tuple(values.get("cache_from", ())),
+        cache_to=tuple(values.get("cache_to", ())),
         build_contexts=dict(values.get("build_contexts", ())),
         secrets=tuple({secret.id: secret for secret in values.get("secrets", ())}.values()),
         ssh=tuple({agent.id: agent for agent in values.get("ssh", ())}.values()),
@@ -237,6 +247,8 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
     )
     made.epoch()  # refused before anything is done
     outputs.parse(made.outputs, made.push, made.load, made.tags)
+    places.parse_from(made.cache_from)
+    places.parse_to(made.cache_to, made.build_args)
     return made
 
 
