@@ -62,7 +62,7 @@ class Room:
         )
         self.context = directory / "context"
         self.context.mkdir()
-        self._runs = 0
+        self.count = 0
 
     def mount(self, text: str) -> tuple[Mount, Origin | None]:
         """Return a mount by its text; `from=image` is the room's own image."""
@@ -99,8 +99,8 @@ class Room:
         driver = more.pop("driver", None)
         killed = more.pop("killed", False)
         network = Network(settings)
-        self._runs += 1
-        scratch = self.directory / f"run{self._runs}"
+        self.count += 1
+        scratch = self.directory / f"run{self.count}"
         layers = self.image.layer_dirs(mapping.key)
         assert layers is not None
         reader, writer = os.pipe()

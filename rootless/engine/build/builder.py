@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.engine.build import step_process
 from rootless.engine.build.messages import Receiver
-from rootless.engine.build.steps import Result, State
+from rootless.engine.build.steps import Result, RunStep, State
 from rootless.errors import RlessError
 from rootless.linux import prctl
 from rootless.linux.tree import remove_tree
@@ -191,6 +191,8 @@ class Builder:
         number = self._announce(track, "start")
         step, before = track.step, track.state
         assert step is not None and before is not None
+        if isinstance(step, RunStep):
+            self._site.owners_in(before.chain)  # known to all later steps then
         reader, writer = os.pipe()
         parent = os.getpid()
         pid = os.fork()

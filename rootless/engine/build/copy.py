@@ -138,7 +138,8 @@ class Copy:
         for name, path in source.kept:
             with tree.opened(self._selection.root_fd, path) as dir_fd:
                 kept = Entry(b"", b"", -1, dir_fd, os.fstat(dir_fd))
-                layer.add(tree.join(self._base, name), kept)
+                owner = self._selection.owner_of(path, kept.status)
+                layer.add(tree.join(self._base, name), kept, owner)
         if source.content is not None:
             layer.text(base, source.content)
             return
@@ -146,7 +147,8 @@ class Copy:
             if entry.leaving or is_left_out(entry.status.st_mode):
                 continue
             if path or not source.is_directory:
-                layer.add(tree.join(base, path), entry)
+                owner = self._selection.owner_of(tree.join(source.path, path), entry.status)
+                layer.add(tree.join(base, path), entry, owner)
 
 
 def workdir_writer(step: WorkdirStep, before_fd: int) -> Callable[[int], None] | None:

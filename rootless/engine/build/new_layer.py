@@ -57,7 +57,8 @@ class NewLayer:
         self._writer = writer
         self._owner = owner
         self._mode = mode
-        self._archiver = Archiver(writer, owner=owner, mode=mode)
+        self._archiver = Archiver(writer, owner=self._owner_of, mode=mode)
+        self._owner_of_entry: tuple[int, int] | None = None
         self._before_fd = before_fd
         self._written: dict[bytes, int] = {}  # path -> st_mode
         self._directories: dict[bytes, int] = {}  # of the tree before: path -> descriptor, or -1
@@ -77,14 +78,22 @@ class NewLayer:
                 uid, gid = self._owner or (0, 0)
                 self._writer.add(here, self._mode(_DIRECTORY_MODE), uid, gid, MADE, DIRECTORY)
 
-    def add(self, path: bytes, entry: Entry) -> None:
-        """Add a file or directory as it is; a directory that is there already stays as it is."""
+    def add(self, path: bytes, entry: Entry, owner: tuple[int, int] | None = None) -> None:
+        """Add a file or directory as it is; a directory that is there already stays as it is.
+
+        Args:
+            owner: of the file, where there is none for the layer; None: as it has it.
+        """
+        self._owner_of_entry = owner
         if stat.S_ISDIR(entry.status.st_mode):
             if self._is_new_directory(path):
                 self._archiver.add(path, entry)
         else:
             self._replace(path, entry.status.st_mode)
             self._archiver.add(path, entry)
+
+    def _owner_of(self, path: bytes, fd: int, status: os.stat_result) -> tuple[int, int]:
+        return self._owner or self._owner_of_entry or (status.st_uid, status.st_gid)
 
     def text(self, path: bytes, content: bytes) -> None:
         """Add a file with a content."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.build.request import BuildRequest
     from rootless.engine.files.fd_transfer import Facts, Sink
+    from rootless.image.layer.owners import Below
 
 _OPTIONS = {
     "local": ("dest", "mode"),
@@ -199,13 +200,20 @@ def _is(key: str, options: dict[str, str], default: bool) -> bool:
 # -- files: in the namespaces of the build -----------------------------------------------------
 
 
-def export_tree(output: Output, root_fd: int, stdout_fd: int, newest: int | None = None) -> None:
+def export_tree(
+    output: Output,
+    root_fd: int,
+    stdout_fd: int,
+    newest: int | None = None,
+    below: Below | None = None,
+) -> None:
     """Write the files of a tree to a directory, or as a tar archive.
 
     Args:
         root_fd: the root of the tree.
         stdout_fd: standard output of the build.
         newest: no file gets a later time (seconds since 1970); None: as it is.
+        below: owners, where they are kept as data (`image.layer.owners`).
 
     Raises:
         RlessError: no room; a file where a directory is to be, or a link.
@@ -218,10 +226,10 @@ def export_tree(output: Output, root_fd: int, stdout_fd: int, newest: int | None
         if output.kind == "local":
             _write_directory(output, top_fd, newest)
         elif output.dest == "-":
-            _write_tar(top_fd, stdout_fd, newest)
+            _write_tar(top_fd, stdout_fd, newest, below)
         else:
             with files.Output(output.dest, mode=files.default_mode()) as file:
-                _write_tar(top_fd, file.fd, newest)
+                _write_tar(top_fd, file.fd, newest, below)
     except OSError as error:
         what = "standard output" if output.dest == "-" else escape(output.dest)
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
@@ -231,7 +239,7 @@ def export_tree(output: Output, root_fd: int, stdout_fd: int, newest: int | None
         os.close(top_fd)
 
 
-def _write_tar(root_fd: int, fd: int, newest: int | None) -> None:
+def _write_tar(root_fd: int, fd: int, newest: int | None, below: Below | None) -> None:
     from rootless.image.layer.archiver import Archiver
     from rootless.image.layer.tar_writer import TarWriter
     from rootless.linux.walk import walk
@@ -241,7 +249,8 @@ def _write_tar(root_fd: int, fd: int, newest: int | None) -> None:
 
     Clamped.newest = newest
     writer = Clamped(fd)
-    archiver = Archiver(writer)
+    noted = None if below is None else lambda path, fd, status: below.get(path, (0, 0))
+    archiver = Archiver(writer, owner=noted)
     for entry in walk(root_fd):
         if entry.path and not entry.leaving:
             archiver.add(entry.path, entry)

@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from rootless.dockerfile.ignore import IgnoreRules
     from rootless.engine.build.messages import Say
     from rootless.engine.build.network import Client
+    from rootless.engine.build.owners import Recorder
     from rootless.engine.build.steps import Origin, RunStep
     from rootless.engine.request import RunRequest
     from rootless.linux.idmap import IdMap
     from rootless.oci.runtime_spec import Spec
     from rootless.rootfs import Mounted
     from rootless.runtime.cgroup.base import Cgroup
+    from rootless.runtime.host.optional_features import OptionalFeatures
     from rootless.runtime.host.parent import Begun
 
 
@@ -154,6 +156,7 @@ class _Run:
         self.files: list[str] = []
         self.mounts = Mounts(step, environment, say)
         self.request = self._request()
+        self.recorder: Recorder | None = None
 
     def _request(self) -> RunRequest:
         """Return what `run` would be asked for."""
@@ -199,6 +202,7 @@ class _Run:
             if shown is not None:
                 rootfs.unmount(shown)
             self.mounts.close()
+            self._end_recorder()
             if stubs is not None and stubs.in_root:
                 stubs.remove()
             rootfs.unmount(environment.mounted)
@@ -225,7 +229,7 @@ class _Run:
         inputs.files = etc_files.write(request, directory, inputs.hostname)
         inputs.seccomp = generate.seccomp_profile(request, inputs)
         if environment.idmap.single and uid == 0 and request.fakeroot is not False:
-            inputs.seccomp = fakeroot.pretend(inputs.seccomp)
+            inputs.seccomp = fakeroot.pretend(inputs.seccomp, notifies=True)
             inputs.files.update(fakeroot.write_files(directory))
             inputs.env += fakeroot.ENVIRONMENT
         self.files = [*inputs.files.values()]
@@ -327,7 +331,34 @@ class _Run:
 
     # -- process -----------------------------------------------------------------------------
 
+    def _begin_recorder(self, spec: Spec) -> OptionalFeatures | None:
+        """Have changes of owners noted, where the filter notifies of them."""
+        seccomp = spec["linux"].get("seccomp") or {}
+        if not self.environment.idmap.single or "listenerPath" not in seccomp:
+            return None
+        from rootless.engine.build.owners import Recorder
+        from rootless.runtime.host.listener import Listener
+        from rootless.runtime.host.optional_features import OptionalFeatures, state_of
+
+        self.recorder = Recorder(self.root)
+        state = state_of(HOSTNAME, self.root, {})
+        plain = {name: value for name, value in seccomp.items() if name != "listenerPath"}
+        optional = OptionalFeatures({"linux": {"seccomp": plain}}, spec["process"], state)
+        optional.listener = Listener(self.recorder.fd, state)
+        return optional
+
+    def _end_recorder(self) -> None:
+        """End the recorder; say what was answered without effect."""
+        if self.recorder is not None:
+            self.recorder.close()
+            lost = self.recorder.without_effect()
+            self.recorder = None
+            if lost:
+                text = f"without subordinate ids, changes seemed to succeed, but had no effect: {lost}"
+                self.say({"kind": "warning", "text": text})
+
     def _run(self, spec: Spec) -> int:
+        optional = self._begin_recorder(spec)
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         out, err = os.pipe(), os.pipe()
         try:
@@ -338,6 +369,7 @@ class _Run:
                 start_fifo=-1,
                 stdio=(null, out[1], err[1]),
                 die_with_parent=True,
+                optional=optional,
             )
         except BaseException:
             os.close(out[0])
@@ -346,6 +378,8 @@ class _Run:
         finally:
             for fd in (null, out[1], err[1]):
                 os.close(fd)
+            if optional is not None and optional.listener is not None:
+                os.close(optional.listener.fd)
         try:
             begun.wait_ready()
             begun.wait_exec()

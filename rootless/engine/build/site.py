@@ -10,6 +10,7 @@ from rootless.engine.build import keys
 from rootless.engine.build.cache import Cache
 from rootless.engine.build.carried.imports import Imports
 from rootless.engine.build.steps import CopyStep, RunStep, State
+from rootless.image.layer import owners
 from rootless.image.store.records import has_layer
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Site:
         self.takes_image = True
         self.use(Imports(root, idmap))
         self.cgroup: Cgroup | None = None
+        self._owners: dict[str, owners.Below] = {}
         self.jobs = request.jobs or os.cpu_count() or 1
 
     def use(self, imports: Imports) -> None:
@@ -105,6 +107,14 @@ class Site:
     def ignores_cache(self, stage: Stage) -> bool:
         """Tell whether the results of earlier builds are not looked for (--no-cache)."""
         return self.request.no_cache or stage.name in self.request.no_cache_filter
+
+    def owners_in(self, chain: Sequence[str]) -> owners.Below | None:
+        """Return the owners in a tree of layers, where they are kept as data; None: they are not.
+
+        Raises:
+            RlessError: the record of a layer is damaged.
+        """
+        return owners.below(self.root, chain, self._owners) if self.idmap.single else None
 
     def state_of_base(self, base: Base) -> State:
         """Return the state that a stage begins with."""

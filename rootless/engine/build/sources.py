@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from rootless.dockerfile.ignore import State
     from rootless.engine.build.steps import CopyStep
+    from rootless.image.layer.owners import Below
+
+    OwnerOf = Callable[[bytes, os.stat_result], tuple[int, int]]
 
     class Remote(Protocol):
         """A source that is fetched; it has a root of its own.
@@ -80,6 +83,7 @@ class Selection:
         sources: in the order in which they are copied.
         root_fd: of the tree that they are in; it must stay open.
         warnings: what was left out and why; complete once `digest` was called.
+        below: owners of files in the tree, where they are kept as data (`image.layer.owners`).
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Selection:
         self.root_fd = root_fd
         self.sources = tuple(sources)
         self.warnings: list[str] = []
+        self.below: Below | None = None
         self._ignore = ignore
         self._exclude = exclude
         self._keeps_owner = keeps_owner
@@ -169,6 +174,12 @@ class Selection:
             waiting.clear()
             yield entry.path, entry
 
+    def owner_of(self, path: bytes, status: os.stat_result) -> tuple[int, int]:
+        """Return the owner of a file, by its path in the tree."""
+        if self.below is not None:
+            return self.below.get(path, (0, 0))
+        return status.st_uid, status.st_gid
+
     def digest(self, known: Hashes | None = None) -> str:
         """Return the digest of the content, "sha256:…".
 
@@ -179,12 +190,13 @@ class Selection:
             RlessError: as `entries`.
         """
         known = known or Hashes()
-        content = _Content(known, self._keeps_owner, self._keeps_mode)
+        owner_of = self.owner_of if self._keeps_owner else None
+        content = _Content(known, owner_of, self._keeps_mode)
         for source in self.sources:
             content.add(b"source", source.name, b"d" if source.is_directory else b"f")
             for name, path in source.kept:
                 with tree.opened(self.root_fd, path) as fd:
-                    content.directory(b"/" + name, fd)
+                    content.directory(path, b"/" + name, fd)
             if source.content is not None:
                 content.add(source.content)
                 continue
@@ -213,10 +225,10 @@ def is_left_out(mode: int) -> bool:
 class _Content:
     """The digest of files, one after the other."""
 
-    def __init__(self, known: Hashes, keeps_owner: bool, keeps_mode: bool) -> None:
+    def __init__(self, known: Hashes, owner_of: OwnerOf | None, keeps_mode: bool) -> None:
         self._hash = hashlib.sha256()
         self._known = known
-        self._keeps_owner = keeps_owner
+        self._owner_of = owner_of
         self._keeps_mode = keeps_mode
         self._links: dict[tuple[int, int], bytes] = {}
 
@@ -231,8 +243,8 @@ class _Content:
             self._hash.update(part)
         self._hash.update(b";")
 
-    def directory(self, name: bytes, fd: int) -> None:
-        self._record(name, b"d", os.fstat(fd))
+    def directory(self, path: bytes, name: bytes, fd: int) -> None:
+        self._record(path, name, b"d", os.fstat(fd))
         self._attributes(fd)
 
     def file(self, path: bytes, name: bytes, entry: Entry) -> None:
@@ -243,11 +255,11 @@ class _Content:
         """
         status = entry.status
         if entry.fd >= 0:
-            self.directory(name, entry.fd)
+            self.directory(path, name, entry.fd)
         elif stat.S_ISLNK(status.st_mode):
-            self._record(name, b"l", status, entry.link() or b"")
+            self._record(path, name, b"l", status, entry.link() or b"")
         elif status.st_nlink > 1 and (first := self._first(status, path)) != path:
-            self._record(name, b"h", status, first)
+            self._record(path, name, b"h", status, first)
         else:
             fd = entry.open()
             if fd < 0:
@@ -255,7 +267,7 @@ class _Content:
             try:
                 status = os.fstat(fd)
                 digest = self._known.find(status) or self._known.read(fd)
-                self._record(name, b"f", status, digest)
+                self._record(path, name, b"f", status, digest)
                 self._attributes(fd)
             finally:
                 os.close(fd)
@@ -263,9 +275,11 @@ class _Content:
     def _first(self, status: os.stat_result, path: bytes) -> bytes:
         return self._links.setdefault((status.st_dev, status.st_ino), path)
 
-    def _record(self, name: bytes, kind: bytes, status: os.stat_result, what: bytes = b"") -> None:
+    def _record(
+        self, path: bytes, name: bytes, kind: bytes, status: os.stat_result, what: bytes = b""
+    ) -> None:
         mode = stat.S_IMODE(status.st_mode) if self._keeps_mode and kind != b"l" else 0
-        owner = (status.st_uid, status.st_gid) if self._keeps_owner else (0, 0)
+        owner = (0, 0) if self._owner_of is None else self._owner_of(path, status)
         self.add(name, kind, b"%o %d %d" % (mode, *owner), what)
 
     def _attributes(self, fd: int) -> None:

@@ -19,7 +19,7 @@ from rootless.engine.build.messages import sender
 from rootless.engine.build.remote.added import Added
 from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
-from rootless.image.layer import create
+from rootless.image.layer import create, owners
 from rootless.image.layer.layers import is_complete
 from rootless.image.model.digest import chain_id
 from rootless.image.store import records
@@ -100,8 +100,9 @@ def export(site: Site, result: Result) -> None:
     os.mkdir(scratch, 0o700)
     process = _StepProcess(site, site.plan.stages[-1], result.state, [], scratch, lambda _: None)
     root_fd = _open(process.mount_tree(result.state.chain, "tree").path)
+    below = site.owners_in(result.state.chain)
     for output in site.trees:
-        outputs.export_tree(output, root_fd, 1, site.request.epoch())
+        outputs.export_tree(output, root_fd, 1, site.request.epoch(), below)
 
 
 class _StepProcess:
@@ -236,13 +237,14 @@ class _StepProcess:
         """
         if origin.kind == "context":
             return self.site.contexts[origin.name].fd
-        if origin.kind == "stage":
-            result = self.results[origin.stage]
-            assert result is not None
-            chain = result.state.chain
-        else:
-            chain = self.site.plan.images[origin.name].chain
-        return _open(self.mount_tree(chain, name).path)
+        return _open(self.mount_tree(self._chain_of(origin), name).path)
+
+    def _chain_of(self, origin: Origin) -> Sequence[str]:
+        if origin.kind != "stage":
+            return self.site.plan.images[origin.name].chain
+        result = self.results[origin.stage]
+        assert result is not None
+        return result.state.chain
 
     def _find_ignored(self, origin: Origin) -> IgnoreRules | None:
         """Return what .dockerignore leaves out of an origin."""
@@ -262,6 +264,8 @@ class _StepProcess:
             asks=not self.site.ignores_cache(self.stage),
         )
         selection = sources.select(root_fd, step, self._find_ignored(step.origin), added)
+        if step.origin.kind != "context":
+            selection.below = self.site.owners_in(self._chain_of(step.origin))
         before_fd = -1
         if copy.needs_before(step):
             before_fd = _open(self.mount_tree(self.before.chain, "before").path)
@@ -376,7 +380,13 @@ class _StepProcess:
             part,
             self._workspace("layer"),
             newest=site.newest,
+            owner=self._owner(),
         )
+
+    def _owner(self) -> owners.Owners | None:
+        """Return who tells the owners of what a RUN has written; None: the files have them."""
+        found = self.site.owners_in(self.before.chain)
+        return None if found is None else owners.Owners(found)
 
 
 def _open(path: str) -> int:

@@ -17,22 +17,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_OWNERS = "chown chown32 fchown fchown32 fchownat lchown lchown32"
+OWNERS = "chown chown32 fchown fchown32 fchownat lchown lchown32"
 _USERS = (
     "setgid setgid32 setgroups setgroups32 setregid setregid32 setresgid setresgid32 setresuid"
     " setresuid32 setreuid setreuid32 setuid setuid32"
 )
+ATTRIBUTES = "setxattr lsetxattr fsetxattr"
+_SUCCESS = {"action": "SCMP_ACT_ERRNO", "errnoRet": 0}
+_FLAGS = ("SECCOMP_FILTER_FLAG_SPEC_ALLOW",)
 # In /dev, which is a tmpfs of the container's: nothing is left of it in the image.
 _APT_PATH = "/dev/.rless-apt.conf"
 _APT = 'APT::Sandbox::User "root";\n'
 ENVIRONMENT = (f"APT_CONFIG={_APT_PATH}",)
 
 
-def pretend(profile: dict[str, Any] | None) -> dict[str, Any]:
+def pretend(profile: dict[str, Any] | None, *, notifies: bool = False) -> dict[str, Any]:
     """Return a seccomp profile in which these calls do nothing and succeed.
 
     Args:
         profile: an OCI `linux.seccomp` object, which stays as it is; None: none.
+        notifies: who starts it answers the calls about owners, attributes and devices.
     """
     from rootless.runtime import seccomp
 
@@ -40,25 +44,33 @@ def pretend(profile: dict[str, Any] | None) -> dict[str, Any]:
         profile = seccomp.default_profile(())
         profile = {**profile, "defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
         profile.pop("defaultErrnoRet", None)
-    faked = {*_OWNERS.split(), *_USERS.split()}
+    told = {*OWNERS.split(), *ATTRIBUTES.split()} if notifies else set()
+    faked = {*OWNERS.split(), *_USERS.split()} | told
     rules = []
     for rule in profile["syscalls"]:
         names = [name for name in rule["names"] if name not in faked]
         if names:
             rules.append({**rule, "names": names})
-    rules.append({"names": sorted(faked), "action": "SCMP_ACT_ERRNO", "errnoRet": 0})
+    answer = {"action": "SCMP_ACT_NOTIFY"} if notifies else _SUCCESS
+    rules.append({"names": sorted(faked - told), **_SUCCESS})
+    if told:
+        rules.append({"names": sorted(told), **answer})
     for name, index in (("mknod", 1), ("mknodat", 2)):
         for kind in (stat.S_IFCHR, stat.S_IFBLK):
             test = {"index": index, "value": 0o170000, "valueTwo": kind}
             rules.append(
                 {
                     "names": [name],
-                    "action": "SCMP_ACT_ERRNO",
-                    "errnoRet": 0,
+                    **answer,
                     "args": [{**test, "op": "SCMP_CMP_MASKED_EQ"}],
                 }
             )
-    return {**profile, "syscalls": rules}
+    made = {**profile, "syscalls": rules}
+    if notifies:
+        made["listenerPath"] = "inherited"  # no path: the connected socket is given
+        if seccomp.has_killable_notifications():
+            made["flags"] = [*made.get("flags", _FLAGS), "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    return made
 
 
 def write_files(directory: str) -> dict[str, str]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rootless.image.layer.tar_writer import TarWriter
     from rootless.linux.walk import Entry
 
+    OwnerOf = Callable[[bytes, int, os.stat_result], tuple[int, int]]
+
 _SECOND = 1_000_000_000
 
 
@@ -38,7 +40,8 @@ class Archiver:
 
     Args:
         lenient: leave a file out that may not be read, with a warning.
-        owner: uid and gid of all members; None: those of the files.
+        owner: uid and gid of all members, or what returns them for (path, descriptor or -1,
+            status); None: those of the files.
         mode: makes the permission bits of a member from its st_mode; links keep theirs.
     """
 
@@ -49,7 +52,7 @@ class Archiver:
         writer: TarWriter,
         *,
         lenient: bool = False,
-        owner: tuple[int, int] | None = None,
+        owner: tuple[int, int] | OwnerOf | None = None,
         mode: Callable[[int], int] = stat.S_IMODE,
     ) -> None:
         self._writer = writer
@@ -63,7 +66,7 @@ class Archiver:
         status = entry.status
         mode = status.st_mode
         if stat.S_ISDIR(mode):
-            self._member(name, status, DIRECTORY, found=xattrs.read(entry.fd))
+            self._member(name, status, DIRECTORY, found=xattrs.read(entry.fd), fd=entry.fd)
         elif stat.S_ISREG(mode):
             self._file(name, entry)
         elif stat.S_ISLNK(mode):
@@ -121,9 +124,10 @@ class Archiver:
                 key = (status.st_dev, status.st_ino)
                 first = self._links.setdefault(key, name)
                 if first != name:
-                    self._member(name, status, HARD_LINK, first)
+                    self._member(name, status, HARD_LINK, first, fd=fd)
                     return
-            self._member(name, status, REGULAR, size=status.st_size, found=xattrs.read(fd))
+            found = xattrs.read(fd)
+            self._member(name, status, REGULAR, size=status.st_size, found=found, fd=fd)
             self._contents(fd, status.st_size, name)
         finally:
             os.close(fd)
@@ -139,6 +143,7 @@ class Archiver:
         link: bytes = b"",
         size: int = 0,
         found: dict[bytes, bytes] | None = None,
+        fd: int = -1,
     ) -> None:
         if found and xattrs.CAPABILITY in found:
             # Without the number that the kernel has added for this user namespace.
@@ -146,7 +151,10 @@ class Archiver:
             if plain is not None:
                 found[xattrs.CAPABILITY] = plain
         mode = stat.S_IMODE if kind == SYMLINK else self._mode
-        uid, gid = self._owner or (status.st_uid, status.st_gid)
+        owner = self._owner
+        if callable(owner):
+            owner = owner(name, fd, status)
+        uid, gid = owner or (status.st_uid, status.st_gid)
         self._writer.add(
             name,
             mode(status.st_mode),

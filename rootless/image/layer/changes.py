@@ -24,6 +24,7 @@ import errno
 import os
 import stat
 
+from rootless.image.layer import owners
 from rootless.image.layer.lookup import (
     OPAQUE_MARKER,
     OPAQUE_XATTR,
@@ -219,11 +220,7 @@ class _Finder:
                 yield from self._look(entry, path)
             else:
                 before = self.below.root_status()
-                if (
-                    not path
-                    and before is not None
-                    and _attributes(before) != _attributes(entry.status)
-                ):
+                if not path and before is not None and not self._is_alike(entry, before):
                     yield Change(CHANGED, path, entry)
                 yield from self._enter(entry, "", self.below.root())
 
@@ -252,7 +249,7 @@ class _Finder:
                 yield from self._tell(Change(kind, path, entry))
             return
         stack = here.stacks.get(name, [])
-        if stack and before is not None and _attributes(before[0]) == _attributes(status):
+        if stack and before is not None and self._is_alike(entry, before[0]):
             pass  # told of only if something in it was changed
         elif before is None and path in self.ways:
             pass
@@ -286,6 +283,10 @@ class _Finder:
                 yield Change(level.kind, self._path(level.entry.path), level.entry)
                 level.kind = ""
         yield change
+
+    def _is_alike(self, entry: Entry, before: os.stat_result) -> bool:
+        """Tell whether a directory has the attributes that it has below."""
+        return _attributes(before) == _attributes(entry.status) and owners.read(entry.fd) is None
 
     def _is_same(self, entry: Entry, before: Found) -> bool:
         """Tell whether a file is as it was below; in a writable layer it never is."""

@@ -41,6 +41,8 @@ from rootless.paths import private_dir
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from rootless.image.layer.archiver import OwnerOf
+    from rootless.image.layer.seal import Sealed
     from rootless.linux.idmap import IdMap
     from rootless.rootfs.stored import Part
 
@@ -153,6 +155,7 @@ def adopt(
     *,
     hidden: Collection[bytes] = (),
     newest: int | None = None,
+    owner: OwnerOf | None = None,
 ) -> dict[str, Any]:
     """Make a layer of what was written over others; return its meta record.
 
@@ -165,6 +168,7 @@ def adopt(
             is nothing, or half of it, afterwards.
         hidden: paths that were mounts, without the slash in front: what was made for them goes.
         newest: no file gets a later time, in seconds since 1970.
+        owner: of a file, where the directory does not tell (`owners`).
 
     Raises:
         RlessError: it has what no layer can have, or there is no room. The store is as before.
@@ -174,7 +178,7 @@ def adopt(
 
     def write(out: int) -> None:
         writer = TarWriter(out)
-        Archiver(writer).changes(changes(upper, hidden))
+        Archiver(writer, owner=owner).changes(changes(upper, hidden))
         writer.end()
 
     try:
@@ -184,7 +188,8 @@ def adopt(
             os.close(scratch_fd)
             return make_here(root, idmap, below, lowers, write, scratch, newest=newest)
         try:
-            return _adopt(root, idmap, below, lowers, upper, scratch, scratch_fd, hidden, newest)
+            sealed = _seal(upper, scratch_fd, hidden, newest, owner)
+            return _adopt(root, idmap, below, lowers, upper, scratch, scratch_fd, sealed)
         finally:
             os.close(scratch_fd)
     except OSError as error:
@@ -195,6 +200,22 @@ def adopt(
         raise error.within("cannot keep the layer") from error
 
 
+def _seal(
+    upper: Part,
+    scratch_fd: int,
+    hidden: Collection[bytes],
+    newest: int | None,
+    owner: OwnerOf | None,
+) -> Sealed:
+    split = SplitWriter(scratch_fd, f"{_NAME}.split")
+    try:
+        sealed = seal(upper, split, hidden, newest, owner)
+        split.finish()
+    finally:
+        split.close()
+    return sealed
+
+
 def _adopt(
     root: str,
     idmap: IdMap,
@@ -203,15 +224,8 @@ def _adopt(
     upper: Part,
     scratch: str,
     scratch_fd: int,
-    hidden: Collection[bytes],
-    newest: int | None,
+    sealed: Sealed,
 ) -> dict[str, Any]:
-    split = SplitWriter(scratch_fd, f"{_NAME}.split")
-    try:
-        sealed = seal(upper, split, hidden, newest)
-        split.finish()
-    finally:
-        split.close()
     root_fd = os.open(upper.upper, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if not sealed.has_root:

@@ -34,6 +34,7 @@ from rootless.linux.tree import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from rootless.image.layer.archiver import OwnerOf
     from rootless.image.layer.tarsplit import SplitWriter
     from rootless.linux.walk import Entry
     from rootless.rootfs.stored import Part
@@ -65,7 +66,11 @@ class Sealed:
 
 
 def seal(
-    part: Part, split: SplitWriter, hidden: Collection[bytes] = (), newest: int | None = None
+    part: Part,
+    split: SplitWriter,
+    hidden: Collection[bytes] = (),
+    newest: int | None = None,
+    owner: OwnerOf | None = None,
 ) -> Sealed:
     """Compute the tar of an upper directory, and make the directory as the tar says.
 
@@ -75,6 +80,7 @@ def seal(
         split: gets the record of the tar.
         hidden: paths that were mounts, without the slash in front: what was made for them goes.
         newest: no file keeps a later time, in seconds since 1970.
+        owner: of a file, where the directory does not tell (`owners`).
 
     Raises:
         RlessError: a name or an attribute that no layer can have, or too much data.
@@ -82,7 +88,7 @@ def seal(
     """
     writer = _Tar(split)
     writer.newest = newest
-    sealer = _Sealer(writer, newest)
+    sealer = _Sealer(writer, newest, owner)
     sealer.changes(changes(part, hidden, sealer.seen))
     writer.end()
     return Sealed(writer.hash.hexdigest(), sealer.size, sealer.has_root, sealer.lost_xattrs)
@@ -133,8 +139,8 @@ class _Tar(TarWriter):
 class _Sealer(Archiver):
     """Writes the members, and clears each file of what its member does not have."""
 
-    def __init__(self, tar: _Tar, newest: int | None) -> None:
-        super().__init__(tar)
+    def __init__(self, tar: _Tar, newest: int | None, owner: OwnerOf | None) -> None:
+        super().__init__(tar, owner=owner)
         self._tar = tar
         self._newest = newest
         self.size = 0
@@ -150,11 +156,12 @@ class _Sealer(Archiver):
             self.leave_out(entry)
             return
         if stat.S_ISDIR(mode):
-            self._clear(entry.fd, name)
             self.has_root = self.has_root or not entry.path
         elif not stat.S_ISREG(mode):
             self._set_time(entry)
         super().add(name, entry)
+        if stat.S_ISDIR(mode):
+            self._clear(entry.fd, name)  # what it has for the owner too
 
     def leave_out(self, entry: Entry) -> None:
         """Delete a file; a directory goes once it is empty."""

@@ -1,7 +1,7 @@
 """Extended attributes: which of them an image may set, and how they are set.
 
-An allow-list has `user.*`, without the names that overlayfs, fuse-overlayfs and containers/storage
-trust: an image that set those could redirect a lookup or claim an owner. It also has file
+An allow-list has `user.*`, without the names that overlayfs, fuse-overlayfs, containers/storage and
+we trust: an image that set those could redirect a lookup or claim an owner. It also has file
 capabilities without a root id, to which the kernel adds that of the user namespace.
 
 A `ping` with cap_net_raw=ep, as Debian's, would be executed by nobody in a container without
@@ -19,7 +19,7 @@ from rootless.image.model import limits
 
 CAPABILITY = b"security.capability"
 _NET_RAW = (1 << 13).to_bytes(4, "little")
-_FORBIDDEN = (b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.")
+_FORBIDDEN = (b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers.", b"user.rless.")
 _NAME_BYTES = 255  # XATTR_NAME_MAX
 # Where an attribute cannot be kept the file is still right without it.
 _LOST = frozenset(

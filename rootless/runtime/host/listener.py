@@ -28,25 +28,18 @@ _VERSION = "0.2.0"  # of the container process state, which the specification ha
 
 
 class Listener:
-    """The agent's end of one container's filter."""
+    """The runtime's end of the channel to the agent of one container's filter.
+
+    Args:
+        fd: a connected unix socket, which is taken over.
+        metadata: `listenerMetadata` of the profile.
+    """
 
     __slots__ = ("_metadata", "_state", "fd")
 
-    def __init__(self, seccomp: Mapping[str, Any], state: State) -> None:
-        """Connect to the agent, while its socket can be seen.
-
-        Raises:
-            RlessError: nobody listens.
-        """
-        path = seccomp["listenerPath"]
-        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        try:
-            channel.connect(path)
-        except OSError as error:
-            channel.close()
-            raise RlessError(f"linux.seccomp.listenerPath {path}: {error.strerror}") from error
-        self.fd = channel.detach()
-        self._metadata = seccomp.get("listenerMetadata", "")
+    def __init__(self, fd: int, state: State, metadata: str = "") -> None:
+        self.fd = fd
+        self._metadata = metadata
         self._state = state
 
     def load(self, bpf: bytes, flags: int, pid: int) -> None:
@@ -83,3 +76,19 @@ class Listener:
 
     def _send(self, text: bytes, listener: int) -> None:
         unix.send(self.fd, text, [listener])
+
+
+def connect(seccomp: Mapping[str, Any], state: State) -> Listener:
+    """Connect to the agent of a profile, while its socket can be seen.
+
+    Raises:
+        RlessError: nobody listens.
+    """
+    path = seccomp["listenerPath"]
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        channel.connect(path)
+    except OSError as error:
+        channel.close()
+        raise RlessError(f"linux.seccomp.listenerPath {path}: {error.strerror}") from error
+    return Listener(channel.detach(), state, seccomp.get("listenerMetadata", ""))

@@ -1,7 +1,8 @@
 """Optional OCI features of the application's process, for configs of other engines.
 
-Our engine uses none of them, so `rless run` loads nothing of this module. Whatever can fail early
-is done when the object is made, on the host side; its methods run in the process.
+Of our engine only a build with one id uses one, so `rless run` loads nothing of this module.
+Whatever can fail early is done when the object is made, on the host side; its methods run in the
+process.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ class OptionalFeatures:
         self._label_fd = -1
         seccomp = linux.get("seccomp", {})
         if seccomp.get("listenerPath") and _notifies(seccomp):
-            from rootless.runtime.host.listener import Listener
+            from rootless.runtime.host import listener
 
-            self.listener = Listener(seccomp, state)
+            self.listener = listener.connect(seccomp, state)
 
     def add_hooks(self, spec: Spec) -> None:
         """Have the hooks of `create` and startContainer run."""

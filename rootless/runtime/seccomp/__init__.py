@@ -161,6 +161,11 @@ def load_profile_file(path: str, capabilities: Collection[str] = ()) -> dict[str
     return seccomp_profile.load_profile_file(path, capabilities)
 
 
+def has_killable_notifications() -> bool:
+    """Tell whether only a deadly signal interrupts a call of which a filter notifies."""
+    return _kernel(os.uname().release) >= (5, 19)
+
+
 def _kernel(release: str) -> tuple[int, int]:
     """Return (6, 18) for "6.18.44-generic"; an unreadable one counts as new."""
     try:

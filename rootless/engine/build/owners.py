@@ -1,0 +1,242 @@
+"""Fake root with a memory: a process that answers a RUN's changes of owners, and notes them.
+
+Where one id is mapped, chown(2) to another one fails. The filter of the RUN notifies of these calls
+(`spec.fakeroot`), and the recorder does what can be done: the file gets to root, for the errors and
+the effects that chown has besides, and its owner is noted (`image.layer.owners`). stat(2) shows root
+still. POSIX ACLs of other ids, and device nodes, cannot be had: success is the answer, and the call
+is counted.
+
+A RUN is hostile. What is looked up is so beneath its own root, without magic links, and a file that
+is exchanged meanwhile is another one of its own: nothing is done that it could not do itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from rootless.errors import SyscallError
+from rootless.image.layer import owners
+from rootless.linux import prctl, seccomp_notify, unix
+from rootless.linux.openat2 import (
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    openat2,
+)
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from rootless.linux.seccomp_notify import Call
+
+_SOCKET_KIND = 1  # SOCK_STREAM
+_CWD = -100  # AT_FDCWD
+_NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
+_SAME = 0xFFFFFFFF  # (uid_t) -1
+_ACLS = b"system.posix_acl_"
+_OWNERS = ("chown", "lchown", "fchown", "fchownat")
+_ATTRIBUTES = ("setxattr", "lsetxattr", "fsetxattr")
+_DEVICES = ("mknod", "mknodat")
+# Nothing is there for us: of the kernel's own file systems, or the host's.
+_HARMLESS = (errno.EPERM, errno.EACCES, errno.ELOOP, errno.EINVAL, errno.ENOTSUP)
+_COUNTS = ("owners", "ACLs", "devices")
+
+
+class Recorder:
+    """The process; it ends with the caller.
+
+    Attributes:
+        fd: the socket that gets the filter's descriptor; whoever closes it sends none.
+    """
+
+    def __init__(self, root: str) -> None:
+        """Start it.
+
+        Args:
+            root: the tree of the RUN, mounted.
+        """
+        self.fd, theirs = unix.pair(_SOCKET_KIND)
+        self._counts = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the process
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                prctl.set_parent_death_signal(signal.SIGKILL)
+                os.close(self.fd)
+                if os.getppid() == parent:
+                    _Answers(os.stat(root).st_dev, self._counts).serve(theirs)
+            finally:
+                os._exit(0)
+        os.close(theirs)
+
+    def close(self) -> None:
+        """End it."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+    def without_effect(self) -> str:
+        """Return what was answered without effect, "" for nothing."""
+        found = [
+            f"{number} of {kind}"
+            for place, kind in enumerate(_COUNTS)
+            if (number := _number(self._counts, place))
+        ]
+        return ", ".join(found)
+
+
+def _number(counts: mmap.mmap, place: int) -> int:
+    return int.from_bytes(counts[8 * place : 8 * place + 8], "little")
+
+
+class _Answers:
+    def __init__(self, device: int, counts: mmap.mmap) -> None:
+        self._device = device
+        self._counts = counts
+        self._native = -1
+
+    def serve(self, channel: int) -> NoReturn:
+        """Answer every call, until this process is killed."""
+        names = seccomp_notify.numbers((*_OWNERS, *_ATTRIBUTES, *_DEVICES))
+        listener = unix.receive_fd(channel)
+        while True:
+            for call in seccomp_notify.calls(listener):
+                self._answer(call, names.get(call.number, ""))
+
+    def _answer(self, call: Call, name: str) -> None:
+        if self._native < 0:
+            self._native = call.arch  # init's own calls come first
+        if call.arch != self._native or name in _DEVICES or not name:
+            self._count("devices" if name in _DEVICES else "owners")
+            call.answer()
+            return
+        try:
+            if name in _OWNERS:
+                self._change_owner(call, name)
+            elif not self._drop_acl(call, name):
+                call.go_on()
+                return
+        except OSError as error:
+            call.answer(error.errno or errno.EIO)
+        except SyscallError as error:
+            call.answer(0 if error.errno == errno.ELOOP else error.errno)
+        else:
+            call.answer()
+
+    def _count(self, kind: str) -> None:
+        place = _COUNTS.index(kind)
+        self._counts[8 * place : 8 * place + 8] = (_number(self._counts, place) + 1).to_bytes(
+            8, "little"
+        )
+
+    # -- files -------------------------------------------------------------------------------
+
+    def _change_owner(self, call: Call, name: str) -> None:
+        fd = self._open(call, name)
+        try:
+            uid, gid = call.args[2:4] if name == "fchownat" else call.args[1:3]
+            self._note(fd, uid & _SAME, gid & _SAME)
+        finally:
+            os.close(fd)
+
+    def _note(self, fd: int, uid: int, gid: int) -> None:
+        path = f"/proc/self/fd/{fd}"
+        try:
+            os.chown(path, -1 if uid == _SAME else 0, -1 if gid == _SAME else 0)
+        except OSError as error:
+            if error.errno not in _HARMLESS:
+                raise
+        if os.stat(path).st_dev != self._device:
+            return  # a mount: nothing of it is in the image
+        try:
+            owners.note(path, None if uid == _SAME else uid, None if gid == _SAME else gid)
+        except OSError:
+            if uid not in (0, _SAME) or gid not in (0, _SAME):
+                self._count("owners")
+
+    def _drop_acl(self, call: Call, name: str) -> bool:
+        """Tell whether it is about an ACL, which is counted; no file of another kind is touched."""
+        try:
+            wanted = call.text(call.args[1])
+        except OSError:
+            return False  # the kernel says so better
+        if not wanted.startswith(_ACLS):
+            return False
+        os.close(self._open(call, name))  # its errors are real
+        self._count("ACLs")
+        return True
+
+    # -- names -------------------------------------------------------------------------------
+
+    def _open(self, call: Call, name: str) -> int:
+        """Return the file that a call is about, as a descriptor for names only.
+
+        Raises:
+            OSError, SyscallError: what the call fails with.
+        """
+        first = call.args[0]
+        if name in ("fchown", "fsetxattr"):
+            return self._descriptor(call, first & 0xFFFFFFFF)
+        flags = call.args[4] if name == "fchownat" else 0
+        follows = name not in ("lchown", "lsetxattr") and not flags & _NOFOLLOW
+        dir_fd, address = _CWD, first
+        if name == "fchownat":
+            dir_fd, address = _signed(first), call.args[1]
+        path = call.text(address)
+        if not path:
+            if not flags & _EMPTY_PATH:
+                raise OSError(errno.ENOENT, "empty path")
+            return self._descriptor(call, dir_fd)
+        return self._look_up(call, dir_fd, path, os.O_PATH | (0 if follows else os.O_NOFOLLOW))
+
+    def _descriptor(self, call: Call, number: int) -> int:
+        where = "cwd" if number == _CWD else f"fd/{number}"
+        try:
+            fd = os.open(f"/proc/{call.pid}/{where}", os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise OSError(errno.EBADF, "bad descriptor") from None
+        return _checked(call, fd)
+
+    def _look_up(self, call: Call, dir_fd: int, path: bytes, flags: int) -> int:
+        root = os.open(f"/proc/{call.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not path.startswith(b"/"):
+                below = self._descriptor(call, dir_fd)
+                try:
+                    beneath = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+                    return _checked(call, openat2(below, path, flags, 0, beneath))
+                except SyscallError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    path = _path_of(below, root) + b"/" + path
+                finally:
+                    os.close(below)
+            in_root = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+            return _checked(call, openat2(root, path, flags, 0, in_root))
+        finally:
+            os.close(root)
+
+
+def _checked(call: Call, fd: int) -> int:
+    """Return the descriptor, if it was the caller's /proc that it was looked up by."""
+    if not call.is_valid():
+        os.close(fd)
+        raise OSError(errno.EINTR, "it has gone")
+    return fd
+
+
+def _path_of(directory: int, root: int) -> bytes:
+    """Return the path of a directory as its process has it, from its root on."""
+    path, base = (os.readlink(f"/proc/self/fd/{fd}").encode("utf-8", "surrogateescape")
+                  for fd in (directory, root))  # fmt: skip
+    return path.removeprefix(base) if base != b"/" else path
+
+
+def _signed(register: int) -> int:
+    number = register & 0xFFFFFFFF
+    return number - (1 << 32) if number & (1 << 31) else number

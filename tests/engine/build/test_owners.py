@@ -1,0 +1,194 @@
+"""Without subordinate ids: owners are kept as data, and come back in what is saved."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from rootless.image.layer import owners
+from tests.lib.build_steps import Room
+from tests.lib.product import Product
+
+pytestmark = pytest.mark.needs("user namespaces")
+
+
+class Saved:
+    """An image in an archive: the owners of its files, layer by layer."""
+
+    def __init__(self, path: Path) -> None:
+        self.layers: list[dict[str, tuple[int, int]]] = []
+        with tarfile.open(path) as archive:
+
+            def read(name: str) -> bytes:
+                file = archive.extractfile(name)
+                assert file is not None
+                return file.read()
+
+            (image,) = json.loads(read("manifest.json"))
+            for name in image["Layers"]:
+                with tarfile.open(fileobj=io.BytesIO(read(name))) as layer:
+                    self.layers.append({one.name: (one.uid, one.gid) for one in layer})
+
+
+@pytest.fixture
+def context(rless: Product, tmp_path: Path) -> Path:
+    rless("tag", rless.image, "localhost/base:1").expect()
+    (tmp_path / "context").mkdir()
+    return tmp_path / "context"
+
+
+def build(rless: Product, context: Path, text: str, *words: str) -> str:
+    (context / "Dockerfile").write_text(text)
+    flags = ("--progress=plain", "--userns=single", "-t", "localhost/owned:1")
+    return rless("build", *flags, *words, str(context)).expect().err
+
+
+def save(rless: Product, path: Path) -> Saved:
+    rless("save", "-q", "-o", str(path), "localhost/owned:1").expect()
+    return Saved(path)
+
+
+def test_owners_of_a_run_come_back(rless: Product, context: Path, tmp_path: Path) -> None:
+    text = (
+        "FROM localhost/base:1\n"
+        "RUN mkdir -p /d/e && touch /d/f /d/e/g /keep && chown 5:6 /d/f && chgrp 7 /keep"
+        " && chown -R 8:9 /d/e && chown 1 /d && cd /d/e && chown 3:4 ../../keep\n"
+        "RUN touch /d/e/new && echo x >>/d/f && touch /d/f2 && chown 6:11 /d/f2\n"
+        "RUN chown 0:0 /keep && chown 5:5 /srv\n"
+    )
+    build(rless, context, text)
+    first, second, third = save(rless, tmp_path / "saved.tar").layers[-3:]
+    assert first == {
+        "d": (1, 0), "d/e": (8, 9), "d/e/g": (8, 9), "d/f": (5, 6), "keep": (3, 4)
+    }  # fmt: skip
+    # What is copied up keeps what it had; a new file is root's.
+    assert second == {
+        "d": (1, 0), "d/e": (8, 9), "d/e/new": (0, 0), "d/f": (5, 6), "d/f2": (6, 11)
+    }  # fmt: skip
+    assert third == {"keep": (0, 0), "srv": (5, 5)}
+
+
+def test_owners_of_copies_and_archives_come_back(
+    rless: Product, context: Path, tmp_path: Path
+) -> None:
+    (context / "file").write_text("x")
+    with tarfile.open(context / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("packed")
+        member.uid, member.gid = 12, 13
+        archive.addfile(member)
+    text = (
+        "FROM localhost/base:1 AS first\n"
+        "COPY --chown=5:6 file /in/\n"
+        "ADD a.tar /in/\n"
+        "RUN touch /in/made && chown 7:8 /in/made\n"
+        "FROM localhost/base:1\n"
+        "COPY --from=first /in /out/\n"
+        "COPY --from=first --chown=1:2 /in/made /other\n"
+    )
+    build(rless, context, text, "-o", f"type=tar,dest={tmp_path}/files.tar", "--load")
+    copied, other = save(rless, tmp_path / "saved.tar").layers[-2:]
+    kept = {"out/file": (5, 6), "out/made": (7, 8), "out/packed": (12, 13)}
+    assert {name: copied[name] for name in kept} == kept
+    assert other == {"other": (1, 2)}
+    with tarfile.open(tmp_path / "files.tar") as archive:
+        found = {one.name: (one.uid, one.gid) for one in archive}
+    assert {name: found[name] for name in kept} == kept
+
+
+def test_files_of_the_image_have_no_attribute_of_ours(
+    rless: Product, context: Path, tmp_path: Path
+) -> None:
+    build(rless, context, "FROM localhost/base:1\nRUN touch /f && chown 5:6 /f && mkdir /d\n")
+    flags = ("run", "--rm", "--network=none", "--userns=single", "localhost/owned:1")
+    assert rless(*flags, "stat", "-c", "%u:%g", "/f").expect().out == "0:0\n"
+    layers = Path(rless.env["RLESS_STORAGE"]) / "layers"
+    found = [path for path in layers.rglob("f") if path.is_file()]
+    assert found
+    assert not any(os.listxattr(path) for path in found)
+
+
+def test_what_had_no_effect_is_told_in_one_line(rless: Product, context: Path) -> None:
+    text = (
+        "FROM localhost/base:1\n"
+        "RUN mknod /null c 1 3 && ln -s none /link && chown -h 5:6 /link && chown -h 0:0 /link\n"
+    )
+    said = build(rless, context, text, "--no-cache")
+    (line,) = [line for line in said.splitlines() if "no effect" in line]
+    assert line.endswith("no effect: 1 of owners, 1 of devices")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return Room(tmp_path_factory.mktemp("owners"), userns="single")
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("chown 5 /none", "No such file or directory"),
+        ("chown 5 /etc/passwd/x", "Not a directory"),
+        ("chown 5 /context/file", "Read-only file system"),
+    ],
+)
+def test_errors_of_chown_are_real(room: Room, command: str, error: str) -> None:
+    (room.context / "file").write_text("")
+    ran = room.run(command, mounts=("type=bind,target=/context",), network="none")
+    assert ran.code != 0
+    assert error in ran.err
+
+
+def test_mounts_get_no_notes(room: Room) -> None:
+    mounts = ("type=cache,target=/c,id=owners", "type=tmpfs,target=/t")
+    ran = room.run("touch /c/f /t/f && chown 5 /c/f /t/f /proc/1", mounts=mounts, network="none")
+    assert (ran.code, ran.messages) == (0, [])
+    caches = (room.directory / "store" / "build" / "mounts").rglob("f")
+    assert [os.listxattr(path) for path in caches] == [[]]
+
+
+def test_chown_takes_set_id_bits_as_the_kernel_does(room: Room) -> None:
+    ran = room.run(
+        "touch /s && chmod 6755 /s && chown 5 /s && stat -c %a /s", network="none"
+    )
+    assert ran.out == "755\n"
+
+
+def test_names_are_looked_up_in_the_root_of_the_caller(room: Room) -> None:
+    """Through links, and in a root within the root."""
+    command = (
+        "mkdir -p /new/bin /new/etc && cp /bin/busybox /new/bin/ && touch /new/t /t"
+        " && ln -s /t /new/etc/link && chroot /new /bin/busybox chown 5:6 /etc/link"
+        " && cd /new/etc && chown 7:8 link"
+    )
+    ran = room.run(command, network="none")
+    assert (ran.code, ran.err) == (0, "")
+    upper = room.directory / f"run{room.count}" / "root" / "upper"
+    assert owners.read(str(upper / "new" / "t")) == (5, 6)
+    assert owners.read(str(upper / "t")) == (7, 8)
+
+
+def test_note_that_a_run_writes_itself_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    for value in (b"", b":", b"x:y", b"99999999999:1", b"-1:-1", b"1", b"4294967295:0"):
+        os.setxattr(file, owners.ATTRIBUTE, value)
+        assert owners.read(str(file)) in (None, (None, None))
+
+
+def test_part_of_an_owner_is_that_of_the_layers_below(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    owner_of = owners.Owners({b"f": (3, 4)})
+    with file.open() as opened:
+        status = os.fstat(opened.fileno())
+        assert owner_of(b"f", opened.fileno(), status) == (0, 0)  # new, and not copied up
+        owners.note(str(file), None, 6)
+        assert owner_of(b"f", opened.fileno(), status) == (3, 6)
+        assert owner_of(b"g", opened.fileno(), status) == (0, 6)
+        owners.note(str(file), 5, None)
+        assert owner_of(b"f", opened.fileno(), status) == (5, 6)
+    assert owners.read(str(file)) == (5, 6)
