@@ -13,6 +13,10 @@ import stat
 from rootless import config
 from rootless.errors import RlessError
 
+# policy.json, which says which images are accepted, of a user and of the system.
+OWN_POLICY = "~/.config/containers/policy.json"
+SYSTEM_POLICY = "/etc/containers/policy.json"
+
 NO_ROOM = "free some space, or set RLESS_STORAGE to a place with room"
 
 

@@ -404,6 +404,15 @@ def check_cgroup(groups: facts.Cgroups, session: str | None) -> Check:
     return Check("cgroup", OK, fact)
 
 
+def check_policy(path: str | None) -> Check:
+    """Judge which images are accepted; `path` is that of policy.json, None if there is none."""
+    if path is None:
+        return Check("policy", OK, "no policy.json: images are accepted without a signature")
+    if os.access(path, os.R_OK):
+        return Check("policy", OK, f"{path} says which images are accepted")
+    return Check("policy", WARN, f"{path} cannot be read", "no image is accepted", "chmod a+r it")
+
+
 def check_linger(
     name: str, *, systemd: bool, session: bool, linger: bool, kills: bool | None
 ) -> Check:

@@ -128,6 +128,8 @@ def _surroundings(usable: bool) -> Iterator[Check]:
     if usable:
         yield checks.check_bridges(probe.bounded(probe.bridges))
     yield checks.check_seccomp(facts.find_library("libseccomp.so.2"), _status())
+    policies = (os.path.expanduser(paths.OWN_POLICY), paths.SYSTEM_POLICY)
+    yield checks.check_policy(next(filter(os.path.exists, policies), None))
     kills = facts.ask_logind(name)
     groups = facts.cgroups()
     yield checks.check_cgroup(groups, cgroup.of_user_manager(uid))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 
+from rootless import paths
 from rootless.errors import RlessError, escape
 from rootless.image.model import limits
 from rootless.image.model.digest import is_digest
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     Fields = dict[str, Any]
 
-SYSTEM = "/etc/containers/policy.json"
+SYSTEM = paths.SYSTEM_POLICY
 _HINT = "see containers-policy.json(5); nothing is accepted until the file is right"
 _KEY_TYPES = ("GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs")
 _PATH_TRANSPORTS = ("dir", "oci", "oci-archive", "sif")
@@ -125,7 +126,7 @@ def path_of(explicit: str | None = None) -> str | None:
 
 def own_path() -> str:
     """Return where the user's own policy is, or would be."""
-    return os.path.expanduser("~/.config/containers/policy.json")
+    return os.path.expanduser(paths.OWN_POLICY)
 
 
 def load(explicit: str | None = None) -> Policy | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tests.lib.trust import (
     REJECT,
     Keys,
     Site,
-    gpg_home,
     lookaside_server,
     payload,
     signed_by,
@@ -26,17 +24,6 @@ from tests.lib.trust import (
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "gpg")
 
 OTHER = "sha256:" + "5" * 64
-
-
-@pytest.fixture(scope="module")
-def keys() -> Iterator[Keys]:
-    with gpg_home() as made:
-        for name in ("good", "other", "revoked"):
-            made.make(name)
-        made.make("expired", "--faked-system-time", "20200101T000000", expires="2d")
-        made.make("owner", usage="cert")
-        made.gpg("--quick-add-key", made.fingerprints["owner"], "ed25519", "sign", "never")
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +36,6 @@ def host(registry_host: str, image: images.Image) -> str:
     for name in ("trust/app:1", "trust/app:2", "trust/app:other", "trust/twin:1"):
         images.push(image, f"{registry_host}/{name}")
     return registry_host
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    return Site(tmp_path, monkeypatch)
 
 
 def judged(site: Site, name: str) -> str:

@@ -258,3 +258,13 @@ def test_missing_programs_tell_what_they_cost() -> None:
 def test_each_program_is_checked() -> None:
     helpers = re.findall(r'"(rless-[a-z-]+)": "helpers/', (ROOT / "setup.py").read_text())
     assert set(checks.PROGRAMS) == set(helpers)
+
+
+def test_policy_of_images_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = checks.check_policy(None)
+    assert (none.status, none.fact.partition(":")[0]) == (OK, "no policy.json")
+    path = tmp_path / "policy.json"
+    path.write_text("{}")
+    assert checks.check_policy(str(path)).status == OK
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root reads all
+    assert checks.check_policy(str(path)).status == WARN
