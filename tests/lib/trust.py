@@ -137,7 +137,8 @@ class Site:
         """Put signatures where the lookaside server has them; return their directory."""
         repository = parse_named(name).name.partition("/")[2]
         directory = self.lookaside / f"{repository}@{digest.replace(':', '=')}"
-        directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
         for number, blob in enumerate(signatures, 1):
             (directory / f"signature-{number}").write_bytes(blob)
         return directory

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rootless.image.trust import attachments, lookaside, registries_d
+from rootless.image.trust.identity import Named
 from rootless.image.trust.signature import SimpleSignature, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rootless.image.registry.endpoint import Endpoint
-    from rootless.image.trust.identity import Named
     from rootless.image.trust.signature import SigstoreSignature
 
 
@@ -31,7 +31,12 @@ def of_registry(
     if lookaside.has_extension(endpoint):
         blobs = lookaside.read_extension(endpoint, digest)
     else:
-        blobs = lookaside.read(registries.lookaside(named), named, digest)
+        # Those of a mirror are below its own name; containers/image asks only for these.
+        place = endpoint.location
+        mirror = Named(f"{place.host}/{place.repository}", named.tag, named.digest)
+        blobs = []
+        for one in [named] if mirror.name == named.name else [named, mirror]:
+            blobs += lookaside.read(registries.lookaside(one), one, digest)
     found = stored(blobs)
     if registries.uses_attachments(named):
         found += attachments.read(endpoint, digest)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rootless.errors import RlessError
+from rootless.image.model import limits
 from rootless.image.model.reference import parse
 from rootless.image.registry.client import Registry
 from rootless.image.registry.progress import Progress
@@ -160,9 +161,16 @@ def test_mirror_is_judged_under_the_name_that_was_asked_for(
     )
     name = "asked.example/mirrored:1"
     site.demand("asked.example", signed_by(keys.public("good")))
-    site.put(name, digest, [keys.sign("good", payload(digest, there))])
-    assert "for another name" in site.rless(name) and site.skopeo(name)
-    site.put(name, digest, [keys.sign("good", payload(digest, name))])
+    for place in there, name:
+        site.put(place, digest, [keys.sign("good", payload(digest, there))])
+        assert "for another name" in site.rless(name) and site.skopeo(name)
+    good = [keys.sign("good", payload(digest, name))]
+    # skopeo looks for signatures below the mirror's name only.
+    site.put(there, digest, [])
+    site.put(name, digest, good)
+    assert site.rless(name) == "" and "no signature exists" in site.skopeo(name)
+    site.put(name, digest, [])
+    site.put(there, digest, good)
     assert site.rless(name) == site.skopeo(name) == ""
     assert workshop.pull(name).digest == digest
     site.demand(registry_host, ACCEPT)
@@ -276,7 +284,7 @@ def test_signatures_are_read_from_a_registry_that_has_them(
         assert "the image has none" in site.rless(name)
         encoded = base64.b64encode(b"\x88").decode()
         entry = {"version": 2, "type": "atomic", "content": encoded}
-        extension.entries = [entry] * (lookaside.MOST + 1)
+        extension.entries = [entry] * (limits.SIGNATURES + 1)
         assert "no list of at most 128" in site.rless(name)
 
 
