@@ -7,9 +7,9 @@ frontend/dockerfile/parser/parser.go.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from rootless.dockerfile.words import split, unquote
+from rootless.frozen import Frozen
 
 _START = re.compile(r"([0-9]*)<<(-?)\0?\s*([^<]*)\Z")
 # Blanks between << and the name. A NUL, which no file has, stands for them while words are split.
@@ -17,8 +17,7 @@ _GAP = re.compile(r"<<(-?)[ \t\r]+(?=[^\s<])")
 _TABS = re.compile(r"^\t+", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(Frozen):
     """A here-document.
 
     Attributes:

@@ -17,10 +17,10 @@ github.com/moby/patternmatcher.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 
 from rootless.dockerfile.errors import DockerfileError
 from rootless.dockerfile.wildcards import BadPatternError, Wildcard
+from rootless.frozen import Frozen
 
 SIZE_LIMIT = 1 << 20  # bytes of a file
 _SPACE = " \t\r\v\f"
@@ -32,8 +32,7 @@ class IgnoreError(DockerfileError):
     where = ".dockerignore"
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Frozen):
     """What the patterns say about a path; `matched` has a bit for each that matches it."""
 
     is_excluded: bool

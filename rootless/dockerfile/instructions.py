@@ -10,13 +10,13 @@ Source: docs.docker.com/reference/dockerfile; BuildKit frontend/dockerfile/instr
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rootless.dockerfile.errors import DockerfileError
 from rootless.dockerfile.heredocs import parse_heredoc
 from rootless.dockerfile.mounts import Device, Mount, mount_origin, parse_mount
 from rootless.dockerfile.words import Expander
+from rootless.frozen import Frozen, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,11 +30,12 @@ _GIT = ("git@", "git://", "ssh://")
 _WEB = ("http://", "https://")
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(Frozen):
     """What all instructions have: the node knows the name as written, the lines and the text."""
 
-    node: Node = field(repr=False, compare=False)
+    _uncompared = ("node",)
+
+    node: Node
 
     @property
     def name(self) -> str:
@@ -64,8 +65,7 @@ class Instruction:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Frozen):
     """A command: `argv` of the JSON form, or the `text` of the shell form.
 
     `argv` is None in the shell form. In the JSON form `text` is the JSON as written.
@@ -79,7 +79,6 @@ class Command:
         return [*shell, self.text] if self.argv is None else list(self.argv)
 
 
-@dataclass(frozen=True, slots=True)
 class From(Instruction):
     """`FROM [--platform=P] IMAGE [AS NAME]`; only global ARGs are expanded in it.
 
@@ -101,7 +100,6 @@ class From(Instruction):
         return replace(self, image=image, platform=platform)
 
 
-@dataclass(frozen=True, slots=True)
 class Run(Instruction):
     """`RUN`; its here-documents are those of the node.
 
@@ -150,8 +148,7 @@ class Run(Instruction):
         return replace(self, mounts=mounts)
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(Frozen):
     """A file that COPY or ADD makes from a here-document."""
 
     name: str
@@ -159,7 +156,6 @@ class InlineFile:
     expands: bool = True
 
 
-@dataclass(frozen=True, slots=True)
 class Copy(Instruction):
     """`COPY`; here-documents among the sources are `files`.
 
@@ -187,7 +183,6 @@ class Copy(Instruction):
         return done
 
 
-@dataclass(frozen=True, slots=True)
 class Add(Instruction):
     """`ADD`; see `Copy`. The switches are None where they were not written."""
 
@@ -206,7 +201,6 @@ class Add(Instruction):
         return replace(_expanded_copy(self, expander), checksum=expander.word(self.checksum))
 
 
-@dataclass(frozen=True, slots=True)
 class Pairs(Instruction):
     """ENV and LABEL: names with values; `is_legacy` is the form without `=`."""
 
@@ -220,17 +214,14 @@ class Pairs(Instruction):
         return replace(self, pairs=pairs)
 
 
-@dataclass(frozen=True, slots=True)
 class Env(Pairs):
     """`ENV`."""
 
 
-@dataclass(frozen=True, slots=True)
 class Label(Pairs):
     """`LABEL`."""
 
 
-@dataclass(frozen=True, slots=True)
 class Arg(Instruction):
     """`ARG`: names with defaults, None for those without one."""
 
@@ -243,28 +234,24 @@ class Arg(Instruction):
         return replace(self, args=tuple(args))
 
 
-@dataclass(frozen=True, slots=True)
 class Cmd(Instruction):
     """`CMD`."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
 class Entrypoint(Instruction):
     """`ENTRYPOINT`."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
 class Shell(Instruction):
     """`SHELL`."""
 
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Expose(Instruction):
     """`EXPOSE`; once expanded, `ports` are words without blanks (`config.exposed`)."""
 
@@ -275,7 +262,6 @@ class Expose(Instruction):
         return replace(self, ports=tuple(words))
 
 
-@dataclass(frozen=True, slots=True)
 class Volume(Instruction):
     """`VOLUME`."""
 
@@ -288,7 +274,6 @@ class Volume(Instruction):
         return replace(self, paths=paths)
 
 
-@dataclass(frozen=True, slots=True)
 class User(Instruction):
     """`USER`; its value is not checked before a step needs it."""
 
@@ -301,7 +286,6 @@ class User(Instruction):
         return replace(self, user=user)
 
 
-@dataclass(frozen=True, slots=True)
 class Workdir(Instruction):
     """`WORKDIR`; `below` gives the directory that it makes."""
 
@@ -319,7 +303,6 @@ class Workdir(Instruction):
         return replace(self, path=path)
 
 
-@dataclass(frozen=True, slots=True)
 class Healthcheck(Instruction):
     """`HEALTHCHECK`; `command` is None for NONE. Durations are in nanoseconds, 0 for none."""
 
@@ -331,7 +314,6 @@ class Healthcheck(Instruction):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Stopsignal(Instruction):
     """`STOPSIGNAL`; its value is checked when the config is changed (`config.apply`)."""
 
@@ -341,7 +323,6 @@ class Stopsignal(Instruction):
         return replace(self, signal=expander.word(self.signal))
 
 
-@dataclass(frozen=True, slots=True)
 class Onbuild(Instruction):
     """`ONBUILD`.
 
@@ -354,7 +335,6 @@ class Onbuild(Instruction):
     instruction: Instruction
 
 
-@dataclass(frozen=True, slots=True)
 class Maintainer(Instruction):
     """`MAINTAINER`, deprecated."""
 

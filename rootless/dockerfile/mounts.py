@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from rootless.dockerfile.errors import DockerfileError, nearest
+from rootless.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +43,7 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([kmgtp]?)(?:i?b)?", re.IGN
 _ID_LIMIT = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Frozen):
     """A mount of one RUN.
 
     Attributes:
@@ -72,7 +71,7 @@ class Mount:
     mode: int = 0
     uid: int = 0
     gid: int = 0
-    given: frozenset[str] = field(default_factory=frozenset)
+    given: frozenset[str] = frozenset()
 
     def secret_path(self) -> str | None:
         """Return where the file of a secret is, or None if it is only in a variable."""
@@ -81,8 +80,7 @@ class Mount:
         return None if self.env else f"/run/secrets/{self.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Frozen):
     """A device of one RUN, by its CDI name."""
 
     name: str
@@ -153,7 +151,7 @@ def parse_mount(text: str, expand: Callable[[str], str] = str) -> Mount:
 
 def _checked(mount: Mount) -> Mount:
     """Return the mount with the default of its id, once its values fit together."""
-    from dataclasses import replace
+    from rootless.frozen import replace
 
     if mount.type in ("bind", "cache", "tmpfs"):
         if not mount.target:

@@ -6,7 +6,6 @@ Source: BuildKit frontend/dockerfile/instructions/parse.go.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rootless.dockerfile import instructions as form
@@ -25,6 +24,7 @@ from rootless.dockerfile.heredocs import parse_heredoc
 from rootless.dockerfile.mounts import mount_origin, parse_device, parse_mount
 from rootless.dockerfile.reader import read, split_node
 from rootless.dockerfile.words import split
+from rootless.frozen import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,15 +9,19 @@ Source: docs.docker.com/reference/dockerfile; BuildKit frontend/dockerfile/parse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
 
 from rootless.dockerfile.arguments import json_words
 from rootless.dockerfile.errors import DockerfileError
 from rootless.dockerfile.heredocs import Heredoc, find_heredocs
+from rootless.frozen import NOTHING, Frozen, replace
 
 SIZE_LIMIT = 1 << 20  # bytes of a file
 LINE_LIMIT = 128 << 10  # bytes of a line
 INSTRUCTION_LIMIT = 10_000
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _BLANKS = " \t\r\v\f"
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S(?:.*\S)?)\s*\Z")
@@ -28,8 +32,7 @@ _FRONTEND = re.compile(
 _TAKES_HEREDOCS = ("run", "copy", "add")
 
 
-@dataclass(frozen=True, slots=True)
-class Directives:
+class Directives(Frozen):
     """The `# key=value` lines at the start of a file.
 
     Attributes:
@@ -44,11 +47,10 @@ class Directives:
     skipped: frozenset[str] = frozenset()
     experimental: frozenset[str] = frozenset()
     error: bool = False
-    lines: dict[str, int] = field(default_factory=dict)
+    lines: Mapping[str, int] = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Frozen):
     """Something that is accepted but should not be there; `rule` is Docker's name of the check."""
 
     rule: str
@@ -57,8 +59,7 @@ class Finding:
     last: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Frozen):
     """One instruction as text.
 
     Attributes:
@@ -83,8 +84,7 @@ class Node:
     comments: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Frozen):
     """A file that was read; `text` is decoded and without a byte order mark."""
 
     text: str

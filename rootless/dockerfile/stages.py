@@ -6,13 +6,13 @@ frontend/dockerfile/dockerfile2llb/convert.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from rootless.dockerfile.errors import DockerfileError, nearest
 from rootless.dockerfile.instructions import Arg, Copy, From, Instruction, Onbuild, Run
 from rootless.dockerfile.parse import parse_instruction
 from rootless.dockerfile.reader import Directives, Finding, read, with_check
+from rootless.frozen import Frozen, replace
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 STAGE_LIMIT = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Frozen):
     """A FROM and what follows it, in the order of the file; the first stage has the index 0."""
 
     index: int
@@ -39,8 +38,7 @@ class Stage:
         return self.name or f"stage-{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Frozen):
     """What a name in FROM, `--from` or a mount's `from` means.
 
     Attributes:
@@ -53,8 +51,7 @@ class Origin:
     stage: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Frozen):
     """A parsed file.
 
     Attributes:
@@ -67,7 +64,7 @@ class Dockerfile:
     directives: Directives
     args: tuple[Arg, ...]
     stages: tuple[Stage, ...]
-    warnings: tuple[Finding, ...] = field(default=())
+    warnings: tuple[Finding, ...] = ()
 
     def with_check(self, text: str) -> Dockerfile:
         """Return the file with another `check` directive (BUILDKIT_DOCKERFILE_CHECK).

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import shutil
 import stat
 from typing import TYPE_CHECKING
 
@@ -376,6 +375,8 @@ def _hide(place: str, path: bytes, rules: IgnoreRules, layer: str) -> bool:
 
 def _delete(place: str, layer: str, path: bytes) -> None:
     """Mark a path of the directory `place` as deleted in a layer over it (overlayfs)."""
+    import shutil
+
     parts = path.split(b"/")
     below, above = os.fsencode(place), os.fsencode(layer)
     for index in range(len(parts)):

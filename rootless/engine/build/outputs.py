@@ -14,9 +14,9 @@ import errno
 import json
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rootless.frozen import Frozen
 from rootless.errors import RlessError, SyscallError, escape
 from rootless.linux import files
 from rootless.linux.openat2 import BENEATH, openat2
@@ -49,8 +49,7 @@ _NANOSECONDS = 1_000_000_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(Frozen, kw_only=True):
     """One output.
 
     Attributes:
@@ -350,9 +349,9 @@ def export_image(
     Raises:
         RlessError: no room; a registry refuses it.
     """
-    from rootless.engine.images import archives, flatten, registries
-
     if output.kind in ("oci", "docker"):
+        from rootless.engine.images import archives
+
         form = f"{output.kind}-{'dir' if output.directory else 'archive'}"
         archives.save(
             names or [identifier],
@@ -362,6 +361,8 @@ def export_image(
             quiet=quiet,
         )
     elif output.kind == "squashfs":
+        from rootless.engine.images import flatten
+
         flatten.flatten(
             identifier,
             output.dest,
@@ -371,6 +372,8 @@ def export_image(
         )
     known: dict[str, str] = {}
     if output.push:
+        from rootless.engine.images import registries
+
         for name in output.names or names:
             _, known["containerimage.digest"] = registries.push(
                 name, compression=output.compression or None, quiet=quiet, progress_fd=2

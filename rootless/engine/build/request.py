@@ -6,9 +6,9 @@ of the environment. Paths are absolute, so it means the same in every process of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rootless.frozen import NOTHING, Frozen
 from rootless.errors import RlessError, escape
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _LATEST = 1 << 36  # seconds since 1970: more than a header of a tar holds without an extension
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Frozen):
     """A secret of --secret: the content of a file, or of a variable of the caller's environment.
 
     Attributes:
@@ -33,16 +32,14 @@ class Secret:
     env: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Frozen):
     """An agent of --ssh: a socket, or keys. No paths: the socket of $SSH_AUTH_SOCK."""
 
     id: str
     paths: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRequest:
+class BuildRequest(Frozen, kw_only=True):
     """All options of `rless build`; the defaults are those of a bare `rless build CONTEXT`.
 
     Attributes:
@@ -75,8 +72,8 @@ class BuildRequest:
     context: str
     file: str = ""
     tags: tuple[str, ...] = ()
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    build_args: Mapping[str, str] = NOTHING
+    labels: Mapping[str, str] = NOTHING
     target: str = ""
     platform: str = ""
     signature_policy: str | None = None
@@ -85,7 +82,7 @@ class BuildRequest:
     no_cache_filter: tuple[str, ...] = ()
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
-    build_contexts: Mapping[str, str] = field(default_factory=dict)
+    build_contexts: Mapping[str, str] = NOTHING
     secrets: tuple[Secret, ...] = ()
     ssh: tuple[Agent, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -100,7 +97,7 @@ class BuildRequest:
     jobs: int = 0
     timeout: float = 0
     userns: str = "auto"
-    run_options: Mapping[str, Any] = field(default_factory=dict)
+    run_options: Mapping[str, Any] = NOTHING
 
     def run_settings(self) -> RunRequest:
         """Return the options of `run` that hold for each RUN."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING
 
+from rootless.frozen import as_data
 from rootless.engine.build import keys
 from rootless.engine.build.cache import Cache
 from rootless.engine.build.carried.imports import Imports
@@ -166,7 +166,7 @@ class Site:
         left = iter(digests)
         mounts = []
         for mount in step.mounts:
-            facts = dataclasses.asdict(mount) | {"given": sorted(mount.given)}
+            facts = as_data(mount) | {"given": sorted(mount.given)}
             if mount.type == "bind":
                 facts["digest"] = next(left)
             elif mount.type == "cache" and self.cache_namespace:
@@ -192,7 +192,7 @@ class Site:
 
 def _described(step: CopyStep) -> dict[str, Any]:
     """Return all of a COPY that changes what it gives, but for what its files are."""
-    facts = dataclasses.asdict(step)
+    facts: dict[str, Any] = as_data(step)
     for name in ("number", "text", "created_by", "line", "end_line", "origin"):
         del facts[name]
     facts["files"] = [[name, content.hex()] for name, content in step.files]

@@ -6,7 +6,7 @@ images (`plan`). What the steps do depends on nothing but this data and on files
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from rootless.frozen import NOTHING, Frozen
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from rootless.dockerfile.mounts import Device, Mount
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Frozen):
     """A base image, which is in the store.
 
     Attributes:
@@ -30,13 +29,12 @@ class Base:
     name: str
     id: str = ""
     digest: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = NOTHING
     chain: tuple[str, ...] = ()
-    platform: Mapping[str, str] = field(default_factory=dict)
+    platform: Mapping[str, str] = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Frozen):
     """Where a COPY or a bind mount takes files from.
 
     Attributes:
@@ -50,8 +48,7 @@ class Origin:
     stage: int = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Frozen, kw_only=True):
     """What every step has.
 
     Attributes:
@@ -76,8 +73,7 @@ class Step:
         return {origin.stage for origin in self.origins_of() if origin.kind == "stage"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStep(Step):
+class RunStep(Step, kw_only=True):
     """RUN.
 
     Attributes:
@@ -96,7 +92,7 @@ class RunStep(Step):
     user: str = ""
     directory: str = "/"
     mounts: tuple[Mount, ...] = ()
-    origins: Mapping[int, Origin] = field(default_factory=dict)
+    origins: Mapping[int, Origin] = NOTHING
     network: str = "default"
     security: str = "sandbox"
     devices: tuple[Device, ...] = ()
@@ -106,8 +102,7 @@ class RunStep(Step):
         return tuple(self.origins.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyStep(Step):
+class CopyStep(Step, kw_only=True):
     """COPY or ADD; all words are expanded.
 
     Attributes:
@@ -137,16 +132,14 @@ class CopyStep(Step):
         return (self.origin,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkdirStep(Step):
+class WorkdirStep(Step, kw_only=True):
     """WORKDIR: the directory is made where it is missing, owned by `user`."""
 
     directory: str
     user: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Frozen):
     """One entry of the image's history; `step`: the one that made its layer, None: no layer."""
 
     created_by: str
@@ -154,8 +147,7 @@ class History:
     step: Step | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Frozen):
     """One stage that the target needs.
 
     Attributes:
@@ -183,8 +175,7 @@ class Stage:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Frozen):
     """All stages that the target needs, each after those that it needs; the target is the last.
 
     Attributes:
@@ -197,8 +188,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Frozen):
     """A tree of files: what a step starts from, and what it gives.
 
     Attributes:
@@ -210,8 +200,7 @@ class State:
     chain: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Frozen):
     """What a stage has come to.
 
     Attributes:
@@ -221,7 +210,7 @@ class Result:
     """
 
     state: State
-    layers: Mapping[int, float] = field(default_factory=dict)
+    layers: Mapping[int, float] = NOTHING
     keys: tuple[str, ...] = ()
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rootless.frozen import Frozen
 from rootless.errors import RlessError, escape
 from rootless.image.layer.compress import LEVELS
 from rootless.image.model.reference import parse
@@ -30,8 +30,7 @@ _TRUE = ("image-manifest", "oci-mediatypes")
 _DEFAULT = {"local": "zstd", "registry": "gzip", "inline": ""}  # gzip: as a push has it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Frozen, kw_only=True):
     """Where a cache is, or goes.
 
     Attributes:

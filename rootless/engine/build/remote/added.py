@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 
 from rootless import config
 from rootless.engine.build.remote import places
-from rootless.engine.build.remote.download import Memory, fetch, parse_checksum
 from rootless.engine.build.sources import Source
 from rootless.errors import RlessError, escape
-from rootless.image.registry.http import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +63,7 @@ class Added:
     ) -> None:
         self._step = step
         self._scratch = scratch
-        self._memory = Memory(root)
+        self._root = root
         self._asks = asks
         self._secrets = secrets
         self._say = say
@@ -88,7 +86,7 @@ class Added:
         if isinstance(place, places.Repository):
             raise RlessError(f"{what}: git is not supported yet", "clone it in a RUN", 1)
         url = _AddedUrl(
-            place, self._directory(), self._secrets, self._memory, self._step.checksum, self._say
+            place, self._directory(), self._secrets, self._root, self._step.checksum, self._say
         )
         url.find(asks=self._asks)
         return Source(os.fsencode(place.name), _FILE, remote=url)
@@ -114,14 +112,14 @@ class _AddedUrl:
         place: Url,
         directory: str,
         secrets: Mapping[str, bytes],
-        memory: Memory,
+        root: str,
         checksum: str,
         say: Say,
     ) -> None:
         self._url = place.text
         self._path = f"{directory}/{os.fsdecode(_FILE)}"
         self._secrets = secrets
-        self._memory = memory
+        self._root = root
         self._checksum = checksum
         self._say = say
         self._told = 0
@@ -138,6 +136,8 @@ class _AddedUrl:
         Raises:
             RlessError: it cannot be had.
         """
+        from rootless.engine.build.remote.download import parse_checksum
+
         if self._checksum and parse_checksum(self._checksum)[0] == "sha256":
             self.identity = self._checksum.encode()
         else:
@@ -150,14 +150,18 @@ class _AddedUrl:
             RlessError: it cannot be had, or is not what its server said.
         """
         if not self._is_there and self._get(asks=False) != self.identity:
+            from rootless.image.registry.http import shown
+
             raise RlessError(f"{shown(self._url)} has changed meanwhile", "try again", 1)
 
     def _get(self, *, asks: bool) -> bytes:
+        from rootless.engine.build.remote.download import Memory, fetch
+
         answer = fetch(
             self._url,
             self._path,
             self._secrets,
-            memory=self._memory,
+            memory=Memory(self._root),
             asks=asks,
             checksum=self._checksum,
             tell=self._tell,

@@ -21,11 +21,9 @@ from rootless.dockerfile.ignore import SIZE_LIMIT
 from rootless.engine.build.context import Context
 from rootless.engine.build.remote import archive, places
 from rootless.engine.build.remote.added import check_allowed
-from rootless.engine.build.remote.download import fetch
 from rootless.errors import RlessError, escape
 from rootless.image.layer.tar_reader import BLOCK_BYTES
 from rootless.image.model import limits
-from rootless.image.registry import http
 from rootless.image.registry.progress import Progress
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
@@ -93,7 +91,7 @@ class Opener:
             raise RlessError(f"--file {escape(text)}: a repository is no Dockerfile", exit_code=1)
         fd = self._fetch(place)
         try:
-            return _read(fd, http.shown(place.text))
+            return _read(fd, _shown(place))
         finally:
             os.close(fd)
 
@@ -118,7 +116,7 @@ class Opener:
         return self._of_archive(fd, what, scratch)
 
     def _of_url(self, place: places.Url, is_main: bool) -> Context:
-        what = http.shown(place.text)
+        what = _shown(place)
         fd = self._fetch(place)
         if archive.begins_as_archive(os.pread(fd, BLOCK_BYTES, 0)):
             return self._of_archive(fd, what, self._directory())
@@ -147,8 +145,10 @@ class Opener:
 
     def _fetch(self, place: places.Url) -> int:
         """Return a descriptor of a file with what a URL gives."""
-        what = http.shown(place.text)
+        what = _shown(place)
         path = f"{self._directory()}/{_FILE}"
+        from rootless.engine.build.remote.download import fetch  # with HTTP and TLS
+
         fetch(
             place.text,
             path,
@@ -193,3 +193,9 @@ def _all_of(chunks: Iterator[bytes], what: str) -> bytes:
                 exit_code=1,
             )
     return text
+
+
+def _shown(place: places.Url) -> str:
+    from rootless.image.registry.http import shown
+
+    return shown(place.text)

@@ -10,10 +10,10 @@ Source: Docker, "Dockerfile reference", ADD; BuildKit util/gitutil, frontend/doc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+from rootless.frozen import Frozen, replace
 from rootless.errors import RlessError, escape
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ _COMMIT = re.compile(r"[0-9a-f]{4,64}")
 _TRUE, _FALSE = ("", "1", "t", "true"), ("0", "f", "false")
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(Frozen):
     """A file behind an http or https URL.
 
     Attributes:
@@ -41,8 +40,7 @@ class Url:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Frozen):
     """A commit of a git repository, or a directory of it.
 
     Attributes:

@@ -28,8 +28,8 @@ def one(text: str, **more: Any) -> Output:
 def facts(output: Output) -> dict[str, Any]:
     """Return what differs from the defaults."""
     default = Output(kind="")
-    fields = {name: getattr(output, name) for name in Output.__slots__ if name != "umask"}
-    return {name: value for name, value in fields.items() if value != getattr(default, name)}
+    found = {name: value for name, value in vars(output).items() if name != "umask"}
+    return {name: value for name, value in found.items() if value != getattr(default, name)}
 
 
 @pytest.mark.parametrize(
