@@ -40,6 +40,10 @@ class Keys:
         self.home = home
         self.fingerprints: dict[str, str] = {}
 
+    def stop(self) -> None:
+        """End the agent, which forgets all passphrases; the next command starts it again."""
+        subprocess.run(["gpgconf", "--homedir", self.home, "--kill", "all"], capture_output=True)
+
     def gpg(self, *words: str, given: bytes | None = None) -> bytes:
         """Run gpg with these keys; return its output."""
         command = ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--quiet"]
@@ -82,10 +86,11 @@ def gpg_home() -> Iterator[Keys]:
     """Yield an empty set of keys; its agent ends with it."""
     # Not below pytest's directory: the path of an agent's socket has at most 108 bytes.
     home = Path(tempfile.mkdtemp(prefix="gpg-"))
+    keys = Keys(home)
     try:
-        yield Keys(home)
+        yield keys
     finally:
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], capture_output=True)
+        keys.stop()
         shutil.rmtree(home, ignore_errors=True)
 
 
