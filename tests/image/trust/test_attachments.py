@@ -1,4 +1,7 @@
-"""Signatures of sigstore in a registry: written and read; skopeo gives the same verdict of each."""
+"""Signatures of sigstore in a registry: written and read; skopeo gives the same verdict of each.
+
+Security class 82.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where the policy is asked: pull, load and what they are part of; and that nothing slips past."""
+"""Where the policy is asked: pull, load and what they are part of; and that nothing slips past.
+
+Security classes 77, 78 and 81.
+"""
 
 from __future__ import annotations
 
@@ -142,6 +145,23 @@ def test_tag_that_moves_meanwhile_changes_nothing(
         # By now the name means the other one, for which there is no signature.
         with pytest.raises(RlessError, match="the image has none"):
             workshop.pull(name)
+
+
+def test_signature_does_not_bring_schema_1_back(site: Site, workshop: Workshop, keys: Keys) -> None:
+    document = json.dumps({"schemaVersion": 1, "fsLayers": [], "history": []}).encode()
+    kind = "application/vnd.docker.distribution.manifest.v1+json"
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        reply(request, document, Content_Type=kind)
+
+    with serving(answer) as host:
+        name = f"{host}/old:1"
+        digest = images.digest(document)
+        site.demand(host, signed_by(keys.public("good")))
+        site.put(name, digest, [keys.sign("good", payload(digest, name))])
+        with pytest.raises(RlessError, match="is of schema 1"):
+            workshop.pull(name)
+    assert workshop.contents() == {}
 
 
 @pytest.mark.needs("skopeo")

@@ -1,4 +1,7 @@
-"""signedBy: the verdict of rless is skopeo's, for a real registry and real signatures."""
+"""signedBy: the verdict of rless is skopeo's, for a real registry and real signatures.
+
+Security classes 78 to 81.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Signing at push, and the policy on the command line; Podman and skopeo accept what is written."""
+"""Signing at push, and the policy on the command line; Podman and skopeo accept what is written.
+
+Security classes 78 and 80.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """policy.json: what is read, what is refused, and which part of it decides about a name.
 
-Each document was judged by skopeo too: `test_skopeo_reads_and_refuses_the_same` does it again.
+Security classes 77 and 79. Each document was judged by skopeo too:
+`test_skopeo_reads_and_refuses_the_same` does it again.
 """
 
 from __future__ import annotations

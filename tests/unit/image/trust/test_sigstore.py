@@ -1,4 +1,7 @@
-"""A rule "sigstoreSigned": what signature meets it, and each way in which one can be false."""
+"""A rule "sigstoreSigned": what signature meets it, and each way in which one can be false.
+
+Security class 82.
+"""
 
 from __future__ import annotations
 
