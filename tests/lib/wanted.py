@@ -35,6 +35,7 @@ PACKAGES: dict[str, str] = {
     "skopeo": "skopeo",
     "slurm": "munge slurm-client slurm-wlm-basic-plugins slurmctld slurmd",
     "squashfuse": "squashfuse",
+    "ssh-agent": "openssh-client",
     "strace": "strace",
     "tini-static": "tini",
     "umoci": "umoci",

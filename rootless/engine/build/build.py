@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import stat
 from typing import TYPE_CHECKING, Any
 
 from rootless import jsontext, paths
@@ -120,7 +119,10 @@ def build(request: BuildRequest) -> str:
             if site.cgroup is not None:
                 opened.callback(site.cgroup.destroy)
             site.secrets = secrets
-            site.agents = _agents(request)
+            if request.ssh:
+                from rootless.engine.build import ssh_agent
+
+                site.agents = ssh_agent.open_agents(request.ssh, staging.path, opened)
             site.trees = tuple(output for output in wanted if output.takes_tree)
             if any(output.rewrite_timestamp for output in wanted):
                 site.newest = request.epoch()
@@ -235,33 +237,6 @@ def _read_secrets(request: BuildRequest) -> dict[str, bytes]:
         if len(found[secret.id]) > _SECRET_LIMIT:
             raise RlessError(f"{what}: {secret.path} is larger than {_SECRET_LIMIT >> 10} KiB")
     return found
-
-
-def _agents(request: BuildRequest) -> dict[str, str]:
-    """Return the sockets of --ssh by their ids.
-
-    Raises:
-        RlessError: there is no agent, or keys are given.
-    """
-    found = {}
-    for agent in request.ssh:
-        paths = agent.paths or (os.environ.get("SSH_AUTH_SOCK", ""),)
-        if len(paths) != 1 or not paths[0]:
-            raise RlessError(f"--ssh {escape(agent.id)}: no agent runs", "start one: ssh-agent")
-        if not stat.S_ISSOCK(_mode_of(paths[0])):
-            raise RlessError(
-                f"--ssh {escape(agent.id)}={paths[0]}: not the socket of an agent",
-                "keys are not taken yet: ssh-add them to an agent",
-            )
-        found[agent.id] = os.path.abspath(paths[0])
-    return found
-
-
-def _mode_of(path: str) -> int:
-    try:
-        return os.stat(path).st_mode
-    except OSError as error:
-        raise RlessError(f"{path}: {error.strerror}") from error
 
 
 def _name(tag: str) -> Reference:

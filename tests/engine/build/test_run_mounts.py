@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -13,9 +16,12 @@ import pytest
 
 from rootless.dockerfile.ignore import IgnoreRules
 from rootless.engine.build import caches
-from rootless.engine.build.ssh_agent import Proxy
+from rootless.engine.build.request import Agent
+from rootless.engine.build.ssh_agent import Proxy, open_agents
+from rootless.errors import RlessError
 from rootless.image.store import build_cache
 from tests.lib.build_steps import DIRECTORY, Room
+from tests.lib.product import wait_for
 
 pytestmark = pytest.mark.needs("user namespaces")
 
@@ -309,6 +315,91 @@ def test_agent_of_one_run_has_a_socket(room: Room, agent: tuple[str, list[int]])
     command = "test -S $SSH_AUTH_SOCK && stat -c %a:%u $SSH_AUTH_SOCK"
     ran = room.run(command, mounts=["type=ssh"], agents={"default": agent[0]}, network="none")
     assert (ran.error, ran.out, ran.written) == ("", "600:0\n", {})
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """Return a new private key, which others may read."""
+    path = tmp_path / "key"
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "of the test", "-f", str(path)]
+    subprocess.run(command, check=True)
+    path.chmod(0o644)
+    return path
+
+
+@pytest.mark.needs("ssh-agent")
+def test_keys_are_listed_and_sign_but_cannot_be_changed(key: Path, tmp_path: Path) -> None:
+    directory = tmp_path / ("long" * 40)
+    directory.mkdir()
+
+    def ask(*command: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "SSH_AUTH_SOCK": str(tmp_path / "proxy")}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    with contextlib.ExitStack() as opened:
+        agents = open_agents([Agent("mine", (str(key),))], str(directory), opened)
+        proxy = Proxy(str(tmp_path / "proxy"), agents["mine"])
+        opened.callback(proxy.close)
+        assert "of the test" in ask("ssh-add", "-l").stdout
+        assert ask("ssh-add", "-T", f"{key}.pub").returncode == 0  # has it sign, and verifies
+        assert ask("ssh-add", "-D").returncode != 0
+        assert "of the test" in ask("ssh-add", "-l").stdout
+    with pytest.raises(RlessError, match="does not answer"):
+        Proxy(str(tmp_path / "proxy2"), agents["mine"])
+
+
+@pytest.mark.needs("ssh-agent")
+def test_agent_of_ours_ends_with_the_build(key: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            open_agents([Agent("a", (str(key),))], str(tmp_path), contextlib.ExitStack())
+            os.write(writer, b"begun")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    begun = os.read(reader, 5)
+    os.close(reader)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert begun == b"begun"
+    directory = os.open(tmp_path / "ssh0", os.O_PATH | os.O_DIRECTORY)
+
+    def is_gone() -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(f"/proc/self/fd/{directory}/agent") != 0
+
+    wait_for(is_gone, "the agent to end")
+    os.close(directory)
+
+
+@pytest.mark.needs("ssh-agent")
+def test_wrong_keys_are_refused_in_one_line(key: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no key\n")
+    locked = tmp_path / "locked"
+    locked.write_bytes(key.read_bytes())
+    locked.chmod(0o600)
+    change = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "a passphrase", "-f", str(locked)]
+    subprocess.run(change, check=True, stdout=subprocess.DEVNULL)
+    for number, (path, why) in enumerate(
+        (
+            (str(tmp_path / "text"), "no private key"),
+            (str(locked), "passphrase"),
+            (str(tmp_path), "not a file"),
+            (str(tmp_path / "none"), "No such file"),
+        )
+    ):
+        (tmp_path / str(number)).mkdir()
+        with contextlib.ExitStack() as opened, pytest.raises(RlessError, match=why):
+            open_agents([Agent("a", (path,))], str(tmp_path / str(number)), opened)
+
+
+def test_socket_and_key_contradict_each_other(agent: tuple[str, list[int]], tmp_path: Path) -> None:
+    asked = [Agent("a", (agent[0], agent[0]))]
+    with contextlib.ExitStack() as opened, pytest.raises(RlessError, match="several sockets"):
+        open_agents(asked, str(tmp_path), opened)
 
 
 def test_missing_agent_is_left_out_unless_it_is_required(room: Room) -> None:
