@@ -196,7 +196,8 @@ class ImageChoice(Frozen):
     image: Final[str | None] = None
     rootfs: Final[str | None] = None
     command: Final[tuple[str, ...]] = ()
-    entrypoint: Final[str | None] = None  # None: the image's; "": none at all
+    # One word or several; None: the image's; "" or (): none at all.
+    entrypoint: Final[str | tuple[str, ...] | None] = None
     platform: Final[str | None] = None  # "os/arch[/variant]"
     pull: Final[str] = "missing"  # always, missing, never
     signature_policy: Final[str | None] = None  # absolute path; None: the user's, the system's
@@ -250,6 +251,7 @@ class Supervision(Frozen):
     """How the container is watched, and by whom."""
 
     interactive: Final[bool] = False
+    stdin_once: Final[bool | None] = None  # it ends with its first client's; None: by `detach`
     tty: Final[bool] = False
     detach: Final[bool] = False
     detach_keys: Final[str | None] = None  # as typed; None: ctrl-p,ctrl-q
@@ -269,7 +271,7 @@ class Supervision(Frozen):
 class Health(Frozen):
     """The health check. Times are seconds; 0 or None: the image's value, else Docker's default."""
 
-    health_cmd: Final[str | None] = None
+    health_cmd: Final[str | tuple[str, ...] | None] = None  # for a shell; or its words, without one
     health_interval: Final[float] = 0.0
     health_timeout: Final[float] = 0.0
     health_retries: Final[int] = 0
@@ -407,6 +409,13 @@ class Limits(Frozen):
         from rootless.engine import resources
 
         return resources.wanted(self)
+
+
+def as_words(entrypoint: str | Iterable[str] | None) -> list[str]:
+    """Return an entrypoint as a list of words."""
+    if isinstance(entrypoint, str):
+        return [entrypoint] if entrypoint else []
+    return list(entrypoint or ())
 
 
 class RunRequest(

@@ -170,7 +170,7 @@ def fork_foreground(body: Callable[[Foreground], int]) -> int:
             prctl.set_parent_death_signal(signal.SIGKILL)
             os.setsid()
             if os.getppid() == parent:
-                _run_start_process(body, theirs)
+                run_start_process(body, theirs)
         except KeyboardInterrupt:
             code = 130
         finally:
@@ -182,7 +182,7 @@ def fork_foreground(body: Callable[[Foreground], int]) -> int:
     return ForegroundParent(ours, pid).follow()
 
 
-def _run_start_process(body: Callable[[Foreground], int], fd: int) -> None:
+def run_start_process(body: Callable[[Foreground], int], fd: int) -> NoReturn:
     """Run `body` in this process, report the result to the foreground process, and exit."""
     code = 0
     try:

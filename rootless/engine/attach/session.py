@@ -47,11 +47,11 @@ class ForegroundParent:
         pipes = [fds.pop(0) if message[1] & bit else -1 for bit in (1, 2, 4)]
         facts = jsontext.loads(message[2:].partition(b"\0")[2])
         followed = AttachedContainer(
-            link, (pipes[0], pipes[1], pipes[2]), self._pid, facts, self._why
+            link, (pipes[0], pipes[1], pipes[2]), self._pid, facts, self.why
         )
         return followed.follow()
 
-    def _why(self) -> int:
+    def why(self) -> int:
         """Return the exit code that the start process reports at its end, or raise its error."""
         message, _ = self._receive()
         return self._answer(message)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from rootless.engine.attach.terminal import Terminal
     from rootless.engine.monitor.config import KeeperConfig
     from rootless.engine.state.container import Container
+    from rootless.oci.runtime_spec import Box
 
 _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 
@@ -99,63 +100,29 @@ def execute(request: ExecRequest) -> int:
     close_on_exec_from(3)
     keys = Keys(request.detach_keys)
     container = containers.find(request.container)
-    init, cgroup = hold(container)
+    hold(container)
     exec_id = os.urandom(32).hex()
-    shown = " ".join(request.command)
-
-    def tell(action: str, **more: Any) -> None:
-        events.of_container(action, container, execID=exec_id, **more)
-
-    tell(f"exec_create: {shown}")
-    spec = load_spec(container)
-    description, complete = describe(request, container, spec)
+    tell_created(request, container, exec_id)
+    size: Box | None = None
     if request.tty:
         from rootless.engine.attach.terminal import window_size
 
-        if size := window_size():
-            description["consoleSize"] = size
+        size = window_size()
     streams = Streams(request)
     signals = Signals(proxy=not request.detach)
-    process: KeptProcess | None = None
-
-    def start(entrant: runtime.Entrant) -> runtime.Started:
-        started = entrant.start()
-        tell(f"exec_start: {shown}")
-        return started
-
+    config = _keeper_config(container, exec_id) if request.detach else None
     try:
-        try:
-            # As much as can be before the forks: a page that is first written after one is copied.
-            entrant = runtime.prepare(
-                spec,
-                description,
-                init,
-                cgroup=cgroup,
-                cache_dir=f"{paths.storage_root()}/seccomp",
-                stdio=streams.stdio,
-                console_fd=streams.console,
-                complete=complete,
-            )
-            process = KeptProcess(
-                lambda: start(entrant),
-                init,
-                lambda code: tell("exec_die", exitCode=code),
-                _keeper_config(container, exec_id) if request.detach else None,
-            )
-        except RlessError as error:
-            tell("exec_die", exitCode=error.exit_code)
-            raise
-        streams.close_inner()
+        process = begin(request, container, exec_id, streams, size, config=config)
         master = streams.receive_master()
         if request.detach:
             if master >= 0:
-                hold_terminal(process, master)
+                hold_terminal(process.pidfd, master)
             return 0
         signals.forward(process.signal)
         code = Attendance(process, streams, master, keys if request.interactive else None).run()
         if code is None:
-            hold_terminal(process, master)
-            tell("exec_detach")
+            hold_terminal(process.pidfd, master)
+            events.of_container("exec_detach", container, execID=exec_id)
             return 0
         return code
     except RlessError:
@@ -165,6 +132,71 @@ def execute(request: ExecRequest) -> int:
     finally:
         signals.restore()
         streams.close()
+
+
+def tell_created(request: ExecRequest, container: Container, exec_id: str) -> None:
+    """Record the event that a process is going to be run."""
+    words = " ".join(request.command)
+    events.of_container(f"exec_create: {words}", container, execID=exec_id)
+
+
+def begin(
+    request: ExecRequest,
+    container: Container,
+    exec_id: str,
+    streams: Streams,
+    size: Box | None,
+    *,
+    config: KeeperConfig | None = None,
+    ended: Callable[[int], None] | None = None,
+) -> KeptProcess:
+    """Start the process, and close its ends of the streams.
+
+    Args:
+        size: of its terminal.
+        config: as for `KeptProcess`.
+        ended: called in the keeper, with the exit code.
+
+    Raises:
+        RlessError: as `execute`.
+    """
+
+    def tell(action: str, **more: Any) -> None:
+        events.of_container(action, container, execID=exec_id, **more)
+
+    def start(entrant: runtime.Entrant) -> runtime.Started:
+        started = entrant.start()
+        tell(f"exec_start: {' '.join(request.command)}")
+        return started
+
+    def note(code: int) -> None:
+        if ended is not None:
+            ended(code)
+        tell("exec_die", exitCode=code)
+
+    init, cgroup = hold(container)
+    spec = load_spec(container)
+    description, complete = describe(request, container, spec)
+    if size is not None:
+        description["consoleSize"] = size
+    try:
+        # As much as can be before the forks: a page that is first written after one is copied.
+        entrant = runtime.prepare(
+            spec,
+            description,
+            init,
+            cgroup=cgroup,
+            cache_dir=f"{paths.storage_root()}/seccomp",
+            stdio=streams.stdio,
+            console_fd=streams.console,
+            complete=complete,
+        )
+        process = KeptProcess(lambda: start(entrant), init, note, config)
+    except RlessError as error:
+        note(error.exit_code)
+        raise
+    streams.close_inner()
+    return process
 
 
 # -- 4 attach ------------------------------------------------------------------------------------
@@ -272,7 +304,8 @@ class KeptProcess:
     kills the process and its descendants when the container ends.
 
     Attributes:
-        pidfd: the process. result: the keeper's report, in the frames of `sync`.
+        pid, pidfd: the process. result: the keeper's report, in the frames of `sync`.
+        keeper: [pid, start time] of the keeper.
     """
 
     def __init__(
@@ -301,6 +334,8 @@ class KeptProcess:
                 os._exit(EXIT_TOOL)
         os.close(writer)
         facts = sync.expect_ready(self.result)
+        self.pid = facts["pid"]
+        self.keeper = [keeper, start_time(keeper) or 0]
         self.pidfd = -1
         try:
             self.pidfd = pidfd_open(facts["pid"])
@@ -395,26 +430,26 @@ def _keep_orphans(init: runtime.Init) -> None:
         pass  # there is nothing left
 
 
-def hold_terminal(process: KeptProcess, master: int) -> None:
+def hold_terminal(pidfd: int, master: int) -> None:
     """Leave a process behind that holds the terminal of another, until that one ends.
 
     The kernel hangs a terminal up with its last master; and what is written to it must go.
     """
     # The session may end with us, and the kernel hang it up before the child has left it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if process.pidfd < 0 or os.fork():
+    if pidfd < 0 or os.fork():
         return
     try:
         os.setsid()
         from rootless.engine.monitor.execute import exec_keeper, open_program
 
         program_fd = open_program()
-        _leave_caller({process.pidfd, master, program_fd})
+        _leave_caller({pidfd, master, program_fd})
         exec_keeper(
             program_fd,
             {
                 "child": 0,
-                "init_fd": process.pidfd,
+                "init_fd": pidfd,
                 "pty_fd": master,
                 "id": "",
                 "name": "",

@@ -75,7 +75,8 @@ def wanted(request: Health, image: dict[str, Any]) -> HealthCheck | None:
             raise RlessError("--no-healthcheck and --health-* contradict each other")
         return None
     if request.health_cmd:
-        test = ["CMD-SHELL", request.health_cmd]
+        text = request.health_cmd
+        test = ["CMD-SHELL", text] if isinstance(text, str) else ["CMD", *text]
     if len(test) < 2 or test[0] not in ("CMD", "CMD-SHELL"):
         return None  # none, or turned off by ["NONE"]
     times = {}

@@ -16,6 +16,7 @@ from rootless import paths
 from rootless.engine.exec.healthcheck import image_form
 from rootless.engine.files import rootfs_access
 from rootless.engine.files.diff import parts_of
+from rootless.engine.request import as_words
 from rootless.engine.state.container import find
 from rootless.engine.state.events import of_container
 from rootless.errors import RlessError, escape
@@ -176,7 +177,7 @@ def _container_config(container: Container, image: Image) -> dict[str, Any]:
     removed = set(request.get("env_remove") or ())
     config["Env"] = [entry for entry in environment if entry.partition("=")[0] not in removed]
     if request.get("entrypoint") is not None:
-        config["Entrypoint"] = [request["entrypoint"]] if request["entrypoint"] else None
+        config["Entrypoint"] = as_words(request["entrypoint"]) or None
         config.pop("Cmd", None)
     if request.get("command"):
         config["Cmd"] = list(request["command"])

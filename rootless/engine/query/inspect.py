@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rootless.engine import defaults, timestamps
 from rootless.engine.exec.healthcheck import image_form
 from rootless.engine.query.ps import LIVING, describe, sizes
+from rootless.engine.request import as_words
 from rootless.engine.state.container import find, read_json
 from rootless.engine.state.reconcile import reconcile
 from rootless.errors import RlessError
@@ -281,7 +282,7 @@ class _Inspected:
         entrypoint: list[str] | None = image.get("Entrypoint") or None
         command = request.get("command") or image.get("Cmd") or None
         if request.get("entrypoint") is not None:
-            entrypoint = [request["entrypoint"]] if request["entrypoint"] else None
+            entrypoint = as_words(request["entrypoint"]) or None
             command = request.get("command") or None
         own = [mount["target"] for mount in facts.get("mounts") or () if mount["anonymous"]]
         attached = not facts["detach"]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Batch = list[Frame] | None
 
 _CHUNK = 1 << 20
-_POLL = 0.05  # seconds; inotify(7) tells nothing on a network file system
+POLL = 0.05  # seconds; inotify(7) tells nothing on a network file system
 _ATTEMPTS = 100
 _ATTEMPT_PAUSE = 0.001  # seconds: more than a rename takes
 _STREAMS = {b"stdout": 1, b"stderr": 2}
@@ -77,6 +77,19 @@ def show(reference: str, options: LogOptions, out_fd: int, err_fd: int) -> None:
         BrokenPipeError: nobody reads it any more.
         RlessError: no such container, no log that can be read, or it cannot be written.
     """
+    for batch in read(reference, options):
+        if batch:
+            write(batch, out_fd, err_fd)
+        elif batch is None and options.follow:
+            time.sleep(POLL)
+
+
+def read(reference: str, options: LogOptions) -> Iterator[Batch]:
+    """Yield a container's log; None: that was all at this moment, so look again after `POLL`.
+
+    Raises:
+        RlessError: no such container, or no log that can be read.
+    """
     container = find(reference)
     log = container.facts.get("log")
     driver = log["driver"] if log else "local"
@@ -102,9 +115,7 @@ def show(reference: str, options: LogOptions, out_fd: int, err_fd: int) -> None:
     if options.timestamps or options.details:
         details = _details(container) if options.details else None
         batches = map(_Prefix(options.timestamps, details), batches)
-    for batch in batches:
-        if batch:
-            write(batch, out_fd, err_fd)
+    return batches
 
 
 def may_write(container: Container) -> bool:
@@ -209,7 +220,6 @@ class _Files:
             yield self.number, b""
             if not more:
                 return
-            time.sleep(_POLL)
 
     def _next(self) -> bool:
         """Go to the next file, if there is one: it was there before, or this one was renamed."""

@@ -11,6 +11,7 @@ import errno
 import os
 
 from rootless.engine import defaults
+from rootless.engine.request import as_words
 from rootless.errors import RlessError
 from rootless.linux.caps import NAMES, NUMBERS
 from rootless.runtime import seccomp
@@ -189,7 +190,7 @@ def command(request: RunRequest, image: dict[str, Any], init: str | None) -> lis
     if request.entrypoint is None:
         argv = [*(image.get("Entrypoint") or ()), *(request.command or image.get("Cmd") or ())]
     else:
-        argv = [*([request.entrypoint] if request.entrypoint else ()), *request.command]
+        argv = [*as_words(request.entrypoint), *request.command]
     if not argv:
         raise RlessError("no command: the image names none", "give one: rless run IMAGE COMMAND")
     return [defaults.INIT_PATH, "--", *argv] if init else argv

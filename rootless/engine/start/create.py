@@ -400,7 +400,7 @@ def _make_container(context: StartContext, run: bool) -> None:
             "stop_timeout": defaults.STOP_TIMEOUT if timeout is None else timeout,
             "tty": request.tty,
             "stdin_open": request.interactive,
-            "stdin_once": request.interactive and not request.detach,
+            "stdin_once": _stdin_once(request),
             "log": {"driver": request.log_driver or "local", "options": dict(request.log_options)},
             "restart": _restart_policy(request),
             "health": _health(request, config),
@@ -441,6 +441,11 @@ def _populate(context: StartContext, container: Container) -> None:
         etc_files.write_users(container.directory, context.user[:2], *context.users)
     if context.request.cidfile:
         _write_cidfile(context.request.cidfile, container.id)
+
+
+def _stdin_once(request: RunRequest) -> bool:
+    once = not request.detach if request.stdin_once is None else request.stdin_once
+    return request.interactive and once
 
 
 def _health(request: RunRequest, config: dict[str, Any]) -> HealthCheck | None:

@@ -15,7 +15,12 @@ from __future__ import annotations
 import os
 
 from rootless.engine import idmap_policy
-from rootless.engine.attach.foreground import Attachment, Foreground, fork_foreground
+from rootless.engine.attach.foreground import (
+    Attachment,
+    Foreground,
+    fork_foreground,
+    run_start_process,
+)
 from rootless.engine.request import HOST_IMAGE, RunRequest
 from rootless.engine.spec import etc_files, generate, network_mode
 from rootless.engine.spec.generate import SpecInputs
@@ -25,8 +30,9 @@ from rootless.engine.start.sandbox import Sandbox, begin_cgroup, joins
 from rootless.engine.state import container as containers
 from rootless.engine.state import reconcile
 from rootless.errors import CONFLICT, NOT_FOUND, RlessError
-from rootless.linux import caps
+from rootless.linux import caps, prctl
 from rootless.linux.process import close_on_exec_from
+from rootless.linux.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,14 +98,25 @@ def start(
         streams, keys, proxy=sig_proxy and bool(streams), stop_on_disconnect=False
     )
     code = fork_foreground(lambda foreground: _claim_and_run(container, attachment, foreground))
-    if code == _RUNS:
+    if code == RUNS:
         return attach(container, streams, keys, sig_proxy) if streams else 0
     if code == _INTERRUPTED and not streams:
         raise KeyboardInterrupt  # `cli.main` ends without a message then
     return code
 
 
-_RUNS = -1  # in place of an exit code: it runs already
+def start_for(container: Container, streams: Sequence[str], fd: int) -> NoReturn:
+    """Start a container in this process, for a foreground process at the other end of a socket.
+
+    That is a program that serves many at once, so it cannot wait as `start` does. The protocol is
+    that of `ForegroundParent`; `RUNS` is the exit code where the container runs already.
+    """
+    prctl.set_parent_death_signal(signal.SIGKILL)
+    attachment = Attachment(streams, None, proxy=False, stop_on_disconnect=False)
+    run_start_process(lambda foreground: _claim_and_run(container, attachment, foreground), fd)
+
+
+RUNS = -1  # in place of an exit code: it runs already
 _INTERRUPTED = 130  # what `fork_foreground` returns of a start that a key has ended
 
 
@@ -108,7 +125,7 @@ def _claim_and_run(container: Container, attachment: Attachment, foreground: For
     reconcile.reconcile()
     while not container.claim():
         if container.status()[0] in ("running", "paused", "restarting"):
-            return _RUNS
+            return RUNS
         if container.run_record().get("removing"):
             raise RlessError(
                 f"container {container.facts['name']} is being removed", exit_code=1, kind=CONFLICT

@@ -122,6 +122,15 @@ def read(since: int | None, until: int | None) -> Iterator[dict[str, Any]]:
         since: nanoseconds since 1970; None: what is past is left out, unless `until` is given.
         until: go on until then, which may be in the past; None: for ever.
     """
+    for event in follow(since, until):
+        if event is None:
+            time.sleep(_POLL)
+        else:
+            yield event
+
+
+def follow(since: int | None, until: int | None) -> Iterator[dict[str, Any] | None]:
+    """Yield events as `read` does; None: those were all at this moment."""
     past = since is not None or until is not None
     files = [_Follower(f"{path()}.1", past), _Follower(path(), past)]
     try:
@@ -141,7 +150,7 @@ def read(since: int | None, until: int | None) -> Iterator[dict[str, Any]]:
                 # Somebody who had it open may still write into the older one.
                 files = [files[1], _Follower(path(), True)]
                 continue
-            time.sleep(_POLL)
+            yield None
     finally:
         for file in files:
             file.close()

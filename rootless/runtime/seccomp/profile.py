@@ -46,7 +46,7 @@ def load_profile_file(
     """Return the profile in a file as a checked OCI `linux.seccomp` object.
 
     Args:
-        path: as the user wrote it.
+        path: as the user wrote it; or the profile itself, which begins with a brace.
         capabilities: the container's bounding set, as CAP_ names.
         kernel: the kernel's version, as (6, 18); None: of this host.
         machine: as uname -m says; None: of this host.
@@ -56,8 +56,9 @@ def load_profile_file(
             that begins with the path.
     """
     uname = os.uname()
+    text, path = (path, "as given") if path[:1] == "{" else (None, path)
     try:
-        raw = json.loads(_read(path))
+        raw = json.loads(_read(path) if text is None else text)
         profile = _resolve(
             raw,
             capabilities,

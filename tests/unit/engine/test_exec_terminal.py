@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ def test_terminal_keeper_survives_the_end_of_the_session(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fork", fork)
     before = signal.getsignal(signal.SIGHUP)
     try:
-        exec_.hold_terminal(SimpleNamespace(pidfd=0), 0)  # type: ignore[arg-type]
+        exec_.hold_terminal(0, 0)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert seen == [signal.SIG_IGN]
