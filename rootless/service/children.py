@@ -220,9 +220,10 @@ async def write(fd: int, data: bytes) -> None:
             await writable(fd)
 
 
-def close(*fds: int) -> None:
-    """Close what is open of these; -1 is none."""
+def close(*fds: int) -> int:
+    """Close what is open of these; -1 is none, and is returned."""
     for fd in fds:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
+    return -1

@@ -128,3 +128,25 @@ def moment(request: Request, name: str) -> int | None:
         return int(timestamps.parse(text, name) * 10**9)
     except RlessError as error:
         raise HttpError(400, str(error)) from None
+
+
+def objects(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return a list of objects.
+
+    Raises:
+        HttpError: it is something else.
+    """
+    found: list[Any] = get(body, name, [])
+    if not all(isinstance(one, dict) for one in found):
+        raise HttpError(400, f"{name} is not a list of objects")
+    return found
+
+
+def mapping(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object of JSON; {} if it is not given.
+
+    Raises:
+        HttpError: it is something else.
+    """
+    found: dict[str, Any] = get(body, name, {})
+    return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError
+from rootless.service.endpoints import lifecycle
 from rootless.service.server import Server
 
 if TYPE_CHECKING:
@@ -37,10 +38,12 @@ def serve(path: str, idle: float) -> int:
     Raises:
         RlessError: the socket cannot be made, or another service has it.
     """
+    path = os.path.abspath(path)
     with _listener(path) as listener:
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(null, 0)
         os.close(null)
+        lifecycle.socket_path = path
         server = Server(listener, idle)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.run())
@@ -54,7 +57,6 @@ def _listener(path: str) -> Iterator[socket.socket]:
     Raises:
         RlessError: its path is too long, its directory is open to others, or a service answers.
     """
-    path = os.path.abspath(path)
     if len(os.fsencode(path)) > _LONGEST:
         raise RlessError(
             f"the socket's path has more than {_LONGEST} bytes: {path}",

@@ -53,6 +53,26 @@ GET /info system.info
 GET /plugins system.plugins
 GET /containers/json containers.list_all
 GET /containers/{name}/json containers.inspect
+POST /containers/create lifecycle.create
+POST /containers/{name}/start lifecycle.start
+POST /containers/{name}/stop lifecycle.stop
+POST /containers/{name}/restart lifecycle.restart
+POST /containers/{name}/kill lifecycle.kill
+POST /containers/{name}/pause lifecycle.pause
+POST /containers/{name}/unpause lifecycle.unpause
+POST /containers/{name}/rename lifecycle.rename
+POST /containers/{name}/update lifecycle.update
+POST /containers/{name}/resize lifecycle.resize
+POST /containers/{name}/wait lifecycle.wait
+GET /containers/{name}/top lifecycle.top
+POST /containers/{name}/attach attach.attach hijack
+GET /containers/{name}/logs attach.logs
+POST /containers/{name}/exec exec.create
+DELETE /containers/{name} lifecycle.remove
+POST /exec/{id}/start exec.start hijack
+POST /exec/{id}/resize exec.resize
+GET /exec/{id}/json exec.inspect
+GET /events events.events
 GET /images/json images.list_all
 GET /images/{name}/json images.inspect
 GET /images/{name}/history images.history
@@ -70,7 +90,12 @@ _REFUSED = tuple(
     (re.compile(pattern), status, why)
     for pattern, status, why in (
         (r"/(swarm|nodes|services|tasks|secrets|configs)(/.*)?", 503, _SWARM),
-        (r"/plugins/.+", 501, "rless has no plugins"),
+        (
+            r"/plugins/(pull|create|privileges)|/plugins/.+/(enable|disable|push|set|upgrade)",
+            501,
+            "rless has no plugins",
+        ),
+        (r"/plugins/.+", 404, "no such plugin: rless has none"),
         (r"/(grpc|session)", 501, _NO_BUILDKIT),
         (r"/containers/.+/attach/ws", 501, "rless does not attach by web sockets"),
         (r"/containers/.+/checkpoints(/.*)?", 501, "rless makes no checkpoints"),

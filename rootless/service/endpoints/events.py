@@ -1,0 +1,69 @@
+"""What happens, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from rootless.engine.query.filters import chooses_event
+from rootless.engine.state import events as engine
+from rootless.service import inputs
+from rootless.service.http import HttpError, Request
+
+_FILTERS = (
+    "config", "container", "daemon", "event", "image", "label", "label!", "network", "node",
+    "plugin", "scope", "secret", "service", "type", "volume",
+)  # fmt: skip
+_NOT_OURS = ("config", "daemon", "node", "plugin", "secret", "service")
+_TYPES = ("container", "image", "network", "volume")
+_LOOK = 0.01  # seconds between two looks at the file of events
+_SECOND = 10**9
+
+
+async def events(request: Request) -> None:
+    """Send events, each as a line; the head goes at once."""
+    given = inputs.filters(request, _FILTERS)
+    since, until = inputs.moment(request, "since"), inputs.moment(request, "until")
+    if since is not None and until is not None and since > until:
+        raise HttpError(400, "`since` time cannot be after `until` time")
+    never = any(name in given for name in _NOT_OURS)
+    if given.pop("scope", ["local"]) != ["local"]:
+        never = True
+    if "type" in given:
+        given["type"] = [kind for kind in given["type"] if kind in _TYPES]
+        never = never or not given["type"]
+    chosen = chooses_event({key: texts for key, texts in given.items() if key not in _NOT_OURS})
+    follower = engine.follow(since, until)
+    first = next(follower, None)  # from here on nothing is missed
+    connection = request.connection
+    await connection.begin("application/json")
+    event = first
+    while True:
+        if event is None:
+            await asyncio.sleep(_LOOK)
+        elif chosen(event) and not never:
+            await connection.piece(json.dumps(shape(event)).encode() + b"\n")
+        try:
+            event = next(follower)
+        except StopIteration:
+            break
+    await connection.finish()
+
+
+def shape(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of the engine as Docker shows it, in the old form and in the new one."""
+    attributes, kind, moment = event["attributes"], event["type"], int(event["time"])
+    found: dict[str, Any] = {
+        "Type": kind,
+        "Action": event["action"],
+        "Actor": {"ID": event["id"], "Attributes": attributes},
+        "scope": "local",
+        "time": moment // _SECOND,
+        "timeNano": moment,
+    }
+    if kind in ("container", "image"):
+        found |= {"status": event["action"], "id": event["id"]}
+    if kind == "container":
+        found["from"] = attributes.get("image", "")
+    return found
