@@ -161,8 +161,14 @@ def test_pidfd_is_sent_over_a_socket(live: Bundle, listener: Listener, verb: str
     pid = int(text.split("\nPid:")[1].split()[0])
     assert (pid == live.pid()) == (verb == "create")
     assert Path(f"/proc/{pid}").exists()
+
+
+def test_exec_starts_nothing_without_somebody_at_the_pidfd_socket(live: Bundle) -> None:
+    live.create("sleep", "60")
+    live.call("start", live.id).expect()
     done = live.call("exec", "--pidfd-socket", "/no/such", live.id, "/probe", "id")
-    assert "--pidfd-socket /no/such: No such file" in complaint(done) or verb == "create"
+    assert "--pidfd-socket /no/such: No such file" in complaint(done)
+    assert "uid" not in done.out
 
 
 # -- run -----------------------------------------------------------------------------------------

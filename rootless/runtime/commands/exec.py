@@ -94,6 +94,9 @@ def execute(root: str, container_id: str, options: Options) -> int:
     process = describe(spec, options)
     if options.pid_file:
         lifecycle.check_pid_file(options.pid_file)
+    pidfd_channel = -1
+    if options.pidfd_socket:
+        pidfd_channel = lifecycle.connect(options.pidfd_socket, "--pidfd-socket")
     console = None
     console_fd = -1
     if process.get("terminal"):
@@ -128,8 +131,8 @@ def execute(root: str, container_id: str, options: Options) -> int:
     init.close()
     if options.pid_file:
         lifecycle.write_pid_file(options.pid_file, started.pid)
-    if options.pidfd_socket:
-        lifecycle.send_pidfd(options.pidfd_socket, started.pidfd)
+    if pidfd_channel >= 0:
+        lifecycle.send_pidfd(pidfd_channel, started.pidfd)
     if options.detach:
         return 0
     from rootless.runtime.host import foreground

@@ -248,7 +248,7 @@ def _make(
         if options.pid_file:
             write_pid_file(options.pid_file, created.pid)
         if options.pidfd_socket:
-            send_pidfd(options.pidfd_socket, created.pidfd)
+            send_pidfd(connect(options.pidfd_socket, "--pidfd-socket"), created.pidfd)
         record.mark_created()
         return created
     except BaseException:
@@ -496,19 +496,18 @@ def connect(path: str, option: str = "--console-socket") -> int:
     return channel.detach()
 
 
-def send_pidfd(path: str, pidfd: int) -> None:
-    """Send a pidfd over the unix socket at `path`, as runc does.
+def send_pidfd(channel: int, pidfd: int) -> None:
+    """Send a pidfd over a connection to --pidfd-socket, as runc does, and close that.
 
     Raises:
-        RlessError: nobody listens.
+        RlessError: nobody listens any more.
     """
     from rootless.linux import unix
 
-    channel = connect(path, "--pidfd-socket")
     try:
         unix.send(channel, b"pidfd", [pidfd])
     except OSError as error:
-        raise RlessError(f"--pidfd-socket {path}: {error.strerror}", exit_code=1) from error
+        raise RlessError(f"--pidfd-socket: {error.strerror}", exit_code=1) from error
     finally:
         os.close(channel)
 
