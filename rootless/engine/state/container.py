@@ -83,7 +83,7 @@ class Container:
 
     def run_record(self) -> RunRecord:
         """Return the run record; {} for a container that has ended."""
-        record: RunRecord | None = read_json(self.run_record_path)
+        record: RunRecord | None = _read_if_there(self.run_record_path)
         return record or {}
 
     def update_run_record(self, *, now: bool = True, **changes: Unpack[RunRecord]) -> None:
@@ -150,7 +150,7 @@ class Container:
 
     def exit_record(self) -> ExitRecord | None:
         """Return exit.json; None: it runs, was never started, or the disk was full."""
-        record: ExitRecord | None = read_json(f"{self.directory}/exit.json")
+        record: ExitRecord | None = _read_if_there(f"{self.directory}/exit.json")
         return record
 
     def ended(self) -> ExitRecord | None:
@@ -183,7 +183,7 @@ class Container:
 
     def was_started(self) -> bool:
         """Tell whether it was ever started; `run` does so at once."""
-        return self.facts.get("run", True) or os.path.exists(f"{self.directory}/started")
+        return self.facts.get("run", True) or os.access(f"{self.directory}/started", os.F_OK)
 
     def finished(self) -> float | None:
         """Return when it ended, in seconds since the epoch; None: it has not, or nobody knows."""
@@ -493,6 +493,11 @@ def read_json(path: str) -> Any:
     except ValueError:
         return None  # cut by a full disk or a power failure
     return value if isinstance(value, dict) else None
+
+
+def _read_if_there(path: str) -> Any:
+    """Do as `read_json`; a file that is not there takes a quarter of the time: no exception."""
+    return read_json(path) if os.access(path, os.F_OK) else None
 
 
 def unlink(path: str) -> None:
