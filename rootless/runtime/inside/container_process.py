@@ -219,7 +219,7 @@ def forbid_imports() -> None:
     """Make every later import fail: the files that it would read are the image's.
 
     Modules that are loaded already stay usable. The finders are kept: to take them apart would
-    write to pages that are shared with the parent, 0.5 ms of a start.
+    write to pages that are shared with the parent.
     """
     _finders.extend(sys.meta_path)
     sys.meta_path.clear()
