@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_container_that_does_not_run_is_at_most_four_files(
+def test_container_that_does_not_run_is_at_most_three_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "storage"))
@@ -30,9 +30,9 @@ def test_container_that_does_not_run_is_at_most_four_files(
     for number in range(10):
         records.add(f"made-{number}", state="created", run=False)
     assert len(ps.list_containers(ended_too=True)) == 10
-    assert len(read) == 30  # its facts, whether it runs, whether it has ended
+    assert len(read) == 10  # its facts; it has neither a run record nor exit.json
     for number in range(10):
         records.add(f"ended-{number}")
     del read[:]
     assert len(ps.list_containers(ended_too=True)) == 20
-    assert len(read) == 30 + 40
+    assert len(read) == 10 + 30  # exit.json for its state and for its row
