@@ -119,3 +119,22 @@ def test_networks_work_with_one_id(rless: Product) -> None:
     rless("rm", "-f", "web").expect()
     rless("network", "rm", "net").expect()
     rless.assert_clean()
+
+
+def test_build_keeps_owners_as_data(rless: Product, tmp_path: Path) -> None:
+    """Nothing has to be switched on; the message about the one id is that of `run`."""
+    rless("tag", rless.image, "localhost/base:1").expect()
+    (tmp_path / "Dockerfile").write_text(
+        "FROM localhost/base:1\n"
+        "RUN echo joe:x:1000:1000::/:/bin/sh >>/etc/passwd"
+        " && mkdir -p /srv/d && touch /srv/d/f && chown -R joe:7 /srv/d && mknod /null c 1 3\n"
+        "USER joe\n"
+        "RUN id -u >/tmp/uid\n"
+    )
+    rless("build", "-t", "localhost/owned:1", str(tmp_path)).expect()
+    rless("save", "-q", "-o", str(tmp_path / "saved.tar"), "localhost/owned:1").expect()
+    owned = images.saved_layers(tmp_path / "saved.tar")[-2]
+    assert owned["srv/d"] == owned["srv/d/f"] == (1000, 7)
+    assert owned["etc/passwd"] == (0, 0)
+    flags = ("run", "--rm", "--network=none", "--user=0", "localhost/owned:1")
+    assert rless(*flags, "cat", "/tmp/uid").expect().out == "1000\n"

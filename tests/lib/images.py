@@ -349,6 +349,23 @@ def _layout_files(images: Mapping[str, Image]) -> dict[str, bytes]:
     return files
 
 
+def saved_layers(path: Path) -> list[dict[str, tuple[int, int]]]:
+    """Return uid and gid of the files in each layer of an archive that `save` has written."""
+    layers = []
+    with tarfile.open(path) as archive:
+
+        def read(name: str) -> bytes:
+            file = archive.extractfile(name)
+            assert file is not None
+            return file.read()
+
+        (image,) = json.loads(read("manifest.json"))
+        for name in image["Layers"]:
+            with tarfile.open(fileobj=io.BytesIO(read(name))) as layer:
+                layers.append({one.name: (one.uid, one.gid) for one in layer})
+    return layers
+
+
 def write_docker_archive(
     image: Image | Mapping[str, Image],
     path: str | os.PathLike[str],

@@ -3,8 +3,8 @@
 Where one id is mapped, chown(2) to another one fails. The filter of the RUN notifies of these calls
 (`spec.fakeroot`), and the recorder does what can be done: the file gets to root, for the errors and
 the effects that chown has besides, and its owner is noted (`image.layer.owners`). stat(2) shows root
-still. POSIX ACLs of other ids, and device nodes, cannot be had: success is the answer, and the call
-is counted.
+still. POSIX ACLs of other ids, and device nodes, cannot be had: success is the answer, and the
+call is counted.
 
 A RUN is hostile. What is looked up is so beneath its own root, without magic links, and a file that
 is exchanged meanwhile is another one of its own: nothing is done that it could not do itself.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ _ATTRIBUTES = ("setxattr", "lsetxattr", "fsetxattr")
 _DEVICES = ("mknod", "mknodat")
 # Nothing is there for us: of the kernel's own file systems, or the host's.
 _HARMLESS = (errno.EPERM, errno.EACCES, errno.ELOOP, errno.EINVAL, errno.ENOTSUP)
+_OWN_DESCRIPTOR = re.compile(rb"/(?:proc/(?:thread-)?self|dev)/fd/([0-9]{1,9})")
+_KERNELS = (b"/proc/", b"/dev/")
 _COUNTS = ("owners", "ACLs", "devices")
 
 
@@ -118,7 +121,7 @@ class _Answers:
         try:
             if name in _OWNERS:
                 self._change_owner(call, name)
-            elif not self._drop_acl(call, name):
+            elif not self._drop_acl(call):
                 call.go_on()
                 return
         except OSError as error:
@@ -159,17 +162,16 @@ class _Answers:
             if uid not in (0, _SAME) or gid not in (0, _SAME):
                 self._count("owners")
 
-    def _drop_acl(self, call: Call, name: str) -> bool:
-        """Tell whether it is about an ACL, which is counted; no file of another kind is touched."""
+    def _drop_acl(self, call: Call) -> bool:
+        """Tell whether it is about an ACL, which is counted."""
         try:
             wanted = call.text(call.args[1])
         except OSError:
             return False  # the kernel says so better
-        if not wanted.startswith(_ACLS):
-            return False
-        os.close(self._open(call, name))  # its errors are real
-        self._count("ACLs")
-        return True
+        if wanted.startswith(_ACLS):
+            self._count("ACLs")
+            return True
+        return False
 
     # -- names -------------------------------------------------------------------------------
 
@@ -180,10 +182,10 @@ class _Answers:
             OSError, SyscallError: what the call fails with.
         """
         first = call.args[0]
-        if name in ("fchown", "fsetxattr"):
+        if name == "fchown":
             return self._descriptor(call, first & 0xFFFFFFFF)
         flags = call.args[4] if name == "fchownat" else 0
-        follows = name not in ("lchown", "lsetxattr") and not flags & _NOFOLLOW
+        follows = name != "lchown" and not flags & _NOFOLLOW
         dir_fd, address = _CWD, first
         if name == "fchownat":
             dir_fd, address = _signed(first), call.args[1]
@@ -203,6 +205,9 @@ class _Answers:
         return _checked(call, fd)
 
     def _look_up(self, call: Call, dir_fd: int, path: bytes, flags: int) -> int:
+        own = _OWN_DESCRIPTOR.fullmatch(path)
+        if own and not flags & os.O_NOFOLLOW:
+            return self._descriptor(call, int(own[1]))
         root = os.open(f"/proc/{call.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not path.startswith(b"/"):
@@ -211,15 +216,41 @@ class _Answers:
                     beneath = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
                     return _checked(call, openat2(below, path, flags, 0, beneath))
                 except SyscallError as error:
-                    if error.errno != errno.EXDEV:
+                    if error.errno not in (errno.EXDEV, errno.ENOENT):
                         raise
                     path = _path_of(below, root) + b"/" + path
                 finally:
                     os.close(below)
-            in_root = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-            return _checked(call, openat2(root, path, flags, 0, in_root))
+            return _checked(call, _open_in(root, path, flags))
         finally:
             os.close(root)
+
+
+def _open_in(root: int, path: bytes, flags: int) -> int:
+    in_root = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    try:
+        return openat2(root, path, flags, 0, in_root)
+    except SyscallError as error:
+        # In the /proc of the RUN there is no `self` for us: nothing of it is in the image.
+        if error.errno == errno.ENOENT and (
+            path.startswith(_KERNELS) or _link(root, path).startswith(_KERNELS)
+        ):
+            return os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        raise
+
+
+def _link(root: int, path: bytes) -> bytes:
+    """Return what a link says, b"" if it is none."""
+    try:
+        fd = openat2(root, path, os.O_PATH | os.O_NOFOLLOW)
+    except SyscallError:
+        return b""
+    try:
+        return os.readlink(b"", dir_fd=fd)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _checked(call: Call, fd: int) -> int:

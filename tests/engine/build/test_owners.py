@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import tarfile
 from pathlib import Path
@@ -11,28 +9,11 @@ from pathlib import Path
 import pytest
 
 from rootless.image.layer import owners
+from tests.lib import images
 from tests.lib.build_steps import Room
 from tests.lib.product import Product
 
 pytestmark = pytest.mark.needs("user namespaces")
-
-
-class Saved:
-    """An image in an archive: the owners of its files, layer by layer."""
-
-    def __init__(self, path: Path) -> None:
-        self.layers: list[dict[str, tuple[int, int]]] = []
-        with tarfile.open(path) as archive:
-
-            def read(name: str) -> bytes:
-                file = archive.extractfile(name)
-                assert file is not None
-                return file.read()
-
-            (image,) = json.loads(read("manifest.json"))
-            for name in image["Layers"]:
-                with tarfile.open(fileobj=io.BytesIO(read(name))) as layer:
-                    self.layers.append({one.name: (one.uid, one.gid) for one in layer})
 
 
 @pytest.fixture
@@ -48,9 +29,9 @@ def build(rless: Product, context: Path, text: str, *words: str) -> str:
     return rless("build", *flags, *words, str(context)).expect().err
 
 
-def save(rless: Product, path: Path) -> Saved:
+def save(rless: Product, path: Path) -> list[dict[str, tuple[int, int]]]:
     rless("save", "-q", "-o", str(path), "localhost/owned:1").expect()
-    return Saved(path)
+    return images.saved_layers(path)
 
 
 def test_owners_of_a_run_come_back(rless: Product, context: Path, tmp_path: Path) -> None:
@@ -62,7 +43,7 @@ def test_owners_of_a_run_come_back(rless: Product, context: Path, tmp_path: Path
         "RUN chown 0:0 /keep && chown 5:5 /srv\n"
     )
     build(rless, context, text)
-    first, second, third = save(rless, tmp_path / "saved.tar").layers[-3:]
+    first, second, third = save(rless, tmp_path / "saved.tar")[-3:]
     assert first == {
         "d": (1, 0), "d/e": (8, 9), "d/e/g": (8, 9), "d/f": (5, 6), "keep": (3, 4)
     }  # fmt: skip
@@ -91,7 +72,7 @@ def test_owners_of_copies_and_archives_come_back(
         "COPY --from=first --chown=1:2 /in/made /other\n"
     )
     build(rless, context, text, "-o", f"type=tar,dest={tmp_path}/files.tar", "--load")
-    copied, other = save(rless, tmp_path / "saved.tar").layers[-2:]
+    copied, other = save(rless, tmp_path / "saved.tar")[-2:]
     kept = {"out/file": (5, 6), "out/made": (7, 8), "out/packed": (12, 13)}
     assert {name: copied[name] for name in kept} == kept
     assert other == {"other": (1, 2)}
@@ -169,6 +150,18 @@ def test_names_are_looked_up_in_the_root_of_the_caller(room: Room) -> None:
     upper = room.directory / f"run{room.count}" / "root" / "upper"
     assert owners.read(str(upper / "new" / "t")) == (5, 6)
     assert owners.read(str(upper / "t")) == (7, 8)
+
+
+def test_names_of_descriptors_are_the_callers(room: Room) -> None:
+    """systemd names files so, and images have links as that to standard output."""
+    command = (
+        "touch /f && chown 5:6 /proc/self/fd/9 9</f && ln -s /dev/stdout /log && chown 5 /log"
+        " && chown 5 /dev/stdout && cd / && chown 5 log"
+    )
+    ran = room.run(command, network="none")
+    assert (ran.code, ran.err, ran.messages) == (0, "", [])
+    upper = room.directory / f"run{room.count}" / "root" / "upper"
+    assert owners.read(str(upper / "f")) == (5, 6)
 
 
 def test_note_that_a_run_writes_itself_does_no_harm(tmp_path: Path) -> None:
