@@ -53,6 +53,7 @@ def flatten(
     compression: str = COMPRESSIONS[0],
     keep_owners: bool = False,
     force: bool = False,
+    signature_policy: str | None = None,
 ) -> None:
     """Write an image as a squashfs file, whole or not at all.
 
@@ -62,6 +63,7 @@ def flatten(
         keep_owners: each file belongs to whom the image says; else all to root, as a user
             without subordinate ids needs it.
         force: replace a file.
+        signature_policy: that an image has to satisfy which is pulled.
 
     Raises:
         RlessError: no such image, mksquashfs is missing or failed, no room, the file exists.
@@ -88,7 +90,9 @@ def flatten(
         lost = not keep_owners and full.key not in image.keys and single.key in image.keys
         return single if lost else full
 
-    image = pull(name, store, platform=platform, idmap_for=choose)
+    image = pull(
+        name, store, platform=platform, idmap_for=choose, signature_policy=signature_policy
+    )
     mapping = choose(image)
     layers = ensure_layers(image, mapping, store)
     config = _document(image, store)

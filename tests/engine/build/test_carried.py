@@ -94,6 +94,20 @@ def test_registry_cache_answers_all_on_another_machine(
     assert second.run("wc", "-c", "copy") == "20000 copy\n"
 
 
+def test_cache_that_the_policy_refuses_is_not_used(
+    first: Builds, second: Builds, text: str, tmp_path: Path, registry: str
+) -> None:
+    cache, policy = tmp_path / "cache", tmp_path / "policy.json"
+    policy.write_text('{"default": [{"type": "reject"}]}')
+    far = f"type=registry,ref={registry}/app/refused:1"
+    words = ("--cache-to", f"type=local,dest={cache}", "--cache-to", far)
+    first(text, *words).expect()
+    words = ("--cache-from", f"type=local,src={cache}", "--cache-from", far)
+    done = second(text, *words, "--signature-policy", str(policy)).expect()
+    assert cached(done) <= 1  # WORKDIR, by an earlier test
+    assert done.err.count("reject: no image is accepted") == 2
+
+
 def test_inline_cache_comes_with_the_image(
     first: Builds, second: Builds, text: str, registry: str
 ) -> None:

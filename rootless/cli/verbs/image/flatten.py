@@ -25,6 +25,8 @@ VERB = Verb(
                 ("--force -f", "", "flag", "force", "boolean", "Replace FILE"),
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image of a multi-platform index to use"),
+                ("--signature-policy", "FILE", "value", "signature_policy", "absolute",
+                 "The policy.json that a pulled image has to satisfy"),
             ),
         ),
     ),

@@ -12,6 +12,7 @@ from rootless.image.layer import remap_owners
 from rootless.image.layer.layers import LayerBlob
 from rootless.image.model.reference import Reference, parse
 from rootless.image.store import records
+from rootless.image.trust.guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,18 +50,26 @@ class Imports:
         self.media_types: dict[str, str] = {}
         self.diff_ids: dict[str, str] = {}
 
-    def add(self, place: Place, asked: PlatformRequest) -> None:
-        """Read the table of a cache.
+    def add(
+        self, place: Place, asked: PlatformRequest, signature_policy: str | None = None
+    ) -> None:
+        """Read the table of a cache, if the policy accepts what it comes from.
 
         Args:
             asked: the platform, where the place has images for several.
+            signature_policy: the file of the policy, if not the user's or the system's.
 
         Raises:
             RlessError: it cannot be read.
         """
-        source, what = _open(place)
+        reference = _reference(place)
+        guard = Guard(reference, signature_policy)
+        guard.refuse_early()
+        source, what = _open(reference)
         try:
             found = source.find(asked, _KINDS)
+            if guard.asks:
+                guard.verdict(source, found).demand()
             entries = table.read(found.config, what)
         except BaseException:
             source.close()
@@ -134,13 +143,17 @@ class Imports:
                 source.close()
 
 
-def _open(place: Place) -> tuple[Registry | OciLayout, str]:
+def _reference(place: Place) -> Reference:
     if place.kind == "registry":
+        return parse(place.where)
+    return Reference(f"oci:{place.where}", "oci", tag=place.tag, path=place.where)
+
+
+def _open(reference: Reference) -> tuple[Registry | OciLayout, str]:
+    if reference.transport == "docker":
         from rootless.image.registry.client import Registry
 
-        reference = parse(place.where)
         return Registry(reference), escape(reference.familiar)
     from rootless.image.archive.read import OciLayout
 
-    text = f"oci:{place.where}"
-    return OciLayout(Reference(text, "oci", tag=place.tag, path=place.where), ""), escape(text)
+    return OciLayout(reference, ""), escape(reference.text)

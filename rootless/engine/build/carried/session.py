@@ -44,7 +44,7 @@ class Carried:
         asked = parse_platform(request.platform)
         for place in places.parse_from(request.cache_from):
             try:
-                self.imports.add(place, asked)
+                self.imports.add(place, asked, request.signature_policy)
             except RlessError as error:
                 self._warn(f"no cache from {place.where}: {error.message}")
 
