@@ -28,9 +28,11 @@ class Part:
         whole: `upper` has all files, not the changed ones only.
         marks: files named `.wh.NAME` in `upper` say that NAME was deleted.
         since: nanoseconds of the clock of `upper`'s file system when the copy was complete.
+        touched: directories of layers that have all that was changed, bottom to top; []: what was
+            changed is found by comparing.
     """
 
-    __slots__ = ("layers", "marks", "prefix", "since", "upper", "whole")
+    __slots__ = ("layers", "marks", "prefix", "since", "touched", "upper", "whole")
 
     def __init__(
         self, prefix: bytes, upper: str, layers: Sequence[str], *, whole: bool = False
@@ -41,6 +43,7 @@ class Part:
         self.whole = whole
         self.marks = False
         self.since = 0
+        self.touched: list[str] = []
 
 
 def driver(workspace: str) -> str | None:

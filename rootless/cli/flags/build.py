@@ -156,12 +156,6 @@ def jobs(value: str) -> int:
     return int(value)
 
 
-def layers(value: str) -> None:
-    """Accept true: each step has a layer."""
-    if not boolean(value):
-        raise refuse("--layers=false", "not built yet: each step has a layer", "rless flatten")
-
-
 def remove(value: str) -> None:
     """Accept true: a step leaves no container."""
     if not boolean(value):

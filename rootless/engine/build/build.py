@@ -130,9 +130,10 @@ def build(request: BuildRequest) -> str:
             results = _do_steps(site, store, carried, shown)
             identifier = ""
             if site.takes_image:
-                metas = image.read_metas(store.root, idmap.key, results[-1].state.chain)
-                document = image.document(made, results, metas, request.epoch())
-                carried.add_inline(document, results)
+                final = image.squashed(made, results, results.pop()) if request.squash else results
+                metas = image.read_metas(store.root, idmap.key, final[-1].state.chain)
+                document = image.document(made, final, metas, request.epoch())
+                carried.add_inline(document, final)
                 identifier = image.record(store, idmap.key, document, metas, names, staging.path)
             known: dict[str, str] = {}
             if identifier:
@@ -322,6 +323,8 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
         site.require(results[-1].state.chain, lambda: None)
     site.cache.keep_carried(key for result in results for key in result.keys)
     step_process.export(site, results[-1])
+    if site.request.squash and site.takes_image:
+        results = [*results, step_process.squash(site, results)]
     os.close(writer)
     return [
         [result.state.key, list(result.state.chain), list(result.layers.items()), result.keys]

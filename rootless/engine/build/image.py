@@ -10,6 +10,7 @@ import json
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from rootless.engine.build.steps import Result
 from rootless.errors import RlessError
 from rootless.image.config.manifest import parse_config
 from rootless.image.layer.layers import merge_users
@@ -21,7 +22,7 @@ from rootless.image.store.store import record_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rootless.engine.build.steps import Base, Plan, Result, Stage
+    from rootless.engine.build.steps import Plan, Stage
     from rootless.image.model.reference import Reference
     from rootless.image.store.store import Store
 
@@ -40,7 +41,7 @@ def document(
         epoch: SOURCE_DATE_EPOCH, in seconds; None: the times of the layers.
     """
     target = plan.stages[-1]
-    base = _image_below(plan, target)
+    base = plan.base_of(target)
     old = str(base.config.get("created") or _time(0))
     history = _history(plan, target, results, old, epoch)
     made: dict[str, Any] = {"created": history[-1]["created"] if history else old}
@@ -56,6 +57,25 @@ def document(
     return made
 
 
+def squashed(plan: Plan, results: Sequence[Result], squashed: Result) -> list[Result]:
+    """Return what the stages have come to, where all their layers are one: that of the last step.
+
+    Args:
+        squashed: what the target has come to (`step_process.squash`).
+    """
+    found, created = list(results), squashed.layers.get(0)
+    line = [plan.stages[-1]]
+    while isinstance(line[-1].base, int):
+        line.append(plan.stages[line[-1].base])
+    for stage in line if created is not None else ():
+        old = found[stage.index]
+        layers = {max(old.layers): created} if old.layers and created is not None else {}
+        found[stage.index] = Result(old.state, layers, old.keys)
+        created = None if layers else created
+    found[-1] = Result(squashed.state, found[-1].layers, found[-1].keys)
+    return found
+
+
 def _time(seconds: float) -> str:
     """Return a time as RFC 3339 has it."""
     moment = datetime.fromtimestamp(seconds, timezone.utc)
@@ -65,12 +85,6 @@ def _time(seconds: float) -> str:
 def _platform() -> dict[str, str]:
     here = host_platform()
     return {"os": here.os, "architecture": here.architecture, "variant": here.variant or ""}
-
-
-def _image_below(plan: Plan, stage: Stage) -> Base:
-    while isinstance(stage.base, int):
-        stage = plan.stages[stage.base]
-    return stage.base
 
 
 def _history(

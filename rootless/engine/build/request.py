@@ -57,6 +57,7 @@ class BuildRequest(Frozen, kw_only=True):
         cache_from, cache_to: as typed (`carried.places`).
         build_contexts: name -> what it is, as typed.
         outputs: of -o, as typed; push, load: the shorthands (`outputs.parse`).
+        squash: one layer over the base image.
         iidfile, metadata_file: absolute, "" for none.
         progress: auto, tty, plain, quiet or rawjson.
         allow: entitlements that the Dockerfile may use: network.host, security.insecure,
@@ -88,6 +89,7 @@ class BuildRequest(Frozen, kw_only=True):
     outputs: tuple[str, ...] = ()
     push: bool = False
     load: bool = False
+    squash: bool = False
     iidfile: str = ""
     metadata_file: str = ""
     progress: str = "auto"

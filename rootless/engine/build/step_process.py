@@ -17,16 +17,20 @@ from rootless.engine.build import run as run_step
 from rootless.engine.build.hashes import Hashes, path_for
 from rootless.engine.build.messages import sender
 from rootless.engine.build.remote.added import Added
-from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
+from rootless.engine.build.steps import CopyStep, Result, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
 from rootless.image.layer import create, owners
+from rootless.image.layer.archiver import Archiver
+from rootless.image.layer.changes import changes
 from rootless.image.layer.layers import is_complete
+from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import chain_id
 from rootless.image.store import records
 from rootless.image.store.build_cache import Entry
 from rootless.image.store.store import layer_dir
 from rootless.linux import mount, ns
 from rootless.rootfs import stored
+from rootless.rootfs.stored import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from rootless.dockerfile.ignore import IgnoreRules
     from rootless.engine.build.messages import Say
     from rootless.engine.build.site import Site
-    from rootless.engine.build.steps import Origin, Result, Stage, Step
+    from rootless.engine.build.steps import Origin, Stage, Step
     from rootless.rootfs import Mounted
 
     Done = tuple[State, float, bool, list[str]]
@@ -103,6 +107,45 @@ def export(site: Site, result: Result) -> None:
     below = site.owners_in(result.state.chain)
     for output in site.trees:
         outputs.export_tree(output, root_fd, 1, site.request.epoch(), below)
+
+
+def squash(site: Site, results: Sequence[Result]) -> Result:
+    """Make one layer of all that the target has above its base image; return what it comes to.
+
+    Where it runs: in the builder, once all steps are done.
+    """
+    result, stage = results[-1], site.plan.stages[-1]
+    base = site.plan.base_of(stage).chain
+    new = result.state.chain[len(base) :]
+    if len(new) < 2:
+        return result
+    key, cache = keys.after(result.state.key, "squash"), site.cache
+    scratch = f"{site.scratch}/squash"
+    os.mkdir(scratch, 0o700)
+    before = State(result.state.key, base)
+    process = _StepProcess(site, stage, before, [], scratch, lambda _: None)
+    with cache.lock(key):
+        found = None if site.ignores_cache(stage) else cache.find(key, base)
+        if found is not None:
+            site.require(found.chain, lambda: None)
+            return Result(State(key, found.chain), {0: found.created}, (key,))
+        lowers = process.lowers(result.state.chain)
+        part = Part(b"", process.mount_tree(result.state.chain, "tree").path, lowers[: len(base)],
+                    whole=True)  # fmt: skip
+        part.touched = lowers[len(base) :]
+
+        def write(out: int) -> None:
+            writer = TarWriter(out)
+            Archiver(writer).changes(changes(part, ()))
+            writer.end()
+
+        meta = process.make_layer(write)
+        chain, created = (*base, meta["chain"]), time.time()
+        cache.store(
+            key, chain, diff_ids=[meta["diff_id"]], sizes=[meta["size"]], created=created,
+            text="squash",
+        )  # fmt: skip
+    return Result(State(key, chain), {0: created}, (key,))
 
 
 class _StepProcess:
@@ -201,7 +244,7 @@ class _StepProcess:
             site.root,
             site.idmap,
             below[-1] if below else None,
-            self._lowers(below),
+            self.lowers(below),
             chain,
             self._workspace("repeated"),
         )
@@ -211,7 +254,7 @@ class _StepProcess:
 
     # -- trees -------------------------------------------------------------------------------
 
-    def _lowers(self, chain: Sequence[str]) -> list[str]:
+    def lowers(self, chain: Sequence[str]) -> list[str]:
         """Return the directories of layers; those that are not there yet are brought."""
         self.site.require(chain, self._fetch)
         return [layer_dir(self.site.root, self.site.idmap.key, link) for link in chain]
@@ -224,7 +267,7 @@ class _StepProcess:
         workspace = f"{self.scratch}/{name}"
         os.mkdir(workspace, 0o700)
         key = self.site.idmap.key
-        lowers = self._lowers(chain)
+        lowers = self.lowers(chain)
         metas = [records.read_meta(self.site.root, key, link) for link in chain]
         form = "aufs" if any(meta and meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
         return rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
@@ -285,7 +328,7 @@ class _StepProcess:
 
         def make() -> dict[str, Any]:
             selection.fetch()
-            return self._make_layer(plan.write)
+            return self.make_layer(plan.write)
 
         layer_key = ""
         if step.link:
@@ -306,15 +349,16 @@ class _StepProcess:
             return self.before, 0.0, True, []
         owner = copy.owner_of(step.user, before_fd) if step.user else (0, 0)
         key = keys.workdir(self.before.key, step.directory, owner)
-        return self._find_or_make(step, key, lambda: self._make_layer(write))
+        return self._find_or_make(step, key, lambda: self.make_layer(write))
 
-    def _make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:
+    def make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:
+        """Make the layer of the step; return its meta record."""
         before = self.before.chain
         return create.make_here(
             self.site.root,
             self.site.idmap,
             before[-1] if before else None,
-            self._lowers(before),
+            self.lowers(before),
             write,
             self._workspace("layer"),
             newest=self.site.newest,
@@ -370,7 +414,7 @@ class _StepProcess:
         code = run_step.execute(step, environment, self.say)
         if code:
             raise run_step.failure(step, code)
-        lowers = self._lowers(before)
+        lowers = self.lowers(before)
         (part,) = stored.parts(f"{self.scratch}/root", lowers)
         return create.adopt(
             site.root,

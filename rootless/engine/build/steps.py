@@ -187,6 +187,12 @@ class Plan(Frozen):
     images: Mapping[str, Base]
     warnings: tuple[str, ...] = ()
 
+    def base_of(self, stage: Stage) -> Base:
+        """Return the image that a stage, or the stage below it, is built on."""
+        while isinstance(stage.base, int):
+            stage = self.stages[stage.base]
+        return stage.base
+
 
 class State(Frozen):
     """A tree of files: what a step starts from, and what it gives.

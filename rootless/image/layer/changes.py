@@ -73,9 +73,10 @@ class _Level:
         kind: the kind of change to report once something in it has changed; "" once reported.
         opaque: nothing of the layers shows through.
         below, stacks: what the layers have in it, and which of them each directory is from.
+        touched, touched_stacks: the same of the layers that have what was changed.
     """
 
-    __slots__ = ("below", "entry", "kind", "opaque", "stacks")
+    __slots__ = ("below", "entry", "kind", "opaque", "stacks", "touched", "touched_stacks")
 
     def __init__(self, entry: Entry, kind: str, opaque: bool) -> None:
         self.entry = entry
@@ -83,6 +84,8 @@ class _Level:
         self.opaque = opaque
         self.below: dict[bytes, Found] = {}
         self.stacks: dict[bytes, list[int]] = {}
+        self.touched: dict[bytes, Found] = {}
+        self.touched_stacks: dict[bytes, list[int]] = {}
 
 
 class Below:
@@ -178,12 +181,13 @@ def changes(
             that is no change. Whether it is a change, as the second argument, is certain then.
             It may delete what is none.
     """
-    below = Below(part.layers)
+    below, touched = Below(part.layers), Below(part.touched)
     upper = os.open(part.upper, _DIRECTORY | os.O_CLOEXEC)
     try:
-        yield from _Finder(part, below, hidden, seen).run(upper)
+        yield from _Finder(part, below, touched, hidden, seen).run(upper)
     finally:
         os.close(upper)
+        touched.close()
         below.close()
 
 
@@ -194,11 +198,13 @@ class _Finder:
         self,
         part: Part,
         below: Below,
+        touched: Below,
         hidden: Collection[bytes],
         seen: Callable[[Entry, bool], object],
     ) -> None:
         self.part = part
         self.below = below
+        self.touched = touched
         self.hidden = hidden
         self.seen = seen
         # Directories that may have been made only so that something could be mounted in them.
@@ -222,7 +228,7 @@ class _Finder:
                 before = self.below.root_status()
                 if not path and before is not None and not self._is_alike(entry, before):
                     yield Change(CHANGED, path, entry)
-                yield from self._enter(entry, "", self.below.root())
+                yield from self._enter(entry, "", self.below.root(), self.touched.root())
 
     def _path(self, path: bytes) -> bytes:
         prefix = self.part.prefix
@@ -256,9 +262,11 @@ class _Finder:
         else:
             yield from self._tell(Change(kind, path, entry))
             kind = ""
-        yield from self._enter(entry, kind, stack)
+        yield from self._enter(entry, kind, stack, here.touched_stacks.get(name, []))
 
-    def _enter(self, entry: Entry, kind: str, stack: list[int]) -> Iterator[Change]:
+    def _enter(
+        self, entry: Entry, kind: str, stack: list[int], touched: list[int]
+    ) -> Iterator[Change]:
         """Go into a directory; what was in it below and is hidden now was deleted."""
         opaque = self.part.whole or is_opaque(entry.fd) or any(way.opaque for way in self.way[-1:])
         names = {os.fsencode(name) for name in os.listdir(entry.fd)}
@@ -268,6 +276,7 @@ class _Finder:
             cut = len(WHITEOUT_PREFIX)
             wanted = names | {name[cut:] for name in names if name[:cut] == WHITEOUT_PREFIX}
         level.below, level.stacks = self.below.list(entry.path, stack, wanted)
+        level.touched, level.touched_stacks = self.touched.list(entry.path, touched, None)
         self.way.append(level)
         if opaque:
             base = self._path(entry.path)
@@ -293,6 +302,8 @@ class _Finder:
         old, new = before[0], entry.status
         if not self.part.whole:
             return False
+        if self.part.touched:
+            return entry.name not in self.way[-1].touched
         if (old.st_mode, old.st_uid, old.st_gid) != (new.st_mode, new.st_uid, new.st_gid):
             return False
         if stat.S_ISLNK(new.st_mode):

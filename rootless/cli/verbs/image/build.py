@@ -77,6 +77,8 @@ _OUTPUT: Group = (
         ("--output -o", "type=TYPE[,KEY=VALUE...]", "list", "outputs", "text",
          "What to make, instead of an image in the storage: local, tar, oci, docker, image,"
          " registry, squashfs, cacheonly; or a directory"),
+        ("--squash", "", "flag", "squash", "boolean", "One layer over the base image for all steps"),
+        ("--layers", "", "flag", "layers", "boolean", "One for each step (true); false: --squash"),
         ("--push", "", "flag", "push", "boolean", "Push the image: --output type=registry"),
         ("--load", "", "flag", "load", "boolean",
          "Keep the image in the storage beside other outputs: --output type=docker"),
@@ -116,7 +118,6 @@ _ACCEPTED: Group = (
         ("--rm", "", "flag", "accepted", "build.remove", "A step leaves no container"),
         ("--force-rm", "", "flag", "accepted", "boolean", "Nor does one that fails"),
         ("--compress", "", "flag", "accepted", "boolean", "The context is never sent"),
-        ("--layers", "", "flag", "accepted", "build.layers", "Each step has a layer"),
         ("--provenance", "false", "value", "accepted", "build.provenance", "Only `false`"),
         _ROWS["--isolation"],
         _ROWS["--disable-content-trust"],
@@ -130,7 +131,6 @@ VERB = Verb(
     "[OPTIONS] DIR|URL|-",
     (_IMAGE, _CALL, _CACHE, _OUTPUT, _STEPS, _ACCEPTED),
     (
-        ("--squash", "", _LATER, "rless flatten writes an image as one file"),
         ("--attest", "ATTESTATION", _LATER, ""),
         ("--sbom", "ATTESTATION", "rless does not look into packages",
          "use syft on the image: rless save IMAGE"),
@@ -234,6 +234,7 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         outputs=tuple(values.get("outputs", ())),
         push=bool(values.get("push")),
         load=bool(values.get("load")),
+        squash=bool(values.get("squash")) or not values.get("layers", True),
         iidfile=values.get("iidfile", ""),
         metadata_file=values.get("metadata_file", ""),
         progress=progress,

@@ -175,8 +175,6 @@ def test_ssh_names_agents_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--cache-from", "type=gha", "."], "--cache-from"),
         (["--check", "--call=outline", "."], "--call=outline"),
         (["--call=check,form=json", "."], "form=json"),
-        (["--squash", "."], "--squash"),
-        (["--layers=false", "."], "--layers=false"),
         (["--rm=false", "."], "--rm=false"),
     ),
 )
@@ -189,6 +187,11 @@ def test_what_cannot_be_done_is_refused_by_name(argv: list[str], message: str) -
 def test_what_changes_nothing_is_accepted() -> None:
     argv = ("--rm", "--force-rm", "--compress", "--layers", "--call=build", "--provenance=false")
     assert request(*argv, "--check=false", "--squash=false", ".") == BuildRequest(context=".")
+
+
+def test_layers_false_is_squash() -> None:
+    for word in ("--squash", "--layers=false"):
+        assert request(word, ".") == BuildRequest(context=".", squash=True)
 
 
 def test_quiet_is_a_form_of_progress() -> None:
