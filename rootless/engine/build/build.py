@@ -94,7 +94,9 @@ def build(request: BuildRequest) -> str:
         RlessError: the Dockerfile is wrong, or a step failed. Names are as before then, and the
             store has nothing new but the results of the steps before.
     """
-    wanted = outputs.parse(request.outputs, request.push, request.load, request.tags)
+    wanted = outputs.parse(
+        request.outputs, request.push, request.load, request.tags, request.annotations
+    )
     tags = dict.fromkeys((*request.tags, *(name for one in wanted for name in one.names)))
     names = [_name(tag) for tag in tags]
     with contextlib.ExitStack() as opened:
@@ -135,7 +137,7 @@ def build(request: BuildRequest) -> str:
                 document = image.document(made, final, metas, request.epoch())
                 carried.add_inline(document, final)
                 identifier = image.record(store, idmap.key, document, metas, names, staging.path)
-            known: dict[str, str] = {}
+            known: dict[str, Any] = {}
             if identifier:
                 events.record(
                     "build", "image", identifier, name=names[0].familiar if names else ""

@@ -14,10 +14,11 @@ import errno
 import json
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rootless.frozen import Frozen
+from rootless.engine.build.carried.places import read_level
 from rootless.errors import RlessError, SyscallError, escape
+from rootless.frozen import Frozen, replace
 from rootless.linux import files
 from rootless.linux.openat2 import BENEATH, openat2
 
@@ -28,20 +29,23 @@ if TYPE_CHECKING:
     from rootless.engine.files.fd_transfer import Facts, Sink
     from rootless.image.layer.owners import Below
 
+_PACKING = ("compression", "compression-level", "force-compression", "oci-mediatypes")
+_ANNOTATED = ("oci", "image", "registry")
+_ANNOTATION = ("annotation.", "annotation-manifest.")
 _OPTIONS = {
     "local": ("dest", "mode"),
     "tar": ("dest",),
-    "oci": ("dest", "tar", "compression", "rewrite-timestamp"),
+    "oci": ("dest", "tar", *_PACKING, "rewrite-timestamp"),
     "docker": ("dest", "rewrite-timestamp"),
-    "image": ("name", "push", "compression", "rewrite-timestamp"),
-    "registry": ("name", "compression", "rewrite-timestamp"),
+    "image": ("name", "push", *_PACKING, "rewrite-timestamp"),
+    "registry": ("name", *_PACKING, "rewrite-timestamp"),
     "squashfs": ("dest", "compression", "keep-owners"),
     "cacheonly": (),
 }
 # What BuildKit has too.
 _LATER = {
-    *("compression-level", "force-compression", "oci-mediatypes", "name-canonical", "unpack"),
-    *("push-by-digest", "store", "dangling-name-prefix", "platform-split", "attestation-inline"),
+    *("name-canonical", "unpack", "push-by-digest", "store", "dangling-name-prefix"),
+    *("platform-split", "attestation-inline"),
 }
 _COMPRESSIONS = ("gzip", "zstd")
 _MODES = 0o1777  # without set-user-id and set-group-id
@@ -58,7 +62,9 @@ class Output(Frozen, kw_only=True):
         delete: remove what is in the directory and not in the result.
         directory: an OCI layout as a directory, no archive of it.
         names: of the image. push: to the registries of all its names.
-        compression: of the layers, or of the file; "": the usual one.
+        compression: of the layers, or of the file; "": the usual one. level: of it.
+        docker: a push has Docker's media types.
+        annotations: of the manifest: (key, value).
         rewrite_timestamp: no time in new layers is later than SOURCE_DATE_EPOCH.
         keep_owners: of the files in a squashfs.
         umask: of the caller: a step process has none.
@@ -71,6 +77,9 @@ class Output(Frozen, kw_only=True):
     names: tuple[str, ...] = ()
     push: bool = False
     compression: str = ""
+    level: int | None = None
+    docker: bool = False
+    annotations: tuple[tuple[str, str], ...] = ()
     rewrite_timestamp: bool = False
     keep_owners: bool = False
     umask: int = 0o077
@@ -79,6 +88,11 @@ class Output(Frozen, kw_only=True):
     def takes_tree(self) -> bool:
         """Tell whether it is made of the mounted tree (`export_tree`)."""
         return self.kind in ("local", "tar")
+
+    @property
+    def has_manifest(self) -> bool:
+        """Tell whether a manifest goes out with it; an image in the storage has none yet."""
+        return self.kind == "oci" or self.push
 
     @property
     def takes_image(self) -> bool:
@@ -90,12 +104,16 @@ class Output(Frozen, kw_only=True):
 
 
 def parse(
-    texts: Sequence[str], push: bool = False, load: bool = False, tags: Sequence[str] = ()
+    texts: Sequence[str],
+    push: bool = False,
+    load: bool = False,
+    tags: Sequence[str] = (),
+    annotations: Sequence[str] = (),
 ) -> tuple[Output, ...]:
     """Return the outputs of a command line; without any, the image in the storage.
 
     Args:
-        texts: of -o. push, load: the shorthands. tags: of -t.
+        texts: of -o. push, load: the shorthands. tags: of -t. annotations: of --annotation.
 
     Raises:
         RlessError: an unknown type or key, a wrong value, or outputs that contradict each other.
@@ -105,6 +123,19 @@ def parse(
         found.append(Output(kind="image", push=True))
     if load or not found:
         found.append(Output(kind="image"))
+    pairs = tuple(_annotation(text) for text in annotations)
+    if any(one.annotations and not one.has_manifest for one in found) or (
+        pairs and not any(one.has_manifest for one in found)
+    ):
+        raise RlessError(
+            "annotations are in a manifest, which an image in the storage does not have",
+            "use --push or -o type=oci; or labels: --label",
+        )
+    if pairs:
+        found = [
+            replace(one, annotations=(*one.annotations, *pairs)) if one.has_manifest else one
+            for one in found
+        ]
     if any(output.push and not output.names for output in found) and not tags:
         raise RlessError("what is pushed needs a name", "give one: -t HOST/NAME:TAG")
     if sum(output.dest == "-" for output in found) > 1:
@@ -121,22 +152,48 @@ def _parse(text: str) -> Output:
     if len(fields) == 1 and "=" not in text:
         fields = ["type=tar", "dest=-"] if text == "-" else ["type=local", f"dest={text}"]
     options: dict[str, str] = {}
+    given: dict[str, str] = {}  # keys of annotations have capitals
     for field in fields:
         key, equals, value = field.partition("=")
         if not equals:
             raise RlessError(f"--output {escape(text)}: {escape(field)!r} is not KEY=VALUE")
         options[key.lower()] = value
+        given[key.lower()] = key
     kind = options.pop("type", "")
     if kind not in _OPTIONS:
         what = f"the type {escape(kind)!r} is not known" if kind else "it has no type="
         raise RlessError(f"--output {escape(text)}: {what}", f"it is one of {', '.join(_OPTIONS)}")
+    prefixes = _ANNOTATION if kind in _ANNOTATED else ()
+    annotations = tuple(
+        (given[key].partition(".")[2], value)
+        for key, value in options.items()
+        if key.startswith(prefixes)
+    )
     for key in options:
+        if key.startswith(prefixes) and not key.endswith("."):
+            continue
         if key in _LATER or key.startswith("annotation"):
             raise RlessError(f"--output: {escape(key)} is not supported: not built yet")
         if key not in _OPTIONS[kind]:
             takes = f"it takes {', '.join(_OPTIONS[kind])}" if _OPTIONS[kind] else "it takes none"
             raise RlessError(f"--output: {kind} has no option {escape(key)!r}", takes)
-    return _made(kind, options)
+    return replace(_made(kind, options), annotations=annotations)
+
+
+def _annotation(text: str) -> tuple[str, str]:
+    """Return key and value of --annotation: `KEY=VALUE` or `manifest:KEY=VALUE`."""
+    name, equals, value = text.partition("=")
+    level, colon, key = name.partition(":")
+    if not colon:
+        level, key = "manifest", name
+    if level != "manifest":
+        raise RlessError(
+            f"--annotation {escape(text)}: {escape(level)}: is not supported: there is no index",
+            "use manifest:KEY=VALUE",
+        )
+    if not equals or not key:
+        raise RlessError(f"--annotation {escape(text)} is not KEY=VALUE")
+    return key, value
 
 
 def _made(kind: str, options: dict[str, str]) -> Output:
@@ -160,6 +217,15 @@ def _made(kind: str, options: dict[str, str]) -> Output:
     if mode not in ("copy", "delete"):
         raise RlessError(f"--output: mode={escape(mode)} is neither copy nor delete")
     names = tuple(name for name in options.get("name", "").split(",") if name)
+    compression = _compression(kind, options.get("compression", ""))
+    if not compression and (
+        "compression-level" in options or _is("force-compression", options, False)
+    ):
+        compression = "gzip"
+    docker = not _is("oci-mediatypes", options, True)
+    if docker and (kind == "oci" or compression == "zstd"):
+        what = "an OCI archive" if kind == "oci" else "compression=zstd"
+        raise RlessError(f"--output: oci-mediatypes=false is not for {what}")
     return Output(
         kind="image" if kind == "registry" or (kind == "docker" and not dest) else kind,
         dest=dest,
@@ -167,7 +233,9 @@ def _made(kind: str, options: dict[str, str]) -> Output:
         directory=directory,
         names=names,
         push=kind == "registry" or _is("push", options, False),
-        compression=_compression(kind, options.get("compression", "")),
+        compression=compression,
+        level=read_level("--output", compression, options.get("compression-level", "")),
+        docker=docker,
         rewrite_timestamp=_is("rewrite-timestamp", options, False),
         keep_owners=_is("keep-owners", options, False),
         umask=0o666 & ~files.default_mode(),
@@ -335,7 +403,7 @@ def _is_directory(root_fd: int, path: bytes) -> bool | None:
 
 def export_image(
     output: Output, identifier: str, names: Sequence[str], *, quiet: bool = False
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Make an output of the recorded image: an archive, a push.
 
     Args:
@@ -349,6 +417,14 @@ def export_image(
     Raises:
         RlessError: no room; a registry refuses it.
     """
+    from rootless.image.model.packing import Packing
+
+    packing = Packing(
+        output.compression or None,
+        level=output.level,
+        docker=output.docker,
+        annotations=dict(output.annotations),
+    )
     if output.kind in ("oci", "docker"):
         from rootless.engine.images import archives
 
@@ -357,7 +433,7 @@ def export_image(
             names or [identifier],
             None if output.dest == "-" else output.dest,
             form=form,
-            compression=output.compression,
+            packing=packing,
             quiet=quiet,
         )
     elif output.kind == "squashfs":
@@ -370,19 +446,19 @@ def export_image(
             keep_owners=output.keep_owners,
             force=True,
         )
-    known: dict[str, str] = {}
+    known: dict[str, Any] = {}
     if output.push:
         from rootless.engine.images import registries
 
         for name in output.names or names:
-            _, known["containerimage.digest"] = registries.push(
-                name, compression=output.compression or None, quiet=quiet, progress_fd=2
-            )
+            _, made = registries.push(name, packing=packing, quiet=quiet, progress_fd=2)
+            known["containerimage.digest"] = made["digest"]
+            known["containerimage.descriptor"] = made
     return known
 
 
 def write_results(
-    request: BuildRequest, identifier: str, names: Sequence[str], known: Mapping[str, str]
+    request: BuildRequest, identifier: str, names: Sequence[str], known: Mapping[str, Any]
 ) -> None:
     """Write the files of --iidfile and --metadata-file, each whole or not at all.
 

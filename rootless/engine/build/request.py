@@ -57,6 +57,7 @@ class BuildRequest(Frozen, kw_only=True):
         cache_from, cache_to: as typed (`carried.places`).
         build_contexts: name -> what it is, as typed.
         outputs: of -o, as typed; push, load: the shorthands (`outputs.parse`).
+        annotations: of --annotation, as typed.
         squash: one layer over the base image.
         iidfile, metadata_file: absolute, "" for none.
         progress: auto, tty, plain, quiet or rawjson.
@@ -90,6 +91,7 @@ class BuildRequest(Frozen, kw_only=True):
     push: bool = False
     load: bool = False
     squash: bool = False
+    annotations: tuple[str, ...] = ()
     iidfile: str = ""
     metadata_file: str = ""
     progress: str = "auto"

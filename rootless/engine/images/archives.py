@@ -18,6 +18,7 @@ from rootless.linux.files import Output
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rootless.image.model.packing import Packing
     from rootless.image.model.reference import Reference
     from rootless.image.store.store import Image
     from rootless.linux.idmap import IdMap
@@ -70,7 +71,7 @@ def save(
     output: str | None,
     *,
     form: str = "docker-archive",
-    compression: str = "",
+    packing: Packing | None = None,
     platform: str | None = None,
     quiet: bool = False,
 ) -> None:
@@ -88,7 +89,7 @@ def save(
     if form == "docker-dir" and len(images) > 1:
         raise RlessError("--format docker-dir holds one image only", "use another format", 1)
     progress = Progress(quiet=quiet, lines=False)
-    options: dict[str, Any] = {"form": form, "compression": compression, "progress": progress}
+    options: dict[str, Any] = {"form": form, "packing": packing, "progress": progress}
     with Staging(store.root) as staging:
         if form in ("oci-dir", "docker-dir"):
             if output is None:

@@ -28,7 +28,9 @@ from rootless.image.transfer.push import tags_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rootless.image.model.packing import Packing
     from rootless.image.transfer.push import Signer
+    from rootless.oci.image_spec import Descriptor
 
 _SEARCHED = 10_000  # repositories of a catalog that are looked through
 
@@ -40,20 +42,21 @@ def push(
     name: str,
     destination: str | None = None,
     *,
-    compression: str | None = None,
+    packing: Packing | None = None,
     platform: str | None = None,
     quiet: bool = False,
     progress_fd: int = 1,
     signers: Sequence[Signer] = (),
-) -> tuple[str, str]:
+) -> tuple[str, Descriptor]:
     """Send an image to its registry and print how it goes on, as Docker does.
 
     Args:
         destination: where to, if not where its name says.
+        packing: as usual, if it is None.
         signers: each adds a signature.
 
     Returns:
-        The full name it has there, and the digest of its manifest.
+        The full name it has there, and the descriptor of its manifest.
 
     Raises:
         RlessError: no such image here, or the registry refuses it.
@@ -72,21 +75,21 @@ def push(
         records.make_frame(store.root)
         clear_leftovers(store.root)
         with store_lock(store.root), Staging(store.root) as staging:
-            digest, size = push_image(
+            made = push_image(
                 image,
                 target,
                 store,
                 staging.path,
                 progress,
-                compression=compression,
+                packing=packing,
                 signers=signers,
             )
         progress.finish()
-        progress.say(f"{target.tag}: digest: {digest} size: {size}")
+        progress.say(f"{target.tag}: digest: {made['digest']} size: {made['size']}")
     finally:
         progress.finish()
     events.record("push", "image", target.familiar, name=target.familiar)
-    return target.canonical, digest
+    return target.canonical, made
 
 
 def _target(text: str, name: str) -> Reference:

@@ -27,6 +27,7 @@ from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.layer.tarsplit import diff_ids, open_layer
 from rootless.image.model import limits
 from rootless.image.model.digest import sha256
+from rootless.image.model.packing import Packing
 from rootless.image.model.reference import familiar_repository
 from rootless.image.store import records
 from rootless.linux.files import open_tmpfile
@@ -60,7 +61,7 @@ def save(
     scratch: str,
     *,
     form: str = "docker-archive",
-    compression: str = "",
+    packing: Packing | None = None,
     progress: Progress,
 ) -> None:
     """Write images to a target.
@@ -68,14 +69,14 @@ def save(
     Args:
         images: each with the names that the archive has for it, in full.
         scratch: a directory for compressed layers, whose digest must be known before.
-        form: one of FORMATS. compression: of the layers; "" leaves them plain.
+        form: one of FORMATS. packing: None leaves the layers plain.
 
     Raises:
         RlessError: a layer cannot be restored; no room.
 
     Where it runs: on the host; the caller must have no second thread.
     """
-    writer = _Writer(store, target, scratch, form, compression, progress)
+    writer = _Writer(store, target, scratch, form, packing or Packing(), progress)
     if form == "docker-dir":
         writer.directory(images[0][0])
         return
@@ -103,13 +104,14 @@ class _Writer:
         target: Target,
         scratch: str,
         form: str,
-        compression: str,
+        packing: Packing,
         progress: Progress,
     ) -> None:
         self._store = store
         self._target = target
         self._scratch = scratch
-        self._compression = compression
+        self._packing = packing
+        self._compression = packing.compression or ""
         self._progress = progress
         self._prefix = "" if form == "docker-dir" else "blobs/sha256/"
         self._layers: dict[str, dict[str, Any]] = {}  # diff_id -> descriptor
@@ -147,12 +149,15 @@ class _Writer:
         ]
         if config is None or self._blob(config) != image.id:
             raise RlessError(f"the config of image {image.id[7:19]} was changed", "pull it again")
-        return {
+        made: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": kind,
             "config": {"mediaType": config_kind, "digest": image.id, "size": len(config)},
             "layers": layers,
         }
+        if self._packing.annotations:
+            made["annotations"] = self._packing.annotations
+        return made
 
     def _layer(self, image: Image, number: int, diff_id: str) -> dict[str, Any]:
         found = self._layers.get(diff_id)
@@ -174,7 +179,7 @@ class _Writer:
             plain = self._progress.through(
                 _short(diff_id), ("Compressing", "Compressed"), stream, stream.size
             )
-            for chunk in compressed(plain, self._compression):
+            for chunk in compressed(plain, self._compression, self._packing.level):
                 hasher.update(chunk)
                 view = memoryview(chunk)
                 while view:

@@ -24,6 +24,7 @@ from rootless.image.layer.compress import LEVELS, MEDIA_TYPES, compressed
 from rootless.image.layer.tarsplit import diff_ids, open_layer
 from rootless.image.model import limits, registries_conf
 from rootless.image.model.digest import is_digest, sha256
+from rootless.image.model.packing import Packing
 from rootless.image.model.reference import parse
 from rootless.image.registry import http, upload
 from rootless.image.registry.endpoint import Endpoint
@@ -102,14 +103,14 @@ def push(
     scratch: str,
     progress: Progress,
     *,
-    compression: str | None = None,
+    packing: Packing | None = None,
     signers: Sequence[Signer] = (),
-) -> tuple[str, int]:
-    """Send an image to where `destination` says; return digest and size of its manifest.
+) -> Descriptor:
+    """Send an image to where `destination` says; return the descriptor of its manifest.
 
     Args:
         scratch: a directory of the store for compressed layers.
-        compression: "gzip" or "zstd" for all layers; None: what they came with, gzip otherwise.
+        packing: None: each layer has the compression that it came with, gzip otherwise.
         signers: each makes a signature. If one cannot, the manifest is not sent.
 
     Raises:
@@ -127,7 +128,8 @@ def push(
     try:
         location = registries_conf.load().own(destination)
         endpoint = Endpoint(client, location, escape(destination.familiar), "pull,push")
-        work = _Push(image, destination, store, endpoint, progress, compression, scratch)
+        packing = packing or Packing()
+        work = _Push(image, destination, store, endpoint, progress, packing, scratch)
         return work.run(signers)
     finally:
         client.close()
@@ -141,7 +143,7 @@ class _Push:
         store: Store,
         endpoint: Endpoint,
         progress: Progress,
-        compression: str | None,
+        packing: Packing,
         scratch: str,
     ) -> None:
         self._image = image
@@ -149,14 +151,14 @@ class _Push:
         self._store = store
         self._endpoint = endpoint
         self._progress = progress
-        self._compression = compression
+        self._packing = packing
         self._scratch = scratch
         self._what = escape(destination.familiar)
         self._stop = threading.Event()
         self._config = records.get_blob(image.root, image.id) or b""
         self._manifest = _recorded_manifest(image)
 
-    def run(self, signers: Sequence[Signer]) -> tuple[str, int]:
+    def run(self, signers: Sequence[Signer]) -> Descriptor:
         originals = self._manifest["layers"] if self._manifest else None
         layers = [
             _Layer(index, diff_id, originals[index] if originals else None)
@@ -180,7 +182,7 @@ class _Push:
         if signatures:
             where = collect.store(self._endpoint, named, digest, signatures)
             self._progress.say(f"Signatures: {len(signatures)}, in {escape(where)}")
-        return digest, len(data)
+        return {"mediaType": kind, "digest": digest, "size": len(data)}
 
     def _go_on(self, layer: _Layer, done: int) -> None:
         """Report how far a layer is; end its thread if another one has failed."""
@@ -212,7 +214,8 @@ class _Push:
 
     def _may_keep(self, descriptor: Descriptor) -> bool:
         kind = _compression_of(descriptor)
-        return self._compression is None or kind in (self._compression, "foreign")
+        wanted = self._packing.compression
+        return wanted is None or kind in (wanted, "foreign")
 
     def _neighbours(self, digest: str) -> list[str]:
         """Return repositories of this registry from which the store has pulled a blob."""
@@ -250,7 +253,7 @@ class _Push:
                 at_once(self._send, rows, limits.CONCURRENT_UPLOADS, self._stop)
 
     def _send(self, layer: _Layer, stream: LayerStream) -> None:
-        compression = self._compression or _compression_of(layer.original) or "gzip"
+        compression = self._packing.compression or _compression_of(layer.original) or "gzip"
         if compression not in LEVELS:
             compression = "gzip"
         self._progress.state(layer.short, "Compressing")
@@ -288,7 +291,7 @@ class _Push:
         size = 0
         try:
             chunks = iter(lambda: stream.read(limits.CHUNK), b"")
-            for chunk in compressed(chunks, compression):
+            for chunk in compressed(chunks, compression, self._packing.level):
                 self._go_on(layer, 0)
                 hasher.update(chunk)
                 size += len(chunk)
@@ -312,8 +315,9 @@ class _Push:
 
     def _document(self, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
         """Return the manifest and its media type: the recorded one if all its layers stand."""
-        recorded = self._manifest
-        if recorded is not None and list(layers) == recorded["layers"]:
+        recorded, packing = self._manifest, self._packing
+        stands = not packing.docker and not packing.annotations
+        if stands and recorded is not None and list(layers) == recorded["layers"]:
             data = cast("bytes", records.get_blob(self._image.root, self._image.digest))
             what = f"manifest of {self._image.id[7:19]}"
             return data, manifest.media_type(manifest.read_object(data, what), "", what)
@@ -332,10 +336,14 @@ class _Push:
                 for layer in layers
             ],
         }
-        if "annotations" in old:
-            document["annotations"] = old["annotations"]
-        kind = spec.OCI_MANIFEST
-        if old.get("mediaType") == spec.DOCKER_MANIFEST and all(map(_fits_docker, layers)):
+        annotations = {**(old.get("annotations") or {}), **packing.annotations}
+        if annotations:
+            document["annotations"] = annotations
+        kind, fits = spec.OCI_MANIFEST, all(map(_fits_docker, layers))
+        if packing.docker and not fits:
+            raise RlessError(f"{self._what}: Docker's media types know gzip only", None, 1)
+        is_docker = old.get("mediaType") == spec.DOCKER_MANIFEST and not packing.annotations
+        if packing.docker or (is_docker and fits):
             # As it came, so that tools which know nothing else still read it.
             kind = document["mediaType"] = spec.DOCKER_MANIFEST
             config["mediaType"] = spec.DOCKER_CONFIG

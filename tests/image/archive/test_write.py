@@ -17,6 +17,7 @@ import pytest
 
 from rootless.errors import RlessError
 from rootless.image.archive import write as saver
+from rootless.image.model.packing import Packing
 from rootless.image.registry.progress import Progress
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
@@ -45,7 +46,7 @@ def archive(
     with Staging(workshop.root) as staging:
         options: dict[str, Any] = {
             "form": form,
-            "compression": compression,
+            "packing": Packing(compression),
             "progress": Progress(quiet=True),
         }
         if form.endswith("dir"):

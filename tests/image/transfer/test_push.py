@@ -20,6 +20,7 @@ import pytest
 from rootless.errors import RlessError
 from rootless.image.model import limits
 from rootless.image.model.digest import sha256
+from rootless.image.model.packing import Packing
 from rootless.image.model.reference import parse
 from rootless.image.registry import http as client
 from rootless.image.registry.progress import Progress
@@ -67,10 +68,12 @@ def send(
     workshop: Workshop, image: StoredImage, name: str, **options: Any
 ) -> tuple[str, list[str]]:
     """Push; return the manifest's digest and the lines of the progress."""
+    if "compression" in options:
+        options["packing"] = Packing(options.pop("compression"))
     reader, writer = os.pipe()
     try:
         with Staging(workshop.root) as staging:
-            digest, _ = push(
+            made = push(
                 image, parse(name), workshop.store, staging.path, Progress(writer), **options
             )
     finally:
@@ -78,7 +81,7 @@ def send(
         with open(reader) as file:
             lines = file.read().splitlines()
     assert os.listdir(f"{workshop.root}/tmp") == []
-    return digest, lines
+    return made["digest"], lines
 
 
 def big_image(size: int = 9_000_000, **options: Any) -> Image:

@@ -77,7 +77,9 @@ _OUTPUT: Group = (
         ("--output -o", "type=TYPE[,KEY=VALUE...]", "list", "outputs", "text",
          "What to make, instead of an image in the storage: local, tar, oci, docker, image,"
          " registry, squashfs, cacheonly; or a directory"),
-        ("--squash", "", "flag", "squash", "boolean", "One layer over the base image for all steps"),
+        ("--annotation", "KEY=VALUE", "list", "annotations", "text",
+         "Set an annotation of the manifest of --push or --output type=oci"),
+        ("--squash", "", "flag", "squash", "boolean", "One layer over the base for all steps"),
         ("--layers", "", "flag", "layers", "boolean", "One for each step (true); false: --squash"),
         ("--push", "", "flag", "push", "boolean", "Push the image: --output type=registry"),
         ("--load", "", "flag", "load", "boolean",
@@ -134,7 +136,6 @@ VERB = Verb(
         ("--attest", "ATTESTATION", _LATER, ""),
         ("--sbom", "ATTESTATION", "rless does not look into packages",
          "use syft on the image: rless save IMAGE"),
-        ("--annotation", "KEY=VALUE", _LATER, "use --label"),
         ("--device", "DEVICE", _LATER, ""),
         ("--volume -v", "SOURCE:TARGET", "a build should not depend on it",
          "use --build-context, and RUN --mount=type=bind"),
@@ -180,7 +181,7 @@ def has_stdout(made: BuildRequest) -> bool:
     """Tell whether an archive was written to standard output."""
     from rootless.engine.build import outputs
 
-    parsed = outputs.parse(made.outputs, made.push, made.load, made.tags)
+    parsed = outputs.parse(made.outputs, made.push, made.load, made.tags, made.annotations)
     return any(output.dest == "-" for output in parsed)
 
 
@@ -234,6 +235,7 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         outputs=tuple(values.get("outputs", ())),
         push=bool(values.get("push")),
         load=bool(values.get("load")),
+        annotations=tuple(values.get("annotations", ())),
         squash=bool(values.get("squash")) or not values.get("layers", True),
         iidfile=values.get("iidfile", ""),
         metadata_file=values.get("metadata_file", ""),
@@ -247,7 +249,7 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         run_options=run_options,
     )
     made.epoch()  # refused before anything is done
-    outputs.parse(made.outputs, made.push, made.load, made.tags)
+    outputs.parse(made.outputs, made.push, made.load, made.tags, made.annotations)
     places.parse_from(made.cache_from)
     places.parse_to(made.cache_to, made.build_args)
     return made

@@ -56,6 +56,7 @@ def compression(value: str) -> str:
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Push an image, or all tags of a repository."""
     from rootless.engine.images import registries
+    from rootless.image.model.packing import Packing
 
     names = args[:1]
     if values.get("all"):
@@ -68,7 +69,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         pushed, _ = registries.push(
             name,
             args[1] if len(args) > 1 else None,
-            compression=values.get("compression"),
+            packing=Packing(values.get("compression")),
             platform=values.get("platform"),
             quiet=quiet,
             signers=signers,

@@ -57,12 +57,13 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             "an archive is not written to a terminal", "use -o FILE, or redirect", exit_code=1
         )
     from rootless.engine.images.archives import save
+    from rootless.image.model.packing import Packing
 
     save(
         args,
         output,
         form=form,
-        compression=compression,
+        packing=Packing(compression),
         platform=values.get("platform"),
         quiet=bool(values.get("quiet")),
     )

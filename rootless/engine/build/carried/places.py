@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rootless.frozen import Frozen
 from rootless.errors import RlessError, escape
+from rootless.frozen import Frozen
 from rootless.image.layer.compress import LEVELS
 from rootless.image.model.reference import parse
 
