@@ -52,16 +52,24 @@ class Call:
         Raises:
             OSError: EFAULT, ENAMETOOLONG, or the thread has gone.
         """
-        memory = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            found, zero, _ = os.pread(memory, _PATH_MAX, address).partition(b"\0")
-        except (OSError, OverflowError):
-            raise OSError(errno.EFAULT, "bad address") from None
-        finally:
-            os.close(memory)
+        found, zero, _ = self.memory(address, _PATH_MAX).partition(b"\0")
         if not zero:
             raise OSError(errno.ENAMETOOLONG, "file name too long")
         return found
+
+    def memory(self, address: int, size: int) -> bytes:
+        """Return up to so many bytes of the caller's memory, fewer where that ends.
+
+        Raises:
+            OSError: EFAULT, or the thread has gone.
+        """
+        fd = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, size, address)
+        except (OSError, OverflowError):
+            raise OSError(errno.EFAULT, "bad address") from None
+        finally:
+            os.close(fd)
 
     def answer(self, error: int = 0) -> None:
         """Let it return 0, or fail with an errno."""

@@ -17,6 +17,8 @@ import mmap
 import os
 import re
 import signal
+import stat
+import struct
 from typing import TYPE_CHECKING
 
 from rootless.errors import SyscallError
@@ -39,6 +41,10 @@ _CWD = -100  # AT_FDCWD
 _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
 _SAME = 0xFFFFFFFF  # (uid_t) -1
 _ACLS = b"system.posix_acl_"
+_ACCESS = b"system.posix_acl_access"
+_ACL_BYTES = 64 << 10
+_ACL_ENTRY = struct.Struct("<HHI")  # tag, permissions, id; behind a version of 4 bytes
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 _OWNERS = ("chown", "lchown", "fchown", "fchownat")
 _ATTRIBUTES = ("setxattr", "lsetxattr", "fsetxattr")
 _DEVICES = ("mknod", "mknodat")
@@ -121,7 +127,7 @@ class _Answers:
         try:
             if name in _OWNERS:
                 self._change_owner(call, name)
-            elif not self._drop_acl(call):
+            elif not self._drop_acl(call, name):
                 call.go_on()
                 return
         except OSError as error:
@@ -162,16 +168,33 @@ class _Answers:
             if uid not in (0, _SAME) or gid not in (0, _SAME):
                 self._count("owners")
 
-    def _drop_acl(self, call: Call) -> bool:
-        """Tell whether it is about an ACL, which is counted."""
+    def _drop_acl(self, call: Call, name: str) -> bool:
+        """Tell whether it sets an ACL for ids that are not mapped: only the file's mode is set then.
+
+        One without such ids is the kernel's business: cp(1) sets modes so.
+        """
         try:
             wanted = call.text(call.args[1])
+            acl = call.memory(call.args[2], min(call.args[3], _ACL_BYTES))
         except OSError:
             return False  # the kernel says so better
-        if wanted.startswith(_ACLS):
-            self._count("ACLs")
-            return True
-        return False
+        if not wanted.startswith(_ACLS):
+            return False
+        mode = mode_of_foreign_acl(acl)
+        if mode is None:
+            return False
+        if wanted == _ACCESS:
+            try:
+                fd = self._open(call, name)
+            except (OSError, SyscallError):
+                return False
+            try:
+                path = f"/proc/self/fd/{fd}"
+                os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~0o777 | mode)
+            finally:
+                os.close(fd)
+        self._count("ACLs")
+        return True
 
     # -- names -------------------------------------------------------------------------------
 
@@ -182,10 +205,10 @@ class _Answers:
             OSError, SyscallError: what the call fails with.
         """
         first = call.args[0]
-        if name == "fchown":
+        if name in ("fchown", "fsetxattr"):
             return self._descriptor(call, first & 0xFFFFFFFF)
         flags = call.args[4] if name == "fchownat" else 0
-        follows = name != "lchown" and not flags & _NOFOLLOW
+        follows = name not in ("lchown", "lsetxattr") and not flags & _NOFOLLOW
         dir_fd, address = _CWD, first
         if name == "fchownat":
             dir_fd, address = _signed(first), call.args[1]
@@ -224,6 +247,23 @@ class _Answers:
             return _checked(call, _open_in(root, path, flags))
         finally:
             os.close(root)
+
+
+def mode_of_foreign_acl(acl: bytes) -> int | None:
+    """Return the permission bits of an ACL for ids other than root's; None: it has none of them.
+
+    Source: linux/posix_acl_xattr.h; acl(5), "CORRESPONDENCE BETWEEN ACL ENTRIES AND FILE
+    PERMISSION BITS".
+    """
+    whole = len(acl) - (len(acl) - 4) % _ACL_ENTRY.size if len(acl) >= 4 else 0
+    entries = [*_ACL_ENTRY.iter_unpack(acl[4:whole])] if whole else []
+    if not any(tag in (_USER, _GROUP) and number for tag, _, number in entries):
+        return None
+    bits: dict[int, int] = {
+        tag: permissions & 7 for tag, permissions, _ in entries if tag not in (_USER, _GROUP)
+    }
+    group = bits.get(_MASK, bits.get(_GROUP_OBJ, 0))
+    return bits.get(_USER_OBJ, 0) << 6 | group << 3 | bits.get(_OTHER, 0)
 
 
 def _open_in(root: int, path: bytes, flags: int) -> int:

@@ -77,8 +77,12 @@ class Owners:
         """
         noted = None if fd < 0 else read(fd)
         uid, gid = noted or (None, None)
+        path = b"" if path == b"." else path
+        if noted == (0, 0) and path in self._below and not _is_copied_up(fd):
+            # A new file in place of another, of a program that gives it the owner that stat(2) has
+            # shown: useradd(8) with /etc/shadow, sed -i.
+            return self._below[path]
         if uid is None or gid is None:
-            path = b"" if path == b"." else path
             kept = self._below.get(path, (0, 0)) if noted or _is_copied_up(fd) else (0, 0)
             uid, gid = kept[0] if uid is None else uid, kept[1] if gid is None else gid
         return uid, gid

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import struct
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from rootless.engine.build.owners import mode_of_foreign_acl
 from rootless.image.layer import owners
 from tests.lib import images
 from tests.lib.build_steps import Room
+from tests.lib.compiled import static_program
 from tests.lib.product import Product
 
 pytestmark = pytest.mark.needs("user namespaces")
@@ -170,6 +173,51 @@ def test_note_that_a_run_writes_itself_does_no_harm(tmp_path: Path) -> None:
     for value in (b"", b":", b"x:y", b"99999999999:1", b"-1:-1", b"1", b"4294967295:0"):
         os.setxattr(file, owners.ATTRIBUTE, value)
         assert owners.read(str(file)) in (None, (None, None))
+
+
+def test_new_file_in_place_of_another_keeps_its_owner(tmp_path: Path) -> None:
+    """If it was given to root: as programs do with what they believe to be root's."""
+    file = tmp_path / "f"
+    file.touch()
+    owner_of = owners.Owners({b"f": (3, 4)})
+    with file.open() as opened:
+        status = os.fstat(opened.fileno())
+        owners.note(str(file), 0, 0)
+        assert owner_of(b"f", opened.fileno(), status) == (3, 4)
+        assert owner_of(b"g", opened.fileno(), status) == (0, 0)
+        os.setxattr(file, "user.overlay.origin", b"")
+        assert owner_of(b"f", opened.fileno(), status) == (0, 0)
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_acls_for_ids_that_are_not_mapped_set_the_mode() -> None:
+    none = 0xFFFFFFFF
+    plain = ((1, 6, none), (4, 4, none), (32, 0, none))
+    assert mode_of_foreign_acl(acl(*plain)) is None
+    assert mode_of_foreign_acl(acl((1, 6, none), (2, 7, 0), *plain[1:])) is None
+    assert mode_of_foreign_acl(acl((1, 6, none), (2, 7, 5), *plain[1:])) == 0o640
+    assert mode_of_foreign_acl(acl(*plain, (8, 7, 5), (16, 7, none))) == 0o670
+    for broken in (b"", b"\2\0\0", acl(*plain)[:-3], b"\2\0\0\0"):
+        assert mode_of_foreign_acl(broken) is None
+
+
+@pytest.mark.needs("compiler")
+def test_attributes_are_set_as_ever(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """cp -p sets the mode by an ACL of three entries; the filter sees no difference."""
+    program = static_program("tests/lib/set_acl.c")
+    layer = images.layer({"bin/set-acl": images.File(program.read_bytes(), mode=0o755)})
+    room = Room(tmp_path_factory.mktemp("acl"), images.busybox_image([layer]), userns="single")
+    ran = room.run(
+        "umask 077; touch /a /b; set-acl /a 644; set-acl /b 640 5; stat -c %a /a /b;"
+        " set-acl /none 644 || echo missing",
+        network="none",
+    )
+    assert (ran.code, ran.out) == (0, "644\n640\nmissing\n")
+    (message,) = ran.messages
+    assert message["text"].endswith("no effect: 1 of ACLs")
 
 
 def test_part_of_an_owner_is_that_of_the_layers_below(tmp_path: Path) -> None:
