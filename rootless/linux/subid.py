@@ -34,20 +34,33 @@ def ranges(kind: str, uid: int | None = None) -> list[tuple[int, int]]:
 
 def _has_subid_source() -> bool:
     try:
-        with open("/etc/nsswitch.conf", "rb") as file:
-            text = file.read(_LIMIT)
+        text = _read("/etc/nsswitch.conf")
     except OSError:
         return False
     return any(line.lstrip().startswith(b"subid:") for line in text.split(b"\n"))
 
 
-def _login_name(uid: int) -> str | None:
-    import pwd
-
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return None
+        return os.read(fd, _LIMIT)
+    finally:
+        os.close(fd)
+
+
+# uid -> what the name service has said: it is asked for both kinds, and opens five files.
+_names: dict[int, str | None] = {}
+
+
+def _login_name(uid: int) -> str | None:
+    if uid not in _names:
+        import pwd
+
+        try:
+            _names[uid] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            _names[uid] = None
+    return _names[uid]
 
 
 def _from_libsubid(kind: str, uid: int) -> list[tuple[int, int]] | None:
@@ -62,8 +75,7 @@ def _from_libsubid(kind: str, uid: int) -> list[tuple[int, int]] | None:
 
 def _from_file(path: str, uid: int) -> list[tuple[int, int]]:
     try:
-        with open(path, "rb") as file:
-            text = file.read(_LIMIT)
+        text = _read(path)
     except FileNotFoundError:
         return []
     except OSError as error:
