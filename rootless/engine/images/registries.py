@@ -47,6 +47,7 @@ def push(
     quiet: bool = False,
     progress_fd: int = 1,
     signers: Sequence[Signer] = (),
+    remove_signatures: bool = False,
 ) -> tuple[str, Descriptor]:
     """Send an image to its registry and print how it goes on, as Docker does.
 
@@ -54,6 +55,7 @@ def push(
         destination: where to, if not where its name says.
         packing: as usual, if it is None.
         signers: each adds a signature.
+        remove_signatures: those that the image came with are left out.
 
     Returns:
         The full name it has there, and the descriptor of its manifest.
@@ -83,6 +85,7 @@ def push(
                 progress,
                 packing=packing,
                 signers=signers,
+                remove_signatures=remove_signatures,
             )
         progress.finish()
         progress.say(f"{target.tag}: digest: {made['digest']} size: {made['size']}")

@@ -12,6 +12,7 @@ from rootless.image.model.platforms import parse_platform
 from rootless.image.model.reference import is_registry, parse
 from rootless.image.trust import gpg, policy, registries_d
 from rootless.image.trust.guard import Guard
+from rootless.image.trust.registries_d import read_yaml
 from rootless.image.trust.requirements import Accept, Reject, SignedBy, SigstoreSigned
 from rootless.linux import files
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rootless.image.transfer.push import Signer
     from rootless.image.trust.identity import Named
     from rootless.image.trust.requirements import Requirement
-    from rootless.image.trust.signature import SimpleSignature
+    from rootless.image.trust.signature import SigstoreSignature, SimpleSignature
     from rootless.image.trust.verdict import Verdict
 
 _PASSPHRASE = 4096  # characters
@@ -196,6 +197,54 @@ def gpg_signer(key: str, passphrase_file: str | None = None) -> Signer:
         return simple.sign(digest, named, key, passphrase)
 
     return sign
+
+
+def sigstore_signer(key_file: str, passphrase_file: str | None = None) -> Signer:
+    """Return what signs with a private key as cosign has them.
+
+    Args:
+        passphrase_file: its first line is the passphrase.
+
+    Raises:
+        RlessError: one of the files cannot be read, or a package is not installed.
+    """
+    from rootless.image.trust import collect, sigstore_key
+
+    passphrase = None if passphrase_file is None else first_line(passphrase_file)
+    key = sigstore_key.load(key_file, passphrase)
+
+    def sign(digest: str, named: Named) -> SigstoreSignature:
+        collect.need_attachments(named)
+        return sigstore_key.sign(digest, named, key)
+
+    return sign
+
+
+_FULCIO = ("fulcio", "rekorURL")
+
+
+def parameters_signer(path: str) -> Signer:
+    """Return what signs as a file of parameters says.
+
+    Raises:
+        RlessError: it cannot be read, is malformed, or wants a server of Fulcio or Rekor.
+
+    Source: containers-sigstore-signing-params.yaml(5).
+    """
+    what = f"the parameters {escape(path)}"
+    document = read_yaml(path)
+    if not isinstance(document, dict):
+        raise RlessError(f"{what} are not a mapping")
+    for key, value in document.items():
+        if key in _FULCIO:
+            raise RlessError(f"{what}: signing by {key} is not supported", "use a privateKeyFile")
+        if key not in ("privateKeyFile", "privateKeyPassphraseFile"):
+            raise RlessError(f"{what} have the unknown field {escape(str(key))[:60]!r}")
+        if not isinstance(value, str):
+            raise RlessError(f"{what}: {key} is not a string")
+    if "privateKeyFile" not in document:
+        raise RlessError(f"{what} have no privateKeyFile")
+    return sigstore_signer(document["privateKeyFile"], document.get("privateKeyPassphraseFile"))
 
 
 def first_line(path: str) -> str:

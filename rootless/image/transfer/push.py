@@ -105,6 +105,7 @@ def push(
     *,
     packing: Packing | None = None,
     signers: Sequence[Signer] = (),
+    remove_signatures: bool = False,
 ) -> Descriptor:
     """Send an image to where `destination` says; return the descriptor of its manifest.
 
@@ -112,6 +113,8 @@ def push(
         scratch: a directory of the store for compressed layers.
         packing: None: each layer has the compression that it came with, gzip otherwise.
         signers: each makes a signature. If one cannot, the manifest is not sent.
+        remove_signatures: those that were seen when the image was pulled are left out. Otherwise
+            they are sent along if the manifest is still the one that they are for.
 
     Raises:
         RlessError: refused, unreachable, or the store lacks what the image is made of.
@@ -130,7 +133,7 @@ def push(
         endpoint = Endpoint(client, location, escape(destination.familiar), "pull,push")
         packing = packing or Packing()
         work = _Push(image, destination, store, endpoint, progress, packing, scratch)
-        return work.run(signers)
+        return work.run(signers, keep=not remove_signatures)
     finally:
         client.close()
 
@@ -158,7 +161,7 @@ class _Push:
         self._config = records.get_blob(image.root, image.id) or b""
         self._manifest = _recorded_manifest(image)
 
-    def run(self, signers: Sequence[Signer]) -> Descriptor:
+    def run(self, signers: Sequence[Signer], *, keep: bool) -> Descriptor:
         originals = self._manifest["layers"] if self._manifest else None
         layers = [
             _Layer(index, diff_id, originals[index] if originals else None)
@@ -177,12 +180,31 @@ class _Push:
         tag = self._destination.tag or "latest"
         digest = sha256(data)
         named = parse_named(self._destination.canonical)
-        signatures = [sign(digest, named) for sign in signers]
+        new = [sign(digest, named) for sign in signers]
         upload.put_manifest(self._endpoint, tag, data, kind, self._what)
-        if signatures:
-            where = collect.store(self._endpoint, named, digest, signatures)
-            self._progress.say(f"Signatures: {len(signatures)}, in {escape(where)}")
+        kept = records.get_signatures(self._image.root, digest) if keep else []
+        self._store_signatures(named, digest, kept, new)
         return {"mediaType": kind, "digest": digest, "size": len(data)}
+
+    def _store_signatures(
+        self,
+        named: Named,
+        digest: str,
+        kept: Sequence[bytes],
+        new: Sequence[SimpleSignature | SigstoreSignature],
+    ) -> None:
+        """Store those that the image came with, which may fail, and those that are new."""
+        try:
+            old = collect.stored(kept)
+            where = collect.store(self._endpoint, named, digest, [*old, *new])
+        except RlessError as error:
+            if not kept:
+                raise
+            self._progress.say(f"Signatures that the image came with are left out: {error}")
+            old = []
+            where = collect.store(self._endpoint, named, digest, new)
+        if old or new:
+            self._progress.say(f"Signatures: {len(old) + len(new)}, in {escape(where)}")
 
     def _go_on(self, layer: _Layer, done: int) -> None:
         """Report how far a layer is; end its thread if another one has failed."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rootless.errors import RlessError
 from rootless.image.trust import attachments, lookaside, registries_d
 from rootless.image.trust.identity import Named
-from rootless.image.trust.signature import SimpleSignature, read
+from rootless.image.trust.signature import SigstoreSignature, SimpleSignature, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rootless.image.registry.endpoint import Endpoint
-    from rootless.image.trust.signature import SigstoreSignature
 
 
 def of_registry(
@@ -63,9 +63,30 @@ def store(
     Raises:
         RlessError: they cannot be written there.
     """
-    blobs = [signature.blob() for signature in signatures]
-    if lookaside.has_extension(endpoint):
+    attached = [one for one in signatures if isinstance(one, SigstoreSignature)]
+    places = []
+    if attached:
+        need_attachments(named)
+        attachments.write(endpoint, digest, attached)
+        places.append(f"{endpoint.name} under the tag {attachments.tag_of(digest)}")
+    blobs = [one.blob() for one in signatures if isinstance(one, SimpleSignature)]
+    if blobs and lookaside.has_extension(endpoint):
         lookaside.write_extension(endpoint, digest, blobs)
-        return endpoint.name
-    url = registries_d.load().lookaside(named, write=True)
-    return lookaside.write(url, named, digest, blobs)
+        places.append(endpoint.name)
+    elif blobs:
+        url = registries_d.load().lookaside(named, write=True)
+        places.append(lookaside.write(url, named, digest, blobs))
+    return " and ".join(places)
+
+
+def need_attachments(named: Named) -> None:
+    """Check that registries.d allows signatures of sigstore beside an image.
+
+    Raises:
+        RlessError: it does not.
+    """
+    if not registries_d.load().uses_attachments(named):
+        raise RlessError(
+            f"signatures of sigstore are not used for {named.name}",
+            "registries.d allows them by use-sigstore-attachments: true",
+        )

@@ -134,11 +134,16 @@ def load(directory: str | None = None) -> Registries:
         raise RlessError(f"cannot read {escape(directory)}: {error.strerror}") from error
     for name in names:
         path = f"{directory}/{name}"
-        found.add(_parse(path), path)
+        found.add(read_yaml(path), path)
     return found
 
 
-def _parse(path: str) -> object:
+def read_yaml(path: str) -> object:
+    """Return the document in a file.
+
+    Raises:
+        RlessError: it cannot be read, or is no YAML.
+    """
     import yaml  # 20 ms
 
     try:

@@ -30,6 +30,12 @@ VERB = Verb(
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Print the name only"),
                 ("--sign-by", "FINGERPRINT", "value", "sign_by", "required",
                  "Add a signature by this key of GnuPG"),
+                ("--sign-by-sigstore-private-key", "FILE", "value", "sigstore_key", "absolute",
+                 "Add a signature of sigstore by this private key"),
+                ("--sign-by-sigstore", "FILE", "value", "sigstore_parameters", "absolute",
+                 "The same, with the key that this file of parameters names"),
+                ("--remove-signatures", "", "flag", "remove_signatures", "boolean",
+                 "Leave out the signatures that the image was pulled with"),
                 ("--sign-passphrase-file", "FILE", "value", "passphrase_file", "absolute",
                  "The first line of FILE is the passphrase of the key that signs"),
                 ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
@@ -73,6 +79,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             platform=values.get("platform"),
             quiet=quiet,
             signers=signers,
+            remove_signatures=bool(values.get("remove_signatures")),
         )
         if quiet:
             streams.write(f"{escape(pushed)}\n")
@@ -81,11 +88,22 @@ def main(values: dict[str, Any], args: list[str]) -> int:
 
 def _signers(values: dict[str, Any]) -> list[Signer]:
     """Return what signs, as the flags say."""
-    key, path = values.get("sign_by"), values.get("passphrase_file")
-    if key is None:
-        if path is not None:
-            raise RlessError("--sign-passphrase-file goes with --sign-by", VERB.see_help())
+    names = {"--sign-by": "sign_by", "--sign-by-sigstore-private-key": "sigstore_key"}
+    given = [name for name, field in names.items() if values.get(field) is not None]
+    path, parameters = values.get("passphrase_file"), values.get("sigstore_parameters")
+    if path is not None and len(given) != 1:
+        raise RlessError(
+            f"--sign-passphrase-file goes with one of {' and '.join(names)}", VERB.see_help()
+        )
+    if not given and parameters is None:
         return []
     from rootless.engine.images import trust
 
-    return [trust.gpg_signer(key, path)]
+    signers = []
+    if values.get("sign_by") is not None:
+        signers.append(trust.gpg_signer(values["sign_by"], path))
+    if values.get("sigstore_key") is not None:
+        signers.append(trust.sigstore_signer(values["sigstore_key"], path))
+    if parameters is not None:
+        signers.append(trust.parameters_signer(parameters))
+    return signers
