@@ -25,6 +25,7 @@ pytestmark = pytest.mark.needs("docker-registry")
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Return a site where signatures of sigstore are beside the image."""
     made = Site(tmp_path, monkeypatch)
     made.signatures_at(f"file://{made.lookaside}", **{"use-sigstore-attachments": True})
     return made
