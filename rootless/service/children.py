@@ -118,6 +118,68 @@ async def call(
             os.close(reader)
 
 
+class Piped:
+    """A child that reads and writes streams: its standard input and output are ours."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        """Start it; it ends with the service."""
+        self._input_end, self._input = os.pipe()
+        self._output, output_end = os.pipe()
+        self._reader, writer = os.pipe()
+
+        def body() -> None:
+            os.dup2(self._input_end, 0)
+            os.dup2(output_end, 1)
+            close_others({writer})
+            _answer(writer, function, args, {}, True)
+
+        try:
+            self._pid = fork(body, {self._input_end, output_end, writer})
+        finally:
+            close(self._input_end, output_end, writer)
+        self._ended = follow(self._pid)
+
+    async def give(self, chunks: AsyncIterator[bytes]) -> None:
+        """Pass on a stream as its standard input; what it does not read is thrown away."""
+        async for chunk in chunks:
+            if self._input >= 0:
+                try:
+                    await write(self._input, chunk)
+                except OSError:
+                    self._input = close(self._input)
+        self._input = close(self._input)
+
+    def give_nothing(self) -> None:
+        """End its standard input."""
+        self._input = close(self._input)
+
+    def output(self) -> AsyncIterator[bytes]:
+        """Return what it writes, as it comes."""
+        return read(self._output)
+
+    async def result(self) -> Result:
+        """Return what the function has returned.
+
+        Raises:
+            RlessError: of the function, or its process was killed.
+        """
+        data = b""
+        async for chunk in read(self._reader):
+            data += chunk
+        return _result(data)
+
+    def close(self) -> None:
+        """End it, if it has not ended, and close all."""
+        if not self._ended.done():
+            os.kill(self._pid, signal.SIGKILL)
+        close(self._input, self._output, self._reader)
+
+
+def slot(name: str) -> asyncio.Semaphore:
+    """Return what bounds the children of a kind: "pull", or "" for all others."""
+    return _slot(name)
+
+
 def _slot(slot: str) -> asyncio.Semaphore:
     if slot not in _slots:
         _slots[slot] = asyncio.Semaphore(MOST_PULLS if slot else MOST)

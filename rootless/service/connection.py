@@ -337,7 +337,10 @@ class Connection:
         """Wait for the end of what the client sends; it may send its next requests meanwhile."""
         ahead = 0
         while True:
-            data = await self.reader.read(_BLOCK)
+            try:
+                data = await self.reader.read(_BLOCK)
+            except ConnectionError:
+                return
             if not data:
                 return
             self._parser.receive_data(data)

@@ -53,6 +53,12 @@ GET /info system.info
 GET /plugins system.plugins
 GET /containers/json containers.list_all
 GET /containers/{name}/json containers.inspect
+POST /containers/prune prune.containers
+GET /containers/{name}/archive files.get
+HEAD /containers/{name}/archive files.head
+PUT /containers/{name}/archive files.put body
+GET /containers/{name}/export files.export
+GET /containers/{name}/changes files.changes
 POST /containers/create lifecycle.create
 POST /containers/{name}/start lifecycle.start
 POST /containers/{name}/stop lifecycle.stop
@@ -74,10 +80,26 @@ POST /exec/{id}/resize exec.resize
 GET /exec/{id}/json exec.inspect
 GET /events events.events
 GET /images/json images.list_all
+POST /build/prune prune.build
+POST /images/create images.create body
+POST /images/load images.load body
+GET /images/get images.save
+GET /images/{name}/get images.save
+POST /images/prune prune.images
+POST /images/{name}/tag images.tag
+DELETE /images/{name} images.remove
 GET /images/{name}/json images.inspect
 GET /images/{name}/history images.history
+POST /volumes/create volumes.create
+POST /volumes/prune prune.volumes
+DELETE /volumes/{name} volumes.remove
 GET /volumes volumes.list_all
 GET /volumes/{name} volumes.inspect
+POST /networks/create networks.create
+POST /networks/prune prune.networks
+POST /networks/{name}/connect networks.connect
+POST /networks/{name}/disconnect networks.disconnect
+DELETE /networks/{name} networks.remove
 GET /networks networks.list_all
 GET /networks/{name} networks.inspect
 """.split("\n")
@@ -85,6 +107,7 @@ GET /networks/{name} networks.inspect
 )
 
 _SWARM = "This node is not a swarm manager: rless has no cluster"
+_NO_PLUGINS = "rless has no plugins"
 _NO_BUILDKIT = "rless does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0"
 _REFUSED = tuple(
     (re.compile(pattern), status, why)

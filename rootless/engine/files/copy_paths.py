@@ -173,7 +173,9 @@ def refused(path: str, error: OSError | SyscallError) -> RlessError:
 
 def container_side(root_fd: int, name: str) -> Side:
     def missing(path: str) -> RlessError:
-        return RlessError(f"Could not find the file {escape(path)} in container {name}", None, 1)
+        return RlessError(
+            f"Could not find the file {escape(path)} in container {name}", None, 1, NOT_FOUND
+        )
 
     return Side(lambda path: openat2(root_fd, path, _PATH), missing)
 

@@ -121,7 +121,7 @@ def _result(pid: int, reader: int, failure: BaseException | None) -> Any:
     if answer.get("pipe"):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     if error is not None:
-        raise RlessError(*error[:3])
+        raise RlessError(*error[:3], *error[4:])
     if not text:
         raise RlessError(f"the process that looked into the container ended ({status})")
     return answer["result"]
@@ -191,7 +191,9 @@ def _body(
         except RlessError as error:
             # What the other side of a copy has caused is less worth than what it says.
             consequence = getattr(error, "consequence", False)
-            answer = {"error": [error.message, error.hint, error.exit_code, consequence]}
+            answer = {
+                "error": [error.message, error.hint, error.exit_code, consequence, error.kind]
+            }
         except BrokenPipeError:
             answer = {"error": ["nobody reads what is written", None, 1, True], "pipe": True}
         except OSError as error:

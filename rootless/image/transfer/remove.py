@@ -13,7 +13,7 @@ import json
 import os
 
 from rootless import log
-from rootless.errors import CONFLICT, RlessError, escape
+from rootless.errors import CONFLICT, NOT_FOUND, RlessError, escape
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.store import build_cache, downloads, names
 from rootless.image.store.ownership import delete_any, everything
@@ -54,7 +54,7 @@ class NotFoundError(RlessError):
     """There is no image of that name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no such image: {escape(name)[:300]}", exit_code=1)
+        super().__init__(f"no such image: {escape(name)[:300]}", exit_code=1, kind=NOT_FOUND)
 
 
 def remove(

@@ -20,7 +20,7 @@ from rootless.service.endpoints.attach import stream_type
 from rootless.service.endpoints.containers import reference
 from rootless.service.endpoints.lifecycle import size_of
 from rootless.service.http import HttpError, Request, Response
-from rootless.service.streams import Pump
+from rootless.service.streams import Pump, frame
 
 if TYPE_CHECKING:
     from rootless.engine.state.container import Container
@@ -107,15 +107,21 @@ async def start(request: Request) -> Response | None:
     size = _size(body)
     hold(container)
     records.claim(container, record["id"])
-    process = await _begin(container, record["id"], wanted, size)
     if wanted.detach:
-        process.close()
+        (await _begin(container, record["id"], wanted, size)).close()
         return Response()
     connection = request.connection
+    # First the head: some clients lose what comes together with it.
+    ahead = await connection.take_over(request, stream_type(request, wanted.tty))
+    try:
+        process = await _begin(container, record["id"], wanted, size)
+    except RlessError as error:
+        text = f"{error}\r\n".encode()
+        await connection.write(text if wanted.tty else frame(1, text))
+        return None
     try:
         if wanted.tty:
             _terminals[record["id"]] = process.master
-        ahead = await connection.take_over(request, stream_type(request, wanted.tty))
         pump = Pump(connection, wanted.tty, wanted.detach_keys)
         ended = asyncio.ensure_future(children.readable(process.result))
         try:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from rootless.engine.images import images
-from rootless.service import inputs
-from rootless.service.http import Request, Response
+from rootless.errors import INVALID, NOT_FOUND, RlessError
+from rootless.image.model.reference import parse
+from rootless.service import children, inputs
+from rootless.service.endpoints.files import send
+from rootless.service.http import JSON_MOST, HttpError, Request, Response
+
+if TYPE_CHECKING:
+    from rootless.service.connection import Connection
 
 _FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 
@@ -70,3 +77,145 @@ async def history(request: Request) -> Response:
             for index, row in enumerate(rows)
         ]
     )
+
+
+async def remove(request: Request) -> Response:
+    """Remove a name of an image, and the image with its last one."""
+    name, force = request.names["name"], request.flag("force")
+    lines = (await children.call(images.remove, name, force, slot="pull")).value
+    return Response([dict([line.split(": ", 1)]) for line in lines])
+
+
+async def tag(request: Request) -> Response:
+    """Give an image a further name."""
+    repository, tagged = request.text("repo"), request.text("tag")
+    target = f"{repository}:{tagged}" if tagged else repository
+    await children.call(_tag, request.names["name"], target)
+    return Response(status=201)
+
+
+def _tag(name: str, target: str) -> None:
+    try:
+        images.tag(name, target)
+    except RlessError as error:
+        error.kind = error.kind or INVALID
+        raise
+
+
+async def create(request: Request) -> Response | None:
+    """Pull an image."""
+    await request.connection.body(JSON_MOST)
+    name, tagged = request.text("fromImage"), request.text("tag")
+    if not name:
+        raise HttpError(501, "rless does not import archives through the API yet")
+    if tagged:
+        name += f"@{tagged}" if ":" in tagged else f":{tagged}"
+    if name[:1] in "/." or parse(name).transport != "docker":
+        raise HttpError(400, f"{name!r} is not the name of an image of a registry")
+    before = await _id_of(name)
+    async with children.slot("pull"):
+        child = children.Piped(_pull, name, request.text("platform") or None)
+        return await request.connection.watch(_progress(request, child, name, before))
+
+
+async def _id_of(name: str) -> str:
+    try:
+        return images.find(name).id
+    except RlessError:
+        return ""
+
+
+def _pull(name: str, platform: str | None) -> str:
+    try:
+        return str(images.pull(name, platform).id)
+    except RlessError as error:
+        error.kind = error.kind or NOT_FOUND
+        raise
+
+
+async def _progress(request: Request, child: children.Piped, name: str, before: str) -> None:
+    """Send what a pull tells, a line each; an error before the first line is a status."""
+    connection, rest = request.connection, b""
+    held: list[bytes] = []  # what is told before it is known whether there is such an image
+    try:
+        child.give_nothing()
+        async for data in child.output():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                told = _status(line.decode("utf-8", "replace"))
+                held.append(_line(told))
+                if "id" in told:
+                    await _release(connection, held)
+        try:
+            made = (await child.result()).value
+        except RlessError as error:
+            if not connection.begun:
+                raise
+            text = str(error)
+            await connection.piece(_line({"errorDetail": {"message": text}, "error": text}))
+        else:
+            await _release(connection, held)
+            what = "Image is up to date" if made == before else "Downloaded newer image"
+            await connection.piece(_line({"status": f"Status: {what} for {name}"}))
+        await connection.finish()
+    finally:
+        child.close()
+
+
+async def _release(connection: Connection, held: list[bytes]) -> None:
+    if not connection.begun:
+        await connection.begin("application/json")
+    for line in held:
+        await connection.piece(line)
+    held.clear()
+
+
+def _status(text: str) -> dict[str, Any]:
+    """Return a line of a pull: that of a layer has its id."""
+    layer, colon, state = text.partition(": ")
+    if colon and len(layer) == 12 and layer.isalnum():
+        return {"status": state, "progressDetail": {}, "id": layer}
+    return {"status": text}
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\r\n"
+
+
+async def save(request: Request) -> None:
+    """Send images as an archive."""
+    names = request.query.get("names") or [request.names.get("name", "")]
+    names = [one for text in names for one in text.split(",")]
+    await send(request, "application/x-tar", {}, _save, names)
+
+
+def _save(names: list[str]) -> None:
+    from rootless.engine.images.archives import save as engine
+
+    engine(names, None, quiet=True)
+
+
+async def load(request: Request) -> None:
+    """Take images of an archive into the store."""
+    connection = request.connection
+    async with children.slot("pull"):
+        child = children.Piped(_load)
+        try:
+            await child.give(connection.chunks())
+            names = (await child.result()).value
+        finally:
+            child.close()
+    await connection.begin("application/json")
+    for name in names:
+        what = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
+        await connection.piece(_line({"stream": f"{what}: {name}\n"}))
+    await connection.finish()
+
+
+def _load() -> list[str]:
+    from rootless.engine.images.archives import load as engine
+
+    found = []
+    for image, references in engine(None, quiet=True):
+        found += [reference.familiar for reference in references] or [image.id]
+    return found

@@ -7,9 +7,10 @@ from typing import Any
 from rootless.engine.networks import store
 from rootless.engine.query import filters as engine_filters
 from rootless.engine.query.inspect import BUILT_IN, inspect_network
+from rootless.errors import CONFLICT, INVALID, RlessError
 from rootless.service import children, inputs
 from rootless.service.endpoints.volumes import truth
-from rootless.service.http import Request, Response
+from rootless.service.http import HttpError, Request, Response
 
 _FILTERS = ("dangling", "driver", "id", "label", "label!", "name", "scope", "type")
 _NOT_MADE = ("host", "none")  # Docker shows these modes as networks
@@ -87,3 +88,105 @@ async def inspect(request: Request) -> Response:
     if mode is not None:
         return Response(built_in(mode))
     return Response((await children.call(inspect_network, reference, kill=True)).value)
+
+
+async def create(request: Request) -> Response:
+    """Make a network."""
+    body = request.json()
+    name, driver = inputs.get(body, "Name", ""), inputs.get(body, "Driver", "") or "bridge"
+    if driver != "bridge":
+        raise HttpError(400, f"network driver {driver} is not supported: rless has bridge")
+    if mode_of(name) is not None or name == store.DEFAULT:
+        raise HttpError(403, f"operation is not permitted on predefined {name} network")
+    ipam = inputs.mapping(body, "IPAM")
+    if inputs.get(ipam, "Driver", "") not in ("", "default"):
+        raise HttpError(400, "IPAM: only the driver default is supported")
+    subnets = [
+        {
+            "subnet": inputs.get(one, "Subnet", ""),
+            "gateway": inputs.get(one, "Gateway", "") or None,
+            "range": inputs.get(one, "IPRange", "") or None,
+        }
+        for one in inputs.objects(ipam, "Config")
+        if inputs.get(one, "Subnet", "")
+    ]
+    result = await children.call(
+        _create,
+        name,
+        subnets,
+        inputs.get(body, "Internal", False),
+        inputs.get(body, "EnableIPv6", False),
+        inputs.pairs(body, "Labels"),
+        inputs.pairs(body, "Options"),
+    )
+    return Response({"Id": result.value, "Warning": "".join(result.warnings)}, 201)
+
+
+def _create(
+    name: str,
+    subnets: list[dict[str, str | None]],
+    internal: bool,
+    ipv6: bool,
+    labels: dict[str, str],
+    options: dict[str, str],
+) -> str:
+    if any(one.name == name for one in store.every()):
+        raise RlessError(f"network with name {name} already exists", exit_code=1, kind=CONFLICT)
+    try:
+        made = store.create(
+            name, subnets, internal=internal, ipv6=ipv6, labels=labels, options=options
+        )
+    except RlessError as error:
+        error.kind = error.kind or INVALID
+        raise
+    return made.id
+
+
+async def remove(request: Request) -> Response:
+    """Remove a network that no container runs in."""
+    reference = request.names["name"]
+    if mode_of(reference) is not None:
+        raise HttpError(403, f"{reference} is a pre-defined network and cannot be removed")
+    await children.call(_remove, reference)
+    return Response(status=204)
+
+
+def _remove(reference: str) -> None:
+    store.remove(store.find(reference))
+
+
+async def connect(request: Request) -> Response:
+    """Connect a container to a network."""
+    body = request.json()
+    wanted = inputs.mapping(body, "EndpointConfig")
+    addresses = inputs.mapping(wanted, "IPAMConfig")
+    endpoint = {
+        "ip": inputs.get(addresses, "IPv4Address", ""),
+        "ip6": inputs.get(addresses, "IPv6Address", ""),
+        "mac": inputs.get(wanted, "MacAddress", ""),
+        "aliases": inputs.texts(wanted, "Aliases"),
+    }
+    given = {key: value for key, value in endpoint.items() if value}
+    container = inputs.get(body, "Container", "")
+    await children.call(_connect, request.names["name"], container, given)
+    return Response()
+
+
+def _connect(reference: str, container: str, endpoint: dict[str, Any]) -> None:
+    from rootless.engine.manage import network_connect
+
+    network_connect.connect(reference, container, endpoint)
+
+
+async def disconnect(request: Request) -> Response:
+    """Disconnect a container from a network."""
+    body = request.json()
+    container, force = inputs.get(body, "Container", ""), inputs.get(body, "Force", False)
+    await children.call(_disconnect, request.names["name"], container, force)
+    return Response()
+
+
+def _disconnect(reference: str, container: str, force: bool) -> None:
+    from rootless.engine.manage import network_connect
+
+    network_connect.disconnect(reference, container, force)

@@ -6,7 +6,8 @@ from typing import Any
 
 from rootless.engine.query import filters as engine_filters
 from rootless.engine.state import volumes
-from rootless.service import inputs
+from rootless.errors import INVALID, NOT_FOUND, RlessError
+from rootless.service import children, inputs
 from rootless.service.http import HttpError, Request, Response
 
 _FILTERS = ("dangling", "driver", "label", "label!", "name")
@@ -52,3 +53,39 @@ def inspected(name: str) -> dict[str, Any]:
 async def inspect(request: Request) -> Response:
     """Show all about a volume."""
     return Response(inspected(request.names["name"]))
+
+
+async def create(request: Request) -> Response:
+    """Make a volume; one that is there stays as it is."""
+    body = request.json()
+    driver = inputs.get(body, "Driver", "") or "local"
+    if driver != "local":
+        raise HttpError(400, f"volume driver {driver} is not supported: volumes are local")
+    name = inputs.get(body, "Name", "")
+    if name and not volumes.is_name(name):
+        raise HttpError(400, f"{name!r} cannot be the name of a volume")
+    options, labels = inputs.pairs(body, "DriverOpts"), inputs.pairs(body, "Labels")
+    made = (await children.call(_create, name, labels, options)).value
+    return Response(inspected(made), 201)
+
+
+def _create(name: str, labels: dict[str, str], options: dict[str, str]) -> str:
+    from rootless.cli.verbs.volume.create import check
+
+    try:
+        checked = check(options)
+    except RlessError as error:
+        error.kind = error.kind or INVALID
+        raise
+    return volumes.create(name or None, labels, checked)
+
+
+async def remove(request: Request) -> Response:
+    """Remove a volume."""
+    name = request.names["name"]
+    try:
+        await children.call(volumes.remove, name)
+    except RlessError as error:
+        if not (request.flag("force") and error.kind == NOT_FOUND):
+            raise
+    return Response(status=204)

@@ -411,7 +411,11 @@ class _Reader:
         """Return a network with what is asked of the container's place in it."""
         from rootless.engine.networks import store
 
-        found: dict[str, Any] = {"name": store.find(name).name}
+        try:
+            found: dict[str, Any] = {"name": store.find(name).name}
+        except RlessError as error:
+            # Not as what is not found: clients would pull the image then.
+            raise HttpError(400, str(error)) from error
         addresses = mapping(wanted, "IPAMConfig")
         if texts(addresses, "LinkLocalIPs"):
             raise HttpError(400, "LinkLocalIPs: the network assigns these addresses itself")
