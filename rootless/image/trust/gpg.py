@@ -147,6 +147,7 @@ def sign(document: bytes, key: str, passphrase: str | None = None) -> bytes:
             input=document,
             capture_output=True,
             pass_fds=(reading,) if reading >= 0 else (),
+            env={**_terminal(), **os.environ},
             timeout=_SIGN_SECONDS,
             check=False,
         )
@@ -165,6 +166,14 @@ def sign(document: bytes, key: str, passphrase: str | None = None) -> bytes:
             "gpg --list-secret-keys shows the keys; --sign-passphrase-file has the passphrase",
         )
     return done.stdout
+
+
+def _terminal() -> dict[str, str]:
+    """Return where the agent may ask for a passphrase: gpg itself reads from a pipe."""
+    try:
+        return {"GPG_TTY": os.ttyname(2)}
+    except OSError:
+        return {}
 
 
 def owners(key: bytes) -> list[str]:
