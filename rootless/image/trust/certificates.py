@@ -43,6 +43,7 @@ _UNDERSTOOD = {
 # What the library raises where a stranger's certificate or key is malformed.
 MALFORMED = (
     ValueError,
+    OverflowError,
     TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
@@ -70,6 +71,19 @@ def usable(key: object, what: str) -> PublicKey:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     raise RefusedError(f"{what} is of an unknown kind", "use ECDSA P-256, RSA or Ed25519")
+
+
+def key_of(certificate: x509.Certificate) -> PublicKey:
+    """Return the key of a certificate, if signatures are accepted from it.
+
+    Raises:
+        RefusedError: they are not, or it is malformed.
+    """
+    try:
+        key = certificate.public_key()
+    except MALFORMED as error:
+        raise RefusedError("the key of the certificate is malformed or unknown") from error
+    return usable(key, "the key of the certificate")
 
 
 def is_signed(

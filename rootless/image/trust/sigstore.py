@@ -136,7 +136,7 @@ def _key_of_fulcio(
     if issuer != fulcio.issuer:
         raise RefusedError(f"the signer was confirmed by another issuer: {escape(issuer)[:120]}")
     _check_email(leaf, fulcio.email)
-    return certificates.usable(leaf.public_key(), "the key of the certificate")
+    return certificates.key_of(leaf)
 
 
 def _key_of_pki(pki: Pki, signature: SigstoreSignature) -> PublicKey:
@@ -153,7 +153,7 @@ def _key_of_pki(pki: Pki, signature: SigstoreSignature) -> PublicKey:
     if pki.intermediates is not None:
         above += _authorities(pki.intermediates)
     certificates.verify_path(leaf, above, _authorities(pki.roots), time.time())
-    return certificates.usable(leaf.public_key(), "the key of the certificate")
+    return certificates.key_of(leaf)
 
 
 # -- what came with the signature ------------------------------------------------------------

@@ -104,7 +104,7 @@ def _open_cosign(content: bytes, secret: bytes, what: str) -> bytes:
         nonce = unbase64(cipher["nonce"], what)
         derived = Scrypt(salt=salt, length=32, n=cost["N"], r=cost["r"], p=cost["p"]).derive(secret)
         return bytes(SecretBox(derived).decrypt(unbase64(document["ciphertext"], what), nonce))
-    except CryptoError as error:
+    except (CryptoError, MemoryError) as error:
         raise RlessError(f"cannot use {what}: {_WRONG}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RefusedError) as error:
         raise RlessError(f"cannot use {what}: it is malformed, or of an unknown kind") from error

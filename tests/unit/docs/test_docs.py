@@ -193,7 +193,7 @@ def test_documented_block_runs(block: Block, home: Path) -> None:
 
 
 @NEEDS
-@pytest.mark.needs("busybox", "docker-registry", "curl", "gpg", "pasta", "tun")
+@pytest.mark.needs("busybox", "docker-registry", "curl", "gpg", "openssl", "pasta", "tun")
 @pytest.mark.parametrize("block", SERVED, ids=[block.place for block in SERVED])
 def test_documented_block_with_a_registry_runs(block: Block, home: Path, tmp_path: Path) -> None:
     with images.registry() as host:

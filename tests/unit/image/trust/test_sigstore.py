@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from rootless.image.trust import sigstore
+from rootless.image.trust import certificates, sigstore
 from rootless.image.trust.identity import MATCH_REPO_DIGEST_OR_EXACT, Named, SignedIdentity, Subject
 from rootless.image.trust.requirements import Fulcio, Keys, Pki, SigstoreSigned
 from rootless.image.trust.signature import RefusedError, SigstoreSignature, read
@@ -466,6 +467,21 @@ def test_a_certificate_over_a_weak_hash_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_certificate_that_is_none_is_refused(text: str) -> None:
     made = Keyless()
     made.signature.annotations[CERTIFICATE] = text
+    assert made.verdict()
+
+
+def test_a_key_of_an_unknown_curve_in_a_certificate_is_refused() -> None:
+    der = x509.load_pem_x509_certificate(Authority().pem).public_bytes(Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d030107")  # P-256
+    assert curve in der
+    changed = x509.load_der_x509_certificate(der.replace(curve, curve[:-1] + b"\x7f"))
+    with pytest.raises(RefusedError, match="malformed or unknown"):
+        certificates.key_of(changed)
+
+
+def test_a_time_that_no_calendar_has_is_refused() -> None:
+    made = Keyless()
+    made.record((1 << 53) - 1)
     assert made.verdict()
 
 
