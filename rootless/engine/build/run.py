@@ -258,11 +258,15 @@ class _Run:
         Raises:
             RlessError: one is required and not there, or it needs links in the image.
         """
-        if not self.step.devices:
-            return
+        settings = self.environment.settings
+        etc_files.check_devices(settings.devices)
+        if self.step.devices or settings.cdi:
+            self._add_named_devices(inputs, [*settings.cdi])
+        etc_files.check_devices(inputs.devices)
+
+    def _add_named_devices(self, inputs: SpecInputs, names: list[str]) -> None:
         from rootless.engine.spec import cdi
 
-        names = []
         for device in self.step.devices:
             try:
                 if device.name.startswith("/"):
@@ -290,7 +294,6 @@ class _Run:
             inputs.mounts += [mount for mount in edits.mounts if mount.target not in taken]
             inputs.env += cdi.environment(edits, {"Env": self.step.env})
             inputs.keep_groups = edits.keep_groups
-        etc_files.check_devices(inputs.devices)
 
     def _user(self) -> tuple[int, int, list[int], str]:
         """Return uid, gid, groups and home by the files of the tree.

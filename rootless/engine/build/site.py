@@ -184,7 +184,11 @@ class Site:
             mounts=mounts,
             network=step.network if step.network != "default" else self.settings.network or "",
             security=step.security,
-            devices=[device.name for device in step.devices],
+            devices=[
+                *(device.container for device in self.settings.devices),
+                *self.settings.cdi,
+                *(device.name for device in step.devices),
+            ],
             hosts=[f"{name}:{address}" for name, address in self.settings.add_host],
             hostname=self.hostname,
         )

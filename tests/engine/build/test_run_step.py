@@ -11,6 +11,7 @@ import pytest
 from rootless.dockerfile.mounts import Device
 from rootless.engine.build import limits
 from rootless.engine.build.network import Network
+from rootless.engine.request import Device as HostDevice
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
 from tests.lib import images
@@ -212,6 +213,21 @@ def test_device_by_its_cdi_name(
         "echo $V1 $V2", devices=(device,), allowed=frozenset({f"device={name}"}), network="none"
     )
     assert (ran.error, ran.out) == ("", f"{seen}\n")
+
+
+def test_devices_of_the_command_line_are_in_each_run(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLESS_GPUS_CDI_DIRECTORIES", str(tmp_path))
+    device = {"name": "one", "containerEdits": {"env": ["V=1"]}}
+    spec = {"cdiVersion": "0.6.0", "kind": "a.com/kind", "devices": [device]}
+    (tmp_path / "a.json").write_text(json.dumps(spec))
+    node = HostDevice("/dev/full", "/dev/other")
+    settings = RunRequest(devices=[node], cdi=["a.com/kind=one"], network="none")
+    ran = room.run("head -c 1 /dev/other | wc -c; echo $V", settings=settings)
+    assert (ran.error, ran.out) == ("", "1\n1\n")
+    settings = RunRequest(devices=[HostDevice("/dev/none", "/dev/none")], network="none")
+    assert "/dev/none" in room.run("true", settings=settings).error
 
 
 def test_run_that_takes_too_long_is_ended(room: Room) -> None:

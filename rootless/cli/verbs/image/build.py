@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Of `run`: they hold for each RUN.
 _OF_RUN = (
     *("--add-host", "--dns", "--dns-search", "--dns-option", "--ulimit", "--shm-size"),
-    *("--cap-add", "--cap-drop", "--security-opt"),
+    *("--cap-add", "--cap-drop", "--security-opt", "--device"),
     *("--memory", "--memory-swap", "--cpus", "--cpu-shares", "--cpu-period", "--cpu-quota"),
     *("--cpuset-cpus", "--cpuset-mems", "--pids-limit", "--cgroup-parent"),
 )
@@ -136,7 +136,6 @@ VERB = Verb(
         ("--attest", "ATTESTATION", _LATER, ""),
         ("--sbom", "ATTESTATION", "rless does not look into packages",
          "use syft on the image: rless save IMAGE"),
-        ("--device", "DEVICE", _LATER, ""),
         ("--volume -v", "SOURCE:TARGET", "a build should not depend on it",
          "use --build-context, and RUN --mount=type=bind"),
         ("--builder", "NAME", "there are no builders: rless is one", ""),
@@ -208,6 +207,10 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
     run_options = {name: values[name] for name in _SETTINGS if name in values}
     if "ulimits" in run_options:
         run_options["ulimits"] = list({limit[0]: limit for limit in values["ulimits"]}.values())
+    if "devices" in run_options:
+        given = run_options.pop("devices")  # a text is the name of one that CDI describes
+        run_options["devices"] = [device for device in given if not isinstance(device, str)]
+        run_options["cdi"] = [device for device in given if isinstance(device, str)]
     if values.get("network"):
         run_options["network"] = values["network"]
     call, call_format = values.get("call", ("", ""))
