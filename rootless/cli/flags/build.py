@@ -16,11 +16,13 @@ _NAME = frozenset("-._")  # of an id, beside letters and digits
 
 def tag(value: str) -> str:
     """Return a name for an image, checked."""
-    from rootless.image.model.reference import parse
+    from rootless.image.model.reference import parse_name
 
-    reference = parse(value)
-    if reference.transport != "docker" or reference.digest:
-        raise ValueError("is not a name for an image: write REPOSITORY[:TAG]")
+    try:
+        parse_name(value)
+    except RlessError as error:
+        error.exit_code = 125  # a flag is wrong
+        raise
     return value
 
 

@@ -23,7 +23,7 @@ from rootless.engine.build.steps import Base, Result, State
 from rootless.engine.state import events
 from rootless.errors import RlessError, escape
 from rootless.image.model.platforms import host_platform, parse_platform
-from rootless.image.model.reference import parse
+from rootless.image.model.reference import parse_name
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store
@@ -98,7 +98,7 @@ def build(request: BuildRequest) -> str:
         request.outputs, request.push, request.load, request.tags, request.annotations
     )
     tags = dict.fromkeys((*request.tags, *(name for one in wanted for name in one.names)))
-    names = [_name(tag) for tag in tags]
+    names = [parse_name(tag) for tag in tags]
     with contextlib.ExitStack() as opened:
         secrets = _read_secrets(request)
         contexts, text = _open_contexts(request, secrets, opened)
@@ -240,13 +240,6 @@ def _read_secrets(request: BuildRequest) -> dict[str, bytes]:
         if len(found[secret.id]) > _SECRET_LIMIT:
             raise RlessError(f"{what}: {secret.path} is larger than {_SECRET_LIMIT >> 10} KiB")
     return found
-
-
-def _name(tag: str) -> Reference:
-    reference = parse(tag)
-    if reference.transport != "docker" or reference.digest:
-        raise RlessError(f"-t: {escape(tag)} is not a name for an image", "use REPOSITORY[:TAG]")
-    return reference
 
 
 def _choose_map(request: BuildRequest) -> IdMap:

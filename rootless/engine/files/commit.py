@@ -19,7 +19,7 @@ from rootless.engine.files.diff import parts_of
 from rootless.engine.request import as_words
 from rootless.engine.state.container import find
 from rootless.engine.state.events import of_container
-from rootless.errors import RlessError, escape
+from rootless.errors import RlessError
 from rootless.image.config.dockerfile_changes import apply
 from rootless.image.config.manifest import parse_config
 from rootless.image.layer import create
@@ -28,7 +28,7 @@ from rootless.image.layer.changes import changes
 from rootless.image.layer.layers import merge_users
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import sha256
-from rootless.image.model.reference import parse
+from rootless.image.model.reference import parse_name
 from rootless.image.registry.progress import Progress
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, store_lock
@@ -65,7 +65,7 @@ def commit(
         RlessError: no such container, one without an image, a bad change, no room.
     """
     container = find(reference)
-    named = _name(name)
+    named = None if name is None else parse_name(name)
     kind = rootfs_access.source_kind(container)
     if kind != "layers":
         made_of = {"host": "host:", "squashfs": "a file"}.get(kind, "--rootfs")
@@ -92,15 +92,6 @@ def commit(
     except RlessError:
         collect(store, chains)
         raise
-
-
-def _name(name: str | None) -> Reference | None:
-    if name is None:
-        return None
-    reference = parse(name)
-    if reference.transport != "docker" or reference.digest:
-        raise RlessError(f"{escape(name)} is not a name for an image", "use REPOSITORY[:TAG]", 1)
-    return reference
 
 
 class _halted:  # noqa: N801

@@ -112,6 +112,18 @@ def parse(text: str) -> Reference:
     return _parse_registry(text, text)
 
 
+def parse_name(text: str) -> Reference:
+    """Return the name that a new image gets: of a repository, with a tag.
+
+    Raises:
+        RlessError: it is none.
+    """
+    reference = parse(text)
+    if reference.transport != "docker" or reference.digest:
+        raise RlessError(f"{escape(text)} is not a name for an image", "use REPOSITORY[:TAG]", 1)
+    return reference
+
+
 def _parse_archive(text: str, transport: str, rest: str) -> Reference:
     path, _, tag = rest.partition(":")
     if not path or "\0" in path:
