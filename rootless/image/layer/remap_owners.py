@@ -47,12 +47,17 @@ def keys(root: str) -> list[str]:
         return []
 
 
-def find_source(root: str, chains: Sequence[str], target: IdMap) -> str | None:
+def find_source(
+    root: str, chains: Sequence[str], target: IdMap, within: IdMap | None = None
+) -> str | None:
     """Return the key of a map from whose layers those of `target` can be made.
 
     Layers that were unpacked under a single id have lost their owners: no source for others.
+
+    Args:
+        within: `namespace(target)`, for a caller that is in a user namespace already.
     """
-    within = _namespace(target)
+    within = within or namespace(target)
     for key in keys(root):
         if key in ("single", target.key) or (target.single and within.single):
             continue
@@ -68,7 +73,7 @@ def find_source(root: str, chains: Sequence[str], target: IdMap) -> str | None:
     return None
 
 
-def _namespace(target: IdMap) -> IdMap:
+def namespace(target: IdMap) -> IdMap:
     """Return the map to work under: the new one, or all ids if the new one has a single one."""
     return everything() if target.single else target
 
@@ -116,7 +121,7 @@ def convert(
             the copy cannot tell them.
     """
     private_dir(f"{root}/layers/{target.key}")
-    within = _namespace(target)
+    within = namespace(target)
     source = (source_root or root, source_key, hosts or {})
     arguments = (root, target, within, source, list(chains), scratch, Caller(within))
     call_in_userns(within, _convert_all, *arguments)

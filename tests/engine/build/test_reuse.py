@@ -97,3 +97,25 @@ def test_options_of_copy_from_a_stage_count(build: Builds) -> None:
     assert build.run("stat", "-c", "%u:%g", "/to/a") == "5:6\n"
     build(text.format("--chmod=600")).expect()
     assert build.run("stat", "-c", "%a", "/to/a") == "600\n"
+
+
+def test_results_are_taken_over_to_a_single_id(build: Builds) -> None:
+    """As `run` has it: layers of many ids are copied for the map of one, nothing is done anew."""
+    (build.context / "file").write_text(f"{time.time_ns()}")
+    text = "FROM localhost/base:1\nCOPY --chown=5:6 file /file\nRUN cat /file > /copy\n"
+    build(text).expect()
+    identifier = build.inspect()["Id"]
+    assert cached(build(text, "--userns=single").expect()) == 2
+    assert build.inspect()["Id"] == identifier
+    output = build.rless("run", "--rm", "--network=none", "--userns=single", NAME, "cat", "/copy")
+    assert output.expect().out == (build.context / "file").read_text()
+
+
+def test_results_of_a_single_id_are_not_taken_over(build: Builds) -> None:
+    """Its files have lost their owners, and none are made up."""
+    (build.context / "file").write_text(f"{time.time_ns()}")
+    text = "FROM localhost/base:1\nCOPY file /file\nRUN chown 5:6 /file\n"
+    build(text, "--userns=single").expect()
+    assert cached(build(text).expect()) == 0
+    assert build.run("stat", "-c", "%u:%g", "/file") == "5:6\n"
+    assert cached(build(text).expect()) == 2

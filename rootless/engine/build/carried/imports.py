@@ -43,6 +43,7 @@ class Imports:
     def __init__(self, root: str, idmap: IdMap) -> None:
         self._root = root
         self._idmap = idmap
+        self._within = remap_owners.namespace(idmap)
         self._sources: list[Registry | OciLayout] = []
         self._source_of: dict[str, Registry | OciLayout] = {}
         self.entries: dict[str, Entry] = {}
@@ -88,10 +89,13 @@ class Imports:
                 self.diff_ids.update(zip(entry.chain, entry.diff_ids, strict=True))
 
     def can_bring(self, missing: Sequence[str]) -> bool:
-        """Tell whether layers can be had for the map: fetched, or made of those of another map."""
+        """Tell whether layers can be had for the map: fetched, or made of those of another map.
+
+        Where it runs: on the host, and in the namespaces of the build.
+        """
         others = [chain for chain in missing if self.diff_ids.get(chain) not in self.blobs]
         return not others or (
-            remap_owners.find_source(self._root, others, self._idmap) is not None
+            remap_owners.find_source(self._root, others, self._idmap, self._within) is not None
         )
 
     def layers(self, chain: Sequence[tuple[str, str]]) -> list[LayerBlob]:
