@@ -81,6 +81,7 @@ GET /exec/{id}/json exec.inspect
 GET /events events.events
 GET /images/json images.list_all
 POST /build/prune prune.build
+POST /commit images.commit
 POST /images/create images.create body
 POST /images/load images.load body
 GET /images/get images.save

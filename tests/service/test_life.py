@@ -179,6 +179,11 @@ def test_exec_gives_streams_and_its_code_is_there_at_their_end(
     with take_over(service, f"/exec/{identifier}/start", b'{"Detach":false}') as stream:
         head, rest = read_head(stream)
         assert head.startswith(b"HTTP/1.1 101")
+        wait_for(
+            lambda: service.ask("GET", "/containers/host/json")[1]["ExecIDs"] == [identifier],
+            "the process",
+            PATIENCE,
+        )
         stream.sendall(b"in\n")
         stream.shutdown(socket.SHUT_WR)
         assert split(rest + read_all(stream)) == {1: b"in\n", 2: b"y\n"}

@@ -98,6 +98,18 @@ def test_image_is_named_saved_loaded_and_removed(service: Service, image: str) -
     assert service.ask("POST", "/images/create?fromImage=/etc/passwd")[0] == 400
 
 
+def test_commit_makes_an_image(service: Service, image: str) -> None:
+    run(service, "changed", body(image, "echo x > /srv/new"))
+    target = "/commit?container=changed&repo=made/here&tag=one&changes=LABEL%20a=b"
+    status, made = service.ask("POST", target)
+    assert (status, made["Id"][:7]) == (201, "sha256:")
+    found = service.ask("GET", "/images/made/here:one/json")[1]
+    assert (found["Id"], found["Config"]["Labels"]["a"]) == (made["Id"], "b")
+    assert service.ask("DELETE", "/containers/changed")[0] == 204
+    assert service.ask("DELETE", "/images/made/here:one")[0] == 200
+    assert service.ask("POST", "/commit?container=changed")[0] == 404
+
+
 def test_volume_is_made_once_and_kept_while_it_is_used(service: Service, image: str) -> None:
     wanted: dict[str, Any] = {"Name": "kept", "Labels": {"a": "b"}}
     assert service.ask("POST", "/volumes/create", wanted)[0] == 201

@@ -71,6 +71,7 @@ class _Inspected:
     """One container while it is described."""
 
     def __init__(self, container: Container) -> None:
+        self.container = container
         self.directory = container.directory
         self.facts = container.facts
         self.status, code = container.status()
@@ -108,13 +109,19 @@ class _Inspected:
             "MountLabel": "",
             "ProcessLabel": "",
             "AppArmorProfile": "",
-            "ExecIDs": None,
+            "ExecIDs": self.exec_ids(),
             "HostConfig": self.host_config(),
             "GraphDriver": self.graph_driver(driver or "overlay"),
             "Mounts": [mount_point(mount) for mount in facts.get("mounts") or ()],
             "Config": self.config(),
             "NetworkSettings": self.network(),
         }
+
+    def exec_ids(self) -> list[str] | None:
+        """Return the ids of the processes of Docker's API that run; None: there is none."""
+        from rootless.engine.exec import records
+
+        return (records.running(self.container) or None) if self.status in LIVING else None
 
     def state(self) -> dict[str, Any]:
         row = self.row

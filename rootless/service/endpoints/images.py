@@ -219,3 +219,31 @@ def _load() -> list[str]:
     for image, references in engine(None, quiet=True):
         found += [reference.familiar for reference in references] or [image.id]
     return found
+
+
+async def commit(request: Request) -> Response:
+    """Make an image of a container."""
+    if any(request.json().values()):
+        raise HttpError(400, "a config in the body is not supported: use changes")
+    repository, tagged = request.text("repo"), request.text("tag")
+    name = f"{repository}:{tagged}" if repository and tagged else repository
+    lines = [line for text in request.query.get("changes", ()) for line in text.split("\n") if line]
+    result = await children.call(
+        _commit,
+        request.text("container"),
+        name or None,
+        [request.text("author"), request.text("comment")],
+        lines,
+        request.flag("pause", True),
+        slot="pull",
+    )
+    return Response({"Id": result.value}, 201)
+
+
+def _commit(
+    container: str, name: str | None, said: list[str], lines: list[str], pause: bool
+) -> str:
+    from rootless.engine.files.commit import commit as engine
+
+    author, message = said
+    return engine(container, name, author=author, message=message, change=lines, pause=pause)
