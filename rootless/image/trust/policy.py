@@ -121,7 +121,15 @@ def path_of(explicit: str | None = None) -> str | None:
     """
     if explicit:
         return os.path.abspath(explicit)
-    return next((path for path in (own_path(), SYSTEM) if os.path.exists(path)), None)
+    if os.path.exists(own_path()):
+        return own_path()
+    try:
+        os.stat(SYSTEM)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # it may be there: whoever reads it is told why it cannot be seen
+    return SYSTEM
 
 
 def own_path() -> str:

@@ -201,6 +201,11 @@ def test_a_file_that_cannot_be_read_refuses(
     own.mkdir(parents=True)  # a directory: root could read a file of mode 0
     with pytest.raises(policy.PolicyError, match="cannot read the policy"):
         policy.load()
+    own.rmdir()
+    # Root could look into any directory: here one that cannot be looked up for anybody.
+    monkeypatch.setattr(policy, "SYSTEM", f"{tmp_path}/{'x' * 300}/policy.json")
+    with pytest.raises(policy.PolicyError, match=r"cannot read the policy .*: File name too long"):
+        policy.load()
 
 
 # -- scopes ----------------------------------------------------------------------------------
