@@ -128,6 +128,11 @@ class BuildRequest(Frozen, kw_only=True):
             )
         return int(text)
 
+    def keeps_git_dir(self) -> bool:
+        """Tell whether a git context has .git in it (BUILDKIT_CONTEXT_KEEP_GIT_DIR)."""
+        given = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "")
+        return given.lower() not in ("", "0", "f", "false")
+
     def proxies(self) -> tuple[str, ...]:
         """Return NAME=VALUE of the proxies that --build-arg sets, in both spellings.
 

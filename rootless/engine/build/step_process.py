@@ -303,6 +303,7 @@ class _StepProcess:
             self.site.root,
             self.site.secrets,
             self.say,
+            agent=self.site.agents.get("default", ""),
             network=self.site.settings.network or "",
             asks=not self.site.ignores_cache(self.stage),
         )

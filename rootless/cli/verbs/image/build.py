@@ -37,7 +37,7 @@ _IMAGE: Group = (
          "Set an ARG; without a value, from your environment"),
         ("--build-context", "NAME=SOURCE", "list", "build_contexts", "build.build_context",
          "Another context, for FROM, COPY --from and RUN --mount: a directory, the URL of an"
-         " archive, or docker-image://IMAGE"),
+         " archive, a git repository, or docker-image://IMAGE"),
         ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label of the image"),
         ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
          "Which images of a multi-platform index to build from"),

@@ -14,12 +14,14 @@ from rootless import config
 from rootless.engine.build.remote import places
 from rootless.engine.build.sources import Source
 from rootless.errors import RlessError, escape
+from rootless.frozen import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rootless.engine.build.messages import Say
-    from rootless.engine.build.remote.places import Url
+    from rootless.engine.build.remote.git import Checkout
+    from rootless.engine.build.remote.places import Repository, Url
     from rootless.engine.build.steps import CopyStep
 
 _FILE = b"file"
@@ -45,7 +47,7 @@ class Added:
 
     Args:
         scratch: a directory for what is fetched, which is made if it is needed.
-        root: of the store. secrets: of --secret.
+        root: of the store. secrets: of --secret. agent: the socket of --ssh default, "" for none.
         network: of --network; with "none" nothing is fetched.
         asks: ask servers whether what they gave an earlier build is what they have.
     """
@@ -58,6 +60,7 @@ class Added:
         secrets: Mapping[str, bytes],
         say: Say,
         *,
+        agent: str = "",
         network: str = "",
         asks: bool = True,
     ) -> None:
@@ -67,6 +70,7 @@ class Added:
         self._asks = asks
         self._secrets = secrets
         self._say = say
+        self._agent = agent
         self._network = network
         self._count = 0
 
@@ -84,7 +88,14 @@ class Added:
         if self._step.checksum and len(self._step.sources) > 1:
             raise RlessError("ADD --checksum: this is only for one source", "write an ADD each", 1)
         if isinstance(place, places.Repository):
-            raise RlessError(f"{what}: git is not supported yet", "clone it in a RUN", 1)
+            from rootless.engine.build.remote.git import Checkout
+
+            keeps = self._step.keep_git_dir or bool(place.keep_git_dir)
+            if self._step.checksum:
+                place = replace(place, commit=_commit(self._step.checksum))
+            found = Checkout(place, self._directory(), self._secrets, self._agent)
+            tree = _AddedTree(place, found, keeps, self._say)
+            return Source(b"", b"", is_directory=True, remote=tree)
         url = _AddedUrl(
             place, self._directory(), self._secrets, self._root, self._step.checksum, self._say
         )
@@ -174,3 +185,43 @@ class _AddedUrl:
             self._told = done
             of = f" of {total >> 20}" if total else ""
             self._say({"kind": "output", "stream": 2, "text": f"{done >> 20}{of} MiB\n"})
+
+
+class _AddedTree:
+    """The files of a commit; as a source they are all that is in `root_fd`.
+
+    Attributes:
+        identity: the commit, and what of it is taken. root_fd: -1 until it was fetched.
+    """
+
+    is_file = False
+
+    def __init__(
+        self, place: Repository, checkout: Checkout, keep_git_dir: bool, say: Say
+    ) -> None:
+        self._checkout = checkout
+        self._say = say
+        self._commit = checkout.find()
+        self._keep_git_dir = keep_git_dir
+        self.root_fd = -1
+        facts = [self._commit, place.subdir, str(place.submodules), str(keep_git_dir)]
+        if keep_git_dir:
+            facts += [place.url, place.ref]
+        self.identity = "\0".join(facts).encode("utf-8", "surrogateescape")
+
+    def fetch(self) -> None:
+        """Fetch it, if that was not done.
+
+        Raises:
+            RlessError: it cannot be had.
+        """
+        if self.root_fd < 0:
+            self._say({"kind": "output", "stream": 2, "text": f"commit {self._commit}\n"})
+            self.root_fd = self._checkout.fetch(self._commit, keep_git_dir=self._keep_git_dir)
+
+
+def _commit(checksum: str) -> str:
+    """Return a commit, or the beginning of one, of --checksum."""
+    if not set(checksum) <= set("0123456789abcdef") or not 4 <= len(checksum) <= 64:
+        raise RlessError(f"ADD --checksum={escape(checksum)[:100]}: this is no commit", None, 1)
+    return checksum

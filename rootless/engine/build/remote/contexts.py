@@ -76,7 +76,7 @@ class Opener:
         place = places.parse_context(text)
         check_allowed(escape(text)[:200])
         if isinstance(place, places.Repository):
-            raise RlessError(f"{escape(text)}: git is not supported yet", "clone it first", 1)
+            return self._of_repository(place)
         return self._of_url(place, is_main)
 
     def read_url(self, text: str) -> bytes:
@@ -126,6 +126,27 @@ class Opener:
             return self._of_dockerfile(_read(fd, what), self._directory())
         finally:
             os.close(fd)
+
+    def _of_repository(self, place: places.Repository) -> Context:
+        from rootless.engine.build.remote.git import Checkout, shown
+
+        checkout = Checkout(place, self._directory(), self._secrets, self._agent(place))
+        self._progress.say(f"{shown(place.url)}: fetching")
+        keeps = place.keep_git_dir
+        if keeps is None:
+            keeps = self._request.keeps_git_dir()
+        fd = checkout.fetch(checkout.find(), keep_git_dir=keeps)
+        return self._opened.enter_context(Context(fd, is_fetched=True))
+
+    def _agent(self, place: places.Repository) -> str:
+        """Return the socket of --ssh default, else of the caller's agent, as for ssh itself."""
+        if place.url.startswith(("http", "git:")):
+            return ""
+        from rootless.engine.build.ssh_agent import open_agents
+
+        asked = [one for one in self._request.ssh if one.id == "default"]
+        found = open_agents(asked, self._directory(), self._opened)
+        return found.get("default") or os.environ.get("SSH_AUTH_SOCK", "")
 
     def _of_archive(self, fd: int, what: str, scratch: str) -> Context:
         try:

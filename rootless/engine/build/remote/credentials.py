@@ -5,6 +5,8 @@
     GIT_AUTH_HEADER[.host]   the value of Authorization      for git over http
     GIT_AUTH_TOKEN[.host]    the password of x-access-token
 
+Those for git without a host are for that of the repository that was named, not of its submodules.
+
 `host` is as in the URL, with or without its port. Where a URL has a user and a password, these are
 sent instead. No secret goes to another host without TLS, or to whoever is redirected to (security
 class 60).
@@ -34,17 +36,24 @@ def for_url(url: str, secrets: Mapping[str, bytes]) -> tuple[str, str]:
     return _find(url, secrets, "HTTP_AUTH_HEADER_{}", "HTTP_AUTH_TOKEN_{}", _bearer)
 
 
-def for_git(url: str, secrets: Mapping[str, bytes]) -> tuple[str, str]:
+def for_git(url: str, secrets: Mapping[str, bytes], *, general: bool = True) -> tuple[str, str]:
     """Return the same for a git repository over http.
+
+    Args:
+        general: a secret that names no host is for it, too.
 
     Raises:
         RlessError: a secret cannot be sent there.
     """
-    for names in (("GIT_AUTH_HEADER.{}", "GIT_AUTH_TOKEN.{}"), ("GIT_AUTH_HEADER", "GIT_AUTH_TOKEN")):
-        bare, found = _find(url, secrets, *names, _token)
-        if found:
-            break
+    bare, found = _find(url, secrets, "GIT_AUTH_HEADER.{}", "GIT_AUTH_TOKEN.{}", _token)
+    if not found and general:
+        return _find(url, secrets, "GIT_AUTH_HEADER", "GIT_AUTH_TOKEN", _token)
     return bare, found
+
+
+def without(url: str) -> str:
+    """Return the URL of a repository without user and password, where it is one of http."""
+    return _find(url, {}, "", "", _token)[0] if url.startswith(("http://", "https://")) else url
 
 
 def _bearer(token: str) -> str:

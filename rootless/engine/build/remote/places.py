@@ -95,6 +95,18 @@ def parse(text: str) -> Place:
     return Url(urlunsplit((*parts[:4], "")), name)
 
 
+def parse_repository(text: str) -> Repository:
+    """Return what the URL of a submodule names: a repository, whatever its name ends in.
+
+    Raises:
+        RlessError: it is none that is fetched from.
+    """
+    if not is_remote(text):
+        raise RlessError(f"{escape(text)[:200]}: a path of the host is not fetched from", None, 1)
+    found = parse(text)
+    return found if isinstance(found, Repository) else Repository(found.text.partition("?")[0])
+
+
 def parse_context(text: str) -> Place:
     """Return what a context names; as `parse`, with `github.com/...` for a repository there."""
     if text.startswith("github.com/"):
