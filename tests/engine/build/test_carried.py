@@ -1,4 +1,4 @@
-"""Caches that are carried to another machine: what is found there, and what is fetched for it."""
+"""Caches that are carried to another machine: what is found, and what is fetched; class 58."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a carried cache: what is written is read again, and what is malformed is refused."""
+"""The table of a carried cache: what is written is read; what is malformed is refused; class 58."""
 
 from __future__ import annotations
 
