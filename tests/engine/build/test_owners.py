@@ -1,4 +1,4 @@
-"""Without subordinate ids: owners are kept as data, and come back in what is saved."""
+"""Without subordinate ids: owners are kept as data, and come back in what is saved; class 63."""
 
 from __future__ import annotations
 
