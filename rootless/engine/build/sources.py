@@ -39,12 +39,11 @@ if TYPE_CHECKING:
         """A source that is fetched; it has a root of its own.
 
         Attributes:
-            identity: what the digest has of it. is_file: it is no tree.
+            identity: what the digest has of it.
             root_fd: of where it will be; nothing is there before `fetch`.
         """
 
         identity: bytes
-        is_file: bool
         root_fd: int
 
         def fetch(self) -> None:

@@ -116,8 +116,6 @@ class _AddedUrl:
         identity: the digest of its bytes. root_fd: the directory.
     """
 
-    is_file = True
-
     def __init__(
         self,
         place: Url,
@@ -193,8 +191,6 @@ class _AddedTree:
     Attributes:
         identity: the commit, and what of it is taken. root_fd: -1 until it was fetched.
     """
-
-    is_file = False
 
     def __init__(
         self, place: Repository, checkout: Checkout, keep_git_dir: bool, say: Say
