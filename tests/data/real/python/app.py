@@ -1,0 +1,5 @@
+import getpass
+
+from greet import greet
+
+print(greet(getpass.getuser()))
