@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rootless.linux.idmap import IdMap
 
-_FORMAT = 1  # of a skeleton; another one makes another name
+_FORMAT = 2  # of a skeleton; another one makes another name
 # Directories with programs and what they need; the first six are links on most systems.
 _SHOWN = "bin sbin lib lib32 lib64 libx32 etc opt usr var nix gnu".split()
 # Whose change tells of directories that came or went.
@@ -208,6 +208,10 @@ class _Builder:
         if path in self.hidden or path in EMPTY:
             self._mkdir(target, EMPTY.get(path, 0o755))
             return
+        mode = stat.S_IMODE(os.lstat(f"/{path}").st_mode)
+        if depth and not _is_for_everybody(mode):
+            self._mkdir(target, mode | 0o700)
+            return
         self._mkdir(target, 0o755)
         why = self._refusal(f"/{path}") if self.tries else None
         if why is None:
@@ -306,11 +310,10 @@ class _Builder:
                     budget -= 1
                     if child in EMPTY or child in self.hidden:
                         continue
-                    if mode & 0o005 == 0o005:
+                    if _is_for_everybody(mode):
                         self._make_dirs(child)
                         following.append(child)
                     else:
-                        # Not for everybody: what the user may see there is the user's own.
                         self._make_opaque(child, mode | 0o700)
             level = following
         return True
@@ -374,6 +377,11 @@ def _own(path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EPERM):  # 0 has no mapping: it stays ours
             raise
+
+
+def _is_for_everybody(mode: int) -> bool:
+    """Tell whether a directory is shown; what the user may see in others is the user's own."""
+    return mode & 0o005 == 0o005
 
 
 def _is_below(path: str, tops: Collection[str]) -> bool:

@@ -255,6 +255,29 @@ def test_directory_with_mounts_below_is_shown_in_parts(storage: str) -> None:
     run(storage, "single", case)
 
 
+def test_closed_directory_is_empty_where_parts_are_shown(storage: str) -> None:
+    """As /var/lib/munge of mode 0711 is, where something is mounted in /var/lib/containers."""
+
+    def case(storage: str, map_: IdMap) -> None:
+        mounts.mount("tmpfs", "/usr/share", "tmpfs")
+        for name, mode in (("open", 0o755), ("closed", 0o711), ("inner", 0o755)):
+            os.mkdir(f"/usr/share/{name}")
+            os.close(os.open(f"/usr/share/{name}/file", os.O_CREAT | os.O_CLOEXEC))
+            os.chmod(f"/usr/share/{name}", mode)
+        mounts.mount("tmpfs", "/usr/share/inner", "tmpfs")
+
+        def inner() -> list[str]:
+            mounted = mount(storage, map_)
+            lines = shell(mounted, "cd /usr/share; ls open closed; touch closed/x && ls closed")
+            rootfs.unmount(mounted)
+            return lines
+
+        inside = idmaps.IdMap([(0, 0, 1)], [(0, 0, 1)], "single")
+        assert idmaps.call_in_userns(inside, inner) == ["closed:", "", "open:", "file", "x"]
+
+    run(storage, "single", case)
+
+
 def refuse(*args: object, **options: object) -> str:
     raise SyscallError("mount(overlay)", 1)
 
