@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.lib import images
 from tests.service.test_life import body, image, make, run
 
 if TYPE_CHECKING:
@@ -96,6 +97,31 @@ def test_image_is_named_saved_loaded_and_removed(service: Service, image: str) -
     status, error = service.ask("POST", "/images/create?fromImage=localhost:1/none&tag=x")
     assert status == 404, error
     assert service.ask("POST", "/images/create?fromImage=/etc/passwd")[0] == 400
+
+
+@pytest.mark.needs("docker-registry")
+def test_pull_logs_in_with_what_the_client_gives(service: Service) -> None:
+    """It is used for this pull alone."""
+
+    def pull(given: Any) -> tuple[int, Any]:
+        data = given if isinstance(given, bytes) else json.dumps(given).encode()
+        header = {"X-Registry-Auth": base64.urlsafe_b64encode(data).decode().rstrip("=")}
+        target = f"/images/create?fromImage={host}/closed&tag=one"
+        return service.ask("POST", target, headers=header)
+
+    with images.registry(users={"me": "secret"}) as host:
+        images.push(
+            images.Image([images.layer({"f": "x"})]), f"{host}/closed:one", login=("me", "secret")
+        )
+        assert pull({})[0] != 200
+        assert pull({"username": "me", "password": "wrong"})[0] != 200
+        status, said = pull({"username": "me", "password": "secret", "serveraddress": host})
+        assert (status, said[-1]["status"].partition(":")[0]) == (200, "Status"), said
+        assert service.ask("DELETE", f"/images/{host}/closed:one")[0] == 200
+        assert pull({})[0] != 200
+        assert pull(b"no JSON")[0] == 400
+        assert pull({"username": 1})[0] == 400
+        assert pull({"registrytoken": "x"})[0] == 501
 
 
 def test_commit_makes_an_image(service: Service, image: str) -> None:

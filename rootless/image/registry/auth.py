@@ -43,6 +43,14 @@ _DOCKER_HUB = (
 )
 
 
+_given: dict[str, Credentials] = {}
+
+
+def give(registry: str, credentials: Credentials) -> None:
+    """Use credentials for a registry in this process, whatever the files have."""
+    _given[registry] = credentials
+
+
 def auth_files() -> list[str]:
     """Return the files that may exist, most specific first."""
     home = os.path.expanduser("~")
@@ -66,6 +74,8 @@ def find(registry: str, repository: str) -> Credentials | None:
     Raises:
         RlessError: a file is there and broken.
     """
+    if registry in _given:
+        return _given[registry]
     names = _names(registry, repository)
     for path in auth_files():
         document = _read(path)
@@ -105,7 +115,9 @@ def _look_up(document: dict[str, Any], names: list[str], path: str) -> Credentia
         return None
     for name in names:
         for spelling in _spellings(name):
-            found = _decode(auths[spelling], path) if spelling in auths else None
+            found = (
+                decode(auths[spelling], f"{path}: an entry of auths") if spelling in auths else None
+            )
             if found is not None:
                 _warn_of_readers(path)
                 return found
@@ -153,10 +165,17 @@ def _read(path: str) -> dict[str, Any] | None:
     return read_object(data, path) if data.strip() else None
 
 
-def _decode(entry: object, path: str) -> Credentials | None:
-    """Read one entry; an empty one means that a helper has the secret."""
+def decode(entry: object, what: str) -> Credentials | None:
+    """Return the credentials of an entry; None: it has none, as where a helper has the secret.
+
+    Args:
+        what: how messages name it.
+
+    Raises:
+        RlessError: it is not right.
+    """
     if not isinstance(entry, dict):
-        raise RlessError(f"{path}: an entry of auths is not an object")
+        raise RlessError(f"{what} is not an object")
     token = entry.get("identitytoken")
     username, password = entry.get("username", ""), entry.get("password", "")
     auth = entry.get("auth")
@@ -165,12 +184,12 @@ def _decode(entry: object, path: str) -> Credentials | None:
             # Docker pads its entries with NULs in places.
             pair = base64.b64decode(auth, validate=True).decode().rstrip("\0")
         except (binascii.Error, UnicodeDecodeError):
-            raise RlessError(f"{path}: an entry of auths is not base64") from None
+            raise RlessError(f"{what} is not base64") from None
         username, colon, password = pair.partition(":")
         if not colon:
-            raise RlessError(f"{path}: an entry of auths has no password")
+            raise RlessError(f"{what} has no password")
     if not isinstance(username, str) or not isinstance(password, str):
-        raise RlessError(f"{path}: an entry of auths is not made of strings")
+        raise RlessError(f"{what} is not made of strings")
     if not username and not password and not token:
         return None
     return Credentials(username, password, token if isinstance(token, str) else "")

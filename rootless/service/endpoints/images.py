@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
 from rootless.engine.images import images
 from rootless.errors import INVALID, NOT_FOUND, RlessError
 from rootless.image.model.reference import parse
+from rootless.image.registry import auth
 from rootless.service import children, inputs
 from rootless.service.endpoints.files import send
 from rootless.service.http import JSON_MOST, HttpError, Request, Response
 
 if TYPE_CHECKING:
+    from rootless.image.registry.credentials import Credentials
     from rootless.service.connection import Connection
 
 _FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
@@ -112,9 +115,9 @@ async def create(request: Request) -> Response | None:
         name += f"@{tagged}" if ":" in tagged else f":{tagged}"
     if name[:1] in "/." or parse(name).transport != "docker":
         raise HttpError(400, f"{name!r} is not the name of an image of a registry")
-    before = await _id_of(name)
+    before, login = await _id_of(name), _login(request)
     async with children.slot("pull"):
-        child = children.Piped(_pull, name, request.text("platform") or None)
+        child = children.Piped(_pull, name, request.text("platform") or None, login)
         return await request.connection.watch(_progress(request, child, name, before))
 
 
@@ -125,7 +128,26 @@ async def _id_of(name: str) -> str:
         return ""
 
 
-def _pull(name: str, platform: str | None) -> str:
+def _login(request: Request) -> Credentials | None:
+    """Return what the client logs in with: an AuthConfig of Docker in base64url."""
+    header = request.headers.get("x-registry-auth", "")
+    if not header:
+        return None
+    try:
+        given = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        login = auth.decode(given, "X-Registry-Auth")
+    except (ValueError, RecursionError):
+        raise HttpError(400, "X-Registry-Auth is not JSON in base64url") from None
+    except RlessError as error:
+        raise HttpError(400, str(error)) from None
+    if given.get("registrytoken"):
+        raise HttpError(501, "rless does not take a registrytoken yet")
+    return login
+
+
+def _pull(name: str, platform: str | None, login: Credentials | None) -> str:
+    if login is not None:
+        auth.give(parse(name).registry, login)
     try:
         return str(images.pull(name, platform).id)
     except RlessError as error:
