@@ -18,9 +18,9 @@ from rootless.errors import RlessError, escape
 from rootless.image.store.ownership import delete_any
 from rootless.image.store.staging import store_lock
 
-# docs/architecture.md says what each is. Names of images go before their layers.
+# docs/architecture.md says what each is. What builds have kept and names go before the layers.
 _PARTS = (
-    *("containers", "names", "networks", "volumes"),
+    *("containers", "names", "networks", "volumes", "build"),
     *("images", "blobs", "layers", "splits", "partial"),
     *("host", "seccomp", "flat", "locks", "events.1", "events"),
 )
