@@ -81,6 +81,8 @@ _OUTPUT: Group = (
          "Set an annotation of the manifest of --push or --output type=oci"),
         ("--squash", "", "flag", "squash", "boolean", "One layer over the base for all steps"),
         ("--layers", "", "flag", "layers", "boolean", "One for each step (true); false: --squash"),
+        ("--verify", "", "flag", "verify", "boolean",
+         "Build twice without the cache, and fail if the two differ"),
         ("--push", "", "flag", "push", "boolean", "Push the image: --output type=registry"),
         ("--load", "", "flag", "load", "boolean",
          "Keep the image in the storage beside other outputs: --output type=docker"),
@@ -160,7 +162,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         text, code = answer(made)
         streams.write(text)
         return code
-    from rootless.engine.build.build import build
+    if values.get("verify"):
+        from rootless.engine.build.verify import verify as build
+    else:
+        from rootless.engine.build.build import build
 
     try:
         identifier: str = build(made)
