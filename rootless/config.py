@@ -46,14 +46,14 @@ KEYS: dict[str, dict[str, str]] = {
                 "json-bytes auth-bytes token-bytes user-file-bytes blob-bytes zstd-window chunk"
                 " layer-bytes sparse-bytes split-record-bytes extension-bytes name-bytes"
                 " trailing-bytes xattr-bytes slowest-bytes-per-second upload-whole progress-bytes"
-                " resume-bytes"
+                " resume-bytes signatures-bytes"
             ).split(),
             "size",
         ),
         **dict.fromkeys(
             (
                 "index-children index-depth layers archive-members sparse-entries members"
-                " xattrs redirects attempts replaced pages"
+                " xattrs redirects attempts replaced pages signatures"
             ).split(),
             "count",
         ),
