@@ -66,7 +66,7 @@ def test_every_dest_of_run_is_a_field_of_the_request() -> None:
     assert dests - special <= set(RunRequest.fields)
     assert set(RunRequest.fields) - dests == {
         *("add_user", "argv", "cdi", "command", "cwd", "env_remove", "env_under", "image"),
-        *("holds", "networks"),
+        *("holds", "networks", "stdin_once"),
     }
 
 
