@@ -249,6 +249,7 @@ def test_limit_without_delegation_is_refused(machine: Machine) -> None:
     done = machine.run(script(text), "root")
     assert done.lines() == ["fine", "125"], done
     assert "memory" in done.err and done.err.count("\n") == 1
+    assert "loginctl enable-linger" in done.err
 
 
 def test_ssh_session_can_set_limits(machine: Machine) -> None:

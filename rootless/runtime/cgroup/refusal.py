@@ -11,7 +11,6 @@ from rootless.linux.cgroup import (
     DELEGATE_FILE,
     DELEGATE_TEXT,
     membership,
-    of_user_manager,
     read_words,
     root,
     v1_controllers,
@@ -41,7 +40,7 @@ def explain(missing: Sequence[str], made: Cgroup) -> LimitError:
     """Return the error for limits whose controllers are missing."""
     return LimitError(
         f"no limit of {of(missing)} can be set: {reason(missing, made)}",
-        f"{_fix(missing)}; or --limits=try for what can be had",
+        f"{_fix(missing, made)}; or --limits=try for what can be had",
     )
 
 
@@ -74,13 +73,13 @@ def _absent(missing: Sequence[str]) -> list[str]:
     return [name for name in missing if offered and name not in offered]
 
 
-def _fix(missing: Sequence[str]) -> str:
+def _fix(missing: Sequence[str], made: Cgroup) -> str:
     if not membership() or set(missing).intersection(v1_controllers()):
         return "boot with systemd.unified_cgroup_hierarchy=1"
     if absent := _absent(missing):
         return "boot with " + " ".join(f"cgroup_enable={name}" for name in absent)
-    if os.path.isdir("/run/systemd/system") and of_user_manager(os.getuid()) is None:
-        # su, cron, or ssh of a user without pam_systemd: there is nobody who could delegate.
+    if made.path is None and os.path.isdir("/run/systemd/system"):
+        # su or cron: there is no systemd of the user, which could delegate.
         return "`sudo loginctl enable-linger $USER` starts a systemd of yours, which delegates them"
     return f"the administrator puts this into {DELEGATE_FILE}: {DELEGATE_TEXT}"
 
