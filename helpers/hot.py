@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.commands.main")
 MAPS = "rootless.linux.memory"  # what reaches the second part
-FOREGROUND = "rootless.cli.foreground"  # a command that only the launcher starts
+# Commands that only the launcher starts.
+STARTED = ("rootless.cli.foreground", "rootless.cli.fronts.main")
 FINDER = "rootless.launch"
 VERBS = "rootless.cli.verbs"
 VERB_TABLE = "rootless.cli.verb_table"
@@ -190,7 +191,7 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
         slow |= more
     first = [name for name in closure((*COMMANDS, MAPS), modules) if name not in slow]
     found: set[str] = set()
-    queue = [*COMMANDS, MAPS, FOREGROUND]
+    queue = [*COMMANDS, MAPS, *STARTED]
     while queue:
         name = queue.pop()
         if name in modules and name not in found | slow:

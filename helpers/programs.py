@@ -13,6 +13,7 @@ import importlib.util
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -138,8 +139,28 @@ def write_launcher(
 
     Return as `compile_helper`, which is called if no other is given.
     """
-    macros = [f"-D{key}={c_string(value)}" for key, value in values.items()]
-    return (compile_ or compile_helper)(HELPERS / "launcher" / "launch.c", path, macros)
+    return (compile_ or compile_helper)(
+        HELPERS / "launcher" / "launch.c", path, launcher_macros(values)
+    )
+
+
+def launcher_macros(values: dict[str, str]) -> list[str]:
+    """Return the flags by which the compiler knows these values, and what the fronts are."""
+    strings = {**values, "FRONT_MODULE": "rootless.cli.fronts.main"}
+    return [*(f"-D{key}={c_string(value)}" for key, value in strings.items()), _fronts()]
+
+
+def _fronts() -> str:
+    """Return the fronts' versions as a macro: name, the text before the number, it, that after."""
+    package = HELPERS.parent / "rootless"
+    release = runpy.run_path(str(package / "__init__.py"))["__version__"]
+    versions = runpy.run_path(str(package / "cli" / "fronts" / "versions.py"))
+    rows = []
+    for name, number in versions["NUMBERS"].items():
+        before, _, after = versions["LINES"][name].partition("{}")
+        texts = (name, before, number.format(release=release), after.format(release=release))
+        rows.append("{" + ",".join(map(c_string, texts)) + "}")
+    return f"-DFRONTS={','.join(rows)}"
 
 
 def c_string(value: str) -> str:

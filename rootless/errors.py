@@ -14,6 +14,9 @@ EXIT_TOOL = 125
 EXIT_CANNOT_EXECUTE = 126
 EXIT_NOT_FOUND = 127
 
+# What a line on standard error begins with, by its kind; a front has its own (cli/fronts).
+voice = {"error": "rless: ", "warning": "rless: warning: "}
+
 # Kinds of errors, for a caller that is a program: a status of HTTP comes from them.
 NOT_FOUND, CONFLICT, INVALID, UNCHANGED, FORBIDDEN, NOT_BUILT = (
     "not found", "conflict", "invalid", "unchanged", "forbidden", "not built",

@@ -39,10 +39,12 @@ else:
 
 # What the launcher has to tell us (helpers/launcher): header and first part of hot.bin, which it
 # has read; the socket to it, if it is our foreground process (helpers/foreground/foreground.c); the
-# namespace holder that it has begun for a run ("PID STATUS_FD RELEASE_FD").
+# namespace holder that it has begun for a run ("PID STATUS_FD RELEASE_FD"); the name that it was
+# called by, if that is a front (cli/fronts).
 hot: "tuple[bytes, bytes] | None" = globals().get("hot")
 foreground_fd = -1
 holder = ""
+front = ""
 
 _HEADER = 32  # magic number; start of the index, ends of the parts (4 bytes each); digest
 

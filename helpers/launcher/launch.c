@@ -7,6 +7,10 @@
  *
  * For `rless run` it forks first, and stays as the foreground process (foreground.c).
  *
+ * Called by the name of a front, by a link, it starts rootless.cli.fronts in place of MODULE. What a
+ * front says to --version is compiled in (FRONTS, from rootless/cli/fronts/versions.py): programs ask
+ * for it before everything that they do.
+ *
  * -I: nothing from the current directory, PYTHON* variables or the user's site-packages is
  * imported; -S: no site, no sitecustomize.
  */
@@ -55,10 +59,16 @@ static const char CODE[] =
 	" from rootless import launch\n"
 	"launch.foreground_fd = int(sys.argv[1])\n"
 	"launch.holder = sys.argv[2]\n"
-	"module = sys.argv[3]\n"
-	"del sys.argv[:4]\n"
+	"launch.front = sys.argv[3]\n"
+	"module = sys.argv[4]\n"
+	"del sys.argv[:5]\n"
 	"launch.start(module)";
 
+static const struct front { /* the line of its version is `before`, the number, `after` */
+	const char *name, *before, *number, *after;
+} fronts[] = { FRONTS };
+
+static const struct front *front; /* NULL: it is called by its own name */
 static int count;
 static char **words, **environment;
 static char foreground_fd[16] = "-1"; /* the socket to the foreground process; -1: there is none */
@@ -118,7 +128,7 @@ static void begin_holder(const char *lib)
 /* Become Python on the package in a directory; return if there is no such interpreter. */
 static void start(const char *python, const char *lib)
 {
-	char *argv[count + 11];
+	char *argv[count + 12];
 	int used = 0;
 
 	if (wants_holder && !*holder)
@@ -131,6 +141,7 @@ static void start(const char *python, const char *lib)
 	argv[used++] = (char *)lib;
 	argv[used++] = foreground_fd;
 	argv[used++] = holder;
+	argv[used++] = (char *)(front ? front->name : "");
 	argv[used++] = (char *)module;
 	argv[used++] = self;
 	for (int i = 0; i < count; i++)
@@ -222,14 +233,31 @@ int become_foreground(char **more, int size)
 	return become_python();
 }
 
+static bool is_hpc(void)
+{
+	return front && (strcmp(front->name, "apptainer") == 0 || strcmp(front->name, "singularity") == 0);
+}
+
+/* Tell whether a word before the verb is a flag whose value is the next one, in any front. */
+static bool takes_value(const char *word)
+{
+	static const char *const flags[] = { "--storage", "--cgroup-manager", "-c", "--config",
+					     "-H",	  "--host",	      "-l", "--log-level",
+					     "--context", "--root" };
+
+	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++)
+		if (strcmp(word, flags[i]) == 0)
+			return true;
+	return false;
+}
+
 /* Return the place of the verb among the words; `count`: there is none. */
 static int find_verb(void)
 {
 	int at = 0;
 
 	for (; at < count && *words[at] == '-'; at++)
-		if (strcmp(words[at], "--storage") == 0 ||
-		    strcmp(words[at], "--cgroup-manager") == 0)
+		if (takes_value(words[at]))
 			at++;
 	if (at < count && strcmp(words[at], "container") == 0)
 		at++;
@@ -243,13 +271,15 @@ static bool is_verb(const char *verb)
 	return at < count && strcmp(words[at], verb) == 0;
 }
 
-/* Tell whether a container is to be run. With --join there may be no process of ours in it. */
+/* Tell whether a container is to be run. With --join there may be no process of ours in it, and
+ * `instance://NAME` is one that runs. */
 static bool is_run(void)
 {
-	if (!is_verb("run"))
+	if (!is_verb("run") && !(is_hpc() && (is_verb("exec") || is_verb("shell") || is_verb("test"))))
 		return false;
 	for (int at = find_verb() + 1; at < count; at++)
-		if (strstr(words[at], "--join") == words[at])
+		if (strstr(words[at], is_hpc() ? "--sharens" : "--join") == words[at] ||
+		    (is_hpc() && strstr(words[at], "instance://") == words[at]))
 			return false;
 	return true;
 }
@@ -307,6 +337,8 @@ static void prime_migration(void)
 /* Guess whether the container gets a network of its own; Python knows, this only saves a process. */
 static bool has_own_network(void)
 {
+	if (is_hpc())
+		return false;
 	for (int at = 0; at < count; at++)
 		if (strcmp(words[at], "--hpc") == 0 || strcmp(words[at], "host") == 0 ||
 		    strstr(words[at], "=host"))
@@ -333,6 +365,37 @@ static void hide_values(char *room)
 		room += size;
 	}
 	memset(to, 0, (size_t)(end - to));
+}
+
+/* Find the front that we are called by, before any link is resolved. */
+static const struct front *find_front(const char *name)
+{
+	const char *slash = strrchr(name, '/');
+
+	for (size_t i = 0; strcmp(NAME, "rless") == 0 && i < sizeof(fronts) / sizeof(*fronts); i++)
+		if (strcmp(slash ? slash + 1 : name, fronts[i].name) == 0)
+			return &fronts[i];
+	return NULL;
+}
+
+/* Say the version of a front, if that is all that is asked; false also if it cannot be written. */
+static bool says_version(void)
+{
+	static const char variable[] = "RLESS_FRONT_VERSION=";
+	bool bare = is_hpc() && count == 1 && strcmp(words[0], "version") == 0;
+	const char *number = front->number;
+	char line[512];
+	int size;
+
+	if (!bare && (count == 0 || (strcmp(words[0], "--version") != 0 &&
+				     (is_hpc() || strcmp(words[0], "-v") != 0))))
+		return false;
+	for (char **entry = environment; *entry; entry++)
+		if (strstr(*entry, variable) == *entry && (*entry)[sizeof(variable) - 1])
+			number = *entry + sizeof(variable) - 1;
+	size = snprintf(line, sizeof(line), "%s%s%s\n", bare ? "" : front->before, number,
+			bare ? "" : front->after);
+	return size < (int)sizeof(line) && write(1, line, (size_t)size) == size;
 }
 
 static int begin(void)
@@ -369,7 +432,14 @@ int main(int argc, char **argv)
 			*at = 0;
 			slashes++;
 		}
-	if (is_verb("run") || is_verb("start") || (is_verb("exec") && is_in_session()))
+	front = find_front(argc > 0 ? argv[0] : "");
+	if (front) {
+		module = FRONT_MODULE;
+		if (says_version())
+			return 0;
+	}
+	if (is_run() || is_verb("run") || is_verb("start") ||
+	    (is_verb("exec") && is_in_session()))
 		prime_migration();
 	return is_run() ? run() : begin();
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rootless import jsontext, log
+from rootless import jsontext, launch, log
 from rootless.cli import streams
 
 
@@ -19,6 +19,10 @@ def main() -> int:
     link, stdin, stdout, stderr, pid = (int(word) for word in words[:5])
     state, detail, text = words[5:8]
     try:
+        if launch.front:
+            from rootless.cli.fronts.voice import take_voice
+
+            take_voice(launch.front)
         streams.guard()
         facts = jsontext.loads(text)
         log.enabled = facts["debug"]

@@ -110,6 +110,12 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
             "Write a systemd user unit for a container",
         ),
         "slurm-config": ("system.slurm_config", "Print an oci.conf for Slurm"),
+        "alias install": (
+            "alias.install",
+            "Make the commands apptainer, docker and others of rless",
+        ),
+        "alias ls": ("alias.ls", "List the commands that `alias install` has made"),
+        "alias rm": ("alias.rm", "Remove commands that `alias install` has made"),
         "completion": ("system.completion", "Print the completion script of a shell"),
         "version": ("system.version", "Show the version of rless, Python and the kernel"),
         "help": ("system.help", "Show the help of a verb"),
@@ -173,6 +179,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "healthcheck": {"run": "healthcheck run"},
     "generate": {"systemd": "generate systemd"},
     "config": {"show": "config show"},
+    "alias": {"install": "alias install", "ls": "alias ls", "list": "alias ls", "rm": "alias rm"},
 }
 # verbs of Docker and Podman that are known to be missing -> what to use meanwhile
 _SERVICES = "use `rless network create`, and `rless run --network` for each service"

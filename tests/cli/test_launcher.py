@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rootless import __version__
+from rootless.cli.fronts.versions import LINES, NUMBERS
 from tests.lib.compiled import PROGRAMS, ROOT
 
 pytestmark = pytest.mark.needs("compiler")
@@ -219,6 +222,59 @@ def test_interrupt_inside_an_interpreter_callback_ends_the_program(venv: Prefix)
     done = run(venv.launcher, "callback")
     assert (done.returncode, done.stdout) == (0, "it goes on\n")
     assert "ValueError" in done.stderr
+
+
+# -- by the name of a front ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fronts(venv: Prefix) -> Path:
+    """A directory of links to the launcher; all that Python does is to say what it was told."""
+    (venv.lib / "rootless" / "cli" / "fronts").mkdir()
+    (venv.lib / "rootless" / "cli" / "fronts" / "__init__.py").touch()
+    (venv.lib / "rootless" / "cli" / "fronts" / "main.py").write_text(
+        "import sys\nfrom rootless import launch\n"
+        "def main():\n print(launch.front, *sys.argv[1:])\n return 3\n"
+    )
+    directory = venv.base / "links"
+    directory.mkdir()
+    for name in NUMBERS:
+        (directory / name).symlink_to(venv.launcher)
+    return directory
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_version_of_front_needs_no_python(fronts: Path, venv: Prefix, name: str) -> None:
+    shutil.rmtree(venv.lib)
+    number = NUMBERS[name].format(release=__version__)
+    line = LINES[name].format(number, release=__version__) + "\n"
+    flags = ["--version"] if name in ("apptainer", "singularity") else ["--version", "-v"]
+    for flag in flags:
+        done = run(fronts / name, flag)
+        assert (done.returncode, done.stdout, done.stderr) == (0, line, "")
+    done = run(fronts / name, "--version", env={"RLESS_FRONT_VERSION": "1.2.3"})
+    assert done.stdout.startswith(line.partition(" version ")[0] + " version 1.2.3")
+
+
+def test_version_alone_is_the_number(fronts: Path, venv: Prefix) -> None:
+    shutil.rmtree(venv.lib)
+    done = run(fronts / "singularity", "version")
+    assert done.stdout == NUMBERS["singularity"].format(release=__version__) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("docker", ["version"]),
+        ("docker", ["run", "-v", "/a:/b", "image"]),
+        ("apptainer", ["-v", "exec", "image", "--version"]),
+        ("singularity", ["version", "--help"]),
+        ("podman", []),
+    ],
+)
+def test_front_begins_with_its_name_and_words(fronts: Path, name: str, words: list[str]) -> None:
+    done = run("env", f"PATH={fronts}:{os.environ['PATH']}", name, *words)
+    assert (done.returncode, done.stdout) == (3, " ".join([name, *words]) + "\n"), done.stderr
 
 
 # A tmpfs in the place of the control groups, as the user with id 0 of a new user namespace.

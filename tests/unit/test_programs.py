@@ -23,7 +23,7 @@ LAUNCHER = "launcher/launch.c"
 def compile_program(source: str, target: Path, *, symbols: bool = False) -> Path:
     link = [flag for flag in PROGRAMS["LINK"] if flag != "-s" or not symbols]
     names = ("NAME", "MODULE", "SOURCE", "PYTHON", "VERSION") if source == LAUNCHER else ()
-    macros = [f'-D{name}="{name}"' for name in names]
+    macros = PROGRAMS["launcher_macros"](dict.fromkeys(names, "value")) if names else []
     command = [*PROGRAMS["find_compiler"](), *PROGRAMS["CFLAGS"], *link, "-Werror", *macros]
     files = PROGRAMS["sources"](HELPERS / source)
     assert PROGRAMS["run_compiler"](command, files, target) is None

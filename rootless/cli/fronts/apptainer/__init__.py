@@ -1,0 +1,1 @@
+"""The fronts apptainer and singularity: Apptainer's command line."""

@@ -1,0 +1,20 @@
+"""The command of every front: take its voice, then run it."""
+
+from __future__ import annotations
+
+import sys
+
+from rootless import launch
+from rootless.cli.fronts.voice import take_voice
+
+
+def main() -> int:
+    """Run the front that the launcher was called by; return its exit code."""
+    take_voice(launch.front)
+    if launch.front in ("apptainer", "singularity"):
+        from rootless.cli.fronts.apptainer import main as apptainer
+
+        return apptainer.main(sys.argv[1:], launch.front)
+    from rootless.cli.fronts import docker
+
+    return docker.main(sys.argv[1:], launch.front)

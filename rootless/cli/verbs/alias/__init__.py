@@ -1,0 +1,1 @@
+"""Verbs about the other names of rless."""
