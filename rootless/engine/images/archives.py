@@ -13,6 +13,7 @@ from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.registry.progress import Progress
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
+from rootless.image.trust.identity import parse_named
 from rootless.linux.files import Output
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rootless.image.model.packing import Packing
     from rootless.image.model.reference import Reference
     from rootless.image.store.store import Image
+    from rootless.image.trust.signature import Signer
     from rootless.linux.idmap import IdMap
 
 
@@ -74,13 +76,17 @@ def save(
     packing: Packing | None = None,
     platform: str | None = None,
     quiet: bool = False,
+    signers: Sequence[Signer] = (),
 ) -> None:
     """Write images to a file, a directory or (None) standard output.
 
     A repository without a tag means all its tags, as Docker has it.
 
+    Args:
+        signers: for a docker-dir, each adds a signature under the name that was asked for.
+
     Raises:
-        RlessError: no such image; it cannot be restored; no room.
+        RlessError: no such image; it cannot be restored or signed; no room.
     """
     from rootless.image.archive import write as saver
 
@@ -90,6 +96,8 @@ def save(
         raise RlessError("--format docker-dir holds one image only", "use another format", 1)
     progress = Progress(quiet=quiet, lines=False)
     options: dict[str, Any] = {"form": form, "packing": packing, "progress": progress}
+    if signers:
+        options["sign"] = _signing(signers, *images[0])
     with Staging(store.root) as staging:
         if form in ("oci-dir", "docker-dir"):
             if output is None:
@@ -114,6 +122,17 @@ def save(
                 raise saver.not_written(error, output) from error
     for image, _ in images:
         events.record("save", "image", image.id, name=familiar_repository(image.name))
+
+
+def _signing(
+    signers: Sequence[Signer], image: Image, names: Sequence[str]
+) -> Callable[[str], list[bytes]]:
+    """Return what signs the manifest of a digest, under the name of the image."""
+    if not names:
+        hint = "give it one: rless tag ID HOST/NAME:TAG"
+        raise RlessError(f"the image {image.id[7:19]} has no name to sign", hint)
+    named = parse_named(names[0])
+    return lambda digest: [sign(digest, named).blob() for sign in signers]
 
 
 def _chosen(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rootless.image.model.packing import Packing
-    from rootless.image.transfer.push import Signer
+    from rootless.image.trust.signature import Signer
     from rootless.oci.image_spec import Descriptor
 
 _SEARCHED = 10_000  # repositories of a catalog that are looked through

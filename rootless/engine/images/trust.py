@@ -19,10 +19,9 @@ from rootless.linux import files
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rootless.image.transfer.push import Signer
     from rootless.image.trust.identity import Named
     from rootless.image.trust.requirements import Requirement
-    from rootless.image.trust.signature import SigstoreSignature, SimpleSignature
+    from rootless.image.trust.signature import Signer, SigstoreSignature, SimpleSignature
     from rootless.image.trust.verdict import Verdict
 
 _PASSPHRASE = 4096  # characters
@@ -208,13 +207,12 @@ def sigstore_signer(key_file: str, passphrase_file: str | None = None) -> Signer
     Raises:
         RlessError: one of the files cannot be read, or a package is not installed.
     """
-    from rootless.image.trust import collect, sigstore_key
+    from rootless.image.trust import sigstore_key
 
     passphrase = None if passphrase_file is None else first_line(passphrase_file)
     key = sigstore_key.load(key_file, passphrase)
 
     def sign(digest: str, named: Named) -> SigstoreSignature:
-        collect.need_attachments(named)
         return sigstore_key.sign(digest, named, key)
 
     return sign

@@ -34,7 +34,7 @@ from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from rootless.image.layer.tarsplit import LayerStream
@@ -63,6 +63,7 @@ def save(
     form: str = "docker-archive",
     packing: Packing | None = None,
     progress: Progress,
+    sign: Callable[[str], list[bytes]] | None = None,
 ) -> None:
     """Write images to a target.
 
@@ -70,6 +71,7 @@ def save(
         images: each with the names that the archive has for it, in full.
         scratch: a directory for compressed layers, whose digest must be known before.
         form: one of FORMATS. packing: None leaves the layers plain.
+        sign: for a docker-dir: returns signatures for the digest of its manifest.
 
     Raises:
         RlessError: a layer cannot be restored; no room.
@@ -78,7 +80,7 @@ def save(
     """
     writer = _Writer(store, target, scratch, form, packing or Packing(), progress)
     if form == "docker-dir":
-        writer.directory(images[0][0])
+        writer.directory(images[0][0], sign)
         return
     index = []
     entries = []
@@ -117,16 +119,20 @@ class _Writer:
         self._layers: dict[str, dict[str, Any]] = {}  # diff_id -> descriptor
         self._written: set[str] = set()
 
-    def text(self, name: str, value: object) -> None:
-        """Write a JSON document."""
+    def text(self, name: str, value: object) -> bytes:
+        """Write a JSON document and return it."""
         data = json.dumps(value, separators=(",", ":")).encode()
+        self._put(name, data)
+        return data
+
+    def _put(self, name: str, data: bytes) -> None:
         self._target.put(name, len(data), iter((data,)))
 
     def _blob(self, data: bytes) -> str:
         digest = sha256(data)
         if digest not in self._written:
             self._written.add(digest)
-            self._target.put(self._prefix + digest[7:], len(data), iter((data,)))
+            self._put(self._prefix + digest[7:], data)
         return digest
 
     def image(self, image: Image) -> dict[str, Any]:
@@ -222,15 +228,19 @@ class _Writer:
             "Layers": [self._prefix + layer["digest"][7:] for layer in made["layers"]],
         }
 
-    def directory(self, image: Image) -> None:
-        """Write the one image of a `dir:`, whose manifest is Docker's."""
+    def directory(self, image: Image, sign: Callable[[str], list[bytes]] | None) -> None:
+        """Write the one image of a `dir:`, whose manifest is Docker's, and new signatures of it.
+
+        The signatures that the image was pulled with are for another manifest.
+        """
         gzip, plain = spec.DOCKER_LAYER_GZIP, spec.DOCKER_LAYER_GZIP.removesuffix(".gzip")
         manifest = self._manifest(image, spec.DOCKER_MANIFEST, spec.DOCKER_CONFIG)
         for layer in manifest["layers"]:
             layer["mediaType"] = gzip if self._compression else plain
-        self.text("manifest.json", manifest)
-        data = b"Directory Transport Version: 1.1\n"
-        self._target.put("version", len(data), iter((data,)))
+        digest = sha256(self.text("manifest.json", manifest))
+        for number, signature in enumerate(sign(digest) if sign else (), 1):
+            self._put(f"signature-{number}", signature)
+        self._put("version", b"Directory Transport Version: 1.1\n")
 
 
 def _short(diff_id: str) -> str:

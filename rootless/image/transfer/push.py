@@ -38,18 +38,15 @@ from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
     from rootless.image.trust.identity import Named
-    from rootless.image.trust.signature import SigstoreSignature, SimpleSignature
+    from rootless.image.trust.signature import Signer, SigstoreSignature, SimpleSignature
     from rootless.oci.image_spec import Descriptor
-
-    # Signs the manifest of a digest, under a name.
-    Signer = Callable[[str, Named], SimpleSignature | SigstoreSignature]
 
 _MOUNTS = 3  # repositories that are tried for one layer
 _TO_OCI = {
@@ -181,6 +178,7 @@ class _Push:
         digest = sha256(data)
         named = parse_named(self._destination.canonical)
         new = [sign(digest, named) for sign in signers]
+        collect.check_places(named, new)
         upload.put_manifest(self._endpoint, tag, data, kind, self._what)
         kept = records.get_signatures(self._image.root, digest) if keep else []
         self._store_signatures(named, digest, kept, new)

@@ -63,10 +63,10 @@ def store(
     Raises:
         RlessError: they cannot be written there.
     """
+    check_places(named, signatures)
     attached = [one for one in signatures if isinstance(one, SigstoreSignature)]
     places = []
     if attached:
-        need_attachments(named)
         attachments.write(endpoint, digest, attached)
         places.append(f"{endpoint.name} under the tag {attachments.tag_of(digest)}")
     blobs = [one.blob() for one in signatures if isinstance(one, SimpleSignature)]
@@ -79,13 +79,14 @@ def store(
     return " and ".join(places)
 
 
-def need_attachments(named: Named) -> None:
-    """Check that registries.d allows signatures of sigstore beside an image.
+def check_places(named: Named, signatures: Sequence[SimpleSignature | SigstoreSignature]) -> None:
+    """Check that registries.d has a place for signatures beside an image.
 
     Raises:
-        RlessError: it does not.
+        RlessError: it allows none of sigstore.
     """
-    if not registries_d.load().uses_attachments(named):
+    attached = any(isinstance(one, SigstoreSignature) for one in signatures)
+    if attached and not registries_d.load().uses_attachments(named):
         raise RlessError(
             f"signatures of sigstore are not used for {named.name}",
             "registries.d allows them by use-sigstore-attachments: true",

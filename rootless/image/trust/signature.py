@@ -17,8 +17,12 @@ from rootless.image.config import manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from rootless.image.trust.identity import Named
+
+    # Signs the manifest of a digest, under a name.
+    Signer = Callable[[str, Named], "SimpleSignature | SigstoreSignature"]
 
 _SIMPLE = b"\0simple-signing\n"
 _SIGSTORE = b"\0sigstore-json\n"

@@ -22,6 +22,7 @@ from rootless.image.trust.identity import parse_named
 from tests.lib import images
 from tests.lib.product import Product, own_rless, shared_product
 from tests.lib.registry_servers import tags
+from tests.lib.sigstore import Key
 from tests.lib.trust import ACCEPT, REJECT, Keys, Site, payload, signed_by
 
 __all__ = ["own_rless", "shared_product"]
@@ -90,6 +91,46 @@ def test_podman_accepts_what_rless_signs(
     assert podman_pull(name) == ""
     site.demand(registry_host, signed_by(keys.public("other")))
     assert "Source image rejected" in podman_pull(name)
+
+
+@pytest.mark.needs("busybox", "skopeo")
+def test_save_signs_a_directory_that_skopeo_and_load_accept(
+    rless: Product, site: Site, keys: Keys, image: str
+) -> None:
+    made = site.directory / "made"
+    cosign = Key()
+    (site.directory / "cosign.key").write_bytes(cosign.private_pem())
+    words = ["save", "-q", "--format", "docker-dir", "--sign-by", keys.fingerprints["good"]]
+    words += ["--sign-by-sigstore-private-key", str(site.directory / "cosign.key")]
+    rless(*words, "-o", str(made), image).expect()
+    assert (made / "signature-2").read_bytes().startswith(b"\0sigstore-json\n")
+    same = {"signedIdentity": {"type": "exactReference", "dockerReference": image}}
+    scope = str(made)
+    for name, accepted in (("good", True), ("other", False)):
+        site.demand(scope, signed_by(keys.public(name), **same), transport="dir")
+        assert (site.skopeo(f"dir:{made}") == "") is accepted
+        loaded = rless("load", "-q", "-i", str(made))
+        assert (loaded.code == 0) is accepted, loaded.err
+    (site.directory / "cosign.pub").write_bytes(cosign.public_pem)
+    key = {"type": "sigstoreSigned", "keyPath": f"{site.directory}/cosign.pub", **same}
+    site.demand(scope, key, transport="dir")
+    rless("load", "-q", "-i", str(made)).expect()
+    # Another manifest than the one that was signed.
+    (made / "manifest.json").write_bytes((made / "manifest.json").read_bytes() + b" ")
+    assert "is refused by the policy" in rless("load", "-q", "-i", str(made)).expect(1).err
+
+
+@pytest.mark.needs("busybox")
+def test_save_says_where_signatures_have_no_place(rless: Product, keys: Keys, image: str) -> None:
+    words = ["save", "-q", "--sign-by", keys.fingerprints["good"], "-o", "made"]
+    said = rless(*words, image).one_line_error()
+    assert "a docker-archive has no place for signatures; use --format docker-dir" in said
+    number = rless("images", "-q", "--no-trunc", image).expect().out.strip()
+    said = rless(*words, "--format", "docker-dir", number).one_line_error()
+    assert "has no name to sign; give it one: rless tag ID" in said
+    said = rless(*words[:2], "--sign-by", "nobody@x", "--format=docker-dir", "-o", "made", image)
+    assert "cannot sign with the key nobody@x" in said.one_line_error()
+    assert not (rless.home / "made").exists()
 
 
 @pytest.mark.needs("busybox")

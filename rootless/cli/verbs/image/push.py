@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rootless.cli import streams
+from rootless.cli.flags import signing
 from rootless.cli.flags.values import choice
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError, escape
@@ -10,8 +11,6 @@ from rootless.errors import RlessError, escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from rootless.image.transfer.push import Signer
 
 VERB = Verb(
     "push",
@@ -28,16 +27,9 @@ VERB = Verb(
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image of that name to push"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Print the name only"),
-                ("--sign-by", "FINGERPRINT", "value", "sign_by", "required",
-                 "Add a signature by this key of GnuPG"),
-                ("--sign-by-sigstore-private-key", "FILE", "value", "sigstore_key", "absolute",
-                 "Add a signature of sigstore by this private key"),
-                ("--sign-by-sigstore", "FILE", "value", "sigstore_parameters", "absolute",
-                 "The same, with the key that this file of parameters names"),
+                *signing.OPTIONS,
                 ("--remove-signatures", "", "flag", "remove_signatures", "boolean",
                  "Leave out the signatures that the image was pulled with"),
-                ("--sign-passphrase-file", "FILE", "value", "passphrase_file", "absolute",
-                 "The first line of FILE is the passphrase of the key that signs"),
                 ("--disable-content-trust", "", "flag", "accepted", "compat.content_trust",
                  "Accepted without effect: Docker Content Trust was discontinued"),
             ),
@@ -70,7 +62,7 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             raise RlessError("--all-tags takes no destination", VERB.see_help())
         names = registries.names_of(args[0])
     quiet = bool(values.get("quiet"))
-    signers = _signers(values)
+    signers = signing.signers(values, VERB.see_help())
     for name in names:
         pushed, _ = registries.push(
             name,
@@ -84,26 +76,3 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         if quiet:
             streams.write(f"{escape(pushed)}\n")
     return 0
-
-
-def _signers(values: dict[str, Any]) -> list[Signer]:
-    """Return what signs, as the flags say."""
-    names = {"--sign-by": "sign_by", "--sign-by-sigstore-private-key": "sigstore_key"}
-    given = [name for name, field in names.items() if values.get(field) is not None]
-    path, parameters = values.get("passphrase_file"), values.get("sigstore_parameters")
-    if path is not None and len(given) != 1:
-        raise RlessError(
-            f"--sign-passphrase-file goes with one of {' and '.join(names)}", VERB.see_help()
-        )
-    if not given and parameters is None:
-        return []
-    from rootless.engine.images import trust
-
-    signers = []
-    if values.get("sign_by") is not None:
-        signers.append(trust.gpg_signer(values["sign_by"], path))
-    if values.get("sigstore_key") is not None:
-        signers.append(trust.sigstore_signer(values["sigstore_key"], path))
-    if parameters is not None:
-        signers.append(trust.parameters_signer(parameters))
-    return signers

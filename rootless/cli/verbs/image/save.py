@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rootless.cli.flags import signing
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError
 
@@ -28,6 +29,7 @@ VERB = Verb(
                 ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
                  "Which image to write, if images for several platforms were pulled"),
                 ("--quiet -q", "", "flag", "quiet", "boolean", "Show no progress"),
+                *signing.OPTIONS,
                 ("--multi-image-archive -m", "", "flag", "multi", "boolean",
                  "Accepted without effect: an archive can hold any number of images"),
             ),
@@ -52,6 +54,11 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         raise RlessError(
             "--compress zstd: Docker's manifests know gzip only", "use --compress gzip"
         )
+    signers = signing.signers(values, VERB.see_help())
+    if signers and form != "docker-dir":
+        raise RlessError(
+            f"a {form} has no place for signatures", "use --format docker-dir, or rless push"
+        )
     if output is None and os.isatty(1):
         raise RlessError(
             "an archive is not written to a terminal", "use -o FILE, or redirect", exit_code=1
@@ -66,5 +73,6 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         packing=Packing(compression),
         platform=values.get("platform"),
         quiet=bool(values.get("quiet")),
+        signers=signers,
     )
     return 0
