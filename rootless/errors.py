@@ -18,8 +18,8 @@ EXIT_NOT_FOUND = 127
 voice = {"error": "rless: ", "warning": "rless: warning: "}
 
 # Kinds of errors, for a caller that is a program: a status of HTTP comes from them.
-NOT_FOUND, CONFLICT, INVALID, UNCHANGED, FORBIDDEN, NOT_BUILT = (
-    "not found", "conflict", "invalid", "unchanged", "forbidden", "not built",
+NOT_FOUND, CONFLICT, INVALID, UNCHANGED, FORBIDDEN, NOT_BUILT, UNAUTHORIZED = (
+    "not found", "conflict", "invalid", "unchanged", "forbidden", "not built", "unauthorized",
 )  # fmt: skip
 
 

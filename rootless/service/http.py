@@ -18,6 +18,7 @@ from rootless.errors import (
     INVALID,
     NOT_BUILT,
     NOT_FOUND,
+    UNAUTHORIZED,
     UNCHANGED,
     RlessError,
 )
@@ -38,6 +39,7 @@ _STATUS = {
     UNCHANGED: 304,
     FORBIDDEN: 403,
     NOT_BUILT: 501,
+    UNAUTHORIZED: 401,
 }
 
 

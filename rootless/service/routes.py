@@ -51,6 +51,7 @@ HEAD /_ping system.ping
 GET /version system.version
 GET /info system.info
 GET /plugins system.plugins
+GET /system/df system.disk_usage
 GET /containers/json containers.list_all
 GET /containers/{name}/json containers.inspect
 POST /containers/prune prune.containers
@@ -71,6 +72,7 @@ POST /containers/{name}/update lifecycle.update
 POST /containers/{name}/resize lifecycle.resize
 POST /containers/{name}/wait lifecycle.wait
 GET /containers/{name}/top lifecycle.top
+GET /containers/{name}/stats stats.stats
 POST /containers/{name}/attach attach.attach hijack
 GET /containers/{name}/logs attach.logs
 POST /containers/{name}/exec exec.create
@@ -82,7 +84,10 @@ GET /events events.events
 GET /images/json images.list_all
 POST /build/prune prune.build
 POST /commit images.commit
-POST /images/create images.create body
+POST /auth registry.login
+GET /distribution/{name}/json registry.describe
+POST /images/create registry.create body
+POST /images/{name}/push registry.push body
 POST /images/load images.load body
 GET /images/get images.save
 GET /images/{name}/get images.save

@@ -95,7 +95,7 @@ def test_image_is_named_saved_loaded_and_removed(service: Service, image: str) -
     assert service.ask("DELETE", "/images/other/name:two")[0] == 200
     assert service.ask("DELETE", "/images/other/name:two")[0] == 404
     status, error = service.ask("POST", "/images/create?fromImage=localhost:1/none&tag=x")
-    assert status == 404, error
+    assert status == 500, error  # nobody is there: it is not known whether there is such an image
     assert service.ask("POST", "/images/create?fromImage=/etc/passwd")[0] == 400
 
 
@@ -113,8 +113,8 @@ def test_pull_logs_in_with_what_the_client_gives(service: Service) -> None:
         images.push(
             images.Image([images.layer({"f": "x"})]), f"{host}/closed:one", login=("me", "secret")
         )
-        assert pull({})[0] != 200
-        assert pull({"username": "me", "password": "wrong"})[0] != 200
+        assert pull({})[0] == 401
+        assert pull({"username": "me", "password": "wrong"})[0] == 401
         status, said = pull({"username": "me", "password": "secret", "serveraddress": host})
         assert (status, said[-1]["status"].partition(":")[0]) == (200, "Status"), said
         assert service.ask("DELETE", f"/images/{host}/closed:one")[0] == 200

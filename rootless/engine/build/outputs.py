@@ -449,9 +449,11 @@ def export_image(
     known: dict[str, Any] = {}
     if output.push:
         from rootless.engine.images import registries
+        from rootless.image.registry.progress import Progress
 
         for name in output.names or names:
-            _, made = registries.push(name, packing=packing, quiet=quiet, progress_fd=2)
+            progress = Progress(2, quiet=quiet)
+            _, made = registries.push(name, packing=packing, progress=progress)
             known["containerimage.digest"] = made["digest"]
             known["containerimage.descriptor"] = made
     return known

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image
     from rootless.linux.idmap import IdMap
 
@@ -37,12 +38,21 @@ def pull(
     platform: str | None = None,
     quiet: bool = False,
     signature_policy: str | None = None,
+    progress: Progress | None = None,
 ) -> Image:
-    """Fetch an image, as its name means now, unpacked for the map that a plain `run` takes."""
+    """Fetch an image, as its name means now, unpacked for the map that a plain `run` takes.
+
+    Args:
+        progress: told how it goes on, in place of standard output.
+    """
     from rootless.engine import idmap_policy
     from rootless.image.config.user import resolve_user
-    from rootless.image.registry.progress import Progress
     from rootless.image.transfer import pull as puller
+
+    if progress is None:
+        from rootless.image.registry.progress import Progress
+
+        progress = Progress(1, quiet=quiet)
 
     subordinate = idmap_policy.Subordinate()
 
@@ -57,7 +67,7 @@ def pull(
         platform=platform,
         policy="always",
         idmap_for=idmap_for,
-        progress=Progress(1, quiet=quiet),
+        progress=progress,
         signature_policy=signature_policy,
     )
     events.record("pull", "image", image.id, name=familiar_repository(image.name))

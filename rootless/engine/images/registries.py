@@ -8,13 +8,13 @@ from urllib.parse import urlencode
 
 from rootless import paths
 from rootless.engine.state import events
-from rootless.errors import RlessError, escape
+from rootless.errors import NOT_FOUND, UNAUTHORIZED, RlessError, escape
 from rootless.image.config import manifest
 from rootless.image.model import limits, registries_conf
 from rootless.image.model.reference import DEFAULT_REGISTRY, Reference, is_registry, parse
 from rootless.image.model.registries_conf import Location
 from rootless.image.registry import auth, http
-from rootless.image.registry.client import pages
+from rootless.image.registry.client import Registry, pages
 from rootless.image.registry.credentials import Credentials
 from rootless.image.registry.endpoint import AbsentError, Endpoint
 from rootless.image.registry.http import Client, finish, read_body
@@ -45,15 +45,16 @@ def push(
     packing: Packing | None = None,
     platform: str | None = None,
     quiet: bool = False,
-    progress_fd: int = 1,
+    progress: Progress | None = None,
     signers: Sequence[Signer] = (),
     remove_signatures: bool = False,
 ) -> tuple[str, Descriptor]:
-    """Send an image to its registry and print how it goes on, as Docker does.
+    """Send an image to its registry and tell how it goes on, as Docker does.
 
     Args:
         destination: where to, if not where its name says.
         packing: as usual, if it is None.
+        progress: told how it goes on; None: standard output is.
         signers: each adds a signature.
         remove_signatures: those that the image came with are left out.
 
@@ -69,9 +70,10 @@ def push(
         raise RlessError(
             f"An image does not exist locally with the tag: {escape(name)}",
             "'rless images' lists them, 'rless tag' gives one a name",
+            kind=NOT_FOUND,
         )
     target = _target(destination if destination is not None else image.name, name)
-    progress = Progress(progress_fd, quiet=quiet)
+    progress = progress or Progress(1, quiet=quiet)
     try:
         progress.say(f"The push refers to repository [{target.registry}/{target.repository}]")
         records.make_frame(store.root)
@@ -114,6 +116,19 @@ def _target(text: str, name: str) -> Reference:
 def names_of(repository: str) -> list[str]:
     """Return all names with a tag that the store has of a repository."""
     return tags_of(Store(paths.storage_root()), repository)
+
+
+def describe(name: str) -> tuple[Descriptor, list[dict[str, Any]]]:
+    """Return what a registry has under a name: the descriptor, and the platforms that it is for.
+
+    Raises:
+        RlessError: it has no such image, or cannot be asked.
+    """
+    registry = Registry(parse(name))
+    try:
+        return registry.describe()
+    finally:
+        registry.close()
 
 
 # -- log in, log out -------------------------------------------------------------------------
@@ -169,8 +184,10 @@ def verify(server: str, credentials: Credentials) -> None:
                 raise RlessError(f"{server} is not a registry: it has no /v2/")
             endpoint.judge(response, "/v2/")
         except AbsentError as error:
+            said = f" ({error.detail[2:]})" if error.detail else ""
             raise RlessError(
-                f"login to {server} failed: unauthorized: incorrect username or password"
+                f"login to {server} failed: unauthorized: incorrect username or password{said}",
+                kind=UNAUTHORIZED,
             ) from error
         finish(response)
     finally:

@@ -47,9 +47,9 @@ class Sample:
         found = processes.of(container)
         self.cpu = _cgroup_cpu(cgroup) or sum(_cpu(one) for one in found)
         self.memory = _cgroup_memory(cgroup) or sum(one.resident for one in found) * processes.PAGE
-        self.limit = _limit(cgroup)
+        self.limit = limit_of(cgroup)
         self.read, self.written = _cgroup_io(cgroup) or _io(found)
-        self.pids = _number(f"{cgroup}/pids.current") or len(found)
+        self.pids = number(f"{cgroup}/pids.current") or len(found)
         self.received, self.sent = interfaces.counters(init[0])
 
     def cpu_percent(self, before: Sample) -> float:
@@ -64,7 +64,8 @@ class Sample:
         return 100 * self.memory / self.limit if self.limit else 0.0
 
 
-def _text(path: str) -> str:
+def text_of(path: str) -> str:
+    """Return what a file of a control group or of /proc says; "": it is not there."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -72,37 +73,39 @@ def _text(path: str) -> str:
         return ""
 
 
-def _number(path: str) -> int:
-    text = _text(path).strip()
+def number(path: str) -> int:
+    """Return the number that is all of a file; 0: it has none."""
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else 0
 
 
-def _fields(path: str) -> dict[str, int]:
-    """Return the lines `name number` of a file."""
-    lines = (line.split() for line in _text(path).splitlines())
+def fields(path: str) -> dict[str, int]:
+    """Return the lines `name number` of a file: name -> number."""
+    lines = (line.split() for line in text_of(path).splitlines())
     return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
 
 
 def _cgroup_cpu(cgroup: str) -> float:
-    return _fields(f"{cgroup}/cpu.stat").get("usage_usec", 0) / 1e6 if cgroup else 0.0
+    return fields(f"{cgroup}/cpu.stat").get("usage_usec", 0) / 1e6 if cgroup else 0.0
 
 
 def _cgroup_memory(cgroup: str) -> int:
     if not cgroup:
         return 0
     # As Docker: without the files that the kernel could drop at once.
-    cached = _fields(f"{cgroup}/memory.stat").get("inactive_file", 0)
-    return max(0, _number(f"{cgroup}/memory.current") - cached)
+    cached = fields(f"{cgroup}/memory.stat").get("inactive_file", 0)
+    return max(0, number(f"{cgroup}/memory.current") - cached)
 
 
-def _limit(cgroup: str) -> int:
-    total = int(_text("/proc/meminfo").split()[1]) * 1024
-    own = _number(f"{cgroup}/memory.max") if cgroup else 0
+def limit_of(cgroup: str) -> int:
+    """Return the limit of the memory in bytes: the host's where there is no other."""
+    total = int(text_of("/proc/meminfo").split()[1]) * 1024
+    own = number(f"{cgroup}/memory.max") if cgroup else 0
     return min(own, total) if own else total
 
 
 def _cgroup_io(cgroup: str) -> tuple[int, int] | None:
-    text = _text(f"{cgroup}/io.stat") if cgroup else ""
+    text = text_of(f"{cgroup}/io.stat") if cgroup else ""
     if not text:
         return None
     sums = {"rbytes": 0, "wbytes": 0}
@@ -120,7 +123,7 @@ def _cpu(one: processes.Process) -> float:
 def _io(found: Sequence[processes.Process]) -> tuple[int, int]:
     read = written = 0
     for one in found:
-        lines = (line.partition(": ") for line in _text(f"/proc/{one.pid}/io").splitlines())
+        lines = (line.partition(": ") for line in text_of(f"/proc/{one.pid}/io").splitlines())
         values = {name: value for name, _, value in lines}
         read += int(values.get("read_bytes", 0))
         written += int(values.get("write_bytes", 0))

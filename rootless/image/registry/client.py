@@ -29,6 +29,7 @@ from rootless.oci import image_spec as spec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from rootless.image.layer.layers import LayerBlob
     from rootless.image.model.platforms import PlatformRequest
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from rootless.image.registry.connections import Response
     from rootless.image.registry.progress import Progress
     from rootless.oci.image_spec import Descriptor
+
+_PLATFORM = ("architecture", "os", "os.version", "os.features", "variant")
 
 
 class Registry:
@@ -101,6 +104,27 @@ class Registry:
         response.release()
         named = response.headers.get("Docker-Content-Digest", "").strip()
         return named if response.status == 200 and is_digest(named) else ""
+
+    def describe(self) -> tuple[Descriptor, list[dict[str, Any]]]:
+        """Return the descriptor of what the name means now, and the platforms that it is for.
+
+        Source: Docker's API, DistributionInspect.
+        """
+        wanted = self._reference.digest or self._reference.tag or "latest"
+        endpoint = self._endpoints[0]
+        data, declared = self._manifest(endpoint, wanted, limits.JSON_BYTES)
+        document = manifest.read_object(data, self._what)
+        kind = manifest.media_type(document, declared, self._what)
+        found: Descriptor = {"mediaType": kind, "digest": sha256(data), "size": len(data)}
+        if kind in spec.INDEXES:
+            children = manifest.parse_index(document, self._what)["manifests"]
+            return found, [dict(child.get("platform") or {}) for child in children]
+        blob = manifest.parse_manifest(document, self._what)["config"]
+        url = endpoint.url(f"blobs/{blob['digest']}")
+        what = f"{self._what}: image config"
+        config = manifest.verify(endpoint.read(url, {}, blob["size"], "config"), blob, what)
+        value = manifest.read_object(config, what)
+        return found, [{key: value[key] for key in _PLATFORM if value.get(key)}]
 
     def has_tags(self) -> bool:
         """Tell whether the registry has the repository, and shows it to this user."""

@@ -16,7 +16,7 @@ import time
 from urllib.parse import urlencode, urlsplit
 
 from rootless import log
-from rootless.errors import RlessError, escape
+from rootless.errors import FORBIDDEN, NOT_FOUND, UNAUTHORIZED, RlessError, escape
 from rootless.image.config import manifest
 from rootless.image.model import limits
 from rootless.image.model.netloc import is_loopback
@@ -38,7 +38,13 @@ _TOKEN_SECONDS = 60.0  # what a token is good for if its server does not say
 
 
 class AbsentError(RlessError):
-    """The registry does not have something, or does not give it to this user."""
+    """The registry does not have something, or does not give it to this user.
+
+    Attributes:
+        detail: ": " and what the registry itself says, if it says something.
+    """
+
+    detail = ""
 
 
 class Endpoint:
@@ -179,13 +185,17 @@ class Endpoint:
         detail = error_text(response)
         response.close()
         if status in (401, 403):
-            raise AbsentError(
+            absent = AbsentError(
                 f"{self._what}: access denied by {self.name}{detail}",
                 f"the name may be wrong, or it is private: rless login {self.name}",
+                kind=_denied(response),
             )
+            absent.detail = detail
+            raise absent
         if status == 404:
             raise AbsentError(
-                f"{self._what}: {self.name} has no such image ({what} not found{detail})"
+                f"{self._what}: {self.name} has no such image ({what} not found{detail})",
+                kind=NOT_FOUND,
             )
         kind = TransferError if status >= 500 else RlessError
         raise kind(f"{self._what}: {self.name} answers {status} for {what}{detail}")
@@ -209,6 +219,7 @@ class Endpoint:
                 raise AbsentError(
                     f"{self._what}: {self.name} wants a name and password",
                     f"log in: rless login {self.name}",
+                    kind=UNAUTHORIZED,
                 )
             return credentials.basic()
         document = self._ask_token(parameters, credentials, deadline)
@@ -268,6 +279,17 @@ class Endpoint:
             raise RlessError(
                 f"{self._what}: the registry names a token server without TLS: refused"
             )
+
+
+def _denied(response: Response) -> str:
+    """Return the kind of an error for who is turned away.
+
+    A token that gives too little is what Docker Hub has for repositories that do not exist.
+    """
+    challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))[1]
+    if challenge.get("error") == "insufficient_scope":
+        return NOT_FOUND
+    return UNAUTHORIZED if response.status == 401 else FORBIDDEN
 
 
 def error_text(response: Response) -> str:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.1
 _BAR = 50
 _LAST = "Pull complete"
-_MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
+MOVING = ("Downloading", "Extracting")  # shown as a bar, or not at all
 # Told of first, and last, where there is no room for all.
-_FIRST = (*_MOVING, "Compressing", "Pushing", "Reading", "Decompressing", "Saving", "Committing")
+_FIRST = (*MOVING, "Compressing", "Pushing", "Reading", "Decompressing", "Saving", "Committing")
 _DONE = (
     *(_LAST, "Already exists", "Pushed", "Layer already exists", "Mounted", "Skipped"),
     *("Read", "Decompressed", "Compressed", "Saved", "Committed"),
@@ -70,12 +70,16 @@ class Progress:
             if before == _LAST:
                 return  # told late: what unpacks can be faster than who says that it has all
             if state == _LAST and before == "Downloading" and not self._live and self._lines:
-                self._screen.write(f"{layer}: Download complete\n")
+                self._tell(layer, "Download complete")
             self._rows[layer] = (state, 0, total, time.monotonic())
             if self._live:
                 self._redraw()
-            elif state not in _MOVING and self._lines:
-                self._screen.write(f"{layer}: {state}\n")
+            elif state not in MOVING and self._lines:
+                self._tell(layer, state)
+
+    def _tell(self, layer: str, state: str) -> None:
+        """Tell a state where nothing can be redrawn."""
+        self._screen.write(f"{layer}: {state}\n")
 
     def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
         """Tell how many bytes of a layer are done.

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from typing import TYPE_CHECKING, Any
-
 from rootless.engine.images import images
-from rootless.errors import INVALID, NOT_FOUND, RlessError
-from rootless.image.model.reference import parse
-from rootless.image.registry import auth
+from rootless.errors import INVALID, RlessError
 from rootless.service import children, inputs
 from rootless.service.endpoints.files import send
-from rootless.service.http import JSON_MOST, HttpError, Request, Response
-
-if TYPE_CHECKING:
-    from rootless.image.registry.credentials import Credentials
-    from rootless.service.connection import Connection
+from rootless.service.forms import images as forms
+from rootless.service.forms.progress import line
+from rootless.service.http import HttpError, Request, Response
 
 _FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 
@@ -24,33 +16,7 @@ _FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "unti
 async def list_all(request: Request) -> Response:
     """List images: one entry for each, with all of its names."""
     given = inputs.filters(request, _FILTERS)
-    found: dict[str, dict[str, Any]] = {}
-    for row in images.list_images(given, digests=True):
-        entry = found.setdefault(row["id"], _summary(row))
-        if not row["name"]:
-            continue
-        if row["tag"]:
-            entry["RepoTags"].append(f"{row['repository']}:{row['tag']}")
-        if row["digest"]:
-            entry["RepoDigests"].append(f"{row['repository']}@{row['digest']}")
-    if request.version < (1, 44):
-        for entry in found.values():
-            entry["VirtualSize"] = entry["Size"]
-    return Response(list(found.values()))
-
-
-def _summary(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "Id": row["id"],
-        "ParentId": "",
-        "RepoTags": [],
-        "RepoDigests": [],
-        "Created": int(row["created"]),
-        "Size": row["size"],
-        "SharedSize": -1,
-        "Labels": row["labels"] or None,
-        "Containers": -1,
-    }
+    return Response(forms.summaries(given, request.version))
 
 
 async def inspect(request: Request) -> Response:
@@ -86,7 +52,7 @@ async def remove(request: Request) -> Response:
     """Remove a name of an image, and the image with its last one."""
     name, force = request.names["name"], request.flag("force")
     lines = (await children.call(images.remove, name, force, slot="pull")).value
-    return Response([dict([line.split(": ", 1)]) for line in lines])
+    return Response([dict([text.split(": ", 1)]) for text in lines])
 
 
 async def tag(request: Request) -> Response:
@@ -103,105 +69,6 @@ def _tag(name: str, target: str) -> None:
     except RlessError as error:
         error.kind = error.kind or INVALID
         raise
-
-
-async def create(request: Request) -> Response | None:
-    """Pull an image."""
-    await request.connection.body(JSON_MOST)
-    name, tagged = request.text("fromImage"), request.text("tag")
-    if not name:
-        raise HttpError(501, "rless does not import archives through the API yet")
-    if tagged:
-        name += f"@{tagged}" if ":" in tagged else f":{tagged}"
-    if name[:1] in "/." or parse(name).transport != "docker":
-        raise HttpError(400, f"{name!r} is not the name of an image of a registry")
-    before, login = await _id_of(name), _login(request)
-    async with children.slot("pull"):
-        child = children.Piped(_pull, name, request.text("platform") or None, login)
-        return await request.connection.watch(_progress(request, child, name, before))
-
-
-async def _id_of(name: str) -> str:
-    try:
-        return images.find(name).id
-    except RlessError:
-        return ""
-
-
-def _login(request: Request) -> Credentials | None:
-    """Return what the client logs in with: an AuthConfig of Docker in base64url."""
-    header = request.headers.get("x-registry-auth", "")
-    if not header:
-        return None
-    try:
-        given = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
-        login = auth.decode(given, "X-Registry-Auth")
-    except (ValueError, RecursionError):
-        raise HttpError(400, "X-Registry-Auth is not JSON in base64url") from None
-    except RlessError as error:
-        raise HttpError(400, str(error)) from None
-    if given.get("registrytoken"):
-        raise HttpError(501, "rless does not take a registrytoken yet")
-    return login
-
-
-def _pull(name: str, platform: str | None, login: Credentials | None) -> str:
-    if login is not None:
-        auth.give(parse(name).registry, login)
-    try:
-        return str(images.pull(name, platform).id)
-    except RlessError as error:
-        error.kind = error.kind or NOT_FOUND
-        raise
-
-
-async def _progress(request: Request, child: children.Piped, name: str, before: str) -> None:
-    """Send what a pull tells, a line each; an error before the first line is a status."""
-    connection, rest = request.connection, b""
-    held: list[bytes] = []  # what is told before it is known whether there is such an image
-    try:
-        child.give_nothing()
-        async for data in child.output():
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                told = _status(line.decode("utf-8", "replace"))
-                held.append(_line(told))
-                if "id" in told:
-                    await _release(connection, held)
-        try:
-            made = (await child.result()).value
-        except RlessError as error:
-            if not connection.begun:
-                raise
-            text = str(error)
-            await connection.piece(_line({"errorDetail": {"message": text}, "error": text}))
-        else:
-            await _release(connection, held)
-            what = "Image is up to date" if made == before else "Downloaded newer image"
-            await connection.piece(_line({"status": f"Status: {what} for {name}"}))
-        await connection.finish()
-    finally:
-        child.close()
-
-
-async def _release(connection: Connection, held: list[bytes]) -> None:
-    if not connection.begun:
-        await connection.begin("application/json")
-    for line in held:
-        await connection.piece(line)
-    held.clear()
-
-
-def _status(text: str) -> dict[str, Any]:
-    """Return a line of a pull: that of a layer has its id."""
-    layer, colon, state = text.partition(": ")
-    if colon and len(layer) == 12 and layer.isalnum():
-        return {"status": state, "progressDetail": {}, "id": layer}
-    return {"status": text}
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\r\n"
 
 
 async def save(request: Request) -> None:
@@ -230,7 +97,7 @@ async def load(request: Request) -> None:
     await connection.begin("application/json")
     for name in names:
         what = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
-        await connection.piece(_line({"stream": f"{what}: {name}\n"}))
+        await connection.piece(line({"stream": f"{what}: {name}\n"}))
     await connection.finish()
 
 
@@ -249,7 +116,7 @@ async def commit(request: Request) -> Response:
         raise HttpError(400, "a config in the body is not supported: use changes")
     repository, tagged = request.text("repo"), request.text("tag")
     name = f"{repository}:{tagged}" if repository and tagged else repository
-    lines = [line for text in request.query.get("changes", ()) for line in text.split("\n") if line]
+    lines = [one for text in request.query.get("changes", ()) for one in text.split("\n") if one]
     result = await children.call(
         _commit,
         request.text("container"),

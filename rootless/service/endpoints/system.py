@@ -8,9 +8,11 @@ from typing import Any
 from rootless import __version__
 from rootless.image.model import platforms
 from rootless.service import children
+from rootless.service.forms import disk_usage as forms
 from rootless.service.http import (
     API_VERSION,
     MINIMUM_VERSION,
+    HttpError,
     Request,
     Response,
     version_text,
@@ -151,3 +153,12 @@ def _now() -> str:
 async def plugins(request: Request) -> Response:
     """List the plugins: there are none."""
     return Response([])
+
+
+async def disk_usage(request: Request) -> Response:
+    """Show what images, containers, volumes and the build cache take on disk."""
+    kinds = request.query.get("type") or list(forms.KINDS)
+    for kind in kinds:
+        if kind not in forms.KINDS:
+            raise HttpError(400, f"unknown object type: {kind}")
+    return Response((await children.call(forms.measured, kinds, request.version, kill=True)).value)
