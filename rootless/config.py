@@ -78,6 +78,9 @@ KEYS: dict[str, dict[str, str]] = {
         "limits": "one of enforce try",
         "pids-limit": "timeout",
     },
+    "front": {
+        "limits": "one of enforce try",
+    },
     "hpc": {
         **dict.fromkeys("default home cwd tmp env-host fabric".split(), "switch"),
         "modules": "words",

@@ -15,6 +15,10 @@ from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help, help_text, load
 from rootless.errors import EXIT_TOOL, RlessError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _WITH_VARIABLES = ("run", "create", "exec")  # -e NAME=VALUE may be a secret
 
 
@@ -84,8 +88,12 @@ def _dispatch(args: list[str]) -> int:
     return run_verb(*find(args))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `rless` with the arguments `argv` (without the program's name); return its exit code."""
+def main(argv: list[str] | None = None, dispatch: Callable[[list[str]], int] = _dispatch) -> int:
+    """Run `rless` with the arguments `argv` (without the program's name); return its exit code.
+
+    Args:
+        dispatch: runs the verb, of a front.
+    """
     try:
         streams.guard()
         launch.let_interrupts_in()
@@ -97,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             from rootless import log
 
             log.enabled = True
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        code = dispatch(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:
             sys.stdout.flush()
         return code

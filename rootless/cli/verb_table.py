@@ -193,12 +193,11 @@ _LATER = {
 def help_text() -> str:
     """Return the help of `rless` itself."""
     usage = "Usage: rless [--debug] [--storage DIR] [--cgroup-manager MANAGER] VERB ..."
-    lines = [usage, "", "Run containers without root."]
-    for heading, verbs in VERBS.items():
-        lines += ["", f"{heading}:"]
-        lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
-    lines += [
+    lines = [
+        usage,
         "",
+        "Run containers without root.",
+        verbs_text(),
         "Options:",
         "  --debug        Print the time line, and tracebacks of internal errors",
         "  --storage DIR  Keep images and containers there (RLESS_STORAGE)",
@@ -213,6 +212,15 @@ def help_text() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def verbs_text() -> str:
+    """Return the verbs and what each does, by their headings, between empty lines."""
+    lines = []
+    for heading, verbs in VERBS.items():
+        lines += ["", f"{heading}:"]
+        lines += [f"  {verb:<20}{summary}" for verb, (_, summary) in verbs.items()]
+    return "\n".join([*lines, ""])
 
 
 def group_help(group: str) -> str:

@@ -15,6 +15,6 @@ def main() -> int:
         from rootless.cli.fronts.apptainer import main as apptainer
 
         return apptainer.main(sys.argv[1:], launch.front)
-    from rootless.cli.fronts import docker
+    from rootless.cli.fronts.docker import main as docker
 
     return docker.main(sys.argv[1:], launch.front)

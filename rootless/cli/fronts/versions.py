@@ -13,6 +13,7 @@ NUMBERS = {
     "docker": "28.0.0",
     "podman": "5.4.0+rless.{release}",
 }
+API = "1.45"  # of Docker, which docker says that it speaks: that of `rless service`
 # front -> the line of --version; {} is the number
 LINES = {
     "apptainer": "apptainer version {}",

@@ -27,6 +27,7 @@ from rootless.cli.parse import HelpWanted, parse
 from rootless.cli.verbs.container import run
 from rootless.errors import RlessError
 from tests.lib import images, jenkins
+from tests.lib.product import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,16 +138,13 @@ def test_check_finds_mistakes() -> None:
 def home(tmp_path: Path) -> Iterator[Path]:
     """Make a home directory, with rless on its PATH."""
     (tmp_path / "bin").mkdir()
-    for name, module in (
-        ("rless", "rootless.cli.main"),
-        ("rless-oci", "rootless.runtime.commands.main"),
-    ):
-        launcher = tmp_path / "bin" / name
-        launcher.write_text(
-            f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TREE))} exec {shlex.quote(sys.executable)} -B"
-            f' -c "from rootless.launch import start; start(\'{module}\')" "$@"\n'
-        )
-        launcher.chmod(0o755)
+    (tmp_path / "bin" / "rless").symlink_to(launcher()[0])
+    runtime = tmp_path / "bin" / "rless-oci"
+    runtime.write_text(
+        f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TREE))} exec {shlex.quote(sys.executable)} -B"
+        ' -c "from rootless.launch import start; start(\'rootless.runtime.commands.main\')" "$@"\n'
+    )
+    runtime.chmod(0o755)
     yield tmp_path
     shell(tmp_path, "rless ps -aq | xargs -r rless rm -f; rless unshare rm -rf .local")
     if (tmp_path / ".gnupg").exists():

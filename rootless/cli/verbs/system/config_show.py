@@ -93,6 +93,7 @@ def _defaults() -> dict[str, dict[str, Any]]:
         "userns": request.userns,
     }
     parts = ("home", "cwd", "tmp", "env-host", "fabric")
+    found["front"] = {"limits": "try"}
     found["hpc"] = {"default": False, **dict.fromkeys(parts, True), "modules": [], "unset-env": []}
     found["gpus"]["cdi-directories"] = cdi.directories()
     return found

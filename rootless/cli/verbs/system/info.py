@@ -55,11 +55,15 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     """Print the facts; `doctor` says what they mean."""
     from rootless.engine.query.info import collect
 
-    found = collect()
-    if values.get("format"):
+    return show(collect(), values.get("format"))
+
+
+def show(found: dict[str, Any], template: str | None) -> int:
+    """Print facts that `collect` has found, by a template if there is one; return 0."""
+    if template:
         from rootless.cli.template import render
 
-        template = "{{json .}}" if values["format"] == "json" else values["format"]
+        template = "{{json .}}" if template == "json" else template
         streams.write(render(template, found) + "\n")
         return 0
     text = ""

@@ -1,0 +1,1 @@
+"""The fronts docker and podman: the command line of `rless`, which is theirs, and what differs."""
