@@ -86,7 +86,7 @@ def _take_to_remove(container: Container, force: bool) -> Running | None:
     state = "being started" if state in ("created", "exited") else state
     raise RlessError(
         f"cannot remove container {container.facts['name']}: it is {state}",
-        "stop it first (rless stop), or use rless rm -f",
+        "stop the container before (rless stop), or use rless rm -f",
         1,
         CONFLICT,
     )
@@ -166,7 +166,7 @@ def _delete_all(containers: list[Container], volumes: bool) -> dict[str, RlessEr
 
 
 def _delete_volumes(container: Container, going: list[str]) -> None:
-    if any(mount["anonymous"] for mount in container.facts.get("mounts") or ()):
+    if any(mount["type"] == "volume" for mount in container.facts.get("mounts") or ()):
         from rootless.engine.state.volumes import remove_anonymous
 
         remove_anonymous(container, going)

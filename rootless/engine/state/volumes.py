@@ -94,17 +94,26 @@ def caller_in(storage: str, name: str, record: VolumeRecord | None = None) -> Ow
 
 
 def remove_anonymous(container: Container, going: Collection[str] = ()) -> None:
-    """Remove the volumes that were made for a container and that nobody else uses.
+    """Remove the anonymous volumes of a container that nobody else uses.
 
-    For `rm -v`, and for a container that is removed at its end.
+    For `rm -v`, and for a container that is removed at its end. Those that it has from another one,
+    by --volumes-from, go with their last user, as Docker's.
 
     Args:
         going: ids of containers that are removed at the same time: they use nothing any more.
     """
-    mounts = container.facts.get("mounts") or []
-    names = [mount["name"] for mount in mounts if mount["anonymous"]]
-    for name in names:
-        _remove(paths.storage_root(), name, {container.id, *going})
+    storage = paths.storage_root()
+    request = container.facts["request"]
+    named = {mount.get("source") for mount in request.get("mounts", ())}
+    for mount in container.facts.get("mounts") or ():
+        name = mount["name"]
+        if mount["anonymous"] or (
+            request.get("volumes_from")
+            and mount["type"] == "volume"
+            and name not in named
+            and _read_record(storage, name).get("anonymous")
+        ):
+            _remove(storage, name, {container.id, *going})
 
 
 def fill(directory: str, root: str, target: str, user: Owner) -> None:
@@ -387,7 +396,9 @@ def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
     """Delete a volume unless a container has it, but those that go; return which ones do."""
     hidden = f"{storage}/volumes/{_REMOVED}{os.urandom(8).hex()}"
     with Locked(storage, alone=True):
-        others = [user for user in users().get(name, ()) if user not in going]
+        others = [
+            user for user in users().get(name, ()) if user not in going and not _is_going(user)
+        ]
         if others:
             return others
         try:
@@ -398,6 +409,12 @@ def _remove(storage: str, name: str, going: Collection[str] = ()) -> list[str]:
     _delete(storage, [os.path.basename(hidden)])
     _record_event("destroy", name)
     return []
+
+
+def _is_going(container_id: str) -> bool:
+    """Tell whether a container is being removed at this moment, or has been."""
+    container = load(container_id)
+    return container is None or bool(container.run_record().get("removing"))
 
 
 def _delete(storage: str, names: Iterable[str]) -> None:
