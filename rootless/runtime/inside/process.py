@@ -308,8 +308,10 @@ def execute(
                 ) from error
     if denied is not None:
         why = os.strerror(denied.errno or 0)
-        if denied.errno == errno.EACCES and any(os.path.isdir(one) for one in candidates):
-            why = f"{why}: it is a directory"
+        if denied.errno == errno.EACCES:
+            why = "permission denied"  # in Docker's words: its client makes 126 of them
+            if any(os.path.isdir(one) for one in candidates):
+                why = f"{why}: it is a directory"
         hint = "the image, or the disk, is damaged" if denied.errno == errno.EIO else None
         raise RlessError(f"cannot execute {program}: {why}", hint, EXIT_CANNOT_EXECUTE)
     raise _not_found(program)

@@ -250,7 +250,7 @@ def test_death_by_signal_exits_128_plus_its_number(rless: Product) -> None:
         ("/no/such/command", 127, "no such file"),
         ("./relative", 127, "no such file"),
         ("/bin", 126, "directory"),
-        ("/etc/passwd", 126, "Permission denied"),
+        ("/etc/passwd", 126, "permission denied"),
         ("/etc/passwd/x", 127, "no such file"),
         ("/noloader", 127, "interpreter or loader"),
         ("/garbage", 126, "format"),
