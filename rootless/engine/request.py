@@ -253,6 +253,7 @@ class Supervision(Frozen):
     interactive: Final[bool] = False
     stdin_once: Final[bool | None] = None  # it ends with its first client's; None: by `detach`
     tty: Final[bool] = False
+    console_size: Final[tuple[int, int] | None] = None  # rows, columns; None: the caller's
     detach: Final[bool] = False
     detach_keys: Final[str | None] = None  # as typed; None: ctrl-p,ctrl-q
     attach: Final[tuple[str, ...]] = ()  # stdin, stdout, stderr; (): all that there is
@@ -304,7 +305,7 @@ class Network(Frozen):
     """The network within its namespace."""
 
     # Those of several containers: "name", and what is asked of "ip", "ip6", "mac", "interface",
-    # "aliases".
+    # "aliases"; of the API's clients also "links", (container, alias) each, and "driver_opts".
     networks: Final[tuple[Mapping[str, Any], ...]] = ()
     links: Final[tuple[tuple[str, str], ...]] = ()  # (container, alias) of --link
     add_host: Final[tuple[tuple[str, str], ...]] = ()  # (name, address or "host-gateway")

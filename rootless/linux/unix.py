@@ -24,8 +24,8 @@ def pair(kind: int) -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
-def send(fd: int, message: bytes, fds: Sequence[int]) -> None:
-    """Send a message with descriptors (SCM_RIGHTS); they stay ours.
+def send(fd: int, message: bytes, fds: Sequence[int]) -> int:
+    """Send a message with descriptors (SCM_RIGHTS), which stay ours; return how much was sent.
 
     Raises:
         OSError: EPIPE: nobody can receive it any more.
@@ -34,7 +34,7 @@ def send(fd: int, message: bytes, fds: Sequence[int]) -> None:
     try:
         # Not the module `array`: it registers itself with collections.abc, 1.5 ms.
         packed = b"".join(one.to_bytes(_INT, byteorder) for one in fds)
-        channel.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+        return channel.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
     finally:
         channel.detach()
 

@@ -140,6 +140,7 @@ def take(
     requested: dict[int, int],
     is_live: Callable[[str], bool],
     exists: Callable[[str], bool],
+    reserved: Collection[str] = (),
 ) -> dict[int, int]:
     """Give a container an address of each family that a network has; return size -> address.
 
@@ -148,6 +149,7 @@ def take(
         requested: size -> address of --ip and --ip6; the container keeps them while it exists.
         is_live, exists: tell of a container whether it runs or is being started, and whether it
             is there.
+        reserved: addresses that are given only if they are asked for.
 
     Raises:
         RlessError: the address is another one's, or none is free.
@@ -161,7 +163,7 @@ def take(
         given = {}
         for whole, part, gateway in ranges:
             asked = requested.get(whole.size)
-            address = _choose(whole, part, gateway, asked, used)
+            address = _choose(whole, part, gateway, asked, used, reserved)
             _link(directory, show(address, whole.size), container_id)
             if asked is not None:
                 _link(paths.checked(_kept(network_id)), show(address, whole.size), container_id)
@@ -170,7 +172,12 @@ def take(
 
 
 def _choose(
-    whole: Subnet, part: Subnet, gateway: int, asked: int | None, used: dict[str, str]
+    whole: Subnet,
+    part: Subnet,
+    gateway: int,
+    asked: int | None,
+    used: dict[str, str],
+    kept: Collection[str],
 ) -> int:
     if asked is not None:
         text = show(asked, whole.size)
@@ -186,7 +193,10 @@ def _choose(
     if whole.size == 4 and whole.prefix < 31:
         reserved.add(whole.base + whole.count - 1)
     for address in range(part.base, part.base + part.count):
-        if address not in reserved and show(address, whole.size) not in used:
+        if address in reserved:
+            continue
+        text = show(address, whole.size)
+        if text not in used and text not in kept:
             return address
     raise RlessError(f"no address of {part} is free")
 

@@ -7,6 +7,7 @@ connection is watched, so that work ends for a client that has gone.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import h11
 
 from rootless import log
 from rootless.errors import RlessError, escape
+from rootless.linux import unix
 from rootless.service import http
 from rootless.service.http import HttpError, Request, Response
 
@@ -304,9 +306,28 @@ class Connection:
             first, kind = ["HTTP/1.1 200 OK"], RAW
         lines = [*first, f"Content-Type: {kind}"]
         lines += [f"{name}: {value}" for name, value in http.usual_headers()]
-        await self.write("\r\n".join([*lines, "", ""]).encode())
+        await self._write_alone("\r\n".join([*lines, "", ""]).encode())
         ahead: bytes = self._parser.trailing_data[0]
         return ahead
+
+    async def _write_alone(self, head: bytes) -> None:
+        """Write a head that no read of the client's gives together with what comes after it.
+
+        docker-py throws away what its HTTP library has read behind a head. Linux ends a read from a
+        unix socket at data that came with a descriptor; nobody asks for this one.
+        """
+        transport = self.writer.transport
+        if not transport.get_write_buffer_size() and not transport.is_closing():
+            peer = transport.get_extra_info("socket").fileno()
+            nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                head = head[unix.send(peer, head, [nothing]) :]
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(nothing)
+        if head:
+            await self.write(head)
 
     # -- the client's end ------------------------------------------------------------------------
 

@@ -82,6 +82,8 @@ class Response:
 
 def refusal(status: int, message: str) -> Response:
     """Return the answer of an error."""
+    if message.startswith("no such "):
+        message = f"N{message[1:]}"  # scripts look for Docker's words
     return Response({"message": message}, status)
 
 

@@ -33,9 +33,22 @@ class Pump:
         detached: the keys to detach were typed.
     """
 
-    def __init__(self, connection: Connection, tty: bool, keys: str | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tty: bool,
+        keys: str | None = None,
+        framed: bool | None = None,
+    ) -> None:
+        """Take a connection.
+
+        Args:
+            tty: there is a terminal. keys: that detach from it.
+            framed: output goes in frames; None: unless there is a terminal.
+        """
         self.connection = connection
         self.tty = tty
+        self._framed = not tty if framed is None else framed
         self.detached = False
         self._keys = Keys(keys) if tty else None
         self._ahead = b""
@@ -99,7 +112,7 @@ class Pump:
                     await self._give(stream, data)
 
     async def _give(self, stream: int, data: bytes) -> None:
-        await self.connection.write(data if self.tty else frame(stream, data))
+        await self.connection.write(frame(stream, data) if self._framed else data)
 
     async def _input(self, ahead: bytes, stdin: int) -> None:
         """Pass on what the client sends; return when the client has gone or detached."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,8 @@ def test_end_of_input_is_passed_on_and_output_goes_on(service: Service, image: s
 
 
 def test_terminal_is_a_raw_stream(service: Service, image: str) -> None:
-    identifier = make(service, "term", body(image, "tty; stty size", Tty=True))
+    wanted = body(image, "tty; stty size", Tty=True, host={"ConsoleSize": [33, 77]})
+    identifier = make(service, "term", wanted)
     target = f"/containers/{identifier}/attach?stream=1&stdout=1"
     with take_over(service, target, head="") as stream:
         head, rest = read_head(stream)
@@ -128,8 +130,21 @@ def test_terminal_is_a_raw_stream(service: Service, image: str) -> None:
         assert b"raw-stream" in head
         assert b"chunked" not in head
         assert service.ask("POST", f"/containers/{identifier}/start")[0] == 204
-        assert (rest + read_all(stream)).startswith(b"/dev/pts/0\r\n")
+        assert rest + read_all(stream) == b"/dev/pts/0\r\n33 77\r\n"
     assert service.ask("DELETE", "/containers/term?force=1")[0] == 204
+
+
+def test_head_of_a_stream_is_read_alone(service: Service, image: str) -> None:
+    """docker-py loses what its HTTP library reads behind the head."""
+    run(service, "said", body(image, "echo before"))
+    target = "/containers/said/attach?logs=1&stdout=1&stderr=1"
+    with take_over(service, target) as stream:
+        waiting = select.poll()
+        waiting.register(stream, select.POLLRDHUP)
+        assert waiting.poll(PATIENCE * 1000)  # all is there
+        assert stream.recv(65536).endswith(b"\r\n\r\n")
+        assert split(read_all(stream)) == {1: b"before\n", 2: b""}
+    assert service.ask("DELETE", "/containers/said")[0] == 204
 
 
 def test_client_that_leaves_does_not_end_the_container(service: Service, image: str) -> None:
@@ -190,6 +205,11 @@ def test_exec_gives_streams_and_its_code_is_there_at_their_end(
         state = service.ask("GET", f"/exec/{identifier}/json")[1]
         assert (state["Running"], state["ExitCode"]) == (False, 9)
     assert service.ask("POST", f"/exec/{identifier}/start", {})[0] == 409
+    # Whether there is a terminal is said at the create, and here whether output is in frames.
+    found = service.ask("POST", "/containers/host/exec", {**wanted, "Cmd": ["tty"], "Tty": True})[1]
+    with take_over(service, f"/exec/{found['Id']}/start", b'{"Tty":false}') as stream:
+        rest = read_head(stream)[1]
+        assert split(rest + read_all(stream))[1].startswith(b"/dev/pts/")
     assert service.ask("GET", f"/exec/{64 * '0'}/json")[0] == 404
     assert service.ask("DELETE", "/containers/host?force=1")[0] == 204
 
@@ -258,7 +278,7 @@ def test_events_come_as_they_happen(service: Service, image: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"Image": "missing"}, "no such image"),
+        ({"Image": "missing"}, "No such image"),
         ({"Image": "/etc/passwd"}, "not the name of an image"),
         ({"Image": "host:"}, "not the name of an image"),
         ({"HostConfig": {"Binds": ["relative:/x"]}}, ""),
@@ -270,7 +290,7 @@ def test_events_come_as_they_happen(service: Service, image: str) -> None:
         ({"HostConfig": {"SecurityOpt": ["seccomp=/etc/passwd"]}}, "seccomp"),
         ({"HostConfig": {"CapAdd": [7]}}, "list of texts"),
         ({"HostConfig": {"Memory": "7"}}, "a number"),
-        ({"HostConfig": {"LogConfig": {"Type": "syslog"}}}, "log-driver"),
+        ({"HostConfig": {"LogConfig": {"Type": "syslog"}}}, "no log driver named 'syslog'"),
         ({"Env": ["=x"]}, "without a name"),
     ],
 )
@@ -283,7 +303,7 @@ def test_create_refuses_by_name(
         assert status == 201
         assert service.ask("DELETE", "/containers/refused?v=1")[0] == 204
         return
-    assert status == (404 if message == "no such image" else 400), found
+    assert status == (404 if message == "No such image" else 400), found
     assert message in found["message"]
 
 
@@ -306,15 +326,22 @@ def test_create_understands_names_in_any_case(service: Service, image: str) -> N
     assert service.ask("DELETE", "/containers/cases")[0] == 204
 
 
-def test_start_that_fails_says_why(service: Service, image: str) -> None:
-    wanted = {**body(image, ""), "Cmd": ["/no/such/program"]}
-    make(service, "fails", wanted)
+@pytest.mark.parametrize(
+    ("program", "code", "words"),
+    [("/no/such", 127, "no such file or directory"), ("/etc/passwd", 126, "permission denied")],
+)
+def test_start_that_fails_says_why(
+    service: Service, image: str, program: str, code: int, words: str
+) -> None:
+    """The docker command makes its exit code of these words."""
+    make(service, "fails", {**body(image, ""), "Cmd": [program]})
     status, found = service.ask("POST", "/containers/fails/start")
     assert status == 400
-    assert "/no/such/program" in found["message"]
+    assert f"{program}: {words}" in found["message"]
     state = service.ask("GET", "/containers/fails/json")[1]["State"]
-    assert (state["Status"], state["ExitCode"]) == ("exited", 127)
+    assert (state["Status"], state["ExitCode"]) == ("exited", code)
     assert service.ask("DELETE", "/containers/fails")[0] == 204
+    assert "No such container: fails" in service.ask("DELETE", "/containers/fails")[1]["message"]
 
 
 def test_ping_is_answered_while_containers_are_made(service: Service, image: str) -> None:

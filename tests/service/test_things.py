@@ -158,7 +158,7 @@ def test_network_has_an_id_that_stopped_containers_show(service: Service, image:
     wanted = {
         "Name": "apart",
         "Labels": {"k": "v"},
-        "IPAM": {"Config": [{"Subnet": "10.97.5.0/24"}]},
+        "IPAM": {"Config": [{"Subnet": "10.97.5.0/24", "AuxiliaryAddresses": {"a": "10.97.5.2"}}]},
     }
     status, made = service.ask("POST", "/networks/create", wanted)
     assert status == 201
@@ -167,13 +167,28 @@ def test_network_has_an_id_that_stopped_containers_show(service: Service, image:
     assert [(one["Name"], one["Id"]) for one in found] == [("apart", made["Id"])]
     assert {"bridge", "host", "none"} <= {one["Name"] for one in service.ask("GET", "/networks")[1]}
     container = body(image, "true", host={"NetworkMode": "apart"})
-    container["NetworkingConfig"] = {"EndpointsConfig": {"apart": {"Aliases": ["db"]}}}
+    asked: dict[str, Any] = {"Aliases": ["db"], "MacAddress": "02:42:00:00:00:05"}
+    given = {
+        "DriverOpts": {"some.option": "on"},
+        "Links": ["later:other"],
+    }  # not there at the start
+    container["NetworkingConfig"] = {"EndpointsConfig": {"apart": {**asked, **given}}}
     make(service, "member", container)
     for shown in (
         service.ask("GET", "/containers/json?all=1")[1][0],
         service.ask("GET", "/containers/member/json")[1],
     ):
-        assert shown["NetworkSettings"]["Networks"]["apart"]["NetworkID"] == made["Id"]
+        place = shown["NetworkSettings"]["Networks"]["apart"]
+        assert place["NetworkID"] == made["Id"]
+        assert {name: place[name] for name in (*asked, *given)} == {**asked, **given}
+    with_ipam = service.ask("GET", "/networks/apart")[1]["IPAM"]
+    assert with_ipam["Config"] == [{**wanted["IPAM"]["Config"][0], "Gateway": "10.97.5.1"}]
+    assert service.ask("POST", "/containers/member/start")[0] == 204
+    gone = {"Container": "member", "Force": True}
+    assert service.ask("POST", "/networks/apart/disconnect", gone)[0] == 200
+    assert service.ask("POST", "/networks/apart/disconnect", gone)[0] != 200
+    wrong = {"Container": "member", "EndpointConfig": {"MacAddress": "x"}}
+    assert service.ask("POST", "/networks/apart/connect", wrong)[0] == 400
     assert service.ask("DELETE", "/containers/member")[0] == 204
     assert service.ask("DELETE", f"/networks/{made['Id'][:12]}")[0] == 204
     for name in ("bridge", "host", "none"):

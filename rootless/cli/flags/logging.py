@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_DRIVERS = ("local", "json-file", "journald", "none")
+DRIVERS = ("local", "json-file", "journald", "none")
 _FILES = ("local", "json-file")
 
 
@@ -27,7 +27,7 @@ def restart(value: str) -> dict[str, Any] | None:
 
 def driver(value: str) -> str | None:
     """Return the name of a log driver, None for the empty one: the default."""
-    if value and value not in _DRIVERS:
+    if value and value not in DRIVERS:
         raise refuse(
             f"--log-driver {value}",
             "rless has local, json-file, journald and none",

@@ -268,7 +268,15 @@ def take_place(network: Network, container_id: str, endpoint: Mapping[str, Any])
                 raise RlessError(
                     f"network {network.name} has no IPv6 addresses", "make one with --ipv6"
                 )
-    given = addresses.take(network.id, container_id, network.ranges, requested, _is_live, _exists)
+    given = addresses.take(
+        network.id,
+        container_id,
+        network.ranges,
+        requested,
+        _is_live,
+        _exists,
+        network.reserved,
+    )
     ip, ip6 = (addresses.show(given[size], size) if size in given else "" for size in (4, 16))
     mac = endpoint.get("mac") or _mac(given)
     return {

@@ -27,7 +27,8 @@ from rootless.network.addresses import Subnet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from rootless.engine.state.records import MemberRecord, NetworkRecord, RunRecord, SubnetRecord
 
@@ -85,6 +86,15 @@ class Network:
         ]
 
     @property
+    def reserved(self) -> set[str]:
+        """Return addresses that a container gets only if it asks for them."""
+        return {
+            addresses.show(*addresses.number(address))
+            for one in self.record["subnets"]
+            for address in one.get("reserved", {}).values()
+        }
+
+    @property
     def mtu(self) -> int:
         """Return the largest packet in bytes; by default that of pasta, which sends no packets."""
         return int(self.record["options"].get(MTU) or _PASTA_MTU)
@@ -106,7 +116,7 @@ def is_name(text: str) -> bool:
 
 def create(
     name: str,
-    subnets: Sequence[dict[str, str | None]] = (),
+    subnets: Sequence[Mapping[str, Any]] = (),
     *,
     internal: bool = False,
     ipv6: bool = False,
@@ -117,7 +127,8 @@ def create(
     """Make a network.
 
     Args:
-        subnets: "subnet", "gateway" and "range" each; the last two may be None.
+        subnets: "subnet", "gateway" and "range" each, of which the last two may be None; and
+            "reserved", addresses that no container gets by itself, by their names.
         ipv6: it has an IPv6 subnet, whether one is given or not.
         quiet: it comes by itself: one that somebody else made just now will do.
 
@@ -160,10 +171,10 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
     return checked
 
 
-def _choose_subnets(requested: Sequence[dict[str, str | None]], ipv6: bool) -> list[SubnetRecord]:
+def _choose_subnets(requested: Sequence[Mapping[str, Any]], ipv6: bool) -> list[SubnetRecord]:
     """Return the subnets, one of each family at most, with their gateways."""
     taken = [whole for network in every() for whole, _, _ in network.ranges]
-    chosen: list[tuple[Subnet, dict[str, str | None]]] = []
+    chosen: list[tuple[Subnet, Mapping[str, Any]]] = []
     for one in requested:
         whole = addresses.subnet(one["subnet"] or "")
         if any(whole.size == other.size for other, _ in chosen):
@@ -177,7 +188,7 @@ def _choose_subnets(requested: Sequence[dict[str, str | None]], ipv6: bool) -> l
         if whole.count < 4:
             raise RlessError(f"--subnet {whole} is too small for a gateway and a container")
         chosen.append((whole, one))
-    nothing: dict[str, str | None] = {"gateway": None, "range": None}
+    nothing: dict[str, Any] = {"gateway": None, "range": None}
     if not any(whole.size == 4 for whole, _ in chosen):
         chosen.insert(0, (addresses.free_subnet(taken), nothing))
     if ipv6 and not any(whole.size == 16 for whole, _ in chosen):
@@ -185,7 +196,7 @@ def _choose_subnets(requested: Sequence[dict[str, str | None]], ipv6: bool) -> l
     return [_complete(whole, one) for whole, one in chosen]
 
 
-def _complete(whole: Subnet, one: dict[str, str | None]) -> SubnetRecord:
+def _complete(whole: Subnet, one: Mapping[str, Any]) -> SubnetRecord:
     gateway = whole.base + 1
     if one["gateway"]:
         gateway, size = addresses.number(one["gateway"])
@@ -195,11 +206,18 @@ def _complete(whole: Subnet, one: dict[str, str | None]) -> SubnetRecord:
         part = addresses.subnet(one["range"])
         if part.size != whole.size or part.base not in whole or part.count > whole.count:
             raise RlessError(f"--ip-range {part} is not in the subnet {whole}")
-    return {
+    made: SubnetRecord = {
         "subnet": str(whole),
         "gateway": addresses.show(gateway, whole.size),
         "range": one["range"],
     }
+    if reserved := one.get("reserved"):
+        for address in reserved.values():
+            value, size = addresses.number(address)
+            if size != whole.size or value not in whole:
+                raise RlessError(f"the reserved address {address} is not in the subnet {whole}")
+        made["reserved"] = dict(reserved)
+    return made
 
 
 def every() -> Iterator[Network]:

@@ -373,20 +373,18 @@ class _Inspected:
         found = {}
         for network in places or wanted:
             place, asked = places.get(network), wanted.get(network, {})
-            addresses = {
-                name: asked[key]
-                for key, name in (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
-                if asked.get(key)
-            }
-            names = [self.facts["name"], *asked.get("aliases", ()), self.facts["id"][:12]]
+            names = (("ip", "IPv4Address"), ("ip6", "IPv6Address"))
+            addresses = {name: asked[key] for key, name in names if asked.get(key)}
+            called = [self.facts["name"], *asked.get("aliases", ()), self.facts["id"][:12]]
             found[network] = {
                 "IPAMConfig": addresses or None,
-                "Links": None,
+                "Links": [":".join(link) for link in asked.get("links", ())] or None,
                 "Aliases": list(asked.get("aliases", ())) or None,
                 "NetworkID": place["id"] if place else _network_id(network),
                 "EndpointID": _id_of(self.facts["id"], place["id"]) if place else "",
-                **_place(place),
-                "DNSNames": list(dict.fromkeys(names)),
+                **_place(place, asked.get("mac", "")),
+                "DriverOpts": asked.get("driver_opts"),
+                "DNSNames": list(dict.fromkeys(called)),
             }
         first = _place(next(iter(places.values()))) if len(places) == 1 else NO_ADDRESSES
         return {
@@ -422,10 +420,10 @@ def _network_id(reference: str) -> str:
         return ""
 
 
-def _place(place: MemberRecord | None) -> dict[str, Any]:
-    """Return the addresses of a place in a network; of one that is not taken none."""
+def _place(place: MemberRecord | None, mac: str = "") -> dict[str, Any]:
+    """Return the addresses of a place in a network; of one that is not taken `mac`."""
     if place is None:
-        return dict(NO_ADDRESSES)
+        return {**NO_ADDRESSES, "MacAddress": mac}
     four, six = place["prefixes"].get("4", 0), place["prefixes"].get("16", 0)
     gateways = place["gateways"]
     return {
@@ -460,12 +458,13 @@ def inspect_network(reference: str) -> dict[str, Any]:
         "EnableIPv6": any(whole.size == 16 for whole, _, _ in network.ranges),
         "IPAM": {
             "Driver": "default",
-            "Options": {},
+            "Options": None,
             "Config": [
                 {
                     "Subnet": one["subnet"],
                     **({"IPRange": one["range"]} if one["range"] else {}),
                     "Gateway": one["gateway"],
+                    **({"AuxiliaryAddresses": aux} if (aux := one.get("reserved")) else {}),
                 }
                 for one in record["subnets"]
             ],

@@ -213,7 +213,10 @@ def _make_spec(context: StartContext, inputs: SpecInputs) -> None:
     if request.tty:
         from rootless.engine.attach.terminal import window_size
 
-        if size := window_size():
+        if request.console_size is not None:
+            rows, columns = request.console_size
+            context.spec["process"]["consoleSize"] = {"height": rows, "width": columns}
+        elif size := window_size():
             context.spec["process"]["consoleSize"] = size
 
 
@@ -443,11 +446,12 @@ def _join_networks(context: StartContext, member: Membership, inputs: SpecInputs
     request, container = context.request, context.container
     member.take_addresses(container)
     container.update_run_record(networks=member.places, hub=member.process)
-    if request.links:
+    names = [link for one in request.networks for link in one.get("links", ())]
+    if request.links or names:
         from rootless.engine.networks import links
 
         inputs.hosts, inputs.env = links.resolve(
-            request.links, container.facts["name"], member.places
+            request.links, container.facts["name"], member.places, names
         )
     ports = request.published(container.facts["exposed"])
     member.join(container, request.hostname or "", request.dns, ports)

@@ -218,6 +218,7 @@ class SubnetRecord(TypedDict):
     subnet: str
     gateway: str
     range: str | None  # where addresses are given from; None: all of the subnet
+    reserved: NotRequired[dict[str, str]]  # what has it -> an address that no container gets
 
 
 class NetworkRecord(TypedDict):

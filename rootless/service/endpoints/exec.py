@@ -102,8 +102,8 @@ async def start(request: Request) -> Response | None:
     wanted = records.request_of(record)
     if inputs.get(body, "Detach", False):
         wanted.detach = True
-    if inputs.get(body, "Tty", wanted.tty) != wanted.tty and inputs.has(body, "Tty"):
-        wanted.tty = wanted.tty or inputs.get(body, "Tty", False)
+    # Whether there is a terminal was said at the create; here, how the client reads it.
+    framed = not inputs.get(body, "Tty", False)
     size = _size(body)
     hold(container)
     records.claim(container, record["id"])
@@ -111,18 +111,17 @@ async def start(request: Request) -> Response | None:
         (await _begin(container, record["id"], wanted, size)).close()
         return Response()
     connection = request.connection
-    # First the head: some clients lose what comes together with it.
-    ahead = await connection.take_over(request, stream_type(request, wanted.tty))
+    ahead = await connection.take_over(request, stream_type(request, not framed))
     try:
         process = await _begin(container, record["id"], wanted, size)
     except RlessError as error:
         text = f"{error}\r\n".encode()
-        await connection.write(text if wanted.tty else frame(1, text))
+        await connection.write(frame(1, text) if framed else text)
         return None
     try:
         if wanted.tty:
             _terminals[record["id"]] = process.master
-        pump = Pump(connection, wanted.tty, wanted.detach_keys)
+        pump = Pump(connection, wanted.tty, wanted.detach_keys, framed=framed)
         ended = asyncio.ensure_future(children.readable(process.result))
         try:
             await pump.run(ahead, process.input(), process.outputs(), (1, 2), ended)

@@ -10,6 +10,7 @@ from rootless.engine.query.inspect import BUILT_IN, inspect_network
 from rootless.errors import CONFLICT, INVALID, RlessError
 from rootless.service import children, inputs
 from rootless.service.endpoints.volumes import truth
+from rootless.service.forms import request as forms
 from rootless.service.http import HttpError, Request, Response
 
 _FILTERS = ("dangling", "driver", "id", "label", "label!", "name", "scope", "type")
@@ -106,6 +107,7 @@ async def create(request: Request) -> Response:
             "subnet": inputs.get(one, "Subnet", ""),
             "gateway": inputs.get(one, "Gateway", "") or None,
             "range": inputs.get(one, "IPRange", "") or None,
+            "reserved": inputs.pairs(one, "AuxiliaryAddresses"),
         }
         for one in inputs.objects(ipam, "Config")
         if inputs.get(one, "Subnet", "")
@@ -124,7 +126,7 @@ async def create(request: Request) -> Response:
 
 def _create(
     name: str,
-    subnets: list[dict[str, str | None]],
+    subnets: list[dict[str, Any]],
     internal: bool,
     ipv6: bool,
     labels: dict[str, str],
@@ -158,15 +160,10 @@ def _remove(reference: str) -> None:
 async def connect(request: Request) -> Response:
     """Connect a container to a network."""
     body = request.json()
-    wanted = inputs.mapping(body, "EndpointConfig")
-    addresses = inputs.mapping(wanted, "IPAMConfig")
-    endpoint = {
-        "ip": inputs.get(addresses, "IPv4Address", ""),
-        "ip6": inputs.get(addresses, "IPv6Address", ""),
-        "mac": inputs.get(wanted, "MacAddress", ""),
-        "aliases": inputs.texts(wanted, "Aliases"),
-    }
-    given = {key: value for key, value in endpoint.items() if value}
+    try:
+        given = forms.endpoint(inputs.mapping(body, "EndpointConfig"))
+    except RlessError as error:
+        raise HttpError(400, str(error)) from error
     container = inputs.get(body, "Container", "")
     await children.call(_connect, request.names["name"], container, given)
     return Response()
@@ -181,12 +178,13 @@ def _connect(reference: str, container: str, endpoint: dict[str, Any]) -> None:
 async def disconnect(request: Request) -> Response:
     """Disconnect a container from a network."""
     body = request.json()
-    container, force = inputs.get(body, "Container", ""), inputs.get(body, "Force", False)
-    await children.call(_disconnect, request.names["name"], container, force)
+    container = inputs.get(body, "Container", "")
+    await children.call(_disconnect, request.names["name"], container)
     return Response()
 
 
-def _disconnect(reference: str, container: str, force: bool) -> None:
+def _disconnect(reference: str, container: str) -> None:
     from rootless.engine.manage import network_connect
 
-    network_connect.disconnect(reference, container, force)
+    # Docker's `Force` is for a member that is gone: there are none here.
+    network_connect.disconnect(reference, container)

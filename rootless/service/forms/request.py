@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from rootless import log
+from rootless.cli.flags.logging import DRIVERS
 from rootless.cli.options import CREATE
 from rootless.cli.parse import convert, gather
 from rootless.cli.verbs.container.run import build
@@ -157,6 +158,9 @@ class _Reader:
         request = request.replace(
             detach=not attached, security_opt=[*request.security_opt, *self.seccomp]
         )
+        size: list[Any] = get(self.host, "ConsoleSize", [])
+        if len(size) == 2 and all(type(one) is int and 0 < one < 65536 for one in size):
+            request = request.replace(console_size=tuple(size))
         entrypoint = words(self.body, "Entrypoint")
         if entrypoint is not None and entrypoint != []:
             request = request.replace(entrypoint=[] if entrypoint == [""] else entrypoint)
@@ -280,7 +284,10 @@ class _Reader:
     def logging(self) -> None:
         """Add the log driver: json-file, unless another one is asked for."""
         settings = mapping(self.host, "LogConfig")
-        self.flag("--log-driver", get(settings, "Type", "") or "json-file")
+        driver = get(settings, "Type", "") or "json-file"
+        if driver not in DRIVERS:
+            raise HttpError(400, f"logger: no log driver named '{driver}' is registered")
+        self.flag("--log-driver", driver)
         for key, text in pairs(settings, "Config").items():
             self.flag("--log-opt", f"{key}={text}")
 
@@ -402,40 +409,53 @@ class _Reader:
         if mode in ("none", "host", "pasta") or mode.startswith(("container:", "ns:")):
             if mode.startswith("ns:"):
                 raise HttpError(400, "NetworkMode: a network namespace by its path is refused")
-            return [self.value("--network", mode)]
+            return [_value("--network", mode)]
         first = _DEFAULT_NETWORK if mode in ("", "default") else mode
         order = [first, *(name for name in endpoints if name != first)]
-        return [self.endpoint(name, endpoints.get(name, {})) for name in order]
+        return [_named(name, endpoints.get(name, {})) for name in order]
 
-    def endpoint(self, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Return a network with what is asked of the container's place in it."""
-        from rootless.engine.networks import store
 
-        try:
-            found: dict[str, Any] = {"name": store.find(name).name}
-        except RlessError as error:
-            # Not as what is not found: clients would pull the image then.
-            raise HttpError(400, str(error)) from error
-        addresses = mapping(wanted, "IPAMConfig")
-        if texts(addresses, "LinkLocalIPs"):
-            raise HttpError(400, "LinkLocalIPs: the network assigns these addresses itself")
-        for field, key, flag in (("IPv4Address", "ip", "--ip"), ("IPv6Address", "ip6", "--ip6")):
-            if text := get(addresses, field, ""):
-                found[key] = self.value(flag, text)
-        if text := get(wanted, "MacAddress", ""):
-            found["mac"] = self.value("--mac-address", text)
-        aliases = [self.value("--network-alias", text) for text in texts(wanted, "Aliases")]
-        if aliases:
-            found["aliases"] = list(dict.fromkeys(aliases))
-        for link in texts(wanted, "Links"):
-            self.flag("--link", link)
-        return found
+def _named(name: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a network with what is asked of the container's place in it."""
+    from rootless.engine.networks import store
 
-    def value(self, flag: str, text: str) -> Any:
-        """Return the value of one flag."""
-        row = _INDEX[flag]
-        assert len(row) == 6
-        return convert(row, flag, text)
+    try:
+        found = store.find(name).name
+    except RlessError as error:
+        # Not as what is not found: clients would pull the image then.
+        raise HttpError(400, str(error)) from error
+    return {"name": found, **endpoint(wanted)}
+
+
+def endpoint(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked of a container's place in a network, as the engine notes it.
+
+    Raises:
+        HttpError, RlessError: something in it is wrong, or cannot be done.
+    """
+    found: dict[str, Any] = {}
+    addresses = mapping(wanted, "IPAMConfig")
+    if texts(addresses, "LinkLocalIPs"):
+        raise HttpError(400, "LinkLocalIPs: the network assigns these addresses itself")
+    for field, key, flag in (("IPv4Address", "ip", "--ip"), ("IPv6Address", "ip6", "--ip6")):
+        if text := get(addresses, field, ""):
+            found[key] = _value(flag, text)
+    if text := get(wanted, "MacAddress", ""):
+        found["mac"] = _value("--mac-address", text)
+    if aliases := [_value("--network-alias", text) for text in texts(wanted, "Aliases")]:
+        found["aliases"] = list(dict.fromkeys(aliases))
+    if links := [_value("--link", text) for text in texts(wanted, "Links")]:
+        found["links"] = links
+    if options := pairs(wanted, "DriverOpts"):
+        found["driver_opts"] = options  # for other drivers; clients want to see them again
+    return found
+
+
+def _value(flag: str, text: str) -> Any:
+    """Return the value of one flag."""
+    row = _INDEX[flag]
+    assert len(row) == 6
+    return convert(row, flag, text)
 
 
 def _image(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def take(
     wanted: str | None = None,
     live: set[str] | None = None,
     exists: set[str] | None = None,
+    reserved: Collection[str] = (),
 ) -> str:
     net = subnet(whole)
     asked = {net.size: addresses.number(wanted)[0]} if wanted else {}
@@ -70,6 +72,7 @@ def take(
         asked,
         (live if live is not None else {"a", "b", "c", "d", "e", "f"}).__contains__,
         (exists if exists is not None else {"a", "b", "c", "d", "e", "f"}).__contains__,
+        reserved,
     )
     return addresses.show(given[net.size], net.size)
 
@@ -88,6 +91,11 @@ def test_ended_container_frees_its_address() -> None:
 
 def test_addresses_stay_in_the_ip_range() -> None:
     assert take("a", "10.9.0.0/24", "10.9.0.128/25") == "10.9.0.128"
+
+
+def test_reserved_address_is_only_for_who_asks() -> None:
+    assert take("a", reserved={"10.9.0.2"}) == "10.9.0.3"
+    assert take("b", wanted="10.9.0.2", reserved={"10.9.0.2"}) == "10.9.0.2"
 
 
 def test_ipv6_addresses_are_assigned() -> None:
