@@ -64,6 +64,28 @@ class SyscallError(RlessError):
         self.errno = errno
 
 
+# module of the standard library -> what Python is built with for it
+_BUILT_WITH = {"_ctypes": "libffi", "_ssl": "OpenSSL", "_hashlib": "OpenSSL", "zlib": "zlib",
+               "_bz2": "bzip2", "_lzma": "xz"}  # fmt: skip
+
+
+def lacks_module(error: ImportError) -> str | None:
+    """Return what to say of a module that this Python or installation lacks; None: it is ours."""
+    import sys
+
+    name = error.name or ""
+    python = f"Python {sys.version.split()[0]} ({escape(sys.executable or 'no path')})"
+    if name in sys.stdlib_module_names:
+        headers = f", or build it again with the headers of {_BUILT_WITH.get(name, 'its library')}"
+        return (
+            f"{python} was built without the module {name}; "
+            f"install rless with the Python of the distribution{headers}"
+        )
+    if not name or name.partition(".")[0] == "rootless":
+        return None
+    return f"the package {name} is not installed for {python}; install rless again"
+
+
 def escape(text: str) -> str:
     r"""Return `text` on one line with nothing in it that a terminal obeys.
 

@@ -233,4 +233,11 @@ def start(module: str) -> None:
                 code = code or 1  # closed or full: main has said so, if it could
     except KeyboardInterrupt:
         pass  # `main` has been left already
+    except ImportError as error:  # before `main`, which reports its own
+        if error.name not in sys.stdlib_module_names:
+            raise
+        from rootless.errors import lacks_module
+
+        os.write(2, f"rless: {lacks_module(error)}\n".encode())
+        code = 125
     os._exit(code)

@@ -14,6 +14,33 @@ die() {
 }
 is_root() { [ "$(id -u)" = 0 ]; }
 
+# Print the column of this distribution in the table of rootless/host/packages.py.
+distribution() {
+    local ID='' ID_LIKE='' word
+    eval "$(grep -E '^(ID|ID_LIKE)=' /etc/os-release 2>/dev/null || true)"
+    for word in $ID $ID_LIKE; do
+        case $word in
+        fedora | rhel | centos) echo Fedora && return ;;
+        suse | sles | opensuse*) echo openSUSE && return ;;
+        arch) echo Arch && return ;;
+        alpine) echo Alpine && return ;;
+        esac
+    done
+    echo Debian
+}
+
+# Print the names that a distribution gives to these packages of Debian: COLUMN NAME...
+package_names() {
+    local column=$1 name
+    shift
+    for name in "$@"; do
+        case $name in libsubid*) name=libsubid4 ;; esac
+        sed -n '/^TABLE/,/^"""$/p' rootless/host/packages.py | awk -v column="$column" -v name="$name" '
+            $1 == "Debian" { for (i = 1; i <= NF; i++) if ($i == column) at = i }
+            $1 == name && $at != "-" { gsub(",", "\n", $at); print $at }'
+    done
+}
+
 # Print the path of a Python that every user can run: the system's before one of pyenv or conda.
 find_python() {
     local candidate
@@ -23,6 +50,10 @@ find_python() {
         "$candidate" -I -c 'import sys; sys.version_info >= (3, 10) or sys.exit(1)
 print(sys.executable)' 2>/dev/null && return
     done
+    case $(distribution) in
+    Fedora) die "Python 3.10 or later was not found: sudo dnf install python3.11" ;;
+    openSUSE) die "Python 3.10 or later was not found: sudo zypper install python311" ;;
+    esac
     die "Python 3.10 or later was not found"
 }
 
@@ -46,12 +77,35 @@ missing_packages() {
 # Show the lines that begin with one of these words (a|b), of the long output of an installer.
 progress() { sed -unE "s/^ *(($1) .*)/    \1/p" >&2; }
 
+# The same on a distribution without apt: install by its own program as root, else name them.
+install_elsewhere() {
+    local here names install
+    here=$(distribution)
+    names=$(package_names "$here" "$@" | sort -u)
+    case $here in
+    Fedora) install='dnf install -y' ;;
+    openSUSE) install='zypper --non-interactive install' ;;
+    Arch) install='pacman -S --needed --noconfirm' ;;
+    Alpine) install='apk add' ;;
+    *) install= ;;
+    esac
+    if [ -z "$install" ]; then
+        say "this distribution is not known here: rless doctor names what is missing"
+    elif is_root; then
+        say "installing system packages: ${names//$'\n'/ }"
+        # shellcheck disable=SC2086 # split at spaces
+        $install $names >&2 || say "some packages could not be installed (going on)"
+    else
+        say "system packages that rless uses: sudo $install ${names//$'\n'/ }"
+    fi
+}
+
 # Install the packages that are missing. No root, no apt, or one that this release does not have:
 # say so and go on, the parts that need it say more.
 install_packages() {
     local missing name known=()
     command -v apt-get >/dev/null || {
-        say "this is not Debian or Ubuntu: rless doctor names what is missing"
+        install_elsewhere "$@"
         return 0
     }
     missing=$(missing_packages "$@")

@@ -200,6 +200,17 @@ static void search(const char *base, const char *packages)
 	close(fd);
 }
 
+/* After `pip install --target DIR` the package lies in DIR itself, and the version of Python that it
+ * was installed for is known only from then. */
+static void start_beside(void)
+{
+	if (!has_package(prefix))
+		return;
+	start(PYTHON, prefix);
+	start("/usr/bin/python" VERSION, prefix);
+	start("/usr/local/bin/python" VERSION, prefix);
+}
+
 static int become_python(void)
 {
 	char text[2 * LONGEST];
@@ -215,6 +226,7 @@ static int become_python(void)
 		search("lib", "site-packages");
 		search("lib", "dist-packages");
 		search("lib64", "site-packages");
+		start_beside();
 	}
 	size = snprintf(text, sizeof(text),
 			NAME ": the installation of %s is broken: no Python or no package rootless "

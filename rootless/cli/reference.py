@@ -38,7 +38,7 @@ _MEANINGS = """\
   published ports. Containers find each other in `--network bridge` and in networks that
   `network create` made.
 - `-v` takes Podman's `O`, `exec`, `suid`, `bind`/`rbind` besides Docker's options. `z` and `Z` are
-  accepted where there is no SELinux, as Docker does, and refused where there is.
+  accepted where SELinux confines nobody, and refused where it confines you: rless sets no labels.
 - `-e KEY` with no such variable here removes the KEY of the image, as in Docker.
 """
 

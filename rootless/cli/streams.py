@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rootless.errors import RlessError, describe, escape, voice
+from rootless.errors import RlessError, describe, escape, lacks_module, voice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def report(error: BaseException, debug: bool = False) -> int:
                 break
     if isinstance(error, OSError) and error.strerror:
         _complain(describe(error))
+    elif isinstance(error, ImportError) and (lacking := lacks_module(error)):
+        _complain(lacking)
     else:
         hint = "" if debug else "; run with --debug and report it"
         _complain(f"internal error: {type(error).__name__}: {error}{hint}")

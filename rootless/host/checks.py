@@ -11,13 +11,13 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from rootless.host import facts, hints
+from rootless.host import facts, hints, packages
+from rootless.linux.call import KERNEL_FLOOR, KERNELS, parse_release
 from rootless.linux.cgroup import DELEGATE_FILE, DELEGATE_TEXT
 
 if TYPE_CHECKING:
     from rootless.host.probe import Outcome
 
-KERNEL_FLOOR = (5, 12)  # mount_setattr; overlayfs in a user namespace came with 5.11
 PYTHON_FLOOR = (3, 10)
 FULL_RANGE = 65536
 LITTLE_SPACE = 2 << 30  # bytes: one larger image
@@ -42,12 +42,12 @@ def check_python(version: tuple[int, int], executable: str) -> Check:
     fact = f"Python {text} ({executable})"
     if version >= PYTHON_FLOOR:
         return Check("python", OK, fact)
-    return Check("python", FAIL, fact, "rless needs Python 3.10 or later", "install a newer one")
+    return Check("python", FAIL, fact, "rless needs Python 3.10 or later", packages.newer_python())
 
 
 def check_kernel(release: str) -> Check:
     """Judge the kernel's version."""
-    version = facts.parse_release(release)
+    version = parse_release(release)
     if version >= KERNEL_FLOOR:
         return Check("kernel", OK, f"Linux {release}")
     floor = ".".join(map(str, KERNEL_FLOOR))
@@ -56,7 +56,7 @@ def check_kernel(release: str) -> Check:
         FAIL,
         f"Linux {release}",
         f"system calls that rless needs are missing before {floor} (mount_setattr)",
-        "boot a newer kernel of the distribution",
+        f"boot a newer kernel of the distribution; that of {KERNELS} is new enough",
     )
 
 
@@ -130,7 +130,7 @@ def check_idmap_program(
     Args:
         is_installed: one of the two is there, and so the package, which has both.
     """
-    fix = facts.package_command("uidmap", fedora=("shadow-utils",), again=is_installed)
+    fix = packages.command("uidmap", again=is_installed)
     lost = "only one id can be mapped: all files of a container belong to one user in it"
     if path is None:
         return Check(name, WARN, "not installed", lost, fix)
@@ -162,7 +162,7 @@ def check_subids(
         meaning = "only one id is mapped: images whose files have several owners are flattened"
         if "subid:" in (facts.read("/etc/nsswitch.conf") or "") and not has_libsubid:
             meaning += "; /etc/nsswitch.conf names a subid source, but libsubid is not installed"
-            fix = facts.package_command("libsubid4", fedora=("shadow-utils-subid",))
+            fix = packages.command("libsubid4")
         return Check(identity, WARN, f"{name} has no subordinate {kind}s", meaning, fix)
     shown = ", ".join(f"{start}+{count}" for start, count in ranges)
     if total < FULL_RANGE:
@@ -248,7 +248,7 @@ def check_image_files(programs: list[str], device: Outcome) -> Check:
     if mounts and device:
         return Check("image files", OK, f"squashfs and SIF files are mounted{make}")
     lacking = "squashfuse is not installed" if not mounts else f"/dev/fuse: {device.error}"
-    fix = facts.package_command("squashfuse", fedora=("squashfuse",))
+    fix = packages.command("squashfuse")
     if mounts:
         fix = "sudo modprobe fuse; sudo chmod 666 /dev/fuse"
     if "unsquashfs" in programs:
@@ -276,7 +276,7 @@ def check_fuse(program: str | None, device: Outcome, outcome: Outcome | None) ->
             WARN,
             "not installed",
             "no fallback where the kernel's overlayfs does not work",
-            facts.package_command("fuse-overlayfs", fedora=("fuse-overlayfs",)),
+            packages.command("fuse-overlayfs"),
         )
     if not device:
         return Check(
@@ -330,7 +330,7 @@ def check_network(program: str | None, said: Outcome, tun: Outcome) -> Check:
     """Judge pasta, the default network."""
     lost = "containers have no network of their own: use --network=none or --network=host"
     if program is None:
-        fix = facts.package_command("passt", fedora=("passt",))
+        fix = packages.command("passt")
         return Check("network", FAIL, "pasta is not installed", lost, fix)
     if not said:
         return Check("network", FAIL, f"{program}: {said.error}", lost, "install passt again")
@@ -359,7 +359,7 @@ def check_seccomp(library: str | None, status: dict[str, str]) -> Check:
     if "Seccomp" not in status:
         return Check("seccomp", FAIL, "this kernel has no seccomp filters", lost, "")
     if library is None:
-        fix = facts.package_command("libseccomp2", fedora=("libseccomp",))
+        fix = packages.command("libseccomp2")
         return Check("seccomp", FAIL, "libseccomp is not installed", lost, fix)
     return Check("seccomp", OK, library)
 
@@ -456,7 +456,7 @@ def check_programs(missing: list[str]) -> Check:
     if not missing:
         return Check("programs", OK, f"the {len(PROGRAMS)} programs of rless can be executed")
     lost = dict.fromkeys(PROGRAMS[name] for name in missing)
-    compiler = facts.package_command("musl-tools", fedora=("gcc", "glibc-static"))
+    compiler = packages.command("musl-tools")
     return Check(
         "programs",
         FAIL if PROGRAMS["rless-monitor"] in lost else WARN,

@@ -39,21 +39,6 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()  # isdigit alone takes "²" too
 
 
-def parse_release(release: str) -> tuple[int, int]:
-    """Return (major, minor) of a kernel release as uname(2) gives it; (0, 0): not understood."""
-    numbers = []
-    for field in release.split(".")[:2]:
-        digits = ""
-        for char in field:
-            if not _is_number(char):
-                break
-            digits += char
-        if not digits:
-            return (0, 0)
-        numbers.append(int(digits))
-    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
-
-
 def parse_status(text: str) -> dict[str, str]:
     """Return the fields of a /proc/PID/status (proc(5)), as NoNewPrivs and Seccomp."""
     fields = (line.partition(":") for line in text.splitlines())
@@ -301,6 +286,17 @@ def kills_user_processes(directories: tuple[str, ...] = _LOGIND) -> bool | None:
     return found
 
 
+UNCONFINED = "unconfined_t"
+
+
+def selinux_type() -> str:
+    """Return the SELinux type of this process where policy is enforced, "" elsewhere."""
+    if (read("/sys/fs/selinux/enforce") or "").strip("\0\n") != "1":
+        return ""
+    fields = (read("/proc/self/attr/current") or "").strip("\0\n").split(":")
+    return fields[2] if len(fields) > 2 else ""
+
+
 def inside_container() -> str | None:
     """Return what says that this process is in a container already; None: nothing does."""
     for path in ("/run/.containerenv", "/.dockerenv"):
@@ -318,24 +314,6 @@ def user_name(uid: int) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return None
-
-
-def package_command(
-    *debian: str, fedora: tuple[str, ...] | None = None, again: bool = False
-) -> str:
-    """Return the administrator's command that installs these packages on this distribution.
-
-    Args:
-        again: they are installed, but a file of theirs is missing.
-    """
-    identity = (read("/etc/os-release") or "").lower()
-    if fedora is not None and any(name in identity for name in ("fedora", "rhel", "suse")):
-        if "suse" in identity:
-            manager = "zypper install --force" if again else "zypper install"
-        else:
-            manager = "dnf reinstall" if again else "dnf install"
-        return f"sudo {manager} {' '.join(fedora)}"
-    return f"sudo apt-get install {'--reinstall ' if again else ''}{' '.join(debian)}"
 
 
 def next_free_range(text: str, length: int = 65536) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import os
 import re
 
 from rootless.host import facts
+from rootless.linux.call import OUTER
 
 APPARMOR_SYSCTL = "kernel.apparmor_restrict_unprivileged_userns"
 
@@ -59,8 +60,7 @@ _APPARMOR = (
 )
 _IN_CONTAINER = (
     "this process is in a container, and its seccomp filter or missing rights forbid it",
-    "start the outer container with --security-opt seccomp=unconfined "
-    "--security-opt apparmor=unconfined --security-opt systempaths=unconfined",
+    OUTER,
 )
 _IN_CHROOT = (
     "the kernel refuses user namespaces in a chroot",
@@ -100,6 +100,13 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
     if number in (errno.EPERM, errno.EACCES):
         if facts.sysctl(APPARMOR_SYSCTL) == 1:
             return _APPARMOR
+        confined = facts.selinux_type()
+        if confined not in ("", facts.UNCONFINED):
+            return (
+                f"SELinux does not let processes of the type {confined} use user namespaces",
+                "`sudo ausearch -m AVC -ts recent` shows what it denied; "
+                "the administrator runs: sudo semanage login -a -s unconfined_u NAME",
+            )
         status = facts.parse_status(facts.read("/proc/self/status") or "")
         if status.get("Seccomp", "0") == "2":
             return _IN_CONTAINER

@@ -12,6 +12,15 @@ import os
 from rootless.errors import SyscallError
 from rootless.linux import ffi
 
+KERNEL_FLOOR = (5, 12)  # mount_setattr; overlayfs in a user namespace came with 5.11
+KERNELS = "Debian 12, Ubuntu 22.04, Fedora 34, RHEL 9, SLES or openSUSE Leap 15.4"
+# What a container that rless runs in has to be started with, in the words of Docker and Podman.
+OUTER = (
+    "start the outer container with --security-opt seccomp=unconfined "
+    "--security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+)
+_ENOSYS = 38  # errno is one more module to load
+
 # PyDLL keeps the interpreter lock: the calls are short, and clone3 must not switch threads.
 # musl names its libc otherwise; the process itself always has one.
 try:
@@ -68,9 +77,42 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 
+def parse_release(release: str) -> tuple[int, int]:
+    """Return (major, minor) of a kernel release as uname(2) gives it; (0, 0): not understood."""
+    numbers = []
+    for field in release.split(".")[:2]:
+        digits = ""
+        for char in field:
+            if not (char.isascii() and char.isdigit()):  # isdigit alone takes "²" too
+                break
+            digits += char
+        if not digits:
+            return (0, 0)
+        numbers.append(int(digits))
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
+
+
+def kernel_hint(release: str) -> str:
+    """Return what to do where a system call is missing (ENOSYS), on a kernel of this release."""
+    if parse_release(release) >= KERNEL_FLOOR:
+        return (
+            f"Linux {release} has this call, so a seccomp filter around this process hides it: "
+            f"in a container, {OUTER}"
+        )
+    floor = ".".join(map(str, KERNEL_FLOOR))
+    return f"this is Linux {release}, and rless needs {floor} or later, as in {KERNELS}"
+
+
 def failed(call: str) -> SyscallError:
     """Return the error of the libc call that has just failed, read from errno."""
-    return SyscallError(call, ffi.get_errno())
+    return refused(call, ffi.get_errno())
+
+
+def refused(call: str, number: int) -> SyscallError:
+    """Return the error of a call by its errno; of one that is missing, what to do."""
+    return SyscallError(
+        call, number, kernel_hint(os.uname().release) if number == _ENOSYS else None
+    )
 
 
 def syscall(name: str, number: int, *args: object) -> int:

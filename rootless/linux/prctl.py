@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rootless.linux import ffi
-from rootless.linux.call import SYS_KEYCTL, failed, libc, syscall
+from rootless.linux.call import OUTER, SYS_KEYCTL, failed, libc, syscall
 
 _PR_SET_PDEATHSIG = 1
 _PR_GET_DUMPABLE = 3
@@ -18,6 +18,7 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_EPERM = 1
 
 _prctl = libc.prctl
 _sethostname = libc.sethostname
@@ -99,7 +100,10 @@ def set_hostname(name: str) -> None:
     """Set the host name of the UTS namespace (sethostname(2)); needs CAP_SYS_ADMIN in it."""
     raw = name.encode()
     if _sethostname(raw, ffi.c_size_t(len(raw))) == -1:
-        raise failed(f"sethostname({name})")
+        error = failed(f"sethostname({name})")
+        if error.errno == _EPERM:  # the capability is there: Podman's filter looks for the host's
+            error.hint = f"a seccomp filter around this process forbids it: {OUTER}"
+        raise error
 
 
 def set_domainname(name: str) -> None:

@@ -17,6 +17,7 @@ from rootless.linux.call import (
     SYS_PIDFD_SEND_SIGNAL,
     encode,
     libc,
+    refused,
     syscall,
 )
 from rootless.linux.signals import signal
@@ -114,7 +115,12 @@ def process_state(pid: int) -> str:
 
 def close_on_exec_from(first: int) -> None:
     """Mark every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11)."""
-    syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, _CLOSE_RANGE_CLOEXEC)
+    try:
+        syscall("close_range", SYS_CLOSE_RANGE, first, _LAST_FD, _CLOSE_RANGE_CLOEXEC)
+    except SyscallError as error:
+        if error.errno == errno.EINVAL:  # Linux 5.9 and 5.10 lack the flag only
+            raise refused("close_range", errno.ENOSYS) from None
+        raise
 
 
 def close_from(first: int) -> None:

@@ -42,6 +42,9 @@ def main() -> int:
         return 0
     if "missing" in sys.argv:
         import no_such_module
+    if "unbuilt" in sys.argv:
+        sys.modules["_ctypes"] = None
+        import _ctypes
     print(json.dumps({
         "argv": sys.argv, "path": sys.path, "isolated": sys.flags.isolated,
         "no_site": sys.flags.no_site, "json": json.__file__,
@@ -178,6 +181,12 @@ def test_editable_installation_runs_from_the_tree(tmp_path: Path) -> None:
     assert found["path"][-1] == str(tree)  # type: ignore[index]
 
 
+def test_installation_by_target_is_found(tmp_path: Path) -> None:
+    """`pip install --target` puts packages and bin/ into one directory."""
+    prefix = Prefix(tmp_path / "p", ".", python=sys.executable)
+    assert facts_of(run(prefix.launcher))["path"][-1] == str(tmp_path / "p")  # type: ignore[index]
+
+
 def test_broken_installation_is_reported(tmp_path: Path) -> None:
     prefix = Prefix(tmp_path / "p", "elsewhere")
     done = run(prefix.launcher)
@@ -201,6 +210,15 @@ def test_site_is_loaded_only_for_third_party_packages(venv: Prefix) -> None:
 def test_missing_module_is_reported_once(venv: Prefix) -> None:
     done = run(venv.launcher, "missing")
     assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+
+
+def test_python_without_a_module_is_named(venv: Prefix) -> None:
+    shutil.copy(ROOT / "rootless" / "errors.py", venv.lib / "rootless")
+    done = run(venv.launcher, "unbuilt")
+    assert done.returncode == 125
+    assert done.stderr.count("\n") == 1
+    assert "was built without the module _ctypes" in done.stderr
+    assert "libffi" in done.stderr
 
 
 def test_sitecustomize_is_not_run(venv: Prefix) -> None:

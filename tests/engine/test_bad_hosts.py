@@ -502,3 +502,40 @@ def test_unwritable_home_is_reported(rless: Product) -> None:
     error = done.one_line_error()
     assert "/proc/none/.local/share/rless" in error
     assert "RLESS_STORAGE" in error
+
+
+@pytest.mark.parametrize("version", ["4.18", "5.10", "5.11"])
+def test_old_kernel_is_named(rless: Product, version: str) -> None:
+    """By the call that is missing, with what is needed and who has it."""
+    become = f"import tests.lib.old_kernel\ntests.lib.old_kernel.become({version!r})"
+    for words in (("--network=none", "host:"), ("--network=none", "--userns=single", "host:")):
+        done = on_a_host_where(rless, become, "run", "--rm", *words, "true").expect(125)
+        error = done.err.splitlines()[-1]
+        assert "rless needs 5.12 or later, as in Debian 12" in error, error
+        assert "Function not implemented" in error, error
+    assert rless("ps", "-aq").expect().out == ""
+
+
+def test_filter_that_hides_a_call_is_named(rless: Product) -> None:
+    become = (
+        "import tests.lib.old_kernel as old\n"
+        "old._UNAME26 = 0\n"
+        "old.CALLS = {'close_range': (436, (9, 9))}\n"
+        "old.become('9.0')"
+    )
+    done = on_a_host_where(rless, become, "run", "--network=none", "host:", "true").expect(125)
+    assert "a seccomp filter around this process hides it" in done.one_line_error()
+
+
+def test_filter_of_an_outer_container_is_named(rless: Product) -> None:
+    """Podman's own lets nobody set the host name without the capability on its host."""
+    number = {"x86_64": 170, "aarch64": 161}[os.uname().machine]
+    become = (
+        "import tests.lib.old_kernel as old\n"
+        f"old.CALLS = {{'sethostname': ({number}, (9, 9))}}\n"
+        "old.become('6.0', 1)"
+    )
+    done = on_a_host_where(rless, become, "run", "--network=none", "host:", "true").expect(125)
+    error = done.err.splitlines()[-1]
+    assert "sethostname" in error
+    assert "start the outer container with --security-opt seccomp=unconfined" in error

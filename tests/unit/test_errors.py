@@ -56,3 +56,18 @@ def test_syscall_error_names_the_call() -> None:
     assert error.message == "mount(tmpfs, /dev): Operation not permitted"
     assert (error.call, error.errno) == ("mount(tmpfs, /dev)", errno.EPERM)
     assert isinstance(error, RlessError)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("_ssl", "was built without the module _ssl; install rless with the Python of the"),
+        ("h11", "the package h11 is not installed for Python 3"),
+        ("rootless.gone", None),
+    ],
+)
+def test_missing_modules_are_named(name: str, said: str | None) -> None:
+    from rootless.errors import lacks_module
+
+    found = lacks_module(ModuleNotFoundError("no", name=name))
+    assert (said in found) if said and found else found is said

@@ -60,6 +60,28 @@ def _fields_of(kind: str, source: str | None, target: str) -> dict[str, Any]:
     return {"type": kind, "source": source, "target": target, "options": [], "labels": {}}
 
 
+def _label(option: str) -> None:
+    """Take `z` or `Z`: without SELinux there is nothing to label, and unconfined nobody to let in.
+
+    A container of ours has the SELinux type of who starts it.
+    """
+    if not os.path.exists("/sys/fs/selinux/enforce"):
+        return
+    from rootless.host import facts
+
+    kind = facts.selinux_type()
+    if kind not in ("", facts.UNCONFINED):
+        raise refuse(
+            f"the mount option {option}",
+            f"rless sets no SELinux labels, and containers run as {kind}, as you do",
+            "leave it out, and use chcon(1) if SELinux denies access",
+        )
+    if kind:
+        from rootless import log
+
+        log.warn(f"the mount option {option} has no effect: containers run as {kind}, as you do")
+
+
 def _option(fields: dict[str, Any], option: str) -> bool:
     """Take one option that -v and --mount share; tell whether it is known."""
     if option in ("ro", "rw"):
@@ -71,13 +93,7 @@ def _option(fields: dict[str, Any], option: str) -> bool:
     elif option == "nocopy":
         fields["nocopy"] = True
     elif option in ("z", "Z"):
-        # Docker's meaning where there is no SELinux: nothing to label.
-        if os.path.exists("/sys/fs/selinux/enforce"):
-            raise refuse(
-                f"the mount option {option}",
-                "SELinux labels are not built yet",
-                "use chcon(1), or --security-opt label=disable",
-            )
+        _label(option)
     elif option in _PLAIN:
         fields["options"].append(option)
     elif option == "dev":

@@ -112,8 +112,6 @@ def _security() -> list[str]:
     found = []
     if (facts.read("/sys/module/apparmor/parameters/enabled") or "").startswith("Y"):
         found.append("name=apparmor")
-    if os.path.exists("/sys/fs/selinux/enforce"):
-        found.append("name=selinux")
     if facts.find_library("libseccomp.so.2"):
         found.append("name=seccomp,profile=builtin")
     return [*found, "name=rootless", "name=cgroupns"]

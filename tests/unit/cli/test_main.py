@@ -196,6 +196,8 @@ class BoomError(Exception):
         (BrokenPipeError(), 141, ""),
         (FileNotFoundError(2, "No such file or directory", "/x"), 125,
          "rless: /x: No such file or directory\n"),
+        (ModuleNotFoundError("no", name="rootless.x"), 125,
+         "rless: internal error: ModuleNotFoundError: no; run with --debug and report it\n"),
         (BoomError("why\x1b"), 125,
          "rless: internal error: BoomError: why\\x1b; run with --debug and report it\n"),
         (RecursionError("deep"), 125,

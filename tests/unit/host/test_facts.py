@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rootless.host import facts
+from rootless.linux import call
 
 HYBRID = """\
 22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
@@ -32,7 +33,7 @@ HYBRID = """\
     ],
 )
 def test_os_release_is_parsed(release: str, expected: tuple[int, int]) -> None:
-    assert facts.parse_release(release) == expected
+    assert call.parse_release(release) == expected
 
 
 def test_mountinfo_is_parsed() -> None:
@@ -48,7 +49,7 @@ def test_mountinfo_is_parsed() -> None:
 def test_parsers_survive_any_text(text: str) -> None:
     facts.parse_mountinfo(text)
     facts.parse_status(text)
-    facts.parse_release(text)
+    call.parse_release(text)
     facts.next_free_range(text)
     facts.locate_cgroup(text, facts.parse_mountinfo(HYBRID))
 

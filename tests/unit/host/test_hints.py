@@ -51,6 +51,17 @@ def test_container_is_named_before_policy(monkeypatch: pytest.MonkeyPatch) -> No
     assert hint.startswith("start the outer container with --security-opt seccomp=unconfined")
 
 
+def test_selinux_is_named_where_it_confines_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"/sys/fs/selinux/enforce": "1", "/proc/self/attr/current": "staff_u:r:staff_t:s0\0"}
+    monkeypatch.setattr(facts, "read", texts.get)
+    why, hint = hints.hint_for_userns_failure(errno.EACCES)
+    assert "SELinux" in why
+    assert "staff_t" in why
+    assert "ausearch -m AVC" in hint
+    texts["/proc/self/attr/current"] = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023\0"
+    assert "SELinux" not in hints.hint_for_userns_failure(errno.EACCES)[0]
+
+
 def test_chroot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a file says that it is a container, and where it is on a mount point."""
     assert "chroot" in hints.hint_for_userns_failure(errno.EPERM)[0]

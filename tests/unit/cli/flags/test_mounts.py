@@ -41,6 +41,21 @@ def test_volume_is_parsed(text: str, expected: Mount) -> None:
     assert volume(text) == expected
 
 
+def test_selinux_option_is_refused_only_where_it_confines(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from rootless.host import facts
+
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: "selinux" in path or exists(path))
+    monkeypatch.setattr(facts, "selinux_type", lambda: "unconfined_t")
+    assert volume("/a:/b:Z") == volume("/a:/b")
+    assert "has no effect" in capfd.readouterr().err
+    monkeypatch.setattr(facts, "selinux_type", lambda: "user_t")
+    with pytest.raises(RlessError, match="user_t"):
+        volume("/a:/b:Z")
+
+
 def test_dot_is_the_working_directory() -> None:
     assert volume("./x:/b").source == f"{os.getcwd()}/x"
     assert volume("..:/b").source == os.path.dirname(os.getcwd())
