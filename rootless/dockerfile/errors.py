@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootless.errors import RlessError, escape
+from rootless.errors import INVALID, RlessError, escape
 
 _CONTEXT = 2  # lines shown before and after those in question
 
@@ -22,7 +22,7 @@ class DockerfileError(RlessError):
 
     def __init__(self, message: str, hint: str | None = None, line: int = 0, last: int = 0) -> None:
         where = f"{self.where} line {line}: " if line else ""
-        super().__init__(where + escape(message), hint and escape(hint), 1)
+        super().__init__(where + escape(message), hint and escape(hint), 1, INVALID)
         self.bare = message
         self.line = line
         self.last = last or line

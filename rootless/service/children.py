@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MOST, MOST_PULLS = 32, 8  # at once; more wait in their order
 _BLOCK = 65536
+_GRACE = 5.0  # seconds
 _LENGTH = 8  # bytes before an answer that say how long it is
 _OURS = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -169,10 +170,15 @@ class Piped:
         return _result(data)
 
     def close(self) -> None:
-        """End it, if it has not ended, and close all."""
+        """End it, if it has not ended, and close all; it has a moment to clean up."""
+        if not self._ended.done():
+            os.kill(self._pid, signal.SIGINT)
+            asyncio.get_running_loop().call_later(_GRACE, self._kill)
+        close(self._input, self._output, self._reader)
+
+    def _kill(self) -> None:
         if not self._ended.done():
             os.kill(self._pid, signal.SIGKILL)
-        close(self._input, self._output, self._reader)
 
 
 def slot(name: str) -> asyncio.Semaphore:

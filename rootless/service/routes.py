@@ -82,6 +82,7 @@ POST /exec/{id}/resize exec.resize
 GET /exec/{id}/json exec.inspect
 GET /events events.events
 GET /images/json images.list_all
+POST /build build.build body
 POST /build/prune prune.build
 POST /commit images.commit
 POST /auth registry.login

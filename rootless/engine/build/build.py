@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rootless.engine.build.progress import Progress
     from rootless.engine.build.request import BuildRequest
     from rootless.image.model.reference import Reference
+    from rootless.image.registry.progress import Progress as ImageProgress
     from rootless.linux.idmap import IdMap
 
 _IMAGE = "docker-image://"
@@ -46,8 +47,15 @@ _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
 class Bases:
     """The base images of a build, looked up or pulled once each."""
 
-    def __init__(self, store: Store, request: BuildRequest, idmap: IdMap) -> None:
+    def __init__(
+        self,
+        store: Store,
+        request: BuildRequest,
+        idmap: IdMap,
+        pulled: ImageProgress | None = None,
+    ) -> None:
         self._store = store
+        self._pulled = pulled
         self._request = request
         self._idmap = idmap
         self._known: dict[tuple[str, str], Base] = {}
@@ -78,6 +86,7 @@ class Bases:
             quiet=self._request.progress == "quiet",
             signature_policy=self._request.signature_policy,
             idmap_for=lambda _: self._idmap,
+            progress=self._pulled,
         )
         ensure_layers(found, self._idmap, self._store)
         data = records.get_blob(found.root, found.id)
@@ -87,8 +96,14 @@ class Bases:
         return Base(name, found.id, found.digest, config, tuple(found.chain), found.platform)
 
 
-def build(request: BuildRequest) -> str:
+def build(
+    request: BuildRequest, shown: Progress | None = None, pulled: ImageProgress | None = None
+) -> str:
     """Build an image; return its id, "" where none was recorded.
+
+    Args:
+        shown: told what happens, in place of what the request asks for.
+        pulled: told how base images come.
 
     Raises:
         RlessError: the Dockerfile is wrong, or a step failed. Names are as before then, and the
@@ -102,7 +117,7 @@ def build(request: BuildRequest) -> str:
     with contextlib.ExitStack() as opened:
         secrets = _read_secrets(request)
         contexts, text = _open_contexts(request, secrets, opened)
-        shown = progress.make(request)
+        shown = shown or progress.make(request)
         shown.show_source(request.file or "Dockerfile", text.decode("utf-8", "replace"))
         opened.callback(shown.finish)
         store = Store(paths.storage_root())
@@ -112,7 +127,8 @@ def build(request: BuildRequest) -> str:
         with store_lock(store.root), Staging(store.root) as staging:
             paths.private_dir(f"{store.root}/layers/{idmap.key}")
             made = plan.make(parse_dockerfile(text), _plan_options(request, contexts),
-                             Bases(store, request, idmap))  # fmt: skip
+                             Bases(store, request, idmap, pulled))  # fmt: skip
+            shown.show_plan(made)
             for line in made.warnings:
                 shown.handle({"kind": "warning", "text": line})
             carried = opened.enter_context(Carried(request, store, idmap, shown.handle))
@@ -186,7 +202,11 @@ def _open_contexts(
             found[name] = opener.open(source, is_main=False)
         else:
             found[name] = opened.enter_context(context.open_context(source))
-    if file != "-" and is_fetched(file):
+    if request.sent:
+        if main.dockerfile is not None:
+            return found, main.dockerfile  # it came without a context
+        context.hide_itself(main, file)
+    elif file != "-" and is_fetched(file):
         return found, opener.read_url(file)
     return found, context.read_dockerfile(main, file)
 

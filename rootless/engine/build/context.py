@@ -110,6 +110,21 @@ def read_dockerfile(context: Context | None, path: str = "") -> bytes:
     return found[1]
 
 
+def hide_itself(context: Context, dockerfile: str) -> None:
+    """Leave the Dockerfile and the ignore file out of a context, where the ignore file says so.
+
+    Docker's clients send these two all the same, and nothing else that is ignored.
+
+    Raises:
+        RlessError: the ignore file is wrong.
+    """
+    rules = _read_ignore(context.fd, None)
+    names = [*([dockerfile] if dockerfile else DOCKERFILES), *_IGNORE_FILES]
+    hidden = [name for name in names if rules is not None and rules.excludes(name)]
+    if hidden:
+        context.ignore = IgnoreRules(hidden)
+
+
 def _usual(fd: int) -> tuple[bytes, bytes] | None:
     """Return (name, text) of the Dockerfile that has one of the usual names."""
     for name in map(os.fsencode, DOCKERFILES):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rootless.engine.build.request import BuildRequest
+    from rootless.engine.build.steps import Plan
 
 _REDRAW_SECONDS = 0.1
 _SHOWN = 6  # lines of output below a step that runs
@@ -74,6 +75,9 @@ class Progress:
     def show_source(self, name: str, text: str) -> None:
         """Take the Dockerfile, of which a failure shows the lines."""
         self._file, self._text = name, text
+
+    def show_plan(self, plan: Plan) -> None:
+        """Take the plan, before the first step."""
 
     def handle(self, message: Mapping[str, Any]) -> None:
         """Show a message."""

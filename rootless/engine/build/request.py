@@ -68,6 +68,8 @@ class BuildRequest(Frozen, kw_only=True):
         jobs: how many steps are done at a time; 0: as many as there are processors.
         timeout: seconds after which a RUN is ended; 0: never.
         userns: the id map of the build, as --userns of `run`.
+        sent: a client of Docker's API has sent the context: what its ignore file says of the
+            Dockerfile and of itself is still to be done.
         run_options: fields of a RunRequest that hold for each RUN.
     """
 
@@ -101,6 +103,7 @@ class BuildRequest(Frozen, kw_only=True):
     jobs: int = 0
     timeout: float = 0
     userns: str = "auto"
+    sent: bool = False
     run_options: Mapping[str, Any] = NOTHING
 
     def run_settings(self) -> RunRequest:

@@ -140,7 +140,8 @@ def execute(step: RunStep, environment: StepEnvironment, say: Say) -> int:
 def failure(step: RunStep, code: int) -> RlessError:
     """Return the error of a RUN that has ended with an exit code other than 0."""
     command = "the script" if step.script else escape(" ".join(step.args))
-    return RlessError(f"process {command} did not complete successfully: exit code {code}", None, 1)
+    what = f"process {command} did not complete successfully: exit code {code}"
+    return RlessError(what, exit_code=code)
 
 
 def _no_origin(origin: Origin, name: str) -> int:

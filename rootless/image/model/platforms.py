@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.errors import RlessError, escape
+from rootless.errors import INVALID, RlessError, escape
 
 _MACHINES = {
     "x86_64": ("amd64", ""),
@@ -98,14 +98,18 @@ def parse_platform(text: str | None) -> PlatformRequest:
     plain = all(part and part.isascii() and part.replace("_", "").isalnum() for part in parts)
     if (not plain and text.lower() != "x86-64") or len(parts) > 3:
         raise RlessError(
-            f"invalid platform '{escape(text)[:80]}'", "write OS/ARCH or OS/ARCH/VARIANT"
+            f"invalid platform '{escape(text)[:80]}'",
+            "write OS/ARCH or OS/ARCH/VARIANT",
+            kind=INVALID,
         )
     if len(parts) == 1 and parts[0] == "linux":
         return host
     if len(parts) == 1:
         if parts[0] not in _KNOWN and parts[0] not in _ALIASES:
             raise RlessError(
-                f"unknown platform '{escape(text)[:80]}'", "write OS/ARCH, as linux/amd64"
+                f"invalid platform '{escape(text)[:80]}'",
+                "write OS/ARCH, as linux/amd64",
+                kind=INVALID,
             )
         parts = ["linux", parts[0]]
     architecture, variant = _ALIASES.get(parts[1], (parts[1], ""))

@@ -78,8 +78,9 @@ def decode_header(request: Request, name: str) -> dict[str, Any]:
     """
     header = request.headers.get(name.lower(), "")
     try:
-        text = header.replace("+", "-").replace("/", "_").rstrip("=")
-        given = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) or b"{}")
+        text = header.replace("-", "+").replace("_", "/").rstrip("=")
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        given = json.loads(data or b"{}")
     except (ValueError, RecursionError):
         raise HttpError(400, f"{name} is not JSON in base64url") from None
     if given is not None and not isinstance(given, dict):
@@ -153,7 +154,6 @@ def _push(repository: str, tagged: str, login: Credentials | None) -> None:
     progress = Lines()
     for name in names:
         full, made = registries.push(name, progress=progress)
-        progress.release()
         tag = full.rpartition(":")[2]
         aux = {"Tag": tag, "Digest": made["digest"], "Size": made["size"]}
         progress.tell({"progressDetail": {}, "aux": aux})
@@ -194,9 +194,7 @@ def _make(source: str, name: str | None, lines: Sequence[str], said: Sequence[st
         platform=platform or None,
         quiet=True,
     )
-    progress = Lines()
-    progress.tell({"status": image.id})
-    progress.release()
+    Lines().tell({"status": image.id})
 
 
 # -- what a registry says --------------------------------------------------------------------------

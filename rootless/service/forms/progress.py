@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from typing import Any
 
 from rootless.errors import escape
 from rootless.image.registry.progress import Progress
 
+_KEPT = 1000  # lines
 _PAUSE = 0.1  # seconds between two lines that tell how far a layer is
 
 
@@ -25,28 +27,42 @@ class Lines(Progress):
     known, and whether there is such an image has to be known before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = False) -> None:
+        """Begin.
+
+        Args:
+            keep: hold back all, of which the last lines stay, until `release`.
+        """
         super().__init__(1)
-        self._held: bytes | None = b""
+        self._keeps = keep
+        self._held: deque[bytes] | None = deque(maxlen=_KEPT if keep else None)
         self._shown: dict[str, float] = {}  # layer -> when its bytes were told last
 
     def release(self) -> None:
         """Hold nothing back any more."""
         with self._lock:
+            self._keeps = False
             self._let_go()
+
+    def forget(self) -> None:
+        """Drop what is held back, and hold nothing back any more."""
+        with self._lock:
+            self._held = None
 
     def tell(self, value: dict[str, Any]) -> None:
         """Write a line of its own."""
         with self._lock:
+            self._let_go()
             self._put(value)
 
     def say(self, text: str) -> None:
         """Tell what concerns the whole image."""
         tag, _, rest = escape(text).partition(": ")
+        value = {"status": escape(text)}
         if rest.startswith("Pulling from "):
-            self.tell({"status": rest, "id": tag})
-        else:
-            self.tell({"status": escape(text)})
+            value = {"status": rest, "id": tag}
+        with self._lock:
+            self._put(value)
 
     def advance(self, layer: str, done: int, state: str = "", total: int = 0) -> None:
         """Tell how many bytes of a layer are done, from time to time and at the end."""
@@ -74,15 +90,15 @@ class Lines(Progress):
         self._put({"status": escape(state), "progressDetail": {}, "id": escape(layer)})
 
     def _let_go(self) -> None:
-        if self._held is not None:
-            data, self._held = self._held, None
+        if self._held is not None and not self._keeps:
+            data, self._held = b"".join(self._held), None
             _write(data)
 
     def _put(self, value: dict[str, Any]) -> None:
         if self._held is None:
             _write(line(value))
         else:
-            self._held += line(value)
+            self._held.append(line(value))
 
 
 def _write(data: bytes) -> None:
