@@ -65,7 +65,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "save": ("image.save", "Write images to an archive"),
         "load": ("image.load", "Read images from an archive"),
         "import": ("image.import_", "Make an image from a tar archive of files"),
-        "flatten": ("image.flatten", "Write an image to one squashfs file, which can be run"),
+        "flatten": (
+            "image.flatten",
+            "Write an image to one squashfs or SIF file, which can be run",
+        ),
         "search": ("image.search", "Search a registry"),
         "login": ("image.login", "Log in to a registry"),
         "logout": ("image.logout", "Log out of a registry"),

@@ -40,6 +40,7 @@ _OPTIONS = {
     "image": ("name", "push", *_PACKING, "rewrite-timestamp"),
     "registry": ("name", *_PACKING, "rewrite-timestamp"),
     "squashfs": ("dest", "compression", "keep-owners"),
+    "sif": ("dest", "compression", "keep-owners"),
     "cacheonly": (),
 }
 # What BuildKit has too.
@@ -47,6 +48,7 @@ _LATER = {
     *("name-canonical", "unpack", "push-by-digest", "store", "dangling-name-prefix"),
     *("platform-split", "attestation-inline"),
 }
+_FILES = ("squashfs", "sif")
 _COMPRESSIONS = ("gzip", "zstd")
 _MODES = 0o1777  # without set-user-id and set-group-id
 _NANOSECONDS = 1_000_000_000
@@ -57,7 +59,7 @@ class Output(Frozen, kw_only=True):
     """One output.
 
     Attributes:
-        kind: local, tar, oci, docker, image, squashfs or cacheonly.
+        kind: local, tar, oci, docker, image, squashfs, sif or cacheonly.
         dest: an absolute path, "-" for standard output; "" where there is none.
         delete: remove what is in the directory and not in the result.
         directory: an OCI layout as a directory, no archive of it.
@@ -66,7 +68,7 @@ class Output(Frozen, kw_only=True):
         docker: a push has Docker's media types.
         annotations: of the manifest: (key, value).
         rewrite_timestamp: no time in new layers is later than SOURCE_DATE_EPOCH.
-        keep_owners: of the files in a squashfs.
+        keep_owners: of the files in a squashfs image.
         umask: of the caller: a step process has none.
     """
 
@@ -198,12 +200,12 @@ def _annotation(text: str) -> tuple[str, str]:
 
 def _made(kind: str, options: dict[str, str]) -> Output:
     dest = options.get("dest", "")
-    if not dest and kind in ("local", "squashfs"):
+    if not dest and kind in ("local", *_FILES):
         raise RlessError(f"--output: {kind} needs dest=")
     if not dest and kind in ("tar", "oci"):
         dest = "-"
     directory = not _is("tar", options, True)
-    if dest == "-" and (kind in ("local", "squashfs") or directory):
+    if dest == "-" and (kind in ("local", *_FILES) or directory):
         raise RlessError(f"--output: {kind} cannot be standard output", "give dest=PATH")
     if dest == "-" and os.isatty(1):
         raise RlessError("an archive is not written to a terminal", "give dest=FILE, or redirect")
@@ -244,7 +246,7 @@ def _made(kind: str, options: dict[str, str]) -> Output:
 
 def _compression(kind: str, value: str) -> str:
     known: tuple[str, ...] = _COMPRESSIONS
-    if kind == "squashfs":
+    if kind in _FILES:
         from rootless.engine.images.flatten import COMPRESSIONS
 
         known = COMPRESSIONS
@@ -436,13 +438,16 @@ def export_image(
             packing=packing,
             quiet=quiet,
         )
-    elif output.kind == "squashfs":
+    elif output.kind in _FILES:
         from rootless.engine.images import flatten
+        from rootless.image.squashfs import apptainer
 
         flatten.flatten(
             identifier,
             output.dest,
-            compression=output.compression or flatten.COMPRESSIONS[0],
+            sif=output.kind == "sif",
+            deffile=apptainer.definition(names[0]) if names else "",
+            compression=output.compression,
             keep_owners=output.keep_owners,
             force=True,
         )

@@ -1,4 +1,4 @@
-"""`flatten`: write an image as one squashfs file, to be run from a shared file system.
+"""`flatten`: write an image as one squashfs or SIF file, to be run from a shared file system.
 
 The layers are mounted as for a container, in a user namespace where their owners are right, and
 mksquashfs archives that tree. mksquashfs may read every file, and has no other right and no
@@ -6,7 +6,8 @@ network, because the files are untrusted.
 
 The same image gives the same bytes, with mksquashfs from 4.4 on. It writes in a fixed order, and
 its time stamp is set to 0. So are the times of what is added: the image's config, and the
-directories that other programs for such files (ch-run, Apptainer) use as mount points.
+directories that other programs for such files (ch-run, Apptainer) use as mount points. A SIF file
+also has what Apptainer reads (`image.squashfs.apptainer`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import os
 from rootless import paths
 from rootless.engine import idmap_policy
 from rootless.errors import RlessError, escape
+from rootless.image.squashfs import apptainer
 from rootless.image.squashfs.image_file import CONFIG_PATH
+from rootless.image.squashfs.sif_writer import Head, executable_mode
 from rootless.image.store import records
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "mksquashfs"
 COMPRESSIONS = ("lz4", "zstd", "gzip", "xz")  # the first is the default (docs/hpc.md)
+_COMPRESSION_OF_SIF = "gzip"  # the only one that each Apptainer reads
 # What is mounted on by others: directories, and empty files.
 _DIRECTORIES = ("dev", "etc", "home", "mnt", "opt", "proc", "root", "srv", "sys", "tmp", "usr")
 _FILES = ("etc/group", "etc/hosts", "etc/passwd", "etc/resolv.conf")
@@ -49,17 +53,20 @@ def flatten(
     name: str,
     output: str,
     *,
+    sif: bool = False,
+    deffile: str = "",
     platform: str | None = None,
-    compression: str = COMPRESSIONS[0],
+    compression: str = "",
     keep_owners: bool = False,
     force: bool = False,
     signature_policy: str | None = None,
 ) -> None:
-    """Write an image as a squashfs file, whole or not at all.
+    """Write an image as a squashfs or SIF file, whole or not at all.
 
     Args:
         output: absolute path of the file.
-        compression: one of COMPRESSIONS.
+        sif: a SIF file. deffile: the definition file in it; "": the one that names the image.
+        compression: one of COMPRESSIONS; "": the usual one.
         keep_owners: each file belongs to whom the image says; else all to root, as a user
             without subordinate ids needs it.
         force: replace a file.
@@ -96,9 +103,10 @@ def flatten(
     mapping = choose(image)
     layers = ensure_layers(image, mapping, store)
     config = _document(image, store)
+    head, added = _of_sif(image, config, name, deffile) if sif else (None, {})
     arguments = [
         "-comp",
-        compression,
+        compression or (_COMPRESSION_OF_SIF if sif else COMPRESSIONS[0]),
         "-b",
         "64K",
         "-noappend",
@@ -106,19 +114,37 @@ def flatten(
         "-quiet",
         "-no-xattrs",
     ]
+    if head is not None:
+        arguments += ["-offset", str(head.size)]
     if not keep_owners:
         arguments.append("-all-root")
     with Staging(store.root) as staging:
         try:
-            with Output(output, mode=default_mode(), durable=True) as file:
+            mode = default_mode() if head is None else executable_mode()
+            with Output(output, mode=mode, durable=True) as file:
                 workspace = f"{staging.path}/flatten"
                 os.mkdir(workspace, 0o700)
                 hidden = image.whiteouts(mapping.key)
-                job = _Job(program, arguments, output, file.fd, layers, hidden, config)
+                job = _Job(program, arguments, output, file.fd, layers, hidden, config, added)
                 idmap.call_in_userns(mapping, job.run, workspace, mapping)
-                os.pwrite(file.fd, bytes(4), _TIME_AT)
+                before = 0 if head is None else head.size
+                os.pwrite(file.fd, bytes(4), before + _TIME_AT)
+                if head is not None:
+                    size = os.fstat(file.fd).st_size - before
+                    os.pwrite(file.fd, head.fill(size, image.id), 0)
         except OSError as error:
             raise _failed(output, error) from error
+
+
+def _of_sif(
+    image: Image, config: bytes, name: str, deffile: str
+) -> tuple[Head, dict[str, tuple[bytes, int]]]:
+    """Return what stands before the root file system in a SIF file, and what is added to that."""
+    deffile = deffile or apptainer.definition(name)
+    architecture = image.platform["architecture"]
+    labels = apptainer.labels(image.config, architecture, name)
+    head = Head(architecture, labels=labels, deffile=deffile, config=config)
+    return head, apptainer.files(image.config, labels, deffile)
 
 
 def _document(image: Image, store: Store) -> bytes:
@@ -139,7 +165,7 @@ def _failed(path: str, error: OSError) -> RlessError:
 class _Job:
     """The part that runs in the user namespace."""
 
-    __slots__ = ("arguments", "config", "fd", "layers", "output", "program", "whiteouts")
+    __slots__ = ("added", "arguments", "config", "fd", "layers", "output", "program", "whiteouts")
 
     def __init__(
         self,
@@ -150,6 +176,7 @@ class _Job:
         layers: list[str],
         whiteouts: str,
         config: bytes,
+        added: dict[str, tuple[bytes, int]],
     ) -> None:
         self.program = program
         self.arguments = arguments
@@ -158,6 +185,7 @@ class _Job:
         self.layers = layers
         self.whiteouts = whiteouts
         self.config = config
+        self.added = added
 
     def run(self, workspace: str, mapping: IdMap) -> None:
         """Mount the layers, add what is to be added, and write the file."""
@@ -165,6 +193,8 @@ class _Job:
         root_fd = os.open(mounted.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _add(root_fd, self.config)
+            if self.added:
+                _add_for_apptainer(root_fd, self.added)
         finally:
             os.close(root_fd)
         # A root directory that no layer names was made when the image was unpacked.
@@ -202,13 +232,7 @@ def _add(root_fd: int, config: bytes) -> None:
             os.utime(etc_fd, ns=(before.st_mtime_ns, before.st_mtime_ns))
         os.close(etc_fd)
     directory, _, name = CONFIG_PATH[1:].partition("/")
-    from rootless.linux.tree import remove_tree
-
-    try:
-        os.stat(directory, dir_fd=root_fd, follow_symlinks=False)
-        remove_tree(root_fd, directory)  # of an image that was made of a flattened one
-    except FileNotFoundError:
-        pass
+    _remove(root_fd, directory)  # of an image that was made of a flattened one
     _make_directory(root_fd, directory, 0o755)
     own_fd = _open_directory(root_fd, directory)
     try:
@@ -216,6 +240,45 @@ def _add(root_fd: int, config: bytes) -> None:
         os.utime(own_fd, (0, 0))
     finally:
         os.close(own_fd)
+
+
+def _add_for_apptainer(root_fd: int, files: dict[str, tuple[bytes, int]]) -> None:
+    """Add what Apptainer reads; scripts that the image has itself stay."""
+    top_fd = _enter(root_fd, apptainer.DIRECTORY)
+    directories = {"": top_fd}
+    try:
+        for name in ("env", "libs"):
+            directories[name] = _enter(top_fd, name)
+        for path, (content, mode) in files.items():
+            directory, _, name = path.rpartition("/")
+            if path not in apptainer.OWN:
+                _remove(directories[directory], name)
+            _make_file(directories[directory], name, content, mode)
+        for fd in directories.values():
+            os.utime(fd, (0, 0))
+    finally:
+        for fd in directories.values():
+            os.close(fd)
+
+
+def _enter(dir_fd: int, name: str) -> int:
+    """Open a directory that is made if it is missing, also in the place of something else."""
+    fd = _open_directory(dir_fd, name)
+    if fd < 0:
+        _remove(dir_fd, name)
+        _make_directory(dir_fd, name, 0o755)
+        fd = _open_directory(dir_fd, name)
+    return fd
+
+
+def _remove(dir_fd: int, name: str) -> None:
+    from rootless.linux.tree import remove_tree
+
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    remove_tree(dir_fd, name)
 
 
 def _open_directory(root_fd: int, name: str) -> int:
@@ -235,14 +298,14 @@ def _make_directory(root_fd: int, name: str, mode: int) -> None:
     os.utime(name, (0, 0), dir_fd=root_fd)
 
 
-def _make_file(dir_fd: int, name: str, content: bytes) -> bool:
+def _make_file(dir_fd: int, name: str, content: bytes, mode: int = 0o644) -> bool:
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o644, dir_fd=dir_fd)
+        fd = os.open(name, flags, mode, dir_fd=dir_fd)
     except FileExistsError:
         return False
     try:
-        os.fchmod(fd, 0o644)
+        os.fchmod(fd, mode)
         while content:
             content = content[os.write(fd, content) :]
         os.utime(fd, (0, 0))

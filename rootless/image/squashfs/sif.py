@@ -28,7 +28,7 @@ _FILE_SYSTEMS = {
     5: "an encrypted squashfs",
     6: "an encrypted squashfs",
 }
-_ARCHITECTURES = {
+ARCHITECTURES = {
     b"01": "386",
     b"02": "amd64",
     b"03": "arm",
@@ -86,7 +86,7 @@ def find_partition(fd: int, what: str) -> tuple[int, int, str]:
             )
         if not 0 < length <= size or not _HEADER <= offset <= size - length:
             raise _broken(what, "its root file system lies outside of it: it may be cut short")
-        architecture = _ARCHITECTURES.get(entries[at + 209 : at + 211], "")
+        architecture = ARCHITECTURES.get(entries[at + 209 : at + 211], "")
         return offset, length, architecture
     if oci:
         raise RlessError(

@@ -76,7 +76,7 @@ _OUTPUT: Group = (
     (
         ("--output -o", "type=TYPE[,KEY=VALUE...]", "list", "outputs", "text",
          "What to make, instead of an image in the storage: local, tar, oci, docker, image,"
-         " registry, squashfs, cacheonly; or a directory"),
+         " registry, squashfs, sif, cacheonly; or a directory"),
         ("--annotation", "KEY=VALUE", "list", "annotations", "text",
          "Set an annotation of the manifest of --push or --output type=oci"),
         ("--squash", "", "flag", "squash", "boolean", "One layer over the base for all steps"),

@@ -1,4 +1,4 @@
-"""`rless flatten`: write an image as one squashfs file."""
+"""`rless flatten`: write an image as one squashfs or SIF file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERB = Verb(
             "Options",
             (
                 ("--compression", "METHOD", "value", "compression", "image.flatten.compression",
-                 "lz4 (default), zstd, gzip or xz"),
+                 "lz4 (default), zstd, gzip (default of SIF) or xz"),
                 ("--keep-owners", "", "flag", "keep_owners", "boolean",
                  "Keep the owners of the files; by default all belong to root"),
                 ("--force -f", "", "flag", "force", "boolean", "Replace FILE"),
@@ -50,9 +50,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     from rootless.engine.images.flatten import flatten
     from rootless.image.squashfs.image_file import SUFFIXES
 
-    if not args[1].endswith(SUFFIXES[:3]):
+    if not args[1].endswith(SUFFIXES):
         raise RlessError(
-            f"{args[1]}: the name of a squashfs image must show that it is one", "end it with .sqsh"
+            f"{args[1]}: the name of an image file must show that it is one",
+            "end it with .sqsh, or with .sif for a SIF file",
         )
-    flatten(args[0], os.path.abspath(args[1]), **values)
+    flatten(args[0], os.path.abspath(args[1]), sif=args[1].endswith(".sif"), **values)
     return 0
