@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rootless.cli.flags.values import boolean, choice, line, refuse, text
+from rootless.cli.flags.values import boolean, choice, line, platform, refuse, text
 from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
@@ -40,6 +40,11 @@ def build_context(value: str) -> tuple[str, str]:
     if not name or not equals or not source:
         raise ValueError("is not NAME=SOURCE")
     return name.lower(), source
+
+
+def platforms(value: str) -> list[str]:
+    """Return platforms, which commas separate."""
+    return list(filter(None, map(platform, words(value))))
 
 
 def words(value: str) -> list[str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.build.progress import Progress
     from rootless.engine.build.request import BuildRequest
+    from rootless.engine.build.steps import Stage
     from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress as ImageProgress
     from rootless.linux.idmap import IdMap
@@ -101,6 +102,8 @@ def build(
 ) -> str:
     """Build an image; return its id, "" where none was recorded.
 
+    Of several platforms it is the id of the host's, or else of the first.
+
     Args:
         shown: told what happens, in place of what the request asks for.
         pulled: told how base images come.
@@ -109,9 +112,7 @@ def build(
         RlessError: the Dockerfile is wrong, or a step failed. Names are as before then, and the
             store has nothing new but the results of the steps before.
     """
-    wanted = outputs.parse(
-        request.outputs, request.push, request.load, request.tags, request.annotations
-    )
+    wanted = outputs.asked_for(request)
     tags = dict.fromkeys((*request.tags, *(name for one in wanted for name in one.names)))
     names = [parse_name(tag) for tag in tags]
     with contextlib.ExitStack() as opened:
@@ -126,8 +127,11 @@ def build(
         idmap = _choose_map(request)
         with store_lock(store.root), Staging(store.root) as staging:
             paths.private_dir(f"{store.root}/layers/{idmap.key}")
-            made = plan.make(parse_dockerfile(text), _plan_options(request, contexts),
-                             Bases(store, request, idmap, pulled))  # fmt: skip
+            bases, dockerfile = Bases(store, request, idmap, pulled), parse_dockerfile(text)
+            made = plan.join([
+                plan.make(dockerfile, _plan_options(request, contexts, platform), bases)
+                for platform in request.platforms or ("",)
+            ])  # fmt: skip
             shown.show_plan(made)
             for line in made.warnings:
                 shown.handle({"kind": "warning", "text": line})
@@ -146,13 +150,11 @@ def build(
                 site.newest = request.epoch()
             site.takes_image = any(output.takes_image for output in wanted)
             results = _do_steps(site, store, carried, shown)
-            identifier = ""
-            if site.takes_image:
-                final = image.squashed(made, results, results.pop()) if request.squash else results
-                metas = image.read_metas(store.root, idmap.key, final[-1].state.chain)
-                document = image.document(made, final, metas, request.epoch())
-                carried.add_inline(document, final)
-                identifier = image.record(store, idmap.key, document, metas, names, staging.path)
+            identifiers = [
+                _record(site, store, carried, target, results, names)
+                for target in (made.targets if site.takes_image else ())
+            ]
+            identifier = identifiers[request.main] if identifiers else ""
             known: dict[str, Any] = {}
             if identifier:
                 events.record(
@@ -161,11 +163,34 @@ def build(
             for output in wanted if identifier else ():
                 if output.takes_image:
                     quiet = request.progress == "quiet"
-                    known |= outputs.export_image(output, identifier, [*tags], quiet=quiet)
+                    known |= outputs.export_image(
+                        output, identifiers, [*tags], makes_index=request.makes_index, quiet=quiet
+                    )
             carried.export(made, results, staging.path)
     trim(store.root)
     outputs.write_results(request, identifier, [*tags], known)
     return identifier
+
+
+def _record(
+    site: Site,
+    store: Store,
+    carried: Carried,
+    target: Stage,
+    results: Sequence[Result],
+    names: Sequence[Reference],
+) -> str:
+    """Record the image of a target; return its id."""
+    request, key, scratch = site.request, site.idmap.key, site.staging
+    place = site.plan.targets.index(target)
+    if request.squash:
+        squashed = results[len(site.plan.stages) + place]
+        results = image.squashed(site.plan, target, results, squashed)
+    metas = image.read_metas(store.root, key, results[target.index].state.chain)
+    document = image.document(site.plan, target, results, metas, request.epoch())
+    carried.add_inline(document, results, target)
+    platform = None if place == request.main else request.platforms[place]
+    return image.record(store, key, document, metas, names, scratch, platform)
 
 
 def read_dockerfile(request: BuildRequest) -> tuple[bytes, plan.Options]:
@@ -176,7 +201,7 @@ def read_dockerfile(request: BuildRequest) -> tuple[bytes, plan.Options]:
     """
     with contextlib.ExitStack() as opened:
         contexts, text = _open_contexts(request, _read_secrets(request), opened)
-        return text, _plan_options(request, contexts)
+        return text, _plan_options(request, contexts, next(iter(request.platforms), ""))
 
 
 def _open_contexts(
@@ -212,9 +237,9 @@ def _open_contexts(
 
 
 def _plan_options(
-    request: BuildRequest, contexts: Mapping[str, context.Context]
+    request: BuildRequest, contexts: Mapping[str, context.Context], wanted: str
 ) -> plan.Options:
-    target, host = parse_platform(request.platform), host_platform()
+    target, host = parse_platform(wanted), host_platform()
     predefined: dict[str, str] = {}
     for kind, platform in (("TARGET", target), ("BUILD", host)):
         predefined |= {
@@ -228,7 +253,7 @@ def _plan_options(
         target=request.target,
         build_args=request.build_args,
         labels=request.labels,
-        platform=request.platform,
+        platform=wanted,
         predefined=predefined,
         contexts={
             name: source.removeprefix(_IMAGE) if source.startswith(_IMAGE) else ""
@@ -273,9 +298,8 @@ def _choose_map(request: BuildRequest) -> IdMap:
 
 def _do_steps(site: Site, store: Store, carried: Carried, shown: Progress) -> list[Result]:
     """Do the steps; if a layer of another cache cannot be had, once more without those."""
-    staging = site.scratch
     for attempt in (1, 2):
-        site.scratch = f"{staging}/{attempt}"
+        site.scratch = f"{site.staging}/{attempt}"
         os.mkdir(site.scratch, 0o700)
         site.use(carried.imports)
         bringer = Bringer(store, site.idmap, carried.imports, f"{site.scratch}/brought")
@@ -335,11 +359,13 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     results: Sequence[Result] = Builder(site, sender(writer)).run()
     if site.takes_image or site.trees:
-        site.require(results[-1].state.chain, lambda: None)
+        for target in site.plan.targets:
+            site.require(results[target.index].state.chain, lambda: None)
     site.cache.keep_carried(key for result in results for key in result.keys)
-    step_process.export(site, results[-1])
+    step_process.export(site, results)
     if site.request.squash and site.takes_image:
-        results = [*results, step_process.squash(site, results)]
+        squashed = [step_process.squash(site, one, results) for one in site.plan.targets]
+        results = [*results, *squashed]
     os.close(writer)
     return [
         [result.state.key, list(result.state.chain), list(result.layers.items()), result.keys]

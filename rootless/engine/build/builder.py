@@ -103,9 +103,12 @@ class Builder:
         Raises:
             RlessError: a step failed; nothing runs any more then.
         """
+        several = len(self._site.plan.targets) > 1
         for track in self._tracks:
-            self._say({"kind": "stage", "stage": track.stage.index, "name": track.stage.name,
-                       "steps": len(track.stage.steps)})  # fmt: skip
+            stage = track.stage
+            self._say({"kind": "stage", "stage": stage.index, "name": stage.name,
+                       "steps": len(stage.steps),
+                       "platform": stage.platform if several else ""})  # fmt: skip
         try:
             while True:
                 self._begin_ready()

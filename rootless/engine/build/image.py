@@ -15,7 +15,6 @@ from rootless.errors import RlessError
 from rootless.image.config.manifest import parse_config
 from rootless.image.layer.layers import merge_users
 from rootless.image.model.digest import sha256
-from rootless.image.model.platforms import host_platform
 from rootless.image.store import records
 from rootless.image.store.store import record_name
 
@@ -28,9 +27,13 @@ if TYPE_CHECKING:
 
 
 def document(
-    plan: Plan, results: Sequence[Result], metas: Sequence[dict[str, Any]], epoch: int | None
+    plan: Plan,
+    target: Stage,
+    results: Sequence[Result],
+    metas: Sequence[dict[str, Any]],
+    epoch: int | None,
 ) -> dict[str, Any]:
-    """Return the config document of the target (image-spec, config.md).
+    """Return the config document of a target (image-spec, config.md).
 
     Times are those at which layers were made, in this build or an earlier one. So equal layers give
     equal documents, and the image of a build that the cache answers is the same image.
@@ -40,7 +43,6 @@ def document(
         metas: of all layers, bottom first.
         epoch: SOURCE_DATE_EPOCH, in seconds; None: the times of the layers.
     """
-    target = plan.stages[-1]
     base = plan.base_of(target)
     old = str(base.config.get("created") or _time(0))
     history = _history(plan, target, results, old, epoch)
@@ -48,23 +50,24 @@ def document(
     author = target.author or base.config.get("author")
     if author:
         made["author"] = author
-    platform = base.platform or _platform()
-    made.update({field: platform[field] for field in ("architecture", "os", "variant")
-                 if platform.get(field)})  # fmt: skip
+    made.update({field: base.platform[field] for field in ("architecture", "os", "variant")
+                 if base.platform.get(field)})  # fmt: skip
     made["config"] = dict(target.config)
     made["rootfs"] = {"type": "layers", "diff_ids": [meta["diff_id"] for meta in metas]}
     made["history"] = [*(base.config.get("history") or ()), *history]
     return made
 
 
-def squashed(plan: Plan, results: Sequence[Result], squashed: Result) -> list[Result]:
+def squashed(
+    plan: Plan, target: Stage, results: Sequence[Result], squashed: Result
+) -> list[Result]:
     """Return what the stages have come to, where all their layers are one: that of the last step.
 
     Args:
         squashed: what the target has come to (`step_process.squash`).
     """
     found, created = list(results), squashed.layers.get(0)
-    line = [plan.stages[-1]]
+    line = [target]
     while isinstance(line[-1].base, int):
         line.append(plan.stages[line[-1].base])
     for stage in line if created is not None else ():
@@ -72,7 +75,8 @@ def squashed(plan: Plan, results: Sequence[Result], squashed: Result) -> list[Re
         layers = {max(old.layers): created} if old.layers and created is not None else {}
         found[stage.index] = Result(old.state, layers, old.keys)
         created = None if layers else created
-    found[-1] = Result(squashed.state, found[-1].layers, found[-1].keys)
+    old = found[target.index]
+    found[target.index] = Result(squashed.state, old.layers, old.keys)
     return found
 
 
@@ -80,11 +84,6 @@ def _time(seconds: float) -> str:
     """Return a time as RFC 3339 has it."""
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.isoformat().removesuffix("+00:00") + "Z"
-
-
-def _platform() -> dict[str, str]:
-    here = host_platform()
-    return {"os": here.os, "architecture": here.architecture, "variant": here.variant or ""}
 
 
 def _history(
@@ -120,6 +119,7 @@ def record(
     metas: Sequence[dict[str, Any]],
     names: Sequence[Reference],
     scratch: str,
+    platform: str | None = None,
 ) -> str:
     """Record the image; return its id.
 
@@ -127,6 +127,7 @@ def record(
         key: of the map that its layers are there for.
         made: the config document.
         names: all that it gets; none: it has an id only.
+        platform: the names are meant for that platform only.
         scratch: the directory of a `Staging`.
 
     Raises:
@@ -156,7 +157,7 @@ def record(
     records.put_blob(root, identifier, text, scratch)
     records.sync(root)
     for name in names:
-        records.save(root, {**entry, "name": record_name(name)}, name, None, scratch)
+        records.save(root, {**entry, "name": record_name(name)}, name, platform, scratch)
     if not names:
         records.save_nameless(root, entry, scratch)
     return identifier

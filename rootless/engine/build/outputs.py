@@ -10,11 +10,12 @@ Source: docs.docker.com/build/exporters.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rootless.engine.build.carried.places import read_level
 from rootless.errors import RlessError, SyscallError, escape
@@ -23,7 +24,7 @@ from rootless.linux import files
 from rootless.linux.openat2 import BENEATH, openat2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rootless.engine.build.request import BuildRequest
     from rootless.engine.files.fd_transfer import Facts, Sink
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _PACKING = ("compression", "compression-level", "force-compression", "oci-mediatypes")
 _ANNOTATED = ("oci", "image", "registry")
-_ANNOTATION = ("annotation.", "annotation-manifest.")
+_ANNOTATION = ("annotation.", "annotation-manifest.", "annotation-index.")
 _OPTIONS = {
     "local": ("dest", "mode"),
     "tar": ("dest",),
@@ -50,6 +51,7 @@ _LATER = {
 }
 _FILES = ("squashfs", "sif")
 _COMPRESSIONS = ("gzip", "zstd")
+_DIRECTORY_MODE = 0o755
 _MODES = 0o1777  # without set-user-id and set-group-id
 _NANOSECONDS = 1_000_000_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -66,7 +68,7 @@ class Output(Frozen, kw_only=True):
         names: of the image. push: to the registries of all its names.
         compression: of the layers, or of the file; "": the usual one. level: of it.
         docker: a push has Docker's media types.
-        annotations: of the manifest: (key, value).
+        annotations: of the manifest: (key, value). of_index: of the index of several platforms.
         rewrite_timestamp: no time in new layers is later than SOURCE_DATE_EPOCH.
         keep_owners: of the files in a squashfs image.
         umask: of the caller: a step process has none.
@@ -82,13 +84,14 @@ class Output(Frozen, kw_only=True):
     level: int | None = None
     docker: bool = False
     annotations: tuple[tuple[str, str], ...] = ()
+    of_index: tuple[tuple[str, str], ...] = ()
     rewrite_timestamp: bool = False
     keep_owners: bool = False
     umask: int = 0o077
 
     @property
     def takes_tree(self) -> bool:
-        """Tell whether it is made of the mounted tree (`export_tree`)."""
+        """Tell whether it is made of the mounted tree (`export_trees`)."""
         return self.kind in ("local", "tar")
 
     @property
@@ -111,11 +114,13 @@ def parse(
     load: bool = False,
     tags: Sequence[str] = (),
     annotations: Sequence[str] = (),
+    makes_index: bool = False,
 ) -> tuple[Output, ...]:
     """Return the outputs of a command line; without any, the image in the storage.
 
     Args:
         texts: of -o. push, load: the shorthands. tags: of -t. annotations: of --annotation.
+        makes_index: the build is for several platforms (`BuildRequest.makes_index`).
 
     Raises:
         RlessError: an unknown type or key, a wrong value, or outputs that contradict each other.
@@ -125,24 +130,46 @@ def parse(
         found.append(Output(kind="image", push=True))
     if load or not found:
         found.append(Output(kind="image"))
-    pairs = tuple(_annotation(text) for text in annotations)
-    if any(one.annotations and not one.has_manifest for one in found) or (
-        pairs and not any(one.has_manifest for one in found)
+    pairs: dict[str, list[tuple[str, str]]] = {"manifest": [], "index": []}
+    for text in annotations:
+        level, pair = _annotation(text)
+        pairs[level].append(pair)
+    if any((one.annotations or one.of_index) and not one.has_manifest for one in found) or (
+        annotations and not any(one.has_manifest for one in found)
     ):
         raise RlessError(
             "annotations are in a manifest, which an image in the storage does not have",
             "use --push or -o type=oci; or labels: --label",
         )
-    if pairs:
+    if annotations:
         found = [
-            replace(one, annotations=(*one.annotations, *pairs)) if one.has_manifest else one
+            replace(
+                one,
+                annotations=(*one.annotations, *pairs["manifest"]),
+                of_index=(*one.of_index, *pairs["index"]),
+            )
+            if one.has_manifest
+            else one
             for one in found
         ]
+    _check_index(found, makes_index)
     if any(output.push and not output.names for output in found) and not tags:
         raise RlessError("what is pushed needs a name", "give one: -t HOST/NAME:TAG")
     if sum(output.dest == "-" for output in found) > 1:
         raise RlessError("only one output can be standard output", "give the others dest=FILE")
     return tuple(found)
+
+
+def asked_for(request: BuildRequest) -> tuple[Output, ...]:
+    """Return the outputs of a build (`parse`)."""
+    return parse(
+        request.outputs,
+        request.push,
+        request.load,
+        request.tags,
+        request.annotations,
+        makes_index=request.makes_index,
+    )
 
 
 def _parse(text: str) -> Output:
@@ -166,11 +193,11 @@ def _parse(text: str) -> Output:
         what = f"the type {escape(kind)!r} is not known" if kind else "it has no type="
         raise RlessError(f"--output {escape(text)}: {what}", f"it is one of {', '.join(_OPTIONS)}")
     prefixes = _ANNOTATION if kind in _ANNOTATED else ()
-    annotations = tuple(
-        (given[key].partition(".")[2], value)
-        for key, value in options.items()
-        if key.startswith(prefixes)
-    )
+    annotations: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+    for key, value in options.items():
+        if key.startswith(prefixes):
+            pair = (given[key].partition(".")[2], value)
+            annotations[key.startswith("annotation-index.")].append(pair)
     for key in options:
         if key.startswith(prefixes) and not key.endswith("."):
             continue
@@ -179,23 +206,49 @@ def _parse(text: str) -> Output:
         if key not in _OPTIONS[kind]:
             takes = f"it takes {', '.join(_OPTIONS[kind])}" if _OPTIONS[kind] else "it takes none"
             raise RlessError(f"--output: {kind} has no option {escape(key)!r}", takes)
-    return replace(_made(kind, options), annotations=annotations)
+    made = _made(kind, options)
+    return replace(made, annotations=tuple(annotations[False]), of_index=tuple(annotations[True]))
 
 
-def _annotation(text: str) -> tuple[str, str]:
-    """Return key and value of --annotation: `KEY=VALUE` or `manifest:KEY=VALUE`."""
+def _check_index(found: Sequence[Output], makes_index: bool) -> None:
+    """Refuse outputs that cannot hold images for several platforms, or an index of one.
+
+    Raises:
+        RlessError: there is one.
+    """
+    if not makes_index:
+        if any(one.of_index for one in found):
+            raise RlessError(
+                "annotations of the index are not supported: there is no index for one platform",
+                "add --build-arg BUILDKIT_MULTI_PLATFORM=1, or annotate the manifest",
+            )
+        return
+    for one in found:
+        if one.kind == "docker":
+            raise RlessError(
+                "--output: type=docker,dest= cannot hold images for several platforms",
+                "use type=oci, or build for one platform",
+            )
+        if one.kind == "squashfs":
+            raise RlessError(
+                "--output: a squashfs is for one platform", "name one only by --platform"
+            )
+
+
+def _annotation(text: str) -> tuple[str, tuple[str, str]]:
+    """Return level, key and value of --annotation: `[manifest:|index:]KEY=VALUE`."""
     name, equals, value = text.partition("=")
     level, colon, key = name.partition(":")
     if not colon:
         level, key = "manifest", name
-    if level != "manifest":
+    if level not in ("manifest", "index"):
         raise RlessError(
-            f"--annotation {escape(text)}: {escape(level)}: is not supported: there is no index",
-            "use manifest:KEY=VALUE",
+            f"--annotation {escape(text)}: {escape(level)}: is not supported",
+            "use manifest:KEY=VALUE or index:KEY=VALUE",
         )
     if not equals or not key:
         raise RlessError(f"--annotation {escape(text)} is not KEY=VALUE")
-    return key, value
+    return level, (key, value)
 
 
 def _made(kind: str, options: dict[str, str]) -> Output:
@@ -269,47 +322,55 @@ def _is(key: str, options: dict[str, str], default: bool) -> bool:
 # -- files: in the namespaces of the build -----------------------------------------------------
 
 
-def export_tree(
-    output: Output,
-    root_fd: int,
-    stdout_fd: int,
-    newest: int | None = None,
-    below: Below | None = None,
+class Tree(NamedTuple):
+    """The files of one target.
+
+    Attributes:
+        root_fd: the root of the tree.
+        name: of the directory of the output that they go into, without a slash; "": its top.
+        below: owners, where they are kept as data (`image.layer.owners`).
+    """
+
+    root_fd: int
+    name: str = ""
+    below: Below | None = None
+
+
+def export_trees(
+    output: Output, trees: Sequence[Tree], stdout_fd: int, newest: int | None = None
 ) -> None:
-    """Write the files of a tree to a directory, or as a tar archive.
+    """Write the files of trees to a directory, or as a tar archive.
 
     Args:
-        root_fd: the root of the tree.
         stdout_fd: standard output of the build.
         newest: no file gets a later time (seconds since 1970); None: as it is.
-        below: owners, where they are kept as data (`image.layer.owners`).
 
     Raises:
         RlessError: no room; a file where a directory is to be, or a link.
 
     Where it runs: in the user namespace of the build, as root, which is the caller.
     """
-    top_fd = os.open(".", _DIRECTORY, dir_fd=root_fd)
     umask = os.umask(output.umask)
     try:
         if output.kind == "local":
-            _write_directory(output, top_fd, newest)
+            for tree in trees:
+                _write_directory(output, tree, newest)
         elif output.dest == "-":
-            _write_tar(top_fd, stdout_fd, newest, below)
+            _write_tar(trees, stdout_fd, newest)
         else:
             with files.Output(output.dest, mode=files.default_mode()) as file:
-                _write_tar(top_fd, file.fd, newest, below)
+                _write_tar(trees, file.fd, newest)
     except OSError as error:
         what = "standard output" if output.dest == "-" else escape(output.dest)
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         raise RlessError(f"cannot write {what}: {error.strerror}", hint, 1) from error
     finally:
         os.umask(umask)
-        os.close(top_fd)
 
 
-def _write_tar(root_fd: int, fd: int, newest: int | None, below: Below | None) -> None:
+def _write_tar(trees: Sequence[Tree], fd: int, newest: int | None) -> None:
     from rootless.image.layer.archiver import Archiver
+    from rootless.image.layer.tar_reader import DIRECTORY
     from rootless.image.layer.tar_writer import TarWriter
     from rootless.linux.walk import walk
 
@@ -318,12 +379,28 @@ def _write_tar(root_fd: int, fd: int, newest: int | None, below: Below | None) -
 
     Clamped.newest = newest
     writer = Clamped(fd)
-    noted = None if below is None else lambda path, fd, status: below.get(path, (0, 0))
-    archiver = Archiver(writer, owner=noted)
-    for entry in walk(root_fd):
-        if entry.path and not entry.leaving:
-            archiver.add(entry.path, entry)
+    for tree in trees:
+        within = os.fsencode(f"{tree.name}/" if tree.name else "")
+        if tree.name:
+            writer.add(os.fsencode(tree.name), _DIRECTORY_MODE, kind=DIRECTORY)
+        archiver = Archiver(writer, owner=_owner_of(tree.below, len(within)))
+        top_fd = os.open(".", _DIRECTORY, dir_fd=tree.root_fd)
+        try:
+            for entry in walk(top_fd):
+                if entry.path and not entry.leaving:
+                    archiver.add(within + entry.path, entry)
+        finally:
+            os.close(top_fd)
     writer.end()
+
+
+def _owner_of(
+    below: Below | None, start: int
+) -> Callable[[bytes, int, os.stat_result], tuple[int, int]] | None:
+    """Return what tells the owners of files whose paths in the tree begin at `start`."""
+    if below is None:
+        return None
+    return lambda path, fd, status: below.get(path[start:], (0, 0))
 
 
 class _Clamped:
@@ -350,11 +427,12 @@ class _Clamped:
         self._sink.symlink(name, self._clamp(status), target)
 
 
-def _write_directory(output: Output, root_fd: int, newest: int | None) -> None:
+def _write_directory(output: Output, tree: Tree, newest: int | None) -> None:
     from rootless.engine.files.fd_transfer import Reader, Rules, Writer
 
     os.makedirs(output.dest, exist_ok=True)
-    base_fd = os.open(output.dest, _DIRECTORY)
+    root_fd = os.open(".", _DIRECTORY, dir_fd=tree.root_fd)
+    base_fd = _open_destination(output.dest, tree.name)
     try:
         if output.delete:
             _delete_others(root_fd, base_fd)
@@ -364,6 +442,20 @@ def _write_directory(output: Output, root_fd: int, newest: int | None) -> None:
             Reader(sink, "the result").tree(root_fd, b"")
         finally:
             writer.close()
+    finally:
+        os.close(base_fd)
+        os.close(root_fd)
+
+
+def _open_destination(path: str, name: str) -> int:
+    """Return the directory that files go to; one of a name is made there, and no link is followed."""
+    base_fd = os.open(path, _DIRECTORY)
+    if not name:
+        return base_fd
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o777, dir_fd=base_fd)
+        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=base_fd)
     finally:
         os.close(base_fd)
 
@@ -404,13 +496,19 @@ def _is_directory(root_fd: int, path: bytes) -> bool | None:
 
 
 def export_image(
-    output: Output, identifier: str, names: Sequence[str], *, quiet: bool = False
+    output: Output,
+    identifiers: Sequence[str],
+    names: Sequence[str],
+    *,
+    makes_index: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Make an output of the recorded image: an archive, a push.
+    """Make an output of the recorded images: an archive, a push.
 
     Args:
-        identifier: the image's id.
-        names: all that it has, as typed.
+        identifiers: the images' ids, one a platform.
+        names: all that they have, as typed.
+        makes_index: they go out with an index.
         quiet: show no progress.
 
     Returns:
@@ -426,24 +524,27 @@ def export_image(
         level=output.level,
         docker=output.docker,
         annotations=dict(output.annotations),
+        of_index=dict(output.of_index),
     )
+    indexed = identifiers if makes_index else ()
     if output.kind in ("oci", "docker"):
         from rootless.engine.images import archives
 
         form = f"{output.kind}-{'dir' if output.directory else 'archive'}"
         archives.save(
-            names or [identifier],
+            names or identifiers,
             None if output.dest == "-" else output.dest,
             form=form,
             packing=packing,
             quiet=quiet,
+            indexed=indexed,
         )
     elif output.kind in _FILES:
         from rootless.engine.images import flatten
         from rootless.image.squashfs import apptainer
 
         flatten.flatten(
-            identifier,
+            identifiers[0],
             output.dest,
             sif=output.kind == "sif",
             deffile=apptainer.definition(names[0]) if names else "",
@@ -458,7 +559,7 @@ def export_image(
 
         for name in output.names or names:
             progress = Progress(2, quiet=quiet)
-            _, made = registries.push(name, packing=packing, progress=progress)
+            _, made = registries.push(name, packing=packing, progress=progress, indexed=indexed)
             known["containerimage.digest"] = made["digest"]
             known["containerimage.descriptor"] = made
     return known
@@ -481,7 +582,7 @@ def write_results(
         _write("--iidfile", request.iidfile, identifier.encode())
     if request.metadata_file:
         found = dict(known)
-        if identifier:
+        if identifier and not request.makes_index:
             found["containerimage.config.digest"] = identifier
         if names:
             found["image.name"] = ",".join(names)

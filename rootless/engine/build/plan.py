@@ -25,11 +25,12 @@ from rootless.engine.build.steps import (
     Step,
     WorkdirStep,
 )
-from rootless.errors import RlessError
+from rootless.frozen import replace
+from rootless.image.model.platforms import parse_platform
 from rootless.linux.process import signal_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from rootless.dockerfile import Dockerfile
@@ -40,13 +41,6 @@ if TYPE_CHECKING:
 
     FindBase = Callable[[str, str], Base]
 
-# Build arguments for the builder that are honoured; a false value of the others changes nothing.
-_HONOURED = (
-    *("SOURCE_DATE_EPOCH", "BUILDKIT_SYNTAX", "BUILDKIT_SANDBOX_HOSTNAME"),
-    *("BUILDKIT_DOCKERFILE_CHECK", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_INLINE_CACHE"),
-    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
-)
-_OFF = ("", "0", "false")
 _COMMENT = "rless.build"
 
 
@@ -91,10 +85,61 @@ def make(dockerfile: Dockerfile, options: Options, find_base: FindBase) -> Plan:
 
     Raises:
         DockerfileError: something in a stage that is needed is wrong.
-        RlessError: of `find_base`; or a build argument asks for what there is not.
+        RlessError: of `find_base`; or BUILDKIT_SYNTAX is another frontend.
     """
-    _check_builder_args(options.build_args)
+    if "BUILDKIT_SYNTAX" in options.build_args:
+        check_syntax(options.build_args["BUILDKIT_SYNTAX"])
     return _Planner(_with_check(dockerfile, options), options, find_base).plan()
+
+
+def join(plans: Sequence[Plan]) -> Plan:
+    """Return one plan of those for several platforms, in their order.
+
+    A stage that is the same for two of them, as one `FROM --platform=$BUILDPLATFORM`, is there once.
+    """
+    stages: list[Stage] = []
+    images: dict[str, Base] = {}
+    targets: list[Stage] = []
+    for plan in plans:
+        places: dict[int, int] = {}
+        for stage in plan.stages:
+            moved = _moved(stage, places)
+            same = (one for one in stages if replace(one, index=-1, platform="") == moved)
+            found = next(same, None)
+            if found is None:
+                found = replace(moved, index=len(stages), platform=stage.platform)
+                stages.append(found)
+            places[stage.index] = found.index
+        images |= plan.images
+        targets += (stages[places[target.index]] for target in plan.targets)
+    warnings = dict.fromkeys(line for plan in plans for line in plan.warnings)
+    return Plan(tuple(stages), images, tuple(warnings), tuple(targets))
+
+
+def _moved(stage: Stage, places: Mapping[int, int]) -> Stage:
+    """Return a stage without its own place, and with others for the stages that it names."""
+
+    def origin(old: Origin) -> Origin:
+        return replace(old, stage=places[old.stage]) if old.kind == "stage" else old
+
+    def moved(step: Step) -> Step:
+        if isinstance(step, CopyStep):
+            return replace(step, origin=origin(step.origin))
+        if isinstance(step, RunStep):
+            return replace(step, origins={key: origin(old) for key, old in step.origins.items()})
+        return step
+
+    return replace(
+        stage,
+        index=-1,
+        platform="",
+        base=places[stage.base] if isinstance(stage.base, int) else stage.base,
+        steps=tuple(map(moved, stage.steps)),
+        history=tuple(
+            replace(entry, step=None if entry.step is None else moved(entry.step))
+            for entry in stage.history
+        ),
+    )
 
 
 def find(dockerfile: Dockerfile, options: Options) -> list[Finding]:
@@ -112,14 +157,6 @@ def find(dockerfile: Dockerfile, options: Options) -> list[Finding]:
 def _with_check(dockerfile: Dockerfile, options: Options) -> Dockerfile:
     given = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK")
     return dockerfile if given is None else dockerfile.with_check(given)
-
-
-def _check_builder_args(build_args: Mapping[str, str]) -> None:
-    for name, value in build_args.items():
-        if name == "BUILDKIT_SYNTAX":
-            check_syntax(value)
-        elif name in scope.BUILDER and name not in _HONOURED and value.lower() not in _OFF:
-            raise RlessError(f"--build-arg {name} is not supported: not built yet", None, 1)
 
 
 class _Planner:
@@ -148,7 +185,7 @@ class _Planner:
             f"--build-arg {name}: no ARG of the Dockerfile takes it"
             for name in scope.unused_build_args(self.file, self.options.build_args)
         ]
-        return Plan(tuple(stages), self.images, (*self._findings(), *warnings))
+        return Plan(tuple(stages), self.images, (*self._findings(), *warnings), (stages[-1],))
 
     def _findings(self) -> list[str]:
         """Return what Docker's checks find, a line each.
@@ -175,7 +212,7 @@ class _Planner:
         """Return which base images are for another platform than the one that was asked for."""
         found = []
         for index, base in self.bases.items():
-            if base.platform:
+            if base.platform and base.id:
                 stage = self.file.stages[index]
                 expected = stage.base.expanded(self.globals).platform or self.platform
                 parts = (base.platform.get(key, "") for key in ("os", "architecture", "variant"))
@@ -228,7 +265,9 @@ class _Planner:
     def image(self, origin: NamedOrigin, platform: str) -> Base:
         """Return the image that an origin means."""
         if origin.kind == "scratch":
-            return Base("scratch")
+            wanted = parse_platform(platform)
+            parts = {"os": wanted.os, "architecture": wanted.architecture}
+            return Base("scratch", platform=parts | {"variant": wanted.variant})
         if origin.kind == "context":
             name = self.options.contexts[origin.name]
             if not name:
@@ -248,8 +287,10 @@ class _Planner:
             return Origin("stage", found.name, self.places[found.stage])
         if found.kind == "context" and not self.options.contexts[found.name]:
             return Origin("context", found.name)
-        self.images[found.name] = self.image(found, self.options.platform)
-        return Origin("image", found.name)
+        # One name can mean several images, where the build is for several platforms.
+        name = f"{found.name} {self.options.platform}".rstrip()
+        self.images[name] = self.image(found, self.options.platform)
+        return Origin("image", name)
 
 
 class _StagePlanner:
@@ -312,6 +353,7 @@ class _StagePlanner:
             config,
             tuple(self.history),
             self.config.author or "",
+            self.stage.base.expanded(self.planner.globals).platform or self.planner.platform,
         )
 
     def _take(self, written: form.Instruction) -> None:

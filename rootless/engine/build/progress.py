@@ -3,7 +3,7 @@ r"""Show how a build goes on: redrawn lines on a terminal, plain lines, nothing,
 All of it goes to standard error. The builder and its step processes tell by messages, a JSON
 object each:
 
-    {"kind": "stage", "stage": 0, "name": "build", "steps": 5}
+    {"kind": "stage", "stage": 0, "name": "build", "steps": 5, "platform": ""}
     {"kind": "start", "stage": 0, "step": 2, "id": 7, "text": "RUN make"}
     {"kind": "cached", "stage": 0, "step": 1, "id": 6, "text": ...}     or of an id that has begun
     {"kind": "output", "id": 7, "stream": 1, "text": "whole lines\n"}
@@ -67,7 +67,7 @@ class Progress:
     def __init__(self, fd: int = 2) -> None:
         self._screen = Redrawn(fd)
         self._is_terminal = os.isatty(fd)
-        self._stages: dict[int, tuple[str, int]] = {}
+        self._stages: dict[int, tuple[str, str, int]] = {}  # platform, name, steps
         self._running: dict[int, _Step] = {}
         self._file = ""
         self._text = ""
@@ -83,7 +83,8 @@ class Progress:
         """Show a message."""
         kind = message["kind"]
         if kind == "stage":
-            self._stages[message["stage"]] = (message["name"], message["steps"])
+            facts = (message.get("platform", ""), message["name"], message["steps"])
+            self._stages[message["stage"]] = facts
         elif kind == "warning":
             self._warning(message["text"])
         elif kind == "start":
@@ -120,12 +121,18 @@ class Progress:
         return step
 
     def _place(self, message: Mapping[str, Any]) -> str:
-        """Return where a step is: `[2/5]` of an only stage, `[build 2/5]`, `[stage-1 2/5]`."""
-        name, steps = self._stages.get(message["stage"], ("", 0))
+        """Return where a step is: `[2/5]` of an only stage, `[build 2/5]`, `[stage-1 2/5]`.
+
+        With several platforms: `[linux/arm64 build 2/5]`.
+        """
+        platform, name, steps = self._stages.get(message["stage"], ("", "", 0))
         if name.isdecimal() or not name:
-            name = f"stage-{name or message['stage']} " if len(self._stages) > 1 else ""
+            names = {name for _, name, _ in self._stages.values()}
+            name = f"stage-{name or message['stage']} " if len(names) > 1 else ""
         else:
             name = f"{escape(name)} "
+        if platform:
+            name = f"{escape(platform)} {name}"
         return f"[{name}{message['step']}/{steps}]"
 
     def _report(self, step: _Step, message: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ class BuildRequest(Frozen, kw_only=True):
             there. SOURCE_DATE_EPOCH of the environment is among them.
         labels: name -> value, set last of all.
         target: name of the stage to build, "" for the last.
-        platform: os/arch[/variant], "" for the host's.
+        platforms: of --platform, os/arch[/variant] each; none: the host's.
         signature_policy: that base images have to satisfy; None: the user's, or the system's.
         pull: ask the registry for every base.
         no_cache: look nothing up. no_cache_filter: the same for stages, by their names.
@@ -79,7 +79,7 @@ class BuildRequest(Frozen, kw_only=True):
     build_args: Mapping[str, str] = NOTHING
     labels: Mapping[str, str] = NOTHING
     target: str = ""
-    platform: str = ""
+    platforms: tuple[str, ...] = ()
     signature_policy: str | None = None
     pull: bool = False
     no_cache: bool = False
@@ -133,8 +133,23 @@ class BuildRequest(Frozen, kw_only=True):
 
     def keeps_git_dir(self) -> bool:
         """Tell whether a git context has .git in it (BUILDKIT_CONTEXT_KEEP_GIT_DIR)."""
-        given = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "")
-        return given.lower() not in ("", "0", "f", "false")
+        return self._is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR")
+
+    @property
+    def makes_index(self) -> bool:
+        """Tell whether the image goes out with an index (BUILDKIT_MULTI_PLATFORM)."""
+        return len(self.platforms) > 1 or self._is_on("BUILDKIT_MULTI_PLATFORM")
+
+    @property
+    def main(self) -> int:
+        """Return the index of the platform whose image has the names where none is asked for."""
+        from rootless.image.model.platforms import parse_platform
+
+        explicit = [parse_platform(platform).explicit for platform in self.platforms]
+        return explicit.index(False) if False in explicit else 0
+
+    def _is_on(self, name: str) -> bool:
+        return self.build_args.get(name, "").lower() not in ("", "0", "f", "false")
 
     def proxies(self) -> tuple[str, ...]:
         """Return NAME=VALUE of the proxies that --build-arg sets, in both spellings.

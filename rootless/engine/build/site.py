@@ -33,7 +33,8 @@ class Site:
     Attributes:
         plan, request: what is to be built, and how that was asked for.
         settings: the options of `run` that hold for each RUN.
-        root: of the store. scratch: the directory of a `Staging`. idmap: of the namespaces.
+        root: of the store. idmap: of the namespaces.
+        staging: the directory of a `Staging`. scratch: beneath it, for the steps.
         contexts: by name; "" is the main one, if there is one.
         cache: of the steps. imports: caches of --cache-from.
         network: where a RUN asks for the network of the build.
@@ -52,7 +53,7 @@ class Site:
         plan: Plan,
         request: BuildRequest,
         root: str,
-        scratch: str,
+        staging: str,
         idmap: IdMap,
         contexts: Mapping[str, Context],
     ) -> None:
@@ -60,7 +61,8 @@ class Site:
         self.request = request
         self.settings = request.run_settings()
         self.root = root
-        self.scratch = scratch
+        self.staging = staging
+        self.scratch = staging
         self.idmap = idmap
         self.contexts = contexts
         self.network: Client

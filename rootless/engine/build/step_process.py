@@ -93,8 +93,8 @@ def run(
     os._exit(0)
 
 
-def export(site: Site, result: Result) -> None:
-    """Write the outputs that are made of the files of the target (`-o DIR`, `-o -`).
+def export(site: Site, results: Sequence[Result]) -> None:
+    """Write the outputs that are made of the files of the targets (`-o DIR`, `-o -`).
 
     Where it runs: in the builder, once all steps are done.
     """
@@ -102,25 +102,29 @@ def export(site: Site, result: Result) -> None:
         return
     scratch = f"{site.scratch}/export"
     os.mkdir(scratch, 0o700)
-    process = _StepProcess(site, site.plan.stages[-1], result.state, [], scratch, lambda _: None)
-    root_fd = _open(process.mount_tree(result.state.chain, "tree").path)
-    below = site.owners_in(result.state.chain)
+    trees = []
+    for number, target in enumerate(site.plan.targets):
+        state = results[target.index].state
+        process = _StepProcess(site, target, state, [], scratch, lambda _: None)
+        root_fd = _open(process.mount_tree(state.chain, f"tree{number}").path)
+        name = target.platform.replace("/", "_") if site.request.makes_index else ""
+        trees.append(outputs.Tree(root_fd, name, site.owners_in(state.chain)))
     for output in site.trees:
-        outputs.export_tree(output, root_fd, 1, site.request.epoch(), below)
+        outputs.export_trees(output, trees, 1, site.request.epoch())
 
 
-def squash(site: Site, results: Sequence[Result]) -> Result:
-    """Make one layer of all that the target has above its base image; return what it comes to.
+def squash(site: Site, stage: Stage, results: Sequence[Result]) -> Result:
+    """Make one layer of all that a target has above its base image; return what it comes to.
 
     Where it runs: in the builder, once all steps are done.
     """
-    result, stage = results[-1], site.plan.stages[-1]
+    result = results[stage.index]
     base = site.plan.base_of(stage).chain
     new = result.state.chain[len(base) :]
     if len(new) < 2:
         return result
     key, cache = keys.after(result.state.key, "squash"), site.cache
-    scratch = f"{site.scratch}/squash"
+    scratch = f"{site.scratch}/squash{stage.index}"
     os.mkdir(scratch, 0o700)
     before = State(result.state.key, base)
     process = _StepProcess(site, stage, before, [], scratch, lambda _: None)

@@ -39,7 +39,7 @@ class Origin(Frozen):
 
     Attributes:
         kind: "context", "stage" or "image".
-        name: of a named context, "" for the main one; the image's name.
+        name: of a named context, "" for the main one; of an image in `Plan.images`.
         stage: index of the stage in the plan; -1 where it is none.
     """
 
@@ -157,6 +157,7 @@ class Stage(Frozen):
         config: of the image after the last step (its `config` object), complete.
         history: after that of the base.
         author: of MAINTAINER.
+        platform: that it is for, as OS/ARCH[/VARIANT].
     """
 
     index: int
@@ -166,6 +167,7 @@ class Stage(Frozen):
     config: Mapping[str, Any]
     history: tuple[History, ...]
     author: str = ""
+    platform: str = ""
 
     def needs(self) -> set[int]:
         """Return the indices of the stages that its base and steps are made from."""
@@ -176,16 +178,18 @@ class Stage(Frozen):
 
 
 class Plan(Frozen):
-    """All stages that the target needs, each after those that it needs; the target is the last.
+    """All stages that the targets need, each after those that it needs.
 
     Attributes:
         images: bases of `COPY --from=IMAGE` and of mounts, by the name in `Origin.name`.
         warnings: of the checks, one line each.
+        targets: the stages that images are made of, one a platform.
     """
 
     stages: tuple[Stage, ...]
     images: Mapping[str, Base]
     warnings: tuple[str, ...] = ()
+    targets: tuple[Stage, ...] = ()
 
     def base_of(self, stage: Stage) -> Base:
         """Return the image that a stage, or the stage below it, is built on."""

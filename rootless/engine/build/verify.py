@@ -55,10 +55,7 @@ def verify(request: BuildRequest) -> str:
             "name a directory and a file",
             1,
         )
-    asked = outputs.parse(
-        request.outputs, request.push, request.load, request.tags, request.annotations
-    )
-    rewrites = any(output.rewrite_timestamp for output in asked)
+    rewrites = any(output.rewrite_timestamp for output in outputs.asked_for(request))
     alone = frozen.replace(
         request,
         no_cache=True,
@@ -72,15 +69,19 @@ def verify(request: BuildRequest) -> str:
         iidfile="",
         metadata_file="",
     )
-    first, second = build(alone), build(alone)
-    if found := difference(first, second, with_times=request.epoch() is not None):
-        raise RlessError(f"two builds differ: {found}", _remedy(request, found, rewrites), 1)
+    pairs = []
+    for platform in request.platforms or ("",):
+        one = frozen.replace(alone, platforms=(platform,) if platform else ())
+        first, second = build(one), build(one)
+        if found := difference(first, second, with_times=request.epoch() is not None):
+            raise RlessError(f"two builds differ: {found}", _remedy(request, found, rewrites), 1)
+        pairs.append((first, second))
     made = build(frozen.replace(request, no_cache=False, no_cache_filter=()))
-    if made and difference(second, made, with_times=False):
+    if made and difference(pairs[request.main][1], made, with_times=False):
         raise RlessError("another build has changed the cache meanwhile", "verify again", 1)
-    for one in {first, second} - {made}:
-        if not images.inspect_image(one)["RepoTags"]:
-            images.remove(one)
+    for identifier in {identifier for pair in pairs for identifier in pair} - {made}:
+        if not images.inspect_image(identifier)["RepoTags"]:
+            images.remove(identifier)
     return made
 
 

@@ -77,6 +77,7 @@ def save(
     platform: str | None = None,
     quiet: bool = False,
     signers: Sequence[Signer] = (),
+    indexed: Sequence[str] = (),
 ) -> None:
     """Write images to a file, a directory or (None) standard output.
 
@@ -84,6 +85,7 @@ def save(
 
     Args:
         signers: for a docker-dir, each adds a signature under the name that was asked for.
+        indexed: ids of images, one a platform: the names are those of an index of them.
 
     Raises:
         RlessError: no such image; it cannot be restored or signed; no room.
@@ -91,11 +93,13 @@ def save(
     from rootless.image.archive import write as saver
 
     store = Store(paths.storage_root())
-    images = _chosen(store, names, platform)
+    images = _chosen(store, indexed or names, platform)
     if form == "docker-dir" and len(images) > 1:
         raise RlessError("--format docker-dir holds one image only", "use another format", 1)
     progress = Progress(quiet=quiet, lines=False)
     options: dict[str, Any] = {"form": form, "packing": packing, "progress": progress}
+    if indexed:
+        options["index_names"] = [parse(name).canonical for name in names if name not in indexed]
     if signers:
         options["sign"] = _signing(signers, *images[0])
     with Staging(store.root) as staging:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from rootless import paths
+from rootless.engine.images.images import find as image_of
 from rootless.engine.state import events
 from rootless.errors import NOT_FOUND, UNAUTHORIZED, RlessError, escape
 from rootless.image.config import manifest
@@ -23,7 +24,7 @@ from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store
 from rootless.image.transfer.push import push as push_image
-from rootless.image.transfer.push import tags_of
+from rootless.image.transfer.push import push_index, tags_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,7 @@ def push(
     progress: Progress | None = None,
     signers: Sequence[Signer] = (),
     remove_signatures: bool = False,
+    indexed: Sequence[str] = (),
 ) -> tuple[str, Descriptor]:
     """Send an image to its registry and tell how it goes on, as Docker does.
 
@@ -57,9 +59,10 @@ def push(
         progress: told how it goes on; None: standard output is.
         signers: each adds a signature.
         remove_signatures: those that the image came with are left out.
+        indexed: ids of images, one a platform: these are sent, with an index of them.
 
     Returns:
-        The full name it has there, and the descriptor of its manifest.
+        The full name it has there, and the descriptor of its manifest, or of the index.
 
     Raises:
         RlessError: no such image here, or the registry refuses it.
@@ -79,16 +82,21 @@ def push(
         records.make_frame(store.root)
         clear_leftovers(store.root)
         with store_lock(store.root), Staging(store.root) as staging:
-            made = push_image(
-                image,
-                target,
-                store,
-                staging.path,
-                progress,
-                packing=packing,
-                signers=signers,
-                remove_signatures=remove_signatures,
-            )
+            if indexed:
+                images = [image_of(one) for one in indexed]
+                options = packing or Packing()
+                made = push_index(images, target, store, staging.path, progress, options)
+            else:
+                made = push_image(
+                    image,
+                    target,
+                    store,
+                    staging.path,
+                    progress,
+                    packing=packing,
+                    signers=signers,
+                    remove_signatures=remove_signatures,
+                )
         progress.finish()
         progress.say(f"{target.tag}: digest: {made['digest']} size: {made['size']}")
     finally:

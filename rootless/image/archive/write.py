@@ -21,6 +21,7 @@ import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rootless.errors import RlessError, escape
+from rootless.image.config.index import index_document, platform_of
 from rootless.image.layer.compress import MEDIA_TYPES, compressed
 from rootless.image.layer.tar_reader import DIRECTORY
 from rootless.image.layer.tar_writer import TarWriter
@@ -64,6 +65,7 @@ def save(
     packing: Packing | None = None,
     progress: Progress,
     sign: Callable[[str], list[bytes]] | None = None,
+    index_names: Sequence[str] | None = None,
 ) -> None:
     """Write images to a target.
 
@@ -72,6 +74,8 @@ def save(
         scratch: a directory for compressed layers, whose digest must be known before.
         form: one of FORMATS. packing: None leaves the layers plain.
         sign: for a docker-dir: returns signatures for the digest of its manifest.
+        index_names: for an OCI layout: the names, in full, of an index of the images, which have
+            none themselves; None: there is no such index.
 
     Raises:
         RlessError: a layer cannot be restored; no room.
@@ -84,10 +88,12 @@ def save(
         return
     index = []
     entries = []
-    for image, names in images:
-        made = writer.image(image)
-        index += writer.index_entries(made, names)
-        entries.append(writer.docker_entry(image, made, names))
+    made = [writer.image(image) for image, _ in images]
+    for (image, names), one in zip(images, made, strict=True):
+        index += writer.index_entries(one, names)
+        entries.append(writer.docker_entry(image, one, names))
+    if index_names is not None:
+        index = writer.index_entries(writer.index(made), index_names)
     writer.text("index.json", {"schemaVersion": 2, "mediaType": spec.OCI_INDEX, "manifests": index})
     if form == "docker-archive":
         writer.text("manifest.json", entries)
@@ -144,9 +150,14 @@ class _Writer:
             "mediaType": spec.OCI_MANIFEST,
             "digest": digest,
             "size": len(data),
-            "platform": {key: value for key, value in image.platform.items() if value},
+            "platform": platform_of(image),
             "layers": manifest["layers"],
         }
+
+    def index(self, made: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Write an index of images, by what `image` has returned; return its descriptor."""
+        data = json.dumps(index_document(made, self._packing), separators=(",", ":")).encode()
+        return {"mediaType": spec.OCI_INDEX, "digest": self._blob(data), "size": len(data)}
 
     def _manifest(self, image: Image, kind: str, config_kind: str) -> dict[str, Any]:
         config = records.get_blob(image.root, image.id)

@@ -15,9 +15,10 @@ class Packing:
         level: of the compression.
         docker: with Docker's media types, which know gzip only.
         annotations: of the manifest, beside those that it has.
+        of_index: annotations of an index.
     """
 
-    __slots__ = ("annotations", "compression", "docker", "level")
+    __slots__ = ("annotations", "compression", "docker", "level", "of_index")
 
     def __init__(
         self,
@@ -26,8 +27,10 @@ class Packing:
         level: int | None = None,
         docker: bool = False,
         annotations: Mapping[str, str] | None = None,
+        of_index: Mapping[str, str] | None = None,
     ) -> None:
         self.compression = compression
         self.level = level
         self.docker = docker
         self.annotations = dict(annotations or {})
+        self.of_index = dict(of_index or {})

@@ -166,6 +166,8 @@ class Store:
             return self._by_id(bare)
         reference = parse(name)
         record = self.read(name_path(self.root, reference, platform))
+        if record is None and platform:
+            record = self._of_platform(reference, platform)
         if record is not None and (stale or _is_current(record, reference)):
             return Image(self.root, record)
         if reference.transport != "docker":
@@ -176,6 +178,18 @@ class Store:
         elif len(name) >= 2 and is_hex(name, len(name)):
             found = self._by_id(name)
         return found or (self._by_short_name(reference, platform) if reference.short else None)
+
+    def _of_platform(self, reference: Reference, platform: str) -> dict[str, Any] | None:
+        """Return the record of a name without a platform, if the image is for this one."""
+        from rootless.image.model.platforms import parse_platform
+
+        record = self.read(name_path(self.root, reference))
+        parts = ("os", "architecture", "variant")
+        if record is not None:
+            actual = [record["platform"].get(part) or "" for part in parts]
+            if parse_platform(platform).rank(*actual) is not None:
+                return record
+        return None
 
     def read(self, path: str) -> dict[str, Any] | None:
         """Return the record in a file, None if there is none that can be read."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from rootless import log
 from rootless.errors import RlessError, escape
 from rootless.image.config import manifest
+from rootless.image.config.index import index_document, platform_of
 from rootless.image.layer.compress import LEVELS, MEDIA_TYPES, compressed
 from rootless.image.layer.tarsplit import diff_ids, open_layer
 from rootless.image.model import limits, registries_conf
@@ -38,7 +39,7 @@ from rootless.linux.files import open_tmpfile
 from rootless.oci import image_spec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from rootless.image.model.reference import Reference
@@ -119,6 +120,46 @@ def push(
     Where it runs: on the host; the caller must have no second thread (layers are read by
     processes in a user namespace).
     """
+    with _endpoint(destination) as endpoint:
+        packing = packing or Packing()
+        work = _Push(image, destination, store, endpoint, progress, packing, scratch)
+        return work.run(signers, keep=not remove_signatures)
+
+
+def push_index(
+    images: Sequence[Image],
+    destination: Reference,
+    store: Store,
+    scratch: str,
+    progress: Progress,
+    packing: Packing,
+) -> Descriptor:
+    """Send images for several platforms, and an index of them; return the index's descriptor.
+
+    The manifests have no tag of their own. The index comes last.
+
+    Raises:
+        RlessError: as of `push`.
+    """
+    with _endpoint(destination) as endpoint:
+        made: list[dict[str, Any]] = []
+        for image in images:
+            work = _Push(image, destination, store, endpoint, progress, packing, scratch)
+            made.append({**work.run((), keep=True, tagged=False), "platform": platform_of(image)})
+        document = index_document(made, packing)
+        data, kind = json.dumps(document, separators=(",", ":")).encode(), document["mediaType"]
+        what = escape(destination.familiar)
+        upload.put_manifest(endpoint, destination.tag or "latest", data, kind, what)
+        return {"mediaType": kind, "digest": sha256(data), "size": len(data)}
+
+
+@contextlib.contextmanager
+def _endpoint(destination: Reference) -> Iterator[Endpoint]:
+    """Give where to push to, for a `with` block.
+
+    Raises:
+        RlessError: it is no repository of a registry.
+    """
     if destination.transport != "docker" or destination.digest:
         raise RlessError(
             f"cannot push to {escape(destination.text)}",
@@ -127,10 +168,7 @@ def push(
     client = Client(http.insecure_registries())
     try:
         location = registries_conf.load().own(destination)
-        endpoint = Endpoint(client, location, escape(destination.familiar), "pull,push")
-        packing = packing or Packing()
-        work = _Push(image, destination, store, endpoint, progress, packing, scratch)
-        return work.run(signers, keep=not remove_signatures)
+        yield Endpoint(client, location, escape(destination.familiar), "pull,push")
     finally:
         client.close()
 
@@ -158,7 +196,7 @@ class _Push:
         self._config = records.get_blob(image.root, image.id) or b""
         self._manifest = _recorded_manifest(image)
 
-    def run(self, signers: Sequence[Signer], *, keep: bool) -> Descriptor:
+    def run(self, signers: Sequence[Signer], *, keep: bool, tagged: bool = True) -> Descriptor:
         originals = self._manifest["layers"] if self._manifest else None
         layers = [
             _Layer(index, diff_id, originals[index] if originals else None)
@@ -174,8 +212,8 @@ class _Push:
         self._upload([layer for layer in unique if layer.descriptor is None])
         made = {layer.diff_id: layer.descriptor for layer in unique}
         data, kind = self._document([cast("Descriptor", made[one.diff_id]) for one in layers])
-        tag = self._destination.tag or "latest"
         digest = sha256(data)
+        tag = (self._destination.tag or "latest") if tagged else digest
         named = parse_named(self._destination.canonical)
         new = [sign(digest, named) for sign in signers]
         collect.check_places(named, new)

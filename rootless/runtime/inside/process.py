@@ -30,6 +30,10 @@ _RLIMITS = {
         " RTPRIO RTTIME".split()
     )
 }
+_HINTS = {  # of errors of execve(2)
+    errno.EIO: "the image, or the disk, is damaged",
+    errno.ENOEXEC: "a program for another processor needs qemu-user and binfmt_misc; a script #!",
+}
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -312,7 +316,7 @@ def execute(
             why = "permission denied"  # in Docker's words: its client makes 126 of them
             if any(os.path.isdir(one) for one in candidates):
                 why = f"{why}: it is a directory"
-        hint = "the image, or the disk, is damaged" if denied.errno == errno.EIO else None
+        hint = _HINTS.get(denied.errno or 0)
         raise RlessError(f"cannot execute {program}: {why}", hint, EXIT_CANNOT_EXECUTE)
     raise _not_found(program)
 

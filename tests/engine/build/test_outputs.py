@@ -80,10 +80,12 @@ def test_level_of_compression_counts(build: Builds, tmp_path: Path) -> None:
         (["--annotation", "a=b"], "a manifest"),
         (["-o", "type=image,annotation.a=b"], "a manifest"),
         (["--annotation", "index:a=b", "--push"], "there is no index"),
+        (["--annotation", "index-descriptor:a=b", "--push"], "index-descriptor:"),
         (["-o", "type=oci,oci-mediatypes=false,dest=x"], "oci-mediatypes=false"),
         (["-o", "type=oci,dest=x,compression-level=30"], "compression-level=30"),
         (["-o", "type=local,dest=x,annotation.a=b"], "annotation.a"),
-        (["-o", "type=oci,dest=x,annotation-index.a=b"], "annotation-index.a"),
+        (["-o", "type=oci,dest=x,annotation-index.a=b"], "there is no index"),
+        (["-o", "type=oci,dest=x,annotation-index-descriptor.a=b"], "annotation-index-desc"),
     ],
 )
 def test_what_cannot_be_is_refused(rless: Product, words: list[str], message: str) -> None:

@@ -39,8 +39,8 @@ _IMAGE: Group = (
          "Another context, for FROM, COPY --from and RUN --mount: a directory, the URL of an"
          " archive, a git repository, or docker-image://IMAGE"),
         ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label of the image"),
-        ("--platform", "OS/ARCH[/VARIANT]", "value", "platform", "platform",
-         "Which images of a multi-platform index to build from"),
+        ("--platform", "OS/ARCH[/VARIANT]", "list", "platforms", "build.platforms",
+         "Platform of the image; several, with commas too, make an index"),
         ("--pull", "", "flag", "pull", "boolean", "Ask the registry for newer base images"),
         ("--signature-policy", "FILE", "value", "signature_policy", "absolute",
          "The policy.json that pulled base images have to satisfy"),
@@ -185,8 +185,7 @@ def has_stdout(made: BuildRequest) -> bool:
     """Tell whether an archive was written to standard output."""
     from rootless.engine.build import outputs
 
-    parsed = outputs.parse(made.outputs, made.push, made.load, made.tags, made.annotations)
-    return any(output.dest == "-" for output in parsed)
+    return any(output.dest == "-" for output in outputs.asked_for(made))
 
 
 def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
@@ -230,7 +229,7 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         build_args=_build_args(values),
         labels=values.get("labels", {}),
         target=values.get("target", ""),
-        platform=values.get("platform") or "",
+        platforms=_platforms(values),
         signature_policy=values.get("signature_policy"),
         pull=bool(values.get("pull")),
         no_cache=bool(values.get("no_cache")),
@@ -257,10 +256,20 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         run_options=run_options,
     )
     made.epoch()  # refused before anything is done
-    outputs.parse(made.outputs, made.push, made.load, made.tags, made.annotations)
+    outputs.asked_for(made)
     places.parse_from(made.cache_from)
     places.parse_to(made.cache_to, made.build_args)
     return made
+
+
+def _platforms(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return the platforms of --platform, each once: linux/amd64 and amd64 are the same."""
+    from rootless.image.model.platforms import parse_platform
+
+    found: dict[str, str] = {}
+    for one in (one for some in values.get("platforms", ()) for one in some):
+        found.setdefault(str(parse_platform(one)), one)
+    return tuple(found.values())
 
 
 def _build_args(values: dict[str, Any]) -> dict[str, str]:

@@ -46,19 +46,20 @@ _CHUNK = 1 << 20
 
 
 def entries_of(
-    root: str, keys: Iterable[str], imports: Imports, chain: Sequence[str] | None
+    root: str, keys: Iterable[str], imports: Imports, chains: Sequence[Sequence[str]] | None
 ) -> dict[str, Entry]:
     """Return the entries of steps by their keys.
 
     Args:
         keys: of `Result.keys`.
-        chain: of the image: only those that it is made of; None: all.
+        chains: of the images: only those that these are made of; None: all.
     """
     found = {}
     for key in keys:
         entry = build_cache.read(root, key) or imports.entries.get(key)
         if entry is not None and (
-            chain is None or entry.chain == tuple(chain[: len(entry.chain)])
+            chains is None
+            or any(entry.chain == tuple(chain[: len(entry.chain)]) for chain in chains)
         ):
             found[key] = entry
     return found

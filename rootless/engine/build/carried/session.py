@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.build.messages import Say
     from rootless.engine.build.request import BuildRequest
-    from rootless.engine.build.steps import Plan, Result
+    from rootless.engine.build.steps import Plan, Result, Stage
     from rootless.image.store.store import Store
     from rootless.linux.idmap import IdMap
 
@@ -41,12 +41,12 @@ class Carried:
         self.imports = Imports(store.root, idmap)
         if request.no_cache:
             return
-        asked = parse_platform(request.platform)
         for place in places.parse_from(request.cache_from):
-            try:
-                self.imports.add(place, asked, request.signature_policy)
-            except RlessError as error:
-                self._warn(f"no cache from {place.where}: {error.message}")
+            for platform in request.platforms or ("",):
+                try:
+                    self.imports.add(place, parse_platform(platform), request.signature_policy)
+                except RlessError as error:
+                    self._warn(f"no cache from {place.where}: {error.message}")
 
     def __enter__(self) -> Carried:
         return self
@@ -63,13 +63,15 @@ class Carried:
         self.imports.close()
         self.imports = Imports(self._store.root, self._idmap)
 
-    def add_inline(self, document: dict[str, Any], results: Sequence[Result]) -> None:
+    def add_inline(
+        self, document: dict[str, Any], results: Sequence[Result], target: Stage
+    ) -> None:
         """Add the table to the config document of the new image, if that is wanted."""
         if any(place.kind == "inline" for place in self._targets):
             from rootless.engine.build.carried import exports
 
-            root, key, chain = self._store.root, self._idmap.key, results[-1].state.chain
-            entries = exports.entries_of(root, _keys(results), self.imports, chain)
+            root, key, chain = self._store.root, self._idmap.key, results[target.index].state.chain
+            entries = exports.entries_of(root, _keys(results), self.imports, [chain])
             exports.inline(root, key, entries, document, self._request.epoch())
 
     def export(self, plan: Plan, results: Sequence[Result], scratch: str) -> None:
@@ -108,8 +110,10 @@ class Carried:
             store.root, idmap.key, bases, self.imports, directory, fetch, progress
         )
         for place in targets:
-            chain = None if place.everything else results[-1].state.chain
-            entries = exports.entries_of(store.root, _keys(results), self.imports, chain)
+            chains = [results[target.index].state.chain for target in plan.targets]
+            entries = exports.entries_of(
+                store.root, _keys(results), self.imports, None if place.everything else chains
+            )
             try:
                 exporter.write(place, entries, self._request.epoch())
             except RlessError as error:

@@ -122,7 +122,7 @@ def tree(tmp_path: Path) -> Path:
 def export(text: str, tree: Path, stdout_fd: int = -1, newest: int | None = None) -> None:
     root_fd = os.open(tree, os.O_PATH | os.O_DIRECTORY)
     try:
-        outputs.export_tree(one(text), root_fd, stdout_fd, newest)
+        outputs.export_trees(one(text), [outputs.Tree(root_fd)], stdout_fd, newest)
     finally:
         os.close(root_fd)
 
@@ -149,7 +149,7 @@ def test_directory_is_made_by_the_umask_of_the_caller(tree: Path, tmp_path: Path
     root_fd = os.open(tree, os.O_PATH | os.O_DIRECTORY)
     before = os.umask(0)  # as in a step process
     try:
-        outputs.export_tree(made, root_fd, -1)
+        outputs.export_trees(made, [outputs.Tree(root_fd)], -1)
         assert os.umask(0) == 0
     finally:
         os.umask(before)

@@ -59,7 +59,7 @@ def test_image_is_described() -> None:
         tags=("a:1", "b"),
         labels={"k": "v"},
         target="test",
-        platform="linux/arm64",
+        platforms=("linux/arm64",),
         pull=True,
         no_cache=True,
         no_cache_filter=("a", "b", "c"),
