@@ -203,6 +203,7 @@ class ImageChoice(Frozen):
     signature_policy: Final[str | None] = None  # absolute path; None: the user's, the system's
     quiet: Final[bool] = False
     driver: Final[str | None] = None  # overlay, fuse-overlayfs, copy; None: by trying
+    overlay: Final[str | None] = None  # absolute: a directory of the user's for the writable layer
 
 
 class Identity(Frozen):
@@ -234,7 +235,12 @@ class Process(Frozen):
     user: Final[str | None] = None  # as typed: user[:group], names or numbers
     group_add: Final[tuple[str, ...]] = ()
     keep_groups: Final[bool] = False  # the caller's supplementary groups
+    path_before: Final[tuple[str, ...]] = ()  # directories before and after those of PATH
+    path_after: Final[tuple[str, ...]] = ()
+    umask: Final[int | None] = None  # None: 0022
     workdir: Final[str | None] = None  # absolute
+    # In place of that: the first one that is there is entered, and none is made.
+    workdirs: Final[tuple[str, ...]] = ()
     init: Final[bool] = False
     systemd: Final[str] = "auto"  # also true, always, false
     ulimits: Final[tuple[tuple[str, int, int], ...]] = ()  # (name, soft, hard), -1: unlimited
@@ -362,6 +368,8 @@ class HostSharing(Frozen):
     env_host: Final[bool] = False
     fabric: Final[bool] = False
     add_user: Final[bool] = False  # to /etc/passwd and /etc/group, where the image has not the user
+    user_home: Final[str | None] = None  # that she has there; None: that of the host
+    localtime: Final[bool] = False  # the host's time zone
     modules: Final[tuple[str, ...]] = ()
 
 

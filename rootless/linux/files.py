@@ -116,9 +116,14 @@ def read_at(fd: int, size: int, offset: int, what: str) -> bytes:
 
 def default_mode() -> int:
     """Return the mode that the umask leaves a file which others may read."""
+    return 0o666 & ~umask()
+
+
+def umask() -> int:
+    """Return the file mode creation mask of this process."""
     mask = os.umask(0o077)
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask
 
 
 def _temporary(path: str, scratch: str | None) -> str:

@@ -91,6 +91,7 @@ def mount(
     driver: str | None = None,
     volatile: bool = False,
     whiteouts: str = "overlay",
+    place: str | None = None,
 ) -> Mounted:
     """Mount `layers` with a writable layer of the container at `workspace`/merged.
 
@@ -102,6 +103,7 @@ def mount(
         volatile: never sync the writable layer; for containers that are removed at their end.
         whiteouts: how the layers say that a file of a lower layer is gone: "overlay" (character
             devices 0:0, user.overlay.opaque) or "aufs" (the `.wh.` files of the archive).
+        place: absolute: a directory of the user's for the writable layer, which stays there.
 
     Raises:
         RlessError: no driver works, or the disk is full, or a layer is missing.
@@ -109,9 +111,10 @@ def mount(
     if driver is not None and driver not in DRIVERS:
         raise RlessError(f"unknown rootfs driver {driver}", f"use one of {', '.join(DRIVERS)}")
     refused: list[str] = []
-    for name in DRIVERS if driver is None else (driver,):
+    usable = DRIVERS if place is None else _OVERLAYS
+    for name in usable if driver is None else (driver,):
         try:
-            mounted = _mount_with(name, layers, workspace, idmap, volatile, whiteouts)
+            mounted = _mount_with(name, layers, workspace, idmap, volatile, whiteouts, place)
         except RlessError as error:
             check_fatal(error, layers)
             refused.append(f"{name}: {error.message}")
@@ -131,19 +134,21 @@ def _mount_with(
     idmap: IdMap,
     volatile: bool,
     whiteouts: str,
+    place: str | None = None,
 ) -> Mounted:
     mounted = Mounted(f"{workspace}/merged", name, layers=layers)
     if name == "overlay":
         if whiteouts != "overlay":
             raise RlessError("the layers mark deleted files by .wh. names, unknown to the kernel")
-        overlay.prepare(workspace, layers[-1] if layers else None)
-        mounted.options = overlay.mount(layers, workspace, mounted.path, volatile=volatile)
+        writable = _writable(workspace, layers, place)
+        volatile = volatile and place is None
+        mounted.options = overlay.mount(layers, writable, mounted.path, volatile=volatile)
     elif name == "fuse-overlayfs":
         from rootless.rootfs import fuse_overlayfs
 
-        overlay.prepare(workspace, layers[-1] if layers else None)
+        writable = _writable(workspace, layers, place)
         mounted.options, pid = fuse_overlayfs.mount(
-            layers, workspace, mounted.path, volatile=volatile
+            layers, writable, mounted.path, volatile=volatile and place is None
         )
         mounted.helper_pids.append(pid)
     else:
@@ -151,6 +156,17 @@ def _mount_with(
 
         copy.fill(layers, workspace)
     return mounted
+
+
+def _writable(workspace: str, layers: Sequence[str], place: str | None) -> str:
+    """Make the directories of an overlay; return where the writable ones are."""
+    like = layers[-1] if layers else None
+    if place is None:
+        overlay.prepare(workspace, like)
+        return workspace
+    os.makedirs(f"{workspace}/merged", 0o700, exist_ok=True)
+    overlay.prepare(place, like, mount_point=False)
+    return place
 
 
 def check_fatal(error: RlessError, layers: Sequence[str]) -> None:
@@ -174,12 +190,14 @@ def mount_directory(
     *,
     driver: str | None = None,
     volatile: bool = False,
+    place: str | None = None,
 ) -> Mounted:
     """Use the directory of `--rootfs` as the root: itself, or with `:O` an overlay on top.
 
     Args:
         path: `DIR`, written to directly, or `DIR:O`, kept as it is.
         driver: for `DIR:O` use this one only.
+        place: for `DIR:O`, as for `mount`.
 
     Raises:
         RlessError: it is no directory, or no driver can mount over it.
@@ -190,7 +208,7 @@ def mount_directory(
         why = "is not a directory" if os.path.lexists(directory) else "does not exist"
         raise RlessError(f"--rootfs: {directory} {why}")
     if over:
-        return mount([directory], workspace, idmap, driver=driver, volatile=volatile)
+        return mount([directory], workspace, idmap, driver=driver, volatile=volatile, place=place)
     return Mounted(directory, "directory", layers=[directory])
 
 

@@ -46,6 +46,7 @@ def mount(
     ahead: bytes = b"",
     driver: str | None = None,
     volatile: bool = False,
+    place: str | None = None,
 ) -> Mounted:
     """Mount the image in a file, with a writable layer of the container, at `workspace`/merged.
 
@@ -55,14 +56,17 @@ def mount(
         cache: where images are unpacked if there is no FUSE; a private directory.
         begun: its mount, where that was made ahead.
         ahead: what will be wanted of it (`rootfs.prefetch`), where that was not told before.
-        driver: of the union on top; as for `rootless.rootfs.mount`.
+        driver, place: of the union on top; as for `rootless.rootfs.mount`.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
     lower = show(path, offset, identity, workspace, idmap, cache, begun, ahead)
     try:
-        mounted = _union(lower.path, workspace, idmap, driver, volatile)
+        if place is not None:
+            mounted = mount_layers([lower.path], workspace, idmap, driver=driver, place=place)
+        else:
+            mounted = _union(lower.path, workspace, idmap, driver, volatile)
     except BaseException:
         lower.close()
         raise

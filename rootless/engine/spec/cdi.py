@@ -149,6 +149,15 @@ def directories() -> list[str]:
     return [*_DIRECTORIES, *([f"{own}/cdi"] if own else [])]
 
 
+def has(driver: str) -> bool:
+    """Tell whether a file describes GPUs of a driver: nvidia, amd or intel.
+
+    Raises:
+        RlessError: a file is wrong.
+    """
+    return any(spec.kind == _DRIVERS[driver] for spec in _load())
+
+
 def _find(name: str, specs: list[_Spec]) -> tuple[_Spec, str]:
     kind, _, device = name.partition("=")
     of_kind = [spec for spec in specs if spec.kind == kind]

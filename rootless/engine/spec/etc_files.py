@@ -12,8 +12,9 @@ import os
 import stat
 
 from rootless.engine.spec import network_mode
-from rootless.errors import RlessError
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as mounts
+from rootless.linux.openat2 import openat2
 from rootless.linux.process import cannot_execute, own_program
 from rootless.network import resolv
 from rootless.rootfs import Mounted
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.request import Device, RunRequest
 
+_LOCALTIME = "/etc/localtime"
 _SHOWN = "shown"  # a directory of the container's, for the tmpfs
 _TMPFS = "size=8m,nr_inodes=32,mode=700"
 _COPY_BLOCK = 1 << 20
@@ -159,13 +161,16 @@ def of_other(directory: str) -> dict[str, str]:
     return {path: file for path, file in found.items() if os.path.exists(file)}
 
 
-def write_users(directory: str, ids: tuple[int, int], passwd: bytes, group: bytes) -> None:
+def write_users(
+    directory: str, ids: tuple[int, int], passwd: bytes, group: bytes, user_home: str | None = None
+) -> None:
     """Write the image's passwd and group with the invoking user in them, if she is not there.
 
     What runs as a number without a name fails often: ssh, MPI's launchers, `whoami`.
 
     Args:
         ids: uid and gid in the container.
+        user_home: her home directory there; None: that of the host.
     """
     import grp
     import pwd
@@ -180,7 +185,8 @@ def write_users(directory: str, ids: tuple[int, int], passwd: bytes, group: byte
         group_name = grp.getgrgid(os.getgid()).gr_name
     except KeyError:
         group_name = name
-    user = f"{name}:x:{uid}:{gid}:{about}:{home}:/bin/sh\n"
+    name, group_name = "root" if uid == 0 else name, "root" if gid == 0 else group_name
+    user = f"{name}:x:{uid}:{gid}:{about}:{user_home or home}:/bin/sh\n"
     for file, text, number, line in (
         ("passwd", passwd, uid, user),
         ("group", group, gid, f"{group_name}:x:{gid}:\n"),
@@ -195,6 +201,58 @@ def write_users(directory: str, ids: tuple[int, int], passwd: bytes, group: byte
         with open(fd, "wb") as stream:
             os.fchmod(fd, 0o644)
             stream.write(new + os.fsencode(line))
+
+
+def place_localtime(root: str) -> None:
+    """Give a root file system the host's time zone, as a file of its own.
+
+    Not by a mount: behind a link to /usr/share/zoneinfo it would give a zone the time of another. A
+    host without the file, and an image with a directory there, stay as they are.
+
+    Args:
+        root: the mounted root, with a writable layer of the container's.
+    """
+    try:
+        with open(_LOCALTIME, "rb") as file:
+            text = file.read(_TEXT_LIMIT)
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not _has_localtime(root_fd, text):
+            etc_fd = openat2(root_fd, "etc", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _put_at(etc_fd, _LOCALTIME.rpartition("/")[2], text)
+            finally:
+                os.close(etc_fd)
+    except (OSError, SyscallError):
+        pass  # a directory, a full disk: it is no reason to fail
+    finally:
+        os.close(root_fd)
+
+
+def _has_localtime(root_fd: int, text: bytes) -> bool:
+    try:
+        fd = openat2(root_fd, _LOCALTIME, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except SyscallError:
+        return False
+    with open(fd, "rb") as file:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and file.read(_TEXT_LIMIT) == text
+
+
+def _put_at(dir_fd: int, name: str, text: bytes) -> None:
+    """Put a file in the place of another, or of a link."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o644, dir_fd=dir_fd)
+    try:
+        os.fchmod(fd, 0o644)
+        os.write(fd, text)
+    finally:
+        os.close(fd)
 
 
 def users(directory: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from rootless.engine.request import as_words
 from rootless.errors import RlessError
 from rootless.linux.caps import NAMES, NUMBERS
 from rootless.runtime import seccomp
+from rootless.runtime.inside.process import WORKDIRS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def generate(request: RunRequest, image: dict[str, Any], inputs: SpecInputs) -> 
             "user": {
                 "uid": inputs.uid,
                 "gid": inputs.gid,
-                "umask": 0o022,
+                "umask": 0o022 if request.umask is None else request.umask,
                 "additionalGids": inputs.groups,
             },
             "args": command(request, image, inputs.init),
@@ -166,7 +167,7 @@ def generate(request: RunRequest, image: dict[str, Any], inputs: SpecInputs) -> 
 
 def directory(request: RunRequest, image: dict[str, Any]) -> str:
     """Return the working directory."""
-    return request.workdir or image.get("WorkingDir") or "/"
+    return (*request.workdirs, request.workdir or image.get("WorkingDir") or "/")[0]
 
 
 def rlimits(request: RunRequest) -> list[Rlimit]:
@@ -177,7 +178,8 @@ def rlimits(request: RunRequest) -> list[Rlimit]:
 def _annotations(request: RunRequest, inputs: SpecInputs) -> dict[str, str]:
     keep = request.keep_groups or inputs.keep_groups
     kept = {"run.oci.keep_original_groups": "1"} if keep else {}
-    return {**request.annotations, **kept}
+    places = {WORKDIRS: "\n".join(request.workdirs)} if request.workdirs else {}
+    return {**request.annotations, **kept, **places}
 
 
 def command(request: RunRequest, image: dict[str, Any], init: str | None) -> list[str]:
@@ -227,6 +229,9 @@ def environment(request: RunRequest, image: dict[str, Any], inputs: SpecInputs) 
         name, _, value = entry.partition("=")
         variables[name] = value
     variables.setdefault("HOME", inputs.home)
+    if request.path_before or request.path_after:
+        path = (*request.path_before, variables["PATH"], *request.path_after)
+        variables["PATH"] = ":".join(filter(None, path))
     return [f"{name}={value}" for name, value in variables.items()]
 
 

@@ -12,6 +12,7 @@ import os
 from rootless import config
 from rootless.engine.request import Device, Mount
 from rootless.errors import RlessError
+from rootless.linux.files import umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PROFILE: dict[str, Any] = {
     "env_host": True,
     "fabric": True,
     "add_user": True,
+    "localtime": True,
     "keep_groups": True,
     "network": ["host"],
     "ipc": "host",
@@ -51,7 +53,7 @@ _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # of the host, on request
 _FABRIC = ("infiniband", "cxi", "hfi1", "ipath", "xpmem", "knem", "gdrdrv")
 _LAUNCHER_DIRECTORIES = ("PMIX_SERVER_TMPDIR", "TMPDIR")
 # Never bound as the working directory: the container's own would be hidden.
-_SYSTEM = frozenset(
+SYSTEM = frozenset(
     "/ /bin /boot /dev /etc /lib /lib64 /opt /proc /root /run /sbin /srv /sys /usr /var".split()
 )
 
@@ -81,6 +83,7 @@ def complete(values: dict[str, Any], verb: str) -> dict[str, Any]:
         under["userns"] = "single"
         if "user" not in values and not values.get("fakeroot"):
             under["user"] = f"{os.getuid()}:{os.getgid()}"
+    under["umask"] = umask()
     found = {**under, **values}
     found["modules"] = [*site.get("modules", ()), *values.get("modules", ())]
     found["env_unset"] = [*site.get("unset-env", ()), *values.get("env_unset", ())]
@@ -115,7 +118,7 @@ def expand(request: RunRequest) -> RunRequest:
         shared = _share_working_directory(mounts)
         workdir = workdir or shared
     if request.env_host:
-        env_under += _host_environment()
+        env_under += host_environment()
     elif request.hpc:
         env_under += matching(ALWAYS_PASSED)
     if request.fabric:
@@ -138,7 +141,7 @@ def _share_launcher(mounts: list[Mount]) -> None:
     for name in _LAUNCHER_DIRECTORIES:
         path = os.path.normpath(os.environ.get(name) or "/")
         inside = any(f"{path}/".startswith(f"{target}/") for target in shared)
-        if path.startswith("/") and path not in _SYSTEM and not inside and os.path.isdir(path):
+        if path.startswith("/") and path not in SYSTEM and not inside and os.path.isdir(path):
             _bind(mounts, path)
 
 
@@ -152,7 +155,7 @@ def _share_working_directory(mounts: list[Mount]) -> str | None:
         ) from None
     shared = [mount.target for mount in mounts if mount.source == mount.target]
     if not any(f"{path}/".startswith(f"{target}/") for target in shared):
-        if path in _SYSTEM or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/etc/")):
+        if path in SYSTEM or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/etc/")):
             return None
         _bind(mounts, path)
     return path
@@ -174,7 +177,7 @@ def launcher_fds(environment: Iterable[str]) -> tuple[int, ...]:
     return ()
 
 
-def _host_environment() -> list[str]:
+def host_environment() -> list[str]:
     """Return the caller's environment, without what means something on the host only."""
     return [
         f"{name}={value}"

@@ -178,6 +178,8 @@ def _find_image(context: StartContext) -> None:
             context.source.hidden = _homes()
             context.config = {"Cmd": ["/bin/sh"]}
             context.users = _host_users()
+        else:
+            context.users = _users_of(argument.path.removesuffix(":O"))
         context.user = _resolve_user(context, request.user or "")
         context.idmap = _choose_map(context, host=True)
     else:
@@ -267,6 +269,14 @@ def _homes() -> list[str]:
         return [pwd.getpwuid(os.getuid()).pw_dir]
     except KeyError:
         return []
+
+
+def _users_of(directory: str) -> tuple[bytes, bytes]:
+    """Return passwd and group of a tree, which links of it do not lead out of."""
+    from rootless.image.squashfs.tree import Tree
+
+    with Tree(directory) as tree:
+        return tree.read("/etc/passwd", 1 << 20) or b"", tree.read("/etc/group", 1 << 20) or b""
 
 
 def _host_users() -> tuple[bytes, bytes]:
@@ -438,7 +448,10 @@ def _populate(context: StartContext, container: Container) -> None:
     """Make what belongs to a container: its users' files, the file with its id."""
     context.check_sources()
     if context.request.add_user:
-        etc_files.write_users(container.directory, context.user[:2], *context.users)
+        request = context.request
+        etc_files.write_users(
+            container.directory, context.user[:2], *context.users, user_home=request.user_home
+        )
     if context.request.cidfile:
         _write_cidfile(context.request.cidfile, container.id)
 

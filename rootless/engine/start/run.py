@@ -33,24 +33,35 @@ if TYPE_CHECKING:
     from rootless.engine.start.image_argument import ImageArgument
 
 
-def run(request: RunRequest, make_room: Callable[[], None] | None = None) -> int:
+def run(
+    request: RunRequest,
+    make_room: Callable[[], None] | None = None,
+    argument: ImageArgument | None = None,
+) -> int:
     """Run a container; return its exit code, or 0 for one that was detached.
 
     Args:
         make_room: called once the image is here, before a name or a port is taken.
+        argument: what the image is, where that is known; a file of it is open.
 
     Raises:
         RlessError: the start failed, and nothing is left of the container.
     """
-    return fork_foreground(lambda foreground: _make(request, foreground, make_room))
+    return fork_foreground(lambda foreground: _make(request, foreground, make_room, argument))
 
 
-def _make(request: RunRequest, foreground: Foreground, make_room: Callable[[], None] | None) -> int:
+def _make(
+    request: RunRequest,
+    foreground: Foreground,
+    make_room: Callable[[], None] | None,
+    argument: ImageArgument | None,
+) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
     pending = begin_cgroup(request)
     # A port may be free only after there is room.
-    argument = _look(request) if make_room is None else None
+    if argument is None and make_room is None:
+        argument = _look(request)
     sandbox = None
     if argument is not None and argument.is_ready:
         sandbox = Sandbox(request, streams, pending=pending, file=argument.file)

@@ -127,6 +127,8 @@ class Startup:
         self.context.times.append(("root filesystem", time.monotonic() - began))
         self.sandbox.has_mounted()
         self._fill_volumes(self.mounted.path)
+        if self.context.request.localtime and self.mounted.driver != "directory":
+            etc_files.place_localtime(self.mounted.path)
         if self.context.made:
             from rootless.engine.spec.mounts import check_targets
 
@@ -355,6 +357,8 @@ class Startup:
             "driver": source.driver,
             "volatile": bool(self.container.facts["rm"]),
         }
+        if self.context.request.overlay is not None and source.kind != "host":
+            options["place"] = self.context.request.overlay
         if source.kind == "host":
             from rootless.rootfs import host
 

@@ -35,14 +35,21 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.image.squashfs.reader import Squashfs
+    from rootless.image.squashfs.tree import Tree
 
 SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")
 CONFIG_PATH = "/.rless/config.json"
-_FORMAT = 1  # of what is kept
+_FORMAT = 2  # of what is kept
+_LONGEST_LINE = 4096  # bytes of a line that makes the file executable
 _MOST_CONFIG = 4 << 20  # bytes
 _MOST_TEXT = 1 << 20
 # The application's shell reads what Apptainer's images say of the environment, then becomes it.
-_APPTAINER = 'for f in /.singularity.d/env/*.sh; do [ -f "$f" ] && . "$f"; done; unset f; exec "$@"'
+# `more` comes after that: what the image must not change; `says` is said where there is no program.
+_APPTAINER = (
+    'for f in /.singularity.d/env/*.sh; do [ -f "$f" ] && . "$f"; done; unset f; {more}'
+    'command -v "$1" >/dev/null 2>&1 || {{ echo "{says}executable file not found in \\$PATH" >&2; '
+    'exit {code}; }}; exec "$@"'
+)
 
 
 class ImageFile:
@@ -269,26 +276,56 @@ def _parse(image: ImageFile, fd: int, what: str) -> None:
     from rootless.image.squashfs import sif
     from rootless.image.squashfs.reader import MAGIC, Squashfs
 
-    head = files.read_at(fd, 64, 0, what)
+    head = files.read_at(fd, _LONGEST_LINE, 0, what)
     length = None
     if head[sif.MAGIC_AT : sif.MAGIC_AT + len(sif.MAGIC)] == sif.MAGIC:
         image.offset, length, image.architecture = sif.find_partition(fd, what)
-    elif head[: len(MAGIC)] != MAGIC:
-        raise RlessError(
-            f"{what} is neither a squashfs image nor a SIF file",
-            "an archive is run by its kind: docker-archive:PATH, oci-archive:PATH",
-        )
-    squashfs = Squashfs(fd, what, image.offset, length)
-    image.passwd = squashfs.read("/etc/passwd", _MOST_TEXT) or b""
-    image.group = squashfs.read("/etc/group", _MOST_TEXT) or b""
+    else:
+        image.offset = _launch_line(head)
+        if head[image.offset : image.offset + len(MAGIC)] != MAGIC:
+            raise RlessError(
+                f"{what} is neither a squashfs image nor a SIF file",
+                "an archive is run by its kind: docker-archive:PATH, oci-archive:PATH",
+            )
+    _take(image, Squashfs(fd, what, image.offset, length))
+
+
+def read_tree(path: str) -> ImageFile:
+    """Return what a root file system in a directory says of itself, as one in a file does.
+
+    Args:
+        path: absolute.
+
+    Raises:
+        RlessError: it cannot be read.
+    """
+    from rootless.image.squashfs.tree import Tree
+
+    image = ImageFile(path, [])
+    with Tree(path) as tree:
+        _take(image, tree)
+    return image
+
+
+def _launch_line(head: bytes) -> int:
+    """Return the length of a line that makes a file executable, with the NULs behind it, or 0."""
+    if not head.startswith(b"#!"):
+        return 0
+    line, newline, rest = head.partition(b"\n")
+    return len(line) + len(newline) + len(rest) - len(rest.lstrip(b"\0"))
+
+
+def _take(image: ImageFile, content: Squashfs | Tree) -> None:
+    image.passwd = content.read("/etc/passwd", _MOST_TEXT) or b""
+    image.group = content.read("/etc/group", _MOST_TEXT) or b""
     for made_by, find in _TOOLS:
-        found = find(squashfs, image)
+        found = find(content, image)
         if found is not None:
             image.config, image.made_by = found, made_by
             break
 
 
-def _of_rless(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
+def _of_rless(files: Squashfs | Tree, image: ImageFile) -> dict[str, Any] | None:
     text = files.read(CONFIG_PATH, _MOST_CONFIG)
     if text is None:
         return None
@@ -299,17 +336,29 @@ def _of_rless(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
     return dict(document["config"])
 
 
-def _of_apptainer(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
+def _of_apptainer(files: Squashfs | Tree, image: ImageFile) -> dict[str, Any] | None:
     if not files.exists("/.singularity.d"):
         return None
     found: dict[str, Any] = {"Env": _apptainer_names(image.path)}
     if files.exists("/bin/sh"):
-        found["Entrypoint"] = ["/bin/sh", "-c", _APPTAINER, "sh"]
+        found["Entrypoint"] = apptainer_shell("rless: cannot execute $1: ", 127)
     if files.exists("/.singularity.d/runscript"):
         found["Cmd"] = ["/.singularity.d/runscript"]
     elif files.exists("/bin/sh"):
         found["Cmd"] = ["/bin/sh"]
     return found
+
+
+def apptainer_shell(says: str, code: int, more: str = "") -> list[str]:
+    """Return the words before a command of an image of Apptainer's, which set its environment.
+
+    Args:
+        says: the start of the message that the program `$1` is not there, for double quotes.
+        code: the exit code then.
+        more: commands of a shell between the image's and the program, each ended by a semicolon.
+    """
+    script = _APPTAINER.format(says=says, code=code, more=more)
+    return ["/bin/sh", "-c", script, "sh"]
 
 
 def _apptainer_names(path: str) -> list[str]:
@@ -322,7 +371,7 @@ def _apptainer_names(path: str) -> list[str]:
     ]
 
 
-def _of_enroot(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
+def _of_enroot(files: Squashfs | Tree, image: ImageFile) -> dict[str, Any] | None:
     if not files.exists("/etc/rc") or not files.exists("/bin/sh"):
         return None
     text = files.read("/etc/environment", _MOST_TEXT)
@@ -337,7 +386,7 @@ def _pairs(text: bytes) -> list[str]:
     return [pair for pair in pairs if "=" in pair and pair[0] not in "#=" and "\0" not in pair]
 
 
-def _of_charliecloud(files: Squashfs, image: ImageFile) -> dict[str, Any] | None:
+def _of_charliecloud(files: Squashfs | Tree, image: ImageFile) -> dict[str, Any] | None:
     text = files.read("/ch/metadata.json", _MOST_CONFIG)
     if text is None:
         return None

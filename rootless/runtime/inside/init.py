@@ -250,12 +250,29 @@ class Init(ContainerProcess):
         self.root.mask(self.linux.get("maskedPaths", []), self.null_fd)
 
     def make_directory(self) -> None:
-        """Make the working directory, if the image lacks it, beneath the root."""
+        """Make the working directory, if the image lacks it, beneath the root.
+
+        Where several are named by an annotation of ours, take the first that is there.
+        """
+        places = self.spec.get("annotations", {}).get(application.WORKDIRS)
+        if places is not None:
+            self._choose_directory(places.split("\n"))
+            return
         cwd = self.process["cwd"]
         try:
             os.close(openat2.make_dirs(self.root.fd, cwd))
         except SyscallError as error:
             raise error.within(f"cannot make the working directory {cwd}") from error
+
+    def _choose_directory(self, places: list[str]) -> None:
+        """Take the first directory that is there, else the last, which cannot be entered then."""
+        for place in places:
+            self.process["cwd"] = place
+            try:
+                os.close(self.root.open(place, os.O_PATH | os.O_DIRECTORY))
+            except SyscallError:
+                continue
+            return
 
     def run_hooks(self) -> None:
         """Have the parent run its hooks, then run those of our own namespaces."""

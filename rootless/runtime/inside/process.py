@@ -34,6 +34,8 @@ _HINTS = {  # of errors of execve(2)
     errno.EIO: "the image, or the disk, is damaged",
     errno.ENOEXEC: "a program for another processor needs qemu-user and binfmt_misc; a script #!",
 }
+# Annotation: the directories, one a line, of which the first that is there becomes the working one.
+WORKDIRS = "dev.rless.workdirs"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
