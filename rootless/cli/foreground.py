@@ -43,4 +43,14 @@ def main() -> int:
         followed.begun = state == "killed"
         return followed.lost()
     except (Exception, KeyboardInterrupt) as error:
-        return streams.report(error, debug=os.environ.get("RLESS_DEBUG") == "1")
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    code = None
+    if launch.front in ("apptainer", "singularity"):
+        from rootless.cli.fronts.voice import failure
+
+        error, code = failure(error)
+    reported = streams.report(error, debug=os.environ.get("RLESS_DEBUG") == "1")
+    return reported if code is None else code

@@ -179,7 +179,7 @@ def volumes_from(value: str) -> str:
     return text(value)
 
 
-def _csv(line: str) -> list[str]:
+def fields_of_record(line: str) -> list[str]:
     """Split one CSV record as Go's encoding/csv: a field with quotes is quoted as a whole."""
     if "\n" in line or "\r" in line:
         raise ValueError("has a line break")
@@ -219,7 +219,7 @@ def mount(value: str) -> Mount:
     kinds: set[str] = set()
     bare: list[str] = []
     forced = False
-    for field in _csv(value.strip()):
+    for field in fields_of_record(value.strip()):
         key, equals, content = field.partition("=")
         key = key.lower()
         given = bool(equals)

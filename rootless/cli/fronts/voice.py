@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import os
 
-from rootless.errors import voice
+from rootless.errors import (
+    EXIT_CANNOT_EXECUTE,
+    EXIT_NOT_FOUND,
+    EXIT_TOOL,
+    RlessError,
+    voice,
+)
 
+HPC = ("apptainer", "singularity")
+FAILURE = 255  # Apptainer's exit code of each failure of the tool
+_OF_RLESS = (1, EXIT_TOOL, EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND)
+# What `runtime.inside.process` says of a program that is not there; clients search the second.
+_EXECUTE, _MISSING = "cannot execute ", "executable file not found in $PATH"
 # front -> what a line on standard error begins with: of an error, of a warning
 VOICES = {
     "apptainer": ("FATAL:   ", "WARNING: "),
@@ -18,6 +29,20 @@ VOICES = {
 def take_voice(front: str) -> None:
     """Print errors and warnings as the front does, from now on."""
     voice["error"], voice["warning"] = VOICES[front]
+
+
+def failure(error: BaseException) -> tuple[BaseException, int | None]:
+    """Return an error in the words of Apptainer, and its exit code; None: what the error has.
+
+    255 is every failure of the tool; a program that is not there is one.
+    """
+    if not isinstance(error, RlessError):
+        return error, None if isinstance(error, KeyboardInterrupt | BrokenPipeError) else FAILURE
+    start, found, program = error.message.partition(_EXECUTE)
+    program, missing, _ = program.partition(f": {_MISSING}")
+    if found and missing and not start:
+        error = RlessError(f'"{program}": {_MISSING}', error.hint, error.exit_code)
+    return error, FAILURE if error.exit_code in _OF_RLESS else error.exit_code
 
 
 def version(front: str) -> str:

@@ -1,0 +1,76 @@
+"""What an image argument of the front is: a URI, else a path that is there, else an error."""
+
+from __future__ import annotations
+
+import os
+
+from rootless import paths
+from rootless.cli.fronts.apptainer.table import REFUSED_SCHEMES, SCHEMES
+from rootless.engine.start.image_argument import ImageArgument
+from rootless.errors import RlessError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rootless.image.squashfs.image_file import ImageFile
+
+
+class Image:
+    """An image argument.
+
+    Attributes:
+        name: what the engine is asked for: a reference, or the absolute path of a file.
+        tree: the absolute path of a directory; "": it is none.
+        shown: as the program is told of it.
+        found: what is known of an image that is a file or a directory.
+        argument: for the engine, of a file that is open.
+    """
+
+    __slots__ = ("argument", "found", "name", "shown", "tree")
+
+    def __init__(self, text: str, *, keep_open: bool = False) -> None:
+        """Find it.
+
+        Args:
+            keep_open: a file is opened for the engine.
+
+        Raises:
+            RlessError: it is neither, or cannot be read.
+        """
+        self.name = self.shown = text
+        self.tree = ""
+        self.found: ImageFile | None = None
+        self.argument: ImageArgument | None = None
+        scheme, colon, rest = text.partition(":")
+        if not os.path.exists(text):
+            if colon and scheme in SCHEMES:
+                self.name = reference(scheme, rest)
+                return
+            if colon and scheme in REFUSED_SCHEMES:
+                why, use = REFUSED_SCHEMES[scheme]
+                raise RlessError(f"{text}: {scheme}:// is not supported: {why}", use)
+            raise RlessError(
+                f"could not open image {os.path.abspath(text)}: there is no such file or directory"
+            )
+        path = self.name = self.shown = os.path.abspath(text)
+        if os.path.isdir(path):
+            from rootless.image.squashfs.image_file import read_tree
+
+            self.tree = path
+            self.found = read_tree(path)
+            return
+        self.argument = ImageArgument("file", path)
+        self.found = self.argument.read(paths.storage_root(), keep_open=keep_open)
+
+    @property
+    def is_apptainer(self) -> bool:
+        """Tell whether a shell in it sets its environment, by files in /.singularity.d."""
+        return (
+            self.found is not None
+            and self.found.made_by == "apptainer"
+            and "Entrypoint" in self.found.config
+        )
+
+
+def reference(scheme: str, rest: str) -> str:
+    """Return a URI as the engine has it: archives have no slashes of their own."""
+    return f"{scheme}:{rest if scheme == 'docker' else rest.removeprefix('//')}"

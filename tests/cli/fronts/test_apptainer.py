@@ -1,0 +1,198 @@
+"""apptainer as people and engines type it, on images that are files and directories."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lib import flat as made
+from tests.lib import images
+from tests.lib.fronts import Front
+from tests.lib.product import Product, own_rless, rless, shared_product, wait_for
+
+__all__ = ["own_rless", "rless", "shared_product"]
+
+pytestmark = pytest.mark.needs("user namespaces", "compiler", "mksquashfs", "fuse", "squashfuse")
+FILES = {
+    ".singularity.d/runscript": '#!/bin/sh\necho "run: $*"\n',
+    ".singularity.d/env/10-docker2singularity.sh": (
+        'export PATH="/bin:/image"\nexport SET="${SET:-image}"\nexport WINS=image\n'
+    ),
+    "etc/localtime/readme": "a directory in the place of a file\n",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make images: of Apptainer's in a tree and in a file, a plain one, one of version 2."""
+    base = tmp_path_factory.mktemp("images")
+    for name, files in (("tree", FILES), ("plain", {"etc/passwd": "root:x:0:0::/root:/bin/sh\n"})):
+        root = base / name
+        root.mkdir()
+        subprocess.run(["tar", "-x", "-C", root], input=images.busybox_layer(), check=True)
+        for path, text in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+            (root / path).chmod(0o755)
+    made.mksquashfs(base / "tree", base / "tool:1")
+    made.mksquashfs(base / "plain", base / "plain.img")
+    (base / "empty").mkdir()
+    old = made.mksquashfs(base / "empty", base / "empty.sqsh").read_bytes()
+    (base / "hello.simg").write_bytes(b"#!/usr/bin/env run-singularity\n" + old)
+    return base
+
+
+@pytest.fixture
+def apptainer(rless: Product) -> Front:
+    return Front(rless, "apptainer")
+
+
+def test_exec_is_the_caller_in_her_directory(
+    apptainer: Front, pictures: Path, tmp_path: Path
+) -> None:
+    script = (
+        'umask; id -u; pwd; echo "$HOME"; grep "^[^:]*:x:$(id -u):" /etc/passwd | cut -d: -f6; cat'
+    )
+    done = apptainer.sh(
+        'umask 027; echo typed | apptainer exec "$1" sh -c "$2"',
+        *(str(pictures / "plain.img"), script),
+        cwd=tmp_path,
+    ).expect()
+    uid, home = str(os.getuid()), str(apptainer.product.home)
+    assert done.lines()[:4] == ["0027", uid, str(tmp_path), home]
+    assert done.lines()[-1] == "typed"
+    assert done.err == ""
+
+
+def test_root_is_read_only_unless_asked(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    image, place = str(pictures / "tool:1"), tmp_path / "changes"
+    assert "Read-only" in apptainer("exec", image, "touch", "/x").expect(1).err
+    apptainer("exec", "--writable-tmpfs", image, "touch", "/x").expect()
+    apptainer("exec", "--overlay", str(place), image, "sh", "-c", "echo kept >/x").expect()
+    assert apptainer("exec", "-o", str(place), image, "cat", "/x").expect().out == "kept\n"
+    tree = str(pictures / "tree")
+    assert "Read-only" in apptainer("exec", tree, "touch", "/x").expect(1).err
+    assert not (pictures / "tree" / "x").exists()
+    apptainer("exec", "-w", tree, "touch", "/x").expect()
+    (pictures / "tree" / "x").unlink()
+    assert "is not a directory" in apptainer("exec", "-w", image, "true").expect(255).err
+
+
+def test_environment_in_its_order(apptainer: Front, pictures: Path) -> None:
+    changes = {
+        "SET": "host",
+        "WINS": "host",
+        "LD_LIBRARY_PATH": "/host",
+        "APPTAINER_CONTAINER": "another",
+        "SINGULARITYENV_PREPEND_PATH": "/first",
+        "APPTAINERENV_APPEND_PATH": "/last",
+        "APPTAINERENV_QUOTED": "it's",
+        "SINGULARITYENV_HOME": "/no",
+    }
+    for image in ("tool:1", "tree"):
+        path = str(pictures / image)
+        done = apptainer(
+            "exec", "--env", "A=1,B=2,3", "-B", "/etc:/deep/er:ro", path, "env", env=changes
+        ).expect()
+        found = dict(line.partition("=")[::2] for line in done.lines())
+        expected = {
+            "SET": "host",
+            "WINS": "image",
+            "A": "1",
+            "B": "2,3",
+            "QUOTED": "it's",
+            "PATH": "/first:/bin:/image:/last",
+            "HOME": str(apptainer.product.home),
+            "APPTAINER_CONTAINER": path,
+            "SINGULARITY_NAME": image,
+            "APPTAINER_BIND": "/etc:/deep/er:ro",
+            "APPTAINER_COMMAND": "exec",
+        }
+        assert {name: found.get(name) for name in expected} == expected
+        assert not {"LD_LIBRARY_PATH", "RLESS_FRONT", "SINGULARITYENV_HOME"} & found.keys()
+        assert done.err == "WARNING: the variable HOME cannot be set: use --home\n"
+
+
+def test_variables_stand_for_flags(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    env = {"SINGULARITY_CLEANENV": "1", "APPTAINER_BIND": f"{tmp_path}:/mine", "HIDDEN": "x"}
+    words = ("exec", str(pictures / "plain.img"), "sh", "-c", "echo $HIDDEN; ls -d /mine")
+    assert apptainer(*words, env=env).expect().out == "\n/mine\n"
+
+
+def test_env_file_is_read_by_a_shell(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "vars").write_text('A="one two"\nexport B="$A three"\n')
+    words = ("--env-file", str(tmp_path / "vars"), str(pictures / "plain.img"))
+    done = apptainer("exec", *words, "sh", "-c", "echo $A, $B").expect()
+    assert done.out == "one two, one two three\n"
+
+
+def test_contained_as_cwltool_and_miniwdl_ask(
+    apptainer: Front, pictures: Path, tmp_path: Path
+) -> None:
+    """Their binds win over /tmp and home of --contain, into places that the image has not."""
+    data = tmp_path / "a:b,c"
+    data.write_text("data\n")
+    mount = f'type=bind,"source={data}",target=/var/lib/cwl/stg1/x,readonly'
+    done = apptainer(
+        *("--quiet", "run", "--contain", "--ipc", "--cleanenv", "--no-eval", "--userns"),
+        *("--home", f"{tmp_path}:/abc123", "--mount", mount, "--pwd", "/abc123"),
+        *("--net", "--network", "none", str(pictures / "tool:1"), "$HOME", "'"),
+    ).expect()
+    assert done.out == "run: $HOME '\n"
+    (tmp_path / "work").mkdir()
+    done = apptainer(
+        *("exec", "--pwd", "/mnt/work", "--containall", "--no-mount", "hostfs", "--fakeroot"),
+        *("--bind", f"{tmp_path}/work:/mnt/work", "--bind", f"{tmp_path}/work:/tmp"),
+        *(
+            "--bind",
+            f"{data}:/mnt/inputs/x:ro".replace("a:b,c", r"a\:b\,c"),
+        ),
+        *(str(pictures / "plain.img"), "sh", "-c"),
+        "id -u; pwd; cat /mnt/inputs/x; echo $HOME $$; touch /tmp/made ~/x; ! ls /var/tmp/*",
+    ).expect()
+    uid, where, text, home = done.lines()
+    assert (uid, where, text, home.split()[0]) == ("0", "/mnt/work", "data", "/root")
+    assert int(home.split()[1]) < 10  # a process namespace of its own
+    assert (tmp_path / "work" / "made").stat().st_uid == os.getuid()
+
+
+def test_failures_are_told_as_apptainer_does(apptainer: Front, pictures: Path) -> None:
+    image = str(pictures / "tool:1")
+    for words, code, said in (
+        (("exec", str(pictures / "hello.simg"), "true"), 255, _missing("true")),
+        (("exec", image, "nosuch"), 255, _missing("nosuch")),
+        (("exec", str(pictures / "plain.img"), "nosuch"), 255, _missing("nosuch")),
+        (("exec", "nosuch.sif", "true"), 255, "FATAL:   could not open image "),
+        (("exec", "library://x", "true"), 255, "FATAL:   library://x: library:// is not"),
+        (("exec", "-B", "/nosuch", image, "true"), 255, "FATAL:   --bind: /nosuch: there is no"),
+        (("exec", "--pwd", "/nosuch", image, "true"), 255, "FATAL:   cannot enter the working"),
+        (("exec", "--bogus", image, "true"), 1, 'Error for command "exec": unknown flag'),
+        (("exec", "--nvccli", image, "true"), 255, "FATAL:   --nvccli is not supported"),
+        (("sign", image), 255, "FATAL:   apptainer sign is not supported"),
+    ):
+        done = apptainer(*words).expect(code)
+        assert done.err.startswith(said), done
+        assert done.err.count("\n") == 1, done
+
+
+def _missing(program: str) -> str:
+    return f'FATAL:   "{program}": executable file not found in $PATH\n'
+
+
+def test_codes_and_signals_come_back(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    image = str(pictures / "plain.img")
+    apptainer("exec", image, "sh", "-c", "exit 7").expect(7)
+    apptainer("test", image).expect()
+    assert "run: a" in apptainer("run", str(pictures / "tool:1"), "a").expect().out
+    for words in ((), ("--pid",)):
+        flag = tmp_path / f"ready{len(words)}"
+        script = f"trap 'exit 9' TERM; touch {flag}; while :; do sleep 1; done"
+        running = apptainer.start("exec", *words, "-B", str(tmp_path), image, "sh", "-c", script)
+        wait_for(flag.exists, "the program to run")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 9
+        running.communicate()
