@@ -71,7 +71,7 @@ def acquire(cache: str, name: str, source: Packed) -> tuple[str, int]:
             make_entry(
                 cache,
                 name,
-                lambda directory: _unpack(program, source, directory),
+                lambda directory: unpack(program, source, directory),
                 lambda cache_fd: _remove_unused(cache_fd, name.partition("-")[0]),
             )
             continue
@@ -103,7 +103,7 @@ def _remove_unused(cache_fd: int, key: str) -> None:
             os.close(fd)
 
 
-def _unpack(program: str, source: Packed, directory: str) -> None:
+def unpack(program: str, source: Packed, directory: str) -> None:
     """Run unsquashfs, which may write in `directory` only and has no network.
 
     Raises:

@@ -60,6 +60,7 @@ def flatten(
     keep_owners: bool = False,
     force: bool = False,
     signature_policy: str | None = None,
+    quiet: bool = False,
 ) -> None:
     """Write an image as a squashfs or SIF file, whole or not at all.
 
@@ -71,6 +72,7 @@ def flatten(
             without subordinate ids needs it.
         force: replace a file.
         signature_policy: that an image has to satisfy which is pulled.
+        quiet: nothing is shown of a pull.
 
     Raises:
         RlessError: no such image, mksquashfs is missing or failed, no room, the file exists.
@@ -98,7 +100,12 @@ def flatten(
         return single if lost else full
 
     image = pull(
-        name, store, platform=platform, idmap_for=choose, signature_policy=signature_policy
+        name,
+        store,
+        platform=platform,
+        quiet=quiet,
+        idmap_for=choose,
+        signature_policy=signature_policy,
     )
     mapping = choose(image)
     layers = ensure_layers(image, mapping, store)

@@ -37,17 +37,22 @@ def run(
     request: RunRequest,
     make_room: Callable[[], None] | None = None,
     argument: ImageArgument | None = None,
+    *,
+    says_id: bool = True,
 ) -> int:
     """Run a container; return its exit code, or 0 for one that was detached.
 
     Args:
         make_room: called once the image is here, before a name or a port is taken.
         argument: what the image is, where that is known; a file of it is open.
+        says_id: the id of one that is detached is printed.
 
     Raises:
         RlessError: the start failed, and nothing is left of the container.
     """
-    return fork_foreground(lambda foreground: _make(request, foreground, make_room, argument))
+    return fork_foreground(
+        lambda foreground: _make(request, foreground, make_room, argument, says_id)
+    )
 
 
 def _make(
@@ -55,6 +60,7 @@ def _make(
     foreground: Foreground,
     make_room: Callable[[], None] | None,
     argument: ImageArgument | None,
+    says_id: bool,
 ) -> int:
     close_on_exec_from(3)  # what the caller left open is not for newuidmap, pasta or us
     streams = [] if request.detach else attached(request)
@@ -81,7 +87,7 @@ def _make(
         request.detach_keys,
         proxy=request.sig_proxy,
         stop_on_disconnect=bool(streams),
-        says=context.container.id if request.detach else "",
+        says=context.container.id if request.detach and says_id else "",
     )
     return run_to_exit(context, attachment, foreground, keep=False)
 

@@ -44,6 +44,46 @@ ARCHITECTURES = {
 }
 
 
+def _table(fd: int, what: str) -> bytes:
+    """Return the table of descriptors."""
+    size = os.fstat(fd).st_size
+    header = read_at(fd, _HEADER, 0, what)
+    if len(header) < _HEADER or header[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
+        raise RlessError(f"{what} is not a SIF file")
+    total, table = unpack_from("<qq", header, 88)
+    if not 0 < total <= _MOST_DESCRIPTORS:
+        raise _broken(what, f"its table has {total} entries")
+    if not _HEADER <= table <= size - total * _DESCRIPTOR:
+        raise _broken(what, "its table lies outside of it")
+    entries = read_at(fd, total * _DESCRIPTOR, table, what)
+    if len(entries) < total * _DESCRIPTOR:
+        raise _broken(what, "its table is cut short")
+    return entries
+
+
+def objects(fd: int, what: str) -> list[tuple[int, int, int, int]]:
+    """Return (number, kind, offset, bytes) of each data object of a SIF file.
+
+    Args:
+        fd: of a regular file.
+        what: how errors name it.
+
+    Raises:
+        RlessError: it is damaged.
+    """
+    size = os.fstat(fd).st_size
+    entries = _table(fd, what)
+    found = []
+    for at in range(0, len(entries), _DESCRIPTOR):
+        kind, used, number = unpack_from("<i?I", entries, at)
+        offset, length = unpack_from("<qq", entries, at + 17)
+        if used:
+            if not 0 <= offset <= size or not 0 <= length <= size - offset:
+                raise _broken(what, f"its part {number} lies outside of it")
+            found.append((number, kind, offset, length))
+    return found
+
+
 def find_partition(fd: int, what: str) -> tuple[int, int, str]:
     """Return (offset, bytes, architecture) of the root file system in a SIF file.
 
@@ -57,17 +97,7 @@ def find_partition(fd: int, what: str) -> tuple[int, int, str]:
         RlessError: it is damaged, or has no squashfs image as its root.
     """
     size = os.fstat(fd).st_size
-    header = read_at(fd, _HEADER, 0, what)
-    if len(header) < _HEADER or header[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
-        raise RlessError(f"{what} is not a SIF file")
-    total, table = unpack_from("<qq", header, 88)
-    if not 0 < total <= _MOST_DESCRIPTORS:
-        raise _broken(what, f"its table has {total} entries")
-    if not _HEADER <= table <= size - total * _DESCRIPTOR:
-        raise _broken(what, "its table lies outside of it")
-    entries = read_at(fd, total * _DESCRIPTOR, table, what)
-    if len(entries) < total * _DESCRIPTOR:
-        raise _broken(what, "its table is cut short")
+    entries = _table(fd, what)
     oci = False
     for at in range(0, len(entries), _DESCRIPTOR):
         kind, used = unpack_from("<i?", entries, at)

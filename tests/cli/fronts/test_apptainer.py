@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -196,3 +197,74 @@ def test_codes_and_signals_come_back(apptainer: Front, pictures: Path, tmp_path:
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 9
         running.communicate()
+
+
+# -- images and instances ------------------------------------------------------------------------
+
+
+def test_images_are_made_and_inspected(apptainer: Front, rless: Product, tmp_path: Path) -> None:
+    """One archive becomes a SIF file, that a directory, and that a file again."""
+    archive = images.write_docker_archive(
+        images.Image(
+            [images.busybox_layer()],
+            {"Entrypoint": ["echo", "ran"], "Labels": {"by": "us"}, "Env": ["FOO=bar"]},
+        ),
+        tmp_path / "own.tar",
+    )
+    apptainer("pull", f"docker-archive:{archive}", cwd=tmp_path).expect()
+    file = tmp_path / "own_latest.sif"
+    assert file.stat().st_mode & 0o111
+    again = apptainer("pull", f"docker-archive:{archive}", cwd=tmp_path).expect(255)
+    assert "already exists" in again.err
+    quiet = ("-q", "pull", "--force", "--name", "own_latest.sif")
+    assert apptainer(*quiet, f"docker-archive:{archive}", cwd=tmp_path).expect().err == ""
+    apptainer("build", "--sandbox", "tree", str(file), cwd=tmp_path).expect()
+    apptainer("build", "--fakeroot", "third", "tree", cwd=tmp_path).expect()
+    for name in ("own_latest.sif", "tree", "third"):
+        done = apptainer("run", name, "it", cwd=tmp_path).expect()
+        assert (done.out, done.err) == ("ran it\n", "")
+    found = json.loads(apptainer("inspect", "--json", "-l", "-r", "third", cwd=tmp_path).out)
+    attributes = found["data"]["attributes"]
+    assert attributes["labels"]["by"] == "us"
+    assert attributes["runscript"].startswith("#!/bin/sh")
+    assert found["type"] == "container"
+    assert "FS" in apptainer("sif", "list", str(file)).expect().out
+    assert "bootstrap: docker-archive" in apptainer("sif", "dump", "1", str(file)).expect().out
+    assert "no signature" in apptainer("verify", str(file)).expect(255).err
+    assert sorted(os.listdir(tmp_path)) == ["own.tar", "own_latest.sif", "third", "tree"]
+
+
+def test_cache_lies_where_the_user_says(apptainer: Front, rless: Product, tmp_path: Path) -> None:
+    archive = images.write_docker_archive(
+        images.Image([images.busybox_layer()], {}), tmp_path / "own.tar"
+    )
+    env = {"RLESS_STORAGE": None, "APPTAINER_CACHEDIR": str(tmp_path / "cache")}
+    words = ("exec", f"docker-archive:{archive}", "echo", "ran")
+    assert apptainer(*words, env=env).expect().out == "ran\n"
+    assert (tmp_path / "cache" / "rless" / "images").is_dir()
+    assert not (rless.home / ".local").exists()
+    assert "There are 1 images" in apptainer("cache", "list", env=env).expect().out
+    apptainer("cache", "clean", "--force", env=env).expect()
+    assert "There are 0 images" in apptainer("cache", "list", env=env).expect().out
+
+
+def test_instance_lives_and_its_name_is_free_again(apptainer: Front, pictures: Path) -> None:
+    image = str(pictures / "tool:1")
+    try:
+        started = apptainer("instance", "start", image, "web").expect()
+        assert (started.out, started.err) == ("", "INFO:    instance started successfully\n")
+        assert "already exists" in apptainer("instance", "start", image, "web").expect(255).err
+        listed = json.loads(apptainer("instance", "list", "--json", "w*").expect().out)
+        (one,) = listed["instances"]
+        assert (one["instance"], one["img"]) == ("web", image)
+        words = ("--env", "A=own", "instance://web", "sh", "-c", "echo $A $WINS; exit 3")
+        assert apptainer("exec", *words).expect(3).out == "own image\n"
+        assert apptainer("exec", "instance://web", "nosuch").expect(255).err == _missing("nosuch")
+        os.kill(one["pid"], signal.SIGKILL)
+        wait_for(lambda: not os.path.exists(f"/proc/{one['pid']}"), "the end of the instance")
+        apptainer("-q", "instance", "start", image, "web").expect()
+        apptainer("instance", "stop", "web").expect()
+        assert json.loads(apptainer("instance", "list", "--json").out) == {"instances": []}
+        assert "no instance found" in apptainer("exec", "instance://web", "true").expect(255).err
+    finally:
+        apptainer("instance", "stop", "--all", "--force")

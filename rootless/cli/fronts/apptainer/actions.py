@@ -11,6 +11,7 @@ from rootless.cli.fronts.apptainer.images import Image
 from rootless.cli.fronts.apptainer.mounts import Places
 from rootless.cli.fronts.apptainer.parse import commas, parse
 from rootless.cli.verbs.container import run as rless_run
+from rootless.engine.defaults import INIT_PATH
 from rootless.errors import RlessError
 from rootless.image.squashfs.image_file import apptainer_shell
 
@@ -32,8 +33,17 @@ _SAME = (
 )
 _SHELL = 'if command -v bash >/dev/null 2>&1; then exec bash --norc "$@"; else exec sh "$@"; fi'
 _TEST = "/.singularity.d/test"
-_RUNSCRIPT = "/.singularity.d/runscript"
+RUNSCRIPT = "/.singularity.d/runscript"
+_STARTSCRIPT = "/.singularity.d/startscript"
+# An instance stays when its script ends, and gives it SIGTERM.
+_START = (
+    'if [ -e "$0" ]; then trap \'kill -TERM $p; wait $p; exit\' TERM; "$0" "$@" & p=$!; wait $p; '
+    f"trap - TERM; fi; exec {INIT_PATH} --hold"
+)
 _IF_THERE = 'if [ -e "$0" ]; then exec "$0" "$@"; fi'
+# The words of `shell` and of `test`, which more may follow.
+SHELL = ["/bin/sh", "-c", _SHELL, "sh"]
+TEST = ["/bin/sh", "-c", _IF_THERE, _TEST]
 
 
 def main(verb: str, argv: list[str], quiet: bool) -> int:
@@ -100,7 +110,7 @@ def request_of(
     fields = _fields(values)
     fields.update(_image(values, image), mounts=list(places.mounts.values()), tty=terminal)
     if detach:
-        fields["detach"] = True
+        fields.update(detach=True, rm=True)
     words = ["-"] if "rootfs" in fields else [image.name]
     request = rless_run.as_typed(rless_run.build(fields, words))
     program = _program(verb, values, image, command, environment)
@@ -124,7 +134,7 @@ def _program(
 ) -> dict[str, Any]:
     """Return what is run, and the variables for it."""
     app = values.get("app")
-    script, test = _RUNSCRIPT, _TEST
+    script, test = RUNSCRIPT, _TEST
     if app is not None:
         base = f"/scif/apps/{app}"
         script, test = f"{base}/scif/runscript", f"{base}/scif/test"
@@ -133,9 +143,12 @@ def _program(
     entrypoint: tuple[str, ...] | None = ()
     if verb == "shell":
         shell = values.get("shell")
-        command = [shell] if shell else ["/bin/sh", "-c", _SHELL, "sh"]
+        command = [shell] if shell else SHELL
+    elif verb == "start":
+        hold = [INIT_PATH, "--hold"]
+        command = ["/bin/sh", "-c", _START, _STARTSCRIPT, *command] if image.is_apptainer else hold
     elif verb == "test":
-        command = ["/bin/sh", "-c", _IF_THERE, test, *command]
+        command = [*TEST[:-1], test, *command]
     elif verb == "run":
         config = image.found.config if image.found is not None else {}
         if app is not None or image.is_apptainer:

@@ -74,6 +74,10 @@ def _dispatch(argv: list[str], name: str) -> int:
         if table.MODULES[verb] == "actions":
             from rootless.cli.fronts.apptainer import actions  # by name, so that hot.bin has it
 
+            if any(word.startswith("instance://") for word in rest):
+                from rootless.cli.fronts.apptainer import instance
+
+                return instance.act(verb, rest, quiet)
             return actions.main(verb, rest, quiet)
         path = f"rootless.cli.fronts.apptainer.{table.MODULES[verb]}"
         __import__(path)

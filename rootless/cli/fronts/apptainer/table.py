@@ -202,6 +202,14 @@ def _action(name: str, usage: str, about: str, least: int = 1) -> FrontVerb:
 # verb -> its module here; those of two words are found by the first one.
 MODULES = {
     **dict.fromkeys(("exec", "run", "shell", "test"), "actions"),
+    "pull": "pull",
+    "build": "build",
+    "inspect": "inspect",
+    "run-help": "inspect",
+    "instance": "instance",
+    "cache": "cache",
+    "sif": "sif",
+    "verify": "sif",
 }
 # Verbs that are known and refused: why, and what to use.
 REFUSED_VERBS = {
