@@ -146,7 +146,9 @@ def take(
 
     Args:
         ranges: (subnet, where addresses are given from, gateway) each.
-        requested: size -> address of --ip and --ip6; the container keeps them while it exists.
+        requested: size -> address of --ip and --ip6. The container keeps them while it exists: no
+            other is given them by itself. One that asks for them, too, gets them while they are
+            not in use, as when Compose makes a container anew beside the old one.
         is_live, exists: tell of a container whether it runs or is being started, and whether it
             is there.
         reserved: addresses that are given only if they are asked for.
@@ -156,13 +158,12 @@ def take(
     """
     directory = _leases(network_id)
     with Locked(directory):
-        used = {
-            **_read(_kept(network_id), exists, container_id),
-            **_read(directory, is_live, container_id),
-        }
+        kept = _read(_kept(network_id), exists, container_id)
+        live = _read(directory, is_live, container_id)
         given = {}
         for whole, part, gateway in ranges:
             asked = requested.get(whole.size)
+            used = live if asked is not None else {**kept, **live}
             address = _choose(whole, part, gateway, asked, used, reserved)
             _link(directory, show(address, whole.size), container_id)
             if asked is not None:

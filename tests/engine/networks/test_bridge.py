@@ -372,11 +372,11 @@ def test_requested_address_survives_a_restart(rless: Product, net: str) -> None:
     subnet = json.loads(rless("network", "inspect", net).out)[0]["IPAM"]["Config"][0]["Subnet"]
     wanted = subnet.replace(".0/24", ".2")  # the first that is given
     rless.detach("web", f"--network {net} --ip {wanted}", "sleep", "60")
+    taken = rless.run(f"--network {net} --ip {wanted}", "true")
+    assert "in use by container" in taken.expect(125).one_line_error()
     rless("stop", "-t", "0", "web").expect()
     rless.detach("other", f"--network {net}", "sleep", "60")
     assert address(rless, "other") != wanted
-    taken = rless.run(f"--network {net} --ip {wanted}", "true")
-    assert "in use by container" in taken.expect(125).one_line_error()
     rless("start", "web").expect()
     assert address(rless, "web") == wanted
     rless("rm", "-f", "web").expect()

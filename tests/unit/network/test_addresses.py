@@ -106,10 +106,19 @@ def test_requested_address_is_reserved_for_its_container() -> None:
     assert take("a", wanted="10.9.0.2") == "10.9.0.2"
     # It does not run, but nobody else gets it.
     assert take("b", live={"b"}) == "10.9.0.3"
-    with pytest.raises(RlessError, match="in use by container a"):
-        take("c", wanted="10.9.0.2", live=set())
     assert take("a", wanted="10.9.0.2", live={"b"}) == "10.9.0.2"
-    assert take("c", wanted="10.9.0.2", live=set(), exists=set()) == "10.9.0.2"
+    with pytest.raises(RlessError, match="in use by container a"):
+        take("c", wanted="10.9.0.2", live={"a"})
+
+
+def test_requested_address_goes_to_the_next_who_asks_while_it_is_unused() -> None:
+    """Compose makes a container anew beside the old one, which has stopped."""
+    assert take("a", wanted="10.9.0.2") == "10.9.0.2"
+    assert take("c", wanted="10.9.0.2", live=set()) == "10.9.0.2"
+    assert take("b", live=set()) == "10.9.0.3"
+    addresses.give_back("n" * 64, "a")
+    assert take("b", live=set()) == "10.9.0.3"
+    assert take("a", wanted="10.9.0.2", live=set(), exists=set()) == "10.9.0.2"
 
 
 @pytest.mark.parametrize(
