@@ -409,6 +409,24 @@ static void verb_notify(char **argv)
 	close(fd);
 }
 
+/* Ask the HTTP server of a unix socket, and show the first line that it answers. */
+static void verb_ask(char **argv)
+{
+	static const char question[] = "GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n";
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char answer[4096] = "";
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", argv[0]);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		snprintf(answer, sizeof(answer), "%s", strerror(errno));
+	else if (write(fd, question, sizeof(question) - 1) > 0)
+		answer[read(fd, answer, sizeof(answer) - 1) > 0 ? sizeof(answer) - 1 : 0] = 0;
+	answer[strcspn(answer, "\r\n")] = 0;
+	printf("ask %s\n", answer);
+	close(fd);
+}
+
 static void verb_oom_score_adj(char **argv)
 {
 	(void)argv;
@@ -1148,6 +1166,7 @@ static const struct verb {
 	{ "ping", 1, verb_ping },
 	{ "send-raw", 3, verb_send_raw },
 	{ "resolve", 1, verb_resolve },
+	{ "ask", 1, verb_ask },
 	{ "syscall", 1, verb_syscall },
 	{ "syscall-x32", 1, verb_syscall_x32 },
 	{ "syscall-i386", 1, verb_syscall_i386 },

@@ -22,6 +22,8 @@ PACKAGES: dict[str, str] = {
     "conmon": "conmon",
     "crun": "crun",
     "curl": "curl",
+    "docker": "docker-cli",
+    "docker-compose": "docker-compose",
     "docker-registry": "docker-registry",
     "javac": "default-jdk-headless",
     "gpg": "gnupg",

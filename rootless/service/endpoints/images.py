@@ -25,6 +25,8 @@ async def inspect(request: Request) -> Response:
     del found["ReadOnly"]
     if request.version >= (1, 44):
         del found["VirtualSize"]
+    # Gone from Docker's since 1.45, and read by docker-compose 1.29 when it makes a container anew.
+    found["ContainerConfig"] = found["Config"]
     return Response(found)
 
 
