@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lib import images
 from tests.lib.product import Product, own_rless, rless, shared_product
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ MODULES_OF_RUN = 141  # those of the foreground process, too, which the launcher
 MODULES_OF_EXEC = 97
 MODULES_OF_VERSION = 44
 MODULES_OF_STATE = 55
+MORE_MODULES_OF_FRONT = 16
 PATHS_OF_RUN = 440
 RUN = ("run", "--rm", "--network", "none", "--userns", "single")
 
@@ -162,6 +164,32 @@ def test_exec_loads_few_modules(installed: Installation, cached: Product, tmp_pa
     assert "rootless.runtime.host.exec" in modules
     assert forbidden(modules) == []
     assert len(modules) <= MODULES_OF_EXEC, (len(modules), sorted(modules))
+
+
+@pytest.mark.needs("user namespaces")
+def test_front_costs_a_table(installed: Installation, rless: Product, tmp_path: Path) -> None:
+    """Under the name apptainer a start loads what `run --hpc` does, and its own few modules."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    subprocess.run(["tar", "-x", "-C", tree], input=images.busybox_layer(), check=True)
+    words = ("rless", "run", "--hpc", "--rootfs", f"{tree}:O", "true")
+    env = {**rless.env, "LD_LIBRARY_PATH": ""}
+    run = loaded(installed, tmp_path / "run", *words, env=env)
+    before = WATCH.format(log=str(tmp_path / "front"))
+    argv = installed.argv("rless", "exec", str(tree), "true", before=before)
+    argv[4] = (
+        argv[4]
+        .replace("rootless.cli.main", "rootless.cli.fronts.main")
+        .replace(
+            "from rootless.launch",
+            "from rootless import launch; launch.front = 'apptainer'\nfrom rootless.launch",
+        )
+    )
+    subprocess.run(argv, env=env, check=True, capture_output=True)
+    more = set((tmp_path / "front").read_text().split()) - run
+    assert "rootless.cli.fronts.apptainer.actions" in more
+    assert forbidden(more) == []
+    assert len(more) <= MORE_MODULES_OF_FRONT, sorted(more)
 
 
 @pytest.mark.parametrize(

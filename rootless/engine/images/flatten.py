@@ -96,7 +96,8 @@ def flatten(
 
     def choose(image: Image) -> IdMap:
         """Take what is unpacked already, where the owners are none of ours to keep."""
-        lost = not keep_owners and full.key not in image.keys and single.key in image.keys
+        # A SIF file is made on clusters, where a user has to be able to remove what a cache holds.
+        lost = not keep_owners and full.key not in image.keys and (sif or single.key in image.keys)
         return single if lost else full
 
     image = pull(

@@ -116,6 +116,7 @@ def request_of(
     program = _program(verb, values, image, command, environment)
     return request.replace(
         **program,
+        mounts=[mount for mount in request.mounts if places.has(mount.target)],
         image=None if image.tree else image.name,
         workdirs=places.workdirs,
         user_home=places.home,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rootless import paths
+from rootless.cli.fronts.apptainer.parse import variable
 from rootless.cli.fronts.apptainer.table import REFUSED_SCHEMES, SCHEMES
 from rootless.engine.start.image_argument import ImageArgument
 from rootless.errors import RlessError
@@ -44,6 +45,8 @@ class Image:
         if not os.path.exists(text):
             if colon and scheme in SCHEMES:
                 self.name = reference(scheme, rest)
+                if scheme == "docker":
+                    log_in(self.name)
                 return
             if colon and scheme in REFUSED_SCHEMES:
                 why, use = REFUSED_SCHEMES[scheme]
@@ -69,6 +72,20 @@ class Image:
             and self.found.made_by == "apptainer"
             and "Entrypoint" in self.found.config
         )
+
+
+def log_in(name: str) -> None:
+    """Take name and password for the registry of an image from APPTAINER_DOCKER_USERNAME, …."""
+    user, password = (
+        variable(f"DOCKER_{word}") or os.environ.get(f"DOCKER_{word}")
+        for word in ("USERNAME", "PASSWORD")
+    )
+    if user and password:
+        from rootless.image.model.reference import parse
+        from rootless.image.registry import auth
+        from rootless.image.registry.credentials import Credentials
+
+        auth.give(parse(name).registry, Credentials(user, password))
 
 
 def reference(scheme: str, rest: str) -> str:

@@ -29,6 +29,7 @@ class Places:
         mounts: by target.
         home: where the home is inside.
         workdirs: where the command starts: the first that is there.
+        left_out: what --no-mount names.
         binds: what the program is told of them: SOURCE[:TARGET[:OPTIONS]], with commas.
     """
 
@@ -40,7 +41,7 @@ class Places:
         """
         self._values = values
         self._contain = bool(values.get("contain"))
-        self._left_out = _left_out(values)
+        self.left_out = _left_out(values)
         given = [_bind(text) for text in _binds(values.get("bind", []))]
         given += [_csv(text) for text in values.get("mount", ())]
         self.binds = ",".join(map(_shown, given))
@@ -53,8 +54,12 @@ class Places:
         self.mounts.update((mount.target, mount) for mount in given)
         self._add_working_directory()
 
+    def has(self, target: str) -> bool:
+        """Tell whether a mount of the site, or of these, is to be made."""
+        return target in self.mounts or not {target, "bind-paths"} & self.left_out
+
     def _add(self, mount: Mount) -> None:
-        if mount.target not in self._left_out:
+        if mount.target not in self.left_out:
             self.mounts[mount.target] = mount
 
     def _empty(self, target: str, name: str, mode: int = 0o1777) -> Mount:
@@ -78,7 +83,7 @@ class Places:
             source = os.path.abspath(source)
             target = _absolute(inside) if inside else source
         self.home = target
-        if target in SYSTEM - {"/root"} or values.get("no_home") or "home" in self._left_out:
+        if target in SYSTEM - {"/root"} or values.get("no_home") or "home" in self.left_out:
             return
         if asked is None and self._contain:
             self._add(self._empty(target, "home", 0o700))
@@ -91,7 +96,7 @@ class Places:
                 log.warn(f"your home directory {own} is not there: it is not mounted")
 
     def _add_temporary(self) -> None:
-        if "tmp" in self._left_out:
+        if "tmp" in self.left_out:
             return
         for place in _TEMPORARY:
             if self._contain:
@@ -106,7 +111,7 @@ class Places:
             here = os.getcwd()
         except FileNotFoundError:
             here = ""
-        if not self._contain and here and "cwd" not in self._left_out:
+        if not self._contain and here and "cwd" not in self.left_out:
             seen = any(
                 f"{here}/".startswith(f"{mount.target}/") and mount.source == mount.target
                 for mount in self.mounts.values()

@@ -6,7 +6,7 @@ import os
 
 from rootless.cli import streams
 from rootless.cli.fronts.apptainer import parse, table
-from rootless.cli.fronts.apptainer.images import reference
+from rootless.cli.fronts.apptainer.images import log_in, reference
 from rootless.cli.fronts.apptainer.table import FrontVerb
 from rootless.errors import RlessError, escape
 
@@ -84,7 +84,10 @@ def engine_name(uri: str) -> str:
         raise RlessError(f"{uri}: {scheme}:// is not supported: {why}", use)
     if not colon or scheme not in table.SCHEMES:
         raise RlessError(f"{uri} has no scheme that is known", "write docker://NAME")
-    return rest.removeprefix("//") if scheme == "docker" else reference(scheme, rest)
+    if scheme != "docker":
+        return reference(scheme, rest)
+    log_in(uri)
+    return rest.removeprefix("//")
 
 
 def default_name(uri: str) -> str:

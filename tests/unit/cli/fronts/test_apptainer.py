@@ -8,11 +8,12 @@ import pytest
 
 from rootless.cli.fronts.apptainer import help as texts
 from rootless.cli.fronts.apptainer import main as front
-from rootless.cli.fronts.apptainer import mounts, table
+from rootless.cli.fronts.apptainer import mounts, pull, reference, table
 from rootless.cli.fronts.apptainer.environment import Environment
 from rootless.cli.fronts.apptainer.parse import UsageError, parse
 from rootless.cli.parse import convert
 from rootless.errors import RlessError
+from rootless.image.registry import auth
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,34 @@ def test_help_has_every_flag(capfd: pytest.CaptureFixture[str]) -> None:
     assert front.main(["help"], "apptainer") == 0
     assert front.main([], "singularity") == 0
     assert "Usage: singularity [GLOBAL OPTIONS]" in capfd.readouterr()[0]
+
+
+def test_reference_is_current() -> None:
+    page = Path(__file__).resolve().parents[4] / "docs" / "apptainer.md"
+    module = "rootless.cli.fronts.apptainer.reference"
+    assert page.read_text() == reference.document(), f"run: python -m {module} > docs/apptainer.md"
+
+
+def test_password_is_taken_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "_given", {})
+    monkeypatch.setenv("SINGULARITY_DOCKER_USERNAME", "me")
+    monkeypatch.setenv("DOCKER_PASSWORD", "secret")
+    assert pull.engine_name("docker://example.org/x:1") == "example.org/x:1"
+    found = auth.find("example.org", "x")
+    assert found is not None and (found.username, found.password) == ("me", "secret")
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("docker://example.org:5000/lab/tool:1.2", "tool_1.2.sif"),
+        ("docker://tool", "tool_latest.sif"),
+        ("docker://tool@sha256:00", "tool_latest.sif"),
+        ("docker-archive:/a/b.tar", "b_latest.sif"),
+    ],
+)
+def test_default_names_of_files(uri: str, name: str) -> None:
+    assert pull.default_name(uri) == name
 
 
 @pytest.mark.parametrize("verb", table.REFUSED_VERBS)
@@ -117,6 +146,8 @@ def test_what_is_given_wins(outside: Path) -> None:
     assert found.mounts["/var/tmp"].source == str(outside / "d" / "var_tmp")
     assert found.mounts[str(outside)].source == str(outside / "d" / "home")
     assert "/tmp" not in places("--no-mount", "tmp").mounts
+    assert not places("--no-mount", "bind-paths").has("/of/the/site")
+    assert places("--no-mount", "/other").has("/of/the/site")
     with pytest.raises(RlessError, match="cannot be without proc"):
         places("--no-mount", "proc")
 
