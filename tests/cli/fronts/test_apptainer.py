@@ -199,6 +199,46 @@ def test_codes_and_signals_come_back(apptainer: Front, pictures: Path, tmp_path:
         running.communicate()
 
 
+def test_nextflow_has_an_empty_environment(
+    apptainer: Front, pictures: Path, tmp_path: Path
+) -> None:
+    """No HOME, a blank in a path, a limit that cannot be set, a writable place in a closed one."""
+    work = tmp_path / "a b"
+    work.mkdir()
+    (work / ".command.sh").write_text('echo "$TMPDIR $K"; pwd; touch made\n')
+    done = apptainer.sh(
+        'env - PATH="$PATH" RLESS_STORAGE="$RLESS_STORAGE" RLESS_CONTAINERS_CGROUP_MANAGER=none'
+        ' SINGULARITYENV_TMPDIR=/tmp SINGULARITYENV_K="a  value" singularity exec --no-home --pid'
+        ' --cpus 1 --memory 100m -B "$1":/data:ro -B "$2" "$3" /bin/sh -c "cd \\"$2\\";'
+        ' /bin/sh -ue .command.sh"',
+        *(str(pictures), str(work), str(pictures / "plain.img")),
+    ).expect()
+    assert done.lines() == ["/tmp a  value", str(work)]
+    assert (work / "made").stat().st_uid == os.getuid()
+    assert done.err.startswith("WARNING: each process has at most 104857600 bytes")
+    assert done.err.count("\n") == 1
+
+
+def test_galaxy_and_snakemake(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    done = apptainer(
+        *("-s", "exec", "--contain", "--pwd", str(tmp_path), "--cleanenv", "--ipc", "--pid"),
+        *("--no-mount", "tmp", "-B", f"{tmp_path}:{tmp_path}:rw", "-B", f"{tmp_path}/tmp:/tmp:rw"),
+        *("--home", f"{tmp_path}:{tmp_path}", str(pictures / "tool:1")),
+        *("sh", "-c", "echo $GALAXY_SLOTS; pwd; touch /tmp/made; echo $HOME"),
+        env={"SINGULARITYENV_GALAXY_SLOTS": "2", "SINGULARITYENV_HOME": "/no"},
+    ).expect()
+    assert (done.lines(), done.err) == (["2", str(tmp_path), str(tmp_path)], "")
+    assert (tmp_path / "tmp" / "made").exists()
+    done = apptainer.sh(
+        'apptainer exec --home "$1" --bind "$2":/mnt/snakemake "$3"'
+        ' sh -c "cd /mnt/snakemake; echo m*; cd -"',
+        *(str(tmp_path), str(tmp_path / "tmp"), str(pictures / "plain.img")),
+        cwd=tmp_path,
+    ).expect()
+    assert done.lines() == ["made", str(tmp_path)]
+
+
 # -- images and instances ------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from rootless.cli.fronts.apptainer import parse, table
 from rootless.cli.fronts.voice import failure, version, version_line
 from rootless.cli.parse import HelpWanted, did_you_mean
 from rootless.errors import RlessError, escape
+from rootless.linux.process import hide_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def main(argv: list[str], name: str) -> int:
     try:
         streams.guard()
         launch.let_interrupts_in()
+        hide_values([name, *argv])  # --env NAME=VALUE may be a secret
         _take_cache()
         code = _dispatch(argv, name)
         if sys.stdout is not None:

@@ -14,6 +14,7 @@ from rootless.cli.fronts.apptainer.parse import UsageError, parse
 from rootless.cli.parse import convert
 from rootless.errors import RlessError
 from rootless.image.registry import auth
+from rootless.linux import process
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,13 @@ def test_password_is_taken_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_default_names_of_files(uri: str, name: str) -> None:
     assert pull.default_name(uri) == name
+
+
+def test_values_are_hidden_from_ps(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(process, "show_as", shown.append)
+    front.main(["exec", "--env", "A=secret", "/nosuch", "true"], "apptainer")
+    assert shown == ["apptainer\0exec\0--env\0A=\0/nosuch\0true"]
 
 
 @pytest.mark.parametrize("verb", table.REFUSED_VERBS)
