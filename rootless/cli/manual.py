@@ -1,5 +1,7 @@
 """Write the manual pages from the option tables: rless(1), and one of each verb, as rless-run(1).
 
+rless-apptainer(1) is the page of the front of that name.
+
 An installation has them in share/man/man1 (setup.py), where man(1) finds them by the directory of
 the command: `man rless run`. Source: man-pages(7), groff_man(7).
 """
@@ -11,6 +13,8 @@ import sys
 
 from rootless import __version__
 from rootless.cli import parse, verb_table
+from rootless.cli.fronts.apptainer import help as apptainer
+from rootless.cli.fronts.apptainer import table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +25,11 @@ if TYPE_CHECKING:
 _ABOUT = """\
 rless runs containers for ordinary users, with Docker's commands and flags. It needs no root, no
 daemon and no setuid program of its own.
+"""
+_APPTAINER = """\
+The command line of Apptainer, which makes the same containers as `rless run --hpc`. A flag is also
+set by the variable APPTAINER_ or SINGULARITY_ with its long name in capitals. The exit code is that
+of the program, 255 for each failure of the tool, and 1 for a wrong flag.
 """
 _OPTIONS = (
     ("--debug", "Print the time line, and tracebacks of internal errors"),
@@ -48,6 +57,7 @@ def pages() -> dict[str, str]:
         for name, (_, summary) in verbs.items():
             page = _verb_page(verb_table.load(name).VERB, name, summary)
             found[f"{_page_of(name)}.1"] = "\n".join(page) + "\n"
+    found["rless-apptainer.1"] = "\n".join(_apptainer_page()) + "\n"
     return found
 
 
@@ -110,6 +120,33 @@ def _verb_page(verb: Verb, name: str, summary: str) -> Iterator[str]:
         for what, line in verb.examples:
             yield from (".PP", f"{_text(what)}:", ".PP", ".EX", f"    {_text(line)}", ".EE")
     yield from (".SH SEE ALSO", f"{_bold('rless')}(1)")
+
+
+def _apptainer_page() -> Iterator[str]:
+    """Yield the page of the command apptainer, which is rless under that name."""
+    yield from _head("rless-apptainer", "rless under the names apptainer and singularity")
+    yield from (".SH SYNOPSIS", f"{_bold('apptainer')} [GLOBAL OPTIONS] COMMAND [ARG...]")
+    yield from (".SH DESCRIPTION", _text(_APPTAINER.strip()), ".SH GLOBAL OPTIONS")
+    yield from _list((_flag(*row[:3]), parse.help_text(row)) for row in table.GLOBAL[1])
+    yield ".SH OPTIONS OF EXEC, RUN, SHELL, TEST AND INSTANCE START"
+    for heading, rows in table.ACTIONS:
+        yield f".SS {_text(heading)}"
+        yield from _list((_flag(*row[:3]), parse.help_text(row)) for row in rows)
+    yield ".SH COMMANDS"
+    for verb in apptainer.verbs():
+        yield f".SS {_text(f'{verb.name} {verb.usage}')}"
+        yield _text(f"{verb.about}.")
+        if verb.groups != table.ACTIONS:
+            yield from _list(
+                (_flag(*row[:3]), parse.help_text(row)) for _, rows in verb.groups for row in rows
+            )
+    yield ".SH KNOWN AND REFUSED"
+    refused = ((name, "", *why) for name, why in table.REFUSED_VERBS.items())
+    yield from _list(
+        (_flag(names, metavar, ""), f"{why}; {use}" if use else why)
+        for names, metavar, why, use in (*table.ACTION_REFUSED, *refused)
+    )
+    yield from (".SH SEE ALSO", f"{_bold('rless')}(1), {_bold('rless-alias-install')}(1)")
 
 
 def _flag(names: str, metavar: str, kind: str) -> str:

@@ -247,7 +247,11 @@ def test_images_are_made_and_inspected(apptainer: Front, rless: Product, tmp_pat
     archive = images.write_docker_archive(
         images.Image(
             [images.busybox_layer()],
-            {"Entrypoint": ["echo", "ran"], "Labels": {"by": "us"}, "Env": ["FOO=bar"]},
+            {
+                "Entrypoint": ["echo", "ran"],
+                "Labels": {"by": "us", "evil": "\x1b[2J"},
+                "Env": ["FOO=bar"],
+            },
         ),
         tmp_path / "own.tar",
     )
@@ -268,6 +272,8 @@ def test_images_are_made_and_inspected(apptainer: Front, rless: Product, tmp_pat
     assert attributes["labels"]["by"] == "us"
     assert attributes["runscript"].startswith("#!/bin/sh")
     assert found["type"] == "container"
+    shown = apptainer("inspect", "-l", "-r", "-e", "third", cwd=tmp_path).expect().out
+    assert "by: us\n" in shown and "\x1b" not in shown
     assert "FS" in apptainer("sif", "list", str(file)).expect().out
     assert "bootstrap: docker-archive" in apptainer("sif", "dump", "1", str(file)).expect().out
     assert "no signature" in apptainer("verify", str(file)).expect(255).err

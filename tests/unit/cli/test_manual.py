@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rootless.cli import manual, parse, verb_table
+from rootless.cli.fronts.apptainer import table
 
 ROOT = Path(__file__).parents[3]
 MACROS = {".TH", ".SH", ".SS", ".TP", ".PP", ".EX", ".EE"}
@@ -45,6 +46,14 @@ def test_each_verb_has_a_page_with_all_of_its_flags(pages: dict[str, str]) -> No
             for what, line in verb.examples:
                 assert f"\n{what}:\n.PP\n.EX\n    {line}\n.EE\n" in text
             assert page in plain(pages["rless.1"])
+
+
+def test_front_has_a_page_with_all_of_its_flags(pages: dict[str, str]) -> None:
+    text = plain(pages["rless-apptainer.1"])
+    for _, rows in (table.GLOBAL, *table.ACTIONS):
+        for row in rows:
+            assert f"\n{parse.help_text(row)}\n" in text
+    assert "\n.SS pull [OPTIONS] [FILE] URI\n" in text
 
 
 def test_pages_are_roff_of_man(pages: dict[str, str]) -> None:

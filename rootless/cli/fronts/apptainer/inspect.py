@@ -78,14 +78,14 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
     with _Content(image) as content:
         if verb == "run-help":
             text = content.text(_TEXTS["helpfile"])
-            streams.write(text or "No help sections were defined for this image\n")
+            streams.write(_safe(text) or "No help sections were defined for this image\n")
             return 0
         every = bool(values.get("all"))
         wanted = [name for name in ("labels", *_TEXTS, "environment") if values.get(name) or every]
         attributes = content.attributes(wanted or ["labels"])
     if values.get("json") or every:
         document = {"data": {"attributes": attributes}, "type": "container"}
-        streams.write(json.dumps(document, indent="\t", ensure_ascii=False) + "\n")
+        streams.write(json.dumps(document, indent="\t") + "\n")
         return 0
     for value in attributes.values():
         streams.write(_shown(value))
@@ -94,10 +94,16 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
 
 def _shown(value: str | dict[str, str]) -> str:
     if isinstance(value, str):
-        return value if value.endswith("\n") or not value else f"{value}\n"
+        return _safe(value)
     if any(name.startswith("/") for name in value):
-        return "".join(f"=== {name} ===\n{text}\n" for name, text in value.items())
+        return "".join(f"=== {name} ===\n{_safe(text)}\n" for name, text in value.items())
     return "".join(f"{escape(name)}: {escape(text)}\n" for name, text in sorted(value.items()))
+
+
+def _safe(text: str) -> str:
+    """Return a text of an image with nothing in it that a terminal obeys but lines and tabs."""
+    lines = text.splitlines()
+    return "".join("\t".join(map(escape, line.split("\t"))) + "\n" for line in lines)
 
 
 class _Content:
