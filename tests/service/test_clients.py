@@ -94,6 +94,11 @@ def test_docker_command_does_a_whole_life(
     seen = docker("events", "--since", "1", "--until", until, "--filter", "event=rename")
     assert "container rename" in seen
     docker("rm", "other")
+    (tmp_path / "context").mkdir()
+    (tmp_path / "outside").write_text(f"FROM {image}\nLABEL a=b\n")  # it comes behind the context
+    said = docker("build", "-f", str(tmp_path / "outside"), "-t", "made:x", f"{tmp_path}/context")
+    assert "Successfully tagged made:x" in said
+    assert docker("rmi", "made:x").startswith("Untagged: made:x\n")
     assert "No such container: other" in docker("logs", "other", code=1)
 
 

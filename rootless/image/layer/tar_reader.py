@@ -149,7 +149,8 @@ class TarReader:
                 raise self._fail("it ends in the middle of a member")
         return b"".join(parts)
 
-    def _skip(self, size: int) -> None:
+    def _skip(self, size: int, spare: int = 0) -> None:
+        """Skip bytes, of which the last `spare` may be missing at the end of a stream."""
         while True:
             here = len(self._buffer) - self._position
             if size <= here:
@@ -165,6 +166,8 @@ class TarReader:
                     raise self._fail("it ends in the middle of a member")
                 return
             if not self._more():
+                if size <= spare:
+                    return
                 raise self._fail("it ends in the middle of a member")
 
     # -- the data of the current member ------------------------------------------------------
@@ -216,7 +219,8 @@ class TarReader:
     def _block(self) -> bytes:
         """Return the next header block, b"" at a clean end of the stream."""
         if self._data or self._padding:
-            self._skip(self._data + self._padding)
+            # The docker command ends a context without padding, and without blocks of zeros.
+            self._skip(self._data + self._padding, spare=self._padding)
             self._data = self._padding = 0
         if self._position == len(self._buffer) and not self._more():
             return b""

@@ -387,6 +387,10 @@ def test_missing_end_is_tolerated() -> None:
     assert len(read_all(header() + bytes(512))) == 1
     assert read_all(b"") == []
     assert len(read_all(header() + END + bytes(10240))) == 1
+    # The docker command ends the context of `build -f` right behind the data.
+    assert [data for _, data in read_all(header(size=3) + b"abc")] == [b"abc"]
+    with pytest.raises(TarError, match="in the middle of a member"):
+        read_all(header(size=3) + b"ab")
 
 
 def test_number_of_members_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
