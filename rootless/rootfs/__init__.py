@@ -110,9 +110,44 @@ def mount(
     """
     if driver is not None and driver not in DRIVERS:
         raise RlessError(f"unknown rootfs driver {driver}", f"use one of {', '.join(DRIVERS)}")
+    if place is not None:
+        lock_fd = _lock(place)
+        try:
+            mounted = _try(_OVERLAYS, layers, workspace, idmap, volatile, whiteouts, place)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        mounted.lock_fd = lock_fd
+        return mounted
+    drivers = DRIVERS if driver is None else (driver,)
+    return _try(drivers, layers, workspace, idmap, volatile, whiteouts, None)
+
+
+def _lock(place: str) -> int:
+    """Lock the writable layer of a user's: the kernel does not keep two containers off it."""
+    from rootless.linux import locks
+
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if locks.lock(fd, wait=False) is False:
+        os.close(fd)
+        raise RlessError(
+            f"{place} is the writable layer of a container that runs", "give each one of its own"
+        )
+    return fd
+
+
+def _try(
+    drivers: Sequence[str],
+    layers: Sequence[str],
+    workspace: str,
+    idmap: IdMap,
+    volatile: bool,
+    whiteouts: str,
+    place: str | None,
+) -> Mounted:
+    """Mount with the first driver that works."""
     refused: list[str] = []
-    usable = DRIVERS if place is None else _OVERLAYS
-    for name in usable if driver is None else (driver,):
+    for name in drivers:
         try:
             mounted = _mount_with(name, layers, workspace, idmap, volatile, whiteouts, place)
         except RlessError as error:

@@ -75,6 +75,14 @@ def test_root_is_read_only_unless_asked(apptainer: Front, pictures: Path, tmp_pa
     apptainer("exec", "--writable-tmpfs", image, "touch", "/x").expect()
     apptainer("exec", "--overlay", str(place), image, "sh", "-c", "echo kept >/x").expect()
     assert apptainer("exec", "-o", str(place), image, "cat", "/x").expect().out == "kept\n"
+    script = "echo in; read line"
+    running = apptainer.start(
+        *("exec", "-o", str(place), image, "sh", "-c", script), stdin=subprocess.PIPE
+    )
+    assert running.stdout is not None and running.stdout.read(3) == b"in\n"
+    done = apptainer("exec", "-o", str(place), image, "true").expect(255)
+    assert "is the writable layer of a container that runs" in done.err
+    running.communicate()
     tree = str(pictures / "tree")
     assert "Read-only" in apptainer("exec", tree, "touch", "/x").expect(1).err
     assert not (pictures / "tree" / "x").exists()
