@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless.engine import defaults, timestamps
 from rootless.engine.exec.healthcheck import image_form
+from rootless.engine.query.host_config import host_config
 from rootless.engine.query.ps import LIVING, describe, sizes
 from rootless.engine.request import as_words
 from rootless.engine.state.container import find, read_json
@@ -21,15 +22,12 @@ from rootless.engine.state.reconcile import reconcile
 from rootless.errors import RlessError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from rootless.engine.state.container import Container
     from rootless.engine.state.records import (
         HealthRecord,
         LogSettings,
         MemberRecord,
         MountRecord,
-        RestartPolicy,
         RunRecord,
     )
 
@@ -110,7 +108,7 @@ class _Inspected:
             "ProcessLabel": "",
             "AppArmorProfile": "",
             "ExecIDs": self.exec_ids(),
-            "HostConfig": self.host_config(),
+            "HostConfig": host_config(facts, self.spec, self.log, self.network_mode()),
             "GraphDriver": self.graph_driver(driver or "overlay"),
             "Mounts": [mount_point(mount) for mount in facts.get("mounts") or ()],
             "Config": self.config(),
@@ -159,103 +157,6 @@ class _Inspected:
         if self.row["network_lost"]:
             return f"{self.row['network_lost']}; rless restart {self.facts['name']}"
         return (self.ended.get("error") or "") if self.ended and not up else ""
-
-    def host_config(self) -> dict[str, Any]:
-        request, facts = self.request, self.facts
-        restart: RestartPolicy = facts.get("restart") or {"name": "no", "max": 0}
-        linux = self.spec.get("linux") or {}
-        limits = linux.get("resources") or {}
-        mounts = request.get("mounts") or ()
-        return {
-            "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
-            "ContainerIDFile": request.get("cidfile") or "",
-            "LogConfig": {
-                "Type": self.log["driver"],
-                "Config": {key: str(value) for key, value in self.log["options"].items()},
-            },
-            "NetworkMode": self.network_mode(),
-            "PortBindings": _bindings(request.get("publish") or ()),
-            "RestartPolicy": {
-                "Name": restart.get("name") or "no",
-                "MaximumRetryCount": int(restart.get("max") or 0),
-            },
-            "AutoRemove": bool(facts["rm"]),
-            "VolumeDriver": "",
-            "VolumesFrom": request.get("volumes_from") or None,
-            "ConsoleSize": [0, 0],
-            "Annotations": dict(self.spec.get("annotations") or {}),
-            "CapAdd": request.get("cap_add") or None,
-            "CapDrop": request.get("cap_drop") or None,
-            "CgroupnsMode": request.get("cgroupns") or "private",
-            "Dns": request.get("dns") or [],
-            "DnsOptions": request.get("dns_option") or [],
-            "DnsSearch": request.get("dns_search") or [],
-            "ExtraHosts": [":".join(pair) for pair in request.get("add_host") or ()] or None,
-            "GroupAdd": request.get("group_add") or None,
-            "IpcMode": request.get("ipc") or "private",
-            "Cgroup": "",
-            "Links": None,
-            "OomScoreAdj": self.process.get("oomScoreAdj") or 0,
-            "PidMode": _mode(request.get("pid")),
-            "Privileged": bool(request.get("privileged")),
-            "PublishAllPorts": bool(request.get("publish_all")),
-            "ReadonlyRootfs": bool((self.spec.get("root") or {}).get("readonly")),
-            "SecurityOpt": request.get("security_opt") or None,
-            "Tmpfs": {
-                mount["target"]: ",".join(mount["options"])
-                for mount in mounts
-                if mount["type"] == "tmpfs"
-            },
-            "UTSMode": _mode(request.get("uts")),
-            "UsernsMode": request.get("userns") or "",
-            "ShmSize": request.get("shm_size") or 64 << 20,
-            "Sysctls": dict(linux.get("sysctl") or {}),
-            "Runtime": "rless-oci",
-            "Isolation": "",
-            "CpuShares": request.get("cpu_shares") or 0,
-            "Memory": request.get("memory") or 0,
-            "NanoCpus": request.get("cpus") or 0,
-            "CgroupParent": request.get("cgroup_parent") or "",
-            "BlkioWeight": request.get("blkio_weight") or 0,
-            "BlkioWeightDevice": _pairs(request.get("blkio_weight_device"), "Weight"),
-            "BlkioDeviceReadBps": _pairs(request.get("device_read_bps"), "Rate"),
-            "BlkioDeviceWriteBps": _pairs(request.get("device_write_bps"), "Rate"),
-            "BlkioDeviceReadIOps": _pairs(request.get("device_read_iops"), "Rate"),
-            "BlkioDeviceWriteIOps": _pairs(request.get("device_write_iops"), "Rate"),
-            "CpuPeriod": request.get("cpu_period") or 0,
-            "CpuQuota": request.get("cpu_quota") or 0,
-            "CpuRealtimePeriod": 0,
-            "CpuRealtimeRuntime": 0,
-            "CpusetCpus": request.get("cpuset_cpus") or "",
-            "CpusetMems": request.get("cpuset_mems") or "",
-            "Devices": [
-                {
-                    "PathOnHost": device["host"],
-                    "PathInContainer": device["container"],
-                    "CgroupPermissions": device["permissions"],
-                }
-                for device in request.get("devices") or ()
-            ],
-            "DeviceCgroupRules": None,
-            "DeviceRequests": None,
-            "MemoryReservation": request.get("memory_reservation") or 0,
-            "MemorySwap": request.get("memory_swap") or 2 * (request.get("memory") or 0),
-            "MemorySwappiness": None,
-            "OomKillDisable": None,
-            # As it was set: the default is only where it can be.
-            "PidsLimit": request.get("pids_limit") or limits.get("pids", {}).get("limit"),
-            "Ulimits": [
-                {"Name": name, "Soft": soft, "Hard": hard}
-                for name, soft, hard in request.get("ulimits") or ()
-            ],
-            "CpuCount": 0,
-            "CpuPercent": 0,
-            "IOMaximumIOps": 0,
-            "IOMaximumBandwidth": 0,
-            "MaskedPaths": linux.get("maskedPaths") or [],
-            "ReadonlyPaths": linux.get("readonlyPaths") or [],
-            "Init": bool(request.get("init")),
-        }
 
     def network_mode(self) -> str:
         """Return what --network says, without options."""
@@ -537,31 +438,8 @@ def _by_port(ports: list[str]) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def _bindings(publish: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
-    """Return what -p asked for, by port of the container."""
-    found: dict[str, list[dict[str, str]]] = {}
-    for port in publish:
-        number = str(port["host_port"] or "")
-        if port.get("host_end"):
-            number += f"-{port['host_end']}"
-        binding = {"HostIp": port["host_ip"] or "", "HostPort": number}
-        found.setdefault(f"{port['container_port']}/{port['protocol']}", []).append(binding)
-    return found
-
-
 def _whole_port(port: str) -> str:
     return port if "/" in port else f"{port}/tcp"
-
-
-def _is_bind(mount: dict[str, Any]) -> bool:
-    return bool(mount["type"] in ("bind", "volume") and mount.get("source"))
-
-
-def _bind(mount: dict[str, Any]) -> str:
-    options = ["ro"] if mount.get("read_only") else []
-    options += mount.get("options") or []
-    text = f"{mount['source']}:{mount['target']}"
-    return f"{text}:{','.join(options)}" if options else text
 
 
 def mount_point(mount: MountRecord) -> dict[str, Any]:
@@ -580,14 +458,6 @@ def mount_point(mount: MountRecord) -> dict[str, Any]:
         "RW": mount["rw"],
         "Propagation": mount["propagation"],
     }
-
-
-def _pairs(entries: list[Any] | None, name: str) -> list[dict[str, Any]] | None:
-    return [{"Path": path, name: value} for path, value in entries or ()] or None
-
-
-def _mode(value: str | None) -> str:
-    return "" if value in (None, "private") else str(value)
 
 
 def _signal_name(number: int | str) -> str:
