@@ -216,6 +216,7 @@ class Identity(Frozen):
     labels: Final[Mapping[str, str]] = _NONE
     annotations: Final[Mapping[str, str]] = _NONE
     cidfile: Final[str | None] = None
+    asked: Final[Mapping[str, Any]] = _NONE  # of Docker's HostConfig: what `inspect` gives back
     argv: Final[tuple[str, ...]] = ()  # the words as typed, for `generate systemd --new`
     cwd: Final[str] = ""  # where they were
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rootless.engine import defaults
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -16,18 +18,22 @@ if TYPE_CHECKING:
 def host_config(
     facts: ContainerRecord, spec: dict[str, Any], log: LogSettings, network_mode: str
 ) -> dict[str, Any]:
-    """Return how a container uses the host.
+    """Return how a container uses the host, as it was asked for.
+
+    What a client of the API has asked for comes back in the client's words.
 
     Args:
         facts: container.json. spec: config.json, {} before the first start.
     """
     request: dict[str, Any] = facts.get("request") or {}
+    if not spec:
+        spec = _expected(request)
     process: dict[str, Any] = spec.get("process") or {}
     restart: RestartPolicy = facts.get("restart") or {"name": "no", "max": 0}
     linux = spec.get("linux") or {}
     limits = linux.get("resources") or {}
     mounts = request.get("mounts") or ()
-    return {
+    found: dict[str, Any] = {
         "Binds": [_bind(mount) for mount in mounts if _is_bind(mount)] or None,
         "ContainerIDFile": request.get("cidfile") or "",
         "LogConfig": {
@@ -116,6 +122,24 @@ def host_config(
         "MaskedPaths": linux.get("maskedPaths") or [],
         "ReadonlyPaths": linux.get("readonlyPaths") or [],
         "Init": bool(request.get("init")),
+    }
+    return found | (request.get("asked") or {})
+
+
+def _expected(request: dict[str, Any]) -> dict[str, Any]:
+    """Return of a config that is not made yet what is known."""
+    hidden = not request.get("privileged") and not any(
+        text.startswith(("systempaths", "unmask")) for text in request.get("security_opt") or ()
+    )
+    return {
+        "process": {"oomScoreAdj": request.get("oom_score_adj")},
+        "root": {"readonly": request.get("read_only")},
+        "annotations": request.get("annotations"),
+        "linux": {
+            "sysctl": request.get("sysctls"),
+            "maskedPaths": list(defaults.MASKED_PATHS) if hidden else [],
+            "readonlyPaths": list(defaults.READONLY_PATHS) if hidden else [],
+        },
     }
 
 

@@ -85,6 +85,12 @@ _LISTS = (
     ("VolumesFrom", "--volumes-from"),
     ("Links", "--link"),
 )
+# Fields of HostConfig whose form is lost in the request.
+_ASKED = (
+    *("Annotations", "Binds", "CapAdd", "CapDrop", "ConsoleSize", "DeviceRequests", "Devices"),
+    *("ExtraHosts", "IpcMode", "Links", "LogConfig", "Mounts", "Runtime", "SecurityOpt", "Tmpfs"),
+    "VolumeDriver",
+)
 _DEVICE_LIMITS = (
     ("BlkioWeightDevice", "Weight", "--blkio-weight-device"),
     ("BlkioDeviceReadBps", "Rate", "--device-read-bps"),
@@ -164,7 +170,19 @@ class _Reader:
         entrypoint = words(self.body, "Entrypoint")
         if entrypoint is not None and entrypoint != []:
             request = request.replace(entrypoint=[] if entrypoint == [""] else entrypoint)
-        return request
+        return request.replace(asked=self.asked())
+
+    def asked(self) -> dict[str, Any]:
+        """Return what `inspect` gives back as it came: the request has it in another form."""
+        given = {key.lower(): value for key, value in self.host.items()}
+        found = {name: given[name.lower()] for name in _ASKED if given.get(name.lower())}
+        found.setdefault("Binds", None)
+        found.setdefault("Tmpfs", {})
+        if "LogConfig" in found:
+            settings = mapping(self.host, "LogConfig")
+            driver = get(settings, "Type", "") or "json-file"
+            found["LogConfig"] = {"Type": driver, "Config": pairs(settings, "Config")}
+        return found
 
     def refuse(self) -> None:
         """Refuse what cannot be done, if it is asked for."""
