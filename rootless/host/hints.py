@@ -20,19 +20,15 @@ def apparmor_profile(programs: list[str]) -> str:
 
     Ubuntu 23.10 and later take all capabilities away in a user namespace, except from programs
     with a profile that says `userns`. It confines nothing else (flags=unconfined), and what the
-    programs execute keeps it.
+    programs execute keeps it. It is the file that is installed with rless, with their paths.
     """
+    with open(f"{os.path.dirname(__file__)}/rless.apparmor", encoding="ascii") as file:
+        text = "".join(line for line in file if not line.startswith("#"))
     named = [re.sub(r"[][{}*?^,\"\\]", r"\\\g<0>", path.lstrip("/")) for path in programs]
     # apparmor.d(5): a path begins with a slash, also within quotes.
     paths = "/" + (named[0] if len(named) == 1 else "{" + ",".join(named) + "}")
-    return (
-        "abi <abi/4.0>,\n"
-        "include <tunables/global>\n"
-        f'profile rless "{paths}" flags=(unconfined) {{\n'
-        "  userns,\n"
-        "  include if exists <local/rless>\n"
-        "}\n"
-    )
+    before, _, after = text.split('"')
+    return f'{before}"{paths}"{after}'
 
 
 # pasta has a profile of its own, which takes signals from programs without one only: rless could

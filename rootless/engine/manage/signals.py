@@ -9,6 +9,7 @@ until a start in progress has reached its application.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -38,16 +39,27 @@ class Running:
 
     Attributes:
         fd: readable when the container may have ended.
-        monitor: (pid, start time).
+        monitor, pasta: (pid, start time); no pasta: None.
         deadline: when it is killed; None: never.
         lost: a signal that it had no handler for, which is sent again once it has one; 0: none.
     """
 
-    __slots__ = ("_down", "_end_fd", "_sent", "client", "container", "deadline", "lost", "monitor")
+    __slots__ = (
+        "_down",
+        "_end_fd",
+        "_sent",
+        "client",
+        "container",
+        "deadline",
+        "lost",
+        "monitor",
+        "pasta",
+    )
 
-    def __init__(self, container: Container, monitor: Process) -> None:
+    def __init__(self, container: Container, monitor: Process, pasta: Process | None) -> None:
         self.container = container
         self.monitor = monitor
+        self.pasta = pasta
         self._down, self._sent, self.lost = False, 0, 0
         self.client: Client | None = connect(container)
         self._end_fd = _open_process(self.monitor)
@@ -184,7 +196,7 @@ def take(container: Container) -> Running | None:
             return None
         monitor = record.get("monitor")
         if monitor and is_alive(monitor) and record.get("init"):
-            held = Running(container, monitor)
+            held = Running(container, monitor, record.get("pasta"))
             if held.fd >= 0:
                 return held
             held.close()
@@ -231,6 +243,7 @@ class Ends:
                     other.signal(signal.SIGKILL)
         running.close()
         clear_dead(running.container)
+        _tell_of_pasta(running)
 
     def wait_down(self, running: Running, number: int) -> None:
         """Wait until one that was asked to end is down for good."""
@@ -243,6 +256,27 @@ class Ends:
             self.wait_for(again)
         elif again is not None:
             again.close()  # somebody has started it since
+
+
+def _tell_of_pasta(running: Running) -> None:
+    """Say so if pasta cannot be ended: its AppArmor profile may take no signal of ours.
+
+    Else it has been killed, and may be going still.
+    """
+    if running.pasta is None or not is_alive(running.pasta):
+        return
+    try:
+        signal_process(running.pasta, signal.SIGKILL)
+    except SyscallError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        from rootless import log
+
+        log.warn(
+            f"pasta of container {running.container.facts['name']} goes on and keeps its ports: "
+            f"process {running.pasta[0]} takes no signal from rless: {os.strerror(error.errno)}; "
+            "docs/network.md says what AppArmor needs"
+        )
 
 
 def clear_dead(container: Container) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,16 @@ def test_selinux_is_named_where_it_confines_the_user(monkeypatch: pytest.MonkeyP
     assert "ausearch -m AVC" in hint
     texts["/proc/self/attr/current"] = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023\0"
     assert "SELinux" not in hints.hint_for_userns_failure(errno.EACCES)[0]
+
+
+def test_profile_is_the_file_that_is_installed() -> None:
+    """A distribution installs it as it is; doctor prints it with other paths."""
+    file = Path(hints.__file__).with_name("rless.apparmor").read_text()
+    rules = "".join(line for line in file.splitlines(True) if not line.startswith("#"))
+    assert '"/usr/{,local/}bin/{rless,rless-oci}"' in rules
+    printed = hints.apparmor_profile(["/opt/r/rless", "/opt/r/rless-oci"])
+    attached = '"/{opt/r/rless,opt/r/rless-oci}"'
+    assert printed == rules.replace('"/usr/{,local/}bin/{rless,rless-oci}"', attached)
 
 
 def test_chroot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
