@@ -245,12 +245,13 @@ def write_payload(directory: Path) -> None:
     from tests.lib.compiled import ROOT
 
     tree = directory / "payload"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-         "--ignore-installed", "--no-warn-script-location", "--prefix", tree / "opt/rless", ROOT],
-        check=True,
-    )  # fmt: skip
-    # Made for the Python of this machine, which is the other one's: they are of one release.
+    other = Path(os.environ["RLESS_VM_CACHE"], "tree")
+    if other.exists():
+        _install_for(other, tree / "opt/rless", directory)
+    else:
+        # Made for the Python of this machine, which is the other one's: they are of one release.
+        _pip("install", "--ignore-installed", "--no-warn-script-location",
+             "--prefix", tree / "opt/rless", ROOT)  # fmt: skip
     images.write_oci_layout(images.busybox_image(), tree / "opt/images/busybox")
     path = directory / "payload.tar"
     subprocess.run(
@@ -259,6 +260,30 @@ def write_payload(directory: Path) -> None:
     )
     assert path.stat().st_size <= _PAYLOAD
     os.truncate(path, _PAYLOAD)
+
+
+def _pip(verb: str, *arguments: str | Path) -> None:
+    pip = [sys.executable, "-m", "pip", verb, "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *arguments], check=True)
+
+
+def _install_for(other: Path, prefix: Path, scratch: Path) -> None:
+    """Install this tree for the Python of another release, whose /usr lies below `other`."""
+    from tests.lib.compiled import ROOT
+
+    name = next(path.name for path in other.glob("usr/bin/python3.*") if path.name[8:].isdigit())
+    packages = prefix / "lib" / name / "site-packages"
+    _pip("wheel", "--no-deps", "--wheel-dir", scratch, ROOT)
+    _pip("install", "--target", packages, "--only-binary=:all:", "--python-version", name[6:],
+         *scratch.glob("rless-*.whl"))  # fmt: skip
+    shutil.move(packages / "bin", prefix / "bin")
+    shutil.copytree(ROOT / "helpers", scratch / "helpers")
+    script = f"""mount --rbind {shlex.quote(os.fspath(scratch))} {other}/mnt
+        cd /; exec chroot {other} sh -euc '
+            cd /mnt/{packages.relative_to(scratch)}
+            python3 -X no_debug_ranges /mnt/helpers/hot.py .
+            python3 -m compileall -q . || true'"""
+    subprocess.run(["unshare", "-rm", "sh", "-euc", script], stdout=subprocess.DEVNULL, check=True)
 
 
 def main() -> int:
