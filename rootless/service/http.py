@@ -108,8 +108,8 @@ class Request:
     body: bytes = b""
 
     def text(self, name: str, default: str = "") -> str:
-        """Return a value of the query."""
-        return self.query.get(name, [default])[-1]
+        """Return a value of the query: of several the first, as Docker reads it."""
+        return self.query.get(name, [default])[0]
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return a boolean of the query, as Docker reads it."""

@@ -18,6 +18,8 @@ from tests.service.test_life import image
 from tests.service.test_things import archive
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.lib.product import Product
     from tests.lib.service import Service
 
@@ -177,13 +179,17 @@ def test_build_logs_in_with_what_the_client_gives(service: Service) -> None:
     assert service.ask("DELETE", f"/images/{base}")[0] == 200
 
 
-def test_docker_py_builds(service: Service, image: str) -> None:
+def test_docker_py_builds(service: Service, image: str, tmp_path: Path) -> None:
     docker = pytest.importorskip("docker")
     client = docker.DockerClient(base_url=f"unix://{service.path}", version="auto", timeout=60)
     try:
         text = io.BytesIO(f"FROM {image}\nCMD echo built\n".encode())
         made, _ = client.images.build(fileobj=text, tag="by/python", rm=True)
         assert made.tags == ["by/python:latest"]
+        (tmp_path / "context").mkdir()
+        (tmp_path / "outside").write_text(f"FROM {image}\n")  # its text comes in the query, too
+        context = {"path": f"{tmp_path}/context", "dockerfile": f"{tmp_path}/outside"}
+        assert client.images.build(**context, tag="by/python")[0].tags == ["by/python:latest"]
         with pytest.raises(docker.errors.BuildError, match="3"):
             client.images.build(fileobj=io.BytesIO(f"FROM {image}\nRUN exit 3\n".encode()))
         client.images.remove("by/python")

@@ -69,7 +69,7 @@ class _Reader:
         self.values: dict[str, Any] = {}
 
     def text(self, name: str) -> str:
-        return self.query.get(name, [""])[-1]
+        return self.query.get(name, [""])[0]  # docker-py sends a second `dockerfile`: its text
 
     def is_set(self, name: str) -> bool:
         return self.text(name).lower() not in _FALSE
