@@ -107,7 +107,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "config show": ("system.config_show", "Show the configuration"),
         "doctor": ("system.doctor", "Check this host, and show what to fix"),
         "unshare": ("system.unshare", "Run a command as root of your user namespace"),
-        "service": ("system.service", "Serve Docker's API on a unix socket"),
+        "service": ("service.serve", "Serve Docker's API on a unix socket"),
         "generate systemd": (
             "system.generate_systemd",
             "Write a systemd user unit for a container",
