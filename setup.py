@@ -38,6 +38,7 @@ HOT = "helpers/hot.py"
 MANUAL = "rootless.cli.manual"
 HELPERS = {
     "rless-init": "helpers/init.c",
+    "rless-listener": "helpers/listener",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
     "rless-serve": "helpers/fuse_server",

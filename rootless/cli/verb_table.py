@@ -108,6 +108,16 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("system.doctor", "Check this host, and show what to fix"),
         "unshare": ("system.unshare", "Run a command as root of your user namespace"),
         "service": ("service.serve", "Serve Docker's API on a unix socket"),
+        "service start": ("service.start", "Have the service start when a client connects"),
+        "service stop": ("service.stop", "End the service, and what starts it"),
+        "service env": ("service.env", "Print the variables by which clients find the service"),
+        "service run": ("service.run", "Run a command with these variables"),
+        "service install": ("service.install", "Have the user's systemd start the service"),
+        "service uninstall": ("service.uninstall", "Remove the units of the service"),
+        "system dial-stdio": (
+            "service.dial_stdio",
+            "Connect standard input and output to the service, for DOCKER_HOST=ssh://",
+        ),
         "generate systemd": (
             "system.generate_systemd",
             "Write a systemd user unit for a container",
@@ -176,6 +186,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "info": "info",
         "events": "events",
         "service": "service",
+        "dial-stdio": "system dial-stdio",
     },
     "builder": {"build": "build", "prune": "builder prune"},
     "buildx": {"build": "build", "prune": "builder prune"},
@@ -256,14 +267,21 @@ def find(words: list[str]) -> tuple[str, list[str]]:
         if not rest or rest[0] not in ALIASES[word]:
             what = f"{word} {rest[0]}{_near(rest[0], ALIASES[word])}" if rest else word
             raise RlessError(f"no such verb: {what}", f"'rless {word}' takes {names}")
-        return ALIASES[word][rest[0]], rest[1:]
+        return _longer(ALIASES[word][rest[0]], rest[1:])
     if " " not in word and any(word in verbs for verbs in VERBS.values()):
-        return word, rest
+        return _longer(word, rest)
     if word in _LATER:
         raise RlessError(f"the verb {word} is not supported: not built yet", _LATER[word])
     known = [verb for verbs in VERBS.values() for verb in verbs if " " not in verb]
     near = _near(word, [*known, *ALIASES, *_LATER])
     raise RlessError(f"no such verb: {word}{near}", "see 'rless --help'")
+
+
+def _longer(verb: str, rest: list[str]) -> tuple[str, list[str]]:
+    """Return the verb of one word more, if there is one: `service env`."""
+    if verb == "service" and rest and any(f"{verb} {rest[0]}" in verbs for verbs in VERBS.values()):
+        return f"{verb} {rest[0]}", rest[1:]
+    return verb, rest
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -448,6 +448,7 @@ PROGRAMS = {
     "rless-networks": "containers cannot be in a network of several",
     "rless-serve": "image files are not mounted",
     "rless-init": "--init is refused",
+    "rless-listener": "the service does not start by itself",
 }
 
 

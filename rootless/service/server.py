@@ -7,19 +7,24 @@ read, whatever the mode of the socket's file is (security class 72).
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import resource
+import select
 import signal
-import socket
-import struct
 import time
+from typing import TYPE_CHECKING
 
-from rootless.service import children
+from rootless.service import children, listener
 from rootless.service.connection import BUFFER, Connection
 from rootless.service.routes import dispatch
 
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
 MOST = 512  # connections
-_BACKLOG = 1024
+_PAUSE = 0.1  # seconds
 
 
 class Server:
@@ -38,28 +43,44 @@ class Server:
         self._done = asyncio.Event()
         self._last = time.monotonic()
 
-    async def run(self) -> None:
-        """Serve until a signal ends it, or nobody has been there for long enough."""
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until a signal ends it, or nobody has been there for long enough.
+
+        Args:
+            ready: called once signals are handled and clients are heard.
+        """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, children.reap)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._done.set)
         _raise_limit()
-        server = await asyncio.start_unix_server(
-            self._accept, sock=self._listener, limit=BUFFER, backlog=_BACKLOG
-        )
+        listen = asyncio.ensure_future(self._listen())
         watch = asyncio.ensure_future(self._watch())
+        ready()
         await self._done.wait()
         watch.cancel()
-        server.close()
+        listen.cancel()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)
 
+    async def _listen(self) -> None:
+        """Take connections; without listen(2), by which the socket would seem to be of ours."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                peer, _ = await loop.sock_accept(self._listener)
+            except OSError:  # too many open files, or a client that has gone
+                await asyncio.sleep(_PAUSE)
+                continue
+            reader = asyncio.StreamReader(limit=BUFFER)
+            protocol = asyncio.StreamReaderProtocol(reader, self._accept)
+            await loop.connect_accepted_socket(functools.partial(_same, protocol), peer)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: socket.socket = writer.get_extra_info("socket")
-        if peer_uid(peer) != os.getuid():
+        if listener.peer(peer)[1] != os.getuid():
             writer.transport.abort()
             return
         connection = Connection(reader, writer, dispatch)
@@ -86,18 +107,21 @@ class Server:
             if any(one.busy for one in self._connections):
                 self._last = now
             last = max([self._last, *(one.last for one in self._connections)])
-            if now - last >= self._idle:
+            if now - last >= self._idle and not self._is_unread():
                 self._done.set()
             await asyncio.sleep(min(1.0, self._idle / 4))
 
+    def _is_unread(self) -> bool:
+        """Tell whether somebody has said something at this moment, or connects."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        for one in self._connections:
+            poll.register(one.writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return any(events == select.POLLIN for _, events in poll.poll(0))
 
-def peer_uid(peer: socket.socket) -> int:
-    """Return who is at the other end of a unix socket (SO_PEERCRED, unix(7))."""
-    form = "3i"
-    size = struct.calcsize(form)
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    _, uid, _ = struct.unpack(form, credentials)
-    return int(uid)
+
+def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+    return protocol
 
 
 def _raise_limit() -> None:

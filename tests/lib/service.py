@@ -7,7 +7,7 @@ import json
 import socket
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tests.lib.product import wait_for
 
@@ -65,6 +65,11 @@ class Service:
         with connect(self.path) as client:
             client.sendall(data)
             return read_all(client)
+
+
+def client_of(path: str) -> Service:
+    """Return what asks a service that others have started."""
+    return Service(path, cast("subprocess.Popen[bytes]", None))
 
 
 def connect(path: str) -> socket.socket:

@@ -16,7 +16,7 @@ from tests.lib.compiled import PROGRAMS, ROOT
 
 pytestmark = pytest.mark.needs("compiler", "readelf")
 HELPERS = ROOT / "helpers"
-SOURCES = ["init.c", "monitor", "networks", "fuse_server", "userns_holder"]
+SOURCES = ["init.c", "monitor", "networks", "fuse_server", "userns_holder", "listener"]
 LAUNCHER = "launcher/launch.c"
 
 

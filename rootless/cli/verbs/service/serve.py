@@ -28,12 +28,11 @@ VERB = Verb(
     ),
 )  # fmt: skip
 
-_IDLE = 30
-
 
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Serve until nobody has been there for a while."""
     try:
+        from rootless.service import listener
         from rootless.service import main as service
     except ImportError as error:
         if error.name != "h11":
@@ -42,13 +41,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
             "the service needs the Python package h11, which is not installed",
             "install it: `pip install h11`, or your distribution's python3-h11",
         ) from error
-    path = args[0] if args else service.default_socket()
-    if "://" in path:
-        kind, _, path = path.partition("://")
-        if kind != "unix":
-            raise RlessError(
-                f"rless does not serve {kind}://: whoever reaches the socket is you",
-                "use a unix socket; from another host, DOCKER_HOST=ssh://HOST",
-            )
+    idle = float(values.get("time", listener.IDLE))
+    given = listener.inherited()
+    if given is not None:
+        return service.serve(given.getsockname(), idle, given)
+    path = listener.path_of(args[0] if args else None)
     streams.write(f"unix://{path}\n")
-    return service.serve(path, float(values.get("time", _IDLE)))
+    return service.serve(path, idle)

@@ -68,10 +68,10 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if values.get("boot"):
         if args:
             raise RlessError("--restart takes no container", VERB.see_help(), 1)
-        return _give(systemd_units.RESTART_UNIT, systemd_units.restart_unit(_program()), values)
+        return _give(systemd_units.RESTART_UNIT, systemd_units.restart_unit(program()), values)
     if not args:
         raise RlessError("'rless generate systemd' needs a container", VERB.see_help())
-    options = systemd_units.UnitOptions(_program())
+    options = systemd_units.UnitOptions(program())
     for name in ("new", "by_name", "policy", "timeout", "wants", "after", "requires"):
         if name in values:
             setattr(options, name, values[name])
@@ -131,7 +131,7 @@ def _give(name: str, text: str, values: dict[str, Any]) -> int:
     return 0
 
 
-def _program() -> str:
+def program() -> str:
     """Return the absolute path of `rless`: what this was started as, else what the shell finds."""
     started = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "rless")
     found = started if os.access(started, os.X_OK) else shutil.which("rless")
