@@ -194,7 +194,7 @@ def private_dir(path: str, hint: str | None = None, forbidden: int = 0o077) -> N
     """Make `path` with mode 0700 if it is absent, and check that it is ours alone.
 
     Args:
-        path: absolute; missing parents are made as `mkdir -p` does.
+        path: absolute; missing parents are made too, with that mode whatever the umask.
         hint: what to tell the user when it cannot be.
         forbidden: bits of the mode that it must not have.
 
@@ -202,13 +202,8 @@ def private_dir(path: str, hint: str | None = None, forbidden: int = 0o077) -> N
         RlessError: not a directory, a link, of another owner, or open to group or others.
     """
     try:
-        try:
-            os.mkdir(path, 0o700)
+        if _make_private(path):
             return
-        except FileNotFoundError:
-            os.makedirs(path, 0o700, exist_ok=True)
-        except FileExistsError:
-            pass
         status = os.lstat(path)
     except OSError as error:
         raise RlessError(
@@ -223,6 +218,22 @@ def private_dir(path: str, hint: str | None = None, forbidden: int = 0o077) -> N
             f"{path} is open to other users (mode {status.st_mode & 0o7777:04o})",
             f"chmod 700 {path}",
         )
+
+
+def _make_private(path: str) -> bool:
+    """Make a directory and its parents; tell whether it was absent.
+
+    os.makedirs gives parents the mode of the umask, which can let the group write: 002 is common.
+    """
+    try:
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            _make_private(os.path.dirname(path))
+            os.mkdir(path, 0o700)
+    except FileExistsError:
+        return False
+    return True
 
 
 _checked: set[str] = set()

@@ -190,10 +190,10 @@ def warn_single(ids: Subordinate) -> None:
         f"do not; no file can be given to them; your supplementary groups stay); {ids.remedy}"
     )
     try:
-        os.makedirs(paths.boot_root(), exist_ok=True)
+        paths.private_dir(paths.boot_root())
         os.close(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.utime(said)
-    except OSError:
+    except (OSError, RlessError):
         pass  # a full disk: it is said again
 
 

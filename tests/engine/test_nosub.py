@@ -25,6 +25,7 @@ def test_missing_subordinate_ids_are_reported_once_a_day(rless: Product) -> None
     assert "only your own id" in warning
     assert "doctor" in warning
     assert rless(*words).expect().err == ""
+    assert said.parent.stat().st_mode & 0o777 == 0o700  # or the next command refuses it
     os.utime(said, (0, time.time() - 86401))
     assert rless(*words).expect().one_line_error() == warning
     assert rless(*words).expect().err == ""

@@ -19,7 +19,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
 def test_private_dir_is_created(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "a" / "b" / "c"
     before = os.umask(umask)
@@ -27,7 +27,7 @@ def test_private_dir_is_created(tmp_path: Path, umask: int) -> None:
         paths.private_dir(str(path))
     finally:
         os.umask(before)
-    assert mode(path) == 0o700
+    assert [mode(one) for one in (path, *path.parents[:2])] == [0o700] * 3
     paths.private_dir(str(path))
 
 

@@ -67,7 +67,7 @@ def test_every_dest_of_run_is_a_field_of_the_request() -> None:
     assert set(RunRequest.fields) - dests == {
         *("add_user", "argv", "cdi", "command", "cwd", "env_remove", "env_under", "image"),
         *("holds", "networks", "stdin_once"),
-        "console_size",  # of the service
+        *("asked", "console_size"),  # of the service
         # Of the fronts and of --hpc.
         *("localtime", "overlay", "path_after", "path_before", "umask", "user_home", "workdirs"),
     }
