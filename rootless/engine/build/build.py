@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import jsontext, paths
 from rootless.dockerfile import parse as parse_dockerfile
+from rootless.dockerfile.scope import global_scope
 from rootless.engine import idmap_policy
 from rootless.engine.build import context, image, limits, outputs, plan, progress, step_process
 from rootless.engine.build.builder import Builder
@@ -22,11 +23,13 @@ from rootless.engine.build.site import Site
 from rootless.engine.build.steps import Base, Result, State
 from rootless.engine.state import events
 from rootless.errors import RlessError, escape
+from rootless.frozen import replace
 from rootless.image.model.platforms import host_platform, parse_platform
 from rootless.image.model.reference import parse_name
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store
+from rootless.image.transfer.record import read_metas, record
 from rootless.linux import prctl
 from rootless.linux.idmap import Call
 from rootless.linux.signals import signal
@@ -34,6 +37,7 @@ from rootless.linux.signals import signal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rootless.dockerfile import Dockerfile
     from rootless.engine.build.progress import Progress
     from rootless.engine.build.request import BuildRequest
     from rootless.engine.build.steps import Stage
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from rootless.image.registry.progress import Progress as ImageProgress
     from rootless.linux.idmap import IdMap
 
+_EPOCH = "SOURCE_DATE_EPOCH"
 _IMAGE = "docker-image://"
 _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
 
@@ -121,13 +126,15 @@ def build(
         shown = shown or progress.make(request)
         shown.show_source(request.file or "Dockerfile", text.decode("utf-8", "replace"))
         opened.callback(shown.finish)
+        dockerfile = parse_dockerfile(text)
+        request = with_epoch(request, dockerfile, contexts.get(""))
         store = Store(paths.storage_root())
         records.make_frame(store.root)
         clear_leftovers(store.root)
         idmap = _choose_map(request)
         with store_lock(store.root), Staging(store.root) as staging:
             paths.private_dir(f"{store.root}/layers/{idmap.key}")
-            bases, dockerfile = Bases(store, request, idmap, pulled), parse_dockerfile(text)
+            bases = Bases(store, request, idmap, pulled)
             made = plan.join([
                 plan.make(dockerfile, _plan_options(request, contexts, platform), bases)
                 for platform in request.platforms or ("",)
@@ -172,6 +179,31 @@ def build(
     return identifier
 
 
+def with_epoch(
+    request: BuildRequest, dockerfile: Dockerfile, main: context.Context | None
+) -> BuildRequest:
+    """Return the request with SOURCE_DATE_EPOCH in seconds, also of an ARG before the first FROM.
+
+    Raises:
+        RlessError: it is no time, or that of a context that has none.
+    """
+    given = global_scope(dockerfile.args, request.build_args, {}).get(_EPOCH, "")
+    given = request.build_args.get(_EPOCH, given)
+    if given == "context":
+        if main is None or main.time is None:
+            raise RlessError(
+                f"{_EPOCH}=context: this context is no git repository, so it has no time",
+                "give seconds since 1970",
+                1,
+            )
+        given = str(main.time)
+    if given == request.build_args.get(_EPOCH, ""):
+        return request
+    request = replace(request, build_args={**request.build_args, _EPOCH: given})
+    request.epoch()
+    return request
+
+
 def _record(
     site: Site,
     store: Store,
@@ -186,11 +218,11 @@ def _record(
     if request.squash:
         squashed = results[len(site.plan.stages) + place]
         results = image.squashed(site.plan, target, results, squashed)
-    metas = image.read_metas(store.root, key, results[target.index].state.chain)
+    metas = read_metas(store.root, key, results[target.index].state.chain)
     document = image.document(site.plan, target, results, metas, request.epoch())
     carried.add_inline(document, results, target)
     platform = None if place == request.main else request.platforms[place]
-    return image.record(store, key, document, metas, names, scratch, platform)
+    return record(store, key, document, metas, names, scratch, platform)
 
 
 def read_dockerfile(request: BuildRequest) -> tuple[bytes, plan.Options]:

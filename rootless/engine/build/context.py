@@ -30,6 +30,7 @@ class Context:
         fd: the directory. ignore: what its ignore file leaves out, None without one.
         is_fetched: it is no directory of the caller's, and gone after the build.
         dockerfile: the text of one that came without a context, else None.
+        time: of its commit, in seconds since 1970; None: it is no git repository.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Context:
         self.ignore = ignore
         self.is_fetched = is_fetched
         self.dockerfile: bytes | None = None
+        self.time: int | None = None
 
     def close(self) -> None:
         os.close(self.fd)

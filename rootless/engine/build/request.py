@@ -115,18 +115,20 @@ class BuildRequest(Frozen, kw_only=True):
     def epoch(self) -> int | None:
         """Return SOURCE_DATE_EPOCH in seconds since 1970; None: it is not set.
 
+        "context" is not known yet: `build.with_epoch` sets it to the time of the git commit.
+
         Raises:
             RlessError: it is no number.
 
         Source: reproducible-builds.org/specs/source-date-epoch.
         """
         text = self.build_args.get("SOURCE_DATE_EPOCH")
-        if not text:
+        if not text or text == "context":
             return None
         if not (text.isascii() and text.isdecimal()) or int(text[:20]) >= _LATEST:
             raise RlessError(
                 f"SOURCE_DATE_EPOCH={escape(text)[:100]} is no time",
-                "give seconds since 1970",
+                "give seconds since 1970, or `context` for those of a git context",
                 1,
             )
         return int(text)

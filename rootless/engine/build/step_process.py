@@ -22,7 +22,7 @@ from rootless.errors import RlessError
 from rootless.image.layer import create, owners
 from rootless.image.layer.archiver import Archiver
 from rootless.image.layer.changes import changes
-from rootless.image.layer.layers import is_complete
+from rootless.image.layer.layers import is_complete, whiteouts_of
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import chain_id
 from rootless.image.store import records
@@ -273,7 +273,7 @@ class _StepProcess:
         key = self.site.idmap.key
         lowers = self.lowers(chain)
         metas = [records.read_meta(self.site.root, key, link) for link in chain]
-        form = "aufs" if any(meta and meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
+        form = whiteouts_of(filter(None, metas))
         return rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
 
     def open_origin(self, origin: Origin, name: str) -> int:

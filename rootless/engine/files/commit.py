@@ -21,19 +21,17 @@ from rootless.engine.state.container import find
 from rootless.engine.state.events import of_container
 from rootless.errors import RlessError
 from rootless.image.config.dockerfile_changes import apply
-from rootless.image.config.manifest import parse_config
 from rootless.image.layer import create
 from rootless.image.layer.archiver import Archiver
 from rootless.image.layer.changes import changes
-from rootless.image.layer.layers import merge_users
 from rootless.image.layer.tar_writer import TarWriter
-from rootless.image.model.digest import sha256
 from rootless.image.model.reference import parse_name
 from rootless.image.registry.progress import Progress
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, store_lock
-from rootless.image.store.store import Store, record_name
+from rootless.image.store.store import Store
 from rootless.image.transfer import additional_stores
+from rootless.image.transfer.record import read_metas, record
 from rootless.image.transfer.remove import collect
 
 if TYPE_CHECKING:
@@ -225,35 +223,8 @@ def _record(
     }
     if history["author"]:
         document["author"] = history["author"]
-    text = json.dumps(document, separators=(",", ":")).encode("ascii")
-    chain = [*image.chain, made["chain"]]
-    parsed = parse_config(text, "the new image's config", len(chain))
-    identifier = sha256(text)
-    metas = [records.read_meta(root, key, link) for link in chain]
-    record = {
-        "name": record_name(name) if name is not None else identifier,
-        "id": identifier,
-        "digest": "",
-        "digests": [],
-        "config": parsed["config"],
-        "platform": image.platform,
-        "chain": chain,
-        "users": merge_users([meta for meta in metas if meta is not None]),
-        "keys": {key: _whiteouts(image.keys[key], made["whiteouts"])},
-        "size": image.size + made["size"],
-        "created": now,
-        "source": None,
-    }
-    records.put_blob(root, identifier, text, scratch)
-    records.sync(root)
-    if name is not None:
-        records.save(root, record, name, None, scratch)
-    else:
-        records.save_nameless(root, record, scratch)
+    metas = read_metas(root, key, [*image.chain, made["chain"]])
+    identifier = record(store, key, document, metas, [name] if name else [], scratch)
     shown = name.familiar if name is not None else ""
     of_container("commit", container, imageID=identifier, imageRef=shown)
     return identifier
-
-
-def _whiteouts(*forms: str) -> str:
-    return "aufs" if "aufs" in forms else "overlay"

@@ -26,7 +26,7 @@ from rootless.image.store.staging import raise_descriptor_limit
 from rootless.linux import prctl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rootless.image.layer.parallel_unpack import Arrival
     from rootless.linux.idmap import IdMap
@@ -170,6 +170,14 @@ def merge_users(metas: Sequence[dict[str, Any]]) -> dict[str, str]:
                 users[name] = meta["users"][name] or ""
                 break
     return users
+
+
+def whiteouts_of(metas: Iterable[dict[str, Any]]) -> str:
+    """Return the form of whiteouts that a driver must understand for some layers.
+
+    "aufs" drivers understand both.
+    """
+    return "aufs" if any(meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
 
 
 def scan_users(

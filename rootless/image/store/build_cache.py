@@ -2,6 +2,8 @@
 
     build/cache/<first two digits>/<key>   one small JSON document each, made by rename
     build/locks/<key>                      held while the step is done
+    build/content/<device>-<inode>         digests of the files of a context
+    build/content/url-<digest>             what the server of a URL said, for ADD
     build/mounts/<name>                    a directory of `RUN --mount=type=cache`
     build/mounts/locks/<name>              held while a step has it; its time: the last use
 
@@ -188,6 +190,7 @@ def forget(root: str, key: str) -> None:
 
 def clear_leftovers(root: str) -> None:
     """Delete what is no entry: of another version, damaged, or left by a killed command."""
+    _clear_locks(root)
     for path in _files(root):
         name = os.path.basename(path)
         pid = name.removesuffix(".tmp").rpartition(".")[2]
@@ -196,6 +199,38 @@ def clear_leftovers(root: str) -> None:
         if not is_hex(name, 64) or _read(path) is None:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def _clear_locks(root: str) -> None:
+    """Delete the locks that a killed build has left."""
+    for path in _leaves(f"{root}/build/locks"):
+        with contextlib.suppress(OSError):
+            fd = open_lock(path)
+            try:
+                # Who waits for it meanwhile looks whether it is still there (`locks.is_at`).
+                if lock(fd, wait=False) is True:
+                    os.unlink(path)
+            finally:
+                os.close(fd)
+
+
+def forget_content(root: str, before: float | None) -> None:
+    """Forget the digests of the files of contexts, and what servers said of URLs.
+
+    Args:
+        before: only what was written last before that moment, in seconds since 1970; None: all.
+    """
+    for path in _leaves(f"{root}/build/content"):
+        with contextlib.suppress(OSError):
+            if before is None or os.stat(path).st_mtime < before:
+                os.unlink(path)
+
+
+def _leaves(directory: str) -> list[str]:
+    try:
+        return [f"{directory}/{name}" for name in sorted(os.listdir(directory))]
+    except FileNotFoundError:
+        return []
 
 
 def needed(root: str) -> set[str]:

@@ -19,7 +19,7 @@ from rootless.image.layer.layers import LayerBlob
 from rootless.image.model import limits
 from rootless.image.model.digest import chain_ids, sha256
 from rootless.image.model.platforms import parse_platform
-from rootless.image.model.reference import parse
+from rootless.image.model.reference import parse_name
 from rootless.image.model.source import Found
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rootless.image.model.platforms import PlatformRequest
-    from rootless.image.model.reference import Reference
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image, Store
     from rootless.image.transfer.install import MapFor
@@ -104,7 +103,7 @@ def import_tar(
 
     Where it runs: on the host; the caller must have no second thread.
     """
-    reference = _reference(name) if name else None
+    reference = parse_name(name) if name else None
     wanted = parse_platform(platform)
     container = apply({}, instructions)
     records.make_frame(store.root)
@@ -136,13 +135,6 @@ def import_tar(
             )
         finally:
             os.close(fd)
-
-
-def _reference(name: str) -> Reference:
-    reference = parse(name)
-    if reference.transport != "docker" or reference.digest:
-        raise RlessError(f"{escape(name)} is no name that an image can be given", exit_code=1)
-    return reference
 
 
 def _open(path: str, scratch: str, progress: Progress) -> int:

@@ -93,7 +93,7 @@ def convert_layers(
 def _note_key(store: Store, image: Image, key: str, scratch: str) -> None:
     metas = [records.read_meta(store.root, key, chain) for chain in image.chain]
     records.sync(store.root)
-    records.add_key(image, key, _whiteouts([meta for meta in metas if meta]), scratch)
+    records.add_key(image, key, layer_store.whiteouts_of(filter(None, metas)), scratch)
 
 
 def _pull_again(image: Image, idmap: IdMap, store: Store, quiet: bool) -> None:
@@ -195,7 +195,7 @@ def _record_image(
 ) -> Image:
     root = store.root
     record = _record(found, metas, found.id)
-    record["keys"] = _known_keys(store, found.id) | {key: _whiteouts(metas)}
+    record["keys"] = _known_keys(store, found.id) | {key: layer_store.whiteouts_of(metas)}
     if found.manifest:
         records.put_blob(root, found.digest, found.manifest, scratch)
         if found.signatures is not None:
@@ -453,11 +453,6 @@ def _record(found: Found, metas: Sequence[dict[str, Any]], name: str) -> dict[st
         "created": config.get("created") or "",
         "source": None,
     }
-
-
-def _whiteouts(metas: Sequence[dict[str, Any]]) -> str:
-    """Return the form that a driver must understand; "aufs" drivers understand both."""
-    return "aufs" if any(meta["whiteouts"] == "aufs" for meta in metas) else "overlay"
 
 
 def _known_keys(store: Store, image_id: str) -> dict[str, str]:

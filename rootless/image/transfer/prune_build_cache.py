@@ -8,6 +8,7 @@ layer goes while another entry needs it.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from rootless.image.store import build_cache
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _SHARE = 10  # the cache may take one part of so many of the file system,
 _CEILING = 20 * 10**9  # and no more than this
+_CONTENT_SECONDS = 90 * 86400  # after which digests of contexts are forgotten in any case
 _TOGETHER = 60  # seconds: steps of one build are used one after the other
 
 
@@ -78,6 +80,8 @@ def prune(
             step has stay. Their names are among the keys.
     """
     build_cache.clear_leftovers(store.root)
+    old = None if every and not keep else time.time() - _CONTENT_SECONDS
+    build_cache.forget_content(store.root, old if before is None else before)
     mounts = mounts or {}
     times = {name: used for name, used in build_cache.mounts(store.root).items() if name in mounts}
     found = measure(store)

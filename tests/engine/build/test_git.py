@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import socketserver
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +176,49 @@ def test_repository_is_a_context(server: GitServer, build: Build, out: Path) -> 
     assert git("rev-parse", "HEAD", cwd=out) == repository.head()
     build("", "-f", "d/Dockerfile", f"--build-context=more={url}#:d", context=url).expect()
     assert "no branch or tag none" in build("", context=f"{url}#none").err
+
+
+def test_time_of_the_commit_is_that_of_the_build(
+    server: GitServer, build: Build, out: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/new").write_text("")
+    text = "ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nCOPY --from=more new /\n"
+    server.make("r", {"Dockerfile": text})
+    build("", f"--build-context=more={tmp_path}/more", context=server.url("/r.git")).expect()
+    assert (out / "new").stat().st_mtime == _SECONDS
+    done = build("WORKDIR /new", "--build-arg=SOURCE_DATE_EPOCH=context")
+    assert done.code == 1 and "no git repository" in done.one_line_error()
+
+
+class _Daemon(socketserver.ThreadingTCPServer):
+    """git-daemon(1), started for each connection."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.command = ["git", "daemon", "--inetd", "--export-all", f"--base-path={directory}"]
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        subprocess.run(self.command, stdin=request, stdout=request, check=False)
+
+
+def test_repository_over_the_protocol_of_git(
+    server: GitServer, build: Build, out: Path, tmp_path: Path
+) -> None:
+    repository = server.make("r", {"d/file": "one\n"})
+    first = repository.head()
+    repository.commit({"d/file": "two\n"}, tag="v2")
+    with _Daemon(tmp_path / "git/work") as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        url = f"git://127.0.0.1:{daemon.server_address[1]}/r"
+        try:
+            build(f"ADD {url} /head/\nADD {url}#v2:d /tag\nADD {url}#{first} /commit\n").expect()
+            done = build(f"ADD {url}x /x\n")
+        finally:
+            daemon.shutdown()
+    assert (out / "head/d/file").read_text() == (out / "tag/file").read_text() == "two\n"
+    assert (out / "commit/d/file").read_text() == "one\n"
+    assert done.code == 1 and "git ls-remote" in done.err.splitlines()[-1]
 
 
 def test_dumb_server_is_enough(build: Build, tmp_path: Path, out: Path, server: GitServer) -> None:

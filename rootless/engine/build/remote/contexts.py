@@ -136,7 +136,9 @@ class Opener:
         if keeps is None:
             keeps = self._request.keeps_git_dir()
         fd = checkout.fetch(checkout.find(), keep_git_dir=keeps)
-        return self._opened.enter_context(Context(fd, is_fetched=True))
+        found = self._opened.enter_context(Context(fd, is_fetched=True))
+        found.time = int(os.fstat(fd).st_mtime)  # all files have the time of the commit
+        return found
 
     def _agent(self, place: places.Repository) -> str:
         """Return the socket of --ssh default, else of the caller's agent, as for ssh itself."""
