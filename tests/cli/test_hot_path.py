@@ -29,8 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 START = """import sys
 del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
-from rootless.launch import start
-start("{module}")"""
+from rootless import launch
+launch.front = "{front}"
+launch.start("{module}")"""
 # Names every import in all processes of a command: an audit hook is inherited by fork.
 WATCH = """import os, sys
 log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
@@ -59,7 +60,7 @@ MODULES_OF_EXEC = 97
 MODULES_OF_VERSION = 44
 MODULES_OF_STATE = 55
 MORE_MODULES_OF_FRONT = 16
-PATHS_OF_RUN = 440
+PATHS_OF_RUN = 442
 RUN = ("run", "--rm", "--network", "none", "--userns", "single")
 
 
@@ -78,10 +79,11 @@ class Installation:
 
     def argv(self, *words: str, before: str = "") -> list[str]:
         """Return the command line of a start as the launcher makes it."""
-        module = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}[
-            words[0]
-        ]
-        code = before + START.format(module=module)
+        module = {"rless": "rootless.cli.main", "rless-oci": "rootless.runtime.commands.main"}.get(
+            words[0], "rootless.cli.fronts.main"
+        )
+        front = words[0] if module == "rootless.cli.fronts.main" else ""
+        code = before + START.format(module=module, front=front)
         return [sys.executable, "-I", "-S", "-c", code, str(self.lib), *words]
 
     def python(self, code: str, **more: str) -> str:
@@ -153,6 +155,22 @@ def test_run_loads_few_modules(installed: Installation, cached: Product, tmp_pat
 
 
 @pytest.mark.needs("user namespaces")
+def test_front_adds_a_table_to_run(
+    installed: Installation, cached: Product, tmp_path: Path
+) -> None:
+    words = (*RUN, cached.image, "true")
+    plain = loaded(installed, tmp_path / "plain", "rless", *words, env=cached.env)
+    front = loaded(installed, tmp_path / "front", "docker", *words, env=cached.env)
+    assert not {name for name in plain if ".fronts" in name}
+    prefix = "rootless.cli.fronts"
+    names = ("main", "voice", "docker", "docker.main")
+    added = {prefix, *(f"{prefix}.{name}" for name in names), "rootless.cli.flags.limits"}
+    assert front - plain == added
+    code = f"print(['{prefix}.' + name in hot.index for name in {names}])"
+    assert installed.python(code) == f"{[True] * 4}\n"
+
+
+@pytest.mark.needs("user namespaces")
 def test_exec_loads_few_modules(installed: Installation, cached: Product, tmp_path: Path) -> None:
     flags = ("-d", "--network", "none", "--userns", "single", "--name", "box")
     cached("run", *flags, cached.image, "sleep", "600").expect()
@@ -175,18 +193,8 @@ def test_front_costs_a_table(installed: Installation, rless: Product, tmp_path: 
     words = ("rless", "run", "--hpc", "--rootfs", f"{tree}:O", "true")
     env = {**rless.env, "LD_LIBRARY_PATH": ""}
     run = loaded(installed, tmp_path / "run", *words, env=env)
-    before = WATCH.format(log=str(tmp_path / "front"))
-    argv = installed.argv("rless", "exec", str(tree), "true", before=before)
-    argv[4] = (
-        argv[4]
-        .replace("rootless.cli.main", "rootless.cli.fronts.main")
-        .replace(
-            "from rootless.launch",
-            "from rootless import launch; launch.front = 'apptainer'\nfrom rootless.launch",
-        )
-    )
-    subprocess.run(argv, env=env, check=True, capture_output=True)
-    more = set((tmp_path / "front").read_text().split()) - run
+    front = ("apptainer", "exec", str(tree), "true")
+    more = loaded(installed, tmp_path / "front", *front, env=env) - run
     assert "rootless.cli.fronts.apptainer.actions" in more
     assert forbidden(more) == []
     assert len(more) <= MORE_MODULES_OF_FRONT, sorted(more)

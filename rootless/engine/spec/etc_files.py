@@ -89,8 +89,13 @@ def write(
 
 
 def shown(directory: str, file: str) -> str:
-    """Return where the copy of a file is that the container `directory` is of gets to see."""
-    return f"{directory}/{_SHOWN}/{file.rpartition('/')[2]}"
+    """Return where the copy of a file is that the container `directory` is of gets to see.
+
+    Below containers/ID of the tmpfs: programs find out by /proc/self/mountinfo in which container
+    they are, and look for "/containers/ID/hostname", as Docker has it.
+    """
+    identifier = directory.rpartition("/")[2]
+    return f"{directory}/{_SHOWN}/containers/{identifier}/{file.rpartition('/')[2]}"
 
 
 def show(directory: str, files: Iterable[str]) -> Mounted:
@@ -107,6 +112,9 @@ def show(directory: str, files: Iterable[str]) -> Mounted:
     source = f"rless-{directory.rpartition('/')[2]}"
     mounts.mount(source, place, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, _TMPFS)
     try:
+        copies = shown(directory, "")
+        for made in (os.path.dirname(copies[:-1]), copies):
+            os.mkdir(made, 0o700)
         for file in files:
             fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -190,7 +190,6 @@ def forget(root: str, key: str) -> None:
 
 def clear_leftovers(root: str) -> None:
     """Delete what is no entry: of another version, damaged, or left by a killed command."""
-    _clear_locks(root)
     for path in _files(root):
         name = os.path.basename(path)
         pid = name.removesuffix(".tmp").rpartition(".")[2]
@@ -201,36 +200,19 @@ def clear_leftovers(root: str) -> None:
                 os.unlink(path)
 
 
-def _clear_locks(root: str) -> None:
-    """Delete the locks that a killed build has left."""
-    for path in _leaves(f"{root}/build/locks"):
-        with contextlib.suppress(OSError):
-            fd = open_lock(path)
-            try:
-                # Who waits for it meanwhile looks whether it is still there (`locks.is_at`).
-                if lock(fd, wait=False) is True:
-                    os.unlink(path)
-            finally:
-                os.close(fd)
-
-
 def forget_content(root: str, before: float | None) -> None:
     """Forget the digests of the files of contexts, and what servers said of URLs.
 
     Args:
         before: only what was written last before that moment, in seconds since 1970; None: all.
     """
-    for path in _leaves(f"{root}/build/content"):
-        with contextlib.suppress(OSError):
-            if before is None or os.stat(path).st_mtime < before:
-                os.unlink(path)
-
-
-def _leaves(directory: str) -> list[str]:
-    try:
-        return [f"{directory}/{name}" for name in sorted(os.listdir(directory))]
-    except FileNotFoundError:
-        return []
+    directory = f"{root}/build/content"
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            with contextlib.suppress(OSError):
+                if before is None or os.stat(path).st_mtime < before:
+                    os.unlink(path)
 
 
 def needed(root: str) -> set[str]:

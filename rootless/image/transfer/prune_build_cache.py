@@ -80,8 +80,12 @@ def prune(
             step has stay. Their names are among the keys.
     """
     build_cache.clear_leftovers(store.root)
-    old = None if every and not keep else time.time() - _CONTENT_SECONDS
-    build_cache.forget_content(store.root, old if before is None else before)
+    if before is not None:
+        build_cache.forget_content(store.root, before)
+    elif every and not keep:
+        build_cache.forget_content(store.root, None)
+    else:
+        build_cache.forget_content(store.root, time.time() - _CONTENT_SECONDS)
     mounts = mounts or {}
     times = {name: used for name, used in build_cache.mounts(store.root).items() if name in mounts}
     found = measure(store)

@@ -127,6 +127,8 @@ def test_jenkins(docker: Front, tmp_path: Path) -> None:
     assert re.match(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"', created)
     assert re.fullmatch("sha256:[0-9a-f]{64}", image_id)
     assert mount == f"{place}={place}"
+    inside = docker("exec", found, "grep", f" /containers/{found}/hostname ", "/proc/1/mountinfo")
+    assert inside.expect().out.split()[4] == "/etc/hostname"
     assert docker("port", found, "8000").code == 1
     stats = docker("stats", "--no-trunc", "--no-stream", "--format", "{{.MemPerc}}", found)
     assert re.fullmatch(r"[\d.]+%\n", stats.expect().out)
@@ -211,6 +213,32 @@ def test_galaxy_and_miniwdl(rless: Product, tmp_path: Path) -> None:
     ).expect()
     assert miniwdl.out == "in\n"
     assert (tmp_path / "stdout.txt").stat().st_uid == os.getuid()
+
+
+def test_poor_host_is_enough(docker: Front, tmp_path: Path) -> None:
+    """Without a home, subordinate ids and a control group, and eight tasks at once."""
+    poor = {
+        **NO_GROUP,
+        "HOME": "/nonexistent",
+        "RLESS_CONTAINERS_USERNS": "single",
+        "XDG_RUNTIME_DIR": None,
+    }
+    done = docker.sh(
+        "for i in 1 2 3 4 5 6 7 8; do docker run --rm -i --net=none --read-only=true --user=$3"
+        ' -v "$2":/w -w /w --cidfile="$2/id$i" --memory=100m --cpus=1 --env=HOME=/w "$1"'
+        ' sh -c "id -u > $i; exit $i" 2> "$2/err$i" & pids="$pids $!"; done;'
+        "for pid in $pids; do wait $pid; echo $?; done",
+        docker.product.image,
+        str(tmp_path),
+        ME,
+        env=poor,
+    ).expect()
+    assert done.lines() == list("12345678")
+    warnings = [(tmp_path / f"err{number}").read_text() for number in range(1, 9)]
+    assert {text.count("\n") for text in warnings} == {1}, warnings
+    for number in range(1, 9):
+        assert (tmp_path / str(number)).read_text() == f"{os.getuid()}\n"
+        assert (tmp_path / str(number)).stat().st_uid == os.getuid()
 
 
 def test_mlflow_and_reframe(docker: Front, tmp_path: Path) -> None:

@@ -156,6 +156,21 @@ def test_what_images_have_goes_only_with_all(workshop: Workshop) -> None:
     assert len(layers_of(workshop)) == 3
 
 
+def test_what_is_known_of_contexts_goes_when_it_is_old(workshop: Workshop) -> None:
+    directory = Path(workshop.root, "build/content")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, days in (("new", 0), ("url-month", 30), ("year", 365)):
+        (directory / name).write_text("")
+        used = time.time() - days * 86400
+        os.utime(directory / name, (used, used))
+    prune_build_cache.prune(workshop.store, keep=10**9)
+    assert sorted(os.listdir(directory)) == ["new", "url-month"]
+    prune_build_cache.prune(workshop.store, before=time.time() - 86400)
+    assert os.listdir(directory) == ["new"]
+    prune_build_cache.prune(workshop.store, every=True)
+    assert os.listdir(directory) == []
+
+
 def test_what_was_used_lately_stays(workshop: Workshop) -> None:
     image, cache = steps(workshop)
     remove(workshop.store, image.id, force=True, used=[])
