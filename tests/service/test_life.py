@@ -6,6 +6,7 @@ import json
 import select
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -243,6 +244,23 @@ def test_logs_are_frames_with_times(service: Service, image: str) -> None:
     data = service.ask("GET", "/containers/logged/logs?stdout=1&follow=1")[1]  # it has ended
     assert split(data)[1] == b"one\nthree\n"
     assert service.ask("DELETE", "/containers/logged")[0] == 204
+
+
+def test_events_are_not_polled_for(service: Service, rless: Product) -> None:
+    """Without a change the file is looked at once a second only."""
+    event = {"type": "volume", "action": "create", "attributes": {}}
+    with connect(service.path) as client:
+        client.sendall(b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n")
+        read_head(client)
+        begun = time.monotonic()
+        for number in range(20):
+            line = json.dumps({**event, "time": time.time_ns(), "id": f"v{number}"})
+            with (rless.storage / "events").open("a") as file:
+                file.write(f"{line}\n")
+            said = b""
+            while f'"v{number}"'.encode() not in said:
+                said += client.recv(65536)
+        assert time.monotonic() - begun < 10
 
 
 def test_events_come_as_they_happen(service: Service, image: str) -> None:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     Batch = list[Frame] | None
 
 _CHUNK = 1 << 20
-POLL = 0.05  # seconds; inotify(7) tells nothing on a network file system
+_SOON = 0.05  # seconds: the container ends a moment after it has written that it does
+_LOOK = 1.0  # seconds after which the log is looked at in any case
 _ATTEMPTS = 100
 _ATTEMPT_PAUSE = 0.001  # seconds: more than a rename takes
 _STREAMS = {b"stdout": 1, b"stderr": 2}
@@ -77,15 +78,38 @@ def show(reference: str, options: LogOptions, out_fd: int, err_fd: int) -> None:
         BrokenPipeError: nobody reads it any more.
         RlessError: no such container, no log that can be read, or it cannot be written.
     """
-    for batch in read(reference, options):
-        if batch:
-            write(batch, out_fd, err_fd)
-        elif batch is None and options.follow:
-            time.sleep(POLL)
+    if not options.follow:
+        for batch in read(reference, options):
+            write(batch or [], out_fd, err_fd)
+        return
+    from rootless.linux.inotify import watching
+
+    changes, quiet = watching(find(reference).directory), 0
+    try:
+        for batch in read(reference, options):
+            if batch is not None:
+                write(batch, out_fd, err_fd)
+                quiet = 0
+            elif changes is None:
+                time.sleep(_SOON)
+            else:
+                quiet = 0 if changes.wait(pause(quiet)) else quiet + 1
+    finally:
+        if changes is not None:
+            changes.close()
+
+
+def pause(quiet: int) -> float:
+    """Return the seconds to wait for a change before a log is looked at in any case.
+
+    Args:
+        quiet: how often nothing had changed.
+    """
+    return min(_LOOK, _SOON * (1 + quiet))
 
 
 def read(reference: str, options: LogOptions) -> Iterator[Batch]:
-    """Yield a container's log; None: that was all at this moment, so look again after `POLL`.
+    """Yield a container's log; None: that was all at this moment, so look again later.
 
     Raises:
         RlessError: no such container, or no log that can be read.

@@ -112,7 +112,8 @@ def _rotate(file: str, fd: int) -> bool:
 
 # -- reading -----------------------------------------------------------------------------------
 
-_POLL = 0.1  # seconds
+_LOOK = 1.0  # seconds after which the file is looked at in any case
+_BLIND = 0.1  # the same where inotify(7) is not to be had
 
 
 def read(since: int | None, until: int | None) -> Iterator[dict[str, Any]]:
@@ -122,11 +123,22 @@ def read(since: int | None, until: int | None) -> Iterator[dict[str, Any]]:
         since: nanoseconds since 1970; None: what is past is left out, unless `until` is given.
         until: go on until then, which may be in the past; None: for ever.
     """
-    for event in follow(since, until):
-        if event is None:
-            time.sleep(_POLL)
-        else:
-            yield event
+    from rootless.linux.inotify import watching
+
+    changes = watching(os.path.dirname(path()))
+    try:
+        for event in follow(since, until):
+            if event is not None:
+                yield event
+                continue
+            left = _LOOK if until is None else (until - time.time_ns()) / 10**9 + 0.001
+            if changes is None:
+                time.sleep(max(0.0, min(_BLIND, left)))
+            else:
+                changes.wait(max(0.0, min(_LOOK, left)))
+    finally:
+        if changes is not None:
+            changes.close()
 
 
 def follow(since: int | None, until: int | None) -> Iterator[dict[str, Any] | None]:

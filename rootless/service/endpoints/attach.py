@@ -10,7 +10,7 @@ from rootless.engine.query import logs as engine
 from rootless.engine.state import events
 from rootless.engine.state.container import find
 from rootless.errors import CONFLICT, RlessError
-from rootless.service import inputs, sessions
+from rootless.service import changes, inputs, sessions
 from rootless.service.connection import MULTIPLEXED, RAW
 from rootless.service.endpoints.containers import reference
 from rootless.service.http import HttpError, Request
@@ -114,14 +114,20 @@ async def _log(
         framed: as pieces of an answer of HTTP.
     """
     send = connection.piece if framed else connection.write
-    for batch in engine.read(container.id, options):
-        data = b""
-        for _, stream, text in batch or ():
-            if stream in wanted:
-                data += bytes(text) if tty else frame(stream, bytes(text))
-                if len(data) > 1 << 16:
-                    await send(data)
-                    data = b""
-        if data:
-            await send(data)
-        await asyncio.sleep(engine.POLL if batch is None and options.follow else 0)
+    with changes.of(container.directory) as change:
+        quiet = 0
+        for batch in engine.read(container.id, options):
+            data = b""
+            for _, stream, text in batch or ():
+                if stream in wanted:
+                    data += bytes(text) if tty else frame(stream, bytes(text))
+                    if len(data) > 1 << 16:
+                        await send(data)
+                        data = b""
+            if data:
+                await send(data)
+            if batch is None and options.follow:
+                quiet = 0 if await change.wait(engine.pause(quiet)) else quiet + 1
+                change.clear()
+            else:
+                await asyncio.sleep(0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+import time
 from typing import Any
 
 from rootless.engine.query.filters import chooses_event
 from rootless.engine.state import events as engine
-from rootless.service import inputs
+from rootless.service import changes, inputs
 from rootless.service.http import HttpError, Request
 
 _FILTERS = (
@@ -17,7 +18,7 @@ _FILTERS = (
 )  # fmt: skip
 _NOT_OURS = ("config", "daemon", "node", "plugin", "secret", "service")
 _TYPES = ("container", "image", "network", "volume")
-_LOOK = 0.01  # seconds between two looks at the file of events
+_LOOK = 1.0  # seconds after which the file of events is looked at in any case
 _SECOND = 10**9
 
 
@@ -34,21 +35,27 @@ async def events(request: Request) -> None:
         given["type"] = [kind for kind in given["type"] if kind in _TYPES]
         never = never or not given["type"]
     chosen = chooses_event({key: texts for key, texts in given.items() if key not in _NOT_OURS})
-    follower = engine.follow(since, until)
-    first = next(follower, None)  # from here on nothing is missed
     connection = request.connection
-    await connection.begin("application/json")
-    event = first
-    while True:
-        if event is None:
-            await asyncio.sleep(_LOOK)
-        elif chosen(event) and not never:
-            await connection.piece(json.dumps(shape(event)).encode() + b"\n")
-        try:
-            event = next(follower)
-        except StopIteration:
-            break
+    with changes.of(os.path.dirname(engine.path())) as change:
+        follower = engine.follow(since, until)
+        event = next(follower, None)  # from here on nothing is missed
+        await connection.begin("application/json")
+        while True:
+            if event is None:
+                await change.wait(_LOOK if until is None else _left(until))
+                change.clear()
+            elif chosen(event) and not never:
+                await connection.piece(json.dumps(shape(event)).encode() + b"\n")
+            try:
+                event = next(follower)
+            except StopIteration:
+                break
     await connection.finish()
+
+
+def _left(until: int) -> float:
+    """Return the seconds until it is over, or looked at again."""
+    return max(0.0, min(_LOOK, (until - time.time_ns()) / _SECOND + 0.001))
 
 
 def shape(event: dict[str, Any]) -> dict[str, Any]:
