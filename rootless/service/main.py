@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from rootless.service.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_THRESHOLD = 1000  # objects, about Python's own
 
 
 def serve(path: str, idle: float, given: socket.socket | None = None) -> int:
@@ -34,6 +37,8 @@ def serve(path: str, idle: float, given: socket.socket | None = None) -> int:
         os.close(null)
         lifecycle.socket_path = path
         server = Server(found, idle)
+        # rless looks for garbage seldom, because a start is short (`launch.start`); not so here.
+        gc.set_threshold(_THRESHOLD)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.run(_tell_ready))
     return 0
