@@ -28,8 +28,12 @@ class Tree:
         self._what = escape(path)
         try:
             self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise RlessError(f"the root file system {self._what} does not exist") from error
         except OSError as error:
-            raise RlessError(f"cannot open the image {self._what}: {error.strerror}") from error
+            raise RlessError(
+                f"cannot open the root file system {self._what}: {error.strerror}"
+            ) from error
 
     def __enter__(self) -> Tree:
         return self

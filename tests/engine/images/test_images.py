@@ -104,7 +104,7 @@ def test_invalid_rootfs_is_refused(rless: Product, tmp_path: Path) -> None:
     assert "does not exist" in error.one_line_error()
     (tmp_path / "file").touch()
     error = rless.run(["--rootfs", str(tmp_path / "file")], "true", image="").expect(125)
-    assert "not a directory" in error.one_line_error()
+    assert "file: Not a directory" in error.one_line_error()
 
 
 @pytest.fixture(scope="module")
