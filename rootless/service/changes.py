@@ -70,7 +70,7 @@ def of(directory: str) -> Iterator[Change]:
 
 
 def _watch(directory: str) -> int | None:
-    global _inotify  # noqa: PLW0603
+    global _inotify
     try:
         if _inotify is None:
             _inotify = Inotify()

@@ -47,6 +47,6 @@ def test_what_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
     assert watching(str(tmp_path / "none")) is None
     (tmp_path / "file").write_text("")
     before = len(os.listdir("/proc/self/fd"))
-    with Inotify() as changes, pytest.raises(RlessError, match="inotify_add_watch.*: Not a dir"):
+    with Inotify() as changes, pytest.raises(RlessError, match="Not a directory"):
         changes.watch(str(tmp_path / "file"))
     assert len(os.listdir("/proc/self/fd")) == before
