@@ -18,6 +18,7 @@ import stat
 import time
 
 from rootless.errors import RlessError
+from rootless.linux import unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -399,8 +400,7 @@ class Connection:
         try:
             self._socket.settimeout(self.patience)
             self._socket.connect(path)
-            peer = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-            pid, owner = (int.from_bytes(peer[at : at + 4], "little") for at in (0, 4))
+            pid, owner = unix.peer(self._socket)
             if owner != os.getuid():
                 raise DBusError(f"{path} is served by user {owner}")
             if not pid:

@@ -24,6 +24,20 @@ def pair(kind: int) -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
+def peer(channel: _socket.socket) -> tuple[int, int]:
+    """Return (pid, uid) at the other end of a unix socket (SO_PEERCRED, unix(7)).
+
+    For a client that is who has begun to listen; pid 0: it is in another pid namespace.
+
+    Raises:
+        OSError: it is no socket that is connected.
+    """
+    found = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * _INT)
+    return int.from_bytes(found[:_INT], byteorder), int.from_bytes(
+        found[_INT : 2 * _INT], byteorder
+    )
+
+
 def send(fd: int, message: bytes, fds: Sequence[int]) -> int:
     """Send a message with descriptors (SCM_RIGHTS), which stay ours; return how much was sent.
 

@@ -22,7 +22,7 @@ import struct
 
 from rootless import paths
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import idmap, ns, process
+from rootless.linux import idmap, ns, process, unix
 from rootless.linux.locks import Locked
 from rootless.linux.network import netlink
 
@@ -129,8 +129,7 @@ def connect() -> Hub | None:
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         channel.connect(f"/proc/self/fd/{directory_fd}/{_SOCKET}")
-        peer = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-        pid, uid, _ = struct.unpack("=iII", peer)
+        pid, uid = unix.peer(channel)
         if uid != os.getuid() or channel.recv(1) != b"H":
             return None
         return Hub(channel.detach(), pid)

@@ -15,14 +15,13 @@ import shlex
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from rootless import paths
 from rootless.errors import RlessError
-from rootless.linux import locks, process
+from rootless.linux import locks, process, unix
 from rootless.service import units
 
 if TYPE_CHECKING:
@@ -114,18 +113,6 @@ def is_alive(path: str) -> bool:
             if error.errno != errno.EPROTOTYPE:
                 raise RlessError(f"cannot connect to {path}: {error.strerror}") from error
     return True
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """Return (pid, uid) at the other end of a unix socket (SO_PEERCRED, unix(7)).
-
-    For a client that is who has begun to listen.
-    """
-    form = "3i"
-    size = struct.calcsize(form)
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, _ = struct.unpack(form, credentials)
-    return int(pid), int(uid)
 
 
 # -- listening -------------------------------------------------------------------------------------
@@ -308,7 +295,7 @@ def _listener_of(path: str) -> tuple[int, int]:
             client.connect(path)
         except OSError as error:
             raise RlessError(f"cannot connect to {path}: {error.strerror or error}") from error
-        return peer(client)
+        return unix.peer(client)
 
 
 def _name(pid: int) -> str:

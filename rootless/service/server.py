@@ -15,7 +15,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from rootless.service import children, listener
+from rootless.linux import unix
+from rootless.service import children
 from rootless.service.connection import BUFFER, Connection
 from rootless.service.routes import dispatch
 
@@ -80,7 +81,7 @@ class Server:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: socket.socket = writer.get_extra_info("socket")
-        if listener.peer(peer)[1] != os.getuid():
+        if unix.peer(peer)[1] != os.getuid():
             writer.transport.abort()
             return
         connection = Connection(reader, writer, dispatch)

@@ -58,8 +58,7 @@ def connect(container: Container) -> Client | None:
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         channel.connect(address(directory_fd))
-        credentials = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-        if int.from_bytes(credentials[4:8], "little") != os.getuid():
+        if unix.peer(channel)[1] != os.getuid():
             return None
         return Client(channel.detach())
     except OSError:
