@@ -16,10 +16,10 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from rootless import paths
+from rootless.engine.monitor.execute import interpreter
 from rootless.errors import RlessError
 from rootless.linux import locks, process, unix
 from rootless.service import units
@@ -33,12 +33,6 @@ _LONGEST = 107  # bytes of a socket's path (unix(7))
 _FIRST = 3  # descriptor of a socket that is inherited
 _PROGRAM = "rless-listener"
 _PATIENCE = 10.0  # seconds
-# What the interpreter is told: sealed as by the launcher.
-_START = """import sys
-del sys.argv[0]
-sys.path.append(sys.argv.pop(0))
-from rootless.launch import start
-start("rootless.cli.main")"""
 
 
 def default_socket() -> str:
@@ -227,8 +221,7 @@ def ensure(path: str) -> None:
 
 def _hold(path: str) -> None:
     """Leave our program behind, with a socket that listens."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    python = [sys.executable, "-I", "-S", "-c", _START, package, "rless"]
+    python = interpreter("rootless.cli.main")
     program = process.own_program(_PROGRAM)
     with bind(path) as listener:
         log = os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -23,21 +23,33 @@ if TYPE_CHECKING:
     )
 
 _PROGRAM = "rless-monitor"
-# What the interpreter is told when the monitor calls back: sealed as by the launcher.
+# What the interpreter is told when one of our programs starts it: sealed as by the launcher.
 _START = """import sys
 del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
 from rootless.launch import start
-start("rootless.engine.start.monitor_callbacks")"""
+start("{module}")"""
 
 
-def interpreter() -> list[str]:
-    """Return the words that start Python for the monitor, less those of the verb."""
+def interpreter(module: str = "rootless.engine.start.monitor_callbacks") -> list[str]:
+    """Return the words that start Python for one of our programs, less those of the verb.
+
+    Args:
+        module: whose `main` runs; for the monitor, what it calls back.
+    """
     import sys
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     # The launcher's words, without those that a test or a debugger has added.
-    return [sys.executable, "-I", "-S", "-c", _START, os.path.dirname(package), "rless"]
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _START.format(module=module),
+        os.path.dirname(package),
+        "rless",
+    ]
 
 
 def open_interpreter() -> int:
