@@ -110,7 +110,7 @@ extern struct config {
 	KEY(FD, stdout_fd, MONITOR) \
 	KEY(FD, stderr_fd, MONITOR) \
 	KEY(FLAG, stdin_once, MONITOR) \
-	KEY(FD, client_fd, MONITOR) \
+	KEY(FD, client_fd, MONITOR | KEEPER) \
 	KEY(FD, client_stdin_fd, MONITOR) \
 	KEY(FD, client_stdout_fd, MONITOR) \
 	KEY(FD, client_stderr_fd, MONITOR) \

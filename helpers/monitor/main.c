@@ -45,16 +45,19 @@
 struct monitor me;
 
 /* The keeper of a process of `exec -d`: wait for it, and record its end. Or (pid is 0) hold its
- * terminal, which the kernel hangs up with its last master, and take what is written to it. */
+ * terminal, which the kernel hangs up with its last master, and take what is written to it once
+ * nobody else does. */
 static void keep(pid_t pid)
 {
 	struct pollfd fds[2] = { { .fd = config.init_fd, .events = POLLIN },
-				 { .fd = config.pty_fd, .events = POLLIN } };
+				 { .fd = config.client_fd, .events = POLLIN } };
 	int status = 0;
 
+	if (fds[1].fd < 0)
+		fds[1].fd = config.pty_fd;
 	while (!fds[0].revents && poll(fds, 2, -1) >= 0)
-		if (fds[1].revents && read(config.pty_fd, spare, CHUNK) <= 0)
-			fds[1].fd = -1;
+		if (fds[1].revents && read(fds[1].fd, spare, CHUNK) <= 0)
+			fds[1].fd = fds[1].fd == config.pty_fd ? -1 : config.pty_fd;
 	if (pid <= 0 || waitpid(pid, &status, 0) < 0)
 		return;
 	me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

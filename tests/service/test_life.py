@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.lib.product import wait_for
-from tests.lib.service import PATIENCE, connect, read_all, read_head
+from tests.lib.service import PATIENCE, connect, read_all, read_head, serving
 
 if TYPE_CHECKING:
     from tests.lib.product import Product
@@ -167,12 +167,29 @@ def test_client_that_leaves_does_not_end_the_container(service: Service, image: 
     assert service.ask("DELETE", "/containers/stays")[0] == 204
 
 
-def test_container_outlives_a_killed_service(service: Service, rless: Product, image: str) -> None:
+def test_all_but_streams_outlives_a_killed_service(
+    service: Service, rless: Product, image: str
+) -> None:
+    """A container, and a process of exec with a terminal, whose code the next service tells."""
     make(service, "outlives", body(image, "sleep 1000"))
     assert service.ask("POST", "/containers/outlives/start")[0] == 204
-    service.process.kill()
-    service.process.wait(PATIENCE)
+    script = "trap 'exit 9' HUP; echo up; until [ -e /go ]; do sleep 0.05; done; exit 6"
+    wanted = {"AttachStdout": True, "Tty": True, "Cmd": ["sh", "-c", script]}
+    found = service.ask("POST", "/containers/outlives/exec", wanted)[1]
+    with take_over(service, f"/exec/{found['Id']}/start", b'{"Tty":true}') as stream:
+        rest = read_head(stream)[1]
+        while not rest:
+            rest = stream.recv(100)
+        assert rest == b"up\r\n"
+        service.process.kill()
+        service.process.wait(PATIENCE)
     assert rless("ps", "--format", "{{.Names}} {{.State}}").expect().out == "outlives running\n"
+    with serving(rless, rless.base / "service") as second:
+        target = f"/exec/{found['Id']}/json"
+        assert second.ask("GET", target)[1]["Running"]
+        rless("exec", "outlives", "touch", "/go").expect()
+        wait_for(lambda: not second.ask("GET", target)[1]["Running"], "its end", PATIENCE)
+        assert second.ask("GET", target)[1]["ExitCode"] == 6
     rless("rm", "-f", "outlives").expect()
 
 

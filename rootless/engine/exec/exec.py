@@ -430,10 +430,13 @@ def _keep_orphans(init: runtime.Init) -> None:
         pass  # there is nothing left
 
 
-def hold_terminal(pidfd: int, master: int) -> None:
+def hold_terminal(pidfd: int, master: int, reader: int = -1) -> None:
     """Leave a process behind that holds the terminal of another, until that one ends.
 
     The kernel hangs a terminal up with its last master; and what is written to it must go.
+
+    Args:
+        reader: the end of this pipe is that of who reads the terminal till then; -1: nobody does.
     """
     # The session may end with us, and the kernel hang it up before the child has left it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -444,13 +447,14 @@ def hold_terminal(pidfd: int, master: int) -> None:
         from rootless.engine.monitor.execute import exec_keeper, open_program
 
         program_fd = open_program()
-        _leave_caller({pidfd, master, program_fd})
+        _leave_caller({pidfd, master, reader, program_fd})
         exec_keeper(
             program_fd,
             {
                 "child": 0,
                 "init_fd": pidfd,
                 "pty_fd": master,
+                "client_fd": reader,
                 "id": "",
                 "name": "",
                 "attributes": "",
@@ -468,6 +472,7 @@ def _keeper_config(container: Container, exec_id: str) -> KeeperConfig:
         "child": 0,
         "init_fd": -1,
         "pty_fd": -1,
+        "client_fd": -1,
         "id": container.id,
         "name": container.facts["name"],
         "attributes": events.attributes_text(container.facts),

@@ -98,6 +98,7 @@ class KeeperConfig(TypedDict):
     child: int  # the pid of that process; 0: it is another's child
     init_fd: int  # its pidfd
     pty_fd: int  # its terminal
+    client_fd: int  # the end of this pipe is that of who reads the terminal; -1: nobody does
     id: str  # of the container
     name: str
     attributes: str  # of events

@@ -128,8 +128,6 @@ async def start(request: Request) -> Response | None:
             if pump.detached:
                 events.of_container("exec_detach", container, execID=record["id"])
         finally:
-            if wanted.tty and not ended.done():
-                process.hold_terminal()
             ended.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ended
@@ -157,6 +155,8 @@ class _Process:
         self.stdout = found.get("stdout", -1)
         self.stderr = found.get("stderr", -1)
         self.master = found.get("master", -1)
+        # Its end tells who holds the terminal beside us that we read it no longer.
+        self.reading = found.get("reading", -1)
 
     def input(self) -> int:
         """Return where input goes; what is returned is closed by who has it."""
@@ -171,15 +171,10 @@ class _Process:
             return {1: self.master}
         return {1: self.stdout, 2: self.stderr}
 
-    def hold_terminal(self) -> None:
-        """Leave a process behind that holds the terminal: the kernel hangs it up otherwise."""
-        pidfd, master = self.pidfd, self.master
-        os.set_blocking(master, True)
-        children.follow(children.fork(lambda: engine.hold_terminal(pidfd, master), {pidfd, master}))
-
     def close(self) -> None:
         """Close all."""
-        children.close(self.result, self.pidfd, self.stdin, self.stdout, self.stderr, self.master)
+        children.close(self.result, self.pidfd, self.stdin, self.stdout, self.stderr)
+        children.close(self.master, self.reading)
 
 
 async def _begin(
@@ -198,7 +193,7 @@ async def _begin(
         while True:
             await children.readable(ours)
             try:
-                message, fds = unix.receive(ours, _LONGEST, 6, unix.MSG_DONTWAIT)
+                message, fds = unix.receive(ours, _LONGEST, 7, unix.MSG_DONTWAIT)
                 break
             except BlockingIOError:
                 continue
@@ -224,8 +219,11 @@ def _start(
         streams = engine.Streams(wanted)
         process = engine.begin(wanted, container, exec_id, streams, size, ended=ended)
         master = streams.receive_master()
-        if wanted.detach and master >= 0:
-            engine.hold_terminal(process.pidfd, master)
+        reading = reader = -1
+        if master >= 0:  # it outlives us, however we end
+            if not wanted.detach:
+                reader, reading = os.pipe()
+            engine.hold_terminal(process.pidfd, master, reader)
         records.note_start(container, exec_id, process.pid, process.keeper)
         given = {
             "result": process.result,
@@ -234,6 +232,7 @@ def _start(
             "stdout": streams.stdout,
             "stderr": streams.stderr,
             "master": master,
+            "reading": reading,
         }
         given = {name: one for name, one in given.items() if one >= 0}
         unix.send(fd, json.dumps(list(given)).encode(), list(given.values()))

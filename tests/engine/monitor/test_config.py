@@ -19,6 +19,7 @@ KEEPER: dict[str, Any] = {
     "child": 0,
     "init_fd": -1,
     "pty_fd": -1,
+    "client_fd": -1,
     "id": "c" * 64,
     "name": "held",
     "attributes": "",
