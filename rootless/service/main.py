@@ -15,22 +15,29 @@ from rootless.service.endpoints import lifecycle
 from rootless.service.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _THRESHOLD = 1000  # objects, about Python's own
 
 
-def serve(path: str, idle: float, given: socket.socket | None = None) -> int:
+def serve(
+    path: str,
+    idle: float,
+    given: socket.socket | None = None,
+    tell: Callable[[], object] = lambda: None,
+) -> int:
     """Serve on a socket until a signal comes, or nobody has been there for long enough.
 
     Args:
         path: absolute. idle: seconds; 0: for ever.
         given: a socket that somebody else holds, who goes on listening after our end.
+        tell: called once clients can connect.
 
     Raises:
         RlessError: the socket cannot be made, or another service has it.
     """
     with _bound(path) if given is None else given as found:
+        tell()
         found.setblocking(False)
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(null, 0)

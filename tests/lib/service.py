@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.lib.product import wait_for
-
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
@@ -111,15 +109,10 @@ def serving(rless: Product, directory: Path, *options: str) -> Iterator[Service]
     process = rless.start("service", "--time", "0", *options, path)
     service = Service(path, process)
 
-    def is_up() -> bool:
-        assert process.poll() is None, process.communicate()
-        try:
-            return service.ask("GET", "/_ping")[0] == 200
-        except OSError:
-            return False
-
     try:
-        wait_for(is_up, "the service", PATIENCE)
+        assert process.stdout is not None
+        line = process.stdout.readline()  # it is told once clients can connect
+        assert line == f"unix://{path}\n".encode(), process.communicate()
         yield service
     finally:
         process.terminate()

@@ -46,5 +46,4 @@ def main(values: dict[str, Any], args: list[str]) -> int:
     if given is not None:
         return service.serve(given.getsockname(), idle, given)
     path = listener.path_of(args[0] if args else None)
-    streams.write(f"unix://{path}\n")
-    return service.serve(path, idle)
+    return service.serve(path, idle, tell=lambda: streams.write(f"unix://{path}\n"))
