@@ -200,8 +200,11 @@ _SERVICES = "use `rless network create`, and `rless run --network` for each serv
 _LATER = {
     "compose": _SERVICES,
     "pod": "use `rless run --network container:NAME`",
-    **dict.fromkeys(("plugin", "swarm"), "see 'rless --help'"),
+    "plugin": "see 'rless --help'",
 }
+# Verbs of Docker's swarm. Those of its services would be the paths of a socket here.
+_SWARM = ("swarm", "node", "stack")
+_SWARM_SERVICE = "create inspect logs ls list ps remove rm rollback scale update".split()
 
 
 def help_text() -> str:
@@ -272,16 +275,31 @@ def find(words: list[str]) -> tuple[str, list[str]]:
         return _longer(word, rest)
     if word in _LATER:
         raise RlessError(f"the verb {word} is not supported: not built yet", _LATER[word])
+    if word in _SWARM:
+        raise _of_swarm(word)
     known = [verb for verbs in VERBS.values() for verb in verbs if " " not in verb]
     near = _near(word, [*known, *ALIASES, *_LATER])
     raise RlessError(f"no such verb: {word}{near}", "see 'rless --help'")
 
 
 def _longer(verb: str, rest: list[str]) -> tuple[str, list[str]]:
-    """Return the verb of one word more, if there is one: `service env`."""
+    """Return the verb of one word more, if there is one: `service env`.
+
+    Raises:
+        RlessError: it is one of swarm's.
+    """
     if verb == "service" and rest and any(f"{verb} {rest[0]}" in verbs for verbs in VERBS.values()):
         return f"{verb} {rest[0]}", rest[1:]
+    if verb == "service" and rest and rest[0] in _SWARM_SERVICE:
+        raise _of_swarm(f"{verb} {rest[0]}")
     return verb, rest
+
+
+def _of_swarm(verb: str) -> RlessError:
+    return RlessError(
+        f"the verb {verb} is not supported: it is one of swarm, and rless has no cluster",
+        "for services of this host use docker compose, see docs/service.md",
+    )
 
 
 def _near(word: str, known: Iterable[str]) -> str:

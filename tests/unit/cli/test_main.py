@@ -107,6 +107,13 @@ def test_errors_escape_what_was_typed() -> None:
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.parametrize("words", ["service ls", "service create", "node ls", "stack deploy"])
+def test_verbs_of_swarm_are_refused_by_name(words: str) -> None:
+    with pytest.raises(RlessError, match="it is one of swarm, and rless has no cluster"):
+        verb_table.find(words.split())
+    assert verb_table.find(["service", "./ls"]) == ("service", ["./ls"])
+
+
 def test_aliases_work() -> None:
     assert verb_table.find(["container", "ls", "-a"]) == ("ps", ["-a"])
     assert verb_table.find(["container", "run", "x"]) == ("run", ["x"])
