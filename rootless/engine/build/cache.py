@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
 from rootless.image.model import limits
 from rootless.image.store import build_cache
 from rootless.image.store.build_cache import Entry
-from rootless.image.store.records import has_layer
+from rootless.image.store.records import find_layer
 from rootless.image.store.store import Store
 from rootless.image.transfer import prune_build_cache
 from rootless.linux.locks import is_at, lock, open_lock, unlock
@@ -39,7 +39,7 @@ class Cache:
         can_bring: tells whether layers that are not there for the map can be brought.
     """
 
-    __slots__ = ("_can_bring", "_carried", "_map", "_root")
+    __slots__ = ("_can_bring", "_carried", "_layers", "_map", "_root")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Cache:
         self._map = map_key
         self._carried = carried or {}
         self._can_bring = can_bring
+        self._layers: dict[str, dict[str, Any]] = {}
 
     def find(self, key: str, below: Sequence[str] = ()) -> Entry | None:
         """Return what a step has given, if its layers are there or can be brought; note the use.
@@ -67,8 +68,21 @@ class Cache:
         return None
 
     def _fits(self, entry: Entry, below: Sequence[str]) -> bool:
-        missing = [chain for chain in entry.chain if not has_layer(self._root, self._map, chain)]
+        missing = [chain for chain in entry.chain if self.layer(chain) is None]
         return entry.chain[: len(below)] == tuple(below) and self._can_bring(missing)
+
+    def layer(self, chain: str) -> dict[str, Any] | None:
+        """Return the meta record of a layer; None: it is not there (yet).
+
+        One that is there is looked at once: for as long as a build has the lock of the store, no
+        layer goes.
+        """
+        meta = self._layers.get(chain)
+        if meta is None:
+            meta = find_layer(self._root, self._map, chain)
+            if meta is not None:
+                self._layers[chain] = meta
+        return meta
 
     def find_layer(self, key: str) -> Entry | None:
         """Return the entry of a layer that does not depend on those below it (COPY --link).
@@ -120,9 +134,7 @@ class Cache:
     def keep_carried(self, keys: Iterable[str]) -> None:
         """Keep those entries of caches that were brought along whose layers are there by now."""
         for entry in dict.fromkeys(map(self._carried.get, keys)):
-            if entry is None or not all(
-                has_layer(self._root, self._map, chain) for chain in entry.chain
-            ):
+            if entry is None or None in map(self.layer, entry.chain):
                 continue
             for key in filter(None, (*entry.keys, entry.early)):
                 self.store(

@@ -11,7 +11,6 @@ from rootless.engine.build.cache import Cache
 from rootless.engine.build.carried.imports import Imports
 from rootless.engine.build.steps import CopyStep, RunStep, State
 from rootless.image.layer import owners
-from rootless.image.store.records import has_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +91,7 @@ class Site:
         Raises:
             RlessError: one cannot be had.
         """
-        if not all(has_layer(self.root, self.idmap.key, link) for link in chain):
+        if None in map(self.cache.layer, chain):
             waiting()
             self.bringer.bring([(link, "") for link in chain])
 

@@ -270,10 +270,8 @@ class _StepProcess:
         """Mount the tree of some layers, writable, in a workspace of this step."""
         workspace = f"{self.scratch}/{name}"
         os.mkdir(workspace, 0o700)
-        key = self.site.idmap.key
         lowers = self.lowers(chain)
-        metas = [records.read_meta(self.site.root, key, link) for link in chain]
-        form = whiteouts_of(filter(None, metas))
+        form = whiteouts_of(filter(None, map(self.site.cache.layer, chain)))
         return rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
 
     def open_origin(self, origin: Origin, name: str) -> int:

@@ -92,40 +92,50 @@ class Below:
     """The layers under a writable one."""
 
     def __init__(self, layers: Sequence[str]) -> None:
-        self._fds = [os.open(path, _DIRECTORY | os.O_CLOEXEC) for path in reversed(layers)]
+        self._paths = [*reversed(layers)]
+        self._fds: dict[int, int] = {}
 
     def close(self) -> None:
         """Close the layers."""
-        for fd in self._fds:
+        for fd in self._fds.values():
             os.close(fd)
 
-    def root(self) -> list[int]:
+    def _fd(self, index: int) -> int:
+        """Return the descriptor of a layer, which is opened when something is looked up in it."""
+        fd = self._fds.get(index)
+        if fd is None:
+            fd = self._fds[index] = os.open(self._paths[index], _DIRECTORY | os.O_CLOEXEC)
+        return fd
+
+    def _root(self) -> list[int]:
         """Return which layers show through at the root."""
         stack = []
-        for index, fd in enumerate(self._fds):
+        for index in range(len(self._paths)):
             stack.append(index)
-            if is_opaque(fd):
+            if is_opaque(self._fd(index)):
                 break
         return stack
 
     def root_status(self) -> os.stat_result | None:
         """Return what the root directory is below; None: there are no layers."""
-        return os.fstat(self._fds[0]) if self._fds else None
+        return os.fstat(self._fd(0)) if self._paths else None
 
     def list(
-        self, path: bytes, stack: Sequence[int], wanted: Collection[bytes] | None
+        self, path: bytes, stack: Sequence[int] | None, wanted: Collection[bytes] | None
     ) -> tuple[dict[bytes, Found], dict[bytes, list[int]]]:
         """Return what is below in a directory, and which layers show through its directories.
 
         Args:
-            stack: the layers that show through at `path`.
+            stack: the layers that show through at `path`; None: it is the root.
             wanted: names to look for; None: all.
         """
         found: dict[bytes, Found] = {}
         stacks: dict[bytes, list[int]] = {}
         done: set[bytes] = set()
-        for index in stack:
-            fd = openat2(self._fds[index], path or b".", _DIRECTORY, resolve=BENEATH)
+        if wanted is not None and not wanted:
+            return found, stacks
+        for index in self._root() if stack is None else stack:
+            fd = openat2(self._fd(index), path or b".", _DIRECTORY, resolve=BENEATH)
             try:
                 names = set(map(os.fsencode, os.listdir(fd)))
                 hidden = {
@@ -152,7 +162,7 @@ class Below:
     def open(self, path: bytes, index: int) -> int:
         """Open a regular file of one layer."""
         parent, _, name = path.rpartition(b"/")
-        fd = openat2(self._fds[index], parent or b".", _DIRECTORY, resolve=BENEATH)
+        fd = openat2(self._fd(index), parent or b".", _DIRECTORY, resolve=BENEATH)
         try:
             return open_file(fd, name)
         finally:
@@ -161,7 +171,7 @@ class Below:
     def link(self, path: bytes, index: int) -> bytes:
         """Return where a link of one layer points to."""
         parent, _, name = path.rpartition(b"/")
-        fd = openat2(self._fds[index], parent or b".", _DIRECTORY, resolve=BENEATH)
+        fd = openat2(self._fd(index), parent or b".", _DIRECTORY, resolve=BENEATH)
         try:
             return os.readlink(name, dir_fd=fd)
         finally:
@@ -228,7 +238,7 @@ class _Finder:
                 before = self.below.root_status()
                 if not path and before is not None and not self._is_alike(entry, before):
                     yield Change(CHANGED, path, entry)
-                yield from self._enter(entry, "", self.below.root(), self.touched.root())
+                yield from self._enter(entry, "", None, None)
 
     def _path(self, path: bytes) -> bytes:
         prefix = self.part.prefix
@@ -265,7 +275,7 @@ class _Finder:
         yield from self._enter(entry, kind, stack, here.touched_stacks.get(name, []))
 
     def _enter(
-        self, entry: Entry, kind: str, stack: list[int], touched: list[int]
+        self, entry: Entry, kind: str, stack: list[int] | None, touched: list[int] | None
     ) -> Iterator[Change]:
         """Go into a directory; what was in it below and is hidden now was deleted."""
         opaque = self.part.whole or is_opaque(entry.fd) or any(way.opaque for way in self.way[-1:])

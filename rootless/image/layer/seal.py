@@ -102,7 +102,7 @@ class _Tar(TarWriter):
         self.hash = hashlib.sha256()
         self._split = split
         self._raw = bytearray()
-        self._chunk = bytearray(_CHUNK)
+        self._chunk = bytearray()
 
     def _take(self, piece: bytes) -> None:
         self.hash.update(piece)
@@ -122,6 +122,10 @@ class _Tar(TarWriter):
         self._flush()
         self._split_off(path, size)
         left = size
+        if not self._chunk:
+            self._chunk = bytearray(
+                _CHUNK
+            )  # not for a layer without contents: it costs 256 page faults
         with memoryview(self._chunk) as view:
             while left:
                 count = os.readv(fd, [view[: min(left, _CHUNK)]])

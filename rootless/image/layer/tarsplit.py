@@ -23,7 +23,7 @@ import hashlib
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError, escape
 from rootless.image.config import manifest
@@ -155,7 +155,8 @@ class _SplitFile:
 
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
-        self._compressor = zstandard.ZstdCompressor(level=1).compressobj()
+        self._zstd = zstandard.ZstdCompressor(level=1)
+        self._stream: Any = None  # begun when there is more than one piece
         self._parts: list[bytes] = [b""]
         self._pending = 0
         self._write(_HEADER.pack(_MAGIC, 0))
@@ -167,7 +168,9 @@ class _SplitFile:
             self._flush()
 
     def _flush(self) -> None:
-        self._write(self._compressor.compress(b"".join(self._parts)))
+        if self._stream is None:
+            self._stream = self._zstd.compressobj()
+        self._write(self._stream.compress(b"".join(self._parts)))
         self._parts = []
         self._pending = 0
 
@@ -177,8 +180,12 @@ class _SplitFile:
             view = view[os.write(self._fd, view) :]
 
     def close(self, size: int) -> None:
-        self._flush()
-        self._write(self._compressor.flush())
+        if self._stream is None:
+            # Of a known size: a small record takes small tables, and not a megabyte of them.
+            self._write(self._zstd.compress(b"".join(self._parts)))
+        else:
+            self._flush()
+            self._write(self._stream.flush())
         os.pwrite(self._fd, _HEADER.pack(_MAGIC, size), 0)
         self.abandon()
 

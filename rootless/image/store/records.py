@@ -168,15 +168,21 @@ def has_layer(root: str, key: str, chain: str) -> bool:
     Raises:
         RlessError: two chain ids start alike: somebody made them so.
     """
-    path = layer_dir(root, key, chain)
-    if not os.path.isdir(path):
-        return False
+    return find_layer(root, key, chain) is not None
+
+
+def find_layer(root: str, key: str, chain: str) -> dict[str, Any] | None:
+    """Return the meta record of a layer that is there; None: it is not (`has_layer`).
+
+    Raises:
+        RlessError: two chain ids start alike: somebody made them so.
+    """
+    if not os.path.isdir(layer_dir(root, key, chain)):
+        return None
     meta = read_meta(root, key, chain)
-    if meta is None:
-        return False
-    if meta["chain"] != chain:
+    if meta is not None and meta["chain"] != chain:
         raise RlessError(f"layer {chain} cannot be told from {meta['chain']}: refused")
-    return True
+    return meta
 
 
 def read_meta(root: str, key: str, chain: str) -> dict[str, Any] | None:
