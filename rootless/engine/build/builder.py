@@ -2,11 +2,13 @@
 
 A step is ready once the step before it, and the stages that it takes files from, are done. What can
 be found in the cache without looking at files is found here; for all else a process is forked. It
-is a copy of the builder, with everything loaded, so no step starts Python. At most `jobs` are at
-work. The first failure ends all others.
+is a copy of the builder, with everything loaded, so no step starts Python. It does the next steps of
+its stage, too, for as long as they leave nothing behind in it: a fork costs as much as a small RUN.
+At most `jobs` are at work. The first failure ends all others.
 
+    builder        {"step": ...}             what is to be done (`step_process.Task`)
     step process   {"kind": "output", ...}   messages for whoever shows the progress
-                   {"kind": "result", ...}   its last word
+                   {"kind": "result", ...}   the last word about a step
     builder        passes on messages, with the number of the step as "id"
 
 Every process ends with its parent (PR_SET_PDEATHSIG), so nothing is left of a build that is killed
@@ -23,8 +25,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rootless.engine.build import step_process
-from rootless.engine.build.messages import Receiver
-from rootless.engine.build.steps import Result, RunStep, State
+from rootless.engine.build.messages import Receiver, sender
+from rootless.engine.build.steps import CopyStep, Result, RunStep, State
 from rootless.errors import RlessError
 from rootless.linux import prctl
 from rootless.linux.tree import remove_tree
@@ -43,7 +45,8 @@ class _Track:
     Attributes:
         next: index of the step that is next. state: what it starts from; None: not known yet.
         layers: number of a step with a layer -> when that was made. keys: of the entries of the
-            cache that its steps have. running: a process is at work on it.
+            cache that its steps have. running: a process is at work on it. process: that one, or
+            one that waits for the next step.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -53,6 +56,7 @@ class _Track:
         self.layers: dict[int, float] = {}
         self.keys: list[str] = []
         self.running = False
+        self.process: _Process | None = None
 
     @property
     def step(self) -> Step | None:
@@ -68,16 +72,48 @@ class _Track:
 
 
 class _Process:
-    """A step process."""
+    """A step process.
 
-    def __init__(self, track: _Track, number: int, pid: int, fd: int) -> None:
+    Attributes:
+        number, began: of the step that it is at. said: its last word about that.
+        left_host: a RUN of it has entered the network of the build, and there is no way back.
+    """
+
+    def __init__(self, track: _Track, pid: int, fd: int, tasks: int) -> None:
         self.track = track
-        self.number = number
         self.pid = pid
         self.fd = fd
         self.receiver = Receiver(fd)
+        self.tasks = tasks
+        self.number = 0
+        self.began = 0.0
+        self.said: dict[str, Any] | None = None
+        self.left_host = False
+
+    def suits(self, step: Step) -> bool:
+        """Tell whether the step can be done by it."""
+        if isinstance(step, RunStep):
+            return not (self.left_host and step.network == "host")
+        return not (self.left_host and isinstance(step, CopyStep) and step.add)
+
+    def give(self, number: int, task: dict[str, Any]) -> None:
+        """Give it a step to do."""
+        self.number = number
         self.began = time.monotonic()
-        self.last: dict[str, Any] | None = None
+        self.said = None
+        sender(self.tasks)(task)
+
+    def end(self) -> None:
+        """Kill it, which is ours and was not waited for, and forget it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipes."""
+        os.close(self.tasks)
+        os.close(self.fd)
+        self.track.process = None
 
 
 class Builder:
@@ -92,7 +128,8 @@ class Builder:
         self._site = site
         self._say = say
         self._tracks = [_Track(stage) for stage in site.plan.stages]
-        self._running: dict[int, _Process] = {}
+        self._processes: dict[int, _Process] = {}
+        self._left: list[int] = []  # numbers of steps whose directories are not needed any more
         self._poll = select.poll()
         self._count = 0
         self._loaded = False
@@ -112,18 +149,21 @@ class Builder:
         try:
             while True:
                 self._begin_ready()
-                if not self._running:
+                self._clear()
+                if not self._running():
                     break
                 for fd, _ in self._poll.poll():
-                    self._read(self._running[fd])
+                    self._read(self._processes[fd])
         finally:
-            for process in self._running.values():
-                os.kill(process.pid, signal.SIGKILL)  # ours, and not waited for
-                os.waitpid(process.pid, 0)
-                os.close(process.fd)
+            for process in self._processes.values():
+                process.end()
         results = [track.result for track in self._tracks]
         assert None not in results
         return [result for result in results if result is not None]
+
+    def _running(self) -> int:
+        """Return how many step processes are at work."""
+        return sum(track.running for track in self._tracks)
 
     def _begin_ready(self) -> None:
         """Begin every step that can begin, and take from the cache what needs no process."""
@@ -133,9 +173,9 @@ class Builder:
             for track in self._tracks:
                 while not track.running and self._is_ready(track):
                     if not self._take_cached(track):
-                        if len(self._running) >= self._site.jobs:
+                        if self._running() >= self._site.jobs:
                             break
-                        self._fork(track)
+                        self._give(track)
                     moved = True
 
     def _is_ready(self, track: _Track) -> bool:
@@ -187,16 +227,29 @@ class Builder:
 
     # -- step processes ----------------------------------------------------------------------
 
-    def _fork(self, track: _Track) -> None:
+    def _give(self, track: _Track) -> None:
+        """Have a process do the next step."""
+        step, before = track.step, track.state
+        assert step is not None and before is not None
+        if track.process is not None and not track.process.suits(step):
+            self._forget(track.process)
+        number = self._announce(track, "start")
+        process = track.process or self._fork(track)
+        task = step_process.Task(track.next, number, before, {
+            index: result.state.chain
+            for index in step.stages() if (result := self._tracks[index].result) is not None
+        })  # fmt: skip
+        if isinstance(step, RunStep) and step.network == "default":
+            process.left_host = True
+        track.running = True
+        with contextlib.suppress(BrokenPipeError):  # it has died: its end is read next
+            process.give(number, task.data())
+
+    def _fork(self, track: _Track) -> _Process:
         if not self._loaded:
             step_process.load()
             self._loaded = True
-        number = self._announce(track, "start")
-        step, before = track.step, track.state
-        assert step is not None and before is not None
-        if isinstance(step, RunStep):
-            self._site.owners_in(before.chain)  # known to all later steps then
-        reader, writer = os.pipe()
+        messages, tasks = os.pipe(), os.pipe()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -204,35 +257,47 @@ class Builder:
                 prctl.set_parent_death_signal(signal.SIGKILL)
                 if os.getppid() != parent:
                     os._exit(137)
-                os.close(reader)
-                for other in self._running.values():
+                for fd in (messages[0], tasks[1]):
+                    os.close(fd)
+                for other in self._processes.values():
                     os.close(other.fd)
-                results = [one.result for one in self._tracks]
-                step_process.run(self._site, track.stage, step, before, results, number, writer)
+                    os.close(other.tasks)
+                step_process.run(self._site, track.stage, tasks[0], messages[1])
             finally:
                 os._exit(70)
-        os.close(writer)
-        track.running = True
-        self._running[reader] = _Process(track, number, pid, reader)
-        self._poll.register(reader, select.POLLIN)
+        os.close(messages[1])
+        os.close(tasks[0])
+        process = _Process(track, pid, messages[0], tasks[1])
+        track.process = self._processes[process.fd] = process
+        self._poll.register(process.fd, select.POLLIN)
+        return process
 
     def _read(self, process: _Process) -> None:
         for message in process.receiver.read():
             if message["kind"] in ("result", "failed"):
-                process.last = message
+                process.said = message
+                if message.get("goes_on"):
+                    self._finish(process)
             else:
                 self._say({**message, "id": process.number})
         if process.receiver.ended:
-            self._finish(process)
+            at_work = process.track.running
+            status = self._forget(process)
+            if at_work:
+                self._finish(process, status)
 
-    def _finish(self, process: _Process) -> None:
+    def _forget(self, process: _Process) -> int:
+        """Wait for the end of a process, which has nothing to do any more; return its status."""
         self._poll.unregister(process.fd)
-        del self._running[process.fd]
-        os.close(process.fd)
-        _, status = os.waitpid(process.pid, 0)
-        track, said = process.track, process.last
+        del self._processes[process.fd]
+        process.close()
+        return os.waitpid(process.pid, 0)[1]
+
+    def _finish(self, process: _Process, status: int = 0) -> None:
+        """Take the result of a step."""
+        track, said = process.track, process.said
         track.running = False
-        self._clear(process)
+        self._left.append(process.number)
         step = track.step
         assert step is not None
         if said is None:
@@ -250,14 +315,18 @@ class Builder:
         state = State(said["key"], tuple(said["chain"]))
         self._advance(track, state, said["created"], said["keys"])
 
-    def _clear(self, process: _Process) -> None:
-        """Delete the directory of a step, whose mounts have ended with its process.
+    def _clear(self) -> None:
+        """Delete the directories of steps that are done, whose mounts have ended.
 
         Here, as the files of other ids can be deleted: outside that would take a new namespace.
         """
+        if not self._left:
+            return
         fd = os.open(self._site.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with contextlib.suppress(RlessError):  # the staging directory goes as a whole
-                remove_tree(fd, str(process.number))
+            for number in self._left:
+                with contextlib.suppress(RlessError):  # the staging directory goes as a whole
+                    remove_tree(fd, str(number))
         finally:
+            self._left.clear()
             os.close(fd)

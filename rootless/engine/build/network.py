@@ -36,9 +36,12 @@ class Client:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._is_in = False
 
     def enter(self, ids: IdMap, gid: int) -> None:
         """Enter the network namespace of the build, for good: there is no way back to the host's.
+
+        Once in a process; from then on only pings are seen to.
 
         Args:
             ids: of the build. gid: of the application, which may send pings.
@@ -46,6 +49,12 @@ class Client:
         Raises:
             RlessError: the network could not be made.
         """
+        if not self._is_in:
+            self._join()
+            self._is_in = True
+        network_mode.allow_ping(ids, gid)
+
+    def _join(self) -> None:
         try:
             os.write(self.fd, b"?")
             message, fds = unix.receive(self.fd, _MESSAGE, 1)
@@ -58,7 +67,6 @@ class Client:
             ns.setns(fds[0], ns.CLONE_NEWNET)
         finally:
             os.close(fds[0])
-        network_mode.allow_ping(ids, gid)
 
 
 class Network:

@@ -1,7 +1,8 @@
 """What a step process does: it looks for its step in the cache, else does it and keeps the layer.
 
 It is a copy of the builder, root in the namespaces of the build, with a mount namespace of its own.
-So a mount that is still there at its end is nobody else's, and goes with it.
+So a mount that is still there at its end is nobody else's, and goes with it. After a step that has
+left nothing open it does the next one of its stage.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import gc
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rootless import rootfs
 from rootless.engine.build import copy, keys, outputs, sources
 from rootless.engine.build import run as run_step
 from rootless.engine.build.hashes import Hashes, path_for
-from rootless.engine.build.messages import sender
+from rootless.engine.build.messages import Receiver, sender
 from rootless.engine.build.remote.added import Added
 from rootless.engine.build.steps import CopyStep, Result, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
@@ -33,7 +34,7 @@ from rootless.rootfs import stored
 from rootless.rootfs.stored import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
     from rootless.dockerfile.ignore import IgnoreRules
@@ -54,33 +55,49 @@ def load() -> None:
     gc.freeze()  # a collection in a step would copy every page of ours
 
 
-def run(
-    site: Site,
-    stage: Stage,
-    step: Step,
-    before: State,
-    results: Sequence[Result | None],
-    number: int,
-    writer: int,
-) -> NoReturn:
-    """Do a step in this process, write its messages, and end.
+class Task(NamedTuple):
+    """What a step process is to do.
+
+    Attributes:
+        step: index of the step in its stage. number: of the step in the build.
+        before: what it starts from.
+        chains: of the stages that it takes files from, the chain ids of their layers.
+    """
+
+    step: int
+    number: int
+    before: State
+    chains: Mapping[int, Sequence[str]]
+
+    def data(self) -> dict[str, Any]:
+        """Return it for a message."""
+        return {"step": self.step, "number": self.number, "key": self.before.key,
+                "chain": self.before.chain, "chains": [*self.chains.items()]}  # fmt: skip
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Task:
+        """Return it from a message."""
+        before = State(data["key"], tuple(data["chain"]))
+        return cls(data["step"], data["number"], before, dict(data["chains"]))
+
+
+def run(site: Site, stage: Stage, tasks: int, writer: int) -> NoReturn:
+    """Do steps of a stage in this process, as they come, and end.
 
     Args:
-        results: of the other stages, as far as they are done.
-        number: of the process, unique in the build.
-        writer: gets the messages, a line of JSON each.
+        tasks: gives the tasks (`Task`), a line of JSON each; a step is over before the next.
+        writer: gets the messages, in the same form.
     """
     say = sender(writer)
     try:
         ns.unshare(ns.CLONE_NEWNS)
         mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
         os.umask(0)
-        scratch = f"{site.scratch}/{number}"
-        os.mkdir(scratch, 0o700)
-        process = _StepProcess(site, stage, before, results, scratch, say)
-        after, created, cached, found = process.do(step)
-        say({"kind": "result", "key": after.key, "chain": after.chain, "created": created,
-             "cached": cached, "keys": found})  # fmt: skip
+        receiver = Receiver(tasks)
+        goes_on = True
+        while goes_on and not receiver.ended:
+            for data in receiver.read():
+                goes_on = _do(site, stage, Task.read(data), say)
     except RlessError as error:
         say({"kind": "failed", "message": error.message, "hint": error.hint,
              "exit_code": error.exit_code})  # fmt: skip
@@ -91,6 +108,21 @@ def run(
         what = f"internal error: {type(error).__name__}: {error}"
         say({"kind": "failed", "message": what, "hint": None, "exit_code": 1})
     os._exit(0)
+
+
+def _do(site: Site, stage: Stage, task: Task, say: Say) -> bool:
+    """Do one step, and say its result; return whether this process may do another."""
+    results: list[Result | None] = [None] * len(site.plan.stages)
+    for index, chain in task.chains.items():
+        results[index] = Result(State("", tuple(chain)))
+    scratch = f"{site.scratch}/{task.number}"
+    os.mkdir(scratch, 0o700)
+    process = _StepProcess(site, stage, task.before, results, scratch, say)
+    after, created, cached, found = process.do(stage.steps[task.step])
+    goes_on = process.leave()
+    say({"kind": "result", "key": after.key, "chain": after.chain, "created": created,
+         "cached": cached, "keys": found, "goes_on": goes_on})  # fmt: skip
+    return goes_on
 
 
 def export(site: Site, results: Sequence[Result]) -> None:
@@ -168,6 +200,18 @@ class _StepProcess:
         self.results = results
         self.scratch = scratch
         self.say = say
+        self._goes_on = True
+        self._mounted: list[Mounted] = []
+        self._fds: list[int] = []
+
+    def leave(self) -> bool:
+        """Give back what the step has opened; return whether the process is as before then."""
+        if self._goes_on:
+            for fd in self._fds:
+                os.close(fd)
+            for mounted in self._mounted:
+                rootfs.unmount(mounted)
+        return self._goes_on
 
     def do(self, step: Step) -> Done:
         """Return the state after the step, when it was made, and whether the cache had it.
@@ -235,6 +279,7 @@ class _StepProcess:
 
     def _repeat(self, original: Entry) -> dict[str, Any] | None:
         """Put the layer of an entry on top of the layers here; None: it is gone."""
+        self._goes_on = False  # as in `make_layer`
         site, chain, below = self.site, original.chain[-1], self.before.chain
         diff_id = original.diff_ids[-1] if original.diff_ids else ""
         if not is_complete(site.root, site.idmap.key, chain):
@@ -272,7 +317,15 @@ class _StepProcess:
         os.mkdir(workspace, 0o700)
         lowers = self.lowers(chain)
         form = whiteouts_of(filter(None, map(self.site.cache.layer, chain)))
-        return rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
+        made = rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
+        self._mounted.append(made)
+        return made
+
+    def _open_tree(self, chain: Sequence[str], name: str) -> int:
+        """Mount the tree of some layers, and return the descriptor of its root."""
+        fd = _open(self.mount_tree(chain, name).path)
+        self._fds.append(fd)
+        return fd
 
     def open_origin(self, origin: Origin, name: str) -> int:
         """Return the descriptor of the directory that files are taken from.
@@ -282,7 +335,7 @@ class _StepProcess:
         """
         if origin.kind == "context":
             return self.site.contexts[origin.name].fd
-        return _open(self.mount_tree(self._chain_of(origin), name).path)
+        return self._open_tree(self._chain_of(origin), name)
 
     def _chain_of(self, origin: Origin) -> Sequence[str]:
         if origin.kind != "stage":
@@ -299,6 +352,7 @@ class _StepProcess:
 
     def _copy(self, step: CopyStep) -> Done:
         root_fd = self.open_origin(step.origin, "from")
+        self._goes_on = not step.add  # what was fetched may be open
         added = Added(
             step,
             f"{self.scratch}/added",
@@ -314,7 +368,7 @@ class _StepProcess:
             selection.below = self.site.owners_in(self._chain_of(step.origin))
         before_fd = -1
         if copy.needs_before(step):
-            before_fd = _open(self.mount_tree(self.before.chain, "before").path)
+            before_fd = self._open_tree(self.before.chain, "before")
         plan = copy.Copy(step, selection, before_fd)
         key = keys.copy(
             self.before.key,
@@ -346,7 +400,7 @@ class _StepProcess:
         return Hashes(path_for(self.site.root, self.site.contexts[origin.name].fd))
 
     def _make_directory(self, step: WorkdirStep) -> Done:
-        before_fd = _open(self.mount_tree(self.before.chain, "before").path)
+        before_fd = self._open_tree(self.before.chain, "before")
         write = copy.workdir_writer(step, before_fd)
         if write is None:
             return self.before, 0.0, True, []
@@ -356,6 +410,7 @@ class _StepProcess:
 
     def make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:
         """Make the layer of the step; return its meta record."""
+        self._goes_on = False  # the directories of the layers stay open
         before = self.before.chain
         return create.make_here(
             self.site.root,
@@ -375,6 +430,7 @@ class _StepProcess:
     # -- RUN ---------------------------------------------------------------------------------
 
     def _run(self, step: RunStep) -> Done:
+        self._goes_on = not step.origins  # their mounts stay
         key = self.site.run_key(step, self.before, self._digests(step))
         return self._find_or_make(step, key, lambda: self._run_and_keep(step))
 
