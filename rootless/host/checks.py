@@ -6,7 +6,6 @@ without options does not work, `warn` that a feature is missing.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,7 +89,7 @@ def check_userns(outcome: Outcome) -> Check:
     if outcome:
         return Check("userns", OK, f"user namespaces can be made and used (limit {limit})")
     why, hint = hints.hint_for_userns_failure(outcome.number)
-    if facts.sysctl(hints.APPARMOR_SYSCTL) == 1 and outcome.number in (errno.EPERM, errno.EACCES):
+    if hint is hints.PROFILE_WANTED:
         hint = (
             "the administrator saves this as /etc/apparmor.d/rless:\n"
             + hints.apparmor_profile(hints.launchers())
@@ -326,12 +325,16 @@ def check_runtime_dir(value: str | None, uid: int) -> Check:
     return Check("runtime-dir", OK, name)
 
 
+# What it needs is git, make and gcc.
+BUILD_PASTA = "git clone https://passt.top/passt && make -C passt prefix=$HOME/.local install"
+
+
 def check_network(program: str | None, said: Outcome, tun: Outcome) -> Check:
     """Judge pasta, the default network."""
     lost = "containers have no network of their own: use --network=none or --network=host"
     if program is None:
-        fix = packages.command("passt")
-        return Check("network", FAIL, "pasta is not installed", lost, fix)
+        fix = f"{packages.command('passt')}; where there is none, as on Ubuntu 22.04: {BUILD_PASTA}"
+        return Check("network", FAIL, f"pasta: {said.error}", lost, fix)
     if not said:
         return Check("network", FAIL, f"{program}: {said.error}", lost, "install passt again")
     if not tun:

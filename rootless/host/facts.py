@@ -297,6 +297,12 @@ def selinux_type() -> str:
     return fields[2] if len(fields) > 2 else ""
 
 
+def apparmor_profile() -> str:
+    """Return the AppArmor profile that confines this process, "" if none does."""
+    label = (read("/proc/self/attr/apparmor/current") or "").strip("\0\n")
+    return label.removesuffix(" (enforce)") if label.endswith(" (enforce)") else ""
+
+
 def inside_container() -> str | None:
     """Return what says that this process is in a container already; None: nothing does."""
     for path in ("/run/.containerenv", "/.dockerenv"):

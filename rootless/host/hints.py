@@ -51,8 +51,10 @@ def launchers() -> list[str]:
 
 
 _APPARMOR = (
-    "AppArmor keeps programs without a profile from using user namespaces (Ubuntu 23.10 and later)",
-    "the administrator installs a profile for rless: `rless doctor` prints it and the commands",
+    "AppArmor keeps programs without a profile from using user namespaces (Ubuntu 23.10 and later)"
+)
+PROFILE_WANTED = (
+    "the administrator installs a profile for rless: `rless doctor` prints it and the commands"
 )
 _IN_CONTAINER = (
     "this process is in a container, and its seccomp filter or missing rights forbid it",
@@ -95,7 +97,7 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
         )
     if number in (errno.EPERM, errno.EACCES):
         if facts.sysctl(APPARMOR_SYSCTL) == 1:
-            return _APPARMOR
+            return _APPARMOR, PROFILE_WANTED
         confined = facts.selinux_type()
         if confined not in ("", facts.UNCONFINED):
             return (
@@ -106,6 +108,9 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
         status = facts.parse_status(facts.read("/proc/self/status") or "")
         if status.get("Seccomp", "0") == "2":
             return _IN_CONTAINER
+        if profile := facts.apparmor_profile():
+            why = f"the AppArmor profile {profile} does not let this process use user namespaces"
+            return why, OUTER if facts.inside_container() else PROFILE_WANTED
         if _in_chroot():
             return _IN_CHROOT
         if facts.inside_container():  # a file says so, which may be visible in a chroot, too

@@ -63,6 +63,19 @@ def test_selinux_is_named_where_it_confines_the_user(monkeypatch: pytest.MonkeyP
     assert "SELinux" not in hints.hint_for_userns_failure(errno.EACCES)[0]
 
 
+def test_apparmor_profile_that_confines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"/proc/self/attr/apparmor/current": "laptop (enforce)\n"}
+    monkeypatch.setattr(facts, "read", texts.get)
+    why, hint = hints.hint_for_userns_failure(errno.EPERM)
+    assert why == "the AppArmor profile laptop does not let this process use user namespaces"
+    assert hint is hints.PROFILE_WANTED
+    monkeypatch.setattr(facts, "inside_container", lambda: "/.dockerenv")
+    assert "outer container" in hints.hint_for_userns_failure(errno.EPERM)[1]
+    for label in ("rless (unconfined)\n", "unconfined\n", "old (complain)\n"):
+        texts["/proc/self/attr/apparmor/current"] = label
+        assert "AppArmor profile" not in hints.hint_for_userns_failure(errno.EPERM)[0]
+
+
 def test_profile_is_the_file_that_is_installed() -> None:
     """A distribution installs it as it is; doctor prints it with other paths."""
     file = Path(hints.__file__).with_name("rless.apparmor").read_text()
