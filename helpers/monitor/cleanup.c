@@ -238,6 +238,25 @@ static void leave_networks(void)
 	close_fd(&me.member_fd);
 }
 
+/* Its AppArmor profile may take no signal of ours: it and its ports stay, and who watches is told. */
+static void end_pasta(void)
+{
+	if (me.pasta <= 0 || kill(me.pasta, SIGKILL) == 0 || errno == ESRCH)
+		return;
+	for (int i = 0; i < CLIENTS; i++) {
+		struct sink *sinks = clients[i].sinks;
+		int fd = sinks[ERR].fd >= 0 ? sinks[ERR].fd : sinks[OUT].fd;
+
+		if (fd >= 0)
+			dprintf(fd,
+				"rless: warning: pasta of container %s goes on and keeps its ports: "
+				"process %d takes no signal from rless; docs/network.md says what "
+				"AppArmor needs\n",
+				me.name, (int)me.pasta);
+	}
+	me.pasta = 0; /* nobody waits for it */
+}
+
 /* Take away what was made, in the reverse order. What cannot be is left to the next command,
  * which finds the run record. */
 void clean_up(void)
@@ -246,8 +265,7 @@ void clean_up(void)
 	pid_t child;
 
 	end_ranks();
-	if (me.pasta > 0)
-		kill(me.pasta, SIGKILL);
+	end_pasta();
 	end_cgroup();
 	leave_networks();
 	for (int i = 0; i < config.mounts.count; i++)

@@ -1034,3 +1034,15 @@ def test_container_ends_when_no_rank_joins_in_time(start: Start) -> None:
     held = start("sleep", "60", join_timeout=200)
     assert held.connect().wait(10) == 137
     held.wait()
+
+
+def test_pasta_that_takes_no_signal_is_told(start: Start) -> None:
+    """As where AppArmor lets pasta take none of ours: here it is a process of root."""
+    held = start("cat", stdin=True, stdin_once=True, pasta=1, wait_pasta=True)
+    _, stdin, _, err = held.attach(stdin=True)
+    os.close(stdin)
+    held.wait()
+    said = os.read(err, 4096).decode()
+    os.close(err)
+    assert said.startswith("rless: warning: pasta of container held goes on and keeps its ports")
+    assert "process 1 takes no signal from rless; docs/network.md" in said
