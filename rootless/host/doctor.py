@@ -122,8 +122,11 @@ def _surroundings(usable: bool) -> Iterator[Check]:
     uid = os.getuid()
     name = facts.user_name(uid) or str(uid)
     yield checks.check_runtime_dir(os.environ.get("XDG_RUNTIME_DIR"), uid)
-    pasta = programs.find("pasta")
-    said = probe.bounded(probe.version, pasta) if pasta else probe.Outcome(error="not installed")
+    try:
+        pasta, why = programs.find_pasta(), "not installed"
+    except RlessError as error:
+        pasta, why = None, error.message
+    said = probe.bounded(probe.version, pasta) if pasta else probe.Outcome(error=why)
     yield checks.check_network(pasta, said, probe.bounded(probe.device, "/dev/net/tun"))
     if usable:
         yield checks.check_bridges(probe.bounded(probe.bridges))

@@ -4,6 +4,9 @@
 root owns and nobody else can write to. All helpers of a start are found so (newuidmap, pasta,
 fuse-overlayfs, squashfuse, mksquashfs, journalctl ...).
 
+`find_pasta` also takes the user's own, from ~/.local/bin: pasta does nothing that its user could
+not do.
+
 `find_in_path` is for what a user installs as they like: credential helpers, and Slurm's commands.
 They come from $PATH by their nature, and may be the user's own, but nobody else's.
 
@@ -31,6 +34,19 @@ def find(name: str) -> str | None:
         if is_trusted(path):
             return path
     return None
+
+
+def find_pasta() -> str | None:
+    """Return as `find` the pasta of the system, else the one in the user's ~/.local/bin.
+
+    Raises:
+        RlessError: the latter is another user's, or others may write to it.
+    """
+    path = find("pasta")
+    if path is None:
+        own = os.path.expanduser("~/.local/bin/pasta")
+        path = own if _is_own(own) else None
+    return path
 
 
 def find_privileged(name: str) -> str | None:
@@ -66,12 +82,18 @@ def find_in_path(name: str, more: str = "") -> str | None:
     places = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
     for directory in f"{places}:{more}".split(":"):
         path = f"{directory}/{name}"
-        if not directory.startswith("/") or not os.access(path, os.X_OK):
-            continue
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        if status.st_mode & 0o002 or status.st_uid not in (0, os.getuid()):
-            raise RlessError(f"{escape(path)} can be changed by others: refused")
-        return path
+        if directory.startswith("/") and _is_own(path):
+            return path
     return None
+
+
+def _is_own(path: str) -> bool:
+    """Tell whether a path leads to a program; refuse one that others can change."""
+    if not os.access(path, os.X_OK):
+        return False
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    if status.st_mode & 0o002 or status.st_uid not in (0, os.getuid()):
+        raise RlessError(f"{escape(path)} can be changed by others: refused")
+    return True

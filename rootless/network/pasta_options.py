@@ -70,11 +70,12 @@ def program() -> str:
     Raises:
         RlessError: no pasta, no /dev/net/tun.
     """
-    path = programs.find("pasta")
+    path = programs.find_pasta()
     if path is None:
         raise RlessError(
             "the default network needs pasta, which is not installed",
-            "install the package passt, or use --network=host or --network=none",
+            "install the package passt, or build it for yourself as docs/network.md says, "
+            "or use --network=host or --network=none",
         )
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         raise RlessError(

@@ -53,7 +53,7 @@ def collect() -> dict[str, Any]:
         "PidsLimit": "pids" in controllers,
         "OomKillDisable": False,
         "Warnings": [f"WARNING: No {what} support" for what in _missing(controllers)],
-        "NetworkDriver": "pasta" if programs.find("pasta") else "none",
+        "NetworkDriver": "pasta" if programs.find_pasta() else "none",
         "KernelVersion": host.release,
         "OperatingSystem": _operating_system(),
         "OSType": "linux",

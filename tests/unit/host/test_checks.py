@@ -152,7 +152,9 @@ def test_runtime_directory_is_judged(tmp_path: Path) -> None:
 
 
 def test_network_is_judged() -> None:
-    assert checks.check_network(None, REFUSED, GOOD).status == FAIL
+    absent = checks.check_network(None, REFUSED, GOOD)
+    assert absent.status == FAIL
+    assert "passt" in absent.fix and "prefix=$HOME/.local" in absent.fix
     assert checks.check_network("/usr/bin/pasta", GOOD, REFUSED).status == FAIL
     assert checks.check_network("/usr/bin/pasta", GOOD, GOOD).status == OK
     mute = checks.check_network("/usr/bin/pasta", Outcome(result=""), GOOD)

@@ -74,6 +74,24 @@ def test_link_counts_as_what_it_leads_to(directory: Path) -> None:
     assert programs.find("other") is None
 
 
+def test_pasta_may_be_the_users_own(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ~/.local/bin, after that of the system."""
+    home = tmp_path / "home"
+    (home / ".local/bin").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    assert programs.find_pasta() is None
+    own = program(home / ".local/bin/pasta")
+    assert programs.find_pasta() == own
+    os.chmod(own, 0o757)
+    with pytest.raises(RlessError, match="pasta can be changed by others: refused"):
+        programs.find_pasta()
+    systems = program(directory / "pasta")
+    owned_by(monkeypatch, {systems: 0, "/usr": 0})
+    assert programs.find_pasta() == systems
+
+
 def test_path_gives_the_users_own_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, later = tmp_path / "mine", tmp_path / "later"
     for place in (mine, later):

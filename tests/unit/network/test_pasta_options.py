@@ -185,7 +185,7 @@ def test_pasta_keeps_running_as_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_pasta_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "find", lambda name: None)
+    monkeypatch.setattr(programs, "find_pasta", lambda: None)
     with pytest.raises(RlessError, match="needs pasta, which is not installed") as caught:
         pasta_options.command([])
     assert "--network=host or --network=none" in str(caught.value)
