@@ -74,6 +74,7 @@ extern struct config {
 	int release_fd; /* a byte written here lets init go on; -1: that was done */
 	bool begun; /* the application runs already (--explain) */
 	long long child; /* the pid of that process; 0: it is another's child */
+	int result_fd; /* the end of this pipe is that of the process; -1: nobody waits for it */
 	const char *exec; /* the id of this exec */
 } config;
 
@@ -89,7 +90,7 @@ extern struct config {
 	KEY(NUMBER, health_interval, MONITOR) \
 	KEY(TEXT, id, MONITOR | KEEPER) \
 	KEY(TEXT, name, MONITOR | KEEPER) \
-	KEY(TEXT, directory, MONITOR) \
+	KEY(TEXT, directory, MONITOR | KEEPER) \
 	KEY(TEXT, attributes, MONITOR | KEEPER) \
 	KEY(TEXT, run_record, MONITOR) \
 	KEY(TEXT, names, MONITOR) \
@@ -135,6 +136,7 @@ extern struct config {
 	KEY(FD, release_fd, MONITOR) \
 	KEY(FLAG, begun, MONITOR) \
 	KEY(NUMBER, child, KEEPER) \
+	KEY(FD, result_fd, KEEPER) \
 	KEY(TEXT, exec, KEEPER)
 
 #endif

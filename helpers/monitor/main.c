@@ -44,7 +44,7 @@
 
 struct monitor me;
 
-/* The keeper of a process of `exec -d`: wait for it, and record its end. Or (pid is 0) hold its
+/* The keeper of a process of `exec`: wait for it, and record its end. Or (pid is 0) hold its
  * terminal, which the kernel hangs up with its last master, and take what is written to it once
  * nobody else does. */
 static void keep(pid_t pid)
@@ -61,6 +61,10 @@ static void keep(pid_t pid)
 	if (pid <= 0 || waitpid(pid, &status, 0) < 0)
 		return;
 	me.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	if (*config.directory) {
+		me.dir = openat(AT_FDCWD, config.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		record_exec();
+	}
 	event("exec_die");
 }
 

@@ -147,8 +147,9 @@ void json_line(int stream, const char *bytes, size_t size);
 /* log_journal.c: lines to the journal, by systemd's native protocol */
 bool journal_line(int stream, const char *data, size_t size);
 
-/* record.c: what is told: exit.json, events */
+/* record.c: what is told: exit.json, the ends of processes of exec, events */
 void record_exit(bool again);
+void record_exec(void);
 void event(const char *action);
 void check_memory(void);
 

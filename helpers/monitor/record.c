@@ -1,9 +1,9 @@
-/* What is told: exit.json, events. */
+/* What is told: exit.json, the ends of processes of exec, events. */
 #include "monitor.h"
 
 static bool write_file(const char *name, const char *data, size_t size)
 {
-	char temporary[64];
+	char temporary[128];
 	int fd;
 
 	snprintf(temporary, sizeof(temporary), "%s.%d.tmp", name, getpid());
@@ -65,6 +65,20 @@ void record_exit(bool again)
 	if (write(fd, said, size) == size && ftruncate(fd, size) == 0)
 		config.run_record = ""; /* it is the only witness now: the next command finds it there */
 	close(fd);
+}
+
+/* Note how a process of exec ended, as rootless/engine/exec/records.py does. */
+void record_exec(void)
+{
+	char name[96], said[96];
+	struct timespec time;
+	int size;
+
+	clock_gettime(CLOCK_REALTIME, &time);
+	snprintf(name, sizeof(name), "%s.end", config.exec);
+	size = snprintf(said, sizeof(said), "{\"code\":%d,\"ended\":%lld}", me.code,
+			(long long)time.tv_sec);
+	write_file(name, said, size);
 }
 
 /* Append an event as rootless/engine/state/events.py does: one line by one write. */

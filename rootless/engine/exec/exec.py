@@ -110,7 +110,7 @@ def execute(request: ExecRequest) -> int:
         size = window_size()
     streams = Streams(request)
     signals = Signals(proxy=not request.detach)
-    config = _keeper_config(container, exec_id) if request.detach else None
+    config = keeper_config(container, exec_id) if request.detach else None
     try:
         process = begin(request, container, exec_id, streams, size, config=config)
         master = streams.receive_master()
@@ -155,7 +155,7 @@ def begin(
     Args:
         size: of its terminal.
         config: as for `KeptProcess`.
-        ended: called in the keeper, with the exit code.
+        ended: called in the keeper, with the exit code, where that is no small program.
 
     Raises:
         RlessError: as `execute`.
@@ -318,8 +318,8 @@ class KeptProcess:
         """Start the process; `ended` is called in the keeper, with the exit code.
 
         Args:
-            config: with it the keeper executes a small program (helpers/monitor), and nobody waits
-                for it then.
+            config: with it the keeper executes a small program (helpers/monitor), and of its
+                report there is only the end.
 
         Raises:
             RlessError: what `start` raises, or there is no such program.
@@ -394,7 +394,9 @@ def _keep(
     sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
     _leave_caller({started.pidfd, init.pidfd, writer, program_fd})
     if program_fd >= 0 and config is not None:
-        exec_keeper(program_fd, {**config, "child": started.pid, "init_fd": started.pidfd})
+        config["child"] = started.pid
+        config["init_fd"], config["result_fd"] = started.pidfd, writer
+        exec_keeper(program_fd, config)
     poll = select.poll()
     poll.register(started.pidfd, select.POLLIN)
     if init.shares_pids:
@@ -455,6 +457,8 @@ def hold_terminal(pidfd: int, master: int, reader: int = -1) -> None:
                 "init_fd": pidfd,
                 "pty_fd": master,
                 "client_fd": reader,
+                "result_fd": -1,
+                "directory": "",
                 "id": "",
                 "name": "",
                 "attributes": "",
@@ -466,13 +470,19 @@ def hold_terminal(pidfd: int, master: int, reader: int = -1) -> None:
         os._exit(0)
 
 
-def _keeper_config(container: Container, exec_id: str) -> KeeperConfig:
-    """Return what the small keeper must know to record the end; of the process nothing yet."""
+def keeper_config(container: Container, exec_id: str, directory: str = "") -> KeeperConfig:
+    """Return what the small keeper must know to record the end; of the process nothing yet.
+
+    Args:
+        directory: where the exit code is recorded, by `records`; "": nowhere.
+    """
     return {
         "child": 0,
         "init_fd": -1,
         "pty_fd": -1,
         "client_fd": -1,
+        "result_fd": -1,
+        "directory": directory,
         "id": container.id,
         "name": container.facts["name"],
         "attributes": events.attributes_text(container.facts),

@@ -52,6 +52,22 @@ def hold(container: Container) -> tuple[runtime.Init, str | None]:
     return runtime.Init(*record["init"]), record.get("cgroup") or None
 
 
+def enter_supervisor(container: Container) -> None:
+    """Move to the control group of the container's monitor, if we may.
+
+    For who outlives the caller: a unit of systemd may end with all that is in its group.
+    """
+    from rootless.runtime.cgroup.cgroupfs import SUPERVISOR
+
+    cgroup = container.run_record().get("cgroup")
+    if cgroup:
+        try:
+            with open(f"{os.path.dirname(cgroup)}/{SUPERVISOR}/cgroup.procs", "w") as file:
+                file.write("0")
+        except OSError:
+            pass  # there is none, or it is not ours to enter
+
+
 def load_spec(container: Container) -> Spec:
     """Return the config that the container was started with.
 

@@ -46,7 +46,7 @@ def create(request: ExecRequest) -> str:
     hold(container)
     _clear(container)
     exec_id = os.urandom(32).hex()
-    paths.private_dir(f"{container.directory}/execs")
+    paths.private_dir(directory(container))
     record = {
         "id": exec_id,
         "container": container.id,
@@ -56,6 +56,11 @@ def create(request: ExecRequest) -> str:
     write_json(_path(container, exec_id), record)
     tell_created(request, container, exec_id)
     return exec_id
+
+
+def directory(container: Container) -> str:
+    """Return where the records of a container are."""
+    return f"{container.directory}/execs"
 
 
 def get(exec_id: str) -> tuple[Container, dict[str, Any]]:
@@ -90,7 +95,7 @@ def claim(container: Container, exec_id: str) -> None:
     """
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        os.close(os.open(f"{container.directory}/execs/{exec_id}.started", flags, 0o600))
+        os.close(os.open(f"{directory(container)}/{exec_id}.started", flags, 0o600))
     except FileExistsError:
         raise RlessError(
             f"exec instance {exec_id[:12]} was started already", exit_code=1, kind=CONFLICT
@@ -107,7 +112,7 @@ def note_start(container: Container, exec_id: str, pid: int, keeper: Process) ->
 
 def note_end(container: Container, exec_id: str, code: int) -> None:
     """Record the exit code."""
-    _write(f"{container.directory}/execs/{exec_id}.end", {"code": code, "ended": time.time()})
+    _write(f"{directory(container)}/{exec_id}.end", {"code": code, "ended": time.time()})
 
 
 def _write(path: str, value: dict[str, Any]) -> None:
@@ -134,7 +139,7 @@ def running(container: Container) -> list[str]:
 
 def _all(container: Container) -> list[dict[str, Any]]:
     try:
-        names = sorted(os.listdir(f"{container.directory}/execs"))
+        names = sorted(os.listdir(directory(container)))
     except OSError:
         return []
     found = (_read(container, name[:-5]) for name in names if name[-5:] == ".json")
@@ -143,7 +148,7 @@ def _all(container: Container) -> list[dict[str, Any]]:
 
 def _read(container: Container, exec_id: str) -> dict[str, Any] | None:
     record: dict[str, Any] | None = read_json(_path(container, exec_id))
-    end: dict[str, Any] | None = read_json(f"{container.directory}/execs/{exec_id}.end")
+    end: dict[str, Any] | None = read_json(f"{directory(container)}/{exec_id}.end")
     return record if record is None else {**record, **(end or {})}
 
 
@@ -154,8 +159,8 @@ def _clear(container: Container) -> None:
         if record.get("code") is not None and now - record.get("ended", now) > _KEPT:
             unlink(_path(container, record["id"]))
             for kind in ("started", "end"):
-                unlink(f"{container.directory}/execs/{record['id']}.{kind}")
+                unlink(f"{directory(container)}/{record['id']}.{kind}")
 
 
 def _path(container: Container, exec_id: str) -> str:
-    return f"{container.directory}/execs/{exec_id}.json"
+    return f"{directory(container)}/{exec_id}.json"

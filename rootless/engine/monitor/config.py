@@ -99,6 +99,8 @@ class KeeperConfig(TypedDict):
     init_fd: int  # its pidfd
     pty_fd: int  # its terminal
     client_fd: int  # the end of this pipe is that of who reads the terminal; -1: nobody does
+    result_fd: int  # the end of this pipe is that of the process; -1: nobody waits for it
+    directory: str  # where its exit code is recorded; "": nowhere
     id: str  # of the container
     name: str
     attributes: str  # of events

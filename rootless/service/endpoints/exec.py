@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rootless.engine.attach.terminal import resize as set_size
 from rootless.engine.exec import exec as engine
 from rootless.engine.exec import records
-from rootless.engine.exec.process import hold
+from rootless.engine.exec.process import enter_supervisor, hold
 from rootless.engine.state import events
 from rootless.errors import CONFLICT, INVALID, RlessError
 from rootless.linux import unix
@@ -216,8 +216,12 @@ def _start(
         records.note_end(container, exec_id, code)
 
     try:
+        enter_supervisor(container)  # and so do those who stay: the keepers
         streams = engine.Streams(wanted)
-        process = engine.begin(wanted, container, exec_id, streams, size, ended=ended)
+        config = engine.keeper_config(container, exec_id, records.directory(container))
+        process = engine.begin(
+            wanted, container, exec_id, streams, size, config=config, ended=ended
+        )
         master = streams.receive_master()
         reading = reader = -1
         if master >= 0:  # it outlives us, however we end

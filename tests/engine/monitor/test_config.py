@@ -20,6 +20,8 @@ KEEPER: dict[str, Any] = {
     "init_fd": -1,
     "pty_fd": -1,
     "client_fd": -1,
+    "result_fd": -1,
+    "directory": "",
     "id": "c" * 64,
     "name": "held",
     "attributes": "",
